@@ -182,9 +182,9 @@ def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) ->
     with opened_store(ctx) as (url, settings, paths):
         found, steps = asyncio.run(_timescale(url, settings.data))
         shown = [{"name": step.name, "what": step.what, "statements": list(step.statements)} for step in steps]
-        emit({"found": found.said(), "steps": shown}, as_json=as_json, schema="fks.db.timescale/1")
+        emit({"found": found.summary(), "steps": shown}, as_json=as_json, schema="fks.db.timescale/1")
         if not as_json:
-            click.echo(found.said())
+            click.echo(found.summary())
             for step in steps:
                 click.echo(f"\n-- {step.what}\nBEGIN;\n" + ";\n".join(step.statements) + ";\nCOMMIT;")
         if not is_applied or not steps:

@@ -50,7 +50,8 @@ from fks.store.latest import Latest
 from fks.store.quarantine import QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
-# how often ages and prices are written when no bar seals; entries need a word of the last WORD_S (fks.store.facts)
+# how often ages and prices are written when no bar seals; entries need a row younger than FEED_ROW_MAX_AGE_S
+# (fks.store.facts)
 ROWS_S = 0.5
 ASSETS_S = 1.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed

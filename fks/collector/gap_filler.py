@@ -25,7 +25,7 @@ from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.rate_limits.budgets import in_background
 from fks.store.feeds import FeedStore
-from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
+from fks.store.quarantine import Held, QuarantineStore, Settled, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 LATE_TRIES = 5  # REST shows trades later than the socket: what it lacks after so many questions, of seconds, is false
@@ -229,7 +229,7 @@ class Holes:
 
     async def _claim(self, feed: SymbolFeed) -> None:
         """Own the feed from here on; a collector before us left it at some moment: since then nobody listened."""
-        heard = (await self._store.heard([feed.symbol])).get(feed.symbol)
+        heard = (await self._store.received([feed.symbol])).get(feed.symbol)
         feed.positions = (await self._store.claim([feed.symbol], feed.frames))[feed.symbol]
         if heard is None:
             return
@@ -319,7 +319,7 @@ class Holes:
                 await self._clock.sleep(GRACE_NS / NS)
                 for own in await self._own_bars(feed, bar.timeframe, bar.time_ns, bar_end(bar.time_ns, bar.timeframe)):
                     is_same = numbers_of(own) == numbers_of(bar)
-                    verdict = Verdict.CONFIRMED if is_same else Verdict.REFUSED
+                    verdict = Settled.CONFIRMED if is_same else Settled.REFUSED
                     await self._quarantine.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
                     if not is_same:
                         feed.revised.append(Sealed(own, None, "revised"))
@@ -348,7 +348,7 @@ class Holes:
         """Newest first. What stays missing is found again the next time."""
         try:
             left = REFILL_MAX
-            for from_id, to_id in await self._store.trade_holes(feed.symbol, self._clock.now_ns() - self._keep_ns):
+            for from_id, to_id in await self._store.trade_gaps(feed.symbol, self._clock.now_ns() - self._keep_ns):
                 while from_id < to_id and left > 0:
                     part_to = min(to_id, from_id + TRADES_MAX // 4)
                     trades = await self.backfill(feed).trades_from(feed.symbol, from_id, part_to)

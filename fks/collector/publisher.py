@@ -54,7 +54,7 @@ class Teller:
             await self._has_news.wait()
             self._has_news.clear()
             events, self._newest = list(self._newest.values()), {}
-            await self._latest.tell(events)
+            await self._latest.publish(events)
             for channel, count in self._replaced.items():
                 self._meter.count("fks_market_conflated_total", count, channel=channel)
             self._replaced.clear()

@@ -13,7 +13,7 @@ from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import SUSPECT, Reason, check_bars
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import bar_end, bar_start
-from fks.store.quarantine import Held, Numbers, QuarantineStore, Verdict, numbers_of
+from fks.store.quarantine import Held, Numbers, QuarantineStore, Settled, numbers_of
 
 #: requests one bar from the exchange again; None: the exchange no longer has it
 Again = Callable[[Bar], Awaitable[Bar | None]]
@@ -82,7 +82,7 @@ class BarFilter:
         """Return the exchange's second answer for a suspect bar, if that can be true."""
         second = await again(bar)
         is_same = second is not None and numbers_of(second) == numbers_of(bar)
-        verdict = Verdict.CONFIRMED if is_same else Verdict.REFUSED
+        verdict = Settled.CONFIRMED if is_same else Settled.REFUSED
         await self._store.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
         return second
 

@@ -1,4 +1,4 @@
-"""Accounts and what they hold, as the venue said last."""
+"""Accounts and their balances, as the venue last reported them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fks.store.leases import fence_of
 
 @dataclass(frozen=True, slots=True)
 class BalanceRow:
-    """A balance, whose it is, and when it was last written."""
+    """A balance, its account, and when it was last written."""
 
     account_id: int
     balance: Balance
@@ -64,8 +64,7 @@ class AccountStore:
         return account_of(row)
 
     async def fix_identity(self, account_id: int, identity: VenueIdentity) -> VenueIdentity | None:
-        """Give the account this identity unless it has one; return the one it has now, None when there is no such
-        account."""
+        """Give the account this identity unless it has one; return its identity, None when there is no such account."""
         row = await self._db.fetchrow(
             "accounts.fix_identity",
             account_id,
@@ -86,7 +85,7 @@ class AccountStore:
         return bool(await self._db.fetchval("accounts.has_traded", account_id))
 
     async def save_balances(self, account_id: int, balances: Iterable[Balance], now_ns: int) -> None:
-        """Write what the venue says the account holds; equal rows are left alone."""
+        """Write the balances that the venue reported; equal rows are left alone."""
         rows = [
             {"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances
         ]
@@ -96,7 +95,7 @@ class AccountStore:
             )
 
     async def balances(self, account_id: int | None = None) -> list[BalanceRow]:
-        """Return what the accounts hold, as last seen."""
+        """Return the balances of the accounts, as last reported."""
         return [
             BalanceRow(
                 row["account_id"], Balance(row["currency"], row["free"], row["locked"]), to_ns(row["updated_at"])

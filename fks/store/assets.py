@@ -1,4 +1,4 @@
-"""What is collected: the table `assets`, whoever decides about it (configuration, commands, HTTP)."""
+"""The table `assets`: symbols to collect, decided by configuration, commands and HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fks.store.db import Querier
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One symbol to collect. None: as the settings say; `history_days` 0: none. `channels`: trades, quotes, book."""
+    """One symbol to collect. None: by the settings; `history_days` 0: none. `channels`: trades, quotes, book."""
 
     exchange: str
     symbol: str
@@ -27,7 +27,7 @@ class AssetStore:
         self._db = db
 
     async def enabled(self, exchange: str) -> list[Asset]:
-        """Return what is to be collected from one exchange, by symbol."""
+        """Return the assets to collect from one exchange, by symbol."""
         rows = await self._db.fetch("assets.enabled", exchange)
         return [
             Asset(exchange, row["symbol"], _tuple(row["timeframes"]), row["history_days"], _tuple(row["channels"]))
@@ -39,25 +39,25 @@ class AssetStore:
         return [dict(row) for row in await self._db.fetch("assets.all", exchange, list(symbols))]
 
     async def seed(self, exchange: str, symbols: Sequence[str]) -> None:
-        """Enable symbols nobody has decided about yet; one that was disabled stays so."""
+        """Enable symbols without a row; one that was disabled stays so."""
         await self._db.execute("assets.seed", exchange, list(symbols))
 
     async def enable(self, asset: Asset, timeframes: Sequence[str], history_days: int) -> None:
-        """Have an asset collected and its history fetched: `history_days` of `timeframes`. Twice equals once."""
+        """Enable the collection of an asset and of its history: `history_days` of `timeframes`. Idempotent."""
         await self._set(asset, is_enabled=True)
         if history_days and timeframes:
             await self._db.execute("assets.want_history", asset.exchange, asset.symbol, list(timeframes), history_days)
 
     async def disable(self, asset: Asset) -> None:
-        """Have an asset no longer collected; what is stored stays."""
+        """Stop the collection of an asset; stored data stays."""
         await self._set(asset, is_enabled=False)
 
     async def add(self, asset: Asset) -> None:
-        """Put an asset on the list, not collected; one that is there stays as it is."""
+        """Add an asset to the list, not collected; an existing one stays as it is."""
         await self._db.execute("assets.add", asset.exchange, asset.symbol, *_columns(asset))
 
     async def respell(self, exchange: str, symbol: str, spelled: str) -> None:
-        """Give an asset that was named in another spelling the exchange's own."""
+        """Rename an asset that was added in another spelling to the exchange's own."""
         await self._db.execute("assets.respell", exchange, symbol, spelled)
 
     async def _set(self, asset: Asset, *, is_enabled: bool) -> None:

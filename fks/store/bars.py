@@ -1,4 +1,4 @@
-"""Bars in columns: what is known already is left alone, what is new goes in by COPY, reads go straight into numpy."""
+"""Bars in columns: stored bars are left alone, new ones go in by COPY, reads go straight into numpy."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["BarStore", "Merged", "Series"]
 
 _LATEST_NS = 253_402_300_799_000_000_000  # the year 9999: what timestamptz and datetime both hold
 _LONG_S = 600.0
-_ATTEMPTS = 3  # of a merge that met another one half way
+_ATTEMPTS = 3  # of a merge that collided with a concurrent one
 _READ = copy.row_form([("time", copy.TIME), *((name, copy.FLOAT) for name in PRICES)])
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What is stored of one series.
+    """Summary of one stored series.
 
-    `revision` changes whenever a stored bar changed, went, or came before the newest: a copy of the same revision is a
-    true copy up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
+    `revision` changes whenever a stored bar was changed, deleted, or inserted before the newest: a copy of the same
+    revision is exact up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
     """
 
     revision: int
@@ -77,7 +77,7 @@ class BarStore:
         return Bars(symbol, timeframe, time_ns, *(rows[name].astype(np.float64) for name in PRICES))
 
     async def _long_read(self, query: str, *args: object) -> bytearray:
-        """Read what takes longer than a statement may: decades of minutes."""
+        """Run a query that may take longer than the statement timeout: decades of minutes."""
         async with self._db.transaction(is_readonly=True) as tx:
             await tx.sql(f"SET LOCAL statement_timeout = '{_LONG_S:.0f}s'")
             return await copy.copy_out(tx.connection, sql(query), *args, timeout=_LONG_S + 5.0)
@@ -92,7 +92,7 @@ class BarStore:
         is_empty: npt.ArrayLike | None = None,
         tx: Session | None = None,
     ) -> Merged:
-        """Store bars of one series, oldest first; return how many were new, different, and the same. Twice equals once.
+        """Store bars of one series, oldest first; return how many were new, different, and the same. Idempotent.
 
         A bar that differs is replaced and its revision grows. `trades` None, or 0 where there is a volume, leaves
         stored counts as they are; `is_empty` None means: flat and without volume. All or nothing, also inside the
@@ -115,22 +115,21 @@ class BarStore:
             except (
                 asyncpg.DeadlockDetectedError,
                 asyncpg.SerializationError,
-            ) as error:  # rolled back: another was first
+            ) as error:  # rolled back: a concurrent merge was first
                 met = error
         raise OutageError(
             f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times"
         ) from met
 
     async def keep_calendar(self, bars: Bars, calendar: str, *, exchange: str, tx: Session) -> None:
-        """Keep when the market of a stored series trades, so what is missing there; the last word stands. Twice equals
-        once."""
+        """Store the trading calendar of a stored series, which decides which bars can be missing; the last one counts.
+        Idempotent."""
         await tx.execute("bars.keep_calendar", exchange, bars.symbol, bars.timeframe, calendar)
 
     async def stand(self, bars: Bars, *, exchange: str, tx: Session | None = None) -> tuple[int, int]:
         """Return (how many bars are stored over the span of `bars`, how often they were changed).
 
-        A merge of `bars` adds to them what its Merged says; when they grew by something else, somebody else wrote
-        there.
+        A merge of `bars` adds its own Merged to them; when they grew by another amount, another writer wrote there.
         """
         if not len(bars):
             return 0, 0
@@ -140,7 +139,7 @@ class BarStore:
         return row["bars"], row["changes"]
 
     async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Series | None:
-        """Return what is stored of one series, without looking at its bars; None when there never was one."""
+        """Return the summary of one series, without reading its bars; None when it does not exist."""
         row = await self._db.fetchrow("bars.series", exchange, symbol, timeframe)
         if row is None:
             return None
@@ -182,8 +181,8 @@ class BarStore:
 
 
 def _check(bars: Bars) -> None:
-    """Refuse what no series can be. Errors: InputError."""
-    steps = np.diff(bars.time_ns // 1000)  # as the table sees them
+    """Refuse bars that no series can hold. Errors: InputError."""
+    steps = np.diff(bars.time_ns // 1000)  # in the table's resolution
     if steps.size and int(steps.min()) <= 0:
         at = int(np.argmax(steps <= 0)) + 1
         raise InputError(

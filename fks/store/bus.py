@@ -1,4 +1,4 @@
-"""Redis: fan-out and cache, never the truth. It may be flushed or killed at any moment; nobody loses data by it.
+"""Redis: fan-out and cache, never the truth. It may be flushed or killed at any moment without loss of data.
 
 Publishing never raises and never waits long: a lost wake-up costs a reader at most its poll of one second.
 """
@@ -36,13 +36,13 @@ CHANNELS = (BARS, SIGNALS, ORDERS, FILLS, FEEDS, ALERTS, KILL, HEALTH)
 
 _DOWN = (RedisError, OSError, TimeoutError)
 _REST_S = (
-    0.5  # after a failure nobody tries for this long: the order path must not wait for a hung Redis again and again
+    0.5  # after a failure calls are skipped for this long: the order path must not wait for a hung Redis repeatedly
 )
 _WAIT_FIRST_S, _WAIT_MAX_S = 0.05, 2.0
 
 
 class Bus:
-    """One process's door to Redis."""
+    """Redis connection of one process."""
 
     def __init__(self, client: Any, timeout_s: float) -> None:
         self._client = client
@@ -58,7 +58,7 @@ class Bus:
             socket_connect_timeout=timeout_s,
             health_check_interval=15,
             max_connections=16,
-            retry=Retry(NoBackoff(), 0),  # the library would sleep between tries, inside our publish
+            retry=Retry(NoBackoff(), 0),  # the library would sleep between attempts, inside our publish
         )
         return Bus(client, timeout_s)
 
@@ -68,7 +68,7 @@ class Bus:
             await self._client.aclose()
 
     async def publish(self, channel: str, payload: Mapping[str, object]) -> bool:
-        """Tell everyone who listens on `channel`; return whether Redis took it. Never raises for an outage."""
+        """Publish on `channel`; return whether Redis took it. Never raises for an outage."""
         data = orjson.dumps(payload, default=_plain)
         return await self._try(self._client.publish(channel, data)) is not None
 
@@ -80,7 +80,7 @@ class Bus:
         return await self._try(pipeline.execute()) is not None
 
     async def subscribe(self, *channels: str) -> AsyncIterator[tuple[str, Any]]:
-        """Yield (channel, payload) for ever, dialling again by itself. Messages sent while Redis was away are gone."""
+        """Yield (channel, payload) for ever, reconnecting by itself. Messages sent while Redis was away are lost."""
         wait = _WAIT_FIRST_S
         cancels = _cancels()
         while True:
@@ -99,18 +99,18 @@ class Bus:
                     await listener.aclose()
 
     async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
-        """Keep `value` for `ttl_s` seconds; return whether Redis took it."""
+        """Store `value` for `ttl_s` seconds; return whether Redis took it."""
         px = None if ttl_s is None else max(1, int(ttl_s * 1000))
         return bool(await self._try(self._client.set(key, value, px=px)))
 
     async def get(self, key: str) -> bytes | None:
-        """Return what is kept under `key`, or None: absent, expired or Redis is away."""
+        """Return the value stored under `key`, or None: absent, expired or Redis is away."""
         value = await self._try(self._client.get(key))
         return value if isinstance(value, bytes) else None
 
     async def put(self, key: str, field: str, value: bytes, ttl_s: float) -> bool:
-        """Keep `value` as one field of the hash `key`, which ends `ttl_s` after its last change; return whether it was
-        taken."""
+        """Store `value` as one field of the hash `key`, which expires `ttl_s` after its last change; return whether
+        Redis took it."""
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(key, field, value)
         pipe.pexpire(key, max(1, int(ttl_s * 1000)))
@@ -119,8 +119,8 @@ class Bus:
     async def put_and_publish(
         self, entries: Sequence[tuple[str, str, str, Mapping[str, object]]], ttl_s: float
     ) -> bool:
-        """Keep each payload as (key, field) and tell (channel) of it, all in one round trip; return whether Redis took
-        them."""
+        """Store each payload as (key, field) and publish it on (channel), all in one round trip; return whether Redis
+        took them."""
         if not entries:
             return True
         pipe, px = self._client.pipeline(transaction=False), max(1, int(ttl_s * 1000))
@@ -143,7 +143,7 @@ class Bus:
         return await self._try(self._client.delete(*keys)) is not None
 
     async def count(self, key: str, ttl_s: float) -> int | None:
-        """Add one to the counter `key`, which ends `ttl_s` after its first count; None when Redis is away."""
+        """Add one to the counter `key`, which expires `ttl_s` after its first count; None when Redis is away."""
         pipe = self._client.pipeline(transaction=True)
         pipe.set(key, 0, px=max(1, int(ttl_s * 1000)), nx=True)
         pipe.incr(key)
@@ -151,7 +151,7 @@ class Bus:
         return int(answer[1]) if answer else None
 
     async def script(self, text: str, keys: Sequence[str], args: Sequence[float | str]) -> Any:
-        """Run a Lua script, which nobody interrupts; None when Redis is away."""
+        """Run a Lua script atomically; None when Redis is away."""
         return await self._try(self._client.eval(text, len(keys), *keys, *args))
 
     async def ping(self) -> float:
@@ -188,7 +188,7 @@ def _cancels() -> int:
 
 def _heed_cancel(before: int) -> None:
     """Raise the cancel that redis-py dropped: it waits with Python 3.11's wait_for, which loses a cancel that arrives
-    together with the answer. A loop that publishes or listens would then never end."""
+    together with the answer. A loop that publishes or subscribes would then never end."""
     if _cancels() > before:
         raise asyncio.CancelledError
 
@@ -202,7 +202,7 @@ async def _messages(listener: Any, cancels: int) -> AsyncIterator[tuple[str, Any
         try:
             payload = orjson.loads(message["data"])
         except orjson.JSONDecodeError:
-            continue  # not ours: anyone with the password may publish
+            continue  # not ours: any client with the password may publish
         yield message["channel"].decode(), payload
 
 

@@ -1,11 +1,10 @@
-"""Stored bars once more, as columns in files that are mapped instead of read: what research works on.
+"""Cache of stored bars as columns in mapped files, for research.
 
-One folder a series under FKS_HOME/columns, in it an `.npy` of shape (6, room): open times (ns), then open, high, low,
-close and volume as float64 bits. `meta.json` says how many bars of it count, and of which database, revision and newest
-bar they are; it is replaced in one step, after the bars are on disk. Before each use the row in `series` is asked: the
-same revision means that the copy is true up to its newest bar, so that only later ones are read and appended behind the
-bars that others may have mapped; another revision means a new file. Readers keep what they mapped: a file in use is
-never changed below its count.
+One folder a series under FKS_HOME/columns, in it an `.npy` of shape (6, capacity): open times (ns), then open, high,
+low, close and volume as float64 bits. `meta.json` has the number of valid bars, and the database, revision and newest
+bar they come from; it is replaced atomically, after the bars are on disk. Each use reads the row in `series`: with the
+same revision the copy is exact up to its newest bar, so that only later ones are read and appended behind the bars that
+other processes may have mapped; another revision means a new file. A file in use is never changed below its count.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from fks.store.db import Database
 from fks.store.merging import PRICES
 
 _ROWS = 1 + len(PRICES)
-_TICK_NS = 1000  # what timestamptz can tell apart
+_TICK_NS = 1000  # the resolution of timestamptz
 _META, _LOCK = "meta.json", "lock"
-_USED_S = 3600.0  # how exactly the last use of a series is known
-_LOST = (OSError, ValueError, msgspec.MsgspecError)  # a file that is gone, cut off, or of another make
+_USED_S = 3600.0  # resolution of the last use of a series
+_LOST = (OSError, ValueError, msgspec.MsgspecError)  # a file that is gone, cut off, or of another format
 
 
 @dataclass(frozen=True, slots=True)
 class _Meta:
-    """What one folder holds."""
+    """Contents of one folder."""
 
     database: str
     revision: int
@@ -52,9 +51,10 @@ class _Meta:
 
 
 class ColumnCache:
-    """Mapped copies of whole series, true to the database at the time of each read. Safe for several processes.
+    """Mapped copies of whole series, exact at the time of each read. Safe for several processes.
 
-    What cannot be kept (no space, another process is writing it) is read from the database instead: slower, never
+    A copy that cannot be kept (no space, another process is writing it) is read from the database instead: slower,
+    never
     wrong. Beyond `max_mb` the series unused for longest are dropped. Errors of `read`: OutageError.
     """
 
@@ -98,7 +98,7 @@ class ColumnCache:
         return bars[start : max(start, end)]
 
     async def _whole(self, symbol: str, timeframe: str, exchange: str) -> Bars | None:
-        """Return all bars of a series, mapped; None when another process is writing them."""
+        """Return all bars of a series, mapped; None while another process writes them."""
         if self._database is None:
             self._database = str(await self._db.fetchval("bars.database"))
         series = await self._store.series(symbol, timeframe, exchange=exchange)
@@ -110,7 +110,7 @@ class ColumnCache:
             with _locked(folder) as is_ours:
                 if not is_ours:
                     return None
-                meta = _load(folder)  # its last writer may just have done it
+                meta = _load(folder)  # its last writer may just have finished it
                 if not self._is_fresh(meta, series):
                     meta = await self._renew(folder, meta, series, symbol, timeframe, exchange)
         assert meta is not None
@@ -127,10 +127,10 @@ class ColumnCache:
     async def _renew(
         self, folder: Path, meta: _Meta | None, series: Series, symbol: str, timeframe: str, exchange: str
     ) -> _Meta:
-        """Bring a folder up to `series`: append what came after its newest bar, or write it anew."""
+        """Update a folder to `series`: append bars after its newest one, or write it again."""
         assert series.newest_ns is not None
         assert self._database is not None
-        until_ns = series.newest_ns + _TICK_NS  # not what comes meanwhile: the label would not cover it
+        until_ns = series.newest_ns + _TICK_NS  # excludes bars stored meanwhile: the metadata would not cover them
         after_ns = meta.newest_ns + _TICK_NS if meta is not None and self._is_true(meta, series) else 0
         bars = await self._store.read(symbol, timeframe, after_ns, until_ns, exchange=exchange)
         done: _Meta | None = None
@@ -146,7 +146,7 @@ class ColumnCache:
 
 
 def _load(folder: Path) -> _Meta | None:
-    """Return what a folder says it holds, noting that it is used; None when it says nothing sensible."""
+    """Return a folder's metadata and record its use; None when the file is invalid."""
     path = folder / _META
     try:
         meta = msgspec.json.decode(path.read_bytes(), type=_Meta)
@@ -166,33 +166,33 @@ def _mapped(folder: Path, meta: _Meta, symbol: str, timeframe: str) -> Bars:
 
 
 def _write(folder: Path, label: _Meta, bars: Bars) -> _Meta:
-    """Write a new file with room for half as many bars again (holes, no blocks), and point the folder to it."""
+    """Write a new file with capacity for half as many bars again (sparse, no blocks), and point the folder to it."""
     handle, name = tempfile.mkstemp(dir=folder, suffix=".npy")
     with open(handle, "wb") as file:
-        room = len(bars) + len(bars) // 2 + 4096
-        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (_ROWS, room)})
+        capacity = len(bars) + len(bars) // 2 + 4096
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (_ROWS, capacity)})
         head = file.tell()
-        file.truncate(head + _ROWS * room * 8)
-        _put(file.fileno(), head, room, 0, bars)
+        file.truncate(head + _ROWS * capacity * 8)
+        _put(file.fileno(), head, capacity, 0, bars)
     return _point(folder, _Meta(label.database, label.revision, label.newest_ns, len(bars), Path(name).name))
 
 
 def _append(folder: Path, meta: _Meta, bars: Bars, newest_ns: int) -> _Meta | None:
-    """Write bars behind those that count; None when the file has no room for them."""
+    """Write bars behind the valid ones; None when the file has no capacity for them."""
     with open(folder / meta.file, "r+b") as file:
         np.lib.format.read_magic(file)
-        (_, room), _, _ = np.lib.format.read_array_header_1_0(file)
-        if meta.count + len(bars) > room:
+        (_, capacity), _, _ = np.lib.format.read_array_header_1_0(file)
+        if meta.count + len(bars) > capacity:
             return None
-        _put(file.fileno(), file.tell(), room, meta.count, bars)
+        _put(file.fileno(), file.tell(), capacity, meta.count, bars)
     return _point(folder, _Meta(meta.database, meta.revision, newest_ns, meta.count + len(bars), meta.file))
 
 
-def _put(handle: int, head: int, room: int, at: int, bars: Bars) -> None:
-    """Write columns and have them on disk. Not through a map: there a full disk is a SIGBUS, here an OSError."""
+def _put(handle: int, head: int, capacity: int, at: int, bars: Bars) -> None:
+    """Write columns durably. Not through a map: there a full disk is a SIGBUS, here an OSError."""
     for row, name in enumerate(("time_ns", *PRICES)):
         data = memoryview(getattr(bars, name).tobytes())
-        offset = head + (row * room + at) * 8
+        offset = head + (row * capacity + at) * 8
         while data:
             written = os.pwrite(handle, data, offset)
             data, offset = data[written:], offset + written
@@ -200,7 +200,7 @@ def _put(handle: int, head: int, room: int, at: int, bars: Bars) -> None:
 
 
 def _point(folder: Path, meta: _Meta) -> _Meta:
-    """Let the folder hold `meta` from now on, and drop files that it no longer names."""
+    """Make `meta` the folder's metadata, and remove files that it no longer names."""
     beside = folder / f"{_META}.new"
     beside.write_bytes(msgspec.json.encode(meta))
     beside.replace(folder / _META)
@@ -212,7 +212,7 @@ def _point(folder: Path, meta: _Meta) -> _Meta:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Say whether this folder is ours to write, until the block ends."""
+    """Yield whether this process has the write lock of the folder, until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "wb") as file:
         try:

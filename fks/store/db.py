@@ -1,13 +1,13 @@
-"""PostgreSQL: a pool, named queries and honest failure.
+"""PostgreSQL: a pool, named queries and classified errors.
 
-SQL lives in `fks/store/sql/<room>.sql`, each statement under `-- name: <name>` and one sentence saying what it does; it
-is called as "<room>.<name>". Values come and go as the rooms use them: jsonb ⇄ Python, numeric ⇄ Decimal,
-uuid ⇄ UUID, timestamptz ⇄ aware datetime.
+SQL lives in `fks/store/sql/<package>.sql`, each statement under `-- name: <name>` and one sentence of description; it
+is called as "<package>.<name>". Values are converted: jsonb ⇄ Python, numeric ⇄ Decimal, uuid ⇄ UUID,
+timestamptz ⇄ aware datetime.
 
-What goes wrong on the way is sorted once, here: a statement the server rolled back (serialisation failure, deadlock)
-and a connection that could not be had are always tried again; a connection lost while a statement ran is tried again
-only when the caller says that twice equals once (`retry`). After `retry_s` seconds it is an OutageError. Everything
-else the server says (a unique key, a check) reaches the caller as asyncpg's error.
+Errors are classified once, here: a statement the server rolled back (serialisation failure, deadlock) and a connection
+that could not be had are always tried again; a connection lost while a statement ran is tried again only when the
+caller declares the statement idempotent (`retry`). After `retry_s` seconds it is an OutageError. Every other error of
+the server (a unique key, a check) reaches the caller as asyncpg's error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LOST = (
 )
 _MAYBE_LOST = (*_LOST, asyncpg.InterfaceError, TimeoutError)
 _GONE = ("clos", "released back", "another operation is in progress")
-#: the server answers and cannot work: disk full, no memory, I/O errors. Somebody may be making room: an outage
+# : the server answers and cannot work: disk full, no memory, I/O errors. An outage, as space may be freed
 _UNWELL = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 _REFUSED = (
     asyncpg.InvalidPasswordError,
@@ -60,7 +60,7 @@ _KEPT_MAX = 2  # of the order manager's two queues, one statement in flight each
 
 
 class Querier(Protocol):
-    """What runs named queries: a Database (each statement by itself) or a Session (inside one transaction)."""
+    """Interface for named queries: a Database (each statement by itself) or a Session (inside one transaction)."""
 
     async def fetch(self, query: str, *args: object) -> list[Row]: ...
     async def fetchrow(self, query: str, *args: object) -> Row | None: ...
@@ -70,31 +70,33 @@ class Querier(Protocol):
 
 
 @cache
-def _room(room: str) -> dict[str, str]:
-    """Return the statements of `fks/store/sql/<room>.sql` by name. Errors: BugError."""
-    file = resources.files("fks.store") / "sql" / f"{room}.sql"
+def _statements(package: str) -> dict[str, str]:
+    """Return the statements of `fks/store/sql/<package>.sql` by name. Errors: BugError."""
+    file = resources.files("fks.store") / "sql" / f"{package}.sql"
     if not file.is_file():
-        raise BugError(f"no query file fks/store/sql/{room}.sql")
+        raise BugError(f"no query file fks/store/sql/{package}.sql")
     found: dict[str, str] = {}
     for block in file.read_text().split("-- name:")[1:]:
         name, _, body = block.partition("\n")
         if name.strip() in found:
-            raise BugError(f"query {room}.{name.strip()} is defined twice")
+            raise BugError(f"query {package}.{name.strip()} is defined twice")
         found[name.strip()] = body.strip()
     return found
 
 
 def sql(query: str) -> str:
-    """Return the text of the named query "<room>.<name>". Errors: BugError when there is none."""
-    room, _, name = query.partition(".")
+    """Return the text of the named query "<package>.<name>". Errors: BugError when there is none."""
+    package, _, name = query.partition(".")
     try:
-        return _room(room)[name]
+        return _statements(package)[name]
     except KeyError:
-        raise BugError(f"no query {query!r}: fks/store/sql/{room}.sql has {', '.join(_room(room))}") from None
+        raise BugError(
+            f"no query {query!r}: fks/store/sql/{package}.sql has {', '.join(_statements(package))}"
+        ) from None
 
 
 class Session:
-    """One connection inside one transaction. What is raised inside rolls everything back."""
+    """One connection inside one transaction. An exception inside rolls everything back."""
 
     def __init__(self, connection: Any) -> None:
         #: the raw asyncpg connection, for COPY and cursors in store repositories
@@ -125,9 +127,9 @@ class Session:
 
 
 class _Connection(asyncpg.Connection):
-    """A connection that is not reset when it goes back to the pool: that is a round trip for each statement.
+    """A connection that is not reset when it returns to the pool: a reset is a round trip for each statement.
 
-    Nothing here changes a session's state: settings are SET LOCAL, locks are of the transaction.
+    No session state is ever changed: settings are SET LOCAL, locks are of the transaction.
     """
 
     def get_reset_query(self) -> str:
@@ -141,7 +143,7 @@ class Database:
         self._pool = pool
         self._settings = settings
         self._checks = checks
-        self._kept: list[Any] = []  # connections that `hot_row` keeps from one statement to the next
+        self._kept: list[Any] = []  # connections that `hot_row` keeps between statements
 
     @staticmethod
     async def connect(
@@ -168,16 +170,14 @@ class Database:
 
     @staticmethod
     async def lazy(url: str, settings: DatabaseSettings | None = None, *, application: str = "fks") -> Database:
-        """Return a Database that connects when it is first used: for parts that must come up while the server is
-        away."""
+        """Return a Database that connects at its first use: for components that must start while the server is away."""
         chosen = settings or DatabaseSettings()
         checks: Checks = []
         pool = await _open_pool(url, chosen.model_copy(update={"pool_min": 0}), application, checks)
         return Database(pool, chosen, checks)
 
     def check_connections(self, check: Callable[[Any], Awaitable[None]]) -> None:
-        """Call `check` with each connection that is made from now on, before it is used; what it raises reaches the
-        caller."""
+        """Call `check` with each connection made from now on, before it is used; its exceptions reach the caller."""
         self._checks.append(check)
 
     async def close(self) -> None:
@@ -194,8 +194,7 @@ class Database:
         return await self._one(query, lambda c: c.fetch(sql(query), *args), retry)
 
     async def fetchrow(self, query: str, *args: object, retry: bool = True, wait_s: float | None = None) -> Row | None:
-        """Return the first row. `wait_s`: wait no longer for a connection; for what is not true any more after a
-        while."""
+        """Return the first row. `wait_s`: the longest wait for a connection, for answers that are soon out of date."""
         return await self._one(query, lambda c: c.fetchrow(sql(query), *args), retry, wait_s)
 
     async def fetchval(self, query: str, *args: object, retry: bool = True) -> Any:
@@ -211,13 +210,12 @@ class Database:
         await self._one(query, lambda c: c.executemany(sql(query), kept), retry)
 
     async def hot_row(self, text: str, *args: object, what: str) -> Row | None:
-        """Run the SQL `text`, which changes something, on a kept connection and return its first row. `what` names it
-        in errors.
+        """Run the SQL `text`, a write, on a kept connection and return its first row. `what` names it in errors.
 
         Taking a connection from the pool and giving it back costs two tasks and a timer, a fifth of a durable
         statement. It is kept until an error, or until `close`.
 
-        Errors: OutageError when the connection is lost meanwhile: it may have taken effect.
+        Errors: OutageError when the connection is lost meanwhile: the write may have taken effect.
         """
 
         async def attempt() -> Row | None:
@@ -254,10 +252,10 @@ class Database:
     async def transaction(
         self, *, isolation: str = "read_committed", is_readonly: bool = False
     ) -> AsyncIterator[Session]:
-        """Give a Session in a transaction: committed when the block ends, rolled back when it raises.
+        """Yield a Session in a transaction: committed when the block ends, rolled back when it raises.
 
-        Getting the connection is retried, the block never is. A lost connection is an OutageError: when it happened
-        at the commit, nobody knows whether it took.
+        Getting the connection is retried, the block never is. A lost connection is an OutageError: when it happened at
+        the commit, the outcome is unknown.
         """
         async with self.acquire() as connection:
             frame = connection.transaction(isolation=isolation, readonly=is_readonly)
@@ -266,7 +264,7 @@ class Database:
                 try:
                     yield Session(connection)
                 except BaseException:
-                    with contextlib.suppress(*_MAYBE_LOST):  # what the block raised matters, not how the rollback went
+                    with contextlib.suppress(*_MAYBE_LOST):  # the block's exception matters, not the rollback's
                         await frame.rollback()
                     raise
                 await frame.commit()
@@ -279,7 +277,7 @@ class Database:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
-        """Give a raw asyncpg connection (COPY, cursors). Only for repositories in fks.store."""
+        """Yield a raw asyncpg connection (COPY, cursors). Only for repositories in fks.store."""
         connection = await _persist(self._acquire, self._settings.retry_s, is_safe=True, what="acquire")
         try:
             yield connection
@@ -296,7 +294,7 @@ class Database:
                     await connection.fetchval(sql("store.ping"))
                 finally:
                     await self._release(connection)
-        except (*_MAYBE_LOST, asyncpg.PostgresError) as error:  # whatever it says, it does not work
+        except (*_MAYBE_LOST, asyncpg.PostgresError) as error:  # any error means that it does not work
             raise _outage("ping", error) from error
         return time.monotonic() - start
 
@@ -328,8 +326,8 @@ class Database:
 
 
 async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is_safe: bool, what: str) -> T:
-    """Call `attempt` until it answers or `deadline_s` has passed. Without `is_safe` only what was surely rolled back
-    is tried again."""
+    """Call `attempt` until it answers or `deadline_s` has passed. Without `is_safe` only statements that were surely
+    rolled back are tried again."""
     end = time.monotonic() + deadline_s
     wait = _WAIT_FIRST_S
     while True:
@@ -351,16 +349,15 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
                 raise _outage(what, error) from error
         except _UNWELL as error:
             raise _outage(what, error) from error
-        # jitter, so that the readers of a restarted server do not all come at once
+        # jitter, so that the readers of a restarted server do not all connect at once
         await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
         wait = min(wait * 2, _WAIT_MAX_S)
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Tell a lost connection from a mistake of ours: asyncpg raises InterfaceError for both (wrong argument counts).
+    """Return whether the connection is lost: asyncpg raises InterfaceError also for wrong argument counts.
 
-    One that was cut in the middle of a COPY may still be at it when it is asked for the next thing: nobody shares one
-    here.
+    A connection cut in the middle of a COPY may report that it is still busy; connections are never shared here.
     """
     if not isinstance(error, asyncpg.InterfaceError):
         return True
@@ -368,7 +365,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _drop(connection: Any) -> None:
-    """Cut a connection that is in doubt, so that it never goes back into the pool; it may have left by itself."""
+    """Cut a connection of unknown state, so that it never returns to the pool; it may be closed already."""
     with contextlib.suppress(asyncpg.InterfaceError):
         connection.terminate()
 
@@ -391,7 +388,7 @@ async def _open_pool(
         min_size=settings.pool_min,
         max_size=max(settings.pool_max, settings.pool_min),
         timeout=settings.connect_timeout_s,
-        command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit speaks first
+        command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit comes first
         max_inactive_connection_lifetime=60.0,  # a backend costs PostgreSQL about 5 MB
         init=prepare,
         connection_class=_Connection,

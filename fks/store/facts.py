@@ -1,4 +1,4 @@
-"""Facts that the order manager reads of what others write, and the little it tells them of venues and alarms."""
+"""Facts for the order manager from other writers' rows, and its own rows on venues and alerts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from fks.store.instruments import instrument_of
 from fks.store.leases import fence_of
 from fks.store.supervision import MONEY
 
-#: a collector whose last word on a feed is older, seconds, does not know of it any more; it tells several times in that
-#: time
-WORD_S = 2.0
+# : seconds: older feed rows of a collector are out of date; it writes several times in that time
+FEED_ROW_MAX_AGE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The last price of a live feed and when its last message came (ns UTC; None = never)."""
+    """Last price of a live feed and the time of its last message (ns UTC; None = never)."""
 
     exchange: str
     symbol: str
@@ -32,7 +31,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """What the order path needs of a strategy instance."""
+    """The fields of a strategy instance that the order path needs."""
 
     id: str
     sizing: str
@@ -59,7 +58,7 @@ class StoredTrade:
 
 @dataclass(frozen=True, slots=True)
 class Turnover:
-    """What executions on one side of a symbol moved, with the fees of one currency."""
+    """Amounts that executions on one side of a symbol moved, with the fees of one currency."""
 
     symbol: str
     is_buy: bool
@@ -85,7 +84,7 @@ class Facts:
             Mark(
                 row["exchange"], row["symbol"], row["last_price"], to_ns(at) if (at := row["last_message_at"]) else None
             )
-            for row in await self._db.fetch("facts.marks", WORD_S)
+            for row in await self._db.fetch("facts.marks", FEED_ROW_MAX_AGE_S)
         ]
 
     async def instances(self) -> list[Instance]:
@@ -117,13 +116,13 @@ class Facts:
         return bool(await self._db.fetchval("facts.is_guardian_alive", age_max_s))
 
     async def escalated(self) -> tuple[str, str] | None:
-        """Return a child that money depends on and why it escalated, None when none did or a person has ended it."""
+        """Return a child that orders depend on and why it escalated, None when none did or a person has ended it."""
         row = await self._db.fetchrow("facts.escalated", list(MONEY))
         return None if row is None else (row["child"], row["reason"])
 
     async def kills(self) -> list[tuple[str, bool | None]]:
-        """Return the engaged kills, newest first: id, and whether it wants positions closed (None = the row does not
-        say)."""
+        """Return the engaged kills, newest first: id, and whether positions are to be closed (None = not in the
+        row)."""
         return [(row["kill_id"], row["flatten"]) for row in await self._db.fetch("facts.kills")]
 
     async def halt(self, instance: str, reason: str) -> None:
@@ -131,13 +130,13 @@ class Facts:
         await self._db.execute("facts.halt", instance, reason, *fence_of(self._lease))
 
     async def lease_epoch(self, name: str) -> int:
-        """Return the epoch that owns a role; 0 when nobody ever did."""
+        """Return the epoch that owns a role; 0 when it never had an owner."""
         return await self._db.fetchval("facts.lease_epoch", name) or 0
 
     async def save_venue_state(
         self, venue: str, account_id: int, state: str, detail: str, skew_ms: float | None, now_ns: int
     ) -> None:
-        """Tell everyone what the order manager believes of a venue."""
+        """Write the order manager's state of a venue."""
         await self._db.execute(
             "facts.save_venue_state",
             venue,
@@ -152,7 +151,7 @@ class Facts:
     async def note_alert(
         self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
     ) -> int:
-        """Keep an alert (severity info, warning, error or page) and return its number."""
+        """Store an alert (severity info, warning, error or page) and return its number."""
         number = await self._db.fetchval("facts.note_alert", severity, event, message, component, dict(payload))
         assert isinstance(number, int)
         return number
@@ -160,7 +159,7 @@ class Facts:
     async def sealed_bars(
         self, exchange: str, symbol: str, timeframe: str, after_ns: int, limit: int = 1000
     ) -> list[Bar]:
-        """Return sealed bars opening after a moment, oldest first: what a venue that fills from bars is fed with."""
+        """Return sealed bars opening after a moment, oldest first: the input of a venue that fills from bars."""
         rows = await self._db.fetch("facts.sealed_bars", exchange, symbol, timeframe, to_datetime(after_ns), limit)
         return [
             Bar(
@@ -186,7 +185,7 @@ class Facts:
         return [StoredTrade(to_ns(row["time"]), row["trade_id"], row["price"]) for row in rows]
 
     async def turnover(self, account_id: int, venue: str) -> list[Turnover]:
-        """Return what all executions of an account at a venue moved."""
+        """Return the amounts that all executions of an account at a venue moved."""
         return [
             Turnover(
                 row["symbol"],

@@ -1,11 +1,10 @@
 """Detection of a failed over, restored or replaced PostgreSQL, by a record that the order manager keeps on its node.
 
 The record holds the last (system identifier, timeline, epoch) that this node's order manager saw; it is fsynced before
-the first order is sent. Another identifier or timeline, or an epoch that went back, means that rows may be missing
-which were committed: orders that were sent are perhaps not in the journal. The running order manager ends with
-FailoverError, its successor reconciles, and looks up at the venue what is older than the change
-(`fks.orders.sent_ids`). A start without a record on this node counts as a change, unless the journal has never held a
-signal or an order.
+the first order is sent. Another identifier or timeline, or an epoch that went back, means that committed rows may be
+missing: orders that were sent are perhaps not in the journal. The running order manager ends with FailoverError, its
+successor reconciles, and looks up at the venue every intent older than the change (`fks.orders.sent_ids`). A start
+without a record on this node counts as a change, unless the journal has never held a signal or an order.
 
 Each new connection is checked before it is used. A connection that stays open cannot reach another server.
 """
@@ -26,8 +25,8 @@ from fks.model.errors import ConfigError, FailoverError, OutageError
 from fks.model.ports import Lease
 from fks.store.db import Database, sql
 
-#: tells a repeated start within one process, whose epoch is in the record already, from an epoch that came a second
-#: time
+# : distinguishes a repeated start within one process, whose epoch is in the record already, from an epoch that came a
+# second time
 _PROCESS = uuid.uuid4().hex
 
 
@@ -56,15 +55,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the journal's past means for sending: an intent of before `ask_before_ns` (ns UTC, 0 = none) must be looked
-    up at the venue first. `change`: why this start counts as a change, None when it does not."""
+    """Consequence of the journal's past: an intent of before `ask_before_ns` (ns UTC, 0 = none) must be looked up at
+    the venue before it is sent. `change`: why this start counts as a change, None when it does not."""
 
     ask_before_ns: int
     change: str | None
 
 
 def difference(record: Record | None, origin: Origin, *, epoch: int, process: str) -> str | None:
-    """Return why the journal may lack what was written before, or None. `epoch` is the one this process was given.
+    """Return why the journal may lack committed rows, or None. `epoch` is the one given to this process.
 
     Epochs only grow, so the same one in a second process means that the first raise was lost.
     """
@@ -123,7 +122,7 @@ async def watch_failover(
 
 
 def load_record(file: Path) -> Record | None:
-    """Return the record of an earlier start; None when there is none, or none that can be read."""
+    """Return the record of an earlier start; None when it is absent or unreadable."""
     try:
         return Record(**orjson.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError):

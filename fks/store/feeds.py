@@ -1,5 +1,5 @@
-"""Live feeds: how far each is sealed, by whom it is written (fenced by epoch), and the one statement that stores bars,
-trades and positions together."""
+"""Live feeds: the sealed position of each, its writer's epoch, and the one statement that stores bars, trades and
+positions together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database
 
-WAIT_S = 0.5  # for a connection: whether the store takes what it is given must be known soon
+WAIT_S = 0.5  # for a connection: the collector must know soon whether its rows are stored
 
 
 class FeedStore:
@@ -28,7 +28,7 @@ class FeedStore:
         self._server: tuple[datetime, float] | None = None  # its time when it last answered, and ours (monotonic)
 
     async def claim(self, symbols: Sequence[str], timeframes: Sequence[str]) -> dict[str, dict[str, SealedPosition]]:
-        """Own the feeds of `symbols` from here on; return how far each timeframe is stored.
+        """Take over the feeds of `symbols`; return how far each timeframe is stored.
 
         Guarantees: after it returns, no older epoch's `flush` changes anything.
         """
@@ -47,19 +47,19 @@ class FeedStore:
                 found[row["symbol"]][row["timeframe"]] = position
         return found
 
-    async def heard(self, symbols: Sequence[str]) -> dict[str, Heard]:
-        """Return how the feeds of `symbols` stood; those never collected are left out."""
+    async def received(self, symbols: Sequence[str]) -> dict[str, Heard]:
+        """Return the last received data of the feeds of `symbols`; those never collected are left out."""
         found: dict[str, Heard] = {}
-        for row in await self._db.fetch("feeds.heard", self._exchange, list(symbols)):
+        for row in await self._db.fetch("feeds.received", self._exchange, list(symbols)):
             symbol, began, message = row["symbol"], row["began_at"], row["last_message_at"]
             before = found[symbol].outages if symbol in found else ()
             open_ = () if began is None else (Outage(symbol, row["channel"], to_ns(began), row["cause"]),)
             found[symbol] = Heard(row["state"], None if message is None else to_ns(message), (*before, *open_))
         return found
 
-    async def trade_holes(self, symbol: str, since_ns: int) -> list[tuple[int, int]]:
-        """Return [from id, to id) that the stored trades since then leave out, newest first, at most 1000."""
-        rows = await self._db.fetch("feeds.trade_holes", self._exchange, symbol, to_datetime(since_ns))
+    async def trade_gaps(self, symbol: str, since_ns: int) -> list[tuple[int, int]]:
+        """Return [from id, to id) ranges missing in the stored trades since then, newest first, at most 1000."""
+        rows = await self._db.fetch("feeds.trade_gaps", self._exchange, symbol, to_datetime(since_ns))
         return [(row["from_id"], row["to_id"]) for row in rows]
 
     async def flush(
@@ -69,13 +69,15 @@ class FeedStore:
         trades: Sequence[PublicTrade],
         outages: Sequence[Outage] = (),
     ) -> dict[tuple[str, str, int], int]:
-        """Store bars (each with its source), trades, outages and positions in one statement; twice equals once.
+        """Store bars (each with its source), trades, outages and positions in one statement. Idempotent.
 
-        A bar that nobody counted (`Bar.is_counted`) leaves a stored count as it is.
+        A bar without a count (`Bar.is_counted`) leaves a stored count as it is.
 
-        Returns the revisions of the bars that changed what was stored, by symbol, timeframe and time (ns). What comes
-        without a feed row is not fenced: give the row of its symbol along. However late it lands, the rows say that
-        they are of now, by the server's clock or earlier: one that says LIVE and was held up on its way is not news.
+        Returns the revisions of the bars that changed stored rows, by symbol, timeframe and time (ns). Rows without a
+        feed
+        row are not fenced: pass the row of their symbol along. However late the statement runs, its rows carry the
+        server's
+        present time or an earlier one: a delayed LIVE is not taken for a fresh one.
         """
         row = await self._db.fetchrow(
             "feeds.flush",
@@ -96,7 +98,7 @@ class FeedStore:
         return {(symbol, frame, us * 1000): revision for symbol, frame, us, revision in row["corrected"] or ()}
 
     async def set_cold(self) -> None:
-        """Say that no feed of the exchange is live until its new collector says so."""
+        """Set every feed of the exchange to not live until its new collector reports it live."""
         await self._db.execute("feeds.cold", self._exchange, self._epoch, retry=True)
 
     async def set_state(self, symbol: str, state: str) -> None:
@@ -104,7 +106,8 @@ class FeedStore:
         await self._db.execute("feeds.state", self._exchange, symbol, self._epoch, state, retry=True)
 
     def _server_now(self) -> datetime | None:
-        """Return the server's time, or a little earlier (by how long its last answer took); None: it never answered."""
+        """Return the server's time, or a little earlier (by the duration of its last answer); None: it never
+        answered."""
         if self._server is None:
             return None
         at, answered_s = self._server
@@ -152,7 +155,8 @@ def _bar_columns(bars: Iterable[tuple[Bar, str]]) -> list[list[Any]]:
 
 
 def _trade_columns(trades: Sequence[PublicTrade]) -> list[list[Any]]:
-    """Numbers go as their text and times as microseconds: tens of thousands a second are encoded here."""
+    """Return the columns of trades: numbers as their text, times as microseconds; tens of thousands a second are
+    encoded here."""
     return [
         [trade.symbol for trade in trades],
         [trade.trade_id for trade in trades],
@@ -166,7 +170,7 @@ def _trade_columns(trades: Sequence[PublicTrade]) -> list[list[Any]]:
 
 
 def _outage_columns(outages: Sequence[Outage]) -> list[list[Any]]:
-    rows = {(row.symbol, row.channel, row.began_ns): row for row in outages}.values()  # the last word on each
+    rows = {(row.symbol, row.channel, row.began_ns): row for row in outages}.values()  # the last state of each
     return [
         [row.symbol for row in rows],
         [row.channel for row in rows],

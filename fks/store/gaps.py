@@ -1,4 +1,4 @@
-"""What is missing in the stored bars, what is known to be missing for good, and what else is wrong with them."""
+"""Gaps: bars missing in the stored series, gaps known to stay, and other flaws of stored bars."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class KnownGap:
-    """A range whose missing bars were asked for: `cause` is exchange | unlisted | silent (nobody traded) where the
+    """A range of missing bars that was requested already: `cause` is exchange | unlisted | silent (no trade) where the
     exchange has none, refused where it has one that cannot be true."""
 
     span: Span
@@ -33,9 +33,9 @@ class KnownGap:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync
-    (`wanted_to_ns` None: up to the present) or because its symbol is collected, in `frames` alone where these are said.
-    `calendar`: when its market trades, as an import said; None: as its exchange does."""
+    """One series: the stored span (`revision` changes with every correction) and the wanted span, by a sync
+    (`wanted_to_ns` None: up to the present) or because its symbol is collected, in `frames` alone where these are set.
+    `calendar`: the trading calendar given by an import; None: the exchange's."""
 
     exchange: str
     symbol: str
@@ -54,7 +54,7 @@ class Series:
 
 
 class GapStore:
-    """Reads `ohlcv_data` for what it lacks; keeps `known_gaps`. Errors of all methods: OutageError."""
+    """Finds missing bars in `ohlcv_data`; keeps `known_gaps`. Errors of all methods: OutageError."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -78,8 +78,8 @@ class GapStore:
     async def note_known(
         self, exchange: str, symbol: str, timeframe: str, asked: Span, found: Sequence[KnownGap]
     ) -> None:
-        """Note that the exchange was asked for all of `asked` and that `found` is missing there, whatever was known of
-        it before; neighbours with the same cause become one row."""
+        """Record that all of `asked` was requested from the exchange and that `found` is missing there, instead of
+        earlier knowledge of it; neighbours with the same cause become one row."""
         key = (exchange, symbol, timeframe)
         async with self._db.transaction() as tx:
             rows = await tx.fetch("gaps.drop_known", *key, to_datetime(asked.start_ns), to_datetime(asked.end_ns))
@@ -90,7 +90,7 @@ class GapStore:
     async def forget_known(
         self, exchange: str | None = None, symbol: str | None = None, timeframe: str | None = None
     ) -> int:
-        """Forget known gaps, so that they are asked for again; return how many."""
+        """Forget known gaps, so that they are requested again; return how many."""
         return int((await self._db.execute("gaps.forget_known", exchange, symbol, timeframe)).rsplit(" ", 1)[-1])
 
     async def series(self) -> list[Series]:
@@ -127,7 +127,7 @@ class GapStore:
     async def outages(
         self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 100
     ) -> list[dict[str, Any]]:
-        """Return when feeds were not live, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
+        """Return the outages of feeds, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
         return [
             dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)
         ]

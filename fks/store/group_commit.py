@@ -1,4 +1,4 @@
-"""Group commit: what arrives while a statement is in flight goes into the next one, with one WAL flush for all of it.
+"""Group commit: items that arrive while a statement is in flight go into the next one, with one WAL flush for all.
 
 A lone item never waits: with nothing in flight it is written at once. Items that touch the same row go into different
 statements, in the order in which they came.
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from fks.model.errors import OutageError
 
-#: items of one statement; a longer one would keep the next ones waiting
+# : items of one statement; a longer one would delay the next ones
 BATCH_MAX = 64
 
 Item = TypeVar("Item")
@@ -31,8 +31,8 @@ class _Waiting(Generic[Item, Result]):
 class GroupCommit(Generic[Item, Result]):
     """One queue with at most one statement in flight.
 
-    `write` takes the items of one statement and returns a result or an exception for each, in their order. What it
-    raises is raised for each of its items. `keys_of` names the rows of an item.
+    `write` takes the items of one statement and returns a result or an exception for each, in their order. An exception
+    that it raises is raised for each of its items. `keys_of` names the rows of an item.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class GroupCommit(Generic[Item, Result]):
             self._go_on()
 
     def _fail_waiting(self, error: OutageError) -> None:
-        """End what waits at an outage: each caller decides for itself how long it is patient."""
+        """Fail the waiting items at an outage: each caller has its own deadline."""
         while self._waiting:
             _settle(self._waiting.popleft().future, error)
 

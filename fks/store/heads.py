@@ -32,7 +32,7 @@ class Head:
 
     @property
     def text(self) -> str:
-        """Return which machine it is."""
+        """Return a description of the machine."""
         return f"{self.host} ({self.address}, FKS_HOME {self.home}, machine {self.machine[:8]})"
 
 
@@ -45,7 +45,7 @@ class HeadStore:
     async def claim(self, machine: Machine, *, host: str, home: str, address: str, is_alone: bool) -> int | None:
         """Return the number of our deployment, None when another head lives; 0 when there is no table for it yet.
 
-        `is_alone`: this machine's own server, which no other head has a claim on.
+        `is_alone`: this machine's own server, on which no other head has a claim.
         """
         try:
             found = await self._db.fetchval(
@@ -56,11 +56,11 @@ class HeadStore:
         return None if found is None else int(found)
 
     async def renew(self, machine: Machine) -> bool:
-        """Renew the place; return whether it is ours."""
+        """Renew the claim; return whether it is ours."""
         return await self._db.fetchval("heads.renew", machine.id, machine.boot, retry=False) is not None
 
     async def release(self, machine: Machine) -> None:
-        """Give the place back."""
+        """Release the claim."""
         await self._db.execute("heads.release", machine.id, machine.boot)
 
     async def deploy(self, machine: Machine) -> int | None:
@@ -69,7 +69,7 @@ class HeadStore:
         return None if found is None else int(found)
 
     async def hold(self, deployment: int) -> bool:
-        """Renew the place in the name of a supervisor; return whether its deployment is the newest."""
+        """Renew the claim for a supervisor; return whether its deployment is the newest."""
         return await self._db.fetchval("heads.hold", deployment, retry=False) is not None
 
     async def holder(self) -> Head | None:

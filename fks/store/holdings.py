@@ -1,4 +1,4 @@
-"""What an account should hold besides what its executions moved: its opening, what a person adopted, transfers."""
+"""Expected holdings of an account besides its executions: its opening, adopted differences, transfers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class HoldingStore:
         self._db, self._lease = querier, lease
 
     async def known(self, account_id: int) -> dict[str, Decimal]:
-        """Return the opening of each asset plus what was adopted; empty before the opening was noted."""
+        """Return the opening of each asset plus adopted differences; empty before the opening was recorded."""
         return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.known", account_id)}
 
     async def set_opening(self, account_id: int, opening: Mapping[str, Decimal]) -> None:
-        """Note what the account held before FKS; an asset that has an opening keeps it."""
+        """Record the holdings before FKS; an asset that has an opening keeps it."""
         await self._db.execute(
             "holdings.set_opening", account_id, list(opening), list(opening.values()), *fence_of(self._lease)
         )
@@ -52,7 +52,7 @@ class HoldingStore:
         return [transfer_of(row) for row in await self._db.fetch("holdings.page", account_id, limit)]
 
     async def transferred(self, account_id: int) -> dict[str, Decimal]:
-        """Return what transfers that were listed after the opening moved, by asset (signed, withdrawal fees
+        """Return the amounts moved by transfers that were listed after the opening, by asset (signed, withdrawal fees
         included)."""
         return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.moved", account_id)}
 

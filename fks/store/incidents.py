@@ -1,4 +1,4 @@
-"""Incidents: what FKS found wrong with an account and only a person, or the end of its cause, can close."""
+"""Incidents: flaws that FKS found in an account and that only a person, or the end of the cause, can close."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class IncidentKind(StrEnum):
 class Resolution(StrEnum):
     """Ways in which a person closes an incident. Stored at the start of `resolution`; append-only."""
 
-    ADOPTED = "adopted"  # the difference is ours from now on: what is expected moves by it
-    EXPLAINED = "explained"  # the difference is known and stays: what is expected moves by it
+    ADOPTED = "adopted"  # the difference is ours from now on: the expected holding moves by it
+    EXPLAINED = "explained"  # the difference is known and stays: the expected holding moves by it
     BOOKED = (
         "booked"  # a transfer or execution was booked that explains it; a difference that stays opens a new incident
     )
@@ -105,7 +105,7 @@ class IncidentStore:
     ) -> Incident | None:
         """Close an open incident in a person's name; None when it is not open.
 
-        A drift that is adopted or explained moves what is expected of its asset by the difference of the incident.
+        A drift that is adopted or explained moves the expected holding of its asset by the difference of the incident.
         Errors: InputError without a reason.
         """
         if not reason.strip():

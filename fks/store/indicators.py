@@ -1,8 +1,9 @@
 """The table `indicators_cache`: computed columns, each valid for one revision and newest bar of its series.
 
-Whether a row is true is asked of the series in the same statement that reads it, so a correction that was committed
-before is never overlooked, whoever made it. `data` is one JSON line that tells the form, then the open times (zlib) and
-the columns (float64, little endian). A row in another form is no row.
+The statement that reads a row also compares it with its series, so a correction that was committed before is never
+overlooked. `data` is one JSON line with the format, then the open times (zlib) and the columns (float64, little
+endian).
+A row in another format is ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fks.store.bars import Series
 from fks.store.db import Database
 
 _FORM = 1
-#: All computed columns together; those computed longest ago go first. They share a database with the orders.
+# : Limit of all computed columns together; the oldest ones are deleted first. They share a database with the orders.
 BYTES_MAX = 512 * 2**20
 
 
@@ -33,7 +34,7 @@ class IndicatorStore:
     async def fresh(
         self, exchange: str, symbol: str, timeframe: str, indicator: str, params_key: str
     ) -> tuple[int, Ints, dict[str, Floats]] | None:
-        """Return (revision, open times, columns) if what is kept is true at this moment, else None."""
+        """Return (revision, open times, columns) if the stored ones are valid at this moment, else None."""
         row = await self._db.fetchrow("indicators.fresh", exchange, symbol, timeframe, indicator, params_key)
         found = None if row is None else unpacked(row["data"])
         return None if row is None or found is None else (row["revision"], *found)
@@ -50,8 +51,8 @@ class IndicatorStore:
         time_ns: Ints,
         columns: Mapping[str, Floats],
     ) -> bool:
-        """Keep what was computed from the series as it was in `state`; False when the series moved on and it is not
-        kept."""
+        """Store columns computed from the series as it was in `state`; False when the series has changed and nothing is
+        stored."""
         if state.oldest_ns is None or state.newest_ns is None:
             return False
         status = await self._db.execute(

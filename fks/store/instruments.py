@@ -33,7 +33,7 @@ class InstrumentStore:
         self._db = db
 
     async def merge(self, instruments: Sequence[Instrument]) -> None:
-        """Store what one exchange lists now; what it lists no more is marked as not trading."""
+        """Store the present list of one exchange; instruments that are no longer listed are marked as not trading."""
         if not instruments:
             return
         columns: list[list[Any]] = [[getattr(item, name) for item in instruments] for name in _COLUMNS]
@@ -57,8 +57,7 @@ def instrument_of(row: Row) -> Instrument:
 
 
 def filters_of(instrument: Instrument) -> dict[str, Any]:
-    """Return the filters that the exchange reported, as the column keeps them: numbers as text, what is absent left
-    out."""
+    """Return the filters that the exchange reported, in the column's form: numbers as text, absent ones left out."""
     lot, band = instrument.market_lot, instrument.percent_price
     found = {
         "market_lot": None if lot is None else [str(lot.least), str(lot.most), str(lot.step)],

@@ -74,7 +74,7 @@ class JobStore:
     async def submit(
         self, kind: str, spec: Mapping[str, Any], *, submitted_by: str = "", job_id: uuid.UUID | None = None
     ) -> uuid.UUID:
-        """Queue a job and return its id. With a `job_id` of the caller's, twice equals once."""
+        """Queue a job and return its id. Idempotent with a `job_id` of the caller's."""
         chosen = job_id or uuid.uuid4()
         await self._db.execute("jobs.submit", chosen, kind, dict(spec), submitted_by)
         return chosen
@@ -97,14 +97,14 @@ class JobStore:
     async def load(
         self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()
     ) -> tuple[int, float | None]:
-        """Return how many jobs run, wherever, and how long the oldest queued one waits (None: none does)."""
+        """Return how many jobs run on all machines, and how long the oldest queued one waits (None: none does)."""
         row = await self._db.fetchrow("jobs.load", None if kinds is None else list(kinds), list(besides))
         assert row is not None
         return int(row["running"]), row["oldest_queued_s"]
 
     async def beat(self, job: Job, progress: float) -> bool:
-        """Say that the attempt lives; return whether a person asked to cancel it. Errors: StaleEpochError when the job
-        is no longer this attempt's."""
+        """Record that the attempt is alive; return whether a person asked to cancel it. Errors: StaleEpochError when
+        the job is no longer this attempt's."""
         row = await self._db.fetchrow("jobs.beat", job.id, job.attempts, progress)
         if row is None:
             raise _taken(job)
@@ -117,12 +117,12 @@ class JobStore:
         attempt's."""
         kept = None if result is None else dict(result)
         if await self._db.fetchrow("jobs.finish", job.id, job.attempts, state, kept, error) is None:
-            again = await self.get(job.id)  # the answer of a first try may have been lost on the way
+            again = await self.get(job.id)  # the answer of a first attempt may have been lost on the way
             if again is None or again.attempts != job.attempts or again.state != state:
                 raise _taken(job)
 
     async def cancel(self, job_id: uuid.UUID) -> Job | None:
-        """End a queued job, ask a running one to end; return it, or None when there is nothing to cancel."""
+        """End a queued job, mark a running one to be ended; return it, or None when there is nothing to cancel."""
         row = await self._db.fetchrow("jobs.cancel", job_id)
         return None if row is None else _job(row)
 

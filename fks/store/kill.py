@@ -1,4 +1,4 @@
-"""The kill switch in the database: what the guardian reads while it can, and what it merges when it can again."""
+"""The kill switch in the database: rows that the guardian reads while the database answers, and merges later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.store.db import Querier, Row
 
 
 class KillStore:
-    """Statements of the guardian. Each is safe to run twice."""
+    """Statements of the guardian. Each is idempotent."""
 
     def __init__(self, querier: Querier) -> None:
         self._db = querier

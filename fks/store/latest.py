@@ -1,7 +1,7 @@
-"""The newest price, quote and book of each symbol: kept in Redis for whoever asks, published for whoever listens.
+"""The newest price, quote and book of each symbol: stored in Redis for reads, published for subscribers.
 
-One message has one form everywhere: what is kept is what is published. Messages of a symbol are conflated by whoever
-writes: a reader sees the newest, never all. Redis may be flushed at any moment; PostgreSQL has the price as well.
+A message has the same form when stored and when published. The writer conflates the messages of a symbol: a reader
+sees the newest, never all. Redis may be flushed at any moment; PostgreSQL has the price as well.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ QUOTES = "fks.quotes"
 BOOKS = "fks.books"
 #: kind of message -> the channel it is published on
 CHANNELS = {"price": PRICES, "quote": QUOTES, "book": BOOKS}
-KEPT_S = 3600.0  # a symbol nobody collects any more is forgotten; what is kept says its age before
+KEPT_S = 3600.0  # a symbol that is no longer collected expires; the stored message carries its age before
 
 Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What Redis has of a symbol: the messages, or None where there is none (or Redis is away)."""
+    """Messages of a symbol in Redis, None where there is none (or Redis is away)."""
 
     price: Message | None = None
     quote: Message | None = None
@@ -43,8 +43,8 @@ class Latest:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def tell(self, events: Iterable[PublicTrade | Quote | Book]) -> bool:
-        """Keep and publish the newest of each symbol among `events` (in order), in one round trip; False when Redis is
+    async def publish(self, events: Iterable[PublicTrade | Quote | Book]) -> bool:
+        """Store and publish the newest of each symbol among `events` (in order), in one round trip; False when Redis is
         away."""
         newest: dict[tuple[str, str, str], Message] = {}
         for event in events:
@@ -59,7 +59,7 @@ class Latest:
         )
 
     async def read(self, exchange: str, symbol: str) -> Seen:
-        """Return what is kept of a symbol; what somebody else wrote there in another form is left out."""
+        """Return the stored messages of a symbol; entries in another form are left out."""
         fields = await self._bus.fields(key_of(exchange, symbol))
         return Seen(**{kind: _parsed(fields.get(kind), kind) for kind in CHANNELS})
 

@@ -1,17 +1,17 @@
-"""Leases: who may act in a role, as an epoch that only grows and a deadline that is renewed.
+"""Leases: the right to act in a role, as an epoch that only grows and a deadline that is renewed.
 
 A successor's epoch is raised first; the predecessor's writes then fail on it. `holds` compares times taken before the
-renewal was sent, so a slow or dead database can only make it say no too early, never too late. It looks at two clocks,
-and either says no: the one since boot, which counts a suspended machine (CLOCK_BOOTTIME; CLOCK_MONOTONIC stands still
+renewal was sent, so a slow or dead database can only end it too early, never too late. It uses two clocks, and either
+can end it: the one since boot, which counts a suspended machine (CLOCK_BOOTTIME; CLOCK_MONOTONIC stands still
 meanwhile), and the wall clock, which a paused virtual machine's host puts right. A wall clock that jumps ahead costs
-half a second of sending, one that jumps back changes nothing. A guest that was paused and has heard from nobody since
-can still believe in its lease for an instant: its writes fail on the epoch all the same, and the venue refuses a
+half a second of sending, one that jumps back changes nothing. A guest that was paused, and has received nothing since,
+can still count its lease as held for an instant: its writes fail on the epoch all the same, and the venue refuses a
 request that was signed longer ago than its receive window.
 
-`expires_at` says until when, by the database's clock: for people, and for readers that only say no by it (the price of
-a feed whose collector holds no lease is not fresh). No successor waits less because of it. Waiting until then would
-save up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step and is another one after a
-failover; the wait of a whole TTL rests on nothing but the holder's own clock running on.
+`expires_at` is the deadline by the database's clock: for people, and for readers that only deny by it (the price of a
+feed whose collector holds no lease is not fresh). No successor waits less because of it. Waiting until then would save
+up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step and is another one after a failover;
+the wait of a whole TTL rests only on the holder's own clock running on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Authority:
         return await self._raise(name, await self.take())
 
     def lose(self) -> StaleEpochError:
-        """Give the right up, because another supervisor has it; return the error that says so."""
+        """Give the right up to another supervisor; return the error for it."""
         text = f"supervisor epoch {self._epoch}, deployment {self._deployment}: another supervisor has taken over"
         lost = StaleEpochError(text, remedy="stop at once")
         if not self._is_lost:
@@ -82,12 +82,12 @@ class Authority:
 
 
 def fence_of(lease: Lease | None) -> tuple[str | None, int | None]:
-    """Return what a fenced statement is given: (name, epoch); nothing for a write in a person's name."""
+    """Return (name, epoch) for a fenced statement; (None, None) for a write in a person's name."""
     return (None, None) if lease is None else (lease.name, lease.epoch)
 
 
 class HeldLease:
-    """One process's hold on a role. `keep` renews for ever; `holds` is cheap and asked before every send."""
+    """One process's hold on a role. `keep` renews for ever; `holds` is cheap and checked before every send."""
 
     def __init__(
         self, db: Database, clock: Clock, *, name: str, epoch: int, holder: str, ttl_s: float, renew_s: float

@@ -1,9 +1,9 @@
-"""How bars get into `ohlcv_data`: compare first, write only what differs.
+"""Merge of bars into `ohlcv_data`: compare first, write only bars that differ.
 
-Few bars are one statement. Many are compared in numpy with what is stored of their time; bars nobody has go by COPY
-into their month's partition (past the triggers that keep `series`, whose row is then written here), bars that changed
-go through a staging table and one merge. A writer that came in between makes the COPY fail on a unique key; it is taken
-back to its savepoint and the merge does that part as well. So twice equals once, whoever else writes.
+Few bars are one statement. Many are compared in numpy with the stored bars of their time; new bars go by COPY into
+their month's partition (past the triggers that keep `series`, whose row is then written here), changed bars go through
+a staging table and one merge. A concurrent writer makes the COPY fail on a unique key; it is rolled back to its
+savepoint and the merge does that part as well. So the merge is idempotent, whichever writers run beside it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _STORED = copy.row_form([*_VALUES, ("is_complete", copy.BOOL)])
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What a merge did, in bars: not there before, there with other values, there already."""
+    """Result of a merge, in bars: new, changed, unchanged."""
 
     inserted: int
     changed: int
@@ -56,8 +56,8 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Bars on their way in: one series, its source, and the columns that Bars has not. `trades` None: nobody counted; 0
-    with a volume: not those of this bar. A stored count then stays."""
+    """Bars to merge: one series, its source, and the columns that Bars has not. `trades` None: not counted; 0 with a
+    volume: not those of this bar. A stored count then stays."""
 
     bars: Bars
     exchange: str
@@ -72,7 +72,7 @@ class Incoming:
     def of(
         bars: Bars, exchange: str, source: str, trades: npt.ArrayLike | None, is_empty: npt.ArrayLike | None
     ) -> Incoming:
-        """Return rows; without a word about it, a flat bar without volume is an empty one."""
+        """Return rows; with `is_empty` None, a flat bar without volume is an empty one."""
         if is_empty is None:
             is_empty = (bars.volume == 0) & (bars.high == bars.low)
         return Incoming(
@@ -123,20 +123,20 @@ class Incoming:
 
 
 async def merge(tx: Session, rows: Incoming) -> Merged:
-    """Bring the rows, in order of time and finite, into their series, all or nothing."""
+    """Merge the rows, in order of time and finite, into their series, all or nothing."""
     if len(rows) <= FEW:
         return await _merge_few(tx, rows)
     done, added = Merged(0, 0, 0), Added()
     for start in range(0, len(rows), _PIECE):
         done += await _merge_piece(tx, rows[start : start + _PIECE], added)
-    if added.count:  # last: whoever else writes this series waits from here on
+    if added.count:  # last: other writers of this series wait from here on
         await tx.execute("bars.note_added", *rows.key, added.oldest, added.newest, added.count)
     return done
 
 
 @dataclass(slots=True)
 class Added:
-    """Bars that were copied past the triggers, to be told to `series`."""
+    """Bars that were copied past the triggers, to be counted in `series`."""
 
     count: int = 0
     oldest: datetime | None = None
@@ -177,7 +177,7 @@ async def _merge_piece(tx: Session, rows: Incoming, added: Added) -> Merged:
 
 
 async def _compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
-    """Return of each row whether its bar is stored, and whether it is stored just so."""
+    """Return for each row whether its bar is stored, and whether it is stored with the same values."""
     first, last = to_datetime(int(rows.bars.time_ns[0])), to_datetime(int(rows.bars.time_ns[-1]))
     stream = await copy.copy_out(tx.connection, sql("bars.stored"), *rows.key, first, last)
     stored = copy.decoded(_STORED, stream)
@@ -200,7 +200,8 @@ async def _compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
 
 
 async def _add(tx: Session, rows: Incoming, added: Added) -> bool:
-    """COPY bars that nobody has into their partitions; False, with nothing done, when somebody has them by now."""
+    """COPY new bars into their partitions; False, with nothing done, when a concurrent writer has stored one of
+    them."""
     partitions = {row["name"] for row in await tx.fetch("store.partitions")}
     try:
         async with tx.connection.transaction():  # a savepoint
@@ -227,7 +228,7 @@ def _by_table(rows: Incoming, partitions: set[str]) -> Iterator[tuple[str, Incom
 
 
 async def _merge_staged(tx: Session, rows: Incoming) -> Merged:
-    """Merge through a staging table: the way for bars that changed, and for those another writer brought meanwhile."""
+    """Merge through a staging table: for changed bars, and for those that another writer stored meanwhile."""
     connection = tx.connection
     await connection.execute(sql("bars.stage"))
     stream, columns = rows.stream(is_staged=True)

@@ -1,6 +1,6 @@
-"""Migrations: bring a database to a revision, say where it is, compare it with the tables in code.
+"""Migrations: upgrade a database to a revision, report its revision, compare it with the tables in code.
 
-Alembic runs over asyncpg (the one driver we have). One upgrade runs at a time per database: others wait for its lock.
+Alembic runs over asyncpg, the only driver here. One upgrade runs at a time per database: others wait for its lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fks.model.errors import ConfigError, InputError, OutageError
 
 T = TypeVar("T")
 _FOLDER = Path(__file__).parent / "migrations"
-_LOCK = 7_206_151  # any number of ours, the same in every process
+_LOCK = 7_206_151  # an arbitrary number, the same in every process
 _MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)|trades_by_time")
 
 
@@ -77,8 +77,7 @@ async def differences(url: str) -> list[Any]:
 
 
 async def make_revision(url: str, message: str, *, folder: Path | None = None) -> Path:
-    """Write a new version file with what `differences` finds, and return it; with `folder`, the first one of that
-    folder.
+    """Write a new version file from `differences`, and return it; with `folder`, the first one of that folder.
 
     Errors: InputError without a message.
     """
@@ -128,7 +127,7 @@ def _config(connection: Connection | None) -> Config:
 
 
 def _act(connection: Connection, action: Callable[[Config], None]) -> str | None:
-    # a lock of the transaction: it goes with the connection, whatever happens to us
+    # a lock of the transaction: it ends with the connection
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     at = _current(connection)
     if at is not None and at not in {step.id for step in history()}:
@@ -170,10 +169,10 @@ async def _run(url: str, work: Callable[[Connection], T]) -> T:
             raise OutageError(
                 "PostgreSQL went away during the migration", remedy="run 'fks db upgrade' again"
             ) from error
-        said = str(error.orig).splitlines()[0]
+        message = str(error.orig).splitlines()[0]
         raise ConfigError(
-            f"the migration failed and changed nothing: {said}",
-            remedy="restore a backup (fks db restore) or mend the database by hand",
+            f"the migration failed and changed nothing: {message}",
+            remedy="restore a backup (fks db restore) or repair the database by hand",
         ) from error
     finally:
         await engine.dispose()

@@ -1,4 +1,4 @@
-"""The machines of the cluster: each keeper writes its own row once a second; whoever wants to know reads them all."""
+"""Machines of the cluster: each keeper writes its own row once a second, and any process reads them all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from fks.model.errors import InputError
 from fks.store.db import Database
 
 SILENT_S = 5.0  # a keeper beats every second
-PAGE_S = 15.0  # silent for so long, a person hears of it
+PAGE_S = 15.0  # after this silence a person is paged
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """One machine. `clock_skew_ms`: its clock less the database's. `age_s`: of its keeper's last word; 0 when written.
+    """One machine. `clock_skew_ms`: its clock less the database's. `age_s`: since its keeper's last beat; 0 when
+    written.
 
     `detail`: agreed (setting → hash), ray, python, session, home, resources, clock_error_ms, redis, waits_for.
     """
@@ -34,12 +35,12 @@ class NodeRow:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether its keeper has spoken lately."""
+        """Return whether its keeper sent a beat lately."""
         return self.age_s <= SILENT_S
 
 
 class NodeStore:
-    """The door to the rows. Errors of all: OutageError when PostgreSQL is away."""
+    """Rows of the machines. Errors of all: OutageError when PostgreSQL is away."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -73,14 +74,14 @@ class NodeStore:
         return [NodeRow(**dict(row)) for row in await self._db.fetch("nodes.all", retry=False)]
 
     async def page_silent(self) -> list[str]:
-        """Page for every machine that has fallen silent and was not paged for yet; return their names."""
+        """Page for every machine that fell silent and was not paged for yet; return their names."""
         rows = await self._db.fetch("nodes.page_silent", PAGE_S, retry=False)
         return [str(row["component"]) for row in rows]
 
     async def forget(self, name: str) -> bool:
-        """Drop a machine that is gone for good, and what its keeper looked after; return whether there was one.
+        """Drop a machine that is gone for good, and its components; return whether there was one.
 
-        Errors: InputError when it still speaks.
+        Errors: InputError when it still sends beats.
         """
         row = next((row for row in await self.all() if row.name == name), None)
         if row is None:
@@ -91,6 +92,6 @@ class NodeStore:
         return True
 
     async def leave(self, name: str, components: Sequence[str] = ()) -> None:
-        """Forget a machine that leaves in order, and the components only it looked after."""
+        """Remove a machine that leaves in order, and its own components."""
         await self._db.execute("nodes.leave", name, retry=True)
         await self._db.execute("nodes.forget_components", list(components), retry=True)

@@ -1,5 +1,4 @@
-"""What a person asks of the running system: rows that a supervisor claims, performs one at a time, and keeps as the
-audit.
+"""Operations requested by persons: rows that a supervisor claims, performs one at a time, and keeps as the audit.
 
 queued → running → done | failed. The performer's writes carry its attempt number: once another supervisor has taken
 the operation over they change nothing.
@@ -19,14 +18,14 @@ from fks.store.db import Database, Querier, Row
 
 KINDS = ("restart", "deploy", "config")
 STATES = ("queued", "running", "done", "failed")
-#: Told on the bus when an operation is asked for; the supervisor polls besides.
+# : Published on the bus when an operation is requested; the supervisor polls besides.
 CHANNEL = "operations"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of operations. `target` names a child, "gateway" or "supervisor"; `result` says which parts were restarted,
-    how long each took, and which version it came back with; `attempt` counts the supervisors that worked on it."""
+    """A row of operations. `target` names a child, "gateway" or "supervisor"; `result` has the restarted parts, how
+    long each took, and its new version; `attempt` counts the supervisors that worked on it."""
 
     id: uuid.UUID
     kind: str
@@ -87,9 +86,9 @@ class OperationStore:
         requested_by: str = "",
         id: uuid.UUID | None = None,
     ) -> Operation:
-        """Ask for an operation and return it. With an `id` of the caller's, twice equals once.
+        """Request an operation and return it. Idempotent with an `id` of the caller's.
 
-        Errors: InputError 409 when the id was used for another wish.
+        Errors: InputError 409 when the id was used for another request.
         """
         chosen, wanted = id or uuid.uuid4(), dict(args or {})
         await self._db.execute("operations.request", chosen, kind, target, wanted, reason, requested_by)
@@ -119,24 +118,24 @@ class OperationStore:
         Errors: OutageError; then it may be taken all the same, and `take_up` finds it.
         """
         if isinstance(self._db, Database):
-            # asked again after a lost answer it would find its own row running, and leave it so
+            # repeated after a lost answer it would find its own row running, and leave it so
             row = await self._db.fetchrow("operations.claim", retry=False)
         else:
             row = await self._db.fetchrow("operations.claim")
         return None if row is None else _operation(row)
 
     async def take_up(self) -> Operation | None:
-        """Take over what a supervisor that died left running; its own writes are refused from now on."""
+        """Take over the running operation of a supervisor that died; that one's writes are refused from now on."""
         row = await self._db.fetchrow("operations.take_up")
         return None if row is None else _operation(row)
 
     async def expire(self, older_than_s: float) -> int:
-        """Fail what was asked for longer ago and nobody took up; return how many. Changed configuration stays
-        wanted."""
+        """Fail operations that were requested longer ago and never claimed; return how many. Changed configuration
+        stays wanted."""
         return len(await self._db.fetch("operations.expire", older_than_s))
 
     async def note(self, operation: Operation, progress: str, result: Mapping[str, Any]) -> None:
-        """Say how far it is. Errors: StaleEpochError when another supervisor has it."""
+        """Record the progress. Errors: StaleEpochError when another supervisor has it."""
         if await self._db.fetchrow("operations.note", operation.id, operation.attempt, progress, dict(result)) is None:
             raise _taken(operation)
 
@@ -161,7 +160,7 @@ class OperationStore:
         return {row["name"]: row["kind"] for row in await self._db.fetch("operations.known_parts")}
 
     async def last_wheel(self) -> dict[str, Any] | None:
-        """Return what the newest deployment of a wheel was told: `wheel` and `previous_wheel`; None when there was
+        """Return the arguments of the newest deployment of a wheel: `wheel` and `previous_wheel`; None when there was
         none."""
         row = await self._db.fetchrow("operations.last_wheel")
         return None if row is None else dict(row["args"])

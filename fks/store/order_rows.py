@@ -36,7 +36,8 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class TradeRow:
-    """One execution of our accounts. `instance` says whose position it moved, `realized_pnl` (quote) is before fees."""
+    """One execution of our accounts. `instance` is the owner of the moved position, `realized_pnl` (quote) is before
+    fees."""
 
     fill: Fill
     instance: str
@@ -50,7 +51,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[Value]):
-    """How a value becomes a row: `columns` with their PostgreSQL types, and `values`, which gives them in that
+    """Conversion of a value to a row: `columns` with their PostgreSQL types, and `values`, which returns them in that
     order."""
 
     table: str
@@ -67,8 +68,7 @@ class Form(Generic[Value]):
         return ", ".join(f"${first + number}::{kind}" for number, (_, kind) in enumerate(self.columns))
 
     def packer(self, in_table: Sequence[str]) -> Callable[[Value], tuple[object, ...]]:
-        """Return a function from a value to its row type, whose columns are `in_table`; those we do not know are
-        null."""
+        """Return a function from a value to its row type, whose columns are `in_table`; unknown columns are null."""
         places = {name: number for number, (name, _) in enumerate(self.columns)}
         pick = itemgetter(*(places.get(name, len(places)) for name in in_table))
         return lambda value: pick((*self.values(value), None))
@@ -258,8 +258,8 @@ def statement(query: str, *, first: int = 1) -> str:
     `first`: the number of its first parameter that belongs to an order; those of its event follow.
     """
     text = sql(query)
-    for form, word in ((ORDER, "order"), (EVENT, "event"), (TRADE, "fill"), (POSITION, "position")):
-        text = text.replace(f"{{{word}_columns}}", form.names)
+    for form, name in ((ORDER, "order"), (EVENT, "event"), (TRADE, "fill"), (POSITION, "position")):
+        text = text.replace(f"{{{name}_columns}}", form.names)
     text = text.replace("{order_values}", ORDER.parameters(first))
     return text.replace("{event_values}", EVENT.parameters(first + len(ORDER.columns)))
 

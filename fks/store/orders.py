@@ -1,4 +1,4 @@
-"""The journal of orders: one durable statement before the bytes, one more for what follows, both fenced by the
+"""The order journal: one durable statement before the bytes, one more for the consequences, both fenced by the
 epoch."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Changes", "EventRow", "OrderJournal", "OrderStore", "Placed", "Trade
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What became of the one durable statement. `placed` are the ids that were not in the journal before."""
+    """Result of the one durable statement. `placed` are the ids that were not in the journal before."""
 
     is_taken: bool
     is_killed: bool
@@ -42,7 +42,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What some events did, to be written together: one row each, the newest state of it."""
+    """Changes caused by some events, to be written together: one row each, its newest state."""
 
     orders: Sequence[Order] = ()
     events: Sequence[EventRow] = ()
@@ -52,7 +52,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One item of a place or a deny: what becomes of the signal, with the orders and their first events."""
+    """One item of a place or a deny: the signal's outcome, with the orders and their first events."""
 
     orders: Sequence[Order]
     events: Sequence[EventRow]
@@ -73,8 +73,7 @@ class OrderJournal:
     nothing.
 
     Each may raise OutageError; then it is not known whether it was written, and the caller reads before it goes on.
-    What tasks place, deny or apply at the same time is written together (`fks.store.group_commit`), each with its own
-    result.
+    Concurrent calls of place, deny and apply are written together (`fks.store.group_commit`), each with its own result.
     """
 
     def __init__(self, db: Database, *, lease: str, epoch: int) -> None:
@@ -97,20 +96,20 @@ class OrderJournal:
         """Write orders with their first events and make the signal `ordered`, or write nothing.
 
         Nothing is written when the signal has an outcome already, or when the kill switch is engaged and the order not
-        `is_exempt` from it. Signal None: orders that no signal asks for (protections).
+        `is_exempt` from it. Signal None: orders without a signal (protections).
         """
         return await self._places.submit(_Place(orders, events, signal_id, SignalState.ORDERED, now_ns, is_exempt))
 
     async def deny(self, order: Order, event: EventRow, *, signal_id: uuid.UUID, now_ns: int) -> Placed:
-        """Keep a denied intent as an order row, and make its signal `denied` with the code."""
+        """Store a denied intent as an order row, and make its signal `denied` with the code."""
         return await self._places.submit(
             _Place([order], [event], signal_id, SignalState.DENIED, now_ns, True, order.code, order.detail)
         )
 
     async def apply(self, changes: Changes) -> bool:
-        """Write what events did, in one statement. False: one of the executions is booked already; nothing was written.
+        """Write the changes in one statement. False: one of the executions is booked already; nothing was written.
 
-        A takeover waits for it: what it wrote is there for the next epoch to read.
+        A takeover waits for it: its rows are there for the next epoch to read.
         """
         return await self._changes.submit(changes)
 
@@ -211,8 +210,8 @@ class OrderJournal:
     async def _each_or_all(
         self, items: Sequence[_Item], write: Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]]
     ) -> Sequence[_Result | Exception]:
-        """Write items together; when the server refuses one of their rows, write each by itself, so that one ends
-        alone."""
+        """Write items together; when the server refuses one of their rows, write each by itself, so that only that one
+        fails."""
         try:
             return await write(items)
         except asyncpg.PostgresError:
@@ -259,7 +258,7 @@ class OrderJournal:
 
 
 def _rows_of(changes: Changes) -> list[Hashable]:
-    """Return what names the rows that changes touch."""
+    """Return the keys of the rows that changes touch."""
     names: list[Hashable] = [order.client_order_id for order in changes.orders]
     names += [event.client_order_id for event in changes.events]
     names += [trade.fill.fill_id for trade in changes.trades]
@@ -278,7 +277,7 @@ def _numbers(groups: Iterable[Sequence[object]]) -> list[int]:
 
 
 class OrderStore:
-    """Reads of orders, events and executions, and the door's one write. Takes a database or an open transaction."""
+    """Reads of orders, events and executions, and the cancel request. Takes a database or an open transaction."""
 
     def __init__(self, querier: Querier) -> None:
         self._db = querier
@@ -289,7 +288,7 @@ class OrderStore:
         return None if row is None else order_of(row)
 
     async def by_venue_id(self, venue: str, symbol: str, venue_order_id: str) -> Order | None:
-        """Return the order that the venue knows under `venue_order_id`, or None."""
+        """Return the order with that `venue_order_id`, or None."""
         row = await self._db.fetchrow("orders.by_venue_id", venue, symbol, venue_order_id)
         return None if row is None else order_of(row)
 
@@ -303,11 +302,11 @@ class OrderStore:
         return [order_of(row) for row in await self._db.fetch("orders.open", list(venues))]
 
     async def legs(self, parents: Sequence[str]) -> list[Order]:
-        """Return the protection legs of these orders, all generations, oldest first."""
+        """Return the protection legs of these orders, of all attempts, oldest first."""
         return [order_of(row) for row in await self._db.fetch("orders.legs", list(parents))]
 
     async def entries_of(self, account_id: int, venue: str, symbol: str, instance: str, held: Decimal) -> list[Order]:
-        """Return the executed entries that `held` (absolute) of an instance is made of, newest first."""
+        """Return the executed entries that make up `held` (absolute) of an instance, newest first."""
         rows = await self._db.fetch("orders.entries_of", account_id, venue, symbol, instance, held)
         return [order_of(row) for row in rows]
 
@@ -355,8 +354,7 @@ class OrderStore:
         return [(row["id"], trade_of(row)) for row in rows]
 
     async def person_fills(self) -> list[TradeRow]:
-        """Return the executions that persons reported when they settled orders, and what was taken back, oldest
-        first."""
+        """Return the executions that persons reported when they settled orders, and reversed ones, oldest first."""
         return [trade_of(row) for row in await self._db.fetch("orders.person_fills")]
 
     async def trade(self, fill_id: uuid.UUID) -> TradeRow | None:
@@ -376,14 +374,14 @@ class OrderStore:
         }
 
     async def want_cancel(self, client_order_id: str, *, by: str, now_ns: int) -> Order | None:
-        """Write that somebody wants it cancelled; None when it is not open, or a cancel is under way already."""
+        """Record the request to cancel an order; None when it is not open, or a cancel is under way already."""
         row = await self._db.fetchrow(
             "orders.want_cancel", client_order_id, to_datetime(now_ns), f"cancel:{by}:{now_ns}", {"by": by}
         )
         return None if row is None else order_of(row)
 
     async def wanted_cancels(self, venues: Sequence[str]) -> list[str]:
-        """Return the ids of open orders whose cancel somebody asked for through the door."""
+        """Return the ids of open orders whose cancel was requested."""
         return [row["client_order_id"] for row in await self._db.fetch("orders.wanted_cancels", list(venues))]
 
 

@@ -19,7 +19,7 @@ from fks.store.prune import PruneStore
 
 MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
-YEARS_MAX = 20  # of partitions in one go; what is older stays in the default one
+YEARS_MAX = 20  # of partitions in one go; older rows stay in the default one
 _LOCK = 7_206_152  # one process makes partitions at a time
 _PIECE = 50_000  # bars deleted in one transaction
 _LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we do not wait long
@@ -128,11 +128,13 @@ async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list
 async def drop_old_bars(db: Database, now: datetime, keep_days: Mapping[str, float]) -> int:
     """Delete bars of the timeframes in `keep_days` that are older than so many days, to the day; return how many.
 
-    They are no longer wanted, so no sync fetches them again. Works in pieces, so that nobody waits long, and drops
-    months that are then empty. Errors: OutageError.
+    They are no longer wanted, so no sync fetches them again. Works in pieces with short locks, and drops months that
+    are
+    then empty. Errors: OutageError.
     """
     now = now.astimezone(UTC)
-    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)  # once a day: each time mapped copies are made anew
+    # once a day: each deletion makes mapped copies start again
+    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)
     store, deleted = PruneStore(db), 0
     for timeframe, days_kept in keep_days.items():
         limit = midnight - timedelta(days=days_kept)
@@ -143,7 +145,7 @@ async def drop_old_bars(db: Database, now: datetime, keep_days: Mapping[str, flo
                 until_ns = min(at_ns + piece_ns, to_ns(limit))
                 count = await store.series(row["exchange"], row["symbol"], timeframe, at_ns, until_ns)
                 deleted += count
-                if not count:  # its row in `series` is wrong: somebody dropped a partition by hand
+                if not count:  # its row in `series` is wrong: a partition was dropped by hand
                     await db.fetchval("store.recount", row["exchange"], row["symbol"], timeframe)
     if deleted:
         await _drop_empty_months(db, midnight)

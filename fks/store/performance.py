@@ -1,6 +1,6 @@
-"""What each account made each day: the view `daily_account_performance`, natively and with TimescaleDB.
+"""Daily performance of each account: the view `daily_account_performance`, natively and with TimescaleDB.
 
-Natively it is a materialised view, made by the first migration and refreshed here, every hour, without holding up its
+Natively it is a materialised view, made by the first migration and refreshed here, every hour, without blocking its
 readers. With TimescaleDB it is a continuous aggregate of the same name and columns that refreshes itself
 (fks.store.timescale).
 
@@ -21,7 +21,7 @@ import asyncpg
 from fks.model.errors import OutageError
 from fks.store.db import Database, Row, sql
 
-_LIMIT_S = 300.0  # years of executions; nobody waits for it
+_LIMIT_S = 300.0  # years of executions; a background task
 
 #: the columns after account_id and day, as in migration 0001. Realised PnL and fees are in the quote currency: a
 #: fee taken in the base asset counts at the trade's own price; one in a third currency counts as it stands
@@ -60,7 +60,7 @@ async def daily_performance(db: Database, account_id: int, since: datetime) -> S
 
 
 async def refresh(db: Database) -> str:
-    """Bring the view up to date and say how that went. Readers see the old days meanwhile. Errors: OutageError."""
+    """Refresh the view and return a line about it. Readers see the old days meanwhile. Errors: OutageError."""
     if not await db.fetchval("performance.is_ours"):
         return "refreshes itself"
     try:

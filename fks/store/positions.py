@@ -27,7 +27,7 @@ class PositionStore:
         return [position_of(row) for row in await self._db.fetch("positions.list", account_id, symbol, chosen)]
 
     async def save_external(self, account_id: int, venue: str, symbol: str, quantity: Decimal, now_ns: int) -> None:
-        """Write what the venue holds of a symbol beyond our own fills (base, signed)."""
+        """Write the quantity that the venue holds of a symbol beyond our own fills (base, signed)."""
         await self._db.execute(
             "positions.save_external", account_id, venue, symbol, quantity, to_datetime(now_ns), *fence_of(self._lease)
         )

@@ -1,4 +1,4 @@
-"""Old rows, deleted on purpose: bars with all that refers to them."""
+"""Deletion of old bars with all rows that refer to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PruneStore:
     async def series(self, exchange: str, symbol: str, timeframe: str, oldest_ns: int, before_ns: int) -> int:
         """Delete the bars of a series from `oldest_ns` to before `before_ns`, a month at a time; return how many.
 
-        Guarantees: they are not wanted any more before the first of them goes, so nobody fetches them again. Killed in
+        Guarantees: they are no longer wanted before the first of them goes, so no sync fetches them again. Killed in
         between, the rest goes with the next call.
         """
         key = (exchange, symbol, timeframe)
@@ -37,5 +37,5 @@ class PruneStore:
         return deleted
 
     async def outages(self, before_ns: int) -> int:
-        """Forget outages of feeds that ended before a time; return how many."""
+        """Delete outages of feeds that ended before a time; return how many."""
         return int((await self._db.execute("prune.outages", to_datetime(before_ns), retry=True)).rsplit(" ", 1)[-1])

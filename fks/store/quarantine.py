@@ -1,4 +1,4 @@
-"""The quarantine: what was not believed, with its reason and its numbers, until somebody settles it."""
+"""The quarantine: suspect messages and bars, with reason and numbers, until they are settled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fks.model.market import Suspect
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
 
-TEXT_MAX = 4000  # characters kept of a message
-NAME_MAX = 200  # characters kept of what should be a name: an index holds no more than 2.7 kB
-#: what a row is refused with; trying again would not help
+TEXT_MAX = 4000  # characters stored of a message
+NAME_MAX = 200  # characters stored of a name: an index holds no more than 2.7 kB
+# : errors of a refused row; a retry would not help
 _NOT_TAKEN = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 _COLUMNS = ("open", "high", "low", "close", "volume")
 
@@ -24,9 +24,9 @@ _COLUMNS = ("open", "high", "low", "close", "volume")
 Numbers = tuple[int, str, str, str, str, str]
 
 
-class Verdict(StrEnum):
-    """What came of it. CONFIRMED: the exchange said it again, or a person let it in. REFUSED: it is wrong and stays
-    out."""
+class Settled(StrEnum):
+    """Result of a settled row. CONFIRMED: the exchange returned it again, or a person accepted it. REFUSED: it is wrong
+    and stays out."""
 
     CONFIRMED = "confirmed"
     REFUSED = "refused"
@@ -34,7 +34,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Something not believed. `payload` has all its numbers, so that it can be let in later; `source` is who brought it
+    """A suspect message or bar. `payload` has all its numbers, so that it can be stored later; `source` is its origin
     (live, klines, sync, import); `timeframe` and `time_ns` are of bars, `time_ns` of trades too."""
 
     exchange: str
@@ -48,14 +48,14 @@ class Held:
 
     @staticmethod
     def bar(bar: Bar, reason: str, detail: str, *, source: str) -> Held:
-        """Return a bar that is not believed; prices go in as the exchange's text again."""
+        """Return a suspect bar; prices go in as the exchange's text again."""
         numbers = dict(zip(_COLUMNS, numbers_of(bar)[1:], strict=True))
         payload: dict[str, Any] = {"detail": detail, **numbers, "trades": bar.trades}
         return Held(bar.exchange, bar.symbol, "bars", reason, payload, bar.timeframe, bar.time_ns, source)
 
     @staticmethod
     def suspect(exchange: str, suspect: Suspect, *, source: str = "live") -> Held:
-        """Return a message that was not believed; a long one is cut and says so."""
+        """Return a suspect message; a long one is cut and marked as cut."""
         text = suspect.text if len(suspect.text) <= TEXT_MAX else suspect.text[:TEXT_MAX] + "…"
         return Held(exchange, suspect.symbol, suspect.channel, suspect.reason, {"text": text}, source=source)
 
@@ -67,11 +67,11 @@ class HeldRow:
     id: int
     held: Held
     received_ns: int
-    verdict: Verdict | None = None
+    verdict: Settled | None = None
     settled_ns: int | None = None
 
 
-#: called with what PostgreSQL does not take, and why
+# : called with a row that PostgreSQL does not take, and the reason
 Refused = Callable[[Held, Exception], None]
 
 
@@ -79,15 +79,15 @@ class QuarantineStore:
     """The table `quarantine`. Errors of all methods: OutageError."""
 
     def __init__(self, db: Querier, refused: Refused | None = None) -> None:
-        """`refused` is told of rows that PostgreSQL does not take, and `add` goes on; None: `add` raises what it
-        says."""
+        """Make a store. `refused` is called with rows that PostgreSQL does not take, and `add` goes on; None: `add`
+        raises the error."""
         self._db = db
         self._refused = refused
 
     async def add(self, items: Sequence[Held]) -> int:
-        """Keep what is not believed; return how many are new: a source that repeats itself fills no table.
+        """Store suspect items; return how many are new: repeated items fill no table.
 
-        Texts are a stranger's: characters that PostgreSQL cannot hold become "�", names longer than NAME_MAX are cut.
+        Texts come from outside: characters that PostgreSQL cannot hold become "�", names longer than NAME_MAX are cut.
         """
         try:
             return await self._add([_storable(item) for item in items])
@@ -117,9 +117,9 @@ class QuarantineStore:
         return [_row(row) for row in await self._db.fetch("quarantine.rows", exchange, symbol, with_settled, limit)]
 
     async def confirmed(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> set[Numbers]:
-        """Return the numbers of the bars with start <= open time < end that were held and then let in.
+        """Return the numbers of the bars with start <= open time < end that were held and then confirmed.
 
-        Whoever brings the same bar again (a sync) finds `numbers_of` it here and need not ask again.
+        A source that brings the same bar again (a sync) finds `numbers_of` it here and need not query again.
         """
         rows = await self._db.fetch(
             "quarantine.confirmed", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns)
@@ -130,14 +130,14 @@ class QuarantineStore:
         """Return exchange, symbol, channel, timeframe, reason, held, oldest, newest of what is not settled."""
         return [dict(row) for row in await self._db.fetch("quarantine.count")]
 
-    async def settle(self, ids: Sequence[int], verdict: Verdict) -> int:
-        """Say what came of rows; return of how many. The first verdict stands."""
+    async def settle(self, ids: Sequence[int], verdict: Settled) -> int:
+        """Settle rows; return how many. The first result of a row stands."""
         return len(await self._db.fetch("quarantine.settle", list(ids), verdict.value))
 
     async def settle_bars(
-        self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Verdict
+        self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Settled
     ) -> int:
-        """Say what came of all that was held against some bars; return of how many rows."""
+        """Settle all rows of some bars; return how many."""
         times = [to_datetime(time_ns) for time_ns in times_ns]
         return len(await self._db.fetch("quarantine.settle_bars", exchange, symbol, timeframe, times, verdict.value))
 
@@ -147,7 +147,7 @@ class QuarantineStore:
 
 
 def numbers_of(bar: Bar) -> Numbers:
-    """Return what tells a bar from another of its series."""
+    """Return the numbers that distinguish a bar from another of its series."""
     return (bar.time_ns, repr(bar.open), repr(bar.high), repr(bar.low), repr(bar.close), repr(bar.volume))
 
 
@@ -190,7 +190,7 @@ def _row(row: Row) -> HeldRow:
         row["id"],
         held,
         to_ns(row["received_at"]),
-        None if row["verdict"] is None else Verdict(row["verdict"]),
+        None if row["verdict"] is None else Settled(row["verdict"]),
         None if row["settled_at"] is None else to_ns(row["settled_at"]),
     )
 

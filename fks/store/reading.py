@@ -1,4 +1,4 @@
-"""What somebody who reads market data asks first: what a symbol means here, and how its series stand."""
+"""Lookups before a read of market data: the meaning of a symbol, and the state of its series."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fks.model.instrument import folded
 from fks.store import copy
 from fks.store.db import Database, Querier, sql
 
-#: the columns of `read_columns`, as they are told everywhere
+# : the columns of `read_columns`, in the one form of all interfaces
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "trades", "is_complete", "is_empty", "revision")
 _KINDS = {
     "time": copy.TIME,
@@ -31,7 +31,7 @@ _LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A symbol somewhere. `base` and `quote` are empty when there are bars of it but no exchange here lists it."""
+    """A symbol at an exchange. `base` and `quote` are empty when there are bars of it but no exchange here lists it."""
 
     exchange: str
     symbol: str
@@ -43,12 +43,12 @@ class Listed:
 
     @property
     def is_listed(self) -> bool:
-        """Return whether an exchange lists it: only of these there are rules for orders."""
+        """Return whether an exchange lists it: order rules exist only for listed ones."""
         return bool(self.base)
 
     @property
     def place(self) -> str:
-        """Return the spelling that means nothing else: binance:BTCUSDT."""
+        """Return the unambiguous name: binance:BTCUSDT."""
         return f"{self.exchange}:{self.symbol}"
 
 
@@ -59,10 +59,11 @@ class ReadingStore:
         self._db = querier
 
     async def find(self, text: str, exchange: str | None = None, *, listed: bool = False) -> Listed:
-        """Return the one thing that `text` spells: BTCUSDT, BTC/USDT, BTC-USDT, binance:BTCUSDT, in any case.
+        """Return the one symbol that `text` names: BTCUSDT, BTC/USDT, BTC-USDT, binance:BTCUSDT, in any case.
 
-        The rule for every door: what several exchanges have means `exchange`, else the one where it is collected, else
-        the one with bars. `listed`: only what an exchange lists. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the
+        The rule of all interfaces: a symbol of several exchanges means `exchange`, else the one where it is collected,
+        else
+        the one with bars. `listed`: only listed symbols. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the
         candidates.
         """
         rows = await self.spelled(text, exchange, listed=listed)
@@ -77,7 +78,7 @@ class ReadingStore:
 
         Errors: InputError SYMBOL_UNKNOWN with known ones; EXCHANGE when `text` names another exchange than `exchange`.
         """
-        prefix, _, rest = str(text).strip().rpartition(":")  # a notebook's may be anything
+        prefix, _, rest = str(text).strip().rpartition(":")  # a notebook may pass any type
         if exchange and prefix and exchange.lower() != prefix.lower():
             raise InputError(
                 f"{text!r} is not at {exchange}", code="EXCHANGE", status=422, remedy="name one exchange, once"
@@ -97,8 +98,7 @@ class ReadingStore:
         )
 
     async def spelled_at(self, exchange: str, symbol: str) -> list[Listed]:
-        """Return everything at one exchange that `symbol` may mean; [] where nobody lists it and no bars of it are
-        stored."""
+        """Return everything at one exchange that `symbol` may mean; [] for one without listing and stored bars."""
         return await self._spelled(symbol, exchange, False)
 
     async def _spelled(self, text: str, exchange: str | None, is_listed: bool) -> list[Listed]:
@@ -108,13 +108,14 @@ class ReadingStore:
     async def sync_status(
         self, symbol: str | None = None, timeframe: str | None = None, exchange: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return how syncs stand, by symbol; `symbol` in any spelling, one that nobody asked for has no rows."""
+        """Return the state of syncs, by symbol; `symbol` in any spelling, one without a sync has no rows."""
         wanted = None if symbol is None else folded(symbol)
         return [dict(row) for row in await self._db.fetch("reading.sync_status", wanted, timeframe, exchange)]
 
 
 def ambiguous(text: str, places: Sequence[str]) -> InputError:
-    """Return the error for a symbol that means several things (as `Listed.place` writes them), and how to say which."""
+    """Return the error for a symbol that means several things (as `Listed.place` writes them), with the way to
+    choose."""
     return InputError(
         f"ambiguous symbol {text!r}",
         code="SYMBOL_AMBIGUOUS",

@@ -1,4 +1,4 @@
-"""Settings that change while the system runs: versions with who, why and what, rolled out and rolled back.
+"""Settings that change while the system runs: versions with author, reason and changes, rolled out and rolled back.
 
 rolling → active → superseded, or rolling → failed. The newest version that did not fail is what every process starts
 with. Each node keeps a copy (0600), so that a part which has to start while the database is away starts with it too.
@@ -25,7 +25,7 @@ from fks.model.timeframe import to_ns
 from fks.store.db import Database, Querier, Row, Session
 from fks.store.operations import Operation, OperationStore
 
-#: How long a process that starts waits for the newest version before it takes the node's copy, seconds.
+# : Seconds that a starting process waits for the newest version before it takes the node's copy.
 ASK_S = 2.0
 
 
@@ -49,17 +49,17 @@ class ConfigVersion:
 
 @dataclass(frozen=True, slots=True)
 class Overlaid:
-    """Settings as they are in force, by which version (0: the file alone), and where that version was found."""
+    """Settings in force, their version (0: the file alone), and where that version was found."""
 
     settings: Settings
     version: int
     source: str  # database | copy | file
     keys: tuple[str, ...] = ()
-    is_current: bool = False  # the database said so, just now
+    is_current: bool = False  # the database confirmed it just now
 
 
 def copy_file(paths: Paths) -> Path:
-    """Return where a node keeps the newest version it has seen."""
+    """Return the path of a node's copy of the newest version it has seen."""
     return paths.run / "runtime.json"
 
 
@@ -86,11 +86,11 @@ class RuntimeConfigStore:
         return [_version(row) for row in await self._db.fetch("runtime_config.history", limit)]
 
     async def activate(self, version: int) -> None:
-        """Say that a version is rolled out; twice equals once."""
+        """Mark a version as rolled out. Idempotent."""
         await self._db.execute("runtime_config.activate", version)
 
     async def fail(self, version: int, error: str) -> None:
-        """Say that a version did not take; twice equals once."""
+        """Mark a version as failed. Idempotent."""
         await self._db.execute("runtime_config.fail", version, error)
 
 
@@ -105,9 +105,9 @@ async def propose(
     kind: str = "set",
     rolls_back_to: int | None = None,
 ) -> tuple[ConfigVersion, Operation]:
-    """Add a version and ask for its rollout, both or neither.
+    """Add a version and request its rollout, both or neither.
 
-    Errors: InputError 409 when somebody changed the settings since `base_version`, or a rollout is under way.
+    Errors: InputError 409 when the settings have changed since `base_version`, or a rollout is under way.
     """
     async with db.transaction() as tx:
         await tx.execute("runtime_config.lock")
@@ -145,7 +145,7 @@ async def _check_base(tx: Session, base_version: int) -> None:
             status=409,
             remedy=f"look at it with 'fks config diff {base_version} {current}' and try again",
         )
-    if await tx.fetchval("runtime_config.is_going_back"):  # a part that comes up then would take the new one
+    if await tx.fetchval("runtime_config.is_going_back"):  # a part that starts then would take the new one
         raise InputError(
             "a change that failed is still being rolled back",
             code="CONFIG_ROLLING",
@@ -168,7 +168,7 @@ async def overlaid(settings: Settings, paths: Paths, db: Database | None, *, ask
         source = "copy"
         try:
             number, values = read_copy(paths)
-        except ConfigError:  # the guardian must come up; who writes orders waits for the database anyway
+        except ConfigError:  # the guardian must come up; a process that writes orders waits for the database anyway
             number, values = 0, {}
     if number == 0:
         return Overlaid(settings, 0, "file", is_current=found is not None)
@@ -186,7 +186,7 @@ async def _asked(db: Database, ask_s: float) -> tuple[int, dict[str, Any]] | Non
     """Return (version, values) as the database has it; None when it does not answer, or has no such table yet."""
     try:
         async with asyncio.timeout(ask_s):
-            await db.ping()  # fails at once where a statement would try again for a while
+            await db.ping()  # fails at once where a statement would be retried for a while
             found = await RuntimeConfigStore(db).wanted()
     except (FksError, TimeoutError, asyncpg.PostgresError):
         return None
@@ -207,7 +207,7 @@ def read_copy(paths: Paths) -> tuple[int, dict[str, Any]]:
 
 
 def _keep(paths: Paths, version: int, values: Mapping[str, Any]) -> None:
-    """Write the copy where it says something else. A disk that refuses costs the copy, not the start."""
+    """Write the copy where it differs. A full or broken disk costs the copy, not the start."""
     try:
         if read_copy(paths) == (version, dict(values)):
             return

@@ -78,7 +78,7 @@ instruments = Table(
     PrimaryKeyConstraint("exchange", "symbol"),
 )
 
-assets = Table(  # what is collected, and whether: the owner's /assets
+assets = Table(  # symbols to collect, and whether: the owner's /assets
     "assets",
     metadata,
     _text("exchange"),
@@ -115,25 +115,25 @@ ohlcv_data = Table(
     postgresql_partition_by="RANGE (time)",
 )
 
-series = Table(  # one row a stored series, kept by triggers on ohlcv_data: nobody who writes bars can forget it
+series = Table(  # one row a stored series, kept by triggers on ohlcv_data, which no writer of bars can bypass
     "series",
     metadata,
     _text("exchange"),
     _text("symbol"),
     _text("timeframe"),
-    # changes whenever a stored bar changed, went, or came before the newest; a copy with the same revision only lacks
-    # later bars
+    # changes whenever a stored bar was changed, deleted, or inserted before the newest; a copy with the same revision
+    # only lacks later bars
     Column("revision", BigInteger, nullable=False, server_default="0"),
     _time("oldest", null=True),
     _time("newest", null=True),
     Column("candles", BigInteger, nullable=False, server_default="0"),
     _time("updated_at", now=True),
-    _text("calendar", null=True),  # when its market trades, as an import said; None: as its exchange does
+    _text("calendar", null=True),  # trading calendar given by an import; None: the exchange's
     PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
-    postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with room on the page
+    postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with free space on the page
 )
 
-known_gaps = Table(  # asked, and the exchange has no bars there: [gap_from, gap_to) is not asked for again
+known_gaps = Table(  # requested already, and the exchange has no bars there: [gap_from, gap_to) is not requested again
     "known_gaps",
     metadata,
     _text("exchange"),
@@ -146,7 +146,7 @@ known_gaps = Table(  # asked, and the exchange has no bars there: [gap_from, gap
     PrimaryKeyConstraint("exchange", "symbol", "timeframe", "gap_from"),
 )
 
-feed_outages = Table(  # when a feed was not live, from its last message to its next: what the quality report shows
+feed_outages = Table(  # when a feed was not live, from its last message to its next; used by the quality report
     "feed_outages",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -159,7 +159,7 @@ feed_outages = Table(  # when a feed was not live, from its last message to its 
     Index(None, "exchange", "symbol", "began_at"),
 )
 
-quarantine = Table(  # what was not believed: never repaired silently, never lost
+quarantine = Table(  # suspect messages and bars: never repaired silently, never lost
     "quarantine",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -211,7 +211,7 @@ market_trades = Table(
     postgresql_partition_by="RANGE (time)",
 )
 
-feeds = Table(  # one row a live feed: how far it is sealed, how old, by whom (fenced by epoch)
+feeds = Table(  # one row a live feed: its sealed position, its age, its writer's epoch
     "feeds",
     metadata,
     _text("exchange"),
@@ -261,14 +261,14 @@ accounts = Table(
     _text("mode", default="paper"),
     _flag("is_enabled", "true"),
     _time("created_at", now=True),
-    # whose account the venue's session is, fixed at the first one: another session is refused
+    # identity of the venue's session, fixed at the first one: another session is refused
     _text("environment", null=True),
     _text("uid", null=True),
     _text("network_epoch", null=True),
     UniqueConstraint("name"),
 )
 
-incidents = Table(  # what a person must explain; while one is open, entries on its subject are denied
+incidents = Table(  # flaws that a person must explain; while one is open, entries on its subject are denied
     "incidents",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -305,7 +305,7 @@ transfers = Table(  # deposits and withdrawals, as the venue lists them or a per
 )
 
 account_assets = (
-    Table(  # what an account held of an asset before FKS traded on it, and differences that a person adopted
+    Table(  # the account's holding of an asset before FKS traded on it, and differences that a person adopted
         "account_assets",
         metadata,
         Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
@@ -508,14 +508,15 @@ order_events = Table(  # append-only: every step of every order, in causal order
     UniqueConstraint("client_order_id", "event_id"),
 )
 
-order_settlements = Table(  # what persons said of UNKNOWN orders: proposed, confirmed, applied by the order manager
+# outcomes of UNKNOWN orders reported by persons: proposed, confirmed, applied by the order manager
+order_settlements = Table(
     "order_settlements",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
     _text("client_order_id"),
     _text("outcome"),
     Column("fills", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    _money("filled", default="0"),  # what was booked of the order when it was proposed: more since then refuses it
+    _money("filled", default="0"),  # booked executions of the order at the proposal: a later one refuses it
     _text("by"),
     _text("reason"),
     _text("confirm_code"),
@@ -532,7 +533,7 @@ order_settlements = Table(  # what persons said of UNKNOWN orders: proposed, con
     Index(None, "client_order_id"),
 )
 
-reconcile_requests = Table(  # a person asks the order manager to compare the journal with a venue now
+reconcile_requests = Table(  # requests of persons that the order manager compares the journal with a venue now
     "reconcile_requests",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -545,7 +546,8 @@ reconcile_requests = Table(  # a person asks the order manager to compare the jo
     Index("ix_reconcile_requests_open", "venue", postgresql_where=text("finished_at IS NULL")),
 )
 
-exit_end_requests = Table(  # a person asks the order manager to end the exit that a signal began, or waits to begin
+# requests of persons that the order manager ends the exit that a signal began, or waits to begin
+exit_end_requests = Table(
     "exit_end_requests",
     metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -614,7 +616,7 @@ positions = Table(
     PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
 )
 
-day_start_prices = Table(  # what LOSS_DAY compares prices with, of symbols held when a trading day began
+day_start_prices = Table(  # reference prices of LOSS_DAY, of symbols held when a trading day began
     "day_start_prices",
     metadata,
     _time("day_start"),
@@ -661,7 +663,7 @@ actor_events = Table(
     Index("ix_actor_events_escalations", "child", "id", postgresql_where=text("event IN ('escalated','cleared')")),
 )
 
-venue_states = Table(  # COLD SYNCING READY STALE per venue and account (C3)
+venue_states = Table(  # COLD SYNCING READY STALE per venue and account
     "venue_states",
     metadata,
     _text("venue"),
@@ -749,7 +751,7 @@ schedules = Table(
     _flag("is_enabled", "true"),
 )
 
-component_health = Table(  # the last beat of every component, for status when asked from outside the tree
+component_health = Table(  # the last beat of every component, for a status request from outside the tree
     "component_health",
     metadata,
     Column("name", Text, primary_key=True),
@@ -766,7 +768,7 @@ component_health = Table(  # the last beat of every component, for status when a
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
 )
 
-operations = Table(  # what a person asked of the running system: claimed and done by the supervisor, kept as the audit
+operations = Table(  # operations requested by persons: claimed and performed by the supervisor, kept as the audit
     "operations",
     metadata,
     Column("id", UUID, primary_key=True),
@@ -789,7 +791,8 @@ operations = Table(  # what a person asked of the running system: claimed and do
     Index("ix_operations_open", "created_at", postgresql_where=text("state IN ('queued','running')")),
 )
 
-runtime_config = Table(  # every version of what may be changed while running; the newest that is not 'failed' is wanted
+# every version of the settings that may change while running; the newest that is not 'failed' is wanted
+runtime_config = Table(
     "runtime_config",
     metadata,
     Column("version", BigInteger, Identity(always=False), primary_key=True),

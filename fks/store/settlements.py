@@ -83,7 +83,7 @@ class SettlementStore:
         code: str,
         now_ns: int,
     ) -> Settlement:
-        """Keep what a person says of an order; nothing follows from it before it is confirmed."""
+        """Store a person's report on an order; it has no effect before it is confirmed."""
         row = await self._db.fetchrow(
             "settlements.propose",
             client_order_id,
@@ -104,7 +104,7 @@ class SettlementStore:
         return None if row is None else _settlement(row)
 
     async def confirm(self, id: int, now_ns: int) -> None:
-        """Let the order manager apply it. A second time changes nothing."""
+        """Release it to the order manager. Idempotent."""
         await self._db.execute("settlements.confirm", id, to_datetime(now_ns))
 
     async def get(self, id: int) -> Settlement | None:
@@ -117,7 +117,7 @@ class SettlementStore:
         return [_settlement(row) for row in await self._db.fetch("settlements.of_order", client_order_id)]
 
     async def confirmed(self, venues: Sequence[str]) -> list[Settlement]:
-        """Return what the order manager of these venues has to apply, oldest first."""
+        """Return the settlements that the order manager of these venues has to apply, oldest first."""
         return [_settlement(row) for row in await self._db.fetch("settlements.confirmed", list(venues))]
 
     async def finish(self, id: int, error: str | None, now_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""Signals on disk: inserted once under their own id, decided once, and given exactly one outcome."""
+"""Signals in the database: inserted once under their own id, decided once, and given exactly one outcome."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class SignalStore:
         self._db, self._lease = querier, lease
 
     async def insert(self, signals: Sequence[Signal], body_hash: str | None = None) -> list[uuid.UUID]:
-        """Insert those not there yet and return their ids; a replay inserts nothing and returns nothing."""
+        """Insert the signals that are not stored yet and return their ids; a replay inserts nothing and returns
+        nothing."""
         if not signals:
             return []
         rows = await self._db.fetch("signals.insert", [{**signal_json(s), "body_hash": body_hash} for s in signals])
@@ -68,17 +69,18 @@ class SignalStore:
     async def ready(
         self, venues: Sequence[str], limit: int = 500, *, known: Collection[uuid.UUID] = ()
     ) -> list[SignalRecord]:
-        """Return signals of these venues that have no outcome and wait for nobody, oldest first: at most `limit` of one
-        instance and symbol, and twenty times that in all. Those that are `known` are left out."""
+        """Return signals of these venues that have no outcome and need no approval, oldest first: at most `limit` of
+        one instance and symbol, and twenty times that in all. Those that are `known` are left out."""
         rows = await self._db.fetch("signals.ready", list(venues), limit, list(known))
         return [record_of(row) for row in rows]
 
     async def ready_elsewhere(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
-        """Return the oldest signals that wait for an outcome at any other venue than these: no session carries them."""
+        """Return the oldest signals without outcome at any other venue than these: no session carries them."""
         return [record_of(row) for row in await self._db.fetch("signals.ready_elsewhere", list(venues), limit)]
 
     async def waiting(self, venues: Sequence[str]) -> dict[str, Waiting]:
-        """Return by venue what `ready` would find there; venues without any are left out."""
+        """Return the number and age of the signals that `ready` would find, by venue; venues without any are left
+        out."""
         rows = await self._db.fetch("signals.waiting", list(venues))
         return {row["venue"]: Waiting(row["count"], row["age_s"]) for row in rows}
 
@@ -115,7 +117,7 @@ class SignalStore:
 
     # ── ends of exits ────────────────────────────────────────────────────────────────────────────
     async def request_end(self, signal_id: uuid.UUID, *, by: str, now_ns: int) -> int | None:
-        """Ask for the end of a signal's exit and return the request's id; None when the journal shows no such exit in
+        """Request the end of a signal's exit and return the request's id; None when the journal shows no such exit in
         progress. A request that is still open is returned instead of a second one."""
         id = await self._db.fetchval("signals.request_end", signal_id, by, to_datetime(now_ns))
         assert id is None or isinstance(id, int)
@@ -159,7 +161,7 @@ class SignalStore:
 
 
 def signal_json(signal: Signal) -> dict[str, Any]:
-    """Return the signal as JSON-able columns; numbers as text, so that nothing passes through a float."""
+    """Return the signal as JSON-able columns; numbers as text, so that no number passes through a float."""
     return {
         "id": str(signal.id),
         "source": signal.source,

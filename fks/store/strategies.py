@@ -1,4 +1,4 @@
-"""Strategy instances on disk: what runs, from which anchor, how far it has decided, under whose epoch."""
+"""Strategy instances in the database: definition, anchor, last decided bar, owner's epoch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fks.store.signals import signal_json
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A row of strategy_instances. `anchor_ns`: open time of the first bar of every evaluation; `cursor_ns`: open time
-    up to which bars were decided on; `last_target` was wanted there. `sealed_ns` comes from the feed. `crashes` counts
-    how often it took its worker down, `traceback` is what the last one left."""
+    up to which bars were decided on, with the target `last_target`. `sealed_ns` comes from the feed. `crashes` counts
+    the workers that it took down, `traceback` is of the last crash."""
 
     id: str
     strategy: str
@@ -56,7 +56,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose instances a worker decides for, under which lease: those of a shard that are not isolated, or `only` one
+    """The worker that decides for some instances, and its lease: those of a shard that are not isolated, or `only` one
     that is. `lease` and `epoch` are checked inside every statement that writes."""
 
     lease: str
@@ -68,7 +68,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What an instance holds in one symbol, and how many orders with SL or TP stand at the venue for it."""
+    """Holding of an instance in one symbol, and how many orders with SL or TP rest at the venue for it."""
 
     symbol: str
     quantity: Decimal
@@ -78,7 +78,7 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class NewInstance:
-    """What a person says of a new instance; `account` by name, `venue` None = the account's."""
+    """Definition of a new instance by a person; `account` by name, `venue` None = the account's."""
 
     id: str
     strategy: str
@@ -155,7 +155,7 @@ class StrategyStore:
 
     @property
     def owner(self) -> Owner:
-        """Return who writes. Errors: BugError when nobody was named."""
+        """Return the writing worker. Errors: BugError when there is none."""
         if self._owner is None:
             raise BugError("a fenced write of strategy_instances without an owner")
         return self._owner
@@ -171,7 +171,7 @@ class StrategyStore:
         return [_instance(row) for row in await self._db.fetch("strategies.due", mine.shard, mine.shards, mine.only)]
 
     async def lease_epoch(self) -> int:
-        """Return the epoch that holds the owner's lease now; 0 when nobody ever did."""
+        """Return the epoch that holds the owner's lease now; 0 when it never had one."""
         return int(await self._db.fetchval("strategies.lease_epoch", self.owner.lease) or 0)
 
     async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]:
@@ -205,9 +205,9 @@ class StrategyStore:
         moved: Mapping[str, Any] | None = None,
         missed: Mapping[str, Any] | None = None,
     ) -> set[uuid.UUID] | None:
-        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, note a `moved`
-        anchor and the bars that were `missed`, in one statement. Return the ids of the new signals; None when nothing
-        was written."""
+        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, record a
+        `moved` anchor and the bars that were `missed`, in one statement. Return the ids of the new signals; None when
+        nothing was written."""
         mine = self.owner
         row = await self._db.fetchrow(
             "strategies.commit",
@@ -227,7 +227,7 @@ class StrategyStore:
         return set(row["added"]) if row["is_ours"] else None
 
     async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
-        """Write where a new instance's evaluation starts and from when on it decides."""
+        """Write the anchor of a new instance's evaluation and the bar from which on it decides."""
         mine = self.owner
         row = await self._db.fetchrow(
             "strategies.anchor",
@@ -260,10 +260,10 @@ class StrategyStore:
         error: str,
         message: str | None,
     ) -> bool:
-        """Write what follows from an instance's having taken its worker down at `at_ns`, judged from the row `before`,
-        and tell a person the `message`, in one statement.
+        """Write the consequences of a crash of the worker by an instance at `at_ns`, decided from the row `before`, and
+        page a person with the `message`, in one statement.
 
-        False: that crash is written already, or the row moved meanwhile and must be judged again.
+        False: that crash is written already, or the row moved meanwhile and must be decided again.
         """
         mine = self.owner
         row = await self._db.fetchrow(
@@ -284,18 +284,17 @@ class StrategyStore:
         return row is not None
 
     async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
-        """Return (reason, facts) of a worker's last end after a moment, as the supervisor wrote it down; None
-        unknown."""
+        """Return (reason, facts) of a worker's last end after a moment, from the supervisor's record; None: unknown."""
         row = await self._db.fetchrow("strategies.last_exit", worker, to_datetime(after_ns))
         return None if row is None else (row["reason"], row["payload"])
 
     async def exposure(self, instance_id: str) -> list[Exposure]:
-        """Return what an instance holds and what protects it."""
+        """Return the holdings of an instance and their protection."""
         rows = await self._db.fetch("strategies.exposure", instance_id)
         return [Exposure(row["symbol"], row["quantity"], row["venue"], row["protections"]) for row in rows]
 
     async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
-        """Record an event (a new anchor) for good."""
+        """Record an event (a new anchor)."""
         await self._db.execute("strategies.note", worker, event, reason, epoch, dict(payload))
 
     async def get(self, instance_id: str) -> Instance | None:
@@ -342,7 +341,7 @@ class StrategyStore:
         return await self._db.fetchrow("strategies.set_enabled", instance_id, is_enabled) is not None
 
     async def set_approval(self, instance_id: str, approval: str) -> bool:
-        """Let signals go out at once ('auto') or wait for a person ('manual'); False when there is no such instance."""
+        """Set the approval of an instance: 'auto' or 'manual'; False when there is no such instance."""
         return await self._db.fetchrow("strategies.set_approval", instance_id, approval) is not None
 
     async def set_pyramiding(self, instance_id: str, pyramiding: int) -> bool:

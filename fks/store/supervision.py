@@ -1,4 +1,4 @@
-"""The tree's rows: its history, its restart windows, every component's last beat, pages."""
+"""Rows of the tree: its history, its restart windows, every component's last beat, pages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 
-#: where a child's `component_health.detail` says why it escalated, as long as no person has ended that
+# : key of a child's `component_health.detail` with the reason of its escalation, until a person has ended that
 ESCALATION = "escalation"
-#: The children that money depends on: while one of them is escalated, entries are denied (ESCALATED).
+# : Children that orders depend on: while one of them is escalated, entries are denied (ESCALATED).
 MONEY = ("guardian", "orders")
 _COSTS_A_LINE = (OutageError, asyncpg.PostgresError)
 
@@ -39,11 +39,11 @@ class HealthRow:
 
 
 class TreeJournal:
-    """The supervisor's door to its rows. A database that is away costs a line of history, never a restart."""
+    """The supervisor's access to its rows. A database that is away costs a line of history, never a restart."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._written: dict[str, HealthRow] = {}  # rows as they stand, but for their beats
+        self._written: dict[str, HealthRow] = {}  # rows as stored, but for their beats
 
     async def note(
         self,
@@ -58,8 +58,7 @@ class TreeJournal:
     ) -> bool:
         """Append to the tree's history, waiting a second at most; return whether it was written.
 
-        `payload`: what is known beyond the reason, e.g. exit code, signal, last log lines
-        (`fks.supervision.exits.Exit`).
+        `payload`: facts beyond the reason, e.g. exit code, signal, last log lines (`fks.supervision.exits.Exit`).
         """
         facts = _clean(dict(payload or {}))
         try:
@@ -72,8 +71,8 @@ class TreeJournal:
         return True
 
     async def wanted(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return what the tree depends on: the enabled strategy instances that run in a worker of their own, and the
-        exchanges that have something to collect. Errors: OutageError."""
+        """Return the instances and exchanges that the tree needs: the enabled strategy instances with a worker of their
+        own, and the exchanges with a symbol to collect. Errors: OutageError."""
         row = await self._db.fetchrow("supervision.wanted")
         assert row is not None
         return tuple(sorted(row["isolated"])), tuple(row["exchanges"])
@@ -89,7 +88,8 @@ class TreeJournal:
         return lives
 
     async def escalations(self) -> dict[str, str]:
-        """Return why each child escalated whose escalation no person has ended. Errors: OutageError."""
+        """Return each escalated child with the reason, unless a person has ended the escalation. Errors:
+        OutageError."""
         rows = await self._db.fetch("supervision.escalations", retry=False)
         return {row["child"]: row["reason"] for row in rows}
 
@@ -113,7 +113,7 @@ class TreeJournal:
         return [row["name"] for row in await self._db.fetch("supervision.actors", retry=False)]
 
     async def page(self, event: str, message: str, component: str) -> bool:
-        """Tell a person; return whether it was stored."""
+        """Page a person; return whether it was stored."""
         try:
             await self._db.execute("supervision.alert", "page", event, _clean(message), component)
         except _COSTS_A_LINE:
@@ -125,7 +125,7 @@ class TreeJournal:
         OutageError."""
         settled = {row.name: replace(row, beat_ns=None) for row in rows}
         changed = [row for row in rows if self._written.get(row.name) != settled[row.name]]
-        known, self._written = self._written, {}  # nobody knows how the rows stand after an error
+        known, self._written = self._written, {}  # after an error the stored rows are unknown
         if changed:
             await self._write_whole(changed)
         steady = [row for row in rows if known.get(row.name) == settled[row.name]]
@@ -133,7 +133,7 @@ class TreeJournal:
             self._written = settled
 
     async def _touch(self, rows: Sequence[HealthRow]) -> int:
-        """Move the beats of rows alone; return how many there were of them."""
+        """Update the beats of unchanged rows; return their number."""
         beats = [to_datetime(row.beat_ns) if row.beat_ns else None for row in rows]
         names, epochs = [row.name for row in rows], [row.epoch for row in rows]
         return int(await self._db.fetchval("supervision.touch_health", names, beats, epochs, retry=False))

@@ -1,7 +1,7 @@
-"""The table `sync_status`: whose history is wanted, since when, and how far its sync is.
+"""The table `sync_status`: wanted history of each series, and the progress of its sync.
 
-pending (somebody asked) → running (a runner has it; `cursor`: all that is wanted from there on is done) → done |
-failed. A runner that dies leaves `running` behind with an old `updated_at`: the next one takes it over.
+pending (requested) → running (a runner has it; `cursor`: everything wanted from there on is done) → done | failed. A
+runner that dies leaves `running` behind with an old `updated_at`: the next one takes it over.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ class SyncRow:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What a row wants of its series once a sync began, and which part of it was done before (`done_from_ns` None:
-    nothing)."""
+    """Wanted span of a row when its sync began, and the part that was done before (`done_from_ns` None: nothing)."""
 
     from_ns: int
     to_ns: int | None
@@ -51,14 +50,14 @@ class Begun:
 class SyncStore:
     """Reads and writes `sync_status`. Errors of all methods: OutageError.
 
-    A row into which somebody put an infinite time reads as failed: it cannot be done, and holds up no other.
+    A row with an infinite time reads as failed: it cannot be done, and delays no other.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def all(self) -> list[dict[str, Any]]:
-        """Return every row, by symbol and timeframe, with what is stored of its series (stored, stored_from,
+        """Return every row, by symbol and timeframe, with the stored span of its series (stored, stored_from,
         stored_to)."""
         return [finite(row) for row in await self._db.fetch("sync.all")]
 
@@ -75,7 +74,7 @@ class SyncStore:
         from_ns: int | None = None,
         to_ns: int | None = None,
     ) -> None:
-        """Ask for the history of `symbol`: within seconds a running system begins. Twice equals once."""
+        """Request the history of `symbol`: a running system begins within seconds. Idempotent."""
         await self._db.execute(
             "sync.want", exchange, symbol, list(timeframes), _time(from_ns), _time(to_ns), retry=True
         )
@@ -83,9 +82,9 @@ class SyncStore:
     async def begin(
         self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None, *, default_ns: int
     ) -> Begun:
-        """Note that the sync of [from, to) runs from now on, besides what is wanted already; return what that makes.
+        """Record that the sync of [from, to) runs from now on, besides the span wanted already; return the sum.
 
-        `default_ns`: since when history is wanted by a row that waits and does not say.
+        `default_ns`: the start of history for a waiting row without one.
         """
         row = await self._db.fetchrow(
             "sync.begin", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), _time(default_ns), retry=True
@@ -103,16 +102,17 @@ class SyncStore:
         return [row["exchange"] for row in await self._db.fetch("sync.waiting", retry_s, silent_s)]
 
     async def advance(self, exchange: str, symbol: str, timeframe: str, cursor_ns: int) -> None:
-        """Note that everything wanted from `cursor_ns` on is done; it is also a sign of life."""
+        """Record that everything wanted from `cursor_ns` on is done; it is also a beat."""
         await self._db.execute("sync.advance", exchange, symbol, timeframe, _time(cursor_ns), retry=True)
 
     async def beat(self, exchange: str, symbol: str, timeframe: str) -> None:
-        """Show that the sync's runner lives: oftener than each SILENT_S, or somebody else takes the sync over."""
+        """Record that the sync's runner is alive: more often than each SILENT_S, or another runner takes the sync
+        over."""
         await self._db.execute("sync.beat", exchange, symbol, timeframe, retry=True)
 
     async def finish(self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None) -> None:
-        """Note that [from, to) is done, with what the series holds now; the row waits again when it wants more than
-        that."""
+        """Record that [from, to) is done, with the present span of the series; the row waits again when it wants
+        more."""
         await self._db.execute("sync.finish", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), retry=True)
 
     async def give_up(self, exchange: str, symbol: str, timeframe: str, error: str, *, is_final: bool) -> None:
@@ -121,7 +121,7 @@ class SyncStore:
         await self._db.execute("sync.give_up", exchange, symbol, timeframe, status, error[:500], retry=True)
 
     async def respell(self, exchange: str, symbol: str, spelled: str) -> None:
-        """Have what is wanted of `symbol`, also what failed, wanted under the exchange's own spelling."""
+        """Rename the wanted history of `symbol`, failed rows included, to the exchange's own spelling."""
         async with self._db.transaction() as tx:
             for row in await tx.fetch("sync.drop", exchange, symbol):
                 await tx.execute(
@@ -129,7 +129,7 @@ class SyncStore:
                 )
 
     async def refuse(self, exchange: str, error: str) -> None:
-        """Say of everything that waits for `exchange` why it will never be done."""
+        """Fail every waiting sync of `exchange` with the reason."""
         await self._db.execute("sync.refuse", exchange, error[:500], retry=True)
 
     async def submit_job(self, exchanges: Sequence[str], submitted_by: str) -> bool:
@@ -152,7 +152,7 @@ def _ns(moment: datetime | None) -> int | None:
 def finite(row: Row) -> dict[str, Any]:
     """Return a row of `sync_status`; as failed, without those times, when it has infinite ones.
 
-    They are read as the first or last time that Python knows, without a zone, which nobody can reckon with.
+    asyncpg returns them as naive first and last times of Python, which cannot be computed with.
     """
     found = dict(row)
     endless = [name for name, value in found.items() if isinstance(value, datetime) and value.tzinfo is None]

@@ -1,13 +1,13 @@
-"""TimescaleDB where it is installed: what was found, and the SQL that turns our tables into hypertables.
+"""TimescaleDB where it is installed: detection, and the SQL that turns our tables into hypertables.
 
-NOT RUN: no build of TimescaleDB was to be had where this was written. Tested are what is found where there is none,
-which steps are planned for which version and edition, and, on plain PostgreSQL, every statement but TimescaleDB's own.
-So nothing here happens by itself: `fks db timescale` shows the steps, `--apply` runs them, each in a transaction, after
-a backup. Tables keep their names, columns and results.
+NOT RUN: no build of TimescaleDB was available where this was written. Tested are the detection where there is none, the
+steps planned for each version and edition, and, on plain PostgreSQL, every statement but TimescaleDB's own. So nothing
+here happens by itself: `fks db timescale` shows the steps, `--apply` runs them, each in a transaction, after a backup.
+Tables keep their names, columns and results.
 
 From its documentation: transition tables of triggers on hypertables need 2.18, and DELETE triggers cannot have them
 once the columnstore is on; the columnstore, its policies and continuous aggregates are of the community edition only. A
-unique key of a hypertable has to hold its time. `trades` would lose UNIQUE (fill_id), which is why a fill is booked
+unique key of a hypertable has to contain its time. `trades` would lose UNIQUE (fill_id), by which a fill is booked
 once; so it stays an ordinary table, followed by the hypertable that the continuous aggregate needs. `indicators_cache`
 has no time.
 """
@@ -21,12 +21,12 @@ from fks.store.db import Database
 from fks.store.performance import COLUMNS
 
 VERSION_MIN = (2, 18)
-_STEP_LIMIT_S = 3600.0  # a table is written once more
+_STEP_LIMIT_S = 3600.0  # a table is rewritten
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a database offers. `version` None: not installed in it (`is_available`: it could be)."""
+    """TimescaleDB of a database. `version` None: not installed in it (`is_available`: it could be)."""
 
     version: tuple[int, ...] | None = None
     is_available: bool = False
@@ -41,8 +41,8 @@ class Found:
     def is_community(self) -> bool:
         return self.edition == "timescale"
 
-    def said(self) -> str:
-        """Return in words what was found and what follows from it."""
+    def summary(self) -> str:
+        """Return a sentence on the result and its consequence."""
         if self.version is None:
             hint = (
                 "it is available: CREATE EXTENSION timescaledb" if self.is_available else "native partitions are used"
@@ -60,7 +60,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Statements that are done together or not at all, and what they are for."""
+    """Statements that are done together or not at all, and their purpose."""
 
     name: str
     what: str
@@ -68,7 +68,7 @@ class Step:
 
 
 async def find(db: Database) -> Found:
-    """Return what the database has of TimescaleDB. Errors: OutageError."""
+    """Return the TimescaleDB of the database. Errors: OutageError."""
     row = await db.fetchrow("timescale.find")
     assert row is not None
     if row["version"] is None:
@@ -81,7 +81,7 @@ async def find(db: Database) -> Found:
 
 
 def plan(found: Found, data: Data) -> list[Step]:
-    """Return what is left to do, in order: nothing where TimescaleDB is missing, too old, or in use already. Pure."""
+    """Return the remaining steps, in order: none where TimescaleDB is missing, too old, or in use already. Pure."""
     if not found.is_usable:
         return []
     bars, balances = data.bars_compress_days, data.balances_compress_days
@@ -160,7 +160,7 @@ def _compressed(found: Found, table: str, segments: str, order: str, after_days:
     )
 
 
-#: a DELETE there cannot say what went: everything is counted anew, which is dear and rare
+# : a DELETE trigger has no transition table there: everything is counted again, which is slow and rare
 _FOLLOWING_DELETES = (
     """CREATE OR REPLACE FUNCTION series_swept() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

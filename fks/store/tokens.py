@@ -1,6 +1,6 @@
-"""API tokens at rest: 256 random bits shown once, kept only as their SHA-256, each with a name and one scope.
+"""API tokens: 256 random bits shown once, stored only as their SHA-256, each with a name and one scope.
 
-The scopes are a ladder: admin includes trade, trade includes signal, signal includes read.
+The scopes are ordered: admin includes trade, trade includes signal, signal includes read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fks.store.db import Querier
 
 #: Scopes, weakest first; each includes those before it.
 SCOPES = ("read", "signal", "trade", "admin")
-#: Name of the token that the command line of this node shows the gateway.
+# : Name of the token that this node's command line sends to the gateway.
 LOCAL = "cli"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: 256 bits in base64url; those made by `fks security-setup` lack the prefix
@@ -28,12 +28,12 @@ _FORM = re.compile(r"(fks_)?[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: the token's name and its scope."""
+    """An authenticated caller: the token's name and its scope."""
 
     name: str
     scope: str
     token_id: int = 0
-    prefix: str = ""  # with the id it tells this token from a later one of the same name
+    prefix: str = ""  # with the id it distinguishes this token from a later one of the same name
 
     def may(self, scope: str) -> bool:
         """Return whether this principal's scope includes `scope`."""
@@ -42,7 +42,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """What may be told of a token. `prefix` is enough to recognise it and too little to use it."""
+    """The public fields of a token. `prefix` is enough to recognise it and too little to use it."""
 
     name: str
     scope: str
@@ -58,7 +58,7 @@ def make_token() -> str:
 
 
 def hash_of(token: str) -> str:
-    """Return what is stored of a token. Plain SHA-256 suffices: 256 random bits cannot be guessed or tabled."""
+    """Return the stored form of a token. Plain SHA-256 suffices: 256 random bits cannot be guessed or tabled."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -94,7 +94,7 @@ class TokenStore:
         self._db = querier
 
     async def find(self, token: str) -> Principal | None:
-        """Return whose token this is, or None when it is nobody's or revoked. Takes the same time for every wrong
+        """Return the owner of this token, or None when it is unknown or revoked. Takes the same time for every wrong
         one."""
         if not _FORM.fullmatch(token):
             return None
@@ -105,7 +105,8 @@ class TokenStore:
         return Principal(row["name"], row["scope"], row["id"], row["prefix"])
 
     async def is_alive(self, principal: Principal) -> bool:
-        """Return whether this very token is not revoked: for whoever was let in long ago. Errors: OutageError."""
+        """Return whether this very token is not revoked, for connections that were authenticated long ago. Errors:
+        OutageError."""
         return await self._db.fetchval("tokens.is_alive", principal.token_id, principal.prefix) is not None
 
     async def create(self, name: str, scope: str) -> tuple[str, TokenRecord]:

@@ -13,7 +13,7 @@ from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
     from fks.store.db import Database
-    from fks.store.quarantine import HeldRow, Verdict
+    from fks.store.quarantine import HeldRow, Settled
 
 TEXT_SHOWN = 60
 _LOOKED_AT = 10_000  # rows of all symbols among which one symbol's are looked for
@@ -76,10 +76,10 @@ async def _rows(db: Database, exchange: str, *, is_all: bool, limit: int) -> lis
 
 def _settle(ctx: click.Context, confirmed: tuple[int, ...], refused: tuple[int, ...], *, as_json: bool) -> None:
     async def work(db: Database) -> list[int]:
-        from fks.store.quarantine import QuarantineStore, Verdict
+        from fks.store.quarantine import QuarantineStore, Settled
 
         store = QuarantineStore(db)
-        verdicts: list[tuple[tuple[int, ...], Verdict]] = [(confirmed, Verdict.CONFIRMED), (refused, Verdict.REFUSED)]
+        verdicts: list[tuple[tuple[int, ...], Settled]] = [(confirmed, Settled.CONFIRMED), (refused, Settled.REFUSED)]
         return [await store.settle(list(ids), verdict) for ids, verdict in verdicts]
 
     in_, out = with_store(ctx, work)

@@ -1,4 +1,4 @@
-"""What Alembic runs: the connection comes from fks.store.migrate, the tables from fks.store.schema."""
+"""Alembic's entry point: the connection comes from fks.store.migrate, the tables from fks.store.schema."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ UPDATE feeds SET state = $4, updated_at = now()
 UPDATE feeds SET state = 'COLD', updated_at = now()
  WHERE exchange = $1 AND epoch <= $2 AND state NOT IN ('COLD', 'OFF');
 
--- name: heard
+-- name: received
 -- Give how the feeds of these symbols stood when somebody last wrote of them, and their outages that have no end yet.
 SELECT f.symbol, f.state, f.last_message_at, o.channel, o.began_at, o.cause
   FROM feeds f
@@ -92,7 +92,7 @@ SELECT f.symbol, f.state, f.last_message_at, o.channel, o.began_at, o.cause
  WHERE f.exchange = $1 AND f.symbol = ANY($2::text[]) AND f.timeframe = 'trades'
  ORDER BY f.symbol, o.began_at;
 
--- name: trade_holes
+-- name: trade_gaps
 -- Give where stored public trades of one symbol leave ids out since $3, newest first: the first missing id and the one after.
 SELECT trade_id - missing AS from_id, trade_id AS to_id
   FROM (SELECT trade_id, trade_id - lag(trade_id) OVER (ORDER BY trade_id) - 1 AS missing FROM market_trades

@@ -172,7 +172,7 @@ NO_SUCH_ORDER = -2013  # on a query: one poll of C5
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Classification:
     """What a call came to. `code` is the venue's code as text, or ours when nothing left; `refusal` is set when
     REFUSED."""
 
@@ -183,7 +183,7 @@ class Verdict:
     refusal: Refusal | None = None
 
 
-def classify(wire: Wire, error: BaseException | None, *, is_network: bool = False) -> Verdict:
+def classify(wire: Wire, error: BaseException | None, *, is_network: bool = False) -> Classification:
     """Return what a send or a cancel came to, for a call that did not succeed.
 
     `error` is what was raised (None: an answer came but is not the one we need), `is_network` whether it is of a
@@ -192,21 +192,21 @@ def classify(wire: Wire, error: BaseException | None, *, is_network: bool = Fals
     detail = describe(wire, error)
     if wire.is_held_back and not wire.bytes_left:  # aiohttp sends a DELETE again when the connection was gone
         held = "nothing was sent: the lease is not held"
-        return Verdict(Outcome.REFUSED, str(Code.NOT_LEADER), held, refusal=Refusal.NOT_SENT)
+        return Classification(Outcome.REFUSED, str(Code.NOT_LEADER), held, refusal=Refusal.NOT_SENT)
     if not wire.bytes_left:
         code, refusal = (
             (Code.VENUE_DOWN, Refusal.UNAVAILABLE) if is_network else (Code.CLIENT_VALIDATION, Refusal.OTHER)
         )
-        return Verdict(Outcome.REFUSED, str(code), f"nothing was sent: {detail}", refusal=refusal)
+        return Classification(Outcome.REFUSED, str(code), f"nothing was sent: {detail}", refusal=refusal)
     venue_code = wire.code
     shown = None if venue_code is None else str(venue_code)
     if wire.status in GATE_STATUSES and venue_code is not None:
-        return Verdict(Outcome.REFUSED, shown, detail, wire.retry_after_s, gate_refusal(wire.status))
+        return Classification(Outcome.REFUSED, shown, detail, wire.retry_after_s, gate_refusal(wire.status))
     if venue_code is not None and wire.status is not None and 400 <= wire.status < 500:
         for row in DEFINITIVE:
             if row.fits(venue_code, wire.text):
-                return Verdict(row.outcome, shown, f"{row.why}: {detail}", wire.retry_after_s, row.refusal)
-    return Verdict(Outcome.AMBIGUOUS, shown, detail, wire.retry_after_s)
+                return Classification(row.outcome, shown, f"{row.why}: {detail}", wire.retry_after_s, row.refusal)
+    return Classification(Outcome.AMBIGUOUS, shown, detail, wire.retry_after_s)
 
 
 def _count_in(headers: Mapping[str, str], name: str) -> int | None:

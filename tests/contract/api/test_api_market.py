@@ -73,13 +73,13 @@ async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
         (traded,) = (await seeded.sql("SELECT time FROM market_trades"))[0]
         found = (await client.get("/market-data/BTCUSDT")).json()
         assert datetime.fromisoformat(found["time"]) == traded
-        await latest.tell([_trade(5, "64001.20")])
+        await latest.publish([_trade(5, "64001.20")])
         found = (await client.get("/market-data/BTC/USDT")).json()
         assert (found["price"], found["source"]) == ("64001.2", "redis")
         assert 5_000 <= found["age_ms"] < 30_000
         assert (found["quote"], found["book"]) == (None, None)
         await _feed(seeded, 1, "64001.20", 7)
-        await latest.tell([_trade(300, "64001.20", 7)])  # no trade for long, and other messages come
+        await latest.publish([_trade(300, "64001.20", 7)])  # no trade for long, and other messages come
         found = (await client.get("/market-data/BTC/USDT")).json()
         assert (found["price"], found["source"]) == ("64001.2", "redis")
         assert found["age_ms"] < 60_000
@@ -94,7 +94,7 @@ async def test_quote_and_book_come_along_with_ages_of_their_own(
     at = time.time_ns()
     quote = Quote("binance", "BTCUSDT", at, Decimal("1.10"), Decimal(2), Decimal("1.2"), Decimal(3), at - 4 * NS)
     book = Book("binance", "BTCUSDT", at, ((Decimal("1.10"), Decimal(2)),), ((Decimal("1.20"), Decimal(1)),), 7, at)
-    await latest.tell([quote, book])
+    await latest.publish([quote, book])
     async with gateway.client("read") as client:
         found = (await client.get("/market-data/BTCUSDT")).json()
     assert (found["quote"]["bid"], found["quote"]["ask"]) == ("1.1", "1.2")
@@ -133,7 +133,7 @@ async def test_what_was_imported_has_a_latest_price_too(gateway: Running, seeded
 async def test_without_postgresql_the_newest_is_told_all_the_same(
     redis_url: str, tmp_path: Path, latest: Latest
 ) -> None:
-    await latest.tell(
+    await latest.publish(
         [_trade(1, "64001.2"), msgspec.structs.replace(_trade(1, "64009.3"), exchange="kraken", symbol="BTC/USD")]
     )
     away = "postgresql://fks:x@127.0.0.1:1/fks"

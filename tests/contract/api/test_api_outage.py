@@ -67,7 +67,7 @@ async def test_who_was_known_reads_the_newest_price_while_postgresql_is_away(
     monkeypatch.setattr(auth, "REMEMBER_S", 0.0)
     now_ns = RealClock().now_ns()
     trade = PublicTrade("binance", "BTCUSDT", 1, now_ns, Decimal("64001.2"), Decimal(1), False, received_ns=now_ns)
-    await Latest(bus).tell([trade])
+    await Latest(bus).publish([trade])
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
         async with running_on(postgres.url, redis_url, tmp_path) as (gateway, token), gateway.client("read") as client:

@@ -82,7 +82,7 @@ async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wante
     quote = Quote("binance", "BTCUSDT", AT, Decimal("1.1"), Decimal(2), Decimal("1.2"), Decimal(3), AT)
     assert not hub._is_hearing
     async with open_socket(gateway) as socket:
-        await latest.tell([trade])
+        await latest.publish([trade])
         await say(socket, type="subscribe", channels=["prices", "quotes"], symbols=["BTCUSDT"])
         shots = {
             shot["channel"]: shot for shot in [await next_of(socket, "snapshot"), await next_of(socket, "snapshot")]
@@ -90,14 +90,14 @@ async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wante
         assert [item["price"] for item in shots["prices"]["items"]] == ["64000.10"]
         assert shots["quotes"]["items"] == []
         assert hub._is_hearing
-        await latest.tell([quote])  # nothing told after the snapshot is missed: the subscription stands
+        await latest.publish([quote])  # nothing told after the snapshot is missed: the subscription stands
         assert (await next_of(socket, "quote"))["ask"] == "1.2"
         await bus.publish(PRICES, {"type": "price", "exchange": "binance", "symbol": "ETHUSDT", "price": "1"})
-        await latest.tell([trade])
+        await latest.publish([trade])
         assert (await next_of(socket, "price"))["symbol"] == "BTCUSDT"
         await say(socket, type="unsubscribe", channels=["quotes"])
         assert (await next_of(socket, "unsubscribed"))["count"] == 1
-        await latest.tell([quote, trade])
+        await latest.publish([quote, trade])
         assert (await next_of(socket, "price", "quote"))["type"] == "price"
     await until(lambda: not hub._is_hearing)
 

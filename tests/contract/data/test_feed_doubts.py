@@ -26,7 +26,7 @@ from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
-from fks.store.quarantine import QuarantineStore, Verdict
+from fks.store.quarantine import QuarantineStore, Settled
 from tests.support.paper_market import PaperMarket
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -295,8 +295,8 @@ async def test_an_unusual_bar_stands_in_the_quarantine_until_the_exchange_says_i
         rig.holes.confirm(rig.feed)
         await until(lambda: not rig.feed.doubted)
     rows = {row.held.time_ns: row for row in await rig.quarantine.rows("binance", with_settled=True)}
-    assert rows[doubted.time_ns].verdict is Verdict.CONFIRMED
-    assert rows[made_up.time_ns].verdict is Verdict.REFUSED
+    assert rows[doubted.time_ns].verdict is Settled.CONFIRMED
+    assert rows[made_up.time_ns].verdict is Settled.REFUSED
     assert [item.bar for item in rig.feed.revised] == [bars[3]]
     assert log.events("warning").count("bar.doubted") == 2
 

@@ -17,7 +17,7 @@ from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Span
-from fks.store.quarantine import Held, QuarantineStore, Verdict
+from fks.store.quarantine import Held, QuarantineStore, Settled
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -255,7 +255,7 @@ async def test_the_quarantine_is_counted_by_series_until_it_is_settled(
         return {one.timeframe: (await report.of(one)).quarantined for one in await report.series()}
 
     assert await counted() == {"1m": 2, "1h": 0}
-    await store.settle_bars("binance", "BTCUSDT", "1m", [START_NS - HOUR], Verdict.REFUSED)
+    await store.settle_bars("binance", "BTCUSDT", "1m", [START_NS - HOUR], Settled.REFUSED)
     assert await counted() == {"1m": 1, "1h": 0}
 
 

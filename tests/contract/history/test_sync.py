@@ -21,7 +21,7 @@ from fks.model.timeframe import NS, bar_end, bar_start, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Span
-from fks.store.quarantine import QuarantineStore, Verdict
+from fks.store.quarantine import QuarantineStore, Settled
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -428,8 +428,8 @@ async def test_impossible_bar_is_never_stored_and_suspect_requested_again(
     held = {row.held.time_ns: row for row in await QuarantineStore(database).rows(with_settled=True)}
     assert {at: (row.held.reason, row.verdict) for at, row in held.items()} == {
         broken: ("inconsistent", None),
-        odd: ("outlier", Verdict.CONFIRMED),
-        slip: ("outlier", Verdict.REFUSED),
+        odd: ("outlier", Settled.CONFIRMED),
+        slip: ("outlier", Settled.REFUSED),
     }
     await sync.sync("BTCUSDT", "1m", end - 10 * HOUR, is_again=True)
     assert asked[odd] == 3, "what was confirmed once is not asked for twice again"

@@ -38,7 +38,7 @@ async def test_what_is_kept_is_what_is_published_the_newest_of_each(bus: Bus) ->
     latest = Latest(bus)
 
     async def told() -> bool:
-        assert await latest.tell([trade(1), trade(2), QUOTE, BOOK])
+        assert await latest.publish([trade(1), trade(2), QUOTE, BOOK])
         return len(heard) >= 3
 
     await until(told)
@@ -65,7 +65,7 @@ async def test_what_is_kept_is_what_is_published_the_newest_of_each(bus: Bus) ->
 
 
 async def test_what_is_not_ours_is_as_if_it_were_not_there(bus: Bus) -> None:
-    assert await Latest(bus).tell([])
+    assert await Latest(bus).publish([])
     for text in (b"{", b"[]", b"7", json.dumps({"type": "quote"}).encode(), b'{"type": "price", "time": 5}'):
         await bus.put(key_of("binance", "ODDUSDT"), "price", text, 60)
         assert await Latest(bus).read("binance", "ODDUSDT") == Seen()
@@ -73,6 +73,6 @@ async def test_what_is_not_ours_is_as_if_it_were_not_there(bus: Bus) -> None:
 
 async def test_without_redis_nothing_is_raised() -> None:
     away = await Bus.connect("redis://127.0.0.1:1/0", timeout_s=0.2)
-    assert not await Latest(away).tell([trade(1)])
+    assert not await Latest(away).publish([trade(1)])
     assert await Latest(away).read("binance", "LATESTUSDT") == Seen()
     await away.close()

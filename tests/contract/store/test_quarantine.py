@@ -11,7 +11,7 @@ from fks.model.bar import Bar
 from fks.model.market import Suspect
 from fks.model.timeframe import NS
 from fks.store.db import Database
-from fks.store.quarantine import TEXT_MAX, Held, QuarantineStore, Verdict, numbers_of
+from fks.store.quarantine import TEXT_MAX, Held, QuarantineStore, Settled, numbers_of
 
 T0 = 1_767_225_600 * NS
 BAR = Bar("binance", "BTCUSDT", "1m", T0, 0.1, 1e9, 1e-8, 0.30000000000000004, 5.0, 3)
@@ -83,11 +83,11 @@ async def test_the_first_verdict_stands_and_settled_rows_are_out_of_the_way(data
     store = QuarantineStore(database)
     await store.add([held(0), held(1), held(2), held(2, "off_session")])
     newest = await store.rows(limit=1)
-    assert await store.settle([newest[0].id], Verdict.REFUSED) == 1
-    assert await store.settle([newest[0].id], Verdict.CONFIRMED) == 0
-    assert await store.settle_bars("binance", "BTCUSDT", "1m", [T0, T0 + 60 * NS], Verdict.CONFIRMED) == 2
+    assert await store.settle([newest[0].id], Settled.REFUSED) == 1
+    assert await store.settle([newest[0].id], Settled.CONFIRMED) == 0
+    assert await store.settle_bars("binance", "BTCUSDT", "1m", [T0, T0 + 60 * NS], Settled.CONFIRMED) == 2
     assert len(await store.rows()) == 1
-    assert {row.verdict for row in await store.rows(with_settled=True)} == {None, Verdict.REFUSED, Verdict.CONFIRMED}
+    assert {row.verdict for row in await store.rows(with_settled=True)} == {None, Settled.REFUSED, Settled.CONFIRMED}
     assert [(row["reason"], row["held"]) for row in await store.counts()] == [("outlier", 1)]
     assert await store.add([held(0)]) == 0  # it comes again with the next sync: it is known
 
@@ -95,7 +95,7 @@ async def test_the_first_verdict_stands_and_settled_rows_are_out_of_the_way(data
 async def test_what_was_let_in_is_known_by_its_numbers(database: Database) -> None:
     store = QuarantineStore(database)
     await store.add([Held.bar(BAR, "outlier", "", source="sync"), held(1)])
-    await store.settle_bars("binance", "BTCUSDT", "1m", [T0], Verdict.CONFIRMED)
+    await store.settle_bars("binance", "BTCUSDT", "1m", [T0], Settled.CONFIRMED)
     known = await store.confirmed("binance", "BTCUSDT", "1m", T0, T0 + 3600 * NS)
     assert known == {numbers_of(BAR)}
 

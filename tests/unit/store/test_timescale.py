@@ -29,7 +29,7 @@ def text(steps: list[Step]) -> str:
 )
 def test_without_a_usable_version_nothing_is_done(found: Found, word: str) -> None:
     assert plan(found, Data()) == []
-    assert word in found.said()
+    assert word in found.summary()
 
 
 def test_the_community_edition_gets_hypertables_compression_and_the_continuous_aggregate() -> None:
@@ -51,7 +51,7 @@ def test_the_apache_edition_gets_hypertables_alone() -> None:
     assert [step.name for step in steps] == ["ohlcv_data", "market_trades", "balance_history"]
     assert "columnstore" not in text(steps)
     assert "policy" not in text(steps)
-    assert "no compression" in APACHE.said()
+    assert "no compression" in APACHE.summary()
 
 
 def test_ages_come_from_the_settings() -> None:
@@ -64,7 +64,7 @@ def test_ages_come_from_the_settings() -> None:
 def test_what_is_a_hypertable_already_is_left_alone() -> None:
     made = Found(COMMUNITY.version, True, "timescale", frozenset({"ohlcv_data", "trades_by_time"}))
     assert [step.name for step in plan(made, Data())] == ["market_trades", "balance_history"]
-    assert "ohlcv_data, trades_by_time" in made.said()
+    assert "ohlcv_data, trades_by_time" in made.summary()
 
 
 def test_hypertables_keep_the_keys_of_the_schema_and_every_key_holds_the_time() -> None:

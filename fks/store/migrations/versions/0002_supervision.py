@@ -1,4 +1,4 @@
-"""What was asked of the running system, what may change while it runs, its machines, and strategies that crash."""
+"""Operations, runtime settings, machines, and crash counts of strategies."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Market data that tells how far it can be trusted: revisions, gaps, outages, quarantine; and what was computed from
-it."""
+"""Trust in market data: revisions, gaps, outages, quarantine; and the cache of computed columns."""
 
 from __future__ import annotations
 
@@ -12,9 +11,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-#: Whoever writes bars, its row in `series` follows: the count, the newest, and a revision that tells a copy it is no
-#: longer
-#: a true prefix. Locks are taken in one order. Dropping a whole partition fires nothing: who does that recounts.
+#: Triggers that keep a row of `series` for each stored series: the count, the newest bar, and a revision that changes when
+#: a copy is no longer a true prefix. Locks are taken in one order. Dropping a whole partition fires no trigger: the code
+#: that drops it counts again.
 SERIES = """
 CREATE FUNCTION series_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -187,7 +186,7 @@ def upgrade() -> None:
     op.add_column("sync_status", sa.Column("wanted_to", sa.DateTime(timezone=True), nullable=True))
     op.add_column("sync_status", sa.Column("cursor", sa.DateTime(timezone=True), nullable=True))
     op.add_column("sync_status", sa.Column("started_at", sa.DateTime(timezone=True), nullable=True))
-    for table in ("ohlcv_data", "market_trades"):  # finds a span of time in any partition, and takes next to no room
+    for table in ("ohlcv_data", "market_trades"):  # finds a span of time in any partition, and takes little space
         op.create_index(op.f(f"ix_{table}_time"), table, ["time"], unique=False, postgresql_using="brin")
     for statement in SERIES.split("\n--\n"):
         op.execute(statement)

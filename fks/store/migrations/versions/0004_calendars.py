@@ -1,4 +1,4 @@
-"""When the market of an imported series trades: nobody else knows it."""
+"""The trading calendar of an imported series, which only the import knows."""
 
 from __future__ import annotations
 

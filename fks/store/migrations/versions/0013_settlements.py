@@ -1,4 +1,4 @@
-"""What persons said of orders of unknown outcome, and their requests to reconcile a venue."""
+"""Settlements by persons of orders of unknown outcome, and requests to reconcile a venue."""
 
 from __future__ import annotations
 

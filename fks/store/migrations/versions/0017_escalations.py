@@ -1,4 +1,4 @@
-"""Which child is escalated, asked once a second: an index over the few events that say so."""
+"""An index over escalation events, which are queried once a second."""
 
 from __future__ import annotations
 

@@ -115,3 +115,10 @@ def test_every_command_of_the_table_exists_and_helps() -> None:
             command = cli.get_command(context, name)
             assert command is not None
             assert command.help or command.get_short_help_str(), name
+
+
+def test_longest_test_files_exist() -> None:
+    """A moved file that is begun last may leave one worker alone for a minute."""
+    from tests.conftest import LONGEST
+
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []

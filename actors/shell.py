@@ -28,13 +28,13 @@ from fks.config.version import VERSION
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import FailedCheck
 from fks.process.crash_files import catch_faults, write_exit
-from fks.process.heartbeat import Pulse, pulse_file
+from fks.process.heartbeat import HeartbeatWriter, heartbeat_file
 from fks.process.log import Redactor
 from fks.process.self_checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
 from fks.runtime import Component
 
 BEAT_S = 0.2
-SAY_S = 1.0  # between two times that the pulse says all that health would, when nothing changes
+STATUS_S = 1.0  # between two times that the heartbeat says all that health would, when nothing changes
 WAIT_S = 0.5  # between tries to start while something that the child needs is away
 JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
 LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
@@ -65,8 +65,8 @@ class Shell:
         self._node_id = ""  # Ray's, where there is one
         self._state = "starting"
         self._beat = time.monotonic()
-        self._pulse: Pulse | None = None
-        self._said_s = float("-inf")  # when the pulse last said more than that it beats
+        self._heartbeat: HeartbeatWriter | None = None
+        self._status_written_s = float("-inf")  # when the heartbeat last said more than that it beats
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
         self._may_begin = asyncio.Event()
@@ -108,13 +108,13 @@ class Shell:
             await self._any_within(self._wait_s, self._may_begin, self._asked)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
         self._component = component
-        self._pulse = Pulse(pulse_file(component.paths.run, self._name))
+        self._heartbeat = HeartbeatWriter(heartbeat_file(component.paths.run, self._name))
         self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)
         keeper: list[asyncio.Task[Any]] = []
         if component.lease is not None:
             keeper.append(asyncio.create_task(component.lease.keep()))
-            keeper.append(asyncio.create_task(component.mind_lease()))
-        keeper.append(asyncio.create_task(component.share_metrics()))
+            keeper.append(asyncio.create_task(component.watch_lease()))
+        keeper.append(asyncio.create_task(component.publish_metrics()))
         await loaded
         child = self._child = await self._started(component)
         if child is not None:
@@ -202,32 +202,32 @@ class Shell:
     def _turn(self) -> None:
         """One turn of the work loop: the beat that health tells of."""
         now_s = self._beat = time.monotonic()
-        if now_s - self._said_s >= SAY_S:
+        if now_s - self._status_written_s >= STATUS_S:
             self._memory_mb = memory_mb()
         self._look(now_s)
-        if now_s - self._said_s >= SAY_S:
-            self._said_s = now_s
+        if now_s - self._status_written_s >= STATUS_S:
+            self._status_written_s = now_s
             self._detail = dict(self._child.detail()) if self._child is not None else {}
-            if self._pulse is not None:
-                self._pulse.say(self._answer(now_s))
-        if self._pulse is not None:
-            self._pulse.beat(now_s)
+            if self._heartbeat is not None:
+                self._heartbeat.write_status(self._answer(now_s))
+        if self._heartbeat is not None:
+            self._heartbeat.beat(now_s)
 
     def _look(self, now_s: float) -> None:
         """Look at the child: its state, its problems."""
         if self._child is None or self._component is None:
             return
-        changes = self._checks.look(self._problems(self._component, now_s), now_s)
+        changes = self._checks.update(self._problems(self._component, now_s), now_s)
         log = self._component.log
         for problem in changes.failed:
             log.warning("check.failed", kind=problem.kind, about=problem.about, problem=problem.text)
-        for problem in changes.mended:
+        for problem in changes.recovered:
             log.info("check.mended", kind=problem.kind, about=problem.about)
         state = "ready" if self._child.is_ready and self._checks.is_well else "degraded"
         if self._state in ("draining", "stopping"):
             state = self._state
-        if state != self._state or changes.failed or changes.mended:
-            self._said_s = float("-inf")  # nobody should hear of it late
+        if state != self._state or changes.failed or changes.recovered:
+            self._status_written_s = float("-inf")  # nobody should hear of it late
         self._state = state
 
     def _problems(self, component: Component, now_s: float) -> list[FailedCheck]:
@@ -245,7 +245,7 @@ class Shell:
     ) -> None:
         """Drain, cancel the work, stop: the lease is kept all the while, so that what is in flight may be finished."""
         if hasattr(child, "drain"):
-            self._state, self._said_s = "draining", float("-inf")
+            self._state, self._status_written_s = "draining", float("-inf")
             start_s = time.monotonic()
             component.log.info("actor.draining", epoch=self._epoch)
             try:

@@ -25,7 +25,7 @@ from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from fks.process.crash_files import exit_of
 from fks.process.handle import ProcessHandle
-from fks.process.heartbeat import Finger, pulse_file
+from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.runtime import Component
 from fks.supervision import ChildSpec
 from fks.supervision.exits import Exit, How
@@ -34,7 +34,7 @@ NAMESPACE = "fks"
 _STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
-CALL_S = 60.0  # between two calls of a child whose pulse is felt: that it answers the cluster, too
+CALL_S = 60.0  # between two calls of a child whose heartbeat is felt: that it answers the cluster, too
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 
 
@@ -94,7 +94,7 @@ class RayChild:
         self._node = self._node_id = ""
         self._is_here = False  # its process can be reached by its pid: a host name would not prove that
         self._process: ProcessHandle | None = None
-        self._finger: Finger | None = None
+        self._reader: HeartbeatReader | None = None
         self._was_up, self._called_s = False, 0.0  # as its last answer to a call told, and when that came
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
@@ -116,20 +116,20 @@ class RayChild:
             if self._is_here:
                 self._process = ProcessHandle.hold(self._pid, command=b"ray")
                 if self._paths is not None:
-                    self._finger = Finger(pulse_file(self._paths.run, self._spec.id), self._pid)
+                    self._reader = HeartbeatReader(heartbeat_file(self._paths.run, self._spec.id), self._pid)
         self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
         return beat
 
     def felt(self) -> Mapping[str, object] | None:
-        """Return what its pulse says and how old that is; None when it has none here, comes up, or a call is due."""
-        if self._finger is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
+        """Return the status of its heartbeat, with its age; None when it has to be called."""
+        if self._reader is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
             return (
                 None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid
             )
-        pulse = self._finger.feel()
-        if pulse is None:
+        heartbeat = self._reader.read()
+        if heartbeat is None:
             return None
-        at_s, said = pulse
+        at_s, said = heartbeat
         return {**said, "age_s": max(time.monotonic() - at_s, 0.0)}
 
     async def begin(self) -> None:

@@ -21,7 +21,7 @@ from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
 from fks.runtime import Component
 from fks.store.supervision import TreeJournal
-from fks.supervision import Backoff, ChildSpec, Containment, Intensity, SupervisorSpec, check_tree
+from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree
 
 CLASSES: dict[str, Any] = {
     "supervisor": SupervisorActor,
@@ -60,7 +60,9 @@ def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequenc
     """
     timing = settings.supervision
     limit = Intensity(timing.restarts_max, timing.restarts_period_s)
-    backoff = Backoff(timing.backoff_first_s, timing.backoff_max_s, timing.backoff_jitter, timing.backoff_reset_s)
+    backoff = RestartBackoff(
+        timing.backoff_first_s, timing.backoff_max_s, timing.backoff_jitter, timing.backoff_reset_s
+    )
 
     containment = Containment(timing.escalated_retry_s, timing.restarts_period_s, timing.deaths_hour_max)
 

@@ -1,7 +1,7 @@
-"""What every process of the running system is given: settings, secrets, database, bus, log, meter and its lease.
+"""Context of every process of the running system: settings, secrets, database, bus, log, meter and its lease.
 
-`open` never fails for a database or Redis that is away: the database connects when it is first needed and the bus
-when Redis answers, so that a part can come up degraded and say so.
+`open` never fails for a database or Redis that is unavailable: the database connects when it is first needed and the
+bus when Redis answers, so that a component can come up degraded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from fks.store.leases import HeldLease
 from fks.store.runtime_config import overlaid
 
 SNAPSHOTS = "fks:snapshots"  # a hash in Redis: component -> its last metric snapshot
-SHARE_S = 10.0  # between two snapshots
-SHOWN_S = 60.0  # all of them end so long after the last one of anybody
+PUBLISH_S = 10.0  # between two snapshots of a component
+SNAPSHOTS_TTL_S = 60.0  # the hash expires this long after the last snapshot of any component
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """The surroundings of one component. `lease` is None for the few that hold none."""
+    """The context of one component. `lease` is None for the few that hold none."""
 
     name: str
     epoch: int
@@ -72,10 +72,9 @@ class Component:
 
     @staticmethod
     async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:
-        """Return the surroundings of component `name` on this node, as FKS_HOME says, with what was changed at run
-        time.
+        """Return the context of component `name` on this node, from FKS_HOME and the settings changed at run time.
 
-        Errors: ConfigError when the node's settings, what lies over them or its secrets are wrong; OutageError when no
+        Errors: ConfigError when the node's settings, the changes to them or its secrets are wrong; OutageError when no
         keeper runs here.
         """
         settings = load_settings(home or os.environ.get("FKS_HOME"))
@@ -115,10 +114,10 @@ class Component:
         )
 
     async def with_current_config(self) -> Component:
-        """Return these surroundings with the settings that the database has, if it could not be asked at `open`.
+        """Return this context with the settings in the database, if they could not be read at `open`.
 
-        What writes orders calls this once it has its lease: a limit that was lowered at run time must not be forgotten
-        over an outage. Errors: OutageError when it still cannot be asked; ConfigError as `open`.
+        A component that writes orders calls this once it has its lease: a limit that was lowered at run time must hold
+        after an outage. Errors: OutageError when they still cannot be read; ConfigError as `open`.
         """
         if self.is_config_current:
             return self
@@ -128,14 +127,14 @@ class Component:
         self.log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
         return replace(self, settings=runtime.settings, config_version=runtime.version, is_config_current=True)
 
-    async def mind_lease(self) -> None:
-        """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: it is our
-        connections that hang, or lead where it no longer is, and a new process has others.
+    async def watch_lease(self) -> None:
+        """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: our connections hang
+        or lead to the wrong server, and a new process has new ones.
 
-        While PostgreSQL answers nobody, nothing happens. Errors: OutageError.
+        While PostgreSQL answers no connection, nothing happens. Errors: OutageError.
         """
         limit_s = self.settings.supervision.lease_lost_s
-        since_s: float | None = None  # since when it answers others and not us
+        since_s: float | None = None  # since when it answers a new connection but not ours
         while True:
             await self.clock.sleep(min(1.0, limit_s / 4))
             if self.lease is None or self.lease.holds() or not await self._answers():
@@ -149,7 +148,7 @@ class Component:
                 )
 
     async def _answers(self) -> bool:
-        """Return whether PostgreSQL answers a connection made just now, where the node says it is now."""
+        """Return whether PostgreSQL answers a connection made just now, at the address that the node file has now."""
         try:
             other = await Database.lazy(
                 load_node(self.paths).database_url, self.settings.database, application=self.name
@@ -162,13 +161,13 @@ class Component:
             return False
         return True
 
-    async def share_metrics(self) -> None:
-        """Hand a snapshot of the metrics to whoever merges them, for ever. Redis away costs one sample."""
+    async def publish_metrics(self) -> None:
+        """Put a snapshot of the metrics into Redis, every PUBLISH_S. An outage of Redis costs one sample."""
         while True:
-            await self.bus.put(SNAPSHOTS, self.name, orjson.dumps(self.meter.snapshot()), ttl_s=SHOWN_S)
-            await self.clock.sleep(SHARE_S)
+            await self.bus.put(SNAPSHOTS, self.name, orjson.dumps(self.meter.snapshot()), ttl_s=SNAPSHOTS_TTL_S)
+            await self.clock.sleep(PUBLISH_S)
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self.bus.close()
         await self.db.close()

@@ -145,10 +145,10 @@ def _secrets(paths: Paths) -> Iterator[Check]:
 def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
     """Look at what would be in the way of `fks up`."""
     yield Check("keeper", "ok", "FKS does not run here; start it with 'fks up'")
-    from fks.node.child_records import Book
+    from fks.node.child_records import ChildRecords
     from fks.process.handle import ProcessHandle, find_by_command
 
-    known = Book(paths.run / "keeper.json").items()
+    known = ChildRecords(paths.run / "keeper.json").items()
     left = [name for name, entry in known if ProcessHandle.find(entry.pid, entry.mark)]
     left += [f"pid {pid}" for pid in find_by_command(f"{paths.sockets}/")] if not left else []
     if left:

@@ -102,12 +102,12 @@ async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
         screen = Screen(is_quiet=is_json)
         shown = asyncio.Event()
 
-        def say(name: str, state: str, text: str) -> None:
+        def on_progress(name: str, state: str, text: str) -> None:
             screen.say(name, state, text)
             if (name, state) == ("fks", "ready"):
                 shown.set()
 
-        keeper = make_keeper(site, say=say)
+        keeper = make_keeper(site, on_progress=on_progress)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, _stop, keeper, screen, number)

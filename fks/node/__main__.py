@@ -1,5 +1,4 @@
-"""`python -m fks.node HOME`: the keeper of `fks up --detach`, without a terminal. What it prints is why it
-failed."""
+"""`python -m fks.node HOME`: the keeper of `fks up --detach`, without a terminal. It prints only why it failed."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from fks.node.lock import keeper_lock
 async def _run(home: str) -> None:
     paths = check_host(home)
     with keeper_lock(paths.run / "keeper.lock"):
-        keeper = make_keeper(open_site(paths), say=lambda name, state, text: None)
+        keeper = make_keeper(open_site(paths))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, keeper.request_stop)
@@ -23,7 +22,7 @@ async def _run(home: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run until stopped. Exit 0 after an orderly end, 2 when a setting is wrong, 3 when what is needed is away, else
+    """Run until stopped. Exit 0 after an orderly end, 2 for a wrong setting, 3 when a dependency is unavailable, else
     1."""
     try:
         asyncio.run(_run(argv[0]))

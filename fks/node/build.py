@@ -1,4 +1,4 @@
-"""A keeper for one FKS_HOME, from its settings: everything chosen and checked, nothing started."""
+"""Builds the keeper of one FKS_HOME from its settings: everything is chosen and checked, nothing is started."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from fks.config.load import load
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets
 from fks.config.settings import Settings
+from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 from fks.model.ports import Log
 from fks.node import ports, preflight
-from fks.node.child_records import Book
-from fks.node.keeper import Keeper, Say
+from fks.node.child_records import ChildRecords
+from fks.node.cluster_driver import KeeperContext
+from fks.node.head_driver import HeadDriver
+from fks.node.keeper import Keeper, ReportProgress
 from fks.node.presence import Presence
-from fks.node.ray_node import SERVICE, check_head, has_gcs, resources_of
+from fks.node.ray_node import check_head, has_gcs, resources_of
 from fks.node.services import services
 from fks.node.sim_node import SimFiles, check_market, tape_symbol
-from fks.node.spec import Policy, ServiceSpec
-from fks.node.tree import Tree
-from fks.node.worker import WorkerHands
+from fks.node.spec import RestartPolicy, ServiceSpec
+from fks.node.worker_driver import WorkerDriver
 from fks.process.handle import ProcessHandle
 from fks.process.log import Redactor, open_log
 from fks.servers.embedded import PostgresServer, RedisServer
@@ -50,7 +52,7 @@ class Site:
         return services(self.paths, self.settings, self.secrets)
 
     def node(self) -> Node:
-        """Return the endpoints as they are now; `sim` is None until the exchange has said its own."""
+        """Return the endpoints as they are now; `sim` is None until the local exchange has written its own."""
         settings = self.settings
         url, redis = settings.database.url, settings.redis.url
         return Node(
@@ -68,7 +70,7 @@ class Site:
         return {**found, "pid": self._pids().get("sim"), "port": self.settings.sim.port} if found else None
 
     def _pids(self) -> dict[str, int]:
-        return {"keeper": os.getpid()} | Book(self.paths.run / "keeper.json").pids()
+        return {"keeper": os.getpid()} | ChildRecords(self.paths.run / "keeper.json").pids()
 
 
 def check_host(home: str | Path) -> Paths:
@@ -94,30 +96,18 @@ def open_site(paths: Paths) -> Site:
     return Site(paths, settings, secrets, Redactor((*secrets.values(), *_setting_secrets(settings))))
 
 
-def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
+def make_keeper(site: Site, *, on_progress: ReportProgress | None = None, log: Log | None = None) -> Keeper:
     """Return the keeper of a node."""
     log = log or open_log("keeper", site.paths, site.settings.log, site.secrets)
     clock = RealClock()
     presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
+    context = KeeperContext(site.paths, site.node, clock, log, site.redactor)
     if site.settings.node.role != "worker":
-        tree = Tree(site.paths, site.settings, site.redactor, presence, site.node, log)
-        return Keeper(site.paths, site.specs(), tree, site.node, clock, log, redactor=site.redactor, say=say)
-    hands = WorkerHands(site.paths, site.settings, presence, site.node, clock, log)
-    policy = Policy(backoff_max_s=2.0)  # nobody is there to hurry it when the head is back
-    keeper = Keeper(
-        site.paths,
-        site.specs(),
-        hands,
-        site.node,
-        clock,
-        log,
-        redactor=site.redactor,
-        say=say,
-        policy=policy,
-        worker=presence.name,
-    )
-    hands.rejoin = keeper.services[SERVICE].restart
-    return keeper
+        driver = HeadDriver(context, site.settings, presence)
+        return Keeper(context, site.specs(), driver, on_progress=on_progress)
+    policy = RestartPolicy(backoff=Backoff(0.2, 2.0))  # when the head is back the raylet is soon tried again
+    worker = WorkerDriver(context, site.settings, presence)
+    return Keeper(context, site.specs(), worker, policy=policy, on_progress=on_progress)
 
 
 def _check_node(settings: Settings) -> None:
@@ -155,7 +145,7 @@ def _check_node(settings: Settings) -> None:
 
 
 def _read_settings(paths: Paths) -> Settings:
-    """Return the settings; with a tape, what is collected is the tape's symbol unless somebody named others."""
+    """Return the settings; with a tape, the tape's symbol is collected unless others are set."""
     loaded = load(paths.home)
     sim = loaded.settings.sim
     if not (sim.enabled and sim.tape) or ("data", "symbols") in loaded.sources:
@@ -166,9 +156,9 @@ def _read_settings(paths: Paths) -> Settings:
 
 def _choose_ports(settings: Settings, paths: Paths) -> Settings:
     """Return settings without a port of 0: the ports the living part of this node has, else the first block that is
-    free. A port that was named is not changed: whoever holds it is told when it is needed."""
+    free. A port that was set is not changed: if it is taken, the start is refused when the port is needed."""
     marker = paths.run / "ports"
-    if any(ProcessHandle.find(entry.pid, entry.mark) for _, entry in Book(paths.run / "keeper.json").items()):
+    if any(ProcessHandle.find(entry.pid, entry.mark) for _, entry in ChildRecords(paths.run / "keeper.json").items()):
         with contextlib.suppress(OSError, ValueError):
             return resolve_ports(settings, paths, attempt=int(marker.read_text()))
     named = {port for _, port in (ports.ray_ports(settings) | ports.sim_ports(settings)).values()}

@@ -1,4 +1,4 @@
-"""What the keeper writes down of its children, so that the next keeper finds them: one small file, replaced whole."""
+"""Records of the keeper's child processes in `run/keeper.json`, by which the next keeper finds them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fks.config.secrets import write_private
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One service: who runs it, since when (ns UTC), and how often it was restarted while this system is up."""
+class ChildRecord:
+    """One service: its process, since when (ns UTC), and how often it was restarted while this system is up."""
 
     pid: int
     mark: str
@@ -22,46 +22,46 @@ class Entry:
     restarts: int = 0
 
 
-class Book:
-    """The file `run/keeper.json`. Entries of an earlier boot of the machine are void: pids mean nothing across it."""
+class ChildRecords:
+    """The file `run/keeper.json`, replaced whole. Records of an earlier boot are void: pids mean nothing across it."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._boot = boot_id()
-        self._entries: dict[str, Entry] = {}
+        self._records: dict[str, ChildRecord] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             document = orjson.loads(file.read_bytes())
             if document["boot"] == self._boot:
-                self._entries = {name: Entry(**entry) for name, entry in document["services"].items()}
+                self._records = {name: ChildRecord(**record) for name, record in document["services"].items()}
 
-    def get(self, name: str) -> Entry | None:
-        """Return what is known of a service, or None."""
-        return self._entries.get(name)
+    def get(self, name: str) -> ChildRecord | None:
+        """Return the record of a service, or None."""
+        return self._records.get(name)
 
-    def items(self) -> list[tuple[str, Entry]]:
-        """Return every service with what is known of it."""
-        return list(self._entries.items())
+    def items(self) -> list[tuple[str, ChildRecord]]:
+        """Return every service with its record."""
+        return list(self._records.items())
 
     def pids(self) -> dict[str, int]:
-        """Return who runs each service."""
-        return {name: entry.pid for name, entry in self._entries.items() if entry.pid}
+        """Return the process of each service that runs."""
+        return {name: record.pid for name, record in self._records.items() if record.pid}
 
-    def note(self, name: str, entry: Entry) -> None:
-        """Remember who runs `name`. Returned, it is on disk."""
-        self._entries[name] = entry
+    def put(self, name: str, record: ChildRecord) -> None:
+        """Replace the record of `name`. After return it is on disk."""
+        self._records[name] = record
         self._save()
 
     def forget(self, name: str) -> None:
-        """Remember that nobody runs `name`; the count of restarts stays."""
-        entry = self._entries.get(name)
-        if entry is not None and entry.pid:
-            self.note(name, replace(entry, pid=0, mark=""))
+        """Record that `name` has no process; the count of restarts stays."""
+        record = self._records.get(name)
+        if record is not None and record.pid:
+            self.put(name, replace(record, pid=0, mark=""))
 
     def remove(self) -> None:
-        """Forget all: everything is stopped."""
-        self._entries = {}
+        """Remove all records: everything is stopped."""
+        self._records = {}
         self._file.unlink(missing_ok=True)
 
     def _save(self) -> None:
-        services = {name: asdict(entry) for name, entry in self._entries.items()}
+        services = {name: asdict(record) for name, record in self._records.items()}
         write_private(self._file, orjson.dumps({"boot": self._boot, "services": services}).decode())

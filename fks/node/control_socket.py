@@ -1,6 +1,6 @@
-"""The keeper's door: a unix socket (0600), one JSON line in, one JSON line out.
+"""The keeper's control socket: a unix socket (0600), one JSON line in, one JSON line out.
 
-Operations: {"op": "status"}, {"op": "screen"}, {"op": "stop"}, {"op": "restart-service", "name": …}. The answer has
+Operations: {"op": "status"}, {"op": "progress"}, {"op": "stop"}, {"op": "restart-service", "name": …}. The answer has
 "ok", and "error" when it is false.
 """
 
@@ -19,12 +19,12 @@ import orjson
 from fks.model.errors import FksError, OutageError
 
 LINE_MAX = 4 * 1024 * 1024
-IDLE_S = 60.0  # a peer that says nothing for so long is let go
+IDLE_S = 60.0  # a connection without a request for this long is closed
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-class Door:
-    """The listening side. One request at a time per connection; a peer that says nonsense is told so and let go."""
+class ControlSocket:
+    """The listening side. One request at a time per connection; a malformed request is answered with an error."""
 
     def __init__(self, path: Path, handle: Handler) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class Door:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listen. Call only under the keeper's lock: what lies at the path is a leftover then."""
+        """Listen. Call only under the keeper's lock: a file at the path is a leftover then."""
         self._path.unlink(missing_ok=True)
         mask = os.umask(0o177)  # the file must never be open to others, not even for a moment
         try:
@@ -63,7 +63,7 @@ class Door:
             return {"ok": False, "error": "a request is one JSON object"}
         except FksError as error:
             return {"ok": False, "error": str(error)}
-        except Exception as error:  # a mistake of ours: said, not a connection that breaks
+        except Exception as error:  # a mistake of ours is answered, the connection goes on
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
@@ -73,8 +73,8 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
 
 
 def ask(path: Path, op: str, *, timeout_s: float = 5.0, **fields: object) -> dict[str, Any]:
-    """Return the keeper's answer. Errors: OutageError when no keeper listens or answers in time; FksError when it said
-    no."""
+    """Return the keeper's answer. Errors: OutageError when no keeper listens or answers in time; FksError when it
+    refused."""
     try:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(timeout_s)
@@ -90,6 +90,6 @@ def ask(path: Path, op: str, *, timeout_s: float = 5.0, **fields: object) -> dic
     except (OSError, ValueError) as error:
         raise OutageError("no keeper answers", remedy="start FKS with 'fks up'") from error
     if not answer.get("ok"):
-        raise FksError(str(answer.get("error", "the keeper said no")))
+        raise FksError(str(answer.get("error", "the keeper refused")))
     found: dict[str, Any] = answer
     return found

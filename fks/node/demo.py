@@ -1,4 +1,4 @@
-"""The demonstration: the accounts and strategy instances a fresh system starts with on the local exchange."""
+"""The demo: accounts and strategy instances that a fresh system starts with on the local exchange."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ async def seed(db: Database, settings: Settings) -> bool:
 async def switch_off(db: Database) -> list[str]:
     """Disable the demo's strategy instances and raise an alert that names them; return their ids.
 
-    They are demonstrations: nothing of theirs may go on where `venue.live` says that money is real. Instances that are
-    off already are left alone, and without any nothing is reported.
+    They are demonstrations: none may trade where `venue.live` says that money is real. Instances that are off already
+    are left alone, and when none is switched off nothing is reported.
     """
     async with db.transaction() as tx:
         rows = await tx.fetch("demo.switch_off", [id for id, *_ in INSTANCES])

@@ -1,7 +1,7 @@
 """This machine's claim to be the head of its database: made before anything starts, renewed each second, given back at
 the end.
 
-A machine is known by its id file and its boot, never by its host name (`fks.config.machine`).
+A machine is identified by its id file and its boot, never by its host name (`fks.config.machine`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from fks.store.db import Database
 from fks.store.heads import Head, HeadStore
 
 LOOK_S = 1.0
-SLACK_S = 2.0  # beyond the row's life, until one that is still renewed is another machine's for certain
+SLACK_S = 2.0  # beyond the row's life, until a row that is still renewed is certainly another machine's
 
 
 class SupersededError(FksError):
-    """Another machine is the head of this database now: this one stops, and takes nothing back."""
+    """Another machine is the head of this database now: this one stops and reclaims nothing."""
 
 
 class HeadClaim:
-    """Hard state: the row `heads`. Soft state: whether it is ours."""
+    """The claim of one machine. Hard state: the row `heads`. Soft state: whether it is ours."""
 
     def __init__(self, paths: Paths, settings: Settings, log: Log) -> None:
         self.is_claimed = False
@@ -38,7 +38,7 @@ class HeadClaim:
     async def claim(self, db: Database) -> None:
         """Become the head, or return with nothing claimed while the database has no table for it.
 
-        The row of an earlier boot of this machine is waited out; if it is renewed meanwhile, it is a copy's that runs.
+        The row of an earlier boot of this machine is waited out; if it is renewed meanwhile, a running copy owns it.
 
         Errors: ConfigError when another head lives; OutageError.
         """
@@ -67,13 +67,13 @@ class HeadClaim:
             waited_s += LOOK_S
 
     async def hold(self, db: Database) -> None:
-        """Renew the place. Errors: SupersededError when it is another machine's; OutageError."""
+        """Renew the claim. Errors: SupersededError when it is another machine's; OutageError."""
         store = HeadStore(db, self._ttl_s)
         if await store.renew(self._machine):
             return
         head = await store.holder()
         if self._is_alone or head is None or (head.machine, head.boot) == (self._machine.id, self._machine.boot):
-            # the row was lost with a restored database, or somebody took the place while we were stopped: it is ours
+            # the row was lost with a restored database, or another process took it while we were stopped: it is ours
             self._log.warning("head.reclaimed", reason=head.text if head is not None else "there was no head")
             self.is_claimed = False
             await self.claim(db)
@@ -85,7 +85,7 @@ class HeadClaim:
         )
 
     async def release(self, db: Database) -> None:
-        """Give the place back. Errors: OutageError."""
+        """Give the claim back. Errors: OutageError."""
         await HeadStore(db, self._ttl_s).release(self._machine)
         self.is_claimed = False
 

@@ -1,8 +1,8 @@
-"""The keeper itself: brings everything up, keeps it up, answers at its door, takes everything down.
+"""The keeper: starts everything, supervises it, answers on its control socket, stops everything.
 
 Start: all services at once; the schema as soon as PostgreSQL answers; the actor tree as soon as everything does. Until
-the first "ready" a service that fails twice ends the start with its last words. After it nothing is given up: a dead
-service is started again for ever, and the tree is deployed again when it has to be (`tend`).
+the first "ready" a service that fails twice ends the start with its last output. After it nothing is given up: a dead
+service is started again without an end, and the tree is deployed again when it has to be (`TreeDeployer.due`).
 Stop: the tree in its own reverse order, then waves of services, the highest first; a second request skips the tree.
 """
 
@@ -17,79 +17,70 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from fks.clock import Clock
-from fks.config.endpoints import Node, clear_node, save_node
+from fks.config.endpoints import clear_node, save_node
 from fks.config.paths import Paths
 from fks.model.errors import FksError, InputError, OutageError
-from fks.model.ports import Log
-from fks.node.child_records import Book
-from fks.node.control_socket import Door
+from fks.node.child_records import ChildRecords
+from fks.node.cluster_driver import ClusterDriver, KeeperContext
+from fks.node.control_socket import ControlSocket
 from fks.node.ports import check_free
+from fks.node.ray_node import SERVICE as RAY
 from fks.node.ray_node import forget_storage, ray_processes
-from fks.node.service import Seen, Service
-from fks.node.spec import Policy, ServiceSpec
-from fks.node.tree_deployer import FAILURES_MAX, Hands, Tender
+from fks.node.service import Service, ServiceStatus
+from fks.node.spec import RestartPolicy, ServiceSpec
+from fks.node.supervised_child import SupervisedChild
+from fks.node.tree_deployer import TreeDeployer
 from fks.node.view import StatusView
-from fks.process.handle import ProcessHandle, clear_session, kill, start_mark
-from fks.process.log import Redactor
+from fks.process.handle import ProcessHandle, clear_session, kill
 
 BEAT_S = 1.0
-RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the book
-Say = Callable[[str, str, str], None]
+TREE_LOOK_S = 1.0  # between two looks whether the tree has to be deployed
+FAILURES_MAX = 2  # of a service or of the tree at the first start; later nothing is given up
+RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the records
+ReportProgress = Callable[[str, str, str], None]
 
 
 class Keeper:
-    """One node's keeper. Hard state: the book. Soft state: everything else; the next keeper rebuilds it by looking.
+    """One node's keeper. Hard state: the child records. Soft state: the rest, which the next keeper finds again.
 
-    `say(name, state, text)` hears of every step and change: running, done, failed, then ready, restarting, down, ….
-    `worker`: this node's name when it is a worker of a cluster: it joins before it starts anything, never gives up, and
-    its rows carry its name.
+    `on_progress(name, state, text)` is called for every step and change: running, done, failed, then ready, restarting,
+    down, …. A worker (`driver.worker_name`) joins its cluster before it starts anything and never gives up; its rows
+    carry its name.
     """
 
     def __init__(
         self,
-        paths: Paths,
+        context: KeeperContext,
         specs: Sequence[ServiceSpec],
-        hands: Hands,
-        make_node: Callable[[], Node],
-        clock: Clock,
-        log: Log,
+        driver: ClusterDriver,
         *,
-        redactor: Redactor | None = None,
-        policy: Policy | None = None,
-        say: Say = lambda name, state, text: None,
-        worker: str = "",
+        policy: RestartPolicy | None = None,
+        on_progress: ReportProgress | None = None,
     ) -> None:
+        clock, log = context.clock, context.log
         self.phase = "starting"
-        self._worker = worker
         self.steps: list[dict[str, str]] = []
-        self._paths, self._hands, self._make_node, self._clock, self._log, self._tell = (
-            paths,
-            hands,
-            make_node,
-            clock,
-            log,
-            say,
-        )
+        self._context, self._driver, self._on_progress = context, driver, on_progress
+        self._paths, self._clock, self._log = context.paths, clock, log
+        self._worker = driver.worker_name
         self._specs = tuple(specs)
-        self._redactor = redactor or Redactor()
-        self._book = Book(paths.run / "keeper.json")
+        self._records = ChildRecords(context.paths.run / "keeper.json")
         self._since_ns = clock.now_ns()
         self._changed = asyncio.Event()
         self.ending = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._must_hurry = asyncio.Event()
         self.services = {
-            spec.name: Service(spec, self._book, clock, log, policy or Policy(), self._on_change)
+            spec.name: Service(spec, self._records, clock, log, policy or RestartPolicy(), self._on_change)
             for spec in self._specs
         }
         self._view = StatusView(clock)
-        self._told: set[str] = set()  # services whose first "ready" was told
-        self._tender = Tender(hands, self.services.get("ray"), clock, log, self._say_actors)
+        self._reported: set[str] = set()  # services whose first "ready" was reported
+        self._deployer = TreeDeployer(driver, self.services.get(RAY), clock, log, self._on_change)
 
     def request_stop(self) -> None:
-        """Ask for an orderly end; asked again, the tree is not waited for."""
+        """Request an orderly end; after a second request the tree is not waited for."""
         if self.ending.is_set():
-            self._hurry.set()
+            self._must_hurry.set()
         self.ending.set()
 
     async def run(self) -> None:
@@ -97,67 +88,82 @@ class Keeper:
 
         Errors: FksError when the first start fails; everything is down again then.
         """
-        door = Door(self._paths.keeper_socket, self._handle)
+        control = ControlSocket(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
-        await door.open()
+        await control.open()
         tasks = [asyncio.create_task(work) for work in (self._keep(), self._beat(), self._hold(), self._stop_wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         except (FksError, asyncio.CancelledError):
-            await self._end(tasks, door)
+            await self._end(tasks, control)
             raise
         except Exception:  # a mistake of ours is no reason to stop what trades: the next keeper takes it over
             self._log.error("keeper.crashed", remedy="'fks up' takes over what runs")
-            await door.close()
+            await control.close()
             raise
-        await self._end(tasks, door)
+        await self._end(tasks, control)
 
-    async def _end(self, tasks: Sequence[asyncio.Task[None]], door: Door) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[None]], control: ControlSocket) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._take_down()
-        await door.close()
-        clean(self._paths, self._book)
+        await control.close()
+        clean(self._paths, self._records)
         self._log.info("keeper.stopped")
 
     # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep(self) -> None:
         await self._find()
-        save_node(self._paths, self._make_node())
+        self._save_node()
         if not self._worker and "postgres" not in self.services:  # a second head starts nothing, and migrates nothing
-            await self._step("head", self._hands.claim())
+            await self._step("head", self._driver.claim())
         if self._worker and not any(service.is_adopted for service in self.services.values()):
-            await self._step("cluster", self._hands.prepare())
+            await self._step("cluster", self._driver.prepare())
         for service in self.services.values():
-            self._say(service.name, "running")
+            self._report(service.name, "running")
             service.start()
         if not self._worker:
             await self._need("postgres")
-            await self._hands.claim()
-            await self._step("schema", self._hands.prepare())
-            await self._hands.claim()  # the schema had no place for it before
-        if "ray" in self.services and not self.services["ray"].is_adopted:
-            await self._hands.clear()
+            await self._driver.claim()
+            await self._step("schema", self._driver.prepare())
+            await self._driver.claim()  # the schema had no place for it before
+        if RAY in self.services and not self.services[RAY].is_adopted:
+            await self._driver.clear()
         await self._need(*self.services)
-        save_node(self._paths, self._make_node())
-        self._say("actors", "running")
-        await self._tender.first(lambda: self._need(*self.services))
+        self._save_node()
+        self._report("actors", "running")
+        await self._first_deploy()
         self.phase = "ready"
         self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
-        self._say("fks", "ready")
+        self._report("fks", "ready")
         while True:
-            await self._need("postgres", "ray")
-            await self._tender.look(before=lambda: save_node(self._paths, self._make_node()))
+            await self._need("postgres", RAY)
+            if reason := self._deployer.due():
+                self._save_node()
+                await self._deployer.redeploy(reason)
+            else:
+                await self._clock.sleep(TREE_LOOK_S)
 
-    def _say_actors(self, state: str, text: str) -> None:
-        self._say("actors", "done" if (self.phase, state) == ("starting", "ready") else state, text)
+    async def _first_deploy(self) -> None:
+        """Deploy the tree, FAILURES_MAX times at most. Errors: FksError when no tree runs then."""
+        for tries_left in range(FAILURES_MAX - 1, -1, -1):
+            try:
+                return await self._deployer.deploy()
+            except FksError as error:
+                if not tries_left:
+                    self._deployer.note_failed(error)
+                    raise
+            await self._need(*self.services)
+
+    def _save_node(self) -> None:
+        save_node(self._paths, self._context.make_node())
 
     async def _find(self) -> None:
-        """Take over what lives; refuse to start when somebody else holds a port that a new process will need."""
+        """Take over what runs; refuse to start when another program holds a port that a new process will need."""
         for service in self.services.values():
             if not await service.find():
                 await asyncio.to_thread(check_free, service.spec.ports)
@@ -170,35 +176,51 @@ class Keeper:
             if not late:
                 return
             for service in late:
-                is_given_up = service.is_hopeless or (service.failures >= FAILURES_MAX and not self._worker)
+                is_given_up = service.is_misconfigured or (service.failures >= FAILURES_MAX and not self._worker)
                 if self.phase == "starting" and service.times_ready == 0 and is_given_up:
-                    self._say(service.name, "failed", service.error)
-                    raise service.failure(self._redactor)
+                    self._report(service.name, "failed", service.error)
+                    raise service.failure(self._context.redactor)
             await self._changed.wait()
 
     async def _step(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        self._say(name, "running")
+        self._report(name, "running")
         try:
             await work
         except FksError as error:
-            self._say(name, "failed", str(error))
+            self._report(name, "failed", str(error))
             raise
-        self._say(name, "done")
+        self._report(name, "done")
 
     async def _beat(self) -> None:
         while True:
             postgres = self.services.get("postgres")
             if self.phase == "ready" and (postgres is None or postgres.is_ready):
-                await self._tender.beat(self._own())
+                await self._write_rows()
             else:
-                self._tender.note_outage()
+                self._deployer.note_outage()
             await self._clock.sleep(BEAT_S)
 
+    async def _write_rows(self) -> None:
+        """Write the rows of the keeper and its services. Never raises: the rows are for display."""
+        try:
+            state = await self._driver.beat(self._statuses())
+        except (FksError, OSError) as error:  # TimeoutError is an OSError
+            self._deployer.note_outage()
+            self._log.debug("keeper.beat_failed", reason=str(error))
+            return
+        except Exception:
+            self._deployer.note_outage()
+            self._log.error("keeper.beat_failed")
+            return
+        self._deployer.note_beat(state.supervisor_age_s)
+        if state.must_rejoin:
+            self.services[RAY].restart()
+
     async def _hold(self) -> None:
-        """Renew our place as the head, from the first claim on. Errors: SupersededError."""
+        """Renew the claim to be the head, from the first one on. Errors: SupersededError."""
         while True:
             with contextlib.suppress(OutageError, TimeoutError):
-                await self._hands.hold()
+                await self._driver.hold()
             await self._clock.sleep(BEAT_S)
 
     async def _stop_wait(self) -> None:
@@ -208,52 +230,48 @@ class Keeper:
 
     async def _take_down(self) -> None:
         self.phase = "stopping"
-        head = self.services.get("ray")
-        if self._tender.has_deployed and (head is None or head.is_ready):
-            work = asyncio.create_task(self._step("actors stop", self._hands.stop()))
-            hurry = asyncio.create_task(self._hurry.wait())
+        head = self.services.get(RAY)
+        if self._deployer.has_deployed and (head is None or head.is_ready):
+            work = asyncio.create_task(self._step("actors stop", self._driver.stop()))
+            hurry = asyncio.create_task(self._must_hurry.wait())
             await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
             if not work.done():
-                await self._hands.cancel()
+                await self._driver.cancel()
             with contextlib.suppress(FksError):
                 await work
-        await self._hands.cancel()
-        await self._hands.close()
+        await self._driver.cancel()
+        await self._driver.close()
         waves = groupby(sorted(self._specs, key=lambda spec: -spec.wave), key=lambda spec: spec.wave)
         for _, wave in waves:
             await asyncio.gather(*(self._stop_service(self.services[spec.name]) for spec in list(wave)))
-        await self._hands.release()
+        await self._driver.release()
 
     async def _stop_service(self, service: Service) -> None:
-        self._say(f"{service.name} stop", "running")
+        self._report(f"{service.name} stop", "running")
         await service.stop()
-        self._say(f"{service.name} stop", "done")
+        self._report(f"{service.name} stop", "done")
 
-    # ── what others see ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── status ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _own(self) -> list[tuple[str, Seen]]:
-        waits_for = self._hands.waits_for
+    def _statuses(self) -> list[tuple[str, ServiceStatus]]:
+        waits_for = self._driver.waits_for
         state = "waiting" if waits_for and self.phase != "stopping" else self.phase
-        rows = [
-            (
-                "keeper",
-                Seen("keeper", state, os.getpid(), 0, self._since_ns, f"waits for {waits_for}" if waits_for else ""),
-            )
-        ]
-        rows += [("service", seen) for service in self.services.values() for seen in service.seen()]
+        detail = f"waits for {waits_for}" if waits_for else ""
+        rows = [("keeper", ServiceStatus("keeper", state, os.getpid(), 0, self._since_ns, detail))]
+        rows += [("service", status) for service in self.services.values() for status in service.statuses()]
         if not self._worker:
             return rows
-        return [(kind, replace(seen, name=f"{seen.name}@{self._worker}")) for kind, seen in rows]
+        return [(kind, replace(status, name=f"{status.name}@{self._worker}")) for kind, status in rows]
 
     async def status(self) -> dict[str, Any]:
-        """Return the status document: the database's when it answers, with our own services as they are now."""
+        """Return the status document: from the database when it answers, with our own services as they are now."""
         document: dict[str, Any] | None = None
         postgres = self.services.get("postgres")
         if self.phase != "stopping" and (postgres is None or postgres.is_ready):
             with contextlib.suppress(FksError, OSError):
-                document = await self._hands.status()
-        return self._view.merge(document, self._own(), self.phase, self._make_node())
+                document = await self._driver.status()
+        return self._view.merge(document, self._statuses(), self.phase, self._context.make_node())
 
     async def _handle(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("op"):
@@ -271,53 +289,57 @@ class Keeper:
         )
 
     def _restart(self, name: str) -> str:
-        wanted = "ray" if name in ("raylet", "gcs") else name
-        if wanted not in self.services:
+        service = RAY if name in ("raylet", "gcs") else name
+        if service not in self.services:
             raise InputError(f"no service {name!r}", remedy=f"use one of {', '.join(self.services)}")
-        self.services[wanted].restart()
-        return wanted
+        self.services[service].restart()
+        return service
 
-    def _on_change(self, service: Service) -> None:
+    def _on_change(self, child: SupervisedChild) -> None:
         self._changed.set()
-        if service.state == "ready" and self.phase == "starting":
-            if service.name not in self._told:
-                self._told.add(service.name)
-                self._say(service.name, "done", "still running, taken over" if service.is_adopted else "")
-        elif self.phase == "ready" and service.state != "starting":
-            if service.state == "ready":
-                save_node(self._paths, self._make_node())  # it has another pid now
-            self._say(service.name, service.state, service.error)
+        if not isinstance(child, Service):
+            is_first = (self.phase, child.state) == ("starting", "ready")
+            self._report(child.name, "done" if is_first else child.state, child.error)
+        elif child.state == "ready" and self.phase == "starting":
+            if child.name not in self._reported:
+                self._reported.add(child.name)
+                self._report(child.name, "done", "still running, taken over" if child.is_adopted else "")
+        elif self.phase == "ready" and child.state != "starting":
+            if child.state == "ready":
+                self._save_node()  # it has another pid now
+            self._report(child.name, child.state, child.error)
 
-    def _say(self, name: str, state: str, text: str = "") -> None:
+    def _report(self, name: str, state: str, text: str = "") -> None:
         if self.phase != "ready":
             self.steps.append({"name": name, "state": state, "text": text})
-        self._tell(name, state, text)
+        if self._on_progress is not None:
+            self._on_progress(name, state, text)
 
 
 async def sweep(paths: Paths, specs: Sequence[ServiceSpec]) -> list[str]:
     """End what a keeper that died left behind, and return the names of what was found. Call under `keeper_lock`."""
-    book = Book(paths.run / "keeper.json")
+    records = ChildRecords(paths.run / "keeper.json")
     found = []
     for spec in sorted(specs, key=lambda spec: -spec.wave):
-        entry = book.get(spec.name)
-        process = ProcessHandle.find(entry.pid, entry.mark) if entry and entry.pid else None
+        record = records.get(spec.name)
+        process = ProcessHandle.find(record.pid, record.mark) if record and record.pid else None
         if process is None and (pid := spec.find()):
-            process = ProcessHandle(pid, start_mark(pid) or "")
+            process = ProcessHandle.of(pid)
         if process is not None:
             found.append(spec.name)
             await process.stop(spec.stop, is_group=spec.is_group)
-        elif entry and entry.pid and spec.is_group:
-            await clear_session(entry.pid, entry.mark)
-    clean(paths, book)
+        elif record and record.pid and spec.is_group:
+            await clear_session(record.pid, record.mark)
+    clean(paths, records)
     return found
 
 
-def clean(paths: Paths, book: Book) -> None:
-    """Remove what only a running system needs, and end any process of Ray's that slipped out of its session."""
+def clean(paths: Paths, records: ChildRecords) -> None:
+    """Remove what only a running system needs, and kill any process of Ray's that left its session."""
     kill(ray_processes(paths))
     forget_storage(paths)
     clear_node(paths)
-    book.remove()
+    records.remove()
     for name in RUN_FILES:
         (paths.run / name).unlink(missing_ok=True)
     shutil.rmtree(paths.sockets, ignore_errors=True)

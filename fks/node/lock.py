@@ -1,4 +1,4 @@
-"""One keeper per FKS_HOME: a lock that the kernel frees when its holder dies, however it dies."""
+"""Lock that admits one keeper per FKS_HOME; the kernel frees it when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIES = 5
 
 
 class AlreadyRunning(FksError):
-    """Another keeper holds this FKS_HOME. `pid` is who."""
+    """Another keeper, `pid`, holds this FKS_HOME."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"already running: keeper pid {pid}", remedy="see 'fks status', or stop it with 'fks down'")
@@ -42,12 +42,12 @@ def _take(handle: int) -> bool:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        threading.Event().wait(0.05)  # somebody may only be looking (`holder_of`)
+        threading.Event().wait(0.05)  # another process may only be looking (`holder_of`)
     return False
 
 
 def holder_of(file: Path) -> int | None:
-    """Return the pid of the keeper that holds the lock now, or None when nobody does."""
+    """Return the pid of the keeper that holds the lock now, or None when there is none."""
     try:
         handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

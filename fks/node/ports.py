@@ -1,4 +1,4 @@
-"""Ports before they are used: which key wants which, and who holds one that is taken."""
+"""Ports of this node: the settings key of each, whether it is free, and which program holds it."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def env_name(key: str) -> str:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Return whether somebody could listen on host:port now. An address that is not ours counts as free here: whoever
-    binds it says so better."""
+    """Return whether a program could listen on host:port now. An address that is not ours counts as free here: the
+    program that binds it reports it better."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +99,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Return who listens on `port`, as well as we may know: "redis-server (pid 42)"."""
+    """Return the program that listens on `port`, as far as we may know it: "redis-server (pid 42)"."""
     if port < 1024 and os.geteuid() != 0:
         return "the system: ports below 1024 need root"
     with contextlib.suppress(psutil.Error, OSError):
@@ -107,6 +107,6 @@ def holder(port: int) -> str:
             if link.laddr and link.laddr.port == port and link.status == psutil.CONN_LISTEN and link.pid:
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(link.pid)
-                    words = " ".join(process.cmdline()[:3]) or process.name()
-                    return f"{words[:60]} (pid {link.pid})"
+                    command = " ".join(process.cmdline()[:3]) or process.name()
+                    return f"{command[:60]} (pid {link.pid})"
     return "another program (of another user)"

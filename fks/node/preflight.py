@@ -1,4 +1,4 @@
-"""What must be right before anything starts; each wrong thing is one clear line with its remedy."""
+"""Checks of the machine before anything starts; each failure is one line with its remedy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_writable(home: Path) -> None:
 
 
 def check_sockets(paths: Paths) -> None:
-    """Refuse a socket directory whose paths are too long for the kernel, or that somebody else made before us."""
+    """Refuse a socket directory whose paths are too long for the kernel, or that another user made before us."""
     size = len(os.fsencode(paths.sockets / _RAY_SOCKET))
     if size > SOCKET_MAX:
         raise ConfigError(
@@ -77,6 +77,6 @@ def check_sockets(paths: Paths) -> None:
         return
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"{paths.sockets} was made by somebody else (uid {found.st_uid})",
+            f"{paths.sockets} was made by another user (uid {found.st_uid})",
             remedy="remove it, or set TMPDIR to a directory of yours",
         )

@@ -1,4 +1,4 @@
-"""`python -m fks.node.prepare`: bring the store up to date, in a process of its own (Alembic is heavy)."""
+"""`python -m fks.node.prepare`: brings the store up to date, in a process of its own (Alembic is heavy)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fks.model.errors import FksError
 
 
 async def prepare(home: str) -> None:
-    """Migrate, make partitions, the local token and the demo's rows, or switch the demo off where money is real.
+    """Migrate, create partitions, the local token and the demo's rows, or switch the demo off where money is real.
 
     Each step is safe to repeat.
     """

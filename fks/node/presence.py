@@ -1,8 +1,7 @@
-"""This machine's row among the cluster's: who we are, what we were started with, how far our clock is off."""
+"""This machine's row among those of the cluster: name, settings that must agree, versions, clock skew."""
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,7 +15,8 @@ from fks.config.secrets import Secrets
 from fks.config.settings import Settings
 from fks.config.version import VERSION
 from fks.model.errors import FksError
-from fks.node.service import Seen
+from fks.node.service import ServiceStatus
+from fks.process import procfs
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
@@ -44,14 +44,14 @@ class Presence:
         self._redis: bool | None = None
         self._beats = 0
 
-    async def beat(self, db: Database, seen: Sequence[tuple[str, Seen]]) -> None:
+    async def beat(self, db: Database, statuses: Sequence[tuple[str, ServiceStatus]]) -> None:
         """Write our row once. Errors: OutageError when PostgreSQL is away."""
         store = NodeStore(db)
         skew_ms, error_ms = await store.clock_skew_ms(self._clock.now_ns)
         await self._look_at_redis()
-        raylet = next((entry.pid for _, entry in seen if entry.name.startswith("raylet")), None)
+        raylet = next((entry.pid for _, entry in statuses if entry.name.startswith("raylet")), None)
         node_id, session = raylet_facts(raylet)
-        troubles = [f"{entry.name} is {entry.state}" for _, entry in seen if entry.state != "ready"]
+        troubles = [f"{entry.name} is {entry.state}" for _, entry in statuses if entry.state != "ready"]
         await store.beat(
             NodeRow(
                 name=self.name,
@@ -74,19 +74,19 @@ class Presence:
 
     async def _look_at_redis(self) -> None:
         if self._settings.node.role == "single":
-            return  # its own; the keeper looks after it
+            return  # its own: the keeper supervises it
         if self._beats % REDIS_EVERY == 0:
             self._redis = await answers(self._redis_url)
         self._beats += 1
 
 
 def node_name(settings: Settings) -> str:
-    """Return what this machine is called."""
+    """Return the name of this machine in the cluster."""
     return settings.node.name or platform.node()
 
 
 async def answers(redis_url: str) -> bool:
-    """Return whether the cluster's Redis answers us."""
+    """Return whether the cluster's Redis answers."""
     bus = await Bus.connect(redis_url, timeout_s=1.0)
     try:
         await bus.ping()
@@ -98,10 +98,9 @@ async def answers(redis_url: str) -> bool:
 
 
 def raylet_facts(pid: int | None) -> tuple[str, str]:
-    """Return node id and session of a living raylet, as it was told them; "" for what cannot be had."""
-    words: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        for word in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0"):
-            name, _, value = word.partition("=")
-            words[name.lstrip("-").replace("-", "_")] = value
-    return words.get("node_id", ""), words.get("session_name", "") or Path(words.get("session_dir", "")).name
+    """Return node id and session of a running raylet, from its command line; "" for what is not there."""
+    options: dict[str, str] = {}
+    for argument in procfs.arguments(pid) if pid else ():
+        name, _, value = argument.decode(errors="replace").partition("=")
+        options[name.lstrip("-").replace("-", "_")] = value
+    return options.get("node_id", ""), options.get("session_name", "") or Path(options.get("session_dir", "")).name

@@ -1,4 +1,4 @@
-"""Small questions to a service over a socket, without an HTTP library in the keeper."""
+"""Probes of a service over a socket, without an HTTP library in the keeper."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TIMEOUT_S = 1.5
 
 
 async def listens(host: str, port: int) -> bool:
-    """Return whether somebody accepts connections there."""
+    """Return whether a program accepts connections there."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port)
@@ -33,7 +33,7 @@ async def http_get(host: str, port: int, path: str, *, limit: int = 65536) -> tu
         finally:
             writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(b" ", 2)
-    if len(words) < 2 or not words[1].isdigit():
-        raise OSError(f"{host}:{port} does not speak HTTP")
-    return int(words[1]), body
+    status_line = head.split(b" ", 2)
+    if len(status_line) < 2 or not status_line[1].isdigit():
+        raise OSError(f"{host}:{port} does not answer in HTTP")
+    return int(status_line[1]), body

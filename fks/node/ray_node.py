@@ -1,7 +1,7 @@
 """This machine's Ray as one service: every port and address explicit, behind a token, never stopped by `ray stop`.
 
 A process of ours (`ray_host`) is the parent of GCS, raylet and the dashboard, and all that they start stays in its
-session: that is how we find and end the whole family, and nobody else's. A node alone and the head of a cluster run a
+session: that is how we find and end all of them and no other program. A node alone and the head of a cluster run a
 GCS; a worker runs a raylet that joins the head's.
 """
 
@@ -48,7 +48,7 @@ _ENV = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
-#: A node alone is watched by its keeper, which sees its processes end; a machine that is gone is told by silence only:
+#: A node alone is watched by its keeper, which sees its processes end; a lost machine shows by silence only:
 #: 1 s x 3 finds it in 3 s (Ray's own defaults: 15 s). Tighter would declare a busy machine dead, and that is for good.
 _HEALTH_ALONE = {"RAY_health_check_failure_threshold": "10"}
 _HEALTH_CLUSTER = {
@@ -126,7 +126,7 @@ def ray_command(paths: Paths, settings: Settings) -> list[str]:
         f"--object-store-memory={ray.object_store_mb * 1024 * 1024}",
         f"--num-cpus={ray.num_cpus}",
         f"--resources={json.dumps(resources_of(settings), sort_keys=True)}",
-        "--include-log-monitor=false",  # it copies the workers' words to drivers; we log to files ourselves (45 MB)
+        "--include-log-monitor=false",  # it copies the workers' output to drivers; we log to files ourselves (45 MB)
         "--disable-usage-stats",
         "--log-style=record",
         "--log-color=false",
@@ -159,7 +159,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
     temp = f"--temp-dir={paths.ray_temp}"
     is_head = has_gcs(settings)
     is_stored = is_head and settings.ray.storage != "none"
-    wanted = ray_ports(settings)
+    needed = ray_ports(settings)
     parts = ("gcs", "raylet") if is_head else ("raylet",)
 
     def launch() -> Launch:
@@ -168,10 +168,10 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         if not is_head:
             check_head(settings)
         elif settings.node.role == "single":
-            forget_storage(paths)  # alone, nothing outlives the raylet: what the tables tell is of the dead
+            forget_storage(paths)  # alone, nothing outlives the raylet: the tables list only dead actors
         elif is_stored:
             _keep_storage(paths)
-        wait_free(wanted)
+        wait_free(needed)
         own_directory(paths.ray_temp.parent, mode=0o700)
         paths.ray_temp.mkdir(mode=0o700, exist_ok=True)
         command = ray_command(paths, settings)
@@ -197,7 +197,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         is_ready=is_ready,
         find=find,
         log=paths.logs / "ray.log",
-        ports=wanted,
+        ports=needed,
         stop=((signal.SIGTERM, 2.5),),
         wave=1,
         start_s=90.0,
@@ -205,18 +205,18 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         is_group=True,
         part_names=parts,
         parts=_parts,
-        is_mended_inside=sys.platform == "linux",
+        restarts_own_parts=sys.platform == "linux",
     )
 
 
 def check_head(settings: Settings) -> None:
-    """Ask the head for a connection: `ray start` itself would try for half a minute. Errors: OutageError."""
+    """Connect to the head once: `ray start` itself would try for half a minute. Errors: OutageError."""
     host, _, port = (settings.ray.address or "").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
     except (OSError, ValueError) as error:
         raise OutageError(
-            f"Ray's head at {settings.ray.address} does not answer: {error}", remedy="start it, or mend ray.address"
+            f"Ray's head at {settings.ray.address} does not answer: {error}", remedy="start it, or correct ray.address"
         ) from error
 
 
@@ -226,7 +226,7 @@ def forget_storage(paths: Paths) -> None:
 
 
 def _keep_storage(paths: Paths) -> None:
-    """Make room for the GCS's tables; those of another Ray cannot be read and are removed."""
+    """Prepare the directory of the GCS's tables; those of another Ray version cannot be read and are removed."""
     mark = paths.gcs_dir / "ray-version"
     if mark.exists() and mark.read_text() != version("ray"):
         forget_storage(paths)
@@ -251,7 +251,7 @@ def _parts(process: ProcessHandle) -> dict[str, int]:
 
 
 def _forget_sessions(temp: Path) -> None:
-    """Remove the files of all sessions but the last: Ray never deletes any, and the last may tell why it died."""
+    """Remove the files of all sessions but the last: Ray never deletes any, and the last may show why it died."""
     sessions = sorted((path for path in temp.glob("session_2*") if path.is_dir()), key=lambda path: path.name)
     for path in sessions[:-1]:
         shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Keeps one service running: takes over a living one, starts a dead one, watches, starts again.
+"""One service of the keeper: a running one is taken over, a dead one started, watched and started again.
 
 States: starting → ready ⇄ degraded (it does not answer), then after a death restarting → starting, or down when it died
 more often than the policy's window allows; stopping and stopped at the end. `down` is not given up: it is tried at the
@@ -8,19 +8,19 @@ longest wait.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fks.clock import Clock
+from fks.clock.waiting import wait_for_event
 from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
-from fks.node.child_records import Book, Entry
-from fks.node.spec import Policy, ServiceSpec
+from fks.node.child_records import ChildRecord, ChildRecords
+from fks.node.spec import RestartPolicy, ServiceSpec
+from fks.node.supervised_child import SupervisedChild
 from fks.process.handle import ProcessHandle, clear_session, start_mark
 from fks.process.log import Redactor, last_output
-from fks.supervision.policy import backoff_s, note_restart
-from fks.supervision.spec import Backoff
+from fks.supervision.policy import RestartWindow
 
 READY_POLL_S = 0.1
 PART_POLL_S = 0.05
@@ -28,7 +28,7 @@ TAIL_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ServiceStatus:
     """A service, or a part of one, as status shows it. `ended`: why its process before this one ended."""
 
     name: str
@@ -40,55 +40,42 @@ class Seen:
     ended: str = ""
 
 
-class Service:
-    """One service and the task that keeps it. Hard state: its entry in the book. Soft state: the restart window."""
+class Service(SupervisedChild):
+    """One service and the task that supervises it. Hard state: its record. Soft state: the restart window."""
 
     def __init__(
         self,
         spec: ServiceSpec,
-        book: Book,
+        records: ChildRecords,
         clock: Clock,
         log: Log,
-        policy: Policy,
-        on_change: Callable[[Service], None],
+        policy: RestartPolicy,
+        on_change: Callable[[SupervisedChild], None],
     ) -> None:
+        super().__init__(spec.name, on_change)
         self.spec = spec
-        self.state = "starting"
-        self.error = ""
-        self._ended = ""
-        self.failures = 0  # starts in a row that never became ready
-        self.times_ready = 0
-        self.is_hopeless = False  # what it was refused for, trying again does not mend
+        self.is_misconfigured = False  # the start was refused for a ConfigError: trying again changes nothing
         self.is_adopted = False
         self.process: ProcessHandle | None = None
+        self._ended = ""  # why the process before this one ended
         self._parts: Mapping[str, int] = {}
-        self._part_restarts: dict[str, int] = {}  # those that were mended inside the service
+        self._part_restarts: dict[str, int] = {}  # those made by the service itself
         self._part_since_ns: dict[str, int] = {}
-        self._book, self._clock, self._log, self._policy, self._on_change = book, clock, log, policy, on_change
-        entry = book.get(spec.name)
-        self.restarts = entry.restarts if entry else 0
+        self._records, self._clock, self._log, self._policy = records, clock, log, policy
+        record = records.get(spec.name)
+        self.restarts = record.restarts if record else 0
         self._since_ns = clock.now_ns()
-        self._history: tuple[float, ...] = ()
-        self._asked = asyncio.Event()
+        self._window = RestartWindow(policy.limit, policy.backoff)
+        self._restart_requested = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def name(self) -> str:
-        """Return the service's name."""
-        return self.spec.name
-
-    @property
-    def is_ready(self) -> bool:
-        """Return whether it has come up and lives, even if it does not answer at the moment."""
-        return self.state in ("ready", "degraded")
-
-    def seen(self) -> list[Seen]:
+    def statuses(self) -> list[ServiceStatus]:
         """Return what status shows: the service itself, or its parts under their own names."""
         pids: dict[str, int | None] = dict.fromkeys(self.spec.part_names)
         pids |= self._parts
         pids = pids or {self.name: self.process.pid if self.process else None}
         return [
-            Seen(
+            ServiceStatus(
                 name,
                 self.state,
                 pid,
@@ -101,33 +88,33 @@ class Service:
         ]
 
     def start(self) -> None:
-        """Begin to keep it; returns at once."""
-        self._task = asyncio.create_task(self._run(), name=f"keep {self.name}")
+        """Begin to supervise it; returns at once."""
+        self._task = asyncio.create_task(self._run(), name=f"service {self.name}")
 
     def restart(self) -> None:
-        """Ask for a fresh process: the living one is ended first. Does not count towards the window."""
-        self._asked.set()
+        """Request a fresh process: the running one is ended first. Does not count towards the window."""
+        self._restart_requested.set()
 
     async def stop(self) -> None:
-        """End the service and the keeping. Returned, it is dead; its deadline is the spec's."""
+        """End the service and its supervision. After return it has ended; its deadline is the spec's."""
         self._move("stopping")
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
         if self.process is not None:
             await self._end(self.process)
-        self._book.forget(self.name)
+        self._records.forget(self.name)
         self._move("stopped")
 
     async def find(self) -> bool:
-        """Look for a living process of an earlier keeper and take it over; return whether there is one."""
+        """Look for a running process of an earlier keeper and take it over; return whether there is one."""
         self.process = await self._adopt()
         return self.process is not None
 
     def failure(self, redactor: Redactor) -> FksError:
-        """Return why it does not start, with the last words of its log."""
+        """Return why it does not start, with the last lines of its log."""
         output = last_output(self.spec.log, TAIL_LINES, redactor)
-        if self.is_hopeless:
+        if self.is_misconfigured:
             return ConfigError(self.error)
         return FksError(
             f"{self.name} does not start: {self.error}", remedy=f"its last output:\n{output}" if output else ""
@@ -136,47 +123,42 @@ class Service:
     async def _run(self) -> None:
         while True:
             try:
-                await self._life()
+                await self._run_once()
             except Exception as error:  # a mistake of ours costs this service a wait, not the keeper
                 self._log.error("service.keeping_failed", service=self.name)
                 self.error = f"{type(error).__name__}: {error}"
                 self._move("down")
-                await self._clock.sleep(self._policy.backoff_max_s)
+                await self._clock.sleep(self._policy.backoff.max_s)
 
-    async def _life(self) -> None:
-        """One life of the service, from its start or taking over to its burial and the wait after it."""
-        reason = await self._live()
-        was_asked = self._asked.is_set()
-        self._asked.clear()
+    async def _run_once(self) -> None:
+        """Run one process of the service, from its start or adoption to its end and the wait after it."""
+        reason = await self._start_and_watch()
+        is_requested = self._restart_requested.is_set()
+        self._restart_requested.clear()
         if self.process is not None:
             code = self.process.returncode  # before we end what is left of it; None when it hung or is not our child
             reason += "" if code is None else f", signal {-code}" if code < 0 else f", exit code {code}"
-            await self._end(self.process, is_orderly=was_asked)
-        self._ended = "asked" if was_asked else reason
+            await self._end(self.process, is_orderly=is_requested)
+            self.process.close()
+        self._ended = "asked" if is_requested else reason
         self.process, self._parts = None, {}
-        self._book.forget(self.name)
-        await self._pause(reason, was_asked)
+        self._records.forget(self.name)
+        await self._wait_to_restart(reason, is_requested)
         self.restarts += 1
 
-    async def _pause(self, reason: str, was_asked: bool) -> None:
-        self.error = "" if was_asked else reason
-        if was_asked:
+    async def _wait_to_restart(self, reason: str, is_requested: bool) -> None:
+        self.error = "" if is_requested else reason
+        if is_requested:
             self._move("restarting")
             self._log.info("service.restarting", service=self.name, reason="asked")
             return
-        now = self._clock.monotonic()
-        self._history, may_go_on = note_restart(self._history, now, self._policy.limit)
-        policy = self._policy
-        backoff = Backoff(policy.backoff_first_s, policy.backoff_max_s, jitter=0.0)
-        wait = backoff_s(len(self._history), backoff, luck=0.0) if may_go_on else policy.backoff_max_s
-        self._move("restarting" if may_go_on else "down")
-        self._log.warning("service.died", service=self.name, reason=reason, restart_in_s=wait, restarts=self.restarts)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                await self._asked.wait()
-        self._asked.clear()
+        wait_s, is_within_limit = self._window.note(self._clock.monotonic())
+        self._move("restarting" if is_within_limit else "down")
+        self._log.warning("service.died", service=self.name, reason=reason, restart_in_s=wait_s, restarts=self.restarts)
+        await wait_for_event(self._restart_requested, wait_s, self._clock)
+        self._restart_requested.clear()
 
-    async def _live(self) -> str:
+    async def _start_and_watch(self) -> str:
         """Start it if need be, wait until it is ready, watch it; return why it has to be started again."""
         try:
             if self.process is None:
@@ -185,13 +167,13 @@ class Service:
                 self.process = ProcessHandle.spawn(launch)
                 self._since_ns = self._clock.now_ns()
                 self._log.info("service.started", service=self.name, service_pid=self.process.pid)
-            self._note(self.process)
+            self._record(self.process)
             if failed := await self._until_ready(self.process):
                 self.failures += 1
                 return failed
         except (FksError, OSError) as error:
             self.failures += 1
-            self.is_hopeless = isinstance(error, ConfigError)
+            self.is_misconfigured = isinstance(error, ConfigError)
             return str(error)
         self.failures = 0
         self.times_ready += 1
@@ -206,7 +188,7 @@ class Service:
         while not await self._answers(process):
             if not process.is_alive():
                 return f"ended while starting (status {process.returncode})"
-            if self._asked.is_set():
+            if self._restart_requested.is_set():
                 return "asked"
             if self._clock.monotonic() > deadline:
                 return f"not ready within {self.spec.start_s:g} s"
@@ -221,17 +203,17 @@ class Service:
             return False
 
     async def _watch(self, process: ProcessHandle) -> str:
-        """Return once it died, hung too long, lost a part for good, or a restart was asked for."""
+        """Return once it died, hung too long, lost a part for good, or a restart was requested."""
         while True:
             reason, part = await self._first_end(process)
-            if not part or not self.spec.is_mended_inside or not await self._is_mended(process, part, reason):
+            if not part or not self.spec.restarts_own_parts or not await self._part_comes_back(process, part, reason):
                 return reason
 
     async def _first_end(self, process: ProcessHandle) -> tuple[str, str]:
         """Return what ended, and the part's name when it is one."""
         waits = {
             asyncio.create_task(process.ended()): (f"{self.name} (pid {process.pid}) died", ""),
-            asyncio.create_task(self._asked.wait()): ("asked", ""),
+            asyncio.create_task(self._restart_requested.wait()): ("asked", ""),
             asyncio.create_task(self._hangs(process)): (f"{self.name} did not answer for {self.spec.hang_s} s", ""),
         }
         for name, pid in self._parts.items():
@@ -239,13 +221,13 @@ class Service:
             waits[asyncio.create_task(part.ended())] = (f"{name} (pid {pid}) died", name)
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return max((waits[task] for task in done), key=lambda found: found[1])  # a part tells more than the whole
+            return max((waits[task] for task in done), key=lambda found: found[1])  # a part says more than the whole
         finally:
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _is_mended(self, process: ProcessHandle, part: str, reason: str) -> bool:
+    async def _part_comes_back(self, process: ProcessHandle, part: str, reason: str) -> bool:
         """Return whether the service itself starts the dead part again and answers, before it dies or start_s is
         over."""
         assert self.spec.parts is not None
@@ -254,7 +236,7 @@ class Service:
         self._move("degraded")
         self._log.warning("service.part_died", service=self.name, part=part, part_pid=old)
         deadline = self._clock.monotonic() + self.spec.start_s
-        while process.is_alive() and not self._asked.is_set() and self._clock.monotonic() < deadline:
+        while process.is_alive() and not self._restart_requested.is_set() and self._clock.monotonic() < deadline:
             found = self.spec.parts(process)
             is_whole = set(found) >= set(self.spec.part_names) and old not in found.values()
             if is_whole and await self._answers(process):
@@ -284,32 +266,26 @@ class Service:
                 return
 
     async def _adopt(self) -> ProcessHandle | None:
-        """Return the living process of an earlier keeper, and clear what is left of a dead one."""
-        entry = self._book.get(self.name)
-        found = ProcessHandle.find(entry.pid, entry.mark) if entry and entry.pid else None
-        if found is None and entry and entry.pid and self.spec.is_group:
-            await clear_session(entry.pid, entry.mark)
+        """Return the running process of an earlier keeper, and end what is left of a dead one."""
+        record = self._records.get(self.name)
+        found = ProcessHandle.find(record.pid, record.mark) if record and record.pid else None
+        if found is None and record and record.pid and self.spec.is_group:
+            await clear_session(record.pid, record.mark)
         if found is None:
             pid = await asyncio.to_thread(self.spec.find)
-            mark = start_mark(pid) if pid else None
-            found = ProcessHandle(pid, mark) if pid and mark else None
+            found = ProcessHandle.of(pid) if pid else None
         if found is not None:
             self.is_adopted = True
-            self._since_ns = entry.since_ns if entry and entry.pid == found.pid else self._clock.now_ns()
+            self._since_ns = record.since_ns if record and record.pid == found.pid else self._clock.now_ns()
             self._log.info("service.adopted", service=self.name, service_pid=found.pid)
         return found
 
     async def _end(self, process: ProcessHandle, *, is_orderly: bool = True) -> None:
-        """End it, and all of its session. What is dead, hung or has lost a part has nothing to save: it is killed."""
+        """End it and its whole session. One that died, hung or lost a part has nothing to save: it is killed."""
         self.is_adopted = False
         is_clean = await process.stop(self.spec.stop if is_orderly else (), is_group=self.spec.is_group)
         if is_orderly and not is_clean:
             self._log.info("service.killed", service=self.name, service_pid=process.pid, stop=self.spec.stop)
 
-    def _note(self, process: ProcessHandle) -> None:
-        self._book.note(self.name, Entry(process.pid, process.mark, self._since_ns, self.restarts))
-
-    def _move(self, state: str) -> None:
-        if state != self.state:
-            self.state = state
-            self._on_change(self)
+    def _record(self, process: ProcessHandle) -> None:
+        self._records.put(self.name, ChildRecord(process.pid, process.mark, self._since_ns, self.restarts))

@@ -1,4 +1,4 @@
-"""The services of a node, from its settings: data that the keeper walks, and that can be printed."""
+"""The services of a node, from its settings: data that the keeper walks and that can be printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fks.servers.embedded import PostgresServer, RedisServer
 Stop = tuple[tuple[int, float], ...]
 _POSTGRES_STOP: Stop = ((signal.SIGINT, 4.0), (signal.SIGQUIT, 1.0))  # fast, then immediate: data is safe in both
 _REDIS_STOP: Stop = ((signal.SIGTERM, 1.5),)
-#: What each service is for, on the first screen.
+#: The title of each service on the first screen.
 TITLES = {"postgres": "PostgreSQL", "redis": "Redis", "sim": "local exchange", "ray": "Ray"}
 
 

@@ -1,4 +1,4 @@
-"""The local exchange as a service: `fks sim exchange`, told where its market comes from, asked for its endpoints."""
+"""The local exchange as a service: `fks sim exchange` with its market, its ready line and its endpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE = "BTCUSDT-1m.fksbars"
 
 @dataclass(frozen=True, slots=True)
 class SimFiles:
-    """Where the exchange's own data, its ready line and the name of its market are."""
+    """Files of the local exchange: its own data, its ready line, the name of its market."""
 
     data: Path
     ready: Path
@@ -67,9 +67,9 @@ def tape_symbol(tape: str) -> str:
 
 
 def check_market(files: SimFiles, settings: Settings) -> None:
-    """Refuse to mix markets in one home: prices, bars and positions of the one make no sense on the other.
+    """Refuse to mix markets in one home: prices, bars and positions of one make no sense on the other.
 
-    Errors: ConfigError. The first market of a home is written down.
+    Errors: ConfigError. The first market of a home is recorded.
     """
     wanted = f"tape {tape_path(settings.sim.tape).name}" if settings.sim.tape else "generator"
     known = files.market.read_text().strip() if files.market.exists() else ""

@@ -1,5 +1,5 @@
-"""The status document when the gateway cannot tell it: the database's rows if they can be had, else what was last
-known, with the keeper and its services always as they are this moment."""
+"""The status document of the keeper, for when the gateway is down: the database's rows if they can be read, else the
+last ones, with the keeper and its services always as they are at this moment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.model.timeframe import iso
 from fks.monitor.status import overall, problem_of, sim_view
-from fks.node.service import Seen
+from fks.node.service import ServiceStatus
 
 
 class StatusView:
-    """Remembers the last document the database gave. Soft state only."""
+    """The last document from the database. Soft state only."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,13 +24,13 @@ class StatusView:
         self._last_at = clock.monotonic()
 
     def merge(
-        self, document: dict[str, Any] | None, own: Sequence[tuple[str, Seen]], phase: str, node: Node | None
+        self, document: dict[str, Any] | None, own: Sequence[tuple[str, ServiceStatus]], phase: str, node: Node | None
     ) -> dict[str, Any]:
         """Return the whole document. `document` None: the database does not answer, the last one ages."""
         if document is not None:
             self._last, self._last_at = document, self._clock.monotonic()
         passed_ms = 0 if document is not None else int((self._clock.monotonic() - self._last_at) * 1000)
-        mine = {seen.name: self._component(kind, seen) for kind, seen in own}
+        mine = {status.name: self._component(kind, status) for kind, status in own}
         others = [_aged(row, passed_ms) for row in self._last["components"] if row["name"] not in mine]
         components = [*mine.values(), *others]
         feeds = [_aged(row, passed_ms) for row in self._last["feeds"]]
@@ -50,19 +50,19 @@ class StatusView:
             "source": "keeper",
         }
 
-    def _component(self, kind: str, seen: Seen) -> dict[str, Any]:
-        detail = {"detail": seen.detail} if seen.detail else {}
+    def _component(self, kind: str, status: ServiceStatus) -> dict[str, Any]:
+        detail = {"detail": status.detail} if status.detail else {}
         return {
-            "name": seen.name,
+            "name": status.name,
             "kind": kind,
-            "state": seen.state,
-            "pid": seen.pid,
+            "state": status.state,
+            "pid": status.pid,
             "node": self._host,
-            "restarts": seen.restarts,
-            "since": iso(seen.since_ns),
+            "restarts": status.restarts,
+            "since": iso(status.since_ns),
             "heartbeat_age_ms": 0,
             "detail": detail,
-            "problem": problem_of(seen.state, 0, detail),
+            "problem": problem_of(status.state, 0, detail),
         }
 
 

@@ -1,8 +1,8 @@
 """Logging: named events with key-values, one JSON object a line, without a secret in them.
 
 A process opens one log per component: `FKS_HOME/logs/<component>.jsonl`. Several processes may write the same file (the
-replicas of the gateway, an old self beside a new one): a line is one write, and whoever finds the file full turns it
-over under a lock while the others notice and follow. `fks logs` merges the files by time.
+replicas of the gateway, an old process beside a new one): a line is one write, and the process that finds the file full
+rotates it under a lock while the others notice and follow. `fks logs` merges the files by time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Log as LogSettings
 
 BYTES_MAX = 10_000_000  # of one file; a day at INFO is a page, DEBUG fills one in minutes
-FILES_KEPT = 3  # older turns of a file: .1 is the newest
+FILES_KEPT = 3  # rotated files: .1 is the newest
 TEXT_MAX = 4000  # characters of one value
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
@@ -46,13 +46,13 @@ _SECRET_TEXT = (
 
 
 class HasSecrets(Protocol):
-    """What knows the plain values that may never be shown (`fks.config.secrets.Secrets`)."""
+    """Holder of the plain values that may never be shown (`fks.config.secrets.Secrets`)."""
 
     def values(self) -> tuple[str, ...]: ...
 
 
 class Redactor:
-    """Takes secrets out of text: known values wherever they stand, and what looks like one by its surroundings."""
+    """Removes secrets from text: known values anywhere, and text that looks like one by what is around it."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values = tuple(sorted({value for value in values if len(value) >= 8}, key=len, reverse=True))
@@ -124,7 +124,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, Any] = record.fields if hasattr(record, "fields") else self._foreign(record)
         line = {
             "ts": _iso(record.created),
-            "level": "INFO" if _is_a_hiccup(record) else record.levelname,
+            "level": "INFO" if _is_network_error(record) else record.levelname,
             "component": getattr(record, "component", self._component),
             "event": record.msg if hasattr(record, "fields") else "log",
             "pid": record.process,
@@ -137,16 +137,15 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             found["error"] = self._redactor.text(f"{type(error).__name__}: {error}"[:TEXT_MAX])
-            if record.levelno >= logging.ERROR and not _is_a_hiccup(record):  # a library that warns goes on by itself
+            if record.levelno >= logging.ERROR and not _is_network_error(record):  # a warning needs no traceback
                 found["traceback"] = self._redactor.text(self.formatException(record.exc_info)[-TEXT_MAX:])
         return found
 
 
-def _is_a_hiccup(record: logging.LogRecord) -> bool:
-    """Return whether asyncio tells of a network error that a library left in a future of its own.
+def _is_network_error(record: logging.LogRecord) -> bool:
+    """Return whether asyncio reports a network error that a library left in a future of its own.
 
-    ccxt gives the same error to whoever called it, where it is dealt with; the forgotten copy is nobody's mistake of
-    ours.
+    ccxt raises the same error to its caller, where it is handled; the copy in the future is no bug of ours.
     """
     error = record.exc_info[1] if record.exc_info else None
     if record.name != "asyncio" or error is None or "exception was never retrieved" not in str(record.msg):
@@ -155,7 +154,7 @@ def _is_a_hiccup(record: logging.LogRecord) -> bool:
 
 
 class SharedRotatingHandler(logging.Handler):
-    """Appends lines to a file that other processes may append to and turn over as well.
+    """Appends lines to a file that other processes may append to and rotate as well.
 
     A write error (disk full) is swallowed: losing a log line must not stop an order.
     """
@@ -173,7 +172,7 @@ class SharedRotatingHandler(logging.Handler):
             data = (self.format(record) + "\n").encode()
             handle = self._follow()
             if os.fstat(handle).st_size + len(data) > self._bytes_max:
-                handle = self._turn()
+                handle = self._rotate()
             os.write(handle, data)
 
     def close(self) -> None:
@@ -183,7 +182,7 @@ class SharedRotatingHandler(logging.Handler):
         super().close()
 
     def _follow(self) -> int:
-        """Return a handle of the file that bears the name now."""
+        """Return a handle of the file that has the name now."""
         try:
             inode = self._path.stat().st_ino
         except FileNotFoundError:
@@ -196,7 +195,7 @@ class SharedRotatingHandler(logging.Handler):
             self._inode = os.fstat(self._handle).st_ino
         return self._handle
 
-    def _turn(self) -> int:
+    def _rotate(self) -> int:
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -218,7 +217,7 @@ def log_file(paths: Paths, component: str) -> Path:
 
 
 def open_log(component: str, paths: Paths, settings: LogSettings, secrets: HasSecrets | None = None) -> JsonLog:
-    """Return the log of a component, and send there what libraries of this process warn of.
+    """Return the log of a component; warnings of libraries in this process go there, too.
 
     Opening twice in one process returns the same file without doubling lines.
     """

@@ -109,7 +109,7 @@ class Merger:
     """Adds the snapshots of all components up so that counters never fall when a component is restarted.
 
     Soft state: the last snapshot of each component, and the sum of those of its ended lives. `state` and `restore`
-    carry it over the merger's own restart; without that, counters start anew, which Prometheus reads as a reset.
+    carry it over the merger's own restart; without that, counters begin at zero, which Prometheus reads as a reset.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Self-checks of a process: what it finds wrong with itself, since when, and what changed since the last look."""
+"""Self-checks of a process: the problems it finds, since when, and what changed since the last update."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from pathlib import Path
 
 from fks.model.health import FailedCheck
 
-LAG_TOLD_S = 5.0  # a late loop is told of for this long: the next beat must not miss it
+LAG_SHOWN_S = 5.0  # a late loop stays a problem for this long: the next beat must show it
 _MB = 1024 * 1024
 _STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a look found that the one before had not, and the other way round."""
+    """Problems that began and problems that ended with an update."""
 
     failed: tuple[FailedCheck, ...] = ()
-    mended: tuple[FailedCheck, ...] = ()
+    recovered: tuple[FailedCheck, ...] = ()
 
 
 class SelfChecks:
-    """Remembers which problems there are and since when. Looked at by one loop, read by any thread.
+    """The problems there are and since when. Updated by one loop, read by any thread.
 
-    `since` is the monotonic time of the first look that found it: a problem that goes and comes back is a new one.
+    `since` is the monotonic time of the first update with it: a problem that ends and comes back is a new one.
     """
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}
         self._found: dict[tuple[str, str], FailedCheck] = {}
 
-    def look(self, found: Iterable[FailedCheck], now_s: float) -> Changes:
-        """Take what is wrong now; return what began and what ended."""
+    def update(self, found: Iterable[FailedCheck], now_s: float) -> Changes:
+        """Replace the problems by those of now; return which began and which ended."""
         now = {(problem.kind, problem.about): problem for problem in found}
         failed = tuple(problem for key, problem in now.items() if key not in self._found)
-        mended = tuple(problem for key, problem in self._found.items() if key not in now)
+        recovered = tuple(problem for key, problem in self._found.items() if key not in now)
         self._since = {key: self._since.get(key, now_s) for key in now}
         self._found = now
-        return Changes(failed, mended)
+        return Changes(failed, recovered)
 
     @property
     def is_well(self) -> bool:
-        """Return whether the last look found nothing."""
+        """Return whether there is no problem."""
         return not self._found
 
     def beat(self, now_s: float) -> list[dict[str, object]]:
@@ -62,7 +62,7 @@ class SelfChecks:
 
 
 def memory_mb() -> float:
-    """Return the resident memory of this process, MB (2^20 bytes); 0 where the system does not tell."""
+    """Return the resident memory of this process, MB (2^20 bytes); 0 where the system does not provide it."""
     try:
         pages = int(_STATM.read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -71,15 +71,14 @@ def memory_mb() -> float:
 
 
 def memory_problem(used_mb: float, limit_mb: float) -> FailedCheck | None:
-    """Return what is wrong with this much resident memory: a leak is mended by a new process."""
+    """Return the problem of this much resident memory, if any: a new process ends a leak."""
     if used_mb <= limit_mb:
         return None
     return FailedCheck("memory", f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB", is_mended_by_restart=True)
 
 
 def lease_problem(*, has_lease: bool, holds: bool) -> FailedCheck | None:
-    """Return what is wrong when the lease ran out: it could not be renewed for its whole life, so the database is
-    away."""
+    """Return the problem of a lease that ran out: the database was unavailable for its whole life."""
     if not has_lease or holds:
         return None
     return FailedCheck(
@@ -88,20 +87,20 @@ def lease_problem(*, has_lease: bool, holds: bool) -> FailedCheck | None:
 
 
 class LoopLag:
-    """Measures how late the work loop's own turns come. A loop that stands still is the supervisor's to see."""
+    """Measures how late the turns of the work loop come. The supervisor detects a loop that stands still."""
 
     def __init__(self, turn_s: float, limit_s: float) -> None:
         self._turn_s, self._limit_s = turn_s, limit_s
         self._last_s: float | None = None
         self._late_s = 0.0
-        self._told_until_s = float("-inf")
+        self._shown_until_s = float("-inf")
 
     def turn(self, now_s: float) -> FailedCheck | None:
-        """Note a turn of the loop; return what is wrong while it was late lately."""
+        """Note a turn of the loop; return a problem for LAG_SHOWN_S after a late one."""
         late_s = 0.0 if self._last_s is None else now_s - self._last_s - self._turn_s
         self._last_s = now_s
         if late_s > self._limit_s:
-            self._late_s, self._told_until_s = late_s, now_s + LAG_TOLD_S
-        if now_s >= self._told_until_s:
+            self._late_s, self._shown_until_s = late_s, now_s + LAG_SHOWN_S
+        if now_s >= self._shown_until_s:
             return None
         return FailedCheck("loop", f"the work loop stood still for {self._late_s:.2f} s")

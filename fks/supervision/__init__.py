@@ -9,10 +9,10 @@ from fks.supervision.exits import Exit, How
 from fks.supervision.machine import decide
 from fks.supervision.policy import backoff_s, note_restart
 from fks.supervision.spec import (
-    Backoff,
     ChildSpec,
     Containment,
     Intensity,
+    RestartBackoff,
     RestartType,
     Strategy,
     SupervisorSpec,
@@ -22,12 +22,12 @@ from fks.supervision.spec import (
 from fks.supervision.state import TreeState
 
 __all__ = [
-    "Backoff",
     "ChildSpec",
     "Containment",
     "Exit",
     "How",
     "Intensity",
+    "RestartBackoff",
     "RestartType",
     "Strategy",
     "SupervisorSpec",

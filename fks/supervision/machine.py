@@ -13,7 +13,7 @@ Sources: the OTP design principles on supervisors, the reference manual of `supe
 
 Ours, beyond OTP: starts and stops take time, and other children are looked after meanwhile. Under one_for_one children
 start together unless `after` says otherwise. A start that fails the first time is retried like any other, instead of
-failing the whole tree. There is a wait before the restart of a child that did not last (`Backoff`). A supervisor with
+failing the whole tree. A child that did not last is restarted after a wait (`RestartBackoff`). A supervisor with
 `Containment`, and the root, does not end: each of its children is counted for itself, and one that died too often in a
 row escalates alone. It is paged, started again every `retry_s`, and stays escalated until a person restarts it. A
 restart that a person wants is not counted. The tree may change while it runs.
@@ -29,7 +29,7 @@ from __future__ import annotations
 from fks.supervision import pages
 from fks.supervision.exits import Exit, How
 from fks.supervision.opentree import ACTIVE, ALIVE, OpenTree, Spec, edges
-from fks.supervision.policy import backoff_s, luck_of, note_restart
+from fks.supervision.policy import backoff_s, jitter_draw, note_restart
 from fks.supervision.spec import ChildSpec, Containment, RestartType, Strategy, SupervisorSpec
 from fks.supervision.state import (
     Adopted,
@@ -358,7 +358,7 @@ class _Machine(OpenTree):
 
     def _restart(self, parent: SupervisorSpec, id: str, exit: Exit) -> None:
         tries = self._nodes[id].tries
-        wait_s = backoff_s(tries, parent.backoff, luck=luck_of(id, tries, self._now_s))
+        wait_s = backoff_s(tries, parent.backoff, draw=jitter_draw(id, tries, self._now_s))
         self._set(id, phase=Phase.WAITING)
         if wait_s > 0:
             self._timer(id, wait_s)

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from fks.supervision.spec import Backoff, Intensity
+from fks.model.backoff import Backoff
+from fks.supervision.spec import Intensity, RestartBackoff
 
 DEATHS = frozenset({"restarted", "escalated"})  # the notes of the history that count as one
+
+
+@dataclass(slots=True)
+class RestartWindow:
+    """The restarts of one child: counted within a period, ever longer apart."""
+
+    limit: Intensity
+    backoff: Backoff
+    restarts: tuple[float, ...] = ()  # monotonic seconds, newest first
+
+    def note(self, now_s: float) -> tuple[float, bool]:
+        """Note one more restart; return the wait before it and whether the limit allows it.
+
+        The first within the period comes at once. Past the limit the wait is the backoff's longest.
+        """
+        self.restarts, is_within_limit = note_restart(self.restarts, now_s, self.limit)
+        return self.backoff.wait_s(len(self.restarts) - 1) if is_within_limit else self.backoff.max_s, is_within_limit
 
 
 def note_restart(history: tuple[float, ...], now_s: float, limit: Intensity) -> tuple[tuple[float, ...], bool]:
@@ -47,17 +66,14 @@ def row_ages(life: Sequence[tuple[str, float]], lasting_s: float, *, until_s: fl
     return tuple(reversed(row))
 
 
-def backoff_s(tries: int, backoff: Backoff, *, luck: float) -> float:
-    """Return the wait before the n-th restart in a row: none before the first, then doubling, capped, less some jitter.
+def backoff_s(tries: int, backoff: RestartBackoff, *, draw: float) -> float:
+    """Return the wait before the n-th restart in a row: none before the first, then that of the backoff.
 
-    `luck` in [0, 1) is the dice: 0 takes nothing off, towards 1 the whole share `jitter` of it.
+    `draw`: see `Backoff.wait_s`.
     """
-    if tries <= 1:
-        return 0.0
-    return float(min(backoff.first_s * 2.0 ** min(tries - 2, 30), backoff.max_s) * (1.0 - backoff.jitter * luck))
+    return backoff.wait_s(tries - 1, draw=draw)
 
 
-def luck_of(child: str, tries: int, now_s: float) -> float:
-    """Return a number in [0, 1) that differs from child to child and from try to try: the same for the same
-    arguments."""
+def jitter_draw(child: str, tries: int, now_s: float) -> float:
+    """Return a number in [0, 1) that differs between children and between tries: the same for the same arguments."""
     return zlib.crc32(f"{child}/{tries}/{now_s!r}".encode()) / 2**32

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 
 
@@ -39,10 +40,10 @@ class Containment:
     """Ends a crash loop at the child that crashes: its siblings run on, and it is started every `retry_s` until a
     person restarts it.
 
-    Each child is counted for itself, over the deaths in a row of which no life lasted `Backoff.reset_s`. The row is too
-    long past the supervisor's `Intensity`, or, with ROW_MIN deaths, `row_s` after its first one: whatever one round of
-    start, life and back-off takes, one of the two limits is reached. `deaths_hour_max`: more deaths of one child in an
-    hour page, however long its lives are.
+    Each child is counted for itself, over its deaths in a row between which it was never up for
+    `RestartBackoff.reset_s`. The row is too long past the supervisor's `Intensity`, or, with ROW_MIN deaths, `row_s`
+    after its first one: however long one round of start, life and backoff takes, one of the two limits is reached.
+    `deaths_hour_max`: more deaths of one child in an hour page, however long it was up between them.
     """
 
     retry_s: float = 60.0
@@ -51,8 +52,8 @@ class Containment:
 
 
 @dataclass(frozen=True, slots=True)
-class Backoff:
-    """The wait before a restart: none for the first, then `first_s` doubling up to `max_s`, less up to `jitter` of it.
+class RestartBackoff(Backoff):
+    """The wait before a restart: none for the first in a row, then that of `Backoff`.
 
     A child that was up for `reset_s` has lasted: its row of deaths ends.
     """
@@ -101,7 +102,7 @@ class SupervisorSpec:
     strategy: Strategy = Strategy.ONE_FOR_ONE
     restart: RestartType = RestartType.PERMANENT
     after: tuple[str, ...] = ()
-    backoff: Backoff = Backoff()
+    backoff: RestartBackoff = RestartBackoff()
     containment: Containment | None = None
 
     def workers(self) -> Iterator[ChildSpec]:

@@ -18,21 +18,22 @@ from typing import Any
 from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
+from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
+from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext
 from fks.node.control_socket import ask
 from fks.node.keeper import Keeper
 from fks.node.lock import keeper_lock
-from fks.node.service import Seen
-from fks.node.spec import Policy, ServiceSpec
+from fks.node.service import ServiceStatus
+from fks.node.spec import RestartPolicy, ServiceSpec
 from fks.process.handle import Launch, ProcessHandle, find_by_command
 from fks.supervision.spec import Intensity
 from tests.support.ports import CollectingLog
 from tests.support.waiting import wait_until
 
 PROGRAM = Path(__file__).with_name("small_service.py")
-QUICK = Policy(
-    backoff_first_s=0.05,
-    backoff_max_s=0.3,
+QUICK = RestartPolicy(
+    backoff=Backoff(0.05, 0.3),
     limit=Intensity(restarts_max=4, period_s=30.0),
     probe_s=0.1,
     probe_timeout_s=0.5,
@@ -65,7 +66,7 @@ def small(paths: Paths, name: str, *args: str, **changes: Any) -> ServiceSpec:
 def pids_of(paths: Paths, name: str) -> list[int]:
     """Return what a small service wrote when it was ready: its pid and those of its helpers."""
     try:
-        return [int(word) for word in (paths.run / f"{name}.ready").read_text().split()]
+        return [int(pid) for pid in (paths.run / f"{name}.ready").read_text().split()]
     except OSError:
         return []
 
@@ -79,8 +80,8 @@ def _state(pid: int) -> str:
 
 
 @dataclass
-class Hands:
-    """Stands in for what is above the services: counts what it is asked, and can be told to fail."""
+class FakeDriver(ClusterDriver):
+    """Replaces what is above the services: counts the calls, and fails with the errors in `fail`."""
 
     deploys: int = 0
     age_s: float | None = 0.1
@@ -89,12 +90,6 @@ class Hands:
     stopped: int = 0
     waits_for: str = ""
 
-    async def claim(self) -> None: ...
-    async def hold(self) -> None: ...
-    async def release(self) -> None: ...
-    async def prepare(self) -> None: ...
-    async def cancel(self) -> None: ...
-    async def clear(self) -> None: ...
     async def close(self) -> None: ...
 
     async def deploy(self) -> None:
@@ -102,14 +97,14 @@ class Hands:
         if self.fail:
             raise self.fail.pop(0)
 
-    async def stands(self) -> bool:
+    async def has_supervisor(self) -> bool:
         return self.age_s is not None and self.age_s < 10.0
 
     async def stop(self) -> None:
         self.stopped += 1
 
-    async def beat(self, seen: Sequence[tuple[str, Seen]]) -> float | None:
-        return self.age_s
+    async def beat(self, statuses: Sequence[tuple[str, ServiceStatus]]) -> ClusterState:
+        return ClusterState(self.age_s)
 
     async def status(self) -> dict[str, Any]:
         if self.document is None:
@@ -136,7 +131,7 @@ def _phase(paths: Paths) -> str:
 
 
 def start_stray(spec: ServiceSpec) -> subprocess.Popen[bytes]:
-    """Return a service that no keeper wrote down."""
+    """Return a service that is in no keeper's records."""
     return subprocess.Popen(list(spec.launch().command), start_new_session=True)
 
 
@@ -144,9 +139,20 @@ def node() -> Node:
     return Node("postgresql:///none", "unix:///none", "127.0.0.1:1", {"host": "127.0.0.1", "port": 1})
 
 
-def keeper_of(paths: Paths, specs: Sequence[ServiceSpec], hands: Hands | None = None, **options: Any) -> Keeper:
+def context_of(paths: Paths, log: CollectingLog | None = None) -> KeeperContext:
+    return KeeperContext(paths, node, RealClock(), log or CollectingLog())
+
+
+def keeper_of(
+    paths: Paths,
+    specs: Sequence[ServiceSpec],
+    driver: ClusterDriver | None = None,
+    *,
+    log: CollectingLog | None = None,
+    **options: Any,
+) -> Keeper:
     """Return a keeper with a quick policy."""
-    return Keeper(paths, specs, hands or Hands(), node, RealClock(), CollectingLog(), **({"policy": QUICK} | options))
+    return Keeper(context_of(paths, log), specs, driver or FakeDriver(), **({"policy": QUICK} | options))
 
 
 async def _main(home: str, names: list[str]) -> None:

@@ -93,7 +93,7 @@ async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_n
     assert await news.new() == []
 
 
-async def test_a_machine_that_fell_silent_is_not_back_though_its_last_word_was_ready(account: Database) -> None:
+async def test_silent_machine_is_not_back_though_its_last_state_was_ready(account: Database) -> None:
     await account.sql(
         "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.lost', 'w1 is gone', "
         "'keeper@w1')"

@@ -48,7 +48,7 @@ def found_in(folder, settings=None):
 URLS = {"database": Database(url="postgresql://u:p@h/d?sslmode=require"), "redis": Redis(url="rediss://:p@h/0")}
 
 
-def test_ray_accepts_the_example_and_the_check_names_only_what_is_left_to_fill_in():
+def test_example_is_valid_for_ray_and_its_blanks_are_named():
     checks = {check.name: check for check in asyncio.run(examine(Paths.of("/nowhere/fks"), EXAMPLE))}
     assert checks["cluster file"].state == "ok", checks["cluster file"]
     assert checks["addresses"].state == "bad"
@@ -58,7 +58,7 @@ def test_ray_accepts_the_example_and_the_check_names_only_what_is_left_to_fill_i
     } == {"ok"}
 
 
-def test_what_ray_refuses_is_told_in_its_words(tmp_path):
+def test_ray_validation_errors_are_shown(tmp_path):
     file = tmp_path / "cluster.yaml"
     document = yaml.safe_load(EXAMPLE.read_text())
     file.write_text(yaml.safe_dump(document | {"acelerator": 1}))
@@ -70,7 +70,7 @@ def test_what_ray_refuses_is_told_in_its_words(tmp_path):
     assert "no provider" in checks["cluster file"].detail
 
 
-def test_a_filled_in_cluster_passes_and_each_thing_amiss_is_told(ready):
+def test_complete_cluster_passes_and_each_fault_is_reported(ready):
     settings = Settings(supervision=Supervision(placement={"ninja:*": "ninja", "orders": "head"}), **URLS)
     assert {name: c.detail for name, c in found_in(ready, settings).items() if c.state != "ok"} == {}
     (ready / ".fks" / "ray.token").chmod(0o644)
@@ -83,7 +83,7 @@ def test_a_filled_in_cluster_passes_and_each_thing_amiss_is_told(ready):
     assert all(check.remedy for check in bad.values())
 
 
-def test_ports_that_do_not_meet_are_told(ready):
+def test_ports_that_differ_are_reported(ready):
     file = ready / "cluster.yaml"
     file.write_text(file.read_text().replace("--port 6379", "--port 6380"))
     assert found_in(ready)["ports"].state == "bad"
@@ -100,7 +100,7 @@ def test_the_command_fails_with_one_when_something_is_bad(tmp_path, capsys, monk
 
 
 @pytest.mark.parametrize("role", ["head", "worker"])
-def test_the_unit_restarts_its_keeper_and_never_takes_down_what_it_left(role, tmp_path):
+def test_unit_restarts_its_keeper_and_spares_its_children(role, tmp_path):
     file = REPOSITORY / "deploy" / f"fks-{role}.service"
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str
@@ -120,7 +120,7 @@ def test_the_unit_restarts_its_keeper_and_never_takes_down_what_it_left(role, tm
     assert (done.returncode, complaints) == (0, [])
 
 
-def test_the_wheel_holds_all_that_a_node_needs(tmp_path):
+def test_wheel_contains_all_files_of_a_node(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for name in ("fks", "actors"):

@@ -20,7 +20,8 @@ from fks.node.control_socket import ask
 from fks.node.keeper import sweep
 from fks.node.lock import AlreadyRunning, holder_of, keeper_lock
 from fks.process.handle import start_mark
-from tests.support.keepers import Hands, keeper_of, pids_of, small, start_keeper, start_stray
+from tests.support.keepers import FakeDriver, keeper_of, pids_of, small, start_keeper, start_stray
+from tests.support.ports import CollectingLog
 from tests.support.waiting import until, wait_until
 
 
@@ -32,9 +33,9 @@ def paths(tmp_path):
 
 
 @asynccontextmanager
-async def running(paths, specs, hands=None, **options):
+async def running(paths, specs, driver=None, **options):
     """A keeper that is up; it is asked to stop at the end, and has to."""
-    keeper = keeper_of(paths, specs, hands, **options)
+    keeper = keeper_of(paths, specs, driver, **options)
     task = asyncio.create_task(keeper.run())
     try:
         await until(lambda: keeper.phase == "ready" or task.done())
@@ -54,7 +55,7 @@ async def back(keeper, name, old_pid):
     return await until(lambda: keeper.services[name].is_ready and keeper.services[name].process.pid != old_pid)
 
 
-async def test_a_killed_service_comes_back_and_is_counted(paths):
+async def test_killed_service_is_restarted_and_counted(paths):
     async with running(paths, [small(paths, "a"), small(paths, "b")]) as keeper:
         other, took_s = pids_of(paths, "b")[0], []
         while len(took_s) < 3 and not any(
@@ -69,14 +70,14 @@ async def test_a_killed_service_comes_back_and_is_counted(paths):
         assert pids_of(paths, "b") == [other]
 
 
-@pytest.mark.parametrize("turns", range(8))
-async def test_a_service_ends_though_it_answers_at_that_very_moment(paths, turns):
+@pytest.mark.parametrize("loop_turns", range(8))
+async def test_service_stops_while_its_probe_is_being_answered(paths, loop_turns):
     asked = []
 
     async def is_ready(process):
         if asked == ["soon"]:
             asked[:] = [asyncio.create_task(keeper.services["a"].stop())]
-            for _ in range(turns):  # of the loop: in one of them the answer and the end of the question cross
+            for _ in range(loop_turns):  # in one of them the answer and the end of the probe cross
                 await asyncio.sleep(0)
         return True
 
@@ -87,7 +88,7 @@ async def test_a_service_ends_though_it_answers_at_that_very_moment(paths, turns
         assert keeper.services["a"].state == "stopped"
 
 
-async def test_a_service_that_keeps_dying_is_called_down_and_still_tried(paths):
+async def test_service_that_keeps_dying_is_down_and_still_tried(paths):
     flag = paths.home / "broken"
     async with running(paths, [small(paths, "a", "--dies", str(flag))]) as keeper:
         flag.touch()
@@ -101,20 +102,20 @@ async def test_a_service_that_keeps_dying_is_called_down_and_still_tried(paths):
 
 async def test_waits_between_restarts_grow(paths):
     flag = paths.home / "broken"
-    hands = Hands()
-    keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))], hands)
+    log = CollectingLog()
+    keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))], log=log)
     task = asyncio.create_task(keeper.run())
     await until(lambda: keeper.phase == "ready")
     flag.touch()
     os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
     await until(lambda: keeper.services["a"].state == "down")
-    waits = [fields["restart_in_s"] for _, event, fields in keeper._log.lines if event == "service.died"]
+    waits = [fields["restart_in_s"] for _, event, fields in log.lines if event == "service.died"]
     assert waits[:5] == [0.0, 0.05, 0.1, 0.2, 0.3]
     keeper.request_stop()
     await task
 
 
-async def test_a_first_start_that_fails_says_its_last_words_without_secrets_and_leaves_nothing(paths):
+async def test_failed_first_start_shows_last_output_without_secrets(paths):
     (paths.home / "broken").touch()
     with pytest.raises(FksError) as caught:
         async with running(paths, [small(paths, "b"), small(paths, "a", "--dies", str(paths.home / "broken"))]):
@@ -128,7 +129,7 @@ async def test_a_first_start_that_fails_says_its_last_words_without_secrets_and_
     assert not paths.node_file.exists()
 
 
-async def test_a_wrong_setting_is_not_tried_twice(paths):
+async def test_config_error_is_not_retried(paths):
     def launch():
         raise ConfigError("a.key is wrong", remedy="set a.key")
 
@@ -140,28 +141,29 @@ async def test_a_wrong_setting_is_not_tried_twice(paths):
 
 
 async def test_waves_are_stopped_in_order_after_the_tree(paths):
-    hands = Hands()
+    driver = FakeDriver()
     specs = [small(paths, "a", wave=0), small(paths, "b", "--stop-s", "0.2", wave=1), small(paths, "c", wave=2)]
-    async with running(paths, specs, hands):
+    async with running(paths, specs, driver):
         pass
-    told = {name: float((paths.run / f"{name}.log").read_text().split()[1]) for name in "abc"}
-    assert told["c"] < told["b"] < told["a"]
-    assert told["a"] - told["b"] >= 0.2  # b had ended before a was told
-    assert hands.stopped == 1
+    stopped_at = {name: float((paths.run / f"{name}.log").read_text().split()[1]) for name in "abc"}
+    assert stopped_at["c"] < stopped_at["b"] < stopped_at["a"]
+    assert stopped_at["a"] - stopped_at["b"] >= 0.2  # b had ended before a was stopped
+    assert driver.stopped == 1
 
 
-async def test_a_deaf_service_is_killed_at_its_deadline_with_its_whole_session(paths):
+async def test_service_that_ignores_stop_is_killed_with_its_session(paths):
     spec = small(paths, "a", "--deaf", "--children", "2", stop=((signal.SIGTERM, 0.3),), is_group=True)
-    async with running(paths, [spec]) as keeper:
+    log = CollectingLog()
+    async with running(paths, [spec], log=log):
         pids = pids_of(paths, "a")
         assert len(pids) == 3
         start = time.monotonic()
     assert 0.3 <= time.monotonic() - start < 3.0
     assert not any(is_alive(pid) for pid in pids)
-    assert "service.killed" in keeper._log.events("info")
+    assert "service.killed" in log.events("info")
 
 
-async def test_the_death_of_a_part_restarts_the_whole_service(paths):
+async def test_death_of_a_part_restarts_the_whole_service(paths):
     spec = small(
         paths,
         "a",
@@ -173,23 +175,25 @@ async def test_the_death_of_a_part_restarts_the_whole_service(paths):
     )
     async with running(paths, [spec]) as keeper:
         old = pids_of(paths, "a")
-        assert [(seen.name, seen.pid) for seen in keeper.services["a"].seen()] == [("part", old[1])]
+        assert [(status.name, status.pid) for status in keeper.services["a"].statuses()] == [("part", old[1])]
         os.kill(old[1], signal.SIGKILL)
         await back(keeper, "a", old[0])
         assert not any(is_alive(pid) for pid in old)
 
 
-async def test_a_hung_service_is_killed_and_started_again(paths):
-    said = []
-    async with running(paths, [small(paths, "a", hang_s=0.6)], say=lambda *words: said.append(words[:2])) as keeper:
+async def test_hung_service_is_killed_and_restarted(paths):
+    progress = []
+    async with running(
+        paths, [small(paths, "a", hang_s=0.6)], on_progress=lambda *step: progress.append(step[:2])
+    ) as keeper:
         old = pids_of(paths, "a")[0]
         os.kill(old, signal.SIGSTOP)
         await back(keeper, "a", old)
-        assert said.index(("a", "degraded")) < said.index(("a", "restarting"))
+        assert progress.index(("a", "degraded")) < progress.index(("a", "restarting"))
         assert not is_alive(old)
 
 
-async def test_children_survive_a_killed_keeper_and_the_next_takes_them_over(paths):
+async def test_children_survive_a_killed_keeper_and_are_adopted(paths):
     first = start_keeper(paths, "a", "b")
     old = {name: pids_of(paths, name)[0] for name in "ab"}
     first.kill()
@@ -204,7 +208,7 @@ async def test_children_survive_a_killed_keeper_and_the_next_takes_them_over(pat
     assert not any(is_alive(pid) for pid in old.values())
 
 
-async def test_a_leftover_that_nobody_wrote_down_is_found_too(paths):
+async def test_running_service_without_a_record_is_adopted(paths):
     async with running(paths, [small(paths, "a")]):
         pass
     process = start_stray(small(paths, "a"))
@@ -225,7 +229,7 @@ async def test_down_ends_what_a_killed_keeper_left(paths):
     assert not paths.sockets.exists()
 
 
-def test_who_reads_a_log_of_rays_outlives_down(paths):
+def test_down_spares_a_program_that_reads_a_log_of_ray(paths):
     log = paths.ray_temp / "raylet.out"
     log.parent.mkdir(parents=True)
     log.write_text("")
@@ -259,7 +263,7 @@ def test_a_home_has_one_keeper(paths):
     assert holder_of(lock) is None
 
 
-async def test_the_door_answers_and_survives_nonsense(paths):
+async def test_control_socket_answers_and_survives_malformed_requests(paths):
     async with running(paths, [small(paths, "a")]) as keeper:
         socket = paths.keeper_socket
         assert socket.stat().st_mode & 0o777 == 0o600
@@ -283,7 +287,7 @@ async def test_the_door_answers_and_survives_nonsense(paths):
         ask(paths.keeper_socket, "status")
 
 
-async def test_status_without_a_database_is_what_was_last_known_with_our_own_as_they_are(paths):
+async def test_status_without_database_is_the_last_one_plus_own_services(paths):
     rows = [
         {
             "name": "orders",
@@ -308,7 +312,7 @@ async def test_status_without_a_database_is_what_was_last_known_with_our_own_as_
             "detail": {},
         },
     ]
-    hands = Hands(
+    driver = FakeDriver(
         document={
             "components": rows,
             "feeds": [{"exchange": "x", "symbol": "S", "state": "LIVE", "age_ms": 5}],
@@ -316,9 +320,9 @@ async def test_status_without_a_database_is_what_was_last_known_with_our_own_as_
             "kill": {"engaged": False},
         }
     )
-    async with running(paths, [small(paths, "postgres")], hands) as keeper:
+    async with running(paths, [small(paths, "postgres")], driver) as keeper:
         assert (await keeper.status())["state"] == "healthy"
-        hands.document = None
+        driver.document = None
         document = await keeper.status()
         assert document["state"] == "degraded"
         assert set(document) >= {"state", "components", "feeds", "venues", "kill", "sim"}
@@ -330,52 +334,52 @@ async def test_status_without_a_database_is_what_was_last_known_with_our_own_as_
         assert document["kill"] == {"engaged": False}
 
 
-async def test_the_tree_is_deployed_again_after_a_new_head(paths):
-    hands = Hands()
-    async with running(paths, [small(paths, "ray")], hands) as keeper:
-        assert hands.deploys == 1
+async def test_tree_is_redeployed_on_a_new_ray_head(paths):
+    driver = FakeDriver()
+    async with running(paths, [small(paths, "ray")], driver) as keeper:
+        assert driver.deploys == 1
         os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
-        await until(lambda: hands.deploys == 2)
+        await until(lambda: driver.deploys == 2)
         assert keeper.phase == "ready"
 
 
-async def test_the_tree_is_deployed_again_when_its_supervisor_is_silent(paths, monkeypatch):
+async def test_tree_is_redeployed_when_its_supervisor_is_silent(paths, monkeypatch):
     monkeypatch.setattr("fks.node.tree_deployer.SILENT_S", 0.3)
-    hands = Hands(age_s=0.0)
-    async with running(paths, [small(paths, "ray")], hands):
-        hands.age_s = 99.0
-        await until(lambda: hands.deploys >= 2, deadline_s=5.0)
+    driver = FakeDriver(age_s=0.0)
+    async with running(paths, [small(paths, "ray")], driver):
+        driver.age_s = 99.0
+        await until(lambda: driver.deploys >= 2, deadline_s=5.0)
 
 
-async def test_a_deploy_that_fails_is_tried_again_at_the_start_and_for_ever_later(paths):
-    hands = Hands(fail=[FksError("first")], age_s=None)
-    async with running(paths, [small(paths, "ray")], hands):
-        assert hands.deploys == 2
-        hands.fail = [FksError("again")]
+async def test_failed_deploy_is_retried_once_at_start_and_always_later(paths):
+    driver = FakeDriver(fail=[FksError("first")], age_s=None)
+    async with running(paths, [small(paths, "ray")], driver):
+        assert driver.deploys == 2
+        driver.fail = [FksError("again")]
         os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
-        await until(lambda: hands.deploys == 4)
+        await until(lambda: driver.deploys == 4)
 
 
-async def test_no_process_and_no_room_for_a_deploy_cost_a_try_and_never_the_keeper(paths):
-    hands = Hands()
-    async with running(paths, [small(paths, "ray")], hands) as keeper:
-        hands.fail, hands.age_s = [OSError(11, "no process to be had"), RuntimeError("a mistake")], None
+async def test_unexpected_deploy_errors_do_not_end_the_keeper(paths):
+    driver = FakeDriver()
+    async with running(paths, [small(paths, "ray")], driver) as keeper:
+        driver.fail, driver.age_s = [OSError(11, "no process to be had"), RuntimeError("a mistake")], None
         os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
-        await until(lambda: hands.deploys == 4, deadline_s=20.0)
+        await until(lambda: driver.deploys == 4, deadline_s=20.0)
         assert keeper.phase == "ready"
 
 
-async def test_a_tree_that_stands_with_a_child_down_is_kept(paths):
-    hands = Hands(fail=[FksError("not up: orders down")], age_s=0.5)
-    async with running(paths, [small(paths, "ray")], hands) as keeper:
-        assert hands.deploys == 1
+async def test_tree_with_a_child_down_is_kept_as_degraded(paths):
+    driver = FakeDriver(fail=[FksError("not up: orders down")], age_s=0.5)
+    async with running(paths, [small(paths, "ray")], driver) as keeper:
+        assert driver.deploys == 1
         assert {"name": "actors", "state": "degraded", "text": "not up: orders down"} in keeper.steps
 
 
-async def test_a_tree_that_is_not_whole_is_deployed_again_later(paths, monkeypatch):
+async def test_tree_that_is_not_whole_is_redeployed_later(paths, monkeypatch):
     monkeypatch.setattr("fks.node.tree_deployer.RETRY_S", 0.2)
-    hands = Hands(fail=[FksError("not up: gateway")], age_s=0.5)
-    said = []
-    async with running(paths, [small(paths, "ray")], hands, say=lambda *words: said.append(words)):
-        await until(lambda: ("actors", "ready", "") in said)
-        assert hands.deploys == 2
+    driver = FakeDriver(fail=[FksError("not up: gateway")], age_s=0.5)
+    progress = []
+    async with running(paths, [small(paths, "ray")], driver, on_progress=lambda *step: progress.append(step)):
+        await until(lambda: ("actors", "ready", "") in progress)
+        assert driver.deploys == 2

@@ -27,7 +27,7 @@ def taken_port():
         yield holder.getsockname()[1]
 
 
-def test_a_port_in_use_is_told_with_key_holder_and_remedy(taken_port):
+def test_port_in_use_is_reported_with_key_holder_and_remedy(taken_port):
     with pytest.raises(ConfigError) as caught:
         ports.check_free({"http.port": ("127.0.0.1", taken_port)})
     text = str(caught.value)
@@ -105,7 +105,7 @@ def test_a_socket_directory_made_by_others_is_refused(tmp_path, monkeypatch):
     paths.sockets.mkdir()
     paths.sockets.chmod(0o777)
     monkeypatch.setattr(preflight, "SOCKET_MAX", 1000)
-    with pytest.raises(ConfigError, match="made by somebody else"):
+    with pytest.raises(ConfigError, match="made by another user"):
         preflight.check_sockets(paths)
 
 
@@ -131,7 +131,7 @@ def test_a_home_keeps_its_market(tmp_path):
         check_market(files, Settings(sim=Sim(tape="none.fksbars")))
 
 
-def test_the_exchange_is_told_its_tape(tmp_path):
+def test_local_exchange_gets_its_tape(tmp_path):
     command = sim_command(
         SimFiles.of(Paths.of(tmp_path)), Settings(sim=Sim(tape="sample", speed=60, fills="tape", port=1))
     )

@@ -16,23 +16,26 @@ from fks.cli.checkup import examine
 from fks.cli.status import find_status
 from fks.clock import RealClock
 from fks.config.endpoints import load_node
+from fks.config.paths import Paths
+from fks.model.backoff import Backoff
 from fks.node.build import check_host, open_site
+from fks.node.cluster_driver import KeeperContext
+from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper
 from fks.node.lock import keeper_lock
 from fks.node.presence import Presence
-from fks.node.spec import Policy
-from fks.node.tree import Tree
+from fks.node.spec import RestartPolicy
 from fks.process.handle import start_mark
 from fks.store.db import Database
 from fks.store.nodes import NodeStore
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
-REAL = Policy(backoff_first_s=0.05, probe_s=0.1)  # real services on a busy machine answer when they can
+REAL = RestartPolicy(Backoff(0.05, 10.0), probe_s=0.1)  # real services on a busy machine answer when they can
 
 
-class TreeWithoutRay(Tree):
-    """Everything of the real hands but what needs Ray."""
+class DriverWithoutRay(HeadDriver):
+    """Everything of the head's driver but what needs Ray."""
 
     async def deploy(self) -> None: ...
     async def stop(self) -> None: ...
@@ -45,8 +48,8 @@ async def running(home):
         site = open_site(paths)
         specs = [spec for spec in site.specs() if spec.name != "ray"]
         presence = Presence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
-        hands = TreeWithoutRay(paths, site.settings, site.redactor, presence, site.node, CollectingLog())
-        keeper = Keeper(paths, specs, hands, site.node, RealClock(), CollectingLog(), policy=REAL)
+        context = KeeperContext(paths, site.node, RealClock(), CollectingLog(), site.redactor)
+        keeper = Keeper(context, specs, DriverWithoutRay(context, site.settings, presence), policy=REAL)
         task = asyncio.create_task(keeper.run())
         try:
             await until(lambda: keeper.phase == "ready" or task.done(), deadline_s=60.0)
@@ -67,9 +70,9 @@ def home(tmp_path, monkeypatch):
     return home
 
 
-async def test_every_service_comes_back_and_the_journal_is_whole(home, capsys):
+async def test_every_service_is_restarted_and_the_journal_is_whole(home, capsys):
     async with running(home) as keeper:
-        paths = keeper._paths
+        paths = Paths.of(home)
         node = load_node(paths)
         assert paths.node_file.stat().st_mode & 0o777 == 0o600
         assert set(node.sim) >= {"rest", "ws", "ws_api", "api_key", "api_secret", "pid", "port"}
@@ -91,7 +94,7 @@ async def test_every_service_comes_back_and_the_journal_is_whole(home, capsys):
         assert await db.sql("SELECT 1 FROM api_tokens WHERE name = 'cli'")
         assert await db.sql("SELECT 1 FROM strategy_instances LIMIT 1")
         await db.close()
-        await what_is_told_while_it_runs(paths, pids, capsys)
+        await check_status_while_it_runs(paths, pids, capsys)
     assert not any(start_mark(pid) for pid in pids.values())
     assert not paths.sockets.exists()
     assert not paths.node_file.exists()
@@ -112,8 +115,8 @@ async def beats_as(db, pids):
     return {row["name"]: row["pid"] for row in rows} == pids
 
 
-async def what_is_told_while_it_runs(paths, pids, capsys):
-    document = await asyncio.to_thread(find_status, paths)  # there is no gateway: the keeper tells
+async def check_status_while_it_runs(paths, pids, capsys):
+    document = await asyncio.to_thread(find_status, paths)  # there is no gateway: the keeper answers
     assert document["source"] == "keeper"
     assert {row["name"]: row["pid"] for row in document["components"] if row["kind"] == "service"} == pids
     assert document["sim"]["pid"] == pids["sim"]
@@ -122,13 +125,13 @@ async def what_is_told_while_it_runs(paths, pids, capsys):
     assert "ms from ours" in checks["exchange"].detail
     assert checks["gateway"].state == "fail"
     code = await asyncio.to_thread(run, cli, ["--home", str(paths.home), "up"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert code == 0
-    assert f"already running: keeper pid {os.getpid()}" in said
+    assert f"already running: keeper pid {os.getpid()}" in output
     assert await asyncio.to_thread(run, cli, ["--home", str(paths.home), "up", "--detach", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["state"] == "already running"
-    assert told["sim"]["pid"] == pids["sim"]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["state"] == "already running"
+    assert answer["sim"]["pid"] == pids["sim"]
 
 
 def test_down_and_status_of_nothing_are_clear(home, capsys):

@@ -18,18 +18,19 @@ from fks.config.paths import Paths
 from fks.config.settings import Database as Options
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import ConfigError
+from fks.node.cluster_driver import ClusterState
 from fks.node.head import HeadClaim, SupersededError
-from fks.node.service import Seen
+from fks.node.service import ServiceStatus
 from fks.store.heads import HeadStore
-from tests.support.keepers import Hands, keeper_of, pids_of, small
+from tests.support.keepers import FakeDriver, keeper_of, pids_of, small
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
 OTHER = Machine("0123456789abcdef", "boot-of-the-other")
 
 
-class HeadHands(Hands):
-    """The keeper's hands with a real claim, and nothing else above the services."""
+class ClaimingDriver(FakeDriver):
+    """A driver with a real claim, and nothing else above the services."""
 
     def __init__(self, claim: HeadClaim, database: Any) -> None:
         super().__init__()
@@ -46,15 +47,17 @@ class HeadHands(Hands):
         if self.claimed.is_claimed:
             await self.claimed.release(self.database)
 
-    async def beat(self, seen: Sequence[tuple[str, Seen]]) -> float | None:
-        return 0.1
+    async def beat(self, statuses: Sequence[tuple[str, ServiceStatus]]) -> ClusterState:
+        return ClusterState(0.1)
 
 
-def hands_of(home: Path, database: Any, *, ttl_s: float = 15.0, is_alone: bool = False) -> tuple[Paths, HeadHands]:
+def driver_of(
+    home: Path, database: Any, *, ttl_s: float = 15.0, is_alone: bool = False
+) -> tuple[Paths, ClaimingDriver]:
     paths = Paths.of(home).ensure()
     url = None if is_alone else SecretStr("postgresql://elsewhere/fks")
     settings = Settings(home=home, database=Options(url=url), supervision=Supervision(head_ttl_s=ttl_s))
-    return paths, HeadHands(HeadClaim(paths, settings, CollectingLog()), database)
+    return paths, ClaimingDriver(HeadClaim(paths, settings, CollectingLog()), database)
 
 
 async def other_head(database: Any, *, ttl_s: float = 15.0) -> None:
@@ -64,11 +67,11 @@ async def other_head(database: Any, *, ttl_s: float = 15.0) -> None:
     assert found is not None
 
 
-async def test_a_second_head_starts_nothing_and_names_the_first(tmp_path: Path, database: Any) -> None:
+async def test_second_head_starts_nothing_and_names_the_first(tmp_path: Path, database: Any) -> None:
     await other_head(database)
-    paths, hands = hands_of(tmp_path / "laptop", database)
+    paths, driver = driver_of(tmp_path / "laptop", database)
     with pytest.raises(ConfigError) as refused:
-        await keeper_of(paths, [small(paths, "a")], hands).run()
+        await keeper_of(paths, [small(paths, "a")], driver).run()
     text = str(refused.value)
     for part in (
         "another head",
@@ -82,30 +85,30 @@ async def test_a_second_head_starts_nothing_and_names_the_first(tmp_path: Path, 
     ):
         assert part in text
     assert not pids_of(paths, "a")
-    assert hands.deploys == 0
+    assert driver.deploys == 0
     head = await HeadStore(database, 15.0).holder()
     assert head is not None
     assert (head.machine, head.is_released) == (OTHER.id, False)
 
 
-async def test_a_superseded_head_stops_and_takes_nothing_back(tmp_path: Path, database: Any) -> None:
-    paths, hands = hands_of(tmp_path / "first", database)
-    keeper = keeper_of(paths, [small(paths, "a")], hands)
+async def test_superseded_head_stops_and_reclaims_nothing(tmp_path: Path, database: Any) -> None:
+    paths, driver = driver_of(tmp_path / "first", database)
+    keeper = keeper_of(paths, [small(paths, "a")], driver)
     running = asyncio.create_task(keeper.run())
     await until(lambda: keeper.phase == "ready")
     await database.sql("UPDATE heads SET beat_at = now() - interval '1 hour'")
     await other_head(database, ttl_s=0.001)
     with pytest.raises(SupersededError, match="production"):
         await asyncio.wait_for(running, 10.0)
-    assert hands.stopped == 1, "its actors were stopped"
+    assert driver.stopped == 1, "its actors were stopped"
     head = await HeadStore(database, 15.0).holder()
     assert head is not None
     assert (head.machine, head.is_released) == (OTHER.id, False)
 
 
-async def test_a_head_that_stops_in_order_leaves_its_place(tmp_path: Path, database: Any) -> None:
-    paths, hands = hands_of(tmp_path / "first", database)
-    keeper = keeper_of(paths, [small(paths, "a")], hands)
+async def test_head_that_stops_in_order_releases_its_claim(tmp_path: Path, database: Any) -> None:
+    paths, driver = driver_of(tmp_path / "first", database)
+    keeper = keeper_of(paths, [small(paths, "a")], driver)
     running = asyncio.create_task(keeper.run())
     await until(lambda: keeper.phase == "ready")
     keeper.request_stop()
@@ -113,20 +116,20 @@ async def test_a_head_that_stops_in_order_leaves_its_place(tmp_path: Path, datab
     await other_head(database)
 
 
-async def test_a_keeper_that_was_killed_is_accepted_at_once(tmp_path: Path, database: Any) -> None:
-    _, hands = hands_of(tmp_path / "first", database)
-    await hands.claim()
-    _, again = hands_of(tmp_path / "first", database)
+async def test_killed_keeper_may_claim_again_at_once(tmp_path: Path, database: Any) -> None:
+    _, driver = driver_of(tmp_path / "first", database)
+    await driver.claim()
+    _, again = driver_of(tmp_path / "first", database)
     await asyncio.wait_for(again.claim(), 2.0)
     assert again.claimed.is_claimed
 
 
-async def test_the_machine_whose_server_it_is_takes_its_place_back(tmp_path: Path, database: Any) -> None:
-    _, hands = hands_of(tmp_path / "first", database, is_alone=True)
-    await hands.claim()
+async def test_machine_with_its_own_server_reclaims_its_place(tmp_path: Path, database: Any) -> None:
+    _, driver = driver_of(tmp_path / "first", database, is_alone=True)
+    await driver.claim()
     await database.sql("UPDATE heads SET beat_at = now() - interval '1 hour'")
     await other_head(database, ttl_s=0.001)  # while our keeper and supervisor were stopped
-    await hands.hold()
+    await driver.hold()
     head = await HeadStore(database, 15.0).holder()
     assert head is not None
     assert (head.machine, head.deployment) == (machine_of(Paths.of(tmp_path / "first")).id, 3)
@@ -137,15 +140,15 @@ async def test_an_earlier_boot_is_waited_out_and_a_copy_that_runs_is_refused(
 ) -> None:
     monkeypatch.setattr("fks.node.head.LOOK_S", 0.05)
     monkeypatch.setattr("fks.node.head.SLACK_S", 0.2)
-    paths, hands = hands_of(tmp_path / "first", database, ttl_s=0.4)
+    paths, driver = driver_of(tmp_path / "first", database, ttl_s=0.4)
     before = Machine(machine_of(paths).id, "the boot before")
     store = HeadStore(database, 0.4)
     await store.claim(before, host="h", home="/x", address="", is_alone=False)
-    await hands.claim()
-    assert hands.claimed.is_claimed
+    await driver.claim()
+    assert driver.claimed.is_claimed
 
     await store.claim(before, host="h", home="/x", address="", is_alone=True)
-    _, third = hands_of(tmp_path / "first", database, ttl_s=0.4)
+    _, third = driver_of(tmp_path / "first", database, ttl_s=0.4)
 
     async def run_on() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""A worker's keeper over a real database and a small process in Ray's place: it waits, fits, joins, leaves."""
+"""A worker's keeper over a real database and a small process instead of Ray: it waits, checks, joins and leaves."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets
 from fks.config.settings import Node as NodeSettings
 from fks.config.settings import Ray, Risk, Settings
 from fks.model.errors import ConfigError
+from fks.node.cluster_driver import KeeperContext
 from fks.node.keeper import Keeper, sweep
 from fks.node.presence import Presence
-from fks.node.worker import WorkerHands
+from fks.node.worker_driver import WorkerDriver
 from fks.store.nodes import NodeRow, NodeStore
 from tests.support.keepers import QUICK, pids_of, small
 from tests.support.ports import CollectingLog
@@ -43,7 +44,7 @@ def presence_of(paths, settings):
     return Presence(paths, settings, load_secrets(paths), "unix:///nowhere", RealClock())
 
 
-async def head_speaks(database, paths, settings=None, **changes):
+async def head_beats(database, paths, settings=None, **changes):
     """Write the row of a head whose settings are these."""
     chosen = presence_of(paths, settings or Settings(home=paths.home, node=NodeSettings(role="head", name="h")))
     detail = {**chosen._facts, "home": "/elsewhere", "session": "s1"} | changes
@@ -57,14 +58,12 @@ async def working(paths, url, settings=None):
     settings = settings or Settings(home=paths.home, node=WORKER, ray=Ray(address="10.9.9.1:1"))
     log = CollectingLog()
     node = lambda: Endpoints(url, "unix:///nowhere", "10.9.9.1:1", {"host": "127.0.0.1", "port": 1})  # noqa: E731
-    hands = WorkerHands(paths, settings, presence_of(paths, settings), node, RealClock(), log)
-    keeper = Keeper(
-        paths, [small(paths, "ray", is_group=True)], hands, node, RealClock(), log, policy=QUICK, worker="w1"
-    )
-    hands.rejoin = keeper.services["ray"].restart
+    context = KeeperContext(paths, node, RealClock(), log)
+    driver = WorkerDriver(context, settings, presence_of(paths, settings))
+    keeper = Keeper(context, [small(paths, "ray", is_group=True)], driver, policy=QUICK)
     task = asyncio.create_task(keeper.run())
     try:
-        yield keeper, hands, task
+        yield keeper, driver, task
     finally:
         keeper.request_stop()
         if not task.done():
@@ -75,15 +74,15 @@ async def names(database):
     return [row.name for row in await NodeStore(database).all()]
 
 
-async def test_it_waits_for_the_head_says_so_joins_and_leaves_no_row(database, database_url, paths):
-    async with working(paths, database_url) as (keeper, hands, _):
-        await until(lambda: hands.waits_for)
-        assert pids_of(paths, "ray") == []  # no raylet without a head that fits
+async def test_worker_waits_for_the_head_joins_and_leaves_no_row(database, database_url, paths):
+    async with working(paths, database_url) as (keeper, driver, _):
+        await until(lambda: driver.waits_for)
+        assert pids_of(paths, "ray") == []  # no raylet without a head that agrees
         document = await keeper.status()
         (own,) = [row for row in document["components"] if row["name"] == "keeper@w1"]
         assert own["state"] == "waiting"
         assert "the head's keeper" in own["detail"]["detail"]
-        await head_speaks(database, paths)
+        await head_beats(database, paths)
         await until(lambda: keeper.phase == "ready")
 
         async def is_written():
@@ -99,53 +98,53 @@ async def test_it_waits_for_the_head_says_so_joins_and_leaves_no_row(database, d
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"ray": "2.61.0"}, "has ray .* the head h has 2.61.0"),
         ({"python": "3.12.1"}, "the head h has 3.12.1"),
     ],
 )
-async def test_another_ray_or_python_is_refused(database, database_url, paths, changes, told):
-    await head_speaks(database, paths, **changes)
+async def test_head_with_another_ray_or_python_is_refused(database, database_url, paths, changes, message):
+    await head_beats(database, paths, **changes)
     async with working(paths, database_url) as (_, _, task):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             await asyncio.wait_for(task, 10.0)
 
 
-async def test_other_settings_are_refused_with_their_keys(database, database_url, paths):
+async def test_head_with_other_settings_is_refused_with_their_keys(database, database_url, paths):
     other = Settings(home=paths.home, node=NodeSettings(role="head", name="h"), risk=Risk(notional_max_order=1))
-    await head_speaks(database, paths, other)
+    await head_beats(database, paths, other)
     async with working(paths, database_url) as (_, _, task):
         with pytest.raises(ConfigError, match=r"w1 differs from the head h in risk\.notional_max_order"):
             await asyncio.wait_for(task, 10.0)
 
 
-async def test_a_name_that_lives_elsewhere_is_refused_and_our_own_is_not(database, database_url, paths):
-    head = await head_speaks(database, paths)
+async def test_node_name_in_use_elsewhere_is_refused_and_our_own_is_not(database, database_url, paths):
+    head = await head_beats(database, paths)
     await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.7"))
     async with working(paths, database_url) as (_, _, task):
         with pytest.raises(ConfigError, match=r"the name w1 belongs to a worker at 10\.9\.9\.7"):
             await asyncio.wait_for(task, 10.0)
     ours = {**head.detail, "home": str(paths.home), "host": platform.node()}
     await NodeStore(database).beat(replace(head, name="w1", role="worker", detail=ours))
-    await head_speaks(database, paths)  # again: it may have been silent for too long by now
+    await head_beats(database, paths)  # again: it may have been silent for too long by now
     async with working(paths, database_url) as (keeper, _, _):
         await until(lambda: keeper.phase == "ready")  # our predecessor, killed a moment ago
 
 
-async def test_a_raylet_of_an_older_cluster_joins_the_new_one(database, database_url, paths, monkeypatch):
-    monkeypatch.setattr("fks.node.worker.STRANGE_BEATS", 1)
+async def test_raylet_of_an_older_cluster_joins_the_new_one(database, database_url, paths, monkeypatch):
+    monkeypatch.setattr("fks.node.worker_driver.OTHER_SESSION_BEATS", 1)
     monkeypatch.setattr("fks.node.presence.raylet_facts", lambda pid: ("id", "s1"))
-    await head_speaks(database, paths)
+    await head_beats(database, paths)
     async with working(paths, database_url) as (keeper, _, _):
         await until(lambda: keeper.phase == "ready")
         old = keeper.services["ray"].process.pid
-        await head_speaks(database, paths, session="s2")
+        await head_beats(database, paths, session="s2")
         await until(lambda: keeper.services["ray"].is_ready and keeper.services["ray"].process.pid != old)
 
 
-async def test_a_dead_raylet_comes_back_while_the_head_is_silent(database, database_url, paths):
-    await head_speaks(database, paths)
+async def test_dead_raylet_is_restarted_while_the_head_is_silent(database, database_url, paths):
+    await head_beats(database, paths)
     async with working(paths, database_url) as (keeper, _, _):
         await until(lambda: keeper.phase == "ready")
         old = pids_of(paths, "ray")[0]
@@ -154,7 +153,7 @@ async def test_a_dead_raylet_comes_back_while_the_head_is_silent(database, datab
         await until(lambda: keeper.services["ray"].is_ready and keeper.services["ray"].process.pid != old)
 
 
-def test_the_clusters_token_is_taken_over_and_a_weak_or_open_one_refused(paths, tmp_path):
+def test_cluster_token_is_adopted_and_a_weak_or_readable_one_refused(paths, tmp_path):
     token = "x1y2z3w4" * 6
     file = tmp_path / "token"
     file.write_text(token + "\n")
@@ -170,7 +169,7 @@ def test_the_clusters_token_is_taken_over_and_a_weak_or_open_one_refused(paths, 
         adopt_ray_token(paths, file)
 
 
-def test_a_worker_without_head_stores_or_token_is_told_what_it_lacks(tmp_path, monkeypatch, capsys):
+def test_worker_without_head_stores_or_token_is_refused(tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith("FKS_")]:
         monkeypatch.delenv(name)
     for name in (
@@ -197,20 +196,26 @@ def test_a_worker_without_head_stores_or_token_is_told_what_it_lacks(tmp_path, m
     assert "a worker needs database.url, redis.url" in capsys.readouterr().err
 
 
-async def test_the_row_of_a_head_of_before_disturbs_nobody(database, database_url, paths, monkeypatch):
-    monkeypatch.setattr("fks.node.worker.STRANGE_BEATS", 1)
+async def test_row_of_an_earlier_head_is_ignored(database, database_url, paths, monkeypatch):
+    monkeypatch.setattr("fks.node.worker_driver.OTHER_SESSION_BEATS", 1)
     monkeypatch.setattr("fks.node.presence.raylet_facts", lambda pid: ("id", "s1"))
-    head = await head_speaks(database, paths)
+    head = await head_beats(database, paths)
     await NodeStore(database).beat(replace(head, name="a", detail=head.detail | {"session": "s0"}))
     await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 hour' WHERE name = 'a'")
     await database.sql(
         "UPDATE nodes SET beat_at = beat_at + interval '1 hour' WHERE name = 'h'"
-    )  # it speaks all the while
-    async with working(paths, database_url) as (keeper, hands, _):
+    )  # it beats all the while
+    async with working(paths, database_url) as (keeper, driver, _):
         await until(lambda: keeper.phase == "ready")
-        old, looks = keeper.services["ray"].process.pid, []
-        look = hands._look_at_head
-        monkeypatch.setattr(hands, "_look_at_head", lambda rows: (looks.append(1), look(rows)))
-        await until(lambda: len(looks) >= 3)
-        assert hands.waits_for == ""
+        old, beats = keeper.services["ray"].process.pid, []
+        beat = driver.beat
+
+        async def counted(statuses):
+            found = await beat(statuses)
+            beats.append(found)
+            return found
+
+        monkeypatch.setattr(driver, "beat", counted)
+        await until(lambda: len(beats) >= 3)
+        assert driver.waits_for == ""
         assert (keeper.services["ray"].process.pid, keeper.services["ray"].restarts) == (old, 0)

@@ -188,7 +188,7 @@ async def test_the_command_line_restarts_and_says_how_long_it_took(fks: Fks, rig
     assert "guardian is not back" in err
 
 
-async def test_a_deployment_is_told_part_by_part(fks: Fks, rig: Rig) -> None:
+async def test_deployment_is_shown_part_by_part(fks: Fks, rig: Rig) -> None:
     rig.parts.build = ""  # a child that does not tell its build is not compared: ours may be edited while this runs
     rig.start()
     code, out, err = await fks("deploy", "--only", "strategy:0", "--why", "new idea")
@@ -240,7 +240,7 @@ async def test_without_a_gateway_a_drained_restart_says_what_else_there_is(
     assert "--now" in err
 
 
-async def test_a_wish_that_nobody_takes_up_is_not_waited_for_for_ever(
+async def test_waiting_for_an_unclaimed_operation_ends(
     gateway: Running, rig: Rig, fks: Fks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operation, "ABANDONED_S", 0.5)

@@ -44,7 +44,7 @@ def parts_of(operation: Operation, name: str = "steps") -> list[tuple[str, str]]
     return [(step["part"], step["state"]) for step in operation.result.get(name, [])]
 
 
-async def test_the_same_wish_twice_is_one_operation(rig: Rig) -> None:
+async def test_same_request_twice_is_one_operation(rig: Rig) -> None:
     id = uuid.uuid4()
     first = await rig.store.request("restart", target="orders", requested_by="ann", id=id)
     assert (await rig.store.request("restart", target="orders", requested_by="ann", id=id)).id == first.id
@@ -81,7 +81,7 @@ async def test_a_supervisor_that_was_replaced_writes_nothing(rig: Rig) -> None:
     await rig.store.finish(new, "failed", result={}, error="no")  # the answer of the first may have been lost
 
 
-async def test_what_nobody_took_up_is_not_done_hours_later(rig: Rig) -> None:
+async def test_unclaimed_operation_expires(rig: Rig) -> None:
     operation = await rig.store.request("restart", target="orders")
     await rig.db.sql("UPDATE operations SET created_at = now() - interval '1 hour'")
     assert await rig.store.expire(600.0) == 1
@@ -163,7 +163,7 @@ async def test_a_deployment_stops_at_the_first_part_that_does_not_come_back(rig:
     assert rig.redeployed == []
 
 
-async def test_a_part_that_comes_back_as_the_old_build_is_told(rig: Rig) -> None:
+async def test_part_that_returns_with_the_old_build_is_reported(rig: Rig) -> None:
     rig.parts.build = "old"
     rig.start()
     done = await rig.ended(await rig.store.request("deploy", args={"build": "new", "only": "orders"}))
@@ -264,7 +264,7 @@ async def test_a_change_that_does_not_take_is_rolled_back_by_itself(rig: Rig) ->
     await propose(rig.db, {}, {"venue.sweep_s": {}}, base_version=old.version, changed_by="ann", reason="c")
 
 
-async def test_two_people_at_once_and_one_of_them_is_told(rig: Rig) -> None:
+async def test_second_of_two_concurrent_changes_is_refused(rig: Rig) -> None:
     async def change(who: str) -> object:
         return await propose(
             rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by=who, reason="r"
@@ -287,7 +287,7 @@ async def test_an_unknown_kind_ends_as_a_failure_and_the_next_is_done(rig: Rig) 
     assert (await rig.ended(await rig.store.request("restart", target="orders"))).state == "done"
 
 
-async def test_an_error_that_nobody_foresaw_ends_its_operation_and_not_those_after_it(rig: Rig) -> None:
+async def test_unexpected_error_ends_its_operation_only(rig: Rig) -> None:
     rig.parts.fails["orders"] = OSError("too many open files")
     rig.start()
     done = await rig.ended(await rig.store.request("restart", target="orders"))

@@ -55,15 +55,15 @@ async def test_hanging_connections_end_the_process_and_an_outage_does_not(
     db = await Database.connect(database_url, DatabaseSettings(pool_max=1, retry_s=0.2), application="part")
     one = await component(server_home, database_url, db, bus)
     assert one.lease is not None
-    keeping, minding = asyncio.create_task(one.lease.keep()), asyncio.create_task(one.mind_lease())
+    renewal, watch = asyncio.create_task(one.lease.keep()), asyncio.create_task(one.watch_lease())
     await until(one.lease.holds)
     async with db.acquire():  # its only connection is stuck somewhere
         await until(lambda: not one.lease.holds())  # type: ignore[union-attr]
         with pytest.raises(OutageError, match="though PostgreSQL answers"):
-            await asyncio.wait_for(minding, 10)
+            await asyncio.wait_for(watch, 10)
         save_node(server_home, replace(one.node, database_url="postgresql://fks@127.0.0.1:1/fks"))
-        assert not await one._answers(), "nobody is answered: that is an outage, and no reason to end"
+        assert not await one._answers(), "no connection is answered: that is an outage, and no reason to end"
     await until(one.lease.holds)
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
+    renewal.cancel()
+    await asyncio.gather(renewal, return_exceptions=True)
     await db.close()

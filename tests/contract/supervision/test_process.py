@@ -74,7 +74,7 @@ def end_with(process: Any, line: str) -> None:
     process.stdin.flush()
 
 
-async def test_kill_9_is_seen_within_50_ms_with_its_signal(paths: Paths) -> None:
+async def test_kill_9_is_detected_within_50_ms_with_its_signal(paths: Paths) -> None:
     took_s: list[float] = []
     while len(took_s) < 5 and not any(
         seconds < 0.05 for seconds in took_s
@@ -95,7 +95,7 @@ async def test_kill_9_is_seen_within_50_ms_with_its_signal(paths: Paths) -> None
     assert min(took_s) < 0.05, took_s
 
 
-async def test_an_error_is_told_with_its_exit_code_traceback_and_last_lines(child: Any, paths: Paths) -> None:
+async def test_error_has_its_exit_code_traceback_and_last_lines(child: Any, paths: Paths) -> None:
     held = hold(child.pid)
     assert held is not None
     log_file(paths, "orders").write_text("".join(f'{{"n":{n}}}\n' for n in range(9)))
@@ -110,7 +110,7 @@ async def test_an_error_is_told_with_its_exit_code_traceback_and_last_lines(chil
     held.close()
 
 
-async def test_what_an_older_process_left_is_not_told_of_this_one(child: Any, paths: Paths) -> None:
+async def test_files_of_an_older_process_are_ignored(child: Any, paths: Paths) -> None:
     exit_file(paths, "orders").write_bytes(orjson.dumps({"code": 3, "traceback": "ValueError: long ago"}))
     os.utime(exit_file(paths, "orders"), (1, 1))
     held = hold(child.pid)
@@ -120,7 +120,7 @@ async def test_what_an_older_process_left_is_not_told_of_this_one(child: Any, pa
     held.close()
 
 
-async def test_a_hung_process_says_where_it_stands(child: Any, paths: Paths) -> None:
+async def test_hung_process_writes_its_stacks(child: Any, paths: Paths) -> None:
     held = hold(child.pid)
     assert held is not None
     end_with(child, "\n")
@@ -132,7 +132,7 @@ async def test_a_hung_process_says_where_it_stands(child: Any, paths: Paths) -> 
     held.close()
 
 
-async def test_a_stopped_process_dies_all_the_same(child: Any) -> None:
+async def test_stopped_process_is_killed_too(child: Any) -> None:
     held = hold(child.pid)
     assert held is not None
     os.kill(child.pid, signal.SIGSTOP)
@@ -140,12 +140,12 @@ async def test_a_stopped_process_dies_all_the_same(child: Any) -> None:
     held.close()
 
 
-def test_nobody_elses_process_is_ever_held() -> None:
+def test_foreign_process_is_never_held() -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger:
         assert hold(stranger.pid) is None
         stranger.kill()
     assert hold(stranger.pid) is None
 
 
-def test_a_log_that_is_not_there_has_no_last_lines(tmp_path: Path) -> None:
+def test_missing_log_has_no_last_lines(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "none.jsonl") == []

@@ -126,7 +126,7 @@ async def test_a_beat_says_who_and_where_and_which_code_and_configuration(
         assert repr(shell) == "child:1"
 
 
-async def test_a_failed_self_check_degrades_and_is_told_with_its_age_until_it_is_mended(
+async def test_failed_self_check_degrades_and_is_shown_with_its_age(
     home: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with living(home, monkeypatch) as shell:

@@ -15,11 +15,11 @@ from actors.supervisor import SupervisorActor, Want
 from fks.clock import RealClock
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
-from fks.supervision import Backoff, ChildSpec, Intensity, SupervisorSpec
+from fks.supervision import ChildSpec, Intensity, RestartBackoff, SupervisorSpec
 from fks.supervision.exits import Exit, How
 from tests.support.waiting import until
 
-QUICK = Backoff(first_s=0.01, max_s=0.05)
+QUICK = RestartBackoff(first_s=0.01, max_s=0.05)
 FAST = Supervision(heartbeat_s=0.05, misses_max=3, backoff_first_s=0.01, backoff_max_s=0.05)
 
 
@@ -203,7 +203,7 @@ async def test_a_silent_child_is_killed_and_replaced(run: Any) -> None:
     assert hung.ended.is_set()
 
 
-async def test_a_child_that_is_felt_is_not_asked_until_its_pulse_stands_still(run: Any) -> None:
+async def test_child_with_a_fresh_heartbeat_is_not_called(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("a"))
     await until(lambda: supervisor.is_ready)
@@ -219,7 +219,7 @@ async def test_a_child_that_is_felt_is_not_asked_until_its_pulse_stands_still(ru
     assert "stood still" in child.end.reason
 
 
-async def test_a_pulse_that_cannot_be_read_blinds_nobody_to_the_others(run: Any) -> None:
+async def test_unreadable_heartbeat_does_not_affect_other_children(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("a"), spec("b"))
     await until(lambda: supervisor.is_ready)
@@ -389,7 +389,7 @@ async def test_a_child_under_way_is_stopped_with_the_others(run: Any) -> None:
     assert world.children["a"].ended.is_set()
 
 
-async def test_an_error_that_nobody_foresaw_costs_neither_the_child_nor_its_neighbours(run: Any) -> None:
+async def test_unexpected_error_delays_one_child_only(run: Any) -> None:
     odd = FakeChild(spec("a"), epoch=7, pid=42, join_error=RuntimeError("nobody foresaw this"))
     world = FakeWorld(children={"a": odd})
     supervisor = run(world, spec("a"), spec("b"))

@@ -101,9 +101,7 @@ async def test_a_restart_of_a_branch_takes_its_children_in_order(run: Any) -> No
     assert sorted(names(world)) == ["a", "b"]
 
 
-async def test_a_restart_of_nobody_and_one_that_does_not_come_back_are_said(
-    run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_restart_of_unknown_and_of_lost_children_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.supervisor.BACK_S", 0.1)
     world = FakeWorld()
     supervisor: SupervisorActor = run(world, spec("a"))
@@ -192,7 +190,7 @@ async def test_a_loop_that_stands_still_is_killed_as_hung(run: Any, database: An
     assert rows[0]["how"] == How.HUNG.value
 
 
-async def test_a_supervisor_that_stood_still_itself_takes_nobody_for_hung(run: Any) -> None:
+async def test_supervisor_that_was_stopped_itself_kills_no_child(run: Any) -> None:
     import time
 
     world = FakeWorld()
@@ -207,7 +205,7 @@ async def test_a_supervisor_that_stood_still_itself_takes_nobody_for_hung(run: A
     assert sorted(names(world)) == ["a", "b"]
 
 
-async def test_a_name_that_somebody_holds_is_taken_from_him_and_his_lease_is_waited_out(run: Any) -> None:
+async def test_holder_of_a_taken_name_is_killed_and_its_lease_waited_out(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("a"))
     await until(lambda: supervisor.is_ready)
@@ -230,7 +228,7 @@ async def test_the_whole_tree_stops_in_reverse(run: Any, database: Any) -> None:
     assert set(supervisor.detail()["children"].values()) == {"stopped"}
 
 
-async def test_the_tree_is_told_with_its_windows(run: Any) -> None:
+async def test_tree_is_shown_with_its_windows(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, branch("s", spec("a"), limit=5), spec("b"))
     await until(lambda: supervisor.is_ready)
@@ -249,7 +247,7 @@ async def test_the_tree_is_told_with_its_windows(run: Any) -> None:
     assert told["children"][1] == {"id": "b", "state": "ready"}
 
 
-async def test_after_an_orderly_stop_nobody_waits_for_a_lease_and_after_a_loss_everybody_does(run: Any) -> None:
+async def test_lease_is_waited_out_after_a_loss_but_not_after_a_stop(run: Any) -> None:
     first = FakeWorld()
     supervisor = run(first, spec("a"), spec("b"))
     await until(lambda: supervisor.is_ready)

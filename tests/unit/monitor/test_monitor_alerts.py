@@ -62,7 +62,7 @@ def test_an_unknown_order_is_over_when_it_is_known() -> None:
     assert is_over(alert, Facts(NOW, orders={"a": {"state": "ABSENT", "protections": 0}}))
 
 
-def test_a_naked_position_is_over_when_it_is_protected_or_gone() -> None:
+def test_unprotected_position_is_over_when_protected_or_closed() -> None:
     alert = _alert("position.naked", client_order_id="a", symbol="BTCUSDT", instance="i")
     held = frozenset({("BTCUSDT", "i")})
     assert not is_over(alert, Facts(NOW, orders={"a": {"state": "FILLED", "protections": 0}}, held=held))
@@ -76,14 +76,14 @@ def test_an_exit_that_was_denied_is_over_when_the_position_is_flat() -> None:
     assert is_over(alert, Facts(NOW, held=frozenset({("BTCUSDT", "other")})))
 
 
-def test_a_strategy_that_runs_again_needs_nobody() -> None:
+def test_alert_of_a_strategy_that_runs_again_is_over() -> None:
     alert = _alert("strategy.disabled", "strategy:0", instance="i")
     assert not is_over(alert, Facts(NOW, instances={"i": {"is_enabled": False, "error": "x"}}))
     assert is_over(alert, Facts(NOW, instances={"i": {"is_enabled": True, "error": None}}))
     assert is_over(alert, Facts(NOW))
 
 
-def test_what_happened_once_waits_for_a_person_and_a_warning_for_a_day() -> None:
+def test_single_events_wait_for_a_person_warnings_for_a_day() -> None:
     assert rule_of("fill.stray") is None
     assert not is_over(_alert("fill.stray", age_s=10 * 86400), Facts(NOW))
     assert not is_over(_alert("order.rejected", severity="warning"), Facts(NOW))

@@ -11,7 +11,7 @@ from fks.model.errors import OutageError
 from fks.monitor.health import Health
 
 
-async def test_many_that_ask_at_once_make_one_look() -> None:
+async def test_concurrent_requests_share_one_look() -> None:
     looks = 0
 
     async def ping() -> float:

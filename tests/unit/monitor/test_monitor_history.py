@@ -110,7 +110,7 @@ DUMP = """Current thread 0x1 (most recent call first):
         (_row("exited", end=Exit(How.CRASH, "", True, None, 250)), "died", "signal 250 (?)"),
     ],
 )
-def test_an_event_in_words(row: dict[str, Any], what: str, why: str) -> None:
+def test_event_is_described_in_plain_text(row: dict[str, Any], what: str, why: str) -> None:
     found = said(row)
     assert (found.what, found.why) == (what, why)
 

@@ -40,7 +40,7 @@ def test_a_name_or_label_that_is_not_in_the_table_is_a_bug() -> None:
         meter.gauge("fks_fills_total", 1, symbol="x")
 
 
-def test_what_is_written_is_prometheus_text_with_the_component_on_every_series() -> None:
+def test_exposition_has_the_component_on_every_series() -> None:
     families = {
         family.name: family for family in text_string_to_metric_families(merge({"orders": _meter().snapshot()}))
     }
@@ -75,7 +75,7 @@ def test_counters_go_on_over_a_restart_and_gauges_do_not() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=1, max_size=6))
 @settings(max_examples=60)
-def test_however_often_a_component_dies_its_counters_never_fall_and_end_right(lives: list[list[int]]) -> None:
+def test_counters_never_fall_however_often_a_component_dies(lives: list[list[int]]) -> None:
     key = 'fks_fills_total{symbol="B"}'
     merger = Merger()
     shown = [0.0]

@@ -38,13 +38,13 @@ def _feed(state: str = "LIVE", age: int | None = 100) -> dict[str, Any]:
         ([_component()], [_feed()], [{"name": "ccxt", "state": "SYNCING"}], "degraded"),
     ],
 )
-def test_the_word_for_all(components: Any, feeds: Any, venues: Any, word: str) -> None:
+def test_overall_health_is_the_worst_dependency(components: Any, feeds: Any, venues: Any, word: str) -> None:
     state, reasons = overall(components, feeds, venues)
     assert state == word
     assert bool(reasons) == (word != "healthy")
 
 
-def test_a_component_that_does_not_beat_is_silent_whatever_it_last_said() -> None:
+def test_component_without_beats_is_silent() -> None:
     assert _component(age=SILENT_MS + 1)["state"] == "silent"
     assert _component(state="failed", age=10**9)["state"] == "failed"
 
@@ -58,13 +58,13 @@ def test_the_kill_switch_shows_the_newest_kill() -> None:
     assert kill_view(kills) == {"engaged": True, "scope": "system", "reason": "why", "by": "me", "since": 2, "count": 2}
 
 
-def test_the_owners_word_is_down_only_without_the_database() -> None:
+def test_owner_health_is_down_only_without_the_database() -> None:
     assert worst({"database": "healthy", "redis": "healthy"}) == "healthy"
     assert worst({"database": "healthy", "redis": "down"}) == "degraded"
     assert worst({"database": "down", "redis": "healthy"}) == "down"
 
 
-def test_tree_and_feeds_have_a_word_each() -> None:
+def test_tree_and_feeds_have_their_own_health() -> None:
     assert tree_word([]) == "down"
     assert tree_word([_component("supervisor"), _component()]) == "healthy"
     assert tree_word([_component("supervisor"), _component(state="down")]) == "degraded"

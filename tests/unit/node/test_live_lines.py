@@ -33,7 +33,7 @@ def test_a_closed_minute_shows_close_and_change(lines):
     assert "+1.000 %" in text
 
 
-def test_a_corrected_bar_is_said_to_be_one_and_moves_nothing(lines):
+def test_corrected_bar_is_marked_and_moves_nothing(lines):
     bar = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "volume": "1"}
     shown(lines, **bar, close="100", revision=0)
     corrected = shown(lines, **bar, close="50", revision=1)
@@ -43,7 +43,7 @@ def test_a_corrected_bar_is_said_to_be_one_and_moves_nothing(lines):
     assert shown(lines, **{**bar, "timeframe": "1s"}, close="50", revision=1) is None
 
 
-def test_each_symbol_has_a_pulse_of_five_seconds_and_one_second_bars_are_left_out():
+def test_each_symbol_shows_every_five_seconds_without_1s_bars():
     now = 0.0
     lines = Lines(clock=lambda: now, stamp=lambda: "12:00:00")
     bar = {"type": "bar", "symbol": "BTCUSDT", "close": "1", "volume": "1"}
@@ -88,13 +88,13 @@ def test_signals_and_orders_are_never_thinned(lines):
         assert shown(lines, type="order", symbol="BTCUSDT", side="buy", quantity="1", state="WORKING")
 
 
-def test_a_signal_that_became_an_order_is_told_by_its_order(lines):
+def test_signal_that_became_an_order_is_shown_by_its_order(lines):
     assert shown(lines, type="signal", symbol="BTCUSDT", kind="enter", side="buy", state="ordered") is None
     text = shown(lines, type="signal", symbol="BTCUSDT", kind="enter", state="denied", code="KILLED")
     assert "denied KILLED" in " ".join(text.split())
 
 
-def test_the_first_bar_shows_no_change_that_nobody_measured(lines):
+def test_first_bar_shows_no_change(lines):
     assert "%" not in shown(lines, type="bar", symbol="BTCUSDT", timeframe="1m", close="100", volume="3.5")
 
 
@@ -110,7 +110,7 @@ def test_states_stand_in_one_column_with_and_without_colours_and_prices(lines):
     assert len({text.index("XXX") for text in said}) == 1, said
 
 
-async def test_a_replica_that_restarts_is_passed_over_and_a_dead_gateway_is_told_once(monkeypatch):
+async def test_restarting_replica_is_skipped_and_a_dead_gateway_shown_once(monkeypatch):
     monkeypatch.setattr(live, "AWAY_S", 0.3)
     monkeypatch.setattr(live, "RECONNECT_S", 0.02)
     said: list[str] = []

@@ -31,7 +31,7 @@ def lines_of(paths, component="orders"):
     return [json.loads(line) for line in log_file(paths, component).read_text().splitlines()]
 
 
-def test_a_line_says_when_how_bad_who_what_and_its_fields(paths):
+def test_line_has_time_level_component_event_and_fields(paths):
     log = open_log("orders", paths, LogSettings(), Secrets())
     log.info("order.sent", symbol="BTCUSDT", trace_id="t-1", attempt=2)
     (line,) = lines_of(paths)
@@ -72,7 +72,7 @@ def test_an_error_in_an_except_block_carries_its_traceback(paths):
     assert "ValueError: boom" in lines_of(paths)[0]["traceback"]
 
 
-def test_what_libraries_warn_of_goes_to_the_components_file(paths):
+def test_warnings_of_libraries_go_to_the_components_file(paths):
     open_log("orders", paths, LogSettings(), Secrets())
     logging.getLogger("aiohttp.client").warning("cannot connect with %s", SECRET)
     (line,) = lines_of(paths)
@@ -161,7 +161,7 @@ def test_tail_shows_the_last_lines_without_secrets(tmp_path):
     assert tail(tmp_path / "none", 5, Redactor()) == []
 
 
-def test_last_output_are_for_people_not_a_traceback(tmp_path):
+def test_last_output_leaves_the_traceback_out(tmp_path):
     file = tmp_path / "x.log"
     file.write_text(
         'starting\nTraceback (most recent call last):\n  File "/x.py", line 1, in <module>\n    import y\n    '

@@ -103,7 +103,7 @@ def _seams(lines: list[Line], *names: str) -> list[str]:
     return [seam for seam, _ in seamed(lines, Wanted(names), Restarts()) if seam]
 
 
-def test_a_restart_is_told_between_the_lines_and_why(folder):
+def test_restart_is_shown_between_the_lines_with_its_reason(folder):
     end = {"child": "orders", "reason": "died: worker exit", "how": "crash", "signal": 9}
     write(
         folder,
@@ -120,7 +120,7 @@ def test_a_restart_is_told_between_the_lines_and_why(folder):
     assert [(bool(seam), line.event) for seam, line in shown] == [(False, "a"), (True, "b"), (False, "late")]
 
 
-def test_a_program_that_writes_no_line_of_ours_has_its_restarts_told_by_the_keeper(folder):
+def test_restarts_of_foreign_programs_come_from_the_keeper(folder):
     (folder / "postgres.log").write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  ready\n")
     write(
         folder,
@@ -133,7 +133,7 @@ def test_a_program_that_writes_no_line_of_ours_has_its_restarts_told_by_the_keep
     assert _seams(Reader(folder).drain(), "orders") == []
 
 
-def test_those_who_tell_of_an_end_are_read_after_those_it_befell(folder):
+def test_report_of_an_end_follows_the_lines_of_the_ended_process(folder):
     """The first line of a new process may be read only when the line about the old one's end has been written."""
     for name in ("supervisor.jsonl", "keeper.jsonl", "zebra.jsonl"):
         write(folder, name, (1, "INFO", name.partition(".")[0]))

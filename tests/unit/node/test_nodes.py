@@ -10,7 +10,7 @@ from fks.store.nodes import NodeRow
 TOKEN = "t" * 43
 
 
-def test_what_decides_about_money_and_placement_must_agree_and_what_is_a_machines_own_need_not():
+def test_settings_of_money_and_placement_must_agree():
     base = agreed(Settings(), TOKEN)
     own = Settings(
         home="/else", ray=Ray(gcs_port=7), node=Node(name="x", role="worker"), log=Log(level="DEBUG"), sim=Sim(port=9)
@@ -30,7 +30,7 @@ def test_what_decides_about_money_and_placement_must_agree_and_what_is_a_machine
     assert agreement_hash(base) != agreement_hash(agreed(other, TOKEN))
 
 
-def test_a_hash_tells_nothing_to_who_has_no_token():
+def test_hash_reveals_nothing_without_the_token():
     one, two = (agreed(Settings(venue=Venue(api_key="guess", api_secret="x")), token) for token in (TOKEN, "u" * 43))
     assert one["venue.api_key"] != two["venue.api_key"]
     assert "guess" not in str(one)
@@ -58,7 +58,7 @@ def test_machines_that_agree_pass():
     assert bad([row("h", "head"), row("w")], Settings()) == set()
 
 
-def test_each_thing_amiss_of_a_machine_is_told():
+def test_each_fault_of_a_machine_is_reported():
     assert bad([row("w")]) == {"head"}
     head = row("h", "head")
     assert bad([head, row("w", age_s=9.0)]) == {"w speaks"}

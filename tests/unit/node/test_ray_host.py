@@ -1,4 +1,4 @@
-"""What the parent of a node's Ray mends in place, and when it gives the node up."""
+"""Restarts in place by the parent of a node's Ray, and when it ends the node instead."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ages = st.lists(st.floats(0, 400), max_size=30)
 
 
 @given(ages, st.booleans())
-def test_a_dead_raylet_ends_the_node(ages, is_stored):
+def test_dead_raylet_ends_the_node(ages, is_stored):
     assert wait_s(RAYLET, [0.0, *ages], is_stored=is_stored) is None
 
 
 @given(ages)
-def test_a_dead_gcs_ends_the_node_unless_its_tables_are_on_disk_and_can_be_read(ages):
+def test_dead_gcs_ends_the_node_unless_its_tables_are_usable(ages):
     assert wait_s(GCS, [0.0, *ages], is_stored=False) is None
     wait = wait_s(GCS, [0.0, *ages], is_stored=True)
     recent = 1 + sum(age <= 60.0 for age in ages)
@@ -25,14 +25,14 @@ def test_a_dead_gcs_ends_the_node_unless_its_tables_are_on_disk_and_can_be_read(
 
 
 @given(ages)
-def test_a_side_process_is_always_started_again_and_never_in_a_tight_loop(ages):
+def test_side_process_is_always_restarted_with_backoff(ages):
     wait = wait_s("dashboard", [0.0, *ages], is_stored=False)
     assert wait is not None
     assert wait <= SIDE_WAIT_MAX_S
     assert wait > 0 or all(age > 300.0 for age in ages)
 
 
-def test_daemons_are_told_by_their_command_lines():
+def test_daemons_are_recognised_by_their_command_lines():
     assert kind_of([b"/x/gcs_server", b"--a"]) == GCS
     assert kind_of([b"/x/raylet/raylet"]) == RAYLET
     assert kind_of([b"python", b"/x/ray/dashboard/dashboard.py", b"--host"]) == "dashboard"

@@ -11,7 +11,7 @@ from fks.cli.restart import _end
 from fks.model.errors import InputError
 
 
-def test_a_pid_that_is_somebody_elses_by_now_is_left_alone() -> None:
+def test_pid_that_another_process_has_by_now_is_left_alone() -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
         row = {"name": "gateway:0", "state": "silent", "pid": stranger.pid, "node": socket.gethostname()}

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.supervision import (
-    Backoff,
     ChildSpec,
     Exit,
     How,
     Intensity,
+    RestartBackoff,
     RestartType,
     Strategy,
     SupervisorSpec,
@@ -59,11 +59,17 @@ def branch(
     strategy: Strategy = Strategy.ONE_FOR_ONE,
     limit: int = 3,
     after: tuple[str, ...] = (),
-    backoff: Backoff | None = None,
+    backoff: RestartBackoff | None = None,
     restart: RestartType = RestartType.PERMANENT,
 ) -> SupervisorSpec:
     return SupervisorSpec(
-        id, children, Intensity(limit, 10.0), strategy, restart, after, backoff or Backoff(first_s=0.5, max_s=4.0)
+        id,
+        children,
+        Intensity(limit, 10.0),
+        strategy,
+        restart,
+        after,
+        backoff or RestartBackoff(first_s=0.5, max_s=4.0),
     )
 
 
@@ -340,7 +346,7 @@ def test_the_patience_meant_for_one_branch_is_not_used_up_by_another() -> None:
 
 
 def test_waits_double_and_a_child_that_lasted_starts_without_one() -> None:
-    world = running(branch("top", worker("a"), limit=100, backoff=Backoff(1.0, 5.0, jitter=0.0, reset_s=60.0)))
+    world = running(branch("top", worker("a"), limit=100, backoff=RestartBackoff(1.0, 5.0, jitter=0.0, reset_s=60.0)))
     waits = []
     for lived_s in (0.0, 1.0, 1.0, 1.0, 1.0, 61.0):
         world.now += lived_s
@@ -445,7 +451,7 @@ def test_events_of_another_life_change_nothing() -> None:
 
 
 def test_a_group_that_shares_every_fate_waits_together() -> None:
-    calm = Backoff(1.0, 5.0, jitter=0.0)
+    calm = RestartBackoff(1.0, 5.0, jitter=0.0)
     world = running(
         branch("top", branch("s", worker("a"), worker("b"), strategy=Strategy.ONE_FOR_ALL, limit=9, backoff=calm))
     )

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.supervision import (
-    Backoff,
     ChildSpec,
     Exit,
     How,
     Intensity,
+    RestartBackoff,
     RestartType,
     Strategy,
     SupervisorSpec,
@@ -24,7 +24,7 @@ from fks.supervision import (
 from fks.supervision.state import Begin, Event, Exited, Find, Missing, Note, Phase, Start, Started, Stop
 from tests.unit.supervision.otp import Otp, Thing
 
-NO_WAIT = Backoff(first_s=0.0)
+NO_WAIT = RestartBackoff(first_s=0.0)
 CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")
 
 restarts = st.sampled_from(["permanent", "permanent", "transient", "temporary"])

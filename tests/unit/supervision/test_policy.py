@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from fks.model.errors import ConfigError
 from fks.supervision import (
-    Backoff,
     ChildSpec,
     Intensity,
+    RestartBackoff,
     Strategy,
     SupervisorSpec,
     backoff_s,
@@ -18,7 +18,7 @@ from fks.supervision import (
     note_restart,
     start_waves,
 )
-from fks.supervision.policy import luck_of
+from fks.supervision.policy import jitter_draw
 from fks.supervision.spec import predecessors
 
 LIMIT = Intensity(restarts_max=3, period_s=10.0)
@@ -48,22 +48,22 @@ def test_the_window_holds_exactly_the_restarts_of_the_last_period(times: list[fl
 
 @given(st.integers(1, 10_000))
 def test_backoff_starts_at_nothing_doubles_and_is_capped(tries: int) -> None:
-    wait = backoff_s(tries, Backoff(first_s=0.1, max_s=5.0), luck=0.0)
+    wait = backoff_s(tries, RestartBackoff(first_s=0.1, max_s=5.0), draw=0.0)
     assert wait == (0.0 if tries == 1 else min(0.1 * 2 ** min(tries - 2, 30), 5.0))
 
 
 @given(st.integers(2, 100), st.floats(0, 1, exclude_max=True))
-def test_jitter_only_ever_shortens_the_wait_and_by_its_share_at_most(tries: int, luck: float) -> None:
-    backoff = Backoff(first_s=0.1, max_s=5.0, jitter=0.25)
-    full = backoff_s(tries, backoff, luck=0.0)
-    assert 0.75 * full <= backoff_s(tries, backoff, luck=luck) <= full
+def test_jitter_only_ever_shortens_the_wait_and_by_its_share_at_most(tries: int, draw: float) -> None:
+    backoff = RestartBackoff(first_s=0.1, max_s=5.0, jitter=0.25)
+    full = backoff_s(tries, backoff, draw=0.0)
+    assert 0.75 * full <= backoff_s(tries, backoff, draw=draw) <= full
 
 
 def test_the_dice_differ_from_child_to_child_and_are_the_same_when_asked_again() -> None:
-    assert luck_of("a", 2, 1.0) == luck_of("a", 2, 1.0)
-    thrown = {luck_of(child, tries, 1.0) for child in "abc" for tries in (2, 3)}
+    assert jitter_draw("a", 2, 1.0) == jitter_draw("a", 2, 1.0)
+    thrown = {jitter_draw(child, tries, 1.0) for child in "abc" for tries in (2, 3)}
     assert len(thrown) == 6
-    assert all(0 <= luck < 1 for luck in thrown)
+    assert all(0 <= draw < 1 for draw in thrown)
 
 
 def test_children_start_after_what_they_name_and_stop_in_reverse() -> None:

@@ -31,7 +31,7 @@ async def test_a_crash_is_counted_and_its_recovery_measured() -> None:
     assert found['fks_actor_recovery_seconds_count{how="hung"}'] == 1, "an adoption of a child that never ended is none"
 
 
-async def test_one_that_failed_to_start_twice_is_recovering_since_its_first_end() -> None:
+async def test_recovery_is_measured_from_the_first_end() -> None:
     clock, meter = FakeClock(), PrometheusMeter("supervisor")
     tally = Tally(meter, clock.monotonic)
     tally.note("orders", "exited", how="crash")

@@ -1,0 +1,131 @@
+"""Driver of the cluster, above the keeper's services: the base of `HeadDriver` and `WorkerDriver`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.endpoints import Node
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.model.ports import Log
+from fks.model.timeframe import to_datetime
+from fks.node.presence import Presence
+from fks.node.service import ServiceStatus
+from fks.process.log import Redactor
+from fks.store.db import Database
+
+QUERY_S = 2.0  # the keeper does not wait longer for its database
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperContext:
+    """What the keeper and its parts are given. `make_node` returns the endpoints as they are now."""
+
+    paths: Paths
+    make_node: Callable[[], Node]
+    clock: Clock
+    log: Log
+    redactor: Redactor = field(default_factory=Redactor)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """What a beat found: the age of the supervisor's own beat, and whether our raylet's cluster is gone."""
+
+    supervisor_age_s: float | None
+    must_rejoin: bool = False
+
+
+class ClusterDriver:
+    """The defaults do nothing. Soft state: a connection to the database.
+
+    `waits_for`: what is unavailable, "" when nothing is. `worker_name`: the node's name when it is a worker.
+    """
+
+    worker_name = ""
+
+    def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
+        self.waits_for = ""
+        self._context, self._settings, self._presence = context, settings, presence
+        self._db: Database | None = None
+
+    async def claim(self) -> None:
+        """Become the head of the database."""
+
+    async def hold(self) -> None:
+        """Renew the claim."""
+
+    async def release(self) -> None:
+        """Give the claim back."""
+
+    async def prepare(self) -> None:
+        """Make ready what the services and the tree need."""
+
+    async def deploy(self) -> None:
+        """Make the actor tree and the gateway run; safe to repeat. Errors: FksError."""
+
+    async def has_supervisor(self) -> bool:
+        """Return whether a supervisor beats, whatever the state of its children."""
+        return True
+
+    async def stop(self) -> None:
+        """Stop the actors."""
+
+    async def cancel(self) -> None:
+        """End what is under way."""
+
+    async def clear(self) -> None:
+        """Remove the rows of an earlier run."""
+
+    async def beat(self, statuses: Sequence[tuple[str, ServiceStatus]]) -> ClusterState:
+        """Write the rows of the keeper and its services; return the state of the cluster. Errors: OutageError."""
+        async with asyncio.timeout(QUERY_S):
+            db = await self._database()
+            await db.execute("keeper.beat", *beat_columns(statuses), self._presence.name)
+            await self._presence.beat(db, statuses)
+            return await self._cluster_state(db)
+
+    async def _cluster_state(self, db: Database) -> ClusterState:
+        raise NotImplementedError
+
+    async def status(self) -> dict[str, Any]:
+        """Return the status document from the database. Errors: OutageError."""
+        from fks.monitor.status import assemble
+
+        async with asyncio.timeout(QUERY_S):
+            return await assemble(await self._database(), self._context.make_node())
+
+    async def close(self) -> None:
+        """Close the connection to the database."""
+        if self._db is not None:
+            await self._db.close()
+            self._db = None
+
+    async def _database(self) -> Database:
+        if self._db is None:
+            chosen = self._settings.database.model_copy(
+                update={"pool_min": 1, "pool_max": 2, "retry_s": 1.0, "statement_timeout_s": QUERY_S}
+            )
+            url = self._context.make_node().database_url
+            self._db = await Database.connect(url, chosen, application="keeper", retry_s=0.0)
+        return self._db
+
+
+def beat_columns(statuses: Sequence[tuple[str, ServiceStatus]]) -> tuple[list[Any], ...]:
+    """Return the rows of `keeper.beat`, column by column."""
+    since: list[datetime] = [to_datetime(entry.since_ns) for _, entry in statuses]
+    return (
+        [entry.name for _, entry in statuses],
+        [kind for kind, _ in statuses],
+        [entry.state for _, entry in statuses],
+        [entry.pid or 0 for _, entry in statuses],
+        [entry.restarts for _, entry in statuses],
+        since,
+        [entry.detail for _, entry in statuses],
+        [entry.ended for _, entry in statuses],
+    )

@@ -1,0 +1,115 @@
+"""The keeper of a head above its services: the schema, the actor tree and the gateway, each by a short-lived process.
+
+The keeper itself never loads Alembic or Ray: it stays small, and a lost GCS can abort nothing but a helper process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from fks.config.python import module
+from fks.config.settings import Settings
+from fks.model.errors import FksError, OutageError
+from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
+from fks.node.head import HeadClaim
+from fks.node.presence import Presence
+from fks.node.ray_node import ray_env
+from fks.node.tree_deployer import SILENT_S
+from fks.process.handle import Launch, ProcessHandle
+from fks.process.log import last_output
+from fks.store.db import Database
+from fks.store.nodes import NodeStore
+
+PREPARE_S = 60.0
+DEPLOY_S = 90.0
+STOP_S = 8.0
+TAIL_LINES = 12
+_HELPER_STOP = ((signal.SIGTERM, 0.5),)
+
+
+class HeadDriver(ClusterDriver):
+    """Soft state: a connection to the database, and the helper process that runs."""
+
+    def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
+        super().__init__(context, settings, presence)
+        self._claim = HeadClaim(context.paths, settings, context.log)
+        self._helper: ProcessHandle | None = None
+
+    async def claim(self) -> None:
+        """Become the head of this database. Errors: ConfigError when another head lives; OutageError."""
+        await self._claim.claim(await self._database())
+
+    async def hold(self) -> None:
+        """Renew the claim. Errors: SupersededError when another machine has it; OutageError, TimeoutError."""
+        if self._claim.is_claimed:
+            async with asyncio.timeout(QUERY_S):
+                await self._claim.hold(await self._database())
+
+    async def release(self) -> None:
+        """Give the claim back if the database answers; a database of our own has been stopped by now."""
+        if not self._claim.is_claimed or self._settings.database.url is None:
+            return
+        with contextlib.suppress(FksError, OSError):
+            async with asyncio.timeout(QUERY_S):
+                await self._claim.release(await self._database())
+        await self.close()
+
+    async def prepare(self) -> None:
+        """Migrate the schema, create partitions, the local token and the demo. Errors: FksError with the last
+        output."""
+        await self._run("prepare", module("fks.node.prepare"), PREPARE_S)
+
+    async def deploy(self) -> None:
+        """Make the actor tree and the gateway run; safe to repeat. Errors: FksError with the last output."""
+        await self._run("deploy", module("actors.commands", "deploy"), DEPLOY_S)
+
+    async def has_supervisor(self) -> bool:
+        """Return whether a supervisor beats, whatever the state of its children."""
+        with contextlib.suppress(FksError, OSError):
+            async with asyncio.timeout(QUERY_S):
+                age: float | None = await (await self._database()).fetchval("keeper.tree_age_s")
+            return age is not None and age < SILENT_S
+        return False
+
+    async def stop(self) -> None:
+        """Stop the actors in reverse order, the gateway with them. Errors: FksError when they did not within STOP_S."""
+        try:
+            await self._run("stop", module("actors.commands", "stop"), STOP_S)
+        finally:
+            with contextlib.suppress(FksError, OSError):
+                async with asyncio.timeout(QUERY_S):
+                    await NodeStore(await self._database()).leave(self._presence.name)
+
+    async def cancel(self) -> None:
+        """End the helper process that runs, if any."""
+        if self._helper is not None:
+            await self._helper.stop(_HELPER_STOP, is_group=True)
+
+    async def clear(self) -> None:
+        """Remove the components of an earlier run."""
+        await (await self._database()).execute("keeper.clear", retry=True)
+
+    async def _cluster_state(self, db: Database) -> ClusterState:
+        return ClusterState(await db.fetchval("keeper.tree_age_s", retry=False))
+
+    async def _run(self, name: str, command: Sequence[str], deadline_s: float) -> None:
+        log = self._context.paths.logs / f"{name}.log"
+        before = log.stat().st_size if log.exists() else 0
+        env = ray_env(self._context.paths, self._settings)
+        process = self._helper = ProcessHandle.spawn(Launch(command, env, err=log, out=log.with_suffix(".out")))
+        try:
+            if not await process.ended(deadline_s):
+                raise OutageError(f"{name} did not end within {deadline_s:g} s", remedy=self._last_output(log, before))
+        finally:
+            await process.stop(_HELPER_STOP, is_group=True)
+            self._helper = None
+        if process.returncode:
+            raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_output(log, before))
+
+    def _last_output(self, log: Path, since: int) -> str:
+        output = last_output(log, TAIL_LINES, self._context.redactor, since=since)
+        return f"its last output:\n{output}" if output else "see 'fks logs'"

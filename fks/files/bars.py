@@ -37,7 +37,8 @@ from fks.model.timeframe import NS, iso
 class Wanted:
     """What the caller says of a file; "" or None: find it out. `zone` is of stamps that name none, `columns` in order.
 
-    `calendar` says when the market trades, so what is missing: 24/7, or a name of exchange_calendars.
+    `calendar` says when the market trades, so what is missing: 24/7, or a name of exchange_calendars. `date_order`: one
+    of `fks.files.times.ORDERS`.
     """
 
     exchange: str = ""
@@ -47,6 +48,7 @@ class Wanted:
     columns: str = ""
     is_end: bool | None = None
     calendar: str = ALWAYS
+    date_order: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     if wanted.is_end is not None:
         layout = replace(layout, is_end=wanted.is_end)
     symbol, exchange, named = _series(table, layout, wanted)
-    found = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc)
+    found = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc, date_order=wanted.date_order)
     rows = Rows(table, layout, found, is_told=wanted.zone is not None)
     stamps = rows.ordered(found.time_ns)
     rows.check(stamps)

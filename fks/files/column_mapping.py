@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from fks.files.problem import problem
 from fks.files.table import Table
-from fks.files.times import looks_like_time
 from fks.model.timeframe import TIMEFRAMES
 
 BINANCE = (
@@ -29,7 +28,7 @@ _BINANCE_NAME = re.compile(r"^([A-Z0-9_]+)-(\d+[smhdwM]o?)-\d{4}-\d{2}(-\d{2})?"
 _NINJA_NAME = re.compile(r"^([A-Z0-9]+)[ _](\d{2}-\d{2})\.(Last|Bid|Ask)")
 _NINJA_TIME = re.compile(r"\d{8}( \d{6}( \d{7})?)?")
 _PLAIN_NAME = re.compile(r"(?:^|[_-])([A-Z0-9]{5,20})[_-](\d+[smhdwM])(?=$|[_.-])")
-#: what a column may be called, letters and digits only, lower case; the earlier name wins
+#: names of columns, letters and digits only, lower case. A file may hold a time in several forms: the first name counts
 NAMES: dict[str, tuple[str, ...]] = {
     "time": (
         "opentime",
@@ -82,6 +81,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "trades": ("trades", "numberoftrades", "tradecount", "tradescount", "numtrades", "count", "transactions"),
     "symbol": ("symbol", "ticker", "instrument", "pair"),
 }
+_OPTION = "--columns time,open,high,low,close,volume"
 _TRADES = {"aggtradeid", "tradeid", "isbuyermaker", "isbuyermarketmaker", "bid", "ask"}
 
 
@@ -115,7 +115,7 @@ def find_layout(table: Table, stem: str, *, columns: str = "") -> Layout:
     if columns:
         found = _by_names(table, tuple(_plain(word) for word in columns.split(",")), form="named columns")
     else:
-        found = _own(table) or _binance(table, stem) or _ninja(table, stem) or _guessed(table)
+        found = _own(table) or _binance(table, stem) or _ninja(table, stem) or _plain_table(table)
     return _named(found, stem)
 
 
@@ -182,40 +182,16 @@ def _ninja(table: Table, stem: str) -> Layout | None:
     )
 
 
-def _guessed(table: Table) -> Layout:
+def _plain_table(table: Table) -> Layout:
+    """Return the columns of a table by its header. Errors: InputError for a table without one: no order is assumed."""
     if table.has_header:
         return _by_names(table, tuple(_plain(name) for name in table.names), form="ohlcv")
-    times = [i for i in range(len(table.names)) if looks_like_time(table.cell(i, 0))]
-    if 0 not in times:
-        where = f"; column {times[0] + 1} looks like one" if times else ""
-        words = ["open", "high", "low", "close", "volume", *"-" * (len(table.names) - 6)][: len(table.names) - 1]
-        words.insert(times[0] if times else 0, "time")
-        raise problem(
-            table.name,
-            f"{table.cell(0, 0)!r} is not a time{where}",
-            row=table.first_row,
-            column="1",
-            code="FILE_COLUMNS",
-            remedy=f"say what the columns are: --columns {','.join(words)}",
-        )
-    shift = 1 if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", table.cell(1, 0)) else 0
-    if len(table.names) - shift not in (5, 6, 7):
-        raise problem(
-            table.name,
-            f"has {len(table.names)} columns and no header",
-            row=1,
-            code="FILE_COLUMNS",
-            remedy="say what they are, with - for what is nothing: --columns time,open,high,low,close,volume,-",
-        )
-    rest = range(1 + shift, len(table.names))
-    volume = rest[4] if len(rest) > 4 else None
-    time = (0, 1) if shift else (0,)
-    return Layout(
-        "ohlcv",
-        time,
-        (rest[0], rest[1], rest[2], rest[3]),
-        volume,
-        notes=("no header: taken as time, open, high, low, close, volume",),
+    raise problem(
+        table.name,
+        f"has {len(table.names)} columns and no header",
+        row=1,
+        code="FILE_COLUMNS",
+        remedy=f"name them, with - for the others: {_OPTION}",
     )
 
 
@@ -224,9 +200,8 @@ def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
         raise problem(
             table.name, f"has {len(table.columns)} columns, not {len(names)}", row=table.first_row, code="FILE_COLUMNS"
         )
-    place = {what: _first(names, known) for what, known in NAMES.items()}
-    if place["volume"] is None:  # Volume BTC, Volume USD: the first is the base's, as every site has them
-        place["volume"] = next((i for i, name in enumerate(names) if name.startswith("volume")), None)
+    place = {what: _only(table, what, names) for what in NAMES if what not in ("time", "end")}
+    place |= {what: _first(names, NAMES[what]) for what in ("time", "end")}
     is_end = place["time"] is None and place["end"] is not None
     time = place["end"] if is_end else place["time"]
     wanted = {"time": time} | {what: place[what] for what in ("open", "high", "low", "close")}
@@ -241,9 +216,7 @@ def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
             else f"no column is the {' or the '.join(missing)} (there are: {listed})",
             row=table.first_row - 1 or None,
             code="FILE_NOT_BARS" if is_trades else "FILE_COLUMNS",
-            remedy="import bars (klines)"
-            if is_trades
-            else "say what the columns are: --columns time,open,high,low,close,volume",
+            remedy="import bars (klines)" if is_trades else f"name the columns, with - for the others: {_OPTION}",
         )
     prices = tuple(place[what] for what in ("open", "high", "low", "close"))
     notes = ("stamps are bar ends: moved to bar opens",) if is_end else ()
@@ -257,6 +230,22 @@ def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
         is_end=is_end,
         notes=notes,
     )
+
+
+def _only(table: Table, what: str, names: tuple[str, ...]) -> int | None:
+    """Return the column that is called `what`. Errors: InputError when several are: none of them is preferred."""
+    found = [i for i, name in enumerate(names) if name in NAMES[what]]
+    if what == "volume" and not found:  # Volume BTC
+        found = [i for i, name in enumerate(names) if name.startswith("volume")]
+    if len(found) > 1:
+        raise problem(
+            table.name,
+            f"has {len(found)} columns for {what}: {', '.join(table.column(i) for i in found)}",
+            row=table.first_row - 1 or None,
+            code="FILE_COLUMNS",
+            remedy=f"name the columns, with - for the others: {_OPTION}",
+        )
+    return found[0] if found else None
 
 
 def _first(names: tuple[str, ...], known: tuple[str, ...]) -> int | None:

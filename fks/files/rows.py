@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
 
 _DIGITS = 15  # that a float64 holds, whichever they are
 _CHANCE = 1e6  # once in so many files of a thin market is a larger timeframe seen where there is none
-_ALIKE = 2.0  # a usual bar whose high is twice its low is none: one of the two is a volume
 PRICES = ("open", "high", "low", "close")
 _COLUMNS = "say which column is which: --columns time,open,high,low,close,volume"
 
@@ -160,7 +158,6 @@ def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floa
     broken = (high < top) | (low > bottom)
     if broken.sum() * 4 > len(high):  # not a bad row: the wrong columns
         index = int(np.flatnonzero(broken)[0])
-        fitting = _fitting(layout, prices, volume)
         shown = " ".join(
             f"{name} {column[index]!r}" for name, column in zip(PRICES, map(np.ndarray.tolist, prices), strict=True)
         )
@@ -168,7 +165,7 @@ def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floa
             index,
             names[1],
             f"{shown}: {int(broken.sum())} of {len(high)} rows have no such order, so the columns are other ones",
-            remedy=f"they fit as {fitting}: say --columns" if fitting else _COLUMNS,
+            remedy=_COLUMNS,
             code="FILE_COLUMNS",
         )
     _each(rows, names[1], high >= top, high, "is below the bar's open or close")
@@ -183,42 +180,6 @@ def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Float
         index = int(bad[0])
         more = f" ({len(bad)} rows so)" if len(bad) > 1 else ""
         raise rows.fail(index, column, f"{float(values[index])!r} {what}{more}", code="FILE_NUMBER")
-
-
-def _fitting(layout: Layout, prices: list[Floats], volume: Floats) -> str:
-    """Return what --columns should say: the one order of prices and volume in which every row is a bar; "" when none or
-    several are."""
-    positions, columns = [*layout.prices], [*prices]
-    if layout.volume is not None:
-        positions.append(layout.volume)
-        columns.append(volume)
-    names = (*PRICES, "volume")[: len(columns)]
-    found = [
-        dict(zip(positions, order, strict=True))
-        for order in permutations(names)
-        if _is_bars(dict(zip(order, columns, strict=True)))
-    ]
-    # open and close may be exchanged without a trace: in every table they stand in this order
-    found = [
-        words
-        for words in found
-        if [words[at] for at in sorted(words) if words[at] in ("open", "close")] == ["open", "close"]
-    ]
-    if len(found) != 1:
-        return ""
-    times = ("date", "time") if len(layout.time) == 2 else ("end",) if layout.is_end else ("time",)
-    words = found[0] | dict(zip(layout.time, times, strict=True))
-    words |= {at: name for at, name in ((layout.trades, "trades"), (layout.symbol_column, "symbol")) if at is not None}
-    return ",".join(words.get(at, "-") for at in range(max(words) + 1))
-
-
-def _is_bars(columns: dict[str, Floats]) -> bool:
-    """Return whether every row is a bar. Prices of a bar are of one size, which tells a volume from a price."""
-    open_, high, low, close = (columns[name] for name in PRICES)
-    is_ordered = bool(
-        (high >= np.maximum(open_, close)).all() and (low <= np.minimum(open_, close)).all() and (low > 0).all()
-    )
-    return is_ordered and bool(np.median(high) < _ALIKE * np.median(low))
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────

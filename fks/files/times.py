@@ -31,6 +31,9 @@ FORMS = {
     "month first": rf"^(?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}})[-/.](?P<y>\d{{4}})(?:[T ]{_CLOCK}{_ZONE})?$",
 }
 
+#: value of --date-order -> form
+ORDERS = {"day-month": "day first", "month-day": "month first"}
+
 
 class Stamps:
     """A column of times and how they were written, for the report. Those that are not `is_zoned` were read off a
@@ -59,14 +62,6 @@ class Stamps:
         return [f"--timezone {zone} was not used: {why}"]
 
 
-def looks_like_time(text: str) -> bool:
-    """Return whether `text` is written as a time in any form known here."""
-    text = text.strip()
-    if _EPOCH.fullmatch(text) or _SECONDS.fullmatch(text):
-        return True
-    return any(re.match(form, text) for form in FORMS.values())
-
-
 def zone_of(name: str) -> ZoneInfo:
     """Return the zone called `name`. Errors: InputError ZONE_UNKNOWN."""
     try:
@@ -77,14 +72,16 @@ def zone_of(name: str) -> ZoneInfo:
         ) from None
 
 
-def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is_utc: bool = False) -> Stamps:
+def read_times(
+    table: Table, positions: tuple[int, ...], *, zone: str | None, is_utc: bool = False, date_order: str = ""
+) -> Stamps:
     """Return the stamps in one column, or in a date and a time column, in UTC.
 
     `zone` is what the caller says of stamps without one; `is_utc`: the file's form says so. Errors: InputError naming
     row and column: not a time, mixed units or forms, no zone, an hour that does not exist.
     """
     said = zone_of(zone) if zone else None
-    stamps = _read(table, positions)
+    stamps = _read(table, positions, date_order)
     column = table.column(positions[0])
     if stamps.is_zoned or stamps.is_day or (is_utc and said is None):
         return stamps
@@ -101,7 +98,7 @@ def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is
     return Stamps(to_utc(table, column, stamps.time_ns, said), f"{stamps.written}, {zone}", is_zoned=False)
 
 
-def _read(table: Table, positions: tuple[int, ...]) -> Stamps:
+def _read(table: Table, positions: tuple[int, ...], date_order: str) -> Stamps:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -127,7 +124,7 @@ def _read(table: Table, positions: tuple[int, ...]) -> Stamps:
         return _epoch(table, positions[0], _whole(table, positions[0], cells))
     if _SECONDS.fullmatch(first):
         return Stamps(_fractions(table, positions[0], cells), "seconds", is_zoned=True, is_counted=True)
-    return _civil(table, positions, cells)
+    return _civil(table, positions, cells, date_order)
 
 
 def _is_packed(text: str) -> bool:
@@ -187,10 +184,10 @@ def _epoch(table: Table, position: int, values: Ints) -> Stamps:
 
 
 # ── written as dates ─────────────────────────────────────────────────────────────────────────────
-def _civil(table: Table, positions: tuple[int, ...], cells: Any) -> Stamps:
+def _civil(table: Table, positions: tuple[int, ...], cells: Any, date_order: str) -> Stamps:
     import pyarrow.compute as pc
 
-    form = _form(table, positions[0], cells)
+    form = _form(table, positions[0], cells, date_order)
     parts = pc.extract_regex(cells, FORMS[form])
     names = [field.name for field in parts.type]
     shape = f"is not written as {cells[0].as_py()!r} before it"
@@ -216,10 +213,9 @@ def _civil(table: Table, positions: tuple[int, ...], cells: Any) -> Stamps:
     return Stamps(time_ns - shift, f"{form} date", is_zoned=is_zoned, is_day=not bool(has_clock[0]))
 
 
-def _form(table: Table, position: int, cells: Any) -> str:
-    """Return the form of the first cell; for day and month in doubt, the one that the column proves."""
-    import pyarrow.compute as pc
-
+def _form(table: Table, position: int, cells: Any, date_order: str) -> str:
+    """Return the form of the column's first cell. Dates with dots have the day first; for others with the year at the
+    end, `date_order` has to be given: many files fit both orders."""
     first = cells[0].as_py()
     fitting = [name for name, form in FORMS.items() if re.match(form, first)]
     if not fitting:
@@ -232,21 +228,17 @@ def _form(table: Table, position: int, cells: Any) -> str:
             remedy="s, ms, µs or ns since 1970, 2024-05-31T23:59:00Z, 20240531 235900, 31.05.2024 23:59; or name "
             "--columns",
         )
-    if fitting[0] != "day first":
+    if fitting[0] != "day first" or "." in first:
         return fitting[0]
-    pair = pc.extract_regex(cells, r"^(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.]")
-    high_a, high_b = (int(_number(pair.field(name), len(cells)).max()) for name in "ab")
-    if (high_a > 12 and high_b <= 12) or "." in first:
-        return "day first"
-    if high_b > 12 and high_a <= 12:
-        return "month first"
+    if date_order:
+        return ORDERS[date_order]
     raise problem(
         table.name,
-        f"{first!r} may be day or month first, and no row tells which",
+        f"{first!r} may have the day or the month first",
         row=table.row(0),
         code="TIME_UNKNOWN",
         column=table.column(position),
-        remedy="write dates as 2024-05-31",
+        remedy="say --date-order day-month or --date-order month-day",
     )
 
 

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 @click.option(
     "--stamps", type=click.Choice(["open", "end"]), help="What a stamp means. Default: the form's own; else open."
 )
+@click.option(
+    "--date-order",
+    type=click.Choice(["day-month", "month-day"]),
+    help="Of dates such as 05/04/2024; no order is assumed.",
+)
 @click.option("--columns", default="", metavar="NAMES", help="What the columns are: time,open,high,low,close,volume,-")
 @click.option(
     "--calendar", default="24/7", show_default=True, help="When the market trades: XNYS, CMES, … (what is missing)."
@@ -47,6 +52,7 @@ def import_(
     timeframe: str,
     zone: str | None,
     stamps: str | None,
+    date_order: str | None,
     columns: str,
     calendar: str,
     larger: bool,
@@ -62,7 +68,8 @@ def import_(
     """
     from fks.files.bars import Wanted
 
-    wanted = Wanted(exchange, symbol, timeframe, zone, columns, None if stamps is None else stamps == "end", calendar)
+    is_end = None if stamps is None else stamps == "end"
+    wanted = Wanted(exchange, symbol, timeframe, zone, columns, is_end, calendar, date_order or "")
     rows = _imported(ctx, files, wanted, is_dry=dry_run, replaces=replace, with_larger=larger)
     emit(rows, as_json=as_json, schema="fks.data.import/1")
     if not as_json:

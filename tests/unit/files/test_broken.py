@@ -194,47 +194,47 @@ def test_columns_in_another_order_are_found_out(tmp_path: Path, order: tuple[int
     assert "40 of 40 rows have no such order, so the columns are other ones" in found
 
 
-def test_two_exchanged_columns_are_named_right(tmp_path: Path) -> None:
-    rows = [",".join(row.split(",")[i] for i in (0, 1, 3, 2, 4, 5)) for row in ROWS]
-    assert "they fit as time,open,low,high,close,volume: say --columns" in told(tmp_path / "x.csv", text(rows))
-
-
 VOLUME_FIRST = [f"{1_700_000_040 + 60 * i},{i + 1.5},{i + 100.5},{i + 102},{i + 99},{i + 101}" for i in range(20)]
 
 
-def test_a_volume_among_the_prices_is_no_price(tmp_path: Path) -> None:
-    path, row = tmp_path / "x.csv", "\n".join(VOLUME_FIRST) + "\n"
-    found = told(path, row)
-    assert "they fit as time,volume,open,high,low,close: say --columns" in found
+def test_wrong_columns_are_refused_and_named_ones_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    found = told(path, text(VOLUME_FIRST))
+    assert "so the columns are other ones; say which column is which: --columns time,open,high" in found
     taken = read_bars(path, replace(ANY, columns="time,volume,open,high,low,close"), now_ns=NOW).bars
     assert (taken.open[0], taken.high[0], taken.low[0], taken.close[0], taken.volume[0]) == (100.5, 102, 99, 101, 1.5)
 
 
-def test_a_volume_of_the_size_of_prices_leaves_the_order_open(tmp_path: Path) -> None:
-    rows = [f"{1_700_000_040 + 60 * i},{i + 98.5},{i + 100.5},{i + 102},{i + 99},{i + 101}" for i in range(20)]
-    found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
-    assert "so the columns are other ones; say which column is which" in found
-
-
-def test_an_order_is_told_by_the_places_that_the_columns_have(tmp_path: Path) -> None:
-    rows = ["symbol,open,low,high,close,volume,time"]
-    for row in ROWS:
-        time, open_, high, low, close, volume = row.split(",")
-        rows.append(f"BTCUSDT,{open_},{high},{low},{close},{volume},{time}")
-    assert "they fit as symbol,open,high,low,close,volume,time: say --columns" in told(
-        tmp_path / "x.csv", "\n".join(rows) + "\n"
+@pytest.mark.parametrize("shift", [0, 1])
+def test_table_without_a_header_is_refused_until_columns_are_named(tmp_path: Path, shift: int) -> None:
+    names = HEADER.split(",")
+    order = [*range(shift, 6), *range(shift)]
+    rows = [",".join(row.split(",")[i] for i in order) for row in ROWS]
+    assert told(tmp_path / "x.csv", "\n".join(rows) + "\n") == (
+        "x.csv row 1: has 6 columns and no header; name them, with - for the others: --columns "
+        "time,open,high,low,close,volume"
     )
+    columns = ",".join(names[i] for i in order)
+    assert len(read_bars(tmp_path / "x.csv", replace(ANY, columns=columns), now_ns=NOW).bars) == len(ROWS)
 
 
-def test_a_time_in_another_column_is_found(tmp_path: Path) -> None:
-    rows = [",".join([*row.split(",")[1:], row.split(",")[0]]) for row in ROWS]
-    found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
-    assert found.startswith(
-        "x.csv row 1, column 1: '10' is not a time; column 6 looks like one; say what the columns are"
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        ("time,open,high,low,close,Volume BTC,Volume USDT", "volume: Volume BTC, Volume USDT"),
+        ("time,open,high,low,close,last,volume", "close: close, last"),
+        ("time,open,high,low,close,tickvol,vol", "volume: tickvol, vol"),
+    ],
+)
+def test_two_columns_for_one_value_are_refused_until_columns_are_named(tmp_path: Path, names: str, what: str) -> None:
+    rows = [f"{row},7" for row in ROWS]
+    found = told(tmp_path / "x.csv", text(rows, names))
+    assert found == (
+        f"x.csv row 1: has 2 columns for {what}; name the columns, with - for the others: --columns "
+        "time,open,high,low,close,volume"
     )
-    said = "open,high,low,close,volume,time"
-    assert found.endswith(f"--columns {said}")
-    assert len(read_bars(tmp_path / "x.csv", replace(ANY, columns=said), now_ns=NOW).bars) == len(ROWS)
+    named = replace(ANY, columns="time,open,high,low,close,volume,-")
+    assert len(read_bars(tmp_path / "x.csv", named, now_ns=NOW).bars) == len(ROWS)
 
 
 @pytest.mark.parametrize("wanted", [Wanted(symbol="X"), Wanted(exchange="y")])

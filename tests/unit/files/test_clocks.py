@@ -23,9 +23,11 @@ def table(stamps: list[str]) -> str:
     return "\n".join([HEADER, *(f"{stamp},10,12,9,11,5" for stamp in stamps)]) + "\n"
 
 
-def read(path: Path, stamps: list[str], *, zone: str | None = None, timeframe: str = "") -> FileBars:
+def read(
+    path: Path, stamps: list[str], *, zone: str | None = None, timeframe: str = "", date_order: str = ""
+) -> FileBars:
     path.write_text(table(stamps))
-    return read_bars(path, Wanted("e", "S", timeframe, zone), now_ns=NOW)
+    return read_bars(path, Wanted("e", "S", timeframe, zone, date_order=date_order), now_ns=NOW)
 
 
 def local(zone: str, begin: int, count: int, step: timedelta) -> tuple[list[int], list[str]]:
@@ -154,18 +156,23 @@ def test_a_day_and_its_time_may_stand_apart(tmp_path: Path) -> None:
     assert found.bars.time_ns[-1] == to_ns(datetime(2024, 5, 1, 0, 8, tzinfo=UTC))
 
 
-def test_day_or_month_first_is_decided_by_the_rows_or_not_at_all(tmp_path: Path) -> None:
+def test_order_of_day_and_month_is_an_option_and_never_guessed(tmp_path: Path) -> None:
     days = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=i) for i in range(40)]
-    for form in ("%m/%d/%Y", "%d/%m/%Y"):
-        found = read(tmp_path / "x.csv", [day.strftime(form) for day in days])
-        assert found.bars.time_ns[-1] == to_ns(days[-1])
-    with pytest.raises(InputError, match="may be day or month first, and no row tells which"):
-        read(tmp_path / "x.csv", [day.strftime("%m/%d/%Y") for day in days[:9]])
+    for form, order in (("%m/%d/%Y", "month-day"), ("%d/%m/%Y", "day-month"), ("%d-%m-%Y", "day-month")):
+        stamps = [day.strftime(form) for day in days]
+        with pytest.raises(InputError, match="may have the day or the month first; say --date-order day-month or"):
+            read(tmp_path / "x.csv", stamps)
+        assert read(tmp_path / "x.csv", stamps, date_order=order).bars.time_ns[-1] == to_ns(days[-1])
+    with pytest.raises(InputError, match="is a day or a time of day that there is not"):
+        read(tmp_path / "x.csv", [day.strftime("%d/%m/%Y") for day in days], date_order="month-day")
+    assert read(tmp_path / "x.csv", [day.strftime("%d.%m.%Y") for day in days]).bars.time_ns[-1] == to_ns(days[-1])
 
 
 def test_halves_of_a_day_are_read(tmp_path: Path) -> None:
     hours = [datetime(2024, 1, 13, tzinfo=UTC) + timedelta(hours=i) for i in range(30)]
-    found = read(tmp_path / "x.csv", [hour.strftime("%m/%d/%Y %I:%M %p") for hour in hours], zone="UTC")
+    found = read(
+        tmp_path / "x.csv", [hour.strftime("%m/%d/%Y %I:%M %p") for hour in hours], zone="UTC", date_order="month-day"
+    )
     assert found.bars.time_ns.tolist() == [to_ns(hour) for hour in hours]
 
 

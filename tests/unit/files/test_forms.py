@@ -29,7 +29,10 @@ def same(found: Bars, bars: Bars = SAMPLE) -> bool:
     return all(np.array_equal(getattr(found, name), getattr(bars, name)) for name in names)
 
 
-def lines(time: str, *, header: str = "", end: int = 0, delimiter: str = ",", reverse: bool = False) -> str:
+HEADER = "time,open,high,low,close,volume"
+
+
+def lines(time: str, *, header: str = HEADER, end: int = 0, delimiter: str = ",", reverse: bool = False) -> str:
     """Return the sample as text; `time` is a strftime form, or s, ms, us, ns."""
     units = {"s": NS, "ms": 10**6, "us": 1000, "ns": 1}
     rows = []
@@ -174,14 +177,14 @@ def test_a_published_checksum_is_compared(tmp_path: Path) -> None:
 
 
 def test_ninjatrader_stamps_a_bar_with_its_end(tmp_path: Path) -> None:
-    text = lines("%Y%m%d %H%M%S", end=60 * NS, delimiter=";").replace("\n", "\r\n")
+    text = lines("%Y%m%d %H%M%S", header="", end=60 * NS, delimiter=";").replace("\n", "\r\n")
     found = read(tmp_path / "NQ 06-25.Last.txt", text, Wanted())
     assert same(found.bars)
     assert (found.form, found.exchange, found.bars.symbol) == ("ninjatrader", "ninjatrader", "NQ 06-25")
 
 
 def test_an_export_on_another_clock_is_read_by_its_name(tmp_path: Path) -> None:
-    text = lines("%Y%m%d %H%M%S", end=60 * NS, delimiter=";")
+    text = lines("%Y%m%d %H%M%S", header="", end=60 * NS, delimiter=";")
     found = read(tmp_path / "NQ 06-25.Last.txt", text, Wanted(zone="Etc/GMT+5"))
     assert np.array_equal(found.bars.time_ns, SAMPLE.time_ns + 5 * 3600 * NS)
 
@@ -202,12 +205,12 @@ def test_a_bar_that_is_not_over_is_left_out_and_said(tmp_path: Path) -> None:
 
 def test_holes_are_counted_and_outliers_told(tmp_path: Path) -> None:
     rows = lines("s").splitlines()
-    time, open_, _, low, close, volume = rows[300].split(",")
-    rows[300] = f"{time},{open_},{float(open_) * 2!r},{low},{close},{volume}"
+    time, open_, _, low, close, volume = rows[301].split(",")
+    rows[301] = f"{time},{open_},{float(open_) * 2!r},{low},{close},{volume}"
     found = read(tmp_path / "x.csv", "\n".join(rows[:100] + rows[103:200] + rows[201:]) + "\n")
     assert (found.missing, found.gaps, found.gap_longest) == (4, 2, 3)
     assert len(found.doubted) == 1
-    assert found.doubted[0].startswith("row 297, 2026-03-01T05:00:00Z, outlier: ")
+    assert found.doubted[0].startswith("row 298, 2026-03-01T05:00:00Z, outlier: ")
 
 
 def test_no_volume_is_stored_as_none_traded_and_said(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ NOW = 1_800_000_000 * NS
 
 
 def read(path: Path, exchange: str, symbol: str = "") -> FileBars:
-    path.write_text("".join(f"{1_700_000_040 + 60 * i},10,12,9,11,5\n" for i in range(9)))
+    path.write_text(
+        "time,open,high,low,close,volume\n" + "".join(f"{1_700_000_040 + 60 * i},10,12,9,11,5\n" for i in range(9))
+    )
     return read_bars(path, Wanted(exchange, symbol), now_ns=NOW)
 
 

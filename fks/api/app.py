@@ -1,4 +1,4 @@
-"""`create_app`: the routes, what surrounds every request, and the OpenAPI document with each route's scope."""
+"""`create_app`: the routes, the middleware, and the OpenAPI document with each route's scope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fks.api import problems
 from fks.api.auth import OPEN, require, scope_of
 from fks.api.exact import ExactJson
 from fks.api.gateway import Deps, Gateway, opened
-from fks.api.middleware import Surround
+from fks.api.middleware import RequestMiddleware
 from fks.api.query import Reader
 from fks.api.routes import ROUTERS
 
@@ -24,7 +24,7 @@ Opener = Callable[[Deps], AbstractAsyncContextManager[Gateway]]
 
 
 def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
-    """Return the gateway. `pages` are routers of static HTML (fks.web), which this room may not import.
+    """Return the gateway. `pages` are routers of static HTML (fks.web), which this package may not import.
 
     The connections open when the app starts (ASGI lifespan), not here.
     """
@@ -64,7 +64,7 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
             expose_headers=["Location", "Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Surround, clock=deps.clock, log=deps.log, is_tls=http.behind_proxy)
+    app.add_middleware(RequestMiddleware, clock=deps.clock, log=deps.log, is_tls=http.behind_proxy)
     return app
 
 

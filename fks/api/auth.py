@@ -1,7 +1,7 @@
-"""Who may: bearer tokens looked up by hash, remembered for seconds, refused fast when somebody guesses.
+"""Authentication: bearer tokens looked up by hash, cached for seconds, and a limit for wrong tokens.
 
 Every route declares one scope with `require`; tests/contract/api walks the routes and fails on one that does not.
-A token is never taken from a query string. Sockets take the header, or a ticket that works once within 30 s.
+A token is never taken from a query string. Websockets take the header, or a ticket that works once within 30 s.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from fks.store.tokens import SCOPES, Principal, TokenStore
 OPEN = "open"
 #: A revoked token is refused within this time everywhere (at once on the replica that revoked it).
 REMEMBER_S = 2.0
-#: For so long a token that was good is good while PostgreSQL is away: it can be revoked by nobody then.
+#: How long a good token stays good while PostgreSQL is away: it cannot be revoked meanwhile.
 OUTAGE_S = 900.0
-#: Wrong tokens one address may show in a minute before it hears 429, and for how long a wrong token is remembered.
+#: Wrong tokens of one address in a minute before it gets 429, and how long a wrong token is remembered.
 FAILURES_MAX, FAILURES_PERIOD_S = 10, 60.0
-#: Lookups of unknown tokens an address gets per second while it is throttled: its honest users still come in.
+#: Lookups of unknown tokens an address gets per second while it is throttled: its honest users are still served.
 LOOKUPS_PER_S = 5
-#: `last_used_at` is kept this coarse, seconds.
+#: Resolution of `last_used_at`, seconds.
 TOUCH_S = 60.0
 _BOUND = 4096
 TICKET_S = 30.0
@@ -74,7 +74,7 @@ class Throttle:
 
 
 class Tokens:
-    """The tokens lately seen, right or wrong, by hash: what keeps most requests away from the database."""
+    """Cache of recently seen tokens, right or wrong, by hash; it keeps most requests away from the database."""
 
     def __init__(self, store: TokenStore, clock: Clock, *, behind_proxy: bool = False) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class Tokens:
         self.throttle = Throttle(clock)
 
     async def principal(self, token: str, address: str) -> Principal:
-        """Return whose token it is. Errors: Problem 401, or 429 after too many wrong ones from this address."""
+        """Return the owner of the token. Errors: Problem 401, or 429 after too many wrong ones from this address."""
         key = hashlib.sha256(token.encode()).hexdigest()
         now = self._clock.monotonic()
         until, found = self._seen.get(key, (0.0, None))
@@ -98,7 +98,9 @@ class Tokens:
                 if found is None or until + OUTAGE_S <= now:
                     raise
                 return (
-                    found  # a kill and the newest prices are to be had without PostgreSQL; what needs it says so itself
+                    # the kill state and the newest prices do not need PostgreSQL; routes that need it answer 503
+                    # themselves
+                    found
                 )
             self._remember(key, found, now)
             if found is not None:
@@ -112,7 +114,7 @@ class Tokens:
         if self._touched.get(principal.name, float("-inf")) + TOUCH_S > now:
             return
         self._touched[principal.name] = now  # bounded by the number of living tokens
-        with contextlib.suppress(OutageError):  # when it was last used is nice to know, never worth a refusal
+        with contextlib.suppress(OutageError):  # the time of the last use is worth no refusal
             await self._store.touch(principal)
 
     async def is_alive(self, principal: Principal) -> bool:
@@ -143,7 +145,7 @@ class Tokens:
 
 
 def unauthorized(why: str) -> Problem:
-    """Return the 401 that says how to come in."""
+    """Return the 401 with the ways to authenticate."""
     return Problem(
         401,
         "UNAUTHORIZED",
@@ -176,7 +178,7 @@ async def authenticate(connection: HTTPConnection, scope: str) -> Principal:
 
 
 def check_scope(principal: Principal, scope: str) -> Principal:
-    """Return `principal` when it may. Errors: Problem 403 SCOPE_MISSING."""
+    """Return `principal` when its scope suffices. Errors: Problem 403 SCOPE_MISSING."""
     if not principal.may(scope):
         raise Problem(
             403,
@@ -189,7 +191,7 @@ def check_scope(principal: Principal, scope: str) -> Principal:
 
 
 class Scope:
-    """A dependency that lets through whoever holds `scope`, and is how a route names it.
+    """A dependency that admits principals with `scope`, and by which a route names its scope.
 
     With `checks=False` it only names it: the handler itself authenticates, because it has another way in besides
     (loopback for /metrics, a ticket for /ws, a page for browsers).
@@ -200,9 +202,9 @@ class Scope:
         self.checks = checks
 
     async def __call__(self, connection: HTTPConnection) -> Principal | None:
-        """Return the principal; None on an open route, or when the handler asks itself.
+        """Return the principal; None on an open route, or when the handler authenticates itself.
 
-        Who may come in is told of a parameter that the route does not take, Problem 422.
+        An authenticated caller also gets Problem 422 for a parameter that the route does not take.
         """
         if self.scope == OPEN or not self.checks:
             return None
@@ -221,12 +223,13 @@ def require(scope: str) -> Any:
 
 
 def asks_inside(scope: str) -> Any:
-    """Return the dependency that names the scope which the handler itself asks for."""
+    """Return the dependency that names the scope which the handler itself checks."""
     return Depends(_NAMED[scope])
 
 
 def scope_of(route: Any) -> Scope | None:
-    """Return the scope a route names, or None: then it is a mistake. One that asks itself wins over an open router."""
+    """Return the scope a route names, or None: then it is a mistake. One that the handler checks wins over an open
+    router."""
     found = [call for d in route.dependant.dependencies if isinstance(call := d.call, Scope)]
     return min(found, key=lambda scope: scope.checks, default=None)
 
@@ -250,10 +253,10 @@ async def make_ticket(bus: Bus, principal: Principal) -> str:
 
 
 async def use_ticket(bus: Bus, ticket: str) -> Principal | None:
-    """Return whose ticket it was and spend it; None when it is unknown, spent or too old."""
+    """Return the owner of the ticket and spend it; None when it is unknown, spent or too old."""
     key = _TICKETS + _digest(ticket)
     body = await bus.get(key)
-    # the counter decides: of two that show one ticket at once, only one sees the count of 1
+    # the counter decides: of two that present one ticket at once, only one sees the count of 1
     if body is None or await bus.count(key + ":used", TICKET_S) != 1:
         return None
     await bus.delete(key)

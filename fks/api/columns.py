@@ -1,5 +1,5 @@
-"""Stored bars as files: CSV and Arrow streams, a page of columns at a time, so that a year of minutes is never held at
-once."""
+"""Stored bars as files: CSV and Arrow streams, a page of columns at a time, so that a year of minutes is never in
+memory at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _csv(page: Columns) -> bytes:
 
 
 def _texts(name: str, column: npt.NDArray[Any]) -> list[bytes]:
-    """Return a column's values as they stand in JSON; null is nothing."""
+    """Return a column's values in their JSON form; null is empty."""
     if name == "time":
         if not (column % _SECOND).any():
             texts: list[bytes] = np.datetime_as_string(column.view("datetime64[ns]"), unit="s").astype("S20").tolist()
@@ -57,7 +57,7 @@ def _texts(name: str, column: npt.NDArray[Any]) -> list[bytes]:
 
 
 class _ArrowWriter:
-    """Writes record batches into memory that is taken away after each."""
+    """Writes record batches into memory that is emptied after each."""
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         import pyarrow
@@ -87,7 +87,7 @@ class _ArrowWriter:
         return self.taken()
 
     def taken(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return the bytes written since the last call."""
         data = self._sink.getvalue()
         self._sink.seek(0)
         self._sink.truncate()

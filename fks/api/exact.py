@@ -1,4 +1,4 @@
-"""JSON without loss: numbers come in as the decimal that was written and money goes out as a string."""
+"""JSON without loss: numbers are read as the decimal that was written, and money is written as a string."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastapi.responses import Response
 
 from fks.model.errors import InputError
 
-#: The longest body that is read, bytes: the largest honest one (a sweep of parameters) is a few kB.
+#: The longest accepted body, bytes: the largest regular one (a sweep of parameters) is a few kB.
 BODY_MAX = 256 * 1024
 #: A number as people and JSON write it; Decimal itself also takes 1_000 and the digits of every script.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
@@ -61,7 +61,7 @@ def decimal_of(value: object) -> Decimal:
 
 
 def shown(value: object) -> str:
-    """Return a value as an error message shows it: short, and in characters that any reader takes."""
+    """Return a value for an error message: short, and in characters that any terminal shows."""
     if isinstance(value, int | float | Decimal):
         text = str(value)
     else:

@@ -1,6 +1,6 @@
-"""What one replica holds while it serves: its connections, the tokens it remembers, its sockets, its own beat.
+"""State of one gateway replica: its connections, its token cache, its websockets, its own beat.
 
-Hard state: none. Soft state: everything here, made anew by a restart. A database or Redis that is away does not stop a
+Hard state: none. Soft state: everything here, rebuilt by a restart. A database or Redis that is away does not stop a
 replica from starting or serving: the routes that need it answer 503 until it is back.
 """
 
@@ -41,17 +41,18 @@ if TYPE_CHECKING:
     from fks.model.ports import Log
 
 BEAT_S = 1.0
-#: How long a request waits for a database that is away before it hears 503.
+#: How long a request waits for a database that is away before it is answered 503.
 PATIENCE_S = 2.0
-#: A replica's row is removed by its neighbours when it has not beaten for this long.
+#: Age of the last beat at which a replica's row is removed by its neighbours.
 GONE_S = 20.0
 _SWEEP_BEATS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What `create_app` is given. `name` is this replica's component name, `gateway:0`; `node` reads the node file
-    anew, because what the keeper restarts (the local exchange) has another pid than when this replica started."""
+    """Arguments of `create_app`. `name` is this replica's component name, `gateway:0`; `node` reads the node file at
+    each call, because processes that the keeper restarts (the local exchange) have another pid than when this replica
+    started."""
 
     settings: Settings
     paths: Paths
@@ -78,22 +79,22 @@ class Gateway:
         self.tokens = Tokens(TokenStore(db), deps.clock, behind_proxy=deps.settings.http.behind_proxy)
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0
-        self._door: OrderEntry | None = None
+        self._order_entry: OrderEntry | None = None
         self._settling: Settling | None = None
         self._why: Why | None = None
 
     @property
-    def door(self) -> OrderEntry:
-        """Return the one door to orders."""
-        if self._door is None:
+    def order_entry(self) -> OrderEntry:
+        """Return the order entry."""
+        if self._order_entry is None:
             from fks.api.order_entry import OrderEntry
 
-            self._door = OrderEntry(self.db, self.bus, self.deps.clock, self.deps.settings)
-        return self._door
+            self._order_entry = OrderEntry(self.db, self.bus, self.deps.clock, self.deps.settings)
+        return self._order_entry
 
     @property
     def settling(self) -> Settling:
-        """Return what takes settlements of orders by persons."""
+        """Return the handler of settlements by persons."""
         if self._settling is None:
             from fks.api.settling import Settling
 
@@ -102,7 +103,7 @@ class Gateway:
 
     @property
     def why(self) -> Why:
-        """Return what tells the story of a decision."""
+        """Return the reader of decisions."""
         if self._why is None:
             from fks.api.why import Why
 
@@ -110,7 +111,7 @@ class Gateway:
         return self._why
 
     async def narrowed(self, text: str | None, exchange: str | None) -> tuple[list[str] | None, str | None]:
-        """Return what a list is narrowed to: the symbols that `text` may mean, and one exchange; None is no limit.
+        """Return the filter of a list: the symbols that `text` may mean, and one exchange; None is no limit.
 
         A list is never ambiguous: it takes every spelling. Errors: InputError SYMBOL_UNKNOWN, EXCHANGE.
         """
@@ -155,7 +156,8 @@ class Gateway:
 
 @asynccontextmanager
 async def opened(deps: Deps) -> AsyncIterator[Gateway]:
-    """Open a gateway, keep it beating and listening, and close it in order. Never fails because a server is away."""
+    """Open a gateway, keep its beat and its subscriptions going, and close it in order. Never fails because a server is
+    away."""
     kept = deps.settings.database
     patient = kept.model_copy(
         update={"retry_s": min(kept.retry_s, PATIENCE_S), "pool_min": 1, "pool_max": min(kept.pool_max, 4)}
@@ -188,7 +190,7 @@ def _snapshot(kept: bytes | None) -> dict[str, float]:
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]], deps: Deps) -> None:
-    """Run `work` until cancelled, again after a mistake of ours: nobody watches a replica's own tasks but itself."""
+    """Run `work` until cancelled, again after an unexpected exception: no supervisor watches the tasks of a replica."""
     while True:
         try:
             await work()

@@ -1,7 +1,7 @@
-"""Fan-out to sockets: one subscription per replica, a bounded queue per client, and honesty about what was lost.
+"""Fan-out to websockets: one subscription per replica, a bounded queue per client, and a notice of lost messages.
 
 When Redis was away, and messages may have been missed, every client gets `{"type": "gap"}`. The channels that carry
-every price and quote are listened to only while a client wants one of them.
+every price and quote are subscribed only while a client wants one of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fks.store.bus import Bus
 if TYPE_CHECKING:
     from fks.model.ports import Log
 
-#: What a client asks for -> where it comes from.
+#: Channels of clients -> channels of the bus.
 CHANNELS: dict[str, str] = {
     "bars": channels.BARS,
     "signals": channels.SIGNALS,
@@ -31,7 +31,7 @@ CHANNELS: dict[str, str] = {
     "alerts": channels.ALERTS,
     "kill": channels.KILL,
 }
-#: Likewise, and so many messages that nobody listens until a client asks.
+#: Likewise, for channels with so many messages that they are subscribed only for a client.
 BUSY: dict[str, str] = {"prices": latest.PRICES, "quotes": latest.QUOTES, "book": latest.BOOKS}
 EVERY = {**CHANNELS, **BUSY}
 DEFAULT = ("bars", "signals", "orders", "fills")
@@ -40,11 +40,11 @@ CLIENTS_MAX = 100
 HEARTBEAT_S = 10.0
 _TICK = "fks.gateway.tick"
 _TICK_S = 1.0
-_ECHO_S = 0.05  # how often the first echo of a new subscription is asked for
+_ECHO_S = 0.05  # interval of the first echo requests of a new subscription
 
 
 class Hub:
-    """Carries what the bus says to every client that wants it."""
+    """Distributes messages of the bus to the clients that subscribed to them."""
 
     def __init__(self, bus: Bus, clock: Clock, log: Log) -> None:
         self._bus = bus
@@ -56,8 +56,8 @@ class Hub:
         self._tick_sent = 0
         self._tick_seen = 0
         self._demand = asyncio.Event()
-        self._is_hearing = False  # the subscription to the busy channels stands
-        self._hearing = asyncio.Condition()
+        self._is_busy_subscribed = False  # the subscription to the busy channels stands
+        self._busy_changed = asyncio.Condition()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -71,31 +71,31 @@ class Hub:
         return True
 
     def leave(self, client: Client) -> None:
-        """Take a client out; harmless when it is out already."""
+        """Remove a client; harmless when it is removed already."""
         self._clients.discard(client)
         self.changed()
 
     def changed(self) -> None:
-        """Note that a client wants other channels than before."""
+        """Record that a client's channels changed."""
         self._demand.set()
 
-    async def hears_busy(self, timeout_s: float) -> bool:
-        """Wait until the busy channels are listened to, which a client has to want; False when Redis is away for so
+    async def wait_busy(self, timeout_s: float) -> bool:
+        """Wait until the busy channels are subscribed, which a client has to want; False when Redis is away for so
         long."""
         try:
-            async with asyncio.timeout(timeout_s), self._hearing:
-                await self._hearing.wait_for(lambda: self._is_hearing)
+            async with asyncio.timeout(timeout_s), self._busy_changed:
+                await self._busy_changed.wait_for(lambda: self._is_busy_subscribed)
         except TimeoutError:
             return False
         return True
 
     async def close(self) -> None:
-        """Tell every client that the gateway goes away."""
+        """Close every client: the gateway stops."""
         for client in list(self._clients):
             client.close()
 
     async def listen(self) -> None:
-        """Carry messages until cancelled, watching its own ticks come back: a missing one is a gap."""
+        """Distribute messages until cancelled, and watch its own ticks come back: a missing one is a gap."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._carry())
             group.create_task(self._tick())
@@ -106,13 +106,13 @@ class Hub:
             if source == self._mine:
                 if isinstance(payload, dict) and isinstance(
                     payload.get("n"), int
-                ):  # anyone with the password publishes
+                ):  # any client with the password publishes
                     self._note_tick(payload["n"])
             elif isinstance(payload, dict):
                 self.spread(self._names[source], payload)
 
     async def _carry_busy(self) -> None:
-        """Listen to the busy channels while somebody wants one of them."""
+        """Subscribe to the busy channels while a client wants one of them."""
         while True:
             while not self._is_busy_wanted():
                 self._demand.clear()
@@ -129,7 +129,7 @@ class Hub:
             finally:
                 listening.cancel()
                 await asyncio.wait({listening})
-                self._is_hearing = False
+                self._is_busy_subscribed = False
 
     def _is_busy_wanted(self) -> bool:
         return any(client.channels & BUSY.keys() for client in self._clients)
@@ -140,9 +140,9 @@ class Hub:
         try:
             async for source, payload in self._bus.subscribe(*names, echo):
                 if source == echo:
-                    async with self._hearing:
-                        self._is_hearing = True
-                        self._hearing.notify_all()
+                    async with self._busy_changed:
+                        self._is_busy_subscribed = True
+                        self._busy_changed.notify_all()
                 elif isinstance(payload, dict):
                     self.spread(names[source], payload)
         finally:
@@ -150,8 +150,9 @@ class Hub:
             await asyncio.wait({asking})
 
     async def _ask_echo(self, echo: str) -> None:
-        """Publish to ourselves until it is heard: then the subscription stands, and nothing told since is missed."""
-        while not self._is_hearing:
+        """Publish to ourselves until the echo arrives: then the subscription stands, and later messages are not
+        missed."""
+        while not self._is_busy_subscribed:
             await self._bus.publish(echo, {})
             await self._clock.sleep(_ECHO_S)
 

@@ -1,4 +1,5 @@
-"""What surrounds every request: an id, security headers, a count, a duration, and a last catch that leaks nothing."""
+"""HTTP middleware of every request: an id, security headers, a count, a duration, and a last exception handler that
+leaks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"x-xss-protection", b"0"),  # the old filters this switches off were themselves a hole
+    (b"x-xss-protection", b"0"),  # the old filters that this switches off were themselves a vulnerability
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -29,7 +30,7 @@ _NO_STORE = (b"cache-control", b"no-store")
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
-class Surround:
+class RequestMiddleware:
     """Pure ASGI, because Starlette's helper class would buffer and re-raise."""
 
     def __init__(self, app: ASGIApp, clock: Clock, log: Log, is_tls: bool) -> None:
@@ -65,10 +66,10 @@ class Surround:
             await self._app(scope, receive, send_with_headers)
         except InputError as error:
             await of_error(error, scope["path"])(scope, receive, send_with_headers)
-        except Exception as error:  # the edge: whatever it was, the caller gets a document and the log the trace
+        except Exception as error:  # the outermost handler: the caller gets a document and the log the trace
             self._log_failure(error, request_id, scope)
             if seen["status"]:
-                raise  # half an answer is out: break the connection, so that nobody takes it for whole
+                raise  # half an answer is out: break the connection, so that it is not taken for whole
             await of_error(error, scope["path"])(scope, receive, send_with_headers)
         finally:
             self._count(scope, seen["status"], self._clock.monotonic() - started)

@@ -1,4 +1,4 @@
-"""The one door for persons and programs: an order request becomes a signal row, and the caller hears what became of it.
+"""Order entry for persons and programs: an order request becomes a signal row, and the answer is its outcome.
 
 Accepted means committed: the answer is given after the row is on disk, and the order manager is only woken, never
 called. The same idempotency key with the same body is the same request; with another body it is refused.
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """A person's order as asked for. Numbers are exact; `account` is a name or a number; words may be plain text."""
+    """A person's order request. Numbers are exact; `account` is a name or a number; enumerations may be plain text."""
 
     symbol: str
     side: Side | str
@@ -66,9 +66,9 @@ class OrderRequest:
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> OrderRequest:
-        """Return the request that a JSON body asks for; numbers may be texts, ints or Decimals (parse_float=Decimal).
+        """Return the request in a JSON body; numbers may be texts, ints or Decimals (parse_float=Decimal).
 
-        Errors: InputError naming the field and what would be right.
+        Errors: InputError naming the field and a valid form.
         """
         unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS))
         if unknown:
@@ -91,7 +91,7 @@ class OrderRequest:
         ).checked()
 
     def checked(self) -> OrderRequest:
-        """Return the request with its words and numbers checked and normalised. Errors: InputError."""
+        """Return the request with its values checked and normalised. Errors: InputError."""
         numbers = {name: _number(name, getattr(self, name)) for name in _NUMBERS}
         kind = _one_of("type", self.type, _TYPES)
         for name, is_needed in (("price", kind in _WITH_PRICE), ("stop_price", kind in _WITH_STOP)):
@@ -112,9 +112,9 @@ class OrderRequest:
         )
 
     def body_hash(self) -> str:
-        """Return a hash that two requests share when they ask for the same."""
+        """Return a hash that is equal for equal requests."""
         plain = {name: value if value is None else _canonical(value) for name, value in asdict(self).items()}
-        if self.exchange is None:  # hashes of requests from before there was this field stay what they were
+        if self.exchange is None:  # hashes of requests from before this field existed stay the same
             del plain["exchange"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -125,7 +125,7 @@ _WITH_STOP = (OrderType.STOP, OrderType.STOP_LIMIT)
 
 @dataclass(frozen=True, slots=True)
 class EntryAnswer:
-    """What the caller hears: an HTTP status and a JSON-able body."""
+    """The answer: an HTTP status and a JSON-able body."""
 
     status: int
     body: dict[str, Any]
@@ -137,7 +137,7 @@ def exchange_of(venue: str, settings: Settings) -> str | None:
 
 
 def exchange_for(account: Account, symbol: str, exchange: str | None, settings: Settings) -> str | None:
-    """Return where an account's orders in `symbol` are for: the exchange of its venue, or the one named; None on paper.
+    """Return the exchange of an account's orders in `symbol`: that of its venue, or the named one; None on paper.
 
     Errors: InputError EXCHANGE when another one is named, also in the symbol, than the venue trades.
     """
@@ -164,8 +164,8 @@ class OrderEntry:
     ) -> EntryAnswer:
         """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
 
-        202 with the order, or with `state` null when the order manager has not decided yet; 422 with the code when it
-        was denied. Errors: InputError (4xx) when it names nothing we know, or the key was used for another body (409);
+        The answer is 202 with the order, or with `state` null when the order manager has not decided yet; 422 with the
+        code when it was denied. Errors: InputError (4xx) for unknown names, or a key used for another body (409);
         OutageError when nothing was committed.
         """
         if not idempotency_key or len(idempotency_key) > _KEY_MAX or "\x1f" in idempotency_key:
@@ -193,9 +193,9 @@ class OrderEntry:
         return await self._await_answer(record)
 
     async def cancel(self, client_order_id: str, principal: str) -> EntryAnswer:
-        """Want an order cancelled; of an exit's order, that ends the exit, also between two attempts.
+        """Request the cancel of an order; of an exit's order, that ends the exit, also between two attempts.
 
-        202 with the order; 409 when it has ended, and its exit too; 404 when there is none.
+        The answer is 202 with the order; 409 when it has ended, and its exit too; 404 when there is none.
         """
         order = await self._orders.get(client_order_id)
         if order is None:
@@ -219,7 +219,8 @@ class OrderEntry:
         return EntryAnswer(202, body)
 
     async def end_exit(self, signal_id: uuid.UUID, principal: str) -> EntryAnswer:
-        """Want the exit of a signal ended that has no order yet. 202 with the signal; 409 when there is none to end."""
+        """Request the end of a signal's exit that has no order yet. 202 with the signal; 409 when there is none to
+        end."""
         request = await self._signals.request_end(signal_id, by=principal, now_ns=self._clock.now_ns())
         record = await self._signals.get(signal_id)
         if request is None or record is None:
@@ -288,7 +289,8 @@ class OrderEntry:
 
     @staticmethod
     def _account(accounts: list[Account], request: OrderRequest) -> Account:
-        """Return the account meant: by name or number, else the first enabled one (of the venue, when one is named)."""
+        """Return the account of a request: by name or number, else the first enabled one (of the venue, when one is
+        named)."""
         name = request.account
         found = [
             account
@@ -304,7 +306,7 @@ class OrderEntry:
         raise InputError(f"no such account: {wanted}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}")
 
     async def _instrument(self, request: OrderRequest, account: Account) -> Listed:
-        """Return what the order is for: at the exchange of the account's venue; on paper, where it is collected."""
+        """Return the symbol of a request: at the exchange of the account's venue; on paper, where it is collected."""
         at = exchange_for(account, request.symbol, request.exchange, self._settings)
         return await self._reading.find(request.symbol, at, listed=True)
 
@@ -355,7 +357,7 @@ def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:
 
 
 def _end_body(end: EndRequest) -> dict[str, Any]:
-    """Return what a person's request to end an exit came to, as JSON."""
+    """Return the result of a request to end an exit, as JSON."""
     state = "requested" if end.finished_ns is None else "accepted" if end.error is None else "refused"
     return {"signal_id": str(end.signal_id), "by": end.by, "state": state, "detail": end.error}
 
@@ -455,5 +457,5 @@ def _moment(value: object) -> int | None:
 
 
 def _canonical(value: object) -> str:
-    """Return equal texts for equal numbers: 1, 1.0 and "1.00" ask for the same."""
+    """Return equal texts for equal numbers: 1, 1.0 and "1.00" are the same request."""
     return format(value.normalize() + Decimal(0), "f") if isinstance(value, Decimal) else str(value)

@@ -1,4 +1,4 @@
-"""Query parameters that a route does not take are refused: a typo is never a default."""
+"""Refusal of query parameters that a route does not take: a typo is never a default."""
 
 from __future__ import annotations
 

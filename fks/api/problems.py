@@ -1,4 +1,4 @@
-"""Every error leaves as one RFC 9457 document: what happened, the stable code, and what to do about it."""
+"""Error responses: one RFC 9457 document with the event, the stable code, and the remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(FksError):
-    """An error that knows its whole answer: status, code, headers, and members of its own."""
+    """An error with its whole response: status, code, headers, and further members."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ def answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Re
 
 
 def of_error(error: Exception, path: str) -> Response:
-    """Return the answer to an error; one that is nobody's on purpose becomes a bare 500."""
+    """Return the response to an error; an unexpected exception becomes a bare 500."""
     if isinstance(error, Problem):
         body = document(error.status, error.code, error.message, remedy=error.remedy, instance=path, **error.members)
         return answer(body, error.headers)
@@ -126,7 +126,7 @@ _HTTP = {
 
 
 def invalid(errors: Any, path: str) -> dict[str, Any]:
-    """Return the 422 of input that does not fit: the first complaint in words, all of them by place."""
+    """Return the 422 of invalid input: the first error as a sentence, all of them by place."""
     listed = [
         {"where": _place(error["loc"]), "why": error["msg"].removeprefix("Value error, ").lower()} for error in errors
     ]
@@ -142,7 +142,7 @@ def invalid(errors: Any, path: str) -> dict[str, Any]:
 
 
 def of_model(error: ValidationError, path: str) -> Problem:
-    """Return a pydantic complaint about a body as a Problem."""
+    """Return a pydantic error about a body as a Problem."""
     body = invalid([{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)], path)
     return Problem(422, "INVALID", body["detail"], remedy=body["remedy"], errors=body["errors"])
 

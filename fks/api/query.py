@@ -1,4 +1,4 @@
-"""What routes share: typed access to the gateway, checked query values, exact bodies, and pages."""
+"""Shared parts of routes: typed access to the gateway, checked query values, exact bodies, and pages."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def body_of(model: type[M]) -> Callable[[Request], Any]:
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """Return the body as an object, numbers exact, for rooms that check their own input. Errors: Problem,
+    """Return the body as an object, numbers exact, for packages that check their own input. Errors: Problem,
     InputError."""
     found = parse(await read_body(request))
     if not isinstance(found, dict):
@@ -95,7 +95,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI words for a body that `body_of` reads."""
+    """Return the OpenAPI description of a body that `body_of` reads."""
     schema = model.model_json_schema(mode="validation")
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 

@@ -1,7 +1,7 @@
 """The generated parts of docs/api.md: routes, problem codes, denial codes and metrics, from the tables the code runs
 on.
 
-`python -m fks.api.reference docs/api.md` writes them anew; a test fails when they are out of date.
+`python -m fks.api.reference docs/api.md` rewrites them; a test fails when they are out of date.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fks.api.app import table
 from fks.model.codes import MEANING, REDUCE_ONLY_APPLIES
 from fks.model.metrics import METRICS
 
-#: Every problem code that is not a denial code, with what it means. Append-only: programs decide by them.
+#: Every problem code that is not a denial code, with its meaning. Append-only: programs decide by them.
 PROBLEMS: dict[str, str] = {
     "UNAUTHORIZED": "401: no token, or one that is unknown or revoked; or a spent ticket",
     "SCOPE_MISSING": "403: the token's scope does not reach this route",
@@ -99,7 +99,7 @@ _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.
 
 
 def rewritten(text: str, app: FastAPI) -> str:
-    """Return a document with its generated blocks made anew. Errors: KeyError for a block nobody makes."""
+    """Return a document with its generated blocks rewritten. Errors: KeyError for an unknown block."""
     makers = {"routes": lambda: routes(app), "problems": problems, "denials": denials, "metrics": metrics}
     return _BLOCK.sub(lambda found: f"{found[1]}{makers[found[2]]()}{found[3]}", text)
 

@@ -1,8 +1,7 @@
-"""What one listener of `WS /ws` asked for and nobody has done yet.
+"""Requests of one `WS /ws` client that wait for their answers.
 
-What it says is read while its requests wait for room: the answers to checks (`window.py`) come between them, and a
-window that is full opens by nothing else. Only who asks for more than REQUESTS_SIZE without waiting is not read any
-further.
+Its messages are read while its requests wait: the answers to checks (`window.py`) come between them, and only they open
+a full window. Reading stops only while more than REQUESTS_SIZE characters of requests wait.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-#: Characters that may wait: the largest number of subscriptions, said one by one.
+#: Characters that may wait: the largest number of subscriptions, requested one by one.
 REQUESTS_SIZE = 512 * 1024
 
 
 class Requests:
-    """What a client asked for and has no answer to, in its order."""
+    """Requests of a client without an answer, in its order."""
 
     def __init__(self) -> None:
         self._texts: deque[str] = deque()
@@ -41,4 +40,4 @@ class Requests:
 
 
 def _size_of(text: str) -> int:
-    return len(text) + 100  # an empty one takes room too
+    return len(text) + 100  # an empty one takes memory too

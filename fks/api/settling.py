@@ -20,17 +20,17 @@ from fks.store.orders import OrderStore
 from fks.store.reading import ReadingStore
 from fks.store.settlements import ReportedFill, Settlement, SettlementStore
 
-#: How long a confirmation code is valid: long enough to read what it does, too short to be found later in a shell's
+#: How long a confirmation code is valid: long enough to read its effects, too short to be found later in a shell's
 #: history.
 CODE_S = 300.0
-_LETTERS = "ACDEFGHJKLMNPQRTUVWXY34679"  # no two that look alike
+_CODE_ALPHABET = "ACDEFGHJKLMNPQRTUVWXY34679"  # no two that look alike
 _WAIT_S, _LOOK_S = 5.0, 0.05
 _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class SettleRequest:
-    """What a person says of an order. `fills` are executions that are not booked yet (busted: that are)."""
+    """A person's report on an order. `fills` are executions that are not booked yet (busted: that are)."""
 
     outcome: str
     reason: str
@@ -48,7 +48,7 @@ class Settling:
         self._reading = ReadingStore(db)
 
     async def propose(self, client_order_id: str, request: SettleRequest, principal: str) -> EntryAnswer:
-        """Keep what the person says and return what confirming it will do, with the code. Nothing happens yet.
+        """Store the person's report and return the effects of a confirmation, with the code. Nothing happens yet.
 
         Errors: InputError 404 ORDER_UNKNOWN, 409 ORDER_NOT_UNKNOWN, 422 SETTLE_WRONG.
         """
@@ -57,7 +57,7 @@ class Settling:
         if request.outcome == "busted":
             await self._check_booked(order, fills)
         now_ns = self._clock.now_ns()
-        code = "-".join("".join(secrets.choice(_LETTERS) for _ in range(4)) for _ in range(2))
+        code = "-".join("".join(secrets.choice(_CODE_ALPHABET) for _ in range(4)) for _ in range(2))
         settlement = await self._store.propose(
             order.client_order_id,
             request.outcome,
@@ -84,10 +84,10 @@ class Settling:
     async def confirm(
         self, client_order_id: str, code: str, request: SettleRequest | None, principal: str
     ) -> EntryAnswer:
-        """Let the order manager apply a proposal, and wait a few seconds: 200 with the order, else 202.
+        """Release a proposal to the order manager, and wait a few seconds: 200 with the order, else 202.
 
-        Asking twice with the same code gives the same answer. Errors: InputError 409 SETTLE_CODE (no such code of this
-        person, or its time is over), SETTLE_CHANGED (`request` is not what was proposed), SETTLE_REFUSED (the order
+        Repeating it with the same code gives the same answer. Errors: InputError 409 SETTLE_CODE (no such code of this
+        person, or its time is over), SETTLE_CHANGED (`request` is not the proposal), SETTLE_REFUSED (the order
         manager could not apply it, with its reason).
         """
         found = await self._store.find(client_order_id, code.strip().upper())
@@ -147,7 +147,7 @@ class Settling:
                 raise _wrong(f"the order has no execution {fill.venue_trade_id}", "see `fks fills`")
 
     async def _will(self, order: Order, settlement: Settlement) -> str:
-        """Return in one sentence what confirming does."""
+        """Return one sentence on the effects of a confirmation."""
         end = {"filled": "FILLED", "cancelled": "CANCELLED", "absent": "ABSENT"}.get(settlement.outcome)
         named = [fill.venue_trade_id for fill in settlement.fills if fill.venue_trade_id]
         if settlement.outcome == "busted":
@@ -220,8 +220,8 @@ def _completed(order: Order, fill: ReportedFill, left: Decimal) -> ReportedFill:
     if fill.price is None:
         raise _wrong("the price of the execution is missing", "give price and fee, or trade_ids")
     if fill.fee > 0 and not fill.fee_currency:
-        usual = "the base asset" if order.side is Side.BUY else "the quote asset"
-        raise _wrong("the fee has no currency", f"give fee_currency; exchanges take it in {usual} as a rule")
+        payer = "the base asset" if order.side is Side.BUY else "the quote asset"
+        raise _wrong("the fee has no currency", f"give fee_currency; exchanges take it in {payer} as a rule")
     return ReportedFill("", fill.quantity or left, fill.price, fill.fee, fill.fee_currency)
 
 

@@ -1,4 +1,4 @@
-"""What a new subscription to market data begins with: what there is now, in the form in which changes come."""
+"""Snapshots: the first message of a new subscription to market data, in the form of the later ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.model.timeframe import iso, to_ns
 from fks.store.db import Row
 from fks.store.latest import Latest
 
-#: The channels that have one; what the others missed is read over REST.
+#: The channels with a snapshot; missed messages of the others are read over REST.
 CHANNELS = frozenset({"bars", "prices", "quotes", "book", "feeds"})
 BARS_MAX = 1000
 _PRICES = ("open", "high", "low", "close", "volume")
@@ -21,9 +21,9 @@ Contains = Callable[[Message], bool]
 
 
 async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, Contains]:
-    """Return the snapshot of a topic, and what says whether a message is in it already.
+    """Return the snapshot of a topic, and the test whether it contains a message.
 
-    `items` are messages as they would come, oldest first: the newest `bars` bars (of each timeframe the newest, when
+    `items` are messages in their usual form, oldest first: the newest `bars` bars (of each timeframe the newest, when
     the topic names none), the newest price, quote or book, the feeds' states. Errors: OutageError.
     """
     if topic.channel == "bars":
@@ -54,13 +54,13 @@ async def _bars(gate: Gateway, topic: Topic, bars: int) -> list[dict[str, Any]]:
     first = await gate.db.fetchval("reading.nth_newest", *place, topic.timeframe, None, bars)
     if first is None:
         return []
-    # one more than asked for: a bar may have been sealed since
+    # one more than requested: a bar may have been sealed since
     rows = await gate.db.fetch("reading.page", *place, topic.timeframe, first, None, bars + 1)
     return [_bar(topic, topic.timeframe, row) for row in rows if row["is_complete"]]
 
 
 def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
-    """Return a stored bar as the message that told it."""
+    """Return a stored bar as the message that published it."""
     prices = {
         name: None if row[name] is None else repr(row[name]) for name in ("open", "high", "low", "close", "volume")
     }
@@ -76,10 +76,10 @@ def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
 
 
 def _contained_bars(items: list[dict[str, Any]]) -> Contains:
-    """A bar is contained when the snapshot has it in this revision or a later one.
+    """Return the test for bars: contained when the snapshot has it in this revision or a later one.
 
-    One that tells no revision is contained when it is the same, unless another one of its time was not: then the
-    snapshot may be older than both, and the last one counts.
+    One without revision is contained when it is the same, unless another one of its time was not: then the snapshot
+    may be older than both, and the last one counts.
     """
     known = {(item["timeframe"], item["time"]): item for item in items}
     passed: set[tuple[Any, Any]] = set()
@@ -99,8 +99,8 @@ def _contained_bars(items: list[dict[str, Any]]) -> Contains:
 
 
 def _contained_newest(channel: str, items: list[dict[str, Any]]) -> Contains:
-    """A price, quote or book is contained when the snapshot's came later; a feed's state is told again rather than
-    lost."""
+    """Return the test for a price, quote or book: contained when the snapshot's came later; a feed's state is rather
+    repeated than lost."""
     if channel == "feeds" or not items:
         return lambda message: False
     newest = _received(items[0])
@@ -108,7 +108,7 @@ def _contained_newest(channel: str, items: list[dict[str, Any]]) -> Contains:
 
 
 def _received(message: Message) -> str | None:
-    """Return when a message came, in a form that sorts."""
+    """Return the time of receipt of a message, in a form that sorts."""
     try:
         return datetime.fromisoformat(str(message.get("received"))).isoformat(timespec="microseconds")
     except ValueError:

@@ -1,4 +1,4 @@
-"""One decision's whole story from the journal: bar, strategy values, signal, checks, order events, answers, fills."""
+"""History of one decision from the journal: bar, strategy values, signal, checks, order events, answers, fills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.reading import ReadingStore
 
-#: How long a strategy's own code may take, and how many evaluations run at a time in one replica.
+#: Limits of a strategy's own code: its duration, and the evaluations at a time in one replica.
 TRACE_S, TRACES_AT_ONCE = 12.0, 2
 _ROWS_MAX = 50_000  # bars that a strategy is evaluated on, as in its worker
 _ROWS_LEAST = 5_000  # when the anchor has moved past the bar
@@ -32,16 +32,16 @@ Story = dict[str, Any]
 
 
 class Why:
-    """Tells decisions. Reads only; a strategy's code runs in a process of its own. Errors: InputError, OutageError."""
+    """Reads decisions. A strategy's code runs in a process of its own. Errors: InputError, OutageError."""
 
     def __init__(self, db: Database, strategies: Path) -> None:
         self._db = db
         self._strategies = strategies
         self._bars = BarStore(db)
-        self._turns = asyncio.Semaphore(TRACES_AT_ONCE)
+        self._evaluations = asyncio.Semaphore(TRACES_AT_ONCE)
 
     async def of_id(self, text: str) -> list[Story]:
-        """Return the story of an order (its client order id) or a signal."""
+        """Return the history of an order (its client order id) or a signal."""
         id = _uuid(text)
         signal = None if id is None else await self._row("why.signal", id)
         if signal is None:
@@ -58,7 +58,7 @@ class Why:
         return [await self._of_signal(signal)]
 
     async def of_symbol(self, symbol: str, exchange: str | None, at: datetime, instance: str | None) -> list[Story]:
-        """Return what every strategy instance in a symbol decided at the bar that a moment lies in."""
+        """Return the decision of every strategy instance in a symbol at the bar that contains a moment."""
         listed = await ReadingStore(self._db).find(symbol, exchange)
         rows = await self._rows("why.instances", listed.exchange, listed.symbol, instance)
         if not rows:
@@ -73,7 +73,7 @@ class Why:
 
     # ── the three kinds of stories ───────────────────────────────────────────────────────────────
     async def _of_order_alone(self, order: Mapping[str, Any]) -> Story:
-        """An order that no signal asked for: the kill switch's, or a protection of one."""
+        """Return the history of an order without a signal: the kill switch's, or a protection of one."""
         orders = await self._orders([order])
         return _story("order", order, orders=orders, verdict=f"the {order['role']} order is {order['state']}")
 
@@ -90,7 +90,7 @@ class Why:
         return story
 
     async def _at_bar(self, instance: Mapping[str, Any], at: datetime) -> Story:
-        """What an instance decided at the bar that `at` lies in, whether or not it gave a signal."""
+        """Return the decision of an instance at the bar that contains `at`, with or without a signal."""
         timeframe = instance["timeframe"]
         bar = await self._bar(instance, timeframe, at)
         if bar is None or bar_end(to_ns(bar["time"]), timeframe) <= to_ns(at):
@@ -166,7 +166,7 @@ class Why:
         return found | answer
 
     async def _trace(self, request: bytes) -> dict[str, Any]:
-        async with self._turns:
+        async with self._evaluations:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -245,14 +245,19 @@ def _verdict_without_signal(
 
 
 def _checks(orders: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the checks of the signal's own order, as its first events hold them: the denial, or the answer to the
-    send."""
+    """Return the checks of the signal's own order, from its first events: the denial, or the answer to the send."""
     for order in orders:
         for event in order["events"][:6]:
-            payload, words = event["payload"], rules()
+            payload, meanings = event["payload"], rules()
             if "checks" in payload:
                 return [
-                    {"code": code, "outcome": outcome, "limit": limit, "observed": observed, "rule": _rule(code, words)}
+                    {
+                        "code": code,
+                        "outcome": outcome,
+                        "limit": limit,
+                        "observed": observed,
+                        "rule": _rule(code, meanings),
+                    }
                     for code, outcome, limit, observed in payload["checks"]
                 ]
             if event["event"] == "Denied":
@@ -262,14 +267,14 @@ def _checks(orders: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                         "outcome": "failed",
                         "limit": payload.get("limit", ""),
                         "observed": payload.get("observed", ""),
-                        "rule": _rule(str(payload.get("code")), words),
+                        "rule": _rule(str(payload.get("code")), meanings),
                     }
                 ]
     return []
 
 
-def _rule(code: str, words: Mapping[Code, str]) -> str:
-    return words.get(Code[code], MEANING[Code[code]]) if code in Code.__members__ else ""
+def _rule(code: str, meanings: Mapping[Code, str]) -> str:
+    return meanings.get(Code[code], MEANING[Code[code]]) if code in Code.__members__ else ""
 
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ ENDED = ("FILLED", "CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
 EXCHANGE_OPEN = ("NEW", "PARTIALLY_FILLED", "PENDING_NEW")
 DUST = Decimal(10)  # a smaller rest cannot be sold: the exchange's smallest order
-# : The checks; each is a line of the report.
+#: The checks; each is a line of the report.
 CHECKS = (
     "signals lost",
     "orders doubled",

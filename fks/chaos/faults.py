@@ -19,7 +19,7 @@ from fks.chaos.watch import Watch
 from fks.model.errors import FksError, OutageError
 
 RECOVER_S = 120.0  # the system counts as not recovered after this time
-# : Implementation of each kind of `kinds.KINDS`.
+#: Implementation of each kind of `kinds.KINDS`.
 FAULTS: dict[str, Callable[[ObservedSystem, Injection], Awaitable[ActiveFault]]] = {**PROCESSES, **LINKS}
 
 

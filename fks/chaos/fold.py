@@ -21,9 +21,9 @@ _ENDED = ("CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 _NEVER_SENT = ("DENIED", "ABANDONED")
 _AT_VENUE = ("SENDING", "UNKNOWN", *_LIVE)
 _QUARANTINE = 42  # the journal's number for an event that fits nowhere
-# : first events of an order -> the state they give
+#: first events of an order -> the state they give
 _FIRST = {"Denied": "DENIED", "IntendedAndSent": "SENDING", "Intended": "INTENDED"}
-# : (event, states before) -> states after; None: the same. The results of reports and executions are computed.
+#: (event, states before) -> states after; None: the same. The results of reports and executions are computed.
 _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("Sent", ("INTENDED",), ("SENDING",)),
     ("Abandoned", ("INTENDED", "ABANDONED"), ("ABANDONED",)),

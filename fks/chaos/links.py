@@ -11,7 +11,7 @@ from fks.chaos.plan import Injection
 from fks.chaos.space import fill_disk, free_disk
 from fks.clock import WrongClock
 
-# : Parameters of an order fault besides its kind.
+#: Parameters of an order fault besides its kind.
 ORDER_FAULTS: dict[str, dict[str, object]] = {
     "answer_after": {"seconds": 8},
     "latency": {"seconds": 1.5},

@@ -23,7 +23,7 @@ WELL_S = 90.0  # time for the system to become well before the first fault and a
 SETTLE_S = 8.0  # rows younger than this may still be under way when the auditor looks
 AUDIT_S = 90.0  # time for violations to clear before they count
 LOOK_EVERY_S = 2.0
-# : Progress: the phase (start, injecting, done, settling, auditing) and its injection.
+#: Progress: the phase (start, injecting, done, settling, auditing) and its injection.
 Say = Callable[[str, Attempt | Injection | None], None]
 
 

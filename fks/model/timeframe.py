@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fks.model.errors import InputError
 
 NS = 1_000_000_000
-# : name -> length in seconds; a month has no fixed length and is 0 here. The one table of timeframes.
+#: name -> length in seconds; a month has no fixed length and is 0 here. The one table of timeframes.
 TIMEFRAMES: dict[str, int] = {
     "1s": 1,
     "5s": 5,

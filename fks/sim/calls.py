@@ -16,7 +16,7 @@ from fks.sim.exchange import Exchange
 from fks.sim.faults import Fault, Target
 from fks.sim.params import Params
 
-# : faults that strike before the handler runs; those in _ANSWERS may run it all the same (`accept`)
+#: faults that strike before the handler runs; those in _ANSWERS may run it all the same (`accept`)
 _BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error", "429", "418", "skew")
 _LATE = ("accept_late",)
 _LATE_S = 5.0
@@ -30,7 +30,7 @@ NEW_ID_NAMES = (
     "limitClientOrderId",
     "stopClientOrderId",
 )
-# : parameters that identify the subject of a request, most specific first
+#: parameters that identify the subject of a request, most specific first
 _ID_NAMES = ("origClientOrderId", "cancelOrigClientOrderId", *NEW_ID_NAMES, "listClientOrderId")
 _HTML = b"<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n</body>\r\n</html>\r\n"
 

@@ -106,7 +106,7 @@ SOCKET: dict[str, Endpoint] = {
     "account.commission": REST["GET", "/api/v3/account/commission"],
     "account.rateLimits.orders": REST["GET", "/api/v3/rateLimit/order"],
 }
-# : the REST request that equals a method of the WebSocket API: a fault set for the request strikes the method, too
+#: the REST request that equals a method of the WebSocket API: a fault set for the request strikes the method, too
 AS_REST: dict[str, tuple[str, str]] = {
     name: next(place for place, other in REST.items() if other is endpoint)
     for name, endpoint in SOCKET.items()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from fks.model.errors import InputError
 
-# : kind -> effect. The one list of kinds: the admin API and the documentation read it.
+#: kind -> effect. The one list of kinds: the admin API and the documentation read it.
 KINDS: dict[str, str] = {
     "latency": "wait `seconds`, then do and answer as sigma_mean",
     "drop": "close the connection; nothing is done",

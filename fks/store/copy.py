@@ -21,7 +21,7 @@ _MAGIC = b"PGCOPY\n\xff\r\n\0"
 _HEADER = _MAGIC + b"\0" * 8  # no flags, no extension
 _TRAILER = b"\xff\xff"  # a row of -1 columns
 _EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
-# : numpy types of the PostgreSQL types used here
+#: numpy types of the PostgreSQL types used here
 TIME, FLOAT, INT4, BOOL = ">i8", ">f8", ">i4", "?"
 
 

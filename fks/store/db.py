@@ -48,7 +48,7 @@ _LOST = (
 )
 _MAYBE_LOST = (*_LOST, asyncpg.InterfaceError, TimeoutError)
 _GONE = ("clos", "released back", "another operation is in progress")
-# : the server answers and cannot work: disk full, no memory, I/O errors. An outage, as space may be freed
+#: the server answers and cannot work: disk full, no memory, I/O errors. An outage, as space may be freed
 _UNWELL = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 _REFUSED = (
     asyncpg.InvalidPasswordError,

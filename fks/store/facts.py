@@ -15,7 +15,7 @@ from fks.store.instruments import instrument_of
 from fks.store.leases import fence_of
 from fks.store.supervision import MONEY
 
-# : seconds: older feed rows of a collector are out of date; it writes several times in that time
+#: seconds: older feed rows of a collector are out of date; it writes several times in that time
 FEED_ROW_MAX_AGE_S = 2.0
 
 

@@ -25,7 +25,7 @@ from fks.model.errors import ConfigError, FailoverError, OutageError
 from fks.model.ports import Lease
 from fks.store.db import Database, sql
 
-# : distinguishes a repeated start within one process, whose epoch is in the record already, from an epoch that came a
+#: distinguishes a repeated start within one process, whose epoch is in the record already, from an epoch that came a
 # second time
 _PROCESS = uuid.uuid4().hex
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from fks.model.errors import OutageError
 
-# : items of one statement; a longer one would delay the next ones
+#: items of one statement; a longer one would delay the next ones
 BATCH_MAX = 64
 
 Item = TypeVar("Item")

@@ -21,7 +21,7 @@ from fks.store.bars import Series
 from fks.store.db import Database
 
 _FORM = 1
-# : Limit of all computed columns together; the oldest ones are deleted first. They share a database with the orders.
+#: Limit of all computed columns together; the oldest ones are deleted first. They share a database with the orders.
 BYTES_MAX = 512 * 2**20
 
 

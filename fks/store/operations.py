@@ -18,7 +18,7 @@ from fks.store.db import Database, Querier, Row
 
 KINDS = ("restart", "deploy", "config")
 STATES = ("queued", "running", "done", "failed")
-# : Published on the bus when an operation is requested; the supervisor polls besides.
+#: Published on the bus when an operation is requested; the supervisor polls besides.
 CHANNEL = "operations"
 
 

@@ -16,7 +16,7 @@ from fks.store.db import Querier, Row
 
 TEXT_MAX = 4000  # characters stored of a message
 NAME_MAX = 200  # characters stored of a name: an index holds no more than 2.7 kB
-# : errors of a refused row; a retry would not help
+#: errors of a refused row; a retry would not help
 _NOT_TAKEN = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 _COLUMNS = ("open", "high", "low", "close", "volume")
 
@@ -71,7 +71,7 @@ class HeldRow:
     settled_ns: int | None = None
 
 
-# : called with a row that PostgreSQL does not take, and the reason
+#: called with a row that PostgreSQL does not take, and the reason
 Refused = Callable[[Held, Exception], None]
 
 

@@ -16,7 +16,7 @@ from fks.model.instrument import folded
 from fks.store import copy
 from fks.store.db import Database, Querier, sql
 
-# : the columns of `read_columns`, in the one form of all interfaces
+#: the columns of `read_columns`, in the one form of all interfaces
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "trades", "is_complete", "is_empty", "revision")
 _KINDS = {
     "time": copy.TIME,

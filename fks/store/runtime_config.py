@@ -25,7 +25,7 @@ from fks.model.timeframe import to_ns
 from fks.store.db import Database, Querier, Row, Session
 from fks.store.operations import Operation, OperationStore
 
-# : Seconds that a starting process waits for the newest version before it takes the node's copy.
+#: Seconds that a starting process waits for the newest version before it takes the node's copy.
 ASK_S = 2.0
 
 

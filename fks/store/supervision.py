@@ -13,9 +13,9 @@ from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 
-# : key of a child's `component_health.detail` with the reason of its escalation, until a person has ended that
+#: key of a child's `component_health.detail` with the reason of its escalation, until a person has ended that
 ESCALATION = "escalation"
-# : Children that orders depend on: while one of them is escalated, entries are denied (ESCALATED).
+#: Children that orders depend on: while one of them is escalated, entries are denied (ESCALATED).
 MONEY = ("guardian", "orders")
 _COSTS_A_LINE = (OutageError, asyncpg.PostgresError)
 

@@ -160,7 +160,7 @@ def _compressed(found: Found, table: str, segments: str, order: str, after_days:
     )
 
 
-# : a DELETE trigger has no transition table there: everything is counted again, which is slow and rare
+#: a DELETE trigger has no transition table there: everything is counted again, which is slow and rare
 _FOLLOWING_DELETES = (
     """CREATE OR REPLACE FUNCTION series_swept() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

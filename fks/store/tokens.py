@@ -19,7 +19,7 @@ from fks.store.db import Querier
 
 #: Scopes, weakest first; each includes those before it.
 SCOPES = ("read", "signal", "trade", "admin")
-# : Name of the token that this node's command line sends to the gateway.
+#: Name of the token that this node's command line sends to the gateway.
 LOCAL = "cli"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: 256 bits in base64url; those made by `fks security-setup` lack the prefix

@@ -1,4 +1,4 @@
-"""The pages' router. A page is static and open; what it shows it fetches with the reader's own token."""
+"""The pages' router. A page is static and open; it fetches its data with the reader's own token."""
 
 from __future__ import annotations
 

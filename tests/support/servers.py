@@ -26,8 +26,8 @@ def place() -> str:
         found = os.statvfs(MEMORY)
     except OSError:
         return "/tmp"
-    has_room = found.f_bavail * found.f_frsize >= MEMORY_MIN and not found.f_flag & os.ST_NOEXEC
-    return MEMORY if has_room and os.access(MEMORY, os.W_OK) else "/tmp"
+    wait_drained = found.f_bavail * found.f_frsize >= MEMORY_MIN and not found.f_flag & os.ST_NOEXEC
+    return MEMORY if wait_drained and os.access(MEMORY, os.W_OK) else "/tmp"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Accounts: where orders go and what is there."""
+"""Accounts: venues, balances and modes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["accounts"])
 
 
 class AccountBody(Body):
-    """A new account. `venue` says where its orders go; a paper account never leaves the house."""
+    """A new account. `venue` is the destination of its orders; a paper account's stay in this system."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")
     account_type: Literal["personal", "prop"] = "personal"
@@ -29,7 +29,7 @@ class AccountBody(Body):
 
 
 class AccountChange(Body):
-    """What to change of an account; what is left out stays."""
+    """Changes of an account; omitted fields stay."""
 
     name: str = Field(min_length=1, max_length=64)
     mode: Literal["paper", "live"] | None = None

@@ -1,4 +1,4 @@
-"""What is collected, and whether: the owner's /assets."""
+"""Assets: the symbols to collect (the owner's /assets)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["market data"])
 
 
 class AssetBody(Body):
-    """Which symbols, in any spelling; one, or several. What is left out stays as it is, or is as the settings say."""
+    """Symbols to collect, in any spelling; one, or several. Omitted fields stay, or follow the settings."""
 
     symbol: str | None = None
     symbols: tuple[str, ...] = ()
@@ -33,23 +33,23 @@ Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
 
 @router.get("/assets")
 async def assets(gate: Gate, who: Reader, exchange: Exchange = None) -> ExactJson:
-    """List what is collected, or was: its status (backfilling, live, stale, off), the newest price and its age."""
+    """List assets: status (backfilling, live, stale, off), the newest price and its age."""
     return ExactJson(page(await AssetStore(gate.db).all(exchange)))
 
 
 @router.post("/assets/enable", openapi_extra=takes(AssetBody))
 async def enable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
-    """Have symbols collected and their history fetched; a running system begins within seconds. Twice equals once."""
-    return ExactJson({"items": await _desk(gate).enable(_choice(body))})
+    """Start to collect symbols and fetch their history; a running system begins within seconds. Idempotent."""
+    return ExactJson({"items": await _selection(gate).enable(_choice(body))})
 
 
 @router.post("/assets/disable", openapi_extra=takes(AssetBody))
 async def disable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
-    """Have symbols no longer collected; what is stored stays."""
-    return ExactJson({"items": await _desk(gate).disable(_choice(body))})
+    """Stop to collect symbols; stored data stays."""
+    return ExactJson({"items": await _selection(gate).disable(_choice(body))})
 
 
-def _desk(gate: Gateway) -> AssetSelection:
+def _selection(gate: Gateway) -> AssetSelection:
     from fks.exchanges.registry import EXCHANGES
 
     return AssetSelection(gate.db, gate.deps.settings.data, EXCHANGES)

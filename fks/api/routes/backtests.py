@@ -26,7 +26,7 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class BacktestBody(Body):
-    """What to run, as OpenAPI shows it; `fks.jobs.backtest.BacktestSpec` is what checks it."""
+    """Specification of a backtest, for OpenAPI; `fks.jobs.backtest.BacktestSpec` checks it."""
 
     strategy: str
     symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")

@@ -1,4 +1,4 @@
-"""Settings that change while the system runs: versions, who made them and why, rolled out and rolled back."""
+"""Settings that change while the system runs: versions with author and reason, rolled out and rolled back."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ router = APIRouter(tags=["config"])
 class ChangeBody(Body):
     """A change: values to set and keys to unset, or a version to go back to; always with its reason.
 
-    `base_version` is the version the change was made against: when somebody changed the settings since, the answer is
-    409.
+    `base_version` is the version the change was made against: when the settings have changed since, the answer is 409.
     """
 
     set: dict[str, Any] = Field(default_factory=dict, description='key -> value: {"risk.notional_max_order": "5000"}')
@@ -39,8 +38,8 @@ class ChangeBody(Body):
 
 @router.get("/config")
 async def config(gate: Gate, who: Reader) -> ExactJson:
-    """Return the version in force and every setting that can change while running: its value, the file's, whom it
-    concerns."""
+    """Return the version in force and every setting that can change while running: its value, the file's, the affected
+    processes."""
     newest = await RuntimeConfigStore(gate.db).wanted()
     values = dict(newest.values) if newest else {}
     files = await _files(gate)
@@ -61,7 +60,7 @@ async def config(gate: Gate, who: Reader) -> ExactJson:
 
 @router.get("/config/versions")
 async def versions(gate: Gate, who: Reader, limit: Limit = 50) -> ExactJson:
-    """List the versions of the settings, newest first: what changed, who did it and why, what became of it."""
+    """List the versions of the settings, newest first: changes, author, reason, outcome."""
     found = await RuntimeConfigStore(gate.db).history(limit)
     return ExactJson({"items": [view(version) for version in found], "next": None})
 
@@ -117,7 +116,7 @@ async def _known(gate: Gateway, version: int) -> ConfigVersion:
 
 
 async def _files(gate: Gateway) -> Settings:
-    """Return what this node's files and environment say now, without what lies over them."""
+    """Return the settings of this node's files and environment, without the runtime version over them."""
     return await asyncio.to_thread(load_settings, gate.deps.paths.home)
 
 

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics: what a load balancer, a monitor and Prometheus ask."""
+"""Health, readiness and metrics, for load balancers, monitors and Prometheus."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 @router.get("/health")
 @router.get("/api/health", include_in_schema=False)
 async def health(gate: Gate) -> ExactJson:
-    """Say how the system is: 200 when healthy or degraded, 503 when down (the database does not answer)."""
+    """Return the state of the system: 200 when healthy or degraded, 503 when down (the database does not answer)."""
     report = await gate.health.report(gate.db, gate.bus)
     return ExactJson(report, status_code=503 if report["status"] == DOWN else 200)
 
 
 @router.get("/ready")
 async def ready(gate: Gate) -> ExactJson:
-    """Say whether this gateway can serve what needs the journal: 200 ready, 503 not_ready."""
+    """Return whether this gateway can serve routes that need the journal: 200 ready, 503 not_ready."""
     dependencies = await gate.health.dependencies(gate.db, gate.bus)
     is_ready = dependencies["database"] != DOWN
     body = {"status": "ready" if is_ready else "not_ready", "dependencies": dependencies}
@@ -46,10 +46,10 @@ async def metrics(request: Request, gate: Gate) -> Response:
 
 
 def is_local(request: Request) -> bool:
-    """Return whether the caller is this host itself, and not somebody behind a proxy on it."""
+    """Return whether the caller is this host itself, and not a client of a proxy on it."""
     if any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via")):
         return False
-    # a page elsewhere whose name was made to mean 127.0.0.1 (DNS rebinding) still says its own name here
+    # a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name here
     asked = request.url.hostname or ""
     return (
         request.client is not None

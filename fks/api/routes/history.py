@@ -47,8 +47,9 @@ async def historical(
     """Return stored bars, oldest first: the first `limit` from `from` on, or without it the newest `limit`; files: all.
 
     `next` (and the `Link` header) is the `from` of the following page. Prices and volumes are JSON numbers: the
-    shortest decimal of the exchange's. `revision` of the answer changes when a bar that you may have was corrected. CSV
-    and Arrow are streamed: one that ends early was cut off by an outage.
+    shortest decimal of the exchange's. `revision` of the answer changes when a returned bar was corrected. CSV and
+    Arrow
+    are streamed: one that ends early was cut off by an outage.
     """
     item = await ReadingStore(gate.db).find(symbol, exchange)
     check_timeframe(timeframe)

@@ -1,4 +1,4 @@
-"""Incidents that only a person can explain, and comparisons of the journal with a venue on request."""
+"""Incidents that only a person can explain, and requested comparisons of the journal with a venue."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CloseBody(Body):
 async def reconcile(
     gate: Gate, who: Trader, body: Annotated[ReconcileBody, Depends(body_of(ReconcileBody))]
 ) -> ExactJson:
-    """Compare the journal with a venue now, and wait some seconds for it: 200 with what was found, else 202."""
+    """Compare the journal with a venue now, and wait some seconds for it: 200 with the result, else 202."""
     known = [row["venue"] for row in await gate.db.fetch("gateway.venues")]
     wanted = known if body.venue is None else [body.venue]
     if not set(wanted) <= set(known):
@@ -62,7 +62,7 @@ async def reconcile(
 
 @router.get("/reconcile/{id}")
 async def reconciled(gate: Gate, who: Reader, id: Number) -> ExactJson:
-    """Return one request to compare a venue, and what was found when it has ended."""
+    """Return one request to compare a venue, with its result when it has ended."""
     rows = await SettlementStore(gate.db).reconcile([id])
     if not rows:
         raise Problem(404, "RECONCILE_UNKNOWN", f"there is no request {id}", remedy="POST /reconcile makes one")
@@ -88,7 +88,7 @@ async def incidents(
 async def close(
     gate: Gate, who: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]
 ) -> ExactJson:
-    """Close an incident in the token's name, with the reason: what it denied is allowed again."""
+    """Close an incident in the token's name, with the reason: the entries that it denied are allowed again."""
     store = IncidentStore(gate.db)
     if await store.get(id) is None:
         raise Problem(404, "INCIDENT_UNKNOWN", f"there is no incident {id}", remedy="see GET /incidents")

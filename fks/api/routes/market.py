@@ -26,9 +26,11 @@ async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None
     """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed
     bars.
 
-    The price is Redis's (`source: redis`), or the stored one (`postgresql`), or of what nobody collects the close of
-    its newest bar (`bars`). `age_ms` is how long ago the exchange last told of the symbol. While PostgreSQL is away,
-    `state` is null.
+    The price is Redis's (`source: redis`), or the stored one (`postgresql`), or, for a symbol that is not collected,
+    the
+    close of its newest bar (`bars`). `age_ms` is the age of the exchange's last message on the symbol. While PostgreSQL
+    is
+    away, `state` is null.
     """
     item, outage = await _located(gate, symbol, exchange)
     seen = await Latest(gate.bus).read(item.exchange, item.symbol)
@@ -49,12 +51,13 @@ async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None
         )
     state = None if outage is not None else feed["state"] if feed is not None else "OFF"
     sealed = {row["timeframe"]: {k: v for k, v in dict(row).items() if k != "timeframe"} for row in bars}
-    extras = {"quote": _told(seen.quote, now_ns), "book": _told(seen.book, now_ns)}
+    extras = {"quote": _exact(seen.quote, now_ns), "book": _exact(seen.book, now_ns)}
     return ExactJson({**identity(item), **price, "state": state, **extras, "bars": sealed})
 
 
 async def _located(gate: Gateway, symbol: str, exchange: str | None) -> tuple[Listed, OutageError | None]:
-    """Return what a symbol means; while nobody can say, the symbol at the exchange that is named, or collected."""
+    """Return the meaning of a symbol; while PostgreSQL is away, the symbol at the exchange that is named, or
+    collected."""
     try:
         return await ReadingStore(gate.db).find(symbol, exchange), None
     except OutageError as error:
@@ -66,19 +69,19 @@ async def _located(gate: Gateway, symbol: str, exchange: str | None) -> tuple[Li
 def _of_redis(seen: Seen, feed: Any, now_ns: int) -> dict[str, Any] | None:
     """Return Redis's price, unless the stored one is of a later trade (Redis was flushed, or away when it came).
 
-    Its age is that of the newest message of the feed: a symbol may be quiet, and its price be true all the same.
+    Its age is that of the newest message of the feed: in a quiet market an old price is still valid.
     """
-    told = _told(seen.price, now_ns)
-    if told is None or "price" not in told:
+    price = _exact(seen.price, now_ns)
+    if price is None or "price" not in price:
         return None
-    age_ms = told["age_ms"]
+    age_ms = price["age_ms"]
     if feed is not None and feed["last_message_at"] is not None:
-        stored, known = feed["last_trade_id"], told.get("trade_id")
+        stored, known = feed["last_trade_id"], price.get("trade_id")
         has_ids = isinstance(stored, int) and isinstance(known, int)
-        if known < stored if has_ids else told["received"] < feed["last_message_at"]:
+        if known < stored if has_ids else price["received"] < feed["last_message_at"]:
             return None
         age_ms = min(age_ms, max(0, feed["age_ms"]))
-    return {"price": told["price"], "time": told["time"], "age_ms": age_ms, "source": "redis"}
+    return {"price": price["price"], "time": price["time"], "age_ms": age_ms, "source": "redis"}
 
 
 def _of_feed(feed: Any, bars: Any) -> dict[str, Any] | None:
@@ -100,16 +103,16 @@ def _of_bars(bars: Any, now_ns: int) -> dict[str, Any] | None:
     return {"price": Decimal(repr(close)), "time": iso(end_ns), "age_ms": _age_ms(end_ns, now_ns), "source": "bars"}
 
 
-def _told(message: Message | None, now_ns: int) -> dict[str, Any] | None:
-    """Return a kept message with exact numbers, times and its age; None when it is not what a collector writes."""
+def _exact(message: Message | None, now_ns: int) -> dict[str, Any] | None:
+    """Return a stored message with exact numbers, times and its age; None when a collector did not write it."""
     if message is None:
         return None
     try:
-        exact = {
+        values = {
             key: _number(key, value) for key, value in message.items() if key not in ("type", "exchange", "symbol")
         }
         received = datetime.fromisoformat(message["received"])
-        return {**exact, "received": received, "age_ms": _age_ms(to_ns(received), now_ns)}
+        return {**values, "received": received, "age_ms": _age_ms(to_ns(received), now_ns)}
     except (InputError, ValueError, TypeError, InvalidOperation):
         return None
 
@@ -125,10 +128,10 @@ def _age_ms(time_ns: int, now_ns: int) -> int:
 
 
 def identity(item: Listed) -> dict[str, str]:
-    """Return what every answer about a symbol begins with."""
+    """Return the first members of every answer about a symbol."""
     return {"symbol": item.symbol, "name": name_of(item), "exchange": item.exchange}
 
 
 def name_of(item: Listed) -> str:
-    """Return the unified spelling, or the exchange's where nobody lists it."""
+    """Return the unified name, or the exchange's for an unlisted symbol."""
     return f"{item.base}/{item.quote}" if item.base else item.symbol

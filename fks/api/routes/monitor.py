@@ -1,4 +1,4 @@
-"""The owner's monitor paths, answered from the same status that everything else shows."""
+"""The owner's monitor paths, answered from the one status of the system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fks.monitor.health import owner_services
 from fks.monitor.status import assemble
 
 router = APIRouter(tags=["monitor"])
-_WORDS = {"healthy": "healthy", "starting": "degraded", "degraded": "degraded", "down": "down"}
+_STATUS = {"healthy": "healthy", "starting": "degraded", "degraded": "degraded", "down": "down"}
 
 
 @router.get("/health/dashboard/", dependencies=[asks_inside("read")])
@@ -49,7 +49,7 @@ async def service_health(gate: Gate, who: Reader, service: str) -> ExactJson:
 
 @router.get("/monitor/api/services/")
 async def services(gate: Gate, who: Reader) -> ExactJson:
-    """List the services and the components each of them became."""
+    """List the services and the components that implement each."""
     found = (await _health(gate))["services"]
     return ExactJson({"services": found, "count": len(found)})
 
@@ -64,12 +64,15 @@ async def _health(gate: Gateway) -> dict[str, Any]:
     found = await assemble(gate.db)
     timestamp = iso(gate.deps.clock.now_ns())
     listed = owner_services(found["components"], timestamp)
-    words = [row["status"] for row in listed]
+    statuses = [row["status"] for row in listed]
     return {
-        "status": _WORDS[found["state"]],
+        "status": _STATUS[found["state"]],
         "timestamp": timestamp,
         "services": listed,
-        "summary": {"total": len(words), **{word: words.count(word) for word in ("healthy", "degraded", "down")}},
+        "summary": {
+            "total": len(statuses),
+            **{status: statuses.count(status) for status in ("healthy", "degraded", "down")},
+        },
         "reasons": found["reasons"],
     }
 

@@ -1,4 +1,4 @@
-"""Operations: what a person asks of the running system. Every row is kept: it is the audit."""
+"""Operations: requests of persons to the running system. Every row is kept: it is the audit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 
 class OperationBody(Body):
-    """What to do. A restart needs its target; a deployment restarts everything, or `only` one part."""
+    """An operation. A restart needs its target; a deployment restarts everything, or `only` one part."""
 
     kind: Literal["restart", "deploy"]
     target: str = Field("", max_length=128, description="of a restart: a child's id, gateway, or supervisor")
@@ -46,7 +46,7 @@ class OperationBody(Body):
 async def ask(
     gate: Gate, who: Admin, body: Annotated[OperationBody, Depends(body_of(OperationBody))], key: Key = None
 ) -> ExactJson:
-    """Ask for a restart or a rolling deployment. It is done by the supervisor, drained, one part at a time."""
+    """Request a restart or a rolling deployment. The supervisor does it, drained, one part at a time."""
     store = OperationStore(gate.db)
     target = await _target(store, body.target) if body.kind == "restart" else ""
     args: dict[str, Any] = {}
@@ -73,14 +73,14 @@ async def operations(
 
 @router.get("/operations/last-wheel")
 async def last_wheel(gate: Gate, who: Reader) -> ExactJson:
-    """Return which wheel the newest deployment installed, and which one leads back; both null when there was none."""
+    """Return the wheel of the newest deployment, and the one for a rollback; both null when there was none."""
     args = await OperationStore(gate.db).last_wheel() or {}
     return ExactJson({"wheel": args.get("wheel"), "previous_wheel": args.get("previous_wheel")})
 
 
 @router.get("/operations/{id}")
 async def operation(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
-    """Return one operation: its state, how far it is, and every step with what it took."""
+    """Return one operation: its state, its progress, and every step with its duration."""
     found = await OperationStore(gate.db).get(id)
     if found is None:
         raise Problem(404, "OPERATION_UNKNOWN", f"there is no operation {id}", remedy="see GET /operations")
@@ -88,7 +88,7 @@ async def operation(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
 
 
 async def _target(store: OperationStore, name: str) -> str:
-    """Return the part that a name means: a replica is never restarted alone. Errors: Problem 404 with the names."""
+    """Return the part of that name: a replica is never restarted alone. Errors: Problem 404 with the names."""
     parts = await store.parts()
     names = sorted({GATEWAY if kind == "serve" else part for part, kind in parts.items()} | {GATEWAY, SUPERVISOR})
     chosen = GATEWAY if parts.get(name) == "serve" else name

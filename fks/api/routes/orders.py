@@ -1,4 +1,4 @@
-"""Orders: the door in, and what became of them."""
+"""Orders: entry, cancels, settlements, and their states."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Key = Annotated[
 
 
 class OrderBody(Body):
-    """An order a person wants, as OpenAPI shows it; `fks.api.order_entry.OrderRequest` is what checks it.
+    """An order request, for OpenAPI; `fks.api.order_entry.OrderRequest` checks it.
 
     Numbers are decimal strings or JSON numbers and are kept exactly as written.
     """
@@ -81,7 +81,7 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
             remedy="send one that is unique to this order, a UUID say; on a retry send the same one",
         )
     wanted = OrderRequest.parse(body)
-    return _answer(await gate.door.submit(wanted, who.name, key, arrived_ns=request.state.arrived_ns))
+    return _answer(await gate.order_entry.submit(wanted, who.name, key, arrived_ns=request.state.arrived_ns))
 
 
 @router.get("/orders")
@@ -105,7 +105,7 @@ async def orders(
 
 @router.get("/orders/{id}")
 async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
-    """Return one order, by client_order_id or by the id that POST /orders answered."""
+    """Return one order, by client_order_id or by the id in the answer of POST /orders."""
     found = await _find(gate, id)
     if found is None:
         found = await _waiting(gate, id)
@@ -114,14 +114,14 @@ async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
 
 @router.delete("/orders/{id}", status_code=202)
 async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
-    """Ask for an order to be cancelled. Asking twice changes nothing; whether it ended is what its state says later.
+    """Request the cancel of an order. Idempotent; its state shows later whether it ended.
 
     Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts: 202 with
-    `exit_end`, and what is held stays protected. 409 ORDER_ENDED when there is nothing to end.
+    `exit_end`, and the position stays protected. 409 ORDER_ENDED when there is nothing to end.
     """
     found = await _find(gate, id)
     if found is not None:
-        return _answer(await gate.door.cancel(found["client_order_id"], who.name))
+        return _answer(await gate.order_entry.cancel(found["client_order_id"], who.name))
     waiting = await _waiting(gate, id)
     if waiting["signal_state"] not in ("pending", "ready"):
         raise Problem(
@@ -131,14 +131,14 @@ async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
     if not is_exit or waiting["signal_state"] == "pending":
         remedy = "reject the signal" if waiting["signal_state"] == "pending" else "ask again in a moment"
         raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy=remedy)
-    return _answer(await gate.door.end_exit(uuid.UUID(str(waiting["id"])), who.name))
+    return _answer(await gate.order_entry.end_exit(uuid.UUID(str(waiting["id"])), who.name))
 
 
 TradeId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
 
 
 class SettleBody(Body):
-    """What a person says of an order of unknown outcome; with `confirm` alone, the proposal that it confirms."""
+    """A person's report on an order of unknown outcome; with `confirm` alone, the proposal that it confirms."""
 
     outcome: Literal["filled", "absent", "cancelled", "busted"] | None = Field(
         None, description="busted: the venue took booked executions back; the order may be in any state"
@@ -156,10 +156,10 @@ class SettleBody(Body):
 async def settle(
     gate: Gate, who: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]
 ) -> ExactJson:
-    """End an order of unknown outcome in two steps: the first answer says what will be done, `confirm` does it.
+    """End an order of unknown outcome in two steps: the first answer describes the effects, `confirm` carries them out.
 
     Executions that the person reports are booked together with the end, and move the position. The code is valid for
-    five minutes, for the person who asked for it.
+    five minutes, for the person who requested it.
     """
     from fks.api.settling import SettleRequest
 
@@ -203,7 +203,7 @@ async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
 
 
 def _answer(answer: Any) -> ExactJson:
-    """Return what the door said; its no as a problem document with the members it gave."""
+    """Return order entry's answer; a refusal as a problem document with its members."""
     body = dict(answer.body)
     order = body.get("order", body)
     headers = {"Location": f"/orders/{body.get('id') or order['client_order_id']}"}

@@ -1,4 +1,4 @@
-"""Positions and fills: what is held, and the executions that made it."""
+"""Positions, and the executions that made them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ WithFlat = Annotated[bool, Query(alias="all", description="also the flat ones, f
 
 @router.get("/positions")
 async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJson:
-    """List what each strategy instance holds (instance "" is people, "external" is not ours), at the newest price."""
+    """List the positions of each strategy instance (instance "" is persons, "external" is not ours), at the newest
+    price."""
     home = gate.deps.settings.venue.exchange
     return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home)))
 
 
 @router.get("/positions/{symbol:path}")
 async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
-    """Return the position in one symbol: the sum, and per instance what adds up to it, flat ones included.
+    """Return the position in one symbol: the sum, and its parts by instance, flat ones included.
 
-    What is held at other exchanges under other spellings of the symbol is part of the sum, unless one exchange is
-    named.
+    Positions at other exchanges under other spellings of the symbol are part of the sum, unless one exchange is named.
     """
     from fks.api.order_entry import exchange_of
 

@@ -1,4 +1,4 @@
-"""Signals: what strategies and people want, and a person's yes or no."""
+"""Signals of strategies and persons, and their approval."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def signals(
 
 @router.get("/signals/{id}")
 async def signal(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
-    """Return one signal and what became of it."""
+    """Return one signal and its outcome."""
     return ExactJson(await _find(gate, id))
 
 
@@ -72,7 +72,7 @@ async def _decide(gate: Gateway, id: uuid.UUID, *, approve: bool, by: str) -> Ex
 
 
 def _came_to(state: str, wanted: SignalState) -> bool:
-    """Return whether a repeat of the same decision by the same person finds what it led to: then it is a yes again."""
+    """Return whether a repeat of a decision finds its own result: then it is confirmed again."""
     if wanted is SignalState.DECLINED:
         return state == SignalState.DECLINED
     return state in (SignalState.READY, SignalState.ORDERED, SignalState.DENIED, SignalState.NOTHING)

@@ -33,7 +33,7 @@ async def kill(gate: Gate, who: Reader) -> ExactJson:
 
 
 def _guardian_says(path: Path) -> dict[str, Any]:
-    """Return what the guardian's own fsynced file says: it is right even when the rows lag behind an outage."""
+    """Return the state in the guardian's own fsynced file: it is right even when the rows lag behind an outage."""
     from fks.guardian.journal import read_kill
 
     record = read_kill(path)

@@ -1,4 +1,4 @@
-"""What strategies there are, and which run."""
+"""Strategies: the catalogue and the running instances."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ router = APIRouter(tags=["strategies"])
 
 @router.get("/strategies")
 async def strategies(gate: Gate, who: Reader) -> ExactJson:
-    """Return the catalogue (name, parameters, where it comes from) and every running instance."""
-    # loading the catalogue imports the strategies' libraries: in a thread, and only when somebody asks
+    """Return the catalogue (name, parameters, origin) and every running instance."""
+    # loading the catalogue imports the strategies' libraries: in a thread, and only on request
     catalogue = await asyncio.to_thread(_catalogue, gate.deps.paths.strategies)
     instances = [dict(row) for row in await gate.db.fetch("gateway.instances")]
     return ExactJson({"catalogue": catalogue, "instances": instances})

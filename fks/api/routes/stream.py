@@ -17,7 +17,7 @@ from fks.api.gateway import Gateway
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
-from fks.api.subscribing import hear, is_checked, wide
+from fks.api.subscriptions import handle, is_checked, wide
 from fks.api.window import Window
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
@@ -25,11 +25,11 @@ from fks.store.tokens import Principal
 
 router = APIRouter(tags=["stream"])
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013
-SEND_S = 10.0  # for one who does not read, or leaves a check unanswered
+SEND_S = 10.0  # for a client that does not read, or leaves a check unanswered
 RECHECK_S = 10.0  # a socket outlives its token by no more
 MESSAGE_MAX = 16_384
-LATE_S = 10.0  # for the last word to somebody who does not read
-STALL_S = 1.0  # to hear what was said while this process stood still itself
+LATE_S = 10.0  # for the last message to a client that does not read
+STALL_S = 1.0  # to read messages that arrived while this process itself stood still
 
 
 @router.post("/ws/ticket", status_code=201)
@@ -63,22 +63,22 @@ async def stream(
     try:
         await socket.accept()
         symbols = sorted({topic.symbol for topic in client.topics if topic.symbol})
-        hello = {"type": "hello", "channels": sorted(client.channels), "symbols": symbols}
-        await _send(socket, dump({**hello, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name}))
+        greeting = {"type": "hello", "channels": sorted(client.channels), "symbols": symbols}
+        await _send(socket, dump({**greeting, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name}))
         await _serve(socket, gate, client, principal)
-    except TimeoutError:  # it does not read: the word may lie in its buffers until it does
+    except TimeoutError:  # it does not read: the close may lie in its buffers until it does
         gate.hub.leave(client)
         _note_slow(gate, client)
         with contextlib.suppress(WebSocketDisconnect, TimeoutError, RuntimeError):
             await _close(socket, TRY_LATER, "too slow: nothing was read for 10 s", LATE_S)
     except (WebSocketDisconnect, RuntimeError):
-        pass  # the client is gone: nothing to tell it
+        pass  # the client is gone
     finally:
         gate.hub.leave(client)
 
 
 async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Principal:
-    """Let in who may read, and return who that is. Errors: Problem 401, 403."""
+    """Authenticate a reader and return the principal. Errors: Problem 401, 403."""
     if not is_own_origin(socket, gate.deps.settings.http.cors_origins):
         raise Problem(
             403, "ORIGIN_FORBIDDEN", "this page's origin may not open sockets here", remedy="set http.cors_origins"
@@ -96,7 +96,7 @@ async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Princi
 async def _client(
     gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None, exchange: str | None
 ) -> Client:
-    """Return what the address asks for; `-` is no channel: who subscribes by message wants no other."""
+    """Return the client with the subscriptions of its address; `-` is no channel: it subscribes by message only."""
     wanted = [] if channels == "-" else _listed(channels) or list(DEFAULT)
     if unknown := sorted(set(wanted) - EVERY.keys()):
         raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}")
@@ -115,12 +115,12 @@ def _listed(text: str | None) -> list[str]:
 
 
 async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Principal) -> None:
-    """Send and listen until one of both ends or the token does; then end the others."""
+    """Send and receive until the client, the gateway or the token ends; then end the other tasks."""
     tasks = {
         asyncio.create_task(work)
         for work in (
             _send_all(socket, gate, client),
-            _hear(socket, client),
+            _receive_all(socket, client),
             _answer_all(gate, client),
             _until_revoked(socket, gate, principal),
         )
@@ -136,7 +136,7 @@ async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Pr
 
 
 async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal) -> None:
-    """Close the socket when its token is revoked. While the database is away nothing is known, and it stays open."""
+    """Close the socket when its token is revoked. While the database is away the token counts as valid."""
     while True:
         await gate.deps.clock.sleep(RECHECK_S)
         with contextlib.suppress(OutageError):
@@ -146,22 +146,22 @@ async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal)
 
 
 async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
-    """Send what waits, one at a time: what comes meanwhile still finds the rest of it in the queue."""
+    """Send waiting messages, one at a time: new ones still find the rest in the queue."""
     window, clock = client.window, gate.deps.clock
     beat_s = clock.monotonic() + HEARTBEAT_S
     while True:
         found = await client.take(min(window.wait_s(SEND_S), max(beat_s - clock.monotonic(), 0.0)), most=1)
-        for told in found:
-            if told.channel == "dropped":
-                _count_dropped(gate, told.message["counts"])
+        for queued in found:
+            if queued.channel == "dropped":
+                _count_dropped(gate, queued.message["counts"])
         if client.is_overrun or await _is_late(gate, client):
             _note_slow(gate, client)
             _count_dropped(gate, client.take_dropped())
             await _close(socket, TRY_LATER, "too slow: read again over REST and reconnect")
             return
-        for told in found:
-            await _send(socket, told.data)
-            window.note_sent(len(told.data))
+        for queued in found:
+            await _send(socket, queued.data)
+            window.note_sent(len(queued.data))
         if client.is_closing and not found:
             await _close(socket, GOING_AWAY, "the gateway restarts: reconnect")
             return
@@ -174,7 +174,7 @@ async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
 
 
 async def _is_late(gate: Gateway, client: Client) -> bool:
-    """Return whether it left a check unanswered for SEND_S, and not because nobody here listened."""
+    """Return whether it left a check unanswered for SEND_S, and this process was reading meanwhile."""
     if client.window.is_late(SEND_S):
         await gate.deps.clock.sleep(STALL_S)
     return client.window.is_late(SEND_S)
@@ -189,8 +189,9 @@ def _note_slow(gate: Gateway, client: Client) -> None:
     gate.deps.log.warning("gateway.slow_listener", channels=sorted(client.channels))
 
 
-async def _hear(socket: WebSocket, client: Client) -> None:
-    """Take what the client says until it leaves. Its checks count at once: what it asked for may wait for them."""
+async def _receive_all(socket: WebSocket, client: Client) -> None:
+    """Receive the client's messages until it leaves. Answers to checks count at once: its requests may wait for
+    them."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -204,12 +205,13 @@ async def _hear(socket: WebSocket, client: Client) -> None:
 
 
 async def _answer_all(gate: Gateway, client: Client) -> None:
-    """Do what the client asks for, one after another and no faster than it takes the answers; nonsense is told so."""
+    """Handle the client's requests, one after another and no faster than it reads the answers; an invalid one is
+    answered with an error."""
     while True:
         text = await client.requests.get()
-        await client.has_room()
+        await client.wait_drained()
         client.window.is_deaf = True
-        await hear(gate, client, text)
+        await handle(gate, client, text)
         client.window.is_deaf = False
 
 

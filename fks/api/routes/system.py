@@ -1,4 +1,4 @@
-"""What the supervision tree looks like, what happened in it, and the alerts that want somebody."""
+"""The supervision tree, its events, and open alerts."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ async def events(
 
 @router.get("/alerts")
 async def alerts(gate: Gate, who: Reader, all: bool = False, before: Before = None, limit: Limit = 100) -> ExactJson:
-    """List alerts, newest first: those that nothing has settled, or all of them."""
+    """List alerts, newest first: open ones, or all of them."""
     rows = await listed(gate.db, is_all=all, limit=limit, before=before)
     return ExactJson(page(rows, limit if all else None, "id"))
 
 
 @router.post("/alerts/{id}/settle")
 async def settle(gate: Gate, who: Trader, id: int) -> ExactJson:
-    """Settle an alert: a person has seen to it. Settling it again changes nothing."""
+    """Settle an alert in a person's name. Idempotent."""
     rows: list[Any] = []
     if is_known := 0 < id < 2**63:
         rows = await gate.db.fetch("monitor.resolve_alerts", [id], who.name)

@@ -1,4 +1,4 @@
-"""API tokens: made, listed and ended by whoever holds scope admin."""
+"""API tokens: made, listed and ended with scope admin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TokenBody(Body):
 
 @router.post("/tokens", status_code=201, openapi_extra=takes(TokenBody))
 async def create(gate: Gate, who: Admin, body: Annotated[TokenBody, Depends(body_of(TokenBody))]) -> ExactJson:
-    """Make a token. `token` is shown here and never again: only its hash is kept."""
+    """Make a token. `token` is shown here and never again: only its hash is stored."""
     token, record = await TokenStore(gate.db).create(body.name, body.scope)
     gate.tokens.forget()
     gate.deps.log.info("token.created", name=record.name, scope=record.scope, by=who.name)
@@ -33,7 +33,7 @@ async def create(gate: Gate, who: Admin, body: Annotated[TokenBody, Depends(body
 
 @router.get("/tokens")
 async def tokens(gate: Gate, who: Admin) -> ExactJson:
-    """List tokens, revoked ones included, with nothing that could be used as one."""
+    """List tokens, revoked ones included, without their secret part."""
     return ExactJson({"items": [asdict(record) for record in await TokenStore(gate.db).list()], "next": None})
 
 

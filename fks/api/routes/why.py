@@ -1,4 +1,4 @@
-"""Why: one decision's whole story."""
+"""The history of one decision."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ async def why(
     instance: Name = None,
     exchange: Exchange = None,
 ) -> ExactJson:
-    """Tell one decision's whole story: bar, strategy values, signal, checks, order events, fills.
+    """Return a decision's whole history: bar, strategy values, signal, checks, order events, fills.
 
-    Of a symbol at a time: one story for each strategy instance there. Where an instance gave no signal, the story says
-    so, with its target and the columns it computed at that bar.
+    Of a symbol at a time: one history for each strategy instance there. Where an instance gave no signal, it has the
+    target
+    and the columns computed at that bar.
     """
     at = moment(time, "time")
     if at is None:

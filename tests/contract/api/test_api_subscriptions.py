@@ -80,7 +80,7 @@ async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wante
     latest = Latest(bus)
     trade = PublicTrade("binance", "BTCUSDT", 1, AT, Decimal("64000.10"), Decimal(1), True, 1, AT)
     quote = Quote("binance", "BTCUSDT", AT, Decimal("1.1"), Decimal(2), Decimal("1.2"), Decimal(3), AT)
-    assert not hub._is_hearing
+    assert not hub._is_busy_subscribed
     async with open_socket(gateway) as socket:
         await latest.publish([trade])
         await say(socket, type="subscribe", channels=["prices", "quotes"], symbols=["BTCUSDT"])
@@ -89,7 +89,7 @@ async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wante
         }
         assert [item["price"] for item in shots["prices"]["items"]] == ["64000.10"]
         assert shots["quotes"]["items"] == []
-        assert hub._is_hearing
+        assert hub._is_busy_subscribed
         await latest.publish([quote])  # nothing told after the snapshot is missed: the subscription stands
         assert (await next_of(socket, "quote"))["ask"] == "1.2"
         await bus.publish(PRICES, {"type": "price", "exchange": "binance", "symbol": "ETHUSDT", "price": "1"})
@@ -99,7 +99,7 @@ async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wante
         assert (await next_of(socket, "unsubscribed"))["count"] == 1
         await latest.publish([quote, trade])
         assert (await next_of(socket, "price", "quote"))["type"] == "price"
-    await until(lambda: not hub._is_hearing)
+    await until(lambda: not hub._is_busy_subscribed)
 
 
 async def test_feeds_without_a_symbol_are_all_feeds(gateway: Running, seeded: Database) -> None:

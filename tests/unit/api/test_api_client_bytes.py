@@ -116,10 +116,10 @@ async def test_answers_that_wait_give_nobody_up() -> None:
 
 async def test_who_leaves_answers_unread_waits_with_its_next_request() -> None:
     client = Client()
-    await client.has_room()
+    await client.wait_drained()
     for n in range(3):
         client.answer({"type": "snapshot", "n": n, "items": ["x" * ANSWERS_BYTES]})
-    waiting = asyncio.create_task(client.has_room())
+    waiting = asyncio.create_task(client.wait_drained())
     for n in range(3):
         await asyncio.sleep(0)
         assert not waiting.done()

@@ -1,9 +1,9 @@
-"""What a client of `WS /ws` may say, and what becomes of it. Every answer goes through its queue, in order.
+"""Messages from clients of `WS /ws`, and their answers, which go through the client's queue, in order.
 
 `{"type": "subscribe", "channels": ["bars"], "symbols": ["BTC/USDT"], "timeframes": ["1m"], "bars": 100}` is answered by
-`subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by what happens. Said again,
-it gives a fresh snapshot. `unsubscribe` takes the same words; what is left out means all. `exchange` says which one
-where several have a symbol. `id` comes back in the answers. `checked` says how far the listener has come (`window.py`).
+`subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by new messages. Repeated, it
+gives a new snapshot. `unsubscribe` has the same members; an omitted one means all. `exchange` is needed where several
+exchanges have a symbol. `id` is returned in the answers. `checked` acknowledges a check (`window.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fks.model.timeframe import check_timeframe, iso
 from fks.store.reading import ReadingStore
 
 NAMES_MAX = 200  # of one message
-BARS_ALL_MAX = 20_000  # of all snapshots that one message asks for: about 3 MB
-_HEAR_S = 2.0
+BARS_ALL_MAX = 20_000  # of all snapshots of one request: about 3 MB
+_BUSY_WAIT_S = 2.0
 _KEYS = {
     "subscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes", "bars"},
     "unsubscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes"},
@@ -32,47 +32,47 @@ _KEYS = {
 
 
 def is_checked(client: Client, text: str) -> bool:
-    """Take the answer to a check; False for all else, a wrong one too: `hear` says what is wrong with it."""
+    """Take the answer to a check; False for any other message, also a wrong answer: `handle` reports its error."""
     try:
-        said = _parsed(text)
-        if said["type"] != "checked":
+        request = _parsed(text)
+        if request["type"] != "checked":
             return False
-        _note_checked(client, said.get("n"))
+        _note_checked(client, request.get("n"))
     except InputError:
         return False
     return True
 
 
-async def hear(gate: Gateway, client: Client, text: str) -> None:
-    """Do what a client says, or tell it what is wrong with that; it stays connected either way."""
-    said: Mapping[str, Any] = {}
+async def handle(gate: Gateway, client: Client, text: str) -> None:
+    """Handle a client's message; an error is answered, and the client stays connected."""
+    request: Mapping[str, Any] = {}
     try:
-        said = _parsed(text)
-        if said["type"] == "ping":
-            client.answer(_answer(said, {"type": "pong", "time": iso(gate.deps.clock.now_ns())}))
-        elif said["type"] == "checked":
-            _note_checked(client, said.get("n"))
-        elif said["type"] == "subscribe":
-            await _subscribe(gate, client, said)
+        request = _parsed(text)
+        if request["type"] == "ping":
+            client.answer(_answer(request, {"type": "pong", "time": iso(gate.deps.clock.now_ns())}))
+        elif request["type"] == "checked":
+            _note_checked(client, request.get("n"))
+        elif request["type"] == "subscribe":
+            await _subscribe(gate, client, request)
         else:
-            await _unsubscribe(gate, client, said)
+            await _unsubscribe(gate, client, request)
     except FksError as error:
         code = getattr(error, "code", "UNAVAILABLE")
-        told = {"type": "error", "code": code, "detail": error.message, "remedy": error.remedy}
-        client.answer(_answer(said, told))
+        answer = {"type": "error", "code": code, "detail": error.message, "remedy": error.remedy}
+        client.answer(_answer(request, answer))
 
 
 def _parsed(text: str) -> Mapping[str, Any]:
-    said = parse(text.encode())
-    if not isinstance(said, dict) or not isinstance(said.get("type"), str) or said["type"] not in _KEYS:
+    request = parse(text.encode())
+    if not isinstance(request, dict) or not isinstance(request.get("type"), str) or request["type"] not in _KEYS:
         raise _wrong(
             'only {"type": "subscribe"}, "unsubscribe", "ping" and "checked" are understood here', "see docs/api.md"
         )
-    if unknown := sorted(said.keys() - _KEYS[said["type"]]):
-        raise _wrong(f"{said['type']} has no {unknown[0]!r}", f"it has {', '.join(sorted(_KEYS[said['type']]))}")
-    if not isinstance(said.get("id", ""), str | int) or len(str(said.get("id", ""))) > 64:
+    if unknown := sorted(request.keys() - _KEYS[request["type"]]):
+        raise _wrong(f"{request['type']} has no {unknown[0]!r}", f"it has {', '.join(sorted(_KEYS[request['type']]))}")
+    if not isinstance(request.get("id", ""), str | int) or len(str(request.get("id", ""))) > 64:
         raise _wrong("id is no text of at most 64 characters", "leave it out, or number your messages")
-    return said
+    return request
 
 
 def _note_checked(client: Client, number: object) -> None:
@@ -84,15 +84,15 @@ def _note_checked(client: Client, number: object) -> None:
         raise _wrong(f"checked: {error}", 'answer {"type": "check"} with its own n') from error
 
 
-async def _subscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> None:
-    channels = _channels(said)
+async def _subscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) -> None:
+    channels = _channels(request)
     if not channels:
         raise _wrong("channels: at least one is needed", f"use {', '.join(EVERY)}")
-    reading, exchange = ReadingStore(gate.db), _exchange(said)
-    found = [await reading.find(text, exchange) for text in _names(said, "symbols")]
+    reading, exchange = ReadingStore(gate.db), _exchange(request)
+    found = [await reading.find(text, exchange) for text in _names(request, "symbols")]
     places = [(item.exchange, item.symbol) for item in found]
-    frames = [check_timeframe(text) for text in _names(said, "timeframes")]
-    bars = said.get("bars", 1)
+    frames = [check_timeframe(text) for text in _names(request, "timeframes")]
+    bars = request.get("bars", 1)
     if isinstance(bars, bool) or not isinstance(bars, int) or not 1 <= bars <= snapshots.BARS_MAX:
         raise _wrong(f"bars={bars!r} is no number from 1 to {snapshots.BARS_MAX}", "ask GET /historical for more")
     topics = wide(topics_of(channels, places, frames))
@@ -107,22 +107,22 @@ async def _subscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> 
     gate.hub.changed()
     try:
         if any(topic.channel in BUSY for topic in topics):
-            await gate.hub.hears_busy(_HEAR_S)  # while Redis is away there is nothing to hear, and no snapshot either
+            await gate.hub.wait_busy(_BUSY_WAIT_S)  # while Redis is away there are no messages, and no snapshot either
         shots = [(topic, *await snapshots.snapshot_of(gate, topic, bars)) for topic in shown]
     except FksError:
         client.give_up(shown, added)
         gate.hub.changed()
         raise
-    client.answer(_answer(said, {"type": "subscribed", **_told(channels, places, frames)}))
+    client.answer(_answer(request, {"type": "subscribed", **_described(channels, places, frames)}))
     for topic, message, contains in shots:
         client.release(topic, message, contains)
 
 
-async def _unsubscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> None:
-    channels = _channels(said) or list(EVERY)
-    reading, exchange, texts = ReadingStore(gate.db), _exchange(said), _names(said, "symbols")
+async def _unsubscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) -> None:
+    channels = _channels(request) or list(EVERY)
+    reading, exchange, texts = ReadingStore(gate.db), _exchange(request), _names(request, "symbols")
     places = [(item.exchange, item.symbol) for text in texts for item in await reading.spelled(text, exchange)]
-    frames = [check_timeframe(text) for text in _names(said, "timeframes")]
+    frames = [check_timeframe(text) for text in _names(request, "timeframes")]
     meant = {*places, *(("", symbol) for _, symbol in places)}
     gone = [
         topic
@@ -133,34 +133,34 @@ async def _unsubscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -
     ]
     client.drop(gone)
     gate.hub.changed()
-    told = _told(sorted({topic.channel for topic in gone}), places, frames)
-    client.answer(_answer(said, {"type": "unsubscribed", **told, "count": len(gone)}))
+    answer = _described(sorted({topic.channel for topic in gone}), places, frames)
+    client.answer(_answer(request, {"type": "unsubscribed", **answer, "count": len(gone)}))
 
 
 def wide(topics: frozenset[Topic]) -> list[Topic]:
-    """Leave the exchange out where messages have none: orders and the like are of a venue."""
+    """Remove the exchange where messages have none: orders and the like are of a venue."""
     market = snapshots.CHANNELS
     return sorted({topic if topic.channel in market else topic._replace(exchange="") for topic in topics})
 
 
-def _exchange(said: Mapping[str, Any]) -> str | None:
-    found = said.get("exchange")
+def _exchange(request: Mapping[str, Any]) -> str | None:
+    found = request.get("exchange")
     if found is not None and (not isinstance(found, str) or not 0 < len(found) <= 64):
         raise _wrong("exchange is no name", 'use {"exchange": "binance"}')
-    if found is not None and not said.get("symbols"):
+    if found is not None and not request.get("symbols"):
         raise _wrong("exchange: of which symbols?", "name symbols along with it")
     return found
 
 
-def _channels(said: Mapping[str, Any]) -> list[str]:
-    channels = _names(said, "channels")
+def _channels(request: Mapping[str, Any]) -> list[str]:
+    channels = _names(request, "channels")
     if unknown := [name for name in channels if name not in EVERY]:
         raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}")
     return channels
 
 
-def _names(said: Mapping[str, Any], key: str) -> list[str]:
-    names = said.get(key, [])
+def _names(request: Mapping[str, Any], key: str) -> list[str]:
+    names = request.get(key, [])
     if (
         not isinstance(names, list)
         or len(names) > NAMES_MAX
@@ -170,7 +170,7 @@ def _names(said: Mapping[str, Any], key: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _told(channels: list[str], places: list[tuple[str, str]], frames: list[str]) -> dict[str, Any]:
+def _described(channels: list[str], places: list[tuple[str, str]], frames: list[str]) -> dict[str, Any]:
     return {
         "channels": channels,
         "symbols": [f"{exchange}:{symbol}" for exchange, symbol in places],
@@ -178,8 +178,8 @@ def _told(channels: list[str], places: list[tuple[str, str]], frames: list[str])
     }
 
 
-def _answer(said: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
-    id = said.get("id")
+def _answer(request: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    id = request.get("id")
     return message if id is None else {**message, "id": id}
 
 

@@ -1,5 +1,5 @@
-"""Bars in files: what enters is a file of somebody's, what leaves are checked bars, or one message with row and column.
+"""Import of bars from files, and export: checked bars, or one error message with row and column.
 
-`read_bars` opens a file (csv, txt, zip, gz, parquet), finds out its form and gives its bars with a report; nothing is
-repaired in silence. `import_file` puts them into the store whole or not at all; `export_bars` writes what is stored.
+`read_bars` opens a file (csv, txt, zip, gz, parquet), detects its form and returns its bars with a report; every change
+of a value is noted. `import_file` stores them completely or not at all; `export_bars` writes stored bars.
 """

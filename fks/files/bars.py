@@ -1,4 +1,4 @@
-"""A file's bars, checked row by row before anything is stored; what is doubtful is an error, what was done is a
+"""Reading a file's bars and checking every row, before anything is stored. Ambiguity is an error, every change a
 note."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from fks.bars.calendars import ALWAYS, Calendar, calendar_of
 from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import Fault, check_bars
 from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.files.column_mapping import Layout, find_layout
-from fks.files.problem import problem
+from fks.files.column_mapping import ColumnMapping, map_columns
+from fks.files.errors import file_error
 from fks.files.rows import (
     Rows,
     check_close,
@@ -26,7 +26,7 @@ from fks.files.rows import (
     opens_of,
 )
 from fks.files.source import open_source
-from fks.files.symbols import check_exchange, letters, spelt_at
+from fks.files.symbols import alphanumeric, check_exchange, symbol_at
 from fks.files.table import Table, read_table
 from fks.files.times import read_times
 from fks.model.bar import Bars, Ints
@@ -34,10 +34,10 @@ from fks.model.timeframe import NS, iso
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the caller says of a file; "" or None: find it out. `zone` is of stamps that name none, `columns` in order.
+class ImportOptions:
+    """Options of an import; "" or None: detect it. `zone` is for timestamps without one, `columns` are in order.
 
-    `calendar` says when the market trades, so what is missing: 24/7, or a name of exchange_calendars. `date_order`: one
+    `calendar` is the market's, 24/7 or a name of exchange_calendars; missing bars follow from it. `date_order`: one
     of `fks.files.times.ORDERS`.
     """
 
@@ -53,11 +53,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class FileBars:
-    """A file's bars, and how they were read.
+    """A file's bars, and a report of reading them.
 
-    `missing` counts the bars that the calendar expects and the file has not, `gaps` the runs of them. `doubts` are
-    outliers and bars outside sessions, `doubted` the same in words: they are stored, for a crash is no mistake, and
-    told.
+    `missing` counts the expected bars that the file lacks, `gaps` the runs of them. `suspects` are outliers and bars
+    outside sessions, `suspect_texts` describe them: they are stored, since a crash is no mistake, and reported.
     """
 
     path: Path
@@ -70,70 +69,70 @@ class FileBars:
     missing: int
     gaps: int
     gap_longest: int
-    doubts: tuple[Fault, ...]
-    doubted: tuple[str, ...]
+    suspects: tuple[Fault, ...]
+    suspect_texts: tuple[str, ...]
     notes: tuple[str, ...]
     calendar: str = ALWAYS
 
 
-def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
+def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
     """Return the bars in a file.
 
     Guarantees: times rise, lie on the timeframe's grid and not in the future; prices are above 0 and fit one another.
-    A last bar that is not over yet is left out. Errors: InputError with row and column for whatever is not so.
+    A last bar that is not over yet is left out. Errors: InputError with row and column for any violation.
     """
     source = open_source(path)
     table = read_table(source)
-    layout = find_layout(table, source.stem, columns=wanted.columns)
-    if wanted.is_end is not None:
-        layout = replace(layout, is_end=wanted.is_end)
-    symbol, exchange, named = _series(table, layout, wanted)
-    found = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc, date_order=wanted.date_order)
-    rows = Rows(table, layout, found, is_told=wanted.zone is not None)
+    mapping = map_columns(table, source.stem, columns=options.columns)
+    if options.is_end is not None:
+        mapping = replace(mapping, is_end=options.is_end)
+    symbol, exchange, named = _series(table, mapping, options)
+    found = read_times(table, mapping.time, zone=options.zone, is_utc=mapping.is_utc, date_order=options.date_order)
+    rows = Rows(table, mapping, found, has_zone=options.zone is not None)
     stamps = rows.ordered(found.time_ns)
     rows.check(stamps)
-    open_, high, low, close = (rows.ordered(numbers(table, position)) for position in layout.prices)
-    volume = np.zeros(len(stamps)) if layout.volume is None else rows.ordered(numbers(table, layout.volume))
-    check_numbers(rows, layout, [open_, high, low, close], volume)
-    said = wanted.timeframe or (layout.timeframe if table.metadata else "")  # our own export knows what it holds
-    timeframe = find_timeframe(rows, stamps, said, layout.timeframe)
-    time_ns = opens_of(rows, stamps, timeframe, is_end=layout.is_end)
-    if layout.close_time is not None:
-        check_close(rows, layout.close_time, time_ns, timeframe)
-    trades = None if layout.trades is None else rows.ordered(numbers(table, layout.trades)).astype(np.int64)
+    open_, high, low, close = (rows.ordered(numbers(table, position)) for position in mapping.prices)
+    volume = np.zeros(len(stamps)) if mapping.volume is None else rows.ordered(numbers(table, mapping.volume))
+    check_numbers(rows, mapping, [open_, high, low, close], volume)
+    given = options.timeframe or (mapping.timeframe if table.metadata else "")  # our own export states it
+    timeframe = find_timeframe(rows, stamps, given, mapping.timeframe)
+    time_ns = opens_of(rows, stamps, timeframe, is_end=mapping.is_end)
+    if mapping.close_time is not None:
+        check_close(rows, mapping.close_time, time_ns, timeframe)
+    trades = None if mapping.trades is None else rows.ordered(numbers(table, mapping.trades)).astype(np.int64)
     keep, left_out = count_closed(rows, time_ns, timeframe, now_ns)
     bars = Bars(symbol, timeframe, time_ns, open_, high, low, close, volume)[:keep]
     if not len(bars):
-        raise problem(table.name, "has no bar that is over", code="FILE_EMPTY")
-    notes = [*source.notes, *table.notes, *layout.notes, *named, *rows.notes, *found.unused(wanted.zone), *left_out]
-    notes += note_rounded(rows, [*layout.prices, *(() if layout.volume is None else (layout.volume,))])
-    if layout.volume is None:
+        raise file_error(table.name, "has no bar that is over", code="FILE_EMPTY")
+    notes = [*source.notes, *table.notes, *mapping.notes, *named, *rows.notes, *found.unused(options.zone), *left_out]
+    notes += note_rounded(rows, [*mapping.prices, *(() if mapping.volume is None else (mapping.volume,))])
+    if mapping.volume is None:
         notes.append("no volume: stored as 0")
-    calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
-    holes = _holes(bars, calendar)
-    doubts = tuple(
-        doubt for doubt in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not doubt.is_refused
+    calendar = None if options.calendar == ALWAYS else calendar_of(options.calendar)
+    gaps = _gap_lengths(bars, calendar)
+    suspects = tuple(
+        fault for fault in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not fault.is_refused
     )
     return FileBars(
         path,
-        layout.form,
+        mapping.form,
         exchange,
         bars,
         None if trades is None else trades[:keep],
         found.written,
         source.sha256,
-        int(holes.sum()),
-        len(holes),
-        int(holes.max(initial=0)),
-        doubts,
-        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
+        int(gaps.sum()),
+        len(gaps),
+        int(gaps.max(initial=0)),
+        suspects,
+        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in suspects),
         tuple(notes),
-        wanted.calendar,
+        options.calendar,
     )
 
 
-def _holes(bars: Bars, calendar: Calendar | None) -> Ints:
-    """Return the lengths of the holes between the first and the last bar, in bars that were expected there."""
+def _gap_lengths(bars: Bars, calendar: Calendar | None) -> Ints:
+    """Return the lengths of the gaps between the first and the last bar, in expected bars."""
     if calendar is None:
         # a month is shorter than its nominal length by days, never by a half
         steps = np.rint(np.diff(bars.time_ns) / (length_of(bars.timeframe) * NS)).astype(np.int64) - 1
@@ -144,19 +143,19 @@ def _holes(bars: Bars, calendar: Calendar | None) -> Ints:
     return np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
 
 
-def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str, list[str]]:
-    """Return (symbol, exchange, notes). Errors: InputError when neither the caller nor the file says, or they
-    disagree."""
-    symbol = (wanted.symbol or layout.symbol or _symbol_inside(table, layout, wanted.symbol)).strip()
-    exchange = check_exchange(wanted.exchange) if wanted.exchange else layout.exchange
-    if layout.symbol_column is not None:
-        _symbol_inside(table, layout, symbol)
+def _series(table: Table, mapping: ColumnMapping, options: ImportOptions) -> tuple[str, str, list[str]]:
+    """Return (symbol, exchange, notes). Errors: InputError when neither the caller nor the file names them, or they
+    differ."""
+    symbol = (options.symbol or mapping.symbol or _symbol_inside(table, mapping, options.symbol)).strip()
+    exchange = check_exchange(options.exchange) if options.exchange else mapping.exchange
+    if mapping.symbol_column is not None:
+        _symbol_inside(table, mapping, symbol)
     if not symbol:
-        raise problem(
+        raise file_error(
             table.name, "does not say which symbol it is of", remedy="say --symbol BTCUSDT", code="FILE_SERIES"
         )
     if not exchange:
-        raise problem(
+        raise file_error(
             table.name,
             "does not say which exchange it is from",
             code="FILE_SERIES",
@@ -164,36 +163,36 @@ def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str, lis
         )
     notes = (
         []
-        if exchange in EXCHANGES or not wanted.exchange
+        if exchange in EXCHANGES or not options.exchange
         else [f"{exchange} is no exchange that FKS collects from: {' '.join(EXCHANGES)}"]
     )
-    spelt = spelt_at(exchange, symbol)
-    if not spelt:
+    stored_symbol = symbol_at(exchange, symbol)
+    if not stored_symbol:
         separator = capabilities_of(exchange).separator
-        raise problem(
+        raise file_error(
             table.name,
             f"is of {symbol!r}, and {exchange} writes BTC{separator}USDT",
             code="FILE_SERIES",
             remedy=f"say where the base ends: --symbol BASE{separator}QUOTE",
         )
-    return spelt, exchange, notes
+    return stored_symbol, exchange, notes
 
 
-def _symbol_inside(table: Table, layout: Layout, said: str) -> str:
-    """Return the one symbol in the file's own column, "" when it has none."""
-    if layout.symbol_column is None:
+def _symbol_inside(table: Table, mapping: ColumnMapping, given: str) -> str:
+    """Return the one symbol in the file's own column, "" when it has none. Errors: InputError if `given` is another."""
+    if mapping.symbol_column is None:
         return ""
     import pyarrow.compute as pc
 
-    found = [str(name) for name in pc.unique(table.columns[layout.symbol_column].cast("string")).to_pylist()]
+    found = [str(name) for name in pc.unique(table.columns[mapping.symbol_column].cast("string")).to_pylist()]
     if len(found) > 1:
-        raise problem(
+        raise file_error(
             table.name,
             f"holds {len(found)} symbols ({', '.join(found[:6])})",
-            column=table.column(layout.symbol_column),
+            column=table.column(mapping.symbol_column),
             remedy="split it: one symbol and timeframe a file",
             code="FILE_SERIES",
         )
-    if said and letters(said) != letters(found[0]):
-        raise problem(table.name, f"holds {found[0]}, not {said}", row=table.row(0), code="FILE_SERIES")
+    if given and alphanumeric(given) != alphanumeric(found[0]):
+        raise file_error(table.name, f"holds {found[0]}, not {given}", row=table.row(0), code="FILE_SERIES")
     return found[0]

@@ -1,4 +1,5 @@
-"""What the columns of a file are: Binance's archives, NinjaTrader's export, our own, or plain OHLCV by its header."""
+"""Column mapping of a file: Binance's archives, NinjaTrader's export, our own export, or an OHLCV table by its
+header."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 
-from fks.files.problem import problem
+from fks.files.errors import file_error
 from fks.files.table import Table
 from fks.model.timeframe import TIMEFRAMES
 
@@ -86,10 +87,10 @@ _TRADES = {"aggtradeid", "tradeid", "isbuyermaker", "isbuyermarketmaker", "bid",
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Which column is what (positions from 0), and what the form or the file's name says of the series; "" = not said.
+class ColumnMapping:
+    """Positions of the columns (from 0), and the series as far as the form or the file's name states it, else "".
 
-    `is_end`: stamps are when a bar ends. `is_utc`: stamps without a zone are UTC in this form.
+    `is_end`: timestamps are ends of bars. `is_utc`: timestamps without a zone are UTC in this form.
     """
 
     form: str
@@ -107,13 +108,13 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def find_layout(table: Table, stem: str, *, columns: str = "") -> Layout:
-    """Return what the columns are. `columns` (`time,open,high,low,close,volume,-`) overrules every guess.
+def map_columns(table: Table, stem: str, *, columns: str = "") -> ColumnMapping:
+    """Return the mapping. `columns` (`time,open,high,low,close,volume,-`) has precedence over detection.
 
-    Errors: InputError when it is a file of trades, a column is missing, or the stamps are not where they should be.
+    Errors: InputError for a file of trades, a missing or ambiguous column, or a table without a header.
     """
     if columns:
-        found = _by_names(table, tuple(_plain(word) for word in columns.split(",")), form="named columns")
+        found = _by_names(table, tuple(_plain(name) for name in columns.split(",")), form="named columns")
     else:
         found = _own(table) or _binance(table, stem) or _ninja(table, stem) or _plain_table(table)
     return _named(found, stem)
@@ -123,16 +124,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _own(table: Table) -> Layout | None:
-    """What `fks data export` wrote says itself what it is."""
+def _own(table: Table) -> ColumnMapping | None:
+    """Return the mapping of a file that `fks data export` wrote, from its metadata."""
     if not table.metadata:
         return None
-    said = json.loads(table.metadata)
+    metadata = json.loads(table.metadata)
     found = _by_names(table, tuple(_plain(name) for name in table.names), form="fks parquet")
-    return replace(found, exchange=said["exchange"], symbol=said["symbol"], timeframe=said["timeframe"])
+    return replace(found, exchange=metadata["exchange"], symbol=metadata["symbol"], timeframe=metadata["timeframe"])
 
 
-def _binance(table: Table, stem: str) -> Layout | None:
+def _binance(table: Table, stem: str) -> ColumnMapping | None:
     names = tuple(_plain(name) for name in table.names)
     has_names = table.has_header and names[:1] == ("opentime",) and len(names) == 12 and names[6] == "closetime"
     if not has_names and (table.has_header or len(table.names) != 12):
@@ -144,16 +145,16 @@ def _binance(table: Table, stem: str) -> Layout | None:
         match = re.match(r"[A-Z0-9]+(_PERP|_\d{6})", stem)
         exchange = "binancecoinm" if match else "binanceusdm"
         notes = (f"the header says a futures archive: stored as exchange {exchange}",)
-    return Layout(
+    return ColumnMapping(
         "binance archive", (0,), (1, 2, 3, 4), 5, trades=8, close_time=6, is_utc=True, exchange=exchange, notes=notes
     )
 
 
-def _ninja(table: Table, stem: str) -> Layout | None:
+def _ninja(table: Table, stem: str) -> ColumnMapping | None:
     if table.has_header or table.delimiter != ";" or not _NINJA_TIME.fullmatch(table.cell(0, 0)):
         return None
     if len(table.cell(0, 0)) > 15:
-        raise problem(
+        raise file_error(
             table.name,
             "is a NinjaTrader export of ticks, not of bars",
             row=1,
@@ -168,7 +169,7 @@ def _ninja(table: Table, stem: str) -> Layout | None:
     if match and match[3] != "Last":
         notes = (*notes, f"prices are {match[3].lower()} prices")
     symbol = f"{match[1]} {match[2]}" if match else ""
-    return Layout(
+    return ColumnMapping(
         "ninjatrader",
         (0,),
         (1, 2, 3, 4),
@@ -182,11 +183,11 @@ def _ninja(table: Table, stem: str) -> Layout | None:
     )
 
 
-def _plain_table(table: Table) -> Layout:
+def _plain_table(table: Table) -> ColumnMapping:
     """Return the columns of a table by its header. Errors: InputError for a table without one: no order is assumed."""
     if table.has_header:
         return _by_names(table, tuple(_plain(name) for name in table.names), form="ohlcv")
-    raise problem(
+    raise file_error(
         table.name,
         f"has {len(table.names)} columns and no header",
         row=1,
@@ -195,21 +196,21 @@ def _plain_table(table: Table) -> Layout:
     )
 
 
-def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
+def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> ColumnMapping:
     if len(names) > len(table.columns):
-        raise problem(
+        raise file_error(
             table.name, f"has {len(table.columns)} columns, not {len(names)}", row=table.first_row, code="FILE_COLUMNS"
         )
-    place = {what: _only(table, what, names) for what in NAMES if what not in ("time", "end")}
-    place |= {what: _first(names, NAMES[what]) for what in ("time", "end")}
-    is_end = place["time"] is None and place["end"] is not None
-    time = place["end"] if is_end else place["time"]
-    wanted = {"time": time} | {what: place[what] for what in ("open", "high", "low", "close")}
+    at = {what: _only(table, what, names) for what in NAMES if what not in ("time", "end")}
+    at |= {what: _first(names, NAMES[what]) for what in ("time", "end")}
+    is_end = at["time"] is None and at["end"] is not None
+    time = at["end"] if is_end else at["time"]
+    wanted = {"time": time} | {what: at[what] for what in ("open", "high", "low", "close")}
     missing = [what for what, position in wanted.items() if position is None]
     if missing:
         listed = ", ".join(table.names) or f"{len(table.columns)} without names"
         is_trades = bool(_TRADES & set(names)) or ("price" in names and missing != ["time"])
-        raise problem(
+        raise file_error(
             table.name,
             "holds trades, not bars"
             if is_trades
@@ -218,15 +219,15 @@ def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
             code="FILE_NOT_BARS" if is_trades else "FILE_COLUMNS",
             remedy="import bars (klines)" if is_trades else f"name the columns, with - for the others: {_OPTION}",
         )
-    prices = tuple(place[what] for what in ("open", "high", "low", "close"))
+    prices = tuple(at[what] for what in ("open", "high", "low", "close"))
     notes = ("stamps are bar ends: moved to bar opens",) if is_end else ()
-    return Layout(
+    return ColumnMapping(
         form,
         _with_clock(names, time),
         prices,  # type: ignore[arg-type]
-        place["volume"],
-        place["trades"],
-        symbol_column=place["symbol"],
+        at["volume"],
+        at["trades"],
+        symbol_column=at["symbol"],
         is_end=is_end,
         notes=notes,
     )
@@ -238,7 +239,7 @@ def _only(table: Table, what: str, names: tuple[str, ...]) -> int | None:
     if what == "volume" and not found:  # Volume BTC
         found = [i for i, name in enumerate(names) if name.startswith("volume")]
     if len(found) > 1:
-        raise problem(
+        raise file_error(
             table.name,
             f"has {len(found)} columns for {what}: {', '.join(table.column(i) for i in found)}",
             row=table.first_row - 1 or None,
@@ -253,7 +254,7 @@ def _first(names: tuple[str, ...], known: tuple[str, ...]) -> int | None:
 
 
 def _with_clock(names: tuple[str, ...], time: int | None) -> tuple[int, ...]:
-    """A date and its time of day may stand in two columns."""
+    """Return the column of the time, or those of the date and the time of day."""
     assert time is not None
     if names[time] in ("date", "day") or (names[time] == "time" and "date" in names):
         day = names.index("date") if "date" in names else time
@@ -262,12 +263,14 @@ def _with_clock(names: tuple[str, ...], time: int | None) -> tuple[int, ...]:
     return (time,)
 
 
-def _named(layout: Layout, stem: str) -> Layout:
-    """Add what the file's name says: BTCUSDT-1m-2026-05, binance_spot_BTCUSDT_1m."""
-    match = _BINANCE_NAME.match(stem) or (_PLAIN_NAME.search(stem) if layout.form != "ninjatrader" else None)
+def _named(mapping: ColumnMapping, stem: str) -> ColumnMapping:
+    """Add symbol and timeframe of the file's name: BTCUSDT-1m-2026-05, binance_spot_BTCUSDT_1m."""
+    match = _BINANCE_NAME.match(stem) or (_PLAIN_NAME.search(stem) if mapping.form != "ninjatrader" else None)
     if match is None:
-        return layout
+        return mapping
     frame = "1M" if match[2] == "1mo" else match[2]
     return replace(
-        layout, symbol=layout.symbol or match[1], timeframe=layout.timeframe or (frame if frame in TIMEFRAMES else "")
+        mapping,
+        symbol=mapping.symbol or match[1],
+        timeframe=mapping.timeframe or (frame if frame in TIMEFRAMES else ""),
     )

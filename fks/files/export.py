@@ -1,4 +1,4 @@
-"""Stored bars into a file that says itself what it holds, and that comes back by an import bit for bit."""
+"""Export of stored bars into a file that names its series, and that an import reads back bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written. Times are those of the first and the last bar."""
+    """Result of an export. Times are those of the first and the last bar."""
 
     path: Path
     exchange: str
@@ -52,8 +52,8 @@ async def export_bars(
 ) -> Exported:
     """Write complete bars with from <= open time < to into `path` (.parquet, .csv or .csv.gz).
 
-    Guarantees: the file is there whole or not at all (it is written beside and renamed). `progress` is told (bars
-    done, at most so many in all). Errors: InputError for an ending, a series without bars, a file that exists;
+    Guarantees: the file exists completely or not at all (it is written beside and renamed). `progress` is called with
+    (bars done, bars in all at most). Errors: InputError for an ending, a series without bars, a file that exists;
     OutageError.
     """
     check_timeframe(timeframe)
@@ -123,7 +123,7 @@ def table_of(bars: Bars) -> Any:
 
 
 class _Writer:
-    """Writes pieces of a series into a file; closed at the end of the block, on disk when that is over."""
+    """Writes pieces of a series into a file; at the end of the block it is closed and synced to disk."""
 
     def __init__(self, path: Path, ending: str, marks: dict[str, str]) -> None:
         self._path, self._ending, self._marks = path, ending, marks

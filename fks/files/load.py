@@ -1,4 +1,4 @@
-"""A file's bars into the store: compared with what is there, then all of them in one transaction, or none."""
+"""Storing a file's bars: compared with the stored ones, then all of them in one transaction, or none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fks.bars.aggregate import aggregate_bars
 from fks.bars.calendars import ALWAYS
 from fks.files.bars import FileBars
-from fks.files.problem import problem
+from fks.files.errors import file_error
 from fks.files.sample import larger
 from fks.model.bar import Bars, Ints
 from fks.model.errors import OutageError
@@ -23,16 +23,16 @@ from fks.store.partitions import ensure_months
 from fks.store.quarantine import Held, QuarantineStore
 from fks.store.reading import ReadingStore, ambiguous
 
-HELD_MAX = 1000  # of one file; more odd bars than that are another market, or the wrong calendar
+HELD_MAX = 1000  # of one file; more suspect bars mean another market, or the wrong calendar
 _ATTEMPTS = 3  # of an import that met another writer of its bars
 _PRICES = ("open", "high", "low", "close", "volume")
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did, or with `is_dry` would do, per timeframe: the file's own first, then what was made of it.
+    """Result of an import, or with `is_dry` its plan, per timeframe: the file's own first, then the larger ones.
 
-    `differing` says in words where the first bar differs from the stored one; "" when none does.
+    `differing` describes the first bar that differs from the stored one; "" when none does.
     """
 
     file: FileBars
@@ -51,7 +51,7 @@ async def import_file(
     it is always open. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER;
     OutageError.
     """
-    file = file if db is None else await _spelt(db, file)
+    file = file if db is None else await _with_stored_symbol(db, file)
     series = [file.bars]
     if with_larger and TIMEFRAMES[file.bars.timeframe]:
         series += [_whole(file.bars, name) for name in larger(file.bars.timeframe)]
@@ -64,9 +64,8 @@ async def import_file(
     raise OutageError(f"import of {file.path.name}: other writers were faster {_ATTEMPTS} times")
 
 
-async def _spelt(db: Database, file: FileBars) -> FileBars:
-    """Return `file` under the spelling that its exchange lists, or that its bars have here already, and a note of
-    it."""
+async def _with_stored_symbol(db: Database, file: FileBars) -> FileBars:
+    """Return `file` with the symbol that its exchange lists, or that its stored bars have, and a note about it."""
     symbol = file.bars.symbol
     found = await ReadingStore(db).spelled_at(file.exchange, symbol)
     known = [row.symbol for row in found if row.is_listed] or [row.symbol for row in found]
@@ -82,26 +81,27 @@ async def _spelt(db: Database, file: FileBars) -> FileBars:
 
 
 class _MetError(Exception):
-    """Another wrote bars of the file's span between the comparison and the merge: it is rolled back and compared
-    anew."""
+    """Another writer changed bars of the file's range between comparison and merge: roll back and compare again."""
 
 
 async def _attempt(
     db: Database, file: FileBars, series: list[Bars], *, is_dry: bool, replaces: bool
 ) -> Imported | None:
-    """Compare, then store; None with nothing stored when what was compared was no longer so."""
+    """Compare, then store; None, with nothing stored, when the compared bars have changed."""
     store = BarStore(db)
-    stood = [await store.stand(bars, exchange=file.exchange) for bars in series]  # first: what comes later shows
+    stood = [
+        await store.stand(bars, exchange=file.exchange) for bars in series
+    ]  # first, so that later changes are detected
     planned: dict[str, Merged] = {}
     differing = ""
     for bars in series:
-        planned[bars.timeframe], told = await _compared(store, bars, file.exchange)
-        differing = differing or told
+        planned[bars.timeframe], difference = await _compared(store, bars, file.exchange)
+        differing = differing or difference
     if is_dry:
         return Imported(file, planned, differing, True)
     if differing and not replaces:
         count = sum(merged.changed for merged in planned.values())
-        raise problem(
+        raise file_error(
             file.path.name,
             f"{count} bar{'s' if count > 1 else ''} differ{'' if count > 1 else 's'} from what is stored: {differing}",
             remedy="nothing was stored; --replace takes the file's",
@@ -127,22 +127,22 @@ async def _attempt(
 
 
 def _held(file: FileBars) -> list[Held]:
-    """Return what is odd in a file, for the quarantine: the bars are stored, and a person may look at them."""
+    """Return the suspect bars of a file for the quarantine: they are stored, and a person may check them."""
     return [
-        Held.bar(file.bars.bar(doubt.row, file.exchange), doubt.reason.value, doubt.detail, source="import")
-        for doubt in file.doubts[:HELD_MAX]
+        Held.bar(file.bars.bar(fault.row, file.exchange), fault.reason.value, fault.detail, source="import")
+        for fault in file.suspects[:HELD_MAX]
     ]
 
 
 def _empty(bars: Bars, trades: Ints | None) -> npt.NDArray[np.bool_]:
-    """Return in which bars nobody traded, as far as the file says so: one without any volume says nothing."""
+    """Return the no-trade bars, as far as the file shows them: one without any volume does not."""
     is_known: npt.NDArray[np.bool_] = trades == 0 if trades is not None else np.full(len(bars), bool(bars.volume.any()))
     found: npt.NDArray[np.bool_] = is_known & (bars.high == bars.low) & (bars.volume == 0)
     return found
 
 
 def _whole(bars: Bars, timeframe: str) -> Bars:
-    """Return the larger bars of which no smaller one is missing: a bar made over a hole would not say so."""
+    """Return the larger bars of which no smaller one is missing: a bar built over a gap would not show it."""
     made = aggregate_bars(bars, timeframe)
     ends = np.array([bar_end(int(start), timeframe) for start in made.time_ns], np.int64)
     held = np.searchsorted(bars.time_ns, ends) - np.searchsorted(bars.time_ns, made.time_ns)
@@ -152,7 +152,7 @@ def _whole(bars: Bars, timeframe: str) -> Bars:
 
 
 async def _compared(store: BarStore, bars: Bars, exchange: str) -> tuple[Merged, str]:
-    """Return what storing `bars` would do, and the first stored bar that differs, in words."""
+    """Return the effect of storing `bars`, and a description of the first stored bar that differs."""
     if not len(bars):
         return Merged(0, 0, 0), ""
     end_ns = bar_end(int(bars.time_ns[-1]), bars.timeframe)

@@ -1,4 +1,4 @@
-"""The rows of a file, held against what bars are: in order, on the grid, numbers that fit one another."""
+"""Checks of a file's rows: times in order and on the grid, numbers that form valid bars."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.bars.aggregate import length_of, starts_of
-from fks.files.column_mapping import Layout
-from fks.files.problem import problem
+from fks.files.column_mapping import ColumnMapping
+from fks.files.errors import file_error
 from fks.files.table import Table
 from fks.files.times import Stamps, read_times
 from fks.model.bar import Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
 
-_DIGITS = 15  # that a float64 holds, whichever they are
-_CHANCE = 1e6  # once in so many files of a thin market is a larger timeframe seen where there is none
+_DIGITS = 15  # that every float64 holds
+_CHANCE = 1e6  # odds against seeing a larger timeframe by chance in a file of a rarely traded market
 PRICES = ("open", "high", "low", "close")
 _COLUMNS = "say which column is which: --columns time,open,high,low,close,volume"
 
 
 class Rows:
-    """Which way round the rows stand: newest first is turned, anything else out of order is an error."""
+    """Rows in ascending order of time: a file with the newest first is reversed, any other disorder is an error."""
 
-    def __init__(self, table: Table, layout: Layout, stamps: Stamps, *, is_told: bool) -> None:
-        """`is_told`: the caller says in which zone stamps without one are."""
-        self.table, self.column, self.stamps = table, table.column(layout.time[0]), stamps
-        self.is_taken = not (stamps.is_zoned or stamps.is_day or is_told)  # for UTC, because the form says so
+    def __init__(self, table: Table, mapping: ColumnMapping, stamps: Stamps, *, has_zone: bool) -> None:
+        """`has_zone`: the caller gave the zone of timestamps without one."""
+        self.table, self.column, self.stamps = table, table.column(mapping.time[0]), stamps
+        self.is_assumed_utc = not (stamps.is_zoned or stamps.is_day or has_zone)  # the form defines UTC
         time_ns = stamps.time_ns
         self.is_turned = len(time_ns) > 1 and bool(time_ns[-1] < time_ns[0])
         self.notes = ("newest first: turned round",) if self.is_turned else ()
@@ -43,10 +43,10 @@ class Rows:
         return self.table.row(len(self.table) - 1 - index if self.is_turned else index)
 
     def fail(self, index: int, column: str, what: str, *, code: str = "FILE_BROKEN", remedy: str = "") -> InputError:
-        return problem(self.table.name, what, row=self.row(index), column=column, code=code, remedy=remedy)
+        return file_error(self.table.name, what, row=self.row(index), column=column, code=code, remedy=remedy)
 
     def check(self, time_ns: Ints) -> None:
-        """Raise for the first stamp that does not come after the one before it."""
+        """Raise for the first timestamp that is not later than the one before it."""
         if time_ns.min() < 0:
             index = int(np.argmin(time_ns))
             raise self.fail(index, self.column, f"{iso(int(time_ns[index]))} is before 1970")
@@ -72,7 +72,7 @@ class Rows:
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────
 def numbers(table: Table, position: int) -> Floats:
-    """Return a column as float64, each the nearest to what is written. Errors: InputError at the first that is none."""
+    """Return a column as float64, each nearest to its text. Errors: InputError at the first cell that is no number."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -85,7 +85,7 @@ def numbers(table: Table, position: int) -> Floats:
         or pa.types.is_floating(kind)
         or pa.types.is_decimal(kind)
     ):
-        raise problem(
+        raise file_error(
             table.name,
             f"holds {kind}, not numbers",
             row=table.row(0),
@@ -93,7 +93,7 @@ def numbers(table: Table, position: int) -> Floats:
             code="FILE_NUMBER",
         )
     if pa.types.is_decimal(kind) or (pa.types.is_floating(kind) and kind.bit_width < 64):
-        cells = cells.cast(pa.string())  # the nearest float64 of what is written; Arrow's own cast is off by a bit
+        cells = cells.cast(pa.string())  # the float64 nearest to the text; Arrow's own cast is off by a bit
     try:
         values = pc.fill_null(cells.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
@@ -108,7 +108,7 @@ def numbers(table: Table, position: int) -> Floats:
         remedy = (
             "numbers have a point and no thousands separator: 1234.5" if isinstance(shown, str) and "," in shown else ""
         )
-        raise problem(
+        raise file_error(
             table.name, what, row=table.row(index), column=table.column(position), remedy=remedy, code="FILE_NUMBER"
         )
     found: Floats = values
@@ -126,7 +126,7 @@ def _slowly(table: Table, position: int) -> Floats:
 
 
 def note_rounded(rows: Rows, positions: list[int]) -> list[str]:
-    """Return the note on numbers that no float64 holds as they are written: more than 15 digits, mostly."""
+    """Return the note on numbers that float64 does not hold exactly: mostly those of more than 15 digits."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -149,14 +149,14 @@ def note_rounded(rows: Rows, positions: list[int]) -> list[str]:
     ]
 
 
-def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floats) -> None:
-    names = [rows.table.column(position) for position in layout.prices]
+def check_numbers(rows: Rows, mapping: ColumnMapping, prices: list[Floats], volume: Floats) -> None:
+    names = [rows.table.column(position) for position in mapping.prices]
     open_, high, low, close = prices
     for name, column in zip(names, prices, strict=True):
         _each(rows, name, column > 0, column, "is not above 0")
     top, bottom = np.maximum(open_, close), np.minimum(open_, close)
     broken = (high < top) | (low > bottom)
-    if broken.sum() * 4 > len(high):  # not a bad row: the wrong columns
+    if broken.sum() * 4 > len(high):  # not a bad row, but the wrong columns
         index = int(np.flatnonzero(broken)[0])
         shown = " ".join(
             f"{name} {column[index]!r}" for name, column in zip(PRICES, map(np.ndarray.tolist, prices), strict=True)
@@ -170,8 +170,8 @@ def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floa
         )
     _each(rows, names[1], high >= top, high, "is below the bar's open or close")
     _each(rows, names[2], low <= bottom, low, "is above the bar's open or close")
-    if layout.volume is not None:
-        _each(rows, rows.table.column(layout.volume), volume >= 0, volume, "is below 0")
+    if mapping.volume is not None:
+        _each(rows, rows.table.column(mapping.volume), volume >= 0, volume, "is below 0")
 
 
 def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Floats, what: str) -> None:
@@ -183,13 +183,13 @@ def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Float
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────
-def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
-    """Return the timeframe: what the caller or the file's name says, else the usual step.
+def find_timeframe(rows: Rows, time_ns: Ints, given: str, named: str) -> str:
+    """Return the timeframe: the `given` one, that of the file's name, or the most frequent step.
 
-    Errors: InputError; also for bars of a larger timeframe than the file's name says. The caller's word is taken for
-    it.
+    Errors: InputError; also for bars of a larger timeframe than that of the file's name. A given one is not checked for
+    that.
     """
-    known = check_timeframe(said) if said else named
+    known = check_timeframe(given) if given else named
     if len(time_ns) < 2:
         if not known:
             raise rows.fail(
@@ -197,12 +197,12 @@ def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
             )
         return known
     steps, counts = np.unique(np.diff(time_ns), return_counts=True)
-    usual = int(steps[np.argmax(counts)])
-    months = 28 * 86400 * NS <= usual <= 31 * 86400 * NS
-    found = "1M" if months else next((name for name, s in TIMEFRAMES.items() if s * NS == usual), "")
+    frequent = int(steps[np.argmax(counts)])
+    months = 28 * 86400 * NS <= frequent <= 31 * 86400 * NS
+    found = "1M" if months else next((name for name, s in TIMEFRAMES.items() if s * NS == frequent), "")
     if (known and steps[0] < length_of(known) * NS and known != "1M") or (known == "1M" and not months):
-        index = int(np.flatnonzero(np.diff(time_ns) == (steps[0] if known != "1M" else usual))[0]) + 1
-        step_s = (steps[0] if known != "1M" else usual) / NS
+        index = int(np.flatnonzero(np.diff(time_ns) == (steps[0] if known != "1M" else frequent))[0]) + 1
+        step_s = (steps[0] if known != "1M" else frequent) / NS
         raise rows.fail(
             index,
             rows.column,
@@ -210,13 +210,13 @@ def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
             remedy=f"say --timeframe {found}" if found else "",
             code="FILE_SERIES",
         )
-    if named and not said:
+    if named and not given:
         _check_named(rows, time_ns, named, found)
     if not (known or found):
         raise rows.fail(
             1,
             rows.column,
-            f"most rows are {usual / NS:g} s apart, and there are no such bars",
+            f"most rows are {frequent / NS:g} s apart, and there are no such bars",
             code="FILE_SERIES",
             remedy=f"use one of {' '.join(TIMEFRAMES)}",
         )
@@ -224,11 +224,10 @@ def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
 
 
 def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
-    """Refuse bars of a larger timeframe than the file's name says. `found`: the timeframe of the usual step, "" for
-    none.
+    """Refuse bars of a larger timeframe than that of the file's name. `found`: the timeframe of the most frequent step,
+    "" for none.
 
-    A thin market's bars come at odd moments: that all of them fall on a larger grid by chance is likely of a few rows
-    only.
+    Bars of a rarely traded market have irregular times: only a few rows fall on a larger grid by chance.
     """
     steps = np.diff(time_ns)
     shared = length_of("1M") * NS if found == "1M" and steps.min() >= 28 * 86400 * NS else int(np.gcd.reduce(steps))
@@ -249,7 +248,7 @@ def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
 
 
 def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:
-    """Return open times. Errors: InputError when a stamp is not where bars begin (or end)."""
+    """Return open times. Errors: InputError for a timestamp at which no bar begins (or ends)."""
     if is_end and timeframe == "1M":
         raise rows.fail(0, rows.column, "months by their ends are not read", remedy="stamp bars with their open")
     opens = time_ns - length_of(timeframe) * NS if is_end else time_ns
@@ -263,14 +262,14 @@ def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints
     if len(same) <= 2 and (same % (900 * NS) == 0).all() and length_of(timeframe) > 900:
         off_h = max(same) / NS / 3600
         text += f", {off_h:g} h off; so is every row" if len(same) == 1 else f", {off_h:g} h off; others are not"
-        can_tell = "say --timezone with the place whose clock it is, or export in UTC"
+        zone_remedy = "say --timezone with the place whose clock it is, or export in UTC"
         raise rows.fail(
             index,
             rows.column,
             f"{text}: these are stamps of local time",
             code="TIME_LOCAL",
-            remedy=can_tell
-            if rows.is_taken
+            remedy=zone_remedy
+            if rows.is_assumed_utc
             else f"export {timeframe} bars of UTC, or smaller bars and make these of them with --larger",
         )
     if not is_end and (off == length_of(timeframe) * NS - off).all():
@@ -279,7 +278,7 @@ def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints
 
 
 def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
-    """A Binance row carries its own end: one unit before the next bar."""
+    """Check the close times of Binance rows: one unit before the next bar."""
     closes = rows.ordered(read_times(rows.table, (position,), zone=None, is_utc=True).time_ns)
     ends = starts_of(opens + 32 * 86400 * NS, timeframe) if timeframe == "1M" else opens + length_of(timeframe) * NS
     off = ends - closes
@@ -295,7 +294,7 @@ def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
 
 
 def count_closed(rows: Rows, time_ns: Ints, timeframe: str, now_ns: int) -> tuple[int, list[str]]:
-    """Return (how many rows are over, what to note). Errors: InputError when a bar begins in the future."""
+    """Return (number of closed bars, notes). Errors: InputError when a bar begins in the future."""
     future = np.flatnonzero(time_ns > now_ns)
     if len(future):
         index = int(future[0])

@@ -1,4 +1,4 @@
-"""The shipped sample: three real months of minutes, and the larger bars they make, into the store."""
+"""The shipped sample: three real months of minute bars and the larger bars built from them, loaded into the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fks.store.db import Database
 from fks.store.partitions import ensure_partitions
 
 SAMPLE = "BTCUSDT-1m.fksbars"
-_PIECE = 20_000  # rows of one transaction: short enough to show progress, long enough to be fast
+_PIECE = 20_000  # rows of one transaction: small enough to show progress, large enough to be fast
 
 Progress = Callable[[int, int], None]
 
@@ -25,15 +25,15 @@ def sample_tape() -> Tape:
 
 
 def larger(timeframe: str) -> list[str]:
-    """Return the timeframes that can be made from `timeframe`, smallest first."""
+    """Return the timeframes that can be built from `timeframe`, smallest first."""
     step = TIMEFRAMES[timeframe]
     return [name for name in TIMEFRAMES if length_of(name) > step and length_of(name) % step == 0]
 
 
 async def load_tape(db: Database, tape: Tape, progress: Progress | None = None) -> dict[str, tuple[int, int]]:
-    """Store a tape's bars and all larger ones it makes whole; return timeframe -> (rows, of them new or changed).
+    """Store a tape's bars and all complete larger bars; return timeframe -> (rows, of them new or changed).
 
-    Guarantees: twice equals once. `progress` is told (rows done, rows in all).
+    Guarantees: twice equals once. `progress` is called with (rows done, rows in all).
     """
     base = tape.bars()
     series = [base, *(aggregate_bars(base, name) for name in larger(tape.timeframe))]

@@ -1,4 +1,4 @@
-"""The bytes of a file, out of their zip or gzip, or the reason why they are not whole."""
+"""Reading the bytes of a file, unpacked from zip or gzip, with a check that they are complete."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from fks.files.problem import problem
+from fks.files.errors import file_error
 
-BYTES_MAX = 2 << 30  # unpacked: ten years of minutes are half of it, and a zip bomb ends here
+BYTES_MAX = 2 << 30  # unpacked: twice ten years of minutes, and a limit for zip bombs
 _PIECE = 1 << 20
 _PARQUET = b"PAR1"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read: `name` as messages name it, `stem` without the endings, `sha256` of the file as it lies on
-    disk."""
+    """The content of a file: `name` is used in messages, `stem` has no endings, `sha256` is of the file on disk."""
 
     path: Path
     name: str
@@ -34,38 +33,40 @@ class Source:
 def open_source(path: Path) -> Source:
     """Return the unpacked bytes of `path`.
 
-    A `.CHECKSUM` file beside it (as Binance publishes them) is compared. Errors: InputError when the file is not there,
-    is empty, half-written, damaged, or holds more than one table.
+    A `.CHECKSUM` file beside it (as Binance publishes them) is compared. Errors: InputError when the file does not
+    exist, is empty, incomplete or damaged, or holds more than one table.
     """
     name = path.name
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise problem(str(path), "there is no such file", code="FILE_MISSING") from None
+        raise file_error(str(path), "there is no such file", code="FILE_MISSING") from None
     except IsADirectoryError:
-        raise problem(str(path), "is a folder", remedy="name the files: folder/*.zip", code="FILE_MISSING") from None
+        raise file_error(str(path), "is a folder", remedy="name the files: folder/*.zip", code="FILE_MISSING") from None
     except OSError as error:
-        raise problem(str(path), error.strerror or str(error), code="FILE_MISSING") from error
+        raise file_error(str(path), error.strerror or str(error), code="FILE_MISSING") from error
     digest = hashlib.sha256(raw).hexdigest()
     notes = _compared(path, digest)
     inner, data = name, raw
     if raw.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         inner, data = _unzipped(name, raw)
     elif name.lower().endswith(".zip"):
-        raise problem(name, "is not a whole zip file", remedy="fetch it again")
+        raise file_error(name, "is not a whole zip file", remedy="fetch it again")
     elif raw.startswith(b"\x1f\x8b"):
         inner, data = name.removesuffix(".gz"), _gunzipped(name, raw)
     if not data.strip():
-        raise problem(name, "is empty", remedy="fetch it again")
+        raise file_error(name, "is empty", remedy="fetch it again")
     is_parquet = data.startswith(_PARQUET)
     if is_parquet and not data.endswith(_PARQUET):
-        raise problem(
+        raise file_error(
             name, "is half-written: a parquet file ends with its index, and this one does not", remedy="write it again"
         )
     if not is_parquet and inner.lower().endswith((".parquet", ".pq")):
-        raise problem(name, "is called parquet and is none", remedy="look what wrote it")
+        raise file_error(name, "is called parquet and is none", remedy="look what wrote it")
     if not is_parquet and b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise problem(name, "is neither text nor parquet", remedy="csv, txt, parquet, or one of these in a zip or gz")
+        raise file_error(
+            name, "is neither text nor parquet", remedy="csv, txt, parquet, or one of these in a zip or gz"
+        )
     return Source(path, name, _stem(inner), data, is_parquet, digest, notes)
 
 
@@ -73,9 +74,11 @@ def _compared(path: Path, digest: str) -> tuple[str, ...]:
     beside = path.with_name(path.name + ".CHECKSUM")
     if not beside.is_file():
         return ()
-    words = beside.read_text(errors="replace").split()
-    if not words or words[0].lower() != digest:
-        raise problem(path.name, f"is not what {beside.name} says it is", remedy="fetch it again", code="FILE_CHECKSUM")
+    fields = beside.read_text(errors="replace").split()
+    if not fields or fields[0].lower() != digest:
+        raise file_error(
+            path.name, f"is not what {beside.name} says it is", remedy="fetch it again", code="FILE_CHECKSUM"
+        )
     return (f"{beside.name} agrees",)
 
 
@@ -88,14 +91,14 @@ def _unzipped(name: str, raw: bytes) -> tuple[str, bytes]:
             members = [item for item in members if not item.filename.upper().endswith(".CHECKSUM")]
             if len(members) != 1:
                 listed = ", ".join(item.filename for item in members[:4]) or "nothing"
-                raise problem(
+                raise file_error(
                     name, f"holds {len(members)} files ({listed}), not one table", remedy="unpack it and name the files"
                 )
             if members[0].file_size > BYTES_MAX:
                 raise _too_big(name)
             return Path(members[0].filename).name, archive.read(members[0])
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise problem(name, f"is half-written or damaged ({error})", remedy="fetch it again") from error
+        raise file_error(name, f"is half-written or damaged ({error})", remedy="fetch it again") from error
 
 
 def _gunzipped(name: str, raw: bytes) -> bytes:
@@ -108,14 +111,14 @@ def _gunzipped(name: str, raw: bytes) -> bytes:
                     raise _too_big(name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         row = found.count(b"\n") + 1
-        raise problem(
+        raise file_error(
             name, "is half-written or damaged: its compressed data ends early", row=row, remedy="fetch it again"
         ) from error
     return bytes(found)
 
 
 def _too_big(name: str) -> Exception:
-    return problem(name, f"holds more than {BYTES_MAX >> 30} GiB", remedy="split it", code="FILE_TOO_BIG")
+    return file_error(name, f"holds more than {BYTES_MAX >> 30} GiB", remedy="split it", code="FILE_TOO_BIG")
 
 
 def _stem(name: str) -> str:

@@ -1,4 +1,5 @@
-"""A file's symbol as its exchange writes it, so that it is one series with what the collector brings."""
+"""Symbol normalisation: a file's symbol as its exchange writes it, so that it is one series with the collector's
+bars."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import re
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.model.errors import InputError
 
-#: what symbols without a separator end in; the longest that fits is the quote
+#: quotes with which symbols without a separator may end; the longest match is taken
 QUOTES = (
     "USDT",
     "USDC",
@@ -33,7 +34,7 @@ _PARTS = re.compile(r"[/_ -]+")
 
 
 def check_exchange(name: str) -> str:
-    """Return an exchange's name in lower case. Errors: InputError EXCHANGE_UNKNOWN for what is none."""
+    """Return an exchange's name in lower case. Errors: InputError EXCHANGE_UNKNOWN for an impossible name."""
     found = name.strip().lower()
     if not _EXCHANGE.fullmatch(found):
         raise InputError(
@@ -44,16 +45,15 @@ def check_exchange(name: str) -> str:
     return found
 
 
-def letters(symbol: str) -> str:
-    """Return what the spellings of a symbol share."""
+def alphanumeric(symbol: str) -> str:
+    """Return a symbol without separators, in upper case: the part that all spellings share."""
     return "".join(c for c in symbol.upper() if c.isalnum())
 
 
-def spelt_at(exchange: str, symbol: str) -> str:
-    """Return `symbol` (BTCUSDT, btc/usdt, BTC-USDT) as `exchange` writes it, as it is where nobody knows how that
-    writes.
+def symbol_at(exchange: str, symbol: str) -> str:
+    """Return `symbol` (BTCUSDT, btc/usdt, BTC-USDT) as `exchange` writes it; unchanged for an unknown exchange.
 
-    "" when nothing tells where the base ends and the exchange's form needs to know.
+    "" when the exchange separates base and quote and the end of the base is unknown.
     """
     if exchange not in EXCHANGES:
         return symbol
@@ -61,7 +61,7 @@ def spelt_at(exchange: str, symbol: str) -> str:
     if separator is None:
         return symbol.upper()
     if separator == "":
-        return letters(symbol)
+        return alphanumeric(symbol)
     parts = [part for part in _PARTS.split(symbol.upper()) if part]
     if len(parts) > 1:
         return separator.join(parts)

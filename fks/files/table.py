@@ -1,4 +1,4 @@
-"""A file as columns: text cut at its delimiter with every cell as written, or parquet as it is typed."""
+"""Reading a file as columns: text split at its delimiter with every cell as written, or typed parquet columns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fks.files.problem import problem
+from fks.files.errors import file_error
 from fks.files.source import Source
 
-_SAMPLE = 64 << 10  # what the form is guessed from
+_SAMPLE = 64 << 10  # bytes from which delimiter and header are detected
 _LINES = 50
-_PREAMBLE_MAX = 10  # lines before the header that some sites put there
+_PREAMBLE_MAX = 10  # lines before the header, as some sites write them
 _END = "end the line to take it"
 _NUMBERS = re.compile(r"[-+]?[\d.,: /TZ+-]*\d[\d.,: /TZ+-]*(?:[eE][-+]?\d+)?", re.ASCII)
 
@@ -24,7 +24,7 @@ _NUMBERS = re.compile(r"[-+]?[\d.,: /TZ+-]*\d[\d.,: /TZ+-]*(?:[eE][-+]?\d+)?", r
 class Table:
     """Columns of one length. `names` are "" where the file has none; `columns` are Arrow arrays, text ones as written.
 
-    `first_row` is the line of the first row of data. A last line without its end is not among the rows.
+    `first_row` is the line of the first row of data. A last line without a line end is left out.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Table:
         return self.first_row + index
 
     def column(self, position: int) -> str:
-        """Return what messages call a column: its name, else its number from 1."""
+        """Return the name of a column for messages: its own, else its number from 1."""
         return self.names[position] or str(position + 1)
 
     def cell(self, position: int, index: int) -> str:
@@ -53,7 +53,7 @@ class Table:
 
 
 def read_table(source: Source) -> Table:
-    """Return the columns of a file. Errors: InputError naming the row that has not as many cells as the others."""
+    """Return the columns of a file. Errors: InputError naming the row whose number of cells differs."""
     return _parquet(source) if source.is_parquet else _text(source)
 
 
@@ -64,9 +64,9 @@ def _parquet(source: Source) -> Table:
     try:
         found = pq.read_table(pa.BufferReader(source.data), use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise problem(source.name, f"is damaged ({str(error).splitlines()[0]})", remedy="write it again") from error
+        raise file_error(source.name, f"is damaged ({str(error).splitlines()[0]})", remedy="write it again") from error
     if not found.num_rows:
-        raise problem(source.name, "has no rows", code="FILE_EMPTY")
+        raise file_error(source.name, "has no rows", code="FILE_EMPTY")
     marks = found.schema.metadata or {}
     columns = tuple(found.column(i).combine_chunks() for i in range(found.num_columns))
     return Table(source.name, tuple(found.column_names), True, columns, 1, metadata=marks.get(b"fks", b"").decode())
@@ -79,7 +79,7 @@ def _text(source: Source) -> Table:
     is_ended = any(end in data[len(whole) :] for end in (b"\n", b"\r"))
     data = whole
     if not data:
-        raise problem(source.name, "is empty", remedy="fetch it again")
+        raise file_error(source.name, "is empty", remedy="fetch it again")
     lines = data[:_SAMPLE].decode(errors="replace").replace("\r\n", "\n").split("\n")[:_LINES]
     if len(data) > _SAMPLE and len(lines) < _LINES:
         lines = lines[:-1] or lines  # the sample cuts the last one
@@ -89,14 +89,14 @@ def _text(source: Source) -> Table:
     has_header = is_header(head)
     first = skipped + has_header
     if data.count(b"\n") < first:
-        raise problem(source.name, "has a header and no rows", code="FILE_EMPTY")
+        raise file_error(source.name, "has a header and no rows", code="FILE_EMPTY")
     columns = _cut(source.name, data, delimiter, width, first)
     names = tuple(cell.strip() for cell in head) if has_header else ("",) * width
     notes = (f"{skipped} line{'s' if skipped > 1 else ''} before the header passed over",) if skipped else ()
-    if not is_ended:  # a cut number is a number: only the line's end says that it is whole
+    if not is_ended:  # a cut number is still a number: only the line end proves that it is complete
         row = first + len(columns[0])
         if len(columns[0]) == 1:
-            raise problem(
+            raise file_error(
                 source.name,
                 "has no end: its last number may have been cut",
                 row=row,
@@ -116,10 +116,10 @@ def _utf8(source: Source) -> bytes:
         try:
             return data.decode("utf-16").encode()
         except UnicodeDecodeError as error:
-            raise problem(source.name, "is half-written UTF-16 text", remedy="write it again") from error
+            raise file_error(source.name, "is half-written UTF-16 text", remedy="write it again") from error
     try:
         data.decode()
-    except UnicodeDecodeError:  # an old spreadsheet: what matters in it is ASCII
+    except UnicodeDecodeError:  # an old spreadsheet: its numbers and names are ASCII
         data = data.decode("latin-1").encode()
     data = data.removeprefix(b"\xef\xbb\xbf")
     return data if b"\n" in data else data.replace(b"\r", b"\n")
@@ -133,7 +133,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(name: str, lines: Sequence[str]) -> tuple[str, int]:
-    """Return the delimiter that cuts most lines into one number of cells, five or more, and that number."""
+    """Return the delimiter that splits most lines into the same number of cells, five or more, and that number."""
     best: tuple[int, int, str] = (0, 0, "")
     for delimiter in ",;\t|":
         widths = Counter(len(_cells(line, delimiter)) for line in lines if line.strip())
@@ -141,7 +141,7 @@ def _delimiter(name: str, lines: Sequence[str]) -> tuple[str, int]:
         if width >= 5 and (count, width) > best[:2]:
             best = (count, width, delimiter)
     if not best[2]:
-        raise problem(
+        raise file_error(
             name,
             "no delimiter cuts its lines into five columns or more",
             row=1,
@@ -153,13 +153,13 @@ def _delimiter(name: str, lines: Sequence[str]) -> tuple[str, int]:
 
 
 def is_header(cells: Sequence[str]) -> bool:
-    """Return whether no cell of a line but maybe one is a number or a time: then they are names."""
+    """Return whether at most a quarter of a line's cells are numbers or times: then they are names."""
     plain = [cell.strip() for cell in cells if cell.strip()]
     return sum(_NUMBERS.fullmatch(cell) is not None for cell in plain) <= len(plain) // 4
 
 
 def _preamble(name: str, lines: Sequence[str], delimiter: str, width: int) -> int:
-    """Return how many lines come before the header. Errors: InputError when the first line is no row and no header
+    """Return the number of lines before the header. Errors: InputError when the first line is no row and no header
     follows."""
     for number, line in enumerate(lines[:_PREAMBLE_MAX]):
         cells = _cells(line, delimiter)
@@ -168,7 +168,7 @@ def _preamble(name: str, lines: Sequence[str], delimiter: str, width: int) -> in
                 break
             return number
     found = len(_cells(lines[0], delimiter))
-    raise problem(
+    raise file_error(
         name, f"has {found} of {width} columns", row=1, remedy="the file's beginning is missing; fetch it again"
     )
 
@@ -197,13 +197,13 @@ def _cut(name: str, data: bytes, delimiter: str, width: int, skip: int) -> tuple
             ),
         )
     except pa.ArrowInvalid as error:
-        raise problem(name, f"cannot be read ({str(error).splitlines()[0]})", remedy="csv as UTF-8 text") from error
+        raise file_error(name, f"cannot be read ({str(error).splitlines()[0]})", remedy="csv as UTF-8 text") from error
     if odd:
         is_last = data.count(b"\n") + 1 == odd[0].number
-        raise problem(
+        raise file_error(
             name,
             f"has {odd[0].actual_columns} of {width} columns{': the file is half-written' if is_last else ''}",
             row=odd[0].number,
-            remedy="fetch it again" if is_last else "mend that line",
+            remedy="fetch it again" if is_last else "correct that line",
         )
     return tuple(found.column(i).combine_chunks() for i in range(width))

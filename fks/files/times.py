@@ -1,5 +1,4 @@
-"""Stamps into nanoseconds UTC: what is written, in which unit, in which zone, and never a guess where two answers
-fit."""
+"""Parsing of timestamps into ns UTC: unit, date form and zone. Ambiguous ones are refused."""
 
 from __future__ import annotations
 
@@ -10,20 +9,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 import numpy.typing as npt
 
-from fks.files.problem import problem
+from fks.files.errors import file_error
 from fks.files.table import Table
 from fks.files.zones import to_utc
 from fks.model.bar import Ints
 from fks.model.errors import InputError
 
-#: unit -> ns in it; a number belongs to the unit in which it falls into 1973 to 5138, so there is no doubt
+#: unit -> its ns. Each unit has its own range of numbers from 1973 to 5138, so the unit of a number is certain
 UNITS = {"s": 10**9, "ms": 10**6, "µs": 10**3, "ns": 1}
 _BOUNDS = {"s": 10**11, "ms": 10**14, "µs": 10**17, "ns": 2**63 - 1}
 _EPOCH = re.compile(r"\d{9,19}")
 _SECONDS = re.compile(r"\d{9,11}\.\d{1,9}")
 _CLOCK = r"(?P<h>\d{1,2}):(?P<i>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?\s?(?P<p>[AaPp][Mm])?"
 _ZONE = r"\s?(?P<z>Z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?"
-#: forms with a year in sight, tried in order; a form is one for the whole column
+#: forms of dates, tried in order; one form for the whole column
 FORMS = {
     "iso": rf"^(?P<y>\d{{4}})[-/.](?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}})(?:[T ;]{_CLOCK}{_ZONE})?$",
     "packed": r"^(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})(?:[ T]?(?P<h>\d{2}):?(?P<i>\d{2}):?(?P<s>\d{2})?(?P<z>Z)?)?$",
@@ -36,20 +35,19 @@ ORDERS = {"day-month": "day first", "month-day": "month first"}
 
 
 class Stamps:
-    """A column of times and how they were written, for the report. Those that are not `is_zoned` were read off a
-    clock."""
+    """A column of times and their written form, for the report. Those that are not `is_zoned` are local time."""
 
     def __init__(
         self, time_ns: Ints, written: str, *, is_zoned: bool, is_day: bool = False, is_counted: bool = False
     ) -> None:
         self.time_ns = time_ns
         self.written = written
-        self.is_zoned = is_zoned  # they say it themselves
-        self.is_day = is_day  # days without a time of day: a label, in no zone
-        self.is_counted = is_counted  # from 1970, so in UTC whoever wrote them
+        self.is_zoned = is_zoned  # they include a zone
+        self.is_day = is_day  # days without a time of day: labels without a zone
+        self.is_counted = is_counted  # counted from 1970, so always UTC
 
     def unused(self, zone: str | None) -> list[str]:
-        """Return the note on a zone that the caller named and these stamps have no use for."""
+        """Return the note on a given zone that these timestamps do not need."""
         if zone is None or not (self.is_zoned or self.is_day):
             return []
         why = (
@@ -63,7 +61,7 @@ class Stamps:
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """Return the zone called `name`. Errors: InputError ZONE_UNKNOWN."""
+    """Return the zone of this name. Errors: InputError ZONE_UNKNOWN."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -75,19 +73,19 @@ def zone_of(name: str) -> ZoneInfo:
 def read_times(
     table: Table, positions: tuple[int, ...], *, zone: str | None, is_utc: bool = False, date_order: str = ""
 ) -> Stamps:
-    """Return the stamps in one column, or in a date and a time column, in UTC.
+    """Return the timestamps of one column, or of a date and a time column, in UTC.
 
-    `zone` is what the caller says of stamps without one; `is_utc`: the file's form says so. Errors: InputError naming
+    `zone` is the caller's, for timestamps without one; `is_utc`: the file's form defines UTC. Errors: InputError naming
     row and column: not a time, mixed units or forms, no zone, an hour that does not exist.
     """
-    said = zone_of(zone) if zone else None
+    given = zone_of(zone) if zone else None
     stamps = _read(table, positions, date_order)
     column = table.column(positions[0])
-    if stamps.is_zoned or stamps.is_day or (is_utc and said is None):
+    if stamps.is_zoned or stamps.is_day or (is_utc and given is None):
         return stamps
-    if said is None:
+    if given is None:
         shown = " ".join(table.cell(p, 0) for p in positions)
-        raise problem(
+        raise file_error(
             table.name,
             f"{shown!r} does not say in which time zone it is",
             row=table.row(0),
@@ -95,7 +93,7 @@ def read_times(
             remedy="say --timezone UTC, or the place whose clock it is: --timezone America/New_York",
             code="TIME_NAIVE",
         )
-    return Stamps(to_utc(table, column, stamps.time_ns, said), f"{stamps.written}, {zone}", is_zoned=False)
+    return Stamps(to_utc(table, column, stamps.time_ns, given), f"{stamps.written}, {zone}", is_zoned=False)
 
 
 def _read(table: Table, positions: tuple[int, ...], date_order: str) -> Stamps:
@@ -106,7 +104,7 @@ def _read(table: Table, positions: tuple[int, ...], date_order: str) -> Stamps:
     kind = cells.type
     if cells.null_count:
         where = int(np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False))[0])
-        raise problem(table.name, "is empty", row=table.row(where), column=table.column(positions[0]))
+        raise file_error(table.name, "is empty", row=table.row(where), column=table.column(positions[0]))
     if len(positions) == 2:
         cells = pc.binary_join_element_wise(cells.cast(pa.string()), table.columns[positions[1]].cast(pa.string()), " ")
     elif pa.types.is_timestamp(kind):
@@ -117,7 +115,7 @@ def _read(table: Table, positions: tuple[int, ...], date_order: str) -> Stamps:
     elif pa.types.is_integer(kind):
         return _epoch(table, positions[0], cells.cast(pa.int64()).to_numpy())
     elif not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
-        raise problem(table.name, f"holds {kind}, not times", column=table.column(positions[0]), row=table.row(0))
+        raise file_error(table.name, f"holds {kind}, not times", column=table.column(positions[0]), row=table.row(0))
     cells = pc.utf8_trim_whitespace(cells)
     first = cells[0].as_py()
     if _EPOCH.fullmatch(first) and not _is_packed(first):
@@ -157,13 +155,13 @@ def _fractions(table: Table, position: int, cells: Any) -> Ints:
 
 
 def _epoch(table: Table, position: int, values: Ints) -> Stamps:
-    """Return stamps counted from 1970. Errors: InputError where the unit changes, or a value is before 1973."""
+    """Return timestamps counted from 1970. Errors: InputError where the unit changes, or a value is before 1973."""
     units = np.searchsorted(np.array([*_BOUNDS.values()][:-1]), values, side="right")
     changed = np.flatnonzero(units != units[0])
     names = list(UNITS)
     if (values < 10**8).any():
         where = int(np.flatnonzero(values < 10**8)[0])
-        raise problem(
+        raise file_error(
             table.name,
             f"{values[where]} is no time since 1970 in any unit",
             row=table.row(where),
@@ -171,7 +169,7 @@ def _epoch(table: Table, position: int, values: Ints) -> Stamps:
         )
     if len(changed):
         where = int(changed[0])
-        raise problem(
+        raise file_error(
             table.name,
             f"{values[where]} is in {names[units[where]]}, the rows before it are in {names[units[0]]}",
             row=table.row(where),
@@ -219,7 +217,7 @@ def _form(table: Table, position: int, cells: Any, date_order: str) -> str:
     first = cells[0].as_py()
     fitting = [name for name, form in FORMS.items() if re.match(form, first)]
     if not fitting:
-        raise problem(
+        raise file_error(
             table.name,
             f"{first!r} is not a time",
             row=table.row(0),
@@ -232,7 +230,7 @@ def _form(table: Table, position: int, cells: Any, date_order: str) -> str:
         return fitting[0]
     if date_order:
         return ORDERS[date_order]
-    raise problem(
+    raise file_error(
         table.name,
         f"{first!r} may have the day or the month first",
         row=table.row(0),
@@ -265,20 +263,20 @@ def _halves(texts: Any, number: dict[str, Ints]) -> None:
 
 
 def _offsets(table: Table, position: int, zones: Any) -> tuple[Ints | np.int64, bool]:
-    """Return (ns to take off each stamp, whether the stamps say their zone)."""
+    """Return (ns to subtract from each timestamp, whether they include a zone)."""
     kinds = zones.dictionary_encode()
-    spelt = kinds.dictionary.to_pylist()
-    if spelt == [""]:
+    texts = kinds.dictionary.to_pylist()
+    if texts == [""]:
         return np.int64(0), False
     codes = kinds.indices.to_numpy()
-    if "" in spelt:
+    if "" in texts:
         _all(
             table,
             position,
-            (codes == spelt.index("")) == (codes[0] == spelt.index("")),
+            (codes == texts.index("")) == (codes[0] == texts.index("")),
             "has a zone where others have none, or none",
         )
-    shifts = np.array([_shift(text) for text in spelt], np.int64)
+    shifts = np.array([_shift(text) for text in texts], np.int64)
     return shifts[codes] * UNITS["s"], True
 
 
@@ -296,4 +294,4 @@ def _all(table: Table, position: int, is_good: npt.NDArray[np.bool_], what: str,
     where = int(np.flatnonzero(~is_good)[0])
     shown = table.cell(position, where)
     text = f"{shown!r} {what}" if shown else "is empty"
-    raise problem(table.name, text, row=table.row(where), column=table.column(position), code=code)
+    raise file_error(table.name, text, row=table.row(where), column=table.column(position), code=code)

@@ -1,4 +1,4 @@
-"""A clock on a wall into UTC: with the hour that is not there in spring and the one that is twice in autumn."""
+"""Conversion of local time to UTC, with the hour that is skipped in spring and the one that repeats in autumn."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from fks.files.problem import problem
+from fks.files.errors import file_error
 from fks.files.table import Table
 from fks.model.bar import Ints
 
-_STEP_NS = 900 * 10**9  # offsets change at quarter hours, everywhere, since 1970
+_STEP_NS = 900 * 10**9  # since 1970 all offsets change at quarter hours
 
 
 def to_utc(table: Table, column: str, local_ns: Ints, zone: ZoneInfo) -> Ints:
-    """Return the stamps of a wall clock in UTC. They have to be in order, oldest or newest first.
+    """Return timestamps of local time in UTC. They have to be in order, oldest or newest first.
 
-    An hour that is twice is taken in the order of the rows: once the clock steps back, the second begins. Errors:
-    InputError for an hour that was skipped, and for one that is twice where no step shows which.
+    A repeated hour is resolved by the order of the rows: its second part begins where the time steps back. Errors:
+    InputError for a skipped hour, and for a repeated one without such a step.
     """
     if len(local_ns) > 1 and local_ns[-1] < local_ns[0]:
         return _ascending(table, column, local_ns[::-1], zone, is_turned=True)[::-1]
@@ -34,11 +34,11 @@ def _ascending(table: Table, column: str, local_ns: Ints, zone: ZoneInfo, *, is_
     def fail(where: int, what: str) -> Exception:
         row = table.row(len(local_ns) - 1 - where if is_turned else where)
         shown = str(np.datetime64(int(local_ns[where]), "ns").astype("datetime64[s]")).replace("T", " ")
-        return problem(
+        return file_error(
             table.name, f"{shown} {what}", row=row, column=column, code="TIME_NAIVE", remedy="export the file in UTC"
         )
 
-    skipped = np.flatnonzero(first < second)  # before the step the offset is the smaller one
+    skipped = np.flatnonzero(first < second)  # before the change the offset is the smaller one
     if len(skipped):
         raise fail(int(skipped[0]), f"was skipped by the clocks of {zone.key}: they went forward")
     made = local_ns - first

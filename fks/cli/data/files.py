@@ -15,7 +15,7 @@ from fks.model.errors import InputError
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
-    from fks.files.bars import Wanted
+    from fks.files.bars import ImportOptions
     from fks.files.load import Imported
     from fks.store.db import Database
 
@@ -63,22 +63,28 @@ def import_(
     """Import bars from FILES: csv, txt or parquet, also in a zip or gz.
 
     Binance's public archives, NinjaTrader's export, files of 'fks data export' and plain tables with open, high, low,
-    close and volume are told apart by themselves. A file is stored whole or not at all; one that is wrong gets one
-    message with row and column, and the others go on. Safe to repeat. See docs/import-data.md.
+    close and volume are detected. A file is stored completely or not at all; a wrong one is refused with one
+    message that names row and column, and the others go on. Safe to repeat. See docs/import-data.md.
     """
-    from fks.files.bars import Wanted
+    from fks.files.bars import ImportOptions
 
     is_end = None if stamps is None else stamps == "end"
-    wanted = Wanted(exchange, symbol, timeframe, zone, columns, is_end, calendar, date_order or "")
-    rows = _imported(ctx, files, wanted, is_dry=dry_run, replaces=replace, with_larger=larger)
+    options = ImportOptions(exchange, symbol, timeframe, zone, columns, is_end, calendar, date_order or "")
+    rows = _imported(ctx, files, options, is_dry=dry_run, replaces=replace, with_larger=larger)
     emit(rows, as_json=as_json, schema="fks.data.import/1")
     if not as_json:
-        _tell(rows)
+        _print(rows)
     return USAGE if any("error" in row for row in rows) else 0
 
 
 def _imported(
-    ctx: click.Context, files: tuple[Path, ...], wanted: Wanted, *, is_dry: bool, replaces: bool, with_larger: bool
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    options: ImportOptions,
+    *,
+    is_dry: bool,
+    replaces: bool,
+    with_larger: bool,
 ) -> list[dict[str, Any]]:
     from fks.clock import RealClock
     from fks.files.bars import read_bars
@@ -91,17 +97,17 @@ def _imported(
         for path in files:
             begin = time.monotonic()
             try:
-                read = read_bars(path, wanted, now_ns=clock.now_ns())
+                read = read_bars(path, options, now_ns=clock.now_ns())
                 done = await import_file(db, read, is_dry=is_dry, replaces=replaces, with_larger=with_larger)
-                rows.append(_row(done) | {"calendar": wanted.calendar, "seconds": round(time.monotonic() - begin, 2)})
-            except InputError as error:  # of this file alone
+                rows.append(_row(done) | {"calendar": options.calendar, "seconds": round(time.monotonic() - begin, 2)})
+            except InputError as error:  # only this file is refused
                 rows.append({"file": str(path), "error": error.message, "remedy": error.remedy, "code": error.code})
         return rows
 
     if is_dry and settings_of(ctx).database.url is None and not paths_of(ctx).pgdata.exists():
         import asyncio
 
-        return asyncio.run(work(None))  # nothing is stored yet, and a dry run makes no store
+        return asyncio.run(work(None))  # nothing is stored yet, and a dry run creates no store
     return with_store(ctx, work, create=True)
 
 
@@ -126,13 +132,13 @@ def _row(done: Imported) -> dict[str, Any]:
         ],
         "is_dry": done.is_dry,
         "differing": done.differing,
-        "doubted": list(file.doubted),
+        "doubted": list(file.suspect_texts),
         "notes": list(file.notes),
         "sha256": file.sha256,
     }
 
 
-def _tell(rows: list[dict[str, Any]]) -> None:
+def _print(rows: list[dict[str, Any]]) -> None:
     good = [row for row in rows if "error" not in row]
     shown = [
         (
@@ -214,9 +220,9 @@ def export(
         raise InputError(f"--from {start} is not before --to {end}", remedy="exchange them")
 
     async def work(db: Database) -> Any:
-        where, name = await _spelt(db, symbol, exchange)
+        where, name = await _stored_series(db, symbol, exchange)
         path = out or Path(f"{where}-{name.replace('/', '').replace(' ', '_')}-{timeframe}.parquet")
-        with progress(f"{name} {timeframe}", is_shown=not as_json) as told:
+        with progress(f"{name} {timeframe}", is_shown=not as_json) as report:
             return await export_bars(
                 db,
                 path,
@@ -226,7 +232,7 @@ def export(
                 from_ns=begin or 0,
                 to_ns=stop,
                 replaces=force,
-                progress=told,
+                progress=report,
             )
 
     done = with_store(ctx, work)
@@ -245,17 +251,17 @@ def export(
         click.echo(f"{row['file']}: {row['bars']} bars, {row['oldest']} to {row['newest']}, {done.size / 1e6:.1f} MB")
 
 
-async def _spelt(db: Database, symbol: str, exchange: str) -> tuple[str, str]:
-    """Return (exchange, symbol) as it is stored, whatever the spelling."""
+async def _stored_series(db: Database, symbol: str, exchange: str) -> tuple[str, str]:
+    """Return (exchange, symbol) of the stored series, for any spelling of the symbol."""
+    from fks.files.symbols import alphanumeric
     from fks.store.gaps import GapStore
     from fks.store.reading import ReadingStore
 
-    def letters(text: str) -> str:
-        return "".join(c for c in text.upper() if c.isalnum())
-
     prefix, _, rest = symbol.rpartition(":")
     named = exchange or prefix
-    series = [one for one in await GapStore(db).series() if one.candles and letters(one.symbol) == letters(rest)]
+    series = [
+        one for one in await GapStore(db).series() if one.candles and alphanumeric(one.symbol) == alphanumeric(rest)
+    ]
     stored = {(one.exchange, one.symbol) for one in series}
     found = [place for place in stored if named in ("", place[0])]
     if not found:

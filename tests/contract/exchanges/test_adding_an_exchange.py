@@ -17,7 +17,7 @@ from fks.config.settings import Data, Settings
 from fks.exchanges import _template
 from fks.exchanges._template.capabilities import CAPABILITIES
 from fks.exchanges.registry import EXCHANGES, SIMULATED, capabilities_of, key_of, make_exchange, rate_limits_of
-from fks.files.symbols import spelt_at
+from fks.files.symbols import symbol_at
 from fks.history.gaps import calendar_for, has_empty_bars
 from fks.model.market import Allowance
 from tests.support.ports import CollectingLog
@@ -48,7 +48,7 @@ async def test_package_and_registry_line_make_an_exchange(added: str, log: Colle
     assert rate_limits_of(settings, added).requests == Allowance(7, 60)
     assert key_of(settings, added) is None
     assert (calendar_for(added), has_empty_bars(added)) == ("24/7", True)
-    assert spelt_at(added, "btc/usdt") == "BTC-USDT"
+    assert symbol_at(added, "btc/usdt") == "BTC-USDT"
 
 
 def test_no_code_outside_its_package_names_an_exchange() -> None:

@@ -21,7 +21,7 @@ from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
-from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.bars import FileBars, ImportOptions, read_bars
 from fks.files.export import export_bars
 from fks.files.load import import_file
 from fks.files.sample import sample_tape
@@ -39,7 +39,7 @@ from fks.store.quarantine import QuarantineStore
 NOW = 1_800_000_000 * NS
 START = 1_767_571_200 * NS  # 2026-01-05, a Monday
 SAMPLE = sample_tape().bars()[:3000]
-WANTED = Wanted(exchange="binance", symbol="BTCUSDT")
+WANTED = ImportOptions(exchange="binance", symbol="BTCUSDT")
 
 
 def same(found: Bars, bars: Bars = SAMPLE) -> bool:
@@ -55,7 +55,7 @@ def written(path: Path, bars: Bars = SAMPLE) -> Path:
     return path
 
 
-def read(path: Path, wanted: Wanted = WANTED) -> FileBars:
+def read(path: Path, wanted: ImportOptions = WANTED) -> FileBars:
     return read_bars(path, wanted, now_ns=NOW)
 
 
@@ -72,7 +72,7 @@ async def test_an_import_is_exact_and_twice_equals_once(database: Database, tmp_
     assert (await database.sql("SELECT count(*) FROM ohlcv_data_default"))[0][0] == 0
 
 
-async def test_a_file_that_differs_changes_nothing_unless_it_is_told_to(database: Database, tmp_path: Path) -> None:
+async def test_differing_file_changes_nothing_without_replace(database: Database, tmp_path: Path) -> None:
     await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:2000])))
     other = Bars(
         SAMPLE.symbol, "1m", SAMPLE.time_ns, SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close.copy(), SAMPLE.volume
@@ -114,7 +114,7 @@ def closing(bars: Bars, close: float) -> Bars:
 
 
 @pytest.mark.parametrize("has_stored", [False, True])
-async def test_a_bar_that_comes_while_a_file_is_stored_is_not_replaced(
+async def test_bar_that_arrives_during_an_import_is_not_replaced(
     database: Database, tmp_path: Path, has_stored: bool
 ) -> None:
     if has_stored:
@@ -128,35 +128,33 @@ async def test_a_bar_that_comes_while_a_file_is_stored_is_not_replaced(
     assert len(stored) == (3000 if has_stored else 1)
 
 
-async def test_a_bar_that_comes_while_a_file_is_stored_and_is_the_same_does_no_harm(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_equal_bar_that_arrives_during_an_import_does_no_harm(database: Database, tmp_path: Path) -> None:
     file = read(written(tmp_path / "x.csv"))
     done = await import_file(cast(Database, Busy(database, [SAMPLE[100:101]])), file)
     assert done.merged["1m"] == Merged(2999, 0, 1)
     assert same(await BarStore(database).read("BTCUSDT", "1m"))
 
 
-async def test_an_import_that_never_finds_its_bars_at_rest_gives_up(database: Database, tmp_path: Path) -> None:
+async def test_import_gives_up_when_its_bars_keep_changing(database: Database, tmp_path: Path) -> None:
     file = read(written(tmp_path / "x.csv"))
     with pytest.raises(OutageError, match="other writers were faster 3 times"):
         await import_file(cast(Database, Busy(database, [SAMPLE[i : i + 1] for i in range(9)])), file)
     assert (await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'import'"))[0][0] == 0
 
 
-async def test_a_file_is_of_the_series_that_its_exchange_lists(database: Database, tmp_path: Path) -> None:
+async def test_symbol_of_a_file_becomes_the_listed_one(database: Database, tmp_path: Path) -> None:
     step = Decimal("0.1")
     listed = [Instrument("okx", "XYZ-USD", "XYZ", "USD", step, step, step, step, step)]
     await InstrumentStore(database).merge(listed)
-    done = await import_file(database, read(written(tmp_path / "x.csv"), Wanted("okx", "X-YZUSD")))
+    done = await import_file(database, read(written(tmp_path / "x.csv"), ImportOptions("okx", "X-YZUSD")))
     assert done.file.bars.symbol == "XYZ-USD"
     assert "X-YZUSD is XYZ-USD at okx" in done.file.notes
     assert len(await BarStore(database).read("XYZ-USD", "1m", exchange="okx")) == 3000
 
 
-async def test_a_file_is_of_the_series_that_is_stored_whatever_its_spelling(database: Database, tmp_path: Path) -> None:
-    await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:100]), Wanted("bitstamp", "BTC/USD")))
-    done = await import_file(database, read(written(tmp_path / "x.csv"), Wanted("bitstamp", "BTCUSD")))
+async def test_symbol_of_a_file_becomes_the_stored_one(database: Database, tmp_path: Path) -> None:
+    await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:100]), ImportOptions("bitstamp", "BTC/USD")))
+    done = await import_file(database, read(written(tmp_path / "x.csv"), ImportOptions("bitstamp", "BTCUSD")))
     assert done.merged["1m"] == Merged(2900, 0, 100)
     rows = await database.sql("SELECT DISTINCT symbol FROM series WHERE exchange = 'bitstamp'")
     assert [row["symbol"] for row in rows] == ["BTC/USD"]
@@ -179,9 +177,7 @@ async def test_an_import_is_all_or_nothing(database: Database, tmp_path: Path) -
     assert await BarStore(database).series("BTCUSDT", "1m") is None
 
 
-async def test_a_calendar_that_was_said_at_import_is_what_its_series_is_judged_by(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_calendar_of_an_import_is_kept_for_the_quality_report(database: Database, tmp_path: Path) -> None:
     times = calendar_of("XNYS").expected("1m", START, START + 7 * 86400 * NS)
     prices = np.full(len(times), 100.0)
     bars = Bars("NQ", "1m", times, prices, prices + 1, prices - 1, prices, prices)
@@ -191,7 +187,7 @@ async def test_a_calendar_that_was_said_at_import_is_what_its_series_is_judged_b
         quality = await report.of((await report.series())[0])
         return quality.missing, quality.is_good
 
-    plain = Wanted(exchange="ninjatrader", symbol="NQ")
+    plain = ImportOptions(exchange="ninjatrader", symbol="NQ")
     await import_file(database, read(written(tmp_path / "x.csv", bars), plain))
     assert (await found())[0] > len(bars), "nights, and a weekend"
     await import_file(database, read(tmp_path / "x.csv", replace(plain, calendar="XNYS")))
@@ -203,7 +199,7 @@ async def test_a_calendar_that_was_said_at_import_is_what_its_series_is_judged_b
     assert [gap.bars for gap, _ in await report.missing((await report.series())[0])] == [1]
 
 
-async def test_larger_bars_are_made_where_no_smaller_one_is_missing(database: Database, tmp_path: Path) -> None:
+async def test_larger_bars_are_built_where_no_smaller_one_is_missing(database: Database, tmp_path: Path) -> None:
     keep = np.ones(len(SAMPLE), np.bool_)
     keep[[130, 400]] = False
     columns = (SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close, SAMPLE.volume)
@@ -228,12 +224,12 @@ async def test_larger_bars_are_made_where_no_smaller_one_is_missing(database: Da
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "csv.gz"])
-async def test_what_is_exported_comes_back_bit_for_bit(database: Database, tmp_path: Path, ending: str) -> None:
+async def test_export_is_imported_back_bit_for_bit(database: Database, tmp_path: Path, ending: str) -> None:
     await import_file(database, read(written(tmp_path / "x.csv")))
     path = tmp_path / f"binance-BTCUSDT-1m.{ending}"
     done = await export_bars(database, path, exchange="binance", symbol="BTCUSDT", timeframe="1m")
     assert (done.bars, done.size) == (3000, path.stat().st_size)
-    back = read(path, Wanted() if ending == "parquet" else WANTED)
+    back = read(path, ImportOptions() if ending == "parquet" else WANTED)
     assert same(back.bars)
     assert back.exchange == "binance"
     assert (await import_file(database, back)).merged["1m"] == Merged(0, 0, 3000)
@@ -249,23 +245,23 @@ async def test_what_is_exported_comes_back_bit_for_bit(database: Database, tmp_p
     assert (part.bars, part.first_ns, part.last_ns) == (10, SAMPLE.time_ns[10], SAMPLE.time_ns[19])
 
 
-async def test_an_export_that_cannot_be_leaves_no_file(database: Database, tmp_path: Path) -> None:
+async def test_failed_export_leaves_no_file(database: Database, tmp_path: Path) -> None:
     await import_file(database, read(written(tmp_path / "x.csv")))
     (tmp_path / "there.csv").write_text("mine")
 
-    async def told(name: str, **other: Any) -> str:
+    async def reported(name: str, **other: Any) -> str:
         with pytest.raises(InputError) as caught:
             await export_bars(
                 database, tmp_path / name, **{"exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", **other}
             )
         return str(caught.value)
 
-    assert "is there already" in await told("there.csv")
-    assert "says no form that can be written; end it in .parquet or .csv or .csv.gz" in await told("y.xlsx")
-    assert "there is no folder" in await told("none/y.csv")
-    assert "no 5m bars of BTCUSDT from binance are stored" in await told("y.csv", timeframe="5m")
-    assert "no 1m bars" in await told("y.csv", from_ns=NOW)
-    assert "unknown timeframe" in await told("y.csv", timeframe="7m")
+    assert "is there already" in await reported("there.csv")
+    assert "says no form that can be written; end it in .parquet or .csv or .csv.gz" in await reported("y.xlsx")
+    assert "there is no folder" in await reported("none/y.csv")
+    assert "no 5m bars of BTCUSDT from binance are stored" in await reported("y.csv", timeframe="5m")
+    assert "no 1m bars" in await reported("y.csv", from_ns=NOW)
+    assert "unknown timeframe" in await reported("y.csv", timeframe="7m")
     assert sorted(os.listdir(tmp_path)) == ["there.csv", "x.csv"]
     assert (tmp_path / "there.csv").read_text() == "mine"
 
@@ -276,8 +272,8 @@ class Shell:
     def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.home, self._capsys = home, capsys
 
-    async def __call__(self, *words: object) -> tuple[int, str, str]:
-        code = await asyncio.to_thread(run, cli, ["--home", str(self.home), *map(str, words)])
+    async def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(run, cli, ["--home", str(self.home), *map(str, arguments)])
         out, err = self._capsys.readouterr()
         assert "Traceback" not in out + err
         return code, out, err
@@ -312,7 +308,7 @@ async def test_the_commands(
     assert (code, "no bars of NOSUCH are stored" in err) == (USAGE, True)
 
 
-async def test_a_dry_run_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_dry_run_creates_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fks = Shell(tmp_path / "home", capsys)
     code, out, _ = await fks(
         "data", "import", written(tmp_path / "BTCUSDT-1m.csv"), "--exchange", "x", "--dry-run", "--larger"
@@ -321,11 +317,11 @@ async def test_a_dry_run_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "home" / "postgres").exists()
 
 
-async def test_empty_bars_are_flagged_only_where_the_file_can_say_so(database: Database, tmp_path: Path) -> None:
+async def test_empty_bars_are_flagged_only_where_the_file_shows_them(database: Database, tmp_path: Path) -> None:
     flat = Bars("S", "1m", SAMPLE.time_ns[:3], *(np.full(3, 5.0) for _ in range(4)), np.array([1.0, 0.0, 2.0]))
-    await import_file(database, read(written(tmp_path / "x.csv", flat), Wanted("with", "S")))
+    await import_file(database, read(written(tmp_path / "x.csv", flat), ImportOptions("with", "S")))
     silent = Bars("S", "1m", SAMPLE.time_ns[:3], *(np.full(3, 5.0) for _ in range(4)), np.zeros(3))
-    await import_file(database, read(written(tmp_path / "y.csv", silent), Wanted("without", "S")))
+    await import_file(database, read(written(tmp_path / "y.csv", silent), ImportOptions("without", "S")))
     rows = await database.sql("SELECT exchange, is_empty FROM ohlcv_data ORDER BY exchange, time")
     assert [tuple(row) for row in rows] == [
         ("with", False),
@@ -335,7 +331,7 @@ async def test_empty_bars_are_flagged_only_where_the_file_can_say_so(database: D
     ]
 
 
-async def test_what_is_odd_is_stored_and_stands_in_the_quarantine_once(database: Database, tmp_path: Path) -> None:
+async def test_suspect_bars_are_stored_and_quarantined_once(database: Database, tmp_path: Path) -> None:
     high = SAMPLE.high.copy()
     high[500] *= 2
     odd = Bars(SAMPLE.symbol, "1m", SAMPLE.time_ns, SAMPLE.open, high, SAMPLE.low, SAMPLE.close, SAMPLE.volume)

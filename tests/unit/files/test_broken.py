@@ -16,18 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.files.bars import Wanted, read_bars
+from fks.files.bars import ImportOptions, read_bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 
 NOW = 1_800_000_000 * NS
 HEADER = "time,open,high,low,close,volume"
 ROWS = [f"{1_700_000_040 + 60 * i},{10 + i % 3},{13 + i % 3},{9 + i % 3},{11 + i % 3},{100 + i}" for i in range(40)]
-ANY = Wanted(exchange="somewhere", symbol="BTCUSDT")
+ANY = ImportOptions(exchange="somewhere", symbol="BTCUSDT")
 
 
-def told(path: Path, text: str | bytes, wanted: Wanted = ANY) -> str:
-    """Return the one message that a file gets."""
+def message_of(path: Path, text: str | bytes, wanted: ImportOptions = ANY) -> str:
+    """Return the one error message of a file."""
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InputError) as caught:
         read_bars(path, wanted, now_ns=NOW)
@@ -77,14 +77,14 @@ def put(row: int, column: int, value: str) -> str:
     ],
 )
 def test_a_bad_cell_is_named(tmp_path: Path, row: int, column: int, value: str, message: str) -> None:
-    found = told(tmp_path / "x.csv", put(row, column, value))
+    found = message_of(tmp_path / "x.csv", put(row, column, value))
     assert found.startswith(message), found
 
 
 def test_a_comma_in_a_number_is_explained(tmp_path: Path) -> None:
     rows = [row.replace(",", ";") for row in ROWS]
     rows[3] = rows[3].replace(";10;", ";10,5;")
-    found = told(tmp_path / "x.csv", text(rows, HEADER.replace(",", ";")))
+    found = message_of(tmp_path / "x.csv", text(rows, HEADER.replace(",", ";")))
     assert "row 5, column open: '10,5' is not a number" in found
     assert "numbers have a point" in found
 
@@ -92,19 +92,19 @@ def test_a_comma_in_a_number_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 9, 14, 17])
 def test_a_half_written_line_is_named(tmp_path: Path, cut: int) -> None:
     whole = text(ROWS)
-    found = told(tmp_path / "x.csv", whole[: len(whole) - 1 - len(ROWS[-1]) + cut])
+    found = message_of(tmp_path / "x.csv", whole[: len(whole) - 1 - len(ROWS[-1]) + cut])
     assert found.startswith("x.csv row 41: has ")
     assert "of 6 columns: the file is half-written" in found
 
 
 def test_a_line_with_another_number_of_columns_is_named(tmp_path: Path) -> None:
     assert (
-        told(tmp_path / "x.csv", text([*ROWS[:6], ROWS[6] + ",9", *ROWS[7:]]))
-        == "x.csv row 8: has 7 of 6 columns; mend that line"
+        message_of(tmp_path / "x.csv", text([*ROWS[:6], ROWS[6] + ",9", *ROWS[7:]]))
+        == "x.csv row 8: has 7 of 6 columns; correct that line"
     )
 
 
-def test_a_last_line_without_its_end_is_said(tmp_path: Path) -> None:
+def test_last_line_without_an_end_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text(text(ROWS).rstrip("\n"))
     assert any("the last line has no end" in note for note in read_bars(path, ANY, now_ns=NOW).notes)
@@ -133,31 +133,31 @@ def test_a_newest_first_file_that_is_cut_loses_its_oldest_bar(tmp_path: Path) ->
 
 
 def test_a_file_of_nothing_but_a_line_without_its_end_is_refused(tmp_path: Path) -> None:
-    assert told(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith(
+    assert message_of(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith(
         "x.csv row 2: has no end: its last number may have been cut"
     )
 
 
-def test_packed_files_that_end_early_are_said(tmp_path: Path) -> None:
+def test_incomplete_packed_file_is_refused(tmp_path: Path) -> None:
     packed = gzip.compress(text(ROWS * 50).encode())
-    assert "half-written or damaged: its compressed data ends early" in told(tmp_path / "x.csv.gz", packed[:-200])
+    assert "half-written or damaged: its compressed data ends early" in message_of(tmp_path / "x.csv.gz", packed[:-200])
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.csv", text(ROWS))
-    assert "is half-written or damaged" in told(tmp_path / "x.zip", held.getvalue()[:-30])
+    assert "is half-written or damaged" in message_of(tmp_path / "x.zip", held.getvalue()[:-30])
     damaged = bytearray(held.getvalue())
     damaged[60] ^= 0xFF
-    assert "is half-written or damaged" in told(tmp_path / "x.zip", bytes(damaged))
+    assert "is half-written or damaged" in message_of(tmp_path / "x.zip", bytes(damaged))
     with zipfile.ZipFile(held, "a") as archive:
         archive.writestr("y.csv", text(ROWS))
-    assert "holds 2 files (x.csv, y.csv), not one table" in told(tmp_path / "x.zip", held.getvalue())
+    assert "holds 2 files (x.csv, y.csv), not one table" in message_of(tmp_path / "x.zip", held.getvalue())
 
 
-def test_a_parquet_file_that_ends_early_is_said(tmp_path: Path) -> None:
+def test_incomplete_parquet_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"time": [1, 2]}), path)
-    assert "is half-written: a parquet file ends with its index" in told(path, path.read_bytes()[:-3])
-    assert "is called parquet and is none" in told(path, text(ROWS))
+    assert "is half-written: a parquet file ends with its index" in message_of(path, path.read_bytes()[:-3])
+    assert "is called parquet and is none" in message_of(path, text(ROWS))
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_a_parquet_file_that_ends_early_is_said(tmp_path: Path) -> None:
         ("20250313 040100 0000000;19725;19724;19726;1\n" * 3, "is a NinjaTrader export of ticks"),
     ],
 )
-def test_what_is_no_table_of_bars_is_said(tmp_path: Path, content: str | bytes, message: str) -> None:
-    assert message in told(tmp_path / "x.csv", content)
+def test_file_without_a_table_of_bars_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
+    assert message in message_of(tmp_path / "x.csv", content)
 
 
-def test_no_such_file_and_a_folder_are_said(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read_bars(tmp_path / "none.csv", ANY, now_ns=NOW)
     with pytest.raises(InputError, match="is a folder"):
@@ -187,9 +187,9 @@ def test_no_such_file_and_a_folder_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 3, 2, 4, 5), (0, 2, 1, 3, 4, 5), (0, 1, 4, 2, 3, 5)])
-def test_columns_in_another_order_are_found_out(tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_columns_in_another_order_are_refused(tmp_path: Path, order: tuple[int, ...]) -> None:
     rows = [",".join(row.split(",")[i] for i in order) for row in ROWS]
-    found = told(tmp_path / "x.csv", text(rows))
+    found = message_of(tmp_path / "x.csv", text(rows))
     assert "row 2, column high: " in found
     assert "40 of 40 rows have no such order, so the columns are other ones" in found
 
@@ -199,7 +199,7 @@ VOLUME_FIRST = [f"{1_700_000_040 + 60 * i},{i + 1.5},{i + 100.5},{i + 102},{i + 
 
 def test_wrong_columns_are_refused_and_named_ones_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    found = told(path, text(VOLUME_FIRST))
+    found = message_of(path, text(VOLUME_FIRST))
     assert "so the columns are other ones; say which column is which: --columns time,open,high" in found
     taken = read_bars(path, replace(ANY, columns="time,volume,open,high,low,close"), now_ns=NOW).bars
     assert (taken.open[0], taken.high[0], taken.low[0], taken.close[0], taken.volume[0]) == (100.5, 102, 99, 101, 1.5)
@@ -210,7 +210,7 @@ def test_table_without_a_header_is_refused_until_columns_are_named(tmp_path: Pat
     names = HEADER.split(",")
     order = [*range(shift, 6), *range(shift)]
     rows = [",".join(row.split(",")[i] for i in order) for row in ROWS]
-    assert told(tmp_path / "x.csv", "\n".join(rows) + "\n") == (
+    assert message_of(tmp_path / "x.csv", "\n".join(rows) + "\n") == (
         "x.csv row 1: has 6 columns and no header; name them, with - for the others: --columns "
         "time,open,high,low,close,volume"
     )
@@ -228,7 +228,7 @@ def test_table_without_a_header_is_refused_until_columns_are_named(tmp_path: Pat
 )
 def test_two_columns_for_one_value_are_refused_until_columns_are_named(tmp_path: Path, names: str, what: str) -> None:
     rows = [f"{row},7" for row in ROWS]
-    found = told(tmp_path / "x.csv", text(rows, names))
+    found = message_of(tmp_path / "x.csv", text(rows, names))
     assert found == (
         f"x.csv row 1: has 2 columns for {what}; name the columns, with - for the others: --columns "
         "time,open,high,low,close,volume"
@@ -237,20 +237,20 @@ def test_two_columns_for_one_value_are_refused_until_columns_are_named(tmp_path:
     assert len(read_bars(tmp_path / "x.csv", named, now_ns=NOW).bars) == len(ROWS)
 
 
-@pytest.mark.parametrize("wanted", [Wanted(symbol="X"), Wanted(exchange="y")])
-def test_a_series_is_not_guessed(tmp_path: Path, wanted: Wanted) -> None:
-    assert "does not say which" in told(tmp_path / "x.csv", text(ROWS), wanted)
+@pytest.mark.parametrize("wanted", [ImportOptions(symbol="X"), ImportOptions(exchange="y")])
+def test_a_series_is_not_guessed(tmp_path: Path, wanted: ImportOptions) -> None:
+    assert "does not say which" in message_of(tmp_path / "x.csv", text(ROWS), wanted)
 
 
 def test_several_symbols_are_refused(tmp_path: Path) -> None:
     rows = [f"{row},{'AB'[i % 2]}" for i, row in enumerate(ROWS)]
-    assert "column symbol: holds 2 symbols (A, B)" in told(tmp_path / "x.csv", text(rows, HEADER + ",symbol"))
+    assert "column symbol: holds 2 symbols (A, B)" in message_of(tmp_path / "x.csv", text(rows, HEADER + ",symbol"))
     rows = [f"{row},A" for row in ROWS]
-    assert "row 2: holds A, not BTCUSDT" in told(tmp_path / "x.csv", text(rows, HEADER + ",symbol"))
+    assert "row 2: holds A, not BTCUSDT" in message_of(tmp_path / "x.csv", text(rows, HEADER + ",symbol"))
 
 
 def test_a_name_that_says_another_timeframe_is_refused(tmp_path: Path) -> None:
-    found = told(tmp_path / "BTCUSDT-5m-2026-01.csv", text(ROWS))
+    found = message_of(tmp_path / "BTCUSDT-5m-2026-01.csv", text(ROWS))
     assert "comes 60 s after the row before: these are not 5m bars; say --timeframe 1m" in found
 
 
@@ -276,22 +276,24 @@ def test_bars_of_a_larger_timeframe_than_the_name_says_are_refused(
     tmp_path: Path, name: str, steps: list[int], larger: str
 ) -> None:
     frame = name.partition("-")[2]
-    found = told(tmp_path / f"{name}.csv", at(steps), Wanted("somewhere"))
+    found = message_of(tmp_path / f"{name}.csv", at(steps), ImportOptions("somewhere"))
     assert f"row 3, column time: comes {steps[0]} s after the row before, and every step is a m" in found
     assert (
         f"these are not {frame} bars; say --timeframe {larger}, or --timeframe {frame} if nobody traded in between"
         in found
     )
     if larger != "1M":  # these begin on the 13th
-        assert read_bars(tmp_path / f"{name}.csv", Wanted("somewhere", timeframe=larger), now_ns=NOW).missing >= 0
-    said = Wanted("somewhere", timeframe=frame)
-    assert read_bars(tmp_path / f"{name}.csv", said, now_ns=NOW).bars.timeframe == frame, (
+        assert (
+            read_bars(tmp_path / f"{name}.csv", ImportOptions("somewhere", timeframe=larger), now_ns=NOW).missing >= 0
+        )
+    columns = ImportOptions("somewhere", timeframe=frame)
+    assert read_bars(tmp_path / f"{name}.csv", columns, now_ns=NOW).bars.timeframe == frame, (
         "a market with one auction an hour"
     )
 
 
 def test_bars_that_fks_does_not_have_are_no_smaller_ones(tmp_path: Path) -> None:
-    found = told(tmp_path / "BTCUSDT-1m.csv", at([180] * 20), Wanted("somewhere"))
+    found = message_of(tmp_path / "BTCUSDT-1m.csv", at([180] * 20), ImportOptions("somewhere"))
     assert (
         "every step is a multiple of 180 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m"
         in found
@@ -302,18 +304,18 @@ def test_bars_that_fks_does_not_have_are_no_smaller_ones(tmp_path: Path) -> None
 def test_minutes_of_a_thin_market_are_minutes(tmp_path: Path, seed: int) -> None:
     steps = (60 * np.random.default_rng(seed).integers(1, 500, 200)).tolist()
     (tmp_path / "BTCUSDT-1m.csv").write_text(at(steps))
-    found = read_bars(tmp_path / "BTCUSDT-1m.csv", Wanted("somewhere"), now_ns=NOW)
+    found = read_bars(tmp_path / "BTCUSDT-1m.csv", ImportOptions("somewhere"), now_ns=NOW)
     assert (found.bars.timeframe, len(found.bars)) == ("1m", 201)
 
 
 def test_a_few_minutes_an_hour_apart_may_be_minutes(tmp_path: Path) -> None:
     (tmp_path / "BTCUSDT-1m.csv").write_text(at([3600, 7200]))
-    assert read_bars(tmp_path / "BTCUSDT-1m.csv", Wanted("somewhere"), now_ns=NOW).bars.timeframe == "1m"
+    assert read_bars(tmp_path / "BTCUSDT-1m.csv", ImportOptions("somewhere"), now_ns=NOW).bars.timeframe == "1m"
 
 
 def test_the_future_is_refused(tmp_path: Path) -> None:
     rows = [f"{1_900_000_020 + 60 * i},{row.split(',', 1)[1]}" for i, row in enumerate(ROWS)]
-    assert "2030-03-17T17:47:00Z is in the future" in told(tmp_path / "x.csv", text(rows))
+    assert "2030-03-17T17:47:00Z is in the future" in message_of(tmp_path / "x.csv", text(rows))
 
 
 def outcome(path: Path, data: bytes) -> int | None:
@@ -321,7 +323,7 @@ def outcome(path: Path, data: bytes) -> int | None:
     path.write_bytes(data)
     with contextlib.suppress(InputError):
         return len(read_bars(path, ANY, now_ns=NOW).bars)
-    assert told(path, data).startswith("x.csv")
+    assert message_of(path, data).startswith("x.csv")
     return None
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.bars import FileBars, ImportOptions, read_bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_ns
 
@@ -27,7 +27,7 @@ def read(
     path: Path, stamps: list[str], *, zone: str | None = None, timeframe: str = "", date_order: str = ""
 ) -> FileBars:
     path.write_text(table(stamps))
-    return read_bars(path, Wanted("e", "S", timeframe, zone, date_order=date_order), now_ns=NOW)
+    return read_bars(path, ImportOptions("e", "S", timeframe, zone, date_order=date_order), now_ns=NOW)
 
 
 def local(zone: str, begin: int, count: int, step: timedelta) -> tuple[list[int], list[str]]:
@@ -36,7 +36,7 @@ def local(zone: str, begin: int, count: int, step: timedelta) -> tuple[list[int]
     return [to_ns(m) for m in moments], [m.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S") for m in moments]
 
 
-def test_a_stamp_without_a_zone_is_refused_until_somebody_says_it(tmp_path: Path) -> None:
+def test_timestamp_without_a_zone_is_refused_until_it_is_given(tmp_path: Path) -> None:
     stamps = ["2024-05-01 00:00:00", "2024-05-01 00:01:00"]
     with pytest.raises(
         InputError,
@@ -65,13 +65,13 @@ def test_an_hour_that_was_skipped_is_named(tmp_path: Path) -> None:
         read(tmp_path / "x.csv", stamps, zone="America/New_York")
 
 
-def test_an_hour_that_is_twice_with_one_half_missing_is_refused(tmp_path: Path) -> None:
+def test_repeated_hour_with_one_half_missing_is_refused(tmp_path: Path) -> None:
     stamps = [f"2024-11-03 {hour:02d}:{minute:02d}:00" for hour in (0, 1, 2) for minute in range(60)]
     with pytest.raises(InputError, match=r"row 62, column date: 2024-11-03 01:00:00 was twice in America/New_York"):
         read(tmp_path / "x.csv", stamps, zone="America/New_York")
 
 
-def test_local_midnights_are_found_out(tmp_path: Path) -> None:
+def test_local_midnights_are_refused(tmp_path: Path) -> None:
     days = [f"2024-01-{day:02d}T05:00:00Z" for day in range(2, 20)]
     with pytest.raises(
         InputError, match=r"row 2, column date: 2024-01-02T05:00:00Z is not where a 1d bar begins in UTC, 5 h off"
@@ -81,9 +81,7 @@ def test_local_midnights_are_found_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zone", [None, "America/New_York"])
 @pytest.mark.parametrize("form", ["%s", "%Y-%m-%dT%H:%M:%SZ"])
-def test_days_of_another_clock_are_not_helped_by_a_zone_when_stamps_say_theirs(
-    tmp_path: Path, form: str, zone: str | None
-) -> None:
+def test_local_days_with_a_zone_are_refused_whatever_zone_is_given(tmp_path: Path, form: str, zone: str | None) -> None:
     days = [datetime(2024, 1, day, 5, tzinfo=UTC) for day in range(2, 20)]
     stamps = [str(int(day.timestamp())) if form == "%s" else day.strftime(form) for day in days]
     with pytest.raises(
@@ -93,7 +91,7 @@ def test_days_of_another_clock_are_not_helped_by_a_zone_when_stamps_say_theirs(
     assert "--timezone" not in str(caught.value)
 
 
-def test_days_of_another_clock_that_were_turned_are_not_asked_for_their_zone_again(tmp_path: Path) -> None:
+def test_local_days_converted_by_a_zone_are_refused_without_zone_remedy(tmp_path: Path) -> None:
     days = [f"2024-01-{day:02d} 00:00:00" for day in range(2, 20)]
     with pytest.raises(
         InputError, match="5 h off; so is every row: these are stamps of local time; export 1d bars of UTC"
@@ -101,11 +99,11 @@ def test_days_of_another_clock_that_were_turned_are_not_asked_for_their_zone_aga
         read(tmp_path / "x.csv", days, zone="America/New_York")
 
 
-def test_a_form_that_is_taken_for_utc_is_helped_by_a_zone(tmp_path: Path) -> None:
+def test_assumed_utc_off_the_grid_suggests_a_zone(tmp_path: Path) -> None:
     path = tmp_path / "NQ 06-25.Last.txt"
     path.write_text("".join(f"20240102 {hour:02d}1500;10;12;9;11;5\n" for hour in range(9)))
     with pytest.raises(InputError, match="these are stamps of local time; say --timezone with the place"):
-        read_bars(path, Wanted(), now_ns=NOW)
+        read_bars(path, ImportOptions(), now_ns=NOW)
 
 
 @pytest.mark.parametrize(
@@ -116,26 +114,26 @@ def test_a_form_that_is_taken_for_utc_is_helped_by_a_zone(tmp_path: Path) -> Non
         (["2024-01-02", "2024-01-03"], "days are labels, in no zone"),
     ],
 )
-def test_a_zone_that_is_not_used_is_said(tmp_path: Path, stamps: list[str], why: str) -> None:
+def test_unused_zone_is_noted(tmp_path: Path, stamps: list[str], why: str) -> None:
     found = read(tmp_path / "x.csv", stamps, zone="America/New_York")
     assert f"--timezone America/New_York was not used: {why}" in found.notes
     assert not any("--timezone" in note for note in read(tmp_path / "x.csv", stamps).notes)
 
 
-def test_a_zone_that_is_used_is_in_the_form_of_the_stamps(tmp_path: Path) -> None:
+def test_used_zone_is_in_the_reported_form(tmp_path: Path) -> None:
     found = read(tmp_path / "x.csv", ["2024-01-02 05:00:00", "2024-01-02 06:00:00"], zone="America/New_York")
     assert found.stamps == "iso date, America/New_York"
     assert not any("--timezone" in note for note in found.notes)
 
 
-def test_a_count_that_stands_twice_is_no_local_time(tmp_path: Path) -> None:
+def test_repeated_epoch_is_no_local_time(tmp_path: Path) -> None:
     november = [str(1_700_000_040 + 60 * i) for i in (0, 1, 1, 2)]
     with pytest.raises(InputError, match="stands twice") as caught:
         read(tmp_path / "x.csv", november)
     assert str(caught.value).endswith("keep one of them")
 
 
-def test_autumn_in_a_file_that_calls_itself_utc_is_found_out(tmp_path: Path) -> None:
+def test_repeated_hour_in_a_utc_file_is_refused(tmp_path: Path) -> None:
     _, shown = local("America/New_York", datetime(2024, 11, 3, tzinfo=UTC), 48, timedelta(hours=1))
     with pytest.raises(InputError, match="or is it local time, in which an hour is twice in autumn"):
         read(tmp_path / "x.csv", [stamp + "Z" for stamp in shown])
@@ -147,12 +145,12 @@ def test_days_are_labels_in_no_zone(tmp_path: Path) -> None:
     assert found.bars.time_ns[0] == to_ns(datetime(2024, 1, 2, tzinfo=UTC))
 
 
-def test_a_day_and_its_time_may_stand_apart(tmp_path: Path) -> None:
+def test_date_and_time_may_be_two_columns(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text(
         "Date,Time,Open,High,Low,Close,Volume\n" + "".join(f"2024.05.01,00:{m:02d},10,12,9,11,5\n" for m in range(9))
     )
-    found = read_bars(path, Wanted("e", "S", zone="UTC"), now_ns=NOW)
+    found = read_bars(path, ImportOptions("e", "S", zone="UTC"), now_ns=NOW)
     assert found.bars.time_ns[-1] == to_ns(datetime(2024, 5, 1, 0, 8, tzinfo=UTC))
 
 

@@ -1,5 +1,4 @@
-"""Files as they come: Binance's archives, NinjaTrader's export, and tables of anybody's; every form becomes the same
-bars."""
+"""Known forms of files: Binance's archives, NinjaTrader's export and plain tables all give the same bars."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.bars import FileBars, ImportOptions, read_bars
 from fks.files.sample import sample_tape
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -21,7 +20,7 @@ from fks.model.timeframe import NS, iso
 NOW = 1_800_000_000 * NS
 SAMPLE = sample_tape().bars()[:500]
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-ANY = Wanted(exchange="somewhere", symbol="BTCUSDT")
+ANY = ImportOptions(exchange="somewhere", symbol="BTCUSDT")
 
 
 def same(found: Bars, bars: Bars = SAMPLE) -> bool:
@@ -53,7 +52,7 @@ def _strftime(ns: int, form: str) -> str:
     return datetime.fromtimestamp(ns // NS, UTC).strftime(form)
 
 
-def read(path: Path, text: str | bytes, wanted: Wanted = ANY) -> FileBars:
+def read(path: Path, text: str | bytes, wanted: ImportOptions = ANY) -> FileBars:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return read_bars(path, wanted, now_ns=NOW)
 
@@ -78,18 +77,18 @@ def test_a_count_from_1970_is_read_in_its_unit(tmp_path: Path, unit: str) -> Non
         ("%Y%m%d %H%M%SZ", "time,open,high,low,close,volume"),
     ],
 )
-def test_dates_that_say_their_zone_are_read_however_they_are_written(tmp_path: Path, time: str, header: str) -> None:
+def test_dates_with_a_zone_are_read_in_any_form(tmp_path: Path, time: str, header: str) -> None:
     assert same(read(tmp_path / "x.csv", lines(time, header=header)).bars)
 
 
-def test_columns_are_found_by_their_names_wherever_they_stand(tmp_path: Path) -> None:
+def test_columns_are_found_by_their_names_in_any_order(tmp_path: Path) -> None:
     rows = ["Volume BTC;Low;High;Unix;Date;Close;Open;Symbol"]
     for i in range(len(SAMPLE)):
         bar = SAMPLE.bar(i)
         rows.append(
             f"{bar.volume!r};{bar.low!r};{bar.high!r};{bar.time_ns // NS};{iso(bar.time_ns)};{bar.close!r};{bar.open!r};BTC/USDT"
         )
-    found = read(tmp_path / "x.csv", "\n".join(rows) + "\n", Wanted(exchange="binance"))
+    found = read(tmp_path / "x.csv", "\n".join(rows) + "\n", ImportOptions(exchange="binance"))
     assert same(found.bars)
     assert found.bars.symbol == "BTCUSDT"
 
@@ -98,10 +97,10 @@ def test_named_columns_overrule_the_header(tmp_path: Path) -> None:
     text = lines("s", header="a\tb\tc\td\te\tf", delimiter="\t")
     with pytest.raises(InputError, match="no column is the time or the open"):
         read(tmp_path / "x.csv", text)
-    assert same(read(tmp_path / "x.csv", text, Wanted("e", "s", columns="time,open,high,low,close,volume")).bars)
+    assert same(read(tmp_path / "x.csv", text, ImportOptions("e", "s", columns="time,open,high,low,close,volume")).bars)
 
 
-def test_newest_first_is_turned_round_and_said(tmp_path: Path) -> None:
+def test_newest_first_is_reversed_and_noted(tmp_path: Path) -> None:
     found = read(tmp_path / "x.csv", lines("s", reverse=True))
     assert same(found.bars)
     assert "newest first: turned round" in found.notes
@@ -112,7 +111,7 @@ def test_lines_before_the_header_are_passed_over(tmp_path: Path) -> None:
     assert same(read(tmp_path / "x.csv", text).bars)
 
 
-def test_windows_line_ends_byte_order_marks_and_utf_16_are_no_hindrance(tmp_path: Path) -> None:
+def test_windows_line_ends_byte_order_marks_and_utf_16_are_read(tmp_path: Path) -> None:
     text = lines("s", header="time,open,high,low,close,volume")
     assert same(read(tmp_path / "a.csv", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()).bars)
     assert same(read(tmp_path / "b.csv", text.encode("utf-16")).bars)
@@ -128,7 +127,7 @@ def test_packed_files_are_unpacked(tmp_path: Path, ending: str) -> None:
         data = packed.getvalue()
     else:
         data = gzip.compress(text)
-    found = read(tmp_path / f"BTCUSDT-1m-2026-03{ending}", data, Wanted(exchange="binance"))
+    found = read(tmp_path / f"BTCUSDT-1m-2026-03{ending}", data, ImportOptions(exchange="binance"))
     assert same(found.bars)
     assert found.sha256 == hashlib.sha256(data).hexdigest()
 
@@ -148,19 +147,20 @@ def archive(*, unit: int, header: bool = False) -> str:
 
 @pytest.mark.parametrize("unit", [10**6, 1000])
 def test_binance_archives_carry_milliseconds_until_2024_and_microseconds_since(tmp_path: Path, unit: int) -> None:
-    found = read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=unit), Wanted())
+    found = read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=unit), ImportOptions())
     assert same(found.bars)
     assert (found.form, found.exchange, found.bars.symbol) == ("binance archive", "binance", "BTCUSDT")
     assert found.trades is not None
     assert found.trades.tolist() == list(range(len(SAMPLE)))
 
 
-def test_a_header_says_that_an_archive_is_of_futures_and_these_are_not_spot_bars(tmp_path: Path) -> None:
+def test_futures_archive_is_another_exchange_than_spot(tmp_path: Path) -> None:
     assert (
-        read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=10**6, header=True), Wanted()).exchange == "binanceusdm"
+        read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=10**6, header=True), ImportOptions()).exchange
+        == "binanceusdm"
     )
     assert (
-        read(tmp_path / "TRXUSD_PERP-1m-2026-03.csv", archive(unit=10**6, header=True), Wanted()).exchange
+        read(tmp_path / "TRXUSD_PERP-1m-2026-03.csv", archive(unit=10**6, header=True), ImportOptions()).exchange
         == "binancecoinm"
     )
 
@@ -171,31 +171,31 @@ def test_a_published_checksum_is_compared(tmp_path: Path) -> None:
     (tmp_path / "BTCUSDT-1m-2026-03.csv.CHECKSUM").write_text(
         f"{hashlib.sha256(text.encode()).hexdigest()}  {path.name}\n"
     )
-    assert "BTCUSDT-1m-2026-03.csv.CHECKSUM agrees" in read(path, text, Wanted()).notes
+    assert "BTCUSDT-1m-2026-03.csv.CHECKSUM agrees" in read(path, text, ImportOptions()).notes
     with pytest.raises(InputError, match=r"is not what .* says it is"):
-        read(path, text.replace("1.0,", "2.0,"), Wanted())
+        read(path, text.replace("1.0,", "2.0,"), ImportOptions())
 
 
 def test_ninjatrader_stamps_a_bar_with_its_end(tmp_path: Path) -> None:
     text = lines("%Y%m%d %H%M%S", header="", end=60 * NS, delimiter=";").replace("\n", "\r\n")
-    found = read(tmp_path / "NQ 06-25.Last.txt", text, Wanted())
+    found = read(tmp_path / "NQ 06-25.Last.txt", text, ImportOptions())
     assert same(found.bars)
     assert (found.form, found.exchange, found.bars.symbol) == ("ninjatrader", "ninjatrader", "NQ 06-25")
 
 
 def test_an_export_on_another_clock_is_read_by_its_name(tmp_path: Path) -> None:
     text = lines("%Y%m%d %H%M%S", header="", end=60 * NS, delimiter=";")
-    found = read(tmp_path / "NQ 06-25.Last.txt", text, Wanted(zone="Etc/GMT+5"))
+    found = read(tmp_path / "NQ 06-25.Last.txt", text, ImportOptions(zone="Etc/GMT+5"))
     assert np.array_equal(found.bars.time_ns, SAMPLE.time_ns + 5 * 3600 * NS)
 
 
 def test_stamps_can_be_called_ends(tmp_path: Path) -> None:
-    assert same(read(tmp_path / "x.csv", lines("s", end=60 * NS), Wanted("e", "s", is_end=True)).bars)
+    assert same(read(tmp_path / "x.csv", lines("s", end=60 * NS), ImportOptions("e", "s", is_end=True)).bars)
     header = "close_time,open,high,low,close,volume"
     assert same(read(tmp_path / "x.csv", lines("s", end=60 * NS, header=header)).bars)
 
 
-def test_a_bar_that_is_not_over_is_left_out_and_said(tmp_path: Path) -> None:
+def test_unfinished_bar_is_left_out_and_noted(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text(lines("s"))
     found = read_bars(path, ANY, now_ns=int(SAMPLE.time_ns[-1]) + 59 * NS)
@@ -203,24 +203,24 @@ def test_a_bar_that_is_not_over_is_left_out_and_said(tmp_path: Path) -> None:
     assert any("is not over yet: left out" in note for note in found.notes)
 
 
-def test_holes_are_counted_and_outliers_told(tmp_path: Path) -> None:
+def test_gaps_are_counted_and_outliers_reported(tmp_path: Path) -> None:
     rows = lines("s").splitlines()
     time, open_, _, low, close, volume = rows[301].split(",")
     rows[301] = f"{time},{open_},{float(open_) * 2!r},{low},{close},{volume}"
     found = read(tmp_path / "x.csv", "\n".join(rows[:100] + rows[103:200] + rows[201:]) + "\n")
     assert (found.missing, found.gaps, found.gap_longest) == (4, 2, 3)
-    assert len(found.doubted) == 1
-    assert found.doubted[0].startswith("row 298, 2026-03-01T05:00:00Z, outlier: ")
+    assert len(found.suspect_texts) == 1
+    assert found.suspect_texts[0].startswith("row 298, 2026-03-01T05:00:00Z, outlier: ")
 
 
-def test_no_volume_is_stored_as_none_traded_and_said(tmp_path: Path) -> None:
+def test_missing_volume_is_stored_as_zero_and_noted(tmp_path: Path) -> None:
     text = "\n".join(line.rsplit(",", 1)[0] for line in lines("s").splitlines()) + "\n"
     found = read(tmp_path / "x.csv", text)
     assert not found.bars.volume.any()
     assert "no volume: stored as 0" in found.notes
 
 
-def test_numbers_that_are_rounded_are_said(tmp_path: Path) -> None:
+def test_rounded_numbers_are_noted(tmp_path: Path) -> None:
     rows = ["time,open,high,low,close,volume"]
     rows += [
         f"{1_700_000_040 + 60 * i},100.12345678901234567,102,99,101.000000000000000000,0.00000000000000000123"
@@ -247,33 +247,33 @@ def test_numbers_that_are_rounded_are_said(tmp_path: Path) -> None:
         ("bars/coinbase_spot_BTCUSD_4h_2016_2025.csv.gz", 20695, "2016-05-18T04:00:00Z", 5, 3),
     ],
 )
-def test_recorded_files_are_read_as_their_notes_say(name: str, rows: int, first: str, missing: int, gaps: int) -> None:
+def test_recorded_files_have_their_documented_bars(name: str, rows: int, first: str, missing: int, gaps: int) -> None:
     path = SHARED / name
     if not path.exists():
         pytest.skip("the recorded data set is not beside this checkout")
-    found = read_bars(path, Wanted() if name.startswith("raw") else ANY, now_ns=NOW)
+    found = read_bars(path, ImportOptions() if name.startswith("raw") else ANY, now_ns=NOW)
     assert (len(found.bars), iso(int(found.bars.time_ns[0])), found.missing, found.gaps) == (rows, first, missing, gaps)
 
 
-def test_a_calendar_says_what_is_missing_and_what_is_outside_a_session() -> None:
+def test_calendar_decides_missing_bars_and_sessions() -> None:
     raw = SHARED / "raw/ninjatrader/NQ_06-25.Last.txt.gz"
     if not raw.exists():
         pytest.skip("the recorded data set is not beside this checkout")
-    found = read_bars(raw, Wanted(calendar="CMES"), now_ns=NOW)
+    found = read_bars(raw, ImportOptions(calendar="CMES"), now_ns=NOW)
     assert found.missing == 309, "nights, weekends and holidays are not missing (24/7 would miss 39,936)"
-    assert len([text for text in found.doubted if "off session" in text]) == 33, "as the recording's notes say"
+    assert len([text for text in found.suspect_texts if "off session" in text]) == 33, "as the recording's notes say"
 
 
 def test_sessions_of_new_york_are_whole(tmp_path: Path) -> None:
     days = ["2024-03-07", "2024-03-08", "2024-03-11", "2024-03-13", "2024-03-14"]  # a weekend, and the 12th is missing
     text = "date,open,high,low,close,volume\n" + "".join(f"{day},10,12,9,11,5\n" for day in days)
-    found = read(tmp_path / "x.csv", text, Wanted("xnys", "SPY", "1d", calendar="XNYS"))
-    assert (found.missing, found.gaps, found.doubted) == (1, 1, ())
-    assert read(tmp_path / "x.csv", text, Wanted("xnys", "SPY", "1d")).missing == 3
+    found = read(tmp_path / "x.csv", text, ImportOptions("xnys", "SPY", "1d", calendar="XNYS"))
+    assert (found.missing, found.gaps, found.suspect_texts) == (1, 1, ())
+    assert read(tmp_path / "x.csv", text, ImportOptions("xnys", "SPY", "1d")).missing == 3
 
 
-def test_ninjatraders_export_and_the_converted_file_are_the_same_bars() -> None:
+def test_ninjatraders_export_equals_the_converted_file() -> None:
     raw, converted = SHARED / "raw/ninjatrader/NQ_06-25.Last.txt.gz", SHARED / "bars/cme_NQ_06-25_1m.csv.gz"
     if not raw.exists():
         pytest.skip("the recorded data set is not beside this checkout")
-    assert same(read_bars(raw, Wanted(), now_ns=NOW).bars, read_bars(converted, ANY, now_ns=NOW).bars)
+    assert same(read_bars(raw, ImportOptions(), now_ns=NOW).bars, read_bars(converted, ANY, now_ns=NOW).bars)

@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.bars import FileBars, ImportOptions, read_bars
 from fks.files.sample import sample_tape
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 
 NOW = 1_800_000_000 * NS
 SAMPLE = sample_tape().bars()[:200]
-ANY = Wanted(exchange="somewhere", symbol="S")
+ANY = ImportOptions(exchange="somewhere", symbol="S")
 NUMBERS = {"open": SAMPLE.open, "high": SAMPLE.high, "low": SAMPLE.low, "close": SAMPLE.close, "volume": SAMPLE.volume}
 
 
-def read(path: Path, columns: dict[str, Any], wanted: Wanted = ANY) -> FileBars:
+def read(path: Path, columns: dict[str, Any], wanted: ImportOptions = ANY) -> FileBars:
     pq.write_table(pa.table(columns), path)
     return read_bars(path, wanted, now_ns=NOW)
 
@@ -48,14 +48,14 @@ def test_stamps_of_every_unit(tmp_path: Path, unit: str) -> None:
     naive = pa.array(counts).cast(pa.timestamp(unit))
     with pytest.raises(InputError, match=r"x.parquet row 1, column ts: .* does not say in which time zone it is"):
         read(tmp_path / "x.parquet", {"ts": naive, **NUMBERS})
-    assert is_sample(read(tmp_path / "x.parquet", {"ts": naive, **NUMBERS}, Wanted("e", "S", zone="UTC")))
+    assert is_sample(read(tmp_path / "x.parquet", {"ts": naive, **NUMBERS}, ImportOptions("e", "S", zone="UTC")))
 
 
 def test_a_pandas_frame_with_its_time_as_index(tmp_path: Path) -> None:
     frame = pd.DataFrame(NUMBERS, index=pd.to_datetime(SAMPLE.time_ns, utc=True))
     frame["symbol"] = pd.Categorical(["S"] * len(SAMPLE))
     frame.to_parquet(tmp_path / "x.parquet")
-    found = read_bars(tmp_path / "x.parquet", Wanted(exchange="e"), now_ns=NOW)
+    found = read_bars(tmp_path / "x.parquet", ImportOptions(exchange="e"), now_ns=NOW)
     assert is_sample(found)
     assert found.bars.symbol == "S"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fks.exchanges.registry import EXCHANGES, capabilities_of
-from fks.files.bars import FileBars, Wanted, read_bars
-from fks.files.symbols import spelt_at
+from fks.files.bars import FileBars, ImportOptions, read_bars
+from fks.files.symbols import symbol_at
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from tests.support.exchange_cases_hot import ALL
@@ -20,11 +20,11 @@ def read(path: Path, exchange: str, symbol: str = "") -> FileBars:
     path.write_text(
         "time,open,high,low,close,volume\n" + "".join(f"{1_700_000_040 + 60 * i},10,12,9,11,5\n" for i in range(9))
     )
-    return read_bars(path, Wanted(exchange, symbol), now_ns=NOW)
+    return read_bars(path, ImportOptions(exchange, symbol), now_ns=NOW)
 
 
 @pytest.mark.parametrize(
-    ("exchange", "spelt"),
+    ("exchange", "expected"),
     [
         ("binance", "BTCUSDT"),
         ("bybit", "BTCUSDT"),
@@ -33,15 +33,15 @@ def read(path: Path, exchange: str, symbol: str = "") -> FileBars:
         ("kraken", "BTC/USDT"),
     ],
 )
-@pytest.mark.parametrize("said", ["BTCUSDT", "BTC/USDT", "btc-usdt", "BTC_USDT", ""])
-def test_a_symbol_is_spelt_as_its_exchange_does(tmp_path: Path, exchange: str, spelt: str, said: str) -> None:
-    found = read(tmp_path / "BTCUSDT-1m-2023-11.csv", exchange, said)
-    assert (found.exchange, found.bars.symbol) == (exchange, spelt)
+@pytest.mark.parametrize("given", ["BTCUSDT", "BTC/USDT", "btc-usdt", "BTC_USDT", ""])
+def test_symbol_is_written_as_its_exchange_does(tmp_path: Path, exchange: str, expected: str, given: str) -> None:
+    found = read(tmp_path / "BTCUSDT-1m-2023-11.csv", exchange, given)
+    assert (found.exchange, found.bars.symbol) == (exchange, expected)
     assert not any("no exchange" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
-    ("exchange", "said", "spelt"),
+    ("exchange", "given", "expected"),
     [
         ("kraken", "SOLBTC", "SOL/BTC"),
         ("coinbase", "BTCUSD", "BTC-USD"),
@@ -53,26 +53,26 @@ def test_a_symbol_is_spelt_as_its_exchange_does(tmp_path: Path, exchange: str, s
         ("okx", "USDT", ""),
     ],
 )
-def test_the_longest_quote_tells_where_the_base_ends(exchange: str, said: str, spelt: str) -> None:
-    assert spelt_at(exchange, said) == spelt
+def test_the_longest_quote_tells_where_the_base_ends(exchange: str, given: str, expected: str) -> None:
+    assert symbol_at(exchange, given) == expected
 
 
-def test_a_symbol_whose_base_ends_nowhere_is_asked_for(tmp_path: Path) -> None:
+def test_symbol_without_a_known_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="'ABCXYZ', and okx writes BTC-USDT; say where the base ends: --symbol BASE-QUOTE"
     ):
         read(tmp_path / "x.csv", "okx", "ABCXYZ")
 
 
-def test_every_exchange_says_how_it_spells() -> None:
+def test_every_exchange_normalises_its_own_symbols() -> None:
     for case in (case for case in ALL.values() if case.name in EXCHANGES):
         symbol, name, *_ = case.instrument
         if capabilities_of(case.name).separator is not None:
-            assert {spelt_at(case.name, name), spelt_at(case.name, name.replace("/", ""))} == {symbol}
-        assert spelt_at(case.name, symbol) == symbol
+            assert {symbol_at(case.name, name), symbol_at(case.name, name.replace("/", ""))} == {symbol}
+        assert symbol_at(case.name, symbol) == symbol
 
 
-def test_a_name_that_is_no_exchange_is_refused_and_an_unknown_one_noted(tmp_path: Path) -> None:
+def test_impossible_exchange_is_refused_and_unknown_one_noted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'bad exchange!' is no name of an exchange; letters, digits"):
         read(tmp_path / "x.csv", "bad exchange!", "BTCUSDT")
     found = read(tmp_path / "x.csv", "Bitstamp", "BTC/USD")

@@ -1,11 +1,11 @@
-"""What is wrong with a file, said once and where: file, row, column, what stands there, what to do."""
+"""Error messages about files: file, row, column, value and remedy, in one line."""
 
 from __future__ import annotations
 
 from fks.model.errors import InputError
 
 
-def problem(
+def file_error(
     name: str, what: str, *, row: int | None = None, column: str = "", remedy: str = "", code: str = "FILE_BROKEN"
 ) -> InputError:
     """Return the error to raise. `row` counts lines from 1 as an editor does (in parquet: rows)."""

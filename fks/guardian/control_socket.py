@@ -1,4 +1,4 @@
-"""The guardian's door: a unix socket for this user alone, one JSON object a line each way."""
+"""The guardian's control socket: a unix socket for this user alone, one JSON object a line each way."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ControlSocket:
         except FksError as error:
             code = getattr(error, "code", "FAILED")
             return {"ok": False, "error": error.message, "remedy": error.remedy, "code": code}
-        except Exception as error:  # the caller must hear something, whatever it is
+        except Exception as error:  # the caller gets an answer, whatever was raised
             self._log.error("guardian.request_failed", error=f"{type(error).__name__}: {error}")
             return {
                 "ok": False,

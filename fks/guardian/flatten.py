@@ -230,7 +230,7 @@ class Flatten:
 
 
 def _in_vain(before: list[KillOrder]) -> int:
-    """Return how many of the last orders in a row closed nothing: a late fill after `done` gets its attempts anew."""
+    """Return how many of the last orders in a row closed nothing: a late fill after `done` has all attempts again."""
     count = 0
     for item in reversed(before):
         if item.filled > 0:

@@ -4,8 +4,8 @@ One line per act, each with `kill_id`, `at` (UTC) and `act`:
 `engaged` (scope, reason, by, flatten) · `flatten_wanted` (a later kill asked for it) · `cancelled` (one order, what the
 venue said) · `sending` (a flattening order, written before its first byte leaves) · `outcome` (what became of it; more
 than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
-after that) · `released` (by whom). A line cut short by a crash is ignored: what it was about to say had not been acted
-upon, or is asked of the venue.
+after that) · `released` (with the person). A line cut short by a crash is ignored: what it was to
+record had not been acted upon, or is asked of the venue.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class KillOrder:
 
 @dataclass(frozen=True, slots=True)
 class KillRecord:
-    """One kill, as its lines tell it."""
+    """One kill, as its lines in the file say."""
 
     kill_id: str
     scope: str
@@ -80,7 +80,7 @@ class KillRecord:
     released_ns: int | None = None
 
     def order(self, client_order_id: str) -> KillOrder | None:
-        """Return the flattening order of that id, or None: how others tell whose fill it is while the database is
+        """Return the flattening order of that id, or None: it attributes a fill while the database is
         down."""
         return next((item for item in self.orders if item.order.client_order_id == client_order_id), None)
 
@@ -111,7 +111,7 @@ def last_kill(path: Path) -> KillRecord | None:
 
 
 def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
-    """Return the latest kill told by `lines`. Lines of unknown acts, or of no kill, are passed over."""
+    """Return the latest kill in `lines`. Lines of unknown acts, or of no kill, are passed over."""
     record: KillRecord | None = None
     for line in lines:
         act = line.get("act")
@@ -250,7 +250,7 @@ class KillJournal:
         return True
 
     def knows(self, kill_id: str) -> bool:
-        """Return whether the file ever told of that kill: then it knows better than any table what became of it."""
+        """Return whether the file ever held that kill: then it knows better than any table what became of it."""
         return kill_id in self._ids or (self.record is not None and self.record.kill_id == kill_id)
 
     def engage(self, *, kill_id: str, scope: str, reason: str, by: str, flatten: bool, now_ns: int) -> KillRecord:

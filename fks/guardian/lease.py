@@ -58,7 +58,7 @@ class GuardianLease:
         self._answer_s = answer_s
         self._deadline, self._deadline_ns = float("-inf"), 0
         self.epoch = 0
-        self._heard = UNANSWERED if db is None else EXPIRED
+        self._answer = UNANSWERED if db is None else EXPIRED
         self._watched: tuple[datetime | None, float] = (
             None,
             0.0,
@@ -69,8 +69,8 @@ class GuardianLease:
     def state(self) -> str:
         """Return `held`, `elsewhere` (another guardian holds it), `unanswered` (PostgreSQL is away, or there is none)
         or `expired` (this process stood still; PostgreSQL is asked first)."""
-        if self._heard != HELD:
-            return self._heard
+        if self._answer != HELD:
+            return self._answer
         is_held = self._clock.monotonic() < self._deadline and self._clock.now_ns() < self._deadline_ns
         return HELD if is_held else EXPIRED
 
@@ -96,12 +96,12 @@ class GuardianLease:
             async with asyncio.timeout(self._answer_s):
                 epoch = await self._claim(self._db, asked)
         except (FksError, TimeoutError):
-            self._heard = UNANSWERED
+            self._answer = UNANSWERED
         except Exception as error:  # a table that lacks a column must not take the kill switch down with it
-            self._heard = UNANSWERED
+            self._answer = UNANSWERED
             self._log.error("guardian.lease_failed", error=f"{type(error).__name__}: {error}")
         else:
-            self._heard = ELSEWHERE if epoch is None else HELD
+            self._answer = ELSEWHERE if epoch is None else HELD
             self.epoch = epoch or 0
             self._deadline, self._deadline_ns = asked + self._ttl_s, asked_ns + round(self._ttl_s * NS)
         self._note()
@@ -129,13 +129,13 @@ class GuardianLease:
         """Leave the role to a successor at once, as far as PostgreSQL answers."""
         if self._db is None or self.state != "held":
             return
-        self._heard = EXPIRED
+        self._answer = EXPIRED
         with contextlib.suppress(FksError, TimeoutError):
             async with asyncio.timeout(self._answer_s):
                 await self._db.execute("leases.give_up", NAME, self._holder)
 
     def _note(self) -> None:
-        """Log a change of who may act, once."""
+        """Log a change of the right to act, once."""
         why, state = self.why_not, self.state
         if state == self._noted:
             return

@@ -1,4 +1,4 @@
-"""What the guardian knows of our positions: read from the database each second, kept in a file for when it is away."""
+"""Our positions as the guardian knows them: read from the database each second, kept in a file for when it is away."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Known:
         return self.is_reduce_only or self.role in _REDUCING
 
     @property
-    def is_in_doubt(self) -> bool:
+    def is_unresolved(self) -> bool:
         """Return whether its bytes may have left and no outcome is journaled."""
         return self.state in (State.SENDING.value, State.UNKNOWN.value)
 
@@ -153,11 +153,11 @@ class Snapshot:
         return bool(known) and all(one is not None and not one.is_session(reported) for one in known)
 
     def differs(self, before: Snapshot) -> bool:
-        """Return whether positions, or the orders in doubt, are others than before."""
-        return self.positions != before.positions or self._in_doubt() != before._in_doubt()
+        """Return whether positions, or the unresolved orders, are others than before."""
+        return self.positions != before.positions or self._unresolved() != before._unresolved()
 
-    def _in_doubt(self) -> set[str]:
-        return {client_order_id for client_order_id, known in self.orders.items() if known.is_in_doubt}
+    def _unresolved(self) -> set[str]:
+        return {client_order_id for client_order_id, known in self.orders.items() if known.is_unresolved}
 
     def net(self, venue: str, symbol: str) -> Decimal:
         """Return what all of us hold of a symbol."""
@@ -224,7 +224,7 @@ class Snapshot:
 
     def _likely_holder(self, fill: Fill, positions: Mapping[Holder, Decimal]) -> Holder | None:
         """Return whose a fill of an order newer than the snapshot is: the one holder in that symbol, the one whose
-        position it can have closed, else nobody's name."""
+        position it can have closed, else the persons' bucket."""
         same = sorted(
             {h for h in self.positions if (h.venue, h.symbol) == (fill.venue, fill.symbol)}
             | {k.holder for k in self.orders.values() if (k.holder.venue, k.holder.symbol) == (fill.venue, fill.symbol)}

@@ -1,6 +1,6 @@
 """A kill in the tables: what the file says is merged into them, and what they know and the file does not is read.
 
-The file is the truth about this guardian's own acts. The tables tell what happened at another machine's guardian: a
+The file is the truth about this guardian's own acts. The tables hold what happened at another machine's guardian: a
 kill that was engaged there, flattening that was asked for there, its flattening orders, and a release by a person.
 """
 
@@ -125,8 +125,8 @@ class KillTables:
         return True
 
     def adopt(self, found: Elsewhere) -> bool:
-        """Engage in the file a kill that another guardian engaged and nobody released, or want the flattening that was
-        asked for there; return whether there is more to do than before."""
+        """Engage in the file a kill that another guardian engaged and no person released, or take over the flattening
+        that was asked for there; return whether there is more to do than before."""
         is_more = False
         for row in found.engaged:
             record = self._journal.record

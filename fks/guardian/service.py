@@ -85,8 +85,8 @@ class Guardian:
         self._works: dict[str, VenueKill] = {}
         self._work: asyncio.Task[None] | None = None
         self._socket = ControlSocket(socket_path, self.answer, log)
-        self._keeping: asyncio.Task[None] | None = None
-        self._tells: set[asyncio.Task[Any]] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
         self._tables = KillTables(db, self._journal, log, self._timing)
         self._taken: tuple[str, int] | None = (
@@ -108,7 +108,7 @@ class Guardian:
         await self._socket.open()
         self.beat = self._clock.monotonic()
         await self._lease.renew()
-        self._keeping = asyncio.create_task(self._lease.keep(), name="guardian lease")
+        self._renewing = asyncio.create_task(self._lease.keep(), name="guardian lease")
         await self._open_venues()
         self._tables.take_release(await self._tables.elsewhere())
         record = self._journal.record
@@ -139,7 +139,7 @@ class Guardian:
     async def stop(self) -> None:
         """Close the socket and the sessions. An engaged kill stays engaged and goes on at the next start."""
         await self._socket.close()
-        for task in (*self._tells, *(task for task in (self._work, self._keeping) if task is not None)):
+        for task in (*self._publishing, *(task for task in (self._work, self._renewing) if task is not None)):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -184,17 +184,20 @@ class Guardian:
                 record = self._journal.engage(
                     kill_id=uuid.uuid4().hex, scope=scope, reason=reason, by=by, flatten=flatten, now_ns=now
                 )
-                self._taken = record.kill_id, self._lease.epoch  # nobody else can have sent an order of a new kill
+                self._taken = (
+                    record.kill_id,
+                    self._lease.epoch,
+                )  # no other guardian can have sent an order of a new kill
                 self._log.error("kill.engaged", kill_id=record.kill_id, reason=reason, by=by, flatten=flatten)
                 self._begin()
             elif record is not None:
                 is_more = flatten and not record.flatten
                 if is_more:
                     self._journal.want_flatten(by=by, now_ns=now)
-                self._wake(anew=is_more)
+                self._wake(is_more=is_more)
             self._tables.is_merged = False
             self._meter.gauge("fks_kill_engaged", 1.0)
-        self._tell_later()
+        self._publish_soon()
         await self._wait_quiet()
         return self.report(already=not is_new)
 
@@ -266,7 +269,7 @@ class Guardian:
                 if self._work is None:
                     self._begin()
                 else:
-                    self._wake(anew=True)
+                    self._wake(is_more=True)
         await self._take_orders()
 
     async def _take_orders(self) -> None:
@@ -328,10 +331,10 @@ class Guardian:
         self._works, self._work = {}, None
         self._meter.gauge("fks_kill_engaged", 0.0)
 
-    def _wake(self, *, anew: bool = False, is_settled: bool | None = None) -> None:
+    def _wake(self, *, is_more: bool = False, is_settled: bool | None = None) -> None:
         for work in self._works.values():
             if is_settled is None or work.is_settled == is_settled:
-                work.wake(anew=anew)
+                work.wake(is_more=is_more)
 
     async def _carry_out(self) -> None:
         """Work at every venue, and look on, for as long as the kill is engaged."""
@@ -388,12 +391,12 @@ class Guardian:
         if self._tables.state == "up":
             await self._tables.merge(self._timing.save_s)
 
-    def _tell_later(self) -> None:
-        """Tell the tables and the bus without making the kill wait for either."""
+    def _publish_soon(self) -> None:
+        """Write the tables and publish on the bus, without making the kill wait for either."""
         for work in (self._tables.merge(), self._publish()):
             task = asyncio.create_task(work)
-            self._tells.add(task)
-            task.add_done_callback(self._tells.discard)
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
 
     async def _publish(self) -> None:
         record = self._journal.record

@@ -39,7 +39,7 @@ class FilePorts:
         self.found: set[str] = set()
 
     async def journal(self, submission: Submission) -> Journaled:
-        """Write the orders into the file; the tables hear of them, too, when PostgreSQL answers at once."""
+        """Write the orders into the file; they are merged into the tables, too, when PostgreSQL answers at once."""
         for order in submission.orders:
             self._journal.sending(order, now_ns=self._clock.now_ns())
         await self._save()

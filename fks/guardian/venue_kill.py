@@ -1,15 +1,15 @@
-"""A kill at one venue: cancel what is open, prove what is in doubt, close what is ours, and look on while it is
+"""A kill at one venue: cancel open orders, prove the end of unresolved ones, close positions, and look on while it is
 engaged.
 
-Each round reads the venue anew (open orders, balances, executions) and acts on the difference, so a restart, a lost
+Each round reads the venue again (open orders, balances, executions) and acts on the difference, so a restart, a lost
 answer or an order that arrives late changes nothing but the number of rounds. The work is settled once nothing is open,
-in doubt or left to close for `settle_s`; rounds go on after that, further apart, and a late order or fill starts them
+unresolved or left to close for `settle_s`; rounds go on after that, further apart, and a late order or fill starts them
 again.
 
 A kill that keeps positions (`flatten=False`) ends entries only. Protection and exits stay, also those the order manager
-places while it is engaged: an order is kept when the journal says that it only reduces, and, as long as the journal has
-not told us (PostgreSQL away, or the order younger than the snapshot), when it can only reduce what is held. In doubt
-protection wins.
+places while it is engaged: an order is kept when the journal says that it only reduces. One that the snapshot lacks
+(PostgreSQL away, or the order younger than it) is kept when it can only reduce what is held, also when what is held is
+not known.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from decimal import Decimal
 from typing import Any
 
 from fks.clock import Clock
-from fks.guardian.doubts import Doubt, Doubts
 from fks.guardian.flatten import Flatten, line_of
 from fks.guardian.journal import KillJournal
 from fks.guardian.positions import Snapshot
 from fks.guardian.timing import Timing
+from fks.guardian.unresolved import UnresolvedOrder, UnresolvedOrders
 from fks.model import ids
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
@@ -62,26 +62,26 @@ class VenueKill:
         self._clock = clock
         self._log = log
         self._timing = timing
-        self._doubts = Doubts(venue, clock, timing)
+        self._unresolved = UnresolvedOrders(venue, clock, timing)
         self._flatten = Flatten(
             venue, journal, save=save, may_act=lambda: not why_not(), clock=clock, log=log, timing=timing
         )
-        self._told: dict[str, str] = {}  # cancels: client id -> last outcome journaled
+        self._journaled: dict[str, str] = {}  # cancels: client id -> last outcome journaled
         self._ending: dict[str, str] = {}  # client id -> symbol of what was open and is to end
-        self._who: VenueIdentity | None = None  # whose account the session is
+        self._identity: VenueIdentity | None = None  # whose account the session is
         self._symbols: set[str] = set()  # where orders of any kind were seen open
         self._quiet_since: float | None = None
         self._again = asyncio.Event()
         self.state = "working"
         self.detail = ""
         self.remaining: list[dict[str, str]] = []
-        self.quiet = asyncio.Event()  # nothing is open, in doubt or left to close
+        self.quiet = asyncio.Event()  # nothing is open, unresolved or left to close
         self.is_settled = is_settled  # quiet for `settle_s`
 
-    def wake(self, *, anew: bool = False) -> None:
-        """Look now. `anew`: more is to be done than before, so that what was settled is not."""
+    def wake(self, *, is_more: bool = False) -> None:
+        """Look now. `is_more`: more is to be done than before, so that what was settled is not."""
         self.quiet.clear()
-        if anew:
+        if is_more:
             self._quiet_since, self.is_settled = None, False
         self._again.set()
 
@@ -144,34 +144,34 @@ class VenueKill:
         assert record is not None
         snapshot = self._look()
         is_named = snapshot is None or not snapshot.identities or await self._knows_identity()
-        if snapshot is not None and self._who is not None:
-            if snapshot.is_foreign(self._venue.name, self._who):
+        if snapshot is not None and self._identity is not None:
+            if snapshot.is_foreign(self._venue.name, self._identity):
                 self.state = "refused"
                 self.detail = (
-                    f"the session is {self._who}, and what we hold and ordered there is other accounts': "
+                    f"the session is {self._identity}, and what we hold and ordered there is other accounts': "
                     "nothing is touched"
                 )
                 return False
-            snapshot = snapshot.of_session(self._who)
+            snapshot = snapshot.of_session(self._identity)
         reports = await self._venue.open_orders()
         self._symbols |= {report.symbol for report in reports}
         ending = [report for report in reports if record.flatten or not self._is_kept(report, snapshot)]
         await self._end(ending, {report.client_order_id for report in reports})
-        self._doubt(snapshot, is_held=not record.flatten)
+        self._note_unresolved(snapshot, is_held=not record.flatten)
         await self._prove()
         is_flat, left = await self._close(snapshot if is_named else None) if record.flatten else (True, [])
-        self.remaining = [*self._in_doubt(), *left]
-        is_quiet = is_flat and not ending and not self._doubts
+        self.remaining = [*self._lines_of_unresolved(), *left]
+        is_quiet = is_flat and not ending and not self._unresolved
         self.state = ("flat" if record.flatten else "cancelled") if is_quiet else "working"
         self.detail = "positions unknown" if record.flatten and snapshot is None else ""
         return is_quiet
 
     async def _knows_identity(self) -> bool:
         """Learn whose account the session is; without that orders are cancelled, and no position is closed."""
-        if self._who is None:
+        if self._identity is None:
             with contextlib.suppress(OutageError):
-                self._who = await self._venue.identity()
-        return self._who is not None
+                self._identity = await self._venue.identity()
+        return self._identity is not None
 
     # ── which orders ─────────────────────────────────────────────────────────────────────────────
     def _is_kept(self, report: Report, snapshot: Snapshot | None) -> bool:
@@ -184,8 +184,8 @@ class VenueKill:
         held = Decimal(0) if snapshot is None else snapshot.net(self._venue.name, report.symbol)
         return snapshot is None or report.side is None or held * report.side.sign < 0
 
-    def _doubt(self, snapshot: Snapshot | None, *, is_held: bool) -> None:
-        """Doubt what the journal has SENDING or UNKNOWN; what it has ended since, by a person too, is proven."""
+    def _note_unresolved(self, snapshot: Snapshot | None, *, is_held: bool) -> None:
+        """Take up what the journal has SENDING or UNKNOWN; what it has ended since, by a person too, is proven."""
         record = self._journal.record
         if snapshot is None or record is None:
             return
@@ -193,40 +193,40 @@ class VenueKill:
             if known.holder.venue != self._venue.name or record.order(id) is not None:
                 continue  # our own flattening orders are settled where they are sent
             if known.is_ended:
-                self._doubts.drop(id)
-            elif known.is_in_doubt and not (is_held and known.is_kept_when_held):
-                self._doubts.add(
+                self._unresolved.drop(id)
+            elif known.is_unresolved and not (is_held and known.is_kept_when_held):
+                self._unresolved.add(
                     id, known.holder.symbol, sent_ns=known.changed_ns or None, is_acknowledged=known.is_acknowledged
                 )
 
     # ── cancelling and proving ───────────────────────────────────────────────────────────────────
     async def _end(self, ending: list[Report], open_ids: set[str]) -> None:
-        """Cancel open orders. One that is gone since the last round without a confirmed cancel is in doubt."""
+        """Cancel open orders. One that is gone since the last round without a confirmed cancel is unresolved."""
         for id in [id for id in self._ending if id not in open_ids]:
-            self._doubts.add(id, self._ending.pop(id), is_acknowledged=True)
+            self._unresolved.add(id, self._ending.pop(id), is_acknowledged=True)
         for report in ending:
-            self._doubts.seen_open(report.client_order_id)
+            self._unresolved.seen_open(report.client_order_id)
             self._ending[report.client_order_id] = report.symbol
         stubs = [_stub(report.client_order_id, report.symbol, self._venue.name, report) for report in ending]
         for start in range(0, len(stubs), _AT_ONCE):
             await asyncio.gather(*(self._cancel(stub) for stub in stubs[start : start + _AT_ONCE]))
 
     async def _prove(self) -> None:
-        """Cancel each order in doubt by its client id, and ask the venue what became of it."""
-        due = self._doubts.due()
+        """Cancel each unresolved order by its client id, and ask the venue what became of it."""
+        due = self._unresolved.due()
         for start in range(0, len(due), _AT_ONCE):
-            await asyncio.gather(*(self._prove_one(id, doubt) for id, doubt in due[start : start + _AT_ONCE]))
+            await asyncio.gather(*(self._prove_one(id, order) for id, order in due[start : start + _AT_ONCE]))
 
-    async def _prove_one(self, id: str, doubt: Doubt) -> None:
-        if not await self._cancel(_stub(id, doubt.symbol, self._venue.name)):
-            await self._doubts.ask(id, doubt)
+    async def _prove_one(self, id: str, order: UnresolvedOrder) -> None:
+        if not await self._cancel(_stub(id, order.symbol, self._venue.name)):
+            await self._unresolved.ask(id, order)
 
     async def _cancel(self, order: Order) -> bool:
         """Cancel one order; return whether its end is proven by the answer."""
         answer = await self._venue.cancel(order)
         id = order.client_order_id
-        if self._told.get(id) != answer.outcome.value:
-            self._told[id] = answer.outcome.value
+        if self._journaled.get(id) != answer.outcome.value:
+            self._journaled[id] = answer.outcome.value
             self._journal.cancelled(
                 venue=self._venue.name,
                 symbol=order.symbol,
@@ -237,7 +237,7 @@ class VenueKill:
             )
         is_ended = answer.outcome is Outcome.ACK and answer.report is not None and answer.report.state in TERMINAL
         if is_ended:
-            self._doubts.end(id)
+            self._unresolved.end(id)
             self._ending.pop(id, None)
         return is_ended
 
@@ -249,15 +249,15 @@ class VenueKill:
         is_flat = await self._flatten.step(snapshot, self._symbols)
         return is_flat, self._flatten.remaining
 
-    def _in_doubt(self) -> list[dict[str, str]]:
+    def _lines_of_unresolved(self) -> list[dict[str, str]]:
         return [
             line_of(
                 "in_doubt",
                 f"whether order {id} is live is not proven: the venue is asked",
-                symbol=doubt.symbol,
+                symbol=order.symbol,
                 venue=self._venue.name,
             )
-            for id, doubt in self._doubts.items()
+            for id, order in self._unresolved.items()
         ]
 
     def report(self) -> Mapping[str, Any]:
@@ -266,7 +266,7 @@ class VenueKill:
 
 
 def _stub(client_order_id: str, symbol: str, venue: str, report: Report | None = None) -> Order:
-    """Return as much of an order as a cancel needs: it may be anybody's."""
+    """Return as much of an order as a cancel needs: it need not be one of ours."""
     side = report.side if report is not None else None
     quantity = report.quantity if report is not None else None
     return Order(

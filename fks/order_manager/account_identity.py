@@ -127,7 +127,7 @@ class AccountIdentity:
             self._venue.admit(reported)
             return
         if reported.environment is Environment.TEST and not reported.network_epoch:
-            # a test network is reset without a word, and its trade ids start anew: each account there is an epoch of
+            # a test network is reset without notice, and its trade ids start again: each account there is an epoch of
             # its own
             reported = replace(reported, network_epoch=str(account.id))
         fixed = await self._stores.accounts.identity(account.id)

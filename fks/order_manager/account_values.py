@@ -1,4 +1,4 @@
-"""What limits compare, in each account's currency: rates, exposures, the loss of the trading day, and who owns coins.
+"""Values that limits compare, in each account's currency: rates, exposures, the day's loss, and the owners of coins.
 
 Soft state beside the order cache. A day's executions, the prices at its start and its greatest loss are read again
 after a restart, so LOSS_DAY holds until the day's end whatever restarts.

@@ -1,4 +1,4 @@
-"""What a venue says an account holds: balances, their history, and the part that fills of ours do not explain."""
+"""Balances of an account as its venue reports them, their history, and the part that no fill of ours explains."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class AccountBalances:
 
     # ── the part that is not ours ────────────────────────────────────────────────────────────────
     async def find_externals(self, balances: dict[str, Balance], symbols: Sequence[str], *, is_sure: bool) -> None:
-        """Write what the venue holds of each base beyond our fills; not while something there is in doubt.
+        """Write what the venue holds of each base beyond our fills; not while something there is unresolved.
 
         While trading, balances and fills come on two roads: unless `is_sure`, a difference counts once it was seen
         twice.

@@ -150,7 +150,7 @@ class BarFeed:
     async def _advance(self, feed: Feed, until_ns: int | None) -> None:
         """Feed what is sealed and may be fed, at most up to the bar that opens at `until_ns`."""
         async with self._lock:
-            self._fed.learn(self._cache.instruments.values())  # a fresh system hears of its instruments after its start
+            self._fed.learn(self._cache.instruments.values())  # a fresh system gets its instruments after its start
             if feed not in self._cursors and (first := await self._first(feed)) is not None:
                 self._cursors[feed] = first
             while (after := self._cursors.get(feed)) is not None and (until_ns is None or after < until_ns):

@@ -182,7 +182,7 @@ class OrderCache:
             self.flows[fill.venue, currency] = executed + amount, fees + fee
 
     def move_balances(self, fill: Fill, instrument: Instrument, was_resting: bool) -> None:
-        """Bring the venue's balances up to a fill, until it tells them itself."""
+        """Bring the venue's balances up to a fill, until it reports them itself."""
         self.note_flow(fill, instrument)
         balances = self.balances.get(fill.venue)
         if balances is None:

@@ -1,4 +1,4 @@
-"""What the parts of the order manager share: services, memory and the journal, in one frozen value."""
+"""Context that the parts of the order manager share: services, memory and the journal, in one frozen value."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
 
-What is written in doubt (a connection lost at the commit) is read back and worked out again: every event changes
+A write of unknown outcome (a connection lost at the commit) is read back and worked out again: every event changes
 nothing the second time. While PostgreSQL is away, events wait here, in the order they came.
 """
 
@@ -179,7 +179,7 @@ class Ledger:
                 skip |= await self.journal.booked(key[0], [trade.fill for trade in plan.trades])
             except OutageError as error:
                 await self.wait_for_journal(error)
-            # the journal may know more than memory now: a write in doubt took, or an earlier self had booked
+            # the journal may know more than memory now: a write of unknown outcome took, or an earlier self had booked
             await self._reload(key, client_order_id)
 
     async def _reload(self, key: PositionKey, client_order_id: str) -> None:
@@ -284,7 +284,7 @@ class Ledger:
         )
 
     def _remember(self, plan: _Plan) -> None:
-        """Bring memory up to what is on disk now, and tell of it."""
+        """Bring memory up to what is on disk now, and publish it."""
         for trade in plan.trades:
             self._recent[trade.fill.fill_id] = None
             self._person_fills.note(trade)
@@ -402,7 +402,7 @@ _compared = attrgetter(*(field.name for field in fields(Order) if field.name not
 
 
 def _differs(before: Order, after: Order) -> bool:
-    """Return whether anything changed but who looked, and when: a thousand orders are compared at every start."""
+    """Return whether anything changed but the epoch and the time: a thousand orders are compared at every start."""
     return bool(_compared(before) != _compared(after))
 
 

@@ -1,4 +1,4 @@
-"""What the order manager tells the world after a commit: bus messages and alerts, never on the way to the wire.
+"""Publisher of the order manager: bus messages and alerts after a commit, never on the way to the wire.
 
 Queues are bounded: a message that does not fit is dropped and counted, since the tables hold the truth.
 """
@@ -40,7 +40,7 @@ class Publisher:
         self.dropped = 0
 
     def order(self, order: Order) -> None:
-        """Tell of an order's new state."""
+        """Publish an order's new state."""
         self._put(
             ORDERS,
             {
@@ -65,7 +65,7 @@ class Publisher:
         )
 
     def fill(self, trade: TradeRow, position: object) -> None:
-        """Tell of an execution and the position after it."""
+        """Publish an execution and the position after it."""
         fill = trade.fill
         self._put(
             FILLS,
@@ -88,7 +88,7 @@ class Publisher:
         )
 
     def signal(self, record: SignalRecord, state: SignalState, code: str | None = None) -> None:
-        """Tell of a signal's outcome."""
+        """Publish a signal's outcome."""
         signal = record.signal
         self._put(
             SIGNALS,
@@ -120,7 +120,7 @@ class Publisher:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether everything was told."""
+        """Return whether everything was published."""
         return not self._queue and not self._alerts
 
     async def run(self) -> None:

@@ -137,7 +137,7 @@ class Refresher:
 
     # ── acting ───────────────────────────────────────────────────────────────────────────────────
     async def _expire(self) -> None:
-        """End pending signals nobody approved, and cancel resting orders whose time is over."""
+        """End pending signals that no person approved, and cancel resting orders whose time is over."""
         now_ns = self._clock.now_ns()
         for record in await self._signals.expire(now_ns):
             self._meter.count("fks_signals_total", state=SignalState.EXPIRED.value)
@@ -158,7 +158,7 @@ class Refresher:
         )
 
     async def _cancel_wanted(self) -> None:
-        """Carry out cancels that persons asked for through the door."""
+        """Carry out cancels that persons asked for over HTTP."""
         for client_order_id in await self._ledger.store.wanted_cancels(list(self._cache.venues)):
             order = self._cache.orders.get(client_order_id)
             if order is None or order.request is Request.NONE:

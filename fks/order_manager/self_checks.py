@@ -12,9 +12,9 @@ HELD_S = 20.0  # a look at a place that holds its signals back takes a few secon
 def order_problems(cache: OrderCache, limits: Supervision, now_s: float) -> list[FailedCheck]:
     """Return what is wrong now. Ages are of the last look at the tables, at most a second old.
 
-    A venue that is away is not mended by a new process, which would have to reconcile it first; signals that nobody
-    takes while their venue is READY may be. Those that were looked at just now wait for what no restart brings: the end
-    of a halt, of an order.
+    A new process does not help a venue that is away: it would have to reconcile it first. Signals that no
+    core takes while their venue is READY may need one. Those that were looked at just now wait for what no restart
+    brings: the end of a halt, of an order.
     """
     found = []
     if not cache.is_journal_up:

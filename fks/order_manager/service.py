@@ -182,8 +182,8 @@ class OrderManager:
             await self._tasks.close()
 
     async def drain(self) -> None:
-        """Take no new decision; finish those in hand, to the venue's answer and the journal; then tell what is left to
-        tell.
+        """Take no new decision; finish those in hand, to the venue's answer and the journal; then publish what is
+        left.
 
         Signals not decided stay `ready` for the next epoch. Errors: OutageError when something is in flight after
         DRAIN_S (a venue that does not answer, a database that is away): the next epoch asks about it.

@@ -113,7 +113,7 @@ class Submissions:
     async def _adopt(self, record: SignalRecord, intent: Intent) -> bool:
         """Journal an order that a failover may have taken out of the journal; False when the venue does not have it.
 
-        It is journaled as UNKNOWN and queried, whatever the checks say of it now: denied, its fills would be nobody's.
+        It is journaled as UNKNOWN and queried, whatever the checks say of it now: a denied order's fills have no order.
         """
         now_ns = self._clock.now_ns()
         order = denied_order(denied(intent, Code.STALE_DECISION, "", "", ""), epoch=self._lease.epoch, now_ns=now_ns)

@@ -1,4 +1,4 @@
-"""Waiting with bounds, and tasks whose failure nobody misses."""
+"""Waiting with bounds, and tasks whose failure ends the service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOOK_S = 0.005
 
 
 class Tasks:
-    """Tasks of one service: the first that fails ends it. Unlike a TaskGroup it may be filled before anybody waits."""
+    """Tasks of one service: the first that fails ends it. Unlike a TaskGroup it is filled before it is waited for."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -107,7 +107,7 @@ class VenueRequests:
 
     # ── querying ──────────────────────────────────────────────────────────────────────────────────
     def query_soon(self, client_order_id: str, *, is_forced: bool = False) -> None:
-        """Ask the venue about an order until nothing about it is in doubt; `is_forced` asks at least once."""
+        """Ask the venue about an order until nothing about it is unresolved; `is_forced` asks at least once."""
         if is_forced:
             self._must_query.add(client_order_id)
         if client_order_id not in self._querying:

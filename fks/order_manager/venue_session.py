@@ -1,7 +1,7 @@
-"""One venue's desk: its session, what it pushes, and the comparison of its word with our journal (C3, C7).
+"""The session of one venue: its state, what it pushes, and the comparison of its reports with our journal (C3, C7).
 
-COLD → SYNCING → READY → STALE → SYNCING. Entries need READY; exits need positions that were read once. The desk of one
-venue never waits for another's.
+COLD → SYNCING → READY → STALE → SYNCING. Entries need READY; exits need positions that were read once. The session of
+one venue never waits for another's.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class VenueSession:
         await self.save_state()
 
     async def save_state(self) -> None:
-        """Write what is believed of the venue; an outage is left to the next time."""
+        """Write what is known of the venue; an outage is left to the next time."""
         try:
             await self._facts.save_venue_state(
                 self._venue.name,
@@ -196,7 +196,7 @@ class VenueSession:
             await self._ledger.apply(order.client_order_id, event)
 
     async def on_report(self, report: Report) -> None:
-        """Apply what the venue says of an order; an open order that is not ours is told of once, never adopted."""
+        """Apply what the venue says of an order; an open order that is not ours is reported once, never adopted."""
         if self.status.refusal:
             return
         if await self._ledger.apply(report.client_order_id, self._ledger.reported(report)) is None:
@@ -228,7 +228,7 @@ class VenueSession:
         await self._book_external(fill)
 
     async def retry_unclaimed(self) -> None:
-        """Try again to find the orders of fills that nobody claimed."""
+        """Try again to find the orders of fills that none claimed."""
         for fill, _ in list(self._unclaimed.values()):
             await self.on_fill(fill)
 
@@ -270,7 +270,7 @@ class VenueSession:
 
     # ── comparing ────────────────────────────────────────────────────────────────────────────────
     async def _sync(self) -> None:
-        """Reconcile (C3), then mend protections, then READY. Until the event stream is there, it stays SYNCING."""
+        """Reconcile (C3), then correct protections, then READY. Until the event stream is there, it stays SYNCING."""
         await self._set_state("SYNCING")
         start = self._clock.monotonic()
         await self._compare_clocks()
@@ -305,7 +305,7 @@ class VenueSession:
         await self._find_externals(balances)
         if (
             self._is_session and not self._look.is_set()
-        ):  # else the stream broke meanwhile: it is STALE, and synced anew
+        ):  # else the stream broke meanwhile: it is STALE, and synced again
             await self._set_state("READY")
 
     async def _compare_orders(self) -> None:

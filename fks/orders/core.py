@@ -87,7 +87,7 @@ class OrderCore:
         self._positions: dict[str, Decimal] = {}
         self._queues: dict[str, _Queue] = {}
         self._known: set[UUID] = set()
-        self._ended: OrderedDict[UUID, str] = OrderedDict()  # and the person who ended its exit, or ""
+        self._ended: OrderedDict[UUID, str] = OrderedDict()  # and the person that ended its exit, or ""
         self._entering: UUID | None = None
         self._exits: dict[str, Exit] = {}
         self._protection: dict[str, _Protection] = {}
@@ -517,8 +517,8 @@ class OrderCore:
             for order in self._orders.values()
         )
         may_fill = any(not self._is_unresolvable(order) for order in self._entries_open(instance, exit_))
-        # a person, or a transfer, may have sold what the instance bought: more than the account holds is nobody's to
-        # close
+        # a person, or a transfer, may have sold what the instance bought: more than the account holds
+        # cannot be closed
         account = sum(self._positions.values(), ZERO)
         real = abs(held) if self._facts.can_short or held < 0 else max(min(held, account), ZERO)
         is_seen = self._facts.is_connected and self._facts.has_positions  # else the journal may be behind the venue

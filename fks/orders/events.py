@@ -1,4 +1,4 @@
-"""What can happen to an order. Every event has an id of its own: applying the same one twice changes nothing."""
+"""Events of an order. Every event has an id of its own: applying the same one twice changes nothing."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class ExitAct(StrEnum):
 
 @dataclass(slots=True)
 class Exit:
-    """One exit in progress. `signal` is its wish; `is_single`: a person's order, which gets one attempt."""
+    """One exit in progress. `signal` asked for it; `is_single`: a person's order, which gets one attempt."""
 
     signal: Signal
     state: ExitState = ExitState.WAITING
@@ -59,7 +59,7 @@ class Exit:
     is_single: bool = False
     is_submitting: bool = False
     order: Order | None = None  # the newest closing order
-    ended_by: str = ""  # the person who asked for its end; "" = nobody did
+    ended_by: str = ""  # the person that asked for its end; "" = none did
     is_short: bool = False  # the venue has less than the journal: what it has caps the next attempts
     began_s: float = 0.0
     clear_by_s: float = 0.0

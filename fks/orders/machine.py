@@ -9,10 +9,10 @@ What is certain? INTENDED: no byte ever left, so it may still be sent. SENDING: 
 journal by a later epoch it is UNKNOWN. UNKNOWN: sent, outcome unproven; it is asked about and never sent again, under
 any id. Terminal means that we stop sending and polling, never that we stop listening: a fill is a fact in every state.
 
-Who speaks? We do (deny, intend, send, abandon, cancel), the venue does (ack, refuse, report, fill, bust), silence does
-(ambiguous, absent, session broke), and a person may (settle). The venue speaks on two roads, its answers and its
-stream, which may overtake each other: so the order in which its words arrive must not matter. Three rules make that
-true:
+Where do events come from? From us (deny, intend, send, abandon, cancel), from the venue (ack, refuse, report, fill,
+bust), from silence (ambiguous, absent, session broke), and from a person (settle). The venue reports on two roads, its
+answers and its stream, which may overtake each other: the order in which reports arrive must not matter. Three rules
+make that true:
 
   * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `reported_cum_qty`. While
     `reported_cum_qty`

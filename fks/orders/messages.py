@@ -113,7 +113,7 @@ class ResumedExit:
 
     signal: Signal
     last: Order
-    ended_by: str = ""  # the person who asked for its end, when that was not carried out yet
+    ended_by: str = ""  # the person that asked for its end, when that was not carried out yet
 
 
 @dataclass(frozen=True, slots=True)

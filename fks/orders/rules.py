@@ -1,4 +1,4 @@
-"""What the rows of the machine ask (guards) and do (targets): small pure functions over an order and an event.
+"""Guards and targets of the machine's rows: small pure functions over an order and an event.
 
 The first line of each docstring is what docs/orders.md prints in the row.
 """

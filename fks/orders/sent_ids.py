@@ -5,7 +5,7 @@ there, its client order id is computed again, and a venue accepts an id twice on
 leaves a process once, and after a failover each intent of the time before it is looked up at the venue first.
 
 An intent counts as old by the time its signal came into the journal. A signal may be lost with its order: a client that
-repeats its request, and a strategy worker whose cursor went back, insert the same signal id anew after the failover.
+repeats its request, and a strategy worker whose cursor went back, insert the same signal id again after the failover.
 Therefore intents of the first `REPEAT_S` seconds after it are looked up as well.
 """
 

@@ -1,6 +1,6 @@
 """Orders at one venue whose end is not proven: they are asked about by client id until it is.
 
-An order is in doubt when the journal has it SENDING or UNKNOWN, or when it was open, was to be cancelled, and is gone
+An order is unresolved when the journal has it SENDING or UNKNOWN, or when it was open, was to be cancelled, and is gone
 without a confirmed cancel (the venue's "unknown order" also covers a fill). An end is proven by a report that names it,
 or, for an order that the venue never acknowledged, by C5: "not found" often enough, over long enough. A proven absence
 stays open to a late order: what the venue lists or executes later is cancelled and closed.
@@ -19,7 +19,7 @@ from fks.orders.absence import Polls, count_not_found, is_absent
 
 
 @dataclass(slots=True)
-class Doubt:
+class UnresolvedOrder:
     """One order that may be live. `sent_ns`: its bytes left then at the latest."""
 
     symbol: str
@@ -31,29 +31,29 @@ class Doubt:
 
 
 @dataclass(slots=True)
-class Doubts:
-    """The orders in doubt at one venue."""
+class UnresolvedOrders:
+    """The unresolved orders at one venue."""
 
     venue: Venue
     clock: Clock
     timing: Timing
-    _open: dict[str, Doubt] = field(default_factory=dict)
+    _open: dict[str, UnresolvedOrder] = field(default_factory=dict)
     _proven: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def items(self) -> list[tuple[str, Doubt]]:
-        """Return the orders in doubt by client id."""
+    def items(self) -> list[tuple[str, UnresolvedOrder]]:
+        """Return the unresolved orders by client id."""
         return sorted(self._open.items())
 
     def add(
         self, client_order_id: str, symbol: str, *, sent_ns: int | None = None, is_acknowledged: bool = False
     ) -> None:
-        """Doubt an order, unless its end was proven already. `sent_ns` None: now."""
+        """Query an order from now on, unless its end was proven already. `sent_ns` None: now."""
         if client_order_id in self._proven or client_order_id in self._open:
             return
-        self._open[client_order_id] = Doubt(
+        self._open[client_order_id] = UnresolvedOrder(
             symbol,
             self.clock.now_ns() if sent_ns is None else sent_ns,
             is_acknowledged,
@@ -63,8 +63,8 @@ class Doubts:
     def seen_open(self, client_order_id: str) -> None:
         """Note that the venue lists the order as open: whatever was proven, it is live."""
         self._proven.discard(client_order_id)
-        if (doubt := self._open.get(client_order_id)) is not None:
-            doubt.is_acknowledged = True
+        if (order := self._open.get(client_order_id)) is not None:
+            order.is_acknowledged = True
 
     def end(self, client_order_id: str) -> None:
         """Note that the order's end is proven."""
@@ -75,26 +75,26 @@ class Doubts:
         """Stop asking about an order that the journal has ended."""
         self._open.pop(client_order_id, None)
 
-    def due(self) -> list[tuple[str, Doubt]]:
+    def due(self) -> list[tuple[str, UnresolvedOrder]]:
         """Return the orders whose turn it is, in growing steps for each, so that many of them fit the rate limit."""
         now = self.clock.monotonic()
-        found = [(client_order_id, doubt) for client_order_id, doubt in self.items() if doubt.due_s <= now]
-        for _, doubt in found:
-            doubt.due_s = now + doubt.wait_s
-            doubt.wait_s = min(doubt.wait_s * 2, max(self.timing.absent_spacing_s * 1.05, self.timing.round_s))
+        found = [(client_order_id, order) for client_order_id, order in self.items() if order.due_s <= now]
+        for _, order in found:
+            order.due_s = now + order.wait_s
+            order.wait_s = min(order.wait_s * 2, max(self.timing.absent_spacing_s * 1.05, self.timing.round_s))
         return found
 
-    async def ask(self, client_order_id: str, doubt: Doubt) -> Report | None:
+    async def ask(self, client_order_id: str, order: UnresolvedOrder) -> Report | None:
         """Ask the venue about one order; return its report, if there is one. Errors: OutageError."""
-        lookup = await self.venue.query(doubt.symbol, client_order_id)
+        lookup = await self.venue.query(order.symbol, client_order_id)
         if lookup.presence is Presence.FOUND and lookup.report is not None:
-            doubt.is_acknowledged = True
+            order.is_acknowledged = True
             if lookup.report.state in TERMINAL:
                 self.end(client_order_id)
             return lookup.report
-        if lookup.presence is Presence.NOT_FOUND and not doubt.is_acknowledged:
-            age_s = (self.clock.now_ns() - doubt.sent_ns) / NS
-            doubt.polls = count_not_found(doubt.polls, age_s, self.timing.absence)
-            if is_absent(doubt.polls, self.timing.absence):
+        if lookup.presence is Presence.NOT_FOUND and not order.is_acknowledged:
+            age_s = (self.clock.now_ns() - order.sent_ns) / NS
+            order.polls = count_not_found(order.polls, age_s, self.timing.absence)
+            if is_absent(order.polls, self.timing.absence):
                 self.end(client_order_id)
         return None

@@ -23,7 +23,7 @@ def chaos() -> None:
 
 
 @chaos.command()
-@click.option("--seed", type=int, help="The plan's seed; drawn and told when it is not given.")
+@click.option("--seed", type=int, help="The plan's seed; drawn and printed when it is not given.")
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=2.0, show_default=True, help="How long.")
 @click.option("--faults", type=click.IntRange(1, 10_000), help=f"How many (default {FAULTS_A_MINUTE} a minute).")
 @click.option(

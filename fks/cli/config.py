@@ -152,7 +152,7 @@ def rollback(ctx: click.Context, version: int, why: str, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def history(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """List the versions of the settings: what changed, who did it and why, and what became of it."""
+    """List the versions of the settings: what changed, by which person, the reason, the result."""
     from fks.cli.runtime import history as listed
 
     listed(ctx, limit, as_json=as_json)

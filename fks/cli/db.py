@@ -173,7 +173,7 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
 def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) -> None:
     """Show what this database has of TimescaleDB, and the SQL that would make hypertables of our tables.
 
-    That SQL was never run against a TimescaleDB by those who wrote it: try it on a copy first.
+    That SQL was never run against a TimescaleDB: try it on a copy first.
     """
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError

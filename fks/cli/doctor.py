@@ -13,7 +13,7 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
-    """Check this machine and the running system; say what to mend. Exit 1 when anything fails."""
+    """Check this machine and the running system; name what to fix. Exit 1 when anything fails."""
     import asyncio
 
     from fks.cli.checkup import examine

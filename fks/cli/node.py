@@ -119,7 +119,7 @@ def worker(
 @as_json
 @click.pass_context
 def forget(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Drop a machine that is gone for good: nobody can run 'fks node stop' there any more."""
+    """Drop a machine that is gone for good: 'fks node stop' cannot be run there any more."""
     import asyncio
 
     from fks.cli.base import emit

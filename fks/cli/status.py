@@ -53,7 +53,7 @@ DOWN: dict[str, Any] = {
 
 @click.command()
 @as_json
-@click.option("--watch", "-w", is_flag=True, help="Show it anew every second until Ctrl-C.")
+@click.option("--watch", "-w", is_flag=True, help="Show it again every second until Ctrl-C.")
 @click.option("--wide", is_flag=True, help="Node, version and configuration version even where all are the same.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, watch: bool, wide: bool) -> int:

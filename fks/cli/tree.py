@@ -19,7 +19,7 @@ _ASCII = ("|- ", "`- ", "|  ", "   ")
 
 @click.command()
 @as_json
-@click.option("--watch", "-w", is_flag=True, help="Draw it anew every second until Ctrl-C.")
+@click.option("--watch", "-w", is_flag=True, help="Draw it again every second until Ctrl-C.")
 @click.option(
     "--events",
     "-n",
@@ -34,7 +34,7 @@ _ASCII = ("|- ", "`- ", "|  ", "   ")
 )
 @click.pass_context
 def tree(ctx: click.Context, as_json: bool, watch: bool, count: int, wide: bool) -> int:
-    """Draw who supervises whom, how each part is, and what happened last. Exit 3 when nothing runs."""
+    """Draw the supervision tree: each part, its state, and what happened last. Exit 3 when nothing runs."""
     from fks.cli.redraw import can_draw
 
     paths = paths_of(ctx)

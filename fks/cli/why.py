@@ -25,7 +25,7 @@ _TONES = {"failed": "red", "passed": "green", "exempt": "yellow", "skipped": "br
 def why(
     ctx: click.Context, what: str, time: str | None, instance: str | None, exchange: str | None, as_json: bool
 ) -> None:
-    """Tell why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
+    """Show why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
 
     The story is the journal's: the bar, what the strategy computed on it, its signal, every check with its limit and
     the value it saw, the order's events with the venue's answers, and the fills. Of a symbol at a time (10m ago, or

@@ -54,7 +54,7 @@ class Redis(Section):
 class Ray(Section):
     address: str | None = Field(None, description="an existing cluster host:port; unset = start a local node")
     storage: Literal["none", "rocksdb"] = Field(
-        "rocksdb", description="where the GCS keeps its tables: on disk its death interrupts nobody; none = in memory"
+        "rocksdb", description="where the GCS keeps its tables: on disk its death interrupts nothing; none = in memory"
     )
     autoscaling_config: str | None = Field(
         None, description="file that `ray up` leaves on the head for Ray's autoscaler; unset = no autoscaler"
@@ -143,7 +143,7 @@ class Data(Section):
         {}, description="timeframe = days of its bars kept, e.g. '1s=30, 5s=90'; others are kept for ever"
     )
     quarantine_keep_days: float = Field(
-        90.0, gt=0, description="days for which market data that was not believed is kept, settled or not"
+        90.0, gt=0, description="days for which quarantined market data is kept, settled or not"
     )
     bars_compress_days: float = Field(
         7.0, gt=0, description="with TimescaleDB: age from which bars and public trades are compressed, days"
@@ -322,7 +322,7 @@ class Supervision(Section):
         2048, ge=128, description="resident memory above which a child is drained and restarted, MB"
     )
     unwell_s: float = Field(
-        120.0, gt=0, description="seconds of a failed self-check that a restart may mend, before the restart"
+        120.0, gt=0, description="seconds of a failed self-check that a restart may repair, before the restart"
     )
     head_ttl_s: float = Field(
         15.0,
@@ -343,7 +343,7 @@ class Supervision(Section):
         10.0, gt=0, description="self-check: a sealed bar that no strategy has taken for this long, seconds"
     )
     jobs_wait_max_s: float = Field(
-        60.0, gt=0, description="self-check: a queued job that nobody has claimed for this long, seconds"
+        60.0, gt=0, description="self-check: a queued job that is not claimed for this long, seconds"
     )
     sessions_wait_max_s: float = Field(
         5.0, gt=0, description="self-check: a venue session that is not READY for this long, seconds"

@@ -27,7 +27,7 @@ METRICS: dict[str, Metric] = {
             "fks_market_dropped_total",
             "counter",
             ("channel",),
-            "market data let go: somebody was slow (trades are fetched again), or its symbol left that socket (`left`)",
+            "market data dropped: a reader was slow (trades are fetched again), or the symbol left (`left`)",
         ),
         Metric(
             "fks_market_conflated_total",
@@ -39,7 +39,7 @@ METRICS: dict[str, Metric] = {
             "fks_market_unknown_total",
             "counter",
             ("kind",),
-            "messages and fields of exchanges that nobody knows; they do no harm, but a protocol has changed",
+            "unknown messages and fields of exchanges; they do no harm, but a protocol has changed",
         ),
         Metric(
             "fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"

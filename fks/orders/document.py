@@ -81,7 +81,7 @@ An order has one **state** and, beside it, one open **request** (none, cancel, r
 |---|---|---|
 {states}
 
-The last five end an order for us: nothing more is sent or polled, but fills and positive reports are still believed.
+The last five end an order for us: nothing more is sent or polled, but fills and positive reports are still booked.
 
 ## Events
 | Event | Meaning |

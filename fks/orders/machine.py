@@ -57,7 +57,7 @@ class Act(StrEnum):
     PROTECT = "fit SL and TP to the position"
     CANCEL_UNLESS_VALID = "cancel it unless its signal is still valid"
     REEVALUATE = "send or abandon it"
-    NOTIFY = "tell the strategy"
+    NOTIFY = "notify the strategy"
     ALERT = "raise an alert"
     PAGE = "page a person"
     HALT = "halt the strategy"

@@ -44,7 +44,7 @@ def quarantine(
     refused: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    """Show what was not believed and why, newest first; settle it.
+    """Show what is in quarantine and why, newest first; settle it.
 
     \b
     fks data quarantine BTCUSDT

@@ -75,7 +75,7 @@ def create(ctx: click.Context, /, as_json: bool, **body: str) -> None:
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, name: str, mode: str | None, is_enabled: bool | None, as_json: bool) -> None:
-    """Change an account; 'fks restart orders' takes it up."""
+    """Change an account; 'fks restart orders' applies it."""
     given = {"mode": mode, "is_enabled": is_enabled}
     body: dict[str, object] = {"name": name} | {key: value for key, value in given.items() if value is not None}
     with gateway_of(ctx) as gateway:

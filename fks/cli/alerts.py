@@ -1,4 +1,4 @@
-"""`fks alerts`: what wants a person, and settling what a person has seen to."""
+"""`fks alerts`: list and settle alerts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOURS = {"page": "red", "error": "red", "warning": "yellow"}
 @as_json
 @click.pass_context
 def alerts(ctx: click.Context, is_all: bool, limit: int, as_json: bool) -> None:
-    """List the alerts that nothing has settled. One whose cause is over settles itself."""
+    """List open alerts. One whose cause is over settles itself."""
     if ctx.invoked_subcommand is not None:
         return
     found = find_alerts(paths_of(ctx), is_all=is_all, limit=limit)

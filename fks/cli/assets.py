@@ -1,4 +1,4 @@
-"""`fks assets`: what is collected."""
+"""`fks assets`: the collected symbols."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 @click.group()
 def assets() -> None:
-    """List, enable, disable and add what is collected."""
+    """List, enable, disable and add collected symbols."""
 
 
 def _choosing(command: C) -> C:
-    """Give a command the symbols and how they are to be collected."""
+    """Add the arguments for symbols and their collection to a command."""
     for add in (
         as_json,
         click.option("--channel", "channels", multiple=True, help="trades, quotes, book; may be repeated."),
@@ -52,7 +52,7 @@ def _choosing(command: C) -> C:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
-    """List assets, whether they are collected and how that stands."""
+    """List assets, whether they are collected, and their state."""
     from fks.cli.data.store import with_store
     from fks.store.assets import AssetStore
     from fks.store.instruments import InstrumentStore
@@ -81,8 +81,8 @@ def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
 @_choosing
 @click.pass_context
 def enable(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: Any) -> None:
-    """Collect SYMBOLS and fetch their history. A running system begins within seconds; twice equals once."""
-    _decide(ctx, as_json, _choice(symbols, **how), lambda desk, choice: desk.enable(choice))
+    """Collect SYMBOLS and fetch their history. A running system begins within seconds. Safe to repeat."""
+    _decide(ctx, as_json, _choice(symbols, **how), lambda selection, choice: selection.enable(choice))
 
 
 @assets.command()
@@ -91,16 +91,16 @@ def enable(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how
 @as_json
 @click.pass_context
 def disable(ctx: click.Context, symbols: tuple[str, ...], exchange: str | None, as_json: bool) -> None:
-    """Stop collecting SYMBOLS. What is stored stays."""
-    _decide(ctx, as_json, _choice(symbols, exchange), lambda desk, choice: desk.disable(choice))
+    """Stop collecting SYMBOLS. Stored data stays."""
+    _decide(ctx, as_json, _choice(symbols, exchange), lambda selection, choice: selection.disable(choice))
 
 
 @assets.command()
 @_choosing
 @click.pass_context
 def add(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: Any) -> None:
-    """Put SYMBOLS on the list without collecting them yet; what is on it stays as it is."""
-    _decide(ctx, as_json, _choice(symbols, **how), lambda desk, choice: desk.add(choice))
+    """Add SYMBOLS to the list without collecting them yet; existing entries stay."""
+    _decide(ctx, as_json, _choice(symbols, **how), lambda selection, choice: selection.add(choice))
 
 
 def _choice(

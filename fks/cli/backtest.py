@@ -1,4 +1,4 @@
-"""`fks backtest`: run one here and now, or submit it as a durable job and watch it."""
+"""`fks backtest`: run one here, or submit it as a durable job and watch it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def backtest() -> None:
 
 
 def _what(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what to backtest, shared by `run` and `submit`."""
+    """Add the options of a backtest, shared by `run` and `submit`."""
     for option in reversed(
         (
             click.argument("name"),
@@ -111,7 +111,7 @@ def run(
     fees = {"fee_rate": fee_rate or costs.fee_rate, "fee_in": "quote" if allow_short else costs.fee_in}
     spec = parse_spec({**_spec(options), "cash": cash, "allow_short": allow_short, **fees})
     catalogue = catalogue_of(ctx)
-    catalogue.make(spec.strategy, spec.params)  # what is wrong with the wish is said before any data is looked for
+    catalogue.make(spec.strategy, spec.params)  # errors of the request are reported before any data is loaded
     began = time.perf_counter()
     try:
         result, source = run_spec(
@@ -211,7 +211,7 @@ def sparkline(values: list[float], width: int = 60) -> str:
 
 
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
-    """Print a result for people: what ran, the equity as a line, statistics, what is missing, the fingerprints."""
+    """Print a result for people: run, equity line, statistics, missing data, fingerprints."""
     s, gaps = document["statistics"], document["gaps"]
     params = " ".join(f"{name}={value}" for name, value in document["params"].items() if value is not None)
     took = "" if seconds is None else f", {seconds:.2f} s"

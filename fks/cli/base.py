@@ -1,4 +1,4 @@
-"""What every command shares: settings of this node, one way to print, one way to fail, one way to reach the gateway."""
+"""Shared parts of all commands: settings of this node, output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OK, FAILED, USAGE, NOT_RUNNING, DENIED = 0, 1, 2, 3, 4
 
 
 class NotRunning(FksError):
-    """The system, or the part that was asked, does not run."""
+    """The system, or the component in question, does not run."""
 
 
 class Denied(FksError):
-    """FKS or the gateway said no: a denial code, a missing scope."""
+    """FKS or the gateway refused: a denial code, a missing scope."""
 
 
 def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def _complain(text: str) -> None:
 
 
 def home_of(ctx: click.Context) -> str | None:
-    """Return what --home or FKS_HOME said, or None for the default."""
+    """Return --home or FKS_HOME, or None for the default."""
     root = ctx.find_root()
     return (root.obj or {}).get("home") if isinstance(root.obj, dict) or root.obj is None else None
 
@@ -123,7 +123,7 @@ def _plain(value: object) -> object:
 
 
 def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: str = "nothing yet") -> None:
-    """Print rows as a table that fits the terminal; colour only on a terminal. `empty` is said when there are none."""
+    """Print rows as a table that fits the terminal; colour only on a terminal. `empty` is printed without rows."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -19,7 +19,7 @@ FAULTS_A_MINUTE = 8
 
 @click.group()
 def chaos() -> None:
-    """Hurt a demo system on purpose and audit what is left (docs/chaos.md)."""
+    """Inject faults into a demo system and audit the result (docs/chaos.md)."""
 
 
 @chaos.command()
@@ -128,7 +128,7 @@ def _show(outcome: Outcome, seed: int) -> None:
 
 
 class _Progress:
-    """A bar on a terminal, a line a fault elsewhere; always on stderr."""
+    """Progress of a run: a bar on a terminal, a line a fault elsewhere; always on stderr."""
 
     def __init__(self, count: int, seed: int, *, is_quiet: bool) -> None:
         import sys
@@ -146,7 +146,7 @@ class _Progress:
             self._task = self._bar.add_task("waiting until all is well", total=count)
 
     def say(self, what: str, about: Any) -> None:
-        """Take one step of the run in."""
+        """Show one step of the run."""
         if self._is_quiet:
             return
         if self._bar is not None:
@@ -157,17 +157,17 @@ class _Progress:
             elif about is not None:
                 self._bar.update(self._task, description=f"{about.kind} {about.target}"[:40])
         elif what == "done":
-            click.echo(f"{about.injection.line()}: {_told(about)}", err=True)
+            click.echo(f"{about.injection.line()}: {_described(about)}", err=True)
         elif what in ("settling", "auditing"):
             click.echo(what, err=True)
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
 
-def _told(attempt: Any) -> str:
+def _described(attempt: Any) -> str:
     if attempt.error:
         return f"not injected: {attempt.error}"
     seen = "" if attempt.detected_s is None else f"detected {attempt.detected_s:.2f} s, "

@@ -28,7 +28,7 @@ FILES_MIN = 4096
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one look found: ok, warn (usable, mind it) or fail, and what to do about it."""
+    """Result of one check: ok, warn (usable, mind it) or fail, and the remedy."""
 
     name: str
     state: str
@@ -143,7 +143,7 @@ def _secrets(paths: Paths) -> Iterator[Check]:
 
 
 def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
-    """Look at what would be in the way of `fks up`."""
+    """Check for obstacles to `fks up`."""
     yield Check("keeper", "ok", "FKS does not run here; start it with 'fks up'")
     from fks.node.child_records import ChildRecords
     from fks.process.handle import ProcessHandle, find_by_command
@@ -167,7 +167,7 @@ def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
 
 
 async def _awake(paths: Paths) -> list[Check]:
-    """Ask each part of the running system for a word."""
+    """Query each component of the running system."""
     try:
         node = load_node(paths)
     except FksError as error:

@@ -1,4 +1,4 @@
-"""The command line's way to the gateway: HTTP with this node's own 0600 token, and errors as exit codes."""
+"""The command line's HTTP client of the gateway: this node's own 0600 token, and errors as exit codes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ TIMEOUT_S = 15.0
 class Gateway:
     """A client of the running gateway. One request at a time; use it as a context manager.
 
-    Errors of every call: NotRunning when nothing answers, Denied for a denial code or a missing right, InputError for
-    what the gateway calls wrong input, FksError for anything else, each with the gateway's own words.
+    Errors of every call: NotRunning when there is no answer, Denied for a denial code or a missing right, InputError
+    for
+    input that the gateway refuses, FksError for anything else, each with the gateway's own message.
     """
 
     def __init__(self, base_url: str, token: str) -> None:
@@ -73,7 +74,7 @@ class Gateway:
         except httpx.ConnectError:
             raise NotRunning(f"the gateway at {self.base_url} does not answer", remedy="see 'fks status'") from None
         except httpx.TimeoutException:
-            raise NotRunning(f"the gateway said nothing for {TIMEOUT_S:g} s", remedy="see 'fks status'") from None
+            raise NotRunning(f"the gateway sent no answer for {TIMEOUT_S:g} s", remedy="see 'fks status'") from None
         except httpx.HTTPError as error:
             raise NotRunning(f"the gateway broke off ({type(error).__name__})", remedy="see 'fks status'") from None
         try:
@@ -95,8 +96,8 @@ def error_of(status: int, body: object) -> FksError:
     if _is_denial(code):
         from fks.model.codes import MEANING, Code
 
-        said = str(problem.get("detail") or "")
-        return Denied(f"{code}: {MEANING[Code[code]]}{f' ({said})' if said else ''}", remedy=remedy)
+        detail = str(problem.get("detail") or "")
+        return Denied(f"{code}: {MEANING[Code[code]]}{f' ({detail})' if detail else ''}", remedy=remedy)
     if status in (401, 403, 429):
         return Denied(text, remedy=remedy)
     if status in (502, 503, 504) or (status == 404 and not code):
@@ -113,9 +114,9 @@ def _is_denial(code: str) -> bool:
 
 
 def _plain(query: Mapping[str, object]) -> dict[str, str]:
-    words = {True: "true", False: "false"}
+    texts = {True: "true", False: "false"}
     return {
-        name.rstrip("_"): words[value] if isinstance(value, bool) else str(value)
+        name.rstrip("_"): texts[value] if isinstance(value, bool) else str(value)
         for name, value in query.items()
         if value is not None
     }
@@ -129,7 +130,7 @@ def gateway_of(ctx: click.Context) -> Gateway:
 
 
 def base_url_of(paths: Paths) -> str:
-    """Return where this node's gateway is. Errors: OutageError (exit 3) when the node does not run."""
+    """Return the URL of this node's gateway. Errors: OutageError (exit 3) when the node does not run."""
     from fks.config.endpoints import load_node
 
     http = load_node(paths).http

@@ -1,4 +1,4 @@
-"""The checks of `fks cluster check`: what `ray up` will be given, and what every machine of a running cluster says."""
+"""The checks of `fks cluster check`: the file for `ray up`, and the rows of every machine of a running cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fks.store.nodes import NodeRow, NodeStore
 SKEW_MAX_MS = 500.0
 VALIDATE_S = 60.0
 ROLES = frozenset({"head", "worker"})
-#: Ray's own validator: it fills in defaults, then checks schema and sense. No cloud and no machine is asked.
+#: Ray's own validator: it fills in defaults, then checks schema and sense. No cloud and no machine is contacted.
 _VALIDATOR = """
 import json, sys, yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -41,7 +41,7 @@ validate_config(prepare_config(json.loads(json.dumps(raw))))
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one look found: ok, bad or skipped, and what to do about it."""
+    """Result of one check: ok, bad or skipped, and the remedy."""
 
     name: str
     state: str
@@ -49,8 +49,8 @@ class Check:
     remedy: str = ""
 
 
-def judged(name: str, is_ok: bool, detail: str, remedy: str = "") -> Check:
-    """Return a check that is ok or bad; the remedy is told only when it is bad."""
+def checked_as(name: str, is_ok: bool, detail: str, remedy: str = "") -> Check:
+    """Return a check that is ok or bad; the remedy is kept only when it is bad."""
     return Check(name, "ok" if is_ok else "bad", detail, "" if is_ok else remedy)
 
 
@@ -90,29 +90,29 @@ async def _file(file: Path, settings: Settings | None) -> list[Check]:
         return [Check("cluster file", "bad", f"Ray's validator did not end within {VALIDATE_S:g} s", "try again")]
     lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
     try:
-        document = json.loads(out.partition(b"\n")[0])  # Ray says its own things after it
+        document = json.loads(out.partition(b"\n")[0])  # Ray prints its own lines after it
     except ValueError:
-        return [Check("cluster file", "bad", lines[-1] if lines else "no YAML", f"mend {file}")]
-    telling = next((line for line in lines if "Error" in line), lines[-1] if lines else "")
-    schema = judged(
+        return [Check("cluster file", "bad", lines[-1] if lines else "no YAML", f"repair {file}")]
+    reason = next((line for line in lines if "Error" in line), lines[-1] if lines else "")
+    schema = checked_as(
         "cluster file",
         process.returncode == 0,
-        telling or f"{file}: Ray accepts it",
+        reason or f"{file}: Ray accepts it",
         f"mend {file}: 'ray up' would say the same",
     )
     return [schema, *inspect(document, file.parent, settings)]
 
 
 def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None) -> Iterator[Check]:
-    """Yield what FKS itself asks of a cluster file beyond Ray's schema. Paths in it are relative to `place`."""
-    yield judged(
+    """Yield FKS's own checks of a cluster file beyond Ray's schema. Paths in it are relative to `place`."""
+    yield checked_as(
         "cluster name",
         bool(document.get("cluster_name")),
         str(document.get("cluster_name", "none")),
         "set cluster_name",
     )
     examples = sorted(set(re.findall(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+\b", json.dumps(document))))
-    yield judged(
+    yield checked_as(
         "addresses",
         not examples,
         f"{', '.join(examples)} are examples" if examples else "none is an example",
@@ -120,19 +120,19 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
     )
     head = " ; ".join(document.get("head_start_ray_commands", ()))
     worker = " ; ".join(document.get("worker_start_ray_commands", ()))
-    yield judged(
+    yield checked_as(
         "head start", "fks node head" in head, _first(head, "fks node head"), "start it with 'fks node head --detach'"
     )
-    yield judged(
+    yield checked_as(
         "worker start",
         "fks node worker" in worker,
         _first(worker, "fks node worker"),
         "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'",
     )
-    yield judged(
+    yield checked_as(
         "autoscaler",
         "--autoscaling-config" in head,
-        "the head is told its configuration"
+        "the head is mentioned its configuration"
         if "--autoscaling-config" in head
         else "without it nobody starts the workers",
         "add --autoscaling-config=~/ray_bootstrap_config.yaml to the head's command",
@@ -140,7 +140,7 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
     asked = re.search(r"--address[ =]\S+:(\d+)", worker)
     given = re.search(r"--port[ =](\d+)", head)
     ports = (asked.group(1) if asked else "", given.group(1) if given else "6379")
-    yield judged(
+    yield checked_as(
         "ports",
         ports[0] == ports[1],
         f"the head listens on {ports[1]}, workers ask at {ports[0] or 'nowhere'}",
@@ -148,16 +148,16 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
     )
     yield from _mounts(document.get("file_mounts") or {}, place)
     if settings is not None:
-        told = head + worker + json.dumps(document.get("available_node_types", {}))
+        mentioned = head + worker + json.dumps(document.get("available_node_types", {}))
         offered = (
             ROLES
-            | set(re.findall(r"--resource[ =]([A-Za-z_]\w*)=", told))
-            | set(re.findall(r'"([a-z]\w*)": ?\d', told))
+            | set(re.findall(r"--resource[ =]([A-Za-z_]\w*)=", mentioned))
+            | set(re.findall(r'"([a-z]\w*)": ?\d', mentioned))
         )
         yield _placement(settings, offered)
         urls = {"database.url": settings.database.url, "redis.url": settings.redis.url}
         missing = [name for name, url in urls.items() if url is None]
-        yield judged(
+        yield checked_as(
             "stores",
             not missing,
             f"{', '.join(missing)} not set here: the embedded ones are on the head's unix sockets"
@@ -170,7 +170,7 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
 def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
     sources = {target: _local(source, place) for target, source in mounts.items()}
     tokens = [path for target, path in sources.items() if "token" in target]
-    yield judged(
+    yield checked_as(
         "token",
         bool(tokens),
         str(tokens[0]) if tokens else "no file_mounts entry delivers one",
@@ -185,12 +185,12 @@ def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
             if path.exists()
             else f"{path} is not there"
         )
-        yield judged("token file", is_private, text, "make it with 'fks security-setup', mode 0600")
+        yield checked_as("token file", is_private, text, "make it with 'fks security-setup', mode 0600")
     absent = [str(path) for path in sources.values() if not path.exists() and path not in tokens]
     text = f"{', '.join(absent)} not there" if absent else f"{len(sources)} are there"
-    yield judged("file mounts", not absent, text, "make them: 'ray up' copies each to every machine")
+    yield checked_as("file mounts", not absent, text, "make them: 'ray up' copies each to every machine")
     wheels = [found for path in sources.values() for found in _wheels(path)]
-    yield judged(
+    yield checked_as(
         "wheel",
         bool(wheels),
         wheels[0] if wheels else "no file_mounts entry holds fks-*.whl",
@@ -207,7 +207,7 @@ def _wheels(path: Path) -> list[str]:
 def _placement(settings: Settings, offered: frozenset[str] | set[str]) -> Check:
     wanted = set(settings.supervision.placement.values())
     absent = sorted(wanted - offered)
-    return judged(
+    return checked_as(
         "resources",
         not absent,
         f"supervision.placement asks for {', '.join(absent)}, which no node offers"
@@ -218,10 +218,10 @@ def _placement(settings: Settings, offered: frozenset[str] | set[str]) -> Check:
 
 
 def _guardian_node(settings: Settings, alive: Sequence[NodeRow]) -> Check:
-    """Judge whether the guardian's placement names one machine: the one that acts while PostgreSQL is away."""
+    """Check that the guardian's placement names one machine: the one that acts while PostgreSQL is away."""
     wanted = settings.supervision.placement.get("guardian", "head")
     named = sorted(row.name for row in alive if wanted in row.detail.get("resources", {}))
-    return judged(
+    return checked_as(
         "guardian",
         len(named) == 1,
         f"'{wanted}' is offered by {', '.join(named) or 'no node'}",
@@ -257,13 +257,13 @@ async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
         rows = await NodeStore(db).all()
     finally:
         await db.close()
-    return list(judge(rows, settings))
+    return list(check_nodes(rows, settings))
 
 
-def judge(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]:
-    """Yield what is to be said of the machines by what they wrote of themselves."""
+def check_nodes(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]:
+    """Yield the checks of the machines by their rows."""
     head = next((row for row in rows if row.role != "worker" and row.is_alive), None)
-    yield judged(
+    yield checked_as(
         "head",
         head is not None,
         f"{head.name} at {head.address}" if head else "no keeper of a head speaks",
@@ -279,7 +279,7 @@ def judge(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]
 
 def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
     name = row.name
-    yield judged(
+    yield checked_as(
         f"{name} speaks",
         row.is_alive,
         f"{row.age_s:.1f} s ago, {row.role} at {row.address}",
@@ -288,8 +288,10 @@ def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
     if not row.is_alive:
         return
     troubles = row.detail.get("troubles") or []
-    yield judged(f"{name} services", not troubles, ", ".join(troubles) or "all ready", "see 'fks logs keeper' there")
-    yield judged(
+    yield checked_as(
+        f"{name} services", not troubles, ", ".join(troubles) or "all ready", "see 'fks logs keeper' there"
+    )
+    yield checked_as(
         f"{name} redis",
         row.detail.get("redis") is not False,
         "no answer" if row.detail.get("redis") is False else "answers",
@@ -297,7 +299,7 @@ def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
     )
     skew, error = row.clock_skew_ms, float(row.detail.get("clock_error_ms", 0.0))
     is_near = skew is not None and abs(skew) - error < SKEW_MAX_MS
-    yield judged(
+    yield checked_as(
         f"{name} clock",
         is_near,
         "unknown" if skew is None else f"{skew:+.1f} ms against the database (±{error:.1f})",
@@ -309,7 +311,7 @@ def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
         ("fks", row.version, head.version),
         *((key, row.detail.get(key), head.detail.get(key)) for key in ("ray", "python")),
     ):
-        yield judged(
+        yield checked_as(
             f"{name} {what}",
             ours == theirs,
             f"{ours}" if ours == theirs else f"{ours}, the head has {theirs}",
@@ -317,6 +319,6 @@ def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
         )
     keys = differing(row.detail.get("agreed", {}), head.detail.get("agreed", {}))
     text = f"differs from the head in {', '.join(keys)}" if keys else f"agrees ({row.config_hash})"
-    yield judged(
+    yield checked_as(
         f"{name} settings", not keys, text, "make fks.toml and the FKS_ environment the same, then restart its node"
     )

@@ -1,4 +1,4 @@
-"""`fks config`: what the settings are, where each came from, whether they are right, and changing them at run time."""
+"""`fks config`: show, check and explain the settings, and change them at run time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def config() -> None:
 @as_json
 @click.pass_context
 def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
-    """Show the effective settings and where each came from; PREFIX narrows (http, data.symbols). Secrets are masked.
+    """Show the effective settings and the source of each; PREFIX narrows (http, data.symbols). Secrets are masked.
 
-    What was changed at run time wins: FROM then names the version, and what the file says instead.
+    A value that was changed at run time wins: FROM then names the version, and the file's value.
     """
     from fks.cli.runtime import version_of
     from fks.config.load import load, sections
@@ -42,13 +42,13 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
             if not name.startswith(prefix) or (changed and source is None and name not in runtime):
                 continue
             value = _shown(section, key, getattr(getattr(effective, section), key))
-            told = source.text if source else "default"
+            origin = source.text if source else "default"
             if name in runtime:
-                told = (
-                    f"runtime version {number} ({told}: "
+                origin = (
+                    f"runtime version {number} ({origin}: "
                     f"{_text(_shown(section, key, getattr(getattr(loaded.settings, section), key)))})"
                 )
-            rows.append({"key": name, "value": value, "source": told})
+            rows.append({"key": name, "value": value, "source": origin})
     if not rows and not changed:
         raise InputError(f"no setting begins with {prefix!r}", remedy="see 'fks config reference'")
     emit(
@@ -129,7 +129,7 @@ def set_(ctx: click.Context, pairs: tuple[str, ...], why: str, as_json: bool) ->
 @as_json
 @click.pass_context
 def unset(ctx: click.Context, keys: tuple[str, ...], why: str, as_json: bool) -> None:
-    """Let keys be as fks.toml says again."""
+    """Return keys to their values in fks.toml."""
     from fks.cli.runtime import change
 
     change(ctx, {"unset": list(keys)}, why, as_json=as_json)
@@ -164,7 +164,7 @@ def history(ctx: click.Context, limit: int, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def diff(ctx: click.Context, before: int, after: int, as_json: bool) -> None:
-    """Show what differs between two versions (0: the files alone)."""
+    """Show the differences between two versions (0: the files alone)."""
     from fks.cli.runtime import diff as differing
 
     differing(ctx, before, after, as_json=as_json)

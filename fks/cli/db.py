@@ -1,4 +1,4 @@
-"""`fks db`: bring the schema up to date, look at the database, keep and restore copies of it."""
+"""`fks db`: upgrade, inspect, back up and restore the database."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
 @click.option("--empty", is_flag=True, help="Write one although nothing differs.")
 @click.pass_context
 def revision(ctx: click.Context, message: str, empty: bool) -> None:
-    """Write a new migration with what differs between the database and fks/store/schema.py (autogenerate)."""
+    """Write a new migration from the differences between the database and fks/store/schema.py (autogenerate)."""
     from fks.cli.store import opened_store
     from fks.model.errors import InputError
     from fks.store import migrate
@@ -99,7 +99,7 @@ def history(as_json: bool) -> None:
 @as_json
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Show which schema the database has, how big it is, and what is in it."""
+    """Show the schema's revision, the database's size, and its contents."""
     from fks.cli.store import opened_store
     from fks.store import migrate
 
@@ -171,7 +171,7 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
 @as_json
 @click.pass_context
 def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) -> None:
-    """Show what this database has of TimescaleDB, and the SQL that would make hypertables of our tables.
+    """Show the TimescaleDB of this database, and the SQL that would make hypertables of our tables.
 
     That SQL was never run against a TimescaleDB: try it on a copy first.
     """

@@ -1,4 +1,4 @@
-"""`fks deploy`: every part to the build that is installed, one at a time; and back."""
+"""`fks deploy`: rolling deployment of the installed build, and its rollback."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def deploy(
             done = follow(gateway, gateway.post("/operations", body, key=new_key()), is_quiet=as_json)
         except FksError as error:
             if "previous_wheel" in args:
-                # by its file: where nobody took the wish down, --rollback knows only of the deployment before
+                # by its file: where the operation was not recorded, --rollback knows only the deployment before
                 back = paths.home / "wheels" / args["previous_wheel"]
                 error.remedy = f"{error.remedy}; 'fks deploy --wheel {back}' goes back"
             raise
@@ -90,7 +90,7 @@ def _previous(gateway: Gateway, paths: Paths) -> Path:
     if not name:
         raise InputError("no deployment has installed a wheel", code="NO_WHEEL", remedy="use --wheel FILE")
     wheel = paths.home / "wheels" / str(name)
-    if wheel.name != name:  # whoever may write the row must not choose what is installed from elsewhere
+    if wheel.name != name:  # write access to the row must not choose a file elsewhere
         raise InputError(f"{name!r} is no wheel of ours", code="WHEEL_WRONG", remedy="use --wheel FILE")
     if not wheel.is_file():
         raise InputError(f"{wheel} is gone", code="NO_WHEEL", remedy="use --wheel FILE")
@@ -98,7 +98,7 @@ def _previous(gateway: Gateway, paths: Paths) -> Path:
 
 
 def _install(paths: Paths, wheel: Path, *, is_quiet: bool) -> dict[str, Any]:
-    """Install a wheel here; return what the operation's row keeps of it. Errors: InputError, FksError."""
+    """Install a wheel here; return the members of the operation's row. Errors: InputError, FksError."""
     from fks.cli.wheel import check_place, check_wheel, install, keep, repack
 
     found = check_wheel(wheel)

@@ -1,4 +1,4 @@
-"""`fks doctor`: looks at this machine and at the running system, and says what to mend."""
+"""`fks doctor`: checks this machine and the running system, and prints remedies."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
             click.echo(f"{click.style(mark, fg=colour)} {check.name:<16} {check.detail}")
             if check.remedy and check.state != "ok":
                 click.echo(f"  {'':<16} {click.style('→ ' + check.remedy, fg=colour)}")
-        words = {"ok": "all is well", "warn": "usable, with remarks", "fail": "something has to be mended"}
-        click.echo(click.style(words[worst], fg=_MARKS[worst][1], bold=True))
+        summaries = {"ok": "all is well", "warn": "usable, with remarks", "fail": "something has to be fixed"}
+        click.echo(click.style(summaries[worst], fg=_MARKS[worst][1], bold=True))
     return FAILED if worst == "fail" else OK

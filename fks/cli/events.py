@@ -1,4 +1,4 @@
-"""`fks events`: the history of the tree, as a person reads it."""
+"""`fks events`: the history of the tree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def events(
     ctx: click.Context, child: str | None, follow: bool, since: str | None, limit: int, full: bool, as_json: bool
 ) -> None:
-    """Show what happened to the parts: starts, ends with signal or exit code, restarts, escalations (UTC)."""
+    """Show the events of all components: starts, ends with signal or exit code, restarts, escalations (UTC)."""
     paths = paths_of(ctx)
     start = moment(since)
     found = find_events(paths, child=child, since=start, limit=limit, full=full)
@@ -63,7 +63,7 @@ def _print(found: Sequence[dict[str, Any]], seen: int, full: bool, as_json: bool
 
 
 def _later(paths: Paths, child: str | None, seen: int, full: bool) -> list[dict[str, Any]]:
-    """Return what is new; nothing while nobody can tell: whoever follows waits."""
+    """Return new events; none while neither gateway nor database answers: `--follow` waits."""
     from fks.model.errors import FksError
 
     try:
@@ -111,8 +111,8 @@ def _from_database(
 
 
 def fold(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows without those that only repeat the line before: that what just ended is being restarted, that
-    what was asked for is being stopped, for the same reason."""
+    """Return the rows without those that only repeat the line before: a restart after an end, a stop after its request,
+    for the same reason."""
     kept: list[dict[str, Any]] = []
     last: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -125,7 +125,7 @@ def fold(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def lines_of(rows: Sequence[Mapping[str, Any]], *, is_full: bool = False) -> list[str]:
-    """Return events as lines: time, child, what happened, why, and in small print pid, epoch and node."""
+    """Return events as lines: time, child, event, reason, and in small print pid, epoch and node."""
     nodes = {row["node"] for row in rows if row.get("node")}
     width = max([12, *(len(str(row["child"])) for row in rows)])
     today = _now().date().isoformat()
@@ -151,7 +151,7 @@ def lines_of(rows: Sequence[Mapping[str, Any]], *, is_full: bool = False) -> lis
 
 
 def _whole(row: Mapping[str, Any]) -> list[str]:
-    """Return what is known beyond the line: the last log lines and the traceback."""
+    """Return the details below the line: the last log lines and the traceback."""
     payload = row.get("payload") or {}
     found = [f"    {line}" for line in payload.get("last_lines") or []]
     trail = str(payload.get("traceback") or "").rstrip()
@@ -169,7 +169,7 @@ def moment(text: str | None) -> datetime | None:
             return _now() - timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
         found = datetime.fromisoformat(text)
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    except (ValueError, OverflowError):  # a word; a time before the year 1
+    except (ValueError, OverflowError):  # no time; a time before the year 1
         raise InputError(f"{text!r} is no time", remedy="use 10m, 2h, 1d or 2026-05-01T12:00:00Z") from None
 
 

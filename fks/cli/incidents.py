@@ -1,4 +1,5 @@
-"""`fks incidents` and `fks reconcile`: what only a person can explain, and a comparison with the venues at once."""
+"""`fks incidents` and `fks reconcile`: incidents for a person to explain, and an immediate comparison with the
+venues."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def _end(item: dict[str, Any]) -> str:
 @as_json
 @click.pass_context
 def close(ctx: click.Context, id: int, resolution: str, reason: str, as_json: bool) -> None:
-    """Close an incident: what it denied is allowed again."""
+    """Close an incident: the entries that it denied are allowed again."""
     with gateway_of(ctx) as gateway:
         answer = gateway.post(f"/incidents/{id}/close", {"resolution": resolution, "reason": reason})
     emit(answer, as_json=as_json, schema="fks.incident/1")
@@ -71,7 +72,7 @@ def close(ctx: click.Context, id: int, resolution: str, reason: str, as_json: bo
 @as_json
 @click.pass_context
 def reconcile(ctx: click.Context, venue: str | None, as_json: bool) -> int:
-    """Compare the journal with the venues now: open orders, executions, balances; and show what was found.
+    """Compare the journal with the venues now: open orders, executions, balances; and show the result.
 
     Exit code 1 when a venue could not be compared within a minute.
     """

@@ -35,7 +35,9 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
     """Engage the kill switch: cancel every open order, close our positions, deny entries until 'fks resume'.
 
     Works with the gateway, the database and the order manager down. Safe to repeat: it joins the kill that is engaged.
-    Exit code 0: done; 1: still at work, an order is in doubt, or something is left; 3: the guardian cannot be reached.
+    Exit code 0: done; 1: still at work, the outcome of an order is unknown, or something is left; 3: the guardian
+    cannot
+    be reached.
     """
     if not yes and not as_json and sys.stdin.isatty():
         what = (

@@ -1,8 +1,8 @@
 """The live lines of `fks up`: bars closing, signals, orders, fills with position and profit, one line each.
 
-They come from the gateway's socket like any other client's. Bars are thinned so that a reader can follow; signals,
-orders and fills never are. A gateway replica that restarts is passed over in silence (the other one answers); when
-nothing answers for AWAY_S the reader is told once, and told again when it is back.
+They come from the gateway's websocket, as for any other client. Bars are thinned so that a reader can follow; signals,
+orders and fills never are. A gateway replica that restarts is passed over in silence (the other one answers); without
+an answer for AWAY_S one line is printed, and another when it is back.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ AWAY_S = 4.0  # a replica is back, or the other one answers, well before
 PULSE_TIMEFRAME, PULSE_S = (
     "5s",
     5.0,
-)  # the pulse of each symbol: one such bar every 5 s of ours, whatever the tape's speed
-_LEFT = 29  # columns of side, quantity and price, which a signal's wish fills as well
+)  # one such bar of each symbol every 5 s of ours, whatever the tape's speed
+_LEFT = 29  # columns of side, quantity and price, which the requested size of a signal fills as well
 _SHORT = frozenset({"1s", "5s", "15s", "30s"})
 _STATE_COLOURS = {
     "FILLED": "green",
@@ -35,13 +35,13 @@ _STATE_COLOURS = {
     "EXPIRED": "yellow",
 }
 
-_STATE_WORDS = {"SENDING": "sent"}  # the row is on disk and the bytes are on their way
+_STATE_LABELS = {"SENDING": "sent"}  # the row is on disk and the bytes are on their way
 
 
 class Lines:
     """Turns messages of the gateway into lines.
 
-    Soft state: the last close of each symbol, when its pulse was shown, and the profit of the fills shown so far.
+    Soft state: the last close of each symbol, the time of its last bar line, and the profit of the fills shown so far.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, stamp: Callable[[], str] | None = None) -> None:
@@ -105,15 +105,17 @@ class Lines:
         text = f"{kind} {_side(side)}" + " " * max(0, _LEFT - len(kind) - 1 - max(len(side), 4))
         state = f"{m.get('state', '')!s:<9}"
         code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
-        return f"{_word('signal', 'magenta')}{m.get('symbol', '')!s:<9} {text} {state}{code}  {_dim(m.get('instance'))}"
+        return (
+            f"{_label('signal', 'magenta')}{m.get('symbol', '')!s:<9} {text} {state}{code}  {_dim(m.get('instance'))}"
+        )
 
     def _order(self, m: Mapping[str, Any]) -> str:
         state = str(m.get("state", ""))
-        shown = click.style(f"{_STATE_WORDS.get(state, state):<9}", fg=_STATE_COLOURS.get(state, "cyan"))
+        shown = click.style(f"{_STATE_LABELS.get(state, state):<9}", fg=_STATE_COLOURS.get(state, "cyan"))
         code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
         role = f" {m['role']}" if m.get("role") not in (None, "", "entry") else ""
         return (
-            f"{_word('order', 'cyan')}{m.get('symbol', '')!s:<9} {self._what(m)} {shown}{code}{role}  "
+            f"{_label('order', 'cyan')}{m.get('symbol', '')!s:<9} {self._what(m)} {shown}{code}{role}  "
             f"{_dim(str(m.get('client_order_id', ''))[:8])}"
         )
 
@@ -133,14 +135,14 @@ class Lines:
         position = f"  position {_number(m['position'])}" if m.get("position") is not None else ""
         fee = f"fee {_number(m['fee'])} {m.get('fee_currency') or ''}" if m.get("fee") not in (None, "") else ""
         return (
-            f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {self._what(m)} {fee:<20}{position}{profit}  "
+            f"{_label('fill', 'green')}{m.get('symbol', '')!s:<9} {self._what(m)} {fee:<20}{position}{profit}  "
             f"{_dim(m.get('instance'))}"
         )
 
     def _alert(self, m: Mapping[str, Any]) -> str:
         if m.get("severity") == "settled":
-            return f"{_word('alert', 'green')}over: {m.get('message') or m.get('event', '')}"
-        return f"{_word('alert', 'red')}{m.get('message') or m.get('event', '')}"
+            return f"{_label('alert', 'green')}over: {m.get('message') or m.get('event', '')}"
+        return f"{_label('alert', 'red')}{m.get('message') or m.get('event', '')}"
 
     def _dropped(self, m: Mapping[str, Any]) -> str:
         return click.style(f"{m.get('count')} bars not shown: this terminal was too slow", fg="yellow")
@@ -151,18 +153,18 @@ async def watch(
 ) -> None:
     """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's http base."""
     lines = lines or Lines()
-    heard, is_told = time.monotonic(), False
+    answered_s, is_away_shown = time.monotonic(), False
     while True:
         with contextlib.suppress(OSError):
             async for message in _messages(url, token()):
-                heard = time.monotonic()
-                if is_told:
-                    is_told = False
+                answered_s = time.monotonic()
+                if is_away_shown:
+                    is_away_shown = False
                     write(click.style("the gateway is back", fg="green"))
                 if text := lines.of(message):
                     write(text)
-        if not is_told and time.monotonic() - heard >= AWAY_S:
-            is_told = True
+        if not is_away_shown and time.monotonic() - answered_s >= AWAY_S:
+            is_away_shown = True
             write(click.style("the gateway does not answer; waiting for it", fg="yellow"))
         await RealClock().sleep(RECONNECT_S)
 
@@ -181,13 +183,13 @@ async def _messages(url: str, token: str | None) -> AsyncIterator[dict[str, Any]
                 message = orjson.loads(frame)
                 if isinstance(message, dict):
                     yield message
-                    if message.get("type") == "check":  # the gateway asks how far we are
+                    if message.get("type") == "check":  # the gateway checks how far this client is
                         await socket.send(orjson.dumps({"type": "checked", "n": message.get("n")}).decode())
     except (WebSocketException, TimeoutError, ValueError) as error:
         raise OSError(str(error)) from error
 
 
-def _word(text: str, colour: str) -> str:
+def _label(text: str, colour: str) -> str:
     return click.style(f"{text:<8}", fg=colour, bold=True)
 
 

@@ -1,4 +1,4 @@
-"""`fks logs`: the lines of all or some components, merged by time, followed across turns of the files and restarts."""
+"""`fks logs`: the lines of all or some components, merged by time, followed across rotation and restarts."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def logs(
     trace: str | None,
     as_json: bool,
 ) -> None:
-    """Show logs of all or one component (orders, collector, strategy:0, postgres, ray, …), on across its restarts.
+    """Show logs of all or one component (orders, collector, strategy:0, postgres, ray, …), across its restarts.
 
-    Where one of the named components was restarted a line says so, and why.
+    A restart of a named component is marked by a line with the reason.
     """
     paths = paths_of(ctx)
     wanted = Wanted(component, level.upper(), trace)
@@ -102,13 +102,13 @@ def logs(
 
 
 def seamed(lines: list[Line], wanted: Wanted, ends: Restarts | None = None) -> list[tuple[str, Line | None]]:
-    """Return the wanted lines in the order of time, each with what is to be said before it of a restart."""
+    """Return the wanted lines in the order of time, each with the restart line before it, if any."""
     found: list[tuple[str, Line | None]] = []
     for line in sorted(lines, key=lambda line: line.time):
         seam = ends.note(line, wanted.components) if ends is not None else ""
         if wanted.takes(line):
             found.append((seam, line))
-        elif seam:  # of a program that writes no line of ours: its keeper's tells
+        elif seam:  # of a program that writes no line of ours: its keeper's log has the restart
             found.append((seam, None))
     return found
 
@@ -121,9 +121,9 @@ def _print(seam: str, line: Line | None, show: Callable[[Line], str]) -> None:
 
 
 class Restarts:
-    """Sees restarts in the lines that pass: a component's new pid, and why its old process ended.
+    """Detects restarts in the lines: a component's new pid, and the end of its old process with the reason.
 
-    Soft state: each component's pid, and the last end that the supervisor or the keeper told of.
+    Soft state: each component's pid, and its last end as the supervisor or the keeper recorded it.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Restarts:
         self._why: dict[str, str] = {}
 
     def note(self, line: Line, wanted: tuple[str, ...]) -> str:
-        """Take a line, whoever wrote it; return what is to be said before it, "" when nothing is."""
+        """Take a line of any component; return the restart line to print before it, "" for none."""
         fields = line.fields
         if line.event == "child.exited":
             self._why[str(fields.get("child"))] = _why(fields.get("child"), fields)
@@ -146,7 +146,7 @@ class Restarts:
 
     def _turn(self, component: str, pid: int, wanted: tuple[str, ...]) -> str:
         old = self._pids.get(component)
-        if old == pid or (component, pid) in self._over:  # an old self that still writes is no restart
+        if old == pid or (component, pid) in self._over:  # an old process that still writes is no restart
             return ""
         self._pids[component] = pid
         if old is None:
@@ -159,15 +159,15 @@ class Restarts:
 
 
 def _why(child: object, fields: dict[str, Any]) -> str:
-    """Return why a child ended, in the words of `fks events`."""
+    """Return why a child ended, as `fks events` prints it."""
     from fks.monitor.history import said
 
     return said({"child": child, "event": "exited", "reason": fields.get("reason"), "payload": fields}).why
 
 
 class Reader:
-    """Reads what was appended to the files of a folder since it last looked. Knows a file by its inode, so a file that
-    was turned over is read to its end and the new one from its start."""
+    """Reads the lines appended to the files of a folder since the last call. Identifies a file by its inode, so a
+    rotated file is read to its end and the new one from its start."""
 
     def __init__(self, folder: Path, bytes_max: int = BYTES_MAX) -> None:
         self._folder = folder
@@ -176,9 +176,9 @@ class Reader:
         self._is_first = True
 
     def drain(self) -> list[Line]:
-        """Return the new lines of all files; the first time what the last `bytes_max` of each hold."""
+        """Return the new lines of all files; the first time those in the last `bytes_max` of each."""
         found: list[Line] = []
-        # those who tell of a restart last: what they tell is then never younger than the first line after it
+        # files with restart records last: a record is then never younger than the first line after it
         for path in sorted(self._folder.glob("*"), key=lambda path: (path.name.startswith(_TELLERS), path.name)):
             if _component_of(path) is not None:
                 found += self._read(path)
@@ -208,7 +208,7 @@ class Reader:
 
 
 def parse(text: str, component: str, before: str = "") -> Line:
-    """Return a line of a file. `before` is the time of the line above, for lines that tell none."""
+    """Return a line of a file. `before` is the time of the line above, for lines without one."""
     if text.startswith("{"):
         import orjson
 
@@ -239,8 +239,7 @@ def _component_of(path: Path) -> str | None:
 
 
 def _is_of(component: str, name: str) -> bool:
-    """Return whether `component` is meant by `name`: collector means collector:binance too, raylet and gcs are
-    Ray's."""
+    """Return whether `name` means `component`: collector means collector:binance too, raylet and gcs are Ray's."""
     asked = {"raylet": "ray", "gcs": "ray"}.get(name, name).replace(":", "-")
     found = component.replace(":", "-")
     return found == asked or found.startswith(asked + "-")
@@ -288,10 +287,10 @@ class _Painter:
             return f"{click.style(time, fg='bright_black')} {name} {level} {line.raw}"
         fields = dict(line.fields)
         trail = fields.pop("traceback", None)
-        words = "  ".join(f"{click.style(key + '=', fg='bright_black')}{_text(value)}" for key, value in fields.items())
+        pairs = "  ".join(f"{click.style(key + '=', fg='bright_black')}{_text(value)}" for key, value in fields.items())
         event = click.style(line.event, fg=colour, bold=line.level in ("WARNING", "ERROR"))
         end = f"\n{click.style(str(trail).rstrip(), fg='red')}" if trail else ""
-        return f"{click.style(time, fg='bright_black')} {name} {level} {event}  {words}{end}"
+        return f"{click.style(time, fg='bright_black')} {name} {level} {event}  {pairs}{end}"
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`fks node`: this machine as the head or a worker of a cluster; what systemd and `ray up` start."""
+"""`fks node`: this machine as the head or a worker of a cluster; started by systemd and `ray up`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def head(
 ) -> None:
     """Run the head: PostgreSQL and Redis (unless given by URL), Ray's GCS, a raylet, and the tree.
 
-    Runs until it is told to stop; started again after a crash it takes over what lives and starts what does not.
+    Runs until it is stopped; started again after a crash it takes over what lives and starts the rest.
     """
     from fks.config.secrets import adopt_delivered_token
 
@@ -174,7 +174,7 @@ def _begin(
     found = _sources(ctx)
     given |= {"FKS_NODE_NAME": name, "FKS_NODE_RESOURCES": ",".join(resources) or None}
     if ("sim", "enabled") not in found:
-        given["FKS_SIM_ENABLED"] = "false"  # a cluster trades on real venues unless somebody says otherwise
+        given["FKS_SIM_ENABLED"] = "false"  # a cluster trades on real venues unless the setting is set
     for key, value in given.items():
         if value is not None:
             os.environ[key] = value
@@ -186,8 +186,8 @@ def _begin(
 
 
 def _placement(ctx: click.Context) -> str:
-    """Return where children run unless somebody says otherwise: what holds the kill switch and the venues' sessions, or
-    speaks to the local exchange, beside the head's keeper."""
+    """Return the default placement of children: those that hold the kill switch and the venues' sessions, or use the
+    local exchange, run beside the head's keeper."""
     from fks.config.load import load_settings
 
     is_local = load_settings(home_of(ctx)).sim.enabled
@@ -195,7 +195,7 @@ def _placement(ctx: click.Context) -> str:
 
 
 def _sources(ctx: click.Context) -> set[tuple[str, str]]:
-    """Return the settings that somebody has set, in fks.toml or the environment."""
+    """Return the settings that are set in fks.toml or the environment."""
     from fks.config.load import load
 
     return set(load(home_of(ctx)).sources)
@@ -208,7 +208,7 @@ def _paths(ctx: click.Context) -> Paths:
 
 
 def _own_address(towards: str) -> str:
-    """Return the address this machine has towards another. Errors: ConfigError when only a person can tell."""
+    """Return the address this machine has towards another. Errors: ConfigError when it is ambiguous."""
     from fks.model.errors import ConfigError
 
     try:

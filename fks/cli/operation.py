@@ -1,4 +1,4 @@
-"""Following an operation of the running system to its end: what it does, how long each part took, how it ended."""
+"""Progress of an operation of the running system until its end: steps, durations, outcome."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
     from fks.cli.client import Gateway
 
 EVERY_S = 0.2
-AWAY_S = 30.0  # the gateway may be replaced, or PostgreSQL restarted, while we look on
+AWAY_S = 30.0  # the gateway may be replaced, or PostgreSQL restarted, meanwhile
 QUEUED_S = 10.0
 ABANDONED_S = 90.0  # queued for so long behind nothing: a dead supervisor would have been replaced by now
 _pause = threading.Event().wait
 
 
 class _Abandoned(NotRunning):
-    """There is nobody who performs operations."""
+    """No supervisor performs operations."""
 
 
 def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
-    """Return an operation that is done, saying each step as it ends.
+    """Return an operation that is done, printing each step as it ends.
 
-    Errors: FksError with the operation's own words when it failed; NotRunning when nobody can tell for AWAY_S, or
-    nobody takes it up. Ctrl-C ends the looking on, not the operation.
+    Errors: FksError with the operation's own message when it failed; NotRunning when the gateway does not answer for
+    AWAY_S, or no supervisor claims it. Ctrl-C ends the watching, not the operation.
     """
-    told: set[tuple[str, str]] = set()
+    printed: set[tuple[str, str]] = set()
     begun = answered = time.monotonic()
     has_warned = False
     while True:
         if not is_quiet:
-            _tell(operation, told)
+            _print_steps(operation, printed)
         if operation["state"] == "done":
             return operation
         if operation["state"] == "failed":
             raise FksError(
                 str(operation["error"]),
-                remedy=f"'fks events' and 'fks logs supervisor' say more; operation {operation['id']}",
+                remedy=f"'fks events' and 'fks logs supervisor' have more; operation {operation['id']}",
             )
         if operation["state"] == "queued" and not has_warned and time.monotonic() - begun > QUEUED_S:
-            click.echo("nobody has taken it up yet: see whether the supervisor runs with 'fks status'", err=True)
+            click.echo("no supervisor has claimed it yet: see whether the supervisor runs with 'fks status'", err=True)
             has_warned = True
         _pause(EVERY_S)
         try:
@@ -53,7 +53,7 @@ def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> di
                 begun = time.monotonic()  # behind another one it waits its turn
             elif time.monotonic() - begun > ABANDONED_S:
                 raise _Abandoned(
-                    f"nobody took operation {operation['id']} up within {ABANDONED_S:g} s",
+                    f"no supervisor claimed operation {operation['id']} within {ABANDONED_S:g} s",
                     remedy="see 'fks status'; it is done when the supervisor is back, unless that takes 10 minutes",
                 )
             operation = gateway.get(f"/operations/{operation['id']}")
@@ -63,24 +63,24 @@ def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> di
         except NotRunning as error:
             if time.monotonic() - answered > AWAY_S:
                 raise NotRunning(
-                    f"nobody can tell how operation {operation['id']} goes: {error.message}",
+                    f"the progress of operation {operation['id']} is unknown: {error.message}",
                     remedy="it goes on without being watched; see 'fks status'",
                 ) from None
 
 
-def _tell(operation: dict[str, Any], told: set[tuple[str, str]]) -> None:
-    """Say each step that ended since the last look."""
-    for name, word in (("steps", "back"), ("rolled_back", "back as it was")):
+def _print_steps(operation: dict[str, Any], printed: set[tuple[str, str]]) -> None:
+    """Print each step that ended since the last call."""
+    for name, result in (("steps", "back"), ("rolled_back", "back as it was")):
         for step in operation["result"].get(name, []):
             key = (name, f"{step['part']} {step['state']}")
-            if step["state"] == "running" or key in told:
+            if step["state"] == "running" or key in printed:
                 continue
-            told.add(key)
+            printed.add(key)
             if step["state"] == "done":
                 version = f", {step['version']}" if step.get("version") and operation["kind"] == "deploy" else ""
                 pids = (
                     f", pid {step['pid_before']} → {step['pid']}" if step.get("pid") and step.get("pid_before") else ""
                 )
-                click.echo(f"{step['part']} is {word} after {step['took_s']:g} s{pids}{version}")
+                click.echo(f"{step['part']} is {result} after {step['took_s']:g} s{pids}{version}")
             else:
                 click.echo(f"{step['part']} did not come back")

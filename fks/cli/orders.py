@@ -120,7 +120,7 @@ def events(ctx: click.Context, id: str, as_json: bool) -> None:
 
 
 class _Place(click.Command):
-    """Says what is wrong with `buy -1 …`, which would otherwise be an unknown option."""
+    """Refuses `buy -1 …` with a clear message; it would otherwise be an unknown option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" not in args and (wrong := next((a for a in args if a[:1] == "-" and a[1:2].isdigit()), None)):
@@ -172,9 +172,9 @@ def place(
 @as_json
 @click.pass_context
 def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
-    """Ask for an order to be cancelled.
+    """Request the cancel of an order.
 
-    Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts. What is held
+    Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts. The position
     stays, and its protection is placed again.
     """
     with gateway_of(ctx) as gateway:
@@ -216,10 +216,10 @@ def settle(
     as_json: bool,
     **more: str | None,
 ) -> None:
-    """End an order of unknown outcome: shows what it will do, and does it when called again with --confirm CODE.
+    """End an order of unknown outcome: shows the effects, and carries them out when called again with --confirm CODE.
 
-    filled and cancelled book what was executed, by --trade-id as the venue reports it, or by --price and --fee. absent
-    books nothing. busted takes executions back that the venue took back. Look at the exchange first: what you say moves
+    filled and cancelled book executions, by --trade-id as the venue reports it, or by --price and --fee. absent
+    books nothing. busted reverses executions that the venue took back. Look at the exchange first: your report moves
     the position. When the exchange reports an execution later, its figures replace yours.
     """
     if confirm is None and (outcome is None or more["reason"] is None):

@@ -1,4 +1,4 @@
-"""`fks positions`: what is held, and what it has earned."""
+"""`fks positions`: open positions and their profit."""
 
 from __future__ import annotations
 

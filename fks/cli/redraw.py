@@ -1,4 +1,4 @@
-"""A screen that is drawn again and again in place: no flicker, no scrolling, and the terminal is left as it was."""
+"""A screen redrawn in place: no flicker, no scrolling, and the terminal is restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def watch(lines: Callable[[int], Sequence[str]], *, every_s: float, out: TextIO | None = None) -> None:
-    """Show what `lines(width)` returns, anew every `every_s` seconds, until Ctrl-C; that is an orderly end.
+    """Show the result of `lines(width)` every `every_s` seconds until Ctrl-C, which is an orderly end.
 
     On a terminal the screen is redrawn in place, cut to its size. Elsewhere (a pipe) the lines are simply printed
     again.
@@ -72,10 +72,10 @@ def cut(text: str, columns: int) -> str:
 
 
 def columns(heading: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
-    """Return rows of cells as lines whose columns stand below each other; a column without a word takes no room."""
-    said = [any(click.unstyle(row[i]).strip() for row in rows) for i in range(len(heading))]
+    """Return rows of cells as aligned lines; an empty column takes no space."""
+    has_text = [any(click.unstyle(row[i]).strip() for row in rows) for i in range(len(heading))]
     table = [heading, *rows]
-    widths = [max(len(click.unstyle(row[i])) for row in table) if said[i] else -1 for i in range(len(heading))]
+    widths = [max(len(click.unstyle(row[i])) for row in table) if has_text[i] else -1 for i in range(len(heading))]
     lines = []
     for row in table:
         cells = [

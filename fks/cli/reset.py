@@ -81,7 +81,8 @@ def _remove(paths: Paths) -> list[str]:
         paths.home / ".postgres.password-mark",
         paths.redis_dir,
         paths.sim_dir,
-        paths.kill_file.with_name("kill-positions.json"),  # what the guardian would close while the database is away
+        # positions for the guardian to close while the database is away
+        paths.kill_file.with_name("kill-positions.json"),
         paths.logs,
         paths.run,
         paths.sockets,

@@ -1,4 +1,4 @@
-"""`fks restart`: one service by its keeper, one part of the tree by its supervisor, drained; `--now` ends it at
+"""`fks restart`: a service by its keeper, a component of the tree by its supervisor, drained; `--now` ends it at
 once."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def restart(ctx: click.Context, name: str, why: str, is_now: bool, as_json: bool
 
 
 def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
-    """Have the supervisor do it, and look on."""
+    """Request the restart from the supervisor and watch it."""
     from fks.cli.client import Gateway, base_url_of, local_token, new_key
     from fks.cli.operation import follow
 
@@ -76,7 +76,7 @@ def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
 
 
 def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]], *, as_json: bool) -> None:
-    """Restart a service by its keeper, or end a process: whoever minds it starts it again."""
+    """Restart a service by its keeper, or end a process, which its supervisor starts again."""
     from fks.node.control_socket import ask
 
     start = time.monotonic()
@@ -116,7 +116,7 @@ def _end(row: dict[str, Any]) -> None:
             code="OTHER_NODE",
             remedy="run this command there",
         )
-    if not _is_rays(row["pid"]):  # a row outlives its process, and the number may be somebody else's by now
+    if not _is_rays(row["pid"]):  # a row outlives its process, and the pid may belong to another one by now
         raise InputError(
             f"{row['name']}: pid {row['pid']} is no process of Ray's any more",
             code="NOT_RUNNING",

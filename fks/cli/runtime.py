@@ -1,5 +1,4 @@
-"""What `fks config` does to the running system: a new version of the settings, watched until it is in force or
-undone."""
+"""Changes of the running system's settings by `fks config`: a new version, watched until it is in force or undone."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ def version_of(home: Path) -> tuple[int, dict[str, Any]]:
 
 
 def change(ctx: click.Context, wanted: dict[str, Any], why: str, *, as_json: bool) -> None:
-    """Make a version and look on until it is in force. Errors: FksError when it did not take and was undone."""
+    """Make a version and watch it until it is in force. Errors: FksError when it did not take and was undone."""
     from fks.cli.client import gateway_of
     from fks.cli.operation import follow
 
@@ -43,7 +42,7 @@ def change(ctx: click.Context, wanted: dict[str, Any], why: str, *, as_json: boo
         base = gateway.get("/config")["version"]
         made = gateway.post("/config/versions", {**wanted, "reason": why, "base_version": base})
         if not as_json:
-            _tell(made["changes"])
+            _print_changes(made["changes"])
         follow(gateway, made["operation"], is_quiet=as_json)
         found = gateway.get(f"/config/versions/{made['version']}")
     emit(found, as_json=as_json, schema="fks.config.version/1")
@@ -66,7 +65,7 @@ def history(ctx: click.Context, limit: int, *, as_json: bool) -> None:
             item["state"],
             item["created_at"][:19],
             item["changed_by"],
-            _words(item),
+            _summary(item),
             item["reason"],
             item["error"] or "",
         )
@@ -85,7 +84,7 @@ def diff(ctx: click.Context, before: int, after: int, *, as_json: bool) -> None:
         found = difference(_values(gateway, before), _values(gateway, after))
     emit({"before": before, "after": after, "changes": found}, as_json=as_json, schema="fks.config.diff/1")
     if not as_json:
-        _tell(found)
+        _print_changes(found)
         if not found:
             click.echo("they are the same")
 
@@ -94,12 +93,12 @@ def _values(gateway: Gateway, version: int) -> dict[str, Any]:
     return dict(gateway.get(f"/config/versions/{version}")["values"]) if version else {}
 
 
-def _tell(changes: dict[str, dict[str, Any]]) -> None:
+def _print_changes(changes: dict[str, dict[str, Any]]) -> None:
     for key, change in changes.items():
         click.echo(f"{key}: {_value(change['from'])} → {_value(change['to'])}")
 
 
-def _words(item: dict[str, Any]) -> str:
+def _summary(item: dict[str, Any]) -> str:
     back = f"back to {item['rolls_back_to']}: " if item["kind"] == "rollback" else ""
     return back + ", ".join(f"{key} = {_value(change['to'])}" for key, change in item["changes"].items())
 

@@ -1,4 +1,4 @@
-"""What `fks up` shows: the steps of the start with their times, then what runs and where to look."""
+"""Output of `fks up`: the steps of the start with their times, then the running services and their addresses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Screen:
         return time.monotonic() - self._start
 
     def say(self, name: str, state: str, text: str = "") -> None:
-        """Hear of a step: running, done, failed, or a later change of a service."""
+        """Show a step: running, done, failed, or a later change of a service."""
         title, is_stop = _NAMES.get(name.removesuffix(" stop"), name), name.endswith(" stop")
         if state == "running":
             self._started.setdefault(name, time.monotonic())
@@ -70,7 +70,7 @@ class Screen:
         self._write(f"{clear}{text if self._is_terminal else click.unstyle(text)}\n")
 
     async def spin(self) -> None:
-        """Show what is under way until cancelled. Does nothing where nobody watches."""
+        """Show the running steps until cancelled. Does nothing where the output is no terminal."""
         if not self._is_terminal or self._is_quiet:
             return
         try:

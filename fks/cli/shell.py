@@ -99,7 +99,7 @@ class _Console(code.InteractiveConsole):
         except BaseException as error:
             self._has_failed = True
             if isinstance(error, FksError) or type(error).__module__.startswith("asyncpg"):
-                click.echo(f"{type(error).__name__}: {error}", err=True)  # our frames would tell the user nothing
+                click.echo(f"{type(error).__name__}: {error}", err=True)  # frames of FKS are of no use to the user
             else:
                 found = error.__traceback__
                 while found is not None and not found.tb_frame.f_code.co_filename.startswith("<"):

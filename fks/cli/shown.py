@@ -1,4 +1,4 @@
-"""How the tables of orders, fills and signals show times and long texts."""
+"""Formats of times and numbers in the tables of orders, fills and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fks signals`: what strategies and people want, and a person's yes or no."""
+"""`fks signals`: signals of strategies and persons, and their approval."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def sim() -> None:
-    """The local exchange: speaks Binance spot's wire, for tests and first steps."""
+    """The local exchange: implements Binance spot's wire protocol, for tests and first steps."""
 
 
 @sim.command()
@@ -144,7 +144,7 @@ sim.add_command(replay)
 
 @sim.group()
 def faults() -> None:
-    """Make things go wrong on a running exchange."""
+    """Inject faults into a running exchange."""
 
 
 _url = click.option("--url", required=True, help="The exchange's REST address, http://127.0.0.1:PORT.")

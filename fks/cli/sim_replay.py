@@ -1,4 +1,4 @@
-"""`fks sim replay`: a tape through the code that read it live, at any speed, and what came of it."""
+"""`fks sim replay`: a tape through the code that read it live, at any speed, and the result."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def replay(
     ctx: click.Context, tape: Path, speed: float | None, timeframe: str, expect: str, check: bool, as_json: bool
 ) -> int:
-    """Play TAPE, a file or a folder of them, through the exchange's own decoder into bars, and show what came of it.
+    """Play TAPE, a file or a folder of them, through the exchange's own decoder into bars, and show the result.
 
-    The same tape gives the same digests until the code reads it differently. Tapes come from 'fks data record' and from
+    The same tape gives the same digests until the decoder changes. Tapes come from 'fks data record' and from
     collectors with data.tape = true. See docs/tapes.md.
     """
     from fks.model.timeframe import check_timeframe
@@ -42,7 +42,7 @@ def replay(
     document = _document(summary, timeframe) | {"tape": str(tape), "seconds": round(took_s, 3)}
     emit(document, as_json=as_json, schema="fks.sim.replay/1")
     if not as_json:
-        _tell(document, took_s)
+        _print(document, took_s)
     has_bars = any(row["bars"] for row in document["symbols"])
     if expect and (not has_bars or expect != document["bars_digest"]):  # the digest of no bars proves nothing
         found = document["bars_digest"] if has_bars else f"the tape has no whole bar of {timeframe}"
@@ -52,7 +52,7 @@ def replay(
 
 
 def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, float]:
-    """Return what came of the tape, and how many seconds the playing took."""
+    """Return the result of the tape, and how many seconds the playing took."""
     from fks.tape.player import play, wires_of
     from fks.tape.reader import header_of, read_records, tape_files
     from fks.tape.records import Kind
@@ -111,7 +111,7 @@ def _moment(time_ns: int) -> str | None:
     return iso(time_ns) if time_ns else None
 
 
-def _tell(document: dict[str, Any], took_s: float) -> None:
+def _print(document: dict[str, Any], took_s: float) -> None:
     table(
         (
             [
@@ -142,7 +142,7 @@ def _tell(document: dict[str, Any], took_s: float) -> None:
 
 
 def _check(tape: Path, *, as_json: bool) -> int:
-    """Tell a verdict of every file, whatever the one before it was like."""
+    """Print the state of every file, whatever the one before it was like."""
     from fks.tape.reader import tape_files
 
     shown = [_verdict(path) for path in tape_files(tape)]

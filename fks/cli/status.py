@@ -1,4 +1,4 @@
-"""`fks status`: what runs and how it is, from the gateway, else from the keeper, else from the database itself."""
+"""`fks status`: components and their states, from the gateway, else from the keeper, else from the database itself."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def status(ctx: click.Context, as_json: bool, watch: bool, wide: bool) -> int:
 
 
 def find_status(paths: Paths) -> dict[str, Any]:
-    """Return the status document from whoever can tell it; DOWN when nobody can. Never raises for what is not
-    running."""
+    """Return the status document of the first source that answers; DOWN when none does. Never raises for a part that
+    does not run."""
     from fks.model.errors import FksError
 
     for ask in (_from_gateway, _from_keeper, _from_database):
@@ -90,7 +90,7 @@ def find_status(paths: Paths) -> dict[str, Any]:
 
 
 def _kill_from_file(paths: Paths) -> dict[str, Any]:
-    """Return what the guardian's own journal says: it holds whether or not anything runs."""
+    """Return the kill state in the guardian's own journal: it holds whether or not anything runs."""
     from fks.guardian.service import read_kill
 
     record = read_kill(paths.kill_file)
@@ -128,7 +128,7 @@ def _from_keeper(paths: Paths) -> dict[str, Any]:
 
 
 def _from_database(paths: Paths) -> dict[str, Any]:
-    """Ask PostgreSQL itself: both the gateway and the keeper are dead, the journal may live."""
+    """Query PostgreSQL itself: both the gateway and the keeper are dead, the journal may live."""
     from fks.config.endpoints import load_node
     from fks.monitor.status import assemble
 
@@ -137,7 +137,7 @@ def _from_database(paths: Paths) -> dict[str, Any]:
 
 
 def ask_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:
-    """Return what `read` finds in this node's database, without anything else running. Errors: OutageError."""
+    """Return the result of `read` on this node's database, without anything else running. Errors: OutageError."""
     import asyncio
 
     from fks.config.endpoints import load_node
@@ -166,8 +166,8 @@ def _document(found: Any) -> dict[str, Any]:
 def _lines(document: dict[str, Any], paths: Paths, is_wide: bool) -> list[str]:
     """Return the whole page as lines, with colours."""
     state = str(document["state"])
-    told_by = f"  (told by the {document['source']})" if document.get("source") not in (None, "gateway") else ""
-    lines = [f"{paint(state, bold=True)}  {paths.home}{told_by}"]
+    origin = f"  (from the {document['source']})" if document.get("source") not in (None, "gateway") else ""
+    lines = [f"{paint(state, bold=True)}  {paths.home}{origin}"]
     lines += [f"  {click.style('·', fg='yellow')} {reason}" for reason in document.get("reasons", [])[:8]]
     if state == "down" and not document["components"]:
         return [*lines, "start it with 'fks up'"]
@@ -198,7 +198,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
 
 
 def _components(rows: Sequence[Mapping[str, Any]], is_wide: bool) -> list[str]:
-    """Return the components; node, version and configuration version only where they tell parts apart."""
+    """Return the components; node, version and configuration version only where they differ."""
     extra = [key for key in ("node", "version", "config_version") if is_wide or differ(rows, key)]
     titles = [key.replace("_version", "") for key in extra]
     return _table(
@@ -222,14 +222,13 @@ def _components(rows: Sequence[Mapping[str, Any]], is_wide: bool) -> list[str]:
 
 def _extra(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
-    if key == "config_version":  # the versions of what may be changed while running; without one the file counts
+    if key == "config_version":  # version of the runtime settings; without one the file counts
         return str(value or "file") if row["kind"] in ("actor", "serve") else ""
     return str(value or "")
 
 
 def differ(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    """Return whether the parts disagree in `key`; one that does not say (a program that is not ours) counts for
-    nothing."""
+    """Return whether the components disagree in `key`; one without it (a program that is not ours) does not count."""
     if key == "config_version":
         return len({row.get(key) or 0 for row in rows if row["kind"] in ("actor", "serve")}) > 1
     return len({row[key] for row in rows if row.get(key)}) > 1
@@ -267,15 +266,15 @@ def _venues(document: Mapping[str, Any]) -> list[str]:
 
 
 def _strategies(document: Mapping[str, Any]) -> list[str]:
-    """Return the strategy instances in trouble: set apart in a process of their own, switched off, or held by an
+    """Return the strategy instances in trouble: isolated in a process of their own, switched off, or held by an
     error."""
     rows = []
     for s in document.get("strategies") or []:
-        words = [] if s["is_enabled"] else [click.style("switched off", fg="red")]
-        words += [click.style("set apart", fg="yellow")] if s["is_isolated"] else []
+        marks = [] if s["is_enabled"] else [click.style("switched off", fg="red")]
+        marks += [click.style("set apart", fg="yellow")] if s["is_isolated"] else []
         why = str(s["error"] or "").strip().splitlines()
         rows.append(
-            (s["id"], s["symbol"], paint(s["state"]), " ".join(words), s["crashes"], why[-1][:120] if why else "")
+            (s["id"], s["symbol"], paint(s["state"]), " ".join(marks), s["crashes"], why[-1][:120] if why else "")
         )
     return _table(("strategy", "symbol", "state", "", "crashes", "last error"), rows)
 
@@ -327,9 +326,9 @@ def _kill(kill: Mapping[str, Any]) -> str:
     return "kill switch: " + ("not engaged" if kill.get("engaged") is False else "unknown")
 
 
-def paint(word: str, *, bold: bool = False) -> str:
-    """Return a state's word in its colour."""
-    return click.style(word, fg=COLOURS.get(word, "white"), bold=bold)
+def paint(state: str, *, bold: bool = False) -> str:
+    """Return a state in its colour."""
+    return click.style(state, fg=COLOURS.get(state, "white"), bold=bold)
 
 
 def beat(age_ms: int | None) -> str:

@@ -1,5 +1,5 @@
-"""How commands reach the database whether FKS runs or not: the running server, an external one, or our own for a
-moment."""
+"""Access of commands to the database whether FKS runs or not: the running server, an external one, or an embedded one
+started for the command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fks.config.settings import Settings
 
 @contextlib.contextmanager
 def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[str, Settings, Paths]]:
-    """Give the database URL with settings and paths. An embedded server that was down is stopped again at the end.
+    """Yield the database URL with settings and paths. An embedded server that was down is stopped again at the end.
 
     `create` makes the secrets (and so the cluster) when there are none. Errors: ConfigError, OutageError.
     """

@@ -1,4 +1,4 @@
-"""`fks strategies`: what there is, whether it may be used, a template for your own, and which instances run."""
+"""`fks strategies`: the catalogue, checks, a template for your own, and instances."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def strategies() -> None:
 
 
 def catalogue_of(ctx: click.Context) -> Catalogue:
-    """Return the strategies this node knows: built-in, installed, and the files in its strategies folder."""
+    """Return the strategies of this node: built-in, installed, and the files in its strategies folder."""
     from fks.strategies.registry import load_catalogue
 
     return load_catalogue(paths_of(ctx).strategies)
@@ -87,7 +87,7 @@ def _type_of(field: Any) -> str:
 @as_json
 @click.pass_context
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Show one strategy: what it does, its parameters, its warm-up."""
+    """Show one strategy: description, parameters, warm-up."""
     catalogue = catalogue_of(ctx)
     strategy = catalogue.make(name)
     found = {**_described(catalogue.entries[name]), "warmup": strategy.warmup()}
@@ -205,7 +205,7 @@ def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -
 @as_json
 @click.pass_context
 def instances(ctx: click.Context, as_json: bool) -> None:
-    """List the instances that run, or would: symbol, parameters, state, how far they have decided."""
+    """List the instances that run, or would: symbol, parameters, state, last decided bar."""
     from fks.store.strategies import StrategyStore
 
     rows = _in_database(ctx, lambda db: StrategyStore(db).list())
@@ -260,7 +260,7 @@ def _instance(row: Instance) -> dict[str, Any]:
 
 
 def _state_of(shown: Mapping[str, Any]) -> str:
-    """Return how an instance stands, in the words of the table: DISABLED is the system's doing, off a person's."""
+    """Return the state of an instance as the table shows it: DISABLED is set by the system, off by a person."""
     if not shown["is_enabled"]:
         return "DISABLED" if shown["state"] == "DISABLED" else "off"
     return f"{shown['state']} apart" if shown["is_isolated"] else str(shown["state"])
@@ -271,7 +271,7 @@ def _state_of(shown: Mapping[str, Any]) -> str:
 @as_json
 @click.pass_context
 def instance(ctx: click.Context, id: str, as_json: bool) -> None:
-    """Show one instance: how it stands, how often it took its worker down, what the last time left, what it holds."""
+    """Show one instance: state, crashes of its worker, the last traceback, holdings."""
     from fks.store.strategies import StrategyStore
 
     async def read(db: Database) -> tuple[Any, list[Any]]:
@@ -348,7 +348,7 @@ def add(
     made = catalogue_of(ctx).make(strategy, params_of(pairs))
     ensure_checked(made)
     check_timeframe(options["timeframe"])
-    wish, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
+    quantity, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
     async def insert(db: Database) -> bool:
         from fks.api.order_entry import exchange_for
@@ -362,7 +362,7 @@ def add(
             made.model_dump(mode="json"),
             exchange=known.exchange,
             symbol=known.symbol,
-            size=wish,
+            size=quantity,
             is_enabled=not disabled,
             **options,
         )
@@ -391,7 +391,7 @@ def _positive(text: str) -> Decimal:
 @click.argument("id")
 @click.pass_context
 def enable(ctx: click.Context, id: str) -> None:
-    """Switch an instance on; one that crashed starts anew, one that was set apart is among the others again."""
+    """Switch an instance on; a crashed one starts again, an isolated one returns to its shard."""
     _switch(ctx, id, True)
 
 
@@ -399,8 +399,7 @@ def enable(ctx: click.Context, id: str) -> None:
 @click.argument("id")
 @click.pass_context
 def disable(ctx: click.Context, id: str) -> None:
-    """Switch an instance off, or say that you have seen one DISABLED. It sends no more signals; what it holds stays
-    held."""
+    """Switch an instance off, or acknowledge a DISABLED one. It sends no more signals; its position stays."""
     _switch(ctx, id, False)
 
 
@@ -417,8 +416,7 @@ def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
 @click.argument("by", type=click.Choice(["auto", "manual", "all"]))
 @click.pass_context
 def approval(ctx: click.Context, id: str, by: str) -> None:
-    """Say whether signals of instance ID go out at once (auto), or wait for a person: entries (manual), exits too
-    (all)."""
+    """Set the approval of instance ID: at once (auto), by a person for entries (manual), or for exits too (all)."""
     from fks.store.strategies import StrategyStore
 
     if not _in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):

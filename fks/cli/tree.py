@@ -1,4 +1,4 @@
-"""`fks tree`: the supervision tree drawn, and the last things that happened in it."""
+"""`fks tree`: the supervision tree and its newest events."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def tree(ctx: click.Context, as_json: bool, watch: bool, count: int, wide: bool)
 
 
 def look(paths: Paths, count: int) -> dict[str, Any]:
-    """Return state, reasons, tree, nodes and the last `count` events, from whoever can tell them. Never raises."""
+    """Return state, reasons, tree, nodes and the last `count` events, from the first source that answers. Never
+    raises."""
     from fks.cli.events import find_events
     from fks.cli.status import find_status
     from fks.model.errors import FksError
@@ -81,13 +82,13 @@ def look(paths: Paths, count: int) -> dict[str, Any]:
 
 
 def draw(document: Mapping[str, Any], *, is_wide: bool = False, is_unicode: bool = True) -> list[str]:
-    """Return the tree as lines, with colours; the caller takes them away where nobody can see them."""
+    """Return the tree as lines, with colours; the caller removes them where the output is no terminal."""
     from fks.cli.events import fold, lines_of
     from fks.cli.redraw import columns
     from fks.cli.status import paint
 
-    told_by = f"  (told by the {document['source']})" if document.get("source") not in (None, "gateway") else ""
-    lines = [f"{paint(str(document['state']), bold=True)}{click.style(told_by, fg='bright_black')}"]
+    origin = f"  (from the {document['source']})" if document.get("source") not in (None, "gateway") else ""
+    lines = [f"{paint(str(document['state']), bold=True)}{click.style(origin, fg='bright_black')}"]
     lines += [
         f"  {click.style('·' if is_unicode else '-', fg='yellow')} {reason}" for reason in document["reasons"][:6]
     ]
@@ -108,7 +109,7 @@ def draw(document: Mapping[str, Any], *, is_wide: bool = False, is_unicode: bool
 
 
 class _Shown:
-    """Which columns say something: a column where all are alike is noise."""
+    """Columns worth showing: one in which all values are equal is left out."""
 
     def __init__(self, nodes: bool, versions: bool, configs: bool, epochs: bool) -> None:
         self.nodes, self.versions, self.configs, self.epochs = nodes, versions, configs, epochs
@@ -169,7 +170,7 @@ def _row(node: Mapping[str, Any], lead: str, shown: _Shown) -> list[str]:
 
 
 def _note(node: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Return what is amiss, and of a supervisor its strategy and how much of its intensity is used."""
+    """Return the trouble of a component, and of a supervisor its strategy and how much of its intensity is used."""
     parts = []
     if node.get("strategy"):
         text = str(node["strategy"])

@@ -87,7 +87,7 @@ def run_keeper(paths: Paths, *, is_detached: bool, is_quiet: bool, is_json: bool
         else:
             asyncio.run(_foreground(paths, is_quiet=is_quiet, is_json=is_json))
     except AlreadyRunning as found:
-        _tell_running(paths, found.pid, is_json=is_json)
+        _print_running(paths, found.pid, is_json=is_json)
         return False
     return True
 
@@ -182,7 +182,7 @@ def _token(paths: Paths) -> str | None:
 
 
 def _detach(paths: Paths, *, is_json: bool) -> None:
-    """Start a keeper in a session of its own and follow its steps until it is ready. Errors: what it died of."""
+    """Start a keeper in a session of its own and follow its steps until it is ready. Errors: the keeper's own."""
     import threading
 
     from fks.cli.screen import Screen, first_screen
@@ -208,8 +208,8 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     shown = 0
     while screen.elapsed_s < UP_S:
         if child.poll() is not None:
-            words = output.read_text(errors="replace").strip() or f"the keeper ended with status {child.returncode}"
-            raise {2: ConfigError, 3: OutageError}.get(child.returncode, FksError)(words)
+            reason = output.read_text(errors="replace").strip() or f"the keeper ended with status {child.returncode}"
+            raise {2: ConfigError, 3: OutageError}.get(child.returncode, FksError)(reason)
         try:
             progress = ask(paths.keeper_socket, "progress")
         except OutageError:
@@ -234,7 +234,7 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
 
 
 def _ready_line(paths: Paths, took_s: float) -> None:
-    """Print one JSON line that says where everything is."""
+    """Print one JSON line with all addresses."""
     import orjson
 
     document = {"schema": "fks.up/1", "state": "ready", "took_s": round(took_s, 1), **_whereabouts(paths)}
@@ -258,7 +258,7 @@ def _whereabouts(paths: Paths) -> dict[str, object]:
     }
 
 
-def _tell_running(paths: Paths, pid: int, *, is_json: bool) -> None:
+def _print_running(paths: Paths, pid: int, *, is_json: bool) -> None:
     from fks.model.errors import FksError
 
     try:
@@ -281,7 +281,7 @@ def _tell_running(paths: Paths, pid: int, *, is_json: bool) -> None:
 @as_json
 @click.pass_context
 def down(ctx: click.Context, as_json: bool) -> None:
-    """Stop a system that runs in the background, in order; end what a killed keeper left behind."""
+    """Stop a system that runs in the background, in order, with the leftovers of a killed keeper."""
     import orjson
 
     from fks.config.paths import Paths

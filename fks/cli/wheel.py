@@ -1,4 +1,4 @@
-"""Wheels of FKS: is this one fit for this Python, install it here, and keep the one that leads back.
+"""Wheels of FKS: check one for this Python, install it here, and keep the one for a rollback.
 
 Only the running virtual environment is changed, offline and without touching any dependency: a wheel that needs another
 Ray or Python is refused, because such an upgrade is no rolling one.
@@ -27,7 +27,7 @@ _OF_INSTALLATION = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel that is fit to be installed here. `name` is what it is kept as: two builds of a version differ in it."""
+    """A wheel that is fit to be installed here. `name` is its file name here: two builds of a version differ in it."""
 
     file: Path
     version: str
@@ -35,33 +35,38 @@ class Wheel:
 
 
 def check_wheel(file: Path) -> Wheel:
-    """Return the wheel. Errors: InputError when it is damaged, is not FKS, or needs what is not installed here."""
+    """Return the wheel. Errors: InputError when it is damaged, is not FKS, or has requirements that are not installed
+    here."""
     try:
         with zipfile.ZipFile(file) as archive:
             _check_content(archive, file)
-            told = HeaderParser().parsestr(archive.read(_member(archive, "METADATA")).decode())
+            metadata_fields = HeaderParser().parsestr(archive.read(_member(archive, "METADATA")).decode())
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError) as error:
         raise InputError(
             f"{file} is no wheel ({error})", code="WHEEL_WRONG", remedy="build it with 'pip wheel . --no-deps'"
         ) from None
-    if told["Name"] != "fks":
-        raise InputError(f"{file} is {told['Name']}, not fks", code="WHEEL_WRONG", remedy="give a wheel of FKS")
-    if not re.fullmatch(r"[A-Za-z0-9.+!_-]+", str(told["Version"])):  # it becomes part of a file's name
-        raise InputError(f"{file} has no version ({told['Version']!r})", code="WHEEL_WRONG", remedy="build it again")
-    if "dirty" in str(told["Version"]):
+    if metadata_fields["Name"] != "fks":
+        raise InputError(
+            f"{file} is {metadata_fields['Name']}, not fks", code="WHEEL_WRONG", remedy="give a wheel of FKS"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9.+!_-]+", str(metadata_fields["Version"])):  # it becomes part of a file's name
+        raise InputError(
+            f"{file} has no version ({metadata_fields['Version']!r})", code="WHEEL_WRONG", remedy="build it again"
+        )
+    if "dirty" in str(metadata_fields["Version"]):
         raise InputError(
             f"{file.name} was built from a checkout with changes that nobody kept",
             code="WHEEL_WRONG",
             remedy="commit them and build it again",
         )
-    problems = list(_unmet(told.get("Requires-Python", ""), told.get_all("Requires-Dist") or []))
+    problems = list(_unmet(metadata_fields.get("Requires-Python", ""), metadata_fields.get_all("Requires-Dist") or []))
     if problems:
         raise InputError(
             f"{file.name} does not fit what is installed: {'; '.join(problems)}",
             code="WHEEL_UNFIT",
             remedy="such a change is no rolling one: 'fks down', install it with its dependencies, 'fks up'",
         )
-    return Wheel(file, str(told["Version"]), _kept_as(str(told["Version"]), file.read_bytes()))
+    return Wheel(file, str(metadata_fields["Version"]), _kept_as(str(metadata_fields["Version"]), file.read_bytes()))
 
 
 def check_place() -> metadata.Distribution:
@@ -91,8 +96,7 @@ def check_place() -> metadata.Distribution:
 
 
 def install(wheel: Path) -> None:
-    """Put a wheel in the place of the FKS that is installed, without any dependency. Errors: FksError with pip's last
-    line."""
+    """Replace the installed FKS by a wheel, without any dependency. Errors: FksError with pip's last line."""
     command = [
         sys.executable,
         "-m",
@@ -127,7 +131,7 @@ def keep(wheel: Wheel, folder: Path) -> Path:
 
 
 def repack(found: metadata.Distribution, folder: Path) -> Path:
-    """Return a wheel made of the FKS that is installed, so that one can come back to it however it was installed."""
+    """Return a wheel made of the installed FKS, so that a rollback is possible however it was installed."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "installed.part"
     info = next(file.parent.name for file in found.files or [] if file.name == "RECORD")
@@ -147,7 +151,7 @@ def repack(found: metadata.Distribution, folder: Path) -> Path:
 
 
 def _check_content(archive: zipfile.ZipFile, file: Path) -> None:
-    """Refuse a wheel whose files are not those of its own list."""
+    """Refuse a wheel whose files differ from its own list."""
     for line in archive.read(_member(archive, "RECORD")).decode().splitlines():
         name, _, rest = line.partition(",")
         kind, _, digest = rest.partition(",")[0].partition("=")
@@ -183,7 +187,7 @@ def _unmet(python: str, requirements: list[str]) -> list[str]:
 
 
 def _is_edited(file: metadata.PackagePath) -> bool:
-    """Return whether an installed file differs from what was installed; compiled ones carry no hash."""
+    """Return whether an installed file was edited; compiled ones carry no hash."""
     if file.hash is None or ".." in file.parts:
         return False
     try:

@@ -1,4 +1,4 @@
-"""`fks why`: one decision's whole story, from the bar to the fills."""
+"""`fks why`: the history of one decision, from the bar to the fills."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def why(
 ) -> None:
     """Show why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
 
-    The story is the journal's: the bar, what the strategy computed on it, its signal, every check with its limit and
-    the value it saw, the order's events with the venue's answers, and the fills. Of a symbol at a time (10m ago, or
-    ISO) it tells of each strategy instance there, also of one that gave no signal.
+    The history is the journal's: the bar, the strategy's values on it, its signal, every check with its limit and
+    the actual value, the order's events with the venue's answers, and the fills. Of a symbol at a time (10m ago, or
+    ISO) it covers each strategy instance there, also one without a signal.
     """
     from fks.cli.events import moment
 
@@ -41,10 +41,10 @@ def why(
     emit(items, as_json=as_json, schema="fks.why/1")
     if not as_json:
         for story in items:
-            _tell(story)
+            _print_story(story)
 
 
-def _tell(story: Mapping[str, Any]) -> None:
+def _print_story(story: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 

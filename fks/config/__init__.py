@@ -1,1 +1,1 @@
-"""Settings and secrets: what a node is told before it starts. Rooms get values; they never read the environment."""
+"""Settings and secrets of a node. Other packages get values; they never read the environment."""

@@ -1,7 +1,7 @@
-"""The settings in which all machines of a cluster must agree: what decides about money and about who runs what.
+"""Settings in which all machines of a cluster must agree: those about money and about the placement of children.
 
-Paths, ports, addresses, logging and pool sizes are each machine's own. What is compared are hashes keyed with the
-cluster's token, so that a row in the database tells a difference and not a value.
+Paths, ports, addresses, logging and pool sizes are each machine's own. The compared values are hashes keyed with the
+cluster's token, so that a row in the database shows a difference and not a value.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def agreement_hash(hashes: Mapping[str, str]) -> str:
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Return the keys of both that differ; a key only one side knows differs too."""
+    """Return the keys that differ; a key that only one side has differs too."""
     return sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
 
 

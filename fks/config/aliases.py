@@ -1,5 +1,4 @@
-"""The owner's names for settings (docs/deviations.md): what people have in their environment and `.env` goes on
-working."""
+"""The owner's names for settings (docs/deviations.md): existing environments and `.env` files stay valid."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def read(names: Names, problems: list[WrongSetting]) -> dict[Key, tuple[Any, Source]]:
-    """Return what the owner's names say, as our settings."""
+    """Return our settings from the owner's names."""
     found: dict[Key, tuple[Any, Source]] = {key: names[name] for name, key in DIRECT.items() if name in names}
     for key, url in ((("database", "url"), _postgres(names, problems)), (("redis", "url"), _redis(names, problems))):
         if url is not None:

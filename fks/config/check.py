@@ -1,4 +1,4 @@
-"""What no single key can tell: settings that are right alone and wrong together, or dangerous."""
+"""Checks across several settings: each is valid alone, and they are wrong together, or dangerous."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _ports(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
                 continue
             name, other = f"{section}.{key}", taken.setdefault(value, f"{section}.{key}")
             if other != name:
-                name, other = (name, other) if _at(sources, name) else (other, name)  # blame what was set
+                name, other = (name, other) if _at(sources, name) else (other, name)  # name the setting that was set
                 yield WrongSetting(
                     f"{name} = {value}", _at(sources, name), f"{other} has that port", "give each its own, or 0"
                 )
@@ -122,7 +122,7 @@ def _market(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
 
 
 def _money(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
-    """Yield what would send orders for real money on prices that are not the real exchange's."""
+    """Yield settings that would send orders for real money on prices that are not the real exchange's."""
     venue, data = settings.venue, settings.data
     if not venue.live:
         return

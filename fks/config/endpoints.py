@@ -1,5 +1,5 @@
-"""Where the parts of a running node are reached: the keeper writes it down (0600), every local process reads it.
-Also the ports a node takes when its settings leave them open."""
+"""Endpoints of a running node: written by the keeper (0600), read by every local process. Also the ports of a node
+whose settings leave them open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fks.config.settings import Http, Ray, Settings, Sim
 from fks.model.errors import ConfigError, OutageError
 
 PORT_FIRST, PORT_LAST = 21000, 31999  # below the kernel's ephemeral ports
-_BLOCK = 32  # a node's ports lie side by side: two nodes share all of them or none
+_BLOCK = 32  # a node's ports are one block: two nodes share all of them or none
 
 
 def port_settings() -> list[tuple[str, str]]:
@@ -63,14 +63,14 @@ def load_node(paths: Paths) -> Node:
 
 
 def clear_node(paths: Paths) -> None:
-    """Forget the endpoints: the node is down."""
+    """Remove the endpoints: the node is down."""
     paths.node_file.unlink(missing_ok=True)
 
 
 def resolve_ports(settings: Settings, paths: Paths, *, attempt: int = 0) -> Settings:
     """Return settings whose open ports (0) are numbers derived from FKS_HOME: the same at every start, no two alike.
 
-    Whether they are free is for the keeper to see; `attempt` 1, 2, … gives other blocks of ports.
+    The keeper checks whether they are free; `attempt` 1, 2, … gives other blocks of ports.
     ray.worker_port_min and max stay 0: Ray takes any free one.
     """
     blocks = (PORT_LAST - PORT_FIRST + 1) // _BLOCK

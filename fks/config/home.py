@@ -1,5 +1,4 @@
-"""Where a node lives when nobody said: `.fks` of the checkout, or a native directory when that is on a Windows
-drive."""
+"""The default home of a node: `.fks` of the checkout, or a native directory when that is on a Windows drive."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ def default_home(checkout: Path | None = None) -> str:
     """Return the home to use without --home and FKS_HOME.
 
     Under WSL a checkout on a Windows drive gets `~/.local/share/fks/<key>`: PostgreSQL, locks and unix sockets need a
-    Linux file system. The key tells checkouts apart. A `.fks` elsewhere stays what it is.
+    Linux file system. The key differs between checkouts. A `.fks` elsewhere is used as it is.
     """
     here = Path.cwd() if checkout is None else checkout
     if windows_drive(here) is None:
@@ -33,8 +32,8 @@ def windows_drive(path: Path, mounts: Path = Path("/proc/mounts"), version: Path
     except OSError:
         return None
     best = ("", "")
-    for words in lines:
-        point = words[1].replace("\\040", " ")
+    for fields in lines:
+        point = fields[1].replace("\\040", " ")
         if path.is_relative_to(point) and len(point) >= len(best[0]):
-            best = (point, words[2])
+            best = (point, fields[2])
     return best[0] if best[1] in _DRIVE_TYPES else None

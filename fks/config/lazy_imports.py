@@ -1,9 +1,8 @@
-"""Making big packages small: a package whose `__init__` imports everything is given an empty one that imports on
-demand.
+"""Lazy packages: a package whose `__init__` imports everything is given an empty one that imports on demand.
 
 ccxt's three packages import some four hundred modules of other exchanges: 50 MB and 0.3 s in every process that trades
-on one. What the package's own `__init__` binds by `from … import name` is found by reading it, and imported when
-the name is first used, so code that uses the package cannot tell.
+on one. The names that the package's own `__init__` binds by `from … import name` are found by reading it, and imported
+at their first use, so code that uses the package sees no difference.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 
 class LazyPackage(ModuleType):
-    """A package that imports what its `__init__` would have, name by name."""
+    """A package that performs the imports of its `__init__` name by name."""
 
     _origins: dict[str, tuple[str, str]]
 
@@ -67,7 +66,7 @@ def make_lazy(*packages: str) -> None:
 
 
 def _read(source: str) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
-    """Return what a module binds by `from … import`, and its plain constants."""
+    """Return the names that a module binds by `from … import`, and its plain constants."""
     origins: dict[str, tuple[str, str]] = {}
     constants: dict[str, Any] = {}
     for node in ast.parse(source).body:
@@ -77,5 +76,5 @@ def _read(source: str) -> tuple[dict[str, tuple[str, str]], dict[str, Any]]:
             try:
                 constants[node.targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
-                continue  # computed: nobody we run needs it
+                continue  # computed: not needed here
     return origins, constants

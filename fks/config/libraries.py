@@ -1,4 +1,4 @@
-"""Importing one part of a library whose package imports all of its parts.
+"""Import of one part of a library whose package imports all of its parts.
 
 ccxt's packages import every exchange they know, 370 modules: 0.4 s of processor time and 55 MB in each process that
 talks to one of them, at every restart.
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class _Stub(ModuleType):
-    """Stands for a module that was left out: whatever is asked of it is a class that cannot be made."""
+    """Replacement of a module that was left out: each of its names is a class that cannot be made."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -50,10 +50,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def only(package: str, *, inner: frozenset[str], kept: frozenset[str]) -> Iterator[None]:
-    """While it lasts, modules directly in `package` or in its `inner` packages are left out, unless they are `kept`.
+    """Leave out modules directly in `package` or in its `inner` packages, unless they are `kept`, until the block ends.
 
-    What a left-out module would give is a class that raises ImportError when it is called. What was imported before
-    stays.
+    A name of a left-out module is a class that raises ImportError when it is called. Modules imported before stay.
     """
     finder = _Finder(package, inner, kept)
     sys.meta_path.insert(0, finder)
@@ -65,6 +64,6 @@ def only(package: str, *, inner: frozenset[str], kept: frozenset[str]) -> Iterat
             del sys.modules[name]
 
 
-#: what talking to Binance through ccxt.pro needs of ccxt
+#: the parts of ccxt that ccxt.pro needs for Binance
 CCXT_INNER = frozenset({"async_support", "pro"})
 CCXT_KEPT = CCXT_INNER | {"abstract", "base", "binance", "static_dependencies"}

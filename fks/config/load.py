@@ -1,4 +1,4 @@
-"""Loading the settings: defaults, fks.toml, the owner's names, FKS_* names; checked as a whole, told all at once.
+"""Loading of the settings: defaults, fks.toml, the owner's names, FKS_* names; checked as a whole, all errors at once.
 
 Order, strongest first: FKS_<SECTION>_<KEY> > the owner's names (POSTGRES_HOST, BINANCE_API_KEY, …) > fks.toml >
 default. Both kinds of names are looked up in the environment, then in `.env` (in FKS_HOME, or beside it when that is
@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 from fks.config import aliases, toml
 from fks.config.check import problems_of
 from fks.config.paths import Paths
-from fks.config.problems import Source, WrongSetting, did_you_mean, told
+from fks.config.problems import Source, WrongSetting, did_you_mean, joined
 from fks.config.settings import Section, Settings
 from fks.model.errors import ConfigError
 from fks.model.instrument import folded
@@ -33,7 +33,7 @@ SHORT_NAMES: dict[str, Key] = {"FKS_CORS_ORIGINS": ("http", "cors_origins")}
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Checked settings, where each that is not a default came from, and the files that were read."""
+    """Checked settings, the source of each that is not a default, and the files that were read."""
 
     settings: Settings
     sources: Mapping[Key, Source]
@@ -43,8 +43,7 @@ class Loaded:
 def load_settings(home: str | Path | None = None) -> Settings:
     """Return the checked settings of the node at `home` (default FKS_HOME, else `.fks`).
 
-    Errors: ConfigError naming every key that is wrong, its value (never a secret's), where it was set and what is
-    right.
+    Errors: ConfigError naming every wrong key, its value (never a secret's), its source and a valid form.
     """
     return load(home).settings
 
@@ -72,7 +71,7 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
         settings = _expand_symbols(settings, sources)
         problems += problems_of(settings, sources)
     if problems:
-        raise ConfigError(told(problems))
+        raise ConfigError(joined(problems))
     assert settings is not None
     return Loaded(settings, sources, tuple(files))
 
@@ -175,7 +174,7 @@ def _shaped(section: str, key: str, value: Any) -> Any:
     if kind.startswith("tuple["):
         return tuple(parts)
     if not all("=" in part for part in parts):
-        return value  # the check says that it is no table
+        return value  # reported by the check as no table
     return {name.strip(): text.strip() for name, _, text in (part.partition("=") for part in parts)}
 
 

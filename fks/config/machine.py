@@ -35,7 +35,8 @@ def machine_of(paths: Paths) -> Machine:
 
 
 def process_space() -> str:
-    """Return what two processes share if and only if one can reach the other by its pid: boot and pid namespace."""
+    """Return a text that two processes share if and only if one can reach the other by its pid: boot and pid
+    namespace."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -44,7 +45,7 @@ def process_space() -> str:
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the kernel from every other."""
+    """Return the id of this boot of the kernel."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     import psutil

@@ -1,4 +1,4 @@
-"""Where a node keeps things: all state under FKS_HOME, sockets under a short path derived from it."""
+"""Paths of a node: all state under FKS_HOME, sockets under a short path derived from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Paths:
 
     @property
     def key(self) -> str:
-        """Return 8 hex characters that tell this FKS_HOME from any other on the host."""
+        """Return 8 hex characters that identify this FKS_HOME on the host."""
         return hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
 
     @property
@@ -75,7 +75,7 @@ class Paths:
 
     @property
     def gcs_dir(self) -> Path:
-        """Return where the cluster's GCS keeps its tables (ray.storage)."""
+        """Return the folder of the cluster's GCS tables (ray.storage)."""
         return self.home / "gcs"
 
     @property
@@ -90,18 +90,17 @@ class Paths:
 
     @property
     def node_file(self) -> Path:
-        """Return where the keeper tells every local process the endpoints (0600 JSON)."""
+        """Return the file in which the keeper writes the endpoints for local processes (0600 JSON)."""
         return self.run / "node.json"
 
     @property
     def kill_file(self) -> Path:
-        """Return the guardian's own fsynced journal (G5)."""
+        """Return the guardian's own fsynced journal."""
         return self.home / "kill.jsonl"
 
     @property
     def database_record(self) -> Path:
-        """Return where the order manager records the database that it last wrote to (0600 JSON,
-        `fks.store.failover`)."""
+        """Return the order manager's record of the database that it last wrote to (0600 JSON, `fks.store.failover`)."""
         return self.home / "database.json"
 
     @property
@@ -118,13 +117,12 @@ class Paths:
 
     @property
     def columns(self) -> Path:
-        """Return where mapped copies of stored series lie (fks.store.columns): dropped at will, made again when
-        needed."""
+        """Return the folder of mapped copies of stored series (fks.store.columns): a cache."""
         return self.home / "columns"
 
     @property
     def tapes(self) -> Path:
-        """Return where collectors record what they receive, a folder an exchange (data.tape)."""
+        """Return the folder in which collectors record received messages, a folder an exchange (data.tape)."""
         return self.home / "tapes"
 
     @property

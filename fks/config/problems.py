@@ -1,4 +1,4 @@
-"""What is wrong with a setting, said so that it can be mended: key, value, where it was set, what is right."""
+"""Errors of settings: key, value, source, and a valid form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value came from: `text` for people ("fks.toml:3", "env FKS_HTTP_PORT"), `name` the name that set it."""
+    """Source of a value: `text` for people ("fks.toml:3", "env FKS_HTTP_PORT"), `name` the name that set it."""
 
     text: str
     name: str = ""
@@ -29,8 +29,8 @@ class WrongSetting:
         return f"{self.key}{where}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def told(problems: Iterable[WrongSetting]) -> str:
-    """Return one line for one problem, else a count and a line each."""
+def joined(problems: Iterable[WrongSetting]) -> str:
+    """Return one line for one error, else a count and a line each."""
     lines = list(dict.fromkeys(str(problem) for problem in problems))
     if len(lines) == 1:
         return lines[0]

@@ -1,4 +1,5 @@
-"""The reference of all settings as Markdown, written from the model: docs/configuration.md holds it word for word."""
+"""The reference of all settings as Markdown, generated from the model: docs/configuration.md contains it word for
+word."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from fks.config.load import SHORT_NAMES, env_name, is_secret, sections
 
 
 def reference() -> str:
-    """Return a table per section: key, environment names, default, what it may be, what it means."""
+    """Return a table per section: key, environment names, default, allowed values, meaning."""
     return "\n".join(_lines()) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""Which settings may change while the system runs, what a change is laid over, and which parts have to hear of it.
+"""Settings that may change while the system runs, the values they override, and the components to restart for them.
 
-Pure. A runtime value wins over fks.toml and the environment until it is unset; secrets, ports, paths and whatever is
-read once by somebody else's process stay in fks.toml.
+Pure. A runtime value wins over fks.toml and the environment until it is unset; secrets, ports, paths and settings that
+servers and Ray read once stay in fks.toml.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fks.config.check import problems_of
-from fks.config.problems import Source, WrongSetting, did_you_mean, told
+from fks.config.problems import Source, WrongSetting, did_you_mean, joined
 from fks.config.settings import Risk, Section, Settings, Supervision, Venue
 from fks.model.errors import ConfigError, InputError
 
@@ -21,7 +21,7 @@ Values = Mapping[str, Any]
 GATEWAY, SUPERVISOR = "gateway", "supervisor"
 _ORDERS, _TRADING = ("orders",), ("orders", "guardian")
 _EVERYONE = ("*", SUPERVISOR, GATEWAY)
-#: what the supervisor alone reads; the other keys of its section are limits of the children's own checks
+#: settings that only the supervisor reads; the other keys of its section are limits of the children's own checks
 _SUPERVISORS = tuple(
     f"supervision.{key}"
     for key in (
@@ -43,8 +43,9 @@ def _keys(section: str, model: type[Section], *left_out: str) -> list[str]:
     return [f"{section}.{key}" for key in model.model_fields if key not in left_out]
 
 
-#: key -> the parts that read it, as patterns of child ids. Left out on purpose: a lease's times (a child and whoever
-#: waits for its lease must never differ), placement (a table), endpoints, keys and `venue.live` (a restart by hand).
+#: key -> the components that read it, as patterns of child ids. Left out on purpose: a lease's times (a child and a
+#: process that waits for its lease must never differ), placement (a table), endpoints, keys and `venue.live` (a restart
+#: by hand).
 CHANGEABLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_keys("risk", Risk), _ORDERS),
     **dict.fromkeys(
@@ -67,7 +68,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that does not exist or cannot change while running. Errors: InputError 422 with what to do."""
+    """Refuse a key that does not exist or cannot change while running. Errors: InputError 422 with the remedy."""
     if key in CHANGEABLE:
         return
     section, _, name = key.partition(".")
@@ -105,10 +106,9 @@ def changed(base: Values, to_set: Values, to_unset: Iterable[str] = ()) -> dict[
 
 
 def checked(settings: Settings, values: Values, keys: Iterable[str]) -> dict[str, Any]:
-    """Return `values` in the form that is kept, each of `keys` checked, the whole laid over `settings` to see that it
-    fits.
+    """Return `values` in their stored form, each of `keys` checked, and all of them checked over `settings`.
 
-    Errors: InputError 422 naming every key that is wrong and what is right.
+    Errors: InputError 422 naming every wrong key and a valid form.
     """
     for key in keys:
         check_key(key)
@@ -144,7 +144,7 @@ def overlay(settings: Settings, values: Values, source: str) -> Settings:
         settings = settings.model_copy(update=dict(updated))
         problems = [found for found in problems_of(settings, origin) if found.source is not None]
     if problems:
-        raise ConfigError(told(problems))
+        raise ConfigError(joined(problems))
     return settings
 
 
@@ -155,13 +155,14 @@ def plain(settings: Settings, key: str) -> Any:
 
 
 def difference(before: Values, after: Values) -> dict[str, dict[str, Any]]:
-    """Return what changed: key -> {"from", "to"}; None stands for "as fks.toml says"."""
+    """Return the changes: key -> {"from", "to"}; None stands for the value in fks.toml."""
     keys = sorted({*before, *after})
     return {key: {"from": before.get(key), "to": after.get(key)} for key in keys if before.get(key) != after.get(key)}
 
 
 def concerned(keys: Iterable[str], children: Iterable[str]) -> list[str]:
-    """Return who has to be restarted for these keys: children in their order, then the supervisor, then the gateway."""
+    """Return the components to restart for these keys: children in their order, then the supervisor, then the
+    gateway."""
     patterns = {pattern for key in keys for pattern in CHANGEABLE.get(key, ())}
     found = [
         child for child in children if any(fnmatchcase(child, p) for p in patterns if p not in (SUPERVISOR, GATEWAY))

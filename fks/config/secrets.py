@@ -147,7 +147,7 @@ def check_strong(what: str, value: str) -> None:
         raise ConfigError(f"{what} is empty", remedy=remedy)
     if len(value) < LENGTH_MIN:
         raise ConfigError(f"{what} has {len(value)} characters (at least {LENGTH_MIN})", remedy=remedy)
-    if len(set(value)) < 8 or any(value.lower().startswith(word) for word in _WEAK):
+    if len(set(value)) < 8 or any(value.lower().startswith(weak) for weak in _WEAK):
         raise ConfigError(f"{what} is a default or easily guessed value", remedy=remedy)
 
 

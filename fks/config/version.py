@@ -1,8 +1,4 @@
-"""Which build of FKS this is: the released version and a short hash of the sources that are installed.
-
-Two nodes with the same wheel say the same; an edited file says another. A running process goes on saying what it was
-started from, however often what is installed changes under it.
-"""
+"""The build of FKS: the released version and a short hash of the sources that are installed."""
 
 from __future__ import annotations
 

@@ -253,4 +253,4 @@ async def test_waiting_for_an_unclaimed_operation_ends(
             await asyncio.shield(waiting)
     await rig.store.finish(other, "done", result={})
     code, _, err = await waiting
-    assert (code, "nobody took operation" in err) == (NOT_RUNNING, True)
+    assert (code, "no supervisor claimed operation" in err) == (NOT_RUNNING, True)

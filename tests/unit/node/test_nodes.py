@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.cli.cluster_check import judge
+from fks.cli.cluster_check import check_nodes
 from fks.config.agreement import agreed, agreement_hash, differing
 from fks.config.settings import Log, Node, Ray, Risk, Settings, Sim, Supervision, Venue
 from fks.store.nodes import NodeRow
@@ -51,7 +51,7 @@ def row(name, role="worker", **changes):
 
 
 def bad(rows, settings=None):
-    return {check.name for check in judge(rows, settings) if check.state == "bad"}
+    return {check.name for check in check_nodes(rows, settings) if check.state == "bad"}
 
 
 def test_machines_that_agree_pass():

@@ -377,7 +377,7 @@ def order_body(order: Order) -> dict[str, Any]:
         "symbol": order.symbol,
         "instance": order.instance,
         "role": order.role.value,
-        "generation": order.attempt,
+        "attempt": order.attempt,
         "side": order.side.value,
         "type": order.type.value,
         "time_in_force": order.time_in_force.value,

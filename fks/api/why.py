@@ -326,7 +326,7 @@ _ORDER = (
     "symbol",
     "instance",
     "role",
-    "generation",
+    "attempt",
     "side",
     "type",
     "time_in_force",

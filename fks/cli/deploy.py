@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def deploy(
     Each child is drained, started again and must be as well as before, under the new version, before the next. Then
     the supervisor starts itself again and adopts its children, and the gateway's replicas are replaced while others
     answer. The first part that does not come back ends it: those after it go on as they are. The keeper and its
-    services are left alone.
+    services are left alone. A build that renames columns of the database is refused: stop, install it, start.
 
     \b
     fks deploy                              # after a git pull in a checkout
@@ -65,6 +66,7 @@ def deploy(
     with gateway_of(ctx) as gateway:
         if rollback:
             wheel = _previous(gateway, paths)
+        _check_schema(ctx, wheel)
         args = _install(paths, wheel, is_quiet=as_json) if wheel is not None else {}
         args["build"] = installed_version()
         body = {"kind": "deploy", "only": only, "reason": why, **args}
@@ -82,6 +84,18 @@ def deploy(
         emit({"build": args["build"], "operation": done}, as_json=True, schema="fks.deploy/1")
     else:
         click.echo(f"everything runs {args['build']}" if only is None else f"{only} runs {args['build']}")
+
+
+def _check_schema(ctx: click.Context, wheel: Path | None) -> None:
+    """Refuse a build that cannot run beside the one that runs. Errors: InputError DEPLOY_SCHEMA."""
+    from fks.cli.store import opened_store
+    from fks.cli.wheel import migrations_of
+    from fks.store import migrate
+
+    with opened_store(ctx) as (url, _, _):
+        at = asyncio.run(migrate.current(url))
+    name = "this checkout" if wheel is None else wheel.name
+    migrate.check_rolling(at, migrations_of(wheel), build=name)
 
 
 def _previous(gateway: Gateway, paths: Paths) -> Path:

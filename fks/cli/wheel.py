@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from fks.model.errors import FksError, InputError
+from fks.store import migrate
 
 PIP_S = 120.0
 #: files of an installed distribution that belong to its installation, not to the wheel
@@ -67,6 +68,21 @@ def check_wheel(file: Path) -> Wheel:
             remedy="such a change is no rolling one: 'fks down', install it with its dependencies, 'fks up'",
         )
     return Wheel(file, str(metadata_fields["Version"]), _kept_as(str(metadata_fields["Version"]), file.read_bytes()))
+
+
+def migrations_of(wheel: Path | None) -> list[str]:
+    """Return the texts of a wheel's migrations; None: of what is installed. Errors: InputError for what is no wheel."""
+    if wheel is None:
+        folder = Path(migrate.__file__).parent / "migrations" / "versions"
+        return [file.read_text() for file in sorted(folder.glob("[0-9]*.py"))]
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name.startswith(f"{migrate.VERSIONS}/")]
+            return [archive.read(name).decode() for name in names if name.endswith(".py")]
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{wheel} is no wheel ({error})", code="WHEEL_WRONG", remedy="build it with 'pip wheel . --no-deps'"
+        ) from None
 
 
 def check_place() -> metadata.Distribution:

@@ -248,7 +248,7 @@ def _order_of(row: Row) -> Order:
         symbol=row["symbol"],
         instance=row["instance"],
         role=Role.KILL,
-        attempt=row["generation"],
+        attempt=row["attempt"],
         side=Side(row["side"]),
         type=OrderType.MARKET,
         time_in_force=TimeInForce.GTC,

@@ -17,7 +17,7 @@ make that true:
   * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `reported_cum_qty`. While
     `reported_cum_qty`
     is above `filled`, executions are missing and are fetched, and the instrument takes no new risk.
-  * A fill that an ended order's last report had announced completes it without changing its state; one beyond that is
+  * A fill that an ended order's last report had counted completes it without changing its state; one beyond that is
     late (row 36): it is booked, the order lives again, and the venue is asked what it now says.
   * A word older than what the state already proves (row 41) is kept in the journal and changes nothing.
 
@@ -131,7 +131,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(23, _in(S.PARTIAL), e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), ""),
     Row(23, LIVE, e.Reported, r.reports_filled, r.as_reported, (A.PROTECT,), "a report announces, fills move"),
     Row(24, LIVE, e.Reported, r.reports_cancelled, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
-    Row(24, ENDED, e.FillSeen, r.is_within_reported, r.completed, (A.BOOK, A.PROTECT), "a fill the end announced is not late"),
+    Row(24, ENDED, e.FillSeen, r.is_within_reported, r.completed, (A.BOOK, A.PROTECT), "a fill the end reported is not late"),
     Row(25, LIVE, e.Reported, r.reports_expired, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "IOC, FOK, GTD, STP, end of day"),
     Row(26, LIVE, e.Reported, r.reports_rejected, r.as_reported, (A.RELEASE, A.PROTECT, A.PAGE), "e.g. a stop refused at its trigger"),
     Row(27, LIVE, e.SessionBroke, r.always, r.stale, (), "entries are held by the venue's state, not by this"),
@@ -150,7 +150,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(37, ENDED, e.Reported, r.reports_open, r.as_reported_late, (A.PROTECT, A.PAGE, A.CANCEL_UNLESS_VALID), "it lives after all"),
     Row(37, _in(S.REJECTED, S.ABSENT), e.Reported, r.always, r.as_reported_late, (A.PROTECT, A.PAGE), "it had lived after all"),
     Row(36, _in(S.CANCELLED, S.EXPIRED, S.FILLED), e.Reported, r.reports_executed, r.raise_reported, (A.ALERT,), "more was executed than its end said"),
-    Row(23, _in(S.FILLED), e.FillSeen, r.is_within, r.completed, (A.BOOK, A.PROTECT), "a fill its report announced"),
+    Row(23, _in(S.FILLED), e.FillSeen, r.is_within, r.completed, (A.BOOK, A.PROTECT), "a fill its report counted"),
     Row(38, _in(S.FILLED), e.FillSeen, r.always, r.completed, (A.BOOK, A.PROTECT, A.PAGE), "overfill: risk uses the position"),
     Row(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.is_replaced, r.given_back, (A.BOOK, A.PROTECT), "the execution follows at once"),
     Row(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.has_fills, r.busted, (A.BOOK, A.PROTECT, A.PAGE), "a reversing fill"),

@@ -64,7 +64,7 @@ def reports_executed(order: Order, event: e.Event) -> bool:
 
 
 def is_within_reported(order: Order, event: e.Event) -> bool:
-    """announced by the report that ended it"""
+    """counted by the report that ended it"""
     return order.filled + _fill(event).quantity <= order.reported_cum_qty
 
 

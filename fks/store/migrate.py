@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,10 @@ from sqlalchemy.pool import NullPool
 from fks.model.errors import ConfigError, InputError, OutageError
 
 T = TypeVar("T")
+#: where a build keeps its migrations, within its sources
+VERSIONS = "fks/store/migrations/versions"
+_REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
+_CANNOT_ROLL = re.compile(r"^can_roll = False$", re.MULTILINE)
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7_206_151  # an arbitrary number, the same in every process
 _MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)|trades_by_time")
@@ -98,6 +102,35 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
         return Path(script.path)
 
     return await _run(url, write)
+
+
+def check_rolling(at: str | None, sources: Iterable[str], *, build: str) -> None:
+    """Refuse a build whose parts cannot run beside those that run now, with the database at revision `at`.
+
+    `sources` are the texts of the build's migrations. A migration with `can_roll = False` renames or removes what
+    earlier builds use.
+
+    Errors: InputError when the build needs a migration that the database has not, or lacks one that it has and that
+    cannot roll.
+    """
+    theirs = {_REVISION.findall(text)[0]: text for text in sources if _REVISION.search(text)}
+    ours = {file.stem.split("_")[0]: file.read_text() for file in (_FOLDER / "versions").glob("[0-9]*.py")}
+    missing = sorted(id for id in theirs if at is None or id > at)
+    unknown = sorted(id for id in ours if max(theirs, default="") < id <= (at or ""))
+    breaking = [id for id in (*missing, *unknown) if _CANNOT_ROLL.search((theirs | ours)[id])]
+    if breaking:
+        raise InputError(
+            f"{build} cannot be rolled out: migration {', '.join(breaking)} renames or removes columns that the parts "
+            "of the other build use",
+            code="DEPLOY_SCHEMA",
+            remedy="'fks down', install the build, 'fks up'",
+        )
+    if missing:
+        raise InputError(
+            f"{build} needs migration {', '.join(missing)}, and the database is at {at}",
+            code="DEPLOY_SCHEMA",
+            remedy="run 'fks db upgrade' of that build first, or 'fks down', install it, 'fks up'",
+        )
 
 
 def history() -> list[Revision]:

@@ -411,10 +411,18 @@ _PLAIN = (
     "is_acknowledged",
     "epoch",
     "trace_id",
+    "attempt",
 )
-_MONEY = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "filled", "average_price")
-#: Python name -> column: renaming the columns is a migration of its own
-_RENAMED = {"attempt": "generation", "reported_cum_qty": "announced"}
+_MONEY = (
+    "quantity",
+    "price",
+    "stop_price",
+    "stop_loss",
+    "take_profit",
+    "filled",
+    "average_price",
+    "reported_cum_qty",
+)
 
 
 def order_of(row: Row) -> Order:
@@ -423,7 +431,6 @@ def order_of(row: Row) -> Order:
     for name in ("venue_time_ns", "created_ns", "updated_ns"):
         values[name] = values[name] or 0
     values.update({name: row[name] for name in (*_PLAIN, *_MONEY)})
-    values.update({name: row[column] for name, column in _RENAMED.items()})
     return Order(
         intent_id=row["intent_id"],
         signal_id=row["signal_id"],

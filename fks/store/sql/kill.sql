@@ -60,14 +60,14 @@ UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WH
 
 -- name: orders
 -- The flattening orders since a moment: a guardian that takes over asks about those of its predecessor.
-SELECT client_order_id, intent_id, account_id, venue, exchange, symbol, instance, generation, side, quantity, state, code,
+SELECT client_order_id, intent_id, account_id, venue, exchange, symbol, instance, attempt, side, quantity, state, code,
        detail, coalesce(sent_at, created_at) AS sent_at
-  FROM orders WHERE role = 'kill' AND created_at >= $1::timestamptz - interval '1 minute' ORDER BY created_at, generation;
+  FROM orders WHERE role = 'kill' AND created_at >= $1::timestamptz - interval '1 minute' ORDER BY created_at, attempt;
 
 -- name: upsert_order
 -- Record a flattening order. Its fills are left to the order manager; a state it has moved on from is not set back.
 INSERT INTO orders (
-    client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, generation, side, type, quantity,
+    client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, attempt, side, type, quantity,
     state, is_reduce_only, venue_order_id, code, detail, sent_at, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, 'kill', $8, $9, 'market', $10, $11, true, $12, $13, $14, $15, $15, now())
 ON CONFLICT (client_order_id) DO UPDATE

@@ -71,7 +71,7 @@ changed AS (
            request = CASE WHEN o.request = 'cancel_wanted' AND n.request = 'none'
                            AND n.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
                           THEN o.request ELSE n.request END,
-           filled = n.filled, average_price = n.average_price, announced = n.announced,
+           filled = n.filled, average_price = n.average_price, reported_cum_qty = n.reported_cum_qty,
            venue_time = n.venue_time, venue_order_id = n.venue_order_id, group_id = n.group_id, code = n.code,
            detail = n.detail, is_stale = n.is_stale, is_late = n.is_late, is_overfilled = n.is_overfilled,
            is_acknowledged = n.is_acknowledged, epoch = n.epoch, sent_at = n.sent_at, updated_at = n.updated_at
@@ -109,7 +109,7 @@ SELECT ARRAY(SELECT attname::text FROM pg_attribute
 -- Every order that may still fill, or whose executions are not all here.
 SELECT * FROM orders
  WHERE venue = ANY($1::text[])
-   AND (state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL') OR announced > filled)
+   AND (state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL') OR reported_cum_qty > filled)
  ORDER BY created_at;
 
 -- name: get
@@ -122,7 +122,7 @@ SELECT * FROM orders WHERE venue = $1 AND symbol = $2 AND venue_order_id = $3;
 
 -- name: legs
 -- Every protection leg of these parents, all generations.
-SELECT * FROM orders WHERE parent_id = ANY($1::text[]) ORDER BY created_at, generation;
+SELECT * FROM orders WHERE parent_id = ANY($1::text[]) ORDER BY created_at, attempt;
 
 -- name: entries_of
 -- The executed entries that a position is made of, newest first: as many as cover its quantity ($5).
@@ -142,11 +142,11 @@ SELECT EXISTS (SELECT FROM order_events WHERE client_order_id = $1 AND event = '
 -- The newest entry or exit of one instance and symbol that was not denied.
 SELECT * FROM orders
  WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND role IN ('entry', 'exit') AND state <> 'DENIED'
- ORDER BY created_at DESC, generation DESC LIMIT 1;
+ ORDER BY created_at DESC, attempt DESC LIMIT 1;
 
 -- name: by_signal
 -- The newest order that a signal led to; its protections carry the same signal and are not meant.
-SELECT * FROM orders WHERE signal_id = $1 ORDER BY parent_id IS NOT NULL, created_at DESC, generation DESC LIMIT 1;
+SELECT * FROM orders WHERE signal_id = $1 ORDER BY parent_id IS NOT NULL, created_at DESC, attempt DESC LIMIT 1;
 
 -- name: page
 -- Page through orders, newest first.

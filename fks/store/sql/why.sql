@@ -23,7 +23,7 @@ SELECT o.*, a.name AS account FROM orders o JOIN accounts a ON a.id = o.account_
 -- name: orders_of_signal
 -- Every order that a signal led to, protections and further attempts included.
 SELECT o.*, a.name AS account FROM orders o JOIN accounts a ON a.id = o.account_id
- WHERE o.signal_id = $1 ORDER BY o.created_at, o.generation, o.client_order_id LIMIT 200;
+ WHERE o.signal_id = $1 ORDER BY o.created_at, o.attempt, o.client_order_id LIMIT 200;
 
 -- name: events
 -- Every step of some orders, in order.

@@ -2,11 +2,11 @@
 
 import pytest
 
-import fks.supervisor.operations
+from fks.supervisor import operations
 from tests.contract.api.conftest import fks, gateway, seeded  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part that is well is believed at once; the test of that looks for itself."""
-    monkeypatch.setattr(fks.supervisor.operations, "STEADY_S", 0.0)
+    monkeypatch.setattr(operations, "STEADY_S", 0.0)

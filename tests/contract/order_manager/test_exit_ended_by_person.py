@@ -35,7 +35,7 @@ def stops(rig: Rig) -> Decimal:
 
 
 async def exits(rig: Rig) -> list[str]:
-    rows = await rig.db.sql("SELECT state FROM orders WHERE role = 'exit' ORDER BY created_at, generation")
+    rows = await rig.db.sql("SELECT state FROM orders WHERE role = 'exit' ORDER BY created_at, attempt")
     return [row["state"] for row in rows]
 
 
@@ -133,7 +133,7 @@ async def test_an_earlier_order_of_an_exit_ends_it_and_its_open_attempt(rig: Rig
     rig.venue.script.extend(["refuse:-1015", "ok", "rest"])  # a close, the stop again, a close that rests
     out = await rig.signal(Kind.EXIT)
     await until(lambda: any(held.order.role.value == "exit" for held in rig.venue.live()))
-    rows = await rig.db.sql("SELECT client_order_id FROM orders WHERE role = 'exit' AND generation = 0")
+    rows = await rig.db.sql("SELECT client_order_id FROM orders WHERE role = 'exit' AND attempt = 0")
     assert accepted(await entry_of(rig).cancel(rows[0]["client_order_id"], "ann"))
     await ended(rig, out, (SignalState.ORDERED, ENDED))
     assert await exits(rig) == ["REJECTED", "CANCELLED"]

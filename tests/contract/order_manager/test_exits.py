@@ -43,7 +43,7 @@ async def paged(rig: Rig, event: str) -> None:
 
 
 async def exits(rig: Rig) -> list[tuple[Decimal, str]]:
-    rows = await rig.db.sql("SELECT quantity, state FROM orders WHERE role = 'exit' ORDER BY generation")
+    rows = await rig.db.sql("SELECT quantity, state FROM orders WHERE role = 'exit' ORDER BY attempt")
     return [(row["quantity"], row["state"]) for row in rows]
 
 

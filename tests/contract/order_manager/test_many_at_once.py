@@ -122,8 +122,8 @@ async def test_an_exit_refused_for_a_passing_reason_is_decided_again(rig: Rig) -
     out = await rig.signal(Kind.EXIT)
     assert await rig.outcome(out) == ("ordered", None)
     await until(lambda: rig.venue.totals["BTC"] == 0)
-    rows = await rig.db.sql("SELECT state, generation FROM orders WHERE role = 'exit' ORDER BY generation")
-    assert [row["generation"] for row in rows] == [0, 1, 2]
+    rows = await rig.db.sql("SELECT state, attempt FROM orders WHERE role = 'exit' ORDER BY attempt")
+    assert [row["attempt"] for row in rows] == [0, 1, 2]
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
 

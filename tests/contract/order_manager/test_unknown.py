@@ -139,6 +139,6 @@ async def test_an_exit_that_never_arrived_is_decided_again_and_closes(rig: Rig) 
     assert await rig.outcome(out) == ("ordered", None)
     await until(lambda: rig.venue.totals["BTC"] == 0)
     assert len(rig.venue.received) == len(set(rig.venue.received))
-    rows = await rig.db.sql("SELECT generation, state FROM orders WHERE role = 'exit' ORDER BY generation")
-    assert [row["generation"] for row in rows] == [0, 1]
+    rows = await rig.db.sql("SELECT attempt, state FROM orders WHERE role = 'exit' ORDER BY attempt")
+    assert [row["attempt"] for row in rows] == [0, 1]
     assert rig.venue.live() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from fks.model.errors import ConfigError, InputError
+from fks.model.order import Role, State
 from fks.store import migrate
 from fks.store.db import Database
+from fks.store.orders import OrderStore
 
 OWNERS_SQL = """
 SELECT * FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1h' ORDER BY time DESC LIMIT 10;
@@ -48,6 +51,62 @@ async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_datab
     await migrate.upgrade(empty_database_url, step)
     await migrate.upgrade(empty_database_url)
     assert await migrate.differences(empty_database_url) == []
+
+
+async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database_url: str) -> None:
+    await migrate.upgrade(empty_database_url, "0004")
+    db = await Database.connect(empty_database_url)
+    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 1000)")
+    for id, role, state, attempt in (("a" * 32, "exit", "WORKING", 2), ("b" * 32, "kill", "UNKNOWN", 1)):
+        await db.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role,"
+            " generation, side, type, time_in_force, quantity, state, filled, announced, epoch)"
+            " VALUES ($1, $2, 1, 'ccxt', 'binance', 'BTCUSDT', 'one', $3, $4, 'sell', 'market', 'gtc', 10, $5, 4, 6, 1)",
+            id,
+            uuid.uuid4(),
+            role,
+            attempt,
+            state,
+        )
+    await db.sql("INSERT INTO kill_switch (kill_id, reason) VALUES ('k1', 'test')")
+    await migrate.upgrade(empty_database_url)
+    orders = {order.role: order for order in await OrderStore(db).open(["ccxt"])}
+    assert {role: (o.state, o.attempt, o.filled, o.reported_cum_qty) for role, o in orders.items()} == {
+        Role.EXIT: (State.WORKING, 2, 4, 6),
+        Role.KILL: (State.UNKNOWN, 1, 4, 6),
+    }
+    assert [row["kill_id"] for row in await db.sql("SELECT kill_id FROM kill_switch WHERE is_engaged")] == ["k1"]
+    await db.close()
+
+
+def migration(id: str, body: str = "") -> str:
+    return f'revision = "{id}"\n{body}'
+
+
+INSTALLED = [file.read_text() for file in (Path(migrate.__file__).parent / "migrations/versions").glob("[0-9]*.py")]
+
+
+def test_a_build_with_the_same_migrations_may_roll() -> None:
+    migrate.check_rolling(migrate.head(), INSTALLED, build="fks-1.whl")
+
+
+def test_a_build_that_renames_columns_is_refused() -> None:
+    with pytest.raises(InputError, match="migration 9000 renames"):
+        migrate.check_rolling(migrate.head(), [*INSTALLED, migration("9000", "can_roll = False\n")], build="fks-1.whl")
+
+
+def test_a_build_whose_additions_are_missing_is_refused_until_upgraded() -> None:
+    build = [*INSTALLED, migration("9000")]
+    with pytest.raises(InputError, match="needs migration 9000") as refused:
+        migrate.check_rolling(migrate.head(), build, build="fks-1.whl")
+    assert "fks db upgrade" in refused.value.remedy
+    migrate.check_rolling("9000", build, build="fks-1.whl")
+
+
+def test_an_older_build_on_renamed_columns_is_refused() -> None:
+    older = [text for text in INSTALLED if "can_roll = False" not in text and 'revision = "0019"' not in text]
+    with pytest.raises(InputError, match="migration 0019 renames"):
+        migrate.check_rolling("0019", older, build="fks-0.whl")
 
 
 async def test_a_new_revision_holds_what_differs(database: Database, database_url: str, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_an_impossible_fill_is_booked_as_external_and_halts(state: State) -> Non
     assert {Act.BOOK_EXTERNAL, Act.PAGE, Act.HALT} <= set(step.acts)
 
 
-def test_a_fill_its_ends_report_announced_is_not_late() -> None:
+def test_a_fill_that_the_last_report_counted_is_not_late() -> None:
     ended = advance(an_order(state=State.WORKING), event(e.Reported, report=a_report(State.CANCELLED, 4, 5))).order
     assert (ended.state, ended.reported_cum_qty) == (State.CANCELLED, D(4))
     step = advance(ended, event(e.FillSeen))

@@ -52,10 +52,13 @@ METRICS: dict[str, Metric] = {
         Metric("fks_order_send_seconds", "histogram", (), "claim of a signal to the first byte at the venue"),
         Metric("fks_order_commit_seconds", "histogram", (), "the one durable statement before a send"),
         Metric("fks_reconcile_seconds", "histogram", ("venue",), "one reconciliation of a venue"),
-        Metric("fks_strategy_eval_seconds", "histogram", ("instance",), "one evaluation of a strategy"),
-        Metric("fks_strategy_errors_total", "counter", ("instance",), "strategy evaluations that raised"),
+        Metric("fks_strategy_eval_seconds", "histogram", ("strategy_instance",), "one evaluation of a strategy"),
+        Metric("fks_strategy_errors_total", "counter", ("strategy_instance",), "strategy evaluations that raised"),
         Metric(
-            "fks_strategy_worker_crashes_total", "counter", ("instance",), "workers that died with an instance in hand"
+            "fks_strategy_worker_crashes_total",
+            "counter",
+            ("strategy_instance",),
+            "workers that died while an instance was evaluated",
         ),
         Metric("fks_actor_up", "gauge", ("child",), "1 while the child runs; its mean over time is its uptime"),
         Metric("fks_actor_starts_total", "counter", ("child",), "children that came up"),

@@ -98,7 +98,7 @@ class CrashAttribution:
             message=message,
         )
         if is_new:
-            self._meter.count("fks_strategy_worker_crashes_total", instance=before.id)
+            self._meter.count("fks_strategy_worker_crashes_total", strategy_instance=before.id)
             level = self._log.warning if message is None else self._log.error
             level(event, instance=before.id, crashes=verdict.crashes, where=text)
 

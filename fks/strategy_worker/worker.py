@@ -228,7 +228,7 @@ class StrategyWorker:
         except Exception as error:
             # user code may raise anything; ours raising BugError here is as confined to this instance
             self._runners.pop(row.id, None)
-            self._meter.count("fks_strategy_errors_total", instance=row.id)
+            self._meter.count("fks_strategy_errors_total", strategy_instance=row.id)
             reason = str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
             self._log.error("strategy.crashed", instance=row.id, error=reason)
             await self._store.set_state(row.id, state="CRASHED", error=reason[:2000])
@@ -352,7 +352,7 @@ class StrategyWorker:
         else:
             decisions = await self._bench.aside(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
         runner.eval_s = self._clock.monotonic() - start
-        self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, instance=row.id)
+        self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, strategy_instance=row.id)
         return decisions
 
     async def _commit(

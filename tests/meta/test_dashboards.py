@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask only for metrics and labels that exist, and every metric is on one of them."""
+"""The dashboard and the alert rules use only metrics and labels that exist, and every metric is on one of them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def test_every_metric_is_shown() -> None:
     assert set(METRICS) - shown == NOT_SHOWN
 
 
+def test_no_metric_has_a_label_that_prometheus_sets_itself() -> None:
+    assert [row.name for row in METRICS.values() if {"instance", "job"} & set(row.labels)] == []
+
+
 @pytest.mark.parametrize("text", list(expressions()))
 def test_labels_belong_to_their_metric_and_parentheses_close(text: str) -> None:
     known = {"component", "le", "job"}.union(*(row.labels for name in _NAME.findall(text) if (row := family_of(name))))
@@ -67,7 +71,7 @@ def test_panels_have_ids_titles_and_places_of_their_own() -> None:
     assert max(x for x, _ in cells) == 23
 
 
-def test_prometheus_is_told_where_and_which_rules() -> None:
+def test_prometheus_scrapes_the_gateway_and_loads_the_rules() -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     assert config["rule_files"] == [RULES.name]
     assert config["scrape_configs"][0]["job_name"] == "fks"

@@ -248,7 +248,7 @@ async def test_a_strategy_that_raises_or_looks_ahead_stops_alone(floor: Floor) -
     assert to_ns(crashed["cursor_time"]) == int(bars.time_ns[19])
     assert (await floor.row("a"))["state"] == "RUNNING"
     assert to_ns((await floor.row("a"))["cursor_time"]) == int(bars.time_ns[30])
-    assert floor.meter.total("fks_strategy_errors_total", instance="r") == 1
+    assert floor.meter.total("fks_strategy_errors_total", strategy_instance="r") == 1
     await StrategyStore(floor.db).set_enabled("r", True)  # a person says: again
     await worker.step()
     assert (await floor.row("r"))["state"] == "CRASHED"

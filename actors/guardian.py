@@ -28,6 +28,7 @@ class GuardianActor:
     async def start(self) -> None:
         """Open the venue sessions and the socket. Raising is a failed start."""
         from fks.exchanges.registry import rate_limits_of
+        from fks.guardian.context import Context
         from fks.guardian.lease import is_placed_here
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
@@ -49,15 +50,10 @@ class GuardianActor:
             budget=budget,
         )
         self._guardian = Guardian(
-            venues=venues,
+            Context(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus),
+            venues,
             kill_file=c.paths.kill_file,
             socket_path=c.paths.guardian_socket,
-            db=c.db,
-            bus=c.bus,
-            clock=c.clock,
-            meter=c.meter,
-            log=c.log,
-            timing=Timing.of(c.settings),
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),
         )

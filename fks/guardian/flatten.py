@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.clock import Clock
+from fks.guardian.context import Context
 from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder
 from fks.guardian.positions import Holder, Rules, Snapshot
 from fks.guardian.submission import FilePorts
-from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.account import Balance
 from fks.model.errors import OutageError
 from fks.model.order import TERMINAL, Fill, Order, OrderType, Presence, Role, Side, State, TimeInForce
-from fks.model.ports import Log, Venue
+from fks.model.ports import Venue
 from fks.model.timeframe import NS
 from fks.orders.absence import Polls, count_not_found, is_absent
 from fks.orders.submit import Submission, Submitter
@@ -46,22 +45,18 @@ class Flatten:
 
     def __init__(
         self,
+        context: Context,
         venue: Venue,
         journal: KillJournal,
         *,
         save: Callable[[], Awaitable[None]],
         may_act: Callable[[], bool],
-        clock: Clock,
-        log: Log,
-        timing: Timing,
     ) -> None:
         self._venue = venue
         self._journal = journal
-        self._ports = FilePorts(venue, journal, save=save, may_act=may_act, clock=clock, log=log)
+        self._clock, self._log, self._timing = context.clock, context.log, context.timing
+        self._ports = FilePorts(venue, journal, save=save, may_act=may_act, clock=context.clock, log=context.log)
         self._submitter = Submitter(self._ports)
-        self._clock = clock
-        self._log = log
-        self._timing = timing
         self._polls: dict[str, Polls] = {}
         self._histories: dict[str, _History] = {}
         self.remaining: list[dict[str, str]] = []

@@ -14,12 +14,11 @@ import contextlib
 from datetime import datetime
 from pathlib import Path
 
-from fks.clock import Clock
 from fks.config.machine import boot_id, machine_of
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.guardian.context import Context
 from fks.model.errors import FksError
-from fks.model.ports import Log
 from fks.model.timeframe import NS
 from fks.store.db import Database
 
@@ -36,29 +35,15 @@ _MARGIN_S = 0.5  # another holder's lease is left alone for so much longer than 
 class GuardianLease:
     """One guardian's right to act. `keep` renews it for ever; `may_act` is cheap and asked before every send."""
 
-    def __init__(
-        self,
-        db: Database | None,
-        clock: Clock,
-        log: Log,
-        *,
-        holder: str,
-        is_placed: bool,
-        ttl_s: float,
-        renew_s: float,
-        answer_s: float,
-    ) -> None:
-        self._db = db
-        self._clock = clock
-        self._log = log
+    def __init__(self, context: Context, *, holder: str, is_placed: bool) -> None:
+        timing = context.timing
+        self._db, self._clock, self._log = context.db, context.clock, context.log
         self._holder = holder
         self._is_placed = is_placed
-        self._ttl_s = ttl_s
-        self._renew_s = renew_s
-        self._answer_s = answer_s
+        self._ttl_s, self._renew_s, self._answer_s = timing.lease_ttl_s, timing.lease_renew_s, timing.answer_s
         self._deadline, self._deadline_ns = float("-inf"), 0
         self.epoch = 0
-        self._answer = UNANSWERED if db is None else EXPIRED
+        self._answer = UNANSWERED if context.db is None else EXPIRED
         self._watched: tuple[datetime | None, float] = (
             None,
             0.0,

@@ -12,15 +12,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fks.guardian.context import Context
 from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, KillJournal, KillRecord
 from fks.guardian.positions import WINDOW_S, Snapshot
-from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.errors import FksError
 from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
-from fks.model.ports import Log
 from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Database, Row
+from fks.store.db import Row
 from fks.store.facts import Facts
 from fks.store.kill import KillStore
 
@@ -46,12 +45,10 @@ class KillTables:
     No method raises: without an answer in time the kill goes on, from the file and what was read last.
     """
 
-    def __init__(self, db: Database | None, journal: KillJournal, log: Log, timing: Timing) -> None:
-        self._db = db
+    def __init__(self, context: Context, journal: KillJournal) -> None:
+        self._db, self._log, self._timing = context.db, context.log, context.timing
         self._journal = journal
-        self._log = log
-        self._timing = timing
-        self.state = "unknown" if db is not None else "none"
+        self.state = "unknown" if context.db is not None else "none"
         self.is_merged = False
         self._is_broken = False  # the last statement failed for another reason than an outage
         self._pages: deque[tuple[str, str, dict[str, object]]] = deque(maxlen=_PAGES_MAX)

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fks.clock import Clock
+from fks.guardian.context import Context
 from fks.guardian.control_socket import ControlSocket
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import KillJournal, KillRecord, last_kill, read_kill
@@ -31,10 +31,9 @@ from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
 from fks.model.errors import FksError, InputError, OutageError
-from fks.model.ports import Log, Meter, Venue
+from fks.model.ports import Venue
 from fks.model.timeframe import iso
-from fks.store.bus import KILL, Bus
-from fks.store.db import Database
+from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
@@ -47,36 +46,20 @@ class Guardian:
 
     def __init__(
         self,
-        *,
+        context: Context,
         venues: Mapping[str, Venue],
+        *,
         kill_file: Path,
         socket_path: Path,
-        db: Database | None,
-        bus: Bus | None,
-        clock: Clock,
-        meter: Meter,
-        log: Log,
-        timing: Timing | None = None,
         exchange: str = "",
         is_placed: bool = True,
     ) -> None:
+        self._context = context
         self._venues = dict(venues)
-        self._bus = bus
-        self._clock = clock
-        self._meter = meter
-        self._log = log
-        self._timing = timing or Timing()
+        self._bus, self._clock, self._meter = context.bus, context.clock, context.meter
+        self._log, self._timing = context.log, context.timing
         self._exchange = exchange
-        self._lease = GuardianLease(
-            db,
-            clock,
-            log,
-            holder=holder_of(kill_file),
-            is_placed=is_placed,
-            ttl_s=self._timing.lease_ttl_s,
-            renew_s=self._timing.lease_renew_s,
-            answer_s=self._timing.answer_s,
-        )
+        self._lease = GuardianLease(context, holder=holder_of(kill_file), is_placed=is_placed)
         self._journal = KillJournal(kill_file)
         self._positions = PositionsFile(kill_file.with_name("kill-positions.json"))
         self._snapshot: Snapshot | None = None
@@ -84,11 +67,11 @@ class Guardian:
         self._skews: dict[str, float] = {}
         self._works: dict[str, VenueKill] = {}
         self._work: asyncio.Task[None] | None = None
-        self._socket = ControlSocket(socket_path, self.answer, log)
+        self._socket = ControlSocket(socket_path, self.answer, context.log)
         self._renewing: asyncio.Task[None] | None = None
         self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
-        self._tables = KillTables(db, self._journal, log, self._timing)
+        self._tables = KillTables(context, self._journal)
         self._taken: tuple[str, int] | None = (
             None  # (kill, lease epoch) for which a predecessor's orders are in the file
         )
@@ -308,14 +291,12 @@ class Guardian:
         is_done = record is not None and record.is_done
         self._works = {
             name: VenueKill(
+                self._context,
                 venue,
                 self._journal,
                 lambda: self._snapshot,
                 why_not=self._why_not,
                 save=self._save_soon,
-                clock=self._clock,
-                log=self._log,
-                timing=self._timing,
                 is_settled=is_done,
             )
             for name, venue in self._venues.items()

@@ -20,17 +20,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from fks.clock import Clock
+from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten, line_of
 from fks.guardian.journal import KillJournal
 from fks.guardian.positions import Snapshot
-from fks.guardian.timing import Timing
 from fks.guardian.unresolved import UnresolvedOrder, UnresolvedOrders
 from fks.model import ids
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.order import TERMINAL, Order, OrderType, Outcome, Report, Role, Side, TimeInForce
-from fks.model.ports import Log, Venue
+from fks.model.ports import Venue
 
 _AT_ONCE = 10  # cancels under way together
 
@@ -44,28 +43,22 @@ class VenueKill:
 
     def __init__(
         self,
+        context: Context,
         venue: Venue,
         journal: KillJournal,
         look: Callable[[], Snapshot | None],
         *,
         why_not: Callable[[], str],
         save: Callable[[], Awaitable[None]],
-        clock: Clock,
-        log: Log,
-        timing: Timing,
         is_settled: bool = False,
     ) -> None:
         self._venue = venue
         self._journal = journal
         self._look = look
         self._why_not = why_not
-        self._clock = clock
-        self._log = log
-        self._timing = timing
-        self._unresolved = UnresolvedOrders(venue, clock, timing)
-        self._flatten = Flatten(
-            venue, journal, save=save, may_act=lambda: not why_not(), clock=clock, log=log, timing=timing
-        )
+        self._clock, self._log, self._timing = context.clock, context.log, context.timing
+        self._unresolved = UnresolvedOrders(venue, context.clock, context.timing)
+        self._flatten = Flatten(context, venue, journal, save=save, may_act=lambda: not why_not())
         self._journaled: dict[str, str] = {}  # cancels: client id -> last outcome journaled
         self._ending: dict[str, str] = {}  # client id -> symbol of what was open and is to end
         self._identity: VenueIdentity | None = None  # whose account the session is

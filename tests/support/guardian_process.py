@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
+from fks.guardian.context import Context
 from fks.guardian.service import Guardian, Timing
 from fks.model.ports import Venue
 from fks.store.db import Database
@@ -61,15 +62,10 @@ def guardian_with(
 ) -> Guardian:
     """Return an unstarted guardian with its files in `folder`."""
     return Guardian(
-        venues=venues,
+        Context(RealClock(), CollectingLog(), RecordingMeter(), timing, db),
+        venues,
         kill_file=folder / "kill.jsonl",
         socket_path=folder / "g.sock",
-        db=db,
-        bus=None,
-        clock=RealClock(),
-        meter=RecordingMeter(),
-        log=CollectingLog(),
-        timing=timing,
         is_placed=is_placed,
     )
 

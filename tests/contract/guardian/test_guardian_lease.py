@@ -11,17 +11,19 @@ from fks.clock import RealClock
 from fks.config.machine import machine_of
 from fks.config.paths import Paths
 from fks.config.settings import Node, Settings, Supervision
+from fks.guardian.context import Context
 from fks.guardian.lease import GuardianLease, holder_of, is_placed_here
+from fks.guardian.timing import Timing
 from fks.store.db import Database
 from fks.store.facts import Facts
-from tests.support.ports import CollectingLog
+from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
 
 def lease_of(db: Database | None, holder: str, *, is_placed: bool = True, ttl_s: float = 0.4) -> GuardianLease:
-    return GuardianLease(
-        db, RealClock(), CollectingLog(), holder=holder, is_placed=is_placed, ttl_s=ttl_s, renew_s=0.05, answer_s=1.0
-    )
+    timing = Timing(lease_ttl_s=ttl_s, lease_renew_s=0.05, answer_s=1.0)
+    context = Context(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
+    return GuardianLease(context, holder=holder, is_placed=is_placed)
 
 
 async def test_one_of_two_guardians_acts_and_the_other_takes_over_when_it_is_gone(database: Database) -> None:

@@ -1,0 +1,23 @@
+"""Services that the parts of the guardian share, in one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fks.clock import Clock
+from fks.guardian.timing import Timing
+from fks.model.ports import Log, Meter
+from fks.store.bus import Bus
+from fks.store.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The surroundings of one guardian. It works without `db` and `bus`: a kill needs the venues and its file alone."""
+
+    clock: Clock
+    log: Log
+    meter: Meter
+    timing: Timing
+    db: Database | None = None
+    bus: Bus | None = None

@@ -94,14 +94,14 @@ def _document(summary: Summary, timeframe: str) -> dict[str, Any]:
                 "bars": len(row.bars),
                 "repeated": row.repeated,
                 "ids_missing": row.ids_missing,
-                "filled": row.line.filled,
-                "strays": row.line.strays,
+                "filled": row.sequence.filled,
+                "strays": row.sequence.strays,
                 "late": row.late,
             }
             for name, row in sorted(summary.symbols.items())
         ],
         "troubles": dict(summary.troubles),
-        "told": summary.told,
+        "told": summary.descriptions,
         "digest": summary.digest,
         "bars_digest": summary.bars_digest,
     }

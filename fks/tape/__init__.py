@@ -1,6 +1,5 @@
-"""Everything a collector receives, kept as it came: what enters are frames and answers, what leaves is the same run
-again.
+"""Tapes: recordings of every frame and REST answer that a collector receives, and their replay.
 
-A recorder writes rotating, compressed, checksummed files; a replay hands their frames to the same wires, and so to the
-same feeds and bars, at any speed. It knows neither store nor order.
+A recorder writes rotating, compressed, checksummed files. A replay passes their frames to the same wires, and so to the
+same feeds and bars, at any speed. The package knows neither the store nor orders.
 """

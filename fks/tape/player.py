@@ -1,4 +1,4 @@
-"""A tape through the same wires again: pure, in the order of its records, the same events each time."""
+"""Replay of a tape through the exchange's own wires: pure, in the order of its records, the same events each time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fks.tape.records import Kind, Record
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What one record gave.
+    """Result of one record.
 
-    `error` is what the wire raised, which ended that connection when it happened; `wanted` what was dialled for; `told`
-    the trades that REST told; `hole` what is not on the tape here.
+    `error` is the wire's error, which ended that connection; `wanted` are the subscriptions of a new connection;
+    `answer` are trades of a REST answer; `hole` is a gap of the tape.
     """
 
     kind: Kind
@@ -31,12 +31,12 @@ class Played:
     events: tuple[MarketEvent, ...] = ()
     error: str = ""
     wanted: tuple[Subscription, ...] = ()
-    told: ToldTrades | None = None
+    answer: TradesAnswer | None = None
     hole: HoleFound | None = None
 
 
-class _Unheard:
-    """A Log for wires that play: what they say was said when it happened."""
+class _DiscardingLog:
+    """A Log for wires in a replay: their messages were logged during the recording."""
 
     def debug(self, event: str, **fields: object) -> None: ...
     def info(self, event: str, **fields: object) -> None: ...
@@ -45,7 +45,7 @@ class _Unheard:
 
 
 def wires_of(exchange: str) -> Callable[[], Wire]:
-    """Return what makes fresh wires of an exchange, as its collector has them. Nothing is dialled, no key is needed.
+    """Return the factory of an exchange's wires, as its collector has it. It opens no connection and needs no key.
 
     Errors: ConfigError for an exchange that FKS does not know.
     """
@@ -56,15 +56,15 @@ def wires_of(exchange: str) -> Callable[[], Wire]:
     setting = capabilities_of(exchange).key_setting
     given = {} if setting is None else {setting: "none"}
     settings = Settings(sim=Sim(enabled=False), data=Data(**given))
-    made = make_exchange(exchange, settings=settings, node=None, clock=FakeClock(), log=unheard())
+    made = make_exchange(exchange, settings=settings, node=None, clock=FakeClock(), log=discarding_log())
     if not isinstance(made, WireExchange):
         raise ConfigError(f"{exchange} has no wire", remedy="its tape was made by another version")
     return made.wire
 
 
-def unheard() -> Log:
-    """Return a Log that keeps nothing."""
-    return _Unheard()
+def discarding_log() -> Log:
+    """Return a Log that discards everything."""
+    return _DiscardingLog()
 
 
 def wanted_of(data: bytes) -> tuple[Subscription, ...]:
@@ -75,9 +75,10 @@ def wanted_of(data: bytes) -> tuple[Subscription, ...]:
 
 
 def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[Played]:
-    """Yield what each dial and each frame gives, through one wire a connection.
+    """Yield the result of each record, with one wire per connection.
 
-    Guarantees: reads no clock and no dice: twice gives the same. A connection whose wire raised gives nothing more.
+    Guarantees: no clock and no randomness, so two replays are equal. A connection whose wire raised yields nothing
+    more.
     """
     wires: dict[int, Wire] = {}
     for record in records:
@@ -88,28 +89,28 @@ def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[P
             wire.subscribe_frames(wanted)
             yield Played(record.kind, number, record.received_ns, wanted=wanted)
         elif record.kind is Kind.FRAME and number in wires:
-            played = _heard(wires[number], record)
+            played = _received(wires[number], record)
             if played.error:
                 del wires[number]
             yield played
         elif record.kind is Kind.TRADES:
             yield Played(
-                record.kind, number, record.received_ns, told=msgspec.json.decode(record.data, type=ToldTrades)
+                record.kind, number, record.received_ns, answer=msgspec.json.decode(record.data, type=TradesAnswer)
             )
         elif record.kind is Kind.LOST:
             yield Played(record.kind, number, record.received_ns)
         elif record.kind is Kind.HOLE:
-            wires.clear()  # what stands after it is said anew; another recording counts its connections from 1 again
+            wires.clear()  # the open connections are listed again after it
             yield Played(record.kind, number, record.received_ns, hole=msgspec.json.decode(record.data, type=HoleFound))
 
 
-def _heard(wire: Wire, record: Record) -> Played:
+def _received(wire: Wire, record: Record) -> Played:
     found: Sequence[MarketEvent | Subscribed] = ()
     error = ""
     try:
         found = wire.receive(record.data, record.received_ns)
         if found and isinstance(found[-1], Discontinuity):
-            wire.due_frames(record.received_ns / 1e9)  # it asked anew then, and the answer is on the tape
+            wire.due_frames(record.received_ns / 1e9)  # it requested a new snapshot then, and the answer is on the tape
     except FksError as raised:
         error = str(raised)
     events = tuple(event for event in found if not isinstance(event, Subscribed))
@@ -117,37 +118,37 @@ def _heard(wire: Wire, record: Record) -> Played:
 
 
 class HoleFound(msgspec.Struct, frozen=True):
-    """What a reader of files found to be missing: not_whole, missing, order or run, and in words."""
+    """A gap that a reader of files found: not_whole, missing, order or run, and its description."""
 
     kind: str
     text: str
 
 
-class ToldBars(msgspec.Struct):
-    """What REST was asked (the port's arguments) and told, of bars."""
+class BarsAnswer(msgspec.Struct, rename={"values": "told"}):
+    """A REST request for bars (the port's arguments) and its answer."""
 
     asked: list[str | int | None]
-    told: list[Bar]
+    values: list[Bar]
 
 
-class ToldTrades(msgspec.Struct):
-    """What REST was asked (the port's arguments) and told, of public trades."""
-
-    asked: list[str | int | None]
-    told: list[PublicTrade]
-
-
-class ToldInstruments(msgspec.Struct):
-    """What REST was asked (the port's arguments) and told, of instruments."""
+class TradesAnswer(msgspec.Struct, rename={"values": "told"}):
+    """A REST request for public trades (the port's arguments) and its answer."""
 
     asked: list[str | int | None]
-    told: list[Instrument]
+    values: list[PublicTrade]
 
 
-def told_of(record: Record) -> ToldBars | ToldTrades | ToldInstruments:
-    """Return what REST was asked and told, of a BARS, TRADES or INSTRUMENTS record."""
+class InstrumentsAnswer(msgspec.Struct, rename={"values": "told"}):
+    """A REST request for instruments (the port's arguments) and its answer."""
+
+    asked: list[str | int | None]
+    values: list[Instrument]
+
+
+def answer_of(record: Record) -> BarsAnswer | TradesAnswer | InstrumentsAnswer:
+    """Return the request and the answer of a BARS, TRADES or INSTRUMENTS record."""
     if record.kind is Kind.BARS:
-        return msgspec.json.decode(record.data, type=ToldBars)
+        return msgspec.json.decode(record.data, type=BarsAnswer)
     if record.kind is Kind.TRADES:
-        return msgspec.json.decode(record.data, type=ToldTrades)
-    return msgspec.json.decode(record.data, type=ToldInstruments)
+        return msgspec.json.decode(record.data, type=TradesAnswer)
+    return msgspec.json.decode(record.data, type=InstrumentsAnswer)

@@ -1,4 +1,4 @@
-"""Tape files read again: every block and the whole checked, what is missing said, damage refused."""
+"""Reading of tape files: every block and the whole file is checked, gaps are reported, damage is refused."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ import msgspec
 
 from fks.model.errors import InputError
 from fks.tape.records import BLOCK, END, ENDING, HEAD, HEAD_CRC, MAGIC, RECORD, Header, Kind, Record
-from fks.tape.writer import hold
+from fks.tape.writer import lock_shared
 
 _END_SIZE = len(END) + 32 + 8
 _HEAD_SIZE = HEAD.size + HEAD_CRC.size
 _HEADER_MAX = 64 << 10
 _BLOCK_MAX = 256 << 20  # unpacked; a recorder's blocks are a thousandth of it
-_ZEROS_MIN = (
-    9  # a power loss leaves so many zeros at least in the place of what was written; an end may close with eight
-)
+_ZEROS_MIN = 9  # a power loss leaves at least so many zeros in place of data; the end itself may close with eight
 
 NO_BEGINNING = "has no beginning, so no records"
 NO_END = "has no end: it was cut off or is still being written"
@@ -31,8 +29,7 @@ ZEROS = "has zeros in the place of its end: the power was lost"
 
 @dataclass(frozen=True, slots=True)
 class TapeFile:
-    """What one file holds. `is_whole`: it has its end, and the checksum over all of it agrees; else `cut` says why
-    not."""
+    """Summary of one file. `is_whole`: it has its end, and its checksum is correct; else `cut` is the reason."""
 
     path: Path
     header: Header | None
@@ -60,7 +57,7 @@ def tape_files(path: Path) -> list[Path]:
 
 
 def read_header(path: Path) -> Header | None:
-    """Return the first line of a file; None when it was not, or not wholly, written. Errors: InputError TAPE_BROKEN."""
+    """Return the first line of a file; None when it was not completely written. Errors: InputError TAPE_BROKEN."""
     with path.open("rb") as file:
         return _Reader(path, file).header
 
@@ -82,11 +79,10 @@ def header_of(paths: Sequence[Path]) -> Header:
 
 
 def read_records(paths: Sequence[Path]) -> Iterator[Record]:
-    """Yield the records of files in order, and a HOLE wherever something is not on the tape.
+    """Yield the records of files in order, and a HOLE at every gap of the tape.
 
-    That is: a file that is missing, that is not whole (good up to there), that is older than the one before it, or that
-    begins another recording. Errors: InputError TAPE_BROKEN at a damaged block, or when a file's checksum does not
-    agree.
+    Gaps are: a missing file, an incomplete one (valid up to there), one older than the file before it, and the
+    beginning of another recording. Errors: InputError TAPE_BROKEN at a damaged block or a wrong checksum.
     """
     before: Header | None = None
     last_ns = 0
@@ -97,7 +93,7 @@ def read_records(paths: Sequence[Path]) -> Iterator[Record]:
             yield _hole(last_ns, "missing", f"{path.name} was removed meanwhile")
             continue
         with file:
-            hold(file)
+            lock_shared(file)
             reader = _Reader(path, file)
             if reader.header is not None:
                 for kind, text in _between(before, reader.header, path.name):
@@ -111,7 +107,7 @@ def read_records(paths: Sequence[Path]) -> Iterator[Record]:
 
 
 def check_file(path: Path) -> TapeFile:
-    """Read a whole file and return what is in it. Errors: InputError TAPE_BROKEN when a block or the checksum is
+    """Read a whole file and return its summary. Errors: InputError TAPE_BROKEN when a block or the checksum is
     wrong."""
     with path.open("rb") as file:
         reader = _Reader(path, file)
@@ -126,7 +122,7 @@ def check_file(path: Path) -> TapeFile:
 
 
 def _between(before: Header | None, now: Header, name: str) -> Iterator[tuple[str, str]]:
-    """Yield what is amiss where one file follows another: (kind, text)."""
+    """Yield the gaps between two consecutive files: (kind, text)."""
     if before is None:
         return
     if before.run != now.run:
@@ -151,8 +147,8 @@ class _Form(msgspec.Struct):
 
 
 class _Reader:
-    """One file from its beginning. `cut` tells why it is not whole, once all records were read. Errors: InputError
-    TAPE_BROKEN."""
+    """One file from its beginning. After the last record, `cut` is the reason why it is incomplete, "" if it is not.
+    Errors: InputError TAPE_BROKEN."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
@@ -212,17 +208,17 @@ class _Reader:
         if len(head) < _HEAD_SIZE and (BLOCK.startswith(mark) or END.startswith(mark)):
             self.cut = NO_END
             return None
-        told = head[: HEAD.size]
-        is_whole = head[HEAD.size :] == HEAD_CRC.pack(zlib.crc32(told, self._line_crc))
+        checked = head[: HEAD.size]
+        is_whole = head[HEAD.size :] == HEAD_CRC.pack(zlib.crc32(checked, self._line_crc))
         if not is_whole or mark != BLOCK:
             self._damaged(begin, len(head))
             return None
-        _, number, stored, length, count, crc, _, _ = HEAD.unpack(told)
+        _, number, stored, length, count, crc, _, _ = HEAD.unpack(checked)
         if number != self._blocks + 1:
             raise self._broken(f"block {self._blocks + 1} is not at byte {begin}, block {number} is")
         packed = self._file.read(stored)
         if len(packed) < stored and packed[-_END_SIZE:].startswith(END):
-            raise self._broken(f"block {number} at byte {begin} is damaged")  # it was closed, then lost bytes
+            raise self._broken(f"block {number} at byte {begin} is damaged")  # it was closed, and lost bytes later
         if len(packed) < stored:
             self.cut = NO_END
             return None
@@ -240,18 +236,18 @@ class _Reader:
         return block, count
 
     def _end(self, begin: int) -> None:
-        told = self._file.read(_END_SIZE - len(END))
-        if len(told) < _END_SIZE - len(END):
+        written = self._file.read(_END_SIZE - len(END))
+        if len(written) < _END_SIZE - len(END):
             self.cut = NO_END
         elif self._file.read(1):
             raise self._broken("goes on after its end")
-        elif told != self._digest.digest() + self._count.to_bytes(8, "little"):
+        elif written != self._digest.digest() + self._count.to_bytes(8, "little"):
             if not self._is_zeroed(begin, _END_SIZE):
                 raise self._broken("its checksum does not agree with its content")
             self.cut = ZEROS
 
     def _damaged(self, begin: int, size: int) -> None:
-        """Note a power loss, or raise."""
+        """Record a power loss, or raise."""
         if not self._is_zeroed(begin, size):
             raise self._broken(f"block {self._blocks + 1} at byte {begin} is damaged")
         self.cut = ZEROS

@@ -1,4 +1,4 @@
-"""An exchange that is recorded: the same port, the same answers, and everything that came in on a tape."""
+"""An exchange whose frames and REST answers are recorded on a tape, behind the same port."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fks.tape.recorder import Recorder
 from fks.tape.records import Header, Kind
 from fks.tape.writer import TapeWriter
 
-FILE_S = 3600.0  # a file is closed after an hour, however little is in it
+FILE_S = 3600.0  # a file is closed after an hour, whatever its size
 MB, GB = 1 << 20, 1 << 30
 
 
-class TapedWire:
-    """A wire that lets a recorder hear what it hears, before it reads it."""
+class RecordedWire:
+    """A wire that passes each frame to a recorder before it decodes it."""
 
     def __init__(self, wire: Wire, recorder: Recorder) -> None:
         self._wire, self._recorder = wire, recorder
@@ -37,12 +37,12 @@ class TapedWire:
         return self._wire.url(wanted)
 
     def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
-        """Return the wire's own frames; the tape gets what was wanted, never the frames, which may carry a key."""
+        """Return the wire's own frames. The tape gets the subscriptions, never the frames, which may carry a key."""
         self._connection = self._recorder.opened(self._wire.url(wanted), wanted)
         return self._wire.subscribe_frames(wanted)
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what the wire reads in a frame that is recorded."""
+        """Record a frame and return the events that the wire decodes."""
         self._recorder.frame(self._connection, received_ns, frame)
         return self._wire.receive(frame, received_ns)
 
@@ -51,11 +51,11 @@ class TapedWire:
         return self._wire.unsubscribe_frames(gone)
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Return what the wire wants sent."""
+        """Return the frames that the wire has to send."""
         return self._wire.due_frames(now_s)
 
 
-class TapedExchange:
+class RecordedExchange:
     """The port of `exchange`, with every frame and every REST answer recorded. Closing it closes the tape."""
 
     def __init__(self, exchange: Exchange, recorder: Recorder) -> None:
@@ -65,7 +65,7 @@ class TapedExchange:
         self.source = exchange
         self.recorder = recorder
         self.name, self.capabilities, self.counters = exchange.name, exchange.capabilities, exchange.counters
-        exchange.record(lambda wire: TapedWire(wire, recorder))
+        exchange.record(lambda wire: RecordedWire(wire, recorder))
 
     async def open(self) -> None:
         """Open the exchange."""
@@ -77,7 +77,7 @@ class TapedExchange:
         await asyncio.to_thread(self.recorder.close)  # it waits for the disk
 
     async def instruments(self) -> list[Instrument]:
-        """Return what the exchange lists."""
+        """Return the listed instruments, and record them."""
         found = await self._exchange.instruments()
         self.recorder.answer(Kind.INSTRUMENTS, [], found)
         return found
@@ -99,11 +99,11 @@ class TapedExchange:
         return found
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield what comes; see the port."""
+        """Yield live events; see the port."""
         return self._exchange.watch(wanted)
 
     async def connect_permit(self) -> None:
-        """Return when a socket may be dialled; see the port."""
+        """Return when a connection may be opened; see the port."""
         await self._exchange.connect_permit()
 
     def unsubscribe(self, gone: Sequence[Subscription]) -> None:
@@ -129,4 +129,4 @@ def taped(exchange: Exchange, settings: Settings, clock: Clock, log: Log) -> Exc
     recorder = make_recorder(
         exchange, folder, clock, log, file_mb=settings.data.tape_file_mb, keep_gb=settings.data.tape_keep_gb
     )
-    return TapedExchange(exchange, recorder)
+    return RecordedExchange(exchange, recorder)

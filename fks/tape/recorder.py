@@ -1,4 +1,4 @@
-"""The recorder: takes what a collector receives without holding it up, and writes it in a thread of its own."""
+"""Recorder of a collector's frames and answers: it never delays the collector, and writes in its own thread."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fks.model.ports import Log
 from fks.tape.records import RECORD, Kind, Record
 from fks.tape.writer import TapeWriter
 
-WAITING_MAX = 64 << 20  # bytes that wait for the disk; beyond it frames are left out, counted, and the tape says so
+WAITING_MAX = 64 << 20  # bytes that wait for the disk; beyond it frames are left out, counted and noted on the tape
 BLOCK_BYTES = 256 << 10
 _STANDING_MAX = 256  # connections named at the beginning of each file
-BLOCK_S = 1.0  # what a kill -9 may cost
+BLOCK_S = 1.0  # at most this much is lost in a kill -9
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a recorder took since it began. `lost`: frames that are not on the tape because the disk was behind."""
+    """Counts of a recorder. `lost`: frames that are not on the tape because the disk was too slow."""
 
     frames: int = 0
     bytes: int = 0
@@ -34,9 +34,8 @@ class Counts:
 class Recorder:
     """Keeps records in memory until its thread has written them. Any thread may record; `close` once.
 
-    Guarantees: recording never waits for the disk and never raises; what is not on the tape is counted, logged
-    (`tape.behind`, `tape.failed`) and, when the disk was only slow, noted on the tape. After `close` everything else is
-    there.
+    Guarantees: recording never waits for the disk and never raises; frames that are not on the tape are counted, logged
+    (`tape.behind`, `tape.failed`) and, when the disk was only slow, noted on the tape. After `close` all others are.
     """
 
     def __init__(self, writer: TapeWriter, clock: Clock, log: Log, *, waiting_max: int = WAITING_MAX) -> None:
@@ -48,7 +47,7 @@ class Recorder:
         self._first_ns = self._last_ns = 0
         self._connections = itertools.count(1)
         self._standing: dict[int, bytes] = {}
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._lock, self._write_lock = threading.Lock(), threading.Lock()
         self._wake = threading.Event()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="tape", daemon=True)
@@ -56,7 +55,7 @@ class Recorder:
 
     @property
     def files(self) -> list[Path]:
-        """Return the files written so far, the open one among them; old ones may be gone."""
+        """Return the existing files of this recorder, including the open one."""
         return [path for path in self._writer.files if path.exists()]
 
     @property
@@ -66,17 +65,17 @@ class Recorder:
 
     def begin(self) -> None:
         """Create the first file now, and not with the first record. Errors: OSError."""
-        with self._turn:
+        with self._write_lock:
             self._writer.begin(self._clock.now_ns())
 
     def opened(self, url: str, wanted: Sequence[Subscription]) -> int:
-        """Note a dial; return the connection's number."""
+        """Record a new connection; return its number."""
         number = next(self._connections)
         data = msgspec.json.encode({"url": url, "wanted": [[s.channel, s.symbol, s.timeframe] for s in wanted]})
         with self._lock:
             self._standing = {
                 known: text for known, text in self._standing.items() if text != data
-            }  # it was dialled again
+            }  # it was opened again
             self._standing[number] = data
             if len(self._standing) > _STANDING_MAX:
                 del self._standing[next(iter(self._standing))]
@@ -84,17 +83,17 @@ class Recorder:
         return number
 
     def frame(self, connection: int, received_ns: int, data: bytes) -> None:
-        """Keep a message as it came."""
+        """Record a message as received."""
         self.counts.frames += 1
         self.counts.bytes += len(data)
         self._keep(Kind.FRAME, connection, received_ns, data)
 
     def answer(self, kind: Kind, asked: Sequence[object], values: Sequence[object]) -> None:
-        """Keep what REST was asked and what it told: bars, trades or instruments."""
+        """Record a REST request and its answer: bars, trades or instruments."""
         self._keep(kind, 0, self._clock.now_ns(), msgspec.json.encode({"asked": asked, "told": values}))
 
     def close(self) -> None:
-        """Write what waits, close the file. Returns when it is on disk, or could not be."""
+        """Write the waiting records and close the file. Returns when it is on disk, or failed."""
         self._is_closed = True
         self._wake.set()
         self._thread.join(timeout=30)
@@ -134,8 +133,8 @@ class Recorder:
             self._log.error("tape.failed", path=str(self._writer.path or ""), error=self.error)
 
     def flush(self) -> None:
-        """Write what waits as one block; the recorder's own thread does so every second. Errors: OSError."""
-        with self._turn:
+        """Write the waiting records as one block; the recorder's own thread does so every second. Errors: OSError."""
+        with self._write_lock:
             self._write()
 
     def _write(self) -> None:

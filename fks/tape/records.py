@@ -1,9 +1,9 @@
-"""The records of a tape, and their bytes.
+"""Records of a tape and their binary format.
 
 A file is one JSON header line, blocks, and an end. A block holds about a second or a quarter of a megabyte of records
 under zlib, behind a head with its number in the file, its lengths, its time span and the CRC32 of both; the end has the
 SHA-256 of everything before it. A file without its end was cut off (kill -9, a full disk) or is still being written: it
-is good up to its last whole block.
+is valid up to its last complete block.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ BLOCK, END = b"BLK\n", b"END\n"
 #: mark, number in the file from 1, bytes that follow, bytes unpacked, records, CRC32 of what follows, first and last
 #: received_ns
 HEAD = struct.Struct("<4sIIIIIqq")
-#: after the head: its CRC32, which goes on from that of the header line: a length is believed before it is followed
+#: after the head: its CRC32, which goes on from that of the header line: a length is used before the data that it
+#: describes is checked
 HEAD_CRC = struct.Struct("<I")
 #: kind, connection, received_ns, bytes that follow
 RECORD = struct.Struct("<BIqI")
 
 
 class Kind(IntEnum):
-    """What a record holds."""
+    """Kinds of records."""
 
-    OPEN = 1  # a connection is dialled: JSON {url, wanted}
-    FRAME = 2  # a message as it came
-    BARS = 3  # REST told bars: JSON {asked: the port's arguments, told: [Bar, …]}
-    TRADES = 4  # the same of public trades
-    INSTRUMENTS = 5  # the same of instruments
-    LOST = 6  # the recorder was behind: JSON {frames, bytes} that are not on the tape
-    STANDING = 7  # at the beginning of a file: a connection that stands since an earlier one; JSON as OPEN
-    HOLE = 8  # in no file: who reads found that something is not on the tape here; JSON {kind, text}
+    OPEN = 1  # a new connection: JSON {url, wanted}
+    FRAME = 2  # a message as it was received
+    BARS = 3  # a REST answer with bars: JSON {asked: the port's arguments, told: [Bar, …]}
+    TRADES = 4  # the same with public trades
+    INSTRUMENTS = 5  # the same with instruments
+    LOST = 6  # the recorder was too slow: JSON {frames, bytes} of the messages that are not on the tape
+    STANDING = 7  # at the beginning of a file: a connection opened before it; JSON as OPEN
+    HOLE = 8  # in no file: the reader found a gap of the tape here; JSON {kind, text}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record. `connection` counts dials of one recorder from 1; 0 where there is none. Times ns UTC, our clock."""
+    """One record. `connection` counts connections of one recorder from 1; 0: none. Times are ns UTC of our clock."""
 
     kind: Kind
     connection: int

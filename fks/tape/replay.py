@@ -1,4 +1,4 @@
-"""A tape in the place of an exchange: the same port, so the same collector, feeds and bars, at any speed."""
+"""A tape in place of an exchange: the same port, so the same collector, feeds and bars, at any speed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fks.model.timeframe import NS
 from fks.tape.player import Played, play, wires_of
 from fks.tape.reader import header_of, read_records, tape_files
 from fks.tape.records import Kind, Record
-from fks.tape.rest_answers import Facts
+from fks.tape.rest_answers import RestAnswers
 
 BATCH = 256  # events of one batch at full speed
-WAITING_MAX = 64  # batches that wait for a slow taker; then the tape waits
+WAITING_MAX = 64  # batches that wait for a slow watcher; then the tape waits
 
 
 @dataclass(eq=False, slots=True)
-class _Taker:
+class _Watcher:
     wanted: set[tuple[Channel, str]]
     queue: asyncio.Queue[list[MarketEvent] | None] = field(default_factory=lambda: asyncio.Queue(WAITING_MAX))
 
-    def leave(self) -> None:
-        """Take what waits, and what was in hand: who is gone holds nobody up."""
+    def close(self) -> None:
+        """Drop the waiting and the current batch, so that a closed watcher delays no other."""
         with contextlib.suppress(ValueError, asyncio.QueueEmpty):
             self.queue.task_done()
         while not self.queue.empty():
@@ -40,32 +40,32 @@ class _Taker:
 class TapeExchange:
     """The port of the exchange that a tape was recorded from.
 
-    `speed` is tape seconds a second; None plays as fast as the takers take. Guarantees: every event of a wanted channel
-    is handed out, in order, however slow the taker; REST never tells what lies after the moment that is played. The
-    tape begins with the first `watch`, and not before REST was left alone for `lead_s` (a collector first asks what
-    came before). It plays once: over, `ended` is set, nothing more comes, and the sockets stand silent.
+    `speed` is tape seconds per second; None plays as fast as the watchers read. Guarantees: every event of a wanted
+    channel is yielded, in order, however slow the watcher; REST returns nothing later than the present of the replay.
+    The tape begins with the first `watch`, after `lead_s` without a REST request (a collector first requests the past).
+    It plays once: at its end `ended` is set and the connections stay open without events.
     """
 
     def __init__(self, path: Path, clock: Clock, *, speed: float | None = None, lead_s: float = 0.0) -> None:
-        if speed is not None and not speed > 0:  # nan is not, either
+        if speed is not None and not speed > 0:  # also refuses nan
             raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
         self._files = tape_files(path)
         header = header_of(self._files)
         self.name, self.capabilities = header.exchange, header.capabilities
         self.counters = ConnectionCounters()
         self.ended = asyncio.Event()
-        self.facts = Facts()
+        self.answers = RestAnswers()
         self._clock, self._speed, self._lead_s = clock, speed, lead_s
         self._asked_s = 0.0
-        self._takers: set[_Taker] = set()
-        self._is_taken = asyncio.Event()
+        self._watchers: set[_Watcher] = set()
+        self._has_watcher = asyncio.Event()
         self._player: asyncio.Task[None] | None = None
         self._error: FksError | None = None
         self._begun_ns, self._begun_s = 0, 0.0
 
     async def open(self) -> None:
-        """Read what REST told while it was recorded. Errors: InputError TAPE_BROKEN."""
-        self.facts.prepare(read_records(self._files))
+        """Read the recorded REST answers. Errors: InputError TAPE_BROKEN."""
+        self.answers.prepare(read_records(self._files))
 
     async def close(self) -> None:
         """Stop playing."""
@@ -74,51 +74,51 @@ class TapeExchange:
             await asyncio.wait({self._player})
 
     async def instruments(self) -> list[Instrument]:
-        """Return what the exchange listed then."""
-        return list(self.facts.instruments.values())
+        """Return the instruments that the exchange listed then."""
+        return list(self.answers.instruments.values())
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars that are on the tape, up to its present."""
         self._asked_s = self._clock.monotonic()
-        return self.facts.bars(symbol, timeframe, since_ns, limit, until_ns)
+        return self.answers.bars(symbol, timeframe, since_ns, limit, until_ns)
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
         """Return trades that are on the tape, up to its present."""
         self._asked_s = self._clock.monotonic()
-        return self.facts.trades(symbol, from_id, since_ns, limit)
+        return self.answers.trades(symbol, from_id, since_ns, limit)
 
     async def connect_permit(self) -> None:
         """Return at once."""
 
     def unsubscribe(self, gone: Sequence[Subscription]) -> None:
-        """Hand nothing more of these to who watches now."""
-        for taker in self._takers:
-            taker.wanted.difference_update((item.channel, item.symbol) for item in gone)
+        """Stop yielding these to the present watchers."""
+        for watcher in self._watchers:
+            watcher.wanted.difference_update((item.channel, item.symbol) for item in gone)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield what the tape has of `wanted` from its present on; see the port. Errors: InputError of a damaged
+        """Yield the events of `wanted` from the present of the replay on; see the port. Errors: InputError of a damaged
         tape."""
-        taker = _Taker({(item.channel, item.symbol) for item in wanted})
-        self._takers.add(taker)
-        self._is_taken.set()
+        watcher = _Watcher({(item.channel, item.symbol) for item in wanted})
+        self._watchers.add(watcher)
+        self._has_watcher.set()
         try:
             yield []
             if self._player is None:
                 self._player = asyncio.create_task(self._run())
-            while (batch := await taker.queue.get()) is not None:
+            while (batch := await watcher.queue.get()) is not None:
                 yield batch
-                taker.queue.task_done()
+                watcher.queue.task_done()
             assert self._error is not None
             raise self._error
         finally:
-            self._takers.discard(taker)
-            if not self._takers:
-                self._is_taken.clear()
-            taker.leave()
+            self._watchers.discard(watcher)
+            if not self._watchers:
+                self._has_watcher.clear()
+            watcher.close()
 
     # ── the player ───────────────────────────────────────────────────────────────────────────────
     async def _run(self) -> None:
@@ -126,8 +126,8 @@ class TapeExchange:
             await self._play()
         except FksError as error:
             self._error = error
-            for taker in list(self._takers):
-                await taker.queue.put(None)
+            for watcher in list(self._watchers):
+                await watcher.queue.put(None)
 
     async def _play(self) -> None:
         waiting: list[MarketEvent] = []
@@ -141,21 +141,21 @@ class TapeExchange:
                 await self._hand(waiting)
                 waiting = []
                 await self._clock.sleep(max(0.0, wait_s))
-            self.facts.now_ns = max(self.facts.now_ns, played.received_ns)
-            self.facts.hear(played.events)
+            self.answers.now_ns = max(self.answers.now_ns, played.received_ns)
+            self.answers.receive(played.events)
             waiting.extend(played.events)
         await self._hand(waiting)
-        for taker in list(self._takers):
-            await taker.queue.join()
+        for watcher in list(self._watchers):
+            await watcher.queue.join()
         self.ended.set()
 
     def _passing(self) -> Iterator[Record]:
         for record in read_records(self._files):
-            self.facts.pass_by(record)
+            self.answers.pass_by(record)
             yield record
 
     def _wait_s(self, played: Played) -> float:
-        """Return how long the tape has to wait before this is due; at full speed never."""
+        """Return the wait until a record is due; 0 at full speed."""
         if self._speed is None or played.kind is not Kind.FRAME:
             return 0.0
         self._begun_ns = self._begun_ns or played.received_ns
@@ -164,15 +164,15 @@ class TapeExchange:
     async def _hand(self, events: list[MarketEvent]) -> None:
         if not events:
             return
-        await self._is_taken.wait()  # between two dials of a collector the tape waits: nothing is played to nobody
-        for taker in list(self._takers):
-            mine = [event for event in events if _place(event) in taker.wanted]
+        await self._has_watcher.wait()  # between two connections of a collector the tape waits for a watcher
+        for watcher in list(self._watchers):
+            mine = [event for event in events if _address(event) in watcher.wanted]
             if mine:
-                await taker.queue.put(mine)
+                await watcher.queue.put(mine)
 
 
-def _place(event: MarketEvent) -> tuple[Channel, str]:
-    """Return whose an event is: the channel and symbol that somebody has to want to get it."""
+def _address(event: MarketEvent) -> tuple[Channel, str]:
+    """Return the channel and symbol of an event, by which watchers receive it."""
     match event:
         case PublicTrade():
             return Channel.TRADES, event.symbol

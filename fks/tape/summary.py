@@ -1,5 +1,4 @@
-"""What a tape amounts to: trades, bars and troubles, with a digest that is the same whenever it is played by the same
-code."""
+"""Summary of a tape: trades, bars and troubles, with digests that are equal in every replay by the same code."""
 
 from __future__ import annotations
 
@@ -12,21 +11,21 @@ from fks.bars.aggregate import BarBuilder
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start, iso
-from fks.tape.line import Following, TradeLine
+from fks.tape.line import Following, TradeSequence
 from fks.tape.player import Played
 from fks.tape.records import Kind
 
-TROUBLES_MAX = 20  # told one by one
+TROUBLES_MAX = 20  # described one by one
 
 
 @dataclass(slots=True)
 class SymbolSummary:
-    """What came of one symbol, and the bars of its trades, sealed by the trades after them.
+    """Counts of one symbol, and the bars of its trades, each sealed by the next trade.
 
-    A bar that began before its first trade here, or over which trades may be missing, is not one of them.
+    A bar that began before the tape's first trade, or in which trades may be missing, is left out.
     """
 
-    line: TradeLine
+    sequence: TradeSequence
     trades: int = 0
     quotes: int = 0
     books: int = 0
@@ -39,18 +38,18 @@ class SymbolSummary:
 
     @property
     def repeated(self) -> int:
-        return self.line.repeated
+        return self.sequence.repeated
 
     @property
     def ids_missing(self) -> int:
-        return self.line.ids_missing
+        return self.sequence.ids_missing
 
 
 class Summary:
-    """Adds up what is played; `finish` once all is. `digest` is over every event in order, `bars_digest` over the bars.
+    """Sums up a replay; `finish` ends it. `digest` is over every event in order, `bars_digest` over the bars.
 
-    Trades that REST told fill the holes that they were fetched for, as they did in the feed. Guarantees: no bar is
-    given out over a hole; each hole is a trouble.
+    Trades of REST answers fill the gaps that they were fetched for, as in the feed. Guarantees: no bar spans a gap;
+    each gap is a trouble.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Summary:
         self.symbols: dict[str, SymbolSummary] = {}
         self.frames = self.events = self.connections = 0
         self.troubles: Counter[str] = Counter()
-        self.told: list[str] = []
+        self.descriptions: list[str] = []
         self.first_ns = self.last_ns = 0
         self._before_ns = 0
         self._exchange, self._timeframe, self._ids, self._has_empty = exchange, timeframe, ids, has_empty_bars
@@ -80,35 +79,35 @@ class Summary:
         return found.hexdigest()
 
     def add_all(self, played: Iterable[Played]) -> Summary:
-        """Add everything and finish; return self."""
+        """Add all records and finish; return self."""
         for item in played:
             self.add(item)
         self.finish()
         return self
 
     def finish(self) -> None:
-        """Take what still waits for a hole to be filled: the tape is over."""
+        """Add the trades that still wait for a gap to be filled: the tape has ended."""
         for symbol, row in self.symbols.items():
-            self._follow(symbol, row, row.line.finish())
+            self._follow(symbol, row, row.sequence.finish())
 
     def add(self, played: Played) -> None:
-        """Add what one record gave."""
+        """Add the result of one record."""
         self._note(played)
-        if played.told is not None and played.told.told:
-            symbol = played.told.told[0].symbol
-            if symbol in self.symbols:  # before its first message the tape has not begun for it
+        if played.answer is not None and played.answer.values:
+            symbol = played.answer.values[0].symbol
+            if symbol in self.symbols:  # a symbol begins with its first message on the tape
                 row = self.symbols[symbol]
-                self._follow(symbol, row, row.line.tell(played.told, played.received_ns))
+                self._follow(symbol, row, row.sequence.add_answer(played.answer, played.received_ns))
         for event in played.events:
             self.events += 1
             self._digest.update(repr(event).encode())
             self._take(event, played.received_ns)
 
     def _note(self, played: Played) -> None:
-        """Count what the record is, and tell what is wrong with it."""
+        """Count the record by its kind, and note its troubles."""
         if played.hole is not None:
             self._trouble(played.hole.kind, played.hole.text)
-            self._tear(played.hole.text)
+            self._mark_discontinuity(played.hole.text)
             return
         at_ns = played.received_ns
         if at_ns < self._before_ns - NS:
@@ -119,24 +118,24 @@ class Summary:
             self.frames += 1
         elif played.kind is Kind.OPEN:
             self.connections += 1
-            self._tear("it was dialled again", played.wanted)
+            self._mark_discontinuity("it was dialled again", played.wanted)
         elif played.kind is Kind.LOST:
             self._trouble("lost", "the recorder was behind: frames are missing here")
-            self._tear("the recorder was behind")
+            self._mark_discontinuity("the recorder was behind")
         if played.error:
             self._trouble("ended", played.error)
 
-    def _tear(self, why: str, wanted: Iterable[Subscription] | None = None) -> None:
-        """Note that trades may be missing from here on: of `wanted`, or of all."""
+    def _mark_discontinuity(self, cause: str, wanted: Iterable[Subscription] | None = None) -> None:
+        """Note that trades may be missing from here on, of the symbols in `wanted` (None: all)."""
         symbols = self.symbols if wanted is None else {item.symbol for item in wanted if item.channel is Channel.TRADES}
         for symbol in symbols:
             if symbol in self.symbols:
-                self.symbols[symbol].line.tear(why)
+                self.symbols[symbol].sequence.mark_discontinuity(cause)
 
     def _take(self, event: object, now_ns: int) -> None:
         if isinstance(event, PublicTrade):
             row = self._of(event.symbol)
-            self._follow(event.symbol, row, row.line.hear(event, now_ns))
+            self._follow(event.symbol, row, row.sequence.receive(event, now_ns))
         elif isinstance(event, Quote):
             self._of(event.symbol).quotes += 1
         elif isinstance(event, Book):
@@ -144,14 +143,16 @@ class Summary:
         elif isinstance(event, Discontinuity):
             self._trouble("gone", f"{event.channel} {event.symbol}: {event.reason}")
             if event.channel is Channel.TRADES:
-                self._tear(event.reason, [Subscription(Channel.TRADES, event.symbol)] if event.symbol else None)
+                self._mark_discontinuity(
+                    event.reason, [Subscription(Channel.TRADES, event.symbol)] if event.symbol else None
+                )
         elif isinstance(event, Suspect):
             self._trouble("suspect", f"{event.channel} {event.symbol}: {event.reason}")
         else:
             assert isinstance(event, BarSeen | BarClosed)
 
     def _of(self, symbol: str) -> SymbolSummary:
-        return self.symbols.setdefault(symbol, SymbolSummary(TradeLine(self._ids)))
+        return self.symbols.setdefault(symbol, SymbolSummary(TradeSequence(self._ids)))
 
     def _follow(self, symbol: str, row: SymbolSummary, following: Iterable[Following]) -> None:
         for trade, hole in following:
@@ -186,5 +187,5 @@ class Summary:
 
     def _trouble(self, kind: str, text: str) -> None:
         self.troubles[kind] += 1
-        if len(self.told) < TROUBLES_MAX:
-            self.told.append(text)
+        if len(self.descriptions) < TROUBLES_MAX:
+            self.descriptions.append(text)

@@ -1,4 +1,4 @@
-"""Tape files on disk: written block by block, closed by size and age, the oldest of its own exchange removed."""
+"""Writing of tape files: block by block, closed by size and age; the oldest files of the exchange are removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TapeWriter:
     """Writes the files of one run into a folder. Not for two threads at once. Errors of all methods: OSError.
 
     Beyond `keep_bytes` the oldest recordings of its exchange are removed, each logged (`tape.removed`), but none that
-    somebody reads or writes, and no file of another name; None: nothing is removed.
+    is being read or written, and no file of another name; None: nothing is removed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TapeWriter:
         return self._path
 
     def is_due(self, now_ns: int) -> bool:
-        """Return whether the next block begins another file (the caller then says what stands)."""
+        """Return whether the next block begins another file (the caller then records the open connections)."""
         return self._file is None or self._size >= self._file_bytes or now_ns - self._begun_ns >= self._file_ns
 
     def begin(self, now_ns: int) -> None:
@@ -56,17 +56,17 @@ class TapeWriter:
         moment = to_datetime(self._header.run)
         self._path = self._folder / f"{self._header.exchange}-{moment:%Y%m%dT%H%M%S%f}-{self._number:05d}{ENDING}"
         self._file = self._path.open("xb")
-        hold(self._file)
+        lock_shared(self._file)
         self.files.append(self._path)
         self._digest, self._size, self._records, self._blocks, self._begun_ns = hashlib.sha256(), 0, 0, 0, now_ns
         line = msgspec.json.encode(msgspec.structs.replace(self._header, number=self._number)) + b"\n"
         self._line_crc = zlib.crc32(line)
         self._put(line)
-        self._file.flush()  # whoever reads it now sees a tape with nothing on it yet
+        self._file.flush()  # a reader sees an empty tape now
         self._prune()
 
     def write(self, parts: list[bytes], records: int, first_ns: int, last_ns: int) -> None:
-        """Append a block; it is with the operating system when this returns."""
+        """Append a block; after return the operating system has it."""
         assert self._file is not None
         raw = b"".join(parts)
         packed = zlib.compress(raw, LEVEL)
@@ -77,7 +77,7 @@ class TapeWriter:
         self._records += records
 
     def close(self) -> None:
-        """Write the end and put the file on disk."""
+        """Write the end and sync the file to disk."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -101,7 +101,7 @@ class TapeWriter:
         ]
         sizes: dict[Path, int] = {}
         for _, _, path in sorted(own):
-            with contextlib.suppress(FileNotFoundError):  # another recorder of the exchange was faster
+            with contextlib.suppress(FileNotFoundError):  # another recorder of the exchange removed it
                 sizes[path] = path.stat().st_size
         total = sum(sizes.values())
         for path, size in sizes.items():
@@ -113,9 +113,9 @@ class TapeWriter:
                 total -= size
 
 
-def hold(file: BinaryIO) -> None:
-    """Keep an open tape file from being removed as one of the oldest, until it is closed."""
-    with contextlib.suppress(OSError):  # somebody is just removing it, or the disk knows no locks
+def lock_shared(file: BinaryIO) -> None:
+    """Lock an open tape file, so that it is not removed as one of the oldest before it is closed."""
+    with contextlib.suppress(OSError):  # it is being removed, or the file system has no locks
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -123,7 +123,7 @@ def _is_held(path: Path) -> bool:
     with (
         contextlib.suppress(OSError),
         path.open("rb") as file,
-    ):  # a disk that knows no locks: nobody holds anything there
+    ):  # a file system without locks
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,7 +12,7 @@ from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.ports import Log
-from fks.tape.recorded_exchange import TapedWire
+from fks.tape.recorded_exchange import RecordedWire
 from fks.tape.recorder import Recorder
 from fks.tape.records import Header
 from fks.tape.writer import TapeWriter
@@ -58,7 +58,7 @@ def heard_by(wire: Wire, rows: list[tuple[int, bytes]]) -> list[MarketEvent]:
 def make_tape(folder: Path, rows: list[tuple[int, bytes]] | None = None) -> list[MarketEvent]:
     """Record frames; return the events that the wire gave while they were recorded."""
     recorder = recorder_into(folder)
-    wire = TapedWire(BinanceWire(), recorder)
+    wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
     found = heard_by(wire, frames() if rows is None else rows)
     recorder.close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fks.exchanges.base.exchange import WireExchange
     from fks.model.instrument import Instrument
     from fks.model.market import Subscription
-    from fks.tape.recorded_exchange import TapedExchange
+    from fks.tape.recorded_exchange import RecordedExchange
     from fks.tape.recorder import Recorder
 
 CHANNELS = ("trades", "bars", "quotes", "book")
@@ -88,15 +88,15 @@ async def _record(
     from fks.clock import RealClock
     from fks.exchanges.registry import make_exchange
     from fks.history.limited_exchange import shared_budget
-    from fks.tape.player import unheard
-    from fks.tape.recorded_exchange import TapedExchange, make_recorder
+    from fks.tape.player import discarding_log
+    from fks.tape.recorded_exchange import RecordedExchange, make_recorder
 
     clock, settings = RealClock(), settings_of(ctx)
     node = node_of(ctx)
     async with shared_budget(name, settings, node, clock) as budget:
-        source = make_exchange(name, settings=settings, node=node, clock=clock, log=unheard(), budget=budget)
-        recorder = make_recorder(source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb)
-        taped = TapedExchange(source, recorder)
+        source = make_exchange(name, settings=settings, node=node, clock=clock, log=discarding_log(), budget=budget)
+        recorder = make_recorder(source, folder, clock, discarding_log(), file_mb=settings.data.tape_file_mb)
+        taped = RecordedExchange(source, recorder)
         try:
             try:
                 recorder.begin()  # a folder that cannot be written is known before anything is dialled
@@ -127,7 +127,7 @@ def _unwritten(error: str, folder: Path) -> OutageError:
 
 
 def _wanted(
-    taped: TapedExchange, listed: list[Instrument], symbols: Sequence[str], channels: Sequence[str]
+    taped: RecordedExchange, listed: list[Instrument], symbols: Sequence[str], channels: Sequence[str]
 ) -> list[Subscription]:
     """Return what to subscribe. Errors: InputError for a symbol or channel that the exchange has not."""
     from fks.model.instrument import find_instrument
@@ -156,7 +156,7 @@ def _live_frame(source: WireExchange, symbol: str) -> str:
     return ""
 
 
-async def _listen(taped: TapedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
+async def _listen(taped: RecordedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
     """Record until the time is over, somebody says stop, or the tape fails, dialling again whatever ends a
     connection."""
     told = sorted({item.symbol for item in wanted})
@@ -190,7 +190,7 @@ async def _look_after(recorder: Recorder, clock: Clock) -> None:
         await clock.sleep(_LOOK_S)
 
 
-async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Sequence[str], clock: Clock) -> None:
+async def _dial(taped: RecordedExchange, wanted: list[Subscription], symbols: Sequence[str], clock: Clock) -> None:
     has_history = False
     while True:
         try:
@@ -205,7 +205,7 @@ async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Seque
             await clock.sleep(_RECONNECT_S)
 
 
-async def _history(taped: TapedExchange, symbols: Sequence[str]) -> None:
+async def _history(taped: RecordedExchange, symbols: Sequence[str]) -> None:
     """Ask REST for what comes before: a replay's collector would ask for the same."""
     for symbol in symbols:
         await taped.fetch_trades(symbol, from_id=None, since_ns=None, limit=_PAGE)

@@ -23,7 +23,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.tape.player import play, wires_of
 from fks.tape.reader import check_file, read_records, tape_files
-from fks.tape.recorded_exchange import TapedExchange, taped
+from fks.tape.recorded_exchange import RecordedExchange, taped
 from fks.tape.replay import TapeExchange
 from fks.tape.summary import Summary
 from tests.support.collecting import Held, running, settings_for
@@ -59,13 +59,13 @@ async def stored(db: Database) -> tuple[dict[Any, Any], dict[Any, Any]]:
     return {tuple(r)[:3]: tuple(r) for r in bars}, {tuple(r)[:2]: tuple(r) for r in trades}
 
 
-async def test_a_recorded_run_played_again_stores_the_same(
+async def test_replayed_run_stores_the_same(
     database: Database, log: CollectingLog, exchange: LocalExchange, collect: Any, tmp_path: Path
 ) -> None:
     settings = settings_for(exchange.info, tape=True, **FEW).model_copy(update={"home": str(tmp_path)})
     plain = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
     source = taped(plain, settings, RealClock(), log)
-    assert isinstance(source, TapedExchange)
+    assert isinstance(source, RecordedExchange)
 
     async def has_collected() -> bool:
         rows = await database.sql(
@@ -99,7 +99,7 @@ async def test_a_recorded_run_played_again_stores_the_same(
     assert {key: trades[key] for key in shared} == {key: live_trades[key] for key in shared}
 
 
-async def test_the_bars_of_a_tape_are_those_that_its_collector_stored_whatever_happened(
+async def test_bars_of_a_tape_equal_those_its_collector_stored(
     database: Database, log: CollectingLog, exchange: LocalExchange, collect: Any, tmp_path: Path
 ) -> None:
     exchange.clear()
@@ -139,7 +139,7 @@ async def test_the_bars_of_a_tape_are_those_that_its_collector_stored_whatever_h
             assert live.get(key, (*key, *made))[3:] == made
             count += key in live
     assert count >= 20
-    assert sum(row.line.filled for row in summary.symbols.values()) >= 5, "what the gap left out, REST told"
+    assert sum(row.sequence.filled for row in summary.symbols.values()) >= 5, "what the gap left out, REST told"
 
 
 async def test_without_the_setting_nothing_is_recorded(
@@ -158,8 +158,8 @@ async def test_the_commands(
     monkeypatch.setenv("FKS_DATA_REST_URL", exchange.info["rest"])
     monkeypatch.setenv("FKS_DATA_WS_URL", exchange.info["ws"])
 
-    async def fks(*words: object) -> tuple[int, str, str]:
-        code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path / "home"), *map(str, words)])
+    async def fks(*arguments: object) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path / "home"), *map(str, arguments)])
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return code, out, err
@@ -190,14 +190,14 @@ async def test_the_commands(
     code, out, _ = await fks("sim", "replay", tape, "--check")
     assert (code, "True" in out) == (OK, True)
 
-    for words, message in [
+    for arguments, message in [
         (("data", "record", "NOSUCHCOIN", "--seconds", "1"), "unknown symbol"),
         (("data", "record", "BTCUSDT", "--channels", "gossip"), "there is no channel 'gossip'"),
         (("data", "record", "BTCUSDT", "--channels", ""), "no channel is named"),
         (("sim", "replay", tmp_path / "none"), "there is no tape at"),
         (("sim", "replay", tape, "--speed", "0"), "speed 0 is not above 0"),
     ]:
-        code, _, err = await fks(*words)
+        code, _, err = await fks(*arguments)
         assert (code, message in err) == (USAGE, True), err
     (tmp_path / "file").write_text("in the way")
     code, _, err = await fks("data", "record", "BTCUSDT", "--to", tmp_path / "file")

@@ -17,7 +17,7 @@ from fks.clock import FakeClock
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.errors import InputError
 from fks.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
-from fks.tape.recorded_exchange import TapedWire
+from fks.tape.recorded_exchange import RecordedWire
 from fks.tape.records import ENDING, HEAD, HEAD_CRC, Kind, Record
 from fks.tape.replay import TapeExchange
 from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
@@ -27,7 +27,7 @@ from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_i
 def whole(tmp_path: Path) -> bytes:
     """A file of several blocks."""
     recorder = recorder_into(tmp_path / "made")
-    wire = TapedWire(BinanceWire(), recorder)
+    wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 200):
@@ -79,7 +79,7 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damage_is_refused_when_it_is_played_and_when_it_is_checked(whole: bytes, name: str, tmp_path: Path) -> None:
+def test_damage_is_refused_by_replay_and_check(whole: bytes, name: str, tmp_path: Path) -> None:
     file = tmp_path / f"x{ENDING}"
     file.write_bytes(DAMAGED[name](whole))
     with pytest.raises(InputError) as checked:
@@ -107,7 +107,7 @@ CUT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_cut_file_is_played_up_to_there_and_says_so(whole: bytes, name: str, tmp_path: Path) -> None:
+def test_cut_file_is_replayed_up_to_the_cut_and_reported(whole: bytes, name: str, tmp_path: Path) -> None:
     make, why = CUT[name]
     file, good = tmp_path / f"x{ENDING}", tmp_path / f"good{ENDING}"
     file.write_bytes(make(whole))
@@ -121,7 +121,7 @@ def test_a_cut_file_is_played_up_to_there_and_says_so(whole: bytes, name: str, t
     )
 
 
-def test_another_form_is_refused_in_words(whole: bytes, tmp_path: Path) -> None:
+def test_another_form_is_refused_with_a_message(whole: bytes, tmp_path: Path) -> None:
     file = tmp_path / f"x{ENDING}"
     file.write_bytes(whole.replace(b"fkstape/2", b"fkstape/1", 1).replace(b'"run":', b'"walk":', 1))
     with pytest.raises(
@@ -130,38 +130,38 @@ def test_another_form_is_refused_in_words(whole: bytes, tmp_path: Path) -> None:
         check_file(file)
 
 
-def holes_of(records: list[Record]) -> list[tuple[str, str]]:
-    told = [msgspec.json.decode(record.data) for record in records if record.kind is Kind.HOLE]
-    return [(hole["kind"], hole["text"]) for hole in told]
+def gaps_of(records: list[Record]) -> list[tuple[str, str]]:
+    found = [msgspec.json.decode(record.data) for record in records if record.kind is Kind.HOLE]
+    return [(hole["kind"], hole["text"]) for hole in found]
 
 
-def test_files_that_are_missing_or_of_another_recording_are_told(tmp_path: Path) -> None:
+def test_missing_files_and_other_recordings_are_reported(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path, file_bytes=1)
     for i in range(6):
         recorder.frame(1, i + 1, b"x")
         recorder.flush()
     recorder.close()
     files = tape_files(tmp_path)
-    assert holes_of(list(read_records(files))) == []
-    assert holes_of(list(read_records(files[3:]))) == [], "the oldest may be gone"
+    assert gaps_of(list(read_records(files))) == []
+    assert gaps_of(list(read_records(files[3:]))) == [], "the oldest may be gone"
     gone = [files[0], files[2], files[5]]
-    assert holes_of(list(read_records(gone))) == [
+    assert gaps_of(list(read_records(gone))) == [
         ("missing", f"missing file 2 before {files[2].name}"),
         ("missing", f"missing files 4 to 5 before {files[5].name}"),
     ]
-    ((kind, text),) = holes_of(list(read_records([files[1], files[0]])))
+    ((kind, text),) = gaps_of(list(read_records([files[1], files[0]])))
     assert (kind, "comes after number 2" in text) == ("order", True)
     make_tape(tmp_path / "other", frames(5))
     (other,) = tape_files(tmp_path / "other")
     data = other.read_bytes()
     other.write_bytes(data[: data.index(b"\n")].replace(b'"run":', b'"run":1', 1) + b"\n")
-    holes = holes_of(list(read_records([*files, other])))
-    assert [kind for kind, _ in holes] == ["run", "not_whole"]
+    gaps = gaps_of(list(read_records([*files, other])))
+    assert [kind for kind, _ in gaps] == ["run", "not_whole"]
 
     records = read_records(files[:2])
     next(records)
     files[1].unlink()
-    assert holes_of(list(records)) == [("missing", f"{files[1].name} was removed meanwhile")]
+    assert gaps_of(list(records)) == [("missing", f"{files[1].name} was removed meanwhile")]
 
 
 def test_a_file_has_its_header_from_the_first_moment(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_file_has_its_header_from_the_first_moment(tmp_path: Path) -> None:
     assert check_file(file).is_whole
 
 
-def test_a_check_tells_of_every_file_and_a_replay_plays_what_there_is(
+def test_check_reports_every_file_and_replay_plays_the_valid_ones(
     whole: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "tape"
@@ -184,8 +184,8 @@ def test_a_check_tells_of_every_file_and_a_replay_plays_what_there_is(
     for name, data in [("1", b""), ("2", whole), ("3", whole[:-10]), ("4", whole[:40])]:
         (folder / f"{name}{ENDING}").write_bytes(data)
 
-    def fks(*words: object) -> tuple[int, str, str]:
-        code = run(cli, ["--home", str(tmp_path / "home"), "sim", "replay", str(folder), *map(str, words)])
+    def fks(*message: object) -> tuple[int, str, str]:
+        code = run(cli, ["--home", str(tmp_path / "home"), "sim", "replay", str(folder), *map(str, message)])
         return code, *capsys.readouterr()
 
     code, out, _ = fks("--check", "--json")
@@ -215,8 +215,8 @@ def test_a_tape_without_a_message_has_no_dates_and_no_digest_to_expect(
 ) -> None:
     file = tmp_path / f"x{ENDING}"
     file.write_bytes(whole[: whole.index(b"\n") + 1])
-    for words in ([], ["--check"], ["--json"]):
-        run(cli, ["sim", "replay", str(file), *words])
+    for message in ([], ["--check"], ["--json"]):
+        run(cli, ["sim", "replay", str(file), *message])
         out, _ = capsys.readouterr()
         assert "1970" not in out
     digest = msgspec.json.decode(out)["bars_digest"]

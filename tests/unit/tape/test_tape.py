@@ -1,4 +1,4 @@
-"""Tapes: what was heard is what is played, whatever happened to the file; damage is refused, a cut tail is told."""
+"""Tapes: a replay equals the received messages; damage is refused, a cut end is reported."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.timeframe import NS
-from fks.tape.player import play, told_of, wires_of
+from fks.tape.player import answer_of, play, wires_of
 from fks.tape.reader import check_file, header_of, read_records, tape_files
-from fks.tape.recorded_exchange import TapedWire, make_recorder
+from fks.tape.recorded_exchange import RecordedWire, make_recorder
 from fks.tape.recorder import Recorder
 from fks.tape.records import ENDING, Kind
 from fks.tape.replay import TapeExchange
@@ -39,10 +39,10 @@ def played(folder: Path) -> list[MarketEvent]:
     return [event for item in play(read_records(tape_files(folder)), wires_of("binance")) for event in item.events]
 
 
-def test_what_was_heard_is_what_is_played(tmp_path: Path) -> None:
-    heard = make_tape(tmp_path)
-    assert len(heard) > 1000
-    assert played(tmp_path) == heard
+def test_replay_equals_the_received_messages(tmp_path: Path) -> None:
+    received = make_tape(tmp_path)
+    assert len(received) > 1000
+    assert played(tmp_path) == received
     (file,) = tape_files(tmp_path)
     report = check_file(file)
     assert (report.is_whole, report.frames, report.lost) == (True, len(frames()), 0)
@@ -51,26 +51,26 @@ def test_what_was_heard_is_what_is_played(tmp_path: Path) -> None:
     assert report.size < sum(len(frame) for _, frame in frames()) / 5, "compressed"
 
 
-def test_a_run_is_cut_into_files_that_each_say_what_stands(tmp_path: Path) -> None:
+def test_each_file_of_a_run_lists_the_open_connections(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path, file_bytes=8_000)
-    wire = TapedWire(BinanceWire(), recorder)
+    wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
-    rows, heard = frames(), []
+    rows, received = frames(), []
     for begin in range(0, len(rows), 100):
-        heard += heard_by(wire, rows[begin : begin + 100])
+        received += heard_by(wire, rows[begin : begin + 100])
         recorder.flush()
     recorder.close()
     files = tape_files(tmp_path)
     assert len(files) > 2
     assert all(check_file(file).is_whole for file in files)
     assert [header.number for file in files if (header := check_file(file).header)] == list(range(1, len(files) + 1))
-    assert played(tmp_path) == heard
+    assert played(tmp_path) == received
     last = [event for item in play(read_records(files[-1:]), wires_of("binance")) for event in item.events]
-    assert last == heard[-len(last) :], "a file alone is played too"
+    assert last == received[-len(last) :], "a file alone is played too"
     assert last
 
 
-def test_the_oldest_files_go_when_there_are_too_many(tmp_path: Path) -> None:
+def test_oldest_files_are_removed_when_there_are_too_many(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path, file_bytes=10_000, keep_bytes=40_000)
     for i in range(100):
         recorder.frame(1, i, random.Random(i).randbytes(5000))
@@ -82,10 +82,10 @@ def test_the_oldest_files_go_when_there_are_too_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 30, 45, 400, 5000])
-def test_a_file_that_was_cut_off_is_good_up_to_its_last_block(tmp_path: Path, cut: int) -> None:
-    heard = make_tape(tmp_path / "whole")
+def test_cut_file_is_valid_up_to_its_last_block(tmp_path: Path, cut: int) -> None:
+    received = make_tape(tmp_path / "whole")
     recorder = recorder_into(tmp_path / "cut")
-    wire = TapedWire(BinanceWire(), recorder)
+    wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 100):
@@ -96,8 +96,8 @@ def test_a_file_that_was_cut_off_is_good_up_to_its_last_block(tmp_path: Path, cu
     os.truncate(file, file.stat().st_size - cut)
     assert not check_file(file).is_whole
     found = played(tmp_path / "cut")
-    assert found == heard[: len(found)]
-    assert len(found) > len(heard) / 2
+    assert found == received[: len(found)]
+    assert len(found) > len(received) / 2
 
 
 def test_any_damaged_byte_is_found(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_any_damaged_byte_is_found(tmp_path: Path) -> None:
             assert not report.is_whole, "a length that reaches beyond the end reads as a cut"
 
 
-def test_no_tape_is_said(tmp_path: Path) -> None:
+def test_missing_tape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no tape at"):
         tape_files(tmp_path)
     (tmp_path / f"x{ENDING}").write_text("hello")
@@ -143,7 +143,7 @@ def test_two_runs_in_one_folder_are_played_one_after_the_other(tmp_path: Path) -
     assert played(tmp_path) == first + second
 
 
-def test_a_recorder_that_is_behind_leaves_out_counts_and_says_so(tmp_path: Path, log: CollectingLog) -> None:
+def test_slow_recorder_leaves_out_counts_and_reports(tmp_path: Path, log: CollectingLog) -> None:
     recorder = recorder_into(tmp_path, log, waiting_max=10_000)
     with recorder._lock:  # the disk is slow: nothing is taken meanwhile
         recorder._size = 20_000
@@ -155,10 +155,10 @@ def test_a_recorder_that_is_behind_leaves_out_counts_and_says_so(tmp_path: Path,
     assert "tape.behind" in log.events("warning")
 
 
-def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, log: CollectingLog) -> None:
+def test_failing_disk_ends_only_the_recording(tmp_path: Path, log: CollectingLog) -> None:
     (tmp_path / "file").write_text("in the way")
     recorder = recorder_into(tmp_path / "file", log)
-    wire = TapedWire(BinanceWire(), recorder)
+    wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
     assert len(heard_by(wire, frames(50))) == 50
     recorder.close()
@@ -167,18 +167,18 @@ def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, l
     assert len(heard_by(wire, frames(50)[1:])) == 50
 
 
-def test_a_key_in_a_hello_is_not_on_the_tape(tmp_path: Path) -> None:
+def test_key_in_a_subscription_is_not_on_the_tape(tmp_path: Path) -> None:
     class Secret(BinanceWire):
         def subscribe_frames(self, wanted: object) -> list[bytes]:
             return [b'{"action":"auth","params":"s3cret"}']
 
     recorder = recorder_into(tmp_path)
-    TapedWire(Secret(), recorder).subscribe_frames(WANTED)
+    RecordedWire(Secret(), recorder).subscribe_frames(WANTED)
     recorder.close()
     assert all(b"s3cret" not in record.data for record in read_records(tape_files(tmp_path)))
 
 
-def test_a_summary_is_the_same_twice_and_its_bars_are_those_of_the_trades(tmp_path: Path) -> None:
+def test_summary_is_repeatable_and_its_bars_are_those_of_the_trades(tmp_path: Path) -> None:
     make_tape(tmp_path)
     first, second = (
         Summary("binance").add_all(play(read_records(tape_files(tmp_path)), wires_of("binance"))) for _ in "12"
@@ -193,25 +193,27 @@ def test_a_summary_is_the_same_twice_and_its_bars_are_those_of_the_trades(tmp_pa
         assert (bar.open, bar.high, bar.low, bar.close) == tuple(float(x) for x in truth[bar.time_ns][:4])
 
 
-def test_recorded_coinbase_frames_are_played_as_their_wire_reads_them(tmp_path: Path) -> None:
+def test_coinbase_frames_are_replayed_as_the_wire_decodes_them(tmp_path: Path) -> None:
     path = SHARED / "coinbase_advanced_2026-08-09.jsonl.gz"
     if not path.exists():
         pytest.skip("the recorded data set is not beside this checkout")
     with gzip.open(path, "rt") as lines:
-        told = [row for row in map(json.loads, lines) if row["t"] == "recv"]
-    rows = [(round(row["ts"] * 1e9), row["data"].encode()) for row in told if row["conn"] == told[0]["conn"]]
+        frames = [row for row in map(json.loads, lines) if row["t"] == "recv"]
+    rows = [(round(row["ts"] * 1e9), row["data"].encode()) for row in frames if row["conn"] == frames[0]["conn"]]
     wanted = [
         Subscription(channel, symbol)
         for symbol in ("BTC-USD", "ETH-USD")
         for channel in (Channel.TRADES, Channel.QUOTES, Channel.BOOK)
     ]
     recorder = recorder_into(tmp_path)
-    wire = TapedWire(wires_of("coinbase")(), recorder)
+    wire = RecordedWire(wires_of("coinbase")(), recorder)
     wire.subscribe_frames(wanted)
-    heard = heard_by(wire, rows)
+    received = heard_by(wire, rows)
     recorder.close()
-    assert len(heard) > 100
-    assert [e for item in play(read_records(tape_files(tmp_path)), wires_of("coinbase")) for e in item.events] == heard
+    assert len(received) > 100
+    assert [
+        e for item in play(read_records(tape_files(tmp_path)), wires_of("coinbase")) for e in item.events
+    ] == received
 
 
 @pytest.mark.parametrize("exchange", ["binance", "kraken", "coinbase"])
@@ -243,7 +245,7 @@ async def taken(
 
 
 @pytest.mark.parametrize("name", sorted(EXCHANGES))
-def test_a_tape_tells_what_its_exchange_could_do(tmp_path: Path, name: str) -> None:
+def test_tape_has_the_capabilities_of_its_exchange(tmp_path: Path, name: str) -> None:
     exchange = make_exchange(
         name,
         settings=Settings(
@@ -261,38 +263,38 @@ def test_a_tape_tells_what_its_exchange_could_do(tmp_path: Path, name: str) -> N
 
 
 async def test_a_tape_stands_in_for_its_exchange(tmp_path: Path) -> None:
-    heard = make_tape(tmp_path)
+    received = make_tape(tmp_path)
     source = TapeExchange(tmp_path, RealClock())
     await source.open()
     assert (source.name, source.capabilities) == ("binance", BinanceExchange.capabilities)
-    assert await taken(source) == heard
-    assert await source.fetch_trades("BTCUSDT", from_id=5, since_ns=None, limit=3) == heard[4:7]
-    assert await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=2) == heard[-2:]
+    assert await taken(source) == received
+    assert await source.fetch_trades("BTCUSDT", from_id=5, since_ns=None, limit=3) == received[4:7]
+    assert await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=2) == received[-2:]
     await source.close()
 
 
-async def test_two_watchers_get_what_they_want_and_a_new_dial_goes_on_where_the_last_ended(tmp_path: Path) -> None:
-    heard = make_tape(tmp_path)
+async def test_watchers_get_their_channels_and_a_new_one_continues(tmp_path: Path) -> None:
+    received = make_tape(tmp_path)
     source = TapeExchange(tmp_path, RealClock())
     await source.open()
     first = await taken(source, most=300)
     rest = await taken(source, (Subscription(Channel.TRADES, "ETHUSDT"), *WANTED))
-    assert first == heard[: len(first)]
-    assert rest == heard[-len(rest) :]
+    assert first == received[: len(first)]
+    assert rest == received[-len(rest) :]
     assert rest
     await source.close()
     both = TapeExchange(tmp_path, RealClock())
     await both.open()
     none, all_of_it = await asyncio.gather(taken(both, (Subscription(Channel.QUOTES, "BTCUSDT"),)), taken(both))
-    assert (none, all_of_it) == ([], heard)
+    assert (none, all_of_it) == ([], received)
     await both.close()
 
 
-async def test_the_same_question_gets_the_same_answer_and_any_other_what_was_told_by_then(tmp_path: Path) -> None:
+async def test_equal_request_gets_the_recorded_answer_others_known_data(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path)
     clock = recorder._clock
     assert isinstance(clock, FakeClock)
-    wire = TapedWire(BinanceWire(), recorder)
+    wire = RecordedWire(BinanceWire(), recorder)
     rows, trades = frames(200), public_trades(agg_trades(raw_trades())[:200])
     minute = clock.now_ns() // (60 * NS) * 60 * NS
     bars = [Bar("binance", "BTCUSDT", "1m", minute + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
@@ -309,14 +311,14 @@ async def test_the_same_question_gets_the_same_answer_and_any_other_what_was_tol
     source = TapeExchange(tmp_path, FakeClock())
     await source.open()
 
-    async def told(**asked: int | None) -> list[PublicTrade]:
+    async def fetched(**asked: int | None) -> list[PublicTrade]:
         return await source.fetch_trades("BTCUSDT", **{"from_id": None, "since_ns": None, "limit": 1000, **asked})  # type: ignore[arg-type]
 
-    assert await told(limit=1) == trades[9:10], "as it was told, though the tape had more a moment later"
-    assert await told(since_ns=7) == trades[5:12]
-    assert await told(limit=1) == trades[11:12], "the next answer to that lies ahead: what is known now"
-    assert await told(from_id=150) == [], "it was told half a minute later"
-    assert await told(from_id=8) == trades[7:12]
+    assert await fetched(limit=1) == trades[9:10], "as recorded, though the tape had more a moment later"
+    assert await fetched(since_ns=7) == trades[5:12]
+    assert await fetched(limit=1) == trades[11:12], "the next answer to that lies ahead: what is known now"
+    assert await fetched(from_id=150) == [], "it was recorded half a minute later"
+    assert await fetched(from_id=8) == trades[7:12]
     assert await source.fetch_bars("BTCUSDT", "1m", None, 9) == bars
     assert await source.fetch_bars("BTCUSDT", "1m", None, 10) == bars[:3]
     assert await source.fetch_bars("BTCUSDT", "1m", bars[1].time_ns, 1, until_ns=bars[3].time_ns) == bars[1:2]
@@ -338,7 +340,7 @@ async def test_a_tape_is_played_at_the_speed_that_was_asked(tmp_path: Path) -> N
         TapeExchange(tmp_path, clock, speed=0)
 
 
-async def test_a_damaged_tape_is_told_to_the_watcher(tmp_path: Path) -> None:
+async def test_damaged_tape_raises_in_the_watcher(tmp_path: Path) -> None:
     make_tape(tmp_path)
     source = TapeExchange(tmp_path, RealClock())
     await source.open()
@@ -371,4 +373,4 @@ def test_public_trades_survive_their_json(tmp_path: Path) -> None:
     recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 10], trades)
     recorder.close()
     (record,) = read_records(tape_files(tmp_path))
-    assert told_of(record).told == trades
+    assert answer_of(record).values == trades

@@ -1,4 +1,4 @@
-"""What a recorder removes, and what ends a recording: only its own exchange's oldest files; and never in silence."""
+"""Removal of the oldest files of a recorder's own exchange, and the end of a recording, each reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.registry import make_exchange
 from fks.model.market import MarketEvent, Subscription
 from fks.tape.reader import read_records, tape_files
-from fks.tape.recorded_exchange import TapedExchange, make_recorder
+from fks.tape.recorded_exchange import RecordedExchange, make_recorder
 from fks.tape.recorder import Recorder
 from fks.tape.records import ENDING
 from tests.support.collecting import settings_for
@@ -35,7 +35,7 @@ def fill(recorder: Recorder, times: int = 30) -> None:
     recorder.close()
 
 
-def test_only_the_oldest_of_its_own_exchange_are_removed_each_with_a_word(tmp_path: Path, log: CollectingLog) -> None:
+def test_only_the_oldest_of_its_own_exchange_are_removed_and_logged(tmp_path: Path, log: CollectingLog) -> None:
     others = [
         f"kraken-20200101T000000000000-00001{ENDING}",
         f"aaa{ENDING}",
@@ -54,7 +54,7 @@ def test_only_the_oldest_of_its_own_exchange_are_removed_each_with_a_word(tmp_pa
     assert len(removed) > 5
 
 
-def test_what_somebody_reads_or_writes_is_not_removed(tmp_path: Path) -> None:
+def test_file_that_is_read_or_written_is_not_removed(tmp_path: Path) -> None:
     first = recorder_into(tmp_path, file_bytes=10_000)
     fill(first, times=9)
     files = tape_files(tmp_path)
@@ -95,14 +95,12 @@ async def test_a_recording_ends_when_its_tape_fails(tmp_path: Path, log: Collect
     (tmp_path / "file").write_text("in the way")
     recorder = recorder_into(tmp_path / "file", log)
     recorder.frame(1, 1, b"x")
-    taped = TapedExchange(Silent(Endpoint("http://127.0.0.1:9", "ws://127.0.0.1:9"), RealClock(), log), recorder)
+    taped = RecordedExchange(Silent(Endpoint("http://127.0.0.1:9", "ws://127.0.0.1:9"), RealClock(), log), recorder)
     await asyncio.wait_for(_listen(taped, [], None, RealClock()), 60)
     assert recorder.error
 
 
-async def test_messages_that_are_lost_are_told_while_it_records(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_lost_messages_are_reported_during_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = recorder_into(tmp_path)
     recorder.counts.lost = 3
     looking = asyncio.create_task(_look_after(recorder, RealClock()))
@@ -113,15 +111,15 @@ async def test_messages_that_are_lost_are_told_while_it_records(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--seconds", "nan"], "nan is no number of seconds"),
         (["--seconds", "inf"], "inf is no number of seconds"),
         (["--channels", " , "], "no channel is named"),
     ],
 )
-def test_numbers_that_are_none_and_channels_that_are_none_are_refused(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_impossible_numbers_and_channels_are_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(cli, ["--home", str(tmp_path), "data", "record", "BTCUSDT", *words]) == USAGE
+    assert run(cli, ["--home", str(tmp_path), "data", "record", "BTCUSDT", *arguments]) == USAGE
     assert message in capsys.readouterr().err

@@ -1,7 +1,6 @@
-"""Sync, gaps, import and export of market data, and the shipped sample.
+"""Public Python API of stored data, for scripts and notebooks: `from fks.data import *` (docs/read-data.md).
 
-`from fks.data import *` gives what scripts and notebooks call (docs/read-data.md). Names are loaded when first used:
-most who import this package want one module of it, and pandas is large.
+Names are loaded when first used, since an import of one module of this package must not load pandas.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return a call of `fks.data.notebook`."""
+    """Return a function of `fks.data.notebook`."""
     if name in __all__:
         from fks.data import notebook
 

@@ -1,4 +1,4 @@
-"""Columns of bars in the forms that research uses: pandas, Arrow, numpy; and the moments people write."""
+"""Columns of bars as pandas, Arrow and numpy objects, and parsing of the times that callers pass."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PRICES = ("open", "high", "low", "close", "volume")
 
 
 def moment_ns(value: object, name: str) -> int | None:
-    """Return ns UTC of an ISO text, a datetime, a date, a pandas or numpy time; what has no zone is UTC. None stays
+    """Return ns UTC of an ISO text, a datetime, a date, a pandas or numpy time; without a zone it is UTC. None stays
     None.
 
-    Errors: InputError for anything else. A bare number is refused: nobody can tell seconds from milliseconds.
+    Errors: InputError for anything else. A bare number is refused: it may be seconds or milliseconds.
     """
     if value is None:
         return None
@@ -34,7 +34,7 @@ def moment_ns(value: object, name: str) -> int | None:
             return int(value.astype("datetime64[ns]").astype(np.int64))
         if isinstance(value, str):
             value = datetime.fromisoformat(value.strip())
-        if isinstance(value, datetime) and value == value:  # pandas' NaT is a datetime that equals nothing
+        if isinstance(value, datetime) and value == value:  # pandas' NaT is a datetime that is not equal to itself
             return to_ns(value if value.tzinfo is not None else value.replace(tzinfo=UTC))
         if isinstance(value, date) and not isinstance(value, datetime):
             return to_ns(datetime(value.year, value.month, value.day, tzinfo=UTC))
@@ -49,7 +49,7 @@ def moment_ns(value: object, name: str) -> int | None:
 
 
 def check_span(start_ns: int | None, end_ns: int | None, limit: object) -> None:
-    """Refuse a span that cannot hold a bar. Errors: InputError naming both ends, or the limit."""
+    """Refuse a range that cannot hold a bar. Errors: InputError naming both ends, or the limit."""
     if start_ns is not None and end_ns is not None and start_ns >= end_ns:
         raise InputError(
             f"start {iso(start_ns)} is not before end {iso(end_ns)}", code="INVALID", status=422, remedy="swap them"

@@ -1,9 +1,9 @@
-"""Indicators over stored series, kept until their bars change: never served stale after a correction.
+"""Cache of indicators over stored series: never stale after a correction.
 
-A kept column is keyed by indicator, parameters and the code that computes it, and served only while its series has the
-revision and newest bar it was computed from (`series.revision` changes with any bar that was corrected, deleted or came
-before the newest, whoever wrote it). Everything is computed over the whole series: recursive indicators depend on
-their first bar. What is returned was true at one moment during the call.
+A cached column is keyed by indicator, parameters and version of the code. It is used only while its series has the
+revision and newest bar that it was computed from (`series.revision` changes when any process corrects or deletes a bar
+or adds one before the newest). Indicators are computed over the whole series, since recursive ones depend on its first
+bar. The result was correct at one moment during the call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.indicators import IndicatorStore
 
-_TRIES = 5  # a series that is corrected again and again while it is read: each try takes milliseconds
+_TRIES = 5  # of reading a series that is corrected meanwhile: each try takes milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Columns of an indicator, aligned with `time_ns` (open times, oldest first). `is_kept`: they were not computed
-    now."""
+    """Columns of an indicator, aligned with `time_ns` (open times, oldest first). `is_kept`: they are from the
+    cache."""
 
     exchange: str
     symbol: str
@@ -49,7 +49,7 @@ class Computed:
 
 
 class IndicatorCache:
-    """Computes indicators of stored series and keeps them. Safe to share between tasks."""
+    """Computes indicators of stored series and caches them. Safe to share between tasks."""
 
     def __init__(self, db: Database, columns: ColumnCache | None = None) -> None:
         """`columns`: read bars through mapped copies, which is faster for long series."""
@@ -60,10 +60,12 @@ class IndicatorCache:
     async def compute(self, exchange: str, symbol: str, timeframe: str, name: str, **params: float) -> Computed:
         """Return indicator `name` over the whole series; an empty one gives empty columns.
 
-        Errors: InputError INDICATOR_UNKNOWN or INDICATOR_PARAM with what would be right; OutageError, also when the
-        series never stood still.
+        Errors: InputError INDICATOR_UNKNOWN or INDICATOR_PARAM with the valid values; OutageError, also when the
+        series kept changing.
         """
-        empty = compute(name, Bars.of(symbol, timeframe, []), **params)  # refuses what is wrong before anything is read
+        empty = compute(
+            name, Bars.of(symbol, timeframe, []), **params
+        )  # refuses wrong parameters before anything is read
         key = params_key(name, params)
         kept = await self._store.fresh(exchange, symbol, timeframe, name, key)
         if kept is not None:
@@ -74,7 +76,7 @@ class IndicatorCache:
         return Computed(exchange, symbol, state.revision, bars.time_ns, columns)
 
     async def _still(self, exchange: str, symbol: str, timeframe: str) -> tuple[Series, Bars]:
-        """Return a series with the state it was read in: the same before and after."""
+        """Return a series and its state, which was the same before and after reading it."""
         before = await self._state(exchange, symbol, timeframe)
         for _ in range(_TRIES):
             bars = await self._columns.read(symbol, timeframe, exchange=exchange)
@@ -89,7 +91,7 @@ class IndicatorCache:
 
 
 def params_key(name: str, params: Mapping[str, float]) -> str:
-    """Return the one text of an indicator's parameters, defaults filled in, and of the code that computes it."""
+    """Return the key of an indicator's parameters, with defaults, and of the versions of the code."""
     row = INDICATORS[name]
     whole = {key: params.get(key, param.default) for key, param in row.params.items()}
     typed = {

@@ -1,8 +1,8 @@
-"""Executions that a person made elsewhere, booked by hand: rows of `trades` with source `manual`, and nothing else.
+"""Manual booking of executions made elsewhere: rows of `trades` with source `manual`.
 
-Nothing is sent, and no position or balance moves: those follow what venues say, and a venue that knows the trade shows
-it by itself. The rows' venue is `manual`, so that no reconciliation takes them for a venue's own. Profit is realised
-by average cost over what was booked by hand for the account and symbol, in order of time, as for fills.
+Nothing is sent, and no position or balance changes: those follow the reports of venues. The rows' venue is `manual`, so
+that reconciliation never takes them for a venue's own. Profit is realised by average cost over the manual bookings of
+the account and symbol, in order of time, as for fills.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from fks.store.db import Database, Row, Session
 from fks.store.reading import Listed
 
 VENUE = SOURCE = "manual"
-WORD_MAX, REFERENCE_MAX = 32, 128
+ORDER_TYPE_LENGTH_MAX, REFERENCE_MAX = 32, 128
 _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class ManualTrade:
-    """An execution to book. `time_ns` None: now. `reference` tells two alike apart: the broker's own trade id is
-    best."""
+    """An execution to book. `time_ns` None: now. `reference` distinguishes two equal ones: best is the broker's
+    own trade id."""
 
     account_id: int
     side: Side
@@ -44,7 +44,7 @@ class ManualTrade:
     reference: str | None = None
 
     def name(self, symbol: str) -> str:
-        """Return what makes it one trade: its reference alone, or everything that was said about it."""
+        """Return the identity of the trade: its reference alone, or all its values."""
         if self.reference is not None:
             return f"ref {self.reference}"
         parts = (
@@ -61,24 +61,23 @@ class ManualTrade:
 def checked(
     trade_type: str, quantity: object, price: object, fee: object, order_type: str
 ) -> tuple[Side, Decimal, Decimal, Decimal]:
-    """Return side and exact numbers of what a person wrote. Errors: InputError naming the argument and what is
-    right."""
-    word = str(trade_type).strip().lower()
-    if word not in (Side.BUY, Side.SELL):
+    """Return side and exact numbers of the caller's arguments. Errors: InputError naming the argument and the valid
+    values."""
+    side = str(trade_type).strip().lower()
+    if side not in (Side.BUY, Side.SELL):
         raise _wrong(f"trade_type={trade_type!r} is neither BUY nor SELL", "use 'BUY' or 'SELL'")
-    if not 0 < len(str(order_type).strip()) <= WORD_MAX or not str(order_type).isprintable():
+    if not 0 < len(str(order_type).strip()) <= ORDER_TYPE_LENGTH_MAX or not str(order_type).isprintable():
         raise _wrong(f"order_type={order_type!r} is no word", "use 'MARKET', 'LIMIT', …")
     exact = {name: exact_of(value, name) for name, value in (("quantity", quantity), ("price", price), ("fee", fee))}
     for name in ("quantity", "price"):
         if exact[name] <= 0:
             raise _wrong(f"{name}={exact[name]} is not above 0", "a sale is trade_type='SELL', not a negative number")
-    return Side(word), exact["quantity"], exact["price"], exact["fee"]
+    return Side(side), exact["quantity"], exact["price"], exact["fee"]
 
 
 def exact_of(value: object, name: str) -> Decimal:
-    """Return the decimal a person meant: of a float its shortest text. Errors: InputError when it is no finite
-    number."""
-    if isinstance(value, Integral | Real | str | Decimal) and not isinstance(value, bool):  # numpy's are, too
+    """Return the exact decimal of a number: of a float its shortest text. Errors: InputError when it is not finite."""
+    if isinstance(value, Integral | Real | str | Decimal) and not isinstance(value, bool):  # includes numpy's
         try:
             found = Decimal(value if isinstance(value, Decimal) else str(value))
         except ArithmeticError:
@@ -89,7 +88,7 @@ def exact_of(value: object, name: str) -> Decimal:
 
 
 async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[str, Any], bool]:
-    """Book `trade` and return (its row, whether it is new). Twice equals once, whoever books at the same time.
+    """Book `trade` and return (its row, whether it is new). Twice equals once, also with concurrent callers.
 
     Errors: InputError ACCOUNT_UNKNOWN; OutageError, and then calling again is safe.
     """
@@ -129,7 +128,7 @@ async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[s
 
 
 def _check_same(row: Row, trade: ManualTrade) -> None:
-    """Refuse a reference that stands for another execution already; what was not said does not differ."""
+    """Refuse a reference that belongs to another execution; values that were not given are not compared."""
     there = [row["trade_type"].lower(), row["quantity"], row["price"], row["fee"], row["order_type"]]
     wanted: list[object] = [trade.side.value, trade.quantity, trade.price, trade.fee, trade.order_type.strip().lower()]
     if trade.fee_currency is not None:
@@ -155,7 +154,7 @@ async def _restate(tx: Session, listed: Listed, account_id: int) -> None:
 
 
 def realized_by(rows: Sequence[Row], listed: Listed) -> list[Decimal]:
-    """Return what each execution realised (quote, before fees), by average cost, given in order of time."""
+    """Return the realised profit of each execution (quote, before fees), by average cost; rows are in order of time."""
     one = Decimal(1)
     instrument = Instrument(
         listed.exchange, listed.symbol, listed.base, listed.quote, one, one, one, one, one, multiplier=listed.multiplier

@@ -1,9 +1,9 @@
-"""The calls of `from fks.data import *`: plain functions over one node's store, for scripts and notebooks.
+"""Functions of `from fks.data import *`: plain calls on one node's store, for scripts and notebooks.
 
 Symbols are taken in any spelling. `start` and `end` are ISO texts, datetimes or dates, UTC when they have no zone;
 `start` is the first open time, `end` is exclusive. `limit` alone gives the newest bars, with `start` the first ones.
-Only whole bars are returned, oldest first: one that was built over a gap is left out. Rows are mappings whose values
-can be had as attributes too. What is wrong with an argument is an InputError that says what would be right.
+Only complete bars are returned, oldest first: a bar that was built over a gap is left out. Rows are mappings whose
+values are attributes, too. A wrong argument is an InputError that names the valid values.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-AHEAD_NS = 60 * NS  # so far a broker's clock may be ahead of ours
-#: Bars that are read from the database rather than through a mapped copy of their whole series.
+AHEAD_NS = 60 * NS  # how far a broker's clock may be ahead of ours
+#: up to so many bars are read from the database, more through a mapped copy of their series
 _FEW = 20_000
 _session: Session | None = None
 
@@ -56,14 +56,14 @@ def _record(row: Mapping[str, Any]) -> Record:
 
 # ── which node ───────────────────────────────────────────────────────────────────────────────────
 def connect(home: str | Path | None = None) -> None:
-    """Read from the node at `home` from here on (default FKS_HOME, else `.fks`). Not needed before the first call."""
+    """Read from the node at `home` from here on (default FKS_HOME, else `.fks`). Optional before the first call."""
     global _session
     disconnect()
     _session = Session(home)
 
 
 def disconnect() -> None:
-    """Close what is open; the next call opens it again. Done by itself when the program ends."""
+    """Close the session; the next call opens a new one. Called automatically when the program ends."""
     global _session
     if _session is not None:
         _session.close()
@@ -90,9 +90,9 @@ def get_ohlcv_data(
 ) -> pd.DataFrame:
     """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
 
-    `attrs` tell symbol, timeframe, exchange, `missing`: how many bars are expected between the first and the last one
-    and not there (None where silent bars are left out, or nobody knows the market's hours), and the series' `revision`,
-    which changes when a bar that you may have read was corrected. Errors: InputError, OutageError.
+    `attrs` holds symbol, timeframe, exchange, `missing`: the number of expected bars between the first and the last one
+    that are not stored (None where no-trade bars are left out, or the market's hours are unknown), and the series'
+    `revision`, which changes when a bar that you may have read was corrected. Errors: InputError, OutageError.
     """
     listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
     return frames.frame_of(bars, exchange=listed.exchange, missing=_missing(listed.exchange, bars), revision=revision)
@@ -142,10 +142,10 @@ def get_indicator(
     exchange: str | None = None,
     **params: float,
 ) -> pd.DataFrame:
-    """Return an indicator over a whole series as a DataFrame, a column an output, NaN where it has no value yet.
+    """Return an indicator over a whole series as a DataFrame: a column per output, NaN where it has no value yet.
 
-    It is kept and served again until a bar is added or corrected. `start`, `end` and `limit` cut what is returned, not
-    what it is computed from. Errors: InputError with the indicator's parameters, OutageError.
+    It is cached until a bar is added or corrected. `start`, `end` and `limit` cut the result, not the computation.
+    Errors: InputError with the indicator's parameters, OutageError.
     """
     from fks.data.indicators import Computed, IndicatorCache
 
@@ -174,7 +174,7 @@ def get_indicator(
 def _read(
     symbol: str, timeframe: str, limit: int | None, start: object, end: object, exchange: str | None
 ) -> tuple[Listed, int, Bars]:
-    """Return where the bars are from, the revision of their series, and the bars."""
+    """Return the listed symbol and exchange, the revision of the series, and the bars."""
     check_timeframe(timeframe)
     first_ns, last_ns, limit = _span(start, end, limit)
     now = session()
@@ -221,8 +221,8 @@ def _span(start: object, end: object, limit: int | None) -> tuple[int | None, in
 def get_sync_status(
     symbol: str | None = None, timeframe: str | None = None, *, exchange: str | None = None
 ) -> list[Record]:
-    """Return how the syncs of a symbol stand (of all without one): symbol, timeframe, exchange, sync_status (pending,
-    running, done, failed), oldest, newest, candles, revision, error, last_sync_at."""
+    """Return the state of the syncs of a symbol (of all without one): symbol, timeframe, exchange, sync_status
+    (pending, running, done, failed), oldest, newest, candles, revision, error, last_sync_at."""
     from fks.bars.aggregate import length_of
 
     rows = session().run(lambda db: ReadingStore(db).sync_status(symbol, timeframe, exchange))
@@ -242,19 +242,23 @@ def get_accounts() -> list[Record]:
 def create_account(
     name: str, account_type: str = "personal", initial_balance: object = 0, broker: str = "", *, currency: str = "USDT"
 ) -> Record:
-    """Return the account of that name, made when there was none: a paper account, which never sends an order anywhere.
+    """Return the account of that name, created if there is none: a paper account, which never sends an order.
 
-    Twice equals once. Errors: InputError when a name or value cannot be, or the name is another account's.
+    Twice equals once. Errors: InputError for an impossible name or value, or when the existing account has other
+    values.
     """
     from dataclasses import asdict
 
     balance = manual.exact_of(initial_balance, "initial_balance")
     if account_type not in ("personal", "prop"):
         raise InputError(f"account_type={account_type!r} is unknown", remedy="use 'personal' or 'prop'")
-    for word, value, most in (("broker", broker, 64), ("currency", currency, 12)):
-        if not isinstance(value, str) or len(value) > most or not value.isprintable():
+    for argument, value, length_max in (("broker", broker, 64), ("currency", currency, 12)):
+        if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
             raise InputError(
-                f"{word}={value!r} is no name", code="INVALID", status=422, remedy=f"use at most {most} characters"
+                f"{argument}={value!r} is no name",
+                code="INVALID",
+                status=422,
+                remedy=f"use at most {length_max} characters",
             )
     if not currency.isalnum():
         raise InputError(
@@ -298,11 +302,12 @@ def record_trade(
     fee_currency: str | None = None,
     exchange: str | None = None,
 ) -> Record:
-    """Book an execution that was made elsewhere, and return its row; nothing is sent, no position moves.
+    """Book an execution that was made elsewhere, and return its row; nothing is sent, no position changes.
 
-    The same words again are the same trade: it is not booked twice, a warning says so, and `is_new` is False. Two equal
-    ones differ by `time` or `reference` (the broker's trade id). Fees are in the quote currency unless `fee_currency`
-    says otherwise. `realized_pnl` is by average cost over what was booked by hand. Errors: InputError, OutageError.
+    Equal arguments are the same trade: it is not booked twice, a warning is given, and `is_new` is False. Two equal
+    trades need different `time` or `reference` (the broker's trade id). Fees are in the quote currency unless
+    `fee_currency` is given. `realized_pnl` is by average cost over the manual bookings. Errors: InputError,
+    OutageError.
     """
     side, exact_quantity, exact_price, exact_fee = manual.checked(trade_type, quantity, price, fee, order_type)
     if reference is not None and not (0 < len(reference) <= manual.REFERENCE_MAX and reference.isprintable()):
@@ -376,7 +381,7 @@ def _number(account_id: object) -> int:
 
 # ── the service ──────────────────────────────────────────────────────────────────────────────────
 class Service:
-    """What the data service did on request, done in this program: history from the exchange into the store."""
+    """The calls of the former data service, run in this program: history from the exchange into the store."""
 
     def sync_historical_data(
         self,
@@ -388,10 +393,10 @@ class Service:
         exchange: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Record:
-        """Fetch what is not stored of one series, two years up to now unless told otherwise; return what came of it.
+        """Fetch the bars of one series that are not stored, by default of two years up to now; return a summary.
 
-        `progress` is told (bars done, bars in all), from another thread. Safe to interrupt and to repeat: what is there
-        is not asked for again. Errors: InputError, OutageError, PeerError when the exchange broke its own rules.
+        `progress` is called with (bars done, bars in all), from another thread. Safe to interrupt and to repeat: stored
+        bars are not requested again. Errors: InputError, OutageError, PeerError when the exchange broke its own rules.
         """
         from fks.history.request import fetch_history
 

@@ -1,6 +1,6 @@
-"""A plain Python program's door to the store: one background thread with an event loop, so that calls may be made from
-anywhere, a notebook whose own loop runs too. No Ray, and FKS need not run: its embedded database is started when it is
-down, and stopped again when the program ends (unless FKS was started meanwhile: then it is FKS's).
+"""Access of a plain Python program to the store: one background thread with an event loop, so that calls work
+everywhere, also in a notebook with its own running loop. Neither Ray nor a running FKS is needed: the embedded database
+is started when it is down, and stopped when the program ends (unless FKS was started meanwhile and uses it).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store.db import Database
 
 T = TypeVar("T")
-_STATEMENT_S = 120.0  # a person who asks for ten years waits longer than a live part may
+_STATEMENT_S = 120.0  # a request for ten years may take longer than a statement of a live process
 
 
 class Session:
@@ -49,7 +49,8 @@ class Session:
     def is_usable(self) -> bool:
         """Return whether calls work here: not after `close`, and not in a fork, whose thread stayed with its parent.
 
-        The thread itself is not asked: a Ctrl-C in `Thread.is_alive` has Python 3.11 call a living one dead for good.
+        The state of the thread is not used: a Ctrl-C in `Thread.is_alive` has Python 3.11 call a living one dead for
+        good.
         """
         return not self._is_closed and self._pid == os.getpid()
 
@@ -68,8 +69,8 @@ class Session:
         return call.outcome()
 
     def close(self) -> None:
-        """Close the connections and stop what this session started. Harmless when repeated; one that is interrupted
-        goes on."""
+        """Close the connections and stop the servers that this session started. Safe to repeat, also after an
+        interruption."""
         if self.is_usable:
             with contextlib.suppress(Exception):
                 asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5.0)
@@ -86,7 +87,7 @@ class Session:
         try:
             return await work(db)
         except OutageError:
-            await self._close()  # the server may come back elsewhere: look anew at the next call
+            await self._close()  # the server may come back elsewhere: the next call looks for it again
             raise
 
     async def _opened(self) -> Database:
@@ -123,7 +124,7 @@ class Session:
 
 
 class _Call(Generic[T]):
-    """One call of a program's thread, done in the loop's. Ctrl-C may come at any moment of it.
+    """One call of the program's thread, run in the loop's thread. Ctrl-C may interrupt it at any moment.
 
     So the waiting thread holds no lock that the loop needs: one that is interrupted while it holds a lock of
     concurrent.futures, between two lines of Python, would leave the loop waiting for ever.
@@ -137,20 +138,20 @@ class _Call(Generic[T]):
         self._over.acquire()
 
     def begin(self) -> None:
-        """Begin, in the loop."""
+        """Begin; called in the loop's thread."""
         if not self._is_cancelled:
             self._task = asyncio.get_running_loop().create_task(self._work())
             self._task.add_done_callback(self._end)
 
     def cancel(self) -> None:
-        """Give up, in the loop."""
+        """Cancel; called in the loop's thread."""
         self._is_cancelled = True
         if self._task is not None:
             self._task.cancel()
 
     def _end(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
-            task.exception()  # who was interrupted does not ask for it
+            task.exception()  # an interrupted caller does not retrieve it
         self._over.release()
 
     def wait(self) -> None:
@@ -158,7 +159,7 @@ class _Call(Generic[T]):
         self._over.acquire()
 
     def outcome(self) -> T:
-        """Return what came of it, once it is done. Errors: those of the work."""
+        """Return the result, after `wait`. Errors: those of the work."""
         assert self._task is not None
         return self._task.result()
 
@@ -177,7 +178,7 @@ async def _check_migrated(url: str) -> None:
 
 
 def _is_kept(paths: Paths) -> bool:
-    """Return whether a keeper lives here: it holds the lock of its file as long as it does."""
+    """Return whether a keeper runs here: it holds the lock of its file while it does."""
     try:
         with (paths.run / "keeper.lock").open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

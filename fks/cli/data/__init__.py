@@ -1,4 +1,4 @@
-"""`fks data`: what is stored, the shipped sample; the other data commands are registered here."""
+"""`fks data`: status of stored series and the shipped sample; the other data commands are registered here."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def sample(ctx: click.Context, as_json: bool) -> None:
 
     tape = sample_tape()
     start = time.monotonic()
-    with progress(f"{tape.symbol} {tape.timeframe}", is_shown=not as_json) as told:
-        loaded = with_store(ctx, lambda db: load_tape(db, tape, told), create=True)
+    with progress(f"{tape.symbol} {tape.timeframe}", is_shown=not as_json) as report:
+        loaded = with_store(ctx, lambda db: load_tape(db, tape, report), create=True)
     took_s = time.monotonic() - start
     first, last = iso(int(tape.time_ns[0])), iso(int(tape.time_ns[-1]))
     emit(
@@ -67,7 +67,7 @@ def sample(ctx: click.Context, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
-    """Show what is stored: bars, oldest, newest and range of each series, and how its sync stands."""
+    """Show what is stored: bars, oldest, newest and range of each series, and the state of its sync."""
 
     async def work(db: Database) -> list[dict[str, Any]]:
         from fks.bars.aggregate import length_of

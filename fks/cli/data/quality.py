@@ -1,4 +1,4 @@
-"""`fks data gaps | quality | prune`: how far stored data can be trusted, and getting rid of it."""
+"""`fks data gaps | quality | prune`: checking stored data, and deleting old bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTAGES_SHOWN = 20
 
 
 def chosen(symbol: str | None, timeframe: str | None, exchange: str) -> Callable[[Series], bool]:
-    """Return whether a series is one of those that the arguments name. Errors: InputError for no timeframe."""
+    """Return a filter for the series that the arguments name. Errors: InputError for an unknown timeframe."""
     if timeframe is not None:
         check_timeframe(timeframe)
     return lambda one: (
@@ -110,14 +110,14 @@ async def _fill(ctx: click.Context, db: Database, missing: list[Missing], *, is_
 
     ordered = sorted(missing, key=lambda gap: gap.span.end_ns, reverse=True)
     done, total = 0, sum(gap.bars for gap in ordered)
-    with progress("gaps", is_shown=is_shown) as told:
+    with progress("gaps", is_shown=is_shown) as report_progress:
         for name in sorted({gap.exchange for gap in ordered}):
             async with exchange_of(ctx, name) as source:
                 sync = Sync(source, db, RealClock(), QuietLog())
                 for gap in [one for one in ordered if one.exchange == name]:
                     await sync.fill([gap])
                     done += gap.bars
-                    told(done, total)
+                    report_progress(done, total)
 
 
 # ── quality ──────────────────────────────────────────────────────────────────────────────────────
@@ -142,11 +142,11 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
             await report.series(wanted), key=lambda one: (one.symbol, length_of(one.timeframe), one.exchange)
         )
         ensure_some(listed, symbol, timeframe, exchange)
-        with progress("quality", is_shown=not as_json, what="series") as told:
+        with progress("quality", is_shown=not as_json, what="series") as report_progress:
             found = []
             for number, one in enumerate(listed, 1):
                 found.append(await report.of(one))
-                told(number, len(listed))
+                report_progress(number, len(listed))
         keys = {(one.exchange, one.symbol) for one in listed}
         return found, [outage for outage in await report.outages() if (outage.exchange, outage.symbol) in keys]
 

@@ -1,4 +1,4 @@
-"""`fks data quarantine`: what was not believed, and a person's word on it."""
+"""`fks data quarantine`: values that failed validation, and their confirmation or refusal by a person."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fks.store.quarantine import HeldRow, Settled
 
 TEXT_SHOWN = 60
-_LOOKED_AT = 10_000  # rows of all symbols among which one symbol's are looked for
+_LOOKED_AT = 10_000  # rows of all symbols in which one symbol's are searched
 
 
 @click.command()
@@ -64,7 +64,7 @@ def quarantine(
         [_shown(row, is_whole=as_json) for row in rows[:limit]],
         as_json,
         "fks.data.quarantine/1",
-        "everything was believed",
+        "the quarantine is empty",
     )
 
 

@@ -1,4 +1,4 @@
-"""`fks data record`: everything an exchange sends of some symbols, on a tape, without a running system."""
+"""`fks data record`: record everything an exchange sends for some symbols on a tape, without a running system."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CHANNELS = ("trades", "bars", "quotes", "book")
 _RECONNECT_S = 1.0
-_LOOK_S = 1.0  # how often the recorder is asked whether it still writes
+_LOOK_S = 1.0  # interval of checking whether the recorder still writes
 _PAGE = 1000
 #: history that the first bars of a replay need: timeframe -> newest bars
 _BEFORE = {"1d": 35, "1h": 30, "1m": 70, "1s": 70}
@@ -58,16 +58,16 @@ def record(
     'fks sim replay' plays the tape through the same code. To record what the running collectors receive, set
     data.tape = true. See docs/tapes.md.
     """
-    wanted = tuple(word.strip() for word in channels.split(",") if word.strip())
-    for word in wanted:
-        if word not in CHANNELS:
-            raise InputError(f"there is no channel {word!r}", remedy=f"of {', '.join(CHANNELS)}")
+    wanted = tuple(name.strip() for name in channels.split(",") if name.strip())
+    for channel in wanted:
+        if channel not in CHANNELS:
+            raise InputError(f"there is no channel {channel!r}", remedy=f"of {', '.join(CHANNELS)}")
     if not wanted:
         raise InputError("no channel is named", remedy=f"of {', '.join(CHANNELS)}")
     if seconds is not None and not math.isfinite(seconds):
         raise InputError(f"{seconds:g} is no number of seconds", remedy="without --seconds until Ctrl-C")
     name = exchange or settings_of(ctx).data.exchange
-    place = folder or paths_of(ctx).tapes / name / "manual"  # apart from what collectors record, and remove again
+    place = folder or paths_of(ctx).tapes / name / "manual"  # apart from the collectors' tapes, which are removed
     done = asyncio.run(_record(ctx, name, symbols, wanted, seconds, place))
     emit(done, as_json=as_json, schema="fks.data.record/1")
     if not as_json:
@@ -99,7 +99,7 @@ async def _record(
         taped = RecordedExchange(source, recorder)
         try:
             try:
-                recorder.begin()  # a folder that cannot be written is known before anything is dialled
+                recorder.begin()  # an unwritable folder is detected before any connection
             except OSError as error:
                 raise _unwritten(error.strerror or str(error), folder) from error
             await taped.open()
@@ -129,7 +129,7 @@ def _unwritten(error: str, folder: Path) -> OutageError:
 def _wanted(
     taped: RecordedExchange, listed: list[Instrument], symbols: Sequence[str], channels: Sequence[str]
 ) -> list[Subscription]:
-    """Return what to subscribe. Errors: InputError for a symbol or channel that the exchange has not."""
+    """Return the subscriptions. Errors: InputError for a symbol or channel that the exchange does not have."""
     from fks.model.instrument import find_instrument
     from fks.model.market import Channel, Subscription
 
@@ -146,7 +146,7 @@ def _wanted(
 
 
 def _live_frame(source: WireExchange, symbol: str) -> str:
-    """Return the smallest bars of a minute or more that the exchange sends; "" when it sends none."""
+    """Return the smallest streamed timeframe of a minute or more; "" when there is none."""
     from fks.model.market import Channel, Subscription
 
     for frame in ("1m", "5m"):
@@ -157,17 +157,16 @@ def _live_frame(source: WireExchange, symbol: str) -> str:
 
 
 async def _listen(taped: RecordedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
-    """Record until the time is over, somebody says stop, or the tape fails, dialling again whatever ends a
-    connection."""
-    told = sorted({item.symbol for item in wanted})
+    """Record until the time is over, a person stops it, or the tape fails; reconnect after every lost connection."""
+    symbols = sorted({item.symbol for item in wanted})
     click.echo(
-        f"recording {', '.join(told)} of {taped.name}{f' for {seconds:g} s' if seconds else '; Ctrl-C ends it'}",
+        f"recording {', '.join(symbols)} of {taped.name}{f' for {seconds:g} s' if seconds else '; Ctrl-C ends it'}",
         err=True,
     )
     with contextlib.suppress(TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(seconds):
             tasks = {
-                asyncio.create_task(_dial(taped, wanted, told, clock)),
+                asyncio.create_task(_connect(taped, wanted, symbols, clock)),
                 asyncio.create_task(_look_after(taped.recorder, clock)),
             }
             try:
@@ -181,7 +180,7 @@ async def _listen(taped: RecordedExchange, wanted: list[Subscription], seconds: 
 
 
 async def _look_after(recorder: Recorder, clock: Clock) -> None:
-    """Return when the tape failed; say meanwhile what is not on it."""
+    """Return when the tape failed; print the number of lost messages meanwhile."""
     lost = 0
     while not recorder.error:
         if recorder.counts.lost > lost:
@@ -190,14 +189,14 @@ async def _look_after(recorder: Recorder, clock: Clock) -> None:
         await clock.sleep(_LOOK_S)
 
 
-async def _dial(taped: RecordedExchange, wanted: list[Subscription], symbols: Sequence[str], clock: Clock) -> None:
+async def _connect(taped: RecordedExchange, wanted: list[Subscription], symbols: Sequence[str], clock: Clock) -> None:
     has_history = False
     while True:
         try:
             await taped.connect_permit()
             async with contextlib.aclosing(taped.watch(wanted)) as batches:  # type: ignore[type-var]
                 async for _ in batches:
-                    if not has_history:  # once the socket stands: so nothing lies between the two
+                    if not has_history:  # after the connection is open, so that no trade is missing in between
                         has_history = True
                         await _history(taped, symbols)
         except (OutageError, PeerError) as error:
@@ -206,9 +205,9 @@ async def _dial(taped: RecordedExchange, wanted: list[Subscription], symbols: Se
 
 
 async def _history(taped: RecordedExchange, symbols: Sequence[str]) -> None:
-    """Ask REST for what comes before: a replay's collector would ask for the same."""
+    """Request the history before the tape by REST: the collector of a replay requests the same."""
     for symbol in symbols:
         await taped.fetch_trades(symbol, from_id=None, since_ns=None, limit=_PAGE)
-        for frame, count in _BEFORE.items():
-            if frame in taped.capabilities.timeframes:
-                await taped.fetch_bars(symbol, frame, None, count)
+        for timeframe, count in _BEFORE.items():
+            if timeframe in taped.capabilities.timeframes:
+                await taped.fetch_bars(symbol, timeframe, None, count)

@@ -1,4 +1,4 @@
-"""What the data commands share: the store for a moment, an exchange, the words that name series, and a progress bar."""
+"""Shared parts of the data commands: opening the store and an exchange, parsing of series, progress display."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from fks.store.db import Database
 
 T = TypeVar("T")
-Told = Callable[[int, int], None]
-STATEMENT_S = 300.0  # somebody who asks for all there is waits longer than a live part may
-LINE_S = 10.0  # between two lines of progress where there is no terminal
-PACE_S = 30.0  # how far back the rate looks
+Report = Callable[[int, int], None]
+STATEMENT_S = 300.0  # a request for everything may take longer than a statement of a live process
+LINE_S = 10.0  # between two lines of progress without a terminal
+PACE_S = 30.0  # of the average rate
 
 
 def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, create: bool = False) -> T:
-    """Run `work` on the store: the running one, or the embedded one for a moment; `create` makes and migrates it."""
+    """Run `work` on the store: the running one, or the embedded one, started for this call; `create` makes and migrates
+    it."""
     from fks.cli.store import opened_store
     from fks.store import migrate
     from fks.store.db import Database
@@ -62,7 +63,7 @@ def node_of(ctx: click.Context) -> Node | None:
 
 @contextlib.asynccontextmanager
 async def exchange_of(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
-    """Give the exchange `name` (empty: the one of the settings), opened."""
+    """Yield the exchange `name` (empty: the one of the settings), opened."""
     from fks.clock import RealClock
     from fks.history.limited_exchange import opened_exchange
     from fks.history.sync import QuietLog
@@ -74,37 +75,37 @@ async def exchange_of(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
         yield exchange
 
 
-def read_words(words: Sequence[str], settings: Settings) -> tuple[list[str], list[str]]:
-    """Return (symbols, timeframes) of words in any order; MAINS and ALTS stand for the lists of the settings.
+def parse_series(arguments: Sequence[str], settings: Settings) -> tuple[list[str], list[str]]:
+    """Return (symbols, timeframes) of arguments in any order; MAINS and ALTS are the lists of the settings.
 
-    Errors: InputError when a word looks like a timeframe and is none.
+    Errors: InputError when an argument looks like a timeframe and is none.
     """
     from fks.model.timeframe import TIMEFRAMES, check_timeframe
 
     symbols: list[str] = []
     timeframes: list[str] = []
-    for word in words:
-        if word in TIMEFRAMES or (word[:1].isdigit() and len(word) <= 4):
-            timeframes.append(check_timeframe(word))
-        elif word.upper() in ("MAINS", "ALTS"):
-            symbols += settings.data.mains if word.upper() == "MAINS" else settings.data.alts
+    for text in arguments:
+        if text in TIMEFRAMES or (text[:1].isdigit() and len(text) <= 4):
+            timeframes.append(check_timeframe(text))
+        elif text.upper() in ("MAINS", "ALTS"):
+            symbols += settings.data.mains if text.upper() == "MAINS" else settings.data.alts
         else:
-            symbols.append(word)
+            symbols.append(text)
     return list(dict.fromkeys(symbols)), list(dict.fromkeys(timeframes))
 
 
 def is_symbol(text: str | None, stored: str, exchange: str) -> bool:
-    """Return whether `text` (None: anything; `kraken:BTC/USD` there alone) means what is stored of an exchange."""
+    """Return whether `text` names a stored symbol of an exchange (None: any; `kraken:BTC/USD`: only of kraken)."""
     at, _, symbol = (text or "").rpartition(":")
     return text is None or (folded(symbol) == folded(stored) and at.lower() in ("", exchange))
 
 
 def ensure_some(found: Sequence[object], *named: str | None) -> None:
-    """Refuse names of which nothing is stored: "nothing is missing" of a symbol misspelt would be a lie. Errors:
+    """Refuse names without stored series: "nothing is missing" would be wrong for a misspelt symbol. Errors:
     InputError."""
-    words = " ".join(name for name in named if name)
-    if words and not found:
-        raise InputError(f"nothing is stored of {words}", code="NO_DATA", remedy="see 'fks data status'")
+    given = " ".join(name for name in named if name)
+    if given and not found:
+        raise InputError(f"nothing is stored of {given}", code="NO_DATA", remedy="see 'fks data status'")
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str) -> None:
@@ -116,8 +117,8 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str)
 
 
 @contextlib.contextmanager
-def progress(label: str, *, is_shown: bool, what: str = "bars") -> Iterator[Told]:
-    """Give a function (done, all) that shows progress, rate and time left on stderr: a bar, or lines without a
+def progress(label: str, *, is_shown: bool, what: str = "bars") -> Iterator[Report]:
+    """Yield a function (done, all) that shows progress, rate and time left on stderr: a bar, or lines without a
     terminal."""
     if not is_shown:
         yield lambda done, total: None
@@ -127,7 +128,7 @@ def progress(label: str, *, is_shown: bool, what: str = "bars") -> Iterator[Told
         yield _Lines(label, what)
 
 
-def _drawn(label: str, what: str) -> Iterator[Told]:
+def _drawn(label: str, what: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -142,10 +143,10 @@ def _drawn(label: str, what: str) -> Iterator[Told]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
         task = drawn.add_task(label, total=None, rate="")
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             drawn.update(task, completed=done, total=total, rate=f"{pace.rate(done, time.monotonic()):,.0f} {what}/s")
 
-        yield told
+        yield report
 
 
 class _Lines:
@@ -153,29 +154,28 @@ class _Lines:
 
     def __init__(self, label: str, what: str) -> None:
         self._label, self._what = label, what
-        self._said_s = time.monotonic()
-        self._pace = Pace(self._said_s)
+        self._printed_s = time.monotonic()
+        self._pace = Pace(self._printed_s)
 
     def __call__(self, done: int, total: int) -> None:
         now_s = time.monotonic()
         rate = self._pace.rate(done, now_s)
-        if now_s - self._said_s < LINE_S:
+        if now_s - self._printed_s < LINE_S:
             return
-        self._said_s = now_s
+        self._printed_s = now_s
         share = 100 * done // max(total, 1)
         left = lasting((total - done) / rate) if rate else "nobody knows how long"
         click.echo(f"{self._label}: {share} %, {rate:,.0f} {self._what}/s, {left} left", err=True)
 
 
 class Pace:
-    """How fast something goes: over the last PACE_S seconds, as what lies ahead is more like them than like the
-    beginning."""
+    """Average rate over the last PACE_S seconds, which predict the rest better than the beginning does."""
 
     def __init__(self, now_s: float) -> None:
         self._seen = deque([(now_s, 0)])
 
     def rate(self, done: int, now_s: float) -> float:
-        """Note that `done` are done now; return how many that is a second."""
+        """Record that `done` are done now; return the rate per second."""
         self._seen.append((now_s, done))
         while len(self._seen) > 2 and self._seen[1][0] <= now_s - PACE_S:
             self._seen.popleft()
@@ -184,7 +184,7 @@ class Pace:
 
 
 def lasting(seconds: float) -> str:
-    """Return a length of time in words a person reads at a glance: 45 s, 12 min, 3 h 20 min, 9 d 4 h."""
+    """Return a length of time as short text: 45 s, 12 min, 3 h 20 min, 9 d 4 h."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"

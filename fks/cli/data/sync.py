@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import FAILED, NOT_RUNNING, as_json, settings_of
-from fks.cli.data.store import Told, exchange_of, is_symbol, node_of, progress, read_words, show, with_store
+from fks.cli.data.store import Report, exchange_of, is_symbol, node_of, parse_series, progress, show, with_store
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import iso, to_ns
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 FIELDS = ("symbol", "timeframe", "exchange", "fetched", "changed", "absent", "candles", "oldest", "newest", "error")
 
-One = Callable[["Sync", str, str, Told], Awaitable["Synced"]]
+One = Callable[["Sync", str, str, Report], Awaitable["Synced"]]
 _exchange = click.option("--exchange", default="", help="Exchange to ask. Default: data.exchange.")
 
 
 class SyncGroup(click.Group):
-    """`fks data sync BTCUSDT 1h` beside `fks data sync init …`: a first word that is no command names a symbol."""
+    """`fks data sync BTCUSDT 1h` beside `fks data sync init …`: a first argument that is no command is a symbol."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -58,7 +58,7 @@ def sync() -> None:
 
 
 @sync.command("series")
-@click.argument("words", nargs=-1, required=True)
+@click.argument("arguments", nargs=-1, required=True)
 @click.option(
     "--from", "start", metavar="TIME", help="First bar: 2024-01-01, 2024-01-01T12:00Z or 90d (ago). Default: 730d."
 )
@@ -69,7 +69,7 @@ def sync() -> None:
 @click.pass_context
 def series(
     ctx: click.Context,
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     start: str | None,
     end: str | None,
     again: bool,
@@ -82,10 +82,10 @@ def series(
     began, ended = moment(start or "730d"), moment(end)
     assert began is not None
     start_ns, end_ns = to_ns(began), None if ended is None else to_ns(ended)
-    symbols, timeframes = read_words(words, settings_of(ctx))
+    symbols, timeframes = parse_series(arguments, settings_of(ctx))
     if not symbols or not timeframes:
         raise InputError(
-            f"{' '.join(words)!r} names no {'timeframe' if symbols else 'symbol'}",
+            f"{' '.join(arguments)!r} names no {'timeframe' if symbols else 'symbol'}",
             remedy="try: fks data sync BTCUSDT 1h --from 90d",
         )
     run_syncs(
@@ -94,23 +94,23 @@ def series(
         timeframes,
         exchange,
         as_json,
-        lambda sync, s, t, told: sync.sync(s, t, start_ns, end_ns, is_again=again, progress=told),
+        lambda sync, s, t, report: sync.sync(s, t, start_ns, end_ns, is_again=again, progress=report),
     )
 
 
 @click.command()
-@click.argument("words", metavar="[SYMBOLS|MAINS|ALTS]... [TIMEFRAMES]...", nargs=-1)
+@click.argument("arguments", metavar="[SYMBOLS|MAINS|ALTS]... [TIMEFRAMES]...", nargs=-1)
 @click.option("--days", default=730, show_default=True, type=click.IntRange(1, 7300), help="How far back.")
 @_exchange
 @as_json
 @click.pass_context
-def init(ctx: click.Context, words: tuple[str, ...], days: int, exchange: str, as_json: bool) -> None:
+def init(ctx: click.Context, arguments: tuple[str, ...], days: int, exchange: str, as_json: bool) -> None:
     """Fetch history from the beginning: two years of 1m to 1M bars of the configured symbols, or of these."""
     from fks.history.sync import TIMEFRAMES_INIT
 
     settings = settings_of(ctx)
-    symbols, timeframes = read_words(words, settings)
-    symbols = symbols or read_words(settings.data.symbols, settings)[0]
+    symbols, timeframes = parse_series(arguments, settings)
+    symbols = symbols or parse_series(settings.data.symbols, settings)[0]
     # large bars first: within a second there is something to look at
     run_syncs(
         ctx,
@@ -118,28 +118,28 @@ def init(ctx: click.Context, words: tuple[str, ...], days: int, exchange: str, a
         timeframes or TIMEFRAMES_INIT[::-1],
         exchange,
         as_json,
-        lambda sync, s, t, told: sync.init(s, t, days=days, progress=told),
+        lambda sync, s, t, report: sync.init(s, t, days=days, progress=report),
     )
 
 
 @click.command()
-@click.argument("words", metavar="[SYMBOLS|MAINS|ALTS]... [TIMEFRAMES]...", nargs=-1)
+@click.argument("arguments", metavar="[SYMBOLS|MAINS|ALTS]... [TIMEFRAMES]...", nargs=-1)
 @_exchange
 @as_json
 @click.pass_context
-def update(ctx: click.Context, words: tuple[str, ...], exchange: str, as_json: bool) -> None:
+def update(ctx: click.Context, arguments: tuple[str, ...], exchange: str, as_json: bool) -> None:
     """Fetch what came after the newest stored bar: of everything that was synced, or of these."""
     from fks.history.sync import TIMEFRAMES_INIT
 
     settings = settings_of(ctx)
-    symbols, timeframes = read_words(words, settings)
+    symbols, timeframes = parse_series(arguments, settings)
     run_syncs(
         ctx,
         symbols,
         timeframes or ([] if not symbols else TIMEFRAMES_INIT),
         exchange,
         as_json,
-        lambda sync, s, t, told: sync.update(s, t, progress=told),
+        lambda sync, s, t, report: sync.update(s, t, progress=report),
     )
 
 
@@ -148,8 +148,8 @@ def run_syncs(
 ) -> None:
     """Run `one` for each symbol and timeframe (none: for each series that was synced before) and print what it did.
 
-    One that fails stops no other: its row says why, and the exit code is that of a failure, or of an outage. Errors:
-    what all of them failed with, when that is the same.
+    A failing one does not stop the others: its row has the reason, and the exit code is that of a failure or an outage.
+    Errors: the error of all of them, if it is the same.
     """
     named = {symbol.rpartition(":")[0].lower() for symbol in symbols}
     exchange = exchange or (named.pop() if len(named) == 1 else "")
@@ -163,8 +163,8 @@ def run_syncs(
             driver = Sync(source, db, RealClock(), QuietLog())
             for symbol, timeframe in await _series(db, source, symbols, timeframes):
                 try:
-                    with progress(f"{symbol} {timeframe}", is_shown=not as_json) as told:
-                        rows.append(_synced(source.name, await one(driver, symbol, timeframe, told)))
+                    with progress(f"{symbol} {timeframe}", is_shown=not as_json) as report:
+                        rows.append(_synced(source.name, await one(driver, symbol, timeframe, report)))
                 except FksError as error:
                     failed.append(error)
                     rows.append(
@@ -223,9 +223,9 @@ def _synced(exchange: str, done: Synced) -> dict[str, Any]:
 @click.option(
     "--every", default=60.0, show_default=True, type=click.FloatRange(1, 86400), help="Seconds between two rounds."
 )
-@click.option("--rounds", type=click.IntRange(1), help="End after so many. Default: go on until Ctrl-C.")
+@click.option("--rounds", "repeats_max", type=click.IntRange(1), help="End after so many. Default: go on until Ctrl-C.")
 @click.pass_context
-def continuous(ctx: click.Context, every: float, rounds: int | None) -> None:
+def continuous(ctx: click.Context, every: float, repeats_max: int | None) -> None:
     """Keep everything that was synced up to date and whole, in the foreground. A running system does so by itself."""
     from fks.cli.store import is_running
     from fks.config.paths import Paths
@@ -242,7 +242,7 @@ def continuous(ctx: click.Context, every: float, rounds: int | None) -> None:
             start_s = time.monotonic()
             await _round(ctx, db)
             done += 1
-            if rounds is not None and done >= rounds:
+            if repeats_max is not None and done >= repeats_max:
                 return
             await clock.sleep(max(0.0, every - (time.monotonic() - start_s)))
 
@@ -259,14 +259,14 @@ async def _round(ctx: click.Context, db: Database) -> None:
     gaps = await GapWatch(db, clock, days=settings.data.gaps_days).look()
     spec = {"exchanges": sorted({gap.exchange for gap in gaps})}
     done = await run_sync(spec, db, settings, node_of(ctx), log=QuietLog(), clock=clock, should_stop=lambda: False)
-    said = [
+    results = [
         f"{name}: {result['error']}"
         if "error" in result
         else f"{name}: {result['synced']} syncs, {result['gaps']} gaps, {result['written']} bars, {result['absent']} "
         "not there"
         for name, result in done.items()
     ]
-    click.echo(f"{iso(clock.now_ns() // 10**9 * 10**9)} {'; '.join(said) or 'nothing is missing'}")
+    click.echo(f"{iso(clock.now_ns() // 10**9 * 10**9)} {'; '.join(results) or 'nothing is missing'}")
 
 
 @sync.command("status")

@@ -84,20 +84,20 @@ def _start(home: Paths) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdout is not None
-    said = process.stdout.readline()
-    if said != "up\n":
+    printed = process.stdout.readline()
+    if printed != "up\n":
         process.kill()
-        raise AssertionError(process.stderr.read() if process.stderr else said)
+        raise AssertionError(process.stderr.read() if process.stderr else printed)
     return process
 
 
-def test_the_store_is_started_for_the_program_and_stopped_with_it(home: Paths) -> None:
+def test_store_is_started_and_stopped_with_the_program(home: Paths) -> None:
     assert postgres_pid(home) is None
     process = _start(home)
     assert postgres_pid(home) is not None
     out, err = process.communicate(
         "connect()\nprint(len(get_accounts()))\n", timeout=30
-    )  # begun anew, stopped in between
+    )  # begun again, stopped in between
     assert (process.returncode, err) == (0, "")
     assert out.split() == ["done", "1", "done"]
     wait_until(lambda: postgres_pid(home) is None)

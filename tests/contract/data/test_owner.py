@@ -1,5 +1,4 @@
-"""What the owner's users wrote against the old services, word for word: their SQL and their Python run as they
-stand."""
+"""SQL and Python that the owner's users wrote for the old services, word for word: both run unchanged."""
 
 from __future__ import annotations
 
@@ -111,7 +110,7 @@ async def test_the_insert_asks_for_nine_syncs_once(stored: Database, database_ur
     }  # tests/contract/jobs/test_sync_job.py sees such rows done
 
 
-async def test_every_python_call_runs_as_it_stands(stored: Database, notebook: Any) -> None:
+async def test_every_old_python_call_runs_unchanged(stored: Database, notebook: Any) -> None:
     await stored.sql("INSERT INTO sync_status (symbol, timeframe, sync_status) VALUES ('BTCUSDT', '1h', 'done')")
     for name in ("bars", "account", "accounts", "trade", "balance", "status"):
         exec(PYTHON[name], notebook)

@@ -71,7 +71,7 @@ async def test_limit_and_span_cut_where_they_say(store: BarStore) -> None:
     assert len(empty) == 0
 
 
-async def test_what_is_missing_is_said(store: BarStore, database: Database) -> None:
+async def test_missing_bars_are_counted(store: BarStore, database: Database) -> None:
     assert data.get_ohlcv_data("BTCUSDT", "1m").attrs["missing"] == 0
     await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2", T0, T0.replace(hour=1))
     assert data.get_ohlcv_data("BTCUSDT", "1m").attrs["missing"] == 0, "nothing is expected before the first"
@@ -84,7 +84,7 @@ async def test_what_is_missing_is_said(store: BarStore, database: Database) -> N
     assert data.get_ohlcv_data("ESZ3", "1m").attrs["missing"] is None
 
 
-async def test_a_long_series_is_mapped_and_true(store: BarStore, database: Database, tmp_path: Path) -> None:
+async def test_long_series_is_mapped_and_correct(store: BarStore, database: Database, tmp_path: Path) -> None:
     first = data.get_ohlcv_arrays("BTCUSDT", "1m")
     assert not first.close.flags.owndata
     assert list((tmp_path / "columns").glob("*BTCUSDT*"))
@@ -142,18 +142,16 @@ WRONG = (
 )  # fmt: skip
 
 
-async def test_what_is_wrong_gets_one_clear_message(store: BarStore) -> None:
-    for call, code, said in WRONG:
+async def test_wrong_arguments_get_one_clear_message(store: BarStore) -> None:
+    for call, code, given in WRONG:
         with pytest.raises(InputError) as refused:
             call()
-        assert refused.value.code == code, said
-        assert said in str(refused.value)
+        assert refused.value.code == code, given
+        assert given in str(refused.value)
         assert refused.value.remedy
 
 
-async def test_a_symbol_on_two_exchanges_means_the_one_with_bars_or_is_refused(
-    store: BarStore, database: Database
-) -> None:
+async def test_symbol_on_two_exchanges_is_the_one_with_bars_or_refused(store: BarStore, database: Database) -> None:
     await database.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
         " SELECT e, 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.00001, 0.00001, 9000, 5 FROM unnest(ARRAY['binance','bybit']) e"
@@ -181,14 +179,14 @@ async def test_calls_come_from_threads_and_from_inside_a_running_loop(store: Bar
     assert found == [5] * 4
 
 
-def test_a_home_without_fks_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_without_fks_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FKS_DATABASE_URL")
     with pytest.raises(ConfigError, match="FKS_HOME"):
         data.get_accounts()
 
 
 # ── booking by hand ──────────────────────────────────────────────────────────────────────────────
-async def test_numbers_as_pandas_hands_them_out_are_numbers(store: BarStore) -> None:
+async def test_numbers_from_pandas_are_accepted(store: BarStore) -> None:
     account = data.create_account("hand", currency="usdt")
     assert account.currency == "USDT"
     one = data.record_trade(np.int64(1), "BTCUSDT", "BUY", np.float32(0.1), np.int64(45000), fee=np.float64(4.5))
@@ -207,18 +205,18 @@ async def test_the_same_order_type_in_another_case_is_the_same_trade(store: BarS
 @pytest.mark.parametrize(
     "other", [{"time": "2026-05-02"}, {"fee_currency": "BNB"}, {"order_type": "LIMIT"}], ids=lambda row: next(iter(row))
 )
-async def test_a_reference_stands_for_one_execution_in_every_word(store: BarStore, other: dict[str, Any]) -> None:
+async def test_reference_belongs_to_one_execution_with_all_its_values(store: BarStore, other: dict[str, Any]) -> None:
     data.create_account("hand")
-    said = {"time": "2026-05-01", "fee_currency": "USDT", "order_type": "MARKET"}
-    data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r", **said)
+    given = {"time": "2026-05-01", "fee_currency": "USDT", "order_type": "MARKET"}
+    data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r", **given)
     with pytest.warns(UserWarning, match="booked already"):
         assert not data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r").is_new
     with pytest.raises(InputError, match="booked already") as refused:
-        data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r", **{**said, **other})
+        data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r", **{**given, **other})
     assert refused.value.code == "TRADE_DIFFERS"
 
 
-async def test_the_same_words_are_the_same_trade(store: BarStore, database: Database) -> None:
+async def test_equal_arguments_are_the_same_trade(store: BarStore, database: Database) -> None:
     data.create_account("hand")
     one = data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000.0, fee=4.5)
     assert (one.is_new, one.venue, one.fee_currency) == (True, "manual", "USDT")
@@ -233,7 +231,7 @@ async def test_the_same_words_are_the_same_trade(store: BarStore, database: Data
     assert (await database.sql("SELECT count(*) FROM positions"))[0][0] == 0
 
 
-async def test_many_programs_that_book_one_trade_book_it_once(store: BarStore, database: Database) -> None:
+async def test_concurrent_bookings_of_one_trade_book_it_once(store: BarStore, database: Database) -> None:
     data.create_account("hand")
     sold = [
         asyncio.to_thread(data.record_trade, 1, "BTCUSDT", "SELL", 1, 10 + n % 2, reference=str(n % 2))
@@ -277,7 +275,7 @@ async def test_balance_history_is_the_newest_points_in_order(store: BarStore, da
 
 
 # ── indicators ───────────────────────────────────────────────────────────────────────────────────
-async def test_computed_columns_take_so_much_and_no_more(
+async def test_cached_columns_have_a_size_limit(
     store: BarStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = IndicatorCache(database)
@@ -290,7 +288,7 @@ async def test_computed_columns_take_so_much_and_no_more(
     assert [row[0] for row in kept] == ["16", "17"]
 
 
-async def test_an_indicator_is_kept_and_never_stale(store: BarStore, database: Database) -> None:
+async def test_indicator_is_cached_and_never_stale(store: BarStore, database: Database) -> None:
     cache = IndicatorCache(database)
 
     async def rsi() -> tuple[bool, np.ndarray]:
@@ -312,7 +310,7 @@ async def test_an_indicator_is_kept_and_never_stale(store: BarStore, database: D
     assert [(await rsi())[0], (await rsi())[0]] == [False, True]
 
 
-async def test_parameters_are_told_apart_and_defaults_are_not(store: BarStore, database: Database) -> None:
+async def test_parameters_are_part_of_the_key_with_defaults(store: BarStore, database: Database) -> None:
     cache = IndicatorCache(database)
     await cache.compute("binance", "BTCUSDT", "1m", "bbands")
     assert (await cache.compute("binance", "BTCUSDT", "1m", "bbands", deviations=2, period=20)).is_kept
@@ -321,7 +319,7 @@ async def test_parameters_are_told_apart_and_defaults_are_not(store: BarStore, d
     assert len(empty.time_ns) == len(empty.columns["sma"]) == 0
 
 
-async def test_what_was_corrected_while_it_was_computed_is_not_kept(store: BarStore, database: Database) -> None:
+async def test_series_corrected_during_the_computation_is_not_cached(store: BarStore, database: Database) -> None:
     cache = IndicatorCache(database)
     state, whole = await cache._still("binance", "BTCUSDT", "1m")
     await database.sql("UPDATE ohlcv_data SET close = close + 0.5 WHERE time = $1", T0)
@@ -339,7 +337,7 @@ async def test_an_indicator_is_a_frame_cut_after_it_is_computed(store: BarStore)
     assert len(span) == 10
 
 
-async def test_readers_never_see_a_value_of_a_bar_that_was_corrected_before_they_asked(
+async def test_readers_never_see_values_of_bars_corrected_before_the_call(
     store: BarStore, database: Database, tmp_path: Path
 ) -> None:
     state = await store.series("BTCUSDT", "1m")
@@ -350,7 +348,7 @@ async def test_readers_never_see_a_value_of_a_bar_that_was_corrected_before_they
     async def correct() -> None:
         nonlocal done
         for n in range(60):
-            if n % 3 == 0:  # bursts, and somebody is answered in between
+            if n % 3 == 0:  # bursts, and one reader is answered in between
                 seen = answers
                 await until(lambda: answers > seen, every_s=0.001)  # noqa: B023
             place = n * 7 % 1000

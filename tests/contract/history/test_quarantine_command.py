@@ -31,7 +31,7 @@ def fks(
 
 
 async def test_quarantined_values_are_shown_and_settled(database: Database, fks: Shell) -> None:
-    assert (await fks("data", "quarantine"))[:2] == (OK, "everything was believed\n")
+    assert (await fks("data", "quarantine"))[:2] == (OK, "the quarantine is empty\n")
     store = QuarantineStore(database)
     await store.add(
         [

@@ -36,14 +36,15 @@ class Gateway:
         return gateway_app(self._home, f"gateway:{serve.get_replica_context().rank.rank}")
 
     async def check_health(self) -> None:
-        """Answer: the loop turns. That is all a restart could mend; Serve counts a time-out as ill."""
+        """Answer, which shows that the loop turns; a restart could repair nothing else."""
 
 
 def close_replica_port() -> None:
     """Keep this replica from opening Serve's own gRPC port. Call before Serve has initialised the replica.
 
-    Ray 2.60 opens it on every address, without token or TLS, and unpickles whatever comes: anyone who reaches the host
-    could run code here. Nothing of ours calls it (proxy and handles use actor calls), and no setting closes it.
+    Ray 2.60 opens it on every address, without token or TLS, and unpickles everything it receives: any program that
+    reaches the host could run code here. No call of ours uses it (proxy and handles use actor calls), and no setting
+    closes it.
     Errors: AttributeError when another Ray has it elsewhere: then look again before trusting it.
     """
     from ray.serve._private import replica
@@ -127,7 +128,7 @@ def build(args: Any = None) -> serve.Application:
         name="gateway",
         num_replicas=replicas,
         max_ongoing_requests=200,  # every open websocket holds one
-        max_queued_requests=1000,  # a flood hears 503 instead of filling the proxy's memory
+        max_queued_requests=1000,  # a flood is answered with 503 instead of filling the proxy's memory
         ray_actor_options=options,
         health_check_period_s=1,
         health_check_timeout_s=5,

@@ -1,4 +1,4 @@
-"""What a driver does to the cluster: join it, start or find the supervisor, put the gateway on Serve, stop the tree."""
+"""Commands of a driver to the cluster: join it, ensure a supervisor, deploy the gateway, stop the tree."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replace
 def connect(address: str, token_file: str, *, home: str | None = None) -> None:
     """Join the running cluster as a driver. Never starts one. Errors: OutageError when it cannot be reached in time.
 
-    `home`: what FKS_HOME shall be in the processes of a cluster that no keeper of ours started; it is not told there.
+    `home`: FKS_HOME for the processes of a cluster that no keeper of ours started, where it is not set.
     """
     # Explicit in both directions: a client with the token but without the mode is refused once a second for ever.
     os.chdir(Path(token_file).parent)  # Ray has workers import from where its driver stands, before anywhere else
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=token_file, RAY_USAGE_STATS_ENABLED="0")
     outcome: list[BaseException | None] = []
 
-    def dial() -> None:
+    def join() -> None:
         try:
             runtime = {"env_vars": {"FKS_HOME": home}} if home else None
             ray.init(
@@ -41,7 +41,7 @@ def connect(address: str, token_file: str, *, home: str | None = None) -> None:
         except BaseException as error:
             outcome.append(error)
 
-    thread = threading.Thread(target=dial, daemon=True)  # ray.init has no timeout of its own
+    thread = threading.Thread(target=join, daemon=True)  # ray.init has no timeout of its own
     thread.start()
     thread.join(CONNECT_S)
     if not outcome or outcome[0] is not None:
@@ -88,10 +88,10 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
         raise OutageError(f"the supervisor does not answer: {cause(error)}") from error
 
 
-def deploy_gateway(settings: Any, *, host: str, port: int, is_anew: bool = False) -> None:
+def deploy_gateway(settings: Any, *, host: str, port: int, must_replace: bool = False) -> None:
     """Put the gateway on Serve and return when it answers; one that runs already is left alone.
 
-    With `is_anew` its replicas are replaced one by one while the others answer, from the code that is installed now.
+    With `must_replace` its replicas are replaced one by one by the code that is installed now, while the others answer.
     Errors: OutageError when the new ones do not come up; the old ones that are left go on answering.
     """
     from ray import serve
@@ -103,7 +103,7 @@ def deploy_gateway(settings: Any, *, host: str, port: int, is_anew: bool = False
     http = {"host": host, "port": port}
     serve.start(proxy_location="HeadOnly", http_options=http)
     running = serve.status().applications.get("gateway")
-    if running is not None and running.status == ApplicationStatus.RUNNING and not is_anew:
+    if running is not None and running.status == ApplicationStatus.RUNNING and not must_replace:
         return
     try:
         # every deployment is a new version to Serve, however alike the code looks: all replicas are replaced

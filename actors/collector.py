@@ -1,4 +1,4 @@
-"""The collector's actor: one exchange's market data into the store."""
+"""Actor of a collector: market data of one exchange into the store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class CollectorActor:
     """Bars of one exchange, from its feed into the store.
 
-    Hard state: ohlcv_data, feeds. Soft state: open bars. Guarantees: a restart fills the hole from REST before it says
-    live; a bar is sealed and handed on once, in order.
+    Hard state: ohlcv_data, feeds. Soft state: open bars. Guarantees: a restart fills the gap from REST before the
+    feed is live; a bar is sealed and published once, in order.
     """
 
     MODULES = (
@@ -65,7 +65,7 @@ class CollectorActor:
         await self._collector.run()
 
     async def drain(self) -> None:
-        """Hang up and store all that was heard."""
+        """Close the connections and store all that was received."""
         if self._collector is not None:
             await self._collector.drain()
 
@@ -79,9 +79,9 @@ class CollectorActor:
         return self._collector is not None and self._collector.is_ready
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return silent feeds, and a store that takes nothing."""
+        """Return silent feeds, and a store that cannot be written."""
         return self._collector.problems() if self._collector else ()
 
     def detail(self) -> Mapping[str, object]:
-        """Return what status shows: feeds and their ages."""
+        """Return the feeds and their ages."""
         return self._collector.detail() if self._collector else {}

@@ -1,4 +1,4 @@
-"""What `fks up`, `fks down` and tests need of a live cluster: `python -m actors.commands deploy | gateway | stop`.
+"""`python -m actors.commands deploy | gateway | stop`: commands of `fks up`, `fks down` and tests to a live cluster.
 
 A process of its own, so that the keeper never loads Ray and a lost GCS can abort nothing but this.
 """
@@ -25,8 +25,8 @@ READY_S = 45.0
 STOP_S = 7.0
 
 
-def _home_to_tell(settings: Settings) -> str | None:
-    """Return FKS_HOME for a cluster that no keeper started; raylets of our own nodes have it."""
+def _home_of_cluster(settings: Settings) -> str | None:
+    """Return FKS_HOME for a cluster that no keeper started; None where raylets of our own nodes have it."""
     return str(settings.home) if settings.ray.address else None
 
 
@@ -37,7 +37,7 @@ def deploy() -> None:
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
     node = load_node(paths)
-    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
+    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
     heads = Heads(settings, paths, node.database_url)
     done = cluster.ensure_supervisor(heads.new_deployment, settings.node.role, heads.deployment())
     sys.stdout.write(f"supervisor {done}\n")
@@ -102,9 +102,9 @@ def gateway() -> None:
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
     node = load_node(paths)
-    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
+    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
     runtime = with_runtime(settings, paths, node.database_url)
-    cluster.deploy_gateway(runtime, host=node.http["host"], port=node.http["port"], is_anew=True)
+    cluster.deploy_gateway(runtime, host=node.http["host"], port=node.http["port"], must_replace=True)
 
 
 def with_runtime(settings: Settings, paths: Paths, database_url: str) -> Settings:
@@ -126,7 +126,7 @@ def stop() -> None:
 
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
-    cluster.connect(load_node(paths).ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
+    cluster.connect(load_node(paths).ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
     cluster.stop_tree(STOP_S)
 
 

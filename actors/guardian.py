@@ -1,4 +1,4 @@
-"""The guardian's actor: the kill switch in a process of its own (G5)."""
+"""Actor of the guardian: the kill switch in a process of its own (G5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class GuardianActor:
     """Cancels and flattens even while the order manager hangs and PostgreSQL is down.
 
     Hard state: its own fsynced file, merged into the tables later. Soft state: venue sessions, cached positions.
-    Guarantees: a restart in the middle of a kill goes on from the file and sends no order twice.
+    Guarantees: a restart in the middle of a kill continues from the file and sends no order twice.
     """
 
     MODULES = ("fks.guardian.service", "fks.venues.registry", "fks.venues.binance.session")
@@ -74,7 +74,7 @@ class GuardianActor:
         return self._guardian is not None and self._guardian.is_ready
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return venues without a session, a kill file that cannot be written, tables that are away."""
+        """Return venues without a session, a kill file that cannot be written, tables that cannot be read."""
         found, detail = [], self.detail()
         venues = detail.get("venues")
         for name, venue in venues.items() if isinstance(venues, Mapping) else ():
@@ -91,5 +91,5 @@ class GuardianActor:
         return found
 
     def detail(self) -> Mapping[str, object]:
-        """Return what status shows: kill state, sessions."""
+        """Return the kill state and the sessions."""
         return self._guardian.detail() if self._guardian else {}

@@ -1,4 +1,4 @@
-"""The monitor's actor: merges every component's metrics, watches what nobody else reports, settles alerts that are
+"""Actor of the monitor: merges the metrics of all components, checks database and Redis, settles alerts that are
 over."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import orjson
 from fks.model.errors import OutageError
 from fks.model.health import FailedCheck
 from fks.model.timeframe import to_datetime
-from fks.monitor.alerts import News, message_of, settle_what_is_over
+from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
 from fks.runtime import SNAPSHOTS, Component
 from fks.store.bus import ALERTS
 from fks.store.nodes import PAGE_S, NodeStore
@@ -23,7 +23,7 @@ METRICS_KEY = "fks:metrics"
 class MonitorActor:
     """Merges metric snapshots into one exposition, monotonic across restarts, and checks database and Redis.
 
-    Hard state: none (rows of others). Soft state: the merged counters. Guarantees: none that money rests on.
+    Hard state: none (rows of others). Soft state: the merged counters. Guarantees: none that orders depend on.
     """
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
@@ -32,7 +32,7 @@ class MonitorActor:
         self._redis_is_up = False
         self._database_up_s = component.clock.monotonic()  # not seen away since then
         self._nodes = NodeStore(component.db)
-        self._news = News(component.db)
+        self._new_alerts = NewAlerts(component.db)
         self._has_looked = False
 
     async def start(self) -> None:
@@ -45,7 +45,7 @@ class MonitorActor:
         """Merge every two seconds until cancelled."""
         while True:
             await self._check()
-            await self._mind_alerts()
+            await self._update_alerts()
             for name, kept in (await self._c.bus.fields(SNAPSHOTS)).items():
                 if (snapshot := _snapshot(kept)) is not None:
                     self._merger.take(name, snapshot)
@@ -68,19 +68,19 @@ class MonitorActor:
         self._c.meter.gauge("fks_database_up", float(self._database_is_up))
         self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
 
-    async def _mind_alerts(self) -> None:
-        """Pass new alerts on to those who listen, and resolve those whose cause is over."""
+    async def _update_alerts(self) -> None:
+        """Publish new alerts, and resolve those whose cause is over."""
         if not self._database_is_up:
             return
         with contextlib.suppress(OutageError):
             now_s = self._c.clock.monotonic()
-            # while the database was away nobody could speak
+            # while the database was unavailable no node could beat
             silent = await self._nodes.page_silent() if now_s - self._database_up_s > PAGE_S else []
             for name in silent:
                 self._c.log.error(
                     "node.silent", node=name, remedy=f"look at it; if it is gone for good: fks node forget {name}"
                 )
-            for message in await self._news.new():
+            for message in await self._new_alerts.new():
                 await self._c.bus.publish(ALERTS, message)
             for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):
                 self._c.log.info("alert.settled", alert=alert["event"], of=alert["component"], message=alert["message"])
@@ -94,7 +94,7 @@ class MonitorActor:
         return self._database_is_up and self._redis_is_up
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return what it could not reach."""
+        """Return the databases that do not answer."""
         reached = {"database": self._database_is_up, "redis": self._redis_is_up}
         return [
             FailedCheck(kind, f"{kind} does not answer")
@@ -103,12 +103,12 @@ class MonitorActor:
         ]
 
     def detail(self) -> Mapping[str, object]:
-        """Return what it found reachable."""
+        """Return whether database and Redis answer."""
         return {"database": self._database_is_up, "redis": self._redis_is_up}
 
 
 def _snapshot(kept: bytes) -> dict[str, float] | None:
-    """Return what a component put there; anything else (Redis is nobody's alone) counts as nothing."""
+    """Return the snapshot of a component; None for anything else (other programs may write to Redis)."""
     try:
         found = orjson.loads(kept)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The order manager's actor: signals in, orders out, positions from fills."""
+"""Actor of the order manager: signals in, orders out, positions from fills."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class OrderManagerActor:
-    """Turns signals into orders at the venues, and keeps knowing what became of them.
+    """Turns signals into orders at the venues, and tracks their outcomes.
 
     Hard state: signals, orders, order_events, trades, positions. Soft state: venue sessions, the open-order map.
     Guarantees: an order is on disk before its bytes leave and is sent at most once; every signal has one outcome; no
@@ -74,7 +74,7 @@ class OrderManagerActor:
             await self._service.drain()
 
     async def stop(self) -> None:
-        """Send nothing more, commit what is in hand, close the sessions."""
+        """Send nothing more, commit what is in progress, close the sessions."""
         if self._service is not None:
             await self._service.stop()
 
@@ -83,9 +83,9 @@ class OrderManagerActor:
         return self._service is not None and self._service.is_ready
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return a journal that is down, venues that are away, signals that wait too long."""
+        """Return a journal that is down, venues that are unavailable, signals that wait too long."""
         return self._service.problems() if self._service else ()
 
     def detail(self) -> Mapping[str, object]:
-        """Return what status shows: open and unknown orders, venue states."""
+        """Return open and unknown orders and the states of the venues."""
         return self._service.detail() if self._service else {}

@@ -1,4 +1,4 @@
-"""The scheduler's actor: cron rows and durable jobs. It holds nothing; missed ticks run once, late."""
+"""Actor of the scheduler: cron rows and durable jobs. It holds no state; missed ticks run once, late."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Lane:
     at_once: int
 
 
-#: history takes its time and holds up no backtest
+#: a long sync of history delays no backtest
 LANES = (Lane(None, ("sync",), JOBS_AT_ONCE), Lane(("sync",), (), 1))
 
 
@@ -87,8 +87,8 @@ class SchedulerActor:
             await self._c.clock.sleep(1.0)
 
     async def _claim(self, jobs: JobStore) -> None:
-        """Begin what is queued, as far as each lane has room: jobs that an earlier self started count, and ours not yet
-        seen."""
+        """Start queued jobs up to the limit of each lane; jobs of an earlier process count, and ours that are not in
+        the table yet."""
         waits: list[tuple[float, bool]] = []
         for lane in LANES:
             running, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
@@ -131,7 +131,7 @@ class SchedulerActor:
         return self._is_working
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return jobs that nobody claims, a loop that no longer turns, and schedules that failed when they ran last."""
+        """Return jobs that are not claimed, a loop that does not turn, and schedules that failed when they ran last."""
         limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
         if self._waits_s is not None and self._waits_s > limit_s:
             text = f"the oldest job waits for {self._waits_s:.0f} s" + (

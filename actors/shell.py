@@ -1,11 +1,11 @@
-"""The Shell: hosts one plain object of actors.tree in a process of its own. `actors.system` makes it a Ray actor.
+"""Shell: hosts one plain object of `actors.tree` in a process of its own. `actors.system` makes it a Ray actor.
 
 Its concurrency group `sys` (join, health, stop) lives on a loop of its own and touches only simple attributes, so it
 answers while the work loop is busy; the work loop's own beat age is what health reports.
 
 The plain object has `start()`, `run()`, `stop()`, `is_ready`, `detail()`, and may have `drain()` (stop accepting,
-finish what is in flight, flush), `problems()` (its failed self-checks, cheap: asked five times a second) and `MODULES`
-(what it imports late: loaded in a thread while the rest of the start goes on).
+finish what is in flight, flush), `problems()` (its failed self-checks, cheap: called five times a second) and `MODULES`
+(late imports: loaded in a thread while the rest of the start goes on).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from actors import tree
+from fks.clock.waiting import wait_for_any, wait_for_event
 from fks.config.endpoints import load_node
 from fks.config.machine import process_space
 from fks.config.paths import Paths
@@ -34,8 +35,8 @@ from fks.process.self_checks import LoopLag, SelfChecks, lease_problem, memory_m
 from fks.runtime import Component
 
 BEAT_S = 0.2
-STATUS_S = 1.0  # between two times that the heartbeat says all that health would, when nothing changes
-WAIT_S = 0.5  # between tries to start while something that the child needs is away
+STATUS_S = 1.0  # between two writes of the whole status into the heartbeat, when nothing changes
+WAIT_S = 0.5  # between attempts to start while a dependency of the child is unavailable
 JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
 LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
 
@@ -44,8 +45,8 @@ class Shell:
     """Hosts one plain object: builds it, starts it, runs it, beats, and lets the process die when it raises.
 
     Asked to stop: the object drains while the process still beats and holds its lease, then its run is cancelled, then
-    it stops; how long all that may take is the supervisor's to bound. What a dead process leaves
-    behind is in `fks.process.crash_files`.
+    it stops; the supervisor bounds the time that this takes. Files that a dead process leaves are in
+    `fks.process.crash_files`.
     """
 
     def __init__(
@@ -66,9 +67,9 @@ class Shell:
         self._state = "starting"
         self._beat = time.monotonic()
         self._heartbeat: HeartbeatWriter | None = None
-        self._status_written_s = float("-inf")  # when the heartbeat last said more than that it beats
+        self._status_written_s = float("-inf")  # when the heartbeat last carried the whole status
         self._loop = asyncio.get_running_loop()
-        self._asked = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._may_begin = asyncio.Event()
         self._ending: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._has_ended = False
@@ -103,68 +104,61 @@ class Shell:
         # beside the loop, and beside what is waited for below: importing takes longer than anything else of a start
         loaded = asyncio.create_task(asyncio.to_thread(_load, getattr(tree.CLASSES[self._role], "MODULES", ())))
         # the predecessor is not proven gone: let its lease run out first; the supervisor, which counts from the raised
-        # epoch, may say earlier that it has
+        # epoch, may end the wait earlier
         if self._wait_s:
-            await self._any_within(self._wait_s, self._may_begin, self._asked)
+            await wait_for_any((self._may_begin, self._stop_requested), self._wait_s)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
         self._component = component
         self._heartbeat = HeartbeatWriter(heartbeat_file(component.paths.run, self._name))
         self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)
-        keeper: list[asyncio.Task[Any]] = []
+        upkeep: list[asyncio.Task[Any]] = []
         if component.lease is not None:
-            keeper.append(asyncio.create_task(component.lease.keep()))
-            keeper.append(asyncio.create_task(component.watch_lease()))
-        keeper.append(asyncio.create_task(component.publish_metrics()))
+            upkeep.append(asyncio.create_task(component.lease.keep()))
+            upkeep.append(asyncio.create_task(component.watch_lease()))
+        upkeep.append(asyncio.create_task(component.publish_metrics()))
         await loaded
         child = self._child = await self._started(component)
         if child is not None:
             run = asyncio.create_task(child.run())
             component.log.info("actor.started", epoch=self._epoch, version=VERSION)
-            await self._beat_until(self._asked.wait(), [run, *keeper])
-            await self._end(component, child, run, keeper)
-        for task in keeper:
+            await self._beat_until(self._stop_requested.wait(), [run, *upkeep])
+            await self._end(component, child, run, upkeep)
+        for task in upkeep:
             task.cancel()
         component.log.info("actor.stopped", epoch=self._epoch)
         await component.close()
 
-    @staticmethod
-    async def _any_within(seconds: float, *events: asyncio.Event) -> None:
-        """Wait until one of `events` is set, at most so long."""
-        waits = [asyncio.create_task(event.wait()) for event in events]
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for task in waits:
-            task.cancel()
-
     async def _started(self, component: Component) -> Any:
-        """Return the child, started; None when it was asked to stop before. What it needs and is away is waited for: a
-        crash would count, and end in giving up.
+        """Return the child, started; None when a stop was requested before. A dependency that is unavailable is waited
+        for: a crash would count towards an escalation.
 
-        Errors: StaleEpochError, or whatever its start raised.
+        Errors: StaleEpochError, or what its start raised.
         """
-        while not self._asked.is_set():
+        while not self._stop_requested.is_set():
             self._state = "starting"
             try:
                 if component.lease is not None:
                     await component.lease.renew()
                     component = self._component = await component.with_current_config()
                 child = tree.CLASSES[self._role](component, self._args, **self._ports(self._role, component))
-                if await self._started_or_asked(child):
+                if await self._start_unless_stopped(child):
                     return child
                 return None
             except OutageError as error:
                 component.log.warning("actor.waits", error=str(error))
             self._state = "waiting"
-            await self._any_within(WAIT_S, self._asked)
+            await wait_for_event(self._stop_requested, WAIT_S)
             with contextlib.suppress(OutageError):
                 component = replace(component, node=load_node(component.paths))  # what came back has another address
         return None
 
-    async def _started_or_asked(self, child: Any) -> bool:
-        """Start the child; False when it was asked to stop before that was done, and is stopped. Errors: its
+    async def _start_unless_stopped(self, child: Any) -> bool:
+        """Start the child; False when a stop was requested meanwhile: then it is stopped. Errors: its
         start's."""
-        start, asked = asyncio.create_task(child.start()), asyncio.create_task(self._asked.wait())
+        start = asyncio.create_task(child.start())
+        stop_requested = asyncio.create_task(self._stop_requested.wait())
         try:
-            await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({start, stop_requested}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
                 return True
@@ -175,7 +169,7 @@ class Shell:
                 await child.stop()
             raise
         finally:
-            asked.cancel()
+            stop_requested.cancel()
         await child.stop()
         return False
 
@@ -200,7 +194,7 @@ class Shell:
             waited.cancel()
 
     def _turn(self) -> None:
-        """One turn of the work loop: the beat that health tells of."""
+        """One turn of the work loop: the beat whose age health reports."""
         now_s = self._beat = time.monotonic()
         if now_s - self._status_written_s >= STATUS_S:
             self._memory_mb = memory_mb()
@@ -227,7 +221,7 @@ class Shell:
         if self._state in ("draining", "stopping"):
             state = self._state
         if state != self._state or changes.failed or changes.recovered:
-            self._status_written_s = float("-inf")  # nobody should hear of it late
+            self._status_written_s = float("-inf")  # a change is written at once
         self._state = state
 
     def _problems(self, component: Component, now_s: float) -> list[FailedCheck]:
@@ -241,7 +235,7 @@ class Shell:
         return [*(problem for problem in own if problem is not None), *(theirs() if theirs is not None else ())]
 
     async def _end(
-        self, component: Component, child: Any, run: asyncio.Task[Any], keeper: Sequence[asyncio.Task[Any]]
+        self, component: Component, child: Any, run: asyncio.Task[Any], upkeep: Sequence[asyncio.Task[Any]]
     ) -> None:
         """Drain, cancel the work, stop: the lease is kept all the while, so that what is in flight may be finished."""
         if hasattr(child, "drain"):
@@ -249,7 +243,7 @@ class Shell:
             start_s = time.monotonic()
             component.log.info("actor.draining", epoch=self._epoch)
             try:
-                await self._beat_until(child.drain(), [run, *keeper], may_end=True)
+                await self._beat_until(child.drain(), [run, *upkeep], may_end=True)
                 component.log.info("actor.drained", seconds=round(time.monotonic() - start_s, 3))
             except OutageError as error:  # nothing can be flushed: what is not on disk was never promised
                 component.log.warning("actor.undrained", error=str(error))
@@ -258,10 +252,10 @@ class Shell:
         await asyncio.wait({run})
         if not run.cancelled():
             run.result()  # it failed meanwhile: that is no orderly end
-        await self._beat_until(child.stop(), keeper)
+        await self._beat_until(child.stop(), upkeep)
 
     def _report(self, error: BaseException, code: int) -> None:
-        """Say why the process ends: in its log, and in the file that whoever finds it dead reads."""
+        """Write why the process ends: to its log, and to its exit file, which the supervisor reads."""
         text = "".join(traceback.format_exception(error))
         component = self._component
         redactor = Redactor(component.secrets.values() if component is not None else ())
@@ -311,23 +305,23 @@ class Shell:
         }
 
     async def begin(self) -> None:
-        """Hear that the predecessor's lease has run out."""
+        """Note that the predecessor's lease has run out."""
         self._loop.call_soon_threadsafe(self._may_begin.set)
 
     async def stop(self) -> None:
-        """Ask for an orderly end: drain, then stop. `join` tells when it is reached."""
-        self._loop.call_soon_threadsafe(self._asked.set)
+        """Request an orderly end: drain, then stop. `join` returns when it is reached."""
+        self._loop.call_soon_threadsafe(self._stop_requested.set)
 
 
 def _load(modules: Sequence[str]) -> None:
-    """Import what a child will need. What cannot be imported says so where it is used."""
+    """Import modules that a child will need. One that cannot be imported raises where it is used."""
     for name in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 
 
 def _paths() -> Paths:
-    """Return the node's paths, as far as the environment tells: settings may be what is wrong."""
+    """Return the node's paths from the environment alone: the settings may be wrong."""
     return Paths.of(os.environ.get("FKS_HOME") or ".fks")
 
 

@@ -1,4 +1,4 @@
-"""A strategy worker's actor: one shard of the strategy instances, or one instance that runs apart from the others."""
+"""Actor of a strategy worker: one shard of the strategy instances, or one isolated instance."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StrategyActor:
         await self._worker.run()
 
     async def drain(self) -> None:
-        """Finish the bars in hand and commit what they made."""
+        """Finish the bars in progress and commit their signals."""
         if self._worker is not None:
             await self._worker.drain()
 
@@ -73,9 +73,9 @@ class StrategyActor:
         return self._worker is not None and self._worker.is_ready
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return instances that stand still though there are bars for them, and tables that cannot be read."""
+        """Return instances that do not advance though there are bars for them, and tables that cannot be read."""
         return self._worker.problems() if self._worker else ()
 
     def detail(self) -> Mapping[str, object]:
-        """Return what status shows: instances and their cursors."""
+        """Return the instances and their cursors."""
         return self._worker.detail() if self._worker else {}

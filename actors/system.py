@@ -1,4 +1,4 @@
-"""Ray as the supervisor sees it: names, how a Shell becomes an actor, how one is found, watched and ended.
+"""Ray behind the ports of supervision: how a Shell becomes an actor, is found, watched and ended.
 
 Only this module and `actors.cluster` import Ray. Ray keeps no call order for async actors: nothing here relies on it.
 """
@@ -34,7 +34,7 @@ NAMESPACE = "fks"
 _STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
-CALL_S = 60.0  # between two calls of a child whose heartbeat is felt: that it answers the cluster, too
+CALL_S = 60.0  # between two calls of a child whose heartbeat is read: it has to answer the cluster, too
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 
 
@@ -94,16 +94,16 @@ class RayChild:
         self._node = self._node_id = ""
         self._is_here = False  # its process can be reached by its pid: a host name would not prove that
         self._process: ProcessHandle | None = None
-        self._reader: HeartbeatReader | None = None
-        self._was_up, self._called_s = False, 0.0  # as its last answer to a call told, and when that came
+        self._heartbeat: HeartbeatReader | None = None
+        self._was_up, self._called_s = False, 0.0  # of its last answer to a call, and when that came
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
-        """Return the beat: felt where that tells all, else asked for.
+        """Return the beat, from shared memory or by a call.
 
         Errors: TimeoutError; OutageError when the actor is gone or out of reach.
         """
-        if (felt := self.felt()) is not None:
-            return felt
+        if (read := self.read_heartbeat()) is not None:
+            return read
         try:
             async with asyncio.timeout(timeout_s):
                 beat: dict[str, object] = await self._handle.health.remote()
@@ -116,37 +116,35 @@ class RayChild:
             if self._is_here:
                 self._process = ProcessHandle.hold(self._pid, command=b"ray")
                 if self._paths is not None:
-                    self._reader = HeartbeatReader(heartbeat_file(self._paths.run, self._spec.id), self._pid)
+                    self._heartbeat = HeartbeatReader(heartbeat_file(self._paths.run, self._spec.id), self._pid)
         self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
         return beat
 
-    def felt(self) -> Mapping[str, object] | None:
+    def read_heartbeat(self) -> Mapping[str, object] | None:
         """Return the status of its heartbeat, with its age; None when it has to be called."""
-        if self._reader is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
-            return (
-                None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid
-            )
-        heartbeat = self._reader.read()
+        if self._heartbeat is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
+            return None  # not before it is up: by then the file is its own, not that of an earlier boot's pid
+        heartbeat = self._heartbeat.read()
         if heartbeat is None:
             return None
-        at_s, said = heartbeat
-        return {**said, "age_s": max(time.monotonic() - at_s, 0.0)}
+        at_s, status = heartbeat
+        return {**status, "age_s": max(time.monotonic() - at_s, 0.0)}
 
     async def begin(self) -> None:
-        """Tell it that it need not wait any longer; a lost word costs it the rest of its wait."""
+        """End its wait; when the message is lost it waits to the end."""
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):  # a stopped one answers nothing, for ever
             async with asyncio.timeout(1.0):
                 await self._handle.begin.remote()
 
     async def join(self) -> Exit:
-        """Return how it ended, told by its process's end or by Ray, whichever comes first."""
-        told = asyncio.create_task(self._told())
-        waits: set[asyncio.Task[Any]] = {told}
+        """Return how it ended, seen by the end of its process or reported by Ray, whichever comes first."""
+        reported = asyncio.create_task(self._reported_end())
+        waits: set[asyncio.Task[Any]] = {reported}
         if self._process is not None:
             waits.add(asyncio.create_task(self._process.ended()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            how, reason = told.result() if told.done() else (How.CRASH, "died")
+            how, reason = reported.result() if reported.done() else (How.CRASH, "died")
             # Ray frees the name before the process is gone: only its end proves it. An orderly stop leaves an empty
             # one.
             return await self.kill(how, reason)
@@ -154,8 +152,8 @@ class RayChild:
             for task in waits:
                 task.cancel()
 
-    async def _told(self) -> tuple[How, str]:
-        """Return what Ray says of its end; a hiccup of the network is waited out, not taken for a death."""
+    async def _reported_end(self) -> tuple[How, str]:
+        """Return its end as Ray reports it; a short network failure is waited out, not taken for a death."""
         while True:
             try:
                 ending = str(await self._handle.join.remote())
@@ -168,7 +166,7 @@ class RayChild:
                 return How.NODE_LOST if is_lost else How.CRASH, f"died: {cause(error)}"
 
     async def stop(self, deadline_s: float) -> Exit:
-        """Ask, wait, then kill."""
+        """Have it stop, wait, then kill."""
         try:
             async with asyncio.timeout(deadline_s):
                 await self._handle.stop.remote()
@@ -179,7 +177,7 @@ class RayChild:
             return await self.kill(How.KILLED, f"did not end within {deadline_s:g} s")
 
     async def _is_node_lost(self) -> bool:
-        """Return whether Ray already says so of the node it ran on."""
+        """Return whether Ray already reports the node it ran on as dead."""
         if not self._node_id:
             return False
         with contextlib.suppress(Exception):
@@ -210,15 +208,14 @@ def _is_alive(node_id: str) -> bool:
 
 
 def cause(error: BaseException) -> str:
-    """Return the telling line of an error of Ray's."""
+    """Return the line of a Ray error that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
-    return (telling or lines or [type(error).__name__])[0][:300]
+    named = [line for line in lines if "exit" in line.lower() or "killed" in line.lower()]
+    return (named or lines or [type(error).__name__])[0][:300]
 
 
 class RayWorld:
-    """The cluster as the supervisor sees it. What waits for the GCS is called on a thread: it may be away for a
-    while."""
+    """The cluster. Calls that wait for the GCS run on a thread: it may be unavailable for a while."""
 
     def __init__(self, paths: Paths | None = None) -> None:
         self._paths = paths
@@ -237,7 +234,7 @@ class RayWorld:
         return RayChild(spec, handle, self._paths)
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
-        """Return a new child. Kills nobody: a name that stays taken is its holder's. Errors: OutageError then."""
+        """Return a new child. Kills no process: a name that stays taken is its holder's. Errors: OutageError then."""
         for _ in range(NAME_TRIES):
             making = asyncio.ensure_future(asyncio.to_thread(spawn_shell, spec, epoch=epoch, wait_s=wait_s))
             try:
@@ -251,7 +248,7 @@ class RayWorld:
 
 
 def _undo(making: asyncio.Future[Any]) -> None:
-    """Nobody will ever hear of this new actor: end it."""
+    """Kill a new actor whose caller was cancelled."""
     if not making.cancelled() and making.exception() is None:
         ray.kill(making.result())
 
@@ -260,7 +257,7 @@ class Job:
     """Runs one claimed job in a process of its own, which outlives the scheduler that started it."""
 
     def run(self, home: str, job_id: str) -> None:
-        """Run the job; its row tells how it ended. The process ends soon after, whether or not anybody waits for it."""
+        """Run the job; its row holds the result. The process ends soon after, with or without a caller that waits."""
         from fks.jobs.runner import run_claimed
 
         try:
@@ -288,7 +285,7 @@ async def run_job(home: str, job_id: str) -> None:
 
 
 def ports_of(role: str, component: Component) -> dict[str, Any]:
-    """Return what a role needs of the cluster itself."""
+    """Return the arguments of a role's class that come from the cluster."""
     if role == "supervisor":
         world = RayWorld(component.paths)
         return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component)}

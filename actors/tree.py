@@ -1,4 +1,4 @@
-"""THE table: every child of the supervisor, its branch, its deadline, what it waits for and where it may run.
+"""Table of the actor tree: every child of the supervisor, its branch, deadline, dependencies and placement.
 
 Started downwards in waves, stopped upwards. `CLASSES` names the class of each role; the classes never meet but by
 message.
@@ -49,13 +49,12 @@ def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSp
 
 
 def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequence[str] = ()) -> SupervisorSpec:
-    """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their
-    own; `exchanges`: those besides data.exchange that have something to collect.
+    """Return the tree of a system with these settings, checked. `isolated`: strategy instances with a worker of their
+    own; `exchanges`: those besides data.exchange that are collected.
 
-    Every child is counted for itself and escalates alone, so that a crash loop in one costs the others nothing. No
-    death is another child's death: what one needs of another it waits for. The guardian has a branch of its own, and
-    nothing waits for it: the order manager starts without it, protects what is held, and enters nothing until it is
-    there.
+    Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
+    ends another child: a child waits for what it needs of another. The guardian has a branch of its own, and nothing
+    waits for it: the order manager starts without it, protects what is held, and enters nothing until it runs.
     Errors: ConfigError.
     """
     timing = settings.supervision
@@ -67,7 +66,7 @@ def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequenc
     containment = Containment(timing.escalated_retry_s, timing.restarts_period_s, timing.deaths_hour_max)
 
     def child(id: str, role: str, *, stop_s: float, args: tuple[str, ...] = ()) -> ChildSpec:
-        # The guardian must come up while the database is down (G5), so it is the one that takes no epoch.
+        # The guardian must come up while the database is down (G5), so it alone takes no epoch.
         return ChildSpec(
             id,
             role,
@@ -104,8 +103,7 @@ def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequenc
 
 
 def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
-    """Return what tells the supervisor which tree it should run, as the database says now. Errors of a call:
-    OutageError."""
+    """Return a function that returns the tree that should run, from the database. Errors of a call: OutageError."""
     from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
 
     journal = TreeJournal(component.db)
@@ -121,5 +119,5 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
 
 
 def _resources(placement: Mapping[str, str], id: str) -> dict[str, float]:
-    """Return what the node of child `id` must offer: of each pattern that fits, a share too small to be used up."""
+    """Return the resources that the node of child `id` must offer: a tiny share for each matching pattern."""
     return {resource: SHARE for pattern, resource in placement.items() if fnmatchcase(id, pattern)}

@@ -160,9 +160,9 @@ class Restarts:
 
 def _why(child: object, fields: dict[str, Any]) -> str:
     """Return why a child ended, as `fks events` prints it."""
-    from fks.monitor.history import said
+    from fks.monitor.history import describe
 
-    return said({"child": child, "event": "exited", "reason": fields.get("reason"), "payload": fields}).why
+    return describe({"child": child, "event": "exited", "reason": fields.get("reason"), "payload": fields}).why
 
 
 class Reader:

@@ -1,8 +1,8 @@
-"""When an alert is over: one rule per event, decided from rows.
+"""Alerts, and the rules that decide from rows when one is over.
 
 An alert has a cause that lasts (a child that stays down, a position without protection) and ends with it, or is about
-something that happened (a stray fill). Those wait for a person (`fks alerts settle`); a mere warning of that sort
-settles itself after a day, so that what is shown is what still matters.
+something that happened (a stray fill). Those wait for a person (`fks alerts settle`); a warning of
+that sort settles itself after a day, so that only alerts that still matter are shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WARNING_KEPT = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules look at, read in one go. `orders`: state and number of protections by client order id."""
+    """The rows that the rules use, read together. `orders`: state and number of protections by client order id."""
 
     now: datetime
     components: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ Rule = Callable[[Mapping[str, Any], Facts], bool]
 
 def _child_is_back(alert: Mapping[str, Any], facts: Facts) -> bool:
     row = facts.components.get(alert["component"])
-    if row is None:  # no longer in the tree, or a supervisor of it: its children tell
+    if row is None:  # no longer in the tree, or a supervisor of it: its children decide
         return _has_passed(CALM, alert["time"], facts) and all(_is_calm(c, facts) for c in facts.components.values())
     return _is_calm(row, facts)
 
@@ -106,7 +106,7 @@ def rule_of(event: str) -> Rule | None:
 
 
 def is_over(alert: Mapping[str, Any], facts: Facts) -> bool:
-    """Return whether the cause of an alert is no more."""
+    """Return whether the cause of an alert has ended."""
     rule = rule_of(alert["event"])
     if rule is not None:
         return rule(alert, facts)
@@ -120,16 +120,15 @@ async def listed(db: Querier, *, is_all: bool, limit: int, before: int | None = 
     return [dict(row) for row in await db.fetch("monitor.alerts", limit)]
 
 
-class News:
-    """Gives each alert once, to be passed on to those who listen. Soft state: the last id seen; it starts at the
-    newest."""
+class NewAlerts:
+    """Returns each alert once, to be published. Soft state: the last id seen; it starts at the newest."""
 
     def __init__(self, db: Querier) -> None:
         self._db = db
         self._seen: int | None = None
 
     async def new(self) -> list[dict[str, Any]]:
-        """Return the messages for the bus: an alert each, but those of the order manager, which tells its own.
+        """Return the messages for the bus: an alert each, but those of the order manager, which publishes its own.
 
         Errors: OutageError.
         """
@@ -143,7 +142,7 @@ class News:
 
 
 def message_of(row: Mapping[str, Any], severity: str | None = None) -> dict[str, Any]:
-    """Return an alert as listeners get it. `severity` "settled": its cause is over."""
+    """Return the message for an alert. `severity` "settled": its cause is over."""
     return {
         "type": "alert",
         "id": row["id"],

@@ -1,4 +1,4 @@
-"""The health document of each replaced service (docs/deviations.md): a state per dependency, and one for all."""
+"""Health document of each replaced service (docs/deviations.md): a status per dependency, and the worst of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RequestRate:
 
 
 class Health:
-    """Looks at the dependencies at most once a second, however often it is asked: /health is open to everybody."""
+    """Checks the dependencies at most once a second, however often it is called: /health needs no token."""
 
     def __init__(self, clock: Clock, rate: RequestRate, *, service: str = "fks", ttl_s: float = 1.0) -> None:
         self._clock = clock
@@ -64,8 +64,8 @@ class Health:
         self._looking = asyncio.Lock()
 
     async def dependencies(self, db: Database | None, bus: Bus | None) -> dict[str, str]:
-        """Return a word for each of database, redis, tree and feeds."""
-        async with self._looking:  # whoever comes meanwhile takes what this look finds
+        """Return the status of database, redis, tree and feeds."""
+        async with self._looking:  # concurrent callers share the result of one check
             if self._seen is None or self._clock.monotonic() - self._seen[0] >= self._ttl_s:
                 found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
                 if bus is not None:
@@ -92,10 +92,10 @@ class Health:
 
 
 def worst(dependencies: Mapping[str, str]) -> str:
-    """Return the word for all: down without the database, degraded when anything else is not well."""
+    """Return the overall status: down without the database, degraded when anything else is not well."""
     if dependencies.get("database") == DOWN:
         return DOWN
-    return HEALTHY if all(word == HEALTHY for word in dependencies.values()) else DEGRADED
+    return HEALTHY if all(status == HEALTHY for status in dependencies.values()) else DEGRADED
 
 
 async def _answers(bus: Bus) -> str:
@@ -108,15 +108,15 @@ async def _answers(bus: Bus) -> str:
 
 async def _from_rows(db: Database) -> dict[str, str]:
     try:
-        await db.ping()  # at once, without the patience of a query: a health check that waits is itself ill
+        await db.ping()  # at once, without the retries of a query: a health check must not wait
         components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
         feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     except OutageError:
         return {"database": DOWN, "tree": DOWN, "feeds": DOWN}
-    return {"database": HEALTHY, "tree": tree_word(components), "feeds": feeds_word(feeds)}
+    return {"database": HEALTHY, "tree": tree_health(components), "feeds": feeds_health(feeds)}
 
 
-def tree_word(components: list[dict[str, Any]]) -> str:
+def tree_health(components: list[dict[str, Any]]) -> str:
     """Return the state of the actor tree: down when its root is silent, degraded when any actor is not ready."""
     actors = [c for c in components if c["kind"] == "actor"]
     root = next((c for c in actors if c["name"] == "supervisor"), None)
@@ -125,7 +125,7 @@ def tree_word(components: list[dict[str, Any]]) -> str:
     return HEALTHY if all(c["state"] in WELL for c in actors) else DEGRADED
 
 
-def feeds_word(feeds: list[dict[str, Any]]) -> str:
+def feeds_health(feeds: list[dict[str, Any]]) -> str:
     """Return the state of market data: healthy when every wanted feed is live and fresh."""
     if not feeds:
         return DOWN
@@ -141,13 +141,13 @@ def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dic
         if not members:
             continue
         bad = [c["name"] for c in members if c["state"] not in WELL]
-        word = HEALTHY if not bad else (DOWN if len(bad) == len(members) else DEGRADED)
+        status = HEALTHY if not bad else (DOWN if len(bad) == len(members) else DEGRADED)
         found.append(
             {
                 "id": service,
                 "name": service,
                 "service_type": service.removeprefix("fks_"),
-                "status": word,
+                "status": status,
                 "components": [c["name"] for c in members],
                 "unhealthy": bad,
                 "last_check": timestamp,

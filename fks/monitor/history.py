@@ -1,7 +1,7 @@
-"""The history of the tree as a person reads it: a row of `actor_events` in plain words.
+"""History of the tree for people: rows of `actor_events` described in plain text.
 
 Rows are written by the supervisor (`fks.store.supervision.TreeJournal`) with the facts of an exit in `payload`
-(`fks.supervision.exits.Exit`). An event this module has never heard of is shown by its own name and reason.
+(`fks.supervision.exits.Exit`). An unknown event is shown with its own name and reason.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _OURS = frozenset({"normal", "hung", "unwell", "killed"})
 
 GOOD, PLAIN, WARN, BAD = "good", "plain", "warn", "bad"
 
-#: event -> (what a person calls it, its tone)
-_WORDS: dict[str, tuple[str, str]] = {
+#: event -> (its description, its tone)
+_EVENTS: dict[str, tuple[str, str]] = {
     "started": ("started", GOOD),
     "adopted": ("taken over alive", PLAIN),
     "exited": ("died", BAD),
@@ -57,34 +57,34 @@ _EXITS: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One event in words: `what` happened, `why`, and a tone (good, plain, warn, bad)."""
+class Description:
+    """One event described: `what` happened, `why`, and a tone (good, plain, warn, bad)."""
 
     what: str
     why: str
     tone: str
 
 
-def said(row: Mapping[str, Any]) -> Said:
-    """Return a row of `actor_events` in plain words. Never raises: what it does not know it passes on."""
+def describe(row: Mapping[str, Any]) -> Description:
+    """Return a row of `actor_events` described in plain text. Never raises: unknown events keep their own text."""
     event, reason = str(row.get("event", "")), _reason(str(row.get("reason") or ""))
     reason = re.sub(rf"^{re.escape(str(row.get('child')))} \(pid \d+\) died(, )?", "", reason)
     reason = re.sub(r"\bsignal (\d+)$", lambda found: f"{found[0]} ({_signal_name(int(found[1]))})", reason)
     payload = row.get("payload")
     facts: Mapping[str, Any] = payload if isinstance(payload, Mapping) else {}
     if event == "restarted" and row.get("child") == "supervisor":
-        return Said("died", "started anew by Ray", WARN)  # nobody was there to note its end
+        return Description("died", "started anew by Ray", WARN)  # no supervisor ran that could note its end
     if event == "exited":
-        what, tone = _EXITS.get(str(facts.get("how", "")), _WORDS["exited"])
+        what, tone = _EXITS.get(str(facts.get("how", "")), _EVENTS["exited"])
         if not facts and reason == "normal":
-            return Said(*_swap(_EXITS["normal"], "asked"))
-        return Said(what, why_ended(facts, reason), tone)
+            return Description(*_swap(_EXITS["normal"], "asked"))
+        return Description(what, why_ended(facts, reason), tone)
     if event == "started" and reason.startswith("epoch "):
         reason = ""  # the epoch has a column of its own
-    what, tone = _WORDS.get(event, (event.replace("_", " "), PLAIN))
+    what, tone = _EVENTS.get(event, (event.replace("_", " "), PLAIN))
     if event in ("restarted", "start_failed") and facts.get("how"):
-        return Said(what, why_ended(facts, reason), tone)
-    return Said(what, reason, tone)
+        return Description(what, why_ended(facts, reason), tone)
+    return Description(what, reason, tone)
 
 
 def _swap(pair: tuple[str, str], why: str) -> tuple[str, str, str]:
@@ -92,18 +92,18 @@ def _swap(pair: tuple[str, str], why: str) -> tuple[str, str, str]:
 
 
 def why_ended(facts: Mapping[str, Any], reason: str) -> str:
-    """Return why a process ended: the signal by its name, the exit code, and what its last traceback says.
+    """Return why a process ended: the signal by its name, the exit code, and the error of its last traceback.
 
-    Of one that we ended ourselves the signal says nothing: there the reason does.
+    For a process that we ended the reason is shown instead of the signal.
     """
     parts = [] if facts.get("how") in _OURS else _how(facts)
-    spoken = _reason(reason)
+    text = _reason(reason)
     trail = str(facts.get("traceback") or "")
     error = last_error(trail)
     if error:
         parts.append(error)
-    elif spoken and not (parts and _says_no_more(spoken, facts)):
-        parts.append(spoken)
+    elif text and not (parts and _adds_nothing(text, facts)):
+        parts.append(text)
     if place := stuck_in(trail):
         parts.append(f"in {place}")
     return ", ".join(parts)
@@ -126,7 +126,7 @@ def last_error(traceback: str) -> str:
 
 
 def stuck_in(dump: str) -> str:
-    """Return where our own code was when all threads were dumped: function, file and line; "" when nobody knows."""
+    """Return where our own code was when all threads were dumped: function, file and line; "" when it is unknown."""
     frames = re.findall(r'File "[^"]*?((?:fks|actors)/[^"]+)", line (\d+) in (\S+)', dump) if _DUMP in dump else []
     if not frames:
         return ""
@@ -134,24 +134,24 @@ def stuck_in(dump: str) -> str:
     return f"{function} ({file}:{line})"
 
 
-def _reason(text: str) -> str:
-    """Return a reason without the words that the column before it says already."""
-    spoken = text.strip().removeprefix("died: ").removeprefix("hung: ").removeprefix("unwell: ").strip()
-    if "Worker exit type: SYSTEM_ERROR" in spoken or "connection error code 2" in spoken:
+def _reason(reason: str) -> str:
+    """Return a reason without what the column before it shows already."""
+    text = reason.strip().removeprefix("died: ").removeprefix("hung: ").removeprefix("unwell: ").strip()
+    if "Worker exit type: SYSTEM_ERROR" in text or "connection error code 2" in text:
         return "its process ended without a word (kill -9, out of memory, a crash in native code)"
-    if "killed by `ray.kill`" in spoken or "ray.kill()" in spoken:
+    if "killed by `ray.kill`" in text or "ray.kill()" in text:
         return "killed through Ray"
-    return "" if spoken == "died" else spoken
+    return "" if text == "died" else text
 
 
-def _says_no_more(reason: str, facts: Mapping[str, Any]) -> bool:
+def _adds_nothing(reason: str, facts: Mapping[str, Any]) -> bool:
     """Return whether a reason only repeats the signal or the code, in Ray's words or ours."""
     low = reason.lower()
     if isinstance(facts.get("signal"), int) and _signal_name(facts["signal"]).lower() in low:
         return True
     number, code = facts.get("signal"), facts.get("exit_code")
-    told = [f"signal {number}", f"sig {number}"] if isinstance(number, int) else [f"code {code}", f"exit {code}"]
-    return any(word in low for word in told) or "worker exit" in low or "without a word" in low or "end of file" in low
+    known = [f"signal {number}", f"sig {number}"] if isinstance(number, int) else [f"code {code}", f"exit {code}"]
+    return any(part in low for part in known) or "worker exit" in low or "without a word" in low or "end of file" in low
 
 
 def _signal_name(number: int) -> str:
@@ -162,13 +162,13 @@ def _signal_name(number: int) -> str:
 
 
 def event_view(row: Mapping[str, Any], *, is_full: bool = True) -> dict[str, Any]:
-    """Return a row for JSON, with its words; without `is_full` the log lines and the traceback are left out."""
-    words = said(row)
+    """Return a row for JSON, with its description; without `is_full` the log lines and the traceback are left out."""
+    description = describe(row)
     view = {key: row[key] for key in ("id", "time", "child", "event", "reason", "pid", "epoch", "node")}
     payload = dict(row.get("payload") or {})
     if not is_full:
         payload = {key: value for key, value in payload.items() if key not in ("last_lines", "traceback")}
-    return {**view, "payload": payload, "what": words.what, "why": words.why, "tone": words.tone}
+    return {**view, "payload": payload, "what": description.what, "why": description.why, "tone": description.tone}
 
 
 async def events(

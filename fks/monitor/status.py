@@ -1,6 +1,6 @@
 """The state of the whole system as one document: what `fks status`, GET /api/status and the monitor page show.
 
-Everything comes from rows that each part writes about itself; nobody is asked, so a hung part cannot hang this.
+Everything comes from rows that each part writes about itself; no part is called, so a hung part cannot hang this.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fks.store.db import Querier
 
-#: A component that has not beaten for this long is shown as silent, whatever it last said of itself.
+#: A component that has not beaten for this long is shown as silent, whatever state it last reported.
 SILENT_MS = 5_000
 #: A feed older than this degrades the system even while its collector still calls it live.
 FEED_MS = 60_000
@@ -31,7 +31,7 @@ async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
     """Return the status document: state, reasons, components, feeds, venues, kill, sim, nodes, strategies in trouble,
     operations under way and the alerts that nothing has settled.
 
-    Errors: OutageError when PostgreSQL does not answer; the caller then says what it knows without it.
+    Errors: OutageError when PostgreSQL does not answer; the caller then shows what it knows without it.
     """
     components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
     feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
@@ -56,9 +56,9 @@ async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
 
 
 def component_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component as status shows it: its own word, unless its beat is too old to believe.
+    """Return a component as status shows it: its own state, or `silent` when its beat is too old.
 
-    `problem` is what is amiss, in plain words; "" while it is well.
+    `problem` describes the fault in plain text; "" while it is well.
     """
     age = row["heartbeat_age_ms"]
     is_silent = age is None or age > SILENT_MS
@@ -82,7 +82,7 @@ def component_view(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problem_of(state: str, age_ms: int | None, detail: Mapping[str, Any]) -> str:
-    """Return what is amiss with a component, in plain words: its failed self-checks, its keeper's note, its silence."""
+    """Return the fault of a component in plain text: its failed self-checks, its keeper's note, its silence."""
     if state == "silent":
         return "never heard of" if age_ms is None else f"no heartbeat for {age_ms / 1000:.0f} s"
     problems = detail.get("problems")
@@ -99,7 +99,7 @@ def problem_of(state: str, age_ms: int | None, detail: Mapping[str, Any]) -> str
 
 
 def node_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a machine of the cluster; one whose keeper fell silent is `silent`, whatever it last said of itself."""
+    """Return a machine of the cluster; one whose keeper fell silent is `silent`, whatever state it last reported."""
     age = row["beat_age_ms"]
     is_silent = age is None or age > SILENT_MS
     return {
@@ -116,7 +116,7 @@ def overall(
     nodes: Sequence[Mapping[str, Any]] = (),
     strategies: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, list[str]]:
-    """Return the state of the whole (healthy, degraded, starting or down) and a reason for each thing amiss."""
+    """Return the state of the whole (healthy, degraded, starting or down) and a reason for each fault."""
     if not any(component["state"] != "silent" for component in components):
         return "down", ["nothing beats"]
     reasons = [_amiss(c) for c in components if c["state"] not in WELL]
@@ -168,7 +168,7 @@ def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sim_view(node: NodeView | None) -> dict[str, Any] | None:
-    """Return the local exchange's endpoints, keys and pid; None when none runs. The keys open nothing but it."""
+    """Return the local exchange's endpoints, keys and pid; None when none runs. The keys are valid there only."""
     sim = getattr(node, "sim", None)
     if sim is None:
         return None

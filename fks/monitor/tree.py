@@ -1,7 +1,7 @@
 """The tree as one value to draw: the keeper with its services, the supervisor with its branches, the gateway.
 
-The shape of the supervisor's part is what its own row tells (`detail.tree`); what it does not name hangs below it, so
-that a child is never hidden by a shape that is out of date.
+The shape of the supervisor's part comes from its own row (`detail.tree`); children that are missing there are added
+below it, so that an outdated shape hides no child.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _empty(id: str) -> dict[str, Any]:
 
 
 def _branch(shape: Mapping[str, Any], actors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a supervisor of the shape; a child whose row is not written yet is shown as what the shape says of it."""
+    """Return a supervisor of the shape; a child whose row is not written yet is shown as in the shape."""
     found = _empty(str(shape.get("id", "")))
     found["state"] = str(shape.get("state") or "")
     found |= {key: shape[key] for key in ("strategy", "limit", "used") if shape.get(key) is not None}
@@ -105,6 +105,6 @@ def _served(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     replicas = [row for row in rows.values() if row["kind"] == "serve"]
     if not replicas:
         return []
-    words = {str(row["state"]) for row in replicas}
-    state = words.pop() if len(words) == 1 else "degraded"
+    states = {str(row["state"]) for row in replicas}
+    state = states.pop() if len(states) == 1 else "degraded"
     return [{"id": "gateway", "kind": "group", "state": state, "children": [_leaf(row) for row in replicas]}]

@@ -15,7 +15,7 @@ from fks.model.timeframe import NS, iso
 from fks.store.db import Database
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.strategy_worker.crash_marker import CrashMarker, Mark
-from fks.supervision.containment import Disable, Isolate, judge_crash
+from fks.supervision.containment import Disable, Isolate, respond_to_crash
 
 TRACEBACK_MAX = 8000
 EXIT_WAIT_S = 1.5  # the supervisor writes how a worker ended at about the time its successor starts
@@ -69,7 +69,7 @@ class CrashAttribution:
         self, store: StrategyStore, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]
     ) -> None:
         since_s = None if before.crashed_ns is None or not before.crashes else (at_ns - before.crashed_ns) / NS
-        verdict = judge_crash(
+        verdict = respond_to_crash(
             crashes=before.crashes, is_isolated=before.is_isolated, since_last_s=since_s, window_s=self._window_s
         )
         when = "while it was loaded" if not mark.bar_ns else f"on the bar of {iso(mark.bar_ns)}"

@@ -1,8 +1,8 @@
 """Supervision as a pure machine over specs of a tree: OTP's rules, with time as an argument.
 
-In comes what happened (a child exited, a beat was missed, a person wants a restart) and when; out comes what to do
-(find, start, stop, wait, page). The room knows no child by name and touches nothing: `actors.supervisor` performs what
-it decides.
+Input: what happened (a child exited, a beat was missed, a person wants a restart) and when. Output: what to do
+(find, start, stop, wait, page). The package knows no child by name and does no I/O: `fks.supervisor` performs the
+decisions.
 """
 
 from fks.supervision.exits import Exit, How

@@ -1,17 +1,17 @@
-"""What follows when a strategy instance took its worker down: it is counted, then set apart, then switched off. Pure.
+"""Response to a strategy instance that crashed its worker: counted, then isolated, then disabled. Pure.
 
-One crash proves nothing: somebody may have killed the worker while the instance happened to be in hand. The second
-within the window moves the instance into a worker of its own, so that its neighbours are rid of it; two more there,
-with nobody else to blame, switch it off. A crash later than the window after the last one begins the count of its stage
-anew.
+One crash proves nothing: the worker may have been killed while the instance happened to run. The second within the
+window moves the instance into a worker of its own, so that it no longer affects its neighbours. Two more there, where
+no other instance can be the cause, disable it. A crash later than the window after the last one restarts the count of
+its stage.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHARED_MAX = 2  # crashes among others, within the window, after which an instance is set apart
-SOLO_MAX = 2  # crashes in a worker of its own after which it is switched off
+SHARED_MAX = 2  # crashes among others, within the window, after which an instance is isolated
+SOLO_MAX = 2  # crashes in a worker of its own after which it is disabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,15 @@ class Isolate:
 
 @dataclass(frozen=True, slots=True)
 class Disable:
-    """Switch it off and tell a person."""
+    """Disable it and page."""
 
     crashes: int
 
 
-Verdict = Count | Isolate | Disable
+CrashResponse = Count | Isolate | Disable
 
 
-def judge_crash(*, crashes: int, is_isolated: bool, since_last_s: float | None, window_s: float) -> Verdict:
+def respond_to_crash(*, crashes: int, is_isolated: bool, since_last_s: float | None, window_s: float) -> CrashResponse:
     """Return what follows from one more crash.
 
     `crashes` and `is_isolated` are from before it; `since_last_s` is the time since the crash before (None: there was

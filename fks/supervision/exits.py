@@ -1,4 +1,4 @@
-"""How a child ended: the facts, as far as anybody can know them, and what follows for the policy."""
+"""Ends of a child: the facts, as far as they can be known, and whether the end was orderly."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from enum import StrEnum
 
 
 class How(StrEnum):
-    """What ended a process."""
+    """The cause of an end."""
 
     NORMAL = "normal"  # it was asked to, and did in order
     CRASH = "crash"  # it ended by itself, by an error or a signal
     HUNG = "hung"  # no beat: we killed it
     UNWELL = "unwell"  # its self-check failed for too long: we ended it
-    NODE_LOST = "node lost"  # its machine is gone; of the process nobody knows
+    NODE_LOST = "node lost"  # its machine is gone; the state of the process is unknown
     KILLED = "killed"  # it did not end within its stop deadline: we killed it
     FAILED_START = "failed start"  # it never became ready
 
@@ -22,7 +22,7 @@ class How(StrEnum):
 class Exit:
     """One end of one process. `is_gone`: the process is proven to be no more (same machine, pid vanished).
 
-    `exit_code` and `signal` are None where nobody could see them; `is_inferred` marks a signal that was concluded, not
+    `exit_code` and `signal` are None where they could not be seen; `is_inferred` marks a signal that was concluded, not
     read. `last_lines` are the last of its log, oldest first; `traceback` is the last one it left, "" without one.
     """
 

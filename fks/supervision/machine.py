@@ -26,11 +26,12 @@ why.
 
 from __future__ import annotations
 
-from fks.supervision import pages
+from dataclasses import replace
+from typing import Any
+
 from fks.supervision.exits import Exit, How
-from fks.supervision.opentree import ACTIVE, ALIVE, OpenTree, Spec, edges
 from fks.supervision.policy import backoff_s, jitter_draw, note_restart
-from fks.supervision.spec import ChildSpec, Containment, RestartType, Strategy, SupervisorSpec
+from fks.supervision.spec import ChildSpec, Containment, RestartType, Strategy, SupervisorSpec, edges, predecessors
 from fks.supervision.state import (
     Adopted,
     Begin,
@@ -41,16 +42,23 @@ from fks.supervision.state import (
     Missing,
     Node,
     Note,
+    Page,
     Phase,
     Remembered,
     RestartWanted,
+    Start,
     Started,
+    Stop,
     StopWanted,
+    Timer,
     TimerFired,
     TreeState,
     TreeWanted,
 )
 
+ACTIVE = (Phase.STARTING, Phase.UP)
+ALIVE = (Phase.FINDING, Phase.STARTING, Phase.UP, Phase.STOPPING)
+Spec = ChildSpec | SupervisorSpec
 HOUR_S = 3600.0
 ROW_MIN = 3  # deaths in a row before the time that they took counts
 
@@ -66,8 +74,32 @@ def decide(state: TreeState, event: Event, now_s: float) -> tuple[TreeState, tup
     return machine.state(), tuple(machine.commands)
 
 
-class _Machine(OpenTree):
-    """One decision under way."""
+class _Machine:
+    """One decision: a TreeState that can be changed; `commands` collects what is to be done.
+
+    The order of stops is in `_stop_next`, the order of starts in `_start_next`, and nowhere else.
+    """
+
+    def __init__(self, state: TreeState, now_s: float) -> None:
+        self.commands: list[Command] = []
+        self._now_s = now_s
+        self._nodes = dict(state.nodes)
+        self._timers = state.timers
+        self._wanted, self._leaving = state.wanted, state.leaving
+        self._is_taking_over = state.is_taking_over
+        self._ended_by_itself: list[tuple[str, str]] = []  # supervisors whose children have all ended, with the reason
+        self._load(state.tree)
+
+    def _load(self, tree: SupervisorSpec) -> None:
+        self._tree = tree
+        self._specs: dict[str, Spec] = {tree.id: tree}
+        self._parents: dict[str, SupervisorSpec] = {}
+        self._order: dict[str, dict[str, frozenset[str]]] = {}
+        for parent, child in edges(tree):
+            self._specs[child.id], self._parents[child.id] = child, parent
+
+    def state(self) -> TreeState:
+        return TreeState(self._tree, self._nodes, self._timers, self._wanted, self._leaving, self._is_taking_over)
 
     def settle(self) -> None:
         """Do what has become possible, until nothing more has."""
@@ -75,7 +107,7 @@ class _Machine(OpenTree):
             pass
 
     def _report_failures(self) -> bool:
-        """Tell the parents of the supervisors that have ended because their windows were exceeded."""
+        """Report supervisors that ended because their windows were exceeded to their parents."""
         ended, self._ended_by_itself = self._ended_by_itself, []
         for id, why in ended:
             self._failed(id, Exit(How.CRASH, why), may_return=False)
@@ -115,7 +147,7 @@ class _Machine(OpenTree):
             self._bring_in(child)
 
     def _bring_in(self, child: Spec) -> None:
-        """A node of a running tree whose past nobody here knows: workers are looked for first."""
+        """Add a node to a running tree. A worker may run already, so it is looked for first."""
         if isinstance(child, SupervisorSpec):
             self._set(child.id, phase=Phase.WAITING)
             return
@@ -168,28 +200,28 @@ class _Machine(OpenTree):
     def _missing(self, id: str) -> None:
         if not self._is(id, None, Phase.FINDING):
             return
-        if self._nodes[id].is_doomed:
+        if self._nodes[id].is_marked:
             self._down(id)
         else:
             self._set(id, phase=Phase.WAITING)
         self._looked_for(id)
 
     def _looked_for(self, id: str) -> None:
-        """When the last of a group was looked for at the beginning: those whose fate is a missing one's end with it."""
+        """After the last worker of a group was looked for: siblings that depend on a missing one end with it."""
         parent: SupervisorSpec | None = self._parents[id]
         while self._is_taking_over and parent is not None and not self._is_sought(parent):
             if parent.strategy is not Strategy.ONE_FOR_ONE:
-                self._avenge(parent)
+                self._end_siblings_of_missing(parent)
             parent = self._parents.get(parent.id)
         self._is_taking_over = self._is_taking_over and self._is_sought(self._tree)
 
-    def _avenge(self, parent: SupervisorSpec) -> None:
+    def _end_siblings_of_missing(self, parent: SupervisorSpec) -> None:
         for child in parent.children:
             if self._nodes[child.id].phase is not Phase.WAITING:
                 continue
-            for other in self._fellows(parent, child.id):
+            for other in self._siblings(parent, child.id):
                 if self._nodes[other.id].phase in ACTIVE:
-                    self._doom(other, f"{child.id} ended while there was no supervisor", is_afresh=True)
+                    self._mark_stopping(other, f"{child.id} ended while there was no supervisor", is_afresh=True)
 
     def _came_up(self, id: str, event: str) -> None:
         self._set(id, phase=Phase.UP, was_up=True, up_s=self._now_s)
@@ -200,7 +232,7 @@ class _Machine(OpenTree):
             return
         node = self._nodes[id]
         self.commands.append(Note(id, "exited", exit.reason, exit))
-        if node.is_doomed or node.phase is Phase.STOPPING:
+        if node.is_marked or node.phase is Phase.STOPPING:
             self._down(id)
         else:
             self._failed(id, exit, may_return=not exit.is_normal)
@@ -223,12 +255,12 @@ class _Machine(OpenTree):
             return
         self._clear(self._specs[id], why)
         if self._is_alive(self._specs[id]):
-            self._doom(self._specs[id], why)
+            self._mark_stopping(self._specs[id], why)
         else:
             self._set(id, phase=Phase.WAITING, timer=0)
 
     def _clear(self, spec: Spec, why: str) -> None:
-        """Forget the deaths of a node and of all below it: a person has taken it in hand."""
+        """Forget the deaths of a node and of all below it: a person acts on it."""
         for child in spec.children if isinstance(spec, SupervisorSpec) else ():
             self._clear(child, why)
         self._end_escalation(spec.id, why)
@@ -259,20 +291,20 @@ class _Machine(OpenTree):
         for id in self._leaving - leaving:  # back before it had left
             if self._parents[id].id in self._leaving:
                 continue
-            if not self._nodes[id].is_doomed and self._nodes[id].phase is Phase.IDLE:
+            if not self._nodes[id].is_marked and self._nodes[id].phase is Phase.IDLE:
                 self._set(id, phase=Phase.WAITING)
             self._set(id, then=Phase.WAITING)
         self._wanted, self._leaving = tree, frozenset(leaving)
         for id in leaving:
             if self._parents[id].id not in leaving:
                 event = "changed" if id in new else "removed"
-                if not self._nodes[id].is_doomed:
+                if not self._nodes[id].is_marked:
                     self.commands.append(Note(id, event, "the tree is to be another"))
                 self._clear(self._specs[id], f"{event} in the tree")
-                self._doom(self._specs[id], f"{event}: the tree is to be another")
+                self._mark_stopping(self._specs[id], f"{event}: the tree is to be another")
 
     def _change(self) -> bool:
-        """Put the wanted tree in force, once nothing that leaves it lives."""
+        """Put the wanted tree in force, once no node that leaves it is alive."""
         tree = self._wanted
         if tree is None or any(self._is_alive(self._specs[id]) for id in self._leaving):
             return False
@@ -295,17 +327,17 @@ class _Machine(OpenTree):
         """A child ended unasked. `may_return`: its end was no orderly one, so a transient child is restarted."""
         spec, parent, node = self._specs[id], self._parents[id], self._nodes[id]
         if not self._runs(parent):  # what is to end anyway takes no notice
-            self._set(id, phase=Phase.IDLE, is_doomed=False)
+            self._set(id, phase=Phase.IDLE, is_marked=False)
             return
         if spec.restart is RestartType.TEMPORARY or (spec.restart is RestartType.TRANSIENT and not may_return):
-            self._set(id, phase=Phase.DONE, is_doomed=False)
+            self._set(id, phase=Phase.DONE, is_marked=False)
             self.commands.append(Note(id, "done", exit.reason, exit))
             return
         is_up = node.phase is Phase.UP or (isinstance(spec, SupervisorSpec) and node.was_up)
         has_lasted = is_up and self._now_s - node.up_s >= parent.backoff.reset_s
         tries = 1 if has_lasted else node.tries + 1
         row_s = self._now_s if tries == 1 else node.row_s
-        self._set(id, phase=Phase.IDLE, is_doomed=False, tries=tries, row_s=row_s)
+        self._set(id, phase=Phase.IDLE, is_marked=False, tries=tries, row_s=row_s)
         containment = self._containment(parent)
         if containment is not None:
             self._contained(parent, containment, id, exit, has_lasted=has_lasted)
@@ -344,7 +376,7 @@ class _Machine(OpenTree):
         is_paged = bool(node.escalation) or self._now_s - node.unstable_s < HOUR_S
         if len(deaths) > containment.deaths_hour_max and not is_paged:
             self._set(id, unstable_s=self._now_s)
-            self.commands.append(pages.unstable(id, len(deaths), exit))
+            self.commands.append(_unstable_page(id, len(deaths), exit))
 
     def _count(self, parent: SupervisorSpec, id: str) -> bool:
         """Note one more restart; return whether the window allows it."""
@@ -365,10 +397,10 @@ class _Machine(OpenTree):
         self.commands.append(Note(id, "restarted", exit.reason, exit))
         if parent.strategy is not Strategy.ONE_FOR_ONE:
             self._set(id, was_up=False)
-        for other in self._fellows(parent, id):
-            self._doom(other, f"{id} ended", is_afresh=True)
+        for other in self._siblings(parent, id):
+            self._mark_stopping(other, f"{id} ended", is_afresh=True)
 
-    def _fellows(self, parent: SupervisorSpec, id: str) -> tuple[Spec, ...]:
+    def _siblings(self, parent: SupervisorSpec, id: str) -> tuple[Spec, ...]:
         """Return the siblings that end when `id` does."""
         index = [child.id for child in parent.children].index(id)
         match parent.strategy:
@@ -380,20 +412,186 @@ class _Machine(OpenTree):
                 return ()
 
     def _escalate(self, parent: SupervisorSpec, id: str, exit: Exit) -> None:
-        text = f"{pages.exceeded(parent)}, the last of {id}: {exit.reason}"
+        text = f"{_exceeded_text(parent)}, the last of {id}: {exit.reason}"
         self.commands.append(Note(parent.id, "escalated", text, exit))
-        self.commands.append(pages.branch_escalated(parent.id, text))
+        self.commands.append(_branch_escalated_page(parent.id, text))
         self._set(parent.id, has_failed=True)
         self._stop_supervisor(parent, text)
 
     def _contain(self, parent: SupervisorSpec, containment: Containment, id: str, exit: Exit) -> None:
         """Page, and start the child alone from now on, every `retry_s`."""
-        why = pages.escalation(parent, self._nodes[id], exit, self._now_s)
+        why = _escalation_text(parent, self._nodes[id], exit, self._now_s)
         self._forget(parent, id)
         self._set(id, phase=Phase.CONTAINED, escalation=why)
         self._timer(id, containment.retry_s)
         self.commands.append(Note(id, "escalated", why, exit))
-        self.commands.append(pages.escalated(id, why, containment.retry_s))
+        self.commands.append(_escalated_page(id, why, containment.retry_s))
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────
+    def _mark_stopping(self, spec: Spec, why: str, *, is_afresh: bool = False) -> None:
+        """Mark a node to end, in its turn, and to start again; `is_afresh`: nodes that wait for it wait again."""
+        node = self._nodes[spec.id]
+        then = Phase.WAITING
+        if spec.id in self._leaving or (node.is_marked and node.then is Phase.IDLE and not node.has_failed):
+            then = Phase.IDLE
+        elif is_afresh and spec.restart is RestartType.TEMPORARY:
+            then = Phase.DONE
+        if is_afresh:
+            self._set(spec.id, was_up=False)
+        if self._is_alive(spec):
+            self._set(
+                spec.id,
+                is_marked=True,
+                then=then,
+                why=node.why if node.is_marked else why,
+                has_failed=False,
+            )
+        elif node.phase is not Phase.DONE or spec.restart is not RestartType.TEMPORARY or spec.id in self._leaving:
+            self._set(spec.id, phase=then, timer=0 if is_afresh or then is not Phase.WAITING else node.timer)
+
+    def _stop_supervisor(self, spec: SupervisorSpec, why: str) -> None:
+        """End all its children, in reverse; none of them comes back unless it does."""
+        if self._nodes[spec.id].phase in (Phase.IDLE, Phase.STOPPING) and not self._is_alive(spec):
+            return
+        self._set(spec.id, phase=Phase.STOPPING, is_marked=True, timer=0, why=why)
+        for child in spec.children:
+            if self._is_alive(child):
+                self._set(child.id, is_marked=True, then=Phase.IDLE, why=why, has_failed=False)
+            else:
+                self._set(child.id, phase=Phase.IDLE, timer=0)
+
+    def _stop(self, spec: Spec) -> None:
+        node = self._nodes[spec.id]
+        if isinstance(spec, SupervisorSpec):
+            self._stop_supervisor(spec, node.why)
+            return
+        self._set(spec.id, phase=Phase.STOPPING)
+        self.commands.append(Note(spec.id, "stopping", node.why))
+        self.commands.append(Stop(spec.id, node.run, spec.stop_s, node.why))
+
+    def _rest(self, spec: Spec) -> None:
+        """Set a branch that is not alive to idle."""
+        for child in spec.children if isinstance(spec, SupervisorSpec) else ():
+            self._set(child.id, phase=Phase.IDLE, timer=0)
+            self._rest(child)
+
+    def _down(self, id: str) -> None:
+        """Note that a node has ended as it had to."""
+        node = self._nodes[id]
+        phase = Phase.IDLE if node.has_failed else node.then
+        self._set(id, phase=phase, is_marked=False, then=Phase.IDLE, timer=0, window=(), has_failed=False)
+        if node.has_failed:
+            self._ended_by_itself.append((id, node.why))
+
+    # ── what has become possible ─────────────────────────────────────────────────────────────────
+    def _settle(self, spec: SupervisorSpec) -> bool:
+        has_changed = False
+        for child in spec.children:
+            if isinstance(child, SupervisorSpec):
+                has_changed |= self._settle(child)
+        has_changed |= self._stop_next(spec)
+        node = self._nodes[spec.id]
+        is_over = node.phase is Phase.STOPPING and not any(map(self._is_alive, spec.children))
+        if is_over:
+            self._down(spec.id)
+        return is_over or self._start_next(spec) or has_changed
+
+    def _stop_next(self, spec: SupervisorSpec) -> bool:
+        """Stop each marked child for which no marked sibling that started after it is left."""
+        marked = [child for child in spec.children if self._nodes[child.id].is_marked]
+        for child in [
+            child for child in marked if not self._is_alive(child)
+        ]:  # what was looked for below it is not there
+            self._rest(child)
+            self._down(child.id)
+            return True
+        if not marked:
+            return False
+        order = self._order_of(spec)
+        ready = [
+            c
+            for c in marked
+            if self._nodes[c.id].phase in (*ACTIVE, Phase.WAITING) and not any(c.id in order[o.id] for o in marked)
+        ]
+        for child in reversed(ready):
+            self._stop(child)
+        return bool(ready)
+
+    def _start_next(self, spec: SupervisorSpec) -> bool:
+        """Start each child whose turn and time have come; the supervisor is up when all its children once were."""
+        node = self._nodes[spec.id]
+        if node.phase not in ACTIVE or not self._runs(spec):
+            return False
+        waiting = [c for c in spec.children if self._nodes[c.id].phase is Phase.WAITING]
+        ready = [c for c in waiting if not self._nodes[c.id].timer]
+        if self._is_group_held(spec, waiting):
+            ready = []
+        ready = [c for c in ready if all(map(self._has_come_up, self._order_of(spec)[c.id]))]
+        for child in ready:
+            self._start(child)
+        if node.phase is Phase.STARTING and all(self._has_come_up(child.id) for child in spec.children):
+            self._set(spec.id, phase=Phase.UP, was_up=True, up_s=self._now_s)
+            return True
+        return bool(ready)
+
+    def _is_group_held(self, spec: SupervisorSpec, waiting: list[Spec]) -> bool:
+        """Return whether a group may not start yet: one of it is to end or looked for first, or its wait is not
+        over."""
+        if spec.strategy is Strategy.ONE_FOR_ONE:
+            return False
+        if self._is_sought(spec) or any(self._nodes[child.id].is_marked for child in spec.children):
+            return True
+        return spec.strategy is Strategy.ONE_FOR_ALL and any(self._nodes[child.id].timer for child in waiting)
+
+    def _start(self, spec: Spec) -> None:
+        node = self._nodes[spec.id]
+        if isinstance(spec, SupervisorSpec):
+            self._set(spec.id, phase=Phase.STARTING)
+            for child in spec.children:
+                if self._nodes[child.id].phase in (Phase.IDLE, Phase.DONE, Phase.WAITING):
+                    self._set(child.id, phase=Phase.WAITING, was_up=False, tries=0)
+            return
+        self._set(spec.id, phase=Phase.STARTING, run=node.run + 1)
+        self.commands.append(Start(spec.id, node.run + 1))
+
+    def _has_come_up(self, id: str) -> bool:
+        node = self._nodes[id]
+        return (node.was_up and not node.is_marked) or node.phase in (Phase.DONE, Phase.CONTAINED)
+
+    # ── small ────────────────────────────────────────────────────────────────────────────────────
+    def _set(self, id: str, **changes: Any) -> None:
+        self._nodes[id] = replace(self._nodes[id], **changes)
+
+    def _timer(self, id: str, after_s: float) -> None:
+        self._timers += 1
+        self._set(id, timer=self._timers)
+        self.commands.append(Timer(self._timers, after_s))
+
+    def _is(self, id: str, run: int | None, *phases: Phase) -> bool:
+        node = self._nodes.get(id)
+        return node is not None and node.phase in phases and run in (None, node.run)
+
+    def _is_alive(self, spec: Spec) -> bool:
+        if self._nodes[spec.id].phase in ALIVE:
+            return True
+        return isinstance(spec, SupervisorSpec) and any(map(self._is_alive, spec.children))
+
+    def _is_sought(self, spec: Spec) -> bool:
+        """Return whether it, or anything below it, is still looked for."""
+        if isinstance(spec, SupervisorSpec):
+            return any(map(self._is_sought, spec.children))
+        return self._nodes[spec.id].phase is Phase.FINDING
+
+    def _runs(self, spec: SupervisorSpec) -> bool:
+        """Return whether a supervisor is wanted to run, as are all above it."""
+        node = self._nodes[spec.id]
+        is_wanted = node.phase in (Phase.WAITING, *ACTIVE) and not node.is_marked
+        return is_wanted and (spec.id not in self._parents or self._runs(self._parents[spec.id]))
+
+    def _order_of(self, spec: SupervisorSpec) -> dict[str, frozenset[str]]:
+        if spec.id not in self._order:
+            self._order[spec.id] = predecessors(spec)
+        return self._order[spec.id]
 
 
 def _rows(tree: SupervisorSpec) -> dict[str, object]:
@@ -401,3 +599,32 @@ def _rows(tree: SupervisorSpec) -> dict[str, object]:
     return {child.id: (parent.id, child if isinstance(child, ChildSpec) else None) for parent, child in edges(tree)} | {
         tree.id: None
     }
+
+
+# ── pages: what happened, and what the reader can do ──
+def _exceeded_text(spec: SupervisorSpec) -> str:
+    """Return in words that the window of a supervisor was exceeded."""
+    return f"more than {spec.limit.restarts_max} restarts in {spec.limit.period_s:g} s"
+
+
+def _escalation_text(parent: SupervisorSpec, node: Node, exit: Exit, now_s: float) -> str:
+    """Return why a child escalated."""
+    row = f"{node.tries} deaths in {now_s - node.row_s:.0f} s, none after {parent.backoff.reset_s:g} s up"
+    return f"{row}; the last: {exit.reason}"
+
+
+def _escalated_page(id: str, why: str, retry_s: float) -> Page:
+    """Return the page for a child that is contained from now on."""
+    text = f"{id}: {why}; the others run on; it is started again every {retry_s:g} s until you end that"
+    return Page("child.escalated", id, f"{text}: 'fks restart {id}'; see 'fks events {id} --full'")
+
+
+def _branch_escalated_page(id: str, why: str) -> Page:
+    """Return the page for a supervisor that ends its children and leaves the rest to its parent."""
+    return Page("child.escalated", id, f"{id}: {why}; all its children start anew")
+
+
+def _unstable_page(id: str, deaths: int, exit: Exit) -> Page:
+    """Return the page for a child that dies too often within an hour, and too seldom to escalate."""
+    text = f"{id}: {deaths} deaths within an hour, the last: {exit.reason}"
+    return Page("child.unstable", id, f"{text}; it is restarted each time; see 'fks events {id} --full'")

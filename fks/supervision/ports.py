@@ -1,4 +1,4 @@
-"""What supervision needs of the world it supervises; `actors.system` provides it on Ray, tests on asyncio."""
+"""Ports of supervision: a child process and the cluster. `actors.system` implements them on Ray, tests on asyncio."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fks.supervision.spec import ChildSpec
 
 
 class Child(Protocol):
-    """A handle to one process of a child. Every way to its end tells the same facts: an `Exit`."""
+    """A handle to one process of a child. Each of its ends is described by an `Exit`."""
 
     async def join(self) -> Exit:
         """Wait until its process ends; NORMAL when it was asked to, CRASH or NODE_LOST when it was not."""
         ...
 
-    def felt(self) -> Mapping[str, object] | None:
-        """Return its beat as far as it can be had without asking, or None: then `health` tells. Never waits."""
+    def read_heartbeat(self) -> Mapping[str, object] | None:
+        """Return its beat from shared memory; None when it has to be called (`health`). Never waits."""
         ...
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
@@ -25,29 +25,29 @@ class Child(Protocol):
         ...
 
     async def begin(self) -> None:
-        """Tell one that was spawned with a wait that the wait is over. Never raises; the word may be lost."""
+        """End the wait of a child that was spawned with one. Never raises; the message may be lost."""
         ...
 
     async def stop(self, deadline_s: float) -> Exit:
-        """Ask it to drain and end in order; kill it when the deadline passes (KILLED). Never raises for a dead one."""
+        """Have it drain and end in order; kill it when the deadline passes (KILLED). Never raises for a dead one."""
         ...
 
     async def kill(self, how: How, reason: str) -> Exit:
         """Kill its process and return what is known of its end, as `how` for `reason`.
 
-        A hung one on this host is asked for its traceback first, for 0.2 s at most. `is_gone` is true only when the
-        process is proven to be no more.
+        A hung one on this host first writes its stacks, for 0.2 s at most. `is_gone` is true only when the process is
+        proven to have ended.
         """
         ...
 
 
 class World(Protocol):
-    """What the supervisor needs of the cluster."""
+    """The cluster, as the supervisor uses it."""
 
     was_reconstructed: bool
 
     def node_id(self) -> str:
-        """Return the id of the node this process runs on, as the beats of children name theirs."""
+        """Return the id of the node this process runs on, as in the beats of children."""
         ...
 
     async def find(self, spec: ChildSpec) -> Child | None:
@@ -55,8 +55,8 @@ class World(Protocol):
         ...
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child:
-        """Return a new child that begins after `wait_s`, or when it is told to. Kills nobody.
+        """Return a new child that begins after `wait_s`, or when `begin` is called. Kills no process.
 
-        Errors: OutageError when its name stays taken: then `find` tells by whom.
+        Errors: OutageError when its name stays taken: then `find` returns the holder.
         """
         ...

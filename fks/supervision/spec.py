@@ -20,9 +20,9 @@ class RestartType(StrEnum):
 
 
 class Strategy(StrEnum):
-    """Who is restarted with a child that died."""
+    """Which siblings are restarted with a child that died."""
 
-    ONE_FOR_ONE = "one_for_one"  # nobody else
+    ONE_FOR_ONE = "one_for_one"  # none
     ONE_FOR_ALL = "one_for_all"  # all its siblings
     REST_FOR_ONE = "rest_for_one"  # the siblings listed after it
 
@@ -66,7 +66,7 @@ class RestartBackoff(Backoff):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """One worker of the tree. `role` names the class, `args` what its constructor is told.
+    """One worker of the tree. `role` names the class, `args` are arguments of its constructor.
 
     `is_leased`: the child writes under an epoch that the supervisor raises before it starts it.
     `after`: ids of siblings that must have come up before this one may start; they stop after it. `stop_s`: what
@@ -190,3 +190,11 @@ def start_waves(spec: SupervisorSpec) -> tuple[tuple[str, ...], ...]:
         waves.append(tuple(child.id for child in spec.children if child.id not in done and before[child.id] <= done))
         done.update(waves[-1])
     return tuple(waves)
+
+
+def edges(tree: SupervisorSpec) -> Iterator[tuple[SupervisorSpec, ChildSpec | SupervisorSpec]]:
+    """Yield (supervisor, child) for every node but the root, from the top down."""
+    for child in tree.children:
+        yield tree, child
+        if isinstance(child, SupervisorSpec):
+            yield from edges(child)

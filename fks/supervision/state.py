@@ -1,5 +1,4 @@
-"""The values of the machine: what is known of each node of the tree, what may happen, what is to be done. All
-frozen."""
+"""Values of the machine: the state of each node of the tree, events, commands. All frozen."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ class Phase(StrEnum):
 class Node:
     """What is known of one worker or supervisor.
 
-    `run` counts its starts: what is told of an older one is ignored. `was_up`: it came up since its supervisor began,
-    so those that wait for it may start. `is_doomed`: it is to end as soon as those that started after it have; `then`
+    `run` counts its starts: events of an older one are ignored. `was_up`: it came up since its supervisor began,
+    so those that wait for it may start. `is_marked`: it is to end as soon as those that started after it have; `then`
     is what it becomes. `timer`: the token it waits for, 0 without one. `tries`: starts in a row that did not last.
     `window`: of a supervisor, its children's restarts as (monotonic s, child), newest first. `has_failed`: of a
     supervisor, that it ends because its window was exceeded. Of a child that may be contained: `row_s`, the first of
@@ -40,7 +39,7 @@ class Node:
     phase: Phase = Phase.IDLE
     run: int = 0
     was_up: bool = False
-    is_doomed: bool = False
+    is_marked: bool = False
     then: Phase = Phase.IDLE
     why: str = ""
     timer: int = 0
@@ -204,7 +203,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Tell a person."""
+    """Page a person."""
 
     event: str
     id: str
@@ -223,7 +222,7 @@ class Note:
 
 Command = Find | Start | Stop | Timer | Page | Note
 
-#: every `Note.event`, in words
+#: every `Note.event`, described
 EVENTS: Mapping[str, str] = {
     "adopted": "found alive by a new supervisor and taken over",
     "started": "up",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fks.supervision.opentree import edges
-from fks.supervision.spec import ChildSpec, SupervisorSpec
+from fks.supervision.spec import ChildSpec, SupervisorSpec, edges
 from fks.supervision.state import Phase, TreeState
 
 _WELL = frozenset({"ready", "degraded", "done"})

@@ -1,4 +1,4 @@
-"""The tree's own figures: what happened to its children, how soon it was seen and how soon it was over."""
+"""Metrics of the tree: events of its children, time to detect an end, time to recover."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _UP = frozenset({"started", "adopted"})
 _DOWN = frozenset({"exited", "stopped"})
 
 
-class Tally:
+class TreeCounters:
     """Counts the tree's events and measures recovery. Soft state: when each child that is down was seen to end.
 
-    One call an event, whatever it is: an event without a figure of its own changes nothing. `monotonic` gives seconds.
+    Called for every event; one without a metric of its own changes nothing. `monotonic` returns seconds.
     """
 
     def __init__(self, meter: Meter, monotonic: Callable[[], float]) -> None:

@@ -1,5 +1,4 @@
-"""One waking for many children: each is glanced at when its beat is due, and only one that is not plainly well is woken
-for.
+"""Polls the heartbeats of many children in one task; only a child that is not plainly well wakes its own runner.
 
 A task that wakes for every beat of every child costs more than all that it then does.
 """
@@ -12,58 +11,61 @@ from typing import Any, Protocol
 
 from fks.clock import Clock
 
-A_BEAT = 4  # rounds in one heartbeat
+POLLS = 4  # in one heartbeat interval
 
 
-class Watched(Protocol):
-    """A child under watch."""
+class Polled(Protocol):
+    """A child whose heartbeat can be read."""
 
-    def glance(self) -> bool:
-        """Return whether it is plainly well. Never waits."""
+    def check_heartbeat(self) -> bool:
+        """Return whether the heartbeat shows that the child is well. Never waits."""
         ...
 
 
 @dataclass(slots=True)
-class _Visit:
+class _Entry:
     due_s: float
-    wanted: asyncio.Future[Any]
+    is_suspect: asyncio.Future[Any]
 
 
-class Rounds:
-    """Soft state: who is waited for, and when they are due."""
+class HeartbeatPoller:
+    """Soft state: the children that are polled, and when each is due."""
 
     def __init__(self, clock: Clock, heartbeat_s: float) -> None:
         self._clock, self._heartbeat_s = clock, heartbeat_s
-        self._visits: dict[Watched, _Visit] = {}
+        self._polled: dict[Polled, _Entry] = {}
 
     async def run(self) -> None:
-        """Go round for ever."""
+        """Poll the children that are due, POLLS times in a heartbeat interval, without an end."""
         while True:
-            await self._clock.sleep(self._heartbeat_s / A_BEAT)
+            await self._clock.sleep(self._heartbeat_s / POLLS)
             now_s = self._clock.monotonic()
-            for child, visit in list(self._visits.items()):
-                if visit.due_s > now_s:
+            for child, entry in list(self._polled.items()):
+                if entry.due_s > now_s:
                     continue
-                if _is_plainly_well(child):
-                    visit.due_s = now_s + self._heartbeat_s * (1 - 0.5 / A_BEAT)  # the round after next is a beat later
-                elif not visit.wanted.done():
-                    visit.wanted.set_result(None)
+                if _is_well(child):
+                    entry.due_s = self._next_s(now_s)
+                elif not entry.is_suspect.done():
+                    entry.is_suspect.set_result(None)
 
-    async def needed(self, child: Watched, ended: asyncio.Task[Any]) -> None:
-        """Return when somebody has to look closer: at the first glance, a beat from now or later, that does not find
-        the child well, or when `ended` is."""
-        wanted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._visits[child] = _Visit(self._clock.monotonic() + self._heartbeat_s * (1 - 0.5 / A_BEAT), wanted)
+    async def until_suspect(self, child: Polled, ended: asyncio.Task[Any]) -> None:
+        """Return at the first poll, a heartbeat interval from now or later, that does not find the child well, or when
+        `ended` is done."""
+        entry = _Entry(self._next_s(self._clock.monotonic()), asyncio.get_running_loop().create_future())
+        self._polled[child] = entry
         try:
-            await asyncio.wait({ended, wanted}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, entry.is_suspect}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._visits.pop(child, None)
+            self._polled.pop(child, None)
+
+    def _next_s(self, now_s: float) -> float:
+        """Return a time half a poll before the next heartbeat: the poll that follows it is on time."""
+        return now_s + self._heartbeat_s * (1 - 0.5 / POLLS)
 
 
-def _is_plainly_well(child: Watched) -> bool:
-    """Return what a glance tells; one that fails for a reason nobody foresaw must not blind us to the other
-    children."""
+def _is_well(child: Polled) -> bool:
+    """Return what the heartbeat shows; an unexpected error must not keep the other children from being polled."""
     try:
-        return child.glance()
+        return child.check_heartbeat()
     except Exception:
-        return False  # its own watch looks closer, fails the same way, and says so
+        return False  # its own runner calls it, meets the same error and logs it

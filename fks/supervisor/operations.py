@@ -1,8 +1,8 @@
-"""What a person asked of the running system, performed: restart one part, roll out a build, roll out changed settings.
+"""Driver of the operations that people request: restart one part, roll out a build, roll out changed settings.
 
 Everything is done one part at a time: drained, started again, well again, then the next. Each step is in the
-operation's row before it is taken, so a supervisor that starts anew goes on where the one before it died, or where it
-ended itself.
+operation's row before it is taken, so the next supervisor continues where the one before it died, or where it ended
+itself. The decisions are in `fks.supervision.rollout`.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from fks.clock.waiting import retry, wait_for_event
 from fks.config.python import module
 from fks.config.runtime import GATEWAY, SUPERVISOR, concerned
 from fks.config.version import VERSION, installed_version
+from fks.model.backoff import Backoff
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.runtime import Component
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore
 from fks.store.supervision import TreeJournal
+from fks.supervision.rollout import (
+    Part,
+    Settled,
+    Settling,
+    Step,
+    check_returned,
+    deploy_plan,
+    find_part,
+    is_child,
+    rollback_plan,
+    steps_left,
+)
 
 T = TypeVar("T")
-POLL_S = 3.0  # a message wakes us; this is for the time that Redis is away
-TIDY_S = 60.0  # between two looks for what nobody took up in time
+POLL_S = 3.0  # a message wakes the loop; this is for the time that Redis is unavailable
+EXPIRE_EVERY_S = 60.0  # between two looks for operations that were not taken up in time
 LOOK_S = 0.1  # between looks at a part that comes back
 SETTLE_S = 30.0  # a part that was ready has this long to be ready again
 STEADY_S = 2.0  # and must stay so for this long before the next is touched: a start alone proves little
-LIVES_MAX = 2  # one death may be an accident
-APPEAR_S = 5.0  # a supervisor asks once a second which children there should be
+APPEAR_S = 5.0  # a supervisor reads once a second which children there should be
 PART_S = 180.0  # one part, everything included
-EXPIRE_S = 600.0  # nobody wants today the restart that was asked for yesterday
+EXPIRE_S = 600.0  # a restart that was requested longer ago is not wanted any more
 ATTEMPTS_MAX = 5  # supervisors that may die over one operation
-_WELL = frozenset({"ready", "degraded"})
 _RAYS_OWN = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_ADDRESS", "RAY_CLIENT_MODE", "RAY_NODE_ID", "RAY_WORKER_ID")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One child as its supervisor last saw it. `version` and `config_version` are what its process says it runs."""
-
-    state: str
-    pid: int | None = None
-    version: str = ""
-    config_version: int = 0
-    node: str = ""
-
-
 class Parts(Protocol):
-    """What performing needs of the supervisor."""
+    """The supervisor, as operations use it."""
 
     def children(self) -> Mapping[str, Part]:
         """Return every child by id, in the order in which they are started."""
@@ -67,7 +68,7 @@ class Parts(Protocol):
 
 @dataclass(slots=True)
 class Work:
-    """An operation under way: what its row says, and the steps taken. `why` is what the history of the tree is told."""
+    """An operation under way: its row, and the steps taken. `why` goes into the history of the tree."""
 
     operation: Operation
     why: str
@@ -85,7 +86,7 @@ class Work:
             )
 
     def steps(self, name: str = "steps") -> list[dict[str, Any]]:
-        """Return the list of steps of that name, as it will be kept."""
+        """Return the list of steps of that name, as it will be stored."""
         found: list[dict[str, Any]] = self.result.setdefault(name, [])
         return found
 
@@ -116,35 +117,33 @@ class Operations:
         self._is_down = False
 
     async def run(self) -> None:
-        """Take up what was left running, then claim and perform until cancelled. No outage or mistake ends it."""
+        """Resume what was left running, then claim and perform until cancelled. No outage or bug ends it."""
         wake = asyncio.Event()
         listener = asyncio.create_task(self._listen(wake))
-        has_taken_up, tidied_s = False, float("-inf")
+        has_resumed, expired_s = False, float("-inf")
         try:
             while True:
                 wake.clear()
                 try:
-                    operation = await (self._store.claim() if has_taken_up else self._store.take_up())
-                    has_taken_up = has_taken_up or operation is None
+                    operation = await (self._store.claim() if has_resumed else self._store.take_up())
+                    has_resumed = has_resumed or operation is None
                     if operation is not None:
                         await self._perform(operation)
                         continue
-                    if self._c.clock.monotonic() - tidied_s > TIDY_S:
+                    if self._c.clock.monotonic() - expired_s > EXPIRE_EVERY_S:
                         await self._store.expire(EXPIRE_S)
-                        tidied_s = self._c.clock.monotonic()
+                        expired_s = self._c.clock.monotonic()
                     self._is_down = False
                 except StaleEpochError as error:
                     self._c.log.warning("operation.taken", error=str(error))
                 except OutageError as error:
                     if not self._is_down:
                         self._c.log.warning("operations.wait", error=str(error))
-                    self._is_down, has_taken_up = True, False
-                except Exception as error:  # the tree must not lose its supervisor over a wish
+                    self._is_down, has_resumed = True, False
+                except Exception as error:  # the tree must not lose its supervisor over an operation
                     self._c.log.error("operations.failed", error=f"{type(error).__name__}: {error}")
-                    has_taken_up = False  # what is left running would keep every other from being claimed
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S):
-                        await wake.wait()
+                    has_resumed = False  # what is left running would keep every other from being claimed
+                await wait_for_event(wake, POLL_S, self._c.clock)
         finally:
             listener.cancel()
 
@@ -153,11 +152,11 @@ class Operations:
             wake.set()
 
     async def _perform(self, operation: Operation) -> None:
-        """Do one operation and write its end. Errors: OutageError, StaleEpochError: then it is taken up again."""
-        who = operation.requested_by or "somebody"
-        why = f"{operation.kind} asked by {who}" + (f": {operation.reason}" if operation.reason else "")
+        """Perform one operation and write its end. Errors: OutageError, StaleEpochError: then it is resumed later."""
+        by = operation.requested_by or "somebody"
+        why = f"{operation.kind} asked by {by}" + (f": {operation.reason}" if operation.reason else "")
         work = Work(operation, why, dict(operation.result))
-        facts = {"operation": str(operation.id), "kind": operation.kind, "target": operation.target, "by": who}
+        facts = {"operation": str(operation.id), "kind": operation.kind, "target": operation.target, "by": by}
         self._c.log.info("operation.started", **facts, attempt=operation.attempt)
         if not work.is_resumed:
             await self._journal.note(
@@ -177,8 +176,8 @@ class Operations:
             await kinds[operation.kind](work)
         except StaleEpochError:
             raise
-        except Exception as error:  # one that nobody foresaw too: left running it would hold up every other
-            text = told(error)
+        except Exception as error:  # an unexpected one too: left running, the operation would hold up every other
+            text = error_text(error)
             await self._finish(work, "failed", error=text)
             self._c.log.error("operation.failed", **facts, error=text)
             return
@@ -197,11 +196,10 @@ class Operations:
 
     async def _deploy(self, work: Work) -> None:
         """Bring every part, one at a time, to the build that is installed."""
-        only = work.operation.args.get("only")
         if "build" not in work.result:
-            asked = work.operation.args.get("build")
-            work.result["build"] = asked or await asyncio.to_thread(installed_version)
-        plan = [str(only)] if only else [*self._parts.children(), SUPERVISOR, GATEWAY]
+            requested = work.operation.args.get("build")
+            work.result["build"] = requested or await asyncio.to_thread(installed_version)
+        plan = deploy_plan(self._parts.children(), work.operation.args.get("only"))
         plan = work.result.setdefault("plan", plan)  # a supervisor that has just begun does not know every child yet
         await self._roll(work, plan, build=str(work.result["build"]))
 
@@ -222,23 +220,20 @@ class Operations:
             except StaleEpochError:
                 raise
             except Exception as error:
-                text = told(error)
+                text = error_text(error)
             await self._persist(lambda: self._versions.fail(number, text))
             version = await self._persist(lambda: self._versions.get(number)) or version
         if version.state == "failed":
             await self._roll_back(work, version)
 
     async def _roll_back(self, work: Work, version: ConfigVersion) -> None:
-        """Bring whoever runs a version that failed back to the one before, and tell a person. Errors: FksError,
+        """Bring the parts that run a version that failed back to the one before, and page. Errors: FksError,
         always."""
         before = await self._persist(lambda: self._versions.before(version.version))
         number = before.version if before else 0
-        touched = {step["part"] for step in work.steps()}
-        plan = [
-            part
-            for part in concerned(version.changes, self._parts.children())
-            if part in touched or part == GATEWAY or self._seen(part).config_version == version.version
-        ]
+        parts = concerned(version.changes, self._parts.children())
+        running = {part: self._seen(part).config_version for part in parts if is_child(part) or part == SUPERVISOR}
+        plan = rollback_plan(parts, (step["part"] for step in work.steps()), running, version.version)
         text = (
             f"version {version.version} of the settings did not take ({version.error}); version {number} is in "
             "force again"
@@ -248,10 +243,10 @@ class Operations:
         except StaleEpochError:
             raise
         except Exception as error:
-            text += f", and going back met trouble: {told(error)}"
+            text += f", and the rollback failed: {error_text(error)}"
         self._c.log.error("config.failed", version=version.version, back_to=number, reason=version.error)
         await self._journal.page("config.failed", text, "supervisor")
-        raise FksError(text, remedy="mend it and set it again; 'fks config history' keeps what was tried")
+        raise FksError(text, remedy="correct it and set it again; 'fks config history' keeps what was tried")
 
     # ── one part after the other ─────────────────────────────────────────────────────────────────
     async def _roll(
@@ -268,104 +263,87 @@ class Operations:
 
         Errors: FksError naming the first part that did not come back as wanted; those after it are left alone.
         """
-        steps = work.steps(name)
-        known = {step["part"]: step for step in steps}
-        for place, part in enumerate(plan, 1):
-            step = known.get(part)
-            if step is not None and step["state"] == "done":
-                continue
-            is_resumed = step is not None
-            if len(plan) > 1 and not await self._is_there(part):
-                continue  # switched off meanwhile: nobody has to be restarted
-            if step is None:
-                before = self._seen(part)
-                step = {
-                    "part": part,
-                    "state": "running",
-                    "was": before.state,
-                    "pid_before": before.pid,
-                    "begun_ns": self._c.clock.now_ns(),
-                }
-                steps.append(step)
-            await self._note(work, f"{part}: restarting ({place} of {len(plan)})")
+        records = work.steps(name)
+        for step in steps_left(plan, records):
+            if len(plan) > 1 and not await self._is_there(step.part):
+                continue  # switched off meanwhile: nothing has to be restarted
+            record = step.record or self._begin(step.part, records)
+            await self._note(work, f"{step.part}: restarting ({step.place} of {len(plan)})")
             try:
                 async with asyncio.timeout(PART_S):
-                    await self._step(work, step, is_resumed=is_resumed, must_settle=must_settle)
-                self._compare(step, build=build, config_version=config_version)
+                    await self._restart_part(work, step, record, must_settle=must_settle)
+                self._check_returned(record, build=build, config_version=config_version)
             except TimeoutError:
-                step["state"] = "failed"
-                raise OutageError(f"{part} is not back after {PART_S:g} s", remedy=f"see 'fks logs {part}'") from None
+                record["state"] = "failed"
+                raise OutageError(
+                    f"{step.part} is not back after {PART_S:g} s", remedy=f"see 'fks logs {step.part}'"
+                ) from None
             except FksError:
-                step["state"] = "failed"
+                record["state"] = "failed"
                 raise
-            step["state"] = "done"
-            step["took_s"] = round((self._c.clock.now_ns() - step["begun_ns"]) / 1e9, 2)
-            await self._note(work, f"{part}: back after {step['took_s']:g} s ({place} of {len(plan)})")
+            record["state"] = "done"
+            record["took_s"] = round((self._c.clock.now_ns() - record["begun_ns"]) / 1e9, 2)
+            await self._note(work, f"{step.part}: back after {record['took_s']:g} s ({step.place} of {len(plan)})")
 
-    async def _step(self, work: Work, step: dict[str, Any], *, is_resumed: bool, must_settle: bool) -> None:
+    def _begin(self, part: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the record of a step that begins now, added to `records`."""
+        before = self._seen(part)
+        records.append(
+            {
+                "part": part,
+                "state": "running",
+                "was": before.state,
+                "pid_before": before.pid,
+                "begun_ns": self._c.clock.now_ns(),
+            }
+        )
+        return records[-1]
+
+    async def _restart_part(self, work: Work, step: Step, record: dict[str, Any], *, must_settle: bool) -> None:
         """Restart one part and return when it is well; what an earlier attempt did to it is not done again."""
-        part = step["part"]
+        part = step.part
         if part == SUPERVISOR:
-            if not is_resumed:
+            if not step.is_resumed:
                 await self._leave()
             return  # this process is the one that came after
         if part == GATEWAY:
             await self._redeploy()
             return
-        if is_resumed:
+        if step.is_resumed:
             await self._until_well(part, "", must_settle=False)
-        if not is_resumed or self._seen(part).pid == step["pid_before"]:
+        if not step.is_resumed or self._seen(part).pid == record["pid_before"]:
             await self._parts.restart_child(part, work.why)
-        await self._until_well(part, step["was"], must_settle=must_settle)
+        await self._until_well(part, record["was"], must_settle=must_settle)
 
     async def _until_well(self, part: str, was: str, *, must_settle: bool) -> None:
-        """Wait until a part that was ready is ready again, and any other at least degraded; steadily, if it must
-        settle."""
-        steady_s, since = STEADY_S if must_settle else 0.0, float("inf")
-        lives: set[int | None] = set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_S):
-                while True:
-                    state, now = self._seen(part).state, self._c.clock.monotonic()
-                    is_well = state == "ready" or (state in _WELL and was != "ready")
-                    since = min(since, now) if is_well else float("inf")
-                    if now - since >= steady_s:
-                        return
-                    lives.add(self._seen(part).pid)
-                    if must_settle and len(lives) > LIVES_MAX:
-                        break
-                    await asyncio.sleep(LOOK_S)
-        state = self._seen(part).state
-        if state not in _WELL or must_settle:
-            what = "keeps dying" if len(lives) > LIVES_MAX else f"is {state} {SETTLE_S:g} s"
-            raise OutageError(
-                f"{part} {what} after its restart" + (f" and was {was} before" if was else ""),
-                remedy=f"see 'fks logs {part}'",
-            )
+        """Wait until a part has settled, for SETTLE_S. Errors: OutageError."""
+        settling = Settling(part, was, must_settle, STEADY_S)
+        end_s = self._c.clock.monotonic() + SETTLE_S
+        settled = Settled.PENDING
+        while settled is Settled.PENDING and self._c.clock.monotonic() < end_s:
+            settled = settling.take(self._seen(part), self._c.clock.monotonic())
+            if settled is Settled.PENDING:
+                await asyncio.sleep(LOOK_S)
+        if settled is not Settled.DONE:
+            settling.end(self._seen(part), SETTLE_S)
 
     async def _is_there(self, part: str) -> bool:
         """Return whether a part of a plan still is one; a supervisor that has just begun finds some a moment later."""
         end = self._c.clock.monotonic() + APPEAR_S
-        while part not in (SUPERVISOR, GATEWAY) and part not in self._parts.children():
+        while is_child(part) and part not in self._parts.children():
             if self._c.clock.monotonic() > end:
                 return False
             await asyncio.sleep(LOOK_S)
         return True
 
-    def _compare(self, step: dict[str, Any], *, build: str, config_version: int | None) -> None:
-        """Refuse a part that came back with another build or other settings than wanted."""
-        part = step["part"]
+    def _check_returned(self, record: dict[str, Any], *, build: str, config_version: int | None) -> None:
+        """Refuse a part that came back with another build or other settings than intended. Errors: FksError."""
+        part = record["part"]
         if part == GATEWAY:
             return
         seen = self._seen(part)
-        step |= {"pid": seen.pid, "version": seen.version, "config_version": seen.config_version}
-        if build and seen.version and seen.version != build:
-            raise FksError(
-                f"{part} came back as {seen.version}, not as {build}",
-                remedy=f"install the same wheel on {seen.node or 'its node'} and deploy again",
-            )
-        if config_version is not None and seen.version and seen.config_version != config_version:
-            raise FksError(f"{part} came back with version {seen.config_version} of the settings, not {config_version}")
+        record |= {"pid": seen.pid, "version": seen.version, "config_version": seen.config_version}
+        check_returned(part, seen, build=build, config_version=config_version)
 
     def _seen(self, part: str) -> Part:
         """Return a part as it is known. Errors: InputError for one that is not there."""
@@ -373,32 +351,20 @@ class Operations:
             return Part("ready", os.getpid(), VERSION, self._c.config_version, os.uname().nodename)
         if part == GATEWAY:
             return Part("ready")
-        children = self._parts.children()
-        if part not in children:
-            raise InputError(
-                f"no part is called {part}",
-                code="COMPONENT_UNKNOWN",
-                status=404,
-                remedy=f"use one of {', '.join([*children, SUPERVISOR, GATEWAY])}",
-            )
-        return children[part]
+        return find_part(part, self._parts.children())
 
     async def _note(self, work: Work, progress: str) -> None:
-        """Write the steps, waiting for a database that is away: a step that is not written is not taken."""
+        """Write the steps, waiting for a database that is unavailable: a step that is not written is not taken."""
         self._c.log.info("operation.step", operation=str(work.operation.id), progress=progress)
         await self._persist(lambda: self._store.note(work.operation, progress, work.result))
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask the database until it answers: an outage in the middle of an operation is waited out, it ends nothing."""
-        while True:
-            try:
-                return await call()
-            except OutageError:
-                await asyncio.sleep(POLL_S)
+        """Call until the database answers: an outage in the middle of an operation is waited out, it ends nothing."""
+        return await retry(call, self._c.clock, Backoff(POLL_S, POLL_S), errors=OutageError)
 
 
-def told(error: Exception) -> str:
-    """Return what an operation's row says of an error: our own words, or the kind of one that nobody foresaw."""
+def error_text(error: Exception) -> str:
+    """Return the text of an error in an operation's row: our own, with the class of an unexpected one."""
     return str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
 
 
@@ -419,13 +385,13 @@ async def redeploy_gateway() -> None:
         start_new_session=True,
     )
     try:
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         raise
     if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines()
+        lines = output.decode(errors="replace").strip().splitlines()
         raise FksError(
             f"the gateway was not replaced: {lines[-1] if lines else f'status {process.returncode}'}",
             remedy="the replicas that answer are left as they were; see 'fks logs gateway'",

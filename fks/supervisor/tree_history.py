@@ -1,6 +1,6 @@
-"""What the supervisor writes down: every component's row once a second, the tree's history, pages.
+"""Rows that the supervisor writes: every component's state once a second, the history of the tree, pages.
 
-Nothing here holds up a restart. A row of history that cannot be written waits, in order, for the database to come back.
+Nothing here delays a restart. A row of history that cannot be written waits, in order, for the database to come back.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fks.config.machine import process_space
@@ -20,7 +20,7 @@ from fks.supervision.exits import Exit
 from fks.supervision.ports import World
 from fks.supervision.state import Note, Page
 from fks.supervisor.child_runner import Record
-from fks.supervisor.counters import Tally
+from fks.supervisor.counters import TreeCounters
 
 SUPERVISOR = "supervisor"
 LINES_MAX = 1000  # of history that wait for the database; the oldest go first
@@ -31,7 +31,7 @@ _ERRORS = frozenset({"escalated"})
 
 @dataclass(slots=True)
 class _Line:
-    """One row to be, and since when it waits."""
+    """One row to be written, and since when it waits."""
 
     entry: Note | Page
     at_s: float
@@ -41,13 +41,13 @@ class _Line:
     tries: int = 0
 
 
-class Chronicle:
-    """Writes what happened. `run` is its loop; everything else returns at once."""
+class TreeHistory:
+    """Writes the history and the rows. `write_lines` is its loop; everything else returns at once."""
 
     def __init__(self, component: Component, world: World, node: str) -> None:
         self._c, self._world, self._node = component, world, node
         self._journal = TreeJournal(component.db)
-        self._tally = Tally(component.meter, component.clock.monotonic)
+        self._counters = TreeCounters(component.meter, component.clock.monotonic)
         self._lines: deque[_Line] = deque(maxlen=LINES_MAX)
         self._has_lines = asyncio.Event()
         self._since_ns = component.clock.now_ns()
@@ -61,23 +61,21 @@ class Chronicle:
     def journal(self) -> TreeJournal:
         return self._journal
 
-    # ── what happened ────────────────────────────────────────────────────────────────────────────
+    # ── history ──────────────────────────────────────────────────────────────────────────────────
     def note(self, note: Note, record: Record | None) -> None:
-        """Log, count and keep one event of the tree. `record`: of a worker, as it is at that moment."""
+        """Log, count and write one event of the tree. `record`: of a child, as it is at that moment."""
         pid, epoch = (record.pid, record.epoch) if record is not None else (None, 0)
         facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
         if note.exit is not None:
             facts |= {"how": note.exit.how.value, "exit_code": note.exit.exit_code, "signal": note.exit.signal}
-        is_asked = (
-            note.exit is not None and note.exit.is_normal
-        )  # an end that somebody wanted must not read like a crash
+        is_requested = note.exit is not None and note.exit.is_normal  # an end that was requested is no warning
         if note.event in _ERRORS:
             self._c.log.error(f"child.{note.event}", **facts)
-        elif note.event in _WARNINGS and not is_asked:
+        elif note.event in _WARNINGS and not is_requested:
             self._c.log.warning(f"child.{note.event}", **facts)
         else:
             self._c.log.info(f"child.{note.event}", **facts)
-        self._tally.note(
+        self._counters.note(
             note.id,
             note.event,
             how=note.exit.how.value if note.exit is not None else "",
@@ -132,22 +130,22 @@ class Chronicle:
             entry.id, entry.event, entry.reason, pid=line.pid, epoch=line.epoch, node=line.node, payload=payload
         )
 
-    # ── how it is ────────────────────────────────────────────────────────────────────────────────
-    async def report(self, rows: Callable[[], Sequence[HealthRow]], detail: Callable[[], dict[str, object]]) -> None:
-        """Write every row (and our own) once, and say when the database goes or comes back."""
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────
+    async def report(self, rows: Sequence[HealthRow], detail: dict[str, object]) -> None:
+        """Write the rows of the children and our own once; log when the database goes down or comes back."""
         try:
-            await self._journal.write_health([self._own_row(detail()), *rows()])
-            self._say_database(is_down=False)
+            await self._journal.write_health([self._own_row(detail), *rows])
+            self._log_database(is_down=False)
         except OutageError as error:
-            self._say_database(is_down=True, error=str(error))
-        except Exception as error:  # rows are for showing: the children are minded all the same
+            self._log_database(is_down=True, error=str(error))
+        except Exception as error:  # the rows are for display: the children are supervised all the same
             self._c.log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
 
     def remember(self, counts: Mapping[str, int]) -> None:
         """Note how often the supervisor itself was restarted."""
         self._restarts = counts.get(SUPERVISOR, 0)
 
-    def _say_database(self, *, is_down: bool, error: str = "") -> None:
+    def _log_database(self, *, is_down: bool, error: str = "") -> None:
         """Log a change, once."""
         if is_down and not self._is_down:
             self._c.log.error("database.down", error=error)
@@ -172,7 +170,7 @@ class Chronicle:
 
 
 def health_row(record: Record) -> HealthRow:
-    """Return a worker's line in `component_health`; one that escalated is at best degraded, until a person ends
+    """Return a child's row of `component_health`; one that escalated is at best degraded, until a person ends
     that."""
     state, detail = record.state, record.detail
     if record.escalation:

@@ -1,4 +1,4 @@
-"""A supervisor made of attributes, for tests of what a person asks of the running system."""
+"""A fake supervisor for tests of operations on the running system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from fks.store.db import Database
 from fks.store.operations import Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore
-from fks.supervisor.operations import Operations, Part
+from fks.supervision.rollout import Part
+from fks.supervisor.operations import Operations
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
@@ -19,12 +20,12 @@ IDS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler")
 
 
 class Dead(BaseException):
-    """The process of the supervisor is no more."""
+    """The process of the supervisor has ended."""
 
 
 @dataclass
 class FakeParts:
-    """Children as a supervisor tells of them; a restart gives a new pid, the build `build` and the newest settings."""
+    """Children as a supervisor shows them; a restart gives a new pid, the build `build` and the newest settings."""
 
     parts: dict[str, Part] = field(
         default_factory=lambda: {id: Part("ready", 100 + n, "old", 0, "n") for n, id in enumerate(IDS)}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fks.model.errors import InputError
-from fks.monitor.alerts import News, listed, settle_what_is_over
+from fks.monitor.alerts import NewAlerts, listed, settle_what_is_over
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.nodes import NodeStore
@@ -82,15 +82,15 @@ async def test_orders_and_positions_settle_what_was_about_them(account: Database
 
 
 async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_never(account: Database) -> None:
-    journal, news = TreeJournal(account), News(account)
-    await journal.page("child.escalated", "old news", "orders")
-    assert await news.new() == []
+    journal, new_alerts = TreeJournal(account), NewAlerts(account)
+    await journal.page("child.escalated", "old new_alerts", "orders")
+    assert await new_alerts.new() == []
     await journal.page("child.escalated", "it died", "orders")
     await Facts(account).note_alert("page", "fill.stray", "told already", "orders", {})
-    assert [(row["type"], row["component"], row["message"]) for row in await news.new()] == [
+    assert [(row["type"], row["component"], row["message"]) for row in await new_alerts.new()] == [
         ("alert", "orders", "it died")
     ]
-    assert await news.new() == []
+    assert await new_alerts.new() == []
 
 
 async def test_silent_machine_is_not_back_though_its_last_state_was_ready(account: Database) -> None:

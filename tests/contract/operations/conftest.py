@@ -8,5 +8,5 @@ from tests.contract.api.conftest import fks, gateway, seeded  # noqa: F401
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part that is well is believed at once; the test of that looks for itself."""
+    """A part that is well counts as settled at once, but in the test of settling."""
     monkeypatch.setattr(operations, "STEADY_S", 0.0)

@@ -1,4 +1,4 @@
-"""What a person asks of the running system, over a real database and a supervisor made of attributes."""
+"""Operations on the running system, over a real database and a fake supervisor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import fks.supervisor.operations
 from fks.clock import RealClock
 from fks.config.version import build_id
 from fks.model.errors import InputError, OutageError, StaleEpochError
@@ -20,17 +19,18 @@ from fks.store.bus import Bus
 from fks.store.db import Database, _Connection, sql
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore, propose
-from fks.supervisor.operations import Part
+from fks.supervision.rollout import Part
+from fks.supervisor import operations
 from tests.support.operations import IDS, Dead, FakeParts, Rig
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
-POLL_S = fks.supervisor.operations.POLL_S
+POLL_S = operations.POLL_S
 
 
 @pytest.fixture
 async def rig(database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(fks.supervisor.operations, "POLL_S", 0.1)  # what is asked for here wakes nobody
+    monkeypatch.setattr(operations, "POLL_S", 0.1)  # requests here send no message
     parts = FakeParts()
     component: Any = SimpleNamespace(db=database, bus=bus, clock=RealClock(), log=log, config_version=0)
     rig = Rig(database, OperationStore(database), RuntimeConfigStore(database), parts, log, component=component)
@@ -91,7 +91,7 @@ async def test_unclaimed_operation_expires(rig: Rig) -> None:
 
 
 async def test_a_restart_is_taken_up_at_once_and_audited(rig: Rig, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fks.supervisor.operations, "POLL_S", POLL_S)  # a message wakes it, not the next look
+    monkeypatch.setattr(operations, "POLL_S", POLL_S)  # a message wakes it, not the next look
     rig.start()
     await until(lambda: rig.log.lines == [] and len(rig.tasks) == 1)
     await rig.ended(await rig.store.request("restart", target="guardian"))  # it listens by now
@@ -174,7 +174,7 @@ async def test_part_that_returns_with_the_old_build_is_reported(rig: Rig) -> Non
 async def test_a_part_that_was_ready_and_stays_degraded_stops_a_deployment(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fks.supervisor.operations, "SETTLE_S", 0.3)
+    monkeypatch.setattr(operations, "SETTLE_S", 0.3)
     rig.parts.state_after["orders"] = "degraded"
     rig.start()
     done = await rig.ended(await rig.store.request("deploy", args={"build": "new"}))
@@ -185,8 +185,8 @@ async def test_a_part_that_was_ready_and_stays_degraded_stops_a_deployment(
 
 
 async def test_a_part_that_is_well_for_a_moment_only_is_not_well(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fks.supervisor.operations, "SETTLE_S", 1.5)
-    monkeypatch.setattr(fks.supervisor.operations, "STEADY_S", 0.5)
+    monkeypatch.setattr(operations, "SETTLE_S", 1.5)
+    monkeypatch.setattr(operations, "STEADY_S", 0.5)
     rig.start()
     operation = await rig.store.request("deploy", args={"build": "new", "only": "orders"})
     await until(lambda: rig.parts.restarted == ["orders"])
@@ -196,7 +196,7 @@ async def test_a_part_that_is_well_for_a_moment_only_is_not_well(rig: Rig, monke
 
 
 async def test_a_part_that_keeps_dying_ends_a_deployment_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fks.supervisor.operations, "STEADY_S", 0.5)
+    monkeypatch.setattr(operations, "STEADY_S", 0.5)
     rig.start()
     operation = await rig.store.request("deploy", args={"build": "new", "only": "orders"})
     await until(lambda: rig.parts.restarted == ["orders"])
@@ -300,7 +300,7 @@ async def test_settings_over_which_supervisors_die_are_rolled_back_and_can_be_ch
     version, operation = await propose(
         rig.db, {"supervision.heartbeat_s": 0.3}, changes, base_version=0, changed_by="ann", reason="quick"
     )
-    for _ in range(fks.supervisor.operations.ATTEMPTS_MAX):
+    for _ in range(operations.ATTEMPTS_MAX):
         await (rig.store.claim() if _ == 0 else rig.store.take_up())
     rig.parts.parts["orders"] = replace(rig.parts.parts["orders"], config_version=version.version)
     rig.parts.versions = rig.versions
@@ -323,7 +323,7 @@ async def test_settings_over_which_supervisors_die_are_rolled_back_and_can_be_ch
 async def test_a_child_that_is_switched_off_meanwhile_does_not_end_a_deployment(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fks.supervisor.operations, "APPEAR_S", 0.2)
+    monkeypatch.setattr(operations, "APPEAR_S", 0.2)
     rig.parts.build = build_id()
     rig.parts.parts["strategy:solo:a"] = Part("ready", 200, "old", 0, "n")
     restart = rig.parts.restart_child

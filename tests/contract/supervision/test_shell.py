@@ -49,7 +49,7 @@ def shell(**attributes: Any) -> Any:
         _state="starting",
         _has_ended=False,
         _ending=[],
-        _asked=asyncio.Event(),
+        _stop_requested=asyncio.Event(),
         _ports=lambda role, component: {},
         **attributes,
     )

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from actors.supervisor import SupervisorActor, Want
+from actors.supervisor import SupervisorActor
 from fks.clock import RealClock
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
 from fks.supervision import ChildSpec, Intensity, RestartBackoff, SupervisorSpec
 from fks.supervision.exits import Exit, How
+from fks.supervisor.tree_supervisor import Want
 from tests.support.waiting import until
 
 QUICK = RestartBackoff(first_s=0.01, max_s=0.05)
@@ -41,8 +42,8 @@ class FakeChild:
     joins: int = 0
     join_error: Exception | None = None
     begun_s: float | None = None
-    begins_when_told: bool = False
-    is_felt: bool = False
+    begins_when_allowed: bool = False
+    has_heartbeat: bool = False
     is_garbled: bool = False
     calls: int = 0
 
@@ -54,10 +55,10 @@ class FakeChild:
         await self.ended.wait()
         return self.end
 
-    def felt(self) -> Mapping[str, object] | None:
+    def read_heartbeat(self) -> Mapping[str, object] | None:
         if self.is_garbled:
             raise ValueError("not a number")
-        return self.says() if self.is_felt else None
+        return self.beat() if self.has_heartbeat else None
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         if self.ended.is_set():
@@ -69,9 +70,9 @@ class FakeChild:
             async with asyncio.timeout(timeout_s):
                 await asyncio.sleep(self.answers_after_s)
         self.calls += 1
-        return self.says()
+        return self.beat()
 
-    def says(self) -> Mapping[str, object]:
+    def beat(self) -> Mapping[str, object]:
         return {
             "state": self.state,
             "pid": self.pid,
@@ -84,7 +85,7 @@ class FakeChild:
 
     async def begin(self) -> None:
         self.begun_s = time.monotonic()
-        if self.begins_when_told:
+        if self.begins_when_allowed:
             self.state = "ready"
 
     async def stop(self, deadline_s: float) -> Exit:
@@ -109,7 +110,7 @@ class FakeWorld:
     waits: list[float] = field(default_factory=list)
     dies_at_start: bool = False
     state_at_start: str = "ready"
-    begins_when_told: bool = False
+    begins_when_allowed: bool = False
     usurper: FakeChild | None = None  # holds the name of the next child that is started
 
     def node_id(self) -> str:
@@ -126,7 +127,7 @@ class FakeWorld:
         self.spawned.append((spec.id, epoch))
         self.waits.append(wait_s)
         child = self.children[spec.id] = FakeChild(spec, epoch, 1000 + len(self.spawned), state=self.state_at_start)
-        child.begins_when_told = self.begins_when_told
+        child.begins_when_allowed = self.begins_when_allowed
         if self.dies_at_start:
             child.die("at start")
         return child
@@ -208,7 +209,7 @@ async def test_child_with_a_fresh_heartbeat_is_not_called(run: Any) -> None:
     supervisor = run(world, spec("a"))
     await until(lambda: supervisor.is_ready)
     child = world.children["a"]
-    child.is_felt = True
+    child.has_heartbeat = True
     await asyncio.sleep(4 * FAST.heartbeat_s)  # one call may have been under way
     calls = child.calls
     child.state = "degraded"
@@ -225,7 +226,7 @@ async def test_unreadable_heartbeat_does_not_affect_other_children(run: Any) -> 
     await until(lambda: supervisor.is_ready)
     world.children["a"].is_garbled = True
     hung = world.children["b"]
-    hung.is_felt = True
+    hung.has_heartbeat = True
     hung.age_s = 60.0
     await until(lambda: hung.ended.is_set())
 
@@ -332,7 +333,7 @@ async def test_the_wait_for_a_lease_counts_from_the_raised_epoch(run: Any) -> No
     supervisor = run(world, spec("a"))
     await until(lambda: supervisor.is_ready)
     world.children["a"].is_provable = False
-    world.state_at_start, world.begins_when_told = "starting", True  # its machine is far: it only starts now
+    world.state_at_start, world.begins_when_allowed = "starting", True  # its machine is far: it only starts now
     died_s = time.monotonic()
     world.children["a"].die("node lost")
     await until(lambda: supervisor.is_ready and len(world.spawned) == 2)

@@ -24,4 +24,4 @@ async def test_concurrent_requests_share_one_look() -> None:
     health = Health(RealClock(), SimpleNamespace(per_minute=lambda: 0))  # type: ignore[arg-type]
     found = await asyncio.gather(*(health.dependencies(None, bus) for _ in range(50)))
     assert looks == 1
-    assert all(words == found[0] for words in found)
+    assert all(statuses == found[0] for statuses in found)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.history import said
+from fks.monitor.history import describe
 from fks.supervision.exits import Exit, How
 
 
@@ -111,10 +111,10 @@ DUMP = """Current thread 0x1 (most recent call first):
     ],
 )
 def test_event_is_described_in_plain_text(row: dict[str, Any], what: str, why: str) -> None:
-    found = said(row)
+    found = describe(row)
     assert (found.what, found.why) == (what, why)
 
 
 def test_a_row_that_is_odd_is_shown_all_the_same() -> None:
-    assert said({"event": "exited", "reason": None, "payload": None}).what == "died"
-    assert said({}).what == ""
+    assert describe({"event": "exited", "reason": None, "payload": None}).what == "died"
+    assert describe({}).what == ""

@@ -1,4 +1,4 @@
-"""How the parts add up to one word."""
+"""How the parts add up to one status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.monitor.health import RequestRate, feeds_word, owner_services, tree_word, worst
+from fks.monitor.health import RequestRate, feeds_health, owner_services, tree_health, worst
 from fks.monitor.status import SILENT_MS, component_view, kill_view, overall
 
 
@@ -23,7 +23,7 @@ def _feed(state: str = "LIVE", age: int | None = 100) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("components", "feeds", "venues", "word"),
+    ("components", "feeds", "venues", "status"),
     [
         ([_component()], [_feed()], [{"name": "paper", "state": "READY"}], "healthy"),
         ([_component(), _component("x", "degraded")], [], [], "degraded"),
@@ -38,10 +38,10 @@ def _feed(state: str = "LIVE", age: int | None = 100) -> dict[str, Any]:
         ([_component()], [_feed()], [{"name": "ccxt", "state": "SYNCING"}], "degraded"),
     ],
 )
-def test_overall_health_is_the_worst_dependency(components: Any, feeds: Any, venues: Any, word: str) -> None:
+def test_overall_health_is_the_worst_dependency(components: Any, feeds: Any, venues: Any, status: str) -> None:
     state, reasons = overall(components, feeds, venues)
-    assert state == word
-    assert bool(reasons) == (word != "healthy")
+    assert state == status
+    assert bool(reasons) == (status != "healthy")
 
 
 def test_component_without_beats_is_silent() -> None:
@@ -65,13 +65,13 @@ def test_owner_health_is_down_only_without_the_database() -> None:
 
 
 def test_tree_and_feeds_have_their_own_health() -> None:
-    assert tree_word([]) == "down"
-    assert tree_word([_component("supervisor"), _component()]) == "healthy"
-    assert tree_word([_component("supervisor"), _component(state="down")]) == "degraded"
-    assert tree_word([_component("supervisor", age=SILENT_MS + 1), _component()]) == "down"
-    assert feeds_word([]) == "down"
-    assert feeds_word([_feed(), _feed("STALE")]) == "degraded"
-    assert feeds_word([_feed("STALE")]) == "down"
+    assert tree_health([]) == "down"
+    assert tree_health([_component("supervisor"), _component()]) == "healthy"
+    assert tree_health([_component("supervisor"), _component(state="down")]) == "degraded"
+    assert tree_health([_component("supervisor", age=SILENT_MS + 1), _component()]) == "down"
+    assert feeds_health([]) == "down"
+    assert feeds_health([_feed(), _feed("STALE")]) == "degraded"
+    assert feeds_health([_feed("STALE")]) == "down"
 
 
 def test_components_stand_under_the_owners_services() -> None:

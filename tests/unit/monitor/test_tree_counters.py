@@ -1,24 +1,24 @@
-"""What the tree counts of itself."""
+"""Metrics of the actor tree."""
 
 from __future__ import annotations
 
 from fks.clock import FakeClock
 from fks.process.metrics import PrometheusMeter
-from fks.supervisor.counters import Tally
+from fks.supervisor.counters import TreeCounters
 
 
 async def test_a_crash_is_counted_and_its_recovery_measured() -> None:
     clock, meter = FakeClock(), PrometheusMeter("supervisor")
-    tally = Tally(meter, clock.monotonic)
-    tally.note("orders", "started")
-    tally.note("orders", "exited", how="hung", unseen_s=3.0)
-    tally.note("orders", "restarted", how="hung")
+    counters = TreeCounters(meter, clock.monotonic)
+    counters.note("orders", "started")
+    counters.note("orders", "exited", how="hung", unseen_s=3.0)
+    counters.note("orders", "restarted", how="hung")
     assert meter.snapshot()['fks_actor_up{child="orders"}'] == 0
     await clock.advance(1.5)
-    tally.note("orders", "started")
-    tally.note("orders", "adopted")
-    tally.note("data", "escalated")
-    tally.note("orders", "something new")
+    counters.note("orders", "started")
+    counters.note("orders", "adopted")
+    counters.note("data", "escalated")
+    counters.note("orders", "something new")
     found = meter.snapshot()
     assert found['fks_actor_up{child="orders"}'] == 1
     assert found['fks_actor_starts_total{child="orders"}'] == 2
@@ -33,10 +33,10 @@ async def test_a_crash_is_counted_and_its_recovery_measured() -> None:
 
 async def test_recovery_is_measured_from_the_first_end() -> None:
     clock, meter = FakeClock(), PrometheusMeter("supervisor")
-    tally = Tally(meter, clock.monotonic)
-    tally.note("orders", "exited", how="crash")
+    counters = TreeCounters(meter, clock.monotonic)
+    counters.note("orders", "exited", how="crash")
     await clock.advance(1.0)
-    tally.note("orders", "exited", how="failed start")
+    counters.note("orders", "exited", how="failed start")
     await clock.advance(1.0)
-    tally.note("orders", "started")
+    counters.note("orders", "started")
     assert meter.snapshot()['fks_actor_recovery_seconds_sum{how="crash"}'] == 2.0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.strategy_worker.crash_marker import CrashMarker
-from fks.supervision.containment import SHARED_MAX, SOLO_MAX, Count, Disable, Isolate, judge_crash
+from fks.supervision.containment import SHARED_MAX, SOLO_MAX, Count, Disable, Isolate, respond_to_crash
 
 WINDOW_S = 100.0
 #: seconds between one crash and the next
@@ -22,7 +22,7 @@ def _run(between: list[float]) -> list[tuple[str, bool]]:
     crashes, is_isolated, found = 0, False, []
     since: float | None = None
     for gap in between:
-        verdict = judge_crash(crashes=crashes, is_isolated=is_isolated, since_last_s=since, window_s=WINDOW_S)
+        verdict = respond_to_crash(crashes=crashes, is_isolated=is_isolated, since_last_s=since, window_s=WINDOW_S)
         found.append((type(verdict).__name__, is_isolated))
         crashes, since = verdict.crashes, gap
         is_isolated = is_isolated or isinstance(verdict, Isolate)
@@ -61,7 +61,7 @@ def test_rare_crashes_are_only_counted(between: list[float]) -> None:
 
 @given(st.integers(0, 100), st.booleans(), st.one_of(st.none(), st.floats(-1e6, 1e6)))
 def test_every_input_has_a_verdict(crashes: int, is_isolated: bool, since: float | None) -> None:
-    verdict = judge_crash(crashes=crashes, is_isolated=is_isolated, since_last_s=since, window_s=WINDOW_S)
+    verdict = respond_to_crash(crashes=crashes, is_isolated=is_isolated, since_last_s=since, window_s=WINDOW_S)
     assert isinstance(verdict, Count | Isolate | Disable)
     assert verdict.crashes >= 1
 

@@ -22,8 +22,7 @@ from fks.supervision import (
     check_tree,
     decide,
 )
-from fks.supervision.opentree import edges
-from fks.supervision.spec import predecessors
+from fks.supervision.spec import edges, predecessors
 from fks.supervision.state import (
     Adopted,
     Begin,

@@ -1,0 +1,418 @@
+"""Driver of the supervision machine: performs its commands and posts events to it.
+
+The driver does not know what a child does, only whether its process lives (a parked join), whether its loop beats
+(heartbeat, health) and what its spec says. Ray restarts the supervisor itself; its children run on meanwhile and are
+adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from fks.clock.waiting import retry, wait_for_event
+from fks.model.backoff import Backoff
+from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
+from fks.runtime import Component
+from fks.store.heads import HeadStore
+from fks.store.leases import Authority
+from fks.store.supervision import HealthRow
+from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, decide
+from fks.supervision.machine import HOUR_S
+from fks.supervision.policy import death_ages, row_ages
+from fks.supervision.ports import World
+from fks.supervision.rollout import Part
+from fks.supervision.state import (
+    Begin,
+    Command,
+    Event,
+    Find,
+    Note,
+    Page,
+    Phase,
+    Remembered,
+    RestartWanted,
+    Start,
+    Stop,
+    StopWanted,
+    Timer,
+    TimerFired,
+    TreeWanted,
+)
+from fks.supervision.tree_view import below, shape
+from fks.supervisor.child_runner import ChildRunner, Record
+from fks.supervisor.heartbeat_poller import HeartbeatPoller
+from fks.supervisor.operations import Operations
+from fks.supervisor.tree_history import SUPERVISOR, TreeHistory, health_row
+
+UP = frozenset({"ready", "degraded"})
+REPORT_S = 1.0  # between two looks at the states of the children, and at the tree that is wanted
+LOOKS_PER_ROW = 2  # rows of unchanged children are written this seldom: they carry the last beat and the detail
+NEWS_S = 0.1  # rows follow an event within this
+BACK_S = 30.0  # a child that is restarted has this long, beyond its own deadlines
+#: the state in the row of a child that is not running
+_AT_REST = {Phase.CONTAINED: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
+
+Want = Callable[[], Awaitable[SupervisorSpec]]
+
+
+class TreeSupervisor:
+    """Starts, watches, restarts and stops the children of the tree.
+
+    Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
+    Guarantees: only the newest supervisor gives out epochs, an older one ends when it tries, and one of an earlier
+    deployment stays down, however often Ray starts it; a living child is never started twice; a dead one is started
+    under a higher epoch than it had; a child that dies too often in a row escalates alone: it is paged, started again
+    once a minute and the others run on; a database that is away holds up no restart of a child that can start without
+    it. `want`, called once a second, returns the tree that should run. `deployment`: that of a head, None without one;
+    `machine`: the id of that head.
+    """
+
+    def __init__(
+        self,
+        component: Component,
+        tree: SupervisorSpec,
+        world: World,
+        *,
+        want: Want | None = None,
+        deployment: int | None = None,
+        machine: str = "",
+    ) -> None:
+        self._c = component
+        self._world = world
+        self._want = want
+        self._state = TreeState.of(tree)
+        self._events: asyncio.Queue[Event | StaleEpochError] = asyncio.Queue()
+        self._poller = HeartbeatPoller(component.clock, component.settings.supervision.heartbeat_s)
+        self._deployment, self._machine = deployment, machine
+        self._heads = HeadStore(component.db, component.settings.supervision.head_ttl_s)
+        self._superseded = ""  # the deployment that replaced this one; then it stays down
+        self._authority = Authority(
+            component.db, f"supervisor:{os.getpid()}", self._events.put_nowait, self._deployment
+        )
+        self._runners: dict[str, ChildRunner] = {}
+        self._timers: set[asyncio.Task[None]] = set()
+        self._history = TreeHistory(component, world, os.uname().nodename)
+        self._has_news = asyncio.Event()
+        self._must_forget = False  # rows of components that are not in the tree have to be removed
+        self._has_swept = want is None  # actors outside the tree were stopped
+        self._has_remembered = False  # no row is written before
+        self._follow_tree()
+
+    async def run(self) -> None:
+        """Supervise the children until cancelled. Errors: StaleEpochError when a newer supervisor of the deployment
+        acts."""
+        self._events.put_nowait(Begin())
+        loops = (
+            self._poller.run,
+            self._remember,
+            self._report,
+            self._follow_want,
+            self._hold_head,
+            Operations(self._c, self).run,
+        )
+        lost: StaleEpochError | None = None
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._history.write_lines()),
+                *(group.create_task(self._guard(loop)) for loop in loops),
+            ]
+            while lost is None:
+                event = await self._events.get()
+                if isinstance(event, StaleEpochError):
+                    lost = event  # another supervisor owns the tree: nothing of it may be touched from here
+                else:
+                    self._take(event)
+            for task in tasks:
+                task.cancel()
+        await self._stay_down(lost)
+
+    async def _stay_down(self, lost: StaleEpochError) -> None:
+        """Wait without an end once another deployment is in charge: Ray would restart a supervisor that ends.
+
+        No part of another head's tree runs here: this supervisor's children are in its own cluster, so it stops them.
+        Errors: `lost` when no other deployment is in charge; OutageError.
+        """
+        head = await self._heads.holder()
+        if self._deployment is None or head is None or head.deployment == self._deployment:
+            raise lost
+        self._superseded = f"superseded by deployment {head.deployment} of the head {head.text}"
+        self._c.log.error("supervisor.superseded", reason=self._superseded, deployment=self._deployment)
+        if head.machine != self._machine:
+            await self._stop_children(self._superseded)
+        await asyncio.Event().wait()
+
+    async def _hold_head(self) -> None:
+        """Renew the claim of our head each second: it lasts as long as its tree, even without its keeper."""
+        while self._deployment is not None:
+            with contextlib.suppress(OutageError):
+                if not await self._heads.hold(self._deployment):
+                    self._authority.lose()
+            await self._c.clock.sleep(REPORT_S)
+
+    async def stop(self) -> None:
+        """Stop the children in reverse order, each with its deadline."""
+        if self._superseded:
+            return
+        await self._stop_children("asked")
+        await self._write_rows()
+        await self._history.flush()
+
+    async def _stop_children(self, why: str) -> None:
+        self._take(StopWanted(why))
+        while not self._state.is_stopped:
+            event = await self._events.get()
+            if not isinstance(event, StaleEpochError):
+                self._take(event)
+            elif not self._superseded:
+                raise event
+        for task in self._timers:
+            task.cancel()
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._superseded and all(state in UP for state in self._states().values())
+
+    def detail(self) -> dict[str, object]:
+        """Return each child's state, the tree as it is, the deployment, and the one that superseded this supervisor."""
+        states = self._states()
+        found: dict[str, object] = {"children": states, "tree": shape(self._state, states, self._c.clock.monotonic())}
+        if self._deployment is not None:
+            found["deployment"] = self._deployment
+        return found | ({"reason": self._superseded} if self._superseded else {})
+
+    # ── used by operations ───────────────────────────────────────────────────────────────────────
+    def children(self) -> Mapping[str, Part]:
+        """Return every child by id, in the order of the tree."""
+        states = self._states()
+        return {
+            id: Part(
+                states[id],
+                runner.record.pid,
+                runner.record.version,
+                runner.record.config_version,
+                runner.record.node,
+            )
+            for id, runner in self._runners.items()
+            if id in states
+        }
+
+    async def restart_child(self, id: str, why: str) -> None:
+        """Drain a child (or all below a supervisor of the tree), start it again, return when it is ready or degraded.
+
+        It does not count towards the intensity. Errors: InputError for an id that is not in the tree; OutageError when
+        it is not back in time.
+        """
+        workers = below(self._state.tree, id)
+        if not workers:
+            raise InputError(f"{id} is no child of the tree", remedy=f"use one of {', '.join(self._states())}")
+        runs = {spec.id: self._state.nodes[spec.id].run for spec in workers}
+        patience_s = sum(spec.stop_s for spec in workers) + max(spec.start_s for spec in workers) + BACK_S
+        deadline_s = self._c.clock.monotonic() + patience_s
+        self._events.put_nowait(RestartWanted(id, why))
+        while not all(self._is_back(child, run) for child, run in runs.items()):
+            states = {child: state for child, state in self._states().items() if child in runs}
+            if self._c.clock.monotonic() > deadline_s:
+                raise OutageError(f"{id} is not back after {patience_s:g} s: {states}", remedy=f"see 'fks logs {id}'")
+            await self._c.clock.sleep(0.02)
+
+    def _is_back(self, id: str, run: int) -> bool:
+        node = self._state.nodes.get(id)
+        return node is None or (node.run > run and node.phase is Phase.UP and self._runners[id].record.state in UP)
+
+    # ── the machine and its commands ─────────────────────────────────────────────────────────────
+    def _take(self, event: Event) -> None:
+        """Let the machine decide, then perform. A decision that raises changes nothing: the supervisor has to go on."""
+        before = self._state.tree
+        try:
+            self._state, commands = decide(self._state, event, self._c.clock.monotonic())
+        except Exception as error:
+            self._c.log.error(
+                "supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}"
+            )
+            return
+        self._has_remembered = self._has_remembered or isinstance(event, Remembered)
+        if self._state.tree is not before:
+            self._follow_tree()
+        for command in commands:
+            self._perform(command)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Find(id, run):
+                self._runners[id].find(run)
+            case Start(id, run):
+                self._runners[id].start(run)
+            case Stop(id, run, deadline_s, why):
+                self._runners[id].stop(run, deadline_s, why)
+            case Timer(token, after_s):
+                task = asyncio.create_task(self._fire(token, after_s))
+                self._timers.add(task)
+                task.add_done_callback(self._timers.discard)
+            case Page():
+                self._history.page(command)
+            case Note():
+                self._note(command)
+
+    async def _fire(self, token: int, after_s: float) -> None:
+        await self._c.clock.sleep(after_s)
+        self._events.put_nowait(TimerFired(token))
+
+    def _note(self, note: Note) -> None:
+        runner = self._runners.get(note.id)
+        record = runner.record if runner is not None else None
+        self._history.note(note, record)
+        self._has_news.set()
+        if record is None:
+            return
+        if note.event in ("restarted", "escalated"):
+            record.restarts += 1
+        if note.event in ("restarted", "escalated", "done", "stopping") or (
+            note.event == "exited" and record.child is None
+        ):
+            record.pid = record.pid if note.event == "stopping" else None
+
+    def _follow_tree(self) -> None:
+        """Have a runner for every child of the tree, and none for those that are not in it any more."""
+        specs = {spec.id: spec for spec in self._state.tree.workers()}
+        for id in [id for id in self._runners if id not in specs]:
+            self._runners.pop(id).close()
+        for id, spec in specs.items():
+            if id in self._runners:
+                self._runners[id].record.spec = spec
+            else:
+                self._runners[id] = ChildRunner(
+                    self._c, self._world, Record(spec), self._events.put_nowait, self._authority, self._poller
+                )
+        self._runners = {id: self._runners[id] for id in specs}
+        self._must_forget = True
+
+    def _states(self) -> dict[str, str]:
+        """Return each child's state as its row shows it."""
+        states = {}
+        for id, runner in self._runners.items():
+            phase = self._state.nodes[id].phase
+            has_begun = runner.record.is_known or runner.record.since_ns
+            states[id] = _AT_REST.get(phase, runner.record.state) if has_begun or phase is not Phase.IDLE else "waiting"
+        return states
+
+    # ── loops ────────────────────────────────────────────────────────────────────────────────────
+    async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop; after an unexpected error it begins again, and the children are supervised all the same."""
+        while True:
+            try:
+                return await loop()
+            except StaleEpochError:
+                return  # posted by the authority
+            except Exception as error:
+                self._c.log.error("supervisor.loop_failed", error=f"{type(error).__name__}: {error}")
+            await self._c.clock.sleep(REPORT_S)
+
+    async def _remember(self) -> None:
+        """Refill the restart windows from rows, as soon as the database answers, so that a new supervisor keeps
+        counting."""
+        began_s = self._c.clock.monotonic()
+        supervisors = [self._state.tree, *_supervisors(self._state.tree)]
+        periods = [HOUR_S, *(spec.limit.period_s for spec in supervisors)]
+        lasting_s = {child.id: spec.backoff.reset_s for spec in supervisors for child in spec.children}
+
+        async def load() -> tuple[float, Any, Any, Any]:
+            lived_s = self._c.clock.monotonic() - began_s  # events since then are counted already
+            await self._authority.take()
+            journal = self._history.journal
+            past = await journal.lives(max(periods))
+            return lived_s, past, await journal.escalations(), await journal.restart_counts()
+
+        lived_s, past, escalations, counts = await retry(
+            load, self._c.clock, Backoff(REPORT_S, REPORT_S), errors=OutageError
+        )
+        past = {id: [(event, age) for event, age in life if age > lived_s] for id, life in past.items()}
+        rows = {id: row_ages(life, lasting_s.get(id, 0.0), until_s=lived_s) for id, life in past.items()}
+        self._events.put_nowait(Remembered({id: death_ages(life) for id, life in past.items()}, rows, escalations))
+        self._history.remember(counts)
+        for id, runner in self._runners.items():
+            runner.record.restarts = max(runner.record.restarts, counts.get(id, 0))
+
+    async def _report(self) -> None:
+        states: dict[str, str] = {}
+        for look in itertools.count():
+            if self._must_forget and self._has_swept:
+                try:
+                    await self._history.journal.forget_others([SUPERVISOR, *self._runners])
+                    self._must_forget = False
+                except OutageError:
+                    pass  # with the next report
+            if self._has_news.is_set() or states != self._states() or look % LOOKS_PER_ROW == 0:
+                self._has_news.clear()
+                states = self._states()
+                if self._has_remembered:  # until then it is not certain that the rows are ours to write
+                    await self._write_rows()
+            await self._c.clock.sleep(NEWS_S)
+            await wait_for_event(self._has_news, REPORT_S - NEWS_S, self._c.clock)
+
+    async def _write_rows(self) -> None:
+        await self._history.report(self._rows(), self.detail())
+
+    def _rows(self) -> Sequence[HealthRow]:
+        """Return the rows to write; after our own restart those of children not yet found stay as they were."""
+        states = self._states()
+        records, now_s = [runner.record for runner in self._runners.values()], self._c.clock.monotonic()
+        for record in records:
+            if record.beat_s is not None:
+                self._c.meter.gauge("fks_actor_heartbeat_age_seconds", now_s - record.beat_s, child=record.spec.id)
+            record.escalation = self._state.nodes[record.spec.id].escalation
+            if states[record.spec.id] in _AT_REST.values():
+                record.state = states[record.spec.id]
+        return [
+            health_row(record)
+            for record in records
+            if not self._world.was_reconstructed or record.since_ns or record.is_known
+        ]
+
+    async def _follow_want(self) -> None:
+        """Follow the tree that is wanted, once a second, and stop the actors that an earlier supervisor left outside of
+        it."""
+        refused, known = "", None
+        while self._want is not None:
+            try:
+                tree = await self._want()
+                if tree is not known:  # else it was checked before
+                    check_tree(tree)
+                known = tree
+                if tree != (self._state.wanted or self._state.tree):
+                    self._events.put_nowait(TreeWanted(tree))
+                if not self._has_swept:
+                    await self._sweep(tree)
+                    self._has_swept = True
+                refused = ""
+            except OutageError:
+                pass  # the tree stays as it is
+            except ConfigError as error:
+                if str(error) != refused:
+                    self._c.log.error("tree.refused", error=str(error))
+                refused = str(error)
+            await self._c.clock.sleep(REPORT_S)
+
+    async def _sweep(self, tree: SupervisorSpec) -> None:
+        """Stop the actors that an earlier supervisor ran and that are not in the tree any more. Errors: OutageError."""
+        expected = {SUPERVISOR, *(spec.id for spec in tree.workers())}
+        for name in await self._history.journal.actors():
+            if name in expected:
+                continue
+            spec = ChildSpec(name, "", 10.0)
+            child = await self._world.find(spec)
+            if child is not None:
+                end = await child.stop(spec.stop_s)
+                self._history.note(Note(name, "removed", "left by an earlier supervisor", end), None)
+
+
+def _supervisors(tree: SupervisorSpec) -> list[SupervisorSpec]:
+    found = []
+    for child in tree.children:
+        if isinstance(child, SupervisorSpec):
+            found += [child, *_supervisors(child)]
+    return found

@@ -124,7 +124,7 @@ class Rig:
         venues = self.venues if self.venues is not None else {self.venue.name: self.venue}
         self.histories.append(Histories(self.limits or Limits()))
         self.service = OrderManager(
-            Runtime(self.settings, RealClock(), self.db, self.bus, self.log, self.meter, self.lease),
+            Runtime(self.settings, self.clock, self.db, self.bus, self.log, self.meter, self.lease),
             venues,
             kill_file=lambda: KillMode.FLATTEN if self.killed else KillMode.NONE,
             sent=SentIds(self.ask_before_ns),

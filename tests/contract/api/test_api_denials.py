@@ -269,6 +269,23 @@ async def test_a_venue_that_is_away(outside: Open) -> None:
         await callers.becomes_denied("VENUE_DOWN")
 
 
+async def test_a_request_waits_while_no_order_manager_is_in_charge(outside: Open) -> None:
+    """NOT_LEADER denies nothing: the request keeps its place and is ordered by the one that holds the lease."""
+    async with outside() as callers:
+        callers.rig.lease.is_held = False
+        waiting = asyncio.create_task(callers.post())
+
+        async def is_ready() -> Any:
+            return await callers.rig.db.sql("SELECT 1 FROM signals WHERE state = 'ready'")
+
+        await until(is_ready)
+        assert callers.rig.venue.received == []
+        assert not waiting.done()
+        callers.rig.lease.is_held = True
+        status, answer = await waiting
+        assert (status, answer["state"]) == (202, "FILLED"), answer
+
+
 def test_every_checked_code_is_provoked_here_and_in_the_docs() -> None:
     text = Path(__file__).read_text()
     provoked = {code for code, _ in CHECKS if f'denied("{code.value}"' in text or f'("denied", "{code.value}")' in text}

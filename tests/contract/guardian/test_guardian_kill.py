@@ -22,6 +22,7 @@ from fks.model.order import Fill, OrderType, Outcome, Role, Side
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.contract.guardian.conftest import write_positions
+from tests.support.guarded_trading import ask, seed_account
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
@@ -57,14 +58,6 @@ def sells(exchange: LocalExchange, since: int) -> list[dict[str, Any]]:
 def mark(exchange: LocalExchange) -> int:
     rows = exchange.received()
     return int(rows[-1]["seq"]) if rows else 0
-
-
-async def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
-    reader, writer = await asyncio.open_unix_connection(folder / "g.sock")
-    writer.write(json.dumps(request).encode() + b"\n")
-    line = await asyncio.wait_for(reader.readline(), 20)
-    writer.close()
-    return dict(json.loads(line))
 
 
 async def test_kill_without_database_and_order_manager(
@@ -316,7 +309,7 @@ async def test_kill_9_of_the_guardian(exchange: LocalExchange, trader: CcxtVenue
 async def test_positions_come_from_the_database_and_rows_go_back(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
 ) -> None:
-    await seed(database)
+    await seed_account(database)
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
         await until(lambda: guardian.detail()["database"] == "up" and (folder / "kill-positions.json").exists())
         report = await guardian.kill(reason="why", by="me")
@@ -343,7 +336,7 @@ async def test_positions_come_from_the_database_and_rows_go_back(
 async def test_a_kill_without_database_is_merged_when_it_is_back(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
 ) -> None:
-    await seed(database, position=None)
+    await seed_account(database, position=None)
     write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", "0.2"]])
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
         await guardian.kill(reason="", by="me")
@@ -368,26 +361,11 @@ async def test_the_socket_is_ours_alone_and_takes_nonsense(exchange: LocalExchan
     assert not (folder / "g.sock").exists()
 
 
-async def seed(database: Database, position: str | None = "0.6") -> None:
-    await database.sql("INSERT INTO accounts (name, venue) VALUES ('demo', 'ccxt')")
-    await database.sql(
-        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
-        " VALUES ('binance', 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.00001, 0.00001, 9000, 5)"
-    )
-    await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT')")
-    if position is not None:
-        await database.sql(
-            "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', "
-            "'s1', $1)",
-            Decimal(position),
-        )
-
-
 async def test_a_flattening_booked_long_ago_is_not_counted_again(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
 ) -> None:
     """A kill that goes on for hours must not take its own booked sale for one that is missing, and buy it back."""
-    await seed(database, position="0.1")
+    await seed_account(database, position="0.1")
     journal = KillJournal(folder / "kill.jsonl")
     long_ago = time.time_ns() - 3600 * 10**9
     record = journal.engage(kill_id="k", scope="system", reason="", by="me", flatten=True, now_ns=long_ago)

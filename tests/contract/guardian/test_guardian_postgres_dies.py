@@ -12,8 +12,9 @@ from fks.guardian.service import read_kill
 from fks.store import migrate
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.test_guardian_kill import at_work, rest_one, seed
+from tests.contract.guardian.test_guardian_kill import at_work, rest_one
 from tests.support import servers
+from tests.support.guarded_trading import seed_account
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
@@ -25,7 +26,7 @@ async def test_postgres_is_killed_then_the_switch_is_thrown(
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
         db = await Database.lazy(postgres.url, DatabaseSettings(connect_timeout_s=1.0))
-        await seed(db, position="0.3")
+        await seed_account(db, position="0.3")
         await rest_one(trader)
         before = (await trader.balances())["BTC"].total
         async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, db)) as guardian:

@@ -13,7 +13,8 @@ from fks.store.db import Database
 from fks.store.kill import KillStore
 from fks.venues.ccxt import CcxtVenue
 from tests.contract.guardian.conftest import write_positions
-from tests.contract.guardian.test_guardian_kill import ask, at_work, mark, rest_one, seed, sells
+from tests.contract.guardian.test_guardian_kill import at_work, mark, rest_one, sells
+from tests.support.guarded_trading import ask, seed_account
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
@@ -22,7 +23,7 @@ from tests.support.waiting import until
 async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, tmp_path: Path, database: Database
 ) -> None:
-    await seed(database, position="0.3")
+    await seed_account(database, position="0.3")
     since = mark(exchange)
     holder = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
     other = guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)
@@ -47,7 +48,7 @@ async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_wa
 ) -> None:
     """The first machine stops in the middle of a kill, with its order at the venue and no answer, and goes on much
     later."""
-    await seed(database, position="0.4")
+    await seed_account(database, position="0.4")
     before, since = (await trader.balances())["BTC"].total, mark(exchange)
     exchange.fault("answer_after", path="/api/v3/order", method="POST", count=1, seconds=20)
     first = GuardianProcess(exchange, folder, database_url, order_timeout_s=15.0).start()
@@ -76,7 +77,7 @@ async def test_a_position_that_a_kill_cannot_close_pages(
     exchange: LocalExchange, folder: Path, database: Database
 ) -> None:
     holder = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
-    await seed(database, position="-3")  # less than nothing: there is nothing to sell, and a person must look
+    await seed_account(database, position="-3")  # less than nothing: there is nothing to sell, and a person must look
     async with at_work(holder):
         await holder.kill(reason="", by="me")
         await until(lambda: holder.report()["is_done"])

@@ -1,0 +1,132 @@
+"""Kill switch against a trading order manager: flatten and held, each with an entry in doubt, a partly filled entry,
+429 answers, and a guardian whose process is killed."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fks.api.order_entry import OrderEntry
+from fks.config.settings import Risk
+from fks.guardian.service import last_kill, read_kill
+from fks.model.order import Side
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.venues.ccxt import CcxtVenue
+from tests.support.guarded_trading import SETTINGS, ask, at, buy, held, seed_account, trading
+from tests.support.guardian_process import GuardianProcess
+from tests.support.local_exchange import LocalExchange
+from tests.support.waiting import until
+
+D = Decimal
+ORDERS = "/api/v3/order"
+STEP = D("0.00001")
+WIDE = SETTINGS.model_copy(
+    update={"risk": Risk(notional_max_order=10**7, exposure_max_account=10**8, exposure_max_instrument=10**8)}
+)
+ARRIVES_S = 2.5  # after the exchange has answered -1007, and after C5 has called the order absent
+
+
+async def resting(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Leave a buy far below the market."""
+    answer = await buy(entry, exchange, "0.01", type="limit", price=at(exchange, "0.96"))
+    assert answer.body["state"] in ("ACCEPTED", "WORKING"), answer.body
+
+
+async def in_doubt(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Enter at the market; the exchange answers -1007 and executes it later."""
+    exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=ARRIVES_S)
+    answer = await buy(entry, exchange, "0.05", stop_loss=at(exchange, "0.9"))
+    assert answer.body["state"] in ("SENDING", "UNKNOWN"), answer.body
+
+
+async def partly_filled(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Enter with a limit that takes what two levels of the book offer, and rests with the remainder."""
+    for _ in range(10):  # the market moves between the look and the order
+        asks = exchange.ask("GET", "/api/v3/depth", None, symbol="BTCUSDT", limit=5)["asks"][:2]
+        quantity = sum((D(size) for _, size in asks), D(2))
+        answer = await buy(
+            entry, exchange, str(quantity), type="limit", price=D(asks[-1][0]), stop_loss=at(exchange, "0.9")
+        )
+        if answer.body["state"] == "PARTIAL":
+            return
+    raise AssertionError(f"no partial fill: {answer.body}")
+
+
+async def protected(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Hold a position with a stop."""
+    answer = await buy(entry, exchange, "0.05", stop_loss=at(exchange, "0.9"))
+    assert answer.status == 202, answer.body
+    await until(lambda: len(exchange.account()["orders"]) > 0)
+
+
+async def limited(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Hold a position with a stop and an entry that rests; the exchange answers 429 to whatever a kill asks first."""
+    await protected(entry, exchange)
+    await resting(entry, exchange)
+    for path, method in (("/api/v3/openOrders", "GET"), (ORDERS, "DELETE"), (ORDERS, "POST")):
+        exchange.fault("429", path=path, method=method, count=1, seconds=1)
+
+
+SITUATIONS = {"in doubt": in_doubt, "partly filled": partly_filled, "429": limited, "guardian killed": in_doubt}
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["flatten", "held"])
+@pytest.mark.parametrize("situation", SITUATIONS)
+async def test_a_kill_beside_an_order_manager_ends_as_it_should(
+    exchange: LocalExchange,
+    trader: CcxtVenue,
+    folder: Path,
+    database: Database,
+    database_url: str,
+    bus: Bus,
+    situation: str,
+    is_held: bool,
+) -> None:
+    """Flatten: nothing is held or open. Held: no entry is open, and a stop covers all that is held. No id twice."""
+    await seed_account(database, position=None)
+    start = (await trader.balances())["BTC"].total
+    guardian = GuardianProcess(exchange, folder, database_url).start()
+    try:
+        async with trading(exchange, database, bus, folder, WIDE) as entry:
+            await until(lambda: (folder / "kill-positions.json").exists())
+            await SITUATIONS[situation](entry, exchange)
+            killing = asyncio.create_task(ask(folder, {"op": "kill", "by": "me", "flatten": not is_held}))
+            await until(lambda: read_kill(folder / "kill.jsonl") is not None)
+            if situation == "guardian killed":
+                guardian.kill()
+                killing.cancel()
+                guardian.start()
+            else:
+                await killing
+
+            if "in doubt" in situation or situation == "guardian killed":
+
+                async def has_arrived() -> bool:
+                    return bool(await database.sql("SELECT 1 FROM trades"))
+
+                await until(has_arrived, deadline_s=15)
+
+            async def is_over() -> bool:
+                record = last_kill(folder / "kill.jsonl")
+                if record is None or not record.is_done:
+                    return False
+                live = await trader.open_orders()
+                ours, total = await held(database), (await trader.balances())["BTC"].total - start
+                if ours != total or any(report.side is Side.BUY for report in live):
+                    return False
+                stopped = sum((report.quantity - report.filled for report in live if report.quantity), D(0))
+                return (ours > STEP and abs(ours - stopped) < STEP) if is_held else (abs(ours) < STEP and not live)
+
+            await until(is_over, deadline_s=20)
+            refused = await buy(entry, exchange, "0.01")
+            assert (refused.status, refused.body.get("code")) == (422, "KILLED"), refused.body
+    finally:
+        guardian.stop()
+    ids = [row["params"]["newClientOrderId"] for row in exchange.received(path=ORDERS, method="POST")]
+    assert len(ids) == len(set(ids))
+    rows = await database.sql("SELECT count(*) AS n FROM orders WHERE state IN ('SENDING', 'UNKNOWN')")
+    assert rows[0]["n"] == 0

@@ -18,38 +18,10 @@ from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support import servers
+from tests.support.longest import LONGEST
 from tests.support.ports import CollectingLog, RecordingMeter
 
 TEMPLATE = "fks_template"
-#: What takes longest, the longest first. Workers take file after file: those begun last must be short, or one is left
-#: alone.
-LONGEST = (
-    "acceptance/test_cluster.py",
-    "acceptance/test_chaos.py",
-    "acceptance/test_operate.py",
-    "acceptance/test_up.py",
-    "acceptance/test_chaos_run.py",
-    "acceptance/test_g6.py",
-    "acceptance/test_assets.py",
-    "acceptance/test_line.py",
-    "acceptance/test_recovery.py",
-    "contract/order_manager/test_order_chaos.py",
-    "contract/order_manager/test_database_away.py",
-    "contract/order_manager/test_exits.py",
-    "contract/data/test_collector.py",
-    "contract/exchanges/test_every_exchange.py",
-    "contract/fencing/test_zombies.py",
-    "contract/strategies/test_containment.py",
-    "contract/guardian/test_guardian_kill.py",
-    "contract/node/test_keeper.py",
-    "contract/data/test_feed_trouble.py",
-    "contract/history/test_sync_faults.py",
-    "contract/history/test_history.py",
-    "contract/backtest/test_g6_paper.py",
-    "contract/jobs/test_sync_job.py",
-    "contract/node/test_gcs_storage.py",
-    "contract/node/test_keeper_services.py",
-)
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

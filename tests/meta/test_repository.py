@@ -119,6 +119,27 @@ def test_every_command_of_the_table_exists_and_helps() -> None:
 
 def test_longest_test_files_exist() -> None:
     """A moved file that is begun last may leave one worker alone for a minute."""
-    from tests.conftest import LONGEST
+    from tests.support.longest import LONGEST
 
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_tests_import_no_other_test_module() -> None:
+    """Helpers are in tests/support: an import from a test module runs its fixtures and ties two files together."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in imported(node)
+        if name.startswith("tests.") and not f"{name}.".startswith("tests.support.")
+    ]
+    assert found == []
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        package = "tests." * bool(node.level) + (node.module or "")
+        return [f"{package}.{alias.name}" for alias in node.names]
+    return []

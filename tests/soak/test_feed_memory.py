@@ -20,8 +20,7 @@ import pytest
 
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
-from tests.contract.data.test_collector import check_stored
-from tests.support.collecting import NAME
+from tests.support.collecting import NAME, check_stored
 from tests.support.feed_faults import DATA
 from tests.support.local_exchange import LocalExchange
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.data.test_collector import check_stored
+from tests.support.collecting import check_stored
 from tests.support.feed_faults import FaultRun
 from tests.support.local_exchange import LocalExchange
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import sys
 import time
@@ -18,11 +19,15 @@ from fks.config.settings import Data, Settings
 from fks.exchanges.base import Endpoint
 from fks.exchanges.registry import endpoint_of, make_exchange
 from fks.feed.feed import SymbolFeed
+from fks.model.bar import Bar
 from fks.model.ports import Lease
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease
+from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.waiting import until
 
 NAME = "collector:binance"
 LEASE_S = 3.0
@@ -142,3 +147,100 @@ class NoMeter:
 
 if __name__ == "__main__":
     asyncio.run(_main(json.loads(sys.argv[1])))
+
+
+FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "15s", "1m"), "symbols": ("BTCUSDT", "ETHUSDT"), "backfill_bars": 20}
+
+
+async def sealed_ns(db: Database, timeframe: str = "1s", symbol: str = "BTCUSDT") -> int:
+    rows = await db.sql(
+        "SELECT sealed_through FROM feeds WHERE symbol = $1 AND timeframe = $2 AND sealed_through IS NOT NULL",
+        symbol,
+        timeframe,
+    )
+    return to_ns(rows[0][0]) if rows else 0
+
+
+async def state(db: Database, symbol: str = "BTCUSDT") -> str:
+    rows = await db.sql("SELECT state FROM feeds WHERE symbol = $1 AND timeframe = 'trades'", symbol)
+    return str(rows[0][0]) if rows else ""
+
+
+async def later(db: Database, seconds: float, *, deadline_s: float = 20.0, symbol: str = "BTCUSDT") -> None:
+    """Wait until the feed sealed `seconds` of bars beyond where it stands."""
+    since = await sealed_ns(db, symbol=symbol)
+
+    async def moved() -> bool:
+        return await sealed_ns(db, symbol=symbol) >= since + seconds * NS
+
+    await until(moved, deadline_s=deadline_s)
+
+
+async def check_stored(db: Database, exchange: LocalExchange, frames: tuple[str, ...] = FEW["timeframes"]) -> None:
+    """Every stored bar up to sealed_through is the exchange's own, none is missing, none is from beyond."""
+    for symbol in FEW["symbols"]:
+        trades = await db.sql("SELECT trade_id FROM market_trades WHERE symbol = $1 ORDER BY trade_id", symbol)
+        numbers = [row[0] for row in trades]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "a public trade is missing"
+        for frame in frames:
+            rows = await db.sql(
+                "SELECT * FROM ohlcv_data WHERE symbol = $1 AND timeframe = $2 ORDER BY time", symbol, frame
+            )
+            times = [to_ns(row["time"]) for row in rows]
+            assert times[-1] == await sealed_ns(db, frame, symbol)
+            for before, after in itertools.pairwise(times):
+                assert after == bar_end(before, frame), (
+                    f"{symbol} {frame}: a bar is missing after {to_datetime(before)}"
+                )
+            assert all(row["is_complete"] for row in rows)
+            assert {bar_of(row) for row in rows} == set(klines(exchange, symbol, frame, times[0], times[-1]))
+
+
+def bar_of(row: Any) -> Bar:
+    return Bar(
+        row["exchange"],
+        row["symbol"],
+        row["timeframe"],
+        to_ns(row["time"]),
+        row["open"],
+        row["high"],
+        row["low"],
+        row["close"],
+        row["volume"],
+        row["trades"],
+    )
+
+
+def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last_ns: int) -> list[Bar]:
+    """Return the exchange's bars from first to last; those it does not have are grouped here, from its seconds."""
+    interval = {"5s": "1s", "15s": "1s"}.get(frame, frame)
+    rows: list[list[Any]] = []
+    cursor, end = first_ns // 1_000_000, bar_end(last_ns, frame) // 1_000_000 - 1
+    while cursor <= end:
+        page = exchange.ask(
+            "GET", "/api/v3/klines", symbol=symbol, interval=interval, startTime=cursor, endTime=end, limit=1000
+        )
+        if not page:
+            break
+        rows += page
+        cursor = page[-1][6] + 1
+    size = TIMEFRAMES[frame] // TIMEFRAMES[interval] if TIMEFRAMES[frame] else 1
+    bars = []
+    for start in range(0, len(rows), size):
+        group = rows[start : start + size]
+        spoken = [row for row in group if row[8]] or group[:1]
+        bars.append(
+            Bar(
+                "binance",
+                symbol,
+                frame,
+                group[0][0] * 1_000_000,
+                float(spoken[0][1]),
+                max(float(r[2]) for r in spoken),
+                min(float(r[3]) for r in spoken),
+                float(group[-1][4]),
+                sum(round(float(r[5]) * 1e8) for r in group) / 1e8,
+                sum(r[8] for r in group),
+            )
+        )
+    return bars

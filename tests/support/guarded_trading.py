@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -16,15 +17,19 @@ from fks.api.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.config.settings import Http, Settings, Venue
 from fks.guardian.journal import kill_mode
+from fks.guardian.service import Guardian
+from fks.model.order import OrderType, Outcome
 from fks.order_manager.service import OrderManager
 from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
+from fks.venues.ccxt import CcxtVenue
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import collect
+from tests.support.venue_orders import order
 from tests.support.waiting import until
 
 SETTINGS = Settings(
@@ -127,3 +132,55 @@ async def ask(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     line = await asyncio.wait_for(reader.readline(), 20)
     writer.close()
     return dict(json.loads(line))
+
+
+def write_positions(
+    folder: Path,
+    positions: Sequence[Sequence[Any]],
+    *,
+    orders: Sequence[Sequence[Any]] = (),
+    booked: Sequence[Any] = (),
+    identities: Sequence[Sequence[Any]] = (),
+    lots: Sequence[Any] = (),
+) -> None:
+    """Write the file the guardian reads when the database is away. `lots`: BTCUSDT's maximum, and its market lot."""
+    row = {
+        "as_of_ns": time.time_ns(),
+        "positions": positions,
+        "orders": orders,
+        "booked": booked,
+        "identities": identities,
+        "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5", *lots]],
+    }
+    (folder / "kill-positions.json").write_text(json.dumps(row))
+
+
+@asynccontextmanager
+async def at_work(guardian: Guardian) -> AsyncIterator[Guardian]:
+    await guardian.start()
+    running = asyncio.create_task(guardian.run())
+    try:
+        yield guardian
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await guardian.stop()
+
+
+async def rest_one(trader: CcxtVenue) -> None:
+    """Leave a resting buy at the exchange."""
+    price = await trader.last_price("BTCUSDT")
+    assert price is not None
+    resting = order("0.01", type=OrderType.LIMIT, price=str((price * Decimal("0.9")).quantize(Decimal("0.01"))))
+    assert (await trader.submit(resting)).outcome is Outcome.ACK
+
+
+def sells(exchange: LocalExchange, since: int) -> list[dict[str, Any]]:
+    """Return the flattening orders the exchange received after row `since` of its log."""
+    rows = exchange.received(path="/api/v3/order", method="POST", after=since)
+    return [row for row in rows if row["params"].get("side") == "SELL" and row["params"].get("type") == "MARKET"]
+
+
+def mark(exchange: LocalExchange) -> int:
+    rows = exchange.received()
+    return int(rows[-1]["seq"]) if rows else 0

@@ -20,7 +20,7 @@ from fks.config.paths import Paths
 from fks.model.errors import ConfigError
 from fks.store.db import Database
 from fks.store.tokens import TokenStore, ensure_local_token
-from tests.contract.api.conftest import Fks
+from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
 
 

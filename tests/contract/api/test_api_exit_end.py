@@ -20,7 +20,7 @@ from fks.orders.messages import Limits
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
-from tests.contract.api.conftest import Fks
+from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from fks.api.order_entry import OrderRequest
 from fks.store.bus import BARS, ORDERS, Bus
 from fks.store.db import Database
-from tests.contract.api.conftest import Fks
+from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
 
 BARS_OF = (

@@ -22,8 +22,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.latest import Latest
 from fks.store.quarantine import QuarantineStore
-from tests.contract.data.test_collector import FEW, check_stored, later, state
-from tests.support.collecting import make_collector, running, settings_for
+from tests.support.collecting import FEW, check_stored, later, make_collector, running, settings_for, state
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,24 +39,3 @@ async def trader(exchange: LocalExchange) -> AsyncIterator[CcxtVenue]:
     venue.admit(await venue.identity())
     yield venue
     await venue.close()
-
-
-def write_positions(
-    folder: Path,
-    positions: Sequence[Sequence[Any]],
-    *,
-    orders: Sequence[Sequence[Any]] = (),
-    booked: Sequence[Any] = (),
-    identities: Sequence[Sequence[Any]] = (),
-    lots: Sequence[Any] = (),
-) -> None:
-    """Write the file the guardian reads when the database is away. `lots`: BTCUSDT's maximum, and its market lot."""
-    row = {
-        "as_of_ns": time.time_ns(),
-        "positions": positions,
-        "orders": orders,
-        "booked": booked,
-        "identities": identities,
-        "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5", *lots]],
-    }
-    (folder / "kill-positions.json").write_text(json.dumps(row))

@@ -17,8 +17,7 @@ from fks.model.order import OrderType, Outcome, Presence, Side
 from fks.store.db import Database
 from fks.store.kill import KillStore
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.conftest import write_positions
-from tests.contract.guardian.test_guardian_kill import at_work, mark, sells
+from tests.support.guarded_trading import at_work, mark, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order

@@ -9,8 +9,7 @@ from fks.model.order import Outcome, Side
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.test_guardian_kill import at_work
-from tests.support.guarded_trading import at, buy, held, seed_account, trading
+from tests.support.guarded_trading import at, at_work, buy, held, seed_account, trading
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order

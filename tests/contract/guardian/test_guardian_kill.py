@@ -6,8 +6,6 @@ import asyncio
 import json
 import stat
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,43 +19,11 @@ from fks.model.ids import flatten_id
 from fks.model.order import Fill, OrderType, Outcome, Role, Side
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.conftest import write_positions
-from tests.support.guarded_trading import ask, seed_account
+from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.waiting import until
-
-
-@asynccontextmanager
-async def at_work(guardian: Guardian) -> AsyncIterator[Guardian]:
-    await guardian.start()
-    running = asyncio.create_task(guardian.run())
-    try:
-        yield guardian
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await guardian.stop()
-
-
-async def rest_one(trader: CcxtVenue) -> None:
-    """Leave a resting buy at the exchange."""
-    price = await trader.last_price("BTCUSDT")
-    assert price is not None
-    resting = order("0.01", type=OrderType.LIMIT, price=str((price * Decimal("0.9")).quantize(Decimal("0.01"))))
-    assert (await trader.submit(resting)).outcome is Outcome.ACK
-
-
-def sells(exchange: LocalExchange, since: int) -> list[dict[str, Any]]:
-    """Return the flattening orders the exchange received after row `since` of its log."""
-    rows = exchange.received(path="/api/v3/order", method="POST", after=since)
-    return [row for row in rows if row["params"].get("side") == "SELL" and row["params"].get("type") == "MARKET"]
-
-
-def mark(exchange: LocalExchange) -> int:
-    rows = exchange.received()
-    return int(rows[-1]["seq"]) if rows else 0
 
 
 async def test_kill_without_database_and_order_manager(

@@ -12,9 +12,8 @@ from fks.guardian.service import read_kill
 from fks.store import migrate
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.test_guardian_kill import at_work, rest_one
 from tests.support import servers
-from tests.support.guarded_trading import seed_account
+from tests.support.guarded_trading import at_work, rest_one, seed_account
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until

@@ -12,9 +12,7 @@ from fks.guardian.service import last_kill
 from fks.store.db import Database
 from fks.store.kill import KillStore
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.conftest import write_positions
-from tests.contract.guardian.test_guardian_kill import at_work, mark, rest_one, sells
-from tests.support.guarded_trading import ask, seed_account
+from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until

@@ -14,9 +14,7 @@ import pytest
 from fks.guardian.service import Guardian, last_kill, read_kill
 from fks.model.order import Order, OrderType, Outcome, Role, Side
 from fks.venues.ccxt import CcxtVenue
-from tests.contract.guardian.conftest import write_positions
-from tests.contract.guardian.test_guardian_kill import at_work, mark, sells
-from tests.support.guarded_trading import ask
+from tests.support.guarded_trading import ask, at_work, mark, sells, write_positions
 from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order

@@ -13,7 +13,7 @@ from fks.cli import kill as kill_module
 from fks.cli.base import run
 from fks.config.paths import Paths
 from fks.guardian.service import read_kill
-from tests.contract.guardian.conftest import write_positions
+from tests.support.guarded_trading import write_positions
 from tests.support.guardian_process import GuardianProcess
 from tests.support.local_exchange import LocalExchange
 

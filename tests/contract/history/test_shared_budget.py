@@ -20,7 +20,7 @@ from fks.history.request import fetch_history
 from fks.rate_limits.budgets import bucket_of
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.contract.store.test_budgets import Impatient, at_once, dial_at_once
+from tests.support.budgets import Impatient, at_once, dial_at_once
 from tests.support.collecting import settings_for
 from tests.support.local_exchange import LocalExchange
 

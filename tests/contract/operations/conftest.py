@@ -3,7 +3,7 @@
 import pytest
 
 from fks.supervisor import operations
-from tests.contract.api.conftest import fks, gateway, seeded  # noqa: F401
+from tests.support.api_fixtures import fks, gateway, seeded  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.operations import OperationStore
 from fks.store.runtime_config import RuntimeConfigStore
-from tests.contract.api.conftest import Fks
+from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
 from tests.support.operations import IDS, FakeParts, Rig
 from tests.support.ports import CollectingLog

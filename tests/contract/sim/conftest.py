@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.sim.process import Sim, binance
+from tests.support.sim_process import Sim, binance
 
 
 @pytest.fixture

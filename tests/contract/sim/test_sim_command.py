@@ -13,7 +13,7 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import run
 from fks.sim.faults import KINDS
-from tests.contract.sim.process import SAMPLE, Sim
+from tests.support.sim_process import SAMPLE, Sim
 
 
 def test_keys_are_for_their_owner_only(sim: Sim) -> None:

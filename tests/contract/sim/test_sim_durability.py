@@ -10,8 +10,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from tests.contract.sim.process import Sim
-from tests.contract.sim.rebuilding import rebuilt_from
+from tests.support.sim_process import Sim
+from tests.support.sim_rebuilding import rebuilt_from
 
 Starter = Callable[..., Sim]
 

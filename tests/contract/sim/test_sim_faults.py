@@ -10,7 +10,7 @@ from typing import Any
 import ccxt
 import pytest
 
-from tests.contract.sim.process import Sim, binance
+from tests.support.sim_process import Sim, binance
 from tests.support.waiting import until
 
 ORDER = {"path": "/api/v3/order", "method": "POST"}

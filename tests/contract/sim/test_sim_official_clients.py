@@ -19,7 +19,7 @@ from binance_sdk_spot.rest_api.models import OrderListOcoBelowTypeEnum as Below
 from binance_sdk_spot.rest_api.models import OrderListOcoSideEnum as OcoSide
 from binance_sdk_spot.spot import Spot as Sdk
 
-from tests.contract.sim.process import Sim
+from tests.support.sim_process import Sim
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from fks.model.bar import Bar
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import iso
-from tests.contract.sim.process import SAMPLE, Sim
-from tests.contract.sim.rebuilding import rebuilt_from
+from tests.support.sim_process import SAMPLE, Sim
+from tests.support.sim_rebuilding import rebuilt_from
 from tests.support.waiting import until
 
 Starter = Callable[..., Sim]

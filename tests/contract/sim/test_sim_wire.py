@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.contract.sim.process import Sim
+from tests.support.sim_process import Sim
 
 Starter = Callable[..., Sim]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from contextvars import ContextVar
 from typing import cast
 
 from fks.clock import RealClock
@@ -23,6 +22,7 @@ from fks.rate_limits.budgets import (
     in_background,
 )
 from fks.store.bus import Bus
+from tests.support.budgets import Impatient, at_once, dial_at_once
 from tests.support.waiting import until
 
 AGES_S = 10**9  # windows begin at multiples of it: the present one ends in 2033
@@ -31,37 +31,9 @@ OURS = int(100 * SHARE)
 LIMITS = RateLimits(connects=LONG)
 
 
-in_a_hurry: ContextVar[bool] = ContextVar("in_a_hurry", default=False)
-
-
-class NoLeaveError(Exception):
-    """A request would have to wait."""
-
-
-class Impatient(RealClock):
-    """A clock by which nobody waits who is in a hurry."""
-
-    async def sleep(self, seconds: float) -> None:
-        if in_a_hurry.get():
-            raise NoLeaveError
-        await super().sleep(seconds)
-
-
 def budgets(bus: Bus, count: int, allowance: Allowance = LONG) -> list[RedisBudget]:
     name = bucket_of("test", None, uuid.uuid4().hex)
     return [RedisBudget(bus, Impatient(), name, allowance) for _ in range(count)]
-
-
-async def at_once(budget: RedisBudget, weight: int = 1) -> bool:
-    """Take if there is leave now; a request that would wait is withdrawn."""
-    token = in_a_hurry.set(True)
-    try:
-        await budget.take(weight)
-    except NoLeaveError:
-        return False
-    finally:
-        in_a_hurry.reset(token)
-    return True
 
 
 async def nothing(*args: object) -> None:
@@ -177,18 +149,6 @@ async def test_a_late_answer_tells_of_the_window_its_request_was_sent_in(bus: Bu
     is_answered.set()
     await asking
     assert await at_once(one)  # the window that was full is over
-
-
-async def dial_at_once(budget: RedisBudget) -> bool:
-    """Return whether a socket may be dialled now."""
-    token = in_a_hurry.set(True)
-    try:
-        await budget.take_connect()
-    except NoLeaveError:
-        return False
-    finally:
-        in_a_hurry.reset(token)
-    return True
 
 
 async def dials_of(budget: RedisBudget) -> int:

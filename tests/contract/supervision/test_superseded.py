@@ -7,7 +7,7 @@ from typing import Any
 
 from fks.config.machine import Machine
 from fks.store.heads import HeadStore
-from tests.contract.supervision.test_supervisor import FakeWorld, run, spec
+from tests.support.supervising import FakeWorld, run, spec
 from tests.support.waiting import until
 
 __all__ = ["run"]  # the fixture

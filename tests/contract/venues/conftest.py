@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from fks.clock import RealClock
 from fks.model.errors import OutageError
-from fks.model.ports import VenueEvent
 from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.session import BinanceVenue
 from fks.venues.binance.venue import SpotVenue
-from fks.venues.ccxt import CcxtVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
-
-Open = Callable[..., Awaitable[SpotVenue]]
-SESSIONS: dict[str, Callable[..., SpotVenue]] = {"ccxt": CcxtVenue, "binance": BinanceVenue}
+from tests.support.venue_sessions import SESSIONS, Listener, Open
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +67,6 @@ async def open_venue(exchange: LocalExchange, session: str) -> AsyncIterator[Ope
     yield make
     for venue in made:
         await venue.close()
-
-
-@dataclass
-class Listener:
-    """Collects a venue's events."""
-
-    events: list[VenueEvent] = field(default_factory=list)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from fks.model.order import Fill, OrderType, Outcome, Presence, Refusal
 from fks.model.ports import SessionBack, SessionLost
 from fks.venues.binance.venue import SpotVenue
-from tests.contract.venues.conftest import Listener, Open
 from tests.support.local_exchange import LocalExchange, free_port
 from tests.support.venue_orders import order
+from tests.support.venue_sessions import Listener, Open
 from tests.support.waiting import until
 
 Listen = Callable[[SpotVenue], Listener]

@@ -15,9 +15,9 @@ from fks.model.errors import ConfigError, OutageError
 from fks.model.order import Outcome
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.venue import SpotVenue
-from tests.contract.venues.conftest import SESSIONS
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order
+from tests.support.venue_sessions import SESSIONS
 
 RIGHTS = web.AppKey("rights", list)
 SEEN = web.AppKey("seen", list)

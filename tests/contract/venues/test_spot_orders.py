@@ -19,10 +19,10 @@ from fks.model.ports import BalancesSeen, SessionBack, SessionLost
 from fks.venues.binance import venue as venue_module
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.venue import SpotVenue
-from tests.contract.venues.conftest import SESSIONS, Listener, Open
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order
+from tests.support.venue_sessions import SESSIONS, Listener, Open
 from tests.support.waiting import until
 
 Listen = Callable[[SpotVenue], Listener]

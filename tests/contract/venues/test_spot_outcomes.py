@@ -11,9 +11,9 @@ import pytest
 
 from fks.model.order import Fill, Outcome, Presence, Refusal, Report, Role, State
 from fks.venues.binance.venue import SpotVenue
-from tests.contract.venues.conftest import Listener, Open
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
+from tests.support.venue_sessions import Listener, Open
 from tests.support.waiting import until
 
 A, R, E = Outcome.AMBIGUOUS, Outcome.REFUSED, Outcome.EXISTS

@@ -15,10 +15,10 @@ from fks.model.errors import OutageError
 from fks.model.order import Outcome, Presence, Refusal
 from fks.model.ports import BalancesSeen, SessionBack
 from fks.venues.binance.venue import SpotVenue
-from tests.contract.venues.conftest import Listener, Open
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
+from tests.support.venue_sessions import Listener, Open
 from tests.support.waiting import until
 
 D = Decimal

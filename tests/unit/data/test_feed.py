@@ -7,39 +7,14 @@ from decimal import Decimal
 from fks.bars.aggregate import BarBuilder
 from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.findings import Doubt, FeedState, Gap
-from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.market import BarSeen, Channel, TradeIds
+from fks.model.bar import BarClosed
+from fks.model.market import Channel, TradeIds
 from fks.model.timeframe import NS
-
-T0 = 1_767_225_600 * NS
-
-
-def trade(number: int, second: float, price: str = "10") -> PublicTrade:
-    return PublicTrade("binance", "BTCUSDT", number, T0 + round(second * 1e9), Decimal(price), Decimal(1), False)
+from tests.support.feeds import T0, hear, live, seen, trade
 
 
 def over(second: int, trades: int, frame: str = "1s") -> BarClosed:
     return BarClosed("binance", "BTCUSDT", frame, T0 + second * NS, trades)
-
-
-def live(
-    last_id: int | None = 0,
-    frames: tuple[str, ...] = ("1s", "5s"),
-    ids: TradeIds = TradeIds.CONTIGUOUS,
-    channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
-) -> SymbolFeed:
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids, channels=channels)
-    feed.positions = {}
-    feed.restart(BarBuilder("binance", "BTCUSDT", frames, T0, previous=Decimal(9)), last_id, [])
-    feed.state = FeedState.LIVE
-    return feed
-
-
-def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed | BarSeen) -> Gap | Doubt | None:
-    now_ns = T0 + round(second * 1e9)
-    if events:
-        feed.receive(list(events), now_ns, second)
-    return feed.advance(now_ns, second)
 
 
 def times(feed: SymbolFeed, frame: str = "1s") -> list[int]:
@@ -199,10 +174,6 @@ def test_what_is_forgotten_is_gone_and_waits_for_the_store() -> None:
     hear(feed, 2.0, trade(1, 0.1), trade(2, 2.0))
     feed.forget()
     assert (len(feed.sealed), feed.positions, feed.state) == (0, None, FeedState.COLD)
-
-
-def seen(second: int, trades: int, *, volume: float = 1.0, is_closed: bool = True) -> BarSeen:
-    return BarSeen(Bar("binance", "BTCUSDT", "1s", T0 + second * NS, 10, 10, 10, 10, volume, trades), is_closed)
 
 
 def test_each_channel_has_an_age_of_its_own() -> None:

@@ -11,7 +11,7 @@ from fks.feed.findings import Doubt, FeedState
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS
-from tests.unit.data.test_feed import T0, hear, live, seen, trade
+from tests.support.feeds import T0, hear, live, seen, trade
 
 
 class Rest:

@@ -22,7 +22,7 @@ from fks.supervision import (
     decide,
 )
 from fks.supervision.state import Begin, Event, Exited, Find, Missing, Note, Phase, Start, Started, Stop
-from tests.unit.supervision.otp import Otp, Thing
+from tests.support.otp import Otp, Thing
 
 NO_WAIT = RestartBackoff(first_s=0.0)
 CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from tests.contract.sim.process import Sim
+from tests.support.sim_process import Sim
 
 
 def rebuilt_from(sim: Sim, start_ms: int, end_ms: int, symbol: str = "BTCUSDT", interval: str = "1m") -> int:

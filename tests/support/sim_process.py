@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import ccxt.pro
 
-SAMPLE = Path(__file__).resolve().parents[3] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
+SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 
 
 class Sim:

@@ -1,4 +1,4 @@
-"""Two fingerprints of a result (C12): of everything that went in, and of the ordered fills that came out."""
+"""Fingerprints of a result (C12): one of all its inputs, one of its ordered fills."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _hash(document: object) -> str:
 
 
 def tape_hash(bars: Bars) -> dict[str, object]:
-    """Return what identifies a tape: timeframe, first, last, count and the SHA-256 of its columns."""
+    """Return the identity of a tape: timeframe, first, last, count and the SHA-256 of its columns."""
     digest = hashlib.sha256()
     for column in (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume):
         digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())

@@ -1,4 +1,4 @@
-"""What is missing of a tape (C8): counted, shown, and beyond a limit refused. Nothing is ever filled in."""
+"""Gaps of a backtest's bars (C8): counted, shown, and refused beyond a limit. Nothing is filled in."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, iso
 
-#: C8: more missing than this (percent), or a hole of more bars than this inside an open position, is refused.
+#: C8: a tape with more missing bars (percent), or a longer gap (bars) inside an open position, is refused
 MISSING_PCT_MAX = 1.0
-HOLE_BARS_MAX = 10
+GAP_BARS_MAX = 10
 
 
 class TapeRefused(InputError):
-    """The tape has too many holes to believe a result (exit code 4); `--allow-gaps` goes on, and the hash says so."""
+    """The tape has too many gaps for a valid result (exit code 4); `--allow-gaps` runs it, and is part of the hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class GapReport:
-    """Bars expected between the first and the last, present, the longest hole (in bars) and where it begins."""
+    """Bars expected between the first and the last, bars present, and the longest gap (in bars) and its start."""
 
     expected: int
     present: int
     longest: int
     longest_after_ns: int | None
-    holes: int
+    gaps: int
 
     @property
     def missing_pct(self) -> float:
@@ -42,13 +42,13 @@ class GapReport:
             "bars_present": self.present,
             "longest_gap_bars": self.longest,
             "longest_gap_after": None if self.longest_after_ns is None else iso(self.longest_after_ns),
-            "gaps": self.holes,
+            "gaps": self.gaps,
             "gap_pct": round(self.missing_pct, 4),
         }
 
 
 def _ordinals(times: Ints, timeframe: str) -> Ints:
-    """Return each bar's number on its timeframe's own calendar, so that neighbours differ by one."""
+    """Return each bar's ordinal in its timeframe, so that neighbours differ by one."""
     seconds = TIMEFRAMES[timeframe]
     if seconds:
         return times // (seconds * NS)
@@ -76,7 +76,7 @@ def missing_after(bars: Bars) -> Ints:
 
 
 def find_gaps(bars: Bars) -> GapReport:
-    """Return what is missing between the first and the last bar."""
+    """Return the gap report between the first and the last bar."""
     missing = missing_after(bars)
     total = int(missing.sum()) if len(missing) else 0
     at = int(np.argmax(missing)) if total else -1
@@ -85,16 +85,16 @@ def find_gaps(bars: Bars) -> GapReport:
         present=len(bars),
         longest=int(missing[at]) if total else 0,
         longest_after_ns=int(bars.time_ns[at]) if total else None,
-        holes=int((missing > 0).sum()),
+        gaps=int((missing > 0).sum()),
     )
 
 
 def ensure_whole(bars: Bars, report: GapReport, is_holding: npt.NDArray[np.bool_]) -> None:
-    """Refuse a tape with more than 1 % missing, or a hole of more than 10 bars while a position was open.
+    """Refuse a tape with more than 1 % missing, or a gap of more than 10 bars while a position was open.
 
     `is_holding`: whether a position is open after each bar. Errors: TapeRefused TAPE_GAPS.
     """
-    remedy = "fill the hole (fks data sync) or pass --allow-gaps"
+    remedy = "fill the gap (fks data sync) or pass --allow-gaps"
     if report.missing_pct > MISSING_PCT_MAX:
         raise TapeRefused(
             f"the tape misses {report.missing_pct:.2f} % of its bars ({report.expected - report.present} of "
@@ -103,13 +103,13 @@ def ensure_whole(bars: Bars, report: GapReport, is_holding: npt.NDArray[np.bool_
             status=422,
             remedy=remedy,
         )
-    holes = np.flatnonzero((missing_after(bars) > HOLE_BARS_MAX) & is_holding[:-1])
-    if len(holes):
-        at = int(holes[0])
+    long_gaps = np.flatnonzero((missing_after(bars) > GAP_BARS_MAX) & is_holding[:-1])
+    if len(long_gaps):
+        at = int(long_gaps[0])
         raise TapeRefused(
             f"{int(missing_after(bars)[at])} bars are missing after {iso(int(bars.time_ns[at]))} inside an open "
             "position "
-            f"(limit {HOLE_BARS_MAX})",
+            f"(limit {GAP_BARS_MAX})",
             code="TAPE_GAPS",
             status=422,
             remedy=remedy,

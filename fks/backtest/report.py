@@ -1,4 +1,4 @@
-"""A result as one JSON document (`fks.backtest/1`), money as text, bounded in size."""
+"""Report of a result as one JSON document (`fks.backtest/1`), money as text, bounded in size."""
 
 from __future__ import annotations
 

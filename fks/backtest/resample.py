@@ -1,4 +1,4 @@
-"""From a shorter timeframe to a longer one, vectorised."""
+"""Resampling of bars to a longer timeframe, vectorised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a backtest besides bars and strategy, and what comes out of one."""
+"""Setup of a backtest (its inputs besides bars and strategy) and its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from fks.model.timeframe import iso
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The rest of a backtest's inputs. `size` is quote per entry (`notional`) or base per entry (`quantity`)."""
+    """Inputs of a backtest besides bars and strategy. `size` is quote per entry (`notional`) or base per entry
+    (`quantity`)."""
 
     instrument: Instrument
     costs: CostModel = field(default_factory=CostModel)
@@ -87,7 +88,7 @@ class TradeRow:
 
 @dataclass(frozen=True, slots=True)
 class DeniedEntry:
-    """A wish that our own rules refused, with the code that live gives."""
+    """An entry that our own rules denied, with the same code as in live trading."""
 
     time_ns: int
     side: Side
@@ -101,7 +102,7 @@ class DeniedEntry:
 @dataclass(frozen=True, slots=True)
 class Result:
     """A finished backtest. `equity` is quote at each bar's close (float64, from the first decided bar's index on
-    `bars`); `position` is what is still held at the end, dust included."""
+    `bars`); `position` is the quantity still held at the end, including dust."""
 
     strategy: str
     params: dict[str, object]

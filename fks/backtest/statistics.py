@@ -1,4 +1,4 @@
-"""Numbers about a result, float64, computed only when asked for."""
+"""Statistics of a result, float64, computed on demand."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One decision of a strategy, seen from inside: its target, and the values that it computed at one bar.
+"""Trace of one decision of a strategy: its target, and the values that it computed at one bar.
 
-Run as a program (`python -m fks.backtest.trace`) it evaluates code of users in a process of its own: a request on
-standard input, an answer on standard output. The caller bounds its time.
+Run as a program (`python -m fks.backtest.trace`) it evaluates users' code in a process of its own: a request on
+standard input, an answer on standard output. The caller limits its time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What the strategy wanted at the last bar and at the one before it, and why."""
+    """Targets of the strategy at the last bar and at the one before it, and the values that led to them."""
 
     warmup: int
     bars: int
@@ -92,7 +92,7 @@ class _Recorder:
                 self._note(name, {}, value)
         elif frame.f_code.co_filename.startswith(_INDICATORS) and frame.f_back is not None:
             if frame.f_back.f_code.co_filename.startswith(_INDICATORS):
-                return  # a part of another indicator
+                return  # it is part of another indicator
             given = {
                 name: float(value)
                 for name, value in frame.f_locals.items()
@@ -114,7 +114,7 @@ class _Recorder:
 
 
 def _behind(frame: FrameType) -> list[tuple[str, dict[str, float], object]]:
-    """Return the averages that an exact comparison stands for: it works in integers, which nobody reads."""
+    """Return the averages behind an exact comparison, which itself works in integers that a person cannot interpret."""
     given = frame.f_locals
     if frame.f_code.co_name == "cross_side":
         names = ("fast", "slow")
@@ -136,7 +136,7 @@ def _at(column: Any, index: int) -> float | None:
 
 # ── in a process of its own ──────────────────────────────────────────────────────────────────────
 def request_of(strategy: str, params: Mapping[str, Any], bars: Bars, folder: Path | None) -> bytes:
-    """Return what `main` reads: one line of JSON, then the columns."""
+    """Return the input of `main`: one line of JSON, then the columns."""
     head = {
         "strategy": strategy,
         "params": dict(params),
@@ -152,7 +152,7 @@ def request_of(strategy: str, params: Mapping[str, Any], bars: Bars, folder: Pat
 
 
 def answer_to(request: bytes) -> dict[str, Any]:
-    """Return the traced decision as JSON, or {"error"} with what the strategy did wrong."""
+    """Return the traced decision as JSON, or {"error"} with the strategy's error."""
     stream = io.BytesIO(request)
     head = json.loads(stream.readline())
     time_ns = np.load(stream, allow_pickle=False)

@@ -45,7 +45,7 @@ def _is_on_grid(values: Floats, scale: float) -> bool:
     return bool(np.array_equal(np.rint(values * scale) / scale, values))
 
 
-def _room_for(ticks: Ints, factor: int) -> Exact:
+def _overflow_safe(ticks: Ints, factor: int) -> Exact:
     """Return the ticks as they are when products of at most `factor` times them fit int64, else as Python integers."""
     most = int(np.abs(ticks).max()) if len(ticks) else 0
     return ticks if most * factor < _LIMIT else ticks.astype(object)
@@ -65,7 +65,7 @@ def cross_side(values: Floats, fast: int, slow: int) -> Floats:
 
     0 until there are max(fast, slow) bars and a first bar that is no tie.
     """
-    ticks = _room_for(to_ticks(values), 2 * fast * slow)
+    ticks = _overflow_safe(to_ticks(values), 2 * fast * slow)
     difference = rolling_sum(ticks, fast) * slow - rolling_sum(ticks, slow) * fast
     side = np.sign(difference).astype(np.float64)
     side[: max(fast, slow) - 1] = 0.0

@@ -119,12 +119,12 @@ def run_spec(
     catalogue: Catalogue | None = None,
     limits: Risk | None = None,
 ) -> tuple[Result, str]:
-    """Run one backtest and return its result and where the bars came from.
+    """Run one backtest and return its result and the source of its bars.
 
     `limits` are the node's [risk] settings (None: their defaults).
 
-    `progress` is told shares of the work (0 to 1) and may raise to stop it. Errors: InputError of what is wrong with
-    the spec, the strategy or the data (TapeRefused among them).
+    `progress` is called with shares of the work (0 to 1) and may raise to stop it. Errors: InputError for a wrong spec,
+    strategy or tape (including TapeRefused).
     """
     limits = limits or Risk()
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
@@ -159,6 +159,6 @@ def run_job(
     catalogue: Catalogue | None = None,
     limits: Risk | None = None,
 ) -> dict[str, Any]:
-    """Run the backtest a job's spec asks for and return its document. Errors: as `parse_spec` and `run_spec`."""
+    """Run the backtest of a job's spec and return its document. Errors: as `parse_spec` and `run_spec`."""
     result, source = run_spec(parse_spec(spec), load_bars, progress, catalogue=catalogue, limits=limits)
     return document_of(result, source=source)

@@ -1,4 +1,4 @@
-"""Where a backtest's bars come from: the database, or a tape file."""
+"""Loading of a backtest's bars from the database or a tape file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.reading import ReadingStore
 
-_SHOWN = 1000  # bars that show the tick and lot of what no exchange here lists
+_SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 
 
 async def load_stored(db: Database, request: Request, columns: ColumnCache | None = None) -> Loaded:
-    """Return bars from `ohlcv_data`: the timeframe itself, or made from stored minutes where those reach further.
+    """Return bars from `ohlcv_data`: the timeframe itself, or resampled from stored minutes where those reach further.
 
     With `columns` they are mapped from its files instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA;
     OutageError.
@@ -48,7 +48,7 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
 
 
 async def _instrument(db: Database, request: Request) -> Instrument:
-    """Return the rules of what is meant; of what was loaded and no exchange here lists, those that its bars show."""
+    """Return the instrument; for an unlisted symbol, tick and lot are derived from its bars."""
     found = await ReadingStore(db).find(request.symbol, request.exchange)
     if found.is_listed:
         every = await InstrumentStore(db).all(found.exchange)

@@ -1,4 +1,4 @@
-"""The process that runs a claimed job: beats while it works, and writes its one end."""
+"""Runner of one claimed job, in its own process: it sends heartbeats and records the end once."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ BEAT_S = 1.0
 
 
 class Cancelled(Exception):
-    """A person asked to end the job, or it was given to somebody else."""
+    """A person cancelled the job, or it was given to another runner."""
 
 
 class Work:
-    """What a job's own thread may use: data through the loop, and a share of progress to report.
+    """Context of a job's own thread: data through the loop, and progress to report.
 
-    `advance` raises Cancelled once the job is to end; a kind calls it as often as it can. A kind that runs on the loop
-    has `db`, and looks at `stop`.
+    `advance` raises Cancelled after the job was cancelled; a kind calls it as often as it can. A kind that runs on the
+    loop uses `db` and checks `stop`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
 
 async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     from fks.history.sync import QuietLog
-    from fks.jobs.sync import run_sync  # a backtest needs no exchanges
+    from fks.jobs.sync import run_sync  # not needed by a backtest
 
     result = await run_sync(
         spec, work.db, work.settings, work.node, log=QuietLog(), clock=RealClock(), should_stop=work.stop.is_set
@@ -74,17 +74,17 @@ async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     return result
 
 
-#: kind -> what runs, in a thread of its own
+#: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
-#: kind -> what runs on the loop: it waits more than it works
+#: kind -> its coroutine, run on the loop: it mostly waits
 WAITING_KINDS: dict[str, Callable[[Mapping[str, Any], Work], Awaitable[dict[str, Any]]]] = {"sync": _sync}
 
 
 def run_claimed(home: str, job_id: str) -> None:
     """Run a job that was claimed for this process, as the node at `home` is configured, and write its end.
 
-    What is wrong with the job is its row's error. Errors: OutageError when the database is away for good (the row is
-    queued again once its beat is old).
+    An error of the job is stored in its row. Errors: OutageError when the database stays unreachable (the row is queued
+    again once its heartbeat is old).
     """
     asyncio.run(_run_here(home, uuid.UUID(job_id)))
 
@@ -103,7 +103,7 @@ async def _run_here(home: str, job_id: uuid.UUID) -> None:
 async def run_one(
     db: Database, job_id: uuid.UUID, folder: Path, *, settings: Settings | None = None, node: Node | None = None
 ) -> None:
-    """Run the running attempt of a job and write its end; a job that was ended or taken meanwhile is left alone."""
+    """Run the running attempt of a job and write its end; a job that was ended or claimed meanwhile is not changed."""
     store = JobStore(db)
     job = await store.get(job_id)
     if job is None or job.state != "running":
@@ -118,7 +118,7 @@ async def run_one(
     try:
         await store.finish(job, state, result=result, error=error)
     except StaleEpochError:
-        return  # somebody else has it now, and writes its end
+        return  # another runner has it now, and records its end
 
 
 async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, str | None]:
@@ -135,12 +135,12 @@ async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, st
         raise
     except FksError as error:
         return "failed", None, str(error)
-    except Exception as error:  # a strategy's own code may raise anything; the row says what
+    except Exception as error:  # a strategy's own code may raise anything; the row has the error
         return "failed", None, f"{type(error).__name__}: {error}"
 
 
 async def _beat(store: JobStore, job: Job, work: Work) -> None:
-    """Show every second that the job lives; stop it when it is cancelled or no longer ours."""
+    """Send a heartbeat every second; stop the job when it is cancelled or given to another runner."""
     while True:
         try:
             if await store.beat(job, work.share):
@@ -149,5 +149,5 @@ async def _beat(store: JobStore, job: Job, work: Work) -> None:
             work.stop.set()
             return
         except OutageError:
-            pass  # the next beat tries again; silence for too long gives the job to somebody else
+            pass  # the next heartbeat tries again; after too long without one the job goes to another runner
         await asyncio.sleep(BEAT_S)

@@ -1,4 +1,4 @@
-"""Schedules: cron rows that run a named task of this table when due. A missed tick runs once, late."""
+"""Schedules: cron rows that run a named task when due. A missed tick runs once, late."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["NOTHING", "TASKS", "Context", "Schedules", "is_due"]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a task may use."""
+    """Services that a task may use."""
 
     db: Database
     clock: Clock
@@ -48,7 +48,7 @@ async def _old_bars(c: Context) -> str:
     return f"{await drop_old_bars(c.db, to_datetime(c.clock.now_ns()), keep_days)} bars deleted"
 
 
-async def _old_doubts(c: Context) -> str:
+async def _old_quarantine(c: Context) -> str:
     before_ns = c.clock.now_ns() - round(c.settings.data.quarantine_keep_days * DAY_NS)
     return f"{await QuarantineStore(c.db).forget(before_ns)} rows of the quarantine deleted"
 
@@ -65,12 +65,12 @@ async def _continuous(c: Context) -> str:
     return await c.continuous.look()
 
 
-#: task name -> (default cron in UTC, what runs). The rows of `schedules` may change the cron or switch one off.
+#: task name -> (default cron in UTC, function). The rows of `schedules` may change the cron or disable a task
 TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "partitions": ("0 * * * *", _partitions),
     "old-trades": ("15 * * * *", _old_trades),
     "old-bars": ("25 0 * * *", _old_bars),
-    "old-doubts": ("35 0 * * *", _old_doubts),
+    "old-doubts": ("35 0 * * *", _old_quarantine),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "continuous": ("* * * * *", _continuous),
@@ -86,7 +86,8 @@ def is_due(cron: str, last_run: datetime | None, now: datetime) -> bool:
 
 
 class Schedules:
-    """The cron rows of this system. Guarantees: a task that raises is noted in its row and does not stop the others."""
+    """The cron rows of this system. Guarantees: an error of a task is stored in its row and does not stop the
+    others."""
 
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
         self._context = Context(db, clock, settings, Continuous(db, clock, settings))
@@ -94,16 +95,16 @@ class Schedules:
         self._failing: dict[str, str] = {}
 
     async def start_waiting(self) -> bool:
-        """Have syncs begun that somebody asked for in `sync_status`. Errors: OutageError."""
+        """Start the syncs that were requested in `sync_status`. Errors: OutageError."""
         return await self._context.continuous.start_waiting()
 
     def missing_bars(self) -> dict[str, int]:
-        """Return how many bars each exchange's series lacked at the last look."""
+        """Return how many bars each exchange's series lacked at the last check."""
         return self._context.continuous.missing_bars()
 
     @property
     def failing(self) -> Mapping[str, str]:
-        """Which schedules failed when they ran last, and why."""
+        """The schedules whose last run failed, and why."""
         return self._failing
 
     async def run_due(self) -> list[tuple[str, str]]:
@@ -126,11 +127,11 @@ class Schedules:
                 self._failing.pop(row["name"], None)
             except OutageError:
                 raise
-            except Exception as error:  # a cron that is none, a statement that is refused: the others still run
+            except Exception as error:  # an invalid cron, a refused statement: the others still run
                 result = f"failed: {type(error).__name__}: {error}"[:500]
                 self._failing[row["name"]] = result
                 if result == row["last_result"]:
-                    continue  # said already; the next try is in a second
+                    continue  # recorded already; the next try is in a second
             await db.execute("schedules.note_run", row["name"], now, result, retry=True)
             ran.append((row["name"], result))
         return ran

@@ -1,8 +1,7 @@
-"""History as durable work: what waits in `sync_status`, and gaps in what is kept whole. One job at a time, for all
-exchanges.
+"""Sync jobs: waiting rows of `sync_status` and gaps of kept series, one job at a time for all exchanges.
 
-`Continuous` decides, cheaply and each minute, whether there is anything to fetch; the job fetches it in a process of
-its own and may be killed at any moment: what is missing is looked up, not remembered.
+`Continuous` decides each minute, at little cost, whether there is anything to fetch. The job fetches it in a process of
+its own and may be killed at any moment: missing bars are looked up in the database, not remembered.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from fks.store.db import Database
 from fks.store.sync import SyncStore
 
 KIND = "sync"
-AT_ONCE = 3  # series of one exchange: a short one does not wait for years of minutes
+AT_ONCE = 3  # series of one exchange at once, so that a short one does not wait for years of minutes
 LOOK_S = 2.0
 NOTHING = "nothing is missing"
-GAPS_MAX = 500  # of one job and exchange: what is left is the next job's
+GAPS_MAX = 500  # of one job and exchange; the next job fills the others
 
 
 class Continuous:
-    """Decides when a sync job is due. Soft state: what the gap watch saw. Errors of all methods: OutageError."""
+    """Decides when a sync job is due. Soft state: the checks of the gap watch. Errors of all methods: OutageError."""
 
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
         self._store = SyncStore(db)
@@ -52,11 +51,11 @@ class Continuous:
         )
 
     def missing_bars(self) -> dict[str, int]:
-        """Return how many bars each exchange's series lacked at the last look."""
+        """Return how many bars each exchange's series lacked at the last check."""
         return self._watch.missing_bars()
 
     async def start_waiting(self) -> bool:
-        """Have the syncs that wait begun; return whether a job was queued for them."""
+        """Start the waiting syncs; return whether a job was queued for them."""
         waiting = await self._store.waiting()
         for exchange in waiting:
             if exchange not in EXCHANGES:
@@ -77,10 +76,10 @@ async def run_sync(
     clock: Clock,
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Run what waits, for the exchanges of `spec` and those that come up meanwhile, then fill their gaps.
+    """Run the waiting syncs of the exchanges in `spec` and of those that are added meanwhile, then fill their gaps.
 
-    Returns what was done by exchange, or its error: one that is away does not hold up another, and what it has not done
-    waits in the rows. Errors: OutageError of the database; BugError.
+    Returns a summary per exchange, or its error: an unreachable one does not delay another, and its work waits in the
+    rows. Errors: OutageError of the database; BugError.
     """
 
     def begin(name: str) -> asyncio.Task[dict[str, int]]:
@@ -112,11 +111,11 @@ async def _of_exchange(
     clock: Clock,
     should_stop: Callable[[], bool],
 ) -> dict[str, int]:
-    """Run the syncs of one exchange that wait, then fill the gaps in what is kept of it."""
+    """Run the waiting syncs of one exchange, then fill the gaps of its kept series."""
     async with opened_exchange(name, settings, node, log, clock) as exchange:
         sync = Sync(exchange, db, clock, log, should_stop=should_stop)
         synced = await sync.run_pending(at_once=AT_ONCE)
         gaps = [gap for gap in await GapWatch(db, clock, days=settings.data.gaps_days).look() if gap.exchange == name]
         written, absent = await sync.fill(gaps[:GAPS_MAX])
-        synced += await sync.run_pending(at_once=AT_ONCE)  # what was asked for meanwhile
+        synced += await sync.run_pending(at_once=AT_ONCE)  # those requested meanwhile
         return {"synced": synced, "gaps": len(gaps), "written": written, "absent": absent}

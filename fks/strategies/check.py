@@ -1,12 +1,12 @@
-"""The proof by prefixes that a strategy may be used: it sees no later bar, and its declared warm-up suffices.
+"""Check of a strategy by prefixes: it uses no later bar, and its declared warm-up suffices.
 
 **No look-ahead.** For many k the decisions over the first k bars must equal the first k decisions over all bars. The k
 are the edges (right after the warm-up, the end), every place where the target changes, and random ones.
 
 **Warm-up.** A run that starts later must, after its own warm-up, want what the run from the first bar wants. A strategy
-that holds until a condition comes has one honest difference: the late run is flat while the long run still holds what
-it entered before. So the late run may be flat until both agree for the first time; from then on they must be equal.
-That is "equal targets on the check tape", not a bound for every tape: recursive averages only ever converge.
+that holds until a condition occurs has one legitimate difference: the late run is flat while the long run still holds
+what it entered before. So the late run may be flat until both agree for the first time; from then on they must be
+equal. That is "equal targets on the check tape", not a bound for every tape: recursive averages only ever converge.
 
 Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick) and on the tapes given.
 """
@@ -28,8 +28,8 @@ _STARTS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What a failed check saw: the bar and both values."""
+class Violation:
+    """A failed check: the bar and both values."""
 
     check: str  # lookahead | warmup | contract
     tape: str
@@ -48,7 +48,8 @@ class Finding:
 
 
 def synthetic(count: int, timeframe: str = "1m") -> Bars:
-    """Return `count` seeded bars on a 0.01 grid: trends, calm, exact flats, jumps. The same for everyone, for ever."""
+    """Return `count` seeded bars on a 0.01 grid: trends, calm, exact flats, jumps. The same in every run and
+    version."""
     dice = np.random.Generator(np.random.PCG64(_SEED))
     regime = np.repeat(dice.integers(0, 4, count // 60 + 1), 60)[:count]
     drift = np.choose(regime, [0.0, 6.0, -6.0, 0.0])
@@ -67,14 +68,14 @@ def synthetic(count: int, timeframe: str = "1m") -> Bars:
     return Bars("SYNTHETIC", timeframe, times, open_ / 100.0, high / 100.0, low / 100.0, close / 100.0, volume)
 
 
-def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: int = _PREFIXES) -> list[Finding]:
+def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: int = _PREFIXES) -> list[Violation]:
     """Return what is wrong with the strategy, nothing when it may be used. Takes milliseconds to tens of them.
 
     `tapes`: real bars to check on besides the synthetic ones; those too short for the warm-up are left out.
     """
     warmup = strategy.warmup()
     if warmup < 0:
-        return [Finding("contract", "synthetic", "warmup", 0, 0, float(warmup), 0.0, "the warm-up is negative")]
+        return [Violation("contract", "synthetic", "warmup", 0, 0, float(warmup), 0.0, "the warm-up is negative")]
     need = max(600, 4 * warmup)
     for bars in (synthetic(need), *tapes):
         if len(bars) < warmup + 20:
@@ -107,7 +108,7 @@ def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
             yield name, column
 
 
-def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Finding]:
+def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violation]:
     """Yield the first difference of each prefix that decides otherwise than the whole."""
     whole = evaluate(strategy, bars)
     count, warmup = len(bars), strategy.warmup()
@@ -125,7 +126,7 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Findin
         for name, values in _columns(part):
             at = _first_difference(values, full.get(name, np.full(count, np.nan))[:k])
             if at is not None:
-                yield Finding(
+                yield Violation(
                     "lookahead",
                     bars.symbol,
                     name,
@@ -142,7 +143,7 @@ def _first_difference(left: Floats, right: Floats) -> int | None:
     return int(np.argmax(differ)) if differ.any() else None
 
 
-def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Finding]:
+def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
     """Yield the first difference of each later start that is still there after the warm-up."""
     whole = evaluate(strategy, bars)
     count, warmup = len(bars), strategy.warmup()
@@ -161,7 +162,7 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Finding]:
         wrong = int(np.argmax(is_bad)) if is_bad.any() else None
         if wrong is not None:
             index = at + warmup + wrong
-            yield Finding(
+            yield Violation(
                 "warmup",
                 bars.symbol,
                 "target",

@@ -1,6 +1,6 @@
-"""Which strategies there are: modules of this package, a user's files, installed entry points (group `fks.strategies`).
+"""Catalogue of strategies: modules of this package, users' files, installed entry points (group `fks.strategies`).
 
-A broken file spoils only itself: its row says what is wrong, and asking for it raises that.
+A broken file affects only itself: its row has the error, and loading it raises that error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOT_STRATEGIES = frozenset({"base", "check", "registry", "template"})
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the catalogue. `origin` is builtin, file or package; `error` says why it cannot be used."""
+    """A row of the catalogue. `origin` is builtin, file or package; `error` is why it cannot be used."""
 
     name: str
     origin: str
@@ -71,13 +71,13 @@ class Catalogue:
                 f"strategy {name} cannot be loaded: {entry.error}",
                 code="STRATEGY_BROKEN",
                 status=422,
-                remedy=f"mend {entry.where}",
+                remedy=f"correct {entry.where}",
             )
         return entry.kind
 
     def make(self, name: str, params: Mapping[str, Any] | None = None) -> Strategy:
         """Return strategy `name` with `params` (the rest default). Errors: as `kind`; InputError PARAM_WRONG naming
-        the parameter, what is wrong with it and what there is."""
+        the parameter, its fault and the valid ones."""
         kind = self.kind(name)
         try:
             return kind.model_validate(dict(params or {}))
@@ -120,7 +120,7 @@ def _entries(folder: Path | None) -> Iterator[Entry]:
 def _from_point(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
     try:
         loaded = point.load()
-    except Exception as error:  # another package's code: whatever it does wrong is its row's error
+    except Exception as error:  # another package's code may raise anything: it becomes the error of its row
         yield Entry(point.name, "package", point.value, error=_one_line(error))
         return
     if isinstance(loaded, type) and issubclass(loaded, Strategy):

@@ -1,4 +1,4 @@
-"""Bars in memory that grow at the end: what a strategy is evaluated on from its anchor bar."""
+"""Growing bars in memory, on which a strategy is evaluated from its anchor bar."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAMES = ("time_ns", "open", "high", "low", "close", "volume")
 
 
 class Columns:
-    """Columns with spare room, doubled when full, so that a bar a second costs no copy a second."""
+    """Columns with spare capacity, doubled when full, so that not every new bar copies them."""
 
     def __init__(self, bars: Bars) -> None:
         self._symbol, self._timeframe = bars.symbol, bars.timeframe
         self._count = len(bars)
-        room = max(1024, 2 * self._count)
-        self._data = {name: _grown(getattr(bars, name), room) for name in _NAMES}
+        capacity = max(1024, 2 * self._count)
+        self._data = {name: _grown(getattr(bars, name), capacity) for name in _NAMES}
 
     def __len__(self) -> int:
         return self._count
@@ -49,7 +49,7 @@ class Columns:
         self._count = end
 
 
-def _grown(values: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:
-    column = np.empty(room, dtype=values.dtype)
+def _grown(values: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
+    column = np.empty(capacity, dtype=values.dtype)
     column[: len(values)] = values
     return column

@@ -1,7 +1,7 @@
-"""Who took the last worker down, and what follows: counted, set apart, or switched off with a page.
+"""Crash attribution: the instance that ended the last worker is counted, isolated, or disabled with a page.
 
-The predecessor's mark names the instance that was in hand when its process ended. What the supervisor wrote of that end
-(signal, last lines, traceback) is kept with the instance. Everything is one fenced statement, once per crash.
+The predecessor's mark names the instance that was running when its process ended. The supervisor's record of that end
+(signal, last lines, traceback) is stored with the instance. Each crash is recorded once, in one fenced statement.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from fks.strategy_worker.crash_marker import CrashMarker, Mark
 from fks.supervision.containment import Disable, Isolate, respond_to_crash
 
 TRACEBACK_MAX = 8000
-EXIT_WAIT_S = 1.5  # the supervisor writes how a worker ended at about the time its successor starts
+EXIT_WAIT_S = 1.5  # the supervisor records how a worker ended at about the time its successor starts
 _US = 1000
 
 
 class CrashAttribution:
-    """Reads the predecessor's mark once and settles it. `crash_file` is where faulthandler wrote, if anybody knows."""
+    """Reads the predecessor's mark once and records it. `crash_file` is faulthandler's output, None if unknown."""
 
     def __init__(
         self,
         db: Database,
         owner: Owner,
-        in_hand: CrashMarker,
+        marker: CrashMarker,
         *,
         window_s: float,
         crash_file: Path | None,
@@ -37,33 +37,33 @@ class CrashAttribution:
         meter: Meter,
         log: Log,
     ) -> None:
-        self._db, self._owner, self._in_hand = db, owner, in_hand
+        self._db, self._owner, self._marker = db, owner, marker
         self._window_s, self._clock, self._meter, self._log = window_s, clock, meter, log
-        self._mark = in_hand.left()
+        self._mark = marker.left()
         self._dump = _read(crash_file) if self._mark is not None else ""
 
     async def settle(self) -> None:
-        """Write down what the predecessor's mark says, if it left one. Errors: OutageError; then call it again."""
+        """Record the crash of the predecessor's mark, if it left one. Errors: OutageError; then call it again."""
         mark = self._mark
         if mark is None:
             return
         at_ns = mark.at_ns // _US * _US
         if self._clock.now_ns() - at_ns > self._window_s * NS:
-            # what died then was no predecessor of ours: the worker ran on another machine since, or nothing ran
+            # too old to be of our predecessor: the worker ran on another machine since, or not at all
             self._log.info("strategy.mark_old", instance=mark.instance, at=iso(at_ns), epoch=mark.epoch)
             self._drop()
             return
         facts = await self._facts(at_ns)
         store = StrategyStore(self._db, self._owner)
         before = await store.get(mark.instance)
-        # an instance that was switched off, or given to another worker, meanwhile has been dealt with
+        # an instance that was disabled, or given to another worker, was handled meanwhile
         if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
             await self._record(store, before, mark, at_ns, facts)
         self._drop()
 
     def _drop(self) -> None:
         self._mark = None
-        self._in_hand.clear()
+        self._marker.clear()
 
     async def _record(
         self, store: StrategyStore, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]
@@ -83,9 +83,9 @@ class CrashAttribution:
         elif isinstance(verdict, Disable):
             event = "strategy.disabled"
             message = (
-                f"strategy instance {before.id} {error}: it is switched off. "
-                f"{said_of(await store.exposure(before.id))} "
-                f"See 'fks strategies instance {before.id}', mend it, then 'fks strategies enable {before.id}'"
+                f"strategy instance {before.id} {error}: it is disabled. "
+                f"{position_text(await store.exposure(before.id))} "
+                f"See 'fks strategies instance {before.id}', correct it, then 'fks strategies enable {before.id}'"
             )
         is_new = await store.record_crash(
             before,
@@ -116,8 +116,8 @@ class CrashAttribution:
         return {"reason": reason, "traceback": dump}
 
 
-def said_of(held: list[Exposure]) -> str:
-    """Return what a person must know of an instance's positions once it decides nothing any more."""
+def position_text(held: list[Exposure]) -> str:
+    """Return a text about the positions of an instance that no longer decides, for the page."""
     if not held:
         return "It holds nothing."
     parts = []

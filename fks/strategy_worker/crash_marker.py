@@ -1,8 +1,8 @@
-"""Which strategy instance a worker is busy with, in a small file that outlives the worker's death.
+"""Crash marker: a small file that names the strategy instance that a worker is running, and survives the worker.
 
-Before user code runs, the worker marks the instance; after it, the mark is cleared. Two `pwrite` calls of a microsecond
-each, never fsynced: the page cache survives the process, and a machine that dies took no blame of a strategy's with it.
-A mark that cannot be written (a full disk) costs the blame, never the evaluation.
+Before user code runs, the worker marks the instance; after it, the mark is cleared. These are two `pwrite` calls of a
+microsecond each, never fsynced: the page cache survives the process, and the death of a machine is not caused by a
+strategy. If a mark cannot be written (a full disk), a crash is not attributed; the evaluation goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EMPTY = bytes(_SIZE)
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """`instance` was being worked on since `at_ns`, on the bar that opened at `bar_ns` (0: while it was loaded)."""
+    """`instance` was running since `at_ns`, on the bar that opened at `bar_ns` (0: while it was loaded)."""
 
     instance: str
     at_ns: int
@@ -32,7 +32,7 @@ class Mark:
 
 
 class CrashMarker:
-    """One worker's file. `path` None keeps no marks (a worker without a home, as in tests and replays)."""
+    """Mark file of one worker. `path` None: no marks (a worker without a home, as in tests and replays)."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class CrashMarker:
         return run / f"{quote(worker, safe='')}.inhand"
 
     def left(self) -> Mark | None:
-        """Return what the predecessor had in hand when it died; None when it had nothing, or nobody can tell."""
+        """Return the mark that the predecessor left when it died; None when there is none, or it cannot be read."""
         if self._path is None:
             return None
         try:
@@ -68,13 +68,12 @@ class CrashMarker:
         self._write(_HEAD.pack(_MAGIC, at_ns, bar_ns, epoch, len(name)) + name)
 
     def forgive(self) -> None:
-        """Have nothing in hand from here on: who ends the worker now was asked to, and whoever is in hand is only
-        slow."""
+        """Write no marks from here on: the worker was asked to end, and a running instance is only slow."""
         self._is_forgiven = True
         self.clear()
 
     def clear(self) -> None:
-        """Have nothing in hand."""
+        """Clear the mark."""
         self._write(_EMPTY[: _HEAD.size])
 
     @contextlib.contextmanager
@@ -87,7 +86,7 @@ class CrashMarker:
             self.clear()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -99,7 +98,7 @@ class CrashMarker:
                     return
                 self._file = self._open(self._path)
             os.pwrite(self._file, data, 0)
-        except OSError:  # it may cost the blame, never the evaluation
+        except OSError:  # the crash is not attributed; the evaluation goes on
             return
 
     @staticmethod
@@ -107,5 +106,5 @@ class CrashMarker:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(file).st_size < _SIZE:
-            os.pwrite(file, _EMPTY, 0)  # the block is there from now on: a full disk hits here or never
+            os.pwrite(file, _EMPTY, 0)  # the block is allocated now: a full disk fails here or never
         return file

@@ -1,4 +1,4 @@
-"""Where a strategy's own code runs: marked as in hand, on the loop when it is quick, else in a thread with a time
+"""Sandbox for a strategy's own code: it runs under a crash mark, on the loop if fast, else in a thread with a time
 limit."""
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from fks.model.errors import InputError
 from fks.strategy_worker.crash_marker import CrashMarker
 
 EVALUATE_S = 10.0  # code that takes longer crashes its instance
-STUCK_S = 2.0  # a thread that runs on for longer after that takes the worker's time from others: the worker starts anew
+STUCK_S = 2.0  # a thread that runs longer after that takes time from the other instances: the worker restarts
 T = TypeVar("T")
-#: what user code may raise to leave more than itself: the worker's process, or its task
+#: errors with which user code would end the worker's process, or its task
 _LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 class Sandbox:
     """Runs user code of one instance at a time. `epoch` goes into the marks."""
 
-    def __init__(self, in_hand: CrashMarker, clock: Clock, epoch: int) -> None:
-        self._in_hand, self._clock, self._epoch = in_hand, clock, epoch
-        self._late: list[tuple[str, float, threading.Event]] = []  # whose thread did not end in time, and since when
+    def __init__(self, marker: CrashMarker, clock: Clock, epoch: int) -> None:
+        self._marker, self._clock, self._epoch = marker, clock, epoch
+        self._late: list[tuple[str, float, threading.Event]] = []  # (instance, since, ended) of threads over their time
 
-    def here(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
-        """Return what `call` does, run on the loop: it must be quick. What never ends hangs the worker, and is
+    def inline(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
+        """Return the result of `call`, run on the loop: it must be fast. An endless call hangs the worker, and is
         marked."""
-        with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
+        with self._marker.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
             return _confined(call)
 
-    async def aside(self, instance: str, strategy: str, bar_ns: int, call: Callable[[], T]) -> T:
-        """Return what `call` does, run in a thread. Errors: InputError when it takes longer than EVALUATE_S."""
+    async def in_thread(self, instance: str, strategy: str, bar_ns: int, call: Callable[[], T]) -> T:
+        """Return the result of `call`, run in a thread. Errors: InputError when it takes longer than EVALUATE_S."""
         ended = threading.Event()
 
         def work() -> T:
@@ -42,7 +42,7 @@ class Sandbox:
             finally:
                 ended.set()
 
-        with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
+        with self._marker.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
             try:
                 async with asyncio.timeout(EVALUATE_S) as limit:
                     return await asyncio.to_thread(work)
@@ -55,7 +55,7 @@ class Sandbox:
         ) from None
 
     def stuck(self) -> str | None:
-        """Return the instance whose thread goes on long after its time, or None. A thread cannot be ended but with its
+        """Return an instance whose thread is long over its time, or None. A thread can only be ended with its
         process."""
         self._late = [item for item in self._late if not item[2].is_set()]
         now = self._clock.monotonic()
@@ -63,8 +63,7 @@ class Sandbox:
 
 
 def _confined(call: Callable[[], T]) -> T:
-    """Return what `call` does. Errors: InputError where it would leave the worker: that is its instance's affair
-    alone."""
+    """Return the result of `call`. Errors: InputError instead of an error that would end the worker."""
     try:
         return call()
     except _LEAVING as error:

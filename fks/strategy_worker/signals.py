@@ -1,5 +1,4 @@
-"""From decisions at bars to signals: one per edge of the target, with a deterministic id; after a catch-up at most two.
-Pure.
+"""Signals from decisions: one per change of the target, with a deterministic id; after a catch-up at most two. Pure.
 
 A decision is as old as its bar's end, on the exchange's clock. While every new bar is fresh, each edge is a signal.
 When some are not (the worker or the collector was away), the strategy's state moves through them and the position gets
@@ -50,8 +49,8 @@ def ages_s(bars: Bars, *, live_age_s: Floats, now_ns: int, is_tape: bool) -> Flo
     """Return how long ago each bar ended, on the exchange's clock.
 
     `live_age_s`: for each bar the seconds since it was stored live, NaN when it came by backfill. The newest live bar
-    tells the exchange's time at that moment, whatever clock the exchange has. `is_tape`: the exchange plays a tape, so
-    our clock says nothing about its bars, and without a live bar every one counts as old.
+    gives the exchange's time at that moment, whatever its clock. `is_tape`: the exchange plays a tape, so our clock is
+    no measure for its bars, and without a live bar every one counts as old.
     """
     ends = np.array([bar_end(int(time_ns), bars.timeframe) for time_ns in bars.time_ns], dtype=np.int64)
     live = np.flatnonzero(~np.isnan(live_age_s))
@@ -102,7 +101,7 @@ def signals_for(
     ], missed
 
 
-_Edge = tuple[int, int, Kind, Side]  # place, ordinal within the bar, what, on which side
+_Edge = tuple[int, int, Kind, Side]  # row, ordinal within the bar, kind, side
 
 
 def _caught_up(edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float) -> list[_Edge]:
@@ -118,7 +117,7 @@ def _caught_up(edges: list[_Edge], held: float, wanted: float, ages: Floats, mos
 
 
 def _edges(before: float, after: float) -> Iterator[tuple[Kind, Side]]:
-    """Yield what a change of target asks for: leave what was wanted, then enter what is."""
+    """Yield the signals of a change of target: exit the old one, then enter the new one."""
     if before:
         yield Kind.EXIT, Side.SELL if before > 0 else Side.BUY
     if after:

@@ -1,18 +1,19 @@
-"""The strategy worker: sealed bars in, signals out, for the instances of one shard.
+"""Strategy worker: sealed bars in, signals out, for the instances of one shard.
 
 An instance is evaluated from its stored anchor bar over every sealed bar since, by the same method as a backtest;
 signals come at the edges of its target. Signals, cursor and last target are one transaction, fenced by the lease's
-epoch and by the cursor itself: a restart repeats nothing and skips nothing, and an older self writes nothing.
+epoch and by the cursor itself: a restart repeats nothing and skips nothing, and an older worker writes nothing.
 
-One instance's failure is its own. Code that raises, takes too long or fails its check leaves the row CRASHED with the
-reason. Code that takes its worker down is known by the mark it leaves (`in_hand`): set apart, then DISABLED
-(`strategy_blame`); where no mark was left (another machine), the row's LOADING tells of deaths while it was loaded.
+A failing instance does not affect others. Code that raises, takes too long or fails its check leaves the row CRASHED
+with the reason. Code that ends its worker is found by its crash mark (`crash_marker`): the instance is isolated, then
+DISABLED (`crash_attribution`). Without a mark (another machine), the row's state LOADING shows deaths during loading.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,12 +37,11 @@ from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
 from fks.strategy_worker.sandbox import Sandbox
-from fks.strategy_worker.self_checks import Behind
 from fks.strategy_worker.signals import Missed, ages_s, signals_for
 
 POLL_S = 1.0
 BATCH = 5_000  # bars read and decided in one transaction while catching up
-INLINE_S = 0.003  # evaluations faster than this run on the loop, others in a thread
+INLINE_S = 0.003  # faster evaluations run on the loop, others in a thread
 ROWS_MAX = 50_000  # beyond it the anchor moves up, when that changes no decision
 ROWS_KEPT = 5_000
 CHECK_ROWS = 2_000
@@ -51,14 +51,14 @@ _DIED = "its worker died while it was loaded"
 
 
 def _deaths(row: Instance) -> int:
-    """Return how often in a row an instance's worker died while loading it, as its row tells."""
+    """Return how often in a row an instance's worker died while loading it, from its row."""
     if row.state != "LOADING" or not (row.error or "").startswith(_DIED):
         return 0
     return int((row.error or "").split()[-2])
 
 
 def _document(instance: str, missed: Missed) -> dict[str, object]:
-    """Return what is recorded of bars that were decided on late."""
+    """Return the record of bars that were decided on late."""
     return {
         "instance": instance,
         "from": iso(missed.from_ns),
@@ -68,9 +68,39 @@ def _document(instance: str, missed: Missed) -> dict[str, object]:
     }
 
 
+class StalledInstances:
+    """Self-check: instances that stand still although a newer sealed bar exists, and since when. For one loop."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[int | None, float]] = {}
+
+    def problems(
+        self, cursors: Iterable[tuple[str, int | None, int | None]], now_s: float, *, wait_max_s: float
+    ) -> list[FailedCheck]:
+        """Return the instances behind for longer than `wait_max_s`, of (id, cursor, newest sealed bar).
+
+        One that moves, however slowly, is catching up and is no problem.
+        """
+        since: dict[str, tuple[int | None, float]] = {}
+        for id, cursor_ns, sealed_ns in cursors:
+            if sealed_ns is None or (cursor_ns is not None and cursor_ns >= sealed_ns):
+                continue
+            known = self._since.get(id)
+            since[id] = known if known is not None and known[0] == cursor_ns else (cursor_ns, now_s)
+        self._since = since
+        return [
+            FailedCheck(
+                "queue", f"sealed bars wait for {id} for {now_s - began_s:.0f} s", id, is_mended_by_restart=True
+            )
+            for id, (_, began_s) in since.items()
+            if now_s - began_s > wait_max_s
+        ]
+
+
 @dataclass(slots=True)
 class _Runner:
-    """One instance in memory. `anchored_ns` is where its columns start; `eval_s` what the last evaluation took."""
+    """One instance in memory. `anchored_ns` is where its columns start; `eval_s` is the duration of the last
+    evaluation."""
 
     row: Instance
     strategy: Strategy
@@ -83,8 +113,8 @@ class _Runner:
 class StrategyWorker:
     """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
 
-    `home` is FKS_HOME: a user's strategies are in it, and the mark of what is in hand. `crash_file` is what a dying
-    predecessor's faulthandler wrote; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may
+    `home` is FKS_HOME, with users' strategies and the crash mark. `crash_file` is faulthandler's output of a dead
+    predecessor; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may
     wait. `is_tape`: the exchange plays a tape, so the age of a bar is measured on the tape's time.
     """
 
@@ -110,19 +140,19 @@ class StrategyWorker:
         self._lease = lease
         self._owner = Owner(lease.name, lease.epoch, shard, shards, only)
         self._folder = None if home is None else Path(home) / "strategies"
-        self._in_hand = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
-        self._blame = CrashAttribution(
+        self._crash_marker = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
+        self._crash_attribution = CrashAttribution(
             db,
             self._owner,
-            self._in_hand,
+            self._crash_marker,
             window_s=crash_window_s,
             crash_file=crash_file,
             clock=clock,
             meter=meter,
             log=log,
         )
-        self._bench = Sandbox(self._in_hand, clock, lease.epoch)
-        self._begun: set[str] = set()  # loaded, or tried to: an outage meanwhile was no death
+        self._sandbox = Sandbox(self._crash_marker, clock, lease.epoch)
+        self._begun: set[str] = set()  # instances whose loading began: an outage meanwhile was no death
         self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
         self._runners: dict[str, _Runner] = {}
         self._rows: list[Instance] = []
@@ -130,11 +160,11 @@ class StrategyWorker:
         self._is_ready = False
         self._is_claimed = False
         self._is_draining = False
-        self._turn = asyncio.Lock()
-        self._behind, self._wait_max_s, self._is_tape = Behind(), wait_max_s, is_tape
+        self._step_lock = asyncio.Lock()
+        self._stalled, self._wait_max_s, self._is_tape = StalledInstances(), wait_max_s, is_tape
 
     async def start(self) -> None:
-        """Own the shard and decide on every bar sealed meanwhile. A database that is away only delays it.
+        """Own the shard and decide on every bar sealed meanwhile. An unreachable database only delays it.
 
         Errors: StaleEpochError when a newer worker owns the shard.
         """
@@ -144,20 +174,20 @@ class StrategyWorker:
     async def run(self) -> None:
         """Decide on bars as they seal, until cancelled.
 
-        Errors: StaleEpochError; OutageError when an instance that was stopped has a thread that goes on for ever.
+        Errors: StaleEpochError; OutageError when the thread of a stopped instance does not end.
         """
         listener = asyncio.create_task(self._listen())
         try:
             while True:
                 try:
-                    async with self._turn:
+                    async with self._step_lock:
                         await self.step()
                 except OutageError as error:
                     if self._is_ready:
                         self._log.warning("strategies.wait", error=str(error))
                     self._is_ready = False
-                if (stuck := self._bench.stuck()) is not None:
-                    raise OutageError(f"code of {stuck} does not end: the worker starts anew without it")
+                if (stuck := self._sandbox.stuck()) is not None:
+                    raise OutageError(f"code of {stuck} does not end: the worker restarts without it")
                 await self._rest()
         finally:
             listener.cancel()
@@ -165,19 +195,19 @@ class StrategyWorker:
                 await listener
 
     async def drain(self) -> None:
-        """Finish the bars in hand: their signals and cursors are committed. Later bars are the next worker's."""
+        """Finish the current bars: their signals and cursors are committed. Later bars are for the next worker."""
         self._is_draining = True
-        self._in_hand.forgive()  # over its deadline the worker is killed: code that takes seconds is no crash
-        async with self._turn:
+        self._crash_marker.forgive()  # after its deadline the worker is killed: slow code is no crash
+        async with self._step_lock:
             pass
 
     async def stop(self) -> None:
-        """Nothing is held that the database does not hold."""
+        """Stop; all state is in the database."""
         self._is_ready = False
 
     @property
     def is_ready(self) -> bool:
-        """Return whether the last look at the database worked: inputs are good enough to act on."""
+        """Return whether the last read of the database succeeded, so that inputs are current."""
         return self._is_ready
 
     def problems(self) -> list[FailedCheck]:
@@ -185,7 +215,7 @@ class StrategyWorker:
         rows = [row for row in self._rows if row.state != "CRASHED"]
         running = {id: runner.row.cursor_ns for id, runner in self._runners.items()}
         cursors = [(row.id, running.get(row.id, row.cursor_ns), row.sealed_ns) for row in rows]
-        found = self._behind.problems(cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s)
+        found = self._stalled.problems(cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s)
         return found if self._is_ready else [*found, FailedCheck("database", "bars cannot be read", about="bars")]
 
     def detail(self) -> dict[str, object]:
@@ -202,9 +232,9 @@ class StrategyWorker:
         return {"instances": len(self._rows), "shown": shown}
 
     async def step(self) -> int:
-        """Look once at every instance of the shard and return how many signals were committed."""
+        """Advance every instance of the shard once and return how many signals were committed."""
         if not self._is_claimed:
-            await self._blame.settle()
+            await self._crash_attribution.settle()
             await self._store.claim()
             self._is_claimed = True
         self._rows = await self._store.due()
@@ -219,7 +249,7 @@ class StrategyWorker:
         return made
 
     async def _guarded(self, row: Instance) -> int:
-        """Bring one instance up to date; what its own code does wrong crashes it alone."""
+        """Bring one instance up to date; an error of its own code crashes it alone."""
         try:
             return await self._advance(row)
         except (OutageError, StaleEpochError):
@@ -251,17 +281,17 @@ class StrategyWorker:
         """Build an instance in memory: its strategy, checked, and its bars from the anchor to the cursor."""
         is_first, deaths = row.id not in self._begun, _deaths(row)
         if deaths >= DEATHS_MAX:
-            raise InputError(f"strategy {row.strategy}: {row.error}", remedy="mend it and enable the instance again")
+            raise InputError(f"strategy {row.strategy}: {row.error}", remedy="correct it and enable the instance again")
         died = row.error if row.state == "LOADING" else None
         if is_first and row.state == "LOADING":
             died = f"{_DIED}, {deaths + 1} times"
         if not await self._store.set_state(row.id, state="LOADING", error=died):
             raise await self._superseded(row)
         self._begun.add(row.id)
-        strategy = await self._bench.aside(row.id, row.strategy, 0, lambda: self._make(row))
+        strategy = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
         anchor_ns, cursor_ns = await self._anchor(row, strategy.warmup())
         bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)
-        await self._bench.aside(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
+        await self._sandbox.in_thread(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
         await self._store.set_state(row.id, state="RUNNING")
         self._log.info(
             "strategy.loaded",
@@ -308,7 +338,7 @@ class StrategyWorker:
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────────
     async def _decide(self, runner: _Runner, sealed_ns: int) -> int:
-        """Take the next bars in, evaluate, and commit signals and cursor together."""
+        """Add the next bars, evaluate, and commit signals and cursor together."""
         row = runner.row
         assert row.cursor_ns is not None
         read_s = self._clock.monotonic()
@@ -330,7 +360,7 @@ class StrategyWorker:
         fresh = await self._commit(runner, signals, cursor_ns, target, anchor_ns, missed)
         runner.row = replace(row, cursor_ns=cursor_ns, last_target=target, anchor_ns=anchor_ns)
         for signal in fresh:
-            await self._announce(signal)
+            await self._publish(signal)
         return len(fresh)
 
     def _signals(
@@ -348,9 +378,9 @@ class StrategyWorker:
         strategy, bars, row = runner.strategy, runner.columns.view(), runner.row
         bar_ns, start = runner.columns.last_ns or 0, self._clock.monotonic()
         if runner.eval_s < INLINE_S:
-            decisions = self._bench.here(row.id, bar_ns, lambda: evaluate(strategy, bars))
+            decisions = self._sandbox.inline(row.id, bar_ns, lambda: evaluate(strategy, bars))
         else:
-            decisions = await self._bench.aside(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
+            decisions = await self._sandbox.in_thread(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
         runner.eval_s = self._clock.monotonic() - start
         self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, strategy_instance=row.id)
         return decisions
@@ -364,8 +394,7 @@ class StrategyWorker:
         anchor_ns: int,
         missed: Missed | None,
     ) -> list[Signal]:
-        """Write signals, cursor, target, anchor and what was missed in one statement; return the signals that are
-        new."""
+        """Write signals, cursor, target, anchor and missed bars in one statement; return the new signals."""
         row, moved = runner.row, None
         if row.anchor_ns is not None and anchor_ns != row.anchor_ns:
             moved = {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(anchor_ns)}
@@ -388,12 +417,13 @@ class StrategyWorker:
         return [signal for signal in signals if signal.id in new]
 
     async def _superseded(self, row: Instance) -> FksError:
-        """Return why a fenced write changed nothing: a newer self, or a row that moved under us (it is read again)."""
+        """Return why a fenced write changed nothing: a newer worker, or a row that changed meanwhile (it is read
+        again)."""
         if await self._store.lease_epoch() > self._lease.epoch:
             return StaleEpochError(f"{self._lease.name}: a newer epoch owns {row.id}", remedy="stop at once")
         return OutageError(f"strategy instance {row.id} changed meanwhile", remedy="it is read again")
 
-    async def _announce(self, signal: Signal) -> None:
+    async def _publish(self, signal: Signal) -> None:
         self._meter.count("fks_signals_total", state=signal.state.value)
         self._log.info(
             "signal.committed",
@@ -432,7 +462,7 @@ class StrategyWorker:
         view = runner.columns.view()
         part: Bars = view[-max(ROWS_KEPT, 4 * warmup) :]
         strategy, last_ns = runner.strategy, int(part.time_ns[-1])
-        shorter = await self._bench.aside(runner.row.id, strategy.name, last_ns, lambda: evaluate(strategy, part))
+        shorter = await self._sandbox.in_thread(runner.row.id, strategy.name, last_ns, lambda: evaluate(strategy, part))
         tail = slice(-(len(part) - warmup), None)
         if not np.array_equal(shorter.target[tail], decisions.target[tail]):
             return runner.anchored_ns

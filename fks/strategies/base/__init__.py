@@ -1,7 +1,13 @@
-"""What a strategy file imports: the class to derive from, the shape of its answer, and the checks around one call."""
+"""Imports of a strategy file: the base classes, the decisions that `decide` returns, and helpers for targets."""
 
-from fks.strategies.base.protect import Protected
-from fks.strategies.base.strategy import Decisions, Strategy, StrategyError, evaluate
-from fks.strategies.base.targets import hold, side_to_target
+from fks.strategies.base.strategy import (
+    Decisions,
+    Protected,
+    Strategy,
+    StrategyError,
+    evaluate,
+    hold,
+    side_to_target,
+)
 
 __all__ = ["Decisions", "Protected", "Strategy", "StrategyError", "evaluate", "hold", "side_to_target"]

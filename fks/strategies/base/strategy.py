@@ -1,25 +1,29 @@
-"""The strategy's contract: parameters are fields, the decision is one pure method over columns."""
+"""Contract of a strategy: parameters are fields, the decision is one pure method over columns; and its helpers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
+from fks.indicators.exact import keep_last
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 
+Flags = npt.NDArray[np.bool_]
+
 
 class StrategyError(InputError):
-    """A strategy broke its contract: its file, its parameters or what it returned. The message names the bar."""
+    """A strategy violated its contract: by its file, its parameters or its result. The message names the bar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What a strategy wants at the close of each bar; columns of the bars' length.
+    """Decisions of a strategy at the close of each bar; columns of the bars' length.
 
     `target`: -1 short, 0 flat, 1 long. `stop_loss`, `take_profit`: absolute prices of the protections of an entry
     decided on that bar (NaN = none); they are read only where the target leaves 0 or changes its sign.
@@ -31,9 +35,9 @@ class Decisions:
 
 
 class Strategy(BaseModel, ABC):
-    """Derive from this, declare parameters as fields, and answer two questions.
+    """Base class of strategies: a subclass declares its parameters as fields and implements two methods.
 
-    `decide` is a pure function of the columns: no clock, no dice, no state, no look at later bars. The same object runs
+    `decide` is a pure function of the columns: no clock, no randomness, no state, no later bars. The same object runs
     in backtest, paper and live; live calls it again with more rows, always from the same anchor bar.
     """
 
@@ -43,11 +47,40 @@ class Strategy(BaseModel, ABC):
 
     @abstractmethod
     def warmup(self) -> int:
-        """Return how many bars the decision needs before its first valid one: nothing is decided on those."""
+        """Return how many bars are needed before the first valid decision; there is no decision on those."""
 
     @abstractmethod
     def decide(self, bars: Bars) -> Decisions:
-        """Return the wanted position at the close of every bar of `bars`. Row i may depend on rows 0…i only."""
+        """Return the target position at the close of every bar of `bars`. Row i may depend on rows 0…i only."""
+
+
+class Protected(Strategy):
+    """A strategy whose entries may carry a stop loss and a take profit, in percent of the deciding bar's close."""
+
+    sl_pct: Annotated[float, Field(gt=0, lt=100)] | None = Field(None, description="stop loss, percent of the close")
+    tp_pct: Annotated[float, Field(gt=0, lt=1000)] | None = Field(None, description="take profit, percent of the close")
+
+    def protect(self, bars: Bars, target: Floats) -> Decisions:
+        """Return the target with the protections set by the parameters; mirrored where it is short."""
+        stop = None if self.sl_pct is None else _away(bars, target, -self.sl_pct)
+        profit = None if self.tp_pct is None else _away(bars, target, self.tp_pct)
+        return Decisions(target, stop, profit)
+
+
+def _away(bars: Bars, target: Floats, percent: float) -> Floats:
+    price = bars.close * (1.0 + target * percent / 100.0)
+    return np.where((target != 0.0) & (price > 0.0), price, np.nan)
+
+
+def side_to_target(side: Floats, *, short: bool) -> Floats:
+    """Return the target of a trend side (1 up, -1 down, 0 unknown): long when up, when down short or flat."""
+    return side.copy() if short else np.maximum(side, 0.0)
+
+
+def hold(enter: Flags, leave: Flags) -> Floats:
+    """Return 1 from a bar with `enter` until a bar with `leave`, else 0. Where both are set, `leave` wins."""
+    event = np.where(leave, -1.0, np.where(enter, 1.0, 0.0))
+    return np.maximum(keep_last(event), 0.0)
 
 
 def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
@@ -55,8 +88,8 @@ def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
 
     The strategy gets columns it cannot write to: they are shared with the next evaluation.
 
-    With no more bars than the warm-up the strategy is not asked. Errors: StrategyError naming the first wrong bar;
-    whatever the strategy itself raises goes through.
+    With no more bars than the warm-up, `decide` is not called. Errors: StrategyError naming the first wrong bar;
+    errors of the strategy itself are passed on.
     """
     count, warmup = len(bars), strategy.warmup()
     if count <= warmup:
@@ -93,5 +126,5 @@ def _column(strategy: Strategy, name: str, column: object, count: int) -> Floats
 
 def _broken(strategy: Strategy, what: str) -> StrategyError:
     return StrategyError(
-        f"strategy {strategy.name}: {what}", code="STRATEGY_WRONG", status=422, remedy="mend the strategy's decide()"
+        f"strategy {strategy.name}: {what}", code="STRATEGY_WRONG", status=422, remedy="correct the strategy's decide()"
     )

@@ -36,14 +36,14 @@ class Shell:
     home: Path
     capsys: pytest.CaptureFixture[str]
 
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = run(cli, ["--home", str(self.home), *words])
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        code = run(cli, ["--home", str(self.home), *arguments])
         out, err = self.capsys.readouterr()
         assert "Traceback" not in out + err
         return code, out, err
 
-    def json(self, *words: str) -> dict[str, Any]:
-        code, out, err = self(*words, "--json")
+    def json(self, *arguments: str) -> dict[str, Any]:
+        code, out, err = self(*arguments, "--json")
         assert code == OK, err
         document: dict[str, Any] = orjson.loads(out)
         return document
@@ -72,8 +72,8 @@ def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
 
 
 def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
-    words = ("backtest", "run", "rsi", *SPAN, "--timeframe", "5m", "--tape", "sample", "--set", "period=5")
-    first, second = fks.json(*words), fks.json(*words)
+    arguments = ("backtest", "run", "rsi", *SPAN, "--timeframe", "5m", "--tape", "sample", "--set", "period=5")
+    first, second = fks.json(*arguments), fks.json(*arguments)
     assert first == second
     assert first["schema"] == "fks.backtest/1"
     assert first["fills_count"] == len(first["fills"]) > 4
@@ -84,26 +84,26 @@ def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
 
 
 def test_expect_compares_with_a_hash_or_an_earlier_result(fks: Shell, tmp_path: Path) -> None:
-    words = ("backtest", "run", "sma_cross", *SPAN, "--tape", "sample")
-    document = fks.json(*words)
+    arguments = ("backtest", "run", "sma_cross", *SPAN, "--tape", "sample")
+    document = fks.json(*arguments)
     for good in (document["fills_hash"], document["inputs_hash"][:12]):
-        assert fks(*words, "--expect", good)[0] == OK
-    code, _, err = fks(*words, "--expect", "0123456789abcdef")
+        assert fks(*arguments, "--expect", good)[0] == OK
+    code, _, err = fks(*arguments, "--expect", "0123456789abcdef")
     assert code == FAILED
     assert document["fills_hash"] in err
     earlier = tmp_path / "earlier.json"
     earlier.write_bytes(orjson.dumps(document))
-    assert fks(*words, "--expect", str(earlier))[0] == OK
+    assert fks(*arguments, "--expect", str(earlier))[0] == OK
     document["fills"][3]["price"] = "1.5"
     earlier.write_bytes(orjson.dumps(document))
-    code, _, err = fks(*words, "--expect", str(earlier))
+    code, _, err = fks(*arguments, "--expect", str(earlier))
     assert code == FAILED
     assert "fill 3 differs: expected" in err
     assert "at 1.5, fee" in err
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("arguments", "code", "message"),
     [
         (["nope"], USAGE, "unknown strategy 'nope'; known: bollinger"),
         (["sma_cross", "--set", "fst=2"], USAGE, "has no parameter 'fst'"),
@@ -120,15 +120,15 @@ def test_expect_compares_with_a_hash_or_an_earlier_result(fks: Shell, tmp_path: 
         (["sma_cross", "--to", "2026-03-01T00:10"], USAGE, "too few 1m bars of BTCUSDT"),
     ],
 )
-def test_bad_input_is_one_clear_line(fks: Shell, words: list[str], code: int, message: str) -> None:
-    found, out, err = fks("backtest", "run", *words)
+def test_bad_input_is_one_clear_line(fks: Shell, arguments: list[str], code: int, message: str) -> None:
+    found, out, err = fks("backtest", "run", *arguments)
     assert found == code
     assert message in err
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
     assert out == ""
 
 
-def _tape_with_holes(tmp_path: Path) -> Path:
+def _tape_with_gaps(tmp_path: Path) -> Path:
     bars: Bars = synthetic(1000)
     keep = [i for i in range(1000) if not 300 <= i < 330]
     ticks = {n: (getattr(bars, n)[keep] * 100).round().astype("int64") for n in ("open", "high", "low", "close")}
@@ -150,17 +150,23 @@ def _tape_with_holes(tmp_path: Path) -> Path:
 
 
 def test_a_bad_tape_is_refused_with_exit_4_unless_allowed(fks: Shell, tmp_path: Path) -> None:
-    words = ("backtest", "run", "sma_cross", "--tape", str(_tape_with_holes(tmp_path)))
-    code, out, err = fks(*words)
+    arguments = ("backtest", "run", "sma_cross", "--tape", str(_tape_with_gaps(tmp_path)))
+    code, out, err = fks(*arguments)
     assert (code, out) == (DENIED, "")
     assert "the tape misses 3.00 % of its bars (30 of 1000, limit 1 %)" in err
-    document = fks.json(*words, "--allow-gaps")
+    document = fks.json(*arguments, "--allow-gaps")
     assert (document["gaps"]["longest_gap_bars"], document["allow_gaps"]) == (30, True)
 
 
 def test_with_the_system_down_jobs_exit_3(fks: Shell) -> None:
-    for words in (["list"], ["submit", "sma_cross"], ["status", "0" * 32], ["result", "0" * 32], ["cancel", "0" * 32]):
-        code, _, err = fks("backtest", *words)
+    for arguments in (
+        ["list"],
+        ["submit", "sma_cross"],
+        ["status", "0" * 32],
+        ["result", "0" * 32],
+        ["cancel", "0" * 32],
+    ):
+        code, _, err = fks("backtest", *arguments)
         assert (code, "FKS is not running" in err) == (NOT_RUNNING, True)
 
 
@@ -210,8 +216,8 @@ def test_a_broken_file_is_shown_and_the_others_work(fks: Shell) -> None:
     assert fks("strategies", "show", "rsi")[0] == OK
 
 
-async def _off_loop(call: Callable[..., Any], *words: str) -> Any:
-    return await asyncio.to_thread(call, *words)
+async def _off_loop(call: Callable[..., Any], *arguments: str) -> Any:
+    return await asyncio.to_thread(call, *arguments)
 
 
 async def test_instances_are_added_changed_and_switched(
@@ -290,10 +296,10 @@ async def test_a_submitted_backtest_survives_as_a_row_and_shows_the_same_result(
     await BarStore(database).merge(
         Bars("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:])), source="t"
     )
-    words = ("sma_cross", "--set", "fast=3", "--set", "slow=8")
-    here = await _off_loop(up.json, "backtest", "run", *words)
+    arguments = ("sma_cross", "--set", "fast=3", "--set", "slow=8")
+    here = await _off_loop(up.json, "backtest", "run", *arguments)
     assert here["source"] == "database"
-    job = await _off_loop(up.json, "backtest", "submit", *words)
+    job = await _off_loop(up.json, "backtest", "submit", *arguments)
     assert (job["schema"], job["state"]) == ("fks.job/1", "queued")
     code, _, err = await _off_loop(up, "backtest", "result", job["id"])
     assert (code, "is queued" in err) == (FAILED, True)
@@ -312,6 +318,6 @@ async def test_a_queued_backtest_is_cancelled_and_wrong_ones_are_refused(up: She
     job = await _off_loop(up.json, "backtest", "submit", "rsi", "--symbol", "BTC-USDT")
     code, out, _ = await _off_loop(up, "backtest", "cancel", job["id"])
     assert (code, "cancelled" in out) == (OK, True)
-    for words in (["nope"], ["rsi", "--symbol", "FOO"], ["rsi", "--from", "2026-02-01", "--to", "2026-01-01"]):
-        assert (await _off_loop(up, "backtest", "submit", *words))[0] == USAGE
+    for arguments in (["nope"], ["rsi", "--symbol", "FOO"], ["rsi", "--from", "2026-02-01", "--to", "2026-01-01"]):
+        assert (await _off_loop(up, "backtest", "submit", *arguments))[0] == USAGE
     assert (await _off_loop(up, "backtest", "status", "0" * 32))[0] == USAGE

@@ -112,7 +112,7 @@ class Market:
         await self.db.sql("UPDATE feeds SET last_price = $1, last_message_at = now() WHERE timeframe = 'trades'", price)
 
     async def advance(self, index: int, rig: Rig) -> None:
-        """Seal bar `index` and wait until every wish it leads to has its outcome.
+        """Seal bar `index` and wait until every signal of it has its outcome.
 
         The order service knows the bar's close as the last price before: its checks of a stop's side look at that.
         """

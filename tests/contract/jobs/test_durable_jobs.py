@@ -61,7 +61,7 @@ async def test_jobs_are_claimed_oldest_first_and_by_kind(database: Database) -> 
     assert last.id == other
 
 
-async def test_a_lost_runner_is_replaced_and_its_late_words_change_nothing(database: Database) -> None:
+async def test_lost_runner_is_replaced_and_its_late_writes_change_nothing(database: Database) -> None:
     store = JobStore(database)
     job_id = await store.submit("backtest", {})
     for attempt in (1, 2, 3):
@@ -81,7 +81,7 @@ async def test_a_lost_runner_is_replaced_and_its_late_words_change_nothing(datab
     assert await store.claim() is None
 
 
-async def test_an_end_is_written_once_but_may_be_said_twice(database: Database) -> None:
+async def test_end_is_written_once_and_may_be_repeated(database: Database) -> None:
     store = JobStore(database)
     await store.submit("backtest", {})
     job = await store.claim()
@@ -182,7 +182,7 @@ async def test_a_running_job_ends_when_it_is_cancelled(database: Database, tmp_p
     assert (job.state, job.result) == ("cancelled", None)
 
 
-async def test_stored_bars_come_with_their_warmup_and_longer_ones_are_made_from_minutes(database: Database) -> None:
+async def test_stored_bars_have_their_warmup_and_are_resampled_from_minutes(database: Database) -> None:
     await stored(database)
     every = synthetic(600)
     start, end = int(every.time_ns[300]), int(every.time_ns[400])
@@ -197,7 +197,7 @@ async def test_stored_bars_come_with_their_warmup_and_longer_ones_are_made_from_
     assert (native.source, len(native.bars)) == ("database", 40)
 
 
-async def test_what_was_loaded_and_nobody_lists_has_the_tick_and_lot_that_its_bars_show(database: Database) -> None:
+async def test_unlisted_symbol_has_the_tick_and_lot_of_its_bars(database: Database) -> None:
     await database.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
         " VALUES ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
@@ -205,8 +205,8 @@ async def test_what_was_loaded_and_nobody_lists_has_the_tick_and_lot_that_its_ba
     bars = bars_of([1.0842, 1.08425, 1.0843] * 20, symbol="EUR/USD")
     bars = replace(bars, open=bars.close, high=bars.close, low=bars.close)
     await BarStore(database).merge(bars, exchange="mybroker", source="import")
-    for spelt, exchange in (("EUR/USD", None), ("eurusd", "mybroker"), ("mybroker:EUR-USD", None)):
-        loaded = await load_stored(database, Request(spelt, exchange, "1m", None, None, 0))
+    for stored, exchange in (("EUR/USD", None), ("eurusd", "mybroker"), ("mybroker:EUR-USD", None)):
+        loaded = await load_stored(database, Request(stored, exchange, "1m", None, None, 0))
         item = loaded.instrument
         assert (item.exchange, item.symbol, item.base, item.quote) == ("mybroker", "EUR/USD", "EUR", "USD")
         assert (item.tick, item.lot_step, len(loaded.bars)) == (Decimal("0.00001"), Decimal(1), 60)

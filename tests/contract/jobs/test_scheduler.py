@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 
 class Cluster:
-    """Runs jobs until they are told to end; like Ray's, a job goes on though nobody waits for it any more."""
+    """Runs jobs until they are asked to end; like Ray's, a job goes on when its caller no longer waits."""
 
     def __init__(self, db: Database) -> None:
         self.begun: list[str] = []
@@ -78,7 +78,7 @@ async def test_a_drained_scheduler_claims_no_more_and_its_jobs_go_on_to_their_on
     assert {job.attempts for job in await store.list()} == {1}
 
 
-async def test_jobs_that_nobody_claims_are_a_problem(database: Database) -> None:
+async def test_unclaimed_jobs_are_a_problem(database: Database) -> None:
     store, cluster = JobStore(database), Cluster(database)
     one = scheduler(database, cluster, jobs_wait_max_s=0.3)
     for number in range(JOBS_AT_ONCE + 1):
@@ -92,7 +92,7 @@ async def test_jobs_that_nobody_claims_are_a_problem(database: Database) -> None
     await asyncio.gather(run, return_exceptions=True)
 
 
-async def test_a_schedule_that_fails_is_said_loudly_and_is_a_problem_until_it_runs(
+async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ill(context: Context) -> str:

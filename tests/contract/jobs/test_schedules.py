@@ -1,4 +1,4 @@
-"""Schedules over a real database: what is due runs, what fails is noted and stops nobody else."""
+"""Schedules over a real database: due tasks run; a failure is recorded and stops no other task."""
 
 from __future__ import annotations
 

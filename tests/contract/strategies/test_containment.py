@@ -218,7 +218,7 @@ async def test_it_is_set_apart_then_switched_off_and_its_neighbour_misses_no_bar
 
     await until(caught_up, deadline_s=10)
     assert await _missed_nothing(database, good, 10)
-    # a person mends it and says so: it is one among others again
+    # a person corrects and enables it: it is back among the others
     assert await StrategyStore(database).set_enabled("deadly", True)
     row = await _row(database, "deadly")
     assert (row["is_isolated"], row["crashes"], row["traceback"], row["error"]) == (False, 0, None, None)

@@ -12,8 +12,7 @@ from fks.store.db import Database
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from fks.strategy_worker.self_checks import Behind
-from fks.strategy_worker.worker import StrategyWorker
+from fks.strategy_worker.worker import StalledInstances, StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, hold, seal
 from tests.support.waiting import until
@@ -97,9 +96,9 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
 
 
 def test_an_instance_that_stands_still_is_behind_and_one_that_catches_up_is_not() -> None:
-    behind = Behind()
-    assert behind.problems([("a", 1, 5), ("b", 1, 5), ("c", 5, 5), ("d", None, None)], 0.0, wait_max_s=10) == []
-    assert behind.problems([("a", 1, 6), ("b", 2, 6), ("c", 5, 6)], 9.0, wait_max_s=10) == []
-    (found,) = behind.problems([("a", 1, 7), ("b", 3, 7), ("c", 7, 7)], 11.0, wait_max_s=10)
+    stalled = StalledInstances()
+    assert stalled.problems([("a", 1, 5), ("b", 1, 5), ("c", 5, 5), ("d", None, None)], 0.0, wait_max_s=10) == []
+    assert stalled.problems([("a", 1, 6), ("b", 2, 6), ("c", 5, 6)], 9.0, wait_max_s=10) == []
+    (found,) = stalled.problems([("a", 1, 7), ("b", 3, 7), ("c", 7, 7)], 11.0, wait_max_s=10)
     assert (found.kind, found.about, found.is_mended_by_restart) == ("queue", "a", True)
-    assert behind.problems([("a", 7, 7), ("b", 7, 7)], 30.0, wait_max_s=10) == []
+    assert stalled.problems([("a", 7, 7), ("b", 7, 7)], 30.0, wait_max_s=10) == []

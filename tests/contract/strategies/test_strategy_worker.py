@@ -464,11 +464,11 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
     await seal(floor.db, bars[:10])
     worker = await floor.worker()
     await worker.start()
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def listen() -> None:
         async for _, payload in floor.bus.subscribe(SIGNALS):
-            heard.append(payload)
+            received.append(payload)
 
     tasks = [asyncio.create_task(worker.run()), asyncio.create_task(listen())]
     try:
@@ -480,19 +480,19 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
 
         async def decided() -> bool:
             await floor.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
-            return bool(heard) and worker.is_ready
+            return bool(received) and worker.is_ready
 
         await until(decided, deadline_s=10)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert heard[0]["instance"] == "a"
+    assert received[0]["instance"] == "a"
     assert len(await floor.signals()) == 1
     assert worker.detail()["instances"] == 1
 
 
-async def test_a_corrected_bar_that_is_told_again_is_not_decided_again(floor: Floor) -> None:
+async def test_corrected_bar_that_is_published_again_is_not_decided_again(floor: Floor) -> None:
     floor.clock = RealClock()
     bars = wave(60)
     await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)

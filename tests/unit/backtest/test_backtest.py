@@ -95,7 +95,7 @@ def test_g6_every_built_in_strategy_equals_the_slow_reading(
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_g6_on_any_tape_and_any_wishes(data: st.DataObject) -> None:
+def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 40))
     target = tuple(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.0, 1.0]), min_size=count, max_size=count)))
     steps = st.integers(-6, 6)
@@ -159,7 +159,7 @@ def test_after_a_stop_there_is_no_new_entry_until_the_target_returns_to_zero() -
     ]
 
 
-def test_an_exit_cancels_the_protection_that_would_have_filled_later_in_that_bar() -> None:
+def test_exit_cancels_protection_that_would_fill_later_in_that_bar() -> None:
     bars = tape((100, 100, 100, 100), (100, 101, 99, 100), (98, 99, 50, 60), (60, 60, 60, 60))
     result = run(Scripted(target=(1, 0, 0, 0), stop=90.0), bars, setup())
     assert [(f.role, f.price) for f in result.fills] == [(Role.ENTRY, Decimal(100)), (Role.EXIT, Decimal(98))]
@@ -171,7 +171,7 @@ def test_a_protection_hit_in_the_deciding_bar_comes_before_the_decision() -> Non
     assert [(f.role, f.price) for f in result.fills] == [(Role.ENTRY, Decimal(100)), (Role.STOP_LOSS, Decimal(90))]
 
 
-def test_what_is_open_at_the_end_stays_open_and_the_last_wish_has_no_bar() -> None:
+def test_open_position_stays_open_at_the_end_of_the_bars() -> None:
     bars = tape(*[(100, 100, 100, 100)] * 3)
     assert run(Scripted(target=(0, 0, 1)), bars, setup()).fills == ()
     result = run(Scripted(target=(0, 1, 1)), bars, setup())
@@ -221,10 +221,10 @@ def test_too_few_bars_are_one_clear_line(count: int) -> None:
 
 
 # ── C8 and C12 ───────────────────────────────────────────────────────────────────────────────────
-def without(bars: Bars, *holes: range) -> Bars:
+def without(bars: Bars, *missing: range) -> Bars:
     keep = np.ones(len(bars), dtype=bool)
-    for hole in holes:
-        keep[list(hole)] = False
+    for part in missing:
+        keep[list(part)] = False
     columns = (getattr(bars, n)[keep] for n in ("time_ns", "open", "high", "low", "close", "volume"))
     return Bars(bars.symbol, bars.timeframe, *columns)
 
@@ -233,7 +233,7 @@ def test_the_gap_report_counts_and_a_bad_tape_is_refused_unless_allowed() -> Non
     strategy = CATALOGUE.make("sma_cross", FAST["sma_cross"])
     bad = without(synthetic(1000), range(300, 309), range(500, 504))
     gaps = find_gaps(bad)
-    assert (gaps.expected, gaps.present, gaps.longest, gaps.holes) == (1000, 987, 9, 2)
+    assert (gaps.expected, gaps.present, gaps.longest, gaps.gaps) == (1000, 987, 9, 2)
     assert gaps.longest_after_ns == int(synthetic(1000).time_ns[299])
     with pytest.raises(TapeRefused, match=r"misses 1.30 % of its bars \(13 of 1000"):
         run(strategy, bad, setup())
@@ -243,7 +243,7 @@ def test_the_gap_report_counts_and_a_bad_tape_is_refused_unless_allowed() -> Non
     assert run(strategy, fine, setup()).inputs_hash != run(strategy, fine, setup(allow_gaps=True)).inputs_hash
 
 
-def test_a_long_hole_is_refused_only_inside_a_position() -> None:
+def test_long_gap_is_refused_only_inside_a_position() -> None:
     bars = without(bars_of([100.0] * 3000), range(1000, 1011))
     held = Scripted(target=(1.0,) * 500 + (1.0,) * 2489)
     flat = Scripted(target=(1.0,) * 500 + (0.0,) * 2489)
@@ -296,9 +296,9 @@ def test_minutes_become_longer_bars_and_incomplete_ones_are_left_out() -> None:
     assert (fives.high[2], fives.low[2]) == (minutes.high[10:15].max(), minutes.low[10:15].min())
     assert fives.volume[2] == pytest.approx(minutes.volume[10:15].sum())
     assert len(resample(minutes, "1d")) == 3
-    holed = resample(without(minutes, range(11, 12)), "5m")
-    assert len(holed) == len(fives) - 1
-    assert find_gaps(holed).longest == 1
+    gapped = resample(without(minutes, range(11, 12)), "5m")
+    assert len(gapped) == len(fives) - 1
+    assert find_gaps(gapped).longest == 1
     assert resample(minutes, "1m") is minutes
     for wrong in ("1s", "7m"):
         with pytest.raises(InputError):

@@ -23,7 +23,7 @@ def test_the_template_is_a_strategy_that_passes_its_check(tmp_path: Path) -> Non
     assert check_strategy(catalogue.make("mine", {"entry": 5})) == []
 
 
-def test_a_changed_file_is_loaded_anew_and_has_another_hash(tmp_path: Path) -> None:
+def test_changed_file_is_loaded_again_and_has_another_hash(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     before = load_catalogue(tmp_path).kind("mine")
     (tmp_path / "mine.py").write_text(OWN.replace("20, ge=2", "30, ge=2"))

@@ -25,7 +25,7 @@ from tests.support.strategies import START_NS, bars_of
 
 @dataclass(frozen=True)
 class Record:
-    """A signal that nobody had to approve."""
+    """A signal without approval."""
 
     signal: Signal
     decided_by: str | None = None

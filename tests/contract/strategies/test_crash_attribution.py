@@ -1,5 +1,5 @@
-"""What is held against a strategy instance and what is not: how its code ends, outages while it is loaded, old
-marks."""
+"""Crashes that are attributed to a strategy instance, and those that are not: exits of its code, outages during
+loading, old marks."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ async def make(
 
 
 @pytest.mark.parametrize("way", [SystemExit, GeneratorExit])
-async def test_code_that_leaves_is_an_error_of_its_instance_and_not_the_end_of_the_worker(
+async def test_code_that_exits_is_an_error_of_its_instance_only(
     way: type[BaseException],
 ) -> None:
     def leave() -> None:
         raise way()
 
-    bench = Sandbox(CrashMarker(None), RealClock(), 1)
+    sandbox = Sandbox(CrashMarker(None), RealClock(), 1)
     with pytest.raises(InputError, match=way.__name__):
-        bench.here("a", 0, leave)
+        sandbox.inline("a", 0, leave)
     with pytest.raises(InputError, match=way.__name__):
-        await bench.aside("a", "leaver", 0, leave)
+        await sandbox.in_thread("a", "leaver", 0, leave)
 
 
 async def test_outages_while_an_instance_is_loaded_are_no_deaths_of_its_worker(
@@ -88,17 +88,17 @@ async def test_outages_while_an_instance_is_loaded_are_no_deaths_of_its_worker(
     assert (row["state"], row["error"]) == ("RUNNING", None)
 
 
-async def test_a_worker_that_was_asked_to_end_and_is_killed_over_a_slow_instance_blames_nobody(
+async def test_killed_draining_worker_attributes_no_crash(
     make: Make, database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark, begun = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0")), asyncio.Event()
 
     async def slow(self: Sandbox, instance: str, strategy: str, bar_ns: int, call: object) -> None:
-        with self._in_hand.holding(instance, at_ns=1, bar_ns=bar_ns, epoch=9):
+        with self._marker.holding(instance, at_ns=1, bar_ns=bar_ns, epoch=9):
             begun.set()
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(Sandbox, "aside", slow)
+    monkeypatch.setattr(Sandbox, "in_thread", slow)
     worker = make(9)
     running = asyncio.create_task(worker.run())
     await asyncio.wait_for(begun.wait(), 10)

@@ -1,4 +1,4 @@
-"""What a fill costs."""
+"""The cost model of a fill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""When an order fills on a bar, and at which price: the rule of the package's docstring, clause by clause."""
+"""The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by
+clause."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ Price = TypeVar("Price", int, Decimal)
 
 @dataclass(frozen=True, slots=True)
 class BarRange(Generic[Price]):
-    """What matching looks at of a bar."""
+    """Prices of a bar that matching uses."""
 
     open: Price
     high: Price
@@ -26,7 +27,7 @@ class BarRange(Generic[Price]):
 
 @dataclass(frozen=True, slots=True)
 class Resting(Generic[Price]):
-    """What matching looks at of a resting order: `price` for limits, `stop` for stops, both for stop-limits."""
+    """A resting order as matching needs it: `price` for limits, `stop` for stops, both for stop-limits."""
 
     side: Side
     type: OrderType
@@ -35,14 +36,14 @@ class Resting(Generic[Price]):
 
 
 class Leg(StrEnum):
-    """Which leg of an OCO filled."""
+    """The leg of an OCO that filled."""
 
     STOP = "stop"
     LIMIT = "limit"
 
 
 def range_of(bar: Bar) -> BarRange[Decimal]:
-    """Return a float bar's prices as the shortest decimals they stand for."""
+    """Return a float bar's prices as the shortest decimals of them."""
     return BarRange(Decimal(repr(bar.open)), Decimal(repr(bar.high)), Decimal(repr(bar.low)))
 
 
@@ -80,8 +81,8 @@ def _limit_price(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: 
 
 
 def is_triggered(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> bool:
-    """Return whether a stop or stop-limit order's stop is reached in `bar`. A stop-limit that is triggered and does
-    not fill in the same bar rests as a plain limit from the next bar on; the caller keeps that fact."""
+    """Return whether a stop or stop-limit order's stop is reached in `bar`. A stop-limit that is triggered and does not
+    fill in the same bar rests as a plain limit from the next bar on; the caller keeps that fact."""
     return _stop_price(order, bar, placed_in_bar=placed_in_bar) is not None
 
 
@@ -89,7 +90,7 @@ def match_resting(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar:
     """Return the price at which a resting order fills in `bar`, or None. Call it when the bar is complete.
 
     `placed_in_bar`: the order came while this very bar was open, so it cannot have the bar's open. A stop-limit fills
-    in the bar that triggers it only at a trigger price its limit accepts (what came after is unknown).
+    in the bar that triggers it only at a trigger price its limit accepts (later prices are unknown).
     """
     if order.type is OrderType.MARKET:
         return bar.open

@@ -1,2 +1,1 @@
-"""Portfolio: fills to positions, and nothing else to positions. Pure; in come fills, out come positions and realised
-profit."""
+"""Portfolio: positions from fills only. Pure; in come fills, out come positions and realised profit."""

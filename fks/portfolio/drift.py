@@ -1,8 +1,8 @@
-"""Drift: what a venue holds for an account against what is expected there, asset by asset.
+"""Drift: a venue's holdings of an account compared with the expected ones, asset by asset.
 
-Expected is the opening (what the account held before FKS) with what a person adopted, what executions of the account
-moved, less their fees, and what deposits and withdrawals moved. Executions that no order of ours explains are booked as
-external and count like the others; what is left is unexplained.
+Expected is the opening (the holding before FKS) with adopted differences, the account's executions less their fees, and
+deposits and withdrawals. Executions that no order of ours explains are booked as external and count like the others;
+the rest is unexplained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DUST = Decimal("0.000001")
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What executions on one side of a symbol moved, with the fees of one currency; sums over any number of
+    """Amounts that executions on one side of a symbol moved, with the fees of one currency; sums over any number of
     executions."""
 
     symbol: str
@@ -30,7 +30,7 @@ class Executed:
 
 
 def moved_by(executed: Iterable[Executed], assets: Mapping[str, tuple[str, str]]) -> dict[str, Decimal]:
-    """Return what executions moved, by asset, fees included. `assets`: symbol -> (base, quote).
+    """Return the amounts that executions moved, by asset, fees included. `assets`: symbol -> (base, quote).
 
     Errors: KeyError for a symbol that is not in `assets`.
     """
@@ -64,7 +64,8 @@ def differences(expected: Mapping[str, Decimal], held: Mapping[str, Decimal]) ->
 
 
 def is_drift(difference: Decimal, price: Decimal | None, tolerance: Decimal) -> bool:
-    """Return whether a difference is more than `tolerance` (in the account's currency); without a price, than dust."""
+    """Return whether a difference is more than `tolerance` (in the account's currency), or without a price more than
+    dust."""
     if price is None:
         return abs(difference) > DUST
     return abs(difference) * price > tolerance

@@ -1,8 +1,8 @@
 """Positions from fills, by average cost.
 
-The quantity of a position is what is really held: a fee taken in the base asset makes it smaller than the fill. Profit
-is realised at the average price of what is held, before fees; fees are summed beside it, in quote, a base fee at the
-price of its fill. So equity changes by `realized_pnl - fees` plus what is open, whatever asset the venue takes its fee
+The quantity of a position is the actual holding: a fee taken in the base asset makes it smaller than the fill. Profit
+is realised at the average price of the holding, before fees; fees are summed beside it, in quote, a base fee at the
+price of its fill. So equity changes by `realized_pnl - fees` plus open profit, whatever asset the venue takes its fee
 in. A fee in a third asset moves neither; it stands on the execution alone.
 """
 
@@ -16,7 +16,7 @@ from fks.model.account import Position
 from fks.model.instrument import Instrument, money
 from fks.model.order import Fill, Side
 
-#: The instance that holds what fills of ours do not explain: deposits, trades made elsewhere.
+#: The instance of holdings without fills of ours: deposits, trades made elsewhere.
 EXTERNAL = "external"
 _ZERO = Decimal(0)
 _AVERAGE_STEP = Decimal("1e-12")
@@ -31,7 +31,7 @@ class Booking:
 
 
 def net_quantity(side: Side, quantity: Decimal, fee: Decimal, fee_currency: str, instrument: Instrument) -> Decimal:
-    """Return what a fill adds to the base held (signed): a base fee is taken from it."""
+    """Return the base quantity (signed) that a fill adds to the holding: a base fee is subtracted."""
     return side.sign * quantity - (fee if fee_currency == instrument.base else _ZERO)
 
 
@@ -72,10 +72,10 @@ def fee_in_quote(fill: Fill, instrument: Instrument) -> Decimal:
 def allocate(
     fill: Fill, buckets: Mapping[str, Decimal], first: str, *, is_flattening: bool = False
 ) -> list[tuple[str, Decimal]]:
-    """Return which instances a reducing fill closes, and how much of its quantity each: (instance, quantity) pairs.
+    """Return the instances that a reducing fill closes, and the quantity of each: (instance, quantity) pairs.
 
-    `buckets` are the positions by instance before it. `first` is asked first, then, for the kill switch's orders, the
-    others by name; what remains is EXTERNAL's, so that nothing held is ever shown as sold short.
+    `buckets` are the positions by instance before it. `first` is taken first, then, for the kill switch's orders, the
+    others by name; the rest is EXTERNAL's, so that no holding is ever shown as sold short.
     """
     left = fill.quantity
     shares: list[tuple[str, Decimal]] = []

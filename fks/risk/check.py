@@ -1,7 +1,7 @@
 """Pre-trade checks: one table of codes and functions in a fixed order; the first failure wins.
 
-A check is a pure function of the intent and the view: None, or a Denial that says the limit, what was seen, and what
-would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a
+A check is a pure function of the intent and the view: None, or a Denial with the limit, the actual value, and a value
+that would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a
 position open is worse than none; KILLED alone also stops a strategy's exits, because then the guardian does the
 closing.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
 from fks.model.order import Role
-from fks.risk import limits, market, shape
+from fks.risk import limits, market, order_checks
 from fks.risk.intent import Intent
 from fks.risk.view import View
 
@@ -30,7 +30,7 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Our own no. `all` holds every failure when an explanation was asked for, else the first alone."""
+    """A denial. `all` holds every failure when an explanation was requested, else the first alone."""
 
     intent: Intent
     denial: Denial
@@ -52,20 +52,20 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.PRICE_MISSING, market.price_missing),
     (Code.UNKNOWN_ORDER, limits.unknown_order),
     (Code.SIGNAL_EXPIRED, limits.signal_expired),
-    (Code.TYPE_UNSUPPORTED, shape.type_unsupported),
-    (Code.PRICE_TICK, shape.price_tick),
-    (Code.PRICE_BAND, shape.price_band),
-    (Code.STOP_WRONG_SIDE, shape.stop_wrong_side),
-    (Code.QTY_STEP, shape.qty_step),
-    (Code.QTY_MIN, shape.qty_min),
-    (Code.QTY_MAX, shape.qty_max),
-    (Code.NOTIONAL_MIN, shape.notional_min),
-    (Code.NOTIONAL_MAX_ORDER, shape.notional_max_order),
+    (Code.TYPE_UNSUPPORTED, order_checks.type_unsupported),
+    (Code.PRICE_TICK, order_checks.price_tick),
+    (Code.PRICE_BAND, order_checks.price_band),
+    (Code.STOP_WRONG_SIDE, order_checks.stop_wrong_side),
+    (Code.QTY_STEP, order_checks.qty_step),
+    (Code.QTY_MIN, order_checks.qty_min),
+    (Code.QTY_MAX, order_checks.qty_max),
+    (Code.NOTIONAL_MIN, order_checks.notional_min),
+    (Code.NOTIONAL_MAX_ORDER, order_checks.notional_max_order),
     (Code.BALANCE, limits.balance),
     (Code.EXPOSURE_INSTRUMENT, limits.exposure_instrument),
     (Code.EXPOSURE_ACCOUNT, limits.exposure_account),
     (Code.ORDER_COUNT, limits.order_count),
-    (Code.NO_PROTECTION, shape.no_protection),
+    (Code.NO_PROTECTION, order_checks.no_protection),
     (Code.LOSS_DAY, limits.loss_day),
     (Code.RATE_ACCOUNT, limits.rate_account),
     (Code.RATE_VENUE, limits.rate_venue),
@@ -80,7 +80,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.INCIDENT_OPEN, limits.incident_open),
 )
 
-#: Codes that are decided before an intent exists, and where. A meta test reads this and NOT_YET beside CHECKS.
+#: Codes that are decided before an intent exists, and the place. A meta test reads this and NOT_YET beside CHECKS.
 ELSEWHERE: dict[Code, str] = {
     Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined "
     "or expires",
@@ -88,7 +88,7 @@ ELSEWHERE: dict[Code, str] = {
     "with the first result",
     Code.CLIENT_VALIDATION: "fks/venues: the client library refused it before any byte left",
 }
-#: Codes whose data or setting does not exist yet, and what they wait for.
+#: Codes whose data or setting does not exist yet, and the missing part.
 NOT_YET: dict[Code, str] = {
     Code.SESSION_CLOSED: "calendars: crypto never closes",
     Code.MARGIN: "margin venues",
@@ -115,12 +115,12 @@ NOT_YET: dict[Code, str] = {
 
 
 def reduces(intent: Intent, view: View) -> bool:
-    """Return whether the order can only bring what is held nearer to zero, after every other order that may still fill.
+    """Return whether the order can only bring the holding nearer to zero, after every other order that may still fill.
 
-    A strategy's order reduces what its own instance holds: external coins and other instances' are not its to sell.
+    A strategy's order reduces the holding of its own instance; external coins and other instances' are not its to sell.
     """
     if intent.stop_loss is not None or intent.take_profit is not None:
-        return False  # what brings its own protection means to open something
+        return False  # an order with its own protection is meant to open a position
     if view.own is not None and not intent.is_by_person and intent.quantity > view.own * -intent.side.sign:
         return False
     held = view.held * -intent.side.sign
@@ -152,7 +152,8 @@ def check(
 
 
 def is_waived(code: Code, intent: Intent, view: View) -> bool:
-    """Return whether a failure does not stop an exit: it is warned of, capped or split instead (docs/trade.md)."""
+    """Return whether a failure does not stop an exit: the exit is capped or split instead, or only warned of
+    (docs/trade.md)."""
     if intent.role is not Role.EXIT:
         return False
     if code is Code.ACCOUNT_UNKNOWN:  # disabled

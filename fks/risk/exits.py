@@ -33,13 +33,14 @@ def exit_quantity_allowed(
     """Return how much (base, on the market lot's grid) an exit of `instance` may close now, its own SL and TP taken as
     gone.
 
-    It is the least of `limit` (what a resumed exit still has to close), what the instance holds beyond its own other
-    closing orders, and on a spot venue what the venue has: its balance without what other instances and external
-    holdings own and without what orders unknown to us lock.
+    It is the least of `limit` (the rest of a resumed exit), the instance's holding beyond its own other closing orders,
+    and on a spot venue the venue's holding: its balance without holdings of other instances and external ones and
+    without
+    amounts locked by orders unknown to us.
 
     `buckets`: signed quantity by instance of the position key, the external holding included. `orders`: the open orders
-    of the position key. `balance`: what the venue reports of the base currency; None = not read yet, no cap by it.
-    `owned_elsewhere`: what positions in other symbols own of the same base currency.
+    of the position key. `balance`: the venue's balance of the base currency; None = not read yet, no cap by it.
+    `owned_elsewhere`: holdings of the same base currency by positions in other symbols.
     """
     orders = tuple(orders)
     held = buckets.get(instance, _ZERO)
@@ -83,7 +84,7 @@ def is_dust(quantity: Decimal, price: Decimal | None, instrument: Instrument) ->
     """Return whether no market order can close `quantity` (signed): below one step, the least lot, or the least
     notional.
 
-    Without a price the notional is not judged: the quantity is then no dust while its lot is large enough.
+    Without a price the notional is not checked: the quantity is then no dust while its lot is large enough.
     """
     lot = instrument.lot(is_market=True)
     rounded = (abs(quantity) / lot.step).to_integral_value(ROUND_FLOOR) * lot.step
@@ -95,7 +96,8 @@ def is_dust(quantity: Decimal, price: Decimal | None, instrument: Instrument) ->
 
 
 def _owned_by_others(instance: str, buckets: Mapping[str, Decimal], pending: Mapping[str, Decimal]) -> Decimal:
-    """Return what is not the instance's: the others' holdings, and what their orders sell beyond all of these.
+    """Return the quantity that is not the instance's: the others' holdings, and their orders' sells beyond all of
+    these.
 
     A person's order that sells more than persons' own bucket sells external holdings, so these are counted once.
     """
@@ -105,7 +107,7 @@ def _owned_by_others(instance: str, buckets: Mapping[str, Decimal], pending: Map
 
 
 def pending_of(orders: Iterable[Order]) -> dict[str, Decimal]:
-    """Return what open orders may still fill, by instance; an OCO counts once."""
+    """Return the quantities that open orders may still fill, by instance; an OCO counts once."""
     totals: dict[str, Decimal] = {}
     groups = set[str]()
     for order in orders:
@@ -118,5 +120,5 @@ def pending_of(orders: Iterable[Order]) -> dict[str, Decimal]:
 
 
 def _locked(orders: Iterable[Order]) -> Decimal:
-    """Return how much base the venue holds back for orders of ours that it is known to have."""
+    """Return how much base the venue locks for orders of ours that it is known to have."""
     return sum(pending_of(o for o in orders if o.side is Side.SELL and o.state in LIVE).values(), _ZERO)

@@ -1,7 +1,7 @@
-"""Every check of an intent with its limit and the value it saw: what `fks why` tells of an order, denied or placed.
+"""Every check of an intent with its limit and actual value, for `fks why` of an order, denied or placed.
 
-The figures come from the checks themselves: a check that passes is asked again with its limit closed, and the denial
-it then gives names the value that it saw. No check is written twice.
+The figures come from the checks themselves: a check that passes is run again with its limit closed, and the denial
+it then gives has the actual value. No check is written twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CLOSED = (
     "orders_open_max",
     "orders_per_minute",
 )
-#: how a limit reads, by code; checks without an entry have none to show
+#: format of a limit, by code; checks without an entry have none to show
 _LIMITS: dict[Code, Callable[[Intent, View], str]] = {
     Code.CLOCK_SKEW: lambda intent, view: f"{view.skew_limit_ms:.0f} ms",
     Code.FEED_STALE: lambda intent, view: f"{view.limits.feed_age_max_s:g} s",
@@ -49,22 +49,22 @@ _LIMITS: dict[Code, Callable[[Intent, View], str]] = {
         f"{view.pyramiding} entries" if intent.role is Role.ENTRY and intent.instance else ""
     ),
 }
-#: checks whose limit depends on what is held: a huge order makes them name it
+#: checks whose limit depends on the holding: a huge order makes them name it
 _BY_HOLDING = frozenset({Code.BALANCE, Code.SHORT_FORBIDDEN})
 
 
 class Outcome(StrEnum):
-    """What a check said. Stored in order events; append-only."""
+    """Result of a check. Stored in order events; append-only."""
 
     PASSED = "passed"
     FAILED = "failed"
     EXEMPT = "exempt"  # it does not deny orders that only reduce risk
-    SKIPPED = "skipped"  # what it needs is unknown
+    SKIPPED = "skipped"  # its input is unknown
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check: its rule in words, its limit and the value seen (empty where there is none to show)."""
+    """One check: its rule as a sentence, its limit and the actual value (empty where there is none to show)."""
 
     code: Code
     outcome: Outcome
@@ -74,13 +74,13 @@ class CheckResult:
 
 
 def explain(intent: Intent, view: View) -> list[CheckResult]:
-    """Return what every check says of an intent, in their order."""
+    """Return the result of every check of an intent, in their order."""
     is_reduce_only, shut = reduces(intent, view), _shut(view)
     return [_result(code, check, intent, view, shut, is_reduce_only) for code, check in CHECKS]
 
 
 def as_payload(results: Iterable[CheckResult]) -> list[list[str]]:
-    """Return results as an order event keeps them: [code, outcome, limit, observed], without what passed and has no
+    """Return results as an order event stores them: [code, outcome, limit, observed], without passed ones that have no
     figure."""
     return [
         [result.code.value, result.outcome.value, result.limit, result.observed]

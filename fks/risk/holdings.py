@@ -1,8 +1,8 @@
-"""Whose coins an order would spend, and how many entries a position has. Pure.
+"""Ownership of the coins that an order would spend, and the number of entries of a position. Pure.
 
-Coins that an instance bought are no one else's to spend, neither as base nor as another pair's quote. External coins of
-the currency that a buy pays with are cash; external coins of the currency that a sell delivers may be sold by persons
-only. Persons may also spend what persons bought.
+Coins that an instance bought are reserved for it, both as base and as another pair's quote. External coins of the
+currency that a buy pays with are cash; external coins of the currency that a sell delivers may be sold by persons only.
+Persons may also spend coins that persons bought.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A sized wish to trade; nothing is promised. Units as in Order; `reference_price` is what sizing divided by."""
+    """A sized request to trade; nothing is promised. Units as in Order; `reference_price` is the divisor of the
+    sizing."""
 
     intent_id: uuid.UUID
     signal_id: uuid.UUID | None
@@ -93,7 +94,7 @@ def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, at
 
 
 def intend_order(signal: Signal) -> Intent:
-    """Return a person's exact order, nothing rounded: what is off the grid is denied and named, not changed."""
+    """Return a person's exact order, nothing rounded: values off the grid are denied and named, not changed."""
     return _intent(signal, signal.side, signal.size or _ZERO, None, signal.reference_price)
 
 

@@ -1,4 +1,4 @@
-"""Checks of who may, and how much: leadership, kill, money, exposure, counts and rates."""
+"""Checks of permission and amount: leadership, kill, money, exposure, counts and rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from fks.model.codes import Code, Denial
 from fks.model.order import OrderType, Role, Side, State
 from fks.risk.intent import Intent
-from fks.risk.shape import worst_price
+from fks.risk.order_checks import worst_price
 from fks.risk.view import WAIT_MAX_S, View, is_dormant
 
 _ZERO = Decimal(0)
@@ -37,7 +37,7 @@ def guardian_down(intent: Intent, view: View) -> Denial | None:
 
 
 def escalated(intent: Intent, view: View) -> Denial | None:
-    """No child that money depends on is escalated (`fks.supervision`), whether or not it runs just now."""
+    """No child that orders depend on is escalated (`fks.supervision`), whether or not it runs just now."""
     if not view.escalated:
         return None
     name, why = view.escalated
@@ -97,7 +97,7 @@ def unknown_order(intent: Intent, view: View) -> Denial | None:
 
 
 def incident_open(intent: Intent, view: View) -> Denial | None:
-    """What the venue holds of the instrument's base and quote is explained."""
+    """The venue's holdings of the instrument's base and quote are explained."""
     instrument = view.instrument
     for asset in () if instrument is None else (instrument.base, instrument.quote):
         if (incident := view.drifting.get(asset)) is not None:
@@ -112,7 +112,7 @@ def incident_open(intent: Intent, view: View) -> Denial | None:
 
 
 def signal_expired(intent: Intent, view: View) -> Denial | None:
-    """The wish is still valid."""
+    """The signal is still valid."""
     if intent.valid_until_ns is None or view.now_ns <= intent.valid_until_ns:
         return None
     late = (view.now_ns - intent.valid_until_ns) / 1e9
@@ -132,7 +132,7 @@ def stale_decision(intent: Intent, view: View) -> Denial | None:
 
 
 def balance(intent: Intent, view: View) -> Denial | None:
-    """The money this side spends is there, after everything open orders may still spend and what others own of it."""
+    """The balance covers this order, after everything open orders may still spend and the holdings of others."""
     assert view.instrument is not None
     is_buy = intent.side is Side.BUY
     currency = view.instrument.quote if is_buy else view.instrument.base
@@ -197,7 +197,7 @@ def exposure_account(intent: Intent, view: View) -> Denial | None:
 
 
 def order_count(intent: Intent, view: View) -> Denial | None:
-    """There is room for one more open order, and at the exchange for it and for what will protect it."""
+    """One more open order is within the limit, and at the exchange the order and its protection are."""
     limit, count = view.limits.orders_open_max, sum(not is_dormant(order) for order in view.open_orders)
     if count >= limit:
         return Denial(
@@ -274,7 +274,7 @@ def rate_account(intent: Intent, view: View) -> Denial | None:
 
 
 def rate_venue(intent: Intent, view: View) -> Denial | None:
-    """The venue's rate limit has room for an entry now; cancels, exits and protection have a reserve of their own."""
+    """The venue's rate limit allows an entry now; cancels, exits and protection have a reserve of their own."""
     wait_s = view.venue.wait_s
     if wait_s <= WAIT_MAX_S:
         return None
@@ -288,7 +288,7 @@ def rate_venue(intent: Intent, view: View) -> Denial | None:
 
 
 def self_trade(intent: Intent, view: View) -> Denial | None:
-    """It would not trade with a resting order of our own."""
+    """The order would not trade with a resting order of our own."""
     for order in view.open_orders:
         if order.symbol != intent.symbol or order.side is intent.side or order.type is not OrderType.LIMIT:
             continue
@@ -307,7 +307,7 @@ def self_trade(intent: Intent, view: View) -> Denial | None:
 
 
 def short_forbidden(intent: Intent, view: View) -> Denial | None:
-    """A venue without shorts is never sold more than is held and not promised elsewhere."""
+    """A venue without shorts never sells more than the holding that is not promised elsewhere."""
     if view.venue.capabilities.can_short:
         return _beyond_flat(intent, view)
     if intent.side is Side.BUY:
@@ -327,9 +327,9 @@ def short_forbidden(intent: Intent, view: View) -> Denial | None:
 
 
 def _beyond_flat(intent: Intent, view: View) -> Denial | None:
-    """A person's order never closes, together with the position's own protection, more than is held.
+    """A person's order never closes, together with the position's own protection, more than the holding.
 
-    Both may fill where a venue can go short: nobody meant the position in the other direction.
+    Both may fill where a venue can go short, and a position in the other direction was never intended.
     """
     held = view.held * -intent.side.sign
     if not intent.is_by_person or held <= 0:

@@ -1,4 +1,4 @@
-"""Checks of what we know of the market and the venue: stale knowledge adds no risk (G4)."""
+"""Checks of market and venue data: stale data adds no risk (G4)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def clock_skew(intent: Intent, view: View) -> Denial | None:
 
 def venue_down(intent: Intent, view: View) -> Denial | None:
     """There is a session with the venue."""
-    if view.venue.is_connected or view.account_refusal:  # another account's session: ACCOUNT_UNKNOWN says so
+    if view.venue.is_connected or view.account_refusal:  # another account's session is ACCOUNT_UNKNOWN
         return None
     return Denial(Code.VENUE_DOWN, "a session", view.venue.state, intent.venue, "wait until the venue is back")
 
 
 def venue_not_reconciled(intent: Intent, view: View) -> Denial | None:
-    """What we believe and what the venue says were compared (C3)."""
+    """The journal and the venue's reports were compared."""
     if view.venue.state == "READY" or view.account_refusal:
         return None
     return Denial(Code.VENUE_NOT_RECONCILED, "READY", view.venue.state, intent.venue, "wait until the venue is READY")

@@ -1,4 +1,4 @@
-"""Sizing: how a wish becomes a quantity on the lot grid. The one function that backtest, paper and live share (G6).
+"""Sizing: the quantity of a signal on the lot grid. The one function that backtest, paper and live share (G6).
 
 Rounding is always down, here and nowhere else: an order never spends more, and never sells more, than was decided.
 """
@@ -10,7 +10,7 @@ from decimal import Decimal
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 
-#: What `strategy_instances.sizing` may say: `size` is quote currency per entry, or base quantity per entry.
+#: Values of `strategy_instances.sizing`: `size` is quote currency per entry, or base quantity per entry.
 SIZINGS = ("notional", "quantity")
 
 
@@ -36,6 +36,5 @@ def entry_quantity(sizing: str, size: Decimal, reference_price: Decimal, instrum
 
 
 def exit_quantity(position: Decimal, instrument: Instrument) -> Decimal:
-    """Return the quantity (base, on the lot grid) that closes `position` (signed); what is below one step stays as
-    dust."""
+    """Return the quantity (base, on the lot grid) that closes `position` (signed); less than one step stays as dust."""
     return instrument.round_quantity(abs(position))

@@ -47,7 +47,7 @@ class Rates:
             self._neighbours.setdefault(quote, set()).add(base)
 
     def rate(self, currency: str, into: str) -> Decimal | None:
-        """Return what one unit of `currency` is worth in `into`; None when no price tells."""
+        """Return the value of one unit of `currency` in `into`; None without a price."""
         if currency == into:
             return _ONE
         direct = self._pairs.get((currency, into))
@@ -61,7 +61,7 @@ class Rates:
 
 
 def day_start_ns(now_ns: int, zone: str, hour: int) -> int:
-    """Return when the trading day of a moment began: the last time that it was `hour` o'clock in `zone`."""
+    """Return the start of a moment's trading day: the last time that it was `hour` o'clock in `zone`."""
     here = to_datetime(now_ns).astimezone(ZoneInfo(zone))
     start = here.replace(hour=hour, minute=0, second=0, microsecond=0, fold=0)
     if start > here:
@@ -72,8 +72,8 @@ def day_start_ns(now_ns: int, zone: str, hour: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What a day's executions in one symbol moved: base bought less sold (net of base fees), quote received less
-    paid."""
+    """Amounts that a day's executions in one symbol moved: base bought less sold (net of base fees), quote received
+    less paid."""
 
     quantity: Decimal = _ZERO
     cash: Decimal = _ZERO

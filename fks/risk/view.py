@@ -1,4 +1,4 @@
-"""The view: one immutable snapshot of everything a check may look at, taken in one breath by the order manager."""
+"""The view: one immutable snapshot of everything a check may use, taken at one moment by the order manager."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERYTHING = VenueCapabilities(types=frozenset(OrderType), times_in_force=frozen
 
 @dataclass(frozen=True, slots=True)
 class VenueView:
-    """What is known of the venue. `state` is COLD, SYNCING, READY or STALE; `skew_ms` None = never measured."""
+    """State of the venue. `state` is COLD, SYNCING, READY or STALE; `skew_ms` None = never measured."""
 
     state: str = "READY"
     is_connected: bool = True
@@ -82,7 +82,7 @@ class View:
         return "" if self.instrument is None else self.instrument.quote
 
     def rate(self, currency: str) -> Decimal | None:
-        """Return what one unit of `currency` is worth in the account's; None when no price tells."""
+        """Return the value of one unit of `currency` in the account's; None without a price."""
         return Decimal(1) if currency == self.currency else self.rates.get(currency)
 
     def value_of(self, order: Order) -> Decimal | None:

@@ -1,4 +1,4 @@
-"""Binance's words for whose account a session is, and for deposits and withdrawals, as our values. Pure."""
+"""Conversion of Binance's answers about the session's owner, deposits and withdrawals. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ _RETURNED = frozenset({1, 3, 5})  # cancelled, rejected, failed: what was taken 
 
 
 def identity_of(answer: Mapping[str, Any], rest_url: str | None) -> VenueIdentity:
-    """Return whose account an account answer describes. Errors: PeerError without a uid.
-
-    Only the local exchange names its environment. An address that does not is the real exchange, unless it is a known
-    test network: a loopback proxy to the real one is never taken for the local exchange.
-    """
+    """Return the owner that an account answer describes. Errors: PeerError without a uid."""
     uid = answer.get("uid")
     if uid is None or str(uid) == "":
         raise PeerError("the account answer carries no uid")

@@ -1,9 +1,10 @@
-"""What the outcome of a call means: the table of docs/venues.md and the one function that reads it.
+"""Classification of a call's outcome: the table of docs/venues.md and the one function that reads it.
 
-Two questions, in this order: did bytes leave, and did the venue itself say no? ccxt's exception classes answer neither
-(a truncated body looks like a refusal, HTML with status 200 raises nothing), so the table reads the wire: whether the
-request's headers were handed to a socket, the HTTP status, and the venue's own code and text. Whatever no row names is
-AMBIGUOUS. Only a 4xx that carries the venue's code can be a definitive no: Binance's 5xx mean "status unknown".
+It decides two questions, in this order: whether bytes left, and whether the venue itself refused. ccxt's exception
+classes answer neither (a truncated body looks like a refusal, HTML with status 200 raises nothing), so the table reads
+the wire: whether the request's headers were handed to a socket, the HTTP status, and the venue's own code and text. A
+result without a row is AMBIGUOUS. Only a 4xx that carries the venue's code can be a definitive refusal: Binance's 5xx
+mean "status unknown".
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ REJECT_REASONS: dict[str, Refusal] = {
     "WOULD_MATCH_IMMEDIATELY": Refusal.WOULD_MATCH,
     "OCO_BAD_PRICES": Refusal.WOULD_TRIGGER,
 }
-#: Codes seen in a 4xx that say nothing about the order (named so that a reader does not wonder).
+#: Codes seen in a 4xx that do not concern the order (listed for the reader).
 AMBIGUOUS_CODES = frozenset({-1000, -1001, -1004, -1006, -1007, -1008})
 GATE_STATUSES = frozenset({BANNED_STATUS, 429})
 UNKNOWN_ORDER = -2011  # on a cancel: not open any more, which is no proof of absence
@@ -184,10 +185,10 @@ class Classification:
 
 
 def classify(wire: Wire, error: BaseException | None, *, is_network: bool = False) -> Classification:
-    """Return what a send or a cancel came to, for a call that did not succeed.
+    """Return the outcome of a send or a cancel that did not succeed.
 
-    `error` is what was raised (None: an answer came but is not the one we need), `is_network` whether it is of a
-    network class: that only chooses the words for a call of which no byte left.
+    `error` is the exception (None: an answer came but is not the needed one), `is_network` whether it is of a network
+    class: that only changes the text for a call of which no byte left.
     """
     detail = describe(wire, error)
     if wire.is_held_back and not wire.bytes_left:  # aiohttp sends a DELETE again when the connection was gone

@@ -16,7 +16,7 @@ class SessionConfig:
     exchange.
 
     Times in seconds, `recv_window_ms` and `keepalive_ms` in milliseconds. `account_id` goes into every fill's id: two
-    sessions of one account must be told the same. The secrets never show in a repr.
+    sessions of one account must have the same. The secrets never show in a repr.
     """
 
     api_key: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""What is seen of an HTTP call on the wire: aiohttp's own trace notes the moment before a request's first byte."""
+"""Observation of an HTTP call on the wire: aiohttp's own trace notes the moment before a request's first byte."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from fks.venues.binance.classify import Wire, describe
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import FillReader, balances_of, report_of_event
 
-_HEARD_MAX = 1000
+_MENTIONED_MAX = 1000
 _CONNECT_TIMEOUT_S = 10.0
 
 
@@ -46,7 +46,7 @@ class EventReader:
             self.expected.pop(report.client_order_id, None)
             self._mentioned[report.client_order_id] = None
             self._mentioned.move_to_end(report.client_order_id)
-            if len(self._mentioned) > _HEARD_MAX:
+            if len(self._mentioned) > _MENTIONED_MAX:
                 self._mentioned.popitem(last=False)
             fill = self._fills.from_event(event)
             if fill is not None:

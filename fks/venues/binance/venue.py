@@ -244,7 +244,7 @@ class SpotVenue:
         return {row.currency: row for row in rows if row.total}
 
     async def identity(self) -> VenueIdentity:
-        """Return whose account the keys belong to, read anew; executions are named after it unless one was admitted."""
+        """Return the owner of the keys, read again; executions are named after it unless one was admitted."""
         answer = await self._read(calls.ACCOUNT, {"omitZeroBalances": True}, "account")
         try:
             found = identity_of(answer, self._config.rest_url)
@@ -399,7 +399,7 @@ class SpotVenue:
             raise OutageError(f"{self.name}: {what}: {self._refusal}")
 
     async def _held(self, call: Call, priority: Priority, orders: int = 0) -> Answer | None:
-        """Return our refusal when the session is refused, or the venue's rate limit has no room."""
+        """Return our refusal when the session is refused, or the venue's rate limit is used up."""
         if self._refusal:
             return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
         return await hold_back(self._budget, call.weight, priority, orders)

@@ -159,7 +159,7 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
                 client.subscriptions.pop(request, None)
 
     async def drop_socket(self) -> None:
-        """Close the user stream's socket, so that the next use dials anew."""
+        """Close the user stream's connection, so that the next use connects again."""
         client = self.clients.pop(self.stream_url, None)
         if client is not None:
             await client.close()

@@ -93,7 +93,7 @@ class CcxtTransport:
             self._log.debug("venue.probe_refused", venue=self._config.name, detail=str(error))
 
     async def drop(self) -> None:
-        """Close the connection, so that the next use connects anew."""
+        """Close the connection, so that the next use opens a new one."""
         await self._session.drop_socket()
         self._session.ws_dial_backoff = {}  # we wait ourselves; ccxt's own grows to 30 s
 

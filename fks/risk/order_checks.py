@@ -102,7 +102,7 @@ def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
             intent.symbol,
             f"put the stop {where} the mark, or use a market order",
         )
-    # a strategy's levels are judged at the price it decided on, as in a backtest (G6); a person's at the mark
+    # a strategy's levels are compared with the price it decided on, as in a backtest (G6); a person's with the mark
     entry = intent.price or intent.stop_price or intent.reference_price or view.mark
     for name, value, side in (("stop_loss", intent.stop_loss, -sign), ("take_profit", intent.take_profit, sign)):
         if value is not None and entry is not None and (value - entry) * side <= 0:
@@ -118,8 +118,8 @@ def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
 
 
 def _lot(intent: Intent, view: View) -> Lot:
-    """Return the lot that the order must keep to. A stop becomes a market order when it triggers, so that lot counts
-    too, and the one that protects an entry has its quantity."""
+    """Return the lot that the order must fit. A stop becomes a market order when it triggers, so that lot counts too,
+    and the one that protects an entry has its quantity."""
     assert view.instrument is not None
     is_market = intent.type in (OrderType.MARKET, OrderType.STOP) or intent.stop_loss is not None
     return view.instrument.lot(is_market=is_market)
@@ -190,7 +190,7 @@ def notional_max_order(intent: Intent, view: View) -> Denial | None:
 
 
 def no_protection(intent: Intent, view: View) -> Denial | None:
-    """The venue and the instrument can hold the stop loss and the take-profit that the intent asks for."""
+    """The venue and the instrument can hold the stop loss and the take-profit of the intent."""
     instrument, can = view.instrument, view.venue.capabilities
     wanted = [] if intent.stop_loss is None else [OrderType.STOP]
     if intent.take_profit is not None and intent.stop_loss is None:

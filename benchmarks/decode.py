@@ -1,9 +1,9 @@
 """A trade frame, from its bytes to a checked value with exact prices: our wires against ccxt.pro's handlers and bare
 decoders.
 
-    python benchmarks/decode.py [rounds]
+    python benchmarks/decode.py [repeats]
 
-Every line is the median of interleaved rounds over the same frames, in one process on one core: compare within a run
+Every line is the median of interleaved repeats over the same frames, in one process on one core: compare within a run
 only. Limits: 1.5 us for a Binance trade on a calm machine, and at least ten times ccxt.pro's handler, which is the one
 that gates. Binance's frames are recorded (tests/tapes), Kraken's and Coinbase's are written in the documented form from
 the same trades.
@@ -134,10 +134,10 @@ def bare(messages: list[bytes]) -> Prepared:
     return lambda: run
 
 
-def measured(runs: dict[str, tuple[Prepared, int]], rounds: int) -> dict[str, float]:
-    """Return the median us a frame of each, rounds interleaved."""
+def measured(runs: dict[str, tuple[Prepared, int]], repeats: int) -> dict[str, float]:
+    """Return the median us a frame of each, repeats interleaved."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
+    for _ in range(repeats):
         for name, (prepare, count) in runs.items():
             run = prepare()
             gc.collect()
@@ -147,7 +147,7 @@ def measured(runs: dict[str, tuple[Prepared, int]], rounds: int) -> dict[str, fl
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def main(rounds: int) -> int:
+def main(repeats: int) -> int:
     """Measure and print; return 1 when a wire is not ten times as fast as ccxt.pro's handler."""
     made = frames()
     messages = made["binance"]
@@ -161,7 +161,7 @@ def main(rounds: int) -> int:
         "ccxt.pro: kraken": (ccxts("kraken", "BTC/USD", "BTC/USD", made["kraken"]), made["kraken"]),
         "ccxt.pro: coinbase": (ccxts("coinbase", "BTC-USD", "BTC/USD", made["coinbase"]), made["coinbase"]),
     }
-    found = measured({name: (run, len(frames) // 2) for name, (run, frames) in runs.items()}, rounds)
+    found = measured({name: (run, len(frames) // 2) for name, (run, frames) in runs.items()}, repeats)
     for name, us in found.items():
         print(f"{name:<42} {us:8.3f} us a frame")
     is_good = True

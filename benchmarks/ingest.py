@@ -84,8 +84,8 @@ def same(one: Bars, other: Bars) -> bool:
 class Rig:
     """A database with the partitions of the bars, and the floors: what the same work costs without FKS."""
 
-    def __init__(self, db: Database, rows: int, rounds: int) -> None:
-        self.db, self.rows, self.rounds = db, rows, rounds
+    def __init__(self, db: Database, rows: int, repeats: int) -> None:
+        self.db, self.rows, self.repeats = db, rows, repeats
         self.store = BarStore(db)
         self.is_failed = False
 
@@ -143,20 +143,20 @@ class Rig:
         information."""
         mine, bare = statistics.median(ours), statistics.median(floor)
         ratio = bare / mine if is_speed else mine / bare
-        bound, word = "", ""
+        bound, answer = "", ""
         if limit is not None:
             is_met = ratio >= limit if is_speed else ratio <= limit
             self.is_failed |= not is_met
-            bound, word = f"{'>=' if is_speed else '<='} {limit}", "yes" if is_met else "NO"
+            bound, answer = f"{'>=' if is_speed else '<='} {limit}", "yes" if is_met else "NO"
         print(
-            f"| {name} | {mine:.3f} | {bare:.3f} | {self.rows / mine / 1e3:.0f} k/s | {ratio:.2f} | {bound} | {word} |",
+            f"| {name} | {mine:.3f} | {bare:.3f} | {self.rows / mine / 1e3:.0f} k/s | {ratio:.2f} | {bound} | {answer} |",
             flush=True,
         )
 
 
 async def imports(rig: Rig) -> None:
     ours, floor, past = [], [], []
-    for turn in range(rig.rounds):
+    for turn in range(rig.repeats):
         a, b, c = (made(f"{name}{turn}", rig.rows) for name in ("NEW", "BARE", "PAST"))
         for which in range(turn, turn + 3):
             if which % 3 == 0:
@@ -178,7 +178,7 @@ async def imports(rig: Rig) -> None:
 
 async def merges(rig: Rig, changed: int) -> None:
     ours, floor = [], []
-    for turn in range(rig.rounds):
+    for turn in range(rig.repeats):
         a, b = (made(f"{name}{turn}", rig.rows, changed=changed) for name in ("NEW", "BARE"))
         for is_ours in (turn % 2 == 0, turn % 2 == 1):
             if is_ours:
@@ -196,7 +196,7 @@ async def merges(rig: Rig, changed: int) -> None:
 async def reads(rig: Rig) -> None:
     ours, floor = [], []
     expected = made("NEW0", rig.rows, changed=rig.rows // 100)
-    for turn in range(2 * rig.rounds + 1):
+    for turn in range(2 * rig.repeats + 1):
         for is_ours in (turn % 2 == 0, turn % 2 == 1):
             read = (lambda: rig.store.read("NEW0", "1m")) if is_ours else (lambda: rig.plain_read("NEW0"))
             seconds, bars = await rig.timed(read, is_calm=False)
@@ -242,7 +242,7 @@ async def maps(rig: Rig, folder: Path) -> None:
     )
 
 
-async def main(rows: int, rounds: int) -> bool:
+async def main(rows: int, repeats: int) -> bool:
     with (
         servers.home() as paths,
         servers.running_postgres(paths, is_durable=True) as postgres,
@@ -258,9 +258,9 @@ async def main(rows: int, rounds: int) -> bool:
             postgres.url("bench"), DatabaseSettings(statement_timeout_s=300), application="bench"
         )
         await ensure_months(db, to_datetime(T0), to_datetime(T0 + rows * 60 * NS))
-        rig = Rig(db, rows, rounds)
+        rig = Rig(db, rows, repeats)
         print(
-            f"{rows} one-minute bars, {rounds} rounds\n\n| | ours s | floor s | ours | ratio | limit | met "
+            f"{rows} one-minute bars, {repeats} rounds\n\n| | ours s | floor s | ours | ratio | limit | met "
             "|\n|---|---|---|---|---|---|---|"
         )
         await imports(rig)
@@ -275,6 +275,6 @@ async def main(rows: int, rounds: int) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=525_600)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", dest="repeats", type=int, default=5)
     given = parser.parse_args()
-    sys.exit(0 if asyncio.run(main(given.rows, given.rounds)) else 1)
+    sys.exit(0 if asyncio.run(main(given.rows, given.repeats)) else 1)

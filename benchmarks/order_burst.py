@@ -170,5 +170,5 @@ async def main(count: int, is_profiled: bool, is_on_disk: bool = True) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
     asyncio.run(main(numbers[0] if numbers else 4000, "--profile" in sys.argv, "--in-memory" not in sys.argv))

@@ -1,9 +1,11 @@
-"""How long a killed order manager takes until it has reconciled its venue and trades again, by what it has to compare.
+"""Time from the kill of an order manager until it has reconciled its venue and trades again, by the number of orders to
+compare.
 
     python benchmarks/order_recovery.py [--open 1000] [--history 10000] [--repeat 3]
 
 The order manager alone (no Ray) on a real database and the local exchange over real sockets: so many open orders, then
-so many executed ones besides, then kill -9 and a new self on the same database. Seconds from the kill to READY, worst
+so many executed ones besides, then kill -9 and a new process on the same database. Seconds from the kill to READY,
+worst
 of `repeat`, beside the limit. Exit 1 when a limit is missed.
 """
 

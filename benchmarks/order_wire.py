@@ -71,7 +71,7 @@ async def one(venue: SpotVenue, first: list[float], answered: list[float]) -> No
 
 
 def budget_of(bus: Bus, exchange: LocalExchange) -> RedisVenueBudget:
-    """Return a budget in which there is always room."""
+    """Return a budget that is never used up."""
     info = exchange.info
     limits = RateLimits(requests=Allowance(10**7, 60), orders=Allowance(10**6, 10))
     return venue_budget(bus, RealClock(), "binance", info["rest"], info["api_key"], limits=limits)

@@ -1,9 +1,9 @@
-"""What the runtime promises when something dies, measured: docs/recovery.md quotes this table.
+"""Recovery times after faults: docs/recovery.md quotes this table.
 
     python benchmarks/recovery.py [--repeat 3] [--only NAME …] [--json FILE] [--home RUNNING]
 
 A whole demo system with its defaults, trading on the local exchange, in a temporary FKS_HOME; every fault is injected
-`repeat` times, from outside, and timed by witnesses that are no part of it. Detected and serving are seconds from the
+`repeat` times, from outside, and timed by observers that are no part of it. Detected and serving are seconds from the
 fault; p50 and the worst are shown beside the limit, and the worst decides. Exit 1 when a limit is missed.
 """
 

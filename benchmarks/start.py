@@ -1,4 +1,4 @@
-"""What a user waits for: `fks --help`, `import fks`, and a fresh process to its first backtest result.
+"""Start times for a user: `fks --help`, `import fks`, and a fresh process to its first backtest result.
 
 Each against a bare interpreter doing nothing, interleaved, medians. Aims: help <= 0.3 s, import <= 0.5 s, backtest <=
 1.0 s.
@@ -45,12 +45,12 @@ COMMANDS: dict[str, tuple[list[str], float | None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", dest="repeats", type=int, default=7)
+    repeats = parser.parse_args().repeats
     took: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as home:
         env = os.environ | {"FKS_HOME": home}
-        for _ in range(rounds):
+        for _ in range(repeats):
             for name, (command, _limit) in COMMANDS.items():
                 start = time.perf_counter()
                 done = subprocess.run(command, env=env, capture_output=True, text=True)

@@ -1,14 +1,14 @@
-"""What supervising 50 children costs, against the same 50 children with nobody watching.
+"""Cost of supervising 50 children, against the same 50 children without a supervisor.
 
     python benchmarks/supervision.py [--children 50] [--seconds 30] [--rounds 3] [--json]
 
-A real system with so many strategy workers that the tree has that many children; its supervisor looks at each once a
-second, as it does by default: it feels the child's pulse in shared memory, and calls it once a minute.
-The market is quiet (a tape of minute bars at its own pace), or what the children themselves do would drown it.
+A real system with so many strategy workers that the tree has that many children; its supervisor checks each once a
+second, as it does by default: it reads the child's heartbeat in shared memory, and calls it once a minute.
+The market is quiet (a tape of minute bars at its own pace), or the children's own work would drown the difference.
 Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it would put a new one in its
-place). The overhead is what the system burns more: the supervisor itself, Ray's daemons, the rows in PostgreSQL, each
-the median of its differences; and the calls in the children, counted at the bare call's cost, since what the children
-do by themselves moves by more from one half minute to the next than all of it. Beside it the bare call: one health call
+place). The overhead is the additional CPU of the system: the supervisor itself, Ray's daemons, the rows in PostgreSQL,
+each the median of its differences; and the calls in the children, counted at the bare call's cost, since the children's
+own work varies more from one half minute to the next than all of it. Beside it the bare call: one health call
 from one process to another, CPU of both ends. Limit: 2 % of one core (8 % if every beat were a call). Needs about 130
 MB a child.
 """
@@ -34,8 +34,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from tests.support.system import PROFILE, System
 from tests.support.waiting import wait_until
 
-CALL_S = 60.0  # actors.system.CALL_S: a child whose pulse is felt is called this seldom
-LIMIT = 2.0  # percent of one core, where beats travel another way than Ray calls (8 over those)
+CALL_S = 60.0  # actors.system.CALL_S: a child with a readable heartbeat is called this seldom
+LIMIT = 2.0  # percent of one core, where beats travel in shared memory (8 over Ray calls)
 OTHERS = 5  # children that are no strategy workers
 BARE = """
 import asyncio, json, sys, time
@@ -76,7 +76,7 @@ def parts(system: System, names: dict[int, str]) -> dict[int, tuple[str, float]]
 
 def belongs(title: str, name: str) -> str:
     """Return the part that a process without a row of its own is counted to."""
-    for word, part in (
+    for title_part, part in (
         ("postgres", "PostgreSQL"),
         ("redis", "Redis"),
         ("gcs_server", "Ray"),
@@ -85,7 +85,7 @@ def belongs(title: str, name: str) -> str:
         ("ray::Proxy", "Serve"),
         ("ray", "Ray"),
     ):
-        if word in name or word in title:
+        if title_part in name or title_part in title:
             return part
     return "other"
 
@@ -113,7 +113,7 @@ def pid_of(system: System, name: str) -> int:
 
 
 def measure(
-    system: System, children: int, seconds: float, rounds: int
+    system: System, children: int, seconds: float, repeats: int
 ) -> tuple[dict[str, list[float]], int, dict[str, float]]:
     """Return the difference per part for each round, how many children there were, and the bare call's cost."""
     ready = (
@@ -140,7 +140,7 @@ def measure(
     differences: dict[str, list[float]] = defaultdict(list)
     os.kill(keeper, signal.SIGSTOP)
     try:
-        for _ in range(rounds):
+        for _ in range(repeats):
             watched = burnt(system, names, seconds)
             os.kill(supervisor, signal.SIGSTOP)
             try:
@@ -161,7 +161,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--children", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", dest="repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fks-sup-") as place:
@@ -174,7 +174,7 @@ def main() -> int:
         )
         try:
             system.fks("up", "--detach", "--tape", "sample", "--speed", "1", timeout_s=400.0, check=False)
-            found, count, bare = measure(system, options.children, options.seconds, options.rounds)
+            found, count, bare = measure(system, options.children, options.seconds, options.repeats)
         finally:
             system.down()
     worth = (bare["caller_us"] + bare["callee_us"]) * count / 1e6 * 100
@@ -197,7 +197,7 @@ def main() -> int:
         )
     else:
         print(
-            f"{count} children, a beat a second, {options.rounds} x {options.seconds:g} s, percent of one core "
+            f"{count} children, a beat a second, {options.repeats} x {options.seconds:g} s, percent of one core "
             "(median, range)"
         )
         for part, values in sorted(found.items(), key=lambda item: -statistics.median(item[1])):

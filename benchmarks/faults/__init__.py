@@ -1,1 +1,1 @@
-"""What benchmarks/recovery.py breaks, and how it watches: rows of PostgreSQL, lines of logs, answers of the gateway."""
+"""Faults of benchmarks/recovery.py and their observation: rows of PostgreSQL, lines of logs, answers of the gateway."""

@@ -252,7 +252,7 @@ async def blocked(rig: Rig) -> dict[str, Sample]:
 
 
 async def supervisor(rig: Rig) -> dict[str, Sample]:
-    """kill -9 of the supervisor: it is back when it has adopted every child; nobody else may have died."""
+    """kill -9 of the supervisor: it is back when it has adopted every child; no other process may have died."""
     pids = await rig.pids()
     at, _ = await rig.kill("supervisor")
     adopted = [await rig.event(name, ("adopted", "started"), at) for name in ACTORS]

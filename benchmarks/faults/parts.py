@@ -1,4 +1,4 @@
-"""Faults of what is not an actor of ours: keeper, services, Ray's GCS, Serve."""
+"""Faults of parts other than our actors: keeper, services, Ray's GCS, Serve."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def load(
                         raise Missed("an answer to a write within 30 s")
 
         async def knock() -> None:
-            while time.monotonic() < end:  # a new connection each time: the door itself is asked
+            while time.monotonic() < end:  # a new connection each time: the listener itself is tested
                 async with httpx.AsyncClient(base_url=rig.system.url, timeout=2.0) as client:
                     await one(client, "GET", "/health")
                 await asyncio.sleep(0.02)
@@ -164,10 +164,12 @@ async def gcs(rig: Rig) -> dict[str, Sample]:
             except httpx.HTTPError:
                 return None
 
-    door: float = await rig.until(answers, 90.0, "ready gateway", every_s=0.05)
+    gateway_at: float = await rig.until(answers, 90.0, "ready gateway", every_s=0.05)
     whole = max([*(row["at"] for row in started), *ready])
     sample = Sample(
-        detected - at, max(whole, door) - at, note=f"tree reconciled {whole - at:.1f} s, gateway {door - at:.1f} s"
+        detected - at,
+        max(whole, gateway_at) - at,
+        note=f"tree reconciled {whole - at:.1f} s, gateway {gateway_at - at:.1f} s",
     )
     if int((await rig.rows("SELECT count(*) FROM trades"))[0][0]) < fills:
         sample.wrong.append("fills were lost")
@@ -214,7 +216,7 @@ async def replica(rig: Rig) -> dict[str, Sample]:
 
 
 async def proxy(rig: Rig) -> dict[str, Sample]:
-    """kill -9 of Serve's proxy: the only door."""
+    """kill -9 of Serve's only proxy."""
 
     async def fault() -> float:
         return rig.end(rig.ray_pids("ray::ProxyActor")[0])
@@ -262,7 +264,7 @@ async def postgres(rig: Rig) -> dict[str, Sample]:
 
 
 async def _accepting(rig: Rig, accepts: list[float]) -> None:
-    """Note when the server lets somebody in again."""
+    """Note when the server accepts connections again."""
     await asyncio.sleep(0.05)
     while not accepts[0]:
         try:

@@ -34,22 +34,13 @@ class StrategyActor:
         from fks.strategy_worker.worker import StrategyWorker
 
         c = self._component
-        assert c.lease is not None
         self._worker = StrategyWorker(
-            db=c.db,
-            bus=c.bus,
-            clock=c.clock,
-            meter=c.meter,
-            log=c.log,
-            shard=self._shard,
-            shards=self._shards,
-            lease=c.lease,
+            c.runtime,
+            self._shard,
+            self._shards,
             home=c.paths.home,
             only=self._only,
-            crash_window_s=c.settings.strategies.crash_window_s,
             crash_file=last_crash_file(c.paths, c.name),
-            wait_max_s=c.settings.supervision.bars_wait_max_s,
-            is_tape=c.settings.sim.plays_tape,
         )
         await self._worker.start()
 

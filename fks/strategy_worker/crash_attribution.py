@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fks.clock import Clock
-from fks.model.ports import Log, Meter
 from fks.model.timeframe import NS, iso
-from fks.store.db import Database
+from fks.runtime import Runtime
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.strategy_worker.crash_marker import CrashMarker, Mark
 from fks.supervision.containment import Disable, Isolate, respond_to_crash
@@ -25,20 +23,10 @@ _US = 1000
 class CrashAttribution:
     """Reads the predecessor's mark once and records it. `crash_file` is faulthandler's output, None if unknown."""
 
-    def __init__(
-        self,
-        db: Database,
-        owner: Owner,
-        marker: CrashMarker,
-        *,
-        window_s: float,
-        crash_file: Path | None,
-        clock: Clock,
-        meter: Meter,
-        log: Log,
-    ) -> None:
-        self._db, self._owner, self._marker = db, owner, marker
-        self._window_s, self._clock, self._meter, self._log = window_s, clock, meter, log
+    def __init__(self, runtime: Runtime, owner: Owner, marker: CrashMarker, *, crash_file: Path | None) -> None:
+        self._db, self._clock, self._meter, self._log = runtime.db, runtime.clock, runtime.meter, runtime.log
+        self._owner, self._marker = owner, marker
+        self._window_s = runtime.settings.strategies.crash_window_s
         self._mark = marker.left()
         self._dump = _read(crash_file) if self._mark is not None else ""
 

@@ -19,16 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fks.clock import Clock
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.model.health import FailedCheck
-from fks.model.ports import Lease, Log, Meter
 from fks.model.signal import Signal
 from fks.model.timeframe import bar_end, iso
+from fks.runtime import Runtime
 from fks.store.bars import BarStore
-from fks.store.bus import BARS, SIGNALS, Bus
-from fks.store.db import Database
+from fks.store.bus import BARS, SIGNALS
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import ensure_checked
@@ -113,45 +111,29 @@ class _Runner:
 class StrategyWorker:
     """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
 
-    `home` is FKS_HOME, with users' strategies and the crash mark. `crash_file` is faulthandler's output of a dead
-    predecessor; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may
-    wait. `is_tape`: the exchange plays a tape, so the age of a bar is measured on the tape's time.
+    `home` is FKS_HOME, with users' strategies and the crash marker. `crash_file` is faulthandler's output of a dead
+    predecessor. Where the exchange plays a tape, the age of a bar is measured on the tape's time.
     """
 
     def __init__(
         self,
-        *,
-        db: Database,
-        bus: Bus,
-        clock: Clock,
-        meter: Meter,
-        log: Log,
+        runtime: Runtime,
         shard: int,
         shards: int,
-        lease: Lease,
+        *,
         home: Path | str | None = None,
         only: str | None = None,
-        crash_window_s: float = 900.0,
         crash_file: Path | None = None,
-        wait_max_s: float = 10.0,
-        is_tape: bool = False,
     ) -> None:
-        self._db, self._bus, self._clock, self._meter, self._log = db, bus, clock, meter, log
+        db, lease, settings = runtime.db, runtime.lease, runtime.settings
+        self._db, self._bus, self._clock = db, runtime.bus, runtime.clock
+        self._meter, self._log = runtime.meter, runtime.log
         self._lease = lease
         self._owner = Owner(lease.name, lease.epoch, shard, shards, only)
         self._folder = None if home is None else Path(home) / "strategies"
         self._crash_marker = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
-        self._crash_attribution = CrashAttribution(
-            db,
-            self._owner,
-            self._crash_marker,
-            window_s=crash_window_s,
-            crash_file=crash_file,
-            clock=clock,
-            meter=meter,
-            log=log,
-        )
-        self._sandbox = Sandbox(self._crash_marker, clock, lease.epoch)
+        self._crash_attribution = CrashAttribution(runtime, self._owner, self._crash_marker, crash_file=crash_file)
+        self._sandbox = Sandbox(self._crash_marker, runtime.clock, lease.epoch)
         self._begun: set[str] = set()  # instances whose loading began: an outage meanwhile was no death
         self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
         self._runners: dict[str, _Runner] = {}
@@ -161,7 +143,8 @@ class StrategyWorker:
         self._is_claimed = False
         self._is_draining = False
         self._step_lock = asyncio.Lock()
-        self._stalled, self._wait_max_s, self._is_tape = StalledInstances(), wait_max_s, is_tape
+        self._stalled = StalledInstances()
+        self._wait_max_s, self._is_tape = settings.supervision.bars_wait_max_s, settings.sim.plays_tape
 
     async def start(self) -> None:
         """Own the shard and decide on every bar sealed meanwhile. An unreachable database only delays it.

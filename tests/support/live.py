@@ -77,9 +77,7 @@ class Line:
             lease=leases["collector:binance"],
             **shared,
         )
-        worker = StrategyWorker(
-            shard=0, shards=1, lease=leases["strategy:0"], home=home, is_tape=settings.sim.plays_tape, **shared
-        )
+        worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, 1, home=home)
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
         orders = OrderManager(Runtime(settings, clock, db, bus, log, meter, leases["orders"]), venues)
         return Line(db, [collector, orders, worker], list(leases.values()))

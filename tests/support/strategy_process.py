@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fks.clock import RealClock
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.strategy_worker import crash_attribution, sandbox
 from fks.strategy_worker.worker import StrategyWorker
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.runtimes import runtime
 from tests.support.strategies import hold
 
 BEAT_S = 0.1
@@ -41,19 +40,7 @@ async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, A
     crash_attribution.EXIT_WAIT_S = 0.1  # no supervisor writes how a predecessor ended
     sandbox.EVALUATE_S = given.get("evaluate_s", sandbox.EVALUATE_S)
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
-    worker = StrategyWorker(
-        db=db,
-        bus=bus,
-        clock=RealClock(),
-        meter=RecordingMeter(),
-        log=CollectingLog(),
-        shard=0,
-        shards=1,
-        lease=await hold(db, epoch, name),
-        home=home,
-        only=only,
-        crash_file=dump,
-    )
+    worker = StrategyWorker(runtime(db, bus, await hold(db, epoch, name)), 0, 1, home=home, only=only, crash_file=dump)
     beat = asyncio.create_task(_beat()) if home is not None else None
     await worker.start()
     print("started", flush=True)

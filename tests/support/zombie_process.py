@@ -103,7 +103,7 @@ async def main(given: dict[str, Any]) -> int:
             source = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
             work = Collector(source, db, bus, clock, meter, log, settings, lease)
         else:
-            work = StrategyWorker(db=db, bus=bus, clock=clock, meter=meter, log=log, shard=0, shards=1, lease=lease)
+            work = StrategyWorker(Runtime(FAST, clock, db, bus, log, meter, lease), 0, 1)
         await work.start()
         run = asyncio.create_task(work.run())
         while not work.is_ready:

@@ -30,7 +30,8 @@ from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.registry import make_venue
 from tests.support.fills import assert_same_fills
 from tests.support.order_rig import Rig
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.ports import CollectingLog
+from tests.support.runtimes import TAPE, runtime
 from tests.support.strategies import add_account, collect, hold, seal
 from tests.support.waiting import until
 
@@ -169,16 +170,17 @@ class Running:
         )
         self.rig = Rig(self.market.db, self.market.bus, paper, self.settings, venues={"paper": paper}, log=log)  # type: ignore[arg-type]
         worker = StrategyWorker(
-            db=self.market.db,
-            bus=self.market.bus,
-            clock=clock,
-            meter=RecordingMeter(),
-            log=log,
-            shard=0,
-            shards=1,
-            lease=await hold(self.market.db, self.epoch),
+            runtime(
+                self.market.db,
+                self.market.bus,
+                await hold(self.market.db, self.epoch),
+                settings=TAPE,
+                clock=clock,
+                log=log,
+            ),
+            0,
+            1,
             home=self.home,
-            is_tape=True,
         )
         await worker.start()
         self.working = asyncio.create_task(worker.run())

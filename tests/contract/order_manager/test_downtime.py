@@ -26,7 +26,7 @@ from fks.strategy_worker.worker import StrategyWorker
 from tests.support.guardian_process import venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.runtimes import runtime
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import EVERY_EDGE, add_instance, bars_of, hold, seal
 from tests.support.waiting import until
@@ -105,14 +105,11 @@ class Downtime:
         """Start a worker: shard 0 is the one that stops, shard 1 the twin."""
         self.epoch += 1
         worker = StrategyWorker(
-            db=self.rig.db,
-            bus=self.rig.bus,
-            clock=self.clock,
-            meter=RecordingMeter(),
-            log=CollectingLog(),
-            shard=shard,
-            shards=2,
-            lease=await hold(self.rig.db, self.epoch, f"strategy:{shard}"),
+            runtime(
+                self.rig.db, self.rig.bus, await hold(self.rig.db, self.epoch, f"strategy:{shard}"), clock=self.clock
+            ),
+            shard,
+            2,
             home=self.home,
         )
         await worker.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock, RealClock
+from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS
 from fks.store.bars import BarStore
@@ -20,11 +21,12 @@ from fks.strategy_worker.crash_marker import CrashMarker
 from fks.strategy_worker.sandbox import Sandbox
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.runtimes import runtime
 from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
 from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4}
-WINDOW_S = 900.0
+WINDOW_S = Settings().strategies.crash_window_s
 
 Make = Callable[[int], StrategyWorker]
 
@@ -41,18 +43,7 @@ async def make(
 
     def worker(epoch: int = 9) -> StrategyWorker:
         lease = type("Held", (), {"name": "strategy:0", "epoch": epoch, "holds": lambda self: True})()
-        return StrategyWorker(
-            db=database,
-            bus=bus,
-            clock=clock,
-            meter=meter,
-            log=log,
-            shard=0,
-            shards=1,
-            lease=lease,
-            home=tmp_path,
-            crash_window_s=WINDOW_S,
-        )
+        return StrategyWorker(runtime(database, bus, lease, clock=clock, meter=meter, log=log), 0, 1, home=tmp_path)
 
     return worker
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from fks.clock import RealClock
 from fks.model.timeframe import to_ns
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
@@ -13,7 +12,7 @@ from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.worker import StalledInstances, StrategyWorker
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.runtimes import runtime
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, hold, seal
 from tests.support.waiting import until
 
@@ -46,17 +45,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
 
     streaming = asyncio.create_task(stream())
     for epoch in range(1, 6):
-        worker = StrategyWorker(
-            db=database,
-            bus=bus,
-            clock=RealClock(),
-            meter=RecordingMeter(),
-            log=CollectingLog(),
-            shard=0,
-            shards=1,
-            lease=await hold(database, epoch),
-            home=tmp_path,
-        )
+        worker = StrategyWorker(runtime(database, bus, await hold(database, epoch)), 0, 1, home=tmp_path)
         await worker.start()
         run = asyncio.create_task(worker.run())
         begun = next_bar
@@ -71,17 +60,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
         await worker.stop()
     is_over.set()
     await streaming
-    last = StrategyWorker(
-        db=database,
-        bus=bus,
-        clock=RealClock(),
-        meter=RecordingMeter(),
-        log=CollectingLog(),
-        shard=0,
-        shards=1,
-        lease=await hold(database, 9),
-        home=tmp_path,
-    )
+    last = StrategyWorker(runtime(database, bus, await hold(database, 9)), 0, 1, home=tmp_path)
     await last.start()
     target = evaluate(load_catalogue().make("sma_cross", PARAMS), bars[6:next_bar]).target
     before = [0.0, *target[4:-1]]  # flat before the first bar that is decided on

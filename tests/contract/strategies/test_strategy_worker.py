@@ -25,6 +25,7 @@ from fks.strategies.registry import load_catalogue
 from fks.strategy_worker import worker as strategy_worker
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.runtimes import TAPE, runtime
 from tests.support.strategies import EVERY_EDGE, START_NS, add_account, add_instance, bars_of, hold, seal
 from tests.support.waiting import until
 
@@ -45,16 +46,18 @@ class Floor:
 
     async def worker(self, epoch: int = 1, *, shard: int | None = None) -> StrategyWorker:
         return StrategyWorker(
-            db=self.db,
-            bus=self.bus,
-            clock=self.clock,
-            meter=self.meter,
-            log=self.log,
-            shard=shard or 0,
-            shards=1 if shard is None else 2,
-            lease=await hold(self.db, epoch, f"strategy:{shard or 0}"),
+            runtime(
+                self.db,
+                self.bus,
+                await hold(self.db, epoch, f"strategy:{shard or 0}"),
+                settings=TAPE if self.is_tape else None,
+                clock=self.clock,
+                meter=self.meter,
+                log=self.log,
+            ),
+            shard or 0,
+            1 if shard is None else 2,
             home=self.home,
-            is_tape=self.is_tape,
         )
 
     async def signals(self, instance: str = "a") -> list[Mapping[str, Any]]:

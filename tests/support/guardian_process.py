@@ -91,6 +91,8 @@ class GuardianProcess:
         )
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 20.0)
+        if not ready:
+            self.kill()  # a test that fails here leaves no process behind
         assert ready, "the guardian did not start"
         assert self.process.stdout.readline() == "ready\n"
         return self

@@ -19,6 +19,7 @@ from fks.api.exact import decimal_of, shown
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.account import Account
+from fks.model.backoff import Backoff
 from fks.model.errors import InputError
 from fks.model.ids import client_order_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
@@ -31,7 +32,7 @@ from fks.store.orders import OrderStore
 from fks.store.reading import Listed, ReadingStore
 from fks.store.signals import EndRequest, SignalRecord, SignalStore
 
-_POLL_FIRST_S, _POLL_MAX_S = 0.005, 0.1
+_POLL = Backoff(0.005, 0.1)
 _DIGITS_MAX = 40
 _KEY_MAX = 200
 _YEAR_MIN = 1971
@@ -247,14 +248,14 @@ class OrderEntry:
 
     async def _await_end(self, request: int) -> EndRequest:
         """Return a request to end an exit once the order manager answered it, or as it is after `http.order_wait_s`."""
-        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, _POLL_FIRST_S
+        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, 0.0
         while True:
             end = await self._signals.end_request(request)
             assert end is not None, "requests are not deleted"
             if end.finished_ns is not None or self._clock.monotonic() >= deadline:
                 return end
+            pause_s = _POLL.next_s(pause_s)
             await self._clock.sleep(pause_s)
-            pause_s = min(pause_s * 2, _POLL_MAX_S)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
     async def _signal(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
@@ -326,7 +327,7 @@ class OrderEntry:
         )
 
     async def _await_answer(self, record: SignalRecord) -> EntryAnswer:
-        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, _POLL_FIRST_S
+        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, 0.0
         while True:
             order = await self._orders.by_signal(record.signal.id)
             is_settled = order is not None and order.state not in (State.SENDING, State.INTENDED)
@@ -334,8 +335,8 @@ class OrderEntry:
                 return _answer(record, order)
             if self._clock.monotonic() >= deadline:
                 return _answer(record, order)
+            pause_s = _POLL.next_s(pause_s)
             await self._clock.sleep(pause_s)
-            pause_s = min(pause_s * 2, _POLL_MAX_S)
             record = await self._signals.get(record.signal.id) or record
 
 

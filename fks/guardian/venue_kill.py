@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from fks.clock.waiting import wait_for_event
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten, line_of
 from fks.guardian.journal import KillJournal
@@ -97,7 +98,7 @@ class VenueKill:
                 self._quiet_since = None  # what was settled stays so: only a round can say otherwise
                 self.quiet.clear()
             wait = self._wait(wait, is_failed=is_failed)
-            await self._sleep(wait)
+            await wait_for_event(self._again, wait, self._clock)
 
     def _note_quiet(self, is_quiet: bool) -> None:
         now = self._clock.monotonic()
@@ -119,14 +120,6 @@ class VenueKill:
         if self.quiet.is_set():
             return max(timing.round_s, timing.settle_s / 6)
         return min(before * 1.3, timing.round_max_s) if before <= timing.round_max_s else timing.round_s
-
-    async def _sleep(self, seconds: float) -> None:
-        waiter, sleeper = asyncio.ensure_future(self._again.wait()), asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiter.cancel()
-            sleeper.cancel()
 
     async def _round(self) -> bool:
         """Do what can be done now; return whether nothing is left that could be."""

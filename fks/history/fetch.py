@@ -16,8 +16,10 @@ import numpy as np
 from fks.bars.aggregate import OpenBar, by_length, exact_decimal, length_of
 from fks.bars.calendars import calendar_of
 from fks.clock import Clock
+from fks.clock.waiting import retry
 from fks.history.confirmation import BarFilter, whole
 from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, count_bars
+from fks.model.backoff import Backoff
 from fks.model.bar import Bar, Bars, Ints
 from fks.model.errors import InputError, OutageError
 from fks.model.ports import Exchange
@@ -33,7 +35,7 @@ EMPTY_MAX = 2  # empty windows in a row, before samples are requested to find ou
 SAMPLES = 8
 RECENT_NS = 600 * NS  # younger bars may still be published
 SILENT_RUNS_MAX = 100  # known gaps of one window in which nothing was traded; neighbours are joined beyond it
-TRIES, WAIT_FIRST_S = 6, 1.0  # of one request, after the exchange has answered another
+TRIES, RETRY = 6, Backoff(1.0, 60.0)  # of one request, after the exchange has answered another
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +195,13 @@ class History:
     async def _ask(self, symbol: str, source: str, since_ns: int | None, limit: int, until_ns: int) -> list[Bar]:
         """Return closed bars in [since, until). A failed request is repeated, if the exchange has answered one
         before."""
-        wait_s = WAIT_FIRST_S
-        for attempt in range(1, TRIES + 1):
-            try:
-                page = await self._exchange.fetch_bars(symbol, source, since_ns, limit, until_ns=until_ns)
-                break
-            except OutageError:
-                if not self._has_answered or attempt == TRIES:
-                    raise
-            await self._clock.sleep(wait_s)
-            wait_s *= 2
+        page = await retry(
+            lambda: self._exchange.fetch_bars(symbol, source, since_ns, limit, until_ns=until_ns),
+            self._clock,
+            RETRY,
+            errors=OutageError,
+            attempts_max=TRIES if self._has_answered else 1,
+        )
         self._has_answered = True
         begin_ns = 0 if since_ns is None else since_ns
         return [bar for bar in page if begin_ns <= bar.time_ns and bar_end(bar.time_ns, source) <= until_ns]

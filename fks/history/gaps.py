@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.clock import Clock
 from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.model.backoff import Backoff
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.db import Database
 from fks.store.gaps import GapStore, KnownGap, Series, Span
@@ -25,7 +26,7 @@ REFUSED = "refused"  # cause of a known gap: the exchange has a bar, and the bar
 LIVE_NS = 600 * NS  # a collected series that lags by more is also fetched as history
 BARS_MAX = 50_000  # limit of one check of bars shorter than a minute: 14 hours of seconds
 LOOK_MAX_S = 5.0  # of one check of all series
-WAIT_FIRST_S, WAIT_MAX_S = 60.0, 3600.0  # between two tries to fill gaps that remain
+WAIT = Backoff(60.0, 3600.0)  # between two tries to fill gaps that remain
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class _Seen:
     clean_ns: int  # every bar before it is stored, or being fetched
     wanted: tuple[str | None, int | None, int | None]
     missing: tuple[Missing, ...] = ()
-    wait_s: float = WAIT_FIRST_S
+    wait_s: float = WAIT.first_s
     due_s: float = 0.0
 
 
@@ -184,7 +185,7 @@ class GapWatch:
     """Checks all series for gaps, repeatedly.
 
     Soft state: the result of the last check of each series. Guarantees: an unchanged series is not read; of one that
-    only grew, the new part is read; gaps that remain are reported at growing intervals, up to WAIT_MAX_S.
+    only grew, the new part is read; gaps that remain are reported at growing intervals, up to `WAIT.max_s`.
     """
 
     def __init__(self, db: Database, clock: Clock, *, days: int) -> None:
@@ -238,9 +239,9 @@ class GapWatch:
         if not is_synced(one):  # the time before the first collected bar is no gap
             missing = tuple(gap for gap in missing if gap.span.start_ns > horizon_ns)
         is_same = seen is not None and seen.missing == missing and bool(missing)
-        wait_s = min(seen.wait_s * 2, WAIT_MAX_S) if is_same and seen is not None else WAIT_FIRST_S
+        wait_s = WAIT.next_s(seen.wait_s if is_same and seen is not None else 0.0)
         if not has_empty_bars(one.exchange):
-            wait_s = max(wait_s, 10 * WAIT_FIRST_S)
+            wait_s = max(wait_s, 10 * WAIT.first_s)
         clean_ns = min([end_ns, *(gap.span.start_ns for gap in missing)])
         self._seen[key] = _Seen(one.revision, clean_ns, wanted, missing, wait_s, now_s + wait_s)
         return missing

@@ -24,3 +24,7 @@ class Backoff:
             return 0.0
         full_s = min(self.first_s * 2.0 ** min(failures - 1, _DOUBLINGS_MAX), self.max_s)
         return full_s * (1.0 - self.jitter * draw)
+
+    def next_s(self, wait_s: float) -> float:
+        """Return the wait that follows a wait of `wait_s`; `first_s` after 0.0, which is no failure."""
+        return min(max(wait_s * 2.0, self.first_s), self.max_s)

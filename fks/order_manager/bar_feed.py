@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
 from fks.clock import Clock
+from fks.clock.waiting import wait_for_event
 from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.bar import Bar
@@ -23,7 +24,6 @@ from fks.model.signal import Signal
 from fks.model.timeframe import TIMEFRAMES, bar_start
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.position_workers import PositionWorkers
-from fks.order_manager.tasks import wait_for
 from fks.orders.messages import PositionKey
 from fks.store.facts import Facts, Instance
 
@@ -127,7 +127,7 @@ class BarFeed:
                     await self._advance(feed, until_ns=None)
             except OutageError as error:
                 self._log.warning("paper.feed_paused", error=str(error))
-            await wait_for(self._clock, self._wake, _POLL_S)
+            await wait_for_event(self._wake, _POLL_S, self._clock)
 
     async def catch_up(self, signal: Signal) -> None:
         """Feed everything up to the bar that `signal` was decided on: its order must come after it."""

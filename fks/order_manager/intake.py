@@ -10,10 +10,10 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
+from fks.clock.waiting import wait_for_event
 from fks.model.signal import Signal
 from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
-from fks.order_manager.tasks import wait_for
 from fks.orders.messages import PositionKey
 from fks.store.signals import SignalRecord, SignalStore
 
@@ -61,7 +61,7 @@ class Intake:
             self._wake.clear()
             if self._context.can_commit and not self._is_draining:
                 await self._pass()
-            await wait_for(self._context.clock, self._wake, _POLL_S)
+            await wait_for_event(self._wake, _POLL_S, self._context.clock)
 
     async def _pass(self) -> None:
         cache, ledger = self._context.cache, self._context.ledger

@@ -6,10 +6,10 @@ Queues are bounded: a message that does not fit is dropped and counted, since th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Mapping
 
+from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
 from fks.model.order import Order
 from fks.model.ports import Log
@@ -137,9 +137,7 @@ class Publisher:
             except OutageError:
                 pass  # the alert waits in the bounded queue, its log line is written already
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):  # an alert that could not be written is tried again
-                async with asyncio.timeout(RETRY_S if self._alerts else None):
-                    await self._wake.wait()
+            await wait_for_event(self._wake, RETRY_S if self._alerts else None)  # an unwritten alert is tried again
 
 
 def _text(value: object) -> str | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
 from fks.model.order import OPEN, Order, Request, Role, State
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso
 from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
-from fks.order_manager.tasks import wait_for
 from fks.order_manager.venue_requests import VenueRequests
 from fks.orders.messages import KillMode
 from fks.store.accounts import AccountStore
@@ -89,7 +89,7 @@ class Refresher:
                 self._log.debug("watch.skipped", error=str(error))
             self._gauge()
             turn += 1
-            await wait_for(self._clock, self._again, _PERIOD_S)
+            await wait_for_event(self._again, _PERIOD_S, self._clock)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
     async def _read_slow(self) -> None:

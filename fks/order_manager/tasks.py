@@ -63,14 +63,3 @@ async def settled(clock: Clock, is_settled: Callable[[], bool], timeout_s: float
             return False
         await clock.sleep(_LOOK_S)
     return True
-
-
-async def wait_for(clock: Clock, event: asyncio.Event, seconds: float) -> None:
-    """Wait until `event` is set, at most `seconds`."""
-    waiter = asyncio.ensure_future(event.wait())
-    sleeper = asyncio.ensure_future(clock.sleep(seconds))
-    try:
-        await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiter.cancel()
-        sleeper.cancel()

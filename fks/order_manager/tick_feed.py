@@ -13,6 +13,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Protocol, runtime_checkable
 
+from fks.clock.waiting import wait_for_event
 from fks.model.account import Account
 from fks.model.errors import OutageError
 from fks.model.order import LIVE, Order
@@ -20,7 +21,6 @@ from fks.model.signal import Signal
 from fks.model.timeframe import to_ns
 from fks.order_manager.bar_feed import BarFeed
 from fks.order_manager.context import Context
-from fks.order_manager.tasks import wait_for
 from fks.store.bus import Bus
 from fks.store.facts import Facts
 from fks.store.latest import PRICES, QUOTES
@@ -82,7 +82,7 @@ class TickFeed:
                         await self._read_trades()
                 except OutageError as error:
                     self._context.log.warning("paper.feed_paused", error=str(error))
-                await wait_for(self._context.clock, self._wake, _POLL_S)
+                await wait_for_event(self._wake, _POLL_S, self._context.clock)
             listening.result()
         finally:
             listening.cancel()

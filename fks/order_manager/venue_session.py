@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fks.clock.waiting import wait_for_event
 from fks.model.account import Balance
+from fks.model.backoff import Backoff
 from fks.model.errors import FksError, OutageError, StaleEpochError
 from fks.model.order import LIVE, Fill, Order, Presence, Report, State
 from fks.model.ports import BalancesSeen, SessionBack, SessionLost, Venue
@@ -20,7 +22,6 @@ from fks.order_manager.cache import VenueStatus
 from fks.order_manager.context import Context
 from fks.order_manager.drift import DriftWatch
 from fks.order_manager.position_workers import PositionWorkers
-from fks.order_manager.tasks import wait_for
 from fks.order_manager.venue_requests import VenueRequests
 from fks.orders import events as e
 from fks.store.facts import Facts
@@ -28,7 +29,7 @@ from fks.store.facts import Facts
 _OVERLAP_NS = 600 * 1_000_000_000  # C3: fills since the last stored one minus ten minutes
 _READS_MAX = 5
 _QUERIES_AT_ONCE = 8
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 5.0
+_RETRY = Backoff(0.5, 5.0)
 _SKEW_S = 20.0
 _UNCLAIMED_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
 _READ_S = 15.0
@@ -82,7 +83,7 @@ class VenueSession:
         self._tasks.spawn(self._keep_time(), f"{self._venue.name} clock")
         self._tasks.spawn(self._drift.run(), f"{self._venue.name} drift")
         self._tasks.spawn(self.balances.run(), f"{self._venue.name} snapshots")
-        wait_s = _RETRY_FIRST_S
+        wait_s = 0.0
         while True:
             self._look.clear()
             self.status.compares_begun += 1
@@ -91,7 +92,7 @@ class VenueSession:
                     await self._sweep()
                 else:
                     await self._sync()
-                wait_s = _RETRY_FIRST_S
+                wait_s = 0.0
                 self.status.compares_done = self.status.compares_begun
                 await self._wait(self._settings.venue.sweep_s)
             except IdentityRefusedError as error:
@@ -101,8 +102,8 @@ class VenueSession:
             except (OutageError, TimeoutError) as error:
                 self.status.is_connected = self._is_session
                 await self._set_state("STALE" if self.status.state in ("READY", "STALE") else "SYNCING", str(error))
+                wait_s = _RETRY.next_s(wait_s)
                 await self._wait(wait_s)
-                wait_s = min(wait_s * 2, _RETRY_MAX_S)
 
     def compare_now(self) -> int:
         """Compare the journal with the venue at once; return which comparison (`status.compares_done`) that will be."""
@@ -110,7 +111,7 @@ class VenueSession:
         return self.status.compares_begun + 1
 
     async def _open(self) -> None:
-        wait_s = _RETRY_FIRST_S
+        wait_s = 0.0
         while True:
             try:
                 await self._venue.open()
@@ -119,8 +120,8 @@ class VenueSession:
                 raise
             except FksError as error:  # one venue's trouble is not the others'
                 await self._set_state("COLD", str(error))
+                wait_s = _RETRY.next_s(wait_s)
                 await self._clock.sleep(wait_s)
-                wait_s = min(wait_s * 2, _RETRY_MAX_S)
 
     async def close(self) -> None:
         """Let go of the session."""
@@ -131,7 +132,7 @@ class VenueSession:
             self._log.warning("venue.close_timeout", venue=self._venue.name)
 
     async def _wait(self, seconds: float) -> None:
-        await wait_for(self._clock, self._look, seconds)
+        await wait_for_event(self._look, seconds, self._clock)
 
     async def _keep_time(self) -> None:
         while True:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from uuid import UUID
 
+from fks.model.backoff import Backoff
 from fks.model.instrument import Instrument
 from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State
 from fks.model.signal import Kind, Signal, SignalState
@@ -464,7 +465,7 @@ class OrderCore:
             )
 
     def _back_off(self, exit_: Exit) -> None:
-        exit_.retry_s = min(max(exit_.retry_s * 2, self._limits.exit_retry_s), self._limits.exit_retry_max_s)
+        exit_.retry_s = Backoff(self._limits.exit_retry_s, self._limits.exit_retry_max_s).next_s(exit_.retry_s)
         exit_.retry_at_s = self._now.mono_s + exit_.retry_s
 
     def _finish_exit(self, instance: str, exit_: Exit, act: ExitAct) -> None:
@@ -780,7 +781,7 @@ class OrderCore:
             item.is_refused, item.retry_s, item.retry_at_s = False, 0.0, 0.0
             return
         item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
-        item.retry_s = min(max(item.retry_s * 2, self._limits.protect_retry_s), self._limits.protect_retry_max_s)
+        item.retry_s = Backoff(self._limits.protect_retry_s, self._limits.protect_retry_max_s).next_s(item.retry_s)
         item.retry_at_s = self._now.mono_s + max(item.retry_s, event.retry_after_s)
 
     def _watch_protection(self, instance: str, wants: list[Want]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 
 from fks.clock import Clock
+from fks.clock.waiting import wait_for_event
 from fks.model.market import Allowance, RateLimits
 from fks.model.ports import Priority
 from fks.rate_limits.budgets import TAKE, bucket_of
@@ -207,9 +208,7 @@ class LeasedBudget:
                     await self.obtain(1, priority)
             left_s = self._ends_s - self._clock.monotonic()
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s + 0.002 if left_s > 0 else _GRACE_S):
-                    await self._wake.wait()
+            await wait_for_event(self._wake, left_s + 0.002 if left_s > 0 else _GRACE_S)
 
     async def _follow(self) -> None:
         async for _, payload in self._bus.subscribe(BUDGETS):

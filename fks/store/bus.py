@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
 
 BARS = "fks.bars"
@@ -38,7 +39,7 @@ _DOWN = (RedisError, OSError, TimeoutError)
 _REST_S = (
     0.5  # after a failure calls are skipped for this long: the order path must not wait for a hung Redis repeatedly
 )
-_WAIT_FIRST_S, _WAIT_MAX_S = 0.05, 2.0
+_RETRY = Backoff(0.05, 2.0)
 
 
 class Bus:
@@ -81,19 +82,19 @@ class Bus:
 
     async def subscribe(self, *channels: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield (channel, payload) for ever, reconnecting by itself. Messages sent while Redis was away are lost."""
-        wait = _WAIT_FIRST_S
+        wait = 0.0
         cancels = _cancels()
         while True:
             listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
             try:
                 await listener.subscribe(*channels)
                 _heed_cancel(cancels)
-                wait = _WAIT_FIRST_S
+                wait = 0.0
                 async for channel, payload in _messages(listener, cancels):
                     yield channel, payload
             except _DOWN:
+                wait = _RETRY.next_s(wait)
                 await asyncio.sleep(wait)
-                wait = min(wait * 2, _WAIT_MAX_S)
             finally:
                 with contextlib.suppress(*_DOWN):
                     await listener.aclose()

@@ -27,6 +27,7 @@ import asyncpg
 import orjson
 
 from fks.config.settings import Database as DatabaseSettings
+from fks.model.backoff import Backoff
 from fks.model.errors import BugError, ConfigError, OutageError
 from fks.store.copy import copy_out
 
@@ -55,7 +56,7 @@ _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
-_WAIT_FIRST_S, _WAIT_MAX_S = 0.05, 1.0
+_RETRY = Backoff(0.05, 1.0)
 _KEPT_MAX = 2  # of the order manager's two queues, one statement in flight each
 
 
@@ -329,7 +330,7 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
     """Call `attempt` until it answers or `deadline_s` has passed. Without `is_safe` only statements that were surely
     rolled back are tried again."""
     end = time.monotonic() + deadline_s
-    wait = _WAIT_FIRST_S
+    wait = _RETRY.first_s
     while True:
         try:
             return await attempt()
@@ -351,7 +352,7 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
             raise _outage(what, error) from error
         # jitter, so that the readers of a restarted server do not all connect at once
         await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
-        wait = min(wait * 2, _WAIT_MAX_S)
+        wait = _RETRY.next_s(wait)
 
 
 def _is_lost(error: BaseException) -> bool:

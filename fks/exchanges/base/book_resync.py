@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fks.model.backoff import Backoff
 from fks.model.errors import PeerError
 
-WAIT_FIRST_S, WAIT_MAX_S = 1.0, 60.0
+WAIT = Backoff(1.0, 60.0)
 CALM_S = 120.0  # longer than the longest wait: what breaks as soon as it comes stays in its row
 ROW_MAX = 8  # about three minutes
 
@@ -26,7 +27,7 @@ class _Row:
 
     @property
     def next_s(self) -> float:
-        return self.last_s + min(WAIT_FIRST_S * 2.0 ** (self.asked - 1), WAIT_MAX_S)
+        return self.last_s + WAIT.wait_s(self.asked)
 
 
 @dataclass(slots=True)

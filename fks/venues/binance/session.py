@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from fks.clock import Clock
+from fks.clock.waiting import wait_for_event
 from fks.model.errors import PeerError
 from fks.model.ports import Log, VenueBudget, VenueEvent
 from fks.venues.binance.calls import Call
@@ -55,9 +56,7 @@ class OwnTransport:
         """Connect in the background, and wait a moment for it. Never raises for a venue that is down."""
         self._is_closed = False
         self._running = asyncio.create_task(self._stream.run(), name=f"{self._config.name} session")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CONNECT_WAIT_S):
-                await self._stream.tried.wait()
+        await wait_for_event(self._stream.tried, _CONNECT_WAIT_S)
 
     async def close(self) -> None:
         """Send nothing more."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from fks.clock import Clock
+from fks.model.backoff import Backoff
 from fks.model.errors import PeerError
 from fks.model.order import Report
 from fks.model.ports import BalancesSeen, Log, SessionBack, SessionLost, VenueEvent
@@ -134,9 +135,9 @@ class UserStream:
                 self.tried.set()
                 self._log.warning("venue.stream_lost", venue=self._config.name, detail=detail, failures=self._failures)
                 await self._source.drop()
-                limit = min(self._config.backoff_first_s * 2**self._failures, self._config.backoff_max_s)
-                self._failures = min(self._failures + 1, 16)
-                await self._clock.sleep(limit * random.uniform(0.5, 1.0))  # noqa: S311  jitter, no secret
+                self._failures += 1
+                backoff = Backoff(self._config.backoff_first_s, self._config.backoff_max_s, jitter=0.5)
+                await self._clock.sleep(backoff.wait_s(self._failures, draw=random.random()))  # noqa: S311  jitter, no secret
         finally:
             self.is_up = False
 

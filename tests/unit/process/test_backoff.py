@@ -20,6 +20,12 @@ def test_backoff_doubles_up_to_its_maximum() -> None:
     assert backoff.wait_s(10_000) == 3.0
 
 
+@given(st.integers(0, 20))
+def test_next_wait_follows_the_same_row(failures: int) -> None:
+    backoff = Backoff(0.5, 30.0)
+    assert backoff.next_s(backoff.wait_s(failures)) == backoff.wait_s(failures + 1)
+
+
 @given(st.integers(1, 100), st.floats(0, 1, exclude_max=True))
 def test_jitter_takes_at_most_its_share_off(failures: int, draw: float) -> None:
     plain, jittered = Backoff(0.1, 10.0), Backoff(0.1, 10.0, jitter=0.2)

@@ -104,7 +104,9 @@ class TreeDeployer(SupervisedChild):
             self._log.warning("tree.deploy_failed", reason=str(error))
             if not await self._driver.has_supervisor():
                 raise
-            self._move("degraded", str(error).strip().rpartition("\n")[2].strip())
+            # a command that failed ends its output with the reason; one that did not end has none there
+            is_late = isinstance(error, OutageError)
+            self._move("degraded", error.message if is_late else str(error).strip().splitlines()[-1].strip())
         finally:
             for task in (work, lost):
                 task.cancel()

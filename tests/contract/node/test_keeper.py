@@ -369,11 +369,21 @@ async def test_unexpected_deploy_errors_do_not_end_the_keeper(paths):
         assert keeper.phase == "ready"
 
 
-async def test_tree_with_a_child_down_is_kept_as_degraded(paths):
-    driver = FakeDriver(fail=[FksError("not up: orders down")], age_s=0.5)
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            FksError("failed (status 1)", remedy="its last output:\nINFO connected\nnot up: orders down"),
+            "not up: orders down",
+        ),
+        (OutageError("no end within 90 s", remedy="its last output:\nINFO connected"), "no end within 90 s"),
+    ],
+)
+async def test_tree_that_is_not_whole_is_degraded_with_the_reason(paths, error, text):
+    driver = FakeDriver(fail=[error], age_s=0.5)
     async with running(paths, [small(paths, "ray")], driver) as keeper:
         assert driver.deploys == 1
-        assert {"name": "actors", "state": "degraded", "text": "not up: orders down"} in keeper.steps
+        assert {"name": "actors", "state": "degraded", "text": text} in keeper.steps
 
 
 async def test_tree_that_is_not_whole_is_redeployed_later(paths, monkeypatch):

@@ -76,7 +76,7 @@ def jobs_done(system: System, since: str) -> int:
     )
 
 
-def test_an_asset_is_collected_within_seconds_its_history_comes_and_disabling_keeps_it(system: System) -> None:
+def test_asset_is_collected_within_seconds_and_disabling_keeps_its_data(system: System) -> None:
     pids = {name: row["pid"] for name, row in system.components().items()}
     since = system.sql("SELECT now()::text")[0][0]
     wanted = {"symbol": "SOL/USDT", "timeframes": ["1s", "1m", "1h"], "history": DAYS}
@@ -139,7 +139,7 @@ def test_an_asset_is_collected_within_seconds_its_history_comes_and_disabling_ke
         assert client.get("/historical/SOLUSDT?timeframe=1h&limit=5").json()["bars"]
 
 
-def test_history_by_command_is_whole_and_one_that_is_killed_is_finished_by_a_job(system: System) -> None:
+def test_killed_history_command_is_finished_by_a_job(system: System) -> None:
     (done,) = system.json("data", "sync", "AVAX/USDT", "5m", "--from", "3d")["items"]
     assert done["fetched"] == done["candles"] >= 3 * MINUTES_A_DAY // 5 - 1
     assert status_of(system, "5m")["sync"] == "done"
@@ -189,9 +189,7 @@ def status_of(system: System, timeframe: str) -> dict[str, Any]:
     )
 
 
-def test_the_first_asset_of_an_exchange_brings_its_collector_and_the_last_takes_it_away(
-    system: System, okx: Peer, market: Market
-) -> None:
+def test_collector_starts_with_first_and_stops_with_last_asset(system: System, okx: Peer, market: Market) -> None:
     pids = {name: row["pid"] for name, row in system.components().items()}
     assert "collector:okx" not in pids
     with system.client() as client:

@@ -54,7 +54,7 @@ def test_a_minute_of_faults_loses_doubles_and_bends_nothing(system: System) -> N
     assert performed == [(planned["kind"], planned["target"]) for planned in found["plan"]]
 
 
-def test_what_was_broken_on_purpose_is_mended(system: System) -> None:
+def test_every_injected_fault_is_undone(system: System) -> None:
     assert system.sim("/sim/faults") == []
     assert system.sql("SELECT 1 FROM pg_trigger WHERE tgname = 'chaos_no_space'") == []
 

@@ -26,7 +26,7 @@ def cluster() -> Iterator[Cluster]:
         yield found
 
 
-def test_children_run_where_they_are_placed_and_the_check_finds_nothing_amiss(cluster: Cluster) -> None:
+def test_children_run_where_they_are_placed_and_the_check_passes(cluster: Cluster) -> None:
     rows = cluster.head.components()
     where = {name: cluster.home_of(row["pid"]) for name, row in rows.items() if row["kind"] == "actor" and row["pid"]}
     assert where[CHILD] in ("w1", "w2")
@@ -62,7 +62,7 @@ def test_a_worker_with_other_settings_is_refused(cluster: Cluster) -> None:
     assert "differs from the head h0 in risk.notional_max_order" in done.stderr
 
 
-def test_the_gcs_may_die_and_nobody_else_notices(cluster: Cluster) -> None:
+def test_death_of_the_gcs_affects_no_other_process(cluster: Cluster) -> None:
     pids = {name: row["pid"] for name, row in cluster.head.components().items() if row["pid"] and name != "gcs"}
     row = cluster.head.kill("gcs")
     took = cluster.head.back_after("gcs", row["pid"], deadline_s=CONTROL_S)
@@ -74,7 +74,7 @@ def test_the_gcs_may_die_and_nobody_else_notices(cluster: Cluster) -> None:
     cluster.head.back_after("monitor", killed["pid"], deadline_s=15.0)
 
 
-def test_a_killed_worker_keeper_takes_nothing_with_it_and_its_successor_takes_over(cluster: Cluster) -> None:
+def test_successor_of_a_killed_worker_keeper_takes_over(cluster: Cluster) -> None:
     old = cluster.row("raylet@w1")["pid"]
     cluster.head.kill("keeper@w1")
     cluster.head.wait_for_fills(1)
@@ -83,7 +83,7 @@ def test_a_killed_worker_keeper_takes_nothing_with_it_and_its_successor_takes_ov
     assert cluster.row("raylet@w1")["pid"] == old
 
 
-def test_a_dead_machines_children_run_elsewhere_and_its_orphans_cannot_go_on(cluster: Cluster) -> None:
+def test_children_of_a_dead_machine_run_elsewhere_and_orphans_are_fenced(cluster: Cluster) -> None:
     before = cluster.row(CHILD)
     name = cluster.home_of(before["pid"])
     orphan = psutil.Process(before["pid"])

@@ -40,7 +40,7 @@ def _lag(system: System) -> list[tuple[object, ...]]:
     )
 
 
-def test_a_strategy_that_kills_its_worker_is_set_apart_switched_off_and_paged(system: System) -> None:
+def test_strategy_that_kills_its_worker_is_isolated_disabled_and_paged(system: System) -> None:
     trigger = system.home / "deadly.now"
     (system.home / "strategies").mkdir(exist_ok=True)
     (system.home / "strategies" / "deadly.py").write_text(STRATEGY.format(trigger=str(trigger)))

@@ -27,7 +27,7 @@ def test_nothing_listens_beyond_loopback(system: System) -> None:
     assert [entry for entry in found if not ipaddress.ip_address(entry[1].removeprefix("::ffff:")).is_loopback] == []
 
 
-def test_nobody_runs_a_job_on_ray_without_its_token(system: System) -> None:
+def test_ray_job_without_the_token_is_refused(system: System) -> None:
     """Ray's job API runs any command: on the dashboard and on its agent it asks for the token."""
     asked = 0
     for process in system.processes():

@@ -42,7 +42,7 @@ def nothing(tmp_path: Path) -> System:
         ("accounts", "list"),
     ],
 )
-def test_what_needs_a_running_system_says_so_with_exit_3(nothing: System, command: tuple[str, ...]) -> None:
+def test_command_that_needs_a_running_system_exits_3(nothing: System, command: tuple[str, ...]) -> None:
     assert "fks up" in complaint(nothing, *command, code=3)
 
 
@@ -85,7 +85,7 @@ def test_a_port_in_use_is_named_with_its_key_before_anything_starts(nothing: Sys
         ),
     ],
 )
-def test_a_backtest_that_cannot_run_says_why(nothing: System, args: tuple[str, ...], says: str) -> None:
+def test_backtest_that_cannot_run_prints_the_reason(nothing: System, args: tuple[str, ...], says: str) -> None:
     assert says in complaint(nothing, "backtest", "run", *args, code=2)
 
 

@@ -31,7 +31,7 @@ def test_status_names_every_component_with_its_pid(system: System) -> None:
     assert status["sim"]["pid"] == rows["sim"]["pid"]
 
 
-def test_ticks_become_bars_signals_orders_and_fills_and_positions_equal_the_exchange(system: System) -> None:
+def test_ticks_lead_to_fills_and_positions_equal_the_exchange(system: System) -> None:
     wait_until(lambda: audit(system).orders_sent >= 3, deadline_s=90.0, every_s=0.5)
     rows = system.sql("SELECT count(*) FROM ohlcv_data WHERE timeframe = '1s' AND source = 'live'")
     assert rows[0][0] > 5
@@ -95,7 +95,7 @@ def test_the_gateway_answers_everything_the_readme_names(system: System) -> None
     assert bare.get("/orders").headers["content-type"].startswith("application/problem+json")
 
 
-def test_an_order_by_hand_fills_once_and_the_same_key_gives_the_same_answer(system: System) -> None:
+def test_manual_order_fills_once_and_the_same_key_gives_the_same_answer(system: System) -> None:
     with system.client() as client:
         body = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
         key, first = system.order(client, body)
@@ -195,7 +195,7 @@ def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> 
     system.wait_for_fills(1)
 
 
-def test_a_backtest_job_runs_as_a_ray_task_and_gives_what_the_same_run_here_gives(system: System) -> None:
+def test_backtest_job_as_ray_task_equals_a_local_run(system: System) -> None:
     system.fks("data", "sample", timeout_s=120.0)
     period = (
         "--symbol",

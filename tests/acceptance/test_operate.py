@@ -131,7 +131,7 @@ def missed(system: System, since: datetime) -> list[datetime]:
 
 
 @pytest.mark.parametrize("name", ["orders", "strategy:0"])
-def test_a_part_is_restarted_drained_and_nobody_notices(system: System, witness: System, name: str) -> None:
+def test_drained_restart_of_a_component_interrupts_no_other(system: System, witness: System, name: str) -> None:
     since, before = decided(system)[-1], pids(system)
     with client_of(system).asking() as client:
         answer = system.json("restart", name, "--why", "a test")
@@ -150,7 +150,7 @@ def test_a_part_is_restarted_drained_and_nobody_notices(system: System, witness:
     assert event[0][0] == "restart asked by cli: a test"
 
 
-def test_a_new_build_is_deployed_everywhere_and_nobody_notices(system: System, witness: System) -> None:
+def test_rolling_deployment_of_a_new_build_interrupts_no_trading(system: System, witness: System) -> None:
     since, before = decided(system)[-1], pids(system)
     was = {row["version"] for name, row in system.components().items() if name in CHILDREN}
     begun = time.monotonic()

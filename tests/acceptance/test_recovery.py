@@ -120,7 +120,7 @@ def test_serve_may_lose_its_controller_and_no_request_fails(system: System) -> N
             assert client.get("/positions").status_code == 200
 
 
-def test_serve_may_lose_its_proxy_and_the_door_opens_again(system: System) -> None:
+def test_gateway_serves_again_after_a_killed_proxy(system: System) -> None:
     pid = process(system, "ray::ProxyActor")
     os.kill(pid, signal.SIGKILL)
 

@@ -75,7 +75,7 @@ def test_a_service_is_followed_across_its_restart(system: System) -> None:
         wait_until(lambda: logs.says(f"── redis restarted: pid {old} → "), deadline_s=15.0)
 
 
-def test_a_restart_that_was_asked_for_does_not_read_like_a_crash(system: System) -> None:
+def test_requested_restart_is_not_shown_as_a_crash(system: System) -> None:
     old = system.components()["scheduler"]["pid"]
     with following(system, "logs", "supervisor", "-f", "-n", "0", "--level", "warning") as warnings:
         system.fks("restart", "scheduler", timeout_s=90.0)
@@ -122,7 +122,7 @@ def _listen(socket: ClientConnection, heard: list[str]) -> None:
         heard.append(json.loads(socket.recv(30))["type"])
 
 
-def test_a_listener_that_stops_answering_is_sent_no_more_and_closed_politely(system: System) -> None:
+def test_client_that_stops_answering_is_sent_no_more_and_closed(system: System) -> None:
     """Through Serve, whose proxy takes everything that is sent. What is told here are answers: they are never
     dropped."""
     headers = {"Authorization": f"Bearer {(system.home / 'cli.token').read_text().strip()}"}

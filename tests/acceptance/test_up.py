@@ -40,7 +40,7 @@ class Watched:
         return "\n".join(f"{at:6.1f} {line}" for at, line in self.lines)
 
 
-def test_up_says_where_to_look_shows_trading_live_and_ctrl_c_leaves_nothing() -> None:
+def test_up_prints_addresses_and_live_trading_and_ctrl_c_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory(prefix="fks-up-") as place:
         Path(place).chmod(0o755)
         system = System.at(Path(place) / "home")

@@ -56,7 +56,7 @@ def test_only_three_files_import_ray() -> None:
         (r"ray stop\b(?! is never)", "it ends other people's clusters"),
     ],
 )
-def test_banned_words(pattern: str, why: str) -> None:
+def test_banned_texts(pattern: str, why: str) -> None:
     hits = [
         f"{name}:{number}"
         for name, path in sources()
@@ -66,7 +66,7 @@ def test_banned_words(pattern: str, why: str) -> None:
     assert not hits, why
 
 
-def test_every_public_module_says_what_it_is() -> None:
+def test_every_public_module_has_a_docstring() -> None:
     silent = [name for name, path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
     assert not silent
 

@@ -8,7 +8,7 @@ from fks.store.db import Database
 from tests.support.gateway import Running
 
 
-async def test_enabling_says_how_and_asks_for_history_once(gateway: Running, seeded: Database) -> None:
+async def test_enabling_sets_options_and_requests_history_once(gateway: Running, seeded: Database) -> None:
     wanted = {
         "symbol": "ETH-USDT",
         "exchange": "binance",

@@ -79,7 +79,7 @@ async def _takes_part(listener: Endless, hub: Hub, channel: str) -> None:
     await until(lambda: listener.client and listener.client.window.takes_part)
 
 
-async def test_one_who_stops_answering_is_sent_a_window_and_closed(
+async def test_client_that_stops_answering_is_sent_a_window_and_closed(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "CHECK_MESSAGES", 5)
@@ -113,7 +113,7 @@ async def test_one_who_stops_answering_is_sent_a_window_and_closed(
     ]
 
 
-async def test_one_who_answers_late_hears_the_newest_and_what_was_dropped(
+async def test_late_client_gets_the_newest_and_a_notice_of_dropped_messages(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "CHECK_MESSAGES", 5)
@@ -142,7 +142,7 @@ async def test_one_who_answers_late_hears_the_newest_and_what_was_dropped(
     await serving
 
 
-async def test_one_who_never_answers_is_not_waited_for(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_never_answers_is_not_waited_for(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "CHECK_MESSAGES", 5)
     monkeypatch.setattr(stream, "SEND_S", 0.1)
     hub: Hub = gateway.app.state.gateway.hub
@@ -157,7 +157,7 @@ async def test_one_who_never_answers_is_not_waited_for(gateway: Running, monkeyp
     await serving
 
 
-async def test_one_who_never_answers_is_sent_no_faster_than_so_and_the_newest_at_last(
+async def test_client_that_never_answers_is_rate_limited_and_gets_the_newest(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "SILENT_BYTES", 3_000)
@@ -176,7 +176,7 @@ async def test_one_who_never_answers_is_sent_no_faster_than_so_and_the_newest_at
     await serving
 
 
-async def test_checks_are_taken_though_what_was_asked_for_before_them_waits(
+async def test_checks_are_read_while_earlier_requests_wait(
     gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "CHECK_MESSAGES", 5)

@@ -113,9 +113,7 @@ async def test_an_account_is_made(fks: Fks) -> None:
     assert (code, "ACCOUNT_EXISTS" in err) == (USAGE, True)
 
 
-async def test_without_a_system_every_command_says_so_and_exits_3(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_without_a_system_every_command_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (
         ["orders", "list"],
         ["signals", "list"],
@@ -177,7 +175,7 @@ async def test_the_local_token_is_made_once_kept_and_admitted(seeded: Database, 
         (500, None, FAILED),
     ],
 )
-def test_what_the_gateway_says_has_an_exit_code(status: int, problem: object, code: int) -> None:
+def test_every_gateway_error_has_an_exit_code(status: int, problem: object, code: int) -> None:
     from fks.cli.base import exit_code
 
     assert exit_code(error_of(status, problem)) == code

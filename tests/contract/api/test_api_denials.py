@@ -201,7 +201,7 @@ async def test_strategies_alone(outside: Open) -> None:
         await callers.signal_is_denied("PYRAMIDING")
 
 
-async def test_accounts_that_nobody_trades_for(outside: Open) -> None:
+async def test_order_for_an_account_without_venue_session(outside: Open) -> None:
     async with outside("UPDATE accounts SET is_enabled = false WHERE name = 'main'") as callers:
         assert (await callers.post())[1]["code"] == "ACCOUNT_UNKNOWN"  # 404: callers cannot name it
         await callers.signal_is_denied("ACCOUNT_UNKNOWN")
@@ -252,7 +252,7 @@ async def test_a_clock_that_is_wrong(outside: Open) -> None:
         await callers.is_denied("CLOCK_SKEW")
 
 
-async def test_a_venue_whose_rate_limit_is_used_up(outside: Open) -> None:
+async def test_order_while_the_venue_rate_limit_is_used_up(outside: Open) -> None:
     async with outside(venue=Limited()) as callers:
         await callers.is_denied("RATE_VENUE")
 

@@ -28,7 +28,7 @@ WANTED = {
 }
 
 
-async def test_what_the_exchange_says_is_heard_whole_and_in_order(
+async def test_client_gets_every_exchange_message_in_order(
     gateway: Running, seeded: Database, bus: Bus, log: CollectingLog, tmp_path: Path
 ) -> None:
     exchange = LocalExchange(tmp_path / "exchange", ["--seed", "5", "--rate-limits", "off"]).start()

@@ -55,7 +55,7 @@ async def _feed(db: Database, ago_s: int, price: str | None = "64000.10", number
     )
 
 
-async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
+async def test_newer_price_of_redis_and_postgresql_is_returned_with_its_age(
     gateway: Running, seeded: Database, latest: Latest
 ) -> None:
     async with gateway.client("read") as client:
@@ -130,9 +130,7 @@ async def test_what_was_imported_has_a_latest_price_too(gateway: Running, seeded
     assert found["bars"]["1m"]["close"] == 109.7
 
 
-async def test_without_postgresql_the_newest_is_told_all_the_same(
-    redis_url: str, tmp_path: Path, latest: Latest
-) -> None:
+async def test_newest_price_is_returned_without_postgresql(redis_url: str, tmp_path: Path, latest: Latest) -> None:
     await latest.publish(
         [_trade(1, "64001.2"), msgspec.structs.replace(_trade(1, "64009.3"), exchange="kraken", symbol="BTC/USD")]
     )
@@ -148,7 +146,7 @@ async def test_without_postgresql_the_newest_is_told_all_the_same(
 
 
 # ── history ──────────────────────────────────────────────────────────────────────────────────────
-async def test_pages_follow_one_another_and_say_the_revision(gateway: Running, seeded: Database) -> None:
+async def test_pages_follow_one_another_and_carry_the_revision(gateway: Running, seeded: Database) -> None:
     await seeded.sql(BARS, "BTCUSDT", "binance", 0, 24)
     async with gateway.client("read") as client:
         seen, url = [], "/historical/BTCUSDT?timeframe=1m&from=2026-05-01T00:00:00Z&limit=10"
@@ -222,7 +220,7 @@ async def test_an_empty_file_is_a_whole_file(gateway: Running) -> None:
         assert (await client.get("/historical/BTCUSDT?format=csv&limit=2000000")).status_code == 200
 
 
-async def test_a_parameter_nobody_knows_and_a_time_out_of_this_world_are_refused(gateway: Running) -> None:
+async def test_unknown_parameter_and_impossible_time_are_refused(gateway: Running) -> None:
     async with gateway.client("read") as client:
         for path in ("/historical/BTCUSDT?start=2026-01-01", "/market-data/BTCUSDT?timeframe=1m", "/assets?symbl=x"):
             answer = await client.get(path)
@@ -234,7 +232,7 @@ async def test_a_parameter_nobody_knows_and_a_time_out_of_this_world_are_refused
             assert (answer.status_code, answer.json()["code"]) == (422, "TIME_INVALID"), wrong
 
 
-async def test_a_symbol_of_two_exchanges_means_the_one_that_is_collected_or_has_bars_or_is_refused(
+async def test_symbol_of_two_exchanges_means_the_collected_one_or_is_refused(
     gateway: Running, seeded: Database
 ) -> None:
     await seeded.sql(

@@ -63,9 +63,7 @@ async def test_numbers_arrive_digit_for_digit(gateway: Running, seeded: Database
             assert row["size"] == Decimal(number.strip('"'))
 
 
-async def test_the_same_key_is_the_same_order_and_another_body_under_it_is_a_conflict(
-    gateway: Running, seeded: Database
-) -> None:
+async def test_same_key_is_the_same_order_and_another_body_a_conflict(gateway: Running, seeded: Database) -> None:
     async with gateway.client("trade") as client, gateway.client("admin") as other:
         answers = await asyncio.gather(*(_place(client) for _ in range(5)))
         assert {answer.status_code for answer in answers} == {202}

@@ -23,7 +23,7 @@ from tests.support.gateway import Running, serving
 from tests.support.waiting import until
 
 
-async def test_a_gateway_that_starts_without_its_servers_says_down_and_comes_up_with_them(tmp_path: Path) -> None:
+async def test_gateway_started_without_servers_is_down_until_they_are_up(tmp_path: Path) -> None:
     with servers.home() as home:
         with servers.running_postgres(home) as postgres:
             url = postgres.url("postgres")
@@ -61,7 +61,7 @@ async def test_a_gateway_that_starts_without_its_servers_says_down_and_comes_up_
             assert not [line for line in gateway.log.lines if "task_died" in str(line)]
 
 
-async def test_who_was_known_reads_the_newest_price_while_postgresql_is_away(
+async def test_cached_token_reads_the_newest_price_without_postgresql(
     redis_url: str, tmp_path: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "REMEMBER_S", 0.0)

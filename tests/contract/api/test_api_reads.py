@@ -255,7 +255,7 @@ async def test_a_replica_writes_its_own_row_and_status_shows_it(gateway: Running
     assert status["kill"] == {"engaged": False}
 
 
-async def test_status_tells_the_local_exchanges_keys_only_to_admin(
+async def test_status_shows_the_local_exchange_keys_only_to_admin(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     sim = {
@@ -273,9 +273,7 @@ async def test_status_tells_the_local_exchanges_keys_only_to_admin(
             assert "api_secret" not in (await client.get("/api/status")).json()["sim"]
 
 
-async def test_the_kill_switch_is_told_by_rows_and_by_the_guardians_own_file(
-    gateway: Running, seeded: Database
-) -> None:
+async def test_kill_state_comes_from_rows_and_from_the_guardian_file(gateway: Running, seeded: Database) -> None:
     async with gateway.client("read") as client:
         assert (await client.get("/kill")).json() == {"engaged": False, "kills": [], "guardian": {"engaged": False}}
         await seeded.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k', 'drill', 'me')")

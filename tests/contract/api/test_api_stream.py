@@ -37,7 +37,7 @@ async def _hello(socket: ClientConnection) -> dict[str, Any]:
     return found
 
 
-async def test_a_listener_hears_what_it_asked_for_and_no_more(gateway: Running, bus: Bus) -> None:
+async def test_client_gets_its_subscriptions_and_no_more(gateway: Running, bus: Bus) -> None:
     async with _open(gateway, "?channels=orders,bars&symbol=BTC/USDT&timeframe=1m") as socket:
         assert (await _hello(socket))["channels"] == ["bars", "orders"]
         bar = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "close": "1.50"}
@@ -51,7 +51,7 @@ async def test_a_listener_hears_what_it_asked_for_and_no_more(gateway: Running, 
         assert await next_of(socket, "bar") == bar
 
 
-async def test_ping_is_answered_and_nonsense_is_told_so(gateway: Running) -> None:
+async def test_ping_is_answered_and_nonsense_gets_an_error(gateway: Running) -> None:
     async with _open(gateway) as socket:
         await _hello(socket)
         await socket.send('{"type": "ping"}')
@@ -76,7 +76,7 @@ async def test_ping_is_answered_and_nonsense_is_told_so(gateway: Running) -> Non
         ("", {"Origin": "https://evil.example"}, "read", 403),
     ],
 )
-async def test_who_may_not_listen_is_refused_before_the_handshake(
+async def test_client_without_scope_is_refused_before_the_handshake(
     gateway: Running, query: str, headers: dict[str, str], scope: str | None, status: int
 ) -> None:
     with pytest.raises(InvalidStatus) as refused:
@@ -143,7 +143,7 @@ async def test_of_two_that_show_one_ticket_at_once_one_comes_in(gateway: Running
     assert sorted(await asyncio.gather(*(attempt() for _ in range(6)))) == [False] * 5 + [True]
 
 
-async def test_a_leaving_gateway_says_so(gateway: Running) -> None:
+async def test_stopping_gateway_closes_its_clients_with_a_reason(gateway: Running) -> None:
     async with _open(gateway) as socket:
         await _hello(socket)
         await gateway.app.state.gateway.hub.close()
@@ -153,7 +153,7 @@ async def test_a_leaving_gateway_says_so(gateway: Running) -> None:
         assert closed.value.rcvd.code == 1001
 
 
-async def test_a_missing_tick_is_told_as_a_gap(gateway: Running) -> None:
+async def test_missing_tick_is_published_as_a_gap(gateway: Running) -> None:
     async with _open(gateway) as socket:
         await _hello(socket)
         hub: Hub = gateway.app.state.gateway.hub

@@ -16,7 +16,7 @@ from tests.support.listening import STORED, next_of, open_socket, say
 from tests.support.waiting import until
 
 
-async def test_who_asks_on_and_reads_nothing_is_not_heard_any_further(
+async def test_requests_are_not_read_while_answers_stay_unread(
     gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "SEND_S", 60.0)
@@ -50,7 +50,7 @@ async def test_who_asks_on_and_reads_nothing_is_not_heard_any_further(
     assert most < queue.ANSWERS_BYTES + 300_000, "one snapshot beyond it"
 
 
-async def test_one_subscription_may_be_answered_by_more_snapshots_than_messages_may_wait(
+async def test_snapshots_of_one_subscription_may_exceed_the_queue_limit(
     gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "QUEUE_MAX", 5)

@@ -72,9 +72,7 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
         assert [(await next_of(socket, "bar"))["time"][14:16] for _ in range(2)] == ["11", "12"]
 
 
-async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wanted(
-    gateway: Running, seeded: Database, bus: Bus
-) -> None:
+async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, seeded: Database, bus: Bus) -> None:
     hub: Hub = gateway.app.state.gateway.hub
     await bus.delete(key_of("binance", "BTCUSDT"))
     latest = Latest(bus)
@@ -114,7 +112,7 @@ async def test_feeds_without_a_symbol_are_all_feeds(gateway: Running, seeded: Da
         assert [(item["symbol"], item["state"]) for item in items] == [("BTCUSDT", "LIVE"), ("ETHUSDT", "STALE")]
 
 
-async def test_an_order_of_a_subscribed_symbol_is_heard_whatever_its_exchange(gateway: Running, bus: Bus) -> None:
+async def test_order_of_a_subscribed_symbol_arrives_for_any_exchange(gateway: Running, bus: Bus) -> None:
     async with open_socket(gateway) as socket:
         await say(socket, type="subscribe", channels=["orders"], symbols=["BTC/USDT"])
         await next_of(socket, "subscribed")
@@ -143,7 +141,7 @@ WRONG = (
 )
 
 
-async def test_a_mistake_is_told_and_the_socket_stays(gateway: Running) -> None:
+async def test_invalid_request_gets_an_error_and_the_socket_stays(gateway: Running) -> None:
     async with open_socket(gateway) as socket:
         for message, code, said in WRONG:
             await say(socket, **message)
@@ -155,7 +153,7 @@ async def test_a_mistake_is_told_and_the_socket_stays(gateway: Running) -> None:
         assert (await next_of(socket, "pong"))["id"] == "x"
 
 
-async def test_an_outage_is_told_and_nothing_is_half_subscribed(
+async def test_outage_gets_an_error_and_subscribes_nothing(
     gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fks.model.errors import OutageError
@@ -176,7 +174,7 @@ async def test_an_outage_is_told_and_nothing_is_half_subscribed(
         assert not client._held
 
 
-async def test_one_who_does_not_read_is_cut_off_and_the_others_hear_on(
+async def test_client_that_does_not_read_is_cut_and_others_go_on(
     gateway: Running, seeded: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "SEND_S", 0.3)
@@ -202,7 +200,7 @@ async def test_one_who_does_not_read_is_cut_off_and_the_others_hear_on(
     assert ("gateway.slow_listener", ["orders"]) in [(line[1], line[2].get("channels")) for line in gateway.log.lines]
 
 
-async def test_what_a_slow_listener_misses_is_told_and_counted(
+async def test_messages_dropped_for_a_slow_client_are_reported_and_counted(
     gateway: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "QUEUE_MAX", 5)

@@ -62,9 +62,7 @@ async def test_market_data_is_of_the_exchange_that_is_collected(gateway: Running
             assert there.json()["exchange"] == "bybit", path
 
 
-async def test_market_data_of_two_that_are_collected_is_refused_until_one_is_named(
-    gateway: Running, several: Database
-) -> None:
+async def test_symbol_collected_at_two_exchanges_needs_an_exchange(gateway: Running, several: Database) -> None:
     await _collect(several, "okx", "BTC-USDT")
     for exchange, symbol in (("binance", "BTCUSDT"), ("okx", "BTC-USDT")):
         await several.sql(BARS_OF, exchange, symbol)
@@ -88,7 +86,7 @@ async def test_the_following_page_is_of_the_same_exchange(gateway: Running, seve
         assert [following.json()["exchange"], len(following.json()["bars"])] == ["bybit", 1]
 
 
-async def test_an_exchange_that_has_it_not_is_told_who_has(gateway: Running, several: Database) -> None:
+async def test_exchange_without_the_symbol_names_those_that_have_it(gateway: Running, several: Database) -> None:
     async with gateway.client("read") as client:
         for path in ("/market-data/BTCUSDT", "/historical/BTCUSDT", "/positions/BTCUSDT", "/orders?symbol=BTCUSDT"):
             answer = await client.get(str(httpx.URL(path).copy_merge_params({"exchange": "kraken"})))
@@ -135,7 +133,7 @@ async def test_an_order_on_paper_is_for_the_exchange_that_is_collected(gateway: 
         assert (await _placed(client, exchange=["okx"])).json()["code"] == "EXCHANGE"
 
 
-def test_an_order_that_names_no_exchange_asks_for_the_same_as_before_there_was_one() -> None:
+def test_order_without_exchange_keeps_its_body_hash() -> None:
     wish = OrderRequest.parse(ORDER)
     assert wish.body_hash() == "3e6b07ba2d204de7282159c2ab7fc82b038eb935f76e863ca91ce6bf3fd85c07"
     assert OrderRequest.parse({**ORDER, "exchange": "binance"}).body_hash() != wish.body_hash()
@@ -258,7 +256,7 @@ async def test_a_backtest_is_of_the_exchange_that_is_collected_or_named(gateway:
 
 
 # ── the live stream ──────────────────────────────────────────────────────────────────────────────
-async def test_a_socket_hears_every_exchange_or_the_one_it_names(gateway: Running, several: Database, bus: Bus) -> None:
+async def test_socket_gets_every_exchange_or_the_named_one(gateway: Running, several: Database, bus: Bus) -> None:
     await _collect(several, "bybit", "BTCUSDT")
     read = {"Authorization": f"Bearer {gateway.tokens['read']}"}
     query = "?symbol=BTC/USDT&channels=bars,orders"

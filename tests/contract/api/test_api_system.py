@@ -104,7 +104,7 @@ async def fks(
     return call
 
 
-async def test_the_tree_has_the_shape_that_the_supervisor_told(gateway: Running, story: Database) -> None:
+async def test_tree_has_the_structure_of_the_supervisor(gateway: Running, story: Database) -> None:
     await until(lambda: story.sql("SELECT FROM component_health WHERE name = 'gateway:0'"))
     async with gateway.client("read") as client:
         found = (await client.get("/system/tree")).json()
@@ -123,7 +123,7 @@ async def test_the_tree_has_the_shape_that_the_supervisor_told(gateway: Running,
     assert "strategy:0 is degraded: bars wait for 12 s" in found["reasons"]
 
 
-async def test_events_tell_the_signal_and_are_followed_by_id(gateway: Running, story: Database) -> None:
+async def test_events_show_the_signal_and_are_followed_by_id(gateway: Running, story: Database) -> None:
     async with gateway.client("read") as client:
         items = (await client.get("/system/events", params={"child": "orders"})).json()["items"]
         assert (items[0]["what"], items[0]["why"]) == ("died", "signal 9 (SIGKILL)")
@@ -138,7 +138,7 @@ async def test_events_tell_the_signal_and_are_followed_by_id(gateway: Running, s
 
 
 @pytest.mark.parametrize("is_gateway_up", [True, False])
-async def test_fks_tree_draws_it_whoever_tells(fks: Fks, is_gateway_up: bool) -> None:
+async def test_fks_tree_draws_it_from_every_source(fks: Fks, is_gateway_up: bool) -> None:
     code, out, err = await fks("tree", is_gateway_up=is_gateway_up)
     assert (code, err) == (OK, "")
     lines = out[out.index("restarts") :].splitlines()
@@ -160,7 +160,7 @@ async def test_fks_tree_draws_it_whoever_tells(fks: Fks, is_gateway_up: bool) ->
 
 
 @pytest.mark.parametrize("is_gateway_up", [True, False])
-async def test_fks_events_is_read_whoever_tells(fks: Fks, is_gateway_up: bool) -> None:
+async def test_fks_events_reads_from_every_source(fks: Fks, is_gateway_up: bool) -> None:
     code, out, _ = await fks("events", "orders", "--since", "1h", is_gateway_up=is_gateway_up)
     assert code == OK
     died, started = out.splitlines()
@@ -175,7 +175,7 @@ async def test_fks_events_is_read_whoever_tells(fks: Fks, is_gateway_up: bool) -
     assert json.loads((await fks("events", "--json"))[1])["schema"] == "fks.events/1"
 
 
-async def test_status_shows_versions_where_they_differ_and_problems_in_words(fks: Fks) -> None:
+async def test_status_shows_differing_versions_and_problem_texts(fks: Fks) -> None:
     code, out, _ = await fks("status")
     assert code == OK
     assert "bars wait for 12 s" in out
@@ -209,7 +209,9 @@ async def test_alerts_are_listed_settled_and_kept(fks: Fks, gateway: Running, st
         assert (await client.post(f"/alerts/{number}/settle")).status_code == 403
 
 
-async def test_a_home_where_nothing_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_home_without_a_running_system_is_reported_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     home = ["--home", str(tmp_path / "none")]
     assert await asyncio.to_thread(run, cli, [*home, "tree"]) == NOT_RUNNING
     assert "fks up" in capsys.readouterr().out

@@ -94,7 +94,7 @@ async def told(fks: Fks, *argv: str) -> dict[str, Any]:
     return dict(story)
 
 
-async def test_an_order_is_told_from_its_bar_to_its_fill(fks: Fks, rig: Rig) -> None:
+async def test_history_of_an_order_goes_from_its_bar_to_its_fill(fks: Fks, rig: Rig) -> None:
     signal = await rig.signal(ts_event_ns=BAR_NS, timeframe="1d")
     await rig.outcome(signal)
     order = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
@@ -181,7 +181,7 @@ async def test_a_bar_without_a_signal_shows_what_the_strategy_saw(fks: Fks, rig:
     assert (await fks("why", "BTCUSDT", iso(BAR_NS)))[0] == OK
 
 
-async def test_an_exit_and_its_protection_are_told_with_their_signal(fks: Fks, rig: Rig) -> None:
+async def test_history_of_an_exit_has_its_protection_and_signal(fks: Fks, rig: Rig) -> None:
     await rig.outcome(await rig.signal(stop_loss=Decimal(90), ts_event_ns=BAR_NS, timeframe="1d"))
     out = await rig.signal(Kind.EXIT, ts_event_ns=BAR_NS + DAY_NS, timeframe="1d")
     await rig.outcome(out)
@@ -191,7 +191,7 @@ async def test_an_exit_and_its_protection_are_told_with_their_signal(fks: Fks, r
     assert "sl" in [order["role"] for order in (await told(fks, protection))["orders"]]
 
 
-async def test_code_of_users_may_fail_and_the_rest_is_told(
+async def test_history_is_complete_when_strategy_code_fails(
     fks: Fks, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "strategies").mkdir(exist_ok=True)
@@ -209,7 +209,7 @@ async def test_code_of_users_may_fail_and_the_rest_is_told(
     assert "no answer within 4 s" in (await told(fks, "BTCUSDT", iso(BAR_NS)))["verdict"]
 
 
-async def test_what_is_not_there_is_said(fks: Fks) -> None:
+async def test_unknown_decision_is_reported(fks: Fks) -> None:
     for argv in (
         ("0" * 32,),
         ("nonsense",),

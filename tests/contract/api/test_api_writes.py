@@ -27,7 +27,7 @@ async def _signal(db: Database, *, state: str = "pending", valid_s: int = 60) ->
 
 
 @pytest.mark.parametrize(("verb", "state"), [("approve", "ready"), ("reject", "declined")])
-async def test_a_person_decides_once_and_may_say_it_again(
+async def test_approval_is_decided_once_and_may_be_repeated(
     gateway: Running, seeded: Database, verb: str, state: str
 ) -> None:
     id = await _signal(seeded)

@@ -21,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_show_says_what_is_in_force_and_from_where(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_effective_settings_and_their_sources(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "fks.toml").write_text(
         '[http]\nport = 8123\n[venue]\napi_key = "topsecretkey"\napi_secret = "topsecretvalue"\n'
     )

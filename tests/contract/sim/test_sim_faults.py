@@ -68,7 +68,7 @@ async def test_a_fault_on_a_new_order(
         assert f"fault:{kind}" in log[0]["outcome"]
 
 
-async def test_headers_say_how_long_to_wait(sim: Sim, client: Any) -> None:
+async def test_headers_carry_the_time_to_wait(sim: Sim, client: Any) -> None:
     sim.fault("429", seconds=7)
     with pytest.raises(ccxt.DDoSProtection):
         await client.fetch_balance()
@@ -195,7 +195,7 @@ async def watch_for_ever(client: Any, silence_s: float) -> None:
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), silence_s)
 
 
-async def test_a_frozen_stream_answers_pings_and_says_nothing(sim: Sim) -> None:
+async def test_frozen_stream_answers_pings_and_sends_nothing(sim: Sim) -> None:
     client = binance(sim.info)
     client.streaming["keepAlive"] = 800  # an unanswered ping would end the socket within 2.4 s
     try:
@@ -236,7 +236,7 @@ async def test_a_cut_stream_raises_and_the_next_call_comes_back(sim: Sim) -> Non
         await client.close()
 
 
-async def test_a_terminated_user_stream_says_so_and_can_be_had_again(sim: Sim, client: Any) -> None:
+async def test_terminated_user_stream_is_reported_and_can_be_resubscribed(sim: Sim, client: Any) -> None:
     task = asyncio.create_task(client.watch_orders())
     await until(lambda: sim.get("/sim/info")["user_streams"])
     sim.fault("stream_terminated")

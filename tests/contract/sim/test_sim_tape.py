@@ -110,9 +110,7 @@ def test_a_stop_placed_during_a_bar_fills_at_its_price_inside_it(start_sim: Star
     assert fills[0]["time"] == int(tape.time_ns[row]) // 1_000_000
 
 
-def test_a_stop_of_an_earlier_bar_fills_at_the_open_when_the_market_gaps_through(
-    start_sim: Starter, tape: Tape
-) -> None:
+def test_earlier_stop_fills_at_the_open_when_the_market_gaps_through(start_sim: Starter, tape: Tape) -> None:
     row = find(tape, lambda one, two: two.open < one.low)
     sim = start_sim(*flags(tape, row))
     one, two = bar(tape, row), bar(tape, row + 1)
@@ -232,7 +230,7 @@ def test_the_position_survives_kill_9_and_the_tape_plays_at_its_speed(start_sim:
     assert playing.get("/sim/tape")["row"] >= row
 
 
-def test_the_end_of_the_tape_is_said(start_sim: Starter, tape: Tape) -> None:
+def test_end_of_the_tape_is_reported(start_sim: Starter, tape: Tape) -> None:
     sim = start_sim(*flags(tape, len(tape) - 2))
     assert sim.advance(5)["ended"] is True
     status, body = sim.signed("POST", "/api/v3/order", symbol="BTCUSDT", side="BUY", type="MARKET", quantity="0.01")

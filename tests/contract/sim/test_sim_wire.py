@@ -230,7 +230,7 @@ def test_time_in_force(sim: Sim) -> None:
     assert float(taken["fills"][0]["price"]) < float(price), "better than the limit where the book is better"
 
 
-def test_cancel_replace_says_what_half_failed(sim: Sim) -> None:
+def test_cancel_replace_reports_the_failed_half(sim: Sim) -> None:
     fields = {**LIMIT, "cancelReplaceMode": "STOP_ON_FAILURE", "cancelOrigClientOrderId": "nobody"}
     status, answer = sim.signed("POST", "/api/v3/order/cancelReplace", **fields)
     assert (status, answer["code"], answer["data"]["newOrderResult"]) == (400, -2022, "NOT_ATTEMPTED")
@@ -371,7 +371,7 @@ async def test_a_kline_is_closed_exactly_once(sim: Sim) -> None:
         ]
 
 
-async def test_the_server_pings_and_cuts_who_does_not_answer(start_sim: Starter) -> None:
+async def test_server_pings_and_cuts_clients_without_pong(start_sim: Starter) -> None:
     sim = start_sim("--ping-seconds", "0.1")
     url = sim.info["ws"] + "/ws"
     async with aiohttp.ClientSession() as session, session.ws_connect(url, autoping=False) as deaf:

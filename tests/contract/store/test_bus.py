@@ -37,7 +37,7 @@ async def _listen(bus: Bus, into: list[tuple[str, object]], *channels: str) -> N
         into.append(message)
 
 
-async def test_everyone_who_listens_hears(bus: Bus) -> None:
+async def test_every_subscriber_gets_the_message(bus: Bus) -> None:
     heard: list[tuple[str, object]] = []
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_listen(bus, heard, "t.one", "t.two")) for _ in range(2)]
@@ -158,7 +158,7 @@ class Losing:
         pass
 
 
-async def test_a_listener_whose_cancel_got_lost_ends_all_the_same() -> None:
+async def test_subscriber_ends_although_its_cancel_was_lost() -> None:
     losing = Losing()
     bus = Bus(SimpleNamespace(pubsub=lambda **_: losing), 1.0)
     task = asyncio.create_task(_listen(bus, [], "any"))

@@ -79,7 +79,7 @@ def test_psql_opens_without_asking_for_a_password(home: Paths, capfd: Capture) -
     assert capfd.readouterr().out.strip() == "1"
 
 
-def test_the_python_shell_reads_and_writes_only_when_asked(home: Paths, capfd: Capture) -> None:
+def test_python_shell_writes_only_with_the_option(home: Paths, capfd: Capture) -> None:
     assert run(cli, ["shell", "-c", "print((await q('SELECT 41 + $1::int AS n', 1))[0]['n'])"]) == OK
     assert capfd.readouterr().out.strip() == "42"
     insert = "await q(\"INSERT INTO leases (name) VALUES ('by hand')\")"
@@ -131,7 +131,7 @@ def test_reset_backs_up_then_clears_data_and_keeps_what_is_not_data(home: Paths,
     assert capfd.readouterr().out.strip() == "[]"
 
 
-def test_without_secrets_a_reader_is_told_what_to_do(tmp_path_factory: pytest.TempPathFactory, capfd: Capture) -> None:
+def test_missing_secrets_error_names_the_remedy(tmp_path_factory: pytest.TempPathFactory, capfd: Capture) -> None:
     empty = tmp_path_factory.mktemp("empty")
     assert run(cli, ["--home", str(empty), "db", "status"]) == USAGE
     assert "security-setup" in capfd.readouterr().err

@@ -41,7 +41,7 @@ def files(folder: Path, pattern: str = "*.npy") -> list[Path]:
     return sorted(folder.rglob(pattern))
 
 
-async def test_a_copy_is_mapped_not_read_and_says_the_same(database: Database, tmp_path: Path) -> None:
+async def test_mapped_copy_returns_the_same_bars(database: Database, tmp_path: Path) -> None:
     store, cache = BarStore(database), ColumnCache(tmp_path / "columns", database)
     assert len(await cache.read("BTCUSDT", "1m")) == 0
     await store.merge(minutes(500), source="test")
@@ -88,7 +88,7 @@ async def test_later_bars_are_appended_and_mapped_ones_stay(database: Database, 
         "interval '1 hour', 'BTCUSDT', '1m', 1, 1, 1, 1, 1",
     ],
 )
-async def test_a_correction_by_anybody_is_seen_at_once(database: Database, tmp_path: Path, statement: str) -> None:
+async def test_correction_by_any_writer_is_seen_at_once(database: Database, tmp_path: Path, statement: str) -> None:
     store, cache = BarStore(database), ColumnCache(tmp_path, database)
     await store.merge(minutes(100), source="test")
     await cache.read("BTCUSDT", "1m")
@@ -98,7 +98,7 @@ async def test_a_correction_by_anybody_is_seen_at_once(database: Database, tmp_p
     assert same(bars, await store.read("BTCUSDT", "1m"))
 
 
-async def test_another_database_at_the_same_home_is_not_believed(database: Database, tmp_path: Path) -> None:
+async def test_copy_of_another_database_is_not_used(database: Database, tmp_path: Path) -> None:
     store = BarStore(database)
     await store.merge(minutes(100), source="test")
     await ColumnCache(tmp_path, database).read("BTCUSDT", "1m")
@@ -183,7 +183,7 @@ async def test_many_readers_at_once_and_names_of_any_kind(database: Database, tm
     assert [path.parent for path in files(tmp_path)] == [tmp_path / "binance~..%2FBTC%2FUSDT%3AUSDT~1m"]
 
 
-async def test_series_unused_for_longest_make_room(database: Database, tmp_path: Path) -> None:
+async def test_series_unused_for_longest_are_dropped(database: Database, tmp_path: Path) -> None:
     store, cache = BarStore(database), ColumnCache(tmp_path, database, max_mb=1.5)
     for number, symbol in enumerate(("A", "B", "C")):
         bars = minutes(14_000)

@@ -70,7 +70,7 @@ async def _fail_inside(database: Database) -> None:
         raise ZeroDivisionError
 
 
-async def test_what_a_block_raised_is_told_even_when_its_connection_is_gone(database: Database) -> None:
+async def test_exception_of_a_block_survives_a_lost_connection(database: Database) -> None:
     async def fail() -> None:
         async with database.transaction() as tx:
             tx.connection.terminate()
@@ -167,7 +167,7 @@ async def test_without_a_server_connecting_ends_in_an_outage(own_home: Paths) ->
         await Database.connect(url, DatabaseSettings(retry_s=0.3))
 
 
-async def test_reads_wait_out_a_killed_server_and_writes_say_outage_at_once(
+async def test_reads_outlast_a_killed_server_and_writes_raise_outage(
     own_home: Paths, own_server: PostgresServer
 ) -> None:
     db = await Database.connect(own_server.url(), DatabaseSettings(retry_s=20.0, connect_timeout_s=2.0))

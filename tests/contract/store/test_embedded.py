@@ -154,7 +154,7 @@ def test_files_in_the_way_of_the_cluster_are_not_touched(home: Paths, postgres_h
     assert (home.pgdata / "precious").exists()
 
 
-def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_full_disk_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="MB free"):
         check_free(tmp_path / "not" / "yet" / "there", free_min_mb=10**9)
     check_free(tmp_path, free_min_mb=0)
@@ -165,7 +165,7 @@ def test_a_socket_path_that_is_too_long_is_refused() -> None:
         check_socket(Path("/tmp") / ("x" * 120))
 
 
-def test_a_socket_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_socket_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ConfigError, match="another user"):

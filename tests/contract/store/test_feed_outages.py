@@ -29,7 +29,7 @@ async def test_an_outage_is_one_row_from_start_to_end(database: Database) -> Non
     assert await spans(database) == [(0, 3 * NS)]
 
 
-async def test_what_begins_again_where_nothing_was_heard_since_is_the_same_outage(database: Database) -> None:
+async def test_outage_that_begins_again_without_a_message_is_the_same(database: Database) -> None:
     """A collector that filled a gap and died before it heard anything more: its successor's outage begins at that
     message too."""
     before = FeedStore(database, "binance", 1, RealClock())

@@ -65,7 +65,7 @@ async def test_a_head_that_ended_in_order_leaves_its_place_at_once(database: Dat
     assert await store.renew(OTHER)
 
 
-async def test_the_machine_whose_server_it_is_comes_first(database: Database) -> None:
+async def test_machine_of_the_database_server_takes_precedence(database: Database) -> None:
     await claim(database, OTHER)
     assert await claim(database, ONE, is_alone=True) == 2
 

@@ -155,7 +155,7 @@ async def test_a_partition_that_was_made_while_we_copied_is_no_error(
     assert await store.series("BTCUSDT", "1m") == Series(0, 20, T0, T0 + 19 * MINUTE)
 
 
-async def test_bars_wait_in_the_default_partition_for_one_that_a_busy_table_does_not_let_us_make(
+async def test_bars_stay_in_the_default_partition_while_the_table_is_busy(
     database: Database,
 ) -> None:
     store = BarStore(database)
@@ -180,7 +180,7 @@ async def test_bars_are_read_in_order_wherever_they_lie(database: Database) -> N
     assert same(await store.read("BTCUSDT", "1m", int(bars.time_ns[5]), int(bars.time_ns[55])), bars[5:55])
 
 
-async def test_a_read_that_takes_longer_than_a_statement_may_is_done_the_long_way(
+async def test_read_beyond_the_statement_timeout_uses_a_long_read(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, limits = BarStore(database), []
@@ -253,9 +253,7 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
     assert found.candles == 21
 
 
-async def test_connections_cut_at_any_moment_leave_whole_merges_and_a_true_series(
-    database: Database, database_url: str
-) -> None:
+async def test_merges_are_atomic_when_connections_are_cut(database: Database, database_url: str) -> None:
     worker = await Database.connect(database_url, DatabaseSettings(retry_s=3.0), application="cut")
     store, chunk, cut = BarStore(worker), 4000, 0
     rng = random.Random(7)
@@ -319,7 +317,7 @@ piece = st.tuples(st.integers(0, 40), st.integers(1, 25), st.integers(0, 2), st.
 
 @given(st.lists(piece, min_size=1, max_size=6))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_merges_in_any_order_end_as_the_last_word_says(
+async def test_merges_in_any_order_end_with_the_last_values(
     database: Database, few: None, pieces: list[tuple[int, int, int, bool]]
 ) -> None:
     """And a copy made at some revision stays a true one until the revision is another."""

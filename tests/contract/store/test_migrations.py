@@ -95,7 +95,7 @@ def test_a_build_that_renames_columns_is_refused() -> None:
         migrate.check_rolling(migrate.head(), [*INSTALLED, migration("9000", "can_roll = False\n")], build="fks-1.whl")
 
 
-def test_a_build_whose_additions_are_missing_is_refused_until_upgraded() -> None:
+def test_build_without_its_migrations_is_refused_until_upgraded() -> None:
     build = [*INSTALLED, migration("9000")]
     with pytest.raises(InputError, match="needs migration 9000") as refused:
         migrate.check_rolling(migrate.head(), build, build="fks-1.whl")
@@ -119,7 +119,7 @@ async def test_a_new_revision_holds_what_differs(database: Database, database_ur
         await migrate.make_revision(database_url, "  ", folder=tmp_path)
 
 
-async def test_a_migration_that_fails_changes_nothing_and_says_why(empty_database_url: str) -> None:
+async def test_failed_migration_changes_nothing_and_reports_the_reason(empty_database_url: str) -> None:
     db = await Database.connect(empty_database_url)
     await db.sql("CREATE TABLE orders (mine text)")
     with pytest.raises(ConfigError, match="orders"):

@@ -99,9 +99,7 @@ def test_spans_follow_one_another_without_a_hole(start_s: int, length: int) -> N
         assert len({span.name for span in spans}) == len(spans)
 
 
-async def test_bars_are_kept_for_ever_unless_said_otherwise(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bars_are_kept_for_ever_by_default(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "_PIECE", 7 * 86400)  # a week of seconds
     await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
     for frame in ("1s", "1m"):
@@ -127,7 +125,7 @@ async def test_bars_are_kept_for_ever_unless_said_otherwise(
     ]
 
 
-async def test_a_series_whose_partition_somebody_dropped_is_counted_anew(database: Database) -> None:
+async def test_series_with_a_dropped_partition_is_recounted(database: Database) -> None:
     await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
     for age in (0, 40, 95):
         await database.sql(BAR, NOW - timedelta(days=age))

@@ -43,7 +43,7 @@ async def test_days_of_an_account_after_a_refresh(database: Database) -> None:
     assert len(await performance.daily_performance(database, 1, T0 + timedelta(hours=1))) == 1
 
 
-async def test_who_reads_holds_up_no_refresh_and_waits_for_none(database: Database) -> None:
+async def test_reader_and_refresh_do_not_block_each_other(database: Database) -> None:
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
     await book(database, "1", T0)
     async with database.transaction() as reader:

@@ -91,7 +91,7 @@ async def _book(db: Database, pnl: str) -> None:
     )
 
 
-def test_the_command_says_what_there_is(
+def test_command_reports_the_timescale_state(
     postgres: object,
     database_url: str,
     tmp_path: object,

@@ -130,7 +130,7 @@ async def test_a_pause_is_known_to_every_process_at_once(make: Make, bus: Bus, s
         await asyncio.wait_for(collector.take(1), 0.05)
 
 
-async def test_an_order_asks_nobody_while_tokens_are_here(make: Make, counting: CountingBus) -> None:
+async def test_order_needs_no_round_trip_while_tokens_are_here(make: Make, counting: CountingBus) -> None:
     one = make(on=counting)
     await one.start()
     for priority in (ENTRY, RESERVE):

@@ -92,9 +92,7 @@ async def test_a_429_seen_by_one_process_pauses_the_others(sessions: Sessions, r
     assert [row for row in running.received(all=1)[before:] if not row["path"].startswith("/sim")] == []
 
 
-async def test_entries_that_would_wait_are_refused_and_cancels_and_exits_still_go(
-    sessions: Sessions, running: LocalExchange
-) -> None:
+async def test_entry_that_would_wait_is_refused_and_exits_still_go(sessions: Sessions, running: LocalExchange) -> None:
     venue = await sessions.open()
     price = await venue.last_price("BTCUSDT")
     assert price is not None

@@ -54,7 +54,7 @@ async def test_the_bytes_of_a_market_order(open_venue: Open, exchange: LocalExch
     }
 
 
-async def test_opening_asks_for_the_time_and_nothing_else(exchange: LocalExchange, open_venue: Open) -> None:
+async def test_opening_requests_only_the_time(exchange: LocalExchange, open_venue: Open) -> None:
     before = len(exchange.received(all=1))
     await open_venue(is_admitted=False)
     rows = exchange.received(all=1)[before:]
@@ -83,7 +83,7 @@ async def test_a_fill_has_one_id_wherever_it_is_seen(open_venue: Open, listen: L
     await until(lambda: heard.of(BalancesSeen))
 
 
-async def test_another_session_finds_client_ids_of_fills_it_never_saw(
+async def test_second_session_finds_client_ids_of_earlier_fills(
     open_venue: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     venue = await open_venue()
@@ -168,7 +168,7 @@ async def test_oco_for_a_buy_and_one_that_is_refused(open_venue: Open) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut_stream", "half_open", "stream_terminated", "freeze_stream"])
-async def test_a_broken_user_stream_is_noticed_and_mended(
+async def test_broken_user_stream_is_detected_and_resubscribed(
     open_venue: Open, exchange: LocalExchange, listen: Listen, kind: str
 ) -> None:
     venue = await open_venue(probe_s=0.3, probe_timeout_s=1.0, echo_s=1.0, backoff_first_s=0.05)

@@ -78,7 +78,7 @@ ROWS: list[tuple[dict[str, Any], str, Outcome, str | None]] = [
     ROWS,
     ids=lambda v: str(v.get("kind")) + str(v.get("code", "")) if isinstance(v, dict) else None,
 )
-async def test_a_send_means_what_the_table_says(
+async def test_outcome_of_a_send_follows_the_table(
     open_venue: Open,
     exchange: LocalExchange,
     session: str,

@@ -52,7 +52,7 @@ async def _says(tab: Page, *texts: str) -> None:
     await until(shown, deadline_s=20, every_s=0.1)
 
 
-async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
+async def test_monitor_asks_for_a_token_then_shows_the_live_tree(
     gateway: Running, database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "CHECK_S", 0.5)

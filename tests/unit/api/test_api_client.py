@@ -100,7 +100,7 @@ def test_a_snapshot_that_could_not_be_read_loses_nothing_for_others() -> None:
     assert taken(alone) == []
 
 
-def test_what_is_unsubscribed_is_not_heard_any_more_not_even_what_waits() -> None:
+def test_unsubscribed_messages_are_dropped_from_the_queue() -> None:
     client = Client([BARS, Topic("orders")])
     client.put("bars", bar(1))
     client.put("gap", {"type": "gap"})

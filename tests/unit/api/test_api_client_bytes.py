@@ -104,7 +104,7 @@ async def test_what_is_held_and_may_not_be_dropped_gives_the_client_up() -> None
     assert size_of(client) == client._bytes <= QUEUE_BYTES
 
 
-async def test_answers_that_wait_give_nobody_up() -> None:
+async def test_waiting_answers_do_not_disconnect_a_client() -> None:
     client = Client(topics_of(["orders"]))
     for n in range(2 * QUEUE_MAX):
         client.answer({"type": "snapshot", "n": n, "items": ["x" * 10_000]})
@@ -114,7 +114,7 @@ async def test_answers_that_wait_give_nobody_up() -> None:
     assert await taken(client) == [{"n": 2 * QUEUE_MAX}]
 
 
-async def test_who_leaves_answers_unread_waits_with_its_next_request() -> None:
+async def test_client_with_unread_answers_waits_with_its_next_request() -> None:
     client = Client()
     await client.wait_drained()
     for n in range(3):

@@ -50,7 +50,7 @@ def test_any_bytes_are_json_or_one_clear_error(body: bytes) -> None:
     assert refused in (None, ("JSON_MALFORMED", 400))
 
 
-def test_what_json_cannot_say_is_said_in_json() -> None:
+def test_values_beyond_json_are_encoded() -> None:
     id = uuid.uuid4()
     value = {"t": datetime(2026, 5, 1, tzinfo=UTC), "id": id, "s": {1}, "d": Decimal("1E+2"), "n": None, "f": 0.1}
     assert json.loads(dump(value)) == {
@@ -72,7 +72,7 @@ def test_what_json_cannot_say_is_said_in_json() -> None:
         ("2026-05-01T00:00:00Z", "2026-05-01T00:00:00+00:00"),
     ],
 )
-def test_a_query_time_is_utc_unless_it_says_otherwise(text: str, iso: str) -> None:
+def test_query_time_without_zone_is_utc(text: str, iso: str) -> None:
     found = moment(text, "from")
     assert found is not None
     assert found.isoformat() == iso

@@ -46,14 +46,14 @@ def test_a_check_is_due_after_so_many_messages_or_bytes_or_so_long(window: Windo
     assert window.check() == 3
 
 
-def test_who_never_answers_is_neither_held_nor_late(window: Window, time: Time) -> None:
+def test_client_that_never_answers_is_neither_held_nor_late(window: Window, time: Time) -> None:
     for _ in range(100):
         window.check()
     time.now_s += 1000
     assert (window.takes_part, window.is_full, window.is_late(LATE_S)) == (False, False, False)
 
 
-def test_who_never_answers_is_sent_no_faster_than_so(window: Window, time: Time) -> None:
+def test_client_that_never_answers_is_rate_limited(window: Window, time: Time) -> None:
     sent, began_s = 0, time.now_s
     while time.now_s < began_s + 60:
         while not window.is_full:
@@ -75,7 +75,7 @@ def test_who_never_answers_is_sent_no_faster_than_so(window: Window, time: Time)
     assert not window.is_full, "who answers is measured by that alone"
 
 
-def test_who_answers_is_never_more_than_a_window_ahead(window: Window) -> None:
+def test_answering_client_is_never_more_than_a_window_behind(window: Window) -> None:
     window.answer(window.check())
     for _ in range(CHECKS_MAX):
         assert not window.is_full
@@ -99,7 +99,7 @@ def test_an_answer_to_what_was_not_sent_is_a_mistake(window: Window) -> None:
     assert not window.takes_part
 
 
-def test_late_is_who_leaves_a_check_unanswered_for_so_long(window: Window, time: Time) -> None:
+def test_client_is_late_when_a_check_stays_unanswered(window: Window, time: Time) -> None:
     window.answer(window.check())
     time.now_s += 1000
     assert not window.is_late(LATE_S), "it has answered everything"
@@ -129,7 +129,7 @@ def test_its_time_begins_when_it_takes_part(window: Window, time: Time) -> None:
     assert window.is_late(LATE_S)
 
 
-def test_it_says_when_to_look_again(window: Window, time: Time) -> None:
+def test_wait_time_is_the_next_possible_change(window: Window, time: Time) -> None:
     assert window.wait_s(LATE_S) == CHECK_S
     time.now_s += 1
     assert window.wait_s(LATE_S) == CHECK_S - 1

@@ -311,7 +311,7 @@ def test_the_auditor_repeats_the_strategy_exactly(ticks: list[int], skip: int) -
     assert list(expected_edges(closes, 3, 8, start, len(ticks), float(target[start]))) == wanted
 
 
-def test_of_missed_bars_an_exit_is_owed_and_an_entry_allowed() -> None:
+def test_missed_bars_require_an_exit_and_allow_an_entry() -> None:
     edges = [(10, "enter"), (20, "exit"), (30, "enter"), (40, "exit"), (50, "enter")]
     assert expected_signals(edges, []) == (set(edges), set())
     assert expected_signals(edges, [Missed("a", 15, 45)]) == ({(10, "enter"), (40, "exit"), (50, "enter")}, set())
@@ -320,7 +320,7 @@ def test_of_missed_bars_an_exit_is_owed_and_an_entry_allowed() -> None:
     assert expected_signals(edges, [Missed("a", 15, 55)]) == ({(10, "enter")}, set())
 
 
-def test_an_entry_may_be_as_old_as_a_bar_of_five_seconds_and_on_a_tape_as_old_as_it_likes() -> None:
+def test_entry_age_is_limited_except_on_a_tape() -> None:
     world = sound()
     world["signals"][0].update(timeframe="1s")
     world["received"][0].update(time_ms=(EDGES[0][0] + 6) * 1000)

@@ -43,7 +43,7 @@ def test_real_money_in_the_environment_of_the_running_system_is_seen(
             refuse_settings(found, SIM)
 
 
-def test_a_process_that_does_not_tell_is_no_demo(tmp_path: Path) -> None:
+def test_process_with_unreadable_environment_is_no_demo(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not tell"):
         settings_of_process(Paths.of(tmp_path), 2**22 + 1)
 

@@ -72,7 +72,7 @@ def test_what_does_not_run_here_is_not_drawn() -> None:
     assert not [i for i in plan if i.kind == "stop-service"]
 
 
-def test_a_file_says_what_shall_come_and_when(tmp_path: Path) -> None:
+def test_scenario_file_fixes_injections_and_times(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
         '[weights]\nkill = 1\n[targets]\nkill = ["orders"]\n[[injections]]\nat_s = 3\nkind = "stop"\ntarget = '
@@ -88,7 +88,7 @@ def test_a_file_says_what_shall_come_and_when(tmp_path: Path) -> None:
     ("text", "word"),
     [("[weights]\nburn = 1\n", "burn"), ("[weights\n", "mine.toml"), ("[[injections]]\nkind = 'kill'\n", "at_s")],
 )
-def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, word: str) -> None:
+def test_wrong_scenario_file_names_the_error(tmp_path: Path, text: str, word: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=word):
@@ -100,7 +100,7 @@ def test_an_unknown_scenario_names_the_known_ones() -> None:
         find_scenario("nonsense")
 
 
-def test_a_scenario_with_nothing_to_hit_says_so() -> None:
+def test_scenario_without_targets_is_refused() -> None:
     with pytest.raises(InputError):
         make_plan(seed=1, minutes=1, count=3, scenarios=[Scenario("x", "", {"kill": 1.0})], roster=Roster((), ()))
 

@@ -27,7 +27,7 @@ def test_a_group_without_its_command_is_help_and_not_an_error(
     assert "error:" not in said
 
 
-def test_a_negative_quantity_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_negative_quantity_gets_its_own_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["orders", "place", "buy", "-0.01", "BTCUSDT"]) == USAGE
     assert "-0.01 is negative" in capsys.readouterr().err
 
@@ -67,7 +67,7 @@ def test_a_closed_pipe_is_no_failure(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (OK, "")
 
 
-def test_a_denial_says_what_its_code_means() -> None:
+def test_denial_prints_the_meaning_of_its_code() -> None:
     problem = {"code": "KILLED", "detail": "system: engaged, limit not engaged", "status": 422}
     assert "KILLED: the kill switch is engaged" in str(error_of(422, problem))
 
@@ -88,7 +88,7 @@ def test_prices_are_shown_as_people_read_them(text: str | None, shown: str) -> N
     assert (money_of("-0.00008758909599670386"), money_of("-1.156899"), money_of(None)) == ("0.00", "-1.16", "")
 
 
-def test_health_check_says_one_line_and_an_exit_code() -> None:
+def test_health_check_prints_one_line_and_an_exit_code() -> None:
     for document, line, code in (
         ('{"state": "healthy", "components": [1]}', "healthy", 0),
         ('{"state": "degraded", "components": [1], "reasons": ["orders is down"]}', "degraded: orders is down", 1),

@@ -11,7 +11,7 @@ from fks.cli.redraw import can_draw, columns, cut, frame
 from fks.cli.tree import draw
 
 
-def test_a_column_without_a_word_takes_no_room() -> None:
+def test_empty_column_takes_no_space() -> None:
     red = click.style("down", fg="red")
     assert columns(["", "state", "node", "pid"], [["a", red, "", "1"], ["long", "ok", "", ""]]) == [
         "      state  pid",
@@ -35,7 +35,7 @@ def test_a_frame_never_scrolls() -> None:
     assert "42 more lines" in click.unstyle(drawn)
 
 
-def test_a_terminal_that_knows_only_ascii_gets_ascii() -> None:
+def test_ascii_terminal_gets_ascii() -> None:
     assert not can_draw(io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     assert can_draw(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     leaf = {"id": "orders", "kind": "actor", "state": "ready", "component": None, "children": []}

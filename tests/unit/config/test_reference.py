@@ -10,7 +10,7 @@ from fks.config.reference import reference
 DOCS = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
-def test_the_docs_hold_the_reference_word_for_word() -> None:
+def test_docs_contain_the_reference_verbatim() -> None:
     assert reference() in DOCS.read_text(), "run: python -m tests.support.configuration_docs"
 
 

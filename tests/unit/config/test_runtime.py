@@ -46,7 +46,7 @@ def test_what_must_not_change_under_a_running_system_cannot() -> None:
         assert "fks.toml" in found.value.remedy
 
 
-def test_a_typo_is_told_what_it_might_have_been() -> None:
+def test_typo_gets_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"did you mean risk\.notional_max_order"):
         check_key("risk.notional_max_ordr")
     with pytest.raises(InputError, match="fks assets"):
@@ -87,7 +87,7 @@ def test_a_key_that_this_build_does_not_know_is_left_out() -> None:
     assert checked(FILES, {"risk.of_tomorrow": 1}, []) == {}
 
 
-def test_who_is_restarted_in_which_order() -> None:
+def test_restart_order_of_concerned_components() -> None:
     assert concerned(["venue.sweep_s"], CHILDREN) == ["guardian", "orders"]
     assert concerned(["data.stale_min_s", "risk.orders_open_max"], CHILDREN) == ["orders", "collector:binance"]
     assert concerned(["log.level"], CHILDREN) == [*CHILDREN, "supervisor", "gateway"]

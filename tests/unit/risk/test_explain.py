@@ -76,7 +76,7 @@ def test_what_passed_shows_its_limit_and_the_value_seen() -> None:
     assert found[Code.KILLED] == CheckResult(Code.KILLED, Outcome.PASSED, rules()[Code.KILLED])
 
 
-def test_every_failure_is_shown_with_the_denials_own_words() -> None:
+def test_every_failure_is_shown_with_its_denial_text() -> None:
     view = a_view(feed_age_s=99.0, is_killed=True)
     denied = check(INTENT, view, explain=True)
     assert isinstance(denied, Denied)

@@ -40,7 +40,7 @@ def test_an_exit_never_sells_more_than_is_held(position: Decimal, step: Decimal)
     assert quantity <= abs(position) < quantity + step
 
 
-def test_what_cannot_be_sized_says_why() -> None:
+def test_unsizable_signal_gets_the_reason() -> None:
     with pytest.raises(InputError, match="unknown sizing 'all'"):
         entry_quantity("all", D(1), D(1), an_instrument())
     with pytest.raises(InputError, match="no price"):

@@ -54,7 +54,7 @@ def test_a_rate_goes_through_one_currency_at_most(currency: str, into: str, expe
     assert rate == (None if expected is None else D(expected))
 
 
-def test_the_preferred_exchange_tells_the_price() -> None:
+def test_preferred_exchange_gives_the_price() -> None:
     assert Rates(PRICES, LISTED, "okx").rate("BTC", "USDT") == 100_100
     assert Rates({("okx", "BTC-USDT"): D(7)}, LISTED, "binance").rate("BTC", "USDT") == 7
 

@@ -43,7 +43,7 @@ def test_live_needs_durable_commits(name: str) -> None:
         check_durable(replace(HERE, **{name: "off"}))  # type: ignore[arg-type]
 
 
-def test_record_is_read_back_and_a_torn_one_counts_as_none(tmp_path: Path) -> None:
+def test_record_is_read_back_and_a_damaged_one_counts_as_none(tmp_path: Path) -> None:
     file = tmp_path / "database.json"
     assert load_record(file) is None
     save_record(file, SEEN)

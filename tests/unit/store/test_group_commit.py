@@ -88,7 +88,7 @@ async def test_outage_ends_what_is_in_flight_and_what_waits(journal: Journal) ->
     assert await journal.submit("d") == ["D"]
 
 
-async def test_item_whose_caller_is_gone_is_not_written(journal: Journal) -> None:
+async def test_item_of_a_cancelled_caller_is_not_written(journal: Journal) -> None:
     first = asyncio.create_task(journal.queue.submit("a"))
     await settle()
     gone, stays = asyncio.create_task(journal.queue.submit("b")), asyncio.create_task(journal.queue.submit("c"))

@@ -59,6 +59,6 @@ def test_order_without_a_time_of_sending_has_none_in_its_row() -> None:
     assert row["created_at"] is not None
 
 
-def test_statement_has_no_word_in_braces_left() -> None:
+def test_statement_has_no_placeholder_left() -> None:
     for name, first in (("orders.place_one", 10), ("orders.place_many", 1), ("orders.apply", 1)):
         assert "{" not in statement(name, first=first)

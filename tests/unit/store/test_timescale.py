@@ -32,7 +32,7 @@ def test_without_a_usable_version_nothing_is_done(found: Found, word: str) -> No
     assert word in found.summary()
 
 
-def test_the_community_edition_gets_hypertables_compression_and_the_continuous_aggregate() -> None:
+def test_community_edition_gets_compression_and_the_aggregate() -> None:
     steps = plan(COMMUNITY, Data())
     assert [step.name for step in steps] == ["ohlcv_data", "market_trades", "balance_history", "trades_by_time"]
     sql = text(steps)
@@ -67,7 +67,7 @@ def test_what_is_a_hypertable_already_is_left_alone() -> None:
     assert "ohlcv_data, trades_by_time" in made.summary()
 
 
-def test_hypertables_keep_the_keys_of_the_schema_and_every_key_holds_the_time() -> None:
+def test_hypertables_keep_their_keys_and_every_key_has_the_time() -> None:
     sql = text(plan(COMMUNITY, Data()))
     for table in (schema.ohlcv_data, schema.market_trades):
         key = ", ".join(column.name for column in table.primary_key.columns)

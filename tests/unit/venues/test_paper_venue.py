@@ -123,7 +123,7 @@ async def test_a_rearmed_protection_is_not_matched_against_the_past() -> None:
     assert (await venue.submit(stop)).fills == ()
 
 
-async def test_limit_orders_use_the_open_and_expire_when_asked_to() -> None:
+async def test_limit_orders_use_the_open_and_expire_on_request() -> None:
     venue = paper()
     venue.on_bar(bar(1, 100, 101, 99, 100))
     resting = order("0.1", type=OrderType.LIMIT, price="98")

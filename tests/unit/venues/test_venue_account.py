@@ -45,7 +45,7 @@ def test_a_deposit_counts_once_it_is_credited() -> None:
         deposits_of([{"id": "d1"}])
 
 
-def test_a_withdrawal_counts_from_its_request_on_and_comes_back_when_it_failed() -> None:
+def test_withdrawal_counts_from_its_request_and_returns_on_failure() -> None:
     row = {
         "id": "w1",
         "coin": "USDT",

@@ -52,7 +52,7 @@ def test_numbers_as_text_are_plain_and_exact(value: Decimal) -> None:
     assert not ("." in written and written.endswith("0"))
 
 
-async def test_a_slow_reader_is_told_to_read_again() -> None:
+async def test_slow_reader_gets_session_lost() -> None:
     queue = EventQueue(limit=3)
     for _ in range(4):
         queue.put(SessionBack())
@@ -109,7 +109,7 @@ def test_a_cancel_event_speaks_of_our_id() -> None:
     )
 
 
-def test_a_call_that_was_held_back_left_nothing_only_when_no_byte_of_an_earlier_try_left() -> None:
+def test_held_back_call_left_nothing_unless_an_earlier_attempt_sent() -> None:
     held, again = Wire(is_held_back=True), Wire(is_held_back=True, bytes_left=True)
     error = RuntimeError("the lease is not held")
     assert (classify(held, error).outcome, classify(held, error).code) == (Outcome.REFUSED, "NOT_LEADER")
@@ -179,7 +179,7 @@ def test_no_address_of_the_real_exchange_is_left() -> None:
     assert session.secret not in repr(make()._config)
 
 
-def test_our_own_session_goes_where_it_is_told() -> None:
+def test_own_session_uses_the_configured_addresses() -> None:
     real, sim = SessionConfig("k", "s"), SessionConfig("k", "s", rest_url="http://h:1/", ws_url="ws://h:2")
     assert real.own_addresses() == ("https://api.binance.com", "wss://ws-api.binance.com:443/ws-api/v3")
     assert sim.own_addresses() == ("http://h:1", "ws://h:2/ws-api/v3")

@@ -1,5 +1,5 @@
-"""Market data in: one module per exchange on a shared base, each behind the port `fks.model.ports.Exchange`.
+"""Market data in: one package per exchange on a shared base, each behind the port `fks.model.ports.Exchange`.
 
-What enters is the venue's wire; what leaves are instruments, bars and trades in exact values. It knows no store and no
-order.
+The input is the exchange's own protocol; the output are instruments, bars and trades in exact values. The packages know
+neither the store nor orders.
 """

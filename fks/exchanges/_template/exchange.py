@@ -45,12 +45,12 @@ class TemplateExchange(WireExchange):
         return TemplateWire(self._endpoint.ws, self.counters)
 
     async def open(self) -> None:
-        """Prepare the session. Dials nothing yet."""
+        """Prepare the session; no connection is opened yet."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
 
     async def close(self) -> None:
-        """Close sockets and sessions, waiting at most a second for the peer."""
+        """Close connections and sessions, waiting at most a second for the peer."""
         await super().close()
         session, self._session = self._session, None
         if session is not None:

@@ -59,7 +59,8 @@ class _Quote(msgspec.Struct):
 
 
 class TemplateWire:
-    """The exchange's socket without the socket. One object a connection; `fks.exchanges.base.wire` has the rules."""
+    """The websocket protocol without the connection. One object per connection; `fks.exchanges.base.wire` has the
+    rules."""
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
@@ -71,7 +72,7 @@ class TemplateWire:
         self._asked: set[str] = set()
 
     def url(self, wanted: Sequence[Subscription]) -> str:
-        """Return where to dial."""
+        """Return the address to connect to."""
         return self._url
 
     def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
@@ -85,11 +86,11 @@ class TemplateWire:
         return [msgspec.json.encode({"op": "unsubscribe", "streams": [_stream_of(item) for item in gone]})]
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Nothing is due."""
+        """Return nothing: this protocol needs no pings."""
         return []
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what a message says."""
+        """Return the events of a message."""
         try:
             message = self._message(frame)
         except UNREADABLE as error:
@@ -99,8 +100,8 @@ class TemplateWire:
             case "subscribed":
                 return answered(self._asked, message.stream)
             case "refused":
-                doubt = Suspect(kind, symbol, f"subscription refused: {message.why}", message.stream, received_ns)
-                return [doubt, *answered(self._asked, message.stream)]
+                suspect = Suspect(kind, symbol, f"subscription refused: {message.why}", message.stream, received_ns)
+                return [suspect, *answered(self._asked, message.stream)]
             case "unsubscribed":
                 return []
             case "trades":

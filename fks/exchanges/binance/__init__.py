@@ -1,1 +1,1 @@
-"""Binance spot market data: `wire` reads the stream, `exchange` is the port."""
+"""Binance spot market data: `wire` decodes the stream, `exchange` is the port, `capabilities` its value."""

@@ -1,7 +1,7 @@
-"""A Binance book from its stream of changes: a snapshot of REST, then changes whose update ids leave no hole.
+"""A Binance book from its stream of changes: a snapshot of REST, then changes without a gap in their update ids.
 
 Source: developers.binance.com, "How to manage a local order book correctly". Recordings hold books in this form; live
-ones come whole (`@depth20`), which needs no snapshot, has no hole to fall into, and is all that a top of twenty needs.
+ones come whole (`@depth20`), which needs no snapshot, cannot have a gap, and suffices for a top of twenty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WAITING_MAX = 5000  # changes before the snapshot; it comes within seconds
 
 
 class DepthBook:
-    """One symbol's book. `update` is the id up to which it is known; None: it waits for a snapshot."""
+    """One symbol's book. `update` is the id of its last change; None: it waits for a snapshot."""
 
     def __init__(self) -> None:
         self.levels = Levels()
@@ -26,8 +26,8 @@ class DepthBook:
         self._waiting: deque[tuple[int, int, Rows, Rows]] = deque(maxlen=WAITING_MAX)
 
     def snapshot(self, update: int, bids: Rows, asks: Rows) -> bool:
-        """Take the whole book as of `update`, then what waited; return whether it is whole, else it waits for
-        another."""
+        """Set the whole book as of `update`, then apply waiting changes; return whether it is complete, else it waits
+        for another snapshot."""
         self.levels.bids.replace(bids)
         self.levels.asks.replace(asks)
         self.update, self._is_joined = update, False
@@ -37,7 +37,7 @@ class DepthBook:
         return all(taken)
 
     def change(self, first: int, last: int, bids: Rows, asks: Rows) -> bool:
-        """Take the changes `first` to `last`; False: there is a hole before them, and the book waits for a snapshot.
+        """Apply the changes `first` to `last`; False: there is a gap before them, and the book waits for a snapshot.
 
         Changes that the snapshot has already are skipped; those before any snapshot wait.
         """

@@ -1,4 +1,4 @@
-"""Binance spot: live by a wire of our own, markets and history by ccxt's REST.
+"""Binance spot: live data by our own wire, markets and history by ccxt's REST.
 
 Live and REST trades are both aggregate trades, so their ids are one range, rising by one.
 Source: developers.binance.com/docs/binance-spot-api-docs (klines, aggTrades), read 2026-07; ccxt 4.5.90.
@@ -55,7 +55,7 @@ class BinanceExchange(CcxtExchange):
         return await self.rows("publicGetExchangeInfo", {}, "symbols")
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
-        """Return what a symbol's row and filters say. Errors: PeerError when one is missing."""
+        """Return the instrument of a symbol's row and filters. Errors: PeerError when one is missing."""
         filters = {str(item.get("filterType")): item for item in row.get("filters", ())}
         return instrument_of_filters(self.name, row, filters, now_ns)
 

@@ -2,13 +2,13 @@
 
 | Channel | Stream | What proves it whole |
 |---|---|---|
-| trades | `@aggTrade` | aggregate ids rise by one, live and in REST: a hole is seen by who reads them |
+| trades | `@aggTrade` | aggregate ids rise by one, live and in REST: the reader detects a gap |
 | bars | `@kline_<timeframe>` | `x` says that a bar is over, `n` how many single trades it held |
 | quotes | `@bookTicker` | `u` rises; an older one is dropped |
 | book | `@depth20@100ms` | each message is the whole top of the book; `lastUpdateId` rises |
 | book, of a recording | `@depth@100ms` and snapshots of REST | `U` follows the last `u`; a gap is a Discontinuity |
 
-Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance tells no time in
+Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance sends no time in
 quotes and whole books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are
 read by a wire made with `trades="trade"`, those of a book's changes with `book="changes"`; a live one never mixes them.
 """
@@ -26,7 +26,7 @@ from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
 from fks.exchanges.binance.depth import DepthBook
-from fks.exchanges.binance.shape import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
+from fks.exchanges.binance.messages import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
@@ -60,7 +60,7 @@ class BinanceWire:
         self._byes: set[int] = set()
         self._newest: dict[str, int] = {}
         self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
-        #: stream name -> what reads its data, for which channel and symbol
+        #: stream name -> (decoder of its data, channel, symbol)
         self._streams: dict[str, tuple[Callable[[Any, int, str], Events], Channel, str]] = {}
         self._envelope = Reader("envelope", Envelope, self._counters)
         is_agg = trades == "aggTrade"
@@ -81,7 +81,8 @@ class BinanceWire:
         return self._url
 
     def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
-        """Return SUBSCRIBE requests of a hundred streams each. Errors: InputError for a timeframe Binance has not."""
+        """Return SUBSCRIBE requests of a hundred streams each. Errors: InputError for a timeframe that Binance does not
+        have."""
         for item in wanted:
             name, read = self._stream(item)
             self._streams[name] = (read, item.channel, item.symbol)
@@ -96,12 +97,13 @@ class BinanceWire:
         return _requests("UNSUBSCRIBE", asked)
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
-        """Return what a frame says. Errors: OutageError when Binance is about to hang up, PeerError when it refuses."""
-        if frame.find(self._mark, 0, MARK_WITHIN) > 0:  # the hot one: read in one go
+        """Return the events of a frame. Errors: OutageError before Binance closes the connection, PeerError when it
+        refuses."""
+        if frame.find(self._mark, 0, MARK_WITHIN) > 0:  # the most frequent message: decoded in one step
             try:
                 return self._trade(self._read_trade.decode(frame), received_ns)
             except (KeyError, FksError, *BROKEN):
-                pass  # read again, to say whose it is and why
+                pass  # decoded again below, to report its symbol and fault
         return self._receive(frame, received_ns)
 
     def _receive(self, frame: bytes, received_ns: int) -> Events:
@@ -119,7 +121,7 @@ class BinanceWire:
             return suspect_message(channel, symbol, error, frame, received_ns)
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Nothing is due: the protocol's own pings do."""
+        """Return nothing: the websocket protocol's own pings suffice."""
         return []
 
     def _stream(self, item: Subscription) -> tuple[str, Callable[[Any, int, str], Events]]:
@@ -200,7 +202,7 @@ class BinanceWire:
         return () if book.update is None or book.update == before else (_shown(symbol, book, row.E * MS, received_ns),)
 
     def _book_snapshot(self, frame: bytes, received_ns: int) -> Events:
-        """A snapshot does not say whose it is: it is that of the one book that waits."""
+        """Add a snapshot. It does not name its symbol: it belongs to the one book that waits for it."""
         waiting = [symbol for symbol, book in (self._books or {}).items() if book.update is None]
         if len(waiting) != 1 or self._books is None:
             self._counters.unknown["snapshot that nobody waits for"] += 1

@@ -1,1 +1,1 @@
-"""Bybit spot market data: `wire` reads the stream, `exchange` is the port."""
+"""Bybit spot market data: `wire` decodes the stream, `exchange` is the port."""

@@ -104,16 +104,16 @@ class BybitExchange(CcxtExchange):
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told
+        """Return the newest trades, at most 60, none from before `since_ns`; REST returns no older ones
         (TradesFrom.NEWEST)."""
         request = {"category": "spot", "symbol": symbol, "limit": min(limit, self.capabilities.newest_max)}
         rows = await self.rows("publicGetV5MarketRecentTrade", request, "result", "list")
-        trades = read_rows(self.name, _told, rows)
+        trades = read_rows(self.name, _rest_trade, rows)
         trades.reverse()  # they come newest first; the sort keeps the order within a millisecond
         return sorted((t for t in trades if since_ns is None or t.time_ns >= since_ns), key=lambda trade: trade.time_ns)
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
-        """Return what one row lists."""
+        """Return the instrument of one row."""
         lots = row["lotSizeFilter"]
         return Instrument(
             exchange=self.name,
@@ -130,6 +130,6 @@ class BybitExchange(CcxtExchange):
         )
 
 
-def _told(row: Mapping[str, Any]) -> PublicTrade:
+def _rest_trade(row: Mapping[str, Any]) -> PublicTrade:
     symbol, number = str(row["symbol"]), str(row["execId"])
     return trade_of("bybit", symbol, number, int(row["time"]), row["price"], row["size"], str(row["side"]))

@@ -1,9 +1,10 @@
 """Bybit's public spot socket, sans I/O.
 
-What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
-* `publicTrade` names each single trade by an execution id: digits on spot, not said to rise; the ids REST has.
+What this module relies on in its documentation (*documented*: not recorded from the real exchange):
+* `publicTrade` names each single trade by an execution id: digits on spot, not documented to rise; the same ids as in
+  REST.
 * `orderbook.1` sends whole snapshots; `orderbook.50` one snapshot and then changes whose `u` rises by one, and a new
-  snapshot, maybe with `u` = 1, after trouble of theirs. A size of 0 takes a price away.
+  snapshot, maybe with `u` = 1, after a fault of Bybit's. A size of 0 removes a price.
 * `kline` marks the last message of a bar with `confirm`; minutes without trades are bars of volume 0; bars begin in
   UTC.
 * a socket is cut when no ping comes for long (they advise 20 s); ten topics fit one request of spot.
@@ -110,7 +111,7 @@ def topic_of(wanted: Subscription) -> str:
 
 
 class BybitWire:
-    """Bybit's public spot socket without the socket. One object a connection; see `fks.exchanges.base.wire`."""
+    """Bybit's public spot socket without the connection. One object per connection; see `fks.exchanges.base.wire`."""
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
@@ -126,7 +127,7 @@ class BybitWire:
         self._pinged_s: float | None = None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
-        """Return where to dial."""
+        """Return the address to connect to."""
         return self._url
 
     def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
@@ -143,8 +144,8 @@ class BybitWire:
         return [_request("unsubscribe", part, "left") for part in parts([topic_of(item) for item in gone], TOPICS_MAX)]
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Return a ping when one is due, and what brings a broken book back. Errors: PeerError for one that stays
-        broken."""
+        """Return a ping when one is due, and requests for a new snapshot of a broken book. Errors: PeerError for one
+        that stays broken."""
         frames, self._due = self._due, []
         for symbol in self._resync.due(now_s):
             frames += [_request(op, [f"orderbook.50.{symbol}"], "anew") for op in ("unsubscribe", "subscribe")]
@@ -154,7 +155,7 @@ class BybitWire:
         return frames
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what a message says; see `fks.exchanges.base.wire`."""
+        """Return the events of a message; see `fks.exchanges.base.wire`."""
         try:
             message = self._message(frame)
         except UNREADABLE as error:
@@ -186,7 +187,7 @@ class BybitWire:
         was_open = bool(self._parts)
         topics = self._parts.pop(message.req_id, [])
         events: list[MarketEvent | Subscribed] = []
-        if not message.success and len(topics) > 1:  # the whole request was refused: ask for each alone
+        if not message.success and len(topics) > 1:  # the whole request was refused: each topic is requested alone
             for topic in topics:
                 self._parts[topic] = [topic]
                 self._due.append(_request("subscribe", [topic], topic))
@@ -214,44 +215,44 @@ class BybitWire:
         try:
             levels = self._levels(message.data)
             if not ladder.take(levels, is_whole=message.type == "snapshot" or levels.update == 1):
-                return []  # already told as gone; the snapshot is on its way
+                return []  # reported as discontinued before; the snapshot was requested
             book = ladder.book(symbol, _matched_ns(message), received_ns)
             self._resync.whole(symbol)
             return [book]
         except UNREADABLE as error:  # what follows would build on a wrong book
-            was_told, ladder.is_told, ladder.is_whole = ladder.is_told, True, False
+            was_reported, ladder.is_reported, ladder.is_whole = ladder.is_reported, True, False
             self._resync.broken(symbol)
-            if isinstance(error, _HoleError):
-                return [] if was_told else [Discontinuity(Channel.BOOK, symbol, str(error))]
+            if isinstance(error, _GapError):
+                return [] if was_reported else [Discontinuity(Channel.BOOK, symbol, str(error))]
             return suspect_message(Channel.BOOK, symbol, error, bytes(message.data), received_ns)
 
 
-class _HoleError(PeerError):
-    """The numbers of a book's changes do not join."""
+class _GapError(PeerError):
+    """The numbers of a book's changes have a gap."""
 
 
 class _Ladder:
-    """One symbol's book. `is_whole`: from a snapshot on, as long as the changes join; `is_told`: it was said to be
-    gone."""
+    """One symbol's book. `is_whole`: from a snapshot on, while the changes have no gap; `is_reported`: its
+    discontinuity was reported."""
 
     def __init__(self) -> None:
         self.is_whole = False
-        self.is_told = False
+        self.is_reported = False
         self._update = 0
         self._levels = Levels()
 
     def take(self, found: _Levels, *, is_whole: bool) -> bool:
-        """Take a message in; return whether there is a book now. Errors: PeerError when this breaks it."""
+        """Apply a message; return whether the book is complete. Errors: PeerError when the message breaks it."""
         if is_whole:
             self._levels.bids.replace(found.bids)
             self._levels.asks.replace(found.asks)
-            self.is_whole, self.is_told = True, False
-        elif self.is_told:
+            self.is_whole, self.is_reported = True, False
+        elif self.is_reported:
             return False
         elif not self.is_whole:
-            raise _HoleError("a change came before the snapshot")
+            raise _GapError("a change came before the snapshot")
         elif found.update != self._update + 1:
-            raise _HoleError(f"update {found.update} follows {self._update}")
+            raise _GapError(f"update {found.update} follows {self._update}")
         else:
             self._levels.bids.change(found.bids)
             self._levels.asks.change(found.asks)

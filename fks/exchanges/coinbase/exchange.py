@@ -1,7 +1,7 @@
-"""Coinbase Advanced Trade, spot: live by a wire of our own, markets and history by ccxt's REST.
+"""Coinbase Advanced Trade, spot: live data by our own wire, markets and history by ccxt's REST.
 
-What its REST has not: trades by id; bars of minutes in which nobody traded; how many trades a bar held. Of a stretch of
-time it tells the newest trades only, so `fetch_trades` narrows the stretch until it knows that nothing was cut.
+Its REST does not have: trades by id, no-trade bars, the number of trades of a bar. Of a range of time it returns only
+the newest trades, so `fetch_trades` narrows the range until nothing is cut.
 Source: docs.cdp.coinbase.com/coinbase-app/advanced-trade-apis (market/products, candles, ticker), read 2026-07; ccxt
 4.5.90.
 """
@@ -28,8 +28,8 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"})
 
 BARS_MAX = 350  # of one answer
 TRADES_MAX = 1000
-STRETCH_S = 600  # of trades asked for at first
-ASKS_MAX = 24  # questions for one page
+STRETCH_S = 600  # of the first request for trades
+ASKS_MAX = 24  # requests for one page
 _PRODUCTS = "v3PublicGetBrokerageMarketProducts"
 _CANDLES = "v3PublicGetBrokerageMarketProductsProductIdCandles"
 _TICKER = "v3PublicGetBrokerageMarketProductsProductIdTicker"
@@ -53,7 +53,7 @@ class CoinbaseExchange(CcxtExchange):
         return await self.rows(_PRODUCTS, {"product_type": "SPOT"}, "products")
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
-        """Return what one product's row says."""
+        """Return the instrument of one product's row."""
         return Instrument(
             exchange=self.name,
             symbol=str(row["product_id"]),
@@ -71,8 +71,7 @@ class CoinbaseExchange(CcxtExchange):
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        """Return closed bars; see the port. Stretches in which nobody traded are stepped over, up to a day's worth at
-        once."""
+        """Return closed bars; see the port. Ranges without trades are skipped, up to a day at once."""
         granularity = GRANULARITIES[offered(self.name, GRANULARITIES, timeframe)]
         end_ns = self._clock.now_ns() if until_ns is None else until_ns
         step_ns, count = TIMEFRAMES[timeframe] * NS, BARS_MAX if since_ns is None else min(limit, BARS_MAX)
@@ -99,7 +98,7 @@ class CoinbaseExchange(CcxtExchange):
     ) -> list[PublicTrade]:
         """Return trades from `since_ns` on, else the newest ones. Errors: also InputError for `from_id`.
 
-        PeerError when more than a thousand happened within one second, of which Coinbase tells the newest only.
+        PeerError when one second has more than a thousand trades, of which Coinbase returns only the newest.
         """
         if from_id is not None:
             raise InputError("coinbase does not look trades up by id", remedy="ask from a time")
@@ -112,7 +111,7 @@ class CoinbaseExchange(CcxtExchange):
             page = await self._trades(symbol, {"limit": TRADES_MAX, "start": str(start_s), "end": str(end_s)})
             is_cut = len(page) >= TRADES_MAX
             if is_cut and end_s - start_s <= 1:
-                raise PeerError(f"coinbase: {symbol} has more trades in one second than it tells")
+                raise PeerError(f"coinbase: {symbol} has more trades in one second than it returns")
             if is_cut:
                 stretch_s = max((end_s - start_s) // 4, 1)
                 continue

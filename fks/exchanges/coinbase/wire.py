@@ -5,7 +5,7 @@
 | trades | `market_trades` | `sequence_num`, one for the whole connection, rises by one |
 | bars | `candles`: five minutes, no others | nothing says that a bar is over: it is when the next one begins |
 | quotes | `ticker` | `sequence_num` |
-| book | `level2`, its data under the name `l2_data`; the whole book, of which the best are handed on | `sequence_num` |
+| book | `level2`, its data named `l2_data`; the whole book, of which the best levels are yielded | `sequence_num` |
 
 After a gap in `sequence_num` every channel has a Discontinuity and books are requested again. The snapshot of trades at
 a subscription is handed on too, oldest first; known trades are recognised by id.
@@ -36,7 +36,7 @@ from fks.exchanges.base import (
     suspect_message,
 )
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
+from fks.exchanges.coinbase.messages import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
@@ -119,8 +119,8 @@ class CoinbaseWire:
         return [_request("unsubscribe", NAMES[channel], symbols) for channel, symbols in left.items()]
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
-        """Return what a frame says."""
-        if frame.startswith(_TRADES):  # the hot one: read in one go
+        """Return the events of a frame."""
+        if frame.startswith(_TRADES):  # the most frequent message: decoded in one step
             try:
                 trades = self._trades.decode(frame)
                 if self._sequence is None or trades.sequence_num == self._sequence + 1:
@@ -128,7 +128,7 @@ class CoinbaseWire:
                     self._sequence = trades.sequence_num
                     return events
             except (FksError, *BROKEN):
-                pass  # read again, to say whose it is and why
+                pass  # decoded again below, to report its symbol and fault
         try:
             message = self._message(frame)
         except BROKEN as error:
@@ -154,11 +154,11 @@ class CoinbaseWire:
                 else self._read[channel](message, received_ns)
             )
         except (FksError, *BROKEN) as error:
-            events = self._doubt(channel, message, frame, error, received_ns)
+            events = self._suspect(channel, message, frame, error, received_ns)
         return missing + events if missing else events
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Return what asks for books anew after a hole. Errors: PeerError for one that stays broken."""
+        """Return requests for new snapshots of books after a gap. Errors: PeerError for a book that stays broken."""
         book = NAMES[Channel.BOOK]
         return [
             _request(kind, book, [symbol])
@@ -166,7 +166,7 @@ class CoinbaseWire:
             for kind in ("unsubscribe", "subscribe")
         ]
 
-    # ── subscriptions and holes ──────────────────────────────────────────────────────────────────
+    # ── subscriptions and gaps ──────────────────────────────────────────────────────────────────
     def _control(self, message: Message) -> Events:
         if message.channel != "subscriptions":
             if message.channel not in _QUIET:
@@ -195,7 +195,7 @@ class CoinbaseWire:
         why = f"messages {first} to {next_ - 1} of the connection are missing"
         for symbol in self._wanted.get(
             Channel.BOOK, ()
-        ):  # also one whose snapshot is not there yet: it may be in the hole
+        ):  # also one that waits for its snapshot, which may be in the gap
             self._ask_again(symbol)
         return [Discontinuity(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
 
@@ -203,7 +203,7 @@ class CoinbaseWire:
         self._books.pop(symbol, None)
         self._resync.broken(symbol)
 
-    def _doubt(
+    def _suspect(
         self, channel: Channel, message: Message, frame: bytes, why: object, received_ns: int
     ) -> list[MarketEvent]:
         text = bytes(message.events)
@@ -214,7 +214,7 @@ class CoinbaseWire:
         ]
         for symbol in wanted and symbols if channel is Channel.BOOK else ():
             self._ask_again(symbol)
-        return [first, *(event for event in rest if isinstance(event, Discontinuity))]  # the message is kept once
+        return [first, *(event for event in rest if isinstance(event, Discontinuity))]  # the message is reported once
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────
     def _trades_of(self, frame: bytes, received_ns: int) -> list[MarketEvent]:
@@ -253,10 +253,10 @@ class CoinbaseWire:
         events: list[MarketEvent] = []
         bars = [_bar(row) for event in self._candles(message.events) for row in event.candles]
         if not self._known.issuperset(bar.symbol for bar in bars):
-            raise PeerError("bars that nobody asked for")
+            raise PeerError("bars without a subscription")
         for bar in sorted(bars, key=lambda bar: bar.time_ns):
             newest = self._bars.get(bar.symbol)
-            if newest is not None and bar.time_ns > newest.time_ns:  # the next one has begun
+            if newest is not None and bar.time_ns > newest.time_ns:  # the next bar has begun
                 events.append(BarSeen(newest, True, received_ns))
             if newest is None or bar.time_ns >= newest.time_ns:
                 self._bars[bar.symbol] = bar
@@ -279,7 +279,7 @@ class CoinbaseWire:
                     )
                 (bids if row.side == "bid" else asks).append((row.price_level, row.new_quantity))
             if event.product_id not in self._known:
-                raise PeerError(f"nobody asked for the book of {event.product_id}")
+                raise PeerError(f"book without a subscription:  {event.product_id}")
             levels = self._books.get(event.product_id)
             if event.type == "snapshot":
                 levels = self._books[event.product_id] = Levels()

@@ -1,1 +1,1 @@
-"""Kraken spot market data: `shape` is the messages as types, `wire` reads the stream, `exchange` is the port."""
+"""Kraken spot market data: `messages` are its types, `wire` decodes the stream, `exchange` is the port."""

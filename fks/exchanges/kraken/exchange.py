@@ -1,8 +1,8 @@
-"""Kraken spot: live by a wire of our own, markets and history by ccxt's REST.
+"""Kraken spot: live data by our own wire, markets and history by ccxt's REST.
 
-What its REST has not: bars older than the newest 720 of a timeframe (`fetch_bars` then begins later than asked), trades
-by id. Its weeks open on Thursday, so there is no 1w here. Bars of minutes in which nobody traded are sent, flat.
-Source: docs.kraken.com/api/docs/rest-api (AssetPairs, OHLC, Trades), read 2026-07; ccxt 4.5.90.
+Its REST does not have: bars older than the newest 720 of a timeframe (`fetch_bars` then begins later than asked),
+trades by id. Its weeks open on Thursday, so there is no 1w here. No-trade bars are sent, flat. Source:
+docs.kraken.com/api/docs/rest-api (AssetPairs, OHLC, Trades), read 2026-07; ccxt 4.5.90.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class KrakenExchange(CcxtExchange):
         return list(_result(await self.ask("publicGetAssetPairs", {})).values())
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
-        """Return what one pair's row says, and keep REST's name for it."""
+        """Return the instrument of one pair's row, and keep REST's name for it."""
         altname = str(row["altname"])
         base, quote = (_NEW_NAMES.get(part, part) for part in str(row["wsname"]).split("/"))
         made = Instrument(
@@ -81,7 +81,7 @@ class KrakenExchange(CcxtExchange):
         """Return closed bars of the newest 720; see the port. Errors: OutageError, PeerError, InputError."""
         request: dict[str, Any] = {"interval": INTERVALS[offered(self.name, INTERVALS, timeframe)]}
         if since_ns is not None:
-            request["since"] = since_ns // NS - 1  # it tells what is later than that
+            request["since"] = since_ns // NS - 1  # it returns only later ones
         answer = await self._of_pair("publicGetOHLC", symbol, request)
         over_ns = self.over_by(self._clock.now_ns() if until_ns is None else until_ns)
         page = closed(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), _rows(answer)), over_ns)
@@ -106,7 +106,7 @@ class KrakenExchange(CcxtExchange):
         return [trade for trade in trades if trade.time_ns >= since_ns // 1000 * 1000][:limit]
 
     async def _of_pair(self, method: str, symbol: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask about one symbol, by the name REST has for it. Errors: also InputError when it has none."""
+        """Send a request for one symbol, by REST's name for it. Errors: also InputError when it has none."""
         unknown = InputError(
             f"kraken has no {symbol}", code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'"
         )
@@ -131,7 +131,7 @@ def _result(answer: Any) -> dict[str, Any]:
 
 
 def _rows(answer: Mapping[str, Any]) -> list[Any]:
-    """Return the one list in a result; its key is Kraken's oldest name of the pair, whatever was asked for."""
+    """Return the one list in a result; its key is Kraken's oldest name of the pair, whatever name was requested."""
     name = next((key for key in answer if key != "last"), "")
     if "last" not in answer:
         raise PeerError(f"kraken answered {str(answer)[:200]!r} without 'last'")
@@ -143,7 +143,7 @@ def _step(places: object) -> Decimal:
 
 
 def _trade(symbol: str, row: Sequence[Any]) -> PublicTrade:
-    # the stream tells microseconds, REST a few digits more: cut, so that the same trade has the same time
+    # the stream has microseconds, REST a few digits more: cut, so that the same trade has the same time
     time_us = int(exact(row[2], "time") * 1_000_000)
     price, volume = exact(row[0], "price"), exact(row[1], "volume")
     return check_trade(PublicTrade("kraken", symbol, int(row[6]), time_us * 1000, price, volume, row[3] == "s"))

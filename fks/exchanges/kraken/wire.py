@@ -5,7 +5,7 @@
 | trades | `trade` | `trade_id` rises by one a symbol; a jump is a Discontinuity |
 | bars | `ohlc` | nothing says that a bar is over: it is when the next one begins |
 | quotes | `ticker`, on every change of the best bid or ask | |
-| book | `book`, ten levels | CRC32 of the digits as sent; when it is wrong the book is asked for anew |
+| book | `book`, ten levels | CRC32 of the digits as sent; when it is wrong a new snapshot is requested |
 
 Source: docs.kraken.com/exchange (Spot WebSocket v2, Book checksum v2), read 2026-07. Symbols are v2's own: BTC/USD.
 Numbers come as JSON numbers; they are read as decimals, so that trailing zeros, which the checksum covers, survive.
@@ -36,14 +36,23 @@ from fks.exchanges.base import (
 )
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
-from fks.exchanges.kraken.shape import NAMES, BarRow, BookFrame, BookRow, Envelope, OhlcFrame, TickerFrame, TradeFrame
+from fks.exchanges.kraken.messages import (
+    NAMES,
+    BarRow,
+    BookFrame,
+    BookRow,
+    Envelope,
+    OhlcFrame,
+    TickerFrame,
+    TradeFrame,
+)
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://ws.kraken.com/v2"
 BOOK_DEPTH = 10
-PING_S = 30.0  # Kraken hangs up on who says nothing for a minute
+PING_S = 30.0  # Kraken closes a connection that sends nothing for a minute
 INTERVALS = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440}  # its weeks open on Thursday
 FRAMES = {minutes: timeframe for timeframe, minutes in INTERVALS.items()}
 NAME = "kraken"
@@ -72,7 +81,7 @@ class KrakenWire:
         self._resync = BookResync()
         self._books: dict[str, Levels] = {}
         self._bars: dict[tuple[str, str], Bar] = {}
-        self._trade_ids: dict[str, int] = {}  # of each symbol asked for, the newest; -1 before the first
+        self._trade_ids: dict[str, int] = {}  # newest id of each subscribed symbol; -1 before the first
         self._envelope = Reader("envelope", Envelope, self._counters)
         self._trades = Reader("trade", TradeFrame, self._counters)
         ohlc, ticker, book = (
@@ -92,7 +101,7 @@ class KrakenWire:
         return self._url
 
     def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
-        """Return one request a channel and interval. Errors: InputError for an interval Kraken has not."""
+        """Return one request a channel and interval. Errors: InputError for an interval that Kraken does not have."""
         for item in wanted:
             self._wanted.setdefault(item.channel, set()).add(item.symbol)
             self._known.add(item.symbol)
@@ -108,12 +117,12 @@ class KrakenWire:
         return self._requests("unsubscribe", gone)
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
-        """Return what a frame says."""
-        if frame.startswith(_TRADE):  # the hot one: read in one go
+        """Return the events of a frame."""
+        if frame.startswith(_TRADE):  # the most frequent message: decoded in one step
             try:
                 return self._read_trades(self._trades.decode(frame), received_ns)
             except (FksError, *BROKEN):
-                return self._receive(Channel.TRADES, frame, received_ns)  # again, to say whose it is and why
+                return self._receive(Channel.TRADES, frame, received_ns)  # again, to report its symbol and fault
         try:
             envelope = self._envelope(frame)
         except BROKEN as error:
@@ -130,8 +139,8 @@ class KrakenWire:
         return ()
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Return a ping every 30 s, and what asks for a broken book anew. Errors: PeerError for one that stays
-        broken."""
+        """Return a ping every 30 s, and requests for a new snapshot of a broken book. Errors: PeerError for one that
+        stays broken."""
         due: list[bytes] = []
         for symbol in self._resync.due(now_s):
             due += [self._subscribe(Channel.BOOK, "", [symbol], method) for method in ("unsubscribe", "subscribe")]
@@ -158,9 +167,9 @@ class KrakenWire:
         elif channel is Channel.BARS:
             params["interval"] = INTERVALS[timeframe]
         elif channel is Channel.QUOTES:
-            params["event_trigger"] = "bbo"  # also of what is unsubscribed: another trigger is another subscription
+            params["event_trigger"] = "bbo"  # also to unsubscribe: another trigger is another subscription
         if method == "subscribe":
-            params["snapshot"] = channel is not Channel.TRADES  # REST fills the hole before the first live trade
+            params["snapshot"] = channel is not Channel.TRADES  # REST fills the gap before the first live trade
             self._asked[number] = channel
             self._unanswered.update((number, symbol) for symbol in symbols)
         return msgspec.json.encode({"method": method, "params": params, "req_id": number})
@@ -184,9 +193,9 @@ class KrakenWire:
         try:
             return self._readers[channel](frame, received_ns)
         except (FksError, *BROKEN) as error:
-            return self._doubt(channel, frame, error, received_ns)
+            return self._suspect(channel, frame, error, received_ns)
 
-    def _doubt(self, channel: Channel, frame: bytes, why: object, received_ns: int) -> list[MarketEvent]:
+    def _suspect(self, channel: Channel, frame: bytes, why: object, received_ns: int) -> list[MarketEvent]:
         try:
             symbols = {str(row["symbol"]) for row in msgspec.json.decode(frame)["data"]}
         except (KeyError, TypeError, *BROKEN):
@@ -198,7 +207,7 @@ class KrakenWire:
         for symbol in sorted(symbols - {""}) if channel is Channel.BOOK else ():
             self._ask_again(symbol)
         first, *rest = events
-        return [first, *(event for event in rest if not isinstance(event, Suspect))]  # the message is kept once
+        return [first, *(event for event in rest if not isinstance(event, Suspect))]  # the message is reported once
 
     def _read_trades(self, message: TradeFrame, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
@@ -239,12 +248,12 @@ class KrakenWire:
         events: list[MarketEvent] = []
         for row in message.data:
             if row.symbol not in self._known:
-                raise PeerError(f"nobody asked for bars of {row.symbol}")
+                raise PeerError(f"bars without a subscription:  {row.symbol}")
             bar = _bar(row)
             key = (bar.symbol, bar.timeframe)
             newest = self._bars.get(key)
             if newest is None or bar.time_ns > newest.time_ns:
-                if newest is not None:  # the next one has begun
+                if newest is not None:  # the next bar has begun
                     events.append(BarSeen(newest, True, received_ns))
                     events.append(BarClosed(NAME, newest.symbol, newest.timeframe, newest.time_ns, newest.trades))
                 self._bars[key] = bar
@@ -261,7 +270,7 @@ class KrakenWire:
 
     def _read_book(self, row: BookRow, is_snapshot: bool, received_ns: int) -> list[MarketEvent]:
         if row.symbol not in self._known:
-            raise PeerError(f"nobody asked for the book of {row.symbol}")
+            raise PeerError(f"book without a subscription:  {row.symbol}")
         bids, asks = ([(level.price, level.qty) for level in side] for side in (row.bids, row.asks))
         for price, size in itertools.chain(bids, asks):
             if not (ZERO < price < HUGE and ZERO <= size < HUGE):

@@ -1,1 +1,1 @@
-"""OKX spot market data: `wire` reads the streams, `exchange` is the port."""
+"""OKX spot market data: `wire` decodes the streams, `exchange` is the port."""

@@ -1,7 +1,7 @@
 """OKX spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods.
 
 Answers are newest first. `candles` reaches back 1,440 bars and `history-candles` for years; both take a range (`before`
-and `after`, neither included). `history-trades` tells the newest hundred trades below an id (type 1) or before a time
+and `after`, neither included). `history-trades` returns the newest hundred trades below an id (type 1) or before a time
 (type 2), for three months; to read forward, a page is asked that begins a hundred ids higher.
 
 Source: www.okx.com/docs-v5/en (public data: instruments; market data: candles, trades history), read 2026-11; ccxt
@@ -56,8 +56,8 @@ class OkxExchange(CcxtExchange):
         return OkxWire(self._endpoint.ws, self.counters)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield live events; see the port. What mixes OKX's two sides takes a socket each, and ends with the first to
-        end."""
+        """Yield live events; see the port. Subscriptions of both of OKX's sides take a connection each; the first one
+        that ends ends both."""
         sides = [[item for item in wanted if side_of(item) == side] for side in ("business", "public")]
         streams = [super(OkxExchange, self).watch(side) for side in sides if side]
         async with contextlib.aclosing(joined(streams)) as batches:
@@ -71,7 +71,7 @@ class OkxExchange(CcxtExchange):
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        """Return closed bars, those that OKX says are over; see the port. Errors: as `ask`, InputError."""
+        """Return closed bars, those that OKX marks as over; see the port. Errors: as `ask`, InputError."""
         offered(self.name, BARS, timeframe)
         now_ns, length_ns = self._clock.now_ns(), (TIMEFRAMES[timeframe] or 31 * 86400) * NS
         recent_ns = now_ns - RECENT_BARS * length_ns
@@ -144,9 +144,9 @@ class OkxExchange(CcxtExchange):
         return found[:limit]
 
     async def _from(self, symbol: str, start: int, limit: int) -> list[PublicTrade]:
-        """Return trades from an id on, read forward from an exchange that only tells the newest hundred below an id.
+        """Return trades from an id on, read forward from an exchange that only returns the newest hundred below an id.
 
-        A window of a hundred ids holds no more than that. Where ids have holes it is widened, and halved again when
+        A window of a hundred ids holds no more than that. Where ids have gaps it is widened, and halved again when
         more than a page lies in it: `ceiling` is the lowest trade then known to be above it.
         """
         found: list[PublicTrade] = []
@@ -182,14 +182,14 @@ class OkxExchange(CcxtExchange):
         return max((trade.trade_id for trade in page if trade.time_ns < since_ns), default=0) + 1
 
     async def _page(self, symbol: str, request: dict[str, Any]) -> list[PublicTrade]:
-        """Return the newest hundred trades below what is asked, oldest first."""
+        """Return the newest hundred trades below an id or a time, oldest first."""
         request = {"instId": symbol, "limit": PAGE_MAX, **request}
         rows = await self.rows("publicGetMarketHistoryTrades", request, "data")
         trades = read_rows(self.name, lambda row: trade(symbol, 0, msgspec.convert(row, Trade, strict=False)), rows)
         return sorted(trades, key=lambda trade: trade.trade_id)
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
-        """Return what one row lists."""
+        """Return the instrument of one row."""
         return Instrument(
             exchange=self.name,
             symbol=str(row["instId"]),

@@ -1,9 +1,8 @@
 """OKX's two public sockets, sans I/O.
 
-What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
+What this module relies on in its documentation (*documented*: not recorded from the real exchange):
 * `trades-all` pushes every single trade by the same `tradeId` that `history-trades` pages through (`trades` lumps
-  them). Ids
-  rise; that they rise by one is not said. History is told backwards: the newest below an id.
+  them). Ids rise, not necessarily by one. History is returned backwards: the newest below an id.
 * trades and candles come from another address (`business`) than quotes and books (`public`): one connection each.
 * `bbo-tbt` and `books5` are whole snapshots, so nothing can drift. Levels are price, size, "0", orders.
 * candles of a day and longer begin in Hong Kong unless their name ends in `utc`; the ninth field says that one is over.
@@ -101,7 +100,8 @@ def side_of(wanted: Subscription) -> str:
 
 
 class OkxWire:
-    """One of OKX's two public sockets without the socket. One object a connection; see `fks.exchanges.base.wire`."""
+    """One of OKX's two public sockets without the connection. One object per connection; see
+    `fks.exchanges.base.wire`."""
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._base = (base or PUBLIC_WS).rstrip("/")
@@ -115,7 +115,7 @@ class OkxWire:
         self._pinged_s: float | None = None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
-        """Return where to dial: all of `wanted` are of one side."""
+        """Return the address to connect to: all of `wanted` are of one side."""
         sides = {side_of(item) for item in wanted}
         assert len(sides) == 1, "one connection has one side"
         return f"{self._base}/ws/v5/{sides.pop()}"
@@ -140,8 +140,8 @@ class OkxWire:
         return [b"ping"]
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what a message says; see `fks.exchanges.base.wire`. Errors: OutageError when OKX says that it goes
-        away."""
+        """Return the events of a message; see `fks.exchanges.base.wire`. Errors: OutageError when OKX announces a
+        shutdown."""
         if frame == b"pong":
             return []
         try:
@@ -149,7 +149,7 @@ class OkxWire:
         except UNREADABLE as error:
             return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         if message.event:
-            return self._told(message, frame, received_ns)
+            return self._event(message, frame, received_ns)
         channel, symbol = message.arg.channel, message.arg.inst_id
         if channel == "trades-all":
             make = partial(trade, symbol, received_ns)
@@ -166,7 +166,7 @@ class OkxWire:
         self._counters.unknown[f"okx.{channel}"] += 1
         return []
 
-    def _told(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+    def _event(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         match message.event:
             case "subscribe":
                 return answered(self._asked, (message.arg.channel, message.arg.inst_id))
@@ -175,15 +175,13 @@ class OkxWire:
             case "error":
                 refused = _named(self._asked, message)
                 if not refused and _named(self._left, message):
-                    self._counters.unknown["okx.unsubscribe refused"] += (
-                        1  # nothing came of it before, and nothing will
-                    )
+                    self._counters.unknown["okx.unsubscribe refused"] += 1  # it had no effect before, and has none now
                     return []
                 if not refused:
                     raise PeerError(f"okx refused what was asked: {message.code} {message.msg[:300]}")
                 reason = f"the subscription {' '.join(refused[0])} was refused: {message.code} {message.msg}"
-                doubt = Suspect("", refused[0][1], reason, frame.decode(errors="replace"), received_ns)
-                return [doubt, *answered(self._asked, refused[0])]
+                suspect = Suspect("", refused[0][1], reason, frame.decode(errors="replace"), received_ns)
+                return [suspect, *answered(self._asked, refused[0])]
             case "unsubscribe" | "channel-conn-count":
                 return []
         self._counters.unknown[f"okx.{message.event}"] += 1
@@ -199,9 +197,9 @@ class OkxWire:
 
 
 def _named(subscriptions: set[tuple[str, str]], message: _Message) -> list[tuple[str, str]]:
-    """Return which of these a refusal is about."""
-    told = (message.arg.channel, message.arg.inst_id)
-    return [one for one in subscriptions if one == told or f"channel:{one[0]},instId:{one[1]} " in f"{message.msg} "]
+    """Return the subscriptions that a refusal names."""
+    address = (message.arg.channel, message.arg.inst_id)
+    return [one for one in subscriptions if one == address or f"channel:{one[0]},instId:{one[1]} " in f"{message.msg} "]
 
 
 def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:
@@ -215,7 +213,7 @@ def _book(symbol: str, received_ns: int, row: _Levels) -> Book:
 
 
 def trade(symbol: str, received_ns: int, row: Trade) -> PublicTrade:
-    """Return a public trade, live or (`received_ns` 0) told by REST. Errors: PeerError when it cannot be."""
+    """Return a public trade, live or (`received_ns` 0) from REST. Errors: PeerError when it cannot be."""
     if row.inst_id != symbol:
         raise PeerError(f"a trade of {row.inst_id} came under {symbol}")
     return trade_of("okx", symbol, row.trade_id, int(row.time_ms), row.price, row.quantity, row.side, received_ns)
@@ -226,7 +224,7 @@ def _live_bar(symbol: str, timeframe: str, received_ns: int, row: list[str]) -> 
 
 
 def is_over(row: Sequence[str]) -> bool:
-    """Return whether a candle says that it is over. Errors: PeerError when it does not say."""
+    """Return whether a candle is marked as over. Errors: PeerError without that mark."""
     if row[8] not in ("0", "1"):
         raise PeerError(f"a bar says {row[8]!r} about its end")
     return row[8] == "1"

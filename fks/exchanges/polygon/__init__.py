@@ -1,1 +1,1 @@
-"""Polygon.io (now Massive) US stocks: `wire` reads the stream, `exchange` is the port. A key is needed."""
+"""Polygon.io (now Massive) US stocks: `wire` decodes the stream, `exchange` is the port. A key is needed."""

@@ -69,7 +69,7 @@ class _Trade(msgspec.Struct):
 
 
 class PolygonExchange(WireExchange):
-    """Polygon US stocks; see `fks.model.ports.Exchange`. `key` is shown in headers and messages, never in addresses."""
+    """Polygon US stocks; see `fks.model.ports.Exchange`. `key` is sent in headers and messages, never in addresses."""
 
     name = "polygon"
     capabilities = CAPABILITIES
@@ -87,13 +87,13 @@ class PolygonExchange(WireExchange):
         return PolygonWire(self._shown(), self._endpoint.ws, self.counters)
 
     async def open(self) -> None:
-        """Prepare the session. Dials nothing yet. Errors: ConfigError without a key."""
+        """Prepare the session; no connection is opened yet. Errors: ConfigError without a key."""
         self._shown()
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
 
     async def close(self) -> None:
-        """Close sockets and sessions, waiting at most a second for the peer."""
+        """Close connections and sessions, waiting at most a second for the peer."""
         await super().close()
         session, self._session = self._session, None
         if session is not None:
@@ -144,7 +144,7 @@ class PolygonExchange(WireExchange):
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        """Return trades oldest first from a time, else the newest; ids cannot be asked for. Errors: as `_get`."""
+        """Return trades oldest first from a time, else the newest; there is no request by id. Errors: as `_get`."""
         order = "desc" if since_ns is None else "asc"
         params: dict[str, Any] = {"order": order, "sort": "timestamp", "limit": min(limit, PAGE_MAX)}
         if since_ns is not None:
@@ -183,7 +183,7 @@ class PolygonExchange(WireExchange):
         return _decode(body, _Answer)
 
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
-        """Return what one ticker's row says."""
+        """Return the instrument of one ticker's row."""
         return Instrument(
             exchange=self.name,
             symbol=str(row["ticker"]),

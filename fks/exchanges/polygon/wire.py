@@ -1,15 +1,12 @@
 """Polygon's stocks socket, sans I/O.
 
-What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
+What this module relies on in its documentation (*documented*: not recorded from the real exchange):
 * messages are lists of events. First comes `connected`, then the key is sent, then `auth_success`, then one may
-  subscribe;
-  each ticker of a channel is answered by a status of its own.
-* `T` are trades: `q` rises within a day and a ticker, with holes. Many trades change no bar, or its volume alone (odd
-  lots, late
-  reports: `c`), so Polygon's own bars are the truth and bars built from its trades are not.
+  subscribe; each ticker of a channel is answered by a status of its own.
+* `T` are trades: `q` rises within a day and a ticker, with gaps. Many trades change no bar, or only its volume (odd
+  lots, late reports: `c`), so Polygon's own bars are authoritative and bars built from its trades are not.
 * `Q` is the consolidated best bid and ask; `AM` and `A` are bars of a minute and a second, sent when they are over. No
-  bar is
-  sent where no eligible trade was. There is no order book.
+  bar is sent without an eligible trade. There is no order book.
 
 A key travels in a message, never in an address. Times are the consolidated tape's, in ms.
 
@@ -122,13 +119,13 @@ def topic_of(wanted: Subscription) -> str:
 
 
 def number_of(time_ns: int, sequence: int) -> int:
-    """Return a trade's number: its place among all trades of its ticker, since sequence numbers begin anew every
+    """Return a trade's number: its rank among all trades of its ticker, since sequence numbers restart every
     day."""
     return (time_ns - _NIGHT_NS) // _DAY_NS * _DAY_IDS + sequence
 
 
 class PolygonWire:
-    """Polygon's stocks socket without the socket. One object a connection; see `fks.exchanges.base.wire`."""
+    """Polygon's stocks socket without the connection. One object per connection; see `fks.exchanges.base.wire`."""
 
     def __init__(self, key: str, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._key = key
@@ -141,20 +138,20 @@ class PolygonWire:
         self._bar = Reader("polygon.bar", _Bar, counters)
         self._topics: list[str] = []
         self._asked: set[str] = set()
-        self._is_known, self._is_in = False, False  # the key was taken; the subscriptions were sent
+        self._is_known, self._is_in = False, False  # the key was accepted; the subscriptions were sent
 
     def url(self, wanted: Sequence[Subscription]) -> str:
-        """Return where to dial; the key is not in it."""
+        """Return the address to connect to; the key is not in it."""
         return self._url
 
     def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
-        """Return the frame that shows the key; the subscriptions follow once it is taken. Errors: InputError."""
+        """Return the frame with the key; the subscriptions follow after it was accepted. Errors: InputError."""
         self._topics = [topic_of(item) for item in wanted]
         self._asked = set(self._topics)
         return [msgspec.json.encode({"action": "auth", "params": self._key})]
 
     def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
-        """Return the frames that unsubscribe; what was not asked for yet never is."""
+        """Return the frames that unsubscribe; subscriptions that were not sent yet never are."""
         left = [topic_of(item) for item in gone]
         if not self._is_in:
             self._topics = [topic for topic in self._topics if topic not in left]
@@ -165,7 +162,7 @@ class PolygonWire:
         ]
 
     def due_frames(self, now_s: float) -> list[bytes]:
-        """Return the subscriptions once the key was taken. Pings are the protocol's own."""
+        """Return the subscriptions after the key was accepted. Pings are the protocol's own."""
         if not self._is_known or self._is_in:
             return []
         self._is_in = True
@@ -175,7 +172,8 @@ class PolygonWire:
         ]
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what a message says. Errors: ConfigError when the key is refused, OutageError when others use it."""
+        """Return the events of a message. Errors: ConfigError when the key is refused, OutageError when others use
+        it."""
         try:
             rows = self._list.decode(frame)
         except msgspec.MsgspecError as error:
@@ -186,8 +184,8 @@ class PolygonWire:
             try:
                 kind = self._kind.decode(row)
             except msgspec.MsgspecError as error:
-                doubt, *more = suspect_message(Channel.TRADES, "", error, bytes(row), received_ns)
-                found.append(doubt)
+                suspect, *more = suspect_message(Channel.TRADES, "", error, bytes(row), received_ns)
+                found.append(suspect)
                 gone += more
                 continue
             if kind.ev == "status":
@@ -196,8 +194,8 @@ class PolygonWire:
             try:
                 event = self._read(kind.ev, row, received_ns)
             except UNREADABLE as error:
-                doubt, *more = suspect_message(_CHANNELS[kind.ev], kind.sym, error, bytes(row), received_ns)
-                found.append(doubt)
+                suspect, *more = suspect_message(_CHANNELS[kind.ev], kind.sym, error, bytes(row), received_ns)
+                found.append(suspect)
                 gone += more
             else:
                 found += [] if event is None else [event]
@@ -215,9 +213,9 @@ class PolygonWire:
                 return list(answered(self._asked, kind.message.rpartition(" ")[2]))
             case "error":
                 reason = f"a subscription was refused: {kind.message}"
-                doubt = Suspect("", "", reason, bytes(row).decode(errors="replace"), received_ns)
+                suspect = Suspect("", "", reason, bytes(row).decode(errors="replace"), received_ns)
                 refused = [topic for topic in self._asked if topic in kind.message]
-                return [doubt, *(event for topic in refused for event in answered(self._asked, topic))]
+                return [suspect, *(event for topic in refused for event in answered(self._asked, topic))]
             case "connected":
                 pass
             case _:
@@ -252,7 +250,7 @@ class PolygonWire:
 def trade_of(
     symbol: str, sequence: int, time_ns: int, price: object, size: object, received_ns: int = 0
 ) -> PublicTrade:
-    """Return a public trade, live or told by REST; the tape does not say which side took. Errors: PeerError."""
+    """Return a public trade, live or from REST; the tape does not have the taker's side. Errors: PeerError."""
     found = PublicTrade(
         "polygon",
         symbol,

@@ -108,7 +108,7 @@ async def exchange(peer: Peer, log: CollectingLog) -> AsyncIterator[Exchange]:
 TRADES = (Subscription(Channel.TRADES, "BTCUSDT"),)
 
 
-async def heard(
+async def received(
     exchange: Exchange, count: int, wanted: Sequence[Subscription] = TRADES, *, into: list[MarketEvent] | None = None
 ) -> list[MarketEvent]:
     """Return the first `count` events of a fresh subscription, trades without the time of receipt."""
@@ -141,7 +141,7 @@ async def test_recorded_frames_arrive_exact_and_in_order(peer: Peer, exchange: E
             await socket.send_str(frame(row))
 
     peer.script = play
-    assert await heard(exchange, len(ROWS)) == public_trades(ROWS)
+    assert await received(exchange, len(ROWS)) == public_trades(ROWS)
     assert peer.subscribed == [["btcusdt@aggTrade"]]
 
 
@@ -152,7 +152,7 @@ async def test_a_burst_beyond_ccxts_cache_is_not_cut(peer: Peer, exchange: Excha
         await asyncio.gather(*(socket.send_str(frame(row)) for row in many))
 
     peer.script = play
-    assert [event.trade_id for event in await heard(exchange, 5000)] == list(range(5000))  # type: ignore[union-attr]
+    assert [event.trade_id for event in await received(exchange, 5000)] == list(range(5000))  # type: ignore[union-attr]
 
 
 def kline(trades: int, *, is_over: bool) -> str:
@@ -178,7 +178,7 @@ def kline(trades: int, *, is_over: bool) -> str:
     return json.dumps({"stream": "btcusdt@kline_1m", "data": {"e": "kline", "E": 120_001, "s": "BTCUSDT", "k": bar}})
 
 
-async def test_the_end_of_a_bar_is_told_once_and_unfinished_bars_conflate(peer: Peer, exchange: Exchange) -> None:
+async def test_end_of_a_bar_is_reported_once_and_unfinished_bars_conflate(peer: Peer, exchange: Exchange) -> None:
     async def play(socket: web.WebSocketResponse) -> None:
         for text in (kline(1, is_over=False), frame(ROWS[0]), kline(2, is_over=False), kline(3, is_over=True)):
             await socket.send_str(text)
@@ -186,7 +186,7 @@ async def test_the_end_of_a_bar_is_told_once_and_unfinished_bars_conflate(peer: 
     peer.script = play
     events: list[MarketEvent] = []
     while not any(isinstance(event, BarClosed) for event in events):
-        events += await heard(exchange, 3, [*TRADES, Subscription(Channel.BARS, "BTCUSDT", "1m")])
+        events += await received(exchange, 3, [*TRADES, Subscription(Channel.BARS, "BTCUSDT", "1m")])
     assert public_trades(ROWS[:1])[0] in events
     assert events[-1] == BarClosed("binance", "BTCUSDT", "1m", 60 * NS, 3)
     closed = [event for event in events if isinstance(event, BarSeen) and event.is_closed]
@@ -208,20 +208,20 @@ async def test_a_lost_connection_is_an_outage_after_what_came_before(peer: Peer,
     peer.script = play
     events: list[MarketEvent] = []
     with pytest.raises(OutageError):
-        await heard(exchange, 2, into=events)
+        await received(exchange, 2, into=events)
     assert events in ([], public_trades(ROWS[:1])) if how == "cut" else events == public_trades(ROWS[:1])
     peer.script = lambda socket: socket.send_str(frame(ROWS[1]))
-    assert await heard(exchange, 1) == public_trades(ROWS[1:2])  # the next call dials again
+    assert await received(exchange, 1) == public_trades(ROWS[1:2])  # the next call dials again
 
 
 async def test_a_refused_subscription_ends_the_connection(peer: Peer, exchange: Exchange) -> None:
     peer.reply = {"error": {"code": 2, "msg": "Invalid request"}, "id": 1}
     with pytest.raises(PeerError, match="Invalid request"):
-        await heard(exchange, 1)
+        await received(exchange, 1)
 
 
-async def test_leave_is_asked_what_is_used_is_told_and_a_refusal_pauses(peer: Peer, log: CollectingLog) -> None:
-    budget = Purse()
+async def test_budget_is_taken_usage_is_reported_and_a_refusal_pauses(peer: Peer, log: CollectingLog) -> None:
+    budget = RecordingBudget()
     exchange = BinanceExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), RealClock(), log, budget)
     await exchange.open()
     try:
@@ -234,32 +234,32 @@ async def test_leave_is_asked_what_is_used_is_told_and_a_refusal_pauses(peer: Pe
             await exchange.fetch_bars("BTCUSDT", "1m", None, 5)
     finally:
         await exchange.close()
-    assert budget.told == [("take", 4), ("seen", 417), ("take", 2), ("pause", 7.0)]
+    assert budget.calls == [("take", 4), ("seen", 417), ("take", 2), ("pause", 7.0)]
 
 
-class Purse:
+class RecordingBudget:
     """A Budget that notes what is asked of it."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, float]] = []
+        self.calls: list[tuple[str, float]] = []
 
     async def take(self, weight: int = 1) -> None:
-        self.told.append(("take", weight))
+        self.calls.append(("take", weight))
 
     async def take_connect(self) -> None:
-        self.told.append(("dial", 1))
+        self.calls.append(("dial", 1))
 
     def seen(self, used: int) -> None:
-        self.told.append(("seen", used))
+        self.calls.append(("seen", used))
 
     def pause(self, seconds: float) -> None:
-        self.told.append(("pause", seconds))
+        self.calls.append(("pause", seconds))
 
 
-async def test_nobody_there_is_an_outage(log: CollectingLog) -> None:
+async def test_refused_connection_is_an_outage(log: CollectingLog) -> None:
     async with opened("http://127.0.0.1:9", "ws://127.0.0.1:9", log) as exchange:
         with pytest.raises(OutageError):
-            await heard(exchange, 1)
+            await received(exchange, 1)
         with pytest.raises(OutageError):
             await exchange.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=1)
 
@@ -278,7 +278,7 @@ async def test_nobody_there_is_an_outage(log: CollectingLog) -> None:
     ],
     ids=["html", "502", "429", "symbol", "500", "no-list", "no-row", "hole-in-a-page"],
 )
-async def test_whose_fault_a_rest_answer_is(
+async def test_rest_answer_names_the_party_at_fault(
     peer: Peer, exchange: Exchange, answer: Any, error: type[Exception]
 ) -> None:
     peer.rest = answer
@@ -343,7 +343,7 @@ async def test_bars_are_closed_and_within_what_was_asked(real: Exchange) -> None
 
 
 async def test_live_and_rest_trades_are_one_range_of_ids(real: Exchange) -> None:
-    live = [event for event in await heard(real, 3) if isinstance(event, PublicTrade)]
+    live = [event for event in await received(real, 3) if isinstance(event, PublicTrade)]
     page = await real.fetch_trades("BTCUSDT", from_id=live[0].trade_id, since_ns=None, limit=len(live))
     assert page == live
     since = await real.fetch_trades("BTCUSDT", from_id=None, since_ns=live[0].time_ns, limit=1000)

@@ -121,7 +121,7 @@ def frames_at(name: str, path: Path | None) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("case", ENDS)
 def test_ccxt_ends_with_the_same_quotes_bars_and_books(case: str) -> None:
-    """ccxt keeps the newest of each: after the whole recording it is what we told last."""
+    """ccxt keeps the newest of each: after the whole recording it is what we reported last."""
     name, symbols, path, timeframe = ENDS[case]
     if path is not None and not path.exists():
         pytest.skip("no data set here")
@@ -153,8 +153,8 @@ def test_ccxt_ends_with_the_same_quotes_bars_and_books(case: str) -> None:
     assert (len(quotes), len(exchange.ohlcvs), len(books)) == COMPARED[case]
     for symbol, quote in quotes.items():
         seen = tickers[symbol]
-        told = [float(number) for number in (quote.bid, quote.bid_size, quote.ask, quote.ask_size)]
-        assert told == [seen["bid"], seen["bidVolume"], seen["ask"], seen["askVolume"]]
+        reported = [float(number) for number in (quote.bid, quote.bid_size, quote.ask, quote.ask_size)]
+        assert reported == [seen["bid"], seen["bidVolume"], seen["ask"], seen["askVolume"]]
     for symbol, kept in exchange.ohlcvs.items():
         bar = bars[symbol].bar
         assert kept[timeframe][-1] == [bar.time_ns // 1_000_000, bar.open, bar.high, bar.low, bar.close, bar.volume]
@@ -176,7 +176,7 @@ def test_every_channel_that_ccxt_reads_is_compared() -> None:
 
 
 @pytest.mark.parametrize(("name", "what"), [("coinbase", "bar"), ("binance", "book")])
-def test_what_ccxt_does_not_read_it_does_not_read(name: str, what: str) -> None:
+def test_messages_that_ccxt_does_not_read_give_nothing(name: str, what: str) -> None:
     """When this fails, ccxt has learnt it: then it is to be compared above."""
     exchange, client = feed_of(name, BTC[name])
     for text in ALL[name].tape.frames[what]:

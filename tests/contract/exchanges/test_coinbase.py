@@ -163,7 +163,7 @@ async def test_documented_trades_after_a_long_silence_are_found(coinbase: Coinba
     assert await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=(START_S + 3001) * NS, limit=9) == []
 
 
-async def test_a_second_of_which_it_cannot_tell_all_is_said(coinbase: CoinbaseExchange, peer: RecordedPeer) -> None:
+async def test_second_with_too_many_trades_is_an_error(coinbase: CoinbaseExchange, peer: RecordedPeer) -> None:
     peer.rest = Market([(n, START_S * 1000) for n in range(1500)]).rest
     with pytest.raises(PeerError, match="one second"):
         await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=START_S * NS, limit=1000)
@@ -182,7 +182,7 @@ async def test_a_second_of_which_it_cannot_tell_all_is_said(coinbase: CoinbaseEx
     ],
     ids=["html", "502", "429", "no-list", "no-row"],
 )
-async def test_whose_fault_a_rest_answer_is(
+async def test_rest_answer_names_the_party_at_fault(
     coinbase: CoinbaseExchange, peer: RecordedPeer, answer: Any, error: type[FksError]
 ) -> None:
     peer.rest = lambda path, query: answer
@@ -210,7 +210,7 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
     assert key == [(t.symbol, t.trade_id, t.time_ns, t.price, t.quantity) for t in expected]
     assert {PublicTrade, BarSeen, Quote, Book} <= kinds
     assert not {Discontinuity, Suspect} & kinds
-    sent = {(said["channel"], tuple(said.get("product_ids", ()))) for said in peer.said}
+    sent = {(sent["channel"], tuple(sent.get("product_ids", ()))) for sent in peer.said}
     assert sent == {(name, ("BTC-USD", "ETH-USD")) for name in ("market_trades", "candles", "ticker", "level2")} | {
         ("heartbeats", ())
     }
@@ -218,7 +218,7 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
 
 # ── the wire alone ───────────────────────────────────────────────────────────────────────────────
 @pytest.mark.skipif(not COINBASE.exists(), reason="no data set here")
-def test_recorded_a_lost_message_is_gone_in_every_channel_and_books_are_asked_for_anew() -> None:
+def test_recorded_lost_message_is_a_discontinuity_in_every_channel() -> None:
     frames = [frame for _, frame in frames_of(COINBASE)]
     wire = CoinbaseWire()
     wire.subscribe_frames(WANTED)
@@ -231,7 +231,7 @@ def test_recorded_a_lost_message_is_gone_in_every_channel_and_books_are_asked_fo
     number = slowly(frames[lost])["sequence_num"]
     assert f"messages {number} to {number}" in gone[0].reason
     asked = [json.loads(frame) for frame in wire.due_frames(0.0)]
-    assert [(said["type"], said["product_ids"]) for said in asked] == [
+    assert [(sent["type"], sent["product_ids"]) for sent in asked] == [
         (kind, [symbol]) for symbol in ("BTC-USD", "ETH-USD") for kind in ("unsubscribe", "subscribe")
     ]
     after = [event for frame in frames[lost + 2 :] for event in wire.receive(frame, 0)]
@@ -241,7 +241,7 @@ def test_recorded_a_lost_message_is_gone_in_every_channel_and_books_are_asked_fo
     assert wire._counters.unknown["message again"] == 1
 
 
-def test_documented_a_refusal_is_told_and_the_others_stand() -> None:
+def test_documented_refusal_is_reported_and_the_others_stand() -> None:
     wire = CoinbaseWire()
     frames = wire.subscribe_frames([Subscription(Channel.TRADES, "NO-NE"), Subscription(Channel.QUOTES, "BTC-USD")])
     assert len(frames) == 3

@@ -1,4 +1,4 @@
-"""What every exchange module must do, over real sockets, against a small server that plays its tape.
+"""Contract of every exchange package, over real sockets, against a small server that plays its tape.
 
 Numbered like the adapters' cards: X-1x the module, X-2x REST, X-3x live, X-4x trouble. A new module gets a tape and a
 case in tests/support/exchange_cases.py; the name of each test says whether the tape is *recorded* or *documented*.
@@ -60,21 +60,21 @@ async def peer(case: Case) -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-def purse() -> Purse:
+def budget() -> Purse:
     return Purse()
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    case: Case, url: str, log: CollectingLog, purse: Purse | None = None, **data: Any
+    case: Case, url: str, log: CollectingLog, budget: Purse | None = None, **data: Any
 ) -> AsyncIterator[Exchange]:
     settings = Settings(data=Data(endpoints=(f"{case.name} http://{url} ws://{url}",), **{**case.settings, **data}))
     clock = TapeClock(case.present_ns - RealClock().now_ns())
     exchange: Exchange
     if case.name == "template":
-        exchange = TemplateExchange(endpoint_of(settings, None, case.name), clock, log, purse)
+        exchange = TemplateExchange(endpoint_of(settings, None, case.name), clock, log, budget)
     else:
-        exchange = make_exchange(case.name, settings=settings, node=None, clock=clock, log=log, budget=purse)
+        exchange = make_exchange(case.name, settings=settings, node=None, clock=clock, log=log, budget=budget)
     await exchange.open()
     try:
         yield exchange
@@ -84,8 +84,8 @@ async def opened(
 
 
 @pytest.fixture
-async def exchange(case: Case, peer: Peer, log: CollectingLog, purse: Purse) -> AsyncIterator[Exchange]:
-    async with opened(case, peer.url, log, purse) as made:
+async def exchange(case: Case, peer: Peer, log: CollectingLog, budget: Purse) -> AsyncIterator[Exchange]:
+    async with opened(case, peer.url, log, budget) as made:
         yield made
 
 
@@ -141,7 +141,7 @@ def test_x10_folder_registry_tapes_and_cases_agree() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXCHANGES))
-async def test_x11_it_says_what_it_is_and_dials_nothing_by_being_made(name: str, log: CollectingLog) -> None:
+async def test_x11_it_has_capabilities_and_connects_only_when_used(name: str, log: CollectingLog) -> None:
     data = Data(endpoints=(f"{name} http://127.0.0.1:9 ws://127.0.0.1:9",), polygon_api_key=KEY)  # type: ignore[arg-type]
     made = make_exchange(name, settings=Settings(data=data), node=None, clock=RealClock(), log=log)
     await made.open()
@@ -177,7 +177,7 @@ async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(
     assert log.events("warning") == ["instrument.broken"]
 
 
-async def test_x20_whatever_stands_in_a_listing_the_rest_of_it_is_read(
+async def test_x20_any_broken_row_of_a_listing_affects_no_other(
     case: Case, exchange: Exchange, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = [None, "x", 7, [], {}, [[]]]
@@ -202,28 +202,28 @@ async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(
     until = case.bars[-1].time_ns + 59 * NS  # the last one is not over at this moment
     assert await exchange.fetch_bars(case.symbol, "1m", None, 10, until_ns=until) == list(case.bars[:-1])
     for timeframe in ("5s", "7m", ""):  # one of ours that it has not, and what is none
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as refused:
             await exchange.fetch_bars(case.symbol, timeframe, start_ns, 10)
-        assert told.value.code == "TIMEFRAME_UNKNOWN"
+        assert refused.value.code == "TIMEFRAME_UNKNOWN"
 
 
 async def test_x22_trades_by_rest_are_exact_and_oldest_first(case: Case, exchange: Exchange) -> None:
     assert await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=100) == list(case.trades)
 
 
-async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, peer: Peer, purse: Purse) -> None:
+async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, peer: Peer, budget: Purse) -> None:
     await exchange.instruments()
     await exchange.fetch_bars(case.symbol, "1m", None, 2)
     await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=2)
-    assert purse.taken >= len(peer.asked) >= 3
-    assert purse.pauses == []
+    assert budget.taken >= len(peer.asked) >= 3
+    assert budget.pauses == []
 
 
-async def test_x26_leave_to_dial_is_paid_for(case: Case, exchange: Exchange, peer: Peer, purse: Purse) -> None:
+async def test_x26_connects_take_from_the_budget(case: Case, exchange: Exchange, peer: Peer, budget: Purse) -> None:
     await exchange.connect_permit()
-    assert (purse.connects, purse.taken, exchange.counters.connects, peer.dialled) == (1, 0, 0, [])
+    assert (budget.connects, budget.taken, exchange.counters.connects, peer.dialled) == (1, 0, 0, [])
     async with listening(exchange, of(case, Channel.TRADES)):
-        assert (purse.connects, exchange.counters.connects, len(peer.dialled)) == (1, 1, 1)
+        assert (budget.connects, exchange.counters.connects, len(peer.dialled)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -241,36 +241,34 @@ async def test_x26_leave_to_dial_is_paid_for(case: Case, exchange: Exchange, pee
     ],
     ids=["html", "502", "wrong-shape", "empty-row"],
 )
-async def test_x24_whose_fault_a_rest_answer_is(
-    exchange: Exchange, case: Case, peer: Peer, purse: Purse, answer: Any, error: type[Exception]
+async def test_x24_rest_answer_names_the_party_at_fault(
+    exchange: Exchange, case: Case, peer: Peer, budget: Purse, answer: Any, error: type[Exception]
 ) -> None:
     peer.rest = answer
     with pytest.raises(error):
         await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=10)
-    assert purse.pauses == []
+    assert budget.pauses == []
 
 
 @pytest.mark.parametrize("status", [418, 429, 200])
 @pytest.mark.parametrize(("retry_after", "pause_s"), [("7", 7.0), ("nan", None)])
-async def test_x25_who_asked_too_much_leaves_the_exchange_alone(
-    exchange: Exchange, case: Case, peer: Peer, purse: Purse, status: int, retry_after: str, pause_s: float | None
+async def test_x25_refusal_for_too_many_requests_pauses_the_budget(
+    exchange: Exchange, case: Case, peer: Peer, budget: Purse, status: int, retry_after: str, pause_s: float | None
 ) -> None:
-    """By the status, or by the exchange's own words under status 200; as long as it says, else for a while of ours."""
-    words = case.too_much or "{}"
+    """By the status, or by the exchange's own text under status 200; as long as it says, else for a while of ours."""
+    text = case.too_much or "{}"
     if status == 200 and not case.too_much:
         pytest.skip(f"{case.name} says it by the status alone")
     headers = {"Retry-After": retry_after}
-    peer.rest = lambda request: web.Response(
-        status=status, text=words, headers=headers, content_type="application/json"
-    )
+    peer.rest = lambda request: web.Response(status=status, text=text, headers=headers, content_type="application/json")
     with pytest.raises(OutageError):
         await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=10)
     assert len(peer.asked) == 1
-    (paused_s,) = purse.pauses
+    (paused_s,) = budget.pauses
     assert paused_s == pause_s if pause_s is not None else 30 <= paused_s <= 60
 
 
-def heard(listener: Listener, what: str) -> list[MarketEvent]:
+def received(listener: Listener, what: str) -> list[MarketEvent]:
     """Return the values of one kind; the number of a book in its connection is nobody's to foresee."""
     found = believed(listener.events, KINDS[what])
     return [replace(book, sequence=0) for book in found] if what == "book" else found
@@ -283,13 +281,13 @@ async def test_x30_live_values_are_exact_and_in_order(case: Case, exchange: Exch
     async with listening(exchange, case.wanted) as listener:
         await peer.say(what)
         wanted = [replace(e, sequence=0) if isinstance(e, Book) else e for e in case.live[what]]
-        while heard(listener, what)[-len(wanted) :] != wanted:
-            await listener.until(KINDS[what], count=len(heard(listener, what)) + 1)
+        while received(listener, what)[-len(wanted) :] != wanted:
+            await listener.until(KINDS[what], count=len(received(listener, what)) + 1)
         assert not believed(listener.events, Suspect)
         assert not believed(listener.events, Discontinuity)
 
 
-async def test_x31_what_nobody_knows_is_counted_and_survived(case: Case, exchange: Exchange, peer: Peer) -> None:
+async def test_x31_unknown_messages_and_fields_are_counted(case: Case, exchange: Exchange, peer: Peer) -> None:
     async with listening(exchange, of(case, Channel.TRADES)) as listener:
         await peer.say_raw(case.tape.frames["unknown kind"][0])
         await peer.say("unknown field")
@@ -302,7 +300,7 @@ async def test_x31_what_nobody_knows_is_counted_and_survived(case: Case, exchang
     assert any("brandNew" in name for name in unknown)
 
 
-async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(
+async def test_x32_impossible_message_is_suspect_and_a_discontinuity(
     case: Case, exchange: Exchange, peer: Peer
 ) -> None:
     async with listening(exchange, of(case, Channel.TRADES)) as listener:
@@ -323,9 +321,7 @@ async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(
     assert exchange.counters.suspects == len(suspects)  # type: ignore[attr-defined]
 
 
-async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(
-    case: Case, exchange: Exchange, peer: Peer
-) -> None:
+async def test_x33_unknown_channel_is_refused_before_connecting(case: Case, exchange: Exchange, peer: Peer) -> None:
     with pytest.raises(InputError):
         await anext(exchange.watch([case.not_streamed]))
     assert peer.dialled == []
@@ -334,7 +330,7 @@ async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(
 @pytest.mark.parametrize(
     "frames", [("1s", "1m", "5m", "1h"), ("1m", "1d"), ("5m", "15m"), ("1h",), ("1d",)], ids="-".join
 )
-async def test_x35_what_a_collector_subscribes_it_streams(
+async def test_x35_it_streams_the_subscriptions_of_a_collector(
     case: Case, exchange: Exchange, frames: tuple[str, ...]
 ) -> None:
     """Whatever timeframes an asset is collected in, also where the exchange streams fewer than its REST has."""
@@ -354,9 +350,7 @@ async def test_x34_leaving_drops_the_socket_and_several_may_be_open(case: Case, 
         await listener.until(PublicTrade, count=len(case.live["trade"]))
 
 
-async def test_x36_one_symbol_leaves_and_the_others_of_its_socket_stand(
-    case: Case, exchange: Exchange, peer: Peer
-) -> None:
+async def test_x36_one_symbol_is_unsubscribed_and_the_others_stand(case: Case, exchange: Exchange, peer: Peer) -> None:
     left = tuple(
         replace(item, symbol=case.symbol.replace("BTC", "ETH").replace("AAPL", "MSFT")) for item in case.wanted
     )
@@ -402,7 +396,7 @@ async def test_x40_a_lost_connection_is_an_outage_and_the_next_call_dials_again(
         await listener.until(PublicTrade, count=len(case.live["trade"]))
 
 
-async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> None:
+async def test_x41_refused_connection_is_an_outage(case: Case, log: CollectingLog) -> None:
     async with opened(case, "127.0.0.1:9", log) as exchange:
         with pytest.raises(OutageError):
             await anext(exchange.watch(case.wanted))
@@ -411,7 +405,7 @@ async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> 
 
 
 @pytest.mark.parametrize("what", ["dials", "words"])
-async def test_x43_who_never_answers_is_an_outage(
+async def test_x43_missing_answer_is_an_outage(
     case: Case, exchange: Exchange, peer: Peer, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for

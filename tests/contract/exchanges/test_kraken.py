@@ -58,26 +58,26 @@ def rest(path: str, query: dict[str, str]) -> Any:
     return web.Response(text=TRADES, content_type="application/json")
 
 
-def answers(said: dict[str, Any]) -> list[dict[str, Any]]:
-    if said["method"] != "subscribe":
-        return [{"method": "pong", "req_id": said["req_id"]}]
-    channel = said["params"]["channel"]
+def answers(sent: dict[str, Any]) -> list[dict[str, Any]]:
+    if sent["method"] != "subscribe":
+        return [{"method": "pong", "req_id": sent["req_id"]}]
+    channel = sent["params"]["channel"]
     return [
         {
             "method": "subscribe",
             "success": True,
-            "req_id": said["req_id"],
+            "req_id": sent["req_id"],
             "result": {"channel": channel, "symbol": symbol},
         }
         if symbol != "NO/NE"
         else {
             "method": "subscribe",
             "success": False,
-            "req_id": said["req_id"],
+            "req_id": sent["req_id"],
             "error": "Currency pair not supported",
             "symbol": symbol,
         }
-        for symbol in said["params"]["symbol"]
+        for symbol in sent["params"]["symbol"]
     ]
 
 
@@ -95,7 +95,7 @@ async def kraken(peer: RecordedPeer, log: CollectingLog) -> AsyncIterator[Kraken
     await made.close()
 
 
-async def heard(exchange: KrakenExchange, wanted: Sequence[Subscription], count: int) -> list[MarketEvent]:
+async def received(exchange: KrakenExchange, wanted: Sequence[Subscription], count: int) -> list[MarketEvent]:
     events: list[MarketEvent] = []
     async with asyncio.timeout(10), contextlib.aclosing(exchange.watch(wanted)) as stream:  # type: ignore[type-var]
         async for batch in stream:
@@ -161,7 +161,7 @@ async def test_documented_trades_are_exact_to_the_microsecond(kraken: KrakenExch
     ],
     ids=["html", "520", "rate", "unavailable", "symbol", "no-row", "no-last", "no-number"],
 )
-async def test_whose_fault_a_rest_answer_is(
+async def test_rest_answer_names_the_party_at_fault(
     kraken: KrakenExchange, peer: RecordedPeer, answer: Any, error: type[FksError]
 ) -> None:
     await kraken.instruments()
@@ -170,7 +170,7 @@ async def test_whose_fault_a_rest_answer_is(
         await kraken.fetch_bars("BTC/USDT", "1m", None, 5)
 
 
-async def test_a_bar_that_cannot_be_true_is_given_as_it_is_told(kraken: KrakenExchange, peer: RecordedPeer) -> None:
+async def test_impossible_bar_of_rest_is_returned_unchanged(kraken: KrakenExchange, peer: RecordedPeer) -> None:
     """Whoever stores it judges it: it goes to the quarantine, and spoils no other."""
     await kraken.instruments()
     row = [START_S, "1", "0.5", "1", "-1", "1", "1", 1]  # high below low, and a price below zero
@@ -198,9 +198,9 @@ async def test_documented_subscriptions_a_refused_one_leaves_the_others(
         Subscription(Channel.QUOTES, "BTC/USD"),
         Subscription(Channel.BOOK, "BTC/USD"),
     ]
-    events = await heard(kraken, wanted, 1)
+    events = await received(kraken, wanted, 1)
     assert [(type(event), getattr(event, "symbol", "")) for event in events] == [(Suspect, "NO/NE")]
-    assert [said["params"] for said in peer.said if said["method"] == "subscribe"] == [
+    assert [sent["params"] for sent in peer.said if sent["method"] == "subscribe"] == [
         {"channel": "trade", "symbol": ["BTC/USD", "NO/NE"], "snapshot": False},
         {"channel": "ohlc", "symbol": ["BTC/USD"], "interval": 5, "snapshot": True},
         {"channel": "ticker", "symbol": ["BTC/USD"], "event_trigger": "bbo", "snapshot": True},

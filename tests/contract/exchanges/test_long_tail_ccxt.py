@@ -71,7 +71,7 @@ def ours(name: str, what: str) -> list[Any]:
 
 
 async def test_trades(name: str) -> None:
-    told = [
+    reported = [
         PublicTrade(
             name,
             CASES[name].symbol,
@@ -84,8 +84,8 @@ async def test_trades(name: str) -> None:
         )
         for row in theirs(name, "trade").trades["BTC/USDT"]
     ]
-    assert len(told) == 2
-    assert ours(name, "trade") == told
+    assert len(reported) == 2
+    assert ours(name, "trade") == reported
 
 
 async def test_bars(name: str) -> None:
@@ -95,10 +95,10 @@ async def test_bars(name: str) -> None:
 
 
 async def test_books(name: str) -> None:
-    told = theirs(name, "book").orderbooks["BTC/USDT"]
+    reported = theirs(name, "book").orderbooks["BTC/USDT"]
     book = believed(ours(name, "book"), Book)[-1]
     for side, levels in (("bids", book.bids), ("asks", book.asks)):
-        assert [tuple(level[:2]) for level in told[side]] == [(float(price), float(size)) for price, size in levels]
+        assert [tuple(level[:2]) for level in reported[side]] == [(float(price), float(size)) for price, size in levels]
 
 
 async def test_rest_trades_and_listing(name: str) -> None:
@@ -109,7 +109,7 @@ async def test_rest_trades_and_listing(name: str) -> None:
     found: Any = json.loads(CASES[name].tape.http[path[0]][1])
     for key in path[1:]:
         found = found[key]
-    told = sorted(
+    reported = sorted(
         (int(row["id"]), row["timestamp"] * MS, row["side"] == "sell") for row in (kind().parse_trade(r) for r in found)
     )
-    assert told == [(trade.trade_id, trade.time_ns, trade.is_buyer_maker) for trade in CASES[name].trades]
+    assert reported == [(trade.trade_id, trade.time_ns, trade.is_buyer_maker) for trade in CASES[name].trades]

@@ -1,4 +1,4 @@
-"""Reading forward through histories that are told backwards: bybit, okx and polygon against servers that keep their
+"""Reading forward through histories that are returned backwards: bybit, okx and polygon against servers that keep their
 rules.
 
 The servers are ours, written after the exchanges' documentation (*documented*): what is tested is that any range asked
@@ -139,9 +139,7 @@ async def test_bars_from_a_moment_on_are_the_first_ones_not_the_newest(
     assert all(bar.volume == bar.time_ns // MS % 1000 + 1 for bar in found)
 
 
-async def test_bars_of_a_range_stop_before_its_end_and_begin_on_the_next_whole_one(
-    peer: Peer, exchange: Exchange
-) -> None:
+async def test_bars_of_a_range_are_whole_and_end_before_its_end(peer: Peer, exchange: Exchange) -> None:
     start, end = NEW_YEAR + 10 * MINUTE + 1, NEW_YEAR + 300 * MINUTE
     found = await exchange.fetch_bars(peer.case.symbol, "1m", start, 1000, until_ns=end)
     assert [bar.time_ns for bar in found] == [NEW_YEAR + i * MINUTE for i in range(11, 300)]
@@ -150,9 +148,7 @@ async def test_bars_of_a_range_stop_before_its_end_and_begin_on_the_next_whole_o
     assert last.time_ns == NEW_YEAR + 299 * MINUTE
 
 
-async def test_a_history_that_begins_later_is_found_without_asking_for_every_empty_page(
-    peer: Peer, exchange: Exchange
-) -> None:
+async def test_later_beginning_of_a_history_is_found_with_few_requests(peer: Peer, exchange: Exchange) -> None:
     """Two years asked for, listed a day ago."""
     start = NEW_YEAR - 730 * 1440 * MINUTE
     found = await exchange.fetch_bars(peer.case.symbol, "1m", start, 1000)
@@ -181,9 +177,7 @@ def holed(numbers: list[int]) -> Trades:
     [list(range(1, 1501)), list(range(1, 40_000, 37)), [*range(1, 300), *range(90_000, 90_300)], [5]],
     ids=["joined", "sparse", "one-wide-hole", "one"],
 )
-async def test_okx_trades_are_read_forward_whatever_holes_their_ids_have(
-    numbers: list[int], log: CollectingLog
-) -> None:
+async def test_okx_trades_are_read_forward_over_any_gaps_of_ids(numbers: list[int], log: CollectingLog) -> None:
     server = Okx(holed(numbers))
     async with playing(CASES["okx"]) as peer:
         peer.rest = server
@@ -202,7 +196,7 @@ async def test_okx_trades_are_read_forward_whatever_holes_their_ids_have(
         await exchange.close()
 
 
-async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_delayed_plan_cannot_know(
+async def test_polygon_follows_pages_on_its_own_host_and_drops_delayed_bars(
     log: CollectingLog,
 ) -> None:
     pages = [{"ticker": f"T{i}", "active": True, "currency_name": "usd"} for i in range(3)]
@@ -242,16 +236,16 @@ async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_
         (200, '{"results":[{"t":1}]}', PeerError),
     ],
 )
-async def test_polygon_says_whose_fault_an_answer_is(
+async def test_polygon_answer_names_the_party_at_fault(
     log: CollectingLog, status: int, body: str, error: type[Exception]
 ) -> None:
     async with playing(CASES["polygon"]) as peer:
         headers = {"Location": "https://elsewhere.example/"} if status == 302 else {}
         peer.rest = lambda request: web.Response(status=status, text=body, headers=headers)
         exchange = await opened(peer, log, FRIDAY + 30 * MINUTE)
-        with pytest.raises(error) as told:
+        with pytest.raises(error) as raised:
             await exchange.fetch_bars("AAPL", "1m", FRIDAY, 100)
-        assert KEY not in str(told.value)
+        assert KEY not in str(raised.value)
         await exchange.close()
 
 

@@ -28,7 +28,7 @@ BTC = subscriptions("BTCUSDT", *Channel)
 
 
 def wire_of(name: str, counters: ConnectionCounters | None = None) -> Wire:
-    """Return a wire that has said hello for everything its case wants."""
+    """Return a wire whose subscriptions of its case were sent."""
     made: Wire = {
         "bybit": lambda: BybitWire(counters=counters),
         "okx": lambda: OkxWire(counters=counters),
@@ -69,14 +69,14 @@ def test_bybit_keeps_a_book_while_its_updates_join() -> None:
     ],
     ids=["hole", "again", "crossed", "negative", "no-number", "no-size"],
 )
-def test_bybit_asks_for_a_broken_book_anew_and_says_nothing_of_it_until_it_is_whole(broken: bytes) -> None:
+def test_bybit_requests_a_new_snapshot_of_a_broken_book(broken: bytes) -> None:
     wire = wire_of("bybit")
     wire.due_frames(0.0)
     wire.receive(WHOLE, 1)
-    *doubts, gone = wire.receive(broken, 2)
+    *suspects, gone = wire.receive(broken, 2)
     assert isinstance(gone, Discontinuity)
     assert (gone.channel, gone.symbol) == (Channel.BOOK, "BTCUSDT")
-    assert all(isinstance(doubt, Suspect) for doubt in doubts)
+    assert all(isinstance(suspect, Suspect) for suspect in suspects)
     asked = [json.loads(frame) for frame in wire.due_frames(1.0)]
     assert [(item["op"], item["args"]) for item in asked] == [
         ("unsubscribe", ["orderbook.50.BTCUSDT"]),
@@ -88,7 +88,7 @@ def test_bybit_asks_for_a_broken_book_anew_and_says_nothing_of_it_until_it_is_wh
     assert wire.due_frames(2.0) == []
 
 
-def test_bybit_resets_on_update_one_and_refuses_a_change_without_a_snapshot() -> None:
+def test_bybit_resets_on_update_one_and_refuses_change_before_snapshot() -> None:
     wire = wire_of("bybit")
     (gone,) = wire.receive(book(5, [], []), 1)
     assert isinstance(gone, Discontinuity)
@@ -119,9 +119,9 @@ def test_bybit_finds_out_which_of_a_refused_request_it_was() -> None:
     assert [frame["args"] for frame in again] == [["publicTrade.BTCUSDT"], ["publicTrade.NOPE"]]
     good, bad = (frame["req_id"] for frame in again)
     assert list(wire.receive(json.dumps({"success": True, "op": "subscribe", "req_id": good}).encode(), 1)) == []
-    doubt, stands = wire.receive(json.dumps(refusal | {"req_id": bad}).encode(), 1)
-    assert isinstance(doubt, Suspect)
-    assert (doubt.symbol, stands) == ("NOPE", Subscribed())
+    suspect, stands = wire.receive(json.dumps(refusal | {"req_id": bad}).encode(), 1)
+    assert isinstance(suspect, Suspect)
+    assert (suspect.symbol, stands) == ("NOPE", Subscribed())
 
 
 def test_an_id_that_is_no_number_becomes_the_same_number_every_time() -> None:
@@ -146,22 +146,24 @@ def test_okx_dials_the_side_that_has_the_channel() -> None:
     assert json.loads(frame)["args"] == [{"channel": "candle1Dutc", "instId": "BTC-USDT"}]  # not Hong Kong's day
 
 
-def test_okx_a_refused_subscription_is_told_and_the_others_stand() -> None:
+def test_okx_refused_subscription_is_reported_and_the_others_stand() -> None:
     wire = OkxWire()
     wire.subscribe_frames([Subscription(Channel.TRADES, symbol) for symbol in ("BTC-USDT", "NOPE-USDT")])
     stands = {"event": "subscribe", "arg": {"channel": "trades-all", "instId": "BTC-USDT"}, "connId": "c"}
     assert list(wire.receive(json.dumps(stands).encode(), 1)) == []
     text = "Wrong URL or channel:trades-all,instId:NOPE-USDT doesn't exist. Please use the correct URL"
-    doubt, done = wire.receive(json.dumps({"event": "error", "code": "60018", "msg": text, "connId": "c"}).encode(), 1)
-    assert isinstance(doubt, Suspect)
-    assert (doubt.symbol, done) == ("NOPE-USDT", Subscribed())
+    suspect, done = wire.receive(
+        json.dumps({"event": "error", "code": "60018", "msg": text, "connId": "c"}).encode(), 1
+    )
+    assert isinstance(suspect, Suspect)
+    assert (suspect.symbol, done) == ("NOPE-USDT", Subscribed())
     with pytest.raises(PeerError, match="60012"):
         wire.receive(b'{"event":"error","code":"60012","msg":"Invalid request","connId":"c"}', 1)
     with pytest.raises(OutageError, match="upgrade"):
         wire.receive(b'{"event":"notice","code":"64008","msg":"closed soon for a service upgrade","connId":"c"}', 1)
 
 
-def test_okx_a_day_that_begins_in_hong_kong_is_not_believed() -> None:
+def test_okx_day_that_begins_in_hong_kong_is_suspect() -> None:
     wire = wire_of("okx")
     row = [str((NEW_YEAR + 16 * 3600 * NS) // MS), "1", "2", "1", "1.5", "3", "4", "4", "1"]
     found = wire.receive(
@@ -182,20 +184,20 @@ def test_polygon_shows_its_key_first_and_subscribes_when_it_was_taken() -> None:
         {"action": "subscribe", "params": "T.AAPL,AM.AAPL"}
     ]
     assert wire.due_frames(2.0) == []
-    said = [
+    text = [
         {"ev": "status", "status": "success", "message": f"subscribed to: {topic}"} for topic in ("T.AAPL", "AM.AAPL")
     ]
-    assert list(wire.receive(json.dumps(said).encode(), 1)) == [Subscribed()]
+    assert list(wire.receive(json.dumps(text).encode(), 1)) == [Subscribed()]
 
 
 @pytest.mark.parametrize(("status", "error"), [("auth_failed", ConfigError), ("max_connections", OutageError)])
-def test_polygon_says_whose_fault_it_is_not_to_be_let_in(status: str, error: type[FksError]) -> None:
+def test_polygon_refusal_names_the_party_at_fault(status: str, error: type[FksError]) -> None:
     wire = wire_of("polygon")
     with pytest.raises(error):
         wire.receive(json.dumps([{"ev": "status", "status": status, "message": "no"}]).encode(), 1)
 
 
-def test_polygon_numbers_rise_from_day_to_day_and_within_one_summer_and_winter() -> None:
+def test_polygon_numbers_rise_within_a_day_and_across_days() -> None:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -222,11 +224,11 @@ def test_polygon_a_crossed_quote_is_a_quote_and_half_a_quote_is_counted() -> Non
     assert (crossed.bid, crossed.ask) == (Decimal("2.01"), Decimal("2.0"))
     assert list(wire.receive(quote(ap=0, **{"as": 0}), 1)) == []
     assert counters.unknown["polygon.quote with one side"] == 1
-    (doubt,) = wire.receive(quote(bp=-1), 1)
-    assert isinstance(doubt, Suspect)
+    (suspect,) = wire.receive(quote(bp=-1), 1)
+    assert isinstance(suspect, Suspect)
 
 
-def test_what_a_wire_does_not_stream_is_an_input_error() -> None:
+def test_unknown_subscription_is_an_input_error() -> None:
     for wire, wanted in (
         (BybitWire(), Subscription(Channel.BARS, "BTCUSDT", "1s")),
         (OkxWire(), Subscription(Channel.BARS, "BTC-USDT", "5s")),
@@ -267,7 +269,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("name", sorted(CASES))
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_whatever_comes_a_wire_says_something_sane_or_blames_somebody(name: str, data: st.DataObject) -> None:
+def test_any_message_gives_valid_events_or_a_classified_error(name: str, data: st.DataObject) -> None:
     frames = [frame for part in CASES[name].tape.frames.values() for frame in part]
     message = json.loads(data.draw(st.sampled_from(frames)))
     place = data.draw(st.sampled_from(_places(message)))

@@ -74,7 +74,7 @@ def test_what_leaves_is_what_came(name: str) -> None:
 BTC, ETH = Subscription(Channel.BOOK, "BTC/USD"), Subscription(Channel.BOOK, "ETH/USD")
 
 
-def test_what_cannot_be_of_one_that_left_is_not_blamed_on_its_neighbours() -> None:
+def test_suspect_message_of_an_unsubscribed_symbol_affects_no_other() -> None:
     for wire, frame in (
         (KrakenWire(), b'{"channel":"book","type":"update","data":[{"symbol":"ETH/USD","bids":"?"}]}'),
         (

@@ -114,7 +114,7 @@ def test_a_new_field_at_any_depth_changes_nothing_and_is_counted(name: str, chan
 @pytest.mark.parametrize(("name", "channel"), CASES)
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_spoilt_message_is_a_doubt_or_still_a_value(name: str, channel: Channel, data: st.DataObject) -> None:
+def test_spoilt_message_is_suspect_or_still_a_value(name: str, channel: Channel, data: st.DataObject) -> None:
     """One leaf of a good message is exchanged for something else."""
     message = json.loads(encoded(GOOD[name][channel]))
     leaves: list[tuple[Any, Any]] = []
@@ -168,7 +168,7 @@ def test_noise_is_survived(name: str, noise: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_an_unknown_kind_of_message_is_counted_and_a_spoilt_trade_costs_only_itself(name: str) -> None:
+def test_unknown_message_is_counted_and_spoilt_trade_affects_no_other(name: str) -> None:
     wire, symbol = made(name)
     unknown = {
         "binance": {"stream": "btcusdt@newThing", "data": {}},
@@ -201,7 +201,7 @@ def test_an_unknown_kind_of_message_is_counted_and_a_spoilt_trade_costs_only_its
         ("id", -1),
     ],
 )
-def test_a_trade_that_no_store_could_hold_is_a_doubt(name: str, field: str, value: int) -> None:
+def test_trade_that_no_store_could_hold_is_suspect(name: str, field: str, value: int) -> None:
     """A time in microseconds, one after 2100 or before 1970, an id of more than 63 bits."""
     message = json.loads(encoded(GOOD[name][Channel.TRADES]))
     row = {
@@ -219,8 +219,8 @@ def test_a_trade_that_no_store_could_hold_is_a_doubt(name: str, field: str, valu
         4_102_444_800_001: "2100-01-01T00:00:00.001Z",
         -5: "1969-12-31T23:59:59.995Z",
     }
-    told: Any = years[value] if field == "time" else str(value)
-    row[key] = value if name == "binance" or (name == "kraken" and field == "id") else told
+    reported: Any = years[value] if field == "time" else str(value)
+    row[key] = value if name == "binance" or (name == "kraken" and field == "id") else reported
     suspect, gone = made(name)[0].receive(encoded(message), 9)
     assert isinstance(suspect, Suspect)
     assert isinstance(gone, Discontinuity)

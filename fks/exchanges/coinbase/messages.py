@@ -1,4 +1,4 @@
-"""The messages of Coinbase Advanced Trade's stream as types. A field that is not here is counted when it comes."""
+"""The messages of Coinbase Advanced Trade's stream as types. An unknown field is counted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Trades(msgspec.Struct, gc=False):
 
 
 class TradesMessage(msgspec.Struct, gc=False):
-    """A message of trades, read in one go: the hot one."""
+    """A message of trades, the most frequent message, decoded in one step."""
 
     channel: str
     sequence_num: int

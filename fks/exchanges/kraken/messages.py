@@ -1,4 +1,4 @@
-"""The messages of Kraken's WebSocket v2 as types. A field that is not here is counted when it comes."""
+"""The messages of Kraken's WebSocket v2 as types. An unknown field is counted."""
 
 from __future__ import annotations
 

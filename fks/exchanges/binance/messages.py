@@ -1,4 +1,4 @@
-"""The messages of Binance spot's combined stream as types. A field that is not here is counted when it comes."""
+"""The messages of Binance spot's combined stream as types. An unknown field is counted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Trade(msgspec.Struct, gc=False):
 
 
 class AggFrame(msgspec.Struct, gc=False):
-    """A message of an aggregate trade, read in one go: the hot one."""
+    """A message of an aggregate trade, the most frequent message, decoded in one step."""
 
     stream: str
     data: AggTrade

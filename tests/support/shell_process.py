@@ -93,7 +93,7 @@ async def main(role: str) -> None:
                 print(
                     orjson.dumps(asyncio.run_coroutine_threadsafe(shell.health(), loop).result()).decode(), flush=True
                 )
-        os._exit(9)  # whoever started us is gone
+        os._exit(9)  # our parent has ended
 
     threading.Thread(target=listen, daemon=True).start()
     print(await shell.join(), flush=True)

@@ -59,7 +59,7 @@ async def _order(db: Database, name: str, state: str, role: str = "entry", paren
     )
 
 
-async def test_orders_and_positions_settle_what_was_about_them(account: Database) -> None:
+async def test_alerts_about_orders_and_positions_settle_with_them(account: Database) -> None:
     facts = Facts(account)
     about: dict[str, Any] = {"client_order_id": "a", "symbol": "BTCUSDT", "instance": ""}
     await _order(account, "a", "UNKNOWN")
@@ -81,7 +81,7 @@ async def test_orders_and_positions_settle_what_was_about_them(account: Database
     assert await _open(account) == ["fill.stray"], "only a person can say that this is well"
 
 
-async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_never(account: Database) -> None:
+async def test_new_alert_is_published_once_but_not_the_order_managers(account: Database) -> None:
     journal, new_alerts = TreeJournal(account), NewAlerts(account)
     await journal.page("child.escalated", "old new_alerts", "orders")
     assert await new_alerts.new() == []

@@ -1,4 +1,4 @@
-"""What a cluster is started with: cluster.yaml by Ray's own validator, the systemd units, the wheel."""
+"""Files that start a cluster: cluster.yaml by Ray's own validator, the systemd units, the wheel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLE = REPOSITORY / "cluster.yaml"
 
 @pytest.fixture
 def ready(tmp_path):
-    """Return a folder as somebody has it who is about to run `ray up`."""
+    """Return a folder that is ready for `ray up`."""
     document = yaml.safe_load(EXAMPLE.read_text().replace("192.0.2.", "10.1.2."))
     for name, source in document["file_mounts"].items():
         place = tmp_path / source
@@ -92,9 +92,9 @@ def test_ports_that_differ_are_reported(ready):
 def test_the_command_fails_with_one_when_something_is_bad(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(cli, ["--home", str(tmp_path / "home"), "cluster", "check", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["schema"] == "fks.cluster-check/1"
-    assert {check["state"] for check in told["checks"]} <= {"ok", "skipped"}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["schema"] == "fks.cluster-check/1"
+    assert {check["state"] for check in answer["checks"]} <= {"ok", "skipped"}
     assert run(cli, ["--home", str(tmp_path / "home"), "cluster", "check", "--file", str(EXAMPLE), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["state"] == "bad"
 

@@ -70,14 +70,14 @@ async def test_killed_service_is_restarted_and_counted(paths):
         assert pids_of(paths, "b") == [other]
 
 
-@pytest.mark.parametrize("loop_turns", range(8))
-async def test_service_stops_while_its_probe_is_being_answered(paths, loop_turns):
+@pytest.mark.parametrize("loop_passes", range(8))
+async def test_service_stops_while_its_probe_is_being_answered(paths, loop_passes):
     asked = []
 
     async def is_ready(process):
         if asked == ["soon"]:
             asked[:] = [asyncio.create_task(keeper.services["a"].stop())]
-            for _ in range(loop_turns):  # in one of them the answer and the end of the probe cross
+            for _ in range(loop_passes):  # in one of them the answer and the end of the probe cross
                 await asyncio.sleep(0)
         return True
 

@@ -1,4 +1,4 @@
-"""What stops a start before it begins: one line, with the remedy."""
+"""Checks that refuse a start before it begins: one line, with the remedy."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_a_port_in_use_ends_fks_up_with_one_line(taken_port, tmp_path, monkeypat
     monkeypatch.setenv("FKS_HTTP_PORT", str(taken_port))
     monkeypatch.setenv("FKS_HOME", str(tmp_path))  # put back afterwards: the command sets it for its children
     code = run(cli, ["--home", str(tmp_path), "up", "--quiet"])
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert code == 2
-    assert f"http.port {taken_port} is in use" in click.unstyle(said.err)
-    assert "Traceback" not in said.err + said.out
+    assert f"http.port {taken_port} is in use" in click.unstyle(captured.err)
+    assert "Traceback" not in captured.err + captured.out
     assert not Paths.of(tmp_path).node_file.exists()
 
 
@@ -66,10 +66,10 @@ def test_every_port_of_the_head_is_explicit(tmp_path):
     settings = resolve_ports(Settings(home=tmp_path), paths)
     command = " ".join(ray_command(paths, settings))
     env = ray_env(paths, settings, {})
-    told = command + " " + " ".join(env.values())
+    passed = command + " " + " ".join(env.values())
     for key, (_, port) in ports.ray_ports(settings).items():
         assert port, key
-        assert key == "http.port" or str(port) in told, key
+        assert key == "http.port" or str(port) in passed, key
     assert env["RAY_AUTH_MODE"] == "token"
     assert "token" not in command.replace("--temp-dir", "")
 

@@ -162,7 +162,7 @@ async def test_a_change_that_cannot_be_is_refused_and_leaves_nothing(
     assert await seeded.sql("SELECT 1 FROM operations") == []
 
 
-async def test_the_command_line_restarts_and_says_how_long_it_took(fks: Fks, rig: Rig) -> None:
+async def test_command_line_restarts_and_prints_the_time_it_took(fks: Fks, rig: Rig) -> None:
     rig.start()
     code, out, err = await fks("restart", "orders", "--why", "tidy")
     assert (code, err) == (OK, "")
@@ -189,7 +189,7 @@ async def test_the_command_line_restarts_and_says_how_long_it_took(fks: Fks, rig
 
 
 async def test_deployment_is_shown_part_by_part(fks: Fks, rig: Rig) -> None:
-    rig.parts.build = ""  # a child that does not tell its build is not compared: ours may be edited while this runs
+    rig.parts.build = ""  # a child that reports no build is not compared: ours may be edited while this runs
     rig.start()
     code, out, err = await fks("deploy", "--only", "strategy:0", "--why", "new idea")
     assert (code, err) == (OK, "")
@@ -231,7 +231,7 @@ async def test_settings_from_the_command_line(fks: Fks, rig: Rig) -> None:
     assert (code, "collector:*" in out) == (OK, True)
 
 
-async def test_without_a_gateway_a_drained_restart_says_what_else_there_is(
+async def test_drained_restart_without_a_gateway_names_the_alternative(
     fks: Fks, rig: Rig, tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
     save_node(Paths.of(tmp_path), Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": 1}))
@@ -245,7 +245,7 @@ async def test_waiting_for_an_unclaimed_operation_ends(
 ) -> None:
     monkeypatch.setattr(operation, "ABANDONED_S", 0.5)
     await rig.store.request("restart", target="guardian")
-    other = await rig.store.claim()  # somebody performs that one: it waits its turn
+    other = await rig.store.claim()  # that one is being performed: the next waits
     assert other is not None
     waiting = asyncio.ensure_future(fks("restart", "orders"))
     with pytest.raises(TimeoutError):

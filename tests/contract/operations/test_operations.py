@@ -136,7 +136,7 @@ async def test_a_deployment_goes_in_order_then_the_supervisor_then_the_gateway(r
     assert rig.parts.restarted == list(IDS), "a step that was done is not done again"
 
 
-async def test_a_supervisor_that_dies_in_the_middle_is_followed_by_one_that_goes_on(rig: Rig) -> None:
+async def test_operation_of_a_dead_supervisor_is_resumed_by_the_next(rig: Rig) -> None:
     rig.parts.build, rig.parts.dies_after = build_id(), "collector:binance"
     first = rig.start()
     operation = await rig.store.request("deploy", args={"build": build_id(), "only": None})
@@ -208,7 +208,7 @@ async def test_a_part_that_keeps_dying_ends_a_deployment_at_once(rig: Rig, monke
     assert "orders keeps dying after its restart" in (done.error or "")
 
 
-async def test_a_change_of_settings_restarts_whom_it_concerns_and_is_in_force(rig: Rig) -> None:
+async def test_settings_change_restarts_the_parts_it_concerns(rig: Rig) -> None:
     version, operation = await propose(
         rig.db,
         {"venue.sweep_s": 30.0},
@@ -295,7 +295,7 @@ async def test_unexpected_error_ends_its_operation_only(rig: Rig) -> None:
     assert (await rig.ended(await rig.store.request("restart", target="guardian"))).state == "done"
 
 
-async def test_settings_over_which_supervisors_die_are_rolled_back_and_can_be_changed_again(rig: Rig) -> None:
+async def test_settings_that_kill_supervisors_are_rolled_back(rig: Rig) -> None:
     changes = {"supervision.heartbeat_s": {"from": None, "to": 0.3}, "venue.sweep_s": {"from": None, "to": 9.0}}
     version, operation = await propose(
         rig.db, {"supervision.heartbeat_s": 0.3}, changes, base_version=0, changed_by="ann", reason="quick"

@@ -1,4 +1,4 @@
-"""A process starts with the newest version, whether or not the database is there to tell."""
+"""A process starts with the newest version, with or without the database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def nowhere() -> Database:
     return await Database.lazy("postgresql://u:p@127.0.0.1:1/none", DatabaseSettings(retry_s=5.0))
 
 
-async def test_the_database_says_and_the_copy_says_it_again_when_it_is_away(database: Database, paths: Paths) -> None:
+async def test_settings_come_from_the_copy_while_the_database_is_away(database: Database, paths: Paths) -> None:
     files = Settings(home=paths.home)
     assert (await overlaid(files, paths, database)).version == 0
     version, _ = await propose(database, {"venue.sweep_s": 7.0}, CHANGES, base_version=0, changed_by="a", reason="r")
@@ -78,7 +78,7 @@ async def test_a_version_that_does_not_fit_the_nodes_own_files_refuses_the_start
         await overlaid(files, paths, database)
 
 
-async def test_what_holds_a_lease_does_not_begin_with_the_settings_of_before_an_outage(
+async def test_leased_child_does_not_start_with_settings_from_before_an_outage(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[Component] = []

@@ -29,11 +29,11 @@ def wheel(
     tamper: bool = False,
 ) -> Path:
     info = f"{name}-{version}.dist-info"
-    told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: {python}\n"
-    told += "".join(f"Requires-Dist: {need}\n" for need in needs) + 'Requires-Dist: pandas<0; extra == "frames"\n'
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: {python}\n"
+    metadata += "".join(f"Requires-Dist: {need}\n" for need in needs) + 'Requires-Dist: pandas<0; extra == "frames"\n'
     files = {
         **FILES,
-        f"{info}/METADATA": told,
+        f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     lines = [f"{path},sha256={digest(text.encode())},{len(text)}" for path, text in files.items()]
@@ -59,7 +59,7 @@ def test_a_wheel_that_fits_is_known_by_version_and_content(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "words"),
+    ("change", "code", "message"),
     [
         ({"needs": ("ray[serve]==1.0",)}, "WHEEL_UNFIT", "it needs ray==1.0"),
         ({"needs": ("no-such-library>=1",)}, "WHEEL_UNFIT", "which is not installed"),
@@ -70,11 +70,13 @@ def test_a_wheel_that_fits_is_known_by_version_and_content(tmp_path: Path) -> No
         ({"tamper": True}, "WHEEL_WRONG", "serve_app.py is not what"),
     ],
 )
-def test_a_wheel_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, object], code: str, words: str) -> None:
+def test_a_wheel_that_does_not_fit_is_refused(
+    tmp_path: Path, change: dict[str, object], code: str, message: str
+) -> None:
     with pytest.raises(InputError) as found:
         check_wheel(wheel(tmp_path, **change))  # type: ignore[arg-type]
     assert found.value.code == code
-    assert words in found.value.message
+    assert message in found.value.message
     assert found.value.remedy
 
 
@@ -90,7 +92,7 @@ def test_a_checkout_is_not_overwritten_by_a_wheel() -> None:
     assert found.value.code == "NOT_INSTALLED"
 
 
-def test_what_is_installed_is_packed_again_and_installs_the_same(tmp_path: Path) -> None:
+def test_installed_build_is_packed_and_installs_the_same(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     _install(wheel(tmp_path), first)
     found = next(metadata.distributions(name="fks", path=[str(first)]))

@@ -172,7 +172,7 @@ async def _missed_nothing(db: Database, good: Bars, first: int) -> bool:
 
 
 @pytest.mark.parametrize("way", ["exit", "segv", "hold"])
-async def test_it_is_set_apart_then_switched_off_and_its_neighbour_misses_no_bar(
+async def test_it_is_isolated_then_disabled_and_its_neighbour_misses_no_bar(
     database: Database, bus: Bus, tree: SmallTree, way: str
 ) -> None:
     count, fatal = 90, 30

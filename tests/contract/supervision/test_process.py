@@ -1,4 +1,4 @@
-"""A child's process on this host: its end is seen at once and proven, and everything it left is told."""
+"""A child's process on this host: its end is detected at once and proven, with everything it left."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_kill_9_is_detected_within_50_ms_with_its_signal(paths: Paths) -> 
             await reaped(child)
             end = await exit_of(How.CRASH, "died", held, paths, "orders")
             assert (end.is_gone, end.how, end.is_inferred) == (True, How.CRASH, False)
-            if await held.wait_status() is not None:  # the kernel tells since 6.15
+            if await held.wait_status() is not None:  # the kernel reports it since 6.15
                 assert (end.signal, end.exit_code, end.reason) == (9, None, "died: signal SIGKILL")
             held.close()
     assert min(took_s) < 0.05, took_s

@@ -1,4 +1,4 @@
-"""What every actor process is, without a cluster: how it starts while something is away, and whose calls it keeps."""
+"""The Shell of an actor process without a cluster: how it starts while something is away, and whose calls it keeps."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ async def test_parked_joins_of_dead_supervisors_leave_the_slots_to_the_living() 
     assert [await task for task in parked[-shells.JOINS_MAX :]] == ["normal"] * shells.JOINS_MAX
 
 
-async def test_a_start_waits_for_what_is_away_and_then_sees_its_new_address(
-    monkeypatch: pytest.MonkeyPatch, log: Any
-) -> None:
+async def test_start_waits_for_a_dependency_and_uses_its_new_address(monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
     monkeypatch.setitem(tree.CLASSES, "needy", Needy)
     Needy.made = []
     old = Node("db", "redis", "ray", {}, sim=None)

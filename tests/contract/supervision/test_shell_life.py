@@ -105,7 +105,7 @@ async def living(home: Paths, monkeypatch: pytest.MonkeyPatch, **settings: str) 
 
 
 async def in_state(shell: Any, *states: str) -> dict[str, Any]:
-    """Return the first beat that tells of one of the states."""
+    """Return the first beat with one of the states."""
 
     async def beat() -> Any:
         found = await shell.health()
@@ -114,9 +114,7 @@ async def in_state(shell: Any, *states: str) -> dict[str, Any]:
     return await until(beat)  # type: ignore[no-any-return]
 
 
-async def test_a_beat_says_who_and_where_and_which_code_and_configuration(
-    home: Paths, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_beat_has_name_place_code_and_configuration(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     async with living(home, monkeypatch) as shell:
         beat = await in_state(shell, "ready")
         assert (beat["component"], beat["pid"], beat["epoch"], beat["version"]) == ("child:1", os.getpid(), 7, VERSION)
@@ -145,8 +143,8 @@ async def test_failed_self_check_degrades_and_is_shown_with_its_age(
         Child.made.found = []
         assert (await in_state(shell, "ready"))["problems"] == []
     lines = [json.loads(line) for line in (home.logs / "child-1.jsonl").read_text().splitlines()]
-    told = [(line["event"], line["kind"]) for line in lines if line["event"].startswith("check.")]
-    assert told == [("check.failed", "queue"), ("check.mended", "queue")]
+    logged = [(line["event"], line["kind"]) for line in lines if line["event"].startswith("check.")]
+    assert logged == [("check.failed", "queue"), ("check.mended", "queue")]
 
 
 async def test_memory_above_the_ceiling_is_a_problem_that_a_restart_mends(
@@ -158,7 +156,7 @@ async def test_memory_above_the_ceiling_is_a_problem_that_a_restart_mends(
         assert (problem["kind"], problem["is_mended_by_restart"]) == ("memory", True)
 
 
-async def test_a_drain_comes_before_the_work_is_cancelled_and_the_child_beats_meanwhile(
+async def test_drain_precedes_cancellation_and_the_child_beats_meanwhile(
     home: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with living(home, monkeypatch) as shell:
@@ -177,15 +175,13 @@ async def test_a_drain_comes_before_the_work_is_cancelled_and_the_child_beats_me
     assert Child.made.steps == ["started", "drain", "drained", "run cancelled", "stop"]
 
 
-async def test_what_cannot_be_flushed_does_not_keep_a_child_from_stopping(
-    home: Paths, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_flush_does_not_keep_a_child_from_stopping(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     async with living(home, monkeypatch):
         Child.made.drain_error = OutageError("PostgreSQL does not answer")
     assert Child.made.steps == ["started", "drain", "run cancelled", "stop"]
 
 
-async def test_asked_to_stop_while_it_starts_it_ends_in_order(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_during_the_start_ends_in_order(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FKS_HOME", str(home.home))
     monkeypatch.setitem(tree.CLASSES, "stuck", StuckStart)
     shell = shells.Shell("stuck", "stuck:1", (), 7, False, 0.0, lambda role, component: {})
@@ -245,7 +241,7 @@ def test_a_fault_leaves_the_stacks_of_all_threads(home: Paths, start: Any) -> No
     assert last_crash_file(home, "test:faults").read_text() == text, "its predecessor's are kept"
 
 
-def test_a_hung_loop_tells_where_when_it_gets_sigusr1(home: Paths, start: Any) -> None:
+def test_hung_loop_writes_its_stacks_on_sigusr1(home: Paths, start: Any) -> None:
     process = start("blocks")
     assert process.stdout.readline() == "start\n"
     assert process.stdout.readline() == "blocked\n"
@@ -254,7 +250,7 @@ def test_a_hung_loop_tells_where_when_it_gets_sigusr1(home: Paths, start: Any) -
     assert process.poll() is None
 
 
-def test_an_asked_end_drains_then_cancels_then_stops(home: Paths, start: Any) -> None:
+def test_requested_end_drains_then_cancels_then_stops(home: Paths, start: Any) -> None:
     process = start("steady")
     assert process.stdout.readline() == "start\n"
     out, _ = process.communicate("stop\n", timeout=20)

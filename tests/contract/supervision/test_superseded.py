@@ -26,7 +26,7 @@ async def authority(database: Any) -> int:
     return int((await database.sql("SELECT epoch FROM leases WHERE name = 'supervisor'"))[0]["epoch"])
 
 
-async def test_a_superseded_supervisor_stays_down_and_says_so(run: Any, database: Any, log: Any) -> None:
+async def test_superseded_supervisor_stays_down_and_reports_it(run: Any, database: Any, log: Any) -> None:
     args = await deployed(database, ONE)
     world = FakeWorld()
     first = run(world, spec("a"), args=args)

@@ -80,7 +80,7 @@ async def test_a_child_that_is_late_has_longer_the_next_time(run: Any) -> None:
     assert len(world.spawned) == 2
 
 
-async def test_a_child_waits_for_what_it_names(run: Any) -> None:
+async def test_child_waits_for_the_siblings_it_names(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("b", after=("a",)), spec("a"))
     await until(lambda: supervisor.is_ready)
@@ -176,7 +176,7 @@ async def test_the_wait_for_a_lease_counts_from_the_raised_epoch(run: Any) -> No
     assert FAST.lease_ttl_s + 0.5 <= begun_s - died_s < FAST.lease_ttl_s + 1.5
 
 
-async def test_a_successor_waits_for_the_lease_of_one_whose_process_is_not_proven_gone(run: Any) -> None:
+async def test_successor_waits_out_the_lease_of_an_unproven_predecessor(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("a"))
     await until(lambda: supervisor.is_ready)
@@ -187,7 +187,7 @@ async def test_a_successor_waits_for_the_lease_of_one_whose_process_is_not_prove
     assert world.waits == [0.0, FAST.lease_ttl_s + 0.5]
 
 
-async def test_a_supervisor_that_was_killed_proves_nothing_about_a_child_that_is_missing(run: Any) -> None:
+async def test_killed_supervisor_proves_no_end_of_a_missing_child(run: Any) -> None:
     world = FakeWorld(was_reconstructed=True)
     run(world, spec("a"))
     await until(lambda: world.waits)

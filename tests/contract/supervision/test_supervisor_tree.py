@@ -1,4 +1,4 @@
-"""The supervisor over nested trees that change: escalation, groups, asked restarts, takeover, and who is unwell."""
+"""The supervisor over nested trees that change: escalation, groups, requested restarts, takeover, unwell children."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_group_ends_in_reverse_and_starts_in_order(run: Any) -> None:
     assert not first["d"].ended.is_set()
 
 
-async def test_the_living_of_every_branch_are_adopted_in_whatever_order(run: Any, database: Any) -> None:
+async def test_running_children_of_every_branch_are_adopted_in_any_order(run: Any, database: Any) -> None:
     living = {id: FakeChild(spec(id), epoch=7, pid=40 + n) for n, id in enumerate("abd")}
     world = FakeWorld(was_reconstructed=True, children=dict(living))
     supervisor = run(
@@ -113,7 +113,7 @@ async def test_restart_of_unknown_and_of_lost_children_is_refused(run: Any, monk
         await supervisor.restart_child("a", "a person")
 
 
-async def test_the_tree_follows_what_is_wanted(run: Any, database: Any) -> None:
+async def test_tree_follows_the_wanted_tree(run: Any, database: Any) -> None:
     world = FakeWorld()
     wanted = [tree(spec("a"), spec("b"))]
 
@@ -156,7 +156,7 @@ async def test_a_tree_that_cannot_be_run_or_read_changes_nothing(run: Any) -> No
     assert supervisor.is_ready
 
 
-async def test_what_an_earlier_supervisor_left_outside_of_the_tree_is_ended(run: Any, database: Any) -> None:
+async def test_actor_of_an_earlier_supervisor_outside_the_tree_is_stopped(run: Any, database: Any) -> None:
     await database.sql("INSERT INTO component_health (name, kind, state) VALUES ('old', 'actor', 'ready')")
     ghost = FakeChild(spec("old"), epoch=3, pid=9)
     world = FakeWorld(was_reconstructed=True, children={"old": ghost})
@@ -200,7 +200,7 @@ async def test_supervisor_that_was_stopped_itself_kills_no_child(run: Any) -> No
         child.answers_after_s = 0.02
     for _ in range(5):
         await asyncio.sleep(0.03)
-        time.sleep(0.4)  # noqa: ASYNC251  eight heartbeats in which nobody listened
+        time.sleep(0.4)  # noqa: ASYNC251  eight heartbeats in which the supervisor stood still
     await until(lambda: supervisor.is_ready)
     assert sorted(names(world)) == ["a", "b"]
 
@@ -234,9 +234,9 @@ async def test_tree_is_shown_with_its_windows(run: Any) -> None:
     await until(lambda: supervisor.is_ready)
     world.children["a"].die("kill -9")
     await until(lambda: len(world.spawned) == 3 and supervisor.is_ready)
-    told = supervisor.detail()["tree"]
-    assert (told["id"], told["strategy"], told["state"]) == ("supervisor", "one_for_one", "ready")
-    assert told["children"][0] | {"children": []} == {
+    shown = supervisor.detail()["tree"]
+    assert (shown["id"], shown["strategy"], shown["state"]) == ("supervisor", "one_for_one", "ready")
+    assert shown["children"][0] | {"children": []} == {
         "id": "s",
         "strategy": "one_for_one",
         "limit": {"restarts_max": 5, "period_s": 60.0},
@@ -244,7 +244,7 @@ async def test_tree_is_shown_with_its_windows(run: Any) -> None:
         "state": "ready",
         "children": [],
     }
-    assert told["children"][1] == {"id": "b", "state": "ready"}
+    assert shown["children"][1] == {"id": "b", "state": "ready"}
 
 
 async def test_lease_is_waited_out_after_a_loss_but_not_after_a_stop(run: Any) -> None:
@@ -257,14 +257,14 @@ async def test_lease_is_waited_out_after_a_loss_but_not_after_a_stop(run: Any) -
     supervisor = run(second, spec("a"), spec("b"))
     await until(lambda: supervisor.is_ready)
     assert second.waits == [0.0, 0.0]
-    await run.end()  # its cluster is lost: whether its children still run nobody knows
+    await run.end()  # its cluster is lost: its children may still run
     third = FakeWorld()
     run(third, spec("a"), spec("b"))
     await until(lambda: len(third.waits) == 2)
     assert min(third.waits) > 2.0
 
 
-async def test_a_supervisor_that_was_replaced_ends_before_it_takes_a_childs_place(run: Any, database: Any) -> None:
+async def test_replaced_supervisor_ends_before_it_replaces_a_child(run: Any, database: Any) -> None:
     old, new = FakeWorld(), FakeWorld()
     first = run(old, spec("a"))
     await until(lambda: first.is_ready)

@@ -1,4 +1,4 @@
-"""When an alert is over."""
+"""Rules that end an alert."""
 
 from __future__ import annotations
 

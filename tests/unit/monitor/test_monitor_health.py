@@ -1,4 +1,4 @@
-"""Health looks at its dependencies once a second at most, however many ask: it is open to everybody."""
+"""Health: concurrent requests share one check of the dependencies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to a child, in words."""
+"""Descriptions of the events of a child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose error a library's line is."""
+"""Levels of log lines that libraries write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the parts add up to one status."""
+"""Overall status from the states of the parts."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_first_bar_shows_no_change(lines):
 
 
 def test_states_stand_in_one_column_with_and_without_colours_and_prices(lines):
-    said = [
+    printed = [
         shown(lines, type="signal", symbol="BTCUSDT", kind="enter", side="buy", state="XXX", instance="i"),
         shown(lines, type="signal", symbol="BTCUSDT", kind="exit", side="sell", state="XXX", instance="i"),
         shown(lines, type="order", symbol="BTCUSDT", side="buy", quantity="0.00814", state="XXX"),
@@ -107,13 +107,13 @@ def test_states_stand_in_one_column_with_and_without_colours_and_prices(lines):
             lines, type="order", symbol="ETHUSDT", side="sell", quantity="0.17", price="2939.3", role="tp", state="XXX"
         ),
     ]
-    assert len({text.index("XXX") for text in said}) == 1, said
+    assert len({text.index("XXX") for text in printed}) == 1, printed
 
 
 async def test_restarting_replica_is_skipped_and_a_dead_gateway_shown_once(monkeypatch):
     monkeypatch.setattr(live, "AWAY_S", 0.3)
     monkeypatch.setattr(live, "RECONNECT_S", 0.02)
-    said: list[str] = []
+    printed: list[str] = []
     visits = 0
 
     async def serve_one(socket):
@@ -125,14 +125,14 @@ async def test_restarting_replica_is_skipped_and_a_dead_gateway_shown_once(monke
 
     async with serve(serve_one, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        watching = asyncio.create_task(live.watch(f"http://127.0.0.1:{port}", lambda: None, said.append))
-        await until(lambda: len(said) == 3)
-        assert not [line for line in said if "gateway" in line]
-    await until(lambda: len(said) == 4)
-    assert "does not answer" in said[3]
+        watching = asyncio.create_task(live.watch(f"http://127.0.0.1:{port}", lambda: None, printed.append))
+        await until(lambda: len(printed) == 3)
+        assert not [line for line in printed if "gateway" in line]
+    await until(lambda: len(printed) == 4)
+    assert "does not answer" in printed[3]
     async with serve(serve_one, "127.0.0.1", port):
-        await until(lambda: len(said) == 6)
-    assert "is back" in said[4]
+        await until(lambda: len(printed) == 6)
+    assert "is back" in printed[4]
     watching.cancel()
 
 
@@ -144,29 +144,29 @@ def test_nonsense_from_the_socket_is_no_crash(lines):
 
 
 def test_plain_output_has_no_colours_and_no_spinner():
-    said = []
-    screen = Screen(write=said.append, is_terminal=False)
+    printed = []
+    screen = Screen(write=printed.append, is_terminal=False)
     screen.say("postgres", "running")
     screen.say("postgres", "done")
     screen.say("ray", "failed", "died\nwith words")
-    text = "".join(said)
+    text = "".join(printed)
     assert "\x1b" not in text
     assert "PostgreSQL" in text
     assert text.count("\n") == 2
 
 
-async def test_what_the_gateway_asks_is_answered():
-    said = []
+async def test_requests_of_the_gateway_are_answered():
+    printed = []
 
     async def gateway(socket):
         await socket.send('{"type": "check", "n": 7}')
-        said.append(orjson.loads(await socket.recv()))
+        printed.append(orjson.loads(await socket.recv()))
         await socket.wait_closed()
 
     async with serve(gateway, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         watching = asyncio.create_task(live.watch(f"http://127.0.0.1:{port}", lambda: None, lambda line: None))
-        await until(lambda: said)
+        await until(lambda: printed)
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-    assert said == [{"type": "checked", "n": 7}]
+    assert printed == [{"type": "checked", "n": 7}]

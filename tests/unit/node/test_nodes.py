@@ -1,4 +1,4 @@
-"""Which settings the machines of a cluster must agree in, and what is said of each machine."""
+"""Settings that the machines of a cluster must agree in, and the faults reported of each machine."""
 
 from __future__ import annotations
 

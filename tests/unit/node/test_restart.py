@@ -1,4 +1,4 @@
-"""`fks restart` ends what it was asked to, and nobody who has its number by now."""
+"""`fks restart` ends the process it names, and no other one that has its number by now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from a strategy's crashes: properties of the pure decision, and the mark that outlives a process."""
+"""Response to a strategy's crashes: properties of the pure decision, and the mark that outlives a process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _run(between: list[float]) -> list[tuple[str, bool]]:
 
 @settings(max_examples=200, deadline=None)
 @given(gaps)
-def test_set_apart_before_switched_off_and_never_by_one_crash(between: list[float]) -> None:
+def test_isolated_before_disabled_and_never_after_one_crash(between: list[float]) -> None:
     found = _run(between)
     verdicts = [verdict for verdict, _ in found]
     assert verdicts[0] == "Count"
@@ -60,7 +60,7 @@ def test_rare_crashes_are_only_counted(between: list[float]) -> None:
 
 
 @given(st.integers(0, 100), st.booleans(), st.one_of(st.none(), st.floats(-1e6, 1e6)))
-def test_every_input_has_a_verdict(crashes: int, is_isolated: bool, since: float | None) -> None:
+def test_every_input_has_a_response(crashes: int, is_isolated: bool, since: float | None) -> None:
     verdict = respond_to_crash(crashes=crashes, is_isolated=is_isolated, since_last_s=since, window_s=WINDOW_S)
     assert isinstance(verdict, Count | Isolate | Disable)
     assert verdict.crashes >= 1
@@ -84,7 +84,7 @@ def test_a_mark_is_read_as_it_was_set(name: str, at_ns: int, bar_ns: int, epoch:
         path.unlink(missing_ok=True)
 
 
-def test_what_is_no_mark_blames_nobody(tmp_path: Path) -> None:
+def test_invalid_mark_attributes_no_crash(tmp_path: Path) -> None:
     for content in (b"", b"x", bytes(512), b"FKS1" + b"\xff" * 40, os.urandom(512)):
         (tmp_path / "m").write_bytes(content)
         assert CrashMarker(tmp_path / "m").left() is None

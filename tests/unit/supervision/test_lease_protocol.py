@@ -48,7 +48,7 @@ class HolderClock:
 
 
 class SlowDatabase:
-    """Answers when it is told to."""
+    """Answers when the test lets it."""
 
     @types.coroutine
     def fetchval(self, *args: object, **named: object) -> Generator[None, Any, Any]:
@@ -130,7 +130,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.world.is_up)
     @rule(number=st.integers(0, 3))
     def is_executed(self, number: int) -> None:
-        """The database carries a request out, though who asked may be stopped by now."""
+        """The database executes a request, though its sender may be stopped by now."""
         holder = self._pick(number)
         if holder.renewal is not None and holder.answer is None:
             holder.answer = (holder.epoch if self.world.epoch == holder.epoch else None,)
@@ -167,7 +167,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 3))
     def connection_is_lost(self, number: int) -> None:
-        """Executed or not, nobody hears of it."""
+        """Executed or not, the answer is lost."""
         holder = self._pick(number)
         if holder.renewal is None or holder.is_stopped:
             return
@@ -197,7 +197,8 @@ TestProtocol = Protocol.TestCase
 def test_a_healthy_holder_holds_between_renewals() -> None:
     world = World(epoch=1)
     clock = HolderClock(world, 1.0)
-    lease = HeldLease(SlowDatabase(), clock, name="x", epoch=1, holder="x", ttl_s=TTL_S, renew_s=0.5)  # type: ignore[arg-type]
+    database: Any = SlowDatabase()
+    lease = HeldLease(database, clock, name="x", epoch=1, holder="x", ttl_s=TTL_S, renew_s=0.5)
     assert not lease.holds()
     for _ in range(20):
         renewal = lease.renew()

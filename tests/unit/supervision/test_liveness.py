@@ -23,7 +23,7 @@ def problem(since_s: float, *, kind: str = "queue", mends: bool = True) -> dict[
     return {"state": "degraded", "age_s": 0.0, "problems": [found]}
 
 
-def test_a_silent_process_and_a_loop_that_stands_still_are_both_hung_within_three_beats() -> None:
+def test_silent_process_and_blocked_loop_are_hung_within_three_beats() -> None:
     assert how(None, 2.6) is None
     assert how(None, 2.7) is How.HUNG
     assert how({"age_s": 2.6, "state": "ready"}) is None
@@ -44,7 +44,7 @@ def test_a_silent_process_and_a_loop_that_stands_still_are_both_hung_within_thre
         ({"state": "ready", "age_s": 0.0, "problems": ["nonsense"], "memory_mb": "?"}, None),
     ],
 )
-def test_only_what_a_new_process_may_mend_ends_one_and_only_after_a_while(
+def test_only_lasting_problems_that_a_restart_may_end_do_end_a_child(
     beat: dict[str, Any], expected: How | None
 ) -> None:
     assert how(beat) is expected

@@ -1,5 +1,5 @@
-"""The machine when answers take their time: whatever the interleaving, nobody runs twice, order holds, all ends
-well."""
+"""The machine with delayed answers: for every interleaving no child runs twice, the order holds and the tree comes to
+rest."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def branch(
 
 @dataclass
 class World:
-    """Processes that do what they are told when the test says so, and a judge who looks at every command."""
+    """Processes that answer commands when the test lets them, with a check of every command."""
 
     state: TreeState
     living: set[str] = field(default_factory=set)  # found alive, when looked for
@@ -84,19 +84,19 @@ class World:
     log: list[Command] = field(default_factory=list)
     pages: list[Page] = field(default_factory=list)
     counted: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
-    excused: set[str] = field(default_factory=set)  # asked for by a person, or leaving: alone, out of order
+    excused: set[str] = field(default_factory=set)  # restarted by a person, or leaving: alone, out of order
     is_ending: bool = False
 
-    def tell(self, event: Event) -> None:
+    def post(self, event: Event) -> None:
         before = self.state
         self.state, commands = decide(self.state, event, self.now)
         for command in commands:
             self.log.append(command)
-            self.judge(command, before)
+            self.check(command, before)
             if isinstance(command, Find | Start | Stop | Timer):
                 self.pending.append(command)
 
-    def judge(self, command: Command, before: TreeState) -> None:
+    def check(self, command: Command, before: TreeState) -> None:
         match command:
             case Start(id, run):
                 assert not self.is_ending, f"{id} started after the end"
@@ -151,27 +151,27 @@ class World:
             case Find(id, run) if id in self.living:
                 self.living.discard(id)
                 self.alive[id] = run
-                self.tell(Adopted(id, is_up=succeeds))
+                self.post(Adopted(id, is_up=succeeds))
                 if not succeeds:
                     self.pending.append(Start(id, run))
             case Find(id):
-                self.tell(Missing(id))
+                self.post(Missing(id))
             case Start(id, run) if self.alive.get(id) == run:
                 if not succeeds:
                     del self.alive[id]
-                self.tell(Started(id, run) if succeeds else Exited(id, run, Exit(How.FAILED_START, "no")))
+                self.post(Started(id, run) if succeeds else Exited(id, run, Exit(How.FAILED_START, "no")))
             case Stop(id, run):
                 if self.alive.get(id) == run:
                     del self.alive[id]
-                    self.tell(Exited(id, run, ASKED))
+                    self.post(Exited(id, run, ASKED))
             case Timer(token):
-                self.tell(TimerFired(token))
+                self.post(TimerFired(token))
 
     def kill(self, index: int, end: Exit = CRASH) -> None:
         started = [id for id in sorted(self.alive) if self.state.nodes[id].phase is not Phase.FINDING]
         if started:
             id = started[index % len(started)]
-            self.tell(Exited(id, self.alive.pop(id), end))
+            self.post(Exited(id, self.alive.pop(id), end))
 
     def calm(self) -> None:
         """Let everything come true, timers last, until nothing is under way."""
@@ -184,13 +184,13 @@ class World:
             self.answer(ready[0] if ready else 0)
         raise AssertionError("it never comes to rest")
 
-    def words(self) -> list[str]:
+    def starts_and_stops(self) -> list[str]:
         return [f"{type(c).__name__.lower()} {c.id}" for c in self.log if isinstance(c, Start | Stop)]
 
 
 def running(tree: SupervisorSpec, *living: str) -> World:
     world = World(TreeState.of(tree), set(living))
-    world.tell(Begin())
+    world.post(Begin())
     world.calm()
     world.log.clear()
     return world
@@ -250,12 +250,12 @@ def changed(tree: SupervisorSpec, choice: int, fresh: str) -> SupervisorSpec:
 
 @settings(max_examples=200, deadline=None)
 @given(trees(), st.sets(st.integers(0, 12)), steps, st.booleans())
-def test_whatever_the_interleaving(
+def test_invariants_hold_for_every_interleaving(
     tree: SupervisorSpec, living: set[int], steps: list[tuple[str, int]], is_ended: bool
 ) -> None:
     world = World(TreeState.of(tree), {f"w{number}" for number in living} & {w.id for w in tree.workers()})
-    world.excused = set(world.living)  # who was found alive need not have been started in order
-    world.tell(Begin())
+    world.excused = set(world.living)  # adopted children need not have been started in order
+    world.post(Begin())
     wanted = tree
     for number, (what, choice) in enumerate(steps):
         match what:
@@ -268,32 +268,32 @@ def test_whatever_the_interleaving(
             case "ask":
                 id = sorted(world.state.nodes)[choice % len(world.state.nodes)]
                 world.excused.add(id)
-                world.tell(RestartWanted(id, "a person"))
+                world.post(RestartWanted(id, "a person"))
             case "change":
                 wanted = changed(wanted, choice, f"new{number}")
                 world.excused |= {child.id for _, child in edges(wanted)}
                 check_tree(wanted)
-                world.tell(TreeWanted(wanted))
+                world.post(TreeWanted(wanted))
             case "again":
-                world.tell(Started("w0", choice))  # of a run that is long over, or never was
+                world.post(Started("w0", choice))  # of a run that is long over, or never was
     if not is_ended:
         world.calm()
         assert_all_is_well(world, wanted)
     world.is_ending = True
     world.excused -= set(world.alive)
-    world.tell(StopWanted())
+    world.post(StopWanted())
     world.calm()
     assert not world.alive
     assert world.state.is_stopped
     before = len(world.log)
     for id in world.state.nodes:
-        world.tell(RestartWanted(id, "too late"))
-        world.tell(Started(id, world.state.nodes[id].run))
+        world.post(RestartWanted(id, "too late"))
+        world.post(Started(id, world.state.nodes[id].run))
     assert not [c for c in world.log[before:] if isinstance(c, Start | Stop | Find | Timer)]
 
 
 def assert_all_is_well(world: World, wanted: SupervisorSpec) -> None:
-    """At rest the tree is the wanted one, and everybody is up who was not done for good."""
+    """At rest the tree is the wanted one, and every child is up that is not done."""
     assert world.state.tree == wanted
     assert set(world.state.nodes) == {wanted.id, *(child.id for _, child in edges(wanted))}
 
@@ -310,19 +310,19 @@ def assert_all_is_well(world: World, wanted: SupervisorSpec) -> None:
 
 
 # ── examples, one sentence each ──────────────────────────────────────────────────────────────────
-def test_a_branch_past_its_window_ends_in_reverse_and_begins_anew() -> None:
+def test_branch_past_its_window_ends_in_reverse_and_restarts() -> None:
     world = running(branch("top", branch("s", worker("a"), worker("b", "a"), limit=1), worker("c")))
     for _ in range(2):
-        world.tell(Exited("a", world.alive.pop("a"), CRASH))
+        world.post(Exited("a", world.alive.pop("a"), CRASH))
         world.calm()
-    assert world.words() == ["start a", "stop b", "start a", "start b"]
+    assert world.starts_and_stops() == ["start a", "stop b", "start a", "start b"]
     assert [page.event for page in world.pages] == ["child.escalated"]
 
 
-def test_the_root_contains_the_child_alone_and_starts_it_again_after_a_minute() -> None:
+def test_root_contains_one_child_and_retries_it_after_a_minute() -> None:
     world = running(branch("top", worker("a"), worker("b"), limit=1))
     for _ in range(2):
-        world.tell(Exited("a", world.alive.pop("a"), CRASH))
+        world.post(Exited("a", world.alive.pop("a"), CRASH))
         for index, command in reversed(list(enumerate(world.pending))):
             if not isinstance(command, Timer):
                 world.answer(index)
@@ -337,7 +337,7 @@ def test_the_root_contains_the_child_alone_and_starts_it_again_after_a_minute() 
 def test_the_patience_meant_for_one_branch_is_not_used_up_by_another() -> None:
     world = running(branch("top", worker("a"), worker("b"), limit=2))
     for id in ("a", "a", "b", "b"):
-        world.tell(Exited(id, world.alive.pop(id), CRASH))
+        world.post(Exited(id, world.alive.pop(id), CRASH))
         world.pending.sort(key=lambda command: isinstance(command, Timer))
         while world.pending:
             world.answer(0)
@@ -349,7 +349,7 @@ def test_waits_double_and_a_child_that_lasted_starts_without_one() -> None:
     waits = []
     for lived_s in (0.0, 1.0, 1.0, 1.0, 1.0, 61.0):
         world.now += lived_s
-        world.tell(Exited("a", world.alive.pop("a"), CRASH))
+        world.post(Exited("a", world.alive.pop("a"), CRASH))
         timers = [command for command in world.pending if isinstance(command, Timer)]
         waits.append(timers[0].after_s if timers else 0.0)
         while world.pending:
@@ -360,76 +360,76 @@ def test_waits_double_and_a_child_that_lasted_starts_without_one() -> None:
 def test_a_restart_a_person_wants_is_drained_not_counted_and_ends_a_wait() -> None:
     world = running(branch("top", worker("a"), limit=0))
     for _ in range(5):
-        world.tell(RestartWanted("a", "a person"))
+        world.post(RestartWanted("a", "a person"))
         world.calm()
-    assert world.words() == ["stop a", "start a"] * 5
-    world.tell(Exited("a", world.alive.pop("a"), CRASH))
+    assert world.starts_and_stops() == ["stop a", "start a"] * 5
+    world.post(Exited("a", world.alive.pop("a"), CRASH))
     assert world.state.nodes["a"].phase is Phase.CONTAINED
-    world.tell(RestartWanted("a", "a person"))
-    assert world.words()[-1] == "start a"
+    world.post(RestartWanted("a", "a person"))
+    assert world.starts_and_stops()[-1] == "start a"
 
 
 def test_a_restart_of_a_supervisor_takes_its_children_in_order() -> None:
     world = running(branch("top", branch("s", worker("a"), worker("b", "a")), worker("c", "s")))
-    world.tell(RestartWanted("s", "a person"))
+    world.post(RestartWanted("s", "a person"))
     world.calm()
-    assert world.words() == ["stop b", "stop a", "start a", "start b"]
+    assert world.starts_and_stops() == ["stop b", "stop a", "start a", "start b"]
 
 
 def test_nothing_starts_before_those_it_names_came_up() -> None:
     world = World(TreeState.of(branch("top", branch("s", worker("a"), worker("b")), worker("c", "s"))))
-    world.tell(Begin())
+    world.post(Begin())
     for _ in range(3):
         world.answer(0)
-    assert world.words() == ["start a", "start b"]
+    assert world.starts_and_stops() == ["start a", "start b"]
     world.answer(0)
-    assert world.words() == ["start a", "start b"]
+    assert world.starts_and_stops() == ["start a", "start b"]
     world.answer(0)
-    assert world.words() == ["start a", "start b", "start c"]
+    assert world.starts_and_stops() == ["start a", "start b", "start c"]
 
 
 def test_the_living_are_adopted_and_only_the_dead_are_started() -> None:
     world = World(
         TreeState.of(branch("top", branch("s", worker("a"), worker("b", "a")), branch("t", worker("c")))), {"b", "c"}
     )
-    world.tell(Begin())
+    world.post(Begin())
     world.calm()
-    assert world.words() == ["start a"]
+    assert world.starts_and_stops() == ["start a"]
     assert [note.id for note in world.log if isinstance(note, Note) and note.event == "adopted"] == ["b", "c"]
 
 
-def test_who_shares_the_fate_of_one_that_died_without_a_supervisor_is_restarted_with_it() -> None:
+def test_siblings_of_a_child_that_died_unsupervised_restart_with_it() -> None:
     tree = branch("top", branch("s", worker("a"), worker("b"), strategy=Strategy.REST_FOR_ONE))
     world = World(TreeState.of(tree), {"b"})
-    world.tell(Begin())
+    world.post(Begin())
     world.calm()
-    assert world.words() == ["stop b", "start a", "start b"]
+    assert world.starts_and_stops() == ["stop b", "start a", "start b"]
 
 
 @pytest.mark.parametrize("younger_restart_of_s", [(), (4.0,)])
 def test_windows_go_on_where_the_supervisor_before_left_them(younger_restart_of_s: tuple[float, ...]) -> None:
     world = running(branch("top", branch("s", worker("a"), worker("b"), limit=2)))
-    world.tell(Remembered({"a": (5.0, 11.0), "b": (6.0,), "s": younger_restart_of_s, "top": (1.0,)}))
-    world.tell(Exited("a", world.alive.pop("a"), CRASH))
+    world.post(Remembered({"a": (5.0, 11.0), "b": (6.0,), "s": younger_restart_of_s, "top": (1.0,)}))
+    world.post(Exited("a", world.alive.pop("a"), CRASH))
     has_escalated = any(isinstance(note, Note) and note.event == "escalated" for note in world.log)
     assert has_escalated is not bool(younger_restart_of_s)
 
 
-def test_a_changed_tree_ends_what_left_and_starts_what_came_and_leaves_the_rest_alone() -> None:
+def test_changed_tree_stops_removed_and_starts_added_children_only() -> None:
     world = running(branch("top", branch("s", worker("a"), worker("b")), worker("c")))
     changed_b = replace(worker("b"), args=("new",))
-    world.tell(TreeWanted(branch("top", branch("s", worker("a"), changed_b, worker("d")), limit=9)))
+    world.post(TreeWanted(branch("top", branch("s", worker("a"), changed_b, worker("d")), limit=9)))
     world.calm()
-    assert sorted(world.words()) == ["start b", "start d", "stop b", "stop c"]
+    assert sorted(world.starts_and_stops()) == ["start b", "start d", "stop b", "stop c"]
     assert set(world.alive) == {"a", "b", "d"}
     assert world.state.tree.limit.restarts_max == 9
 
 
-def test_a_child_that_comes_back_into_the_tree_while_it_leaves_is_restarted() -> None:
+def test_child_that_returns_to_the_tree_while_leaving_is_restarted() -> None:
     tree = branch("top", worker("a"), worker("b"))
     world = running(tree)
-    world.tell(TreeWanted(branch("top", worker("a"))))
-    world.tell(TreeWanted(tree))
+    world.post(TreeWanted(branch("top", worker("a"))))
+    world.post(TreeWanted(tree))
     world.calm()
     assert set(world.alive) == {"a", "b"}
 
@@ -445,7 +445,7 @@ def test_events_of_another_life_change_nothing() -> None:
         Missing("a"),
         Adopted("a"),
     ):
-        world.tell(event)
+        world.post(event)
     assert world.state == before
 
 
@@ -456,9 +456,9 @@ def test_a_group_that_shares_every_fate_waits_together() -> None:
     )
     for _ in range(2):
         world.log.clear()
-        world.tell(Exited("b", world.alive.pop("b"), CRASH))
+        world.post(Exited("b", world.alive.pop("b"), CRASH))
         while any(not isinstance(command, Timer) for command in world.pending):
             world.answer(next(i for i, command in enumerate(world.pending) if not isinstance(command, Timer)))
-    assert world.words() == ["stop a"]
+    assert world.starts_and_stops() == ["stop a"]
     world.calm()
-    assert world.words() == ["stop a", "start a", "start b"]
+    assert world.starts_and_stops() == ["stop a", "start a", "start b"]

@@ -1,5 +1,4 @@
-"""The machine against OTP as the manual tells it: the same trees, the same exits, the same restarts in the same
-order."""
+"""The machine against a model of OTP from its manual: same trees, same exits, same restarts in the same order."""
 
 from __future__ import annotations
 
@@ -80,7 +79,7 @@ class Driver:
         self.running: dict[str, int] = {}
         self.escalated: list[str] = []
 
-    def tell(self, event: Event) -> None:
+    def post(self, event: Event) -> None:
         events = deque([event])
         while events:
             self.state, commands = decide(self.state, events.popleft(), self.now)
@@ -90,9 +89,9 @@ class Driver:
                         events.append(Missing(id))
                     case Start(id, run):
                         assert id not in self.running, f"{id} runs twice"
-                        word = next(self.ends.get(id, iter(())), "start")
-                        self.log.append((word, id))
-                        if word == "start":
+                        step = next(self.ends.get(id, iter(())), "start")
+                        self.log.append((step, id))
+                        if step == "start":
                             self.running[id] = run
                             events.append(Started(id, run))
                         else:
@@ -106,11 +105,10 @@ class Driver:
 
 
 def steps_of(log: list[tuple[str, str]], child_of: dict[str, str], *, is_chain: bool) -> object:
-    """What a log says about the children of one supervisor: the order where its children are a chain, else only
-    what."""
-    steps = [(word, child_of[id]) for word, id in log if id in child_of]
+    """Return the steps of one supervisor's children in a log: in order where they are a chain, else sorted."""
+    steps = [(step, child_of[id]) for step, id in log if id in child_of]
     if not is_chain:
-        return sorted((word, id) for word, id in log if id in child_of)
+        return sorted((step, id) for step, id in log if id in child_of)
     return [step for index, step in enumerate(steps) if index == 0 or step != steps[index - 1]]
 
 
@@ -136,11 +134,11 @@ exits = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(trees(), exits)
-def test_the_machine_restarts_whom_otp_restarts_in_otps_order(
+def test_machine_restarts_the_children_otp_restarts_in_its_order(
     top: Thing, exits: list[tuple[float, int, bool, int]]
 ) -> None:
     otp, driver = Otp(top), Driver(top)
-    driver.tell(Begin())
+    driver.post(Begin())
     assert_same(driver.log, otp.log, top)
     for after_s, index, is_normal, failures in exits:
         alive = sorted(otp.running())
@@ -153,8 +151,8 @@ def test_the_machine_restarts_whom_otp_restarts_in_otps_order(
         otp.fails = {victim: failures}
         otp.die(victim, is_normal=is_normal)
         for id in {id for _, id in otp.log}:
-            driver.ends[id] = iter([word for word, other in otp.log if other == id and word != "stop"])
-        driver.tell(Exited(victim, driver.running.pop(victim), ASKED if is_normal else CRASH))
+            driver.ends[id] = iter([step for step, other in otp.log if other == id and step != "stop"])
+        driver.post(Exited(victim, driver.running.pop(victim), ASKED if is_normal else CRASH))
         assert_same(driver.log, otp.log, top)
     assert sorted(otp.running()) == sorted(driver.running)
     contained = {id for id, node in driver.state.nodes.items() if node.phase is Phase.CONTAINED}

@@ -59,14 +59,14 @@ def test_jitter_only_ever_shortens_the_wait_and_by_its_share_at_most(tries: int,
     assert 0.75 * full <= backoff_s(tries, backoff, draw=draw) <= full
 
 
-def test_the_dice_differ_from_child_to_child_and_are_the_same_when_asked_again() -> None:
+def test_jitter_differs_between_children_and_is_repeatable() -> None:
     assert jitter_draw("a", 2, 1.0) == jitter_draw("a", 2, 1.0)
     thrown = {jitter_draw(child, tries, 1.0) for child in "abc" for tries in (2, 3)}
     assert len(thrown) == 6
     assert all(0 <= draw < 1 for draw in thrown)
 
 
-def test_children_start_after_what_they_name_and_stop_in_reverse() -> None:
+def test_children_start_after_the_siblings_they_name_and_stop_before() -> None:
     tree = branch(spec("a"), spec("b", after=("a",)), spec("c"), spec("d", after=("b", "c")))
     assert start_waves(tree) == (("a", "c"), ("b",), ("d",))
     assert predecessors(tree)["d"] == {"a", "b", "c"}

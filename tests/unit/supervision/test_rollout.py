@@ -25,7 +25,7 @@ def test_deployment_ends_with_supervisor_and_gateway() -> None:
     assert [is_child(part) for part in ("orders", "supervisor", "gateway")] == [True, False, False]
 
 
-def test_rollback_covers_restarted_parts_the_gateway_and_those_on_the_version() -> None:
+def test_rollback_covers_restarted_parts_gateway_and_users_of_the_version() -> None:
     concerned = ["guardian", "orders", "scheduler", "gateway"]
     running = {"guardian": 6, "orders": 7, "scheduler": 6}
     assert rollback_plan(concerned, ["guardian", "monitor"], running, 7) == ["guardian", "orders", "gateway"]

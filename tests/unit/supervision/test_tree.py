@@ -31,21 +31,21 @@ def test_every_child_is_contained_and_no_death_is_another_ones() -> None:
     assert [id for id, worker in by_id.items() if not worker.is_leased] == ["guardian"]  # it starts without a database
 
 
-def test_a_strategy_that_was_set_apart_has_a_worker_and_a_budget_of_its_own() -> None:
+def test_isolated_strategy_has_a_worker_and_budget_of_its_own() -> None:
     tree = tree_of(Settings(), ["ema", "rsi"])
     assert branches(tree)["isolated"] == ["strategy:solo:ema", "strategy:solo:rsi"]
     solo = next(worker for worker in tree.workers() if worker.id == "strategy:solo:ema")
     assert (solo.role, solo.args) == ("strategy", ("solo", "ema"))
 
 
-def test_each_exchange_with_something_to_collect_has_a_collector_in_a_branch_of_its_own() -> None:
+def test_each_collected_exchange_has_a_collector_in_its_own_branch() -> None:
     tree = tree_of(Settings(), exchanges=["kraken", "binance"])
     assert branches(tree)["data"] == ["collector:binance"]
     assert branches(tree)["data:kraken"] == ["collector:kraken"]
     assert next(w for w in tree.workers() if w.id == "collector:kraken").args == ("kraken",)
 
 
-def test_placement_says_where_by_resource_and_never_how_many() -> None:
+def test_placement_selects_a_node_and_never_limits_the_number() -> None:
     placed = Supervision(placement={"collector:*": "worker", "guardian": "head", "orders": "head"}, memory_max_mb=512)
     by_id = {worker.id: worker for worker in tree_of(Settings(supervision=placed)).workers()}
     assert by_id["collector:binance"].resources == {"worker": 0.001}

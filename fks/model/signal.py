@@ -11,7 +11,6 @@ from fks.model.order import OrderType, Side, TimeInForce
 
 
 class Kind(StrEnum):
-    TARGET = "target"  # hold `size` (in units of the instance's sizing; 0 = flat)
     ENTER = "enter"  # open in `side`; size None = the instance's sizing
     EXIT = "exit"  # close what the instance holds
     ORDER = "order"  # a person's exact order: size is the quantity in base
@@ -68,4 +67,4 @@ class Signal:
     @property
     def is_exit(self) -> bool:
         """Return whether it only closes the position of its instance."""
-        return self.kind is Kind.EXIT or (self.kind is Kind.TARGET and self.size == 0)
+        return self.kind is Kind.EXIT

@@ -159,11 +159,8 @@ class Submissions:
         """Size a signal; what cannot be sized is denied with what is missing."""
         signal = record.signal
         instrument = self._cache.instruments.get((signal.exchange, signal.symbol))
-        if signal.kind is Kind.ORDER or instrument is None or signal.kind is Kind.TARGET:
-            intent = intend_order(signal)
-            if signal.kind is Kind.TARGET:
-                return denied(intent, Code.TYPE_UNSUPPORTED, "enter, exit, order", "target", "send enter and exit")
-            return self._dated(intent, record)
+        if signal.kind is Kind.ORDER or instrument is None:
+            return self._dated(intend_order(signal), record)
         instance = self._cache.instances.get(signal.instance)
         price = self._cache.mark(signal.exchange, signal.symbol)
         sizing, size = ("notional", _ZERO) if instance is None else (instance.sizing, instance.size)

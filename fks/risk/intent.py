@@ -50,7 +50,7 @@ class Intent:
         return client_order_id(self.intent_id, self.role, self.attempt)
 
 
-_ROLES = {Kind.ENTER: Role.ENTRY, Kind.TARGET: Role.ENTRY, Kind.EXIT: Role.EXIT, Kind.ORDER: Role.ORDER}
+_ROLES = {Kind.ENTER: Role.ENTRY, Kind.EXIT: Role.EXIT, Kind.ORDER: Role.ORDER}
 
 
 def intend_entry(

@@ -127,7 +127,7 @@ async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
         raise Problem(
             409, "ORDER_ENDED", f"signal {id} has ended: {waiting['signal_state']}", remedy="see GET /signals"
         )
-    is_exit = waiting["kind"] == "exit" or (waiting["kind"] == "target" and waiting["quantity"] == 0)
+    is_exit = waiting["kind"] == "exit"
     if not is_exit or waiting["signal_state"] == "pending":
         remedy = "reject the signal" if waiting["signal_state"] == "pending" else "ask again in a moment"
         raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy=remedy)

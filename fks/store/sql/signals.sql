@@ -73,7 +73,7 @@ SELECT * FROM signals
 -- A person asks for the end of a signal's exit. No row back when that exit is not in progress: the signal is ready, or the
 -- instance's newest decision is an order of it and something is left to close. A request that is open already is returned.
 WITH signal AS (
-    SELECT s.* FROM signals s WHERE s.id = $1 AND (s.kind = 'exit' OR (s.kind = 'target' AND s.size = 0))),
+    SELECT s.* FROM signals s WHERE s.id = $1 AND s.kind = 'exit'),
 asked AS (
     SELECT e.id, e.finished_at FROM exit_end_requests e WHERE e.signal_id = $1 AND e.error IS NULL ORDER BY e.id DESC LIMIT 1),
 newest AS (

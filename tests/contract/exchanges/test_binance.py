@@ -38,7 +38,7 @@ def frame(row: dict[str, Any]) -> str:
 
 
 class Peer:
-    """Speaks what a test tells it to. `script` is called with each socket once it has subscribed."""
+    """Sends the messages of a test. `script` is called with each socket once it has subscribed."""
 
     def __init__(self) -> None:
         self.rest: Callable[[web.Request], Any] = lambda request: []

@@ -1,4 +1,4 @@
-"""Two readers, one recording: our wires and ccxt.pro's handlers tell the same of the same frames."""
+"""Our wires and ccxt.pro's handlers decode the same frames of one recording to equal values."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ ENDS = {
     "kraken, recorded": ("kraken", BTC["kraken"], KRAKEN_BOOK, "1m"),
     "kraken, documented": ("kraken", BTC["kraken"], None, "1m"),
 }
-#: case -> of how many symbols both readers tell (quotes, bars, books). ccxt.pro has no handler for coinbase's candles;
+#: case -> number of symbols that both readers report (quotes, bars, books). ccxt.pro has no handler for coinbase's candles;
 #: of binance's
 #: depth it reads the differences, not the partial books (depth20) that we ask for: these are held against ccxt's reader
 #: of REST

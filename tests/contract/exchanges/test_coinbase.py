@@ -46,7 +46,7 @@ WANTED = [Subscription(c, s, "5m" if c is Channel.BARS else "") for c in Channel
 
 
 class Market:
-    """Trades as Coinbase tells them: of a stretch of whole seconds the newest, newest first; candles only where
+    """Trades as Coinbase returns them: of a range of whole seconds the newest, newest first; candles only where
     traded."""
 
     def __init__(self, trades: list[tuple[int, int]]) -> None:
@@ -138,7 +138,7 @@ async def test_documented_bars_over_silences_are_found(coinbase: CoinbaseExchang
 
 
 async def test_documented_trades_of_a_busy_stretch_are_whole(coinbase: CoinbaseExchange, peer: RecordedPeer) -> None:
-    """2,400 trades in two minutes: of ten minutes, Coinbase would tell the newest thousand alone."""
+    """2,400 trades in two minutes: of ten minutes, Coinbase would return only the newest thousand."""
     rows = [(n, START_S * 1000 + n * 50) for n in range(2400)]
     peer.rest = Market(rows).rest
     found: list[PublicTrade] = []

@@ -96,7 +96,7 @@ def timeless(event: MarketEvent) -> MarketEvent:
     assert event.received_ns > 0
     if isinstance(event, msgspec.Struct):
         return msgspec.structs.replace(event, received_ns=0)
-    if isinstance(event, Quote | Book) and event.time_ns == event.received_ns:  # the exchange tells none
+    if isinstance(event, Quote | Book) and event.time_ns == event.received_ns:  # the exchange sends none
         return replace(event, received_ns=0, time_ns=0)
     return replace(event, received_ns=0)
 
@@ -269,7 +269,7 @@ async def test_x25_refusal_for_too_many_requests_pauses_the_budget(
 
 
 def received(listener: Listener, what: str) -> list[MarketEvent]:
-    """Return the values of one kind; the number of a book in its connection is nobody's to foresee."""
+    """Return the values of one kind, without the number of a book in its connection, which is not predictable."""
     found = believed(listener.events, KINDS[what])
     return [replace(book, sequence=0) for book in found] if what == "book" else found
 

@@ -171,7 +171,7 @@ async def test_rest_answer_names_the_party_at_fault(
 
 
 async def test_impossible_bar_of_rest_is_returned_unchanged(kraken: KrakenExchange, peer: RecordedPeer) -> None:
-    """Whoever stores it judges it: it goes to the quarantine, and spoils no other."""
+    """Validation follows when it is stored: it goes to the quarantine, and no other bar does."""
     await kraken.instruments()
     row = [START_S, "1", "0.5", "1", "-1", "1", "1", 1]  # high below low, and a price below zero
     peer.rest = lambda path, query: {"error": [], "result": {"XBTUSDT": [row], "last": START_S}}
@@ -182,7 +182,7 @@ async def test_impossible_bar_of_rest_is_returned_unchanged(kraken: KrakenExchan
 @pytest.mark.parametrize(
     "call", [("NO/NE", "1m"), ("BTC/USDT", "1s"), ("BTC/USDT", "1w")], ids=lambda call: "-".join(call).replace("/", "")
 )
-async def test_what_it_has_not_is_an_input_error(kraken: KrakenExchange, call: tuple[str, str]) -> None:
+async def test_unknown_request_is_an_input_error(kraken: KrakenExchange, call: tuple[str, str]) -> None:
     with pytest.raises(InputError):
         await kraken.fetch_bars(*call, None, 5)
     with pytest.raises(InputError):

@@ -1,4 +1,4 @@
-"""A second opinion on shapes that nobody here has recorded: ccxt.pro's handlers, which others run, read our tapes of
+"""Comparison for formats that were not recorded: ccxt.pro's handlers, which are in use elsewhere, decode our tapes of
 bybit and okx."""
 
 from __future__ import annotations

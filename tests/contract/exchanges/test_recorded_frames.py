@@ -197,7 +197,7 @@ def test_coinbase(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [there(COINBASE)])
 def test_coinbases_side_is_the_makers(path: Path) -> None:
-    """A buyer who made the market was hit at the bid: trades of such are at the best bid just before, or below it."""
+    """A maker who buys is hit at the bid: trades of such are at the best bid just before, or below it."""
     frames = frames_of(path)
     wire = CoinbaseWire()
     wire.subscribe_frames(wanted(["BTC-USD", "ETH-USD"], "5m"))
@@ -304,7 +304,7 @@ def test_krakens_old_trades_written_as_v2_keep_every_digit(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [there(KRAKEN_V1), there(COINBASE), there(MIXED)])
 def test_another_exchanges_frames_are_survived_and_counted(path: Path) -> None:
-    """The rudest unknown: thousands of real messages of somebody else's protocol. Nothing is invented, nothing
+    """The rudest unknown: thousands of real messages of another protocol. Nothing is invented, nothing
     raises."""
     frames = frames_of(path)
     for wire, symbols in (

@@ -53,15 +53,15 @@ def quote(number: int) -> str:
 
 
 class Peer:
-    """Notes what it hears, answers subscriptions as Binance does unless told not to, then plays `script`."""
+    """Records requests, answers subscriptions as Binance does unless `is_deaf`, then plays `script`."""
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.open = 0
         self.is_deaf = False
         self.refusal: tuple[int, dict[str, str]] | None = None  # status and headers
         self.script: Script | None = None
-        self.answer: Answer | None = None  # played to everything it hears
+        self.answer: Answer | None = None  # called with every request
         self.url = ""
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
@@ -73,20 +73,20 @@ class Peer:
         try:
             async for message in ws:
                 if message.type is WSMsgType.TEXT:
-                    await self.hear(ws, json.loads(message.data))
+                    await self.receive(ws, json.loads(message.data))
         finally:
             self.open -= 1
         return ws
 
-    async def hear(self, ws: web.WebSocketResponse, said: dict[str, Any]) -> None:
-        is_first = not self.heard
-        self.heard.append(said)
-        if said.get("method") == "SUBSCRIBE" and not self.is_deaf:
-            await ws.send_json({"result": None, "id": said["id"]})
+    async def receive(self, ws: web.WebSocketResponse, request: dict[str, Any]) -> None:
+        is_first = not self.received
+        self.received.append(request)
+        if request.get("method") == "SUBSCRIBE" and not self.is_deaf:
+            await ws.send_json({"result": None, "id": request["id"]})
         if self.script is not None and is_first:
             await self.script(ws)
         if self.answer is not None:
-            await self.answer(ws, said)
+            await self.answer(ws, request)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def sockets(log: CollectingLog) -> AsyncIterator[Sockets]:
     await made.close()
 
 
-async def heard(
+async def events_of(
     sockets: Sockets, wire: Wire, wanted: Sequence[Subscription], is_enough: Callable[[list[MarketEvent]], object]
 ) -> list[MarketEvent]:
     events: list[MarketEvent] = []
@@ -125,16 +125,16 @@ async def heard(
 async def ended(sockets: Sockets, wire: Wire, kind: type[FksError]) -> FksError:
     """Return the error that ends a connection."""
     with pytest.raises(kind) as found:
-        await heard(sockets, wire, [BTC], lambda events: False)
+        await events_of(sockets, wire, [BTC], lambda events: False)
     return found.value
 
 
 async def test_the_first_batch_says_that_the_subscriptions_stand(peer: Peer, sockets: Sockets) -> None:
-    assert await heard(sockets, BinanceWire(peer.url), [BTC], lambda events: True) == []
-    assert peer.heard == [{"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 1}]
+    assert await events_of(sockets, BinanceWire(peer.url), [BTC], lambda events: True) == []
+    assert peer.received == [{"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 1}]
 
 
-async def test_nothing_is_handed_out_before_they_stand_and_nobody_waits_for_ever(
+async def test_no_event_before_the_subscriptions_stand_within_a_time_limit(
     peer: Peer, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def early(ws: web.WebSocketResponse) -> None:
@@ -148,8 +148,8 @@ async def test_nothing_is_handed_out_before_they_stand_and_nobody_waits_for_ever
 
 async def test_a_long_list_is_asked_for_in_parts_and_each_is_awaited(peer: Peer, sockets: Sockets) -> None:
     wanted = [Subscription(Channel.TRADES, f"COIN{n}USDT") for n in range(250)]
-    await heard(sockets, BinanceWire(peer.url), wanted, lambda events: True)
-    assert [len(said["params"]) for said in peer.heard] == [100, 100, 50]
+    await events_of(sockets, BinanceWire(peer.url), wanted, lambda events: True)
+    assert [len(request["params"]) for request in peer.received] == [100, 100, 50]
 
 
 async def test_leaving_is_quick_though_the_peer_does_not_answer(peer: Peer, sockets: Sockets) -> None:
@@ -159,7 +159,7 @@ async def test_leaving_is_quick_though_the_peer_does_not_answer(peer: Peer, sock
 
     peer.script = freeze
     start = time.monotonic()
-    await heard(sockets, BinanceWire(peer.url), [BTC], len)
+    await events_of(sockets, BinanceWire(peer.url), [BTC], len)
     await sockets.close()
     assert time.monotonic() - start < 5.0  # aiohttp alone waits ten seconds
 
@@ -176,7 +176,7 @@ async def test_several_at_once_and_one_ends_alone(peer: Peer, sockets: Sockets) 
     assert sockets.counters.connects == 3
 
 
-async def test_a_slow_taker_costs_no_memory_and_is_told(peer: Peer, sockets: Sockets) -> None:
+async def test_slow_reader_costs_no_memory_and_gets_a_discontinuity(peer: Peer, sockets: Sockets) -> None:
     async def flood(ws: web.WebSocketResponse) -> None:
         for number in range(1, 1001):
             await ws.send_str(quote(number))
@@ -213,7 +213,7 @@ async def test_a_mistake_of_ours_ends_the_connection_loudly(peer: Peer, sockets:
     assert "exchange.frame_broken" in log.events("error")
 
 
-async def test_what_nobody_knows_is_logged_once(peer: Peer, sockets: Sockets, log: CollectingLog) -> None:
+async def test_unknown_messages_are_logged_once(peer: Peer, sockets: Sockets, log: CollectingLog) -> None:
     async def play(ws: web.WebSocketResponse) -> None:
         for _ in range(3):
             await ws.send_json({"stream": "btcusdt@brandNew", "data": {}})
@@ -243,15 +243,15 @@ async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
         return False
 
     with pytest.raises(PeerError, match="in a row"):
-        await heard(sockets, BinanceWire(peer.url), [BTC], note)
+        await events_of(sockets, BinanceWire(peer.url), [BTC], note)
     assert sockets.counters.suspects == 201
     assert sum(isinstance(event, Suspect) for event in events) == 201
     assert sum(isinstance(event, PublicTrade) for event in events) == 1
 
 
-async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, sockets: Sockets) -> None:
+async def test_unknown_subscription_is_refused_before_connecting(peer: Peer, sockets: Sockets) -> None:
     with pytest.raises(InputError, match="no 5s bars"):
-        await heard(sockets, BinanceWire(peer.url), [Subscription(Channel.BARS, "BTCUSDT", "5s")], len)
+        await events_of(sockets, BinanceWire(peer.url), [Subscription(Channel.BARS, "BTCUSDT", "5s")], len)
     assert sockets.counters.connects == 0
 
 
@@ -264,7 +264,7 @@ async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, soc
         (503, {"Retry-After": "17"}, 0.0),
     ],
 )
-async def test_who_dials_too_often_is_told_for_how_long_not_to(
+async def test_too_many_connects_are_refused_with_a_wait(
     peer: Peer, sockets: Sockets, status: int, headers: dict[str, str], wait_s: float
 ) -> None:
     peer.refusal = status, headers
@@ -287,7 +287,7 @@ class Reluctant:
     def pause(self, seconds: float) -> None: ...
 
 
-async def test_leave_to_dial_that_has_to_be_waited_for_is_told_once(
+async def test_waiting_for_a_connect_permit_is_logged_once(
     peer: Peer, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = Reluctant()
@@ -315,10 +315,10 @@ def wrong_book(peer: Peer) -> None:
     }
     wrong = json.dumps({"channel": "book", "type": "snapshot", "data": [row]}, separators=(",", ":"))
 
-    async def answer(ws: web.WebSocketResponse, said: dict[str, Any]) -> None:
-        if said["method"] == "subscribe":
+    async def answer(ws: web.WebSocketResponse, request: dict[str, Any]) -> None:
+        if request["method"] == "subscribe":
             result = {"channel": "book", "symbol": "BTC/USD"}
-            await ws.send_json({"method": "subscribe", "success": True, "req_id": said["req_id"], "result": result})
+            await ws.send_json({"method": "subscribe", "success": True, "req_id": request["req_id"], "result": result})
             await ws.send_str(wrong)
 
     peer.answer = answer
@@ -330,7 +330,7 @@ async def test_a_book_that_is_never_right_ends_its_connection(
 ) -> None:
     monkeypatch.setattr(anew, "ROW_MAX", 1)
     with pytest.raises(PeerError, match="in a row"):
-        await heard(sockets, KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")], lambda events: False)
+        await events_of(sockets, KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")], lambda events: False)
 
 
 @pytest.mark.usefixtures("wrong_book")
@@ -343,10 +343,10 @@ async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Pee
     await stream.aclose()  # type: ignore[attr-defined]
     took_s = time.monotonic() - start_s
     assert took_s >= 1.0
-    assert sum(said["method"] == "subscribe" for said in peer.heard) <= 2 + took_s
+    assert sum(request["method"] == "subscribe" for request in peer.received) <= 2 + took_s
 
 
-async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sockets) -> None:
+async def test_new_snapshot_of_a_broken_book_is_requested_at_once(peer: Peer, sockets: Sockets) -> None:
     def book(checksum: int) -> str:
         row = {
             "symbol": "BTC/USD",
@@ -373,7 +373,8 @@ async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sock
                 break
         await until(
             lambda: (
-                [said["method"] for said in peer.heard if said["method"] != "ping"][1:] == ["unsubscribe", "subscribe"]
+                [request["method"] for request in peer.received if request["method"] != "ping"][1:]
+                == ["unsubscribe", "subscribe"]
             )
         )
     assert not any(

@@ -40,7 +40,7 @@ def test_one_symbol_waits_for_none_of_the_others() -> None:
     assert resync.due(9.0) == []
 
 
-def test_what_came_by_itself_is_not_asked_for() -> None:
+def test_snapshot_that_arrives_by_itself_is_not_requested() -> None:
     resync = BookResync()
     resync.broken("A")
     resync.whole("A")
@@ -133,7 +133,7 @@ def test_a_snapshot_that_cannot_be_is_asked_for_until_one_can(
     assert asked(60.0) == []
 
 
-def test_a_hole_while_coinbases_snapshot_is_on_its_way_asks_for_it_anew() -> None:
+def test_gap_while_coinbases_snapshot_is_expected_requests_it_again() -> None:
     wire = CoinbaseWire()
     wire.subscribe_frames([Subscription(Channel.BOOK, "BTC-USD")])
     for number in (0, 2):

@@ -56,7 +56,7 @@ def test_a_closed_bar_is_never_conflated_away(counters: ConnectionCounters) -> N
     assert taken(EventQueue(counters), seen(0, 2), closed, end, seen(1, 1), seen(1, 2)) == [closed, end, seen(1, 2)]
 
 
-def test_overflow_is_a_gone_for_each_symbol_and_what_tells_of_trouble_stays(counters: ConnectionCounters) -> None:
+def test_overflow_is_a_discontinuity_per_symbol_and_faults_stay(counters: ConnectionCounters) -> None:
     queue = EventQueue(counters, kept_max=4)
     suspect = Suspect("trades", "A", "why", "text")
     found = taken(queue, trade(1), suspect, trade(2, "B"), trade(3), seen(0, 1, is_closed=True), trade(4))
@@ -71,7 +71,7 @@ def test_overflow_is_a_gone_for_each_symbol_and_what_tells_of_trouble_stays(coun
     assert taken(queue, trade(5)) == [trade(5)]
 
 
-def test_a_hole_takes_the_book_from_before_it_along(counters: ConnectionCounters) -> None:
+def test_discontinuity_removes_the_book_before_it(counters: ConnectionCounters) -> None:
     gone = Discontinuity(Channel.BOOK, "A", "hole")
     assert taken(EventQueue(counters), Book("x", "A", 1, (), ()), gone) == [gone]
     assert taken(EventQueue(counters), gone, Book("x", "A", 2, (), ())) == [gone, Book("x", "A", 2, (), ())]

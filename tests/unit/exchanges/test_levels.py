@@ -15,10 +15,10 @@ CHANGES = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=12
 @given(st.lists(st.tuples(CHANGES, CHANGES), max_size=10), st.integers(1, 8))
 @settings(max_examples=80)
 def test_the_best_levels_are_those_of_a_sorted_dict(
-    rounds: list[tuple[list[tuple[int, int]], ...]], depth: int
+    batches: list[tuple[list[tuple[int, int]], ...]], depth: int
 ) -> None:
     levels, plain = Levels(), ({}, {})
-    for changes in rounds:
+    for changes in batches:
         for side, rows, obvious in zip((levels.bids, levels.asks), changes, plain, strict=True):
             side.change((Decimal(price), Decimal(size)) for price, size in rows)
             obvious.update(dict(rows))

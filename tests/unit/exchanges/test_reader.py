@@ -37,7 +37,7 @@ def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> 
     "frame",
     [b"", b"{", b"[]", b'{"rows":[{}]}', b'{"rows":[{"p":"x"}]}', b'{"rows":[{"p":1,"n":"1"}],"top":1}', b"\xff"],
 )
-def test_what_is_not_the_type_raises_what_broken_names(frame: bytes) -> None:
+def test_wrong_type_raises_an_error_of_broken(frame: bytes) -> None:
     read = Reader("m", Outer, ConnectionCounters())
     for _ in range(2):
         with pytest.raises(BROKEN):

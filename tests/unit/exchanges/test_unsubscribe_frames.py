@@ -1,4 +1,4 @@
-"""What a wire unsubscribes is what it subscribed, in as many requests as the exchange lets it."""
+"""Unsubscribe frames name the subscribed streams, in requests of the size that the exchange allows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def topics(frames: list[bytes], verb: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", WIRES)
-def test_what_leaves_is_what_came(name: str) -> None:
+def test_unsubscribed_streams_are_the_subscribed_ones(name: str) -> None:
     wire, symbols, timeframe, channels = WIRES[name]
     wanted = [
         Subscription(channel, symbol, timeframe if channel is Channel.BARS else "")

@@ -1,4 +1,4 @@
-"""What is read from headers, and which trades cannot be."""
+"""Values of headers, and impossible trades."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever comes in, a wire answers with values, a doubt or one of our errors; and what it doubts it says is
+"""For any input a wire returns values, a suspect or one of our errors; and a suspect message is reported as
 missing."""
 
 from __future__ import annotations

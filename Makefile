@@ -27,7 +27,7 @@ test: install ## every property, under 12 minutes on 2 cores
 	@$(BIN)/python -m pytest tests/acceptance -n $${FKS_TEST_SYSTEMS:-2} --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: install ## the long ones: chaos and memory over 30 minutes
-	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/data/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
 
 lint: install ## ruff, mypy --strict, import contracts

@@ -47,16 +47,7 @@ class CollectorActor:
             from fks.tape.recorded_exchange import taped
 
             exchange = taped(exchange, c.settings, c.clock, c.log)
-        self._collector = Collector(
-            exchange=exchange,
-            db=c.db,
-            bus=c.bus,
-            clock=c.clock,
-            meter=c.meter,
-            log=c.log,
-            settings=c.settings,
-            lease=c.lease,
-        )
+        self._collector = Collector(exchange, c.runtime)
         await self._collector.start()
 
     async def run(self) -> None:

@@ -31,7 +31,8 @@ from aiohttp import web
 
 from fks.bars.aggregate import BarBuilder
 from fks.config.secrets import load_secrets
-from fks.feed.feed import SymbolFeed
+from fks.feed import machine as m
+from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.model.bar import PublicTrade
 from fks.model.timeframe import NS, bar_start
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
@@ -151,7 +152,7 @@ async def measure(
     async with running(collector):
         await until(lambda: collector.is_ready, deadline_s=30)
         feed = collector._feeds["BTCUSDT"]
-        feed.trades_max = 10**9
+        feed.keep_trades(10**9)
         cpu = time.process_time()
         start.set()
         began = time.perf_counter()
@@ -180,14 +181,16 @@ def memory_mb(symbols: int = 500) -> float:
     begin = bar_start(time.time_ns(), "1m")
     feeds = []
     for number in range(symbols):
-        feed = SymbolFeed(f"S{number}", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
-        feed.positions = {}
+        feed = SymbolFeed(FeedSpec(f"S{number}", 10, 120, FRAMES), 0.0)
+        feed.handle(m.Claimed(begin, 0.0, {}, None))
         feed.restart(BarBuilder("binance", feed.symbol, FRAMES, begin, previous=Decimal(1)), 0, [])
         feed.add(
             [
                 PublicTrade("binance", feed.symbol, n, begin + n * NS // 10, Decimal(f"{n}.01"), Decimal("0.5"), False)
                 for n in range(1, 600)
-            ]
+            ],
+            begin + 60 * NS,
+            60.0,
         )
         feeds.append(feed)
     return (psutil.Process().memory_info().rss - before) / 2**20

@@ -1,10 +1,10 @@
-"""From nothing, or from where the store ends, to the present: what a feed needs before it may be live.
+"""Backfill through REST: everything between the store, or nothing, and the present, before a feed may be live.
 
-The present is the venue's newest trade, never our clock (a tape plays in its own time). A small hole is filled with its
-trades, id by id or from a moment on, as the exchange can; a large one with the venue's own bars, which are the same
-bars. Either way the unfinished bars begin with what they had gathered: closed days, hours, minutes and seconds of the
-venue, then trades. Bars shorter than the exchange's own have no other source than trades: where these are gone, they
-stay missing.
+The present is the exchange's newest trade, never our clock (a tape plays in its own time). A small gap is filled with
+its trades, by id or by time, whichever the exchange offers; a large one with the exchange's own bars, which are the
+same bars. Either way the open bars start with what they had gathered: closed days, hours, minutes and seconds of the
+exchange, then trades. Bars shorter than the exchange's own are made of trades only: where these are gone, they stay
+missing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from fks.bars.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fold_bars, length_of
-from fks.feed.findings import Sealed
 from fks.feed.rows import SealedPosition
+from fks.feed.unstored import Sealed
 from fks.history.confirmation import whole
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
@@ -24,26 +24,23 @@ from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
 
-PAGE = 1000  # trades of one question
-TRADES_MAX = 20_000  # a larger hole is filled with bars: 20 pages take about as long as the bars do
-BARS_MAX = 60_000  # of one timeframe, fetched at a time; an older hole stays and is logged
-SECONDS_MAX = (
-    2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
-)
+PAGE = 1000  # trades of one request
+TRADES_MAX = 20_000  # a larger gap is filled with bars: 20 pages take about as long as the bars do
+BARS_MAX = 60_000  # of one timeframe, fetched at a time; an older gap stays and is logged
+SECONDS_MAX = 2000  # bars shorter than a minute for a symbol without stored bars: more are not worth the pages
 _LEVELS = ("1d", "1h", "1m", "1s")
 
-#: returns a page of bars, incomplete those that cannot be true (BarFilter.filtered)
-Sifted = Callable[[Sequence[Bar]], Awaitable[list[Bar]]]
+#: returns a page of bars, the invalid ones marked incomplete
+FilterPage = Callable[[Sequence[Bar]], Awaitable[list[Bar]]]
 
 
 class _TooManyError(PeerError):
-    """A hole too large for trades: bars fill it."""
+    """A gap too large for trades: bars fill it."""
 
 
 @dataclass(slots=True)
 class Recovery:
-    """What a feed starts from. `sealed` goes to the store before anything built later; `trades` are still to be
-    built."""
+    """Start of a feed. `sealed` goes to the store before anything built later; `trades` are still to be built."""
 
     builder: BarBuilder
     last_id: int | None
@@ -56,20 +53,19 @@ class Backfill:
     """Recovers one symbol at a time through REST. Errors of all methods: OutageError, PeerError."""
 
     def __init__(
-        self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int, sifted: Sifted | None = None
+        self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int, bar_filter: FilterPage | None = None
     ) -> None:
-        """`bars_empty` is how many bars of each timeframe an empty store gets; `sifted` judges bars (None: all are
-        believed)."""
+        """`bars_empty`: bars of each timeframe for an empty store. `bar_filter` marks invalid bars (None: all are
+        valid)."""
         self._exchange = exchange
-        self._sifted = sifted
-        self._frames = by_length(timeframes)
+        self._bar_filter = bar_filter
+        self._timeframes = by_length(timeframes)
         self._bars_empty = bars_empty
         own = by_length(exchange.capabilities.timeframes)[0]
-        self._shown: dict[
-            str, list[PublicTrade]
-        ] = {}  # what such an exchange showed without a hole, of the present bar
-        #: what bars can fill up to: the base timeframe, or the exchange's smallest where that is larger
-        self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
+        #: of an exchange that returns only the newest trades: those of the present bar, without a gap
+        self._newest_trades: dict[str, list[PublicTrade]] = {}
+        #: bars can fill up to this: the base timeframe, or the exchange's smallest where that is larger
+        self._grain = own if length_of(own) > length_of(self._timeframes[0]) else self._timeframes[0]
 
     async def recover(
         self,
@@ -77,15 +73,15 @@ class Backfill:
         positions: Mapping[str, SealedPosition],
         *,
         by_bars: bool = False,
-        heard: Callable[[], Sequence[PublicTrade]] = tuple,
+        waiting: Callable[[], Sequence[PublicTrade]] = tuple,
     ) -> Recovery:
         """Return what `symbol` starts from, given how far its timeframes are stored.
 
-        `by_bars` fills even a small hole with bars: its trades turned out not to be contiguous in id or time. `heard`
-        gives what the socket told meanwhile without a hole: where REST tells the newest trades alone, it may reach
-        further.
+        `by_bars` fills even a small gap with bars: its trades turned out not to be contiguous in id or time. `waiting`
+        returns the trades that arrived meanwhile without a gap: where REST returns only the newest trades, they may
+        reach further back.
         """
-        base = self._frames[0]
+        base = self._timeframes[0]
         newest = await self._newest(symbol)
         stored = positions.get(base)
         last_id = stored.last_trade_id if stored else None
@@ -94,19 +90,19 @@ class Backfill:
                 return await self._by_trades(symbol, positions, last_id, bar_end(stored.sealed_ns, base))
         begin_ns = self._begin(symbol, newest, stored, await self._last_bar_ns(symbol) if newest is None else 0)
         try:
-            trades = await self._trades_since(symbol, begin_ns, heard) if newest else []
+            trades = await self._trades_since(symbol, begin_ns, waiting) if newest else []
         except _TooManyError:  # the bar that they do not reach back to comes whole, once it is over
             begin_ns = await self._over(symbol, begin_ns)
-            trades = await self._trades_since(symbol, begin_ns, heard)
+            trades = await self._trades_since(symbol, begin_ns, waiting)
         last_id = trades[0].trade_id - 1 if trades else newest.trade_id if newest else None
         return await self._recovery(symbol, positions, begin_ns, last_id, trades)
 
     def _begin(self, symbol: str, newest: PublicTrade | None, stored: SealedPosition | None, quiet_ns: int) -> int:
         """Return where the builder begins: the present base bar, or the first that is not sealed yet.
 
-        Errors: PeerError when the venue's present lies before what is stored, and not just in a silence.
+        Errors: PeerError when the exchange's present lies before what is stored, and not just in a silence.
         """
-        base = self._frames[0]
+        base = self._timeframes[0]
         begin_ns = bar_start(newest.time_ns if newest else quiet_ns, self._grain)
         if (
             stored is None
@@ -125,9 +121,8 @@ class Backfill:
     async def _by_trades(
         self, symbol: str, positions: Mapping[str, SealedPosition], last_id: int, begin_ns: int
     ) -> Recovery:
-        """Go on after what is stored with the trades since; bars of seconds begin where the exchange's own bars
-        reach."""
-        if self._grain == self._frames[0]:
+        """Go on after what is stored with the trades since; bars of seconds begin at the end of the exchange's bars."""
+        if self._grain == self._timeframes[0]:
             trades = await self.trades_after(symbol, last_id, begin_ns)
             return await self._recovery(symbol, positions, begin_ns, last_id, trades)
         begin_ns = bar_start(begin_ns, self._grain)
@@ -145,7 +140,7 @@ class Backfill:
     ) -> list[PublicTrade]:
         """Return the trades after `last_id` up to `to_id` (exclusive) or to the newest, oldest first.
 
-        Where ids are contiguous they follow one another without a hole. Elsewhere they are all from `since_ns` on,
+        Where ids are contiguous they follow one another without a gap. Elsewhere they are all from `since_ns` on,
         known ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
         """
         if self._exchange.capabilities.trades_from is TradesFrom.ID:
@@ -166,7 +161,7 @@ class Backfill:
     async def trades_from(self, symbol: str, from_id: int, to_id: int | None = None) -> list[PublicTrade]:
         """Return trades from `from_id` up to `to_id` (exclusive) or to the newest, at most TRADES_MAX + one page.
 
-        Errors: PeerError when the venue does not have the first one.
+        Errors: PeerError when the exchange does not have the first one.
         """
         found: list[PublicTrade] = []
         wanted = from_id
@@ -183,7 +178,7 @@ class Backfill:
     async def _trades_by_time(self, symbol: str, since_ns: int) -> list[PublicTrade]:
         """Return all trades from a moment to the present, each once. Errors: PeerError when one moment fills a page.
 
-        The present is the newest trade when this began: a busy market has new ones in every answer, for ever.
+        The present is the newest trade when this began: a busy market has new ones in every answer.
         """
         found: dict[int, PublicTrade] = {}
         cursor = since_ns
@@ -202,8 +197,7 @@ class Backfill:
         return list(found.values())
 
     async def bars(self, symbol: str, timeframe: str, since_ns: int, until_ns: int) -> AsyncIterator[list[Bar]]:
-        """Yield pages of the venue's closed bars in [since, until), oldest first; incomplete are those that cannot be
-        true."""
+        """Yield pages of the exchange's closed bars in [since, until), oldest first; invalid ones are incomplete."""
         cursor = since_ns
         while bar_end(cursor, timeframe) <= until_ns:
             page = await self._exchange.fetch_bars(
@@ -211,11 +205,11 @@ class Backfill:
             )
             if not page:
                 return
-            yield page if self._sifted is None else await self._sifted(page)
+            yield page if self._bar_filter is None else await self._bar_filter(page)
             cursor = bar_end(page[-1].time_ns, timeframe)
 
     def native(self, timeframe: str) -> str:
-        """Return the timeframe to ask the venue for: the largest of its own that `timeframe` is made of."""
+        """Return the exchange's largest own timeframe that `timeframe` is made of."""
         if timeframe in self._exchange.capabilities.timeframes:
             return timeframe
         fits = [
@@ -238,14 +232,14 @@ class Backfill:
         return page[-1].time_ns
 
     def _is_small(self, newest: PublicTrade, last_id: int) -> bool:
-        """Return whether a hole may be small enough for trades: where ids do not count them, only asking tells."""
+        """Return whether a gap may be small enough for trades; where ids do not count them, only a request shows it."""
         return (
             self._exchange.capabilities.trade_ids is not TradeIds.CONTIGUOUS
             or 0 <= newest.trade_id - last_id <= TRADES_MAX
         )
 
     async def _trades_since(
-        self, symbol: str, since_ns: int, heard: Callable[[], Sequence[PublicTrade]] = tuple
+        self, symbol: str, since_ns: int, waiting: Callable[[], Sequence[PublicTrade]] = tuple
     ) -> list[PublicTrade]:
         """Return all trades at and after a moment. Errors: PeerError when the exchange does not reach back so far."""
         if self._exchange.capabilities.trades_from is TradesFrom.TIME:
@@ -255,7 +249,7 @@ class Backfill:
             try:
                 page = await self._newest_since(symbol, since_ns)
             except _TooManyError:
-                page = heard()
+                page = waiting()
                 if not page or page[0].time_ns >= since_ns:
                     raise
             return [trade for trade in page if trade.time_ns >= since_ns]
@@ -273,12 +267,12 @@ class Backfill:
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
         if not page:
             return []
-        known = self._shown.get(symbol, [])
+        known = self._newest_trades.get(symbol, [])
         joint = next((n for n, trade in enumerate(known) if trade.trade_id == page[0].trade_id), 0)
         shown = known[:joint] + page
         begin_ns = bar_start(page[-1].time_ns, self._grain)
         begun = next((n for n, trade in enumerate(shown) if trade.time_ns >= begin_ns), 0)
-        self._shown[symbol] = shown[max(begun - 1, 0) :]  # from the last trade before the present bar on
+        self._newest_trades[symbol] = shown[max(begun - 1, 0) :]  # from the last trade before the present bar on
         if shown[0].time_ns < since_ns or len(page) < self._exchange.capabilities.newest_max:
             return shown
         is_joined = self._exchange.capabilities.trade_ids is not TradeIds.OPAQUE and shown[0].trade_id - 1 == known_id
@@ -307,7 +301,7 @@ class Backfill:
         builder = BarBuilder(
             self._exchange.name,
             symbol,
-            self._frames,
+            self._timeframes,
             begin_ns,
             seeds=seeds,
             previous=previous,
@@ -316,7 +310,7 @@ class Backfill:
         )
         made = Recovery(builder, last_id, trades=trades)
         fetched: dict[str, tuple[int, list[Bar]]] = {}
-        for frame in self._frames:
+        for frame in self._timeframes:
             await self._fill(made, symbol, frame, positions.get(frame), begin_ns, fetched)
         return made
 
@@ -339,7 +333,7 @@ class Backfill:
             since_ns = bar_end(stored.sealed_ns, frame)
         if bar_end(since_ns, frame) > begin_ns:
             return
-        if length_of(frame) < length_of(self._grain):  # nobody has them
+        if length_of(frame) < length_of(self._grain):  # the exchange has none that short
             made.missing[frame] = (begin_ns - since_ns) // length_ns if stored is not None else 0
             return
         source = self.native(frame)
@@ -353,14 +347,14 @@ class Backfill:
             known = fetched[source] = (since_ns, rows)
         rows = [bar for bar in known[1] if bar.time_ns >= since_ns]
         bars = rows if source == frame else fold_bars(rows, frame, begin_ns)
-        last = bars[-1] if bars and frame == self._frames[0] else None  # it reaches to where the builder begins
+        last = bars[-1] if bars and frame == self._timeframes[0] else None  # it reaches to where the builder begins
         made.sealed.extend(
             Sealed(bar, made.last_id if bar is last else None, "klines") for bar in whole(bars, rows, frame)
         )
 
     async def _seeds(self, symbol: str, begin_ns: int) -> tuple[dict[str, OpenBar], Decimal | None]:
-        """Return what larger bars had gathered at `begin_ns`, and the last price before it."""
-        seeds = {frame: OpenBar.at(begin_ns, frame) for frame in self._frames[1:]}
+        """Return the open larger bars as of `begin_ns`, and the last price before it."""
+        seeds = {frame: OpenBar.at(begin_ns, frame) for frame in self._timeframes[1:]}
         reached = {frame: bar.start_ns for frame, bar in seeds.items()}
         previous: Decimal | None = None
         for level in self._levels():
@@ -376,7 +370,7 @@ class Backfill:
                         continue
                     if bar.is_complete:
                         seeds[frame].fold_bar(bar)
-                    else:  # what it held is not known
+                    else:  # its numbers are not known
                         seeds[frame].is_complete = False
                 reached[frame] = end_ns
             if possible := [bar for bar in bars if bar.is_complete]:
@@ -385,7 +379,7 @@ class Backfill:
 
     def _levels(self) -> list[str]:
         """Return the timeframes, large to small, that together reach any boundary of the base timeframe."""
-        base = length_of(self._frames[0])
+        base = length_of(self._timeframes[0])
         larger = [level for level in _LEVELS if length_of(level) > base]
         exact = next(level for level in _LEVELS if length_of(level) <= base)
         return [level for level in [*larger, exact] if level in self._exchange.capabilities.timeframes]

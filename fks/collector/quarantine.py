@@ -1,4 +1,4 @@
-"""Messages nobody believes, on their way to the quarantine."""
+"""Suspect messages of one exchange on their way to the quarantine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fks.model.ports import Log, Meter
 from fks.store.db import Database
 from fks.store.quarantine import Held, QuarantineStore
 
-SUSPECTS_MAX = 1_000  # beyond it the oldest go, counted
+SUSPECTS_MAX = 1_000  # beyond it the oldest are dropped, counted
 
 
 class Suspects:
-    """Those of one exchange that the store does not have yet."""
+    """Messages that failed validation and that the store does not have yet."""
 
     def __init__(self, exchange: str, db: Database, meter: Meter, log: Log) -> None:
         self._exchange, self._meter, self._log = exchange, meter, log
@@ -38,7 +38,7 @@ class Suspects:
                 self._held.popleft()
 
     def _not_held(self, held: Held, error: Exception) -> None:
-        """What PostgreSQL does not take even as a doubt is counted and said: nobody else's data waits for it."""
+        """Count and log a message that PostgreSQL cannot hold; the others are stored."""
         self._meter.count("fks_market_dropped_total", channel="suspects")
         self._log.warning(
             "quarantine.refused", exchange=self._exchange, symbol=held.symbol, channel=held.channel, error=str(error)

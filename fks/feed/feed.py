@@ -1,340 +1,573 @@
-"""One symbol's live feed, without I/O: what arrived, what is whole, how old it is, what is sealed and not yet stored.
+"""One symbol's live feed, without I/O: `handle(event)` applies an event by the tables of `machine` and returns actions.
 
-States (C7): COLD, nothing known yet; BACKFILL, a hole is being filled from REST; LIVE; STALE, silent beyond its limit.
 Where ids are contiguous, trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops
-the feed until it is filled. Where ids only rise or tell nothing, a known one is dropped and holes are found by other
-means: the connection ended, a Discontinuity, an own bar with more trades. A bar seals when a later trade
-proves it over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen
-socket is silent too): when a bar is overdue, or the trades are half way to being stale, the feed has a Doubt, REST is
-asked for the trades after the last one, and what it has, or has not, settles the bar and the silence.
+the feed until it is filled. Where ids only rise or are opaque, a known one is dropped and missing trades are found by
+other means: the connection ended, a Discontinuity came, the exchange's own bar counts more trades. A bar seals when a
+later trade proves it over, or when the exchange closes it and the number of its trades agrees. Silence proves nothing
+(a frozen connection is silent too): when a bar is overdue, or the trades have been silent for half their limit, REST is
+queried for the trades after the last one, and its answer seals the bar and confirms or refutes the silence.
 
-What tells of a time to come (see `present`), or of an id far beyond all that REST knows, is refused. It is then missing
-like any other, and what was refused wrongly comes back from REST.
+A trade with a future time (see `exchange_clock`), or with an id far beyond those that REST knows, is refused. It then
+counts as missing, so a trade that was refused wrongly comes back from REST.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from itertools import compress
+from typing import Any
 
 from fks.bars.aggregate import BarBuilder
+from fks.bars.buckets import length_of
 from fks.bars.outliers import OutlierDetector
-from fks.feed.exchange_clock import Event, Present
-from fks.feed.findings import Doubt, FeedState, Gap, Sealed
-from fks.feed.liveness import Pulses
+from fks.feed import machine as m
+from fks.feed.backlog import Backlog
+from fks.feed.exchange_clock import ExchangeClock
+from fks.feed.liveness import FeedLiveness
+from fks.feed.machine import Act, Action, FeedState, Gap, SilenceCheck, Stream
 from fks.feed.outages import Outages
 from fks.feed.rows import TRADES, SealedPosition
+from fks.feed.unstored import Batch, Sealed, Unstored
 from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.market import BarSeen, Channel, TradeIds
+from fks.model.market import Channel, Quote, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
 
-GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
-ASK_MAX_S = 10.0  # in a long silence REST is asked this seldom, or twice in the time after which it is stale
-TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go, counted (bars do not need them any more)
-SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
-INBOX_MAX = 200_000  # events that wait while a hole is filled; the oldest go first, counted, and come back from REST
-IDS_KEPT = (
-    20_000  # of trades lately taken, where ids do not rise one by one: what a hole filled by time may bring again
-)
+GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are on their way
+CHECK_MAX_S = 10.0  # longest time between two checks of a silence; half the limit where that is shorter
+SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the exchange's own bars fill the time
+SEALED_MAX = 20_000  # bars that wait for a database that is away; beyond it they are dropped and fetched again
+IDS_KEPT = 20_000  # ids lately taken, where they do not rise one by one: a backfill by time may bring them again
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSpec:
+    """What a feed collects, and the bounds of its liveness. `bars_s`: length of the longest streamed bar."""
+
+    symbol: str
+    stale_min_s: float
+    stale_max_s: float
+    timeframes: tuple[str, ...] = ()
+    channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS)
+    ids: TradeIds = TradeIds.CONTIGUOUS
+    bars_s: float = 0.0
 
 
 class SymbolFeed:
-    """The state of one symbol. Not safe to share between tasks: one loop drives it, and no method waits."""
+    """The feed of one symbol. Only its methods change it; none of them waits. One loop drives it."""
 
-    def __init__(
-        self,
-        symbol: str,
-        now_s: float,
-        *,
-        stale_min_s: float,
-        stale_max_s: float,
-        frames: tuple[str, ...] = (),
-        channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
-        ids: TradeIds = TradeIds.CONTIGUOUS,
-        bars_s: float = 0.0,
-    ) -> None:
-        self.symbol = symbol
-        self.frames = frames
-        self.state = FeedState.COLD
+    def __init__(self, spec: FeedSpec, now_s: float) -> None:
+        self.spec, self.symbol, self.timeframes = spec, spec.symbol, spec.timeframes
+        self.state, self.stream = FeedState.COLD, Stream.CURRENT
         self.builder: BarBuilder | None = None
         self.last_id: int | None = None
-        #: the exchange's time of the last trade taken, where trades are asked for by time
-        self.last_ns = 0
-        #: how far each timeframe is sealed, stored or on its way there; None: only the store knows
-        self.positions: dict[str, SealedPosition] | None = None
-        #: its trades went silent: only a trade, or proof that there was none, makes it live again; no subscription does
-        self.is_mute = False
-        #: monotonic time when trades were last seen to be missing from the socket
-        self.doubted_s = float("-inf")
-        self.live_s: float | None = now_s  # monotonic time until which it was live (made, at first); None while it is
+        self.last_ns = 0  # exchange's time of the last trade taken
         self.last_price: Decimal | None = None
         self.message_ns: int | None = None
-        self.detail, self.is_refused = "", False  # why a hole is still open; whether the exchange will not fill it
-        self.late = 0
-        self.dropped = 0  # trades that waited too long for the store; they are fetched again once it takes them
-        self.trades_max = TRADES_KEPT
-        self.cut = 0  # events that waited too long for a hole to be filled
-        self._counted = 0
-        self.sealed, self.revised = deque[Sealed](), deque[Sealed]()
-        self.trades: deque[PublicTrade] = deque()
-        self.outages = Outages(symbol)
-        self.outliers = OutlierDetector()
-        self.doubted: deque[tuple[Bar, str]] = deque()
-        #: when trades came whose bars were sealed already: these bars are asked for again
-        self.late_ns: set[int] = set()
-        #: the store may lack trades up to this one, filled with bars or dropped: they are fetched once a later one is
-        #: stored
-        self.refill_to: int | None = None
+        #: last sealed bar of each timeframe, stored or on its way there; None: only the store knows
+        self.positions: dict[str, SealedPosition] | None = None
+        self.live_until_s: float | None = now_s  # monotonic time when it was last live; None while it is
+        self.error, self.is_refused = "", False  # of the last attempt to backfill
+        self.late = 0  # trades that came after their bar was sealed
         self.stored_id = -1
-        self.pulses = Pulses.of(channels, now_s, stale_min_s, stale_max_s, bars_s)
-        self._ids = ids
+        self.unstored = Unstored()
+        self.outages = Outages(spec.symbol)
+        self.liveness = FeedLiveness.of(spec.channels, now_s, spec.stale_min_s, spec.stale_max_s, spec.bars_s)
+        self.clock = ExchangeClock()
+        self.backlog = Backlog()
+        self._is_contiguous = spec.ids is TradeIds.CONTIGUOUS
+        self._subscribed: set[Channel] = set()
+        self._outliers = OutlierDetector()
+        self._suspects: deque[tuple[Bar, str]] = deque()
+        self._late_ns: set[int] = set()
+        self._refetch_after: int | None = None  # the store lacks trades up to this one: fetched once a later one is in
+        self._reported = 0  # dropped trades and events that were reported
+        self._restarts = 0
         self._seen: dict[int, int] = {}  # trade id -> its time
-        self.since_ns: dict[str, int] = {}  # where bars begin that the store had none of: nothing before is corrected
-        self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
-        self._first: PublicTrade | None = None  # the first trade heard since nothing is missing between those that were
-        self._is_torn = False
-        #: the exchange's words of bars whose trades are not all here, each with the monotonic time until when they may
-        #: tarry
-        self._waiting: dict[tuple[str, int], tuple[BarClosed, float]] = {}
-        self._asked_s = float("-inf")  # no doubt is raised again before
-        self._ask_again_s = GRACE_NS / NS
-        self._is_behind = False  # REST told a trade that the socket has not
-        self.present = Present()
-        self._is_owed = (
-            False  # a trade was refused: where no id tells that it is missing, REST is asked before the next one
-        )
+        self._since_ns: dict[str, int] = {}  # first bars where the store had none: nothing before them is corrected
+        #: closed bars of the exchange whose trades are not all here, each with the monotonic end of its grace
+        self._incomplete: dict[tuple[str, int], tuple[BarClosed, float]] = {}
+        self._next_check_s = float("-inf")
+        self._check_wait_s = GRACE_NS / NS
+        self._suspect_since_s = float("-inf")  # when trades were last seen to be missing from the stream
+        self._needs_resync = False  # a trade was refused: where ids do not show it missing, REST comes before the next
 
-    # ── hearing ──────────────────────────────────────────────────────────────────────────────────
-    def receive(self, events: list[Event], now_ns: int, now_s: float) -> list[PublicTrade]:
-        """Take what arrived; nothing is built from it before `advance`. Return the trades that are believed."""
-        news = [event for event in events if not (isinstance(event, PublicTrade) and self._is_known(event))]
-        if not news:
-            return []  # a subscription that begins with old trades, say: that proves nothing
-        believed, future = self.present.judge(news, now_ns, now_s)
-        if future:
-            if any(isinstance(event, PublicTrade) for event in future):
-                self.tear()
-                self._is_owed = True
-            if not believed:
-                return []
-        self.cut += max(0, len(self._inbox) + len(believed) - INBOX_MAX)
-        trades: list[PublicTrade] = []
-        has_bars = False
-        for event in believed:
-            if isinstance(event, PublicTrade):
-                trades.append(event)
-                self._inbox.append(event)
-                if self._first is None and not self._is_torn:
-                    self._first = event
+    # ── events ───────────────────────────────────────────────────────────────────────────────────
+    def handle(self, event: m.Event) -> list[Action]:
+        """Apply an event; return what the collector has to do, in order."""
+        actions: list[Action] = []
+        if self.state is not FeedState.OFF:
+            handler = _HANDLERS.get(type(event))
+            if handler is None:
+                self._apply(event, actions)
             else:
-                has_bars = True
-                if not isinstance(event, BarSeen) or event.is_closed:
-                    self._inbox.append(event)
+                handler(self, event, actions)
+        return actions
+
+    def _on_received(self, event: m.Received, actions: list[Action]) -> None:
+        trades = self._receive(event)
         if trades:
-            self.pulses.heard(Channel.TRADES, now_s)
-            self.is_mute = self._is_behind = False
-        if has_bars:
-            self.pulses.heard(Channel.BARS, now_s)
-            self.outages.end(now_ns, Channel.BARS)
-        self._is_torn = False
-        self.message_ns = now_ns
-        self._ask_again_s = GRACE_NS / NS
-        return trades
+            actions.append(m.Publish(trades[-1], len(trades)))
+        self._follow(event, actions)
 
-    def touch(self, now_s: float) -> None:
-        """Start the ages anew: trades and bars were just subscribed, and what comes follows nothing that came
-        before."""
-        for pulse in self.pulses.main():
-            pulse.touch(now_s)
-        self._first, self._is_behind = None, False
+    def _on_book(self, event: m.BookReceived, actions: list[Action]) -> None:
+        channel = Channel.QUOTES if isinstance(event.value, Quote) else Channel.BOOK
+        if channel in self.liveness:
+            self.liveness[channel].received(event.now_s)
+            self.outages.end(event.now_ns, channel)
+            actions.append(m.Publish(event.value))
 
-    def tear(self) -> None:
-        """Note that the exchange says it left trades out: somewhere in what comes next."""
-        self._first, self._is_torn = None, True
-
-    def heard(self) -> list[PublicTrade]:
-        """Return the trades that wait while a hole is filled, of one subscription, nothing missing between them."""
-        if self._first is None:
-            return []
-        trades = [event for event in self._inbox if isinstance(event, PublicTrade)]
-        return trades[next((n for n, trade in enumerate(trades) if trade is self._first), 0) :]
-
-    def vouch(self, now_s: float) -> None:
-        """Note that no trade was missed until now: the exchange's bars count those we have, or REST has no more.
-
-        A mute feed is believed again when that holds for as long as it took to call it mute. Where REST told a trade
-        that the socket has not, trades that are all here prove nothing of the socket until it tells one.
-        """
-        if self._is_behind:
+    def _on_subscribed(self, event: m.Subscribed, actions: list[Action]) -> None:
+        self._subscribed.add(event.channel)
+        if event.channel is not Channel.TRADES:
+            self.liveness[event.channel].restart(event.now_s)
             return
-        limit_s = self.pulses.limit_s()
-        self.pulses.vouch(now_s)
-        if now_s - self.doubted_s >= limit_s:
-            self.is_mute = False
+        self.liveness.subscribed(event.now_s)
+        self.backlog.start_run()
+        self._stream(m.SUBSCRIBED)
+        self._apply(event, actions, cause="disconnected")
 
-    def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES, *, silent_s: float | None = None) -> None:
-        """Note that a channel is not live any more: since it fell silent, or since the feed's last message."""
+    def _on_disconnected(self, event: m.Disconnected, actions: list[Action]) -> None:
+        self._subscribed.discard(event.channel)
+        if event.channel is not Channel.TRADES:
+            self._begin_outage("disconnected", event.now_ns, event.channel)  # no second one where it was silent
+            return
+        if event.cause == "silent":  # most of the connection was silent: every feed on it has to prove itself
+            self._suspect(event.now_s)
+        self._apply(event, actions, cause=event.cause)
+
+    def _on_discontinued(self, event: m.Discontinued, actions: list[Action]) -> None:
+        if event.channel is Channel.TRADES:
+            self.backlog.break_run()
+            self._apply(event, actions)
+        elif event.channel in (Channel.QUOTES, Channel.BOOK):
+            self._begin_outage("gap", event.now_ns, event.channel)
+
+    def _on_tick(self, event: m.Ticked, actions: list[Action]) -> None:
+        if len(self.unstored.sealed) > SEALED_MAX and self.state is not FeedState.BACKFILL:
+            actions.append(m.BarsDropped(len(self.unstored.sealed)))
+            self._apply(m.Overflowed(event.now_ns, event.now_s), actions)
+        if self._late_ns:
+            actions.append(m.CorrectBars())
+        if self._suspects:
+            actions.append(m.ConfirmBars())
+        missing = self._refetch_after
+        if missing is not None and self.stored_id > missing and self.state is FeedState.LIVE:
+            self._refetch_after = None
+            actions.append(m.RefetchTrades())
+        self._follow(event, actions)
+        if not event.is_open:
+            self.liveness.closed(event.now_s)
+        elif event.is_measured:
+            self._find_silence(event, actions)
+
+    def _on_claimed(self, event: m.Claimed, actions: list[Action]) -> None:
+        self.positions = event.positions
+        before = event.before
+        if before is None:
+            return
+        was_collected = before.state != FeedState.OFF
+        for outage in before.outages:
+            self.outages.go_on(outage)
+            if outage.channel not in self.liveness or not was_collected:
+                self.outages.end(event.now_ns, outage.channel)
+        if before.message_ns is not None and was_collected:
+            self.message_ns = before.message_ns
+            self._begin_outage("collector", event.now_ns)
+        actions.append(m.RecheckBars())
+
+    def _on_checked(self, event: m.SilenceChecked, actions: list[Action]) -> None:
+        is_building = self.state is FeedState.LIVE or self.state is FeedState.STALE
+        if event.check.restarts != self._restarts or not is_building:
+            return
+        before = self.last_id
+        gap = self._add(self._accept(event.trades, event.now_ns, event.now_s))
+        if self.last_id != before:
+            self._stream(m.LAGS)
+        if gap is not None:
+            self._apply(m.GapFound(event.now_ns, event.now_s), actions, gap=gap)
+        else:
+            self._seal(event.check.until_ns)
+            if self.last_id == before:
+                self._prove(event.now_s)  # the exchange has no newer trade either
+            else:
+                self._suspect_since_s = event.now_s
+        self._follow(event, actions)
+
+    def _on_tried(self, event: m.BackfillTried, actions: list[Action]) -> None:
+        self.error, self.is_refused = event.error, event.is_refused
+
+    def _on_stored(self, event: m.Stored, actions: list[Action]) -> None:
+        if event.last_trade_id is not None:
+            self.stored_id = event.last_trade_id
+        timeframe = next((name for name in self.timeframes if length_of(name) >= 60), "")
+        for bar in event.bars:
+            if bar.timeframe == timeframe and bar.low > 0:
+                reason = self._outliers.check(bar.low, bar.high, bar.close)
+                if reason:
+                    self._suspects.append((bar, reason))
+
+    def _on_draining(self, event: m.Draining, actions: list[Action]) -> None:
+        self._build(event.now_ns, event.now_s)
+        self._quarantine(actions)
+
+    def _follow(self, event: m.Event, actions: list[Action]) -> None:
+        """Build from the backlog and apply the events that follow from it."""
+        found = self._build(event.now_ns, event.now_s)
+        if found is not None:
+            if isinstance(found, Gap):
+                self._apply(m.GapFound(event.now_ns, event.now_s), actions, gap=found, settle_s=self._settle_s)
+            else:
+                self._apply(m.CheckDue(event.now_ns, event.now_s), actions, check=found)
+        if self.state is FeedState.STALE and m.is_trusted(self):
+            self._apply(m.Trusted(event.now_ns, event.now_s), actions)
+        if self.clock.refused:
+            self._quarantine(actions)
+
+    def _quarantine(self, actions: list[Action]) -> None:
+        if suspects := self.clock.take_refused():
+            actions.append(m.Quarantine(suspects))
+
+    def _find_silence(self, event: m.Ticked, actions: list[Action]) -> None:
+        for channel in self.liveness.silent(event.now_s):
+            group = channel if channel in (Channel.QUOTES, Channel.BOOK) else Channel.TRADES
+            if group not in self._subscribed:
+                continue
+            liveness = self.liveness[channel]
+            silent_s = liveness.age_s(event.now_s)
+            actions.append(m.Resubscribe(channel, silent_s, liveness.limit_s()))
+            liveness.give_up(event.now_s)
+            if channel is not Channel.TRADES or self.state is FeedState.LIVE:
+                self._begin_outage("silent", event.now_ns, channel, silent_s=silent_s)
+            if channel is Channel.TRADES:
+                self._suspect(event.now_s)
+                self._apply(m.FellSilent(event.now_ns, event.now_s), actions, cause="silent")
+
+    # ── transitions ──────────────────────────────────────────────────────────────────────────────
+    @property
+    def is_subscribed(self) -> bool:
+        """Return whether the subscription of trades and bars stands."""
+        return Channel.TRADES in self._subscribed
+
+    def _apply(
+        self,
+        event: m.Event,
+        actions: list[Action],
+        *,
+        cause: str = "gap",
+        gap: Gap | None = None,
+        check: SilenceCheck | None = None,
+        settle_s: float = 0.0,
+    ) -> None:
+        """Apply the row of an event: change the state, then perform its acts."""
+        row = m.row_of(self.state, type(event), self)
+        if row is None:
+            return
+        if Act.RECOVER in row.acts:
+            self._forget()
+        if row.target is not None:
+            self._set_state(row.target, event, cause, actions)
+        for act in row.acts:
+            if act is Act.FETCH:
+                actions.append(m.StartBackfill(self.missing(), settle_s=self._settle_s))
+            elif act is Act.FILL:
+                actions.append(m.StartBackfill(gap, settle_s=settle_s, is_found=True))
+            elif act is Act.RECOVER:
+                actions.append(m.StartBackfill(None))
+            elif act is Act.REBUILD:
+                actions.append(m.StartBackfill(None, by_bars=True))
+            elif act is Act.CHECK:
+                assert check is not None
+                actions.append(m.CheckSilence(check))
+            elif act is Act.BUILD:
+                self._follow(event, actions)
+
+    def _set_state(self, state: FeedState, event: m.Event, cause: str, actions: list[Action]) -> None:
+        old = self.state
+        if isinstance(event, m.Stopped):  # nothing more is written about it but that it is off
+            self.outages.end_all(event.now_ns)
+            self.state = state
+            return
+        if isinstance(event, m.Overflowed):
+            old = FeedState.COLD  # no outage: trades arrive, the store does not take them
+        elif old is FeedState.LIVE:
+            self.live_until_s = event.now_s
+            self._begin_outage(cause, event.now_ns)
+        elif state is FeedState.LIVE:
+            self.live_until_s = None
+            self.outages.end(event.now_ns)
+        self.state = state
+        actions.append(m.StateChanged(old, state))
+
+    def _stream(self, event: str) -> None:
+        self.stream = m.STREAM.get((event, self.stream), self.stream)
+
+    def _suspect(self, now_s: float) -> None:
+        """The trades of the stream are not trusted until one arrives, or REST proves the silence."""
+        self._suspect_since_s = now_s
+        self._stream(m.SILENT)
+
+    def _prove(self, now_s: float) -> None:
+        """No trade was missed until now: the exchange's bars count those that are here, or REST has no more.
+
+        A LAGGING stream proves nothing by that. A SILENT one is trusted once it holds for as long as the limit.
+        """
+        if self.stream is Stream.LAGGING or self.stream is Stream.SILENT_LAGGING:
+            return
+        limit_s = self.liveness.limit_s()
+        self.liveness.proven(now_s)
+        if now_s - self._suspect_since_s >= limit_s:
+            self._stream(m.PROVEN)
+
+    def _begin_outage(self, cause: str, now_ns: int, channel: str = TRADES, *, silent_s: float | None = None) -> None:
+        """Begin an outage of a channel: since it fell silent, or since the feed's last message."""
         if silent_s is not None:
             began_ns = now_ns - round(silent_s * NS)
         else:
             began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
         self.outages.begin(cause, min(began_ns, now_ns), channel)
 
-    # ── believing ────────────────────────────────────────────────────────────────────────────────
-    def believed(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> list[PublicTrade]:
-        """Return what may be built from now of an answer of REST; see `Present.believed`."""
-        is_counted = self._ids is TradeIds.CONTIGUOUS
-        kept = self.present.believed(
-            trades, lambda: max(self.ids_waiting(), default=-1), now_ns, now_s, is_counted=is_counted
-        )
-        self._is_owed |= bool(trades) and trades[-1] not in kept[-1:] and trades[-1].trade_id not in self.present.passed
-        return kept
+    # ── receiving ────────────────────────────────────────────────────────────────────────────────
+    def _receive(self, event: m.Received) -> list[PublicTrade]:
+        """Append what arrived to the backlog; return the new trades that are accepted."""
+        news = [item for item in event.events if not (isinstance(item, PublicTrade) and self._is_known(item))]
+        if not news:
+            return []  # the snapshot of a subscription, for example: it proves nothing
+        accepted, future = self.clock.split(news, event.now_ns, event.now_s)
+        if future:
+            if any(isinstance(item, PublicTrade) for item in future):
+                self.backlog.break_run()
+                self._needs_resync = True
+            if not accepted:
+                return []
+        trades, has_bars = self.backlog.add(accepted)
+        if trades:
+            self.liveness.received(Channel.TRADES, event.now_s)
+            if self.stream is not Stream.CURRENT:
+                self._stream(m.ARRIVED)
+        if has_bars:
+            self.liveness.received(Channel.BARS, event.now_s)
+            self.outages.end(event.now_ns, Channel.BARS)
+        self.message_ns = event.now_ns
+        self._check_wait_s = GRACE_NS / NS
+        return trades
 
-    def ids_waiting(self) -> list[int]:
-        """Return the ids of the trades that wait until a hole is filled, whatever is missing between them."""
-        return [event.trade_id for event in self._inbox if isinstance(event, PublicTrade)]
+    # ── backfill ─────────────────────────────────────────────────────────────────────────────────
+    def missing(self) -> Gap | None:
+        """Return the gap from the last trade to the present; None: nothing is built, recover from what is stored."""
+        return None if self.builder is None or self.last_id is None else Gap(self.last_id + 1, None)
 
-    @property
-    def waiting(self) -> int:
-        """Return how many events wait until a hole is filled."""
-        return len(self._inbox)
-
-    def lacks(self, gap: Gap | None) -> Gap | None:
-        """Return what is still missing of a gap, where ids tell."""
-        if gap is None or gap.to_id is None or self._ids is not TradeIds.CONTIGUOUS or self._next_id >= gap.to_id:
+    def still_missing(self, gap: Gap | None) -> Gap | None:
+        """Return the rest of a gap, where ids show it."""
+        if gap is None or gap.to_id is None or not self._is_contiguous or self._next_id >= gap.to_id:
             return None
         return Gap(self._next_id, gap.to_id)
 
-    def refuse_heard(self, count: int) -> None:
-        """Refuse those of the first `count` waiting events that are trades beyond the newest that REST knows."""
-        first = [self._inbox.popleft() for _ in range(min(count, len(self._inbox)))]
-        is_false = [isinstance(event, PublicTrade) and event.trade_id >= self._next_id for event in first]
-        self.present.refuse(compress(first, is_false), "its id is beyond the newest that the exchange knows")
-        self._inbox.extendleft(reversed([event for event, false in zip(first, is_false, strict=True) if not false]))
-
-    # ── building ─────────────────────────────────────────────────────────────────────────────────
     def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:
-        """Go on from a fresh builder; `last_id` is the last trade it holds, `before` the bars that lead up to it.
+        """Go on from a fresh builder; `last_id` is the last trade in it, `before` the bars that lead up to it.
 
-        What waits in the inbox stays.
+        The backlog stays.
         """
         self.builder = builder
+        self._restarts += 1
         self.last_id = last_id
         self.last_ns = max(self.last_ns, builder.open_ns)
-        self._waiting.clear()
-        # the new builder does not hold them, though we have seen them
+        self._incomplete.clear()
+        # trades since then were seen, and are not in the new builder
         self._seen = {trade_id: at_ns for trade_id, at_ns in self._seen.items() if at_ns < builder.open_ns}
-        begins = {frame: bar_start(builder.open_ns, frame) for frame in builder.timeframes}
+        begins = {timeframe: bar_start(builder.open_ns, timeframe) for timeframe in builder.timeframes}
         begins |= {item.bar.timeframe: item.bar.time_ns for item in reversed(before)}
-        self.since_ns |= {frame: at_ns for frame, at_ns in begins.items() if frame not in (self.positions or {})}
-        self._keep(before)
+        self._since_ns |= {name: at_ns for name, at_ns in begins.items() if name not in (self.positions or {})}
+        self._hand_on(before)
 
-    def add(self, trades: list[PublicTrade]) -> Gap | None:
-        """Build from trades of REST, in order; a Gap says that they do not follow one another after all."""
+    def add(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> Gap | None:
+        """Build from the trades of a REST answer; return a Gap when they do not follow one another after all."""
+        return self._add(self._accept(trades, now_ns, now_s))
+
+    def trades_left_out(self) -> None:
+        """Record that the store lacks trades up to the last one: bars filled the time."""
+        self._refetch_after = -1 if self.last_id is None else self.last_id
+
+    def trades_not_refetched(self) -> None:
+        """Record that the trades which the store lacks could not be fetched: they are fetched after the next one."""
+        self._refetch_after = self.stored_id
+
+    def refuse_waiting(self, count: int) -> None:
+        """Refuse the trades among the first `count` waiting events that lie beyond the newest that REST knows."""
+        false = self.backlog.take_false(count, lambda trade: trade.trade_id >= self._next_id)
+        self.clock.refuse(false, "its id is beyond the newest that the exchange knows")
+
+    def _accept(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> list[PublicTrade]:
+        """Return the trades of a REST answer that may be built now; see `ExchangeClock.filter_fetched`."""
+        kept = self.clock.filter_fetched(
+            trades, lambda: max(self.backlog.trade_ids(), default=-1), now_ns, now_s, is_counted=self._is_contiguous
+        )
+        if trades and trades[-1] not in kept[-1:] and not self.clock.is_false(trades[-1].trade_id):
+            self._needs_resync = True
+        return kept
+
+    def _add(self, trades: list[PublicTrade]) -> Gap | None:
         for trade in trades:
             gap = self._take(trade)
             if gap is not None:
                 return gap
         return None
 
-    def settle(self, trades: list[PublicTrade], over_ns: int) -> Gap | None:
-        """Take REST's answer to a Doubt: all trades after the last known one, so bars up to `over_ns` are whole."""
-        before = self.last_id
-        gap = self.add(trades)
-        self._is_behind |= self.last_id != before
-        if gap is None:
-            self._seal(over_ns)
-        return gap
+    def _forget(self) -> None:
+        """Drop what is built and not stored: the store's position says where to begin again."""
+        self.positions = None
+        self.builder = None
+        self._restarts += 1
+        self.last_id = None
+        self.unstored.clear()
+        self._seen.clear()
+        self._incomplete.clear()
 
-    def advance(self, now_ns: int, now_s: float) -> Gap | Doubt | None:
-        """Build from the inbox and seal what is proven over. A Gap stops it: fill the hole, then call again."""
-        if self.builder is None or self.state not in (FeedState.LIVE, FeedState.STALE):
+    # ── corrections ──────────────────────────────────────────────────────────────────────────────
+    def take_late(self) -> list[int]:
+        """Return the times of the trades that came late since the last call, oldest first."""
+        times, self._late_ns = sorted(self._late_ns), set()
+        return times
+
+    def return_late(self, times: Iterable[int]) -> None:
+        """Put times back whose bars could not be corrected."""
+        self._late_ns.update(times)
+
+    @property
+    def late_waiting(self) -> int:
+        """Return how many times of late trades wait for a correction."""
+        return len(self._late_ns)
+
+    def outdated(self, times: Iterable[int], timeframe: str) -> tuple[list[int], bool]:
+        """Return the sealed bars of a timeframe that late trades belong to, and whether an open one is among them."""
+        known = self.positions.get(timeframe) if self.positions else None
+        starts = {bar_start(time_ns, timeframe) for time_ns in times}
+        sealed = sorted(start_ns for start_ns in starts if known is not None and start_ns <= known.sealed_ns)
+        since_ns = self._since_ns.get(timeframe, 0)
+        return [start_ns for start_ns in sealed if start_ns >= since_ns], len(sealed) < len(starts)
+
+    def correct(self, bars: Iterable[Bar]) -> None:
+        """Have the exchange's own bars stored in the place of those built here, where they differ."""
+        self.unstored.revised.extend(Sealed(bar, None, "revised") for bar in bars)
+
+    @property
+    def suspect(self) -> tuple[Bar, str] | None:
+        """Return the oldest stored bar that is an outlier and not confirmed yet, with the reason."""
+        return self._suspects[0] if self._suspects else None
+
+    def settle_suspect(self) -> None:
+        """Drop the oldest outlier: the exchange confirmed or refused it."""
+        self._suspects.popleft()
+
+    # ── store ────────────────────────────────────────────────────────────────────────────────────
+    def take_batch(self, bars_max: int, trades_max: int) -> Batch:
+        """Return the oldest values for the store. The caller puts them back when it does not take them."""
+        return Batch(*self.unstored.take(bars_max, trades_max), self.outages.take())
+
+    def put_back(self, batch: Batch) -> None:
+        """Put a batch back that the store did not take."""
+        self.outages.put_back(batch.outages)
+        if self.positions is not None:  # else it begins again from what the store has
+            self.unstored.put_back(batch)
+            self._trim()
+
+    @property
+    def has_unstored(self) -> bool:
+        """Return whether anything waits for the store."""
+        return bool(self.unstored) or bool(self.outages.unstored)
+
+    def keep_trades(self, trades_max: int) -> None:
+        """Let at most so many trades wait for the store."""
+        self.unstored.trades_max = trades_max
+
+    def take_dropped(self) -> int:
+        """Return how many trades and events were dropped since the last call."""
+        dropped = self.dropped - self._reported
+        self._reported += dropped
+        return dropped
+
+    @property
+    def dropped(self) -> int:
+        """Return how many trades and events were dropped, because they waited too long."""
+        return self.unstored.dropped + self.backlog.cut
+
+    def _trim(self) -> None:
+        if self.unstored.trim():
+            self._refetch_after = self.last_id
+
+    # ── building ─────────────────────────────────────────────────────────────────────────────────
+    def _build(self, now_ns: int, now_s: float) -> Gap | SilenceCheck | None:
+        """Build from the backlog and seal what is proven over. A Gap stops it until that is filled."""
+        if self.builder is None or not (self.state is FeedState.LIVE or self.state is FeedState.STALE):
             return None
-        while self._inbox:
-            event = self._inbox[0]
+        events = self.backlog.events
+        while events:
+            event = events[0]
             if isinstance(event, PublicTrade):
-                if self._is_owed and self._ids is not TradeIds.CONTIGUOUS:
-                    self._is_owed = False
+                if self._needs_resync and not self._is_contiguous:
+                    self._needs_resync = False
                     return Gap(self._next_id, None)
                 gap = self._take(event)
                 if gap is not None:
                     return gap
             else:
                 end = event if isinstance(event, BarClosed) else event.end
-                is_proven = self.builder.trades_in(end.timeframe, end.time_ns) == end.trades
-                if not self._is_settled(end):
-                    self._waiting[end.timeframe, end.time_ns] = (end, now_s + GRACE_NS / NS)
-                elif is_proven:
-                    self.vouch(now_s)  # it counts the trades we have
-            self._inbox.popleft()
-        return self._settle(now_s) or self._overdue(now_s)
-
-    def trim(self) -> None:
-        """Let the oldest trades go that wait for the store beyond `trades_max`: they are counted, and fetched again."""
-        while len(self.trades) > self.trades_max:
-            self.trades.popleft()
-            self.dropped += 1
-            self.refill_to = self.last_id
-
-    def take_dropped(self) -> int:
-        """Return how many trades and events were let go since the last call."""
-        dropped = self.dropped + self.cut - self._counted
-        self._counted += dropped
-        return dropped
-
-    def forget(self) -> None:
-        """Drop what is built and not stored: the store's own position says where to begin again."""
-        self.state = FeedState.COLD
-        self.positions = None
-        self.builder = None
-        self.last_id = None
-        self.sealed.clear()
-        self.revised.clear()
-        self.trades.clear()
-        self._seen.clear()
-        self._waiting.clear()
+                is_counted = self.builder.trades_in(end.timeframe, end.time_ns) == end.trades
+                if not self._is_sealed(end):
+                    self._incomplete[end.timeframe, end.time_ns] = (end, now_s + GRACE_NS / NS)
+                elif is_counted:
+                    self._prove(now_s)
+            events.popleft()
+        return self._incomplete_check(now_s) or self._overdue_check(now_s)
 
     def _take(self, trade: PublicTrade) -> Gap | None:
         assert self.builder is not None
         if self._is_known(trade):
             return None
-        if self._ids is not TradeIds.CONTIGUOUS:
+        if not self._is_contiguous:
             if self._is_leap(trade):
                 return Gap(self._next_id, trade.trade_id)
             self._remember(trade)
         elif self.last_id is not None:
             if trade.trade_id != self.last_id + 1:
                 return Gap(self.last_id + 1, trade.trade_id)
-            if trade.trade_id in self.present.passed:
-                self.present.passed.discard(trade.trade_id)
+            if self.clock.is_false(trade.trade_id):
+                self.clock.skip(trade.trade_id)
                 self.last_id = trade.trade_id
                 return None
             if self._is_leap(trade):
                 return Gap(trade.trade_id, trade.trade_id)
-        self._settle_before(trade)
+        if self._incomplete:
+            self._drop_incomplete(trade)
         made = self.builder.add(trade)
         if made is None:
             self.late += 1
-            self.late_ns.add(trade.time_ns)
+            self._late_ns.add(trade.time_ns)
         elif made:
-            self._keep([Sealed(bar, self.last_id, "live") for bar in made])
+            self._hand_on([Sealed(bar, self.last_id, "live") for bar in made])
         self.last_id = trade.trade_id
         self.last_ns = max(self.last_ns, trade.time_ns)
         self.last_price = trade.price
-        self.trades.append(trade)
-        if len(self.trades) > self.trades_max:
-            self.trim()
+        unstored = self.unstored
+        unstored.trades.append(trade)
+        if len(unstored.trades) > unstored.trades_max:
+            self._trim()
         return None
 
     def _is_known(self, trade: PublicTrade) -> bool:
-        if self._ids is TradeIds.CONTIGUOUS:
+        if self._is_contiguous:
             return self.last_id is not None and trade.trade_id <= self.last_id
         return trade.trade_id in self._seen
 
     @property
     def _next_id(self) -> int:
         return 0 if self.last_id is None else self.last_id + 1
+
+    @property
+    def _settle_s(self) -> float:
+        """Wait before a backfill: where ids do not show what is missing REST is queried once, and must not be late."""
+        return 0.0 if self._is_contiguous else GRACE_NS / NS
 
     def _remember(self, trade: PublicTrade) -> None:
         self._seen[trade.trade_id] = trade.time_ns
@@ -344,14 +577,14 @@ class SymbolFeed:
     def _is_leap(self, trade: PublicTrade) -> bool:
         return self.builder is not None and trade.time_ns - self.builder.open_ns > SILENCE_MAX_NS
 
-    def _settle_before(self, trade: PublicTrade) -> None:
-        """A trade beyond the end of a bar that waits for its trades: none can come any more, ids are in order."""
-        for key, (end, _) in list(self._waiting.items()):
+    def _drop_incomplete(self, trade: PublicTrade) -> None:
+        """Drop closed bars that end before a trade: ids are in order, none of their trades can come any more."""
+        for key, (end, _) in list(self._incomplete.items()):
             if trade.time_ns >= bar_end(end.time_ns, end.timeframe):
-                del self._waiting[key]
+                del self._incomplete[key]
 
-    def _is_settled(self, end: BarClosed) -> bool:
-        """Seal through a bar the venue called over once its trades are all here; return whether that is done."""
+    def _is_sealed(self, end: BarClosed) -> bool:
+        """Seal through a bar that the exchange closed once its trades are all here; return whether that is done."""
         assert self.builder is not None
         over_ns = bar_end(end.time_ns, end.timeframe)
         have = self.builder.trades_in(end.timeframe, end.time_ns)
@@ -362,52 +595,63 @@ class SymbolFeed:
         self._seal(over_ns)
         return True
 
-    def _settle(self, now_s: float) -> Doubt | None:
-        """Look again at the bars that wait for their trades; doubt when these tarry."""
-        for key, (end, deadline_s) in list(self._waiting.items()):
-            is_settled = self._is_settled(end)
-            if is_settled or now_s >= deadline_s:
-                del self._waiting[key]
-            if not is_settled and now_s >= deadline_s:
-                return self._doubt(bar_end(end.time_ns, end.timeframe), now_s)
+    def _incomplete_check(self, now_s: float) -> SilenceCheck | None:
+        """Try the incomplete bars again; return a check for one whose trades do not come within the grace."""
+        for key, (end, deadline_s) in list(self._incomplete.items()):
+            is_sealed = self._is_sealed(end)
+            if is_sealed or now_s >= deadline_s:
+                del self._incomplete[key]
+            if not is_sealed and now_s >= deadline_s:
+                return self._check(bar_end(end.time_ns, end.timeframe), now_s)
         return None
 
-    def _overdue(self, now_s: float) -> Doubt | None:
-        """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts.
+    def _overdue_check(self, now_s: float) -> SilenceCheck | None:
+        """Return a check when trades are silent and the exchange reports nothing, less often while that lasts.
 
-        Before the first message, and while the feed is mute, no bar is overdue: then only whether the silence is true
-        is asked.
+        Before the first message, in a replay, and while the stream is SILENT no bar is overdue: then the check is only
+        about the silence.
         """
         assert self.builder is not None
         is_live = self.state is FeedState.LIVE
-        if self._waiting:
+        if self._incomplete:
             return None
-        over_ns, passed_ns = (
-            self.builder.open_ns,
-            self.present.passed_ns(now_s),
-        )  # of a replay nobody knows what is past
+        over_ns, passed_ns = self.builder.open_ns, self.clock.passed_ns(now_s)
         if is_live and passed_ns is not None:
             over_ns = max(over_ns, bar_start(passed_ns - GRACE_NS, self.builder.base))
-        is_quiet = self.is_mute or (is_live and self.pulses.is_quiet(now_s))
-        return self._doubt(over_ns, now_s) if is_quiet or over_ns > self.builder.open_ns else None
+        is_quiet = self.stream not in m.TRUSTED or (is_live and self.liveness.is_check_due(now_s))
+        return self._check(over_ns, now_s) if is_quiet or over_ns > self.builder.open_ns else None
 
-    def _doubt(self, over_ns: int, now_s: float) -> Doubt | None:
-        if now_s < self._asked_s or (self.last_id is None and self._ids is TradeIds.CONTIGUOUS):
+    def _check(self, until_ns: int, now_s: float) -> SilenceCheck | None:
+        if now_s < self._next_check_s or (self.last_id is None and self._is_contiguous):
             return None
-        limit_s = min(pulse.limit_s() for pulse in self.pulses.main())
-        self._asked_s = now_s + min(self._ask_again_s, limit_s / 2)
-        self._ask_again_s = min(self._ask_again_s * 2, ASK_MAX_S)
-        return Doubt(self._next_id, over_ns)
+        self._next_check_s = now_s + min(self._check_wait_s, self.liveness.check_limit_s() / 2)
+        self._check_wait_s = min(self._check_wait_s * 2, CHECK_MAX_S)
+        return SilenceCheck(self._next_id, until_ns, self._restarts)
 
     def _seal(self, through_ns: int) -> None:
         assert self.builder is not None
-        self._keep([Sealed(bar, self.last_id, "live") for bar in self.builder.seal_through(through_ns)])
+        self._hand_on([Sealed(bar, self.last_id, "live") for bar in self.builder.seal_through(through_ns)])
 
-    def _keep(self, sealed: list[Sealed]) -> None:
-        """Hand bars on, in order and once: those that were handed on before a hole are left out."""
+    def _hand_on(self, sealed: list[Sealed]) -> None:
+        """Queue bars for the store, in order and once: those queued before a backfill are left out."""
         assert self.positions is not None
         for item in sealed:
             known = self.positions.get(item.bar.timeframe)
             if known is None or item.bar.time_ns > known.sealed_ns:
-                self.sealed.append(item)
+                self.unstored.sealed.append(item)
                 self.positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+
+
+_HANDLERS: Mapping[type[m.Event], Callable[[SymbolFeed, Any, list[Action]], None]] = {
+    m.Received: SymbolFeed._on_received,
+    m.BookReceived: SymbolFeed._on_book,
+    m.Subscribed: SymbolFeed._on_subscribed,
+    m.Disconnected: SymbolFeed._on_disconnected,
+    m.Discontinued: SymbolFeed._on_discontinued,
+    m.Ticked: SymbolFeed._on_tick,
+    m.Claimed: SymbolFeed._on_claimed,
+    m.SilenceChecked: SymbolFeed._on_checked,
+    m.BackfillTried: SymbolFeed._on_tried,
+    m.Stored: SymbolFeed._on_stored,
+    m.Draining: SymbolFeed._on_draining,
+}

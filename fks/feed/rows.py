@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-TRADES = "trades"  # the timeframe of the row that tells a symbol's feed as a whole
+TRADES = "trades"  # the timeframe of the row about a symbol's feed as a whole
 
 
 @dataclass(frozen=True, slots=True)
 class FeedRow:
-    """News of one feed row. None leaves a column as it is; `sealed_ns` never moves back."""
+    """A change of one feed row. None leaves a column as it is; `sealed_ns` never moves back."""
 
     symbol: str
     timeframe: str
@@ -23,7 +23,7 @@ class FeedRow:
 
 @dataclass(frozen=True, slots=True)
 class SealedPosition:
-    """How far one timeframe is stored: open time of its last sealed bar and the last trade in it."""
+    """Position of one timeframe in the store: open time of its last sealed bar and the last trade in it."""
 
     sealed_ns: int
     last_trade_id: int | None
@@ -31,9 +31,9 @@ class SealedPosition:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A channel of a symbol that was not live: from its last message to when it was whole again (None: it is not yet).
+    """A channel of a symbol that was not live: from its last message until it was complete again (None: not yet).
 
-    `began_ns` is part of its identity: telling of it again only ends it.
+    `began_ns` is part of its identity: writing it again only sets its end.
     """
 
     symbol: str
@@ -44,8 +44,8 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """How a feed stood when a collector last wrote of it: its state, its last message, its outages without an end."""
+class StoredFeed:
+    """A feed as the collector before this one left it: its state, its last message, its open outages."""
 
     state: str
     message_ns: int | None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fks.clock.real import Clock
-from fks.feed.rows import TRADES, FeedRow, Heard, Outage, SealedPosition
+from fks.feed.rows import TRADES, FeedRow, Outage, SealedPosition, StoredFeed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
@@ -47,14 +47,14 @@ class FeedStore:
                 found[row["symbol"]][row["timeframe"]] = position
         return found
 
-    async def received(self, symbols: Sequence[str]) -> dict[str, Heard]:
-        """Return the last received data of the feeds of `symbols`; those never collected are left out."""
-        found: dict[str, Heard] = {}
+    async def stored_feeds(self, symbols: Sequence[str]) -> dict[str, StoredFeed]:
+        """Return the feeds of `symbols` as last written; those never collected are left out."""
+        found: dict[str, StoredFeed] = {}
         for row in await self._db.fetch("feeds.received", self._exchange, list(symbols)):
             symbol, began, message = row["symbol"], row["began_at"], row["last_message_at"]
             before = found[symbol].outages if symbol in found else ()
             open_ = () if began is None else (Outage(symbol, row["channel"], to_ns(began), row["cause"]),)
-            found[symbol] = Heard(row["state"], None if message is None else to_ns(message), (*before, *open_))
+            found[symbol] = StoredFeed(row["state"], None if message is None else to_ns(message), (*before, *open_))
         return found
 
     async def trade_gaps(self, symbol: str, since_ns: int) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from fks.feed.feed import SymbolFeed
 from fks.model.bar import Bar
 from fks.model.ports import Lease
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease
@@ -63,7 +64,9 @@ def make_collector(
     clock = RealClock()
     assert endpoint_of(settings, None) != Endpoint()
     exchange = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
-    return Collector(exchange, db, bus, clock, meter or RecordingMeter(), log, settings, lease or Held(NAME, epoch))
+    return Collector(
+        exchange, Runtime(settings, clock, db, bus, log, meter or RecordingMeter(), lease or Held(NAME, epoch))
+    )
 
 
 @contextlib.asynccontextmanager
@@ -88,8 +91,8 @@ async def running(collector: Collector, *, is_clean: bool = True) -> AsyncIterat
 async def _main(spec: dict[str, Any]) -> None:
     db = await Database.connect(spec["database"], application="collecting")
     bus = await Bus.connect(spec["redis"])
-    log = CollectingLog(lines=Told())
-    _tell_vouching(log)
+    log = CollectingLog(lines=Logged())
+    _log_proofs(log)
     lease = HeldLease(
         db, RealClock(), name=NAME, epoch=spec["epoch"], holder="test", ttl_s=LEASE_S, renew_s=LEASE_S / 3
     )
@@ -118,7 +121,7 @@ class Newest(list[Any]):
             del self[:500]
 
 
-class Told(Newest):
+class Logged(Newest):
     """Lines that are also written to stderr, each with its time: why a feed was live is known afterwards."""
 
     def append(self, line: Any) -> None:
@@ -126,15 +129,15 @@ class Told(Newest):
         print(time.time_ns(), *line, file=sys.stderr, flush=True)
 
 
-def _tell_vouching(log: CollectingLog) -> None:
-    """Have each proof that nothing is missing told, too."""
-    vouch = SymbolFeed.vouch
+def _log_proofs(log: CollectingLog) -> None:
+    """Log each proof that nothing is missing, too."""
+    prove = SymbolFeed._prove
 
-    def told(feed: SymbolFeed, now_s: float) -> None:
-        log.debug("feed.vouch", symbol=feed.symbol, is_behind=feed._is_behind, state=str(feed.state))
-        vouch(feed, now_s)
+    def logged(feed: SymbolFeed, now_s: float) -> None:
+        log.debug("feed.proven", symbol=feed.symbol, stream=str(feed.stream), state=str(feed.state))
+        prove(feed, now_s)
 
-    SymbolFeed.vouch = told  # type: ignore[method-assign]
+    SymbolFeed._prove = logged  # type: ignore[method-assign]
 
 
 class NoMeter:

@@ -1,42 +1,116 @@
-"""A feed of one symbol and events for it."""
+"""One feed without a collector: values of a market in seconds from T0, and a feed that is live."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 
 from fks.bars.aggregate import BarBuilder
-from fks.feed.feed import SymbolFeed
-from fks.feed.findings import Doubt, FeedState, Gap
+from fks.feed import machine as m
+from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS
 
 T0 = 1_767_225_600 * NS
+BOTH = (Channel.TRADES, Channel.BARS)
 
 
 def trade(number: int, second: float, price: str = "10") -> PublicTrade:
     return PublicTrade("binance", "BTCUSDT", number, T0 + round(second * 1e9), Decimal(price), Decimal(1), False)
 
 
-def live(
-    last_id: int | None = 0,
-    frames: tuple[str, ...] = ("1s", "5s"),
-    ids: TradeIds = TradeIds.CONTIGUOUS,
-    channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
-) -> SymbolFeed:
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids, channels=channels)
-    feed.positions = {}
-    feed.restart(BarBuilder("binance", "BTCUSDT", frames, T0, previous=Decimal(9)), last_id, [])
-    feed.state = FeedState.LIVE
-    return feed
-
-
-def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed | BarSeen) -> Gap | Doubt | None:
-    now_ns = T0 + round(second * 1e9)
-    if events:
-        feed.receive(list(events), now_ns, second)
-    return feed.advance(now_ns, second)
+def over(second: int, trades: int, timeframe: str = "1s") -> BarClosed:
+    return BarClosed("binance", "BTCUSDT", timeframe, T0 + second * NS, trades)
 
 
 def seen(second: int, trades: int, *, volume: float = 1.0, is_closed: bool = True) -> BarSeen:
     return BarSeen(Bar("binance", "BTCUSDT", "1s", T0 + second * NS, 10, 10, 10, 10, volume, trades), is_closed)
+
+
+def builder(timeframes: tuple[str, ...] = ("1s", "5s")) -> BarBuilder:
+    return BarBuilder("binance", "BTCUSDT", timeframes, T0, previous=Decimal(9))
+
+
+def live(
+    last_id: int | None = 0,
+    timeframes: tuple[str, ...] = ("1s", "5s"),
+    ids: TradeIds = TradeIds.CONTIGUOUS,
+    channels: tuple[Channel, ...] = BOTH,
+) -> SymbolFeed:
+    """Return a feed that is live since T0, after a trade with the id `last_id`."""
+    feed = SymbolFeed(FeedSpec("BTCUSDT", 10, 120, channels=channels, ids=ids), 0.0)
+    feed.handle(m.Subscribed(T0, 0.0))
+    feed.handle(m.Claimed(T0, 0.0, {}, None))
+    feed.restart(builder(timeframes), last_id, [])
+    feed.handle(m.BackfillFinished(T0, 0.0))
+    feed.outages.take()
+    assert feed.state is m.FeedState.LIVE
+    return feed
+
+
+def receive(feed: SymbolFeed, second: float, *events: m.MarketData) -> list[m.Action]:
+    """Give events to a feed, or let time pass where there are none; return all actions."""
+    return receive_at(feed, T0 + round(second * 1e9), second, *events)
+
+
+def receive_at(feed: SymbolFeed, now_ns: int, second: float, *events: m.MarketData) -> list[m.Action]:
+    """Do the same while our time of day is `now_ns`."""
+    if events:
+        return feed.handle(m.Received(now_ns, second, list(events)))
+    return feed.handle(m.Ticked(now_ns, second, is_measured=False))
+
+
+def query_of(actions: list[m.Action]) -> m.Gap | m.SilenceCheck | None:
+    """Return the gap or the check that a feed asks REST for."""
+    for action in actions:
+        if isinstance(action, m.StartBackfill):
+            return action.gap
+        if isinstance(action, m.CheckSilence):
+            return action.check
+    return None
+
+
+def query(feed: SymbolFeed, second: float, *events: m.MarketData) -> m.Gap | m.SilenceCheck | None:
+    """Give events to a feed and return its query."""
+    return query_of(receive(feed, second, *events))
+
+
+def backfilled(feed: SymbolFeed, second: float, trades: list[PublicTrade]) -> list[m.Action]:
+    """Finish the backfill of a feed with these trades, which join; return the actions that follow."""
+    now_ns = T0 + round(second * 1e9)
+    assert feed.add(trades, now_ns, second) is None
+    return feed.handle(m.BackfillFinished(now_ns, second))
+
+
+def checked(feed: SymbolFeed, second: float, check: m.SilenceCheck, trades: list[PublicTrade]) -> list[m.Action]:
+    """Answer a check of a feed with these trades."""
+    return feed.handle(m.SilenceChecked(T0 + round(second * 1e9), second, check, trades))
+
+
+def times(feed: SymbolFeed, timeframe: str = "1s") -> list[int]:
+    """Return the open times of the sealed bars of a timeframe, in seconds."""
+    return [(item.bar.time_ns - T0) // NS for item in feed.unstored.sealed if item.bar.timeframe == timeframe]
+
+
+def claimed(
+    symbol: str, positions: dict[str, SealedPosition], *, ids: TradeIds = TradeIds.CONTIGUOUS, now_ns: int = T0
+) -> SymbolFeed:
+    """Return a feed in BACKFILL that knows its positions and has no builder yet."""
+    feed = SymbolFeed(FeedSpec(symbol, 10, 120, ids=ids), 0.0)
+    feed.handle(m.Subscribed(now_ns, 0.0))
+    feed.handle(m.Claimed(now_ns, 0.0, positions, None))
+    return feed
+
+
+def made_live(feed: SymbolFeed, now_ns: int, second: float) -> list[m.Action]:
+    """Finish the backfill of a feed; return the actions that follow."""
+    actions = feed.handle(m.BackfillFinished(now_ns, second))
+    assert feed.state is m.FeedState.LIVE
+    return actions
+
+
+def sealed_through(feed: SymbolFeed, until_ns: int, trades: list[PublicTrade]) -> None:
+    """Give a live feed the remaining trades as the answer of REST, which proves its bars until a time."""
+    now_ns = max([until_ns, *(trade.time_ns for trade in trades)])
+    feed.handle(m.SilenceChecked(now_ns, 1.0, m.SilenceCheck(0, until_ns, 1), trades))

@@ -70,12 +70,9 @@ class Line:
         for name in ("collector:binance", "strategy:0", "orders"):
             epoch = await raise_epoch(db, name, "test")
             leases[name] = HeldLease(db, clock, name=name, epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
-        shared = {"db": db, "bus": bus, "clock": clock, "meter": meter, "log": log}
         collector = Collector(
-            exchange=make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
-            settings=settings,
-            lease=leases["collector:binance"],
-            **shared,
+            make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
+            Runtime(settings, clock, db, bus, log, meter, leases["collector:binance"]),
         )
         worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, 1, home=home)
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)

@@ -101,7 +101,7 @@ async def main(given: dict[str, Any]) -> int:
         elif given["role"] == "collector":
             settings = settings_for(given["exchange"], symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
             source = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
-            work = Collector(source, db, bus, clock, meter, log, settings, lease)
+            work = Collector(source, Runtime(settings, clock, db, bus, log, meter, lease))
         else:
             work = StrategyWorker(Runtime(FAST, clock, db, bus, log, meter, lease), 0, 1)
         await work.start()

@@ -19,14 +19,16 @@ from fks.clock import RealClock
 from fks.collector.backfill import Backfill
 from fks.exchanges.base import Endpoint
 from fks.exchanges.bybit.exchange import BybitExchange
+from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
-from fks.feed.findings import FeedState
+from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import TradeIds
 from fks.model.timeframe import NS
 from tests.support.exchange_cases import CASES, MS, NEW_YEAR
 from tests.support.exchange_peer import Purse, TapeClock, playing
+from tests.support.feeds import claimed, made_live, query_of
 from tests.support.ports import CollectingLog
 
 MINUTE = 60 * NS
@@ -97,68 +99,69 @@ async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchan
         await made.close()
 
 
-@pytest.mark.parametrize("how", ["subscribed anew", "told that some are gone"])
+@pytest.mark.parametrize("how", ["subscribed again", "discontinued"])
 async def test_what_the_socket_told_meanwhile_counts_where_sixty_trades_do_not_reach_back(
     bybit: BybitExchange, market: Market, how: str
 ) -> None:
     back = Backfill(bybit, ("1m",), 1)
-    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.capabilities.trade_ids)
-    feed.positions = {}
-    if how == "subscribed anew":
-        hear(feed, (2, 70))
-        feed.touch(70.0)
-        hear(feed, (80, 95))
+    positions: dict[str, SealedPosition] = {}
+    feed = claimed(SYMBOL, positions, ids=bybit.capabilities.trade_ids, now_ns=NEW_YEAR)
+    if how == "subscribed again":
+        receive(feed, (2, 70))
+        feed.handle(m.Subscribed(NEW_YEAR + 70 * NS, 70.0))
+        receive(feed, (80, 95))
     else:
-        hear(feed, (2, 50))
-        feed.tear()
-        hear(feed, (50, 70), (80, 95))
-    hear(feed, (95, 110))
+        receive(feed, (2, 50))
+        feed.handle(m.Discontinued(NEW_YEAR + 50 * NS, 50.0))
+        receive(feed, (50, 70), (80, 95))
+    receive(feed, (95, 110))
     market.now_ns = NEW_YEAR + 110 * NS  # 200 trades in this minute, of which REST shows sixty
     with pytest.raises(OutageError, match="present bar"):
-        await back.recover(SYMBOL, feed.positions, heard=feed.heard)
-    hear(feed, (110, 150))
+        await back.recover(SYMBOL, positions, waiting=feed.backlog.run)
+    receive(feed, (110, 150))
     market.now_ns = NEW_YEAR + 150 * NS
     with pytest.raises(OutageError, match="present bar"):
-        await back.recover(SYMBOL, feed.positions)
-    made = await back.recover(SYMBOL, feed.positions, heard=feed.heard)
+        await back.recover(SYMBOL, positions)
+    made = await back.recover(SYMBOL, positions, waiting=feed.backlog.run)
     feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades) is None
-    feed.state = FeedState.LIVE
-    hear(feed, (150, 190))
-    assert feed.advance(market.now_ns, 190.0) is None
-    assert [(item.source, item.bar.volume, item.bar.open, item.bar.close) for item in feed.sealed] == [
+    assert feed.add(made.trades, market.now_ns, 150.0) is None
+    made_live(feed, market.now_ns, 150.0)
+    assert query_of(receive(feed, (150, 190))) is None
+    assert [(item.source, item.bar.volume, item.bar.open, item.bar.close) for item in feed.unstored.sealed] == [
         (source, bar.volume, bar.open, bar.close) for source, bar in zip(("klines", "live"), truth()[1:3], strict=True)
     ]
 
 
-def hear(feed: SymbolFeed, *spans: tuple[int, int]) -> None:
-    """Let the socket tell, at once, the trades of spans in seconds after the new year."""
+def receive(feed: SymbolFeed, *spans: tuple[int, int]) -> list[m.Action]:
+    """Have the trades of spans, in seconds after the new year, arrive at once."""
     trades = [t for since_s, until_s in spans for t in TRADES if since_s * NS <= t.time_ns - NEW_YEAR < until_s * NS]
-    feed.receive([*trades], NEW_YEAR + spans[-1][1] * NS, float(spans[-1][1]))
+    return feed.handle(m.Received(NEW_YEAR + spans[-1][1] * NS, float(spans[-1][1]), [*trades]))
 
 
 async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(
     bybit: BybitExchange, market: Market
 ) -> None:
     back = Backfill(bybit, ("1m",), 1)
-    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.capabilities.trade_ids)
-    feed.positions = {}
+    positions: dict[str, SealedPosition] = {}
+    feed = claimed(SYMBOL, positions, ids=bybit.capabilities.trade_ids, now_ns=NEW_YEAR)
     market.now_ns = NEW_YEAR + 30 * NS  # 120 trades in this minute
     with pytest.raises(OutageError, match="present bar"):
-        await back.recover(SYMBOL, feed.positions)
+        await back.recover(SYMBOL, positions)
     market.now_ns = NEW_YEAR + MINUTE + 10 * NS  # 40 trades in this one
-    made = await back.recover(SYMBOL, feed.positions)
+    made = await back.recover(SYMBOL, positions)
     feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades) is None
+    assert feed.add(made.trades, market.now_ns, 1.0) is None
     live = [trade for trade in TRADES if market.now_ns < trade.time_ns <= market.now_ns + 20 * NS]
-    assert feed.add(live) is None
+    assert feed.add(live, market.now_ns + 20 * NS, 1.0) is None
     assert feed.last_id is not None
     market.now_ns = NEW_YEAR + 3 * MINUTE + 12 * NS  # not listened: 400 trades since
-    made = await back.recover(SYMBOL, {"1m": feed.positions["1m"]})
+    made = await back.recover(SYMBOL, {"1m": positions["1m"]})
     feed.restart(made.builder, made.last_id, made.sealed)
-    assert feed.add(made.trades) is None
-    feed.settle([trade for trade in TRADES if trade.time_ns > market.now_ns], NEW_YEAR + 5 * MINUTE)
-    sealed = [item.bar for item in feed.sealed]
+    assert feed.add(made.trades, market.now_ns, 1.0) is None
+    made_live(feed, market.now_ns, 2.0)
+    rest = [trade for trade in TRADES if trade.time_ns > market.now_ns]
+    feed.handle(m.SilenceChecked(rest[-1].time_ns, 3.0, m.SilenceCheck(0, NEW_YEAR + 5 * MINUTE, 2), rest))
+    sealed = [item.bar for item in feed.unstored.sealed]
     assert [bar.time_ns for bar in sealed] == [NEW_YEAR + minute * MINUTE for minute in range(5)]
     for bar, true in zip(sealed, truth(), strict=True):
         assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == (
@@ -168,4 +171,4 @@ async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(
             true.close,
             true.volume,
         )
-    assert [item.source for item in feed.sealed] == ["klines", "klines", "klines", "live", "live"]
+    assert [item.source for item in feed.unstored.sealed] == ["klines", "klines", "klines", "live", "live"]

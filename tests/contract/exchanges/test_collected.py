@@ -15,6 +15,7 @@ from fks.clock import RealClock
 from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
 from fks.exchanges.registry import make_exchange
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.collecting import Held, running
@@ -52,7 +53,8 @@ async def test_okx_is_collected_through_a_cut(
     settings = Settings(data=data)
     clock = RealClock()
     exchange = make_exchange("okx", settings=settings, node=None, clock=clock, log=log)
-    collector = Collector(exchange, database, bus, clock, RecordingMeter(), log, settings, Held("collector:okx", 1))
+    lease = Held("collector:okx", 1)
+    collector = Collector(exchange, Runtime(settings, clock, database, bus, log, RecordingMeter(), lease))
 
     async def stored() -> dict[int, tuple[float, ...]]:
         rows = await database.sql(

@@ -12,8 +12,10 @@ from aiohttp import web
 
 from fks.clock import RealClock
 from fks.collector.collector import Collector
+from fks.collector.self_checks import feed_problems
 from fks.config.settings import Data, Settings
 from fks.exchanges.registry import make_exchange
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.collecting import Held, running
@@ -101,7 +103,8 @@ def collect(peer: Peer, database: Database, bus: Bus, log: CollectingLog, clock:
         )
         settings = Settings(data=data)
         exchange = make_exchange("polygon", settings=settings, node=None, clock=clock, log=log)
-        return Collector(exchange, database, bus, clock, RecordingMeter(), log, settings, Held("collector:polygon", 1))
+        lease = Held("collector:polygon", 1)
+        return Collector(exchange, Runtime(settings, clock, database, bus, log, RecordingMeter(), lease))
 
     return made
 
@@ -125,11 +128,11 @@ async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
         assert states(collector)[OTHER] == "BACKFILL"
         assert not collector.is_ready
         await until(lambda: clock.waits, deadline_s=30)
-        collector._feeds[OTHER].is_mute = True  # for longer than its limit
-        (found,) = [problem for problem in collector.problems() if problem.about == OTHER]
+        later_s = clock.monotonic() + 61.0  # not live for longer than its limit
+        problems = feed_problems(collector._feeds.values(), later_s, away_max_s=60.0)
+        (found,) = [problem for problem in problems if problem.about == OTHER]
         assert "not entitled" in found.text
         assert not found.is_mended_by_restart
-        collector._feeds[OTHER].is_mute = False
         plan.symbols = ("AAPL", OTHER)
         await until(lambda: states(collector) == {"AAPL": "LIVE", OTHER: "LIVE"}, deadline_s=30)
         assert problem_of(collector, OTHER) == ""

@@ -19,6 +19,7 @@ from fks.collector.collector import Collector
 from fks.exchanges.registry import make_exchange
 from fks.model.ports import Exchange
 from fks.model.timeframe import to_datetime
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.tape.player import play, wires_of
@@ -45,7 +46,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
 async def collect(database: Database, bus: Bus, log: CollectingLog) -> Any:
     def make(source: Exchange, settings: Any, epoch: int) -> Collector:
         lease = Held("collector:binance", epoch)
-        return Collector(source, database, bus, RealClock(), RecordingMeter(), log, settings, lease)
+        return Collector(source, Runtime(settings, RealClock(), database, bus, log, RecordingMeter(), lease))
 
     return make
 

@@ -1,8 +1,7 @@
-"""Whatever comes in whatever order, live, again, late, lost, filled, corrected, with collectors that die: the same
-bars.
+"""Any order of events gives the same bars: live, repeated, late, lost, filled, corrected, with collectors that die.
 
-The parts that decide are the real ones (SymbolFeed, Holes, Backfill, BarBuilder), driven as the collector drives them;
-the exchange is a market whose trades are drawn, the store a dictionary that keeps the rules of `feeds.flush`.
+The deciding parts are the real ones (SymbolFeed, GapFiller, Backfill, BarBuilder), driven as the collector drives them;
+the exchange is a market with drawn trades, the store a dictionary with the rules of `feeds.flush`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import random
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import SimpleNamespace
@@ -21,10 +19,13 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from fks.collector.gap_filler import Holes
-from fks.feed.feed import SymbolFeed
-from fks.feed.findings import FeedState, Gap, Sealed
+from fks.collector.gap_filler import GapFiller
+from fks.config.settings import Data
+from fks.feed import machine as m
+from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.feed.machine import FeedState
 from fks.feed.rows import SealedPosition
+from fks.feed.unstored import Sealed
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
 from fks.model.market import TradeIds, TradesFrom
@@ -35,7 +36,7 @@ from tests.support.ports import CollectingLog
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
 FRAMES = ("1s", "1m", "5m", "1h")
 SYMBOL = "BTCUSDT"
-TURNS = 300  # more than any repair takes that does not wait for the market
+TURNS = 300  # more than any backfill takes that does not wait for the market
 
 
 class Clock:
@@ -61,7 +62,7 @@ class Store:
     bars: dict[str, dict[int, Bar]] = field(default_factory=lambda: {frame: {} for frame in FRAMES})
     positions: dict[str, SealedPosition] = field(default_factory=dict)
 
-    async def heard(self, symbols: list[str]) -> dict[str, Any]:
+    async def stored_feeds(self, symbols: list[str]) -> dict[str, Any]:
         return {SYMBOL: SimpleNamespace(state="LIVE", message_ns=None, outages=())} if self.positions else {}
 
     async def claim(self, symbols: list[str], frames: tuple[str, ...]) -> dict[str, dict[str, SealedPosition]]:
@@ -82,64 +83,58 @@ class Run:
     def __init__(self, market: PaperMarket, group: asyncio.TaskGroup) -> None:
         self.market, self.store, self._group = market, Store(), group
         self.wire: list[PublicTrade] = []
-        self._heard: list[PublicTrade] = []
-        self._at = self._forged = 0
+        self._received: list[PublicTrade] = []
+        self._at = self._forged = self.refused = 0
         self._begin()
 
     def _begin(self) -> None:
         clock: Any = Clock(self.market)
         self._forged = 0
-        self.feed = SymbolFeed(
-            SYMBOL,
-            clock.monotonic(),
-            stale_min_s=10,
-            stale_max_s=120,
-            frames=FRAMES,
-            ids=self.market.capabilities.trade_ids,
-        )
+        spec = FeedSpec(SYMBOL, 10, 120, FRAMES, ids=self.market.capabilities.trade_ids)
+        self.feed = SymbolFeed(spec, clock.monotonic())
         store: Any = self.store
-        quarantine: Any = SimpleNamespace()
-        self.holes = Holes(
-            self.market,
-            store,
-            quarantine,
-            clock,
-            CollectingLog(),
-            random.Random(1),
-            bars_empty=3,
-            trades_keep_h=1.0,
-            set_state=lambda feed, state, cause: setattr(feed, "state", state),
-            is_subscribed=lambda symbol: True,
-            advance=self._advance,
+        self.quarantine: Any = SimpleNamespace()
+        data = Data(backfill_bars=3, trades_keep_h=1.0)
+        self.gap_filler = GapFiller(
+            self.market, store, self.quarantine, clock, CollectingLog(), data, handle=self.handle
         )
-        self.holes.run(self._group)
-        self.holes.repair(self.feed, None)
+        self.gap_filler.run(self._group)
+        self.handle(self.feed, m.Subscribed(*self.now()))
 
-    def _advance(self, feed: SymbolFeed) -> None:
-        found = feed.advance(self.market.now_ns, self.market.now_ns / NS)
-        if isinstance(found, Gap):
-            self.holes.repair(feed, found)
-        elif found is not None:
-            self.holes.ask(feed, found)
+    def now(self) -> tuple[int, float]:
+        return self.market.now_ns, self.market.now_ns / NS
+
+    def handle(self, feed: SymbolFeed, event: m.Event) -> None:
+        for action in feed.handle(event):
+            self.refused += len(action.suspects) if isinstance(action, m.Quarantine) else 0
+            self.gap_filler.perform(feed, action)
+
+    def tick(self) -> None:
+        self.handle(self.feed, m.Ticked(*self.now(), is_measured=False))
 
     async def rest(self) -> None:
         """Let everything in the background end, as the collector's ticks would; time passes where it waits for the
         present bar."""
         for _ in range(20):
             for _ in range(TURNS):
-                if not self.holes._tasks:
+                if self.gap_filler.is_idle:
                     break
                 await asyncio.sleep(0)
             else:
                 self.market.now_ns = bar_end(bar_start(self.market.now_ns, "1m"), "1m")
-            if self.feed.late_ns:
-                self.holes.revise(self.feed)
-            self._advance(self.feed)
-            if not self.holes._tasks and not self.feed.late_ns:
+            self.tick()
+            if self.gap_filler.is_idle and not self.feed.late_waiting:
                 return
         raise AssertionError("it never comes to rest")
 
-    # ── what may happen ──────────────────────────────────────────────────────────────────────────
+    async def performed(self, action: m.Action) -> None:
+        """Perform an action and wait until nothing is being done any more."""
+        self.gap_filler.perform(self.feed, action)
+        async with asyncio.timeout(2):
+            while not self.gap_filler.is_idle:
+                await asyncio.sleep(0)
+
+    # ── acts ──────────────────────────────────────────────────────────────────────────
     def go(self, count: int) -> None:
         """The market goes on; its trades are on the wire."""
         new = self.market.trades[self._at : self._at + count]
@@ -148,34 +143,32 @@ class Run:
             self.market.now_ns = max(self.market.now_ns, new[-1].time_ns)
             self.wire += new
 
-    def hear(self, count: int) -> None:
+    def receive(self, count: int) -> None:
         batch, self.wire = self.wire[:count], self.wire[count:]
-        self._heard = (self._heard + batch)[-8:]
-        self._receive(list(batch))
+        self._received = (self._received + batch)[-8:]
+        self._give(list(batch))
 
     def swap(self, count: int) -> None:
         """The first on the wire comes `count` later."""
         self.wire.insert(count, self.wire.pop(0)) if self.wire else None
 
     def again(self, count: int) -> None:
-        self._receive(self._heard[-count:])
+        self._give(self._received[-count:])
 
     def lose(self, count: int) -> None:
         """Some never come. Ids tell, or else the wire does."""
         self._flush_overtaken()
         lost, self.wire = self.wire[:count], self.wire[count:]
         if lost and self.market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
-            self.feed.tear()
-            self._missing()
+            self.handle(self.feed, m.Discontinued(*self.now()))
 
     def cut(self, count: int) -> None:
         """The connection ends with what is on it, and is made again."""
         self._flush_overtaken()
         self.wire.clear()
-        self.feed.touch(self.market.now_ns / NS)
-        self._missing()
+        self.handle(self.feed, m.Subscribed(*self.now()))
 
-    def word(self, count: int) -> None:
+    def close_bar(self, count: int) -> None:
         """The exchange says that its last minute is over, and how many trades it had; it may be older by the time it
         comes."""
         over_ns = bar_start(self.market.now_ns, "1m")
@@ -183,17 +176,18 @@ class Run:
             return
         start_ns = bar_start(over_ns - 1, "1m")
         trades = sum(start_ns <= trade.time_ns < over_ns for trade in self.market.trades)
-        self._receive([BarClosed("binance", SYMBOL, "1m", start_ns, trades)])
+        self._give([BarClosed("binance", SYMBOL, "1m", start_ns, trades)])
 
     def keep(self, count: int) -> None:
         """The store takes what is sealed and corrected."""
-        self.store.keep([*self.feed.sealed, *self.feed.revised])
-        self.feed.sealed.clear()
-        self.feed.revised.clear()
+        unstored = self.feed.unstored
+        self.store.keep([*unstored.sealed, *unstored.revised])
+        unstored.sealed.clear()
+        unstored.revised.clear()
 
     def kill(self, count: int) -> None:
         """The collector is gone, with what it held; the next one knows what is stored."""
-        self.holes.cancel(SYMBOL)
+        self.gap_filler.cancel(SYMBOL)
         self.wire.clear()
         self._begin()
 
@@ -202,48 +196,43 @@ class Run:
         if not self.wire or self._forged >= 2:  # three in a row would be a clock that has moved
             return
         forged = self._forged + 1
-        self._receive([msgspec.structs.replace(self.wire[0], time_ns=self.market.now_ns + (50 + count) * 60 * NS)])
+        self._give([msgspec.structs.replace(self.wire[0], time_ns=self.market.now_ns + (50 + count) * 60 * NS)])
         self._forged = forged
         if count > 3:
             self.wire.pop(0)
 
     def forge_id(self, count: int) -> None:
         """A message tells of a trade with an id that is nobody's."""
-        if self._heard and self.market.capabilities.trade_ids is TradeIds.CONTIGUOUS:
-            self._receive(
-                [msgspec.structs.replace(self._heard[-1], trade_id=10**6 + number) for number in range(count)]
+        if self._received and self.market.capabilities.trade_ids is TradeIds.CONTIGUOUS:
+            self._give(
+                [msgspec.structs.replace(self._received[-1], trade_id=10**6 + number) for number in range(count)]
             )
 
     def _flush_overtaken(self) -> None:
         """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
-        newest = max((trade.time_ns for trade in self._heard), default=0)
+        newest = max((trade.time_ns for trade in self._received), default=0)
         if self.market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
             late = [trade for trade in self.wire if trade.time_ns <= newest]
             self.wire = [trade for trade in self.wire if trade.time_ns > newest]
-            self._receive(late)
+            self._give(late)
 
-    def _receive(self, events: list[Any]) -> None:
+    def _give(self, events: list[Any]) -> None:
         if events:
             self._forged = 0
-            self.feed.receive(events, self.market.now_ns, self.market.now_ns / NS)
-            self._advance(self.feed)
-
-    def _missing(self) -> None:
-        feed = self.feed
-        self.holes.repair(feed, None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None))
+            self.handle(self.feed, m.Received(*self.now(), events))
 
 
 ACTS = (
     "go",
     "go",
-    "hear",
-    "hear",
-    "hear",
+    "receive",
+    "receive",
+    "receive",
     "swap",
     "again",
     "lose",
     "cut",
-    "word",
+    "close_bar",
     "keep",
     "kill",
     "forge_time",
@@ -309,7 +298,7 @@ async def played(market: PaperMarket, script: list[tuple[str, int, int | None]])
 CUT_BEFORE_BEGUN: tuple[Any, ...] = (
     [(0, 1, 1), (NS, 1, 1), *[(0, 1, 1)] * 17, (NS, 1, 1)],
     KINDS[0],
-    [("go", 1, None), ("go", 1, None), ("hear", 1, None), ("swap", 1, None), ("hear", 1, 0)],
+    [("go", 1, None), ("go", 1, None), ("receive", 1, None), ("swap", 1, None), ("receive", 1, 0)],
 )
 
 
@@ -338,7 +327,7 @@ def test_any_interleaving_gives_the_bars_of_the_exchange(
         event(f"{frame}: {min(len(bars), 5)} bars")
 
 
-async def test_an_exchange_that_refuses_its_bars_is_not_asked_for_them_for_ever() -> None:
+async def test_recheck_of_refused_bars_ends() -> None:
     market = market_of([(NS, 100, 1), (70 * NS, 101, 1), (70 * NS, 102, 1)], *KINDS[1])
     async with asyncio.TaskGroup() as group:
         run = Run(market, group)
@@ -351,11 +340,11 @@ async def test_an_exchange_that_refuses_its_bars_is_not_asked_for_them_for_ever(
             raise PeerError("no such bars")
 
         market.fetch_bars = refused  # type: ignore[method-assign]
-        await asyncio.wait_for(run.holes._rechecked(run.feed), 2)
+        await run.performed(m.RecheckBars())
         assert 1 <= len(asked) <= len(FRAMES)
 
 
-async def test_a_doubt_that_the_exchange_refuses_to_settle_holds_up_no_other() -> None:
+async def test_suspect_bar_that_cannot_be_confirmed_delays_no_other() -> None:
     market = market_of([(NS, 100, 1), (70 * NS, 101, 1)], *KINDS[0])
     async with asyncio.TaskGroup() as group:
         run = Run(market, group)
@@ -370,10 +359,12 @@ async def test_a_doubt_that_the_exchange_refuses_to_settle_holds_up_no_other() -
 
         bars = market.bars("1m")[:2]
         market.fetch_bars = refused  # type: ignore[method-assign]
-        run.holes._quarantine = SimpleNamespace(add=keep)  # type: ignore[assignment]
-        run.feed.doubted.extend((bar, "far off") for bar in bars)
-        await asyncio.wait_for(run.holes._confirmed(run.feed), 2)
-        assert (len(held), len(run.feed.doubted)) == (len(bars), 0)
+        run.quarantine.add = keep
+        steady = [Bar("binance", SYMBOL, "1m", START + n * 60 * NS, 10, 10.01, 9.99, 10, 1) for n in range(40)]
+        run.handle(run.feed, m.Stored(*run.now(), [*steady, *bars], None))  # they are far from 10
+        assert run.feed.suspect is not None
+        await run.performed(m.ConfirmBars())
+        assert (len(held), run.feed.suspect) == (len(bars), None)
 
 
 class LateMarket(PaperMarket):
@@ -392,23 +383,23 @@ class LateMarket(PaperMarket):
 
 
 @pytest.mark.parametrize(("late", "is_refused"), [(0, False), (3, False), (5, False), (8, True), (40, True)])
-async def test_a_rest_that_is_late_costs_no_trade(late: int, is_refused: bool) -> None:
+async def test_late_rest_costs_no_trade(late: int, is_refused: bool) -> None:
     """What was refused because REST was late for too long comes back from it."""
     market = LateMarket(market_of([(NS, 100 + n, 1) for n in range(30)], *KINDS[0]).trades)
     async with asyncio.TaskGroup() as group:
         run = Run(market, group)
         run.go(5)
         await run.rest()
-        run.hear(5)
+        run.receive(5)
         run.go(3)
         market.late = late
         run.lose(1)
-        run.hear(2)
+        run.receive(2)
         await run.rest()
-        assert bool(run.feed.present.refused) == is_refused
+        assert bool(run.refused) == is_refused
         for _ in range(22):
             run.go(1)
-            run.hear(1)
+            run.receive(1)
             await run.rest()
         run.keep(0)
     assert run.feed.last_id == market.trades[-1].trade_id
@@ -419,7 +410,7 @@ async def test_a_rest_that_is_late_costs_no_trade(late: int, is_refused: bool) -
 
 
 @pytest.mark.parametrize(("before", "after", "is_refused"), [(2, 0, True), (2, 2, True), (2, 3, False), (0, 3, False)])
-async def test_trades_that_follow_one_another_beyond_a_hole_attest_it_though_another_hole_lies_between(
+async def test_consecutive_trades_beyond_a_gap_confirm_it_despite_another_gap(
     before: int, after: int, is_refused: bool
 ) -> None:
     """A socket that is dialled anew while REST is late loses more: the trades around that are as true."""
@@ -428,17 +419,17 @@ async def test_trades_that_follow_one_another_beyond_a_hole_attest_it_though_ano
         run = Run(market, group)
         run.go(5)
         await run.rest()
-        run.hear(5)
+        run.receive(5)
         run.go(before + after + 2)
         market.late = 8
         for count in (before, after):
             run.lose(1)
-            run.hear(count)
+            run.receive(count)
         await run.rest()
-        assert bool(run.feed.present.refused) == is_refused
+        assert bool(run.refused) == is_refused
 
 
-async def test_a_newest_trade_of_a_time_to_come_is_nothing_to_begin_with() -> None:
+async def test_backfill_does_not_start_from_a_newest_trade_of_the_future() -> None:
     market = market_of([(NS, 100 + n, 1) for n in range(10)], *KINDS[0])
     async with asyncio.TaskGroup() as group:
         run = Run(market, group)
@@ -452,7 +443,7 @@ async def test_a_newest_trade_of_a_time_to_come_is_nothing_to_begin_with() -> No
             return next(answers, found) if from_id is since_ns is None else found
 
         market.fetch_trades = newest  # type: ignore[method-assign]
-        run.holes.repair(run.feed, None, by_bars=True)
+        run.handle(run.feed, m.BarsOutdated(*run.now()))
         await run.rest()
         assert run.feed.builder is not None
         assert run.feed.builder.open_ns <= market.now_ns

@@ -11,7 +11,8 @@ from fks.bars.calendars import AlwaysOpen, Bools
 from fks.clock import FakeClock, RealClock
 from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.feed.findings import FeedState
+from fks.feed import machine as m
+from fks.feed.machine import FeedState, Stream
 from fks.history.assets import RELIST_MAX_S, Assets
 from fks.model.bar import Bar, Ints, PublicTrade
 from fks.model.errors import OutageError
@@ -27,6 +28,7 @@ from fks.model.market import (
     TradesFrom,
 )
 from fks.model.timeframe import NS, bar_end, bar_start
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.collecting import Held, running
@@ -106,19 +108,12 @@ def collector_on(exchange: QuietExchange, database: Database, bus: Bus, log: Col
     data = Data(
         exchange="kraken", symbols=(SYMBOL,), timeframes=("1m", "5m"), backfill_bars=3, stale_min_s=2.0, stale_max_s=2.0
     )
-    return Collector(
-        exchange,
-        database,
-        bus,
-        RealClock(),
-        RecordingMeter(),
-        log,
-        Settings(data=data),
-        Held("collector:kraken", 1),  # type: ignore[arg-type]
-    )
+    lease = Held("collector:kraken", 1)
+    runtime = Runtime(Settings(data=data), RealClock(), database, bus, log, RecordingMeter(), lease)
+    return Collector(exchange, runtime)  # type: ignore[arg-type]
 
 
-async def test_a_silence_that_rest_knows_of_too_is_no_outage(database: Database, bus: Bus, log: CollectingLog) -> None:
+async def test_silence_that_rest_confirms_is_no_outage(database: Database, bus: Bus, log: CollectingLog) -> None:
     exchange = QuietExchange()
     collector = collector_on(exchange, database, bus, log)
     async with running(collector):
@@ -128,15 +123,17 @@ async def test_a_silence_that_rest_knows_of_too_is_no_outage(database: Database,
             lambda: exchange.asked >= asked + 12, deadline_s=120
         )  # two questions a time, every second: six seconds
         assert feed.state is FeedState.LIVE
-        feed.is_mute, feed.doubted_s = True, time.monotonic()  # whatever made it so
-        feed.begin_outage("silent", time.time_ns())
-        feed.state = FeedState.STALE
+        now = time.time_ns(), time.monotonic()
+        feed.handle(m.Disconnected(*now, cause="silent"))  # whatever made it so
+        feed.handle(m.Subscribed(*now))
+        feed.handle(m.BackfillFinished(*now))
+        assert (feed.state, feed.stream) == (FeedState.STALE, Stream.SILENT)
         await until(lambda: feed.state is FeedState.LIVE, deadline_s=60)
     assert "feed.stale" not in log.events(), log.events()
     assert exchange.dialled == 1
 
 
-async def test_a_closed_market_is_silent_and_nobody_dials(database: Database, bus: Bus, log: CollectingLog) -> None:
+async def test_closed_market_is_silent_without_reconnects(database: Database, bus: Bus, log: CollectingLog) -> None:
     exchange = QuietExchange()
     collector = collector_on(exchange, database, bus, log)
     collector._calendar = Closed()
@@ -151,7 +148,7 @@ async def test_a_closed_market_is_silent_and_nobody_dials(database: Database, bu
     assert "feed.stale" in log.events("warning")
 
 
-async def test_a_listing_that_fails_is_asked_ever_more_seldom_and_what_is_known_is_followed(
+async def test_failing_listing_is_fetched_less_often_and_the_known_one_is_used(
     database: Database, log: CollectingLog
 ) -> None:
     exchange, clock = QuietExchange(), FakeClock()

@@ -1,4 +1,4 @@
-"""However many sockets a collector has, it dials an exchange no oftener than that allows."""
+"""Connects of a collector: never more than the rate limit of the exchange allows, however many connections it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.collector.connections import SOCKETS_MAX, Shards
+from fks.collector.connections import CONNECTIONS_MAX, ChannelGroup, Connections
 from fks.exchanges.base import Endpoint
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.model.market import Allowance, Channel, RateLimits, Subscription
@@ -51,34 +51,35 @@ async def refusing() -> AsyncIterator[Refusing]:
     await runner.cleanup()
 
 
-async def test_many_sockets_and_an_exchange_that_refuses_keep_to_its_allowance(
+class Deaf:
+    """A subscriber that does nothing with the events of its connections."""
+
+    def subscriptions_of(self, group: ChannelGroup) -> list[Subscription]:
+        return [Subscription(Channel.TRADES, group.symbol)]
+
+    def subscribed(self, groups: object) -> None: ...
+    def disconnected(self, groups: object, cause: str) -> None: ...
+    def received(self, batch: object) -> None: ...
+
+
+async def test_many_refused_connections_keep_to_the_limit_of_connects(
     bus: Bus, log: CollectingLog, refusing: Refusing
 ) -> None:
     clock = RealClock()
     budget = budget_of(bus, clock, "binance", uuid.uuid4().hex, limits=RateLimits(connects=ALLOWED))
     exchange = BinanceExchange(Endpoint(f"http://{refusing.url}", f"ws://{refusing.url}"), clock, log, budget)
-    shards = Shards(
-        exchange,
-        clock,
-        log,
-        RecordingMeter(),
-        Random(1),
-        wants=lambda symbol: [Subscription(Channel.TRADES, symbol)],
-        heard=lambda batch: None,
-        subscribed=lambda symbols: None,
-        lost=lambda symbols, cause: None,
-    )
+    connections = Connections(exchange, clock, log, RecordingMeter(), Random(1), Deaf())
     began_s = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        shards.run(group)
-        for number in range(SOCKETS_MAX):
-            shards.place([f"COIN{number}USDT"])
+        connections.run(group)
+        for number in range(CONNECTIONS_MAX):
+            connections.place([ChannelGroup(f"COIN{number}USDT")])
         await until(lambda: refusing.connects > 2 * OURS, deadline_s=60.0)
         windows = (
             time.monotonic() - began_s
         ) / ALLOWED.window_s + 2  # what is left of the first one, and the last one whole
         assert refusing.connects <= OURS * windows
-        await shards.hang_up()
+        await connections.close()
     await exchange.close()
-    assert len(shards) == SOCKETS_MAX
+    assert len(connections) == CONNECTIONS_MAX
     assert refusing.connects <= exchange.counters.connects  # those that wait are none

@@ -1,4 +1,4 @@
-"""One channel, one symbol, one message in trouble: what is missing comes back, and nobody else is disturbed."""
+"""Faults of one channel, one symbol or one message: what is missing is fetched, and no other feed is disturbed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from fks.collector.collector import Collector
+from fks.collector.connections import ChannelGroup
 from fks.collector.gap_filler import LATE_TRIES
 from fks.exchanges.binance.wire import BinanceWire
-from fks.feed.liveness import Pulse
+from fks.feed.liveness import ChannelLiveness
+from fks.feed.machine import Stream
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import Channel, Discontinuity, MarketEvent, Subscription, Suspect
@@ -53,7 +55,7 @@ async def now_ns(db: Database) -> int:
     return to_ns((await db.sql("SELECT clock_timestamp()"))[0][0])
 
 
-async def test_one_silent_symbol_is_taken_elsewhere_and_the_others_never_stop(
+async def test_silent_symbol_moves_and_the_others_never_stop(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -85,7 +87,7 @@ async def test_one_silent_symbol_is_taken_elsewhere_and_the_others_never_stop(
     assert await outages(database, "SOLUSDT") == []
 
 
-async def test_a_socket_dialled_anew_for_one_silent_symbol_makes_no_other_live_that_nobody_heard(
+async def test_reconnect_for_a_silent_symbol_makes_no_other_live(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     """The whole exchange stands still; one symbol's limit is over first, and takes the socket of both along."""
@@ -93,21 +95,21 @@ async def test_a_socket_dialled_anew_for_one_silent_symbol_makes_no_other_live_t
     async with running(make_collector(settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=20)
         patient = collector._feeds["BTCUSDT"]
-        patient.pulses[Channel.TRADES] = Pulse(time.monotonic(), 60.0, 60.0)
+        patient.liveness[Channel.TRADES] = ChannelLiveness(time.monotonic(), 60.0, 60.0)
         await later(database, 1)
         since_s = time.monotonic()
         exchange.fault("freeze_stream", seconds=9)
         await until(lambda: patient.state == "BACKFILL", deadline_s=7, every_s=0.001)
         await until(lambda: patient.state != "BACKFILL", deadline_s=7, every_s=0.001)
         assert time.monotonic() - since_s < 8.5
-        assert (patient.state, patient.is_mute) == ("STALE", True)
+        assert (patient.state, patient.stream) == ("STALE", Stream.SILENT)
         await until(lambda: collector.is_ready, deadline_s=20)
         assert time.monotonic() - since_s > 8.5
     await check_stored(database, exchange)
 
 
 @pytest.mark.parametrize("kind", ["duplicate_trades", "reorder_trades"])
-async def test_trades_told_twice_or_out_of_order_are_stored_once_and_in_order(
+async def test_repeated_or_reordered_trades_are_stored_once_in_order(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, kind: str
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
@@ -120,7 +122,7 @@ async def test_trades_told_twice_or_out_of_order_are_stored_once_and_in_order(
     await check_stored(database, exchange)
 
 
-async def test_a_collector_that_died_leaves_an_outage_from_its_last_message_to_the_next_live_moment(
+async def test_outage_of_a_dead_collector_starts_at_its_last_message(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     first = make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=1)
@@ -144,7 +146,7 @@ async def test_a_collector_that_died_leaves_an_outage_from_its_last_message_to_t
     await check_stored(database, exchange)
 
 
-async def test_quotes_and_books_are_told_when_they_are_chosen(
+async def test_quotes_and_books_are_published_when_chosen(
     database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
 ) -> None:
     await database.sql(
@@ -170,7 +172,7 @@ async def test_quotes_and_books_are_told_when_they_are_chosen(
         assert collector.detail()["sockets"] == 3  # quotes and books have their own
 
 
-async def test_quotes_that_freeze_are_subscribed_anew_and_the_trades_never_stop(
+async def test_frozen_quotes_are_resubscribed_and_trades_never_stop(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     await database.sql(
@@ -180,7 +182,8 @@ async def test_quotes_that_freeze_are_subscribed_anew_and_the_trades_never_stop(
     async with running(make_collector(settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=20)
         feed = collector._feeds["BTCUSDT"]
-        feed.pulses |= {channel: Pulse(time.monotonic(), 60.0, 60.0) for channel in (Channel.TRADES, Channel.BARS)}
+        for channel in (Channel.TRADES, Channel.BARS):
+            feed.liveness[channel] = ChannelLiveness(time.monotonic(), 60.0, 60.0)
         began = await now_ns(database)
         exchange.fault("freeze_stream", symbol="BTCUSDT", event="bookTicker", seconds=60)
 
@@ -201,7 +204,7 @@ async def test_quotes_that_freeze_are_subscribed_anew_and_the_trades_never_stop(
     assert await outages(database, "BTCUSDT", "book") == []
 
 
-async def test_an_asset_begins_and_changes_without_disturbing_the_others(
+async def test_asset_starts_and_changes_without_disturbing_the_others(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
@@ -230,7 +233,7 @@ async def test_an_asset_begins_and_changes_without_disturbing_the_others(
     assert await outages(database, "SOLUSDT") == []  # no collector died when it changed
 
 
-async def test_an_asset_that_could_not_be_let_go_is_collected_when_it_is_chosen_again(
+async def test_asset_that_could_not_be_ended_is_collected_again_when_chosen(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
@@ -243,13 +246,13 @@ async def test_an_asset_that_could_not_be_let_go_is_collected_when_it_is_chosen_
         collector._writer.flush_all = refuse  # type: ignore[method-assign]
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
         await until(lambda: feed.state == "OFF", deadline_s=20)
-        collector._heard(
+        collector.received(
             [Discontinuity(channel, "", "the exchange says so") for channel in (Channel.TRADES, Channel.QUOTES)]
         )
-        feed.late_ns.add(1)
+        feed.return_late([1])
         await asyncio.sleep(0.5)  # what is being let go is not repaired, nor revised, meanwhile
-        assert (feed.state, feed.outages._open, feed.late_ns) == ("OFF", {}, {1})
-        feed.late_ns.clear()
+        assert (feed.state, feed.outages.open, feed.late_waiting) == ("OFF", (), 1)
+        feed.take_late()
         await database.sql("UPDATE assets SET is_enabled = true WHERE symbol = 'ETHUSDT'")
         asked = log.events("warning").count("collector.assets")
         await until(lambda: log.events("warning").count("collector.assets") > asked + 1, deadline_s=20)
@@ -283,7 +286,7 @@ async def test_trades_that_the_store_lacks_are_fetched_again(
     await check_stored(database, exchange)
 
 
-async def test_what_the_quarantine_cannot_hold_costs_nobody_the_collector(
+async def test_suspect_that_the_quarantine_cannot_hold_ends_nothing(
     database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
 ) -> None:
     await database.sql("ALTER TABLE quarantine ADD CHECK (reason <> 'hated')")
@@ -292,7 +295,7 @@ async def test_what_the_quarantine_cannot_hold_costs_nobody_the_collector(
     ) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         reasons = ("\0 cannot be", "hated", "odd")
-        collector._heard([Suspect(Channel.TRADES, "\0", reason, "{}") for reason in reasons])
+        collector.received([Suspect(Channel.TRADES, "\0", reason, "{}") for reason in reasons])
 
         async def are_held() -> bool:
             return [row.held.reason for row in await QuarantineStore(database).rows()] == ["odd", "� cannot be"]
@@ -335,7 +338,7 @@ def false_trade(collector: Collector, *, ids_ahead: int, s_ahead: float) -> byte
         (10_000_000, 0.0, "beyond the newest"),
     ],
 )
-async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_not_been(
+async def test_false_frame_is_quarantined_and_the_feed_goes_on(
     database: Database,
     bus: Bus,
     log: CollectingLog,
@@ -349,7 +352,7 @@ async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)
-        collector._heard(
+        collector.received(
             list(wire.receive(false_trade(collector, ids_ahead=ids_ahead, s_ahead=s_ahead), time.time_ns()))
         )  # type: ignore[arg-type]
 
@@ -368,15 +371,15 @@ async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_
     await check_stored(database, exchange)
 
 
-@pytest.mark.parametrize("is_dialled_meanwhile", [False, True])
-async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades(
-    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, is_dialled_meanwhile: bool
+@pytest.mark.parametrize("is_reconnected", [False, True])
+async def test_rest_that_lags_by_seconds_costs_no_trades(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, is_reconnected: bool
 ) -> None:
     patient = settings_for(exchange.info, **FEW, stale_min_s=20.0)  # what is lost may take seconds, and is no silence
     async with running(make_collector(patient, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)
-        feed, heard, fetch_trades = collector._feeds["BTCUSDT"], collector._heard, collector._exchange.fetch_trades
+        feed, received, fetch_trades = collector._feeds["BTCUSDT"], collector.received, collector._exchange.fetch_trades
         known, lost, asked = feed.last_id or 0, set[int](), 0
 
         def lose(batch: list[MarketEvent]) -> None:
@@ -385,7 +388,7 @@ async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades
                 trade.trade_id for trade in batch if isinstance(trade, PublicTrade) and trade.symbol == "BTCUSDT"
             )
             if len(lost) >= 5:
-                collector._shards._heard = heard  # type: ignore[assignment]
+                collector.received = received  # type: ignore[method-assign]
 
         async def fetch_late(symbol: str, **what: Any) -> list[PublicTrade]:
             nonlocal asked
@@ -398,10 +401,10 @@ async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades
             )
 
         collector._exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
-        collector._shards._heard = lose  # type: ignore[assignment]
+        collector.received = lose  # type: ignore[method-assign]
         await until(lambda: asked >= 2, deadline_s=60)
-        if is_dialled_meanwhile:
-            collector._shards._of["BTCUSDT"].redial.set()
+        if is_reconnected:
+            collector._connections.reconnect(ChannelGroup("BTCUSDT"))
         await until(lambda: asked > LATE_TRIES + 3, deadline_s=120)
         await until(lambda: collector.is_ready, deadline_s=60)
         await later(database, 2, deadline_s=30)

@@ -1,4 +1,4 @@
-"""However often and wherever a feed is interrupted, what reaches the store is the one true series of bars."""
+"""Backfill: however often and wherever a feed is interrupted, the store holds one complete series of bars."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from fks.collector import backfill as module
 from fks.collector.backfill import Backfill, Recovery
 from fks.config.settings import Data
 from fks.exchanges.polygon.exchange import PolygonExchange
+from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
-from fks.feed.findings import FeedState, Gap
+from fks.feed.machine import FeedState, Gap
 from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from tests.support.feeds import claimed, made_live, sealed_through
 from tests.support.paper_market import ForgetfulMarket, PaperMarket
 
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
@@ -58,9 +60,9 @@ FRAMES = [
 ]
 
 
-def adopt(feed: SymbolFeed, made: Recovery) -> Gap | None:
+def adopt(feed: SymbolFeed, made: Recovery, now_ns: int) -> Gap | None:
     feed.restart(made.builder, made.last_id, made.sealed)
-    return feed.add(made.trades)
+    return feed.add(made.trades, now_ns, 1.0)
 
 
 @given(
@@ -69,7 +71,7 @@ def adopt(feed: SymbolFeed, made: Recovery) -> Gap | None:
     st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
 )
 @settings(max_examples=60, deadline=None)
-def test_interrupted_anywhere_the_store_holds_every_bar_once(
+def test_store_holds_every_bar_once_wherever_it_is_interrupted(
     venue: PaperMarket, frames: tuple[str, ...], stops: list[tuple[int, int, bool]]
 ) -> None:
     """Each stop: how far the market goes on (in twentieths), how many sealed bars a crash loses, whether the hole
@@ -79,17 +81,16 @@ def test_interrupted_anywhere_the_store_holds_every_bar_once(
     whole = Backfill(venue, frames, 3)
     for share, lost, by_bars in stops:
         venue.now_ns = max(venue.now_ns, START + share * (venue.trades[-1].time_ns - START) // 20)
-        feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120)
-        feed.positions = dict(positions)
-        made = asyncio.run(whole.recover("BTCUSDT", feed.positions, by_bars=by_bars))
-        assert adopt(feed, made) is None
-        feed.state = FeedState.LIVE
+        feed = claimed("BTCUSDT", dict(positions), now_ns=venue.now_ns)
+        made = asyncio.run(whole.recover("BTCUSDT", positions, by_bars=by_bars))
+        assert adopt(feed, made, venue.now_ns) is None
+        made_live(feed, venue.now_ns, 1.0)
         live = [trade for trade in venue.trades if venue.now_ns < trade.time_ns <= venue.now_ns + 20 * NS]
         if live:
             venue.now_ns = live[-1].time_ns
-            feed.receive(list(live), venue.now_ns, 1.0)
-            assert not isinstance(feed.advance(venue.now_ns, 1.0), Gap)
-        kept = list(feed.sealed)[: len(feed.sealed) - lost] if lost else list(feed.sealed)
+            feed.handle(m.Received(venue.now_ns, 1.0, list(live)))
+            assert feed.state is FeedState.LIVE
+        kept = list(feed.unstored.sealed)[: len(feed.unstored.sealed) - lost] if lost else list(feed.unstored.sealed)
         for item in kept:
             stored[item.bar.timeframe].append(item.bar)
             positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
@@ -110,7 +111,7 @@ def test_interrupted_anywhere_the_store_holds_every_bar_once(
     st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
 )
 @settings(max_examples=60, deadline=None)
-def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
+def test_bars_are_the_same_where_trades_are_fetched_by_time(
     paper: PaperMarket, frames: tuple[str, ...], ids: TradeIds, stops: list[tuple[int, int, bool]]
 ) -> None:
     """The exchange has no seconds: those are made of trades or missing, never wrong; everything from minutes on is
@@ -121,17 +122,19 @@ def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
     whole = Backfill(venue, frames, 3)
     for share, lost, by_bars in stops:
         venue.now_ns = max(venue.now_ns, START + share * (venue.trades[-1].time_ns - START) // 20)
-        feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids)
-        feed.positions = dict(positions)
-        made = asyncio.run(whole.recover("BTCUSDT", feed.positions, by_bars=by_bars))
-        assert adopt(feed, made) is None
-        feed.state = FeedState.LIVE
+        feed = claimed("BTCUSDT", dict(positions), ids=ids, now_ns=venue.now_ns)
+        made = asyncio.run(whole.recover("BTCUSDT", positions, by_bars=by_bars))
+        assert adopt(feed, made, venue.now_ns) is None
+        made_live(feed, venue.now_ns, 1.0)
         live = [trade for trade in venue.trades if venue.now_ns - 20 * NS < trade.time_ns <= venue.now_ns + 20 * NS]
         if live:  # what REST had already comes again over the socket
             venue.now_ns = max(venue.now_ns, live[-1].time_ns)
-            feed.receive([trade for trade in live if trade.time_ns >= made.builder.open_ns], venue.now_ns, 1.0)
-            assert not isinstance(feed.advance(venue.now_ns, 1.0), Gap)
-        for item in list(feed.sealed)[: len(feed.sealed) - lost] if lost else list(feed.sealed):
+            since = [trade for trade in live if trade.time_ns >= made.builder.open_ns]
+            feed.handle(m.Received(venue.now_ns, 1.0, [*since]))
+            assert feed.state is FeedState.LIVE
+        for item in (
+            list(feed.unstored.sealed)[: len(feed.unstored.sealed) - lost] if lost else list(feed.unstored.sealed)
+        ):
             stored[item.bar.timeframe].append(item.bar)
             positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
     for frame, bars in stored.items():
@@ -145,7 +148,7 @@ def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
         ]
 
 
-async def test_only_the_newest_trades_are_enough_while_they_reach_back() -> None:
+async def test_newest_trades_are_enough_while_they_reach_back() -> None:
     paper = market([(NS, 100 + n, 1) for n in range(90)])
     venue = ForgetfulMarket(paper.trades, TradeIds.OPAQUE, TradesFrom.NEWEST)
     venue.now_ns = venue.trades[-1].time_ns
@@ -159,7 +162,7 @@ async def test_only_the_newest_trades_are_enough_while_they_reach_back() -> None
     ]
 
 
-async def test_the_newest_trades_that_do_not_reach_back_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_newest_trades_that_do_not_reach_back_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 5)
     paper = market([(NS, 100 + n, 1) for n in range(90)])
     venue = ForgetfulMarket(paper.trades, TradeIds.RISING, TradesFrom.NEWEST)
@@ -197,27 +200,28 @@ def busy(per_minute: int = 600) -> SixtyNewest:
     return SixtyNewest(market([(step, 100 + n % 7, 1 + n % 5) for n in range(6 * per_minute)]).trades)
 
 
-async def test_a_first_minute_that_the_newest_trades_do_not_show_whole_is_the_exchanges_own_bar() -> None:
+async def test_first_minute_that_trades_do_not_cover_is_the_exchanges_bar() -> None:
     venue = busy()
     back = Backfill(venue, ("1m", "5m"), 2)
     venue.at(0, 30)  # three hundred trades in this minute, of which sixty are shown
     with pytest.raises(OutageError, match="present bar"):
         await back.recover("BTCUSDT", {})
     venue.at(1, 5)  # the next look: that minute is over, and of this one all is shown
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=venue.capabilities.trade_ids)
-    feed.positions = {}
+    feed = claimed("BTCUSDT", {}, ids=venue.capabilities.trade_ids, now_ns=venue.now_ns)
     made = await back.recover("BTCUSDT", {})
-    assert adopt(feed, made) is None
-    feed.settle([trade for trade in venue.trades if venue.now_ns < trade.time_ns], venue.at(5, 0))
+    assert adopt(feed, made, venue.now_ns) is None
+    made_live(feed, venue.now_ns, 1.0)
+    rest = [trade for trade in venue.trades if venue.now_ns < trade.time_ns]
+    sealed_through(feed, venue.at(5, 0), rest)
     for frame in ("1m", "5m"):
         known = {bar.time_ns: bar for bar in venue.bars(frame)}
-        sealed = [item.bar for item in feed.sealed if item.bar.timeframe == frame]
+        sealed = [item.bar for item in feed.unstored.sealed if item.bar.timeframe == frame]
         assert sealed == [known[bar.time_ns] for bar in sealed], "a bar is short"
         assert START + 60 * NS in [bar.time_ns for bar in sealed], "the minute of the start is missing"
         assert all(later.time_ns == bar_end(bar.time_ns, frame) for bar, later in itertools.pairwise(sealed))
 
 
-async def test_looks_that_overlap_show_more_than_the_newest_sixty() -> None:
+async def test_overlapping_answers_reach_beyond_the_newest_sixty_trades() -> None:
     venue = busy()
     back = Backfill(venue, ("1m", "5m"), 2)
     venue.at(0, 30)
@@ -235,7 +239,7 @@ async def test_looks_that_overlap_show_more_than_the_newest_sixty() -> None:
         await back.recover("BTCUSDT", {})
 
 
-async def test_a_burst_before_a_silence_is_the_exchanges_own_bar_as_soon_as_it_is_over() -> None:
+async def test_burst_before_a_silence_is_the_exchanges_bar_once_it_is_over() -> None:
     venue = SixtyNewest(market([(NS // 10, 100 + n % 7, 1) for n in range(300)]).trades)  # all in one minute, then none
     back = Backfill(venue, ("1m",), 1)
     venue.at(-1, 31)
@@ -247,7 +251,7 @@ async def test_a_burst_before_a_silence_is_the_exchanges_own_bar_as_soon_as_it_i
     assert [item.bar for item in made.sealed] == [bar for bar in venue.bars("1m") if bar.time_ns == START]
 
 
-async def test_fewer_trades_than_are_shown_at_most_are_all_there_are() -> None:
+async def test_fewer_trades_than_the_maximum_are_all_there_are() -> None:
     venue = SixtyNewest(market([(NS // 10, 100, 1) for _ in range(59)]).trades)  # listed within this minute
     venue.now_ns = venue.trades[-1].time_ns
     made = await Backfill(venue, ("1m",), 1).recover("BTCUSDT", {})
@@ -255,7 +259,7 @@ async def test_fewer_trades_than_are_shown_at_most_are_all_there_are() -> None:
 
 
 @pytest.mark.parametrize("frames", [("1m",), ("1s", "1m")], ids="-".join)
-async def test_a_hole_that_the_newest_trades_do_not_reach_back_over_is_filled_with_bars(
+async def test_gap_beyond_the_newest_trades_is_filled_with_bars(
     frames: tuple[str, ...],
 ) -> None:
     venue = busy(per_minute=70)
@@ -279,7 +283,7 @@ async def test_a_hole_that_the_newest_trades_do_not_reach_back_over_is_filled_wi
     assert len(bars) == 2
 
 
-async def test_more_trades_in_one_moment_than_a_page_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_trades_of_one_time_than_a_page_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 5)
     paper = market([(0, 100 + n, 1) for n in range(15)])
     venue = ForgetfulMarket(paper.trades, TradeIds.OPAQUE, TradesFrom.TIME)
@@ -294,14 +298,14 @@ def quiet_market() -> PaperMarket:
     return venue
 
 
-async def test_a_market_that_went_back_is_refused_with_a_remedy() -> None:
+async def test_market_older_than_the_store_is_refused_with_a_remedy() -> None:
     venue = quiet_market()
     positions = {"1s": SealedPosition(bar_start(venue.now_ns, "1s") + 3600 * NS, 9_000)}
     with pytest.raises(PeerError, match="another FKS_HOME"):
         await Backfill(venue, ("1s",), 5).recover("BTCUSDT", positions)
 
 
-async def test_a_silence_that_was_sealed_is_not_taken_for_another_market() -> None:
+async def test_sealed_silence_is_not_taken_for_another_market() -> None:
     venue = quiet_market()
     sealed_ns = bar_start(venue.now_ns, "1s") + 30 * NS
     for by_bars in (False, True):
@@ -311,7 +315,7 @@ async def test_a_silence_that_was_sealed_is_not_taken_for_another_market() -> No
         assert (made.builder.open_ns, made.last_id, made.trades) == (sealed_ns + NS, 502, [])
 
 
-async def test_a_market_without_trades_yet_begins_with_its_bars() -> None:
+async def test_market_without_trades_begins_with_its_bars() -> None:
     venue = quiet_market()
     venue.trades = []
     venue.now_ns += 600 * NS
@@ -323,7 +327,7 @@ async def test_a_market_without_trades_yet_begins_with_its_bars() -> None:
         await Backfill(empty, ("1m",), 5).recover("BTCUSDT", {})
 
 
-async def test_an_older_hole_than_the_pages_reach_is_counted_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gap_older_than_the_pages_reach_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BARS_MAX", 10)
     venue = quiet_market()
     last_ns = bar_start(venue.now_ns, "1s")
@@ -333,7 +337,7 @@ async def test_an_older_hole_than_the_pages_reach_is_counted_not_hidden(monkeypa
     assert made.missing == {"1s": 30}
 
 
-async def test_an_exchange_that_gives_large_pages_is_asked_for_large_pages() -> None:
+async def test_page_size_is_that_of_the_exchange() -> None:
     """The first start of one stock: 148 questions of a thousand minutes were most of an hour at five a minute."""
     now_ns = START + 400 * 86400 * NS
     asked: list[tuple[str, int]] = []
@@ -363,7 +367,7 @@ async def test_native_timeframes_are_the_largest_that_fit() -> None:
     assert [whole.native(frame) for frame in by_length(("5s", "15s", "1m", "1M"))] == ["1s", "1s", "1m", "1M"]
 
 
-async def test_trades_that_the_venue_no_longer_has_are_a_peer_error() -> None:
+async def test_trades_that_the_exchange_no_longer_has_are_a_peer_error() -> None:
     venue = quiet_market()
     venue.trades = venue.trades[1:]
     with pytest.raises(PeerError, match="asked for trades from 500, got 501"):

@@ -97,7 +97,7 @@ async def test_from_nothing_to_live_in_every_timeframe(
     [{"kind": "cut_stream"}, {"kind": "trade_gap", "count": 3}, {"kind": "server_shutdown"}],
     ids=lambda fault: str(fault["kind"]),
 )
-async def test_a_hole_in_the_stream_leaves_none_in_the_store(
+async def test_gap_in_the_stream_leaves_none_in_the_store(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, fault: dict[str, Any]
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
@@ -110,7 +110,7 @@ async def test_a_hole_in_the_stream_leaves_none_in_the_store(
     assert {"feed.disconnected", "feed.gap"} & set(log.events())
 
 
-async def test_a_frozen_stream_is_stale_in_time_and_recovers(
+async def test_frozen_stream_is_stale_in_time_and_recovers(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     settings = settings_for(exchange.info, stale_max_s=2.0, **FEW)
@@ -131,7 +131,7 @@ async def test_a_frozen_stream_is_stale_in_time_and_recovers(
     assert "feed.stale" in log.events("warning")
 
 
-async def test_an_exchange_killed_and_back_leaves_no_hole(
+async def test_exchange_killed_and_back_leaves_no_gap(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
@@ -144,7 +144,7 @@ async def test_an_exchange_killed_and_back_leaves_no_hole(
     await check_stored(database, exchange)
 
 
-async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
+async def test_collector_killed_and_back_goes_on_where_the_store_ends(
     database: Database, database_url: str, redis_url: str, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     spec = {"database": database_url, "redis": redis_url, "info": exchange.info, "data": FEW, "epoch": 1}
@@ -178,7 +178,7 @@ async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
         assert [row[0] for row in sources] == ["live"]  # the holes were filled with trades, not with bars
 
 
-async def test_a_newer_collector_ends_an_older_one(
+async def test_newer_collector_ends_an_older_one(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     old = make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=1)
@@ -194,7 +194,7 @@ async def test_a_newer_collector_ends_an_older_one(
     await check_stored(database, exchange)
 
 
-async def test_a_database_killed_and_back_misses_nothing(bus: Bus, log: CollectingLog, exchange: LocalExchange) -> None:
+async def test_database_killed_and_back_misses_nothing(bus: Bus, log: CollectingLog, exchange: LocalExchange) -> None:
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=1.0))
@@ -211,7 +211,7 @@ async def test_a_database_killed_and_back_misses_nothing(bus: Bus, log: Collecti
     assert "collector.store" in log.events("warning")
 
 
-async def test_what_could_not_be_told_in_time_is_not_told_later() -> None:
+async def test_value_not_published_in_time_is_not_published_later() -> None:
     """The state of a feed when PostgreSQL is back is another one: it is told then."""
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
@@ -260,7 +260,7 @@ async def test_assets_are_followed_while_running(
 
 
 @pytest.mark.parametrize("frames", [("1m", "5m"), ("1s", "5s", "1m", "5m")], ids=["minutes", "seconds"])
-async def test_a_held_tape_seals_each_bar_when_it_is_over(
+async def test_held_tape_seals_each_bar_when_it_is_over(
     database: Database, bus: Bus, log: CollectingLog, tmp_path: Path, frames: tuple[str, ...]
 ) -> None:
     tape = str(files("fks.files") / "sample_data" / SAMPLE)
@@ -294,7 +294,7 @@ async def test_a_held_tape_seals_each_bar_when_it_is_over(
 
 
 # ── draining ─────────────────────────────────────────────────────────────────────────────────────
-async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_without_a_hole(
+async def test_drain_stores_all_and_the_next_collector_has_no_gap(
     database: Database, bus: Bus, exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fks.collector.collector.DRAIN_S", 20.0)  # it is about all, not about how soon
@@ -310,7 +310,9 @@ async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_witho
             await until(lambda: all((f.last_id or -1) > newest.get(f.symbol, -1) for f in collector._feeds.values()))  # noqa: B023
             await collector.drain()
             for feed in collector._feeds.values():
-                assert [*feed.sealed, *feed.trades, *feed._inbox] == [], "heard and not stored"
+                assert [*feed.unstored.sealed, *feed.unstored.trades, *feed.backlog.events] == [], (
+                    "received and not stored"
+                )
                 stored = await database.sql("SELECT max(trade_id) FROM market_trades WHERE symbol = $1", feed.symbol)
                 assert stored[0][0] == feed.last_id
                 assert feed.last_id > newest.get(feed.symbol, -1)
@@ -320,7 +322,7 @@ async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_witho
     await check_stored(database, exchange)
 
 
-async def test_a_silent_feed_is_a_problem_until_it_is_heard_again(
+async def test_silent_feed_is_a_problem_until_its_next_message(
     database: Database, bus: Bus, exchange: LocalExchange
 ) -> None:
     settings = settings_for(exchange.info, **FEW, stale_min_s=1.0, stale_max_s=1.0)

@@ -1,5 +1,4 @@
-"""What came late and what is hard to believe: the exchange's own bar decides, the store tells both, nothing is repaired
-in silence."""
+"""Late trades and suspect bars: the exchange's own bar decides, the store keeps both, every correction is logged."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from random import Random
 from typing import Any
 
 import pytest
@@ -17,10 +15,12 @@ from fks.bars.aggregate import BarBuilder
 from fks.clock import Clock, FakeClock, RealClock
 from fks.collector import gap_filler as module
 from fks.collector import writer as writer_module
-from fks.collector.gap_filler import Holes
-from fks.collector.writer import Writer, judge
-from fks.feed.feed import SymbolFeed
-from fks.feed.findings import FeedState, Sealed
+from fks.collector.gap_filler import GapFiller
+from fks.collector.writer import Writer
+from fks.config.settings import Data
+from fks.feed import machine as m
+from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.feed.unstored import Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus
@@ -47,38 +47,40 @@ class Rig:
     ) -> None:
         store = FeedStore(database, "binance", 1, RealClock())
         self.store = store
-        self.writer = Writer(store, bus, clock or RealClock(), RecordingMeter(), log, tell_s=0.5)
+        self.writer = Writer(store, bus, clock or RealClock(), RecordingMeter(), log, refresh_s=0.5)
         self.quarantine = QuarantineStore(database)
-        self.feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
-        self.holes = Holes(
-            market,
-            store,
-            self.quarantine,
-            RealClock(),
-            log,
-            Random(1),
-            bars_empty=5,
-            trades_keep_h=24.0,
-            set_state=self.set_state,
-            is_subscribed=lambda symbol: True,
-            advance=lambda feed: None,
-        )
+        self.feed = SymbolFeed(FeedSpec("BTCUSDT", 10, 120, FRAMES), 0.0)
+        data = Data(backfill_bars=5, trades_keep_h=24.0)
+        self.gap_filler = GapFiller(market, store, self.quarantine, RealClock(), log, data, handle=self.handle)
 
-    @staticmethod
-    def set_state(feed: SymbolFeed, state: FeedState, cause: str) -> None:
-        feed.state = state
+    def handle(self, feed: SymbolFeed, event: m.Event) -> None:
+        for action in feed.handle(event):
+            if not isinstance(action, m.CheckSilence):  # our clock is no clock of this market
+                self.gap_filler.perform(feed, action)
 
     async def begin(self) -> None:
-        self.feed.positions = (await self.store.claim(["BTCUSDT"], FRAMES))["BTCUSDT"]
+        """Make the feed live since T0, with nothing to backfill."""
+        self.feed.handle(m.Subscribed(T0, 0.0))
+        positions = (await self.store.claim(["BTCUSDT"], FRAMES))["BTCUSDT"]
+        self.feed.handle(m.Claimed(T0, 0.0, positions, None))
         self.feed.restart(BarBuilder("binance", "BTCUSDT", FRAMES, T0, previous=Decimal(9)), 0, [])
-        self.feed.state = FeedState.LIVE
+        self.feed.handle(m.BackfillFinished(T0, 0.0))
+        self.feed.outages.take()
+
+    def received(self, trades: list[PublicTrade], second: float) -> None:
+        self.handle(self.feed, m.Received(T0 + round(second * NS), second, list(trades)))
+
+    async def corrected(self) -> None:
+        """Have the bars of late trades corrected."""
+        self.gap_filler.perform(self.feed, m.CorrectBars())
+        await until(lambda: self.feed.unstored.revised and self.gap_filler.is_idle)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
-            self.holes.run(group)
+            self.gap_filler.run(group)
             yield
-            self.holes.cancel("BTCUSDT")
+            self.gap_filler.cancel("BTCUSDT")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +109,7 @@ async def listening(bus: Bus) -> AsyncIterator[list[dict[str, Any]]]:
         listener.cancel()
 
 
-async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revision(
+async def test_late_trade_replaces_its_sealed_bar_with_a_revision(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
@@ -116,12 +118,10 @@ async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revis
     rig = Rig(database, bus, log, market)
     await rig.begin()
     async with listening(bus) as heard, rig.running():
-        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
-        rig.feed.advance(T0 + 2 * NS, 2.0)
+        rig.received(told[:3], 2.0)
         await rig.writer.flush_all([rig.feed])
-        assert (rig.feed.late, len(rig.feed.late_ns)) == (1, 1)
-        rig.holes.revise(rig.feed)
-        await until(lambda: rig.feed.revised and not rig.holes.is_repairing("BTCUSDT"))
+        assert (rig.feed.late, rig.feed.late_waiting) == (1, 1)
+        await rig.corrected()
         await rig.writer.flush_all([rig.feed])
         await until(lambda: any(message.get("revision") for message in heard))
     seconds = [(m["time"][17:19], m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s"]
@@ -147,7 +147,7 @@ class ById(PaperMarket):
         return [t for t in shown if t.trade_id >= (from_id or 0) and t.time_ns >= (since_ns or 0)][:limit]
 
 
-async def test_a_correction_that_died_with_its_collector_is_made_by_the_next(
+async def test_correction_lost_with_its_collector_is_made_by_the_next(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 2.2, "12"), trade(5, 61.0, "12")]
@@ -155,16 +155,17 @@ async def test_a_correction_that_died_with_its_collector_is_made_by_the_next(
     market.now_ns = T0 + 4 * NS
     dead = Rig(database, bus, log, market)
     await dead.begin()
-    dead.feed.receive(list(told[:4]), T0 + 4 * NS, 4.0)
-    dead.feed.advance(T0 + 4 * NS, 4.0)
+    dead.received(told[:4], 4.0)
     await dead.writer.flush_all([dead.feed])
-    assert dead.feed.late_ns, "its correction is in hand"
+    assert dead.feed.late_waiting, "its correction is in hand"
     market.now_ns = T0 + 62 * NS
     rig = Rig(database, bus, log, market)
     async with rig.running():
-        rig.holes.repair(rig.feed, None)
+        rig.handle(rig.feed, m.Subscribed(market.now_ns, 0.0))
         await until(
-            lambda: any(sealed.bar.high == 99.0 and sealed.bar.timeframe == "1s" for sealed in rig.feed.revised)
+            lambda: any(
+                sealed.bar.high == 99.0 and sealed.bar.timeframe == "1s" for sealed in rig.feed.unstored.revised
+            )
         )
         await rig.writer.flush_all([rig.feed])
     rows = await database.sql(
@@ -173,7 +174,7 @@ async def test_a_correction_that_died_with_its_collector_is_made_by_the_next(
     assert tuple(rows[0]) == (99.0, 2, 1)
 
 
-async def test_a_bar_corrected_before_it_was_stored_is_stored_and_told_once_and_corrected(
+async def test_bar_corrected_before_it_was_stored_is_published_once(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
@@ -182,10 +183,8 @@ async def test_a_bar_corrected_before_it_was_stored_is_stored_and_told_once_and_
     rig = Rig(database, bus, log, market)
     await rig.begin()
     async with listening(bus) as heard, rig.running():
-        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
-        rig.feed.advance(T0 + 2 * NS, 2.0)  # the store is away: nothing is flushed meanwhile
-        rig.holes.revise(rig.feed)
-        await until(lambda: rig.feed.revised and not rig.holes.is_repairing("BTCUSDT"))
+        rig.received(told[:3], 2.0)  # the store is away: nothing is flushed meanwhile
+        await rig.corrected()
         await rig.writer.flush_all([rig.feed])
         await until(lambda: any(message.get("timeframe") == "1s" for message in heard))
     seconds = [(m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s" and m["time"][17:19] == "00"]
@@ -197,9 +196,7 @@ async def test_a_bar_corrected_before_it_was_stored_is_stored_and_told_once_and_
     assert "bar.revised" not in log.events("warning"), "nobody knew another"
 
 
-async def test_an_exchanges_own_bar_that_cannot_be_true_corrects_nothing(
-    database: Database, bus: Bus, log: CollectingLog
-) -> None:
+async def test_invalid_bar_of_the_exchange_corrects_nothing(database: Database, bus: Bus, log: CollectingLog) -> None:
     told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
     market = PaperMarket(sorted(told, key=lambda t: t.time_ns))
     market.now_ns = T0 + 62 * NS
@@ -207,15 +204,14 @@ async def test_an_exchanges_own_bar_that_cannot_be_true_corrects_nothing(
     rig = Rig(database, bus, log, market)
     await rig.begin()
     async with rig.running():
-        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
-        rig.feed.advance(T0 + 2 * NS, 2.0)
-        rig.holes.revise(rig.feed)
+        rig.received(told[:3], 2.0)
+        rig.gap_filler.perform(rig.feed, m.CorrectBars())
 
         async def is_held() -> bool:
             return len(await rig.quarantine.rows("binance")) == 1
 
         await until(is_held)
-        await until(lambda: ("revise", "BTCUSDT") not in rig.holes._tasks and not rig.holes.is_repairing("BTCUSDT"))
+        await until(lambda: rig.gap_filler.is_idle)
         await rig.writer.flush_all([rig.feed])
     (row,) = await rig.quarantine.rows("binance")
     assert (row.held.timeframe, row.held.time_ns, row.held.reason) == ("1s", T0, "not_positive")
@@ -225,27 +221,27 @@ async def test_an_exchanges_own_bar_that_cannot_be_true_corrects_nothing(
     assert tuple(rows[0]) == (10.0, 10.0, 0, "live")
 
 
-async def test_a_bar_corrected_twice_before_a_flush_is_what_it_was_last(
+async def test_bar_corrected_twice_before_a_flush_has_the_last_values(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
     await rig.begin()
     first = Bar("binance", "BTCUSDT", "1m", T0, 10.0, 11.0, 9.0, 10.0, 1.0, 1)
-    rig.feed.sealed.append(Sealed(first, 1, "live"))
+    rig.feed.unstored.sealed.append(Sealed(first, 1, "live"))
     async with listening(bus) as heard:
         await rig.writer.flush_all([rig.feed])
         for high in (12.0, 13.0):
-            rig.feed.revised.append(Sealed(dataclasses.replace(first, high=high), None, "revised"))
+            rig.feed.unstored.revised.append(Sealed(dataclasses.replace(first, high=high), None, "revised"))
         await rig.writer.flush_all([rig.feed])
         await until(lambda: any(message.get("revision") for message in heard))
     assert [(m["high"], m["revision"]) for m in heard if m] == [("11.0", 0), ("13.0", 1)]
     assert log.events("warning") == ["bar.revised"]
-    rig.feed.revised.append(Sealed(dataclasses.replace(first, high=13.0), None, "revised"))
+    rig.feed.unstored.revised.append(Sealed(dataclasses.replace(first, high=13.0), None, "revised"))
     await rig.writer.flush_all([rig.feed])
     assert log.events("warning") == ["bar.revised"], "the same again is no news"
 
 
-async def test_a_correction_from_an_exchange_that_counts_no_trades_leaves_the_count_alone(
+async def test_correction_without_a_trade_count_keeps_the_count(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
@@ -253,31 +249,31 @@ async def test_a_correction_from_an_exchange_that_counts_no_trades_leaves_the_co
     built = [Bar("binance", "BTCUSDT", "1m", T0 + n * 60 * NS, 10.0, 11.0, 9.0, 10.0, 1.0, 5) for n in range(3)]
     told = [dataclasses.replace(bar, trades=0) for bar in built]
     told[1] = dataclasses.replace(told[1], high=12.0)
-    rig.feed.sealed.extend(Sealed(bar, 1, "live") for bar in built[:2])
+    rig.feed.unstored.sealed.extend(Sealed(bar, 1, "live") for bar in built[:2])
     await rig.writer.flush_all([rig.feed])
-    rig.feed.sealed.append(Sealed(built[2], 1, "live"))  # this one is corrected before it is stored
-    rig.feed.revised.extend(Sealed(bar, None, "revised") for bar in told)
+    rig.feed.unstored.sealed.append(Sealed(built[2], 1, "live"))  # this one is corrected before it is stored
+    rig.feed.unstored.revised.extend(Sealed(bar, None, "revised") for bar in told)
     await rig.writer.flush_all([rig.feed])
     rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data ORDER BY time")
     assert [tuple(row) for row in rows] == [(11.0, 5, 0), (12.0, 5, 1), (11.0, 5, 0)]
     assert log.events("warning") == ["bar.revised"]
 
 
-async def test_a_correction_does_not_overtake_the_bar_that_it_corrects(
+async def test_correction_does_not_overtake_its_bar(
     database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "BARS_MAX", 1)
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
     await rig.begin()
     bars = [Bar("binance", "BTCUSDT", "1s", T0 + n * NS, 10.0, 11.0, 9.0, 10.0, 1.0, 1) for n in range(3)]
-    rig.feed.sealed.extend(Sealed(bar, n, "live") for n, bar in enumerate(bars))
-    rig.feed.revised.append(Sealed(dataclasses.replace(bars[2], high=12.0), None, "revised"))
+    rig.feed.unstored.sealed.extend(Sealed(bar, n, "live") for n, bar in enumerate(bars))
+    rig.feed.unstored.revised.append(Sealed(dataclasses.replace(bars[2], high=12.0), None, "revised"))
     await rig.writer.flush_all([rig.feed])
     rows = await database.sql("SELECT high, revision FROM ohlcv_data ORDER BY time")
     assert [tuple(row) for row in rows] == [(11.0, 0), (11.0, 0), (12.0, 0)]
 
 
-async def test_an_unusual_bar_stands_in_the_quarantine_until_the_exchange_says_it_again(
+async def test_outlier_is_in_quarantine_until_the_exchange_confirms_it(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     prices = ["10", "10.01"] * 25 + ["17", "10"]
@@ -286,29 +282,33 @@ async def test_an_unusual_bar_stands_in_the_quarantine_until_the_exchange_says_i
     rig = Rig(database, bus, log, market)
     await rig.begin()
     bars = [bar for bar in market.bars("1m") if bar.time_ns < T0 + 60 * 51 * NS]
-    judge(rig.feed, bars)
-    (doubted, why) = rig.feed.doubted[0]
-    assert (doubted.close, "%" in why) == (17.0, True)
-    made_up = dataclasses.replace(bars[3], high=55.0)
-    rig.feed.doubted.append((made_up, "a print that the exchange takes back"))
+    false = dataclasses.replace(bars[3], high=55.0)  # a print that the exchange takes back
+    rig.feed.handle(m.Stored(T0, 0.0, [*bars, false], None))
+    assert rig.feed.suspect is not None
+    suspect, reason = rig.feed.suspect
+    assert (suspect.close, "%" in reason) == (17.0, True)
     async with rig.running():
-        rig.holes.confirm(rig.feed)
-        await until(lambda: not rig.feed.doubted)
+        rig.gap_filler.perform(rig.feed, m.ConfirmBars())
+        await until(lambda: rig.feed.suspect is None)
     rows = {row.held.time_ns: row for row in await rig.quarantine.rows("binance", with_settled=True)}
-    assert rows[doubted.time_ns].verdict is Settled.CONFIRMED
-    assert rows[made_up.time_ns].verdict is Settled.REFUSED
-    assert [item.bar for item in rig.feed.revised] == [bars[3]]
+    assert rows[suspect.time_ns].verdict is Settled.CONFIRMED
+    assert rows[false.time_ns].verdict is Settled.REFUSED
+    assert [item.bar for item in rig.feed.unstored.revised] == [bars[3]]
     assert log.events("warning").count("bar.doubted") == 2
 
 
-def test_only_the_smallest_bars_from_a_minute_on_are_judged() -> None:
-    feed = SymbolFeed("X", 0.0, stale_min_s=1, stale_max_s=2, frames=("1s", "5m", "1h"))
-    usual = [Bar("b", "X", "5m", T0 + n * 300 * NS, 10, 10.01, 9.99, 10, 1) for n in range(40)]
-    judge(feed, [*usual, Bar("b", "X", "1h", T0, 99, 99, 99, 99, 1), Bar("b", "X", "5m", T0, 99, 99, 99, 99, 1)])
-    assert [bar.timeframe for bar, _ in feed.doubted] == ["5m"]
+def test_only_the_smallest_bars_from_a_minute_on_are_checked() -> None:
+    feed = SymbolFeed(FeedSpec("X", 1, 2, ("1s", "5m", "1h")), 0.0)
+    steady = [Bar("b", "X", "5m", T0 + n * 300 * NS, 10, 10.01, 9.99, 10, 1) for n in range(40)]
+    far = [Bar("b", "X", timeframe, T0, 99, 99, 99, 99, 1) for timeframe in ("1h", "5m")]
+    feed.handle(m.Stored(T0, 0.0, [*steady, *far], None))
+    assert feed.suspect is not None
+    assert feed.suspect[0].timeframe == "5m"
+    feed.settle_suspect()
+    assert feed.suspect is None
 
 
-async def test_a_live_feed_is_told_again_though_nothing_is_new(
+async def test_row_of_a_live_feed_is_written_again_without_news(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
     """Its row says that its collector still knows: what was live when PostgreSQL went away is not when it is back."""
@@ -325,7 +325,7 @@ async def test_a_live_feed_is_told_again_though_nothing_is_new(
     assert await told() == first, "twice at once is once"
     await clock.advance(0.6)
     assert await told() > first
-    rig.feed.state = FeedState.STALE
+    rig.feed.handle(m.Disconnected(T0, 1.0))
     last = await told()
     await clock.advance(0.6)
     assert await told() == last, "of a feed that is not live nobody needs to know"

@@ -1,0 +1,409 @@
+"""Life cycle of one symbol's live feed: every transition is a row of the tables below; docs/feeds.md is made of them.
+
+Two machines run side by side. The *state* is what readers of the feed see (C7): COLD, BACKFILL, LIVE, STALE, OFF; it is
+stored with the symbol. The *stream* is what the connection proves: whether trades arrive, and whether their silence is
+true. A feed is LIVE only while its subscription stands and its stream is trusted.
+
+Events come from the collector: connections, time, answers of REST, the store. Some follow from them inside the feed:
+GapFound, CheckDue, FellSilent, Trusted, Overflowed. `SymbolFeed.handle` applies the data of an event, looks up its row
+and returns the actions, which the collector performs. Their results come back as events.
+
+The first row of a state and event whose guard holds applies. A pair without a row changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from fks.feed.rows import SealedPosition, StoredFeed
+from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.market import BarSeen, Book, Channel, Quote, Suspect
+
+MarketData = PublicTrade | BarClosed | BarSeen
+
+
+class FeedState(StrEnum):
+    """State of a feed, as stored and shown."""
+
+    COLD = "COLD"
+    BACKFILL = "BACKFILL"
+    LIVE = "LIVE"
+    STALE = "STALE"
+    OFF = "OFF"
+
+
+class Stream(StrEnum):
+    """What the trades of the connection prove."""
+
+    CURRENT = "CURRENT"
+    LAGGING = "LAGGING"
+    SILENT = "SILENT"
+    SILENT_LAGGING = "SILENT_LAGGING"
+
+
+TRUSTED = frozenset({Stream.CURRENT, Stream.LAGGING})
+
+
+# ── values of events and actions ─────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Trades from `from_id` on are missing, up to `to_id` (exclusive; None: up to the newest)."""
+
+    from_id: int
+    to_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceCheck:
+    """Query for trades from `from_id` on; without any, bars up to `until_ns` are complete.
+
+    `restarts` is the feed's count when it asked: the answer is void after another restart.
+    """
+
+    from_id: int
+    until_ns: int
+    restarts: int
+
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────
+@dataclass(slots=True)
+class Event:
+    """Something that happened to a feed. `now_ns` is the time of day, `now_s` the monotonic clock."""
+
+    now_ns: int
+    now_s: float
+
+
+@dataclass(slots=True)
+class Subscribed(Event):
+    """The subscription of a channel group stands; TRADES is the group of trades and bars."""
+
+    channel: Channel = Channel.TRADES
+
+
+@dataclass(slots=True)
+class Disconnected(Event):
+    """The subscription of a channel group ended. `cause` is "silent" when most of its connection was silent."""
+
+    channel: Channel = Channel.TRADES
+    cause: str = "disconnected"
+
+
+@dataclass(slots=True)
+class Received(Event):
+    """Trades and the exchange's own bars arrived."""
+
+    events: list[MarketData]
+
+
+@dataclass(slots=True)
+class BookReceived(Event):
+    """A quote or a book arrived."""
+
+    value: Quote | Book
+
+
+@dataclass(slots=True)
+class Discontinued(Event):
+    """The exchange left out messages of a channel."""
+
+    channel: Channel = Channel.TRADES
+
+
+@dataclass(slots=True)
+class Ticked(Event):
+    """Time passed. `is_measured`: silence counts, because the market is open and the tick was on time."""
+
+    is_open: bool = True
+    is_measured: bool = True
+
+
+@dataclass(slots=True)
+class Claimed(Event):
+    """The store gave the feed its positions, and what the collector before this one left."""
+
+    positions: dict[str, SealedPosition]
+    before: StoredFeed | None
+
+
+@dataclass(slots=True)
+class SilenceChecked(Event):
+    """REST answered a SilenceCheck with all trades after the last known one."""
+
+    check: SilenceCheck
+    trades: list[PublicTrade]
+
+
+@dataclass(slots=True)
+class BackfillTried(Event):
+    """An attempt to backfill ended. `error` is "" when it succeeded; `is_refused`: the exchange refuses to answer."""
+
+    error: str = ""
+    is_refused: bool = False
+
+
+@dataclass(slots=True)
+class BackfillFinished(Event):
+    """Everything that was missing is in the feed."""
+
+
+@dataclass(slots=True)
+class BarsOutdated(Event):
+    """Open bars lack a trade that came late: they are built again from the exchange's bars and trades."""
+
+
+@dataclass(slots=True)
+class Stored(Event):
+    """The store committed bars, and trades up to `last_trade_id` (None: no trades)."""
+
+    bars: list[Bar]
+    last_trade_id: int | None
+
+
+@dataclass(slots=True)
+class Draining(Event):
+    """The collector ends: build from what arrived, start nothing."""
+
+
+@dataclass(slots=True)
+class Stopped(Event):
+    """The symbol is not collected any more."""
+
+
+@dataclass(slots=True)
+class GapFound(Event):
+    """Follows inside the feed: the next trade is not the one after the last."""
+
+
+@dataclass(slots=True)
+class CheckDue(Event):
+    """Follows inside the feed: a bar is overdue, or trades have been silent for half their limit."""
+
+
+@dataclass(slots=True)
+class FellSilent(Event):
+    """Follows inside the feed: trades have been silent beyond their limit (C7)."""
+
+
+@dataclass(slots=True)
+class Trusted(Event):
+    """Follows inside the feed: its subscription stands and its stream is trusted."""
+
+
+@dataclass(slots=True)
+class Overflowed(Event):
+    """Follows inside the feed: more sealed bars wait for the store than memory may hold."""
+
+
+EVENTS: tuple[type[Event], ...] = (
+    Subscribed, Disconnected, Received, BookReceived, Discontinued, Ticked, Claimed, SilenceChecked, BackfillTried,
+    BackfillFinished, BarsOutdated, Stored, Draining, Stopped, GapFound, CheckDue, FellSilent, Trusted, Overflowed,
+)  # fmt: skip
+
+
+# ── actions ──────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something that the collector does for a feed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartBackfill(Action):
+    """Fetch missing trades; `gap` None: recover from what is stored. While one runs, another follows it."""
+
+    gap: Gap | None
+    by_bars: bool = False
+    settle_s: float = 0.0
+    is_found: bool = False  # the feed found the gap itself
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSilence(Action):
+    """Ask REST for the trades after the last one."""
+
+    check: SilenceCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Resubscribe(Action):
+    """Subscribe a silent channel again, on another connection if there may be one."""
+
+    channel: Channel
+    silent_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectBars(Action):
+    """Fetch the exchange's own bars of the times at which trades came late."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmBars(Action):
+    """Fetch stored bars again that are outliers."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefetchTrades(Action):
+    """Fetch the public trades that the store lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecheckBars(Action):
+    """Fetch the bars sealed last again: the collector before may have died with a correction of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Action):
+    """Publish the newest trade, quote or book; `trades` arrived with it."""
+
+    value: PublicTrade | Quote | Book
+    trades: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine(Action):
+    """Keep messages that failed validation."""
+
+    suspects: tuple[Suspect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged(Action):
+    """Log and store the new state."""
+
+    old: FeedState
+    new: FeedState
+
+
+@dataclass(frozen=True, slots=True)
+class BarsDropped(Action):
+    """Log that sealed bars were dropped because the store takes none; they are fetched again."""
+
+    bars: int
+
+
+ACTIONS: tuple[type[Action], ...] = (
+    StartBackfill, CheckSilence, Resubscribe, CorrectBars, ConfirmBars, RefetchTrades, RecheckBars, Publish, Quarantine,
+    StateChanged, BarsDropped,
+)  # fmt: skip
+
+
+# ── the tables ───────────────────────────────────────────────────────────────────────────────────
+class Facts(Protocol):
+    """The values of a feed that guards look at."""
+
+    @property
+    def stream(self) -> Stream: ...
+    @property
+    def is_subscribed(self) -> bool: ...
+    @property
+    def last_id(self) -> int | None: ...
+
+
+Guard = Callable[[Facts], bool]
+
+
+def always(feed: Facts) -> bool:
+    """always"""
+    return True
+
+
+def is_trusted(feed: Facts) -> bool:
+    """its subscription stands and its stream is trusted"""
+    return feed.is_subscribed and feed.stream in TRUSTED
+
+
+def has_trades(feed: Facts) -> bool:
+    """it has a last trade"""
+    return feed.last_id is not None
+
+
+class Act(StrEnum):
+    """What a row does besides changing the state."""
+
+    BUILD = "build from the events that waited"
+    FETCH = "StartBackfill with the trades after the last one"
+    FILL = "StartBackfill with the gap"
+    RECOVER = "drop what is built and not stored; StartBackfill from what is stored"
+    REBUILD = "StartBackfill by bars"
+    CHECK = "CheckSilence"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One transition. `target` None keeps the state; `guard` has a docstring that the docs show."""
+
+    number: int
+    states: frozenset[FeedState]
+    event: type[Event]
+    guard: Guard
+    target: FeedState | None
+    acts: tuple[Act, ...]
+    note: str = ""
+
+
+def _in(*states: FeedState) -> frozenset[FeedState]:
+    return frozenset(states)
+
+
+S = FeedState
+BUILDING = _in(S.LIVE, S.STALE)
+
+TRANSITIONS: tuple[Row, ...] = (
+    Row(1, _in(S.COLD, S.LIVE, S.STALE), Subscribed, always, S.BACKFILL, (Act.FETCH,), "trades before it were missed"),
+    Row(2, _in(S.BACKFILL), Subscribed, always, None, (Act.FETCH,), "after the one that runs"),
+    Row(3, _in(S.LIVE), Disconnected, always, S.STALE, (), "an outage begins"),
+    Row(4, BUILDING, Discontinued, has_trades, S.BACKFILL, (Act.FETCH,), ""),
+    Row(5, _in(S.BACKFILL), Discontinued, has_trades, None, (Act.FETCH,), "after the one that runs"),
+    Row(6, BUILDING, GapFound, always, S.BACKFILL, (Act.FILL,), "trades wait until it is filled"),
+    Row(7, BUILDING, CheckDue, always, None, (Act.CHECK,), "silence alone proves nothing"),
+    Row(8, _in(S.LIVE), FellSilent, always, S.STALE, (), "a connection that answers pings proves nothing"),
+    Row(9, _in(S.STALE), Trusted, always, S.LIVE, (), "the outage ends"),
+    Row(10, _in(S.BACKFILL), BackfillFinished, is_trusted, S.LIVE, (Act.BUILD,), "the outage ends"),
+    Row(11, _in(S.BACKFILL), BackfillFinished, always, S.STALE, (Act.BUILD,), "not subscribed, or silent"),
+    Row(12, _in(S.COLD, S.LIVE, S.STALE), Overflowed, always, S.BACKFILL, (Act.RECOVER,), "REST has the bars"),
+    Row(13, BUILDING, BarsOutdated, always, S.BACKFILL, (Act.REBUILD,), ""),
+    Row(14, _in(S.BACKFILL), BarsOutdated, always, None, (Act.REBUILD,), "after the one that runs"),
+    Row(15, _in(S.COLD, S.BACKFILL, S.LIVE, S.STALE), Stopped, always, S.OFF, (), "its outages end"),
+)  # fmt: skip
+
+ARRIVED = "a new trade arrived"
+SUBSCRIBED = "the subscription stands again"
+LAGS = "REST has a trade that did not arrive"
+SILENT = "silent beyond the limit, or most of its connection is"
+PROVEN = "for as long as the limit: no trade is missing"
+
+#: (event, stream before) -> stream after; a pair that is not here changes nothing
+STREAM: Mapping[tuple[str, Stream], Stream] = {
+    **{(ARRIVED, stream): Stream.CURRENT for stream in Stream},
+    (SUBSCRIBED, Stream.LAGGING): Stream.CURRENT,
+    (SUBSCRIBED, Stream.SILENT_LAGGING): Stream.SILENT,
+    (LAGS, Stream.CURRENT): Stream.LAGGING,
+    (LAGS, Stream.SILENT): Stream.SILENT_LAGGING,
+    (SILENT, Stream.CURRENT): Stream.SILENT,
+    (SILENT, Stream.LAGGING): Stream.SILENT_LAGGING,
+    (PROVEN, Stream.SILENT): Stream.CURRENT,
+}
+
+
+def _index(rows: Iterable[Row]) -> dict[tuple[FeedState, type[Event]], tuple[Row, ...]]:
+    found: dict[tuple[FeedState, type[Event]], tuple[Row, ...]] = {}
+    for row in rows:
+        for state in row.states:
+            found[state, row.event] = (*found.get((state, row.event), ()), row)
+    return found
+
+
+_ROWS = _index(TRANSITIONS)
+
+
+def row_of(state: FeedState, event: type[Event], feed: Facts) -> Row | None:
+    """Return the row that applies to an event in a state; None when it changes nothing."""
+    for row in _ROWS.get((state, event), ()):
+        if row.guard(feed):
+            return row
+    return None

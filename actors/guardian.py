@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fks.guardian.self_checks import guardian_problems
 from fks.model.health import FailedCheck
 from fks.runtime import Component
 
@@ -75,20 +76,7 @@ class GuardianActor:
 
     def problems(self) -> Sequence[FailedCheck]:
         """Return venues without a session, a kill file that cannot be written, tables that cannot be read."""
-        found, detail = [], self.detail()
-        venues = detail.get("venues")
-        for name, venue in venues.items() if isinstance(venues, Mapping) else ():
-            if not venue["open"]:
-                found.append(FailedCheck("venue", f"no session with {name}: a kill could not cancel there", name))
-        if detail.get("journal", "ok") != "ok":
-            found.append(FailedCheck("disk", f"the kill file: {detail['journal']}", about="kill"))
-        if why := detail.get("looks_on"):
-            found.append(FailedCheck("lease", str(why), about="kill"))
-        if str(detail.get("database", "")).startswith("down"):
-            found.append(
-                FailedCheck("database", "positions cannot be read: the last known ones count", about="positions")
-            )
-        return found
+        return guardian_problems(self.detail())
 
     def detail(self) -> Mapping[str, object]:
         """Return the kill state and the sessions."""

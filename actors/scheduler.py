@@ -1,152 +1,18 @@
-"""Actor of the scheduler: cron rows and durable jobs. It holds no state; missed ticks run once, late."""
+"""Actor of the scheduler: cron rows and durable jobs."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from fks.model.errors import OutageError
-from fks.model.health import FailedCheck
+from fks.jobs.scheduler import RunJob, Scheduler
 from fks.runtime import Component
 
-if TYPE_CHECKING:
-    from fks.store.jobs import JobStore
 
-RunJob = Callable[[str, str], Awaitable[None]]
-JOBS_AT_ONCE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Jobs that share runners: those of `kinds` (None: all), but none of `besides`; `at_once` of them run."""
-
-    kinds: tuple[str, ...] | None
-    besides: tuple[str, ...]
-    at_once: int
-
-
-#: a long sync of history delays no backtest
-LANES = (Lane(None, ("sync",), JOBS_AT_ONCE), Lane(("sync",), (), 1))
-
-
-class SchedulerActor:
-    """Runs due schedules and hands queued jobs to the cluster.
-
-    Hard state: schedules, jobs. Soft state: the tasks under way. Guarantees: a job is claimed by one runner; one whose
-    runner died is queued again until its attempts are used up.
-    """
+class SchedulerActor(Scheduler):
+    """One `Scheduler`; `run_job` runs a claimed job in a process of its own."""
 
     MODULES = ("fks.jobs.schedule", "fks.store.jobs")
 
     def __init__(self, component: Component, args: tuple[str, ...], *, run_job: RunJob) -> None:
-        self._c = component
-        self._run_job = run_job
-        self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
-        self._is_working = True
-        self._is_draining = False
-        self._turned_s = component.clock.monotonic()
-        self._waits_s: float | None = None
-        self._is_full = False
-        self._failing: Mapping[str, str] = {}
+        super().__init__(component, run_job)
 
     async def start(self) -> None:
         """Nothing to open."""
-
-    async def run(self) -> None:
-        """Look for due work every second until cancelled; a database that is away only delays it."""
-        from fks.jobs.schedule import NOTHING, Schedules
-        from fks.store.jobs import JobStore
-
-        schedules, jobs = Schedules(self._c.db, self._c.clock, self._c.settings), JobStore(self._c.db)
-        self._failing = schedules.failing
-        while True:
-            try:
-                for name, result in await schedules.run_due():
-                    if result == NOTHING:  # said each minute
-                        self._c.log.debug("schedule.ran", schedule=name, result=result)
-                        continue
-                    if name in schedules.failing:
-                        self._c.log.warning("schedule.failed", schedule=name, result=result)
-                        continue
-                    self._c.log.info("schedule.ran", schedule=name, result=result)
-                for exchange, bars in schedules.missing_bars().items():
-                    self._c.meter.gauge("fks_missing_bars", bars, exchange=exchange)
-                for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=3):
-                    self._c.log.warning("job.requeued", job=str(id))
-                if not self._is_draining:
-                    await schedules.start_waiting()
-                await self._claim(jobs)
-                self._is_working = True
-            except OutageError as error:
-                if self._is_working:
-                    self._c.log.warning("scheduler.waits", error=str(error))
-                self._is_working = False
-            self._turned_s = self._c.clock.monotonic()
-            await self._c.clock.sleep(1.0)
-
-    async def _claim(self, jobs: JobStore) -> None:
-        """Start queued jobs up to the limit of each lane; jobs of an earlier process count, and ours that are not in
-        the table yet."""
-        waits: list[tuple[float, bool]] = []
-        for lane in LANES:
-            running, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
-            running = max(running, sum(known is lane for known, _ in self._running.values()))
-            while not self._is_draining and running < lane.at_once:
-                claimed = await jobs.claim(lane.kinds, besides=lane.besides)
-                if claimed is None:
-                    break
-                running += 1
-                self._launch(lane, str(claimed.id))
-            if waits_s is not None:
-                waits.append((waits_s, running >= lane.at_once))
-        self._waits_s, self._is_full = max(waits, default=(None, False))
-
-    def _launch(self, lane: Lane, job_id: str) -> None:
-        """Start one job in the background; its end is written by the job itself, its death by requeue_lost."""
-
-        async def work() -> None:
-            try:
-                await self._run_job(str(self._c.paths.home), job_id)
-            except OutageError as error:
-                self._c.log.warning("job.runner_died", job=job_id, error=str(error))
-            finally:
-                self._running.pop(job_id, None)
-
-        self._c.log.info("job.started", job=job_id)
-        self._running[job_id] = lane, asyncio.create_task(work())
-
-    async def drain(self) -> None:
-        """Claim no more. Jobs that run go on where they are; one that was claimed and not begun is queued again."""
-        self._is_draining = True
-
-    async def stop(self) -> None:
-        """Leave running jobs to the cluster; they end by themselves or are queued again."""
-        for _, task in self._running.values():
-            task.cancel()
-
-    @property
-    def is_ready(self) -> bool:
-        return self._is_working
-
-    def problems(self) -> Sequence[FailedCheck]:
-        """Return jobs that are not claimed, a loop that does not turn, and schedules that failed when they ran last."""
-        limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
-        if self._waits_s is not None and self._waits_s > limit_s:
-            text = f"the oldest job waits for {self._waits_s:.0f} s" + (
-                ": all runners are busy" if self._is_full else ""
-            )
-            found.append(FailedCheck("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
-        silent_s = self._c.clock.monotonic() - self._turned_s
-        if silent_s > limit_s:
-            text = f"no schedule was looked at for {silent_s:.0f} s"
-            found.append(FailedCheck("loop", text, about="schedules", is_mended_by_restart=True))
-        found += [FailedCheck("schedule", f"{name} {result}", about=name) for name, result in self._failing.items()]
-        if not self._is_working:
-            found.append(FailedCheck("database", "schedules and jobs cannot be read", about="jobs"))
-        return found
-
-    def detail(self) -> Mapping[str, object]:
-        """Return how many jobs run."""
-        return {"jobs_running": len(self._running)}

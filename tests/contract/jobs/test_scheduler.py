@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from actors.scheduler import JOBS_AT_ONCE, SchedulerActor
+from actors.scheduler import SchedulerActor
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Supervision
 from fks.jobs import schedule
 from fks.jobs.schedule import Context
+from fks.jobs.scheduler import JOBS_AT_ONCE
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from tests.support.ports import CollectingLog

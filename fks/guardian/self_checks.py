@@ -1,0 +1,23 @@
+"""Self-checks of the guardian, from its detail: venue sessions, kill file, lease, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fks.model.health import FailedCheck
+
+
+def guardian_problems(detail: Mapping[str, object]) -> list[FailedCheck]:
+    """Return venues without a session, a kill file that cannot be written, tables that cannot be read."""
+    found = []
+    venues = detail.get("venues")
+    for name, venue in venues.items() if isinstance(venues, Mapping) else ():
+        if not venue["open"]:
+            found.append(FailedCheck("venue", f"no session with {name}: a kill could not cancel there", name))
+    if detail.get("journal", "ok") != "ok":
+        found.append(FailedCheck("disk", f"the kill file: {detail['journal']}", about="kill"))
+    if why := detail.get("looks_on"):
+        found.append(FailedCheck("lease", str(why), about="kill"))
+    if str(detail.get("database", "")).startswith("down"):
+        found.append(FailedCheck("database", "positions cannot be read: the last known ones count", about="positions"))
+    return found

@@ -1,0 +1,28 @@
+"""Self-checks of the guardian: each fault in its detail is one failed check."""
+
+from __future__ import annotations
+
+import pytest
+
+from fks.guardian.self_checks import guardian_problems
+
+WELL = {"venues": {"binance": {"open": True}}, "journal": "ok", "looks_on": "", "database": "up"}
+
+
+def test_guardian_without_a_fault_has_no_failed_check() -> None:
+    assert guardian_problems(WELL) == []
+    assert guardian_problems({}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "about"),
+    [
+        ({"venues": {"binance": {"open": False}}}, "venue", "binance"),
+        ({"journal": "disk full"}, "disk", "kill"),
+        ({"looks_on": "another node is placed"}, "lease", "kill"),
+        ({"database": "down since 12:00"}, "database", "positions"),
+    ],
+)
+def test_each_fault_is_a_failed_check(change: dict[str, object], kind: str, about: str) -> None:
+    (found,) = guardian_problems(WELL | change)
+    assert (found.kind, found.about, found.is_mended_by_restart) == (kind, about, False)

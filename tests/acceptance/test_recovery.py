@@ -19,7 +19,7 @@ from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
-DOOR_BACK_S = 15.0
+GATEWAY_BACK_S = 15.0
 
 
 def process(system: System, title: str) -> int:
@@ -132,6 +132,6 @@ def test_gateway_serves_again_after_a_killed_proxy(system: System) -> None:
                 return False
 
     start = time.monotonic()
-    wait_until(lambda: pid not in [p.pid for p in system.processes()] and answers(), deadline_s=DOOR_BACK_S)
+    wait_until(lambda: pid not in [p.pid for p in system.processes()] and answers(), deadline_s=GATEWAY_BACK_S)
     print(f"the door opened after {time.monotonic() - start:.2f} s")
     assert_sound(system)

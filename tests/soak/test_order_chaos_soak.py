@@ -29,7 +29,7 @@ async def test_ten_thousand_intents_lose_double_and_bend_nothing(
     chaos = OrderChaos(database, bus, exchange, {"database_url": database_url, "redis_url": redis_url}, SEED)
     await chaos.open()
     try:
-        await chaos.run(rounds=len(LABELS) * len(FAULTS), intents=INTENTS, most=20)
+        await chaos.run(lives_min=len(LABELS) * len(FAULTS), intents=INTENTS, most=20)
         assert await chaos.findings() == []
         assert await chaos.fills() > INTENTS / 6
     finally:

@@ -89,8 +89,8 @@ async def page() -> AsyncIterator[Page]:
             tab = (await client.put(f"http://127.0.0.1:{port}/json/new?about:blank")).json()
         async with connect(tab["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
             found = Page(socket)
-            for room in ("Runtime", "Log", "Page"):
-                await found.call(f"{room}.enable")
+            for domain in ("Runtime", "Log", "Page"):
+                await found.call(f"{domain}.enable")
             yield found
     finally:
         process.kill()

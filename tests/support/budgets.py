@@ -37,7 +37,7 @@ async def at_once(budget: RedisBudget, weight: int = 1) -> bool:
     return True
 
 
-async def dial_at_once(budget: RedisBudget) -> bool:
+async def connect_at_once(budget: RedisBudget) -> bool:
     """Return whether a socket may be dialled now."""
     token = in_a_hurry.set(True)
     try:

@@ -19,13 +19,13 @@ class Shell:
     def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.home, self._capsys = home, capsys
 
-    async def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = await asyncio.to_thread(run, cli, ["--home", str(self.home), *words])
+    async def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(run, cli, ["--home", str(self.home), *arguments])
         out, err = self._capsys.readouterr()
         assert "Traceback" not in out + err
         return code, out, err
 
-    async def json(self, *words: str) -> Any:
-        code, out, err = await self(*words, "--json")
+    async def json(self, *arguments: str) -> Any:
+        code, out, err = await self(*arguments, "--json")
         assert code == OK, err
         return orjson.loads(out)

@@ -46,7 +46,7 @@ SEEN_S = 1.0  # from the last message of a feed: its limit, and then so long unt
 ANSWER_S = 0.1  # of REST, and of our loop
 #: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live
 #: until its own limit
-REDIALS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
+RECONNECTS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class FaultRun:
 
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115  what the collectors said; it goes with the run
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  what the collectors printed; it goes with the run
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ending = False
 
@@ -135,7 +135,7 @@ class FaultRun:
         self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
             [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
             cwd=Path(__file__).parents[2],
-            stderr=self._told,
+            stderr=self._output,
         )
 
     async def _ask(self) -> None:
@@ -317,20 +317,20 @@ class FaultRun:
                 over_ns = fault.at_ns + (round(FROZEN_S * 1e9) if fault.kind == "freeze" else 0)
                 shown_ns = max((s[1] for s in spans if s[0] < fault.at_ns + 1.5e9), default=0)
                 assert shown_ns > over_ns - round(await self._unheard_s(fault, symbol, shown_ns) * 1e9), (
-                    f"{symbol}: {fault.kind} at {told(fault.at_ns)} does not show in"
+                    f"{symbol}: {fault.kind} at {shown(fault.at_ns)} does not show in"
                     " "
-                    f"{[(r['cause'], told(to_ns(r['began_at'])), told(to_ns(r['ended_at']))) for r in rows if r['symbol'] == symbol]};"
-                    f" {self._said(fault.at_ns)};"
-                    f" faults {[(f.kind, told(f.at_ns)) for f in self.done]}; collectors since "
-                    f"{[told(at_ns) for at_ns in self.started]}"
+                    f"{[(r['cause'], shown(to_ns(r['began_at'])), shown(to_ns(r['ended_at']))) for r in rows if r['symbol'] == symbol]};"
+                    f" {self._output_around(fault.at_ns)};"
+                    f" faults {[(f.kind, shown(f.at_ns)) for f in self.done]}; collectors since "
+                    f"{[shown(at_ns) for at_ns in self.started]}"
                 )
         return len(rows)
 
-    def _said(self, at_ns: int) -> str:
-        """Return what the collectors said around a moment."""
-        self._told.seek(0)
-        lines = [line.decode(errors="replace").split(" ", 1) for line in self._told if line[:19].isdigit()]
-        return "\n".join(f"{told(int(at))} {said}" for at, said in lines if abs(int(at) - at_ns) < 8 * 10**9)
+    def _output_around(self, at_ns: int) -> str:
+        """Return what the collectors printed around a moment."""
+        self._output.seek(0)
+        lines = [line.decode(errors="replace").split(" ", 1) for line in self._output if line[:19].isdigit()]
+        return "\n".join(f"{shown(int(at))} {line}" for at, line in lines if abs(int(at) - at_ns) < 8 * 10**9)
 
     async def _unheard_s(self, stall: Injected, symbol: str, live_ns: int) -> float:
         """Return for how long at the end of a stall a feed may rightly be called live.
@@ -343,7 +343,7 @@ class FaultRun:
             return 0.0
         before = stall.at_ns - round(4e9)  # a collector that starts takes seconds to subscribe
         is_redialled = any(
-            f.kind in REDIALS and before < f.at_ns < stall.at_ns + round(FROZEN_S * 1e9) for f in self.done
+            f.kind in RECONNECTS and before < f.at_ns < stall.at_ns + round(FROZEN_S * 1e9) for f in self.done
         )
         if not is_redialled:
             return 1.0
@@ -388,37 +388,37 @@ class FaultRun:
             and any(since < a.at_ns < until for since, until in spans[a.symbol])
             and not any(symbol == a.symbol and since < a.at_ns < until for symbol, since, until in whole)
         ]
-        assert not wrong, self._told_of(wrong[:10], [dict(row) for row in rows])
+        assert not wrong, self._around_entries(wrong[:10], [dict(row) for row in rows])
         let_in = sum(asked.is_let_in for asked in self.asked)
         return let_in, len(self.asked) - let_in
 
-    def _told_of(self, wrong: list[Asked], rows: list[dict[str, Any]]) -> str:
+    def _around_entries(self, wrong: list[Asked], rows: list[dict[str, Any]]) -> str:
         """Return each wrong entry with what happened around it."""
         lines = []
         for asked in wrong:
             near = (asked.at_ns - 10 * 10**9, asked.at_ns + 5 * 10**9)
             spans = [
-                (row["cause"], told(to_ns(row["began_at"])), told(to_ns(row["ended_at"])))
+                (row["cause"], shown(to_ns(row["began_at"])), shown(to_ns(row["ended_at"])))
                 for row in rows
                 if row["symbol"] == asked.symbol
                 and to_ns(row["began_at"]) < near[1]
                 and to_ns(row["ended_at"]) > near[0]
             ]
-            faults = [(f.kind, told(f.at_ns)) for f in self.done if near[0] < f.at_ns < near[1]]
+            faults = [(f.kind, shown(f.at_ns)) for f in self.done if near[0] < f.at_ns < near[1]]
             lulls = [
-                (told(x.since_ns), x.until_ns and told(x.until_ns))
+                (shown(x.since_ns), x.until_ns and shown(x.until_ns))
                 for x in self.lulls
                 if x.symbol == asked.symbol and near[0] < x.since_ns < near[1]
             ]
-            started = [told(at_ns) for at_ns in self.started if near[0] < at_ns < near[1]]
+            started = [shown(at_ns) for at_ns in self.started if near[0] < at_ns < near[1]]
             lines.append(
-                f"{asked.symbol} at {told(asked.at_ns)}: outages {spans}, faults {faults}, collectors {started}, over "
+                f"{asked.symbol} at {shown(asked.at_ns)}: outages {spans}, faults {faults}, collectors {started}, over "
                 f"{lulls}"
             )
         return "\n".join(lines)
 
 
-def told(at_ns: int) -> str:
+def shown(at_ns: int) -> str:
     """Return a moment as seconds of its hour."""
     return f"{at_ns / 1e9 % 3600:.2f}"
 

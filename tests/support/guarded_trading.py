@@ -76,7 +76,7 @@ async def trading(
         kill_file=lambda: kill_mode(folder / "kill.jsonl"),
     )
 
-    async def tell_price() -> None:
+    async def write_price() -> None:
         price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))
         await db.sql(
             "INSERT INTO feeds (exchange, symbol, timeframe, last_message_at, last_price, state)"
@@ -89,9 +89,9 @@ async def trading(
     async def keep_fresh() -> None:
         while True:
             await asyncio.sleep(0.3)
-            await tell_price()
+            await write_price()
 
-    await tell_price()  # an order that comes before the first price is denied
+    await write_price()  # an order that comes before the first price is denied
     tasks = [asyncio.create_task(keep_fresh()), asyncio.create_task(lease.keep())]
     await service.start()
     tasks.append(asyncio.create_task(service.run()))

@@ -86,8 +86,8 @@ class Round:
     fault: str
 
 
-def rounds_of(seed: int, count: int, faults: Sequence[str] = tuple(FAULTS)) -> list[Round]:
-    """Return rounds in an order that the seed decides: every pair of label and fault if there is room for all of them,
+def plan_lives(seed: int, count: int, faults: Sequence[str] = tuple(FAULTS)) -> list[Round]:
+    """Return rounds in an order that the seed decides: every pair of label and fault if the count allows all of them,
     else each label and each fault equally often."""
     dice = random.Random(seed)
     pairs = list(product(LABELS, faults))
@@ -110,7 +110,7 @@ class Lives:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self.pid = 0
-        self.said: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self._reader: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -127,26 +127,26 @@ class Lives:
         assert self._process is not None
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self.said.append(json.loads(line))
+            self.messages.append(json.loads(line))
 
     async def begin(self, job: dict[str, Any]) -> None:
         """Start a life and return once its pid is known."""
         assert self._process is not None
         assert self._process.stdin is not None
-        self.said.clear()
+        self.messages.clear()
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        await until(lambda: any("pid" in word for word in self.said), deadline_s=30)
-        self.pid = next(word["pid"] for word in self.said if "pid" in word)
+        await until(lambda: any("pid" in message for message in self.messages), deadline_s=30)
+        self.pid = next(message["pid"] for message in self.messages if "pid" in message)
 
-    def has_said(self, word: str) -> bool:
-        return any(word in said for said in self.said)
+    def has_sent(self, key: str) -> bool:
+        return any(key in message for message in self.messages)
 
     async def kill(self) -> None:
         """kill -9, unless it is dead already; return when it is gone."""
-        if self.pid and not self.has_said("ended"):
+        if self.pid and not self.has_sent("ended"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            await until(lambda: self.has_said("ended"))
+            await until(lambda: self.has_sent("ended"))
         self.pid = 0
 
     async def close(self) -> None:
@@ -321,11 +321,11 @@ class OrderChaos:
         await self.bus.publish("fks.signals", {"type": "signal", "id": str(signal_.id)})
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────
-    async def run(self, *, rounds: int, intents: int, faults: Sequence[str] = tuple(FAULTS), most: int = 4) -> None:
-        """Live at least `rounds` lives and as many more (at most `most` times that) as it takes for so many intents."""
-        plan = rounds_of(self.seed, rounds * most, faults)
+    async def run(self, *, lives_min: int, intents: int, faults: Sequence[str] = tuple(FAULTS), most: int = 4) -> None:
+        """Live at least `lives_min` lives and as many more (at most `most` times that) as it takes for so many intents."""
+        plan = plan_lives(self.seed, lives_min * most, faults)
         for number, what in enumerate(plan):
-            if number >= rounds and await self.intents() >= intents:
+            if number >= lives_min and await self.intents() >= intents:
                 break
             await self.round(what, SIGNALS)
         await self.settle()
@@ -354,7 +354,7 @@ class OrderChaos:
         """One life: the exchange misbehaves, signals come, the order manager dies at its point (or is killed)."""
         await self.begin(label=what.label, count=what.count)
         with contextlib.suppress(AssertionError):  # not within the time: it is worked on what it is
-            await until(lambda: self.lives.has_said("ready") or self.lives.has_said("ended"), deadline_s=5)
+            await until(lambda: self.lives.has_sent("ready") or self.lives.has_sent("ended"), deadline_s=5)
         faults = FAULTS[what.fault]
         for fault in faults or ():
             await asyncio.to_thread(self.exchange.fault, **fault)
@@ -362,13 +362,13 @@ class OrderChaos:
             await self.ask()
             if faults is None and number == signals // 2:
                 await asyncio.to_thread(self._restart_exchange)
-            if self.lives.has_said("ended"):
+            if self.lives.has_sent("ended"):
                 break
             await asyncio.sleep(self.dice.random() * 0.05)
         with contextlib.suppress(AssertionError):
-            await until(lambda: self.lives.has_said("ended"), deadline_s=0.8)
+            await until(lambda: self.lives.has_sent("ended"), deadline_s=0.8)
         self.kills += 1
-        self.points += self.lives.has_said("ended")
+        self.points += self.lives.has_sent("ended")
         await self.lives.kill()
         if self.dice.random() < 0.7:  # else the next life begins with it
             await asyncio.to_thread(self.exchange.clear)
@@ -396,7 +396,7 @@ class OrderChaos:
             " + (SELECT count(*) FROM orders WHERE state IN ('SENDING', 'UNKNOWN') OR request <> 'none')"
             " + (SELECT count(*) FROM orders WHERE state = 'INTENDED' AND role NOT IN ('sl', 'tp')) AS open"
         )
-        if rows[0]["open"] or not self.lives.has_said("ready"):
+        if rows[0]["open"] or not self.lives.has_sent("ready"):
             return False
         return not any(True for _ in self.errors(await self.evidence()))
 
@@ -408,7 +408,7 @@ class OrderChaos:
         while True:
             await asyncio.sleep(0.3)
             now_s = time.monotonic()
-            if self.lives.has_said("ready") and not self.lives.has_said("ended"):
+            if self.lives.has_sent("ready") and not self.lives.has_sent("ended"):
                 clock += now_s - last_s
             last_s = now_s
             with contextlib.suppress(OutageError, OSError):

@@ -34,7 +34,7 @@ class _Replicating(PostgresServer):
 
     def command(self) -> list[str]:
         settings = ("wal_level=replica", "max_wal_senders=4", "hot_standby=on", f"hba_file={self._hba}")
-        return [*super().command(), *(word for setting in settings for word in ("-c", setting))]
+        return [*super().command(), *(part for setting in settings for part in ("-c", setting))]
 
     def tool(self, name: str, *args: str, password: str) -> None:
         """Run a PostgreSQL program as the server's user."""

@@ -46,9 +46,9 @@ REFUSALS: dict[str, Refusal] = {
 _PASSED = "Stop price would trigger immediately."
 
 
-def refused(word: str) -> Answer:
+def refused(step: str) -> Answer:
     """Return the answer to a scripted `refuse:CODE` or `refuse:CODE:refusal`."""
-    _, code, *named = word.split(":")
+    _, code, *named = step.split(":")
     refusal = Refusal(named[0]) if named else REFUSALS.get(code, Refusal.OTHER)
     wait_s = 1.0 if refusal in (Refusal.RATE_LIMITED, Refusal.BANNED) else None
     return Answer(Outcome.REFUSED, code=code, detail="refused by script", refusal=refusal, retry_after_s=wait_s)
@@ -123,13 +123,13 @@ class ScriptedVenue:
         if self.refusal:
             return NOT_SENT
         self.received.append(order.client_order_id)
-        word = self.script.popleft() if self.script else "ok"
+        step = self.script.popleft() if self.script else "ok"
         await asyncio.sleep(0)
-        if word.startswith("refuse:"):
-            return refused(word)
-        if word == "lost":
+        if step.startswith("refuse:"):
+            return refused(step)
+        if step == "lost":
             return Answer(Outcome.AMBIGUOUS, detail="lost by script")
-        if word == "exists":
+        if step == "exists":
             return Answer(Outcome.EXISTS, detail="Duplicate order sent.")
         if self.locks_base and order.side is Side.SELL:
             locked = sum((held.order.quantity for held in self.live() if held.order.side is Side.SELL), D(0))
@@ -138,35 +138,35 @@ class ScriptedVenue:
                     Outcome.REFUSED, code="-2010", detail="insufficient balance", refusal=Refusal.INSUFFICIENT_BALANCE
                 )
         held = self._take(order)
-        fills = self._match(held) if word != "rest" else ()
-        if word == "unheard":
+        fills = self._match(held) if step != "rest" else ()
+        if step == "unheard":
             return Answer(Outcome.AMBIGUOUS, detail="unheard by script")
-        if word == "raise":
+        if step == "raise":
             raise RuntimeError("raised by script")
-        if word == "hang":
+        if step == "hang":
             await self._hold.wait()
-        if word == "slow":
+        if step == "slow":
             await asyncio.sleep(0.1)
         return Answer(Outcome.ACK, self.report(held), fills if self.fills_in_answer else ())
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
         if self.refusal:
             return NOT_SENT, NOT_SENT
-        word = self.script.popleft() if self.script else "ok"
+        step = self.script.popleft() if self.script else "ok"
         self.received += [stop.client_order_id, limit.client_order_id]
         await asyncio.sleep(0)
-        if word.startswith("passed:"):
-            self.prices[stop.symbol] = D(word[7:])
-        if word.startswith(("refuse:", "passed:")):
+        if step.startswith("passed:"):
+            self.prices[stop.symbol] = D(step[7:])
+        if step.startswith(("refuse:", "passed:")):
             passed = Answer(Outcome.REFUSED, code="-2010", detail=_PASSED, refusal=Refusal.WOULD_TRIGGER)
-            no = passed if word.startswith("passed:") else refused(word)
+            no = passed if step.startswith("passed:") else refused(step)
             return no, no
-        if word == "lost":
+        if step == "lost":
             unclear = Answer(Outcome.AMBIGUOUS)
             return unclear, unclear
         first, second = self._take(stop), self._take(limit)
         first.sibling, second.sibling = limit.client_order_id, stop.client_order_id
-        if word == "unheard":
+        if step == "unheard":
             unclear = Answer(Outcome.AMBIGUOUS)
             return unclear, unclear
         return Answer(Outcome.ACK, self.report(first)), Answer(Outcome.ACK, self.report(second))
@@ -175,17 +175,17 @@ class ScriptedVenue:
         if self.refusal:
             return NOT_SENT
         self.cancelled.append(order.client_order_id)
-        word = self.cancels.popleft() if self.cancels else "ok"
+        step = self.cancels.popleft() if self.cancels else "ok"
         await asyncio.sleep(0)
         held = self.orders.get(order.client_order_id)
-        if word.startswith("refuse:"):
-            return refused(word)
-        if word == "lost":
+        if step.startswith("refuse:"):
+            return refused(step)
+        if step == "lost":
             return Answer(Outcome.AMBIGUOUS)
-        if held is None or held.state not in OPEN or word == "gone":
+        if held is None or held.state not in OPEN or step == "gone":
             return Answer(Outcome.REFUSED, code="UNKNOWN_ORDER", detail="-2011", refusal=Refusal.UNKNOWN_ORDER)
         self.end(held, State.CANCELLED)
-        if word == "unheard":
+        if step == "unheard":
             return Answer(Outcome.AMBIGUOUS)
         return Answer(Outcome.ACK, self.report(held))
 

@@ -50,7 +50,7 @@ def recorder_into(
     return Recorder(writer, clock, log, waiting_max=waiting_max)
 
 
-def heard_by(wire: Wire, rows: list[tuple[int, bytes]]) -> list[MarketEvent]:
+def events_of(wire: Wire, rows: list[tuple[int, bytes]]) -> list[MarketEvent]:
     """Return what a wire reads in frames."""
     return [e for ns, frame in rows for e in wire.receive(frame, ns) if not isinstance(e, Subscribed)]
 
@@ -60,6 +60,6 @@ def make_tape(folder: Path, rows: list[tuple[int, bytes]] | None = None) -> list
     recorder = recorder_into(folder)
     wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
-    found = heard_by(wire, frames() if rows is None else rows)
+    found = events_of(wire, frames() if rows is None else rows)
     recorder.close()
     return found

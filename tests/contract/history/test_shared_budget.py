@@ -20,7 +20,7 @@ from fks.history.request import fetch_history
 from fks.rate_limits.budgets import bucket_of
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.support.budgets import Impatient, at_once, dial_at_once
+from tests.support.budgets import Impatient, at_once, connect_at_once
 from tests.support.collecting import settings_for
 from tests.support.local_exchange import LocalExchange
 
@@ -103,7 +103,7 @@ async def test_connects_are_limited_at_a_real_exchange_and_not_at_the_local(bus:
         budget_for(bus, Impatient(), Settings(), node, "binance"),
     )
     count = 0
-    while count < 30 and await dial_at_once(real):
+    while count < 30 and await connect_at_once(real):
         count += 1
     assert 12 <= count <= 24  # a new minute may begin meanwhile
-    assert all([await dial_at_once(local) for _ in range(500)])
+    assert all([await connect_at_once(local) for _ in range(500)])

@@ -38,7 +38,7 @@ async def chaos(
 async def test_kills_at_every_point_lose_double_and_bend_nothing(chaos: OrderChaos) -> None:
     """Each label and each fault of the exchange several times; `make soak` takes every pair of them, and 10,000
     intents."""
-    await chaos.run(rounds=ROUNDS, intents=INTENTS)
+    await chaos.run(lives_min=ROUNDS, intents=INTENTS)
     assert await chaos.findings() == []
     assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"
     assert await chaos.fills() > INTENTS / 6, "the order path was worked on"
@@ -46,7 +46,7 @@ async def test_kills_at_every_point_lose_double_and_bend_nothing(chaos: OrderCha
 
 @pytest.mark.timeout(180)
 async def test_kills_without_refusals_page_nobody(chaos: OrderChaos) -> None:
-    await chaos.run(rounds=8, intents=0, faults=[fault for fault in FAULTS if fault not in REFUSING])
+    await chaos.run(lives_min=8, intents=0, faults=[fault for fault in FAULTS if fault not in REFUSING])
     assert await chaos.findings() == []
     assert await chaos.pages() == []
     assert chaos.points > chaos.kills / 2

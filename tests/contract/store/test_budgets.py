@@ -22,7 +22,7 @@ from fks.rate_limits.budgets import (
     in_background,
 )
 from fks.store.bus import Bus
-from tests.support.budgets import Impatient, at_once, dial_at_once
+from tests.support.budgets import Impatient, at_once, connect_at_once
 from tests.support.waiting import until
 
 AGES_S = 10**9  # windows begin at multiples of it: the present one ends in 2033
@@ -154,7 +154,7 @@ async def test_a_late_answer_tells_of_the_window_its_request_was_sent_in(bus: Bu
 async def dials_of(budget: RedisBudget) -> int:
     """Return how many dials get leave at once."""
     count = 0
-    while await dial_at_once(budget):
+    while await connect_at_once(budget):
         count += 1
     return count
 
@@ -162,11 +162,11 @@ async def dials_of(budget: RedisBudget) -> int:
 async def test_dials_have_a_bucket_of_their_own_which_all_keys_of_an_address_share(bus: Bus) -> None:
     where = uuid.uuid4().hex
     one, other = (budget_of(bus, Impatient(), "test", where, key, limits=LIMITS) for key in ("one", "other"))
-    assert await dial_at_once(other)
+    assert await connect_at_once(other)
     assert await dials_of(one) == int(100 * CONNECTS_SHARE) - 1
-    assert not await dial_at_once(other)
+    assert not await connect_at_once(other)
     assert await at_once(other)  # requests are not held up
-    assert await dial_at_once(budget_of(bus, Impatient(), "test", uuid.uuid4().hex, "one", limits=LIMITS))
+    assert await connect_at_once(budget_of(bus, Impatient(), "test", uuid.uuid4().hex, "one", limits=LIMITS))
 
 
 async def test_without_redis_each_process_dials_a_little() -> None:

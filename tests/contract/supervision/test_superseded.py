@@ -7,10 +7,8 @@ from typing import Any
 
 from fks.config.machine import Machine
 from fks.store.heads import HeadStore
-from tests.support.supervising import FakeWorld, run, spec
+from tests.support.supervising import FakeWorld, spec
 from tests.support.waiting import until
-
-__all__ = ["run"]  # the fixture
 
 ONE, OTHER = Machine("one", "boot-1"), Machine("other", "boot-2")
 

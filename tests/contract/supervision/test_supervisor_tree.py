@@ -10,10 +10,8 @@ import pytest
 from actors.supervisor import SupervisorActor
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.supervision import ChildSpec, How, Intensity, Strategy, SupervisorSpec
-from tests.support.supervising import QUICK, FakeChild, FakeWorld, run, spec, tree
+from tests.support.supervising import QUICK, FakeChild, FakeWorld, spec, tree
 from tests.support.waiting import until
-
-__all__ = ["run"]  # the fixture
 
 
 def branch(

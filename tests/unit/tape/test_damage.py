@@ -20,7 +20,7 @@ from fks.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header
 from fks.tape.recorded_exchange import RecordedWire
 from fks.tape.records import ENDING, HEAD, HEAD_CRC, Kind, Record
 from fks.tape.replay import TapeExchange
-from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
+from tests.support.taping import WANTED, events_of, frames, make_tape, recorder_into
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def whole(tmp_path: Path) -> bytes:
     wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 200):
-        heard_by(wire, rows[begin : begin + 200])
+        events_of(wire, rows[begin : begin + 200])
         recorder.flush()
     recorder.close()
     return tape_files(tmp_path / "made")[0].read_bytes()

@@ -22,7 +22,7 @@ from fks.tape.recorded_exchange import RecordedWire
 from fks.tape.records import Kind, Record
 from fks.tape.summary import Summary
 from tests.support.recorded import agg_trades, public_trades, raw_trades
-from tests.support.taping import WANTED, frames, heard_by, recorder_into
+from tests.support.taping import WANTED, events_of, frames, recorder_into
 
 ROWS = frames()[1:]
 TRADES = public_trades(agg_trades(raw_trades()))
@@ -177,7 +177,7 @@ def test_a_run_with_a_file_missing_has_no_bar_there(tmp_path: Path) -> None:
     wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 50):
-        heard_by(wire, rows[begin : begin + 50])
+        events_of(wire, rows[begin : begin + 50])
         recorder.flush()
     recorder.close()
     files = tape_files(tmp_path)

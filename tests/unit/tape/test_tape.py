@@ -30,7 +30,7 @@ from fks.tape.replay import TapeExchange
 from fks.tape.summary import Summary
 from tests.support.ports import CollectingLog
 from tests.support.recorded import agg_trades, public_trades, raw_trades, slow_bars
-from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
+from tests.support.taping import WANTED, events_of, frames, make_tape, recorder_into
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "frames"
 
@@ -57,7 +57,7 @@ def test_each_file_of_a_run_lists_the_open_connections(tmp_path: Path) -> None:
     wire.subscribe_frames(WANTED)
     rows, received = frames(), []
     for begin in range(0, len(rows), 100):
-        received += heard_by(wire, rows[begin : begin + 100])
+        received += events_of(wire, rows[begin : begin + 100])
         recorder.flush()
     recorder.close()
     files = tape_files(tmp_path)
@@ -89,7 +89,7 @@ def test_cut_file_is_valid_up_to_its_last_block(tmp_path: Path, cut: int) -> Non
     wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 100):
-        heard_by(wire, rows[begin : begin + 100])
+        events_of(wire, rows[begin : begin + 100])
         recorder.flush()
     recorder.close()
     (file,) = tape_files(tmp_path / "cut")
@@ -160,11 +160,11 @@ def test_failing_disk_ends_only_the_recording(tmp_path: Path, log: CollectingLog
     recorder = recorder_into(tmp_path / "file", log)
     wire = RecordedWire(BinanceWire(), recorder)
     wire.subscribe_frames(WANTED)
-    assert len(heard_by(wire, frames(50))) == 50
+    assert len(events_of(wire, frames(50))) == 50
     recorder.close()
     assert recorder.error
     assert "tape.failed" in log.events("error")
-    assert len(heard_by(wire, frames(50)[1:])) == 50
+    assert len(events_of(wire, frames(50)[1:])) == 50
 
 
 def test_key_in_a_subscription_is_not_on_the_tape(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_coinbase_frames_are_replayed_as_the_wire_decodes_them(tmp_path: Path) -
     recorder = recorder_into(tmp_path)
     wire = RecordedWire(wires_of("coinbase")(), recorder)
     wire.subscribe_frames(wanted)
-    received = heard_by(wire, rows)
+    received = events_of(wire, rows)
     recorder.close()
     assert len(received) > 100
     assert [
@@ -299,14 +299,14 @@ async def test_equal_request_gets_the_recorded_answer_others_known_data(tmp_path
     minute = clock.now_ns() // (60 * NS) * 60 * NS
     bars = [Bar("binance", "BTCUSDT", "1m", minute + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
     wire.subscribe_frames(WANTED)
-    heard_by(wire, rows[:1])
+    events_of(wire, rows[:1])
     recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[9:10])
     recorder.answer(Kind.TRADES, ["BTCUSDT", None, 7, 1000], trades[5:12])
     recorder.answer(Kind.BARS, ["BTCUSDT", "1m", None, 9, None], bars)
     await clock.advance(30)
     recorder.answer(Kind.TRADES, ["BTCUSDT", 150, None, 1000], trades[149:160])
     recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[199:200])
-    heard_by(wire, [(clock.now_ns() + i, frame) for i, (_, frame) in enumerate(rows[1:100])])
+    events_of(wire, [(clock.now_ns() + i, frame) for i, (_, frame) in enumerate(rows[1:100])])
     recorder.close()
     source = TapeExchange(tmp_path, FakeClock())
     await source.open()

@@ -1,0 +1,3 @@
+"""The fixture of a supervisor among fake children."""
+
+from tests.support.supervising import run  # noqa: F401

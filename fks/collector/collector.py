@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 
 from fks.bars.aggregate import length_of
 from fks.bars.calendars import calendar_of, is_open_at
+from fks.clock.waiting import wait_for_event
 from fks.collector.connections import (
     EXPECTED,
     REFUSED_S,
@@ -326,9 +327,7 @@ class Collector:
         task = asyncio.current_task()
         # redis-py waits with Python 3.11's wait_for, which forgets a cancellation that comes with the answer
         while task is not None and not task.cancelling():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ROWS_S):
-                    await self._has_news.wait()
+            await wait_for_event(self._has_news, ROWS_S)
             self._has_news.clear()
             feeds = [feed for feed in self._feeds.values() if feed.positions is not None]
             has_more = False

@@ -28,6 +28,7 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from fks.clock import Clock
+from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.market import (
     BarSeen,
@@ -167,8 +168,8 @@ class ReconnectBackoff:
 
 
 def _apart_s(failures: int) -> float:
-    patient_s = min(RETRY_FIRST_S * 2.0 ** min(failures, PATIENCE), RETRY_MAX_S)
-    return min(patient_s * 2.0 ** min(max(0, failures - PATIENCE), 10), RETRY_LONG_S)
+    patient_s = Backoff(RETRY_FIRST_S, RETRY_MAX_S).wait_s(min(failures, PATIENCE) + 1)
+    return Backoff(patient_s, RETRY_LONG_S).wait_s(max(0, failures - PATIENCE) + 1)
 
 
 # ── connections ──────────────────────────────────────────────────────────────────────────────────

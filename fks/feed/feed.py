@@ -30,12 +30,13 @@ from fks.feed.machine import Act, Action, FeedState, Gap, SilenceCheck, Stream
 from fks.feed.outages import Outages
 from fks.feed.rows import TRADES, SealedPosition
 from fks.feed.unstored import Batch, Sealed, Unstored
+from fks.model.backoff import Backoff
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import Channel, Quote, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are on their way
-CHECK_MAX_S = 10.0  # longest time between two checks of a silence; half the limit where that is shorter
+CHECK = Backoff(GRACE_NS / NS, 10.0)  # between two checks of a silence; half the limit where that is shorter
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the exchange's own bars fill the time
 SEALED_MAX = 20_000  # bars that wait for a database that is away; beyond it they are dropped and fetched again
 IDS_KEPT = 20_000  # ids lately taken, where they do not rise one by one: a backfill by time may bring them again
@@ -89,7 +90,7 @@ class SymbolFeed:
         #: closed bars of the exchange whose trades are not all here, each with the monotonic end of its grace
         self._incomplete: dict[tuple[str, int], tuple[BarClosed, float]] = {}
         self._next_check_s = float("-inf")
-        self._check_wait_s = GRACE_NS / NS
+        self._check_wait_s = CHECK.first_s
         self._suspect_since_s = float("-inf")  # when trades were last seen to be missing from the stream
         self._needs_resync = False  # a trade was refused: where ids do not show it missing, REST comes before the next
 
@@ -350,7 +351,7 @@ class SymbolFeed:
             self.liveness.received(Channel.BARS, event.now_s)
             self.outages.end(event.now_ns, Channel.BARS)
         self.message_ns = event.now_ns
-        self._check_wait_s = GRACE_NS / NS
+        self._check_wait_s = CHECK.first_s
         return trades
 
     # ── backfill ─────────────────────────────────────────────────────────────────────────────────
@@ -625,7 +626,7 @@ class SymbolFeed:
         if now_s < self._next_check_s or (self.last_id is None and self._is_contiguous):
             return None
         self._next_check_s = now_s + min(self._check_wait_s, self.liveness.check_limit_s() / 2)
-        self._check_wait_s = min(self._check_wait_s * 2, CHECK_MAX_S)
+        self._check_wait_s = CHECK.next_s(self._check_wait_s)
         return SilenceCheck(self._next_id, until_ns, self._restarts)
 
     def _seal(self, through_ns: int) -> None:

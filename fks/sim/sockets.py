@@ -8,6 +8,8 @@ from collections import deque
 
 from aiohttp import WSMsgType, web
 
+from fks.clock.waiting import wait_for_event
+
 _BACKLOG_MAX = 20_000
 _FLUSH_S = 5.0
 
@@ -54,9 +56,7 @@ class Socket:
     async def flushed(self) -> None:
         """Return when everything queued so far is written."""
         if not self.ws.closed and not self.is_dead:
-            with contextlib.suppress(TimeoutError):  # a client that does not read cannot hold the others up
-                async with asyncio.timeout(_FLUSH_S):
-                    await self._idle.wait()
+            await wait_for_event(self._idle, _FLUSH_S)  # a client that does not read cannot delay the others
 
     async def _send_all(self) -> None:
         while True:

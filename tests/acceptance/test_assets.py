@@ -1,5 +1,5 @@
-"""What is collected, chosen while the system runs: over HTTP and by command, for exchanges it knows and for one it did
-not need yet."""
+"""Assets chosen while the system runs: over HTTP and by command, for exchanges it knows and for one it did not need
+yet."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_asset_is_collected_within_seconds_and_disabling_keeps_its_data(system: 
             path = f"/sim/received?all=1&path=/api/v3/aggTrades&since={answered * 1000 - 1000:.0f}"
             return [row for row in system.sim(path)["items"] if "SOLUSDT" in str(row["params"])]
 
-        # nobody but the collector asks for trades, and not before its subscription stands
+        # only the collector requests trades, and not before its subscription stands
         took_s = wait_until(asked, deadline_s=15.0)[0]["time_ms"] / 1000 - answered
         print(f"SOLUSDT subscribed {took_s:.2f} s after the answer")
         assert took_s < SOON_S
@@ -166,7 +166,7 @@ def test_killed_history_command_is_finished_by_a_job(system: System) -> None:
         process.wait(10)
         httpx.delete(faults, timeout=10.0).raise_for_status()
     ((killed_at, state),) = system.sql(f"SELECT cursor, sync_status FROM sync_status WHERE {where}")
-    assert state == "running"  # nobody was left to say that it ended
+    assert state == "running"  # no process was left to record the end
     # after a minute of silence; here at once
     system.sql(f"UPDATE sync_status SET updated_at = updated_at - interval '2 minutes' WHERE {where}")
     wait_until(lambda: sync_rows(system, "AVAXUSDT")["1m"] == "done", deadline_s=60.0, every_s=0.3)
@@ -175,10 +175,10 @@ def test_killed_history_command_is_finished_by_a_job(system: System) -> None:
     print(f"killed at {killed_at}, then whole: {len(stored)} bars")
     assert are_whole(stored, 60)
     assert stored[0] < killed_at.timestamp()
-    said = status_of(system, "1m")
-    assert said["sync"] == "done"
+    output = status_of(system, "1m")
+    assert output["sync"] == "done"
     assert len(stored) >= 15 * MINUTES_A_DAY - 1
-    assert said["candles"] - len(stored) in (0, 1)  # it is kept up to date: a minute may have ended meanwhile
+    assert output["candles"] - len(stored) in (0, 1)  # it is kept up to date: a minute may have ended meanwhile
     system.fks("data", "gaps", "AVAXUSDT", "1m")  # exit 0: nothing is missing
 
 
@@ -213,7 +213,7 @@ def test_collector_starts_with_first_and_stops_with_last_asset(system: System, o
         assert shown(client, "BTC-USDT")["status"] == "live"
         after = system.components()
         assert {name: after[name]["pid"] for name in pids} == pids
-        # whoever trades it does so as before, though two exchanges list it now
+        # its trading goes on as before, though two exchanges list it now
         order = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
         id = system.order(client, order)[1].json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "FILLED", deadline_s=15.0)

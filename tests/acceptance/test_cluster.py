@@ -35,7 +35,7 @@ def test_children_run_where_they_are_placed_and_the_check_passes(cluster: Cluste
     checks = json.loads(cluster.head.fks("cluster", "check", "--file", "none.yaml", "--json", check=False).stdout)[
         "checks"
     ]
-    # "w1 fks" would differ in a checkout that somebody edits meanwhile
+    # "w1 fks" would differ in a checkout that is edited meanwhile
     assert [check for check in checks if check["state"] == "bad" and not check["name"].endswith(" fks")] == []
     assert {"w1 settings", "w2 clock", "w1 fks", "resources"} <= {check["name"] for check in checks}
     cluster.head.wait_for_fills(1)

@@ -1,4 +1,4 @@
-"""What a stranger on the network, or another user of the host, finds of a running system: nothing (C10)."""
+"""Exposure of a running system to the network and to other users of the host: nothing is reachable."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_one_trace_id_follows_a_bar_to_its_fill_through_the_logs(system: System)
     trace = row[0]
     assert trace
 
-    def told() -> dict[str, str]:
+    def received() -> dict[str, str]:
         events: dict[str, str] = {}
         for file in (system.home / "logs").glob("*.jsonl*"):
             for line in file.read_text().splitlines():
@@ -60,8 +60,8 @@ def test_one_trace_id_follows_a_bar_to_its_fill_through_the_logs(system: System)
                     events[entry["event"]] = entry["component"]
         return events
 
-    wait_until(lambda: "fill.booked" in told(), deadline_s=15.0, every_s=0.3)  # it is logged after the commit
-    events = told()
+    wait_until(lambda: "fill.booked" in received(), deadline_s=15.0, every_s=0.3)  # it is logged after the commit
+    events = received()
     assert events.get("bar.sealed") == "collector:binance", events
     assert events.get("signal.committed") == "strategy:0", events
     assert events.get("order.answered") == "orders", events

@@ -1,6 +1,6 @@
 """Restart, deploy and change settings while the demo trades: no signal lost, no order doubled, no request refused.
 
-The witness is a strategy that wants another position at every bar: a bar that nobody decided on is a signal that is
+The witness is a strategy that wants another position at every bar: a bar without a decision is a signal that is
 missing.
 """
 
@@ -45,7 +45,7 @@ class EveryBar(Strategy):
 
 @dataclass
 class Client:
-    """Somebody who asks for the positions all the time, from three connections."""
+    """A client that requests the positions all the time, from three connections."""
 
     url: str
     token: str
@@ -116,7 +116,7 @@ def decided(system: System) -> list[datetime]:
 
 
 def missed(system: System, since: datetime) -> list[datetime]:
-    """Return the bars since then for which the witness must have wanted another position, and said nothing."""
+    """Return the bars since then for which the witness must have wanted another position, without a signal."""
     (cursor,) = system.sql("SELECT cursor_time FROM strategy_instances WHERE id = 'witness'")[0]
     rows = system.sql(
         "SELECT time FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1s' AND exchange = 'binance' AND "
@@ -124,10 +124,10 @@ def missed(system: System, since: datetime) -> list[datetime]:
         f" AND time >= '{since.isoformat()}' AND time <= '{cursor.isoformat()}' ORDER BY time"
     )
     bars = [row[0] for row in rows]
-    said = set(decided(system))
+    output = set(decided(system))
     turns = [after for before, after in pairwise(bars) if (after - before).total_seconds() % 2]
     assert len(turns) > 3
-    return [bar for bar in turns if bar not in said]
+    return [bar for bar in turns if bar not in output]
 
 
 @pytest.mark.parametrize("name", ["orders", "strategy:0"])

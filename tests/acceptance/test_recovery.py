@@ -1,7 +1,5 @@
-"""What no other test kills: Serve's proxy and controller, PostgreSQL under writes, Redis with all it held.
-
-The limits here are wide enough for a busy machine; `benchmarks/recovery.py` holds the real ones.
-"""
+"""Faults that no other test injects: Serve's proxy and controller, PostgreSQL under writes, Redis with its whole
+content."""
 
 from __future__ import annotations
 

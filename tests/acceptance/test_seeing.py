@@ -1,4 +1,4 @@
-"""What a person sees while parts of a trading system die, are restarted and come back: only through the command
+"""Output for a person while parts of a trading system die, are restarted and come back: only through the command
 line."""
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Output:
         self.text = ""
         os.set_blocking(handle, False)
 
-    def says(self, *words: str) -> bool:
+    def says(self, *texts: str) -> bool:
         try:
             while chunk := os.read(self._handle, 65536):
                 self.text += chunk.decode(errors="replace")
         except (BlockingIOError, OSError):  # a terminal whose other end was closed answers EIO
             pass
-        return all(word in self.text for word in words)
+        return all(text in self.text for text in texts)
 
 
 @contextmanager
@@ -116,18 +116,18 @@ def test_what_programs_read_has_a_schema(system: System, command: str) -> None:
     assert system.json(command)["schema"] == f"fks.{command}/1"
 
 
-def _listen(socket: ClientConnection, heard: list[str]) -> None:
+def _listen(socket: ClientConnection, received: list[str]) -> None:
     """Note the types of what comes, until the socket ends."""
     while True:
-        heard.append(json.loads(socket.recv(30))["type"])
+        received.append(json.loads(socket.recv(30))["type"])
 
 
 def test_client_that_stops_answering_is_sent_no_more_and_closed(system: System) -> None:
-    """Through Serve, whose proxy takes everything that is sent. What is told here are answers: they are never
+    """Through Serve, whose proxy takes everything that is sent. The messages here are answers: they are never
     dropped."""
     headers = {"Authorization": f"Bearer {(system.home / 'cli.token').read_text().strip()}"}
     address = system.url.replace("http", "ws", 1) + "/ws?channels=-"
-    heard: list[str] = []
+    received: list[str] = []
     with connect(address, additional_headers=headers, proxy=None) as socket:
         for _ in range(200):
             socket.send('{"type": "ping"}')
@@ -137,8 +137,8 @@ def test_client_that_stops_answering_is_sent_no_more_and_closed(system: System) 
         for _ in range(1100):  # more than a window, less than a window and a queue
             socket.send('{"type": "ping"}')
         with pytest.raises(ConnectionClosed) as closed:
-            _listen(socket, heard)
+            _listen(socket, received)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1013, closed.value
-    assert heard.count("pong") <= 800
-    assert 0 < heard.count("check") <= 4
+    assert received.count("pong") <= 800
+    assert 0 < received.count("check") <= 4

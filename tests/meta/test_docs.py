@@ -1,4 +1,4 @@
-"""What is public is documented, and what is documented exists."""
+"""Public things are documented, and documented things exist."""
 
 from __future__ import annotations
 

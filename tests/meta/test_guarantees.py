@@ -1,4 +1,4 @@
-"""What docs/guarantees.md and docs/recovery.md name is there: tests, and rows of the benchmark."""
+"""Tests and benchmark rows named in docs/guarantees.md and docs/recovery.md exist."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""An hour of one collector that nobody disturbs: its memory is flat, and what it stored is the exchange's own. `make
-soak`.
+"""An hour of one collector without faults: its memory is flat, and its stored bars are the exchange's own. `make soak`.
 
 FKS_SOAK_MINUTES shortens it (below 20 it says little: the first fifth is warming up).
 """

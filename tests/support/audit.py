@@ -34,7 +34,7 @@ class Audit:
 
 
 def audit(system: System) -> Audit:
-    """Judge the system as it is: the exchange's own executions tell."""
+    """Audit the system by the exchange's own executions."""
     evidence = asyncio.run(_evidence(system))
     found = audit_evidence(evidence, settle_s=SETTLE_S).violations
     doubled = [finding.text for finding in found if finding.check == "orders doubled"]

@@ -17,7 +17,7 @@ class NoLeaveError(Exception):
 
 
 class Impatient(RealClock):
-    """A clock by which nobody waits who is in a hurry."""
+    """A clock that raises instead of waiting for hurried callers."""
 
     async def sleep(self, seconds: float) -> None:
         if in_a_hurry.get():

@@ -1,4 +1,4 @@
-"""What ccxt.pro's own handlers make of recorded frames: the second opinion on our wires, and what their speed is held
+"""Results of ccxt.pro's own handlers on recorded frames: an independent check of our wires, and the speed they are held
 against."""
 
 from __future__ import annotations

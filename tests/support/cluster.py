@@ -24,7 +24,7 @@ START_S = 170.0
 
 
 def free_port(host: str) -> int:
-    """Return a port of the low range that nobody listens on: the kernel gives none of it away."""
+    """Return a port of the low range without a listener: the kernel gives none of it away."""
     for port in range(12000 + os.getpid() % 5000, 20000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))

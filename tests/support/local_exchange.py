@@ -104,7 +104,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

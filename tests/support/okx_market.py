@@ -1,6 +1,6 @@
 """A market that goes on, in OKX's documented wire: on both of its sockets and by REST.
 
-Ids have holes, so nothing but the time tells what was missed.
+Ids have holes, so only the time shows missed trades.
 """
 
 from __future__ import annotations

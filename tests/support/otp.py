@@ -1,7 +1,7 @@
-"""OTP's supervisor as its manual tells it, naive and in one thread: what the machine is measured against.
+"""OTP's supervisor by its manual, naive and in one thread: the reference of the machine.
 
-Shares nothing with `fks.supervision` but the words. Every restart is done to its end before the next event. The top is
-no OTP supervisor: it stands for whoever started the tree, restarts a branch alone, and leaves it down past its
+Shares only terms with `fks.supervision`. Every restart is done to its end before the next event. The top is
+no OTP supervisor: it stands for the starter of the tree, restarts a branch alone, and leaves it down past its
 intensity.
 """
 

@@ -98,7 +98,7 @@ class PaperMarket:
 
 
 class ForgetfulMarket(PaperMarket):
-    """The same market at an exchange that is less helpful: ids that tell nothing, trades by time or only the newest, no
+    """The same market at an exchange that is less helpful: opaque ids, trades by time or only the newest, no
     seconds."""
 
     def __init__(self, trades: list[PublicTrade], ids: TradeIds, trades_from: TradesFrom, newest_max: int = 0) -> None:

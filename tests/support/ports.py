@@ -1,4 +1,4 @@
-"""Fakes of the ports every room takes: unkind where it matters, and open to look into."""
+"""Fakes of the ports of all packages: strict where it matters, with inspectable state."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fks.model.errors import ConfigError
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from tests.support.waiting import wait_until
 
-MEMORY, MEMORY_MIN = "/dev/shm", 4 * 2**30  # used where programs may be run in it and it has room for all workers
+MEMORY, MEMORY_MIN = "/dev/shm", 4 * 2**30  # used where programs may run in it and it has space for all workers
 
 
 def place() -> str:

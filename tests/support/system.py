@@ -65,7 +65,7 @@ class System:
 
     def order(self, client: httpx.Client, body: dict[str, str]) -> tuple[str, httpx.Response]:
         """Place an order; return its key and the decided answer. What a busy machine's collector made FEED_STALE is
-        asked anew."""
+        requested again."""
         end = time.monotonic() + 30.0
         while True:
             key = uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""What is collected is chosen over HTTP: in any spelling, idempotently, and the answer says how it stands."""
+"""Assets over HTTP: in any spelling, idempotently, with their state in the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets in, who does not, and how it is said."""
+"""Authentication: accepted and refused tokens, scopes, and the answers."""
 
 from __future__ import annotations
 

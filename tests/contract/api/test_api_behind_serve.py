@@ -26,8 +26,8 @@ class Endless:
     def __init__(self, gateway: Running) -> None:
         self.sent: list[dict[str, Any]] = []
         self.closed: dict[str, Any] | None = None
-        self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._said.put_nowait({"type": "websocket.connect"})
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._incoming.put_nowait({"type": "websocket.connect"})
         self._gateway = gateway
         self.client: Client | None = None
 
@@ -50,7 +50,7 @@ class Endless:
             "state": {},
             "extensions": {},
         }
-        await self._gateway.app(scope, self._said.get, self._take)
+        await self._gateway.app(scope, self._incoming.get, self._take)
 
     async def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "websocket.send":
@@ -60,10 +60,10 @@ class Endless:
             self.closed = message
 
     def say(self, **message: object) -> None:
-        self._said.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+        self._incoming.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
 
     def leave(self) -> None:
-        self._said.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        self._incoming.put_nowait({"type": "websocket.disconnect", "code": 1000})
 
     def of(self, kind: str) -> list[Any]:
         return [message["n"] for message in self.sent if message["type"] == kind]
@@ -96,7 +96,7 @@ async def test_client_that_stops_answering_is_sent_a_window_and_closed(
     for n in range(30, 120):
         hub.spread("bars", {**bar_message(n % 60), "n": n})
         hub.spread("quotes", {"type": "quote", "exchange": "binance", "symbol": "BTCUSDT", "n": n})
-    waiting = [told.message["n"] for told in listener.client._queue.values()]
+    waiting = [received.message["n"] for received in listener.client._queue.values()]
     async with asyncio.timeout(20):
         await serving
     assert listener.closed is not None

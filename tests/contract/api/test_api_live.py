@@ -49,18 +49,18 @@ async def test_client_gets_every_exchange_message_in_order(
             await until(is_live, deadline_s=30)
             async with connect(gateway.ws + "?channels=-", additional_headers=headers, proxy=None) as socket:
                 await socket.send(json.dumps(WANTED))
-                heard: dict[str, list[Any]] = defaultdict(list)
+                events: dict[str, list[Any]] = defaultdict(list)
                 async with asyncio.timeout(30):
-                    while len(heard["bar"]) < 5 or not (heard["price"] and heard["quote"] and heard["book"]):
+                    while len(events["bar"]) < 5 or not (events["price"] and events["quote"] and events["book"]):
                         message = json.loads(await socket.recv())
                         if message["type"] == "snapshot" and message["channel"] == "bars":
-                            assert not heard["bar"], "the snapshot comes first"
-                            heard["bar"] += message["items"]
-                        heard[message["type"]].append(message)
+                            assert not events["bar"], "the snapshot comes first"
+                            events["bar"] += message["items"]
+                        events[message["type"]].append(message)
             found = (await client.get("/market-data/BTC/USDT")).json()
     finally:
         exchange.stop()
-    times = [datetime.fromisoformat(bar["time"]).timestamp() for bar in heard["bar"]]
+    times = [datetime.fromisoformat(bar["time"]).timestamp() for bar in events["bar"]]
     assert times == [times[0] + n for n in range(len(times))], "no second is missing, none is told twice"
     assert (found["source"], found["state"]) == ("redis", "LIVE")
     assert found["age_ms"] < 5000

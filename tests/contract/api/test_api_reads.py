@@ -1,4 +1,4 @@
-"""What the gateway tells: shapes, exact numbers, symbols in any spelling, pages."""
+"""Answers of the gateway: shapes, exact numbers, symbols in any spelling, pages."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ async def test_market_data_answers_every_spelling(gateway: Running, seeded: Data
     assert body["bars"]["1m"]["close"] == 104.7
 
 
-def _ageless(told: dict[str, Any]) -> dict[str, Any]:
+def _ageless(received: dict[str, Any]) -> dict[str, Any]:
     """Return what is told without the ages, of the quote and the book too: they rise from one answer to the next."""
     return {
-        name: _ageless(value) if isinstance(value, dict) else value for name, value in told.items() if name != "age_ms"
+        name: _ageless(value) if isinstance(value, dict) else value
+        for name, value in received.items()
+        if name != "age_ms"
     }
 
 
@@ -316,9 +318,9 @@ async def test_the_owners_monitor_paths_group_components_under_their_services(
     )
     async with gateway.client("read") as client:
         body = (await client.get("/monitor/api/health/")).json()
-        words = {row["id"]: row["status"] for row in body["services"]}
-        assert words["fks_data"] == "healthy"
-        assert words["fks_execution"] == "degraded"
+        texts = {row["id"]: row["status"] for row in body["services"]}
+        assert texts["fks_data"] == "healthy"
+        assert texts["fks_execution"] == "degraded"
         assert (await client.get("/monitor/api/health/fks_data/")).json()["components"] == ["collector:binance"]
         assert (await client.get("/monitor/api/health/fks_ninja/")).status_code == 404
         assert (await client.get("/monitor/api/services/")).json()["count"] == len(body["services"])

@@ -1,4 +1,4 @@
-"""WS /ws: who may listen, what they hear, and what happens to those who cannot keep up."""
+"""WS /ws: scopes, messages of each channel, and clients that cannot keep up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _open(gateway: Running, query: str = "", scope: str | None = "read", **heade
     return connect(gateway.ws + query, additional_headers=headers, proxy=None)
 
 
-async def _hello(socket: ClientConnection) -> dict[str, Any]:
+async def _greeting(socket: ClientConnection) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 5))
     assert found["type"] == "hello"
     return found
@@ -39,7 +39,7 @@ async def _hello(socket: ClientConnection) -> dict[str, Any]:
 
 async def test_client_gets_its_subscriptions_and_no_more(gateway: Running, bus: Bus) -> None:
     async with _open(gateway, "?channels=orders,bars&symbol=BTC/USDT&timeframe=1m") as socket:
-        assert (await _hello(socket))["channels"] == ["bars", "orders"]
+        assert (await _greeting(socket))["channels"] == ["bars", "orders"]
         bar = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "close": "1.50"}
         await bus.publish(FILLS, {"type": "fill", "symbol": "BTCUSDT"})
         await bus.publish(BARS, {**bar, "symbol": "ETHUSDT"})
@@ -53,7 +53,7 @@ async def test_client_gets_its_subscriptions_and_no_more(gateway: Running, bus: 
 
 async def test_ping_is_answered_and_nonsense_gets_an_error(gateway: Running) -> None:
     async with _open(gateway) as socket:
-        await _hello(socket)
+        await _greeting(socket)
         await socket.send('{"type": "ping"}')
         assert (await next_of(socket, "pong"))["time"].endswith("Z")
         for text in ("{", '{"type": "buy"}', "[]", b"\x00binary"):
@@ -90,7 +90,7 @@ async def test_a_browser_of_this_origin_comes_in_with_a_ticket_that_works_once(g
     async with gateway.client("read") as client:
         ticket = (await client.post("/ws/ticket")).json()["ticket"]
     async with _open(gateway, f"?ticket={ticket}", None, Origin=gateway.url) as socket:
-        await _hello(socket)
+        await _greeting(socket)
     with pytest.raises(InvalidStatus):
         async with _open(gateway, f"?ticket={ticket}", None):
             pass
@@ -103,7 +103,7 @@ async def test_a_socket_does_not_outlive_its_token(gateway: Running, monkeypatch
         late = (await client.post("/ws/ticket")).json()["ticket"]
     async with _open(gateway) as by_header, _open(gateway, f"?ticket={ticket}", None) as by_ticket:
         for socket in (by_header, by_ticket):
-            await _hello(socket)
+            await _greeting(socket)
         async with gateway.client("admin") as client:
             assert (await client.delete("/tokens/t-read")).status_code == 200
             await client.post("/tokens", json={"name": "t-read", "scope": "read"})  # another of that name
@@ -120,7 +120,7 @@ async def test_a_socket_does_not_outlive_its_token(gateway: Running, monkeypatch
 async def test_what_anyone_publishes_cannot_end_the_stream_for_all(gateway: Running, bus: Bus) -> None:
     hub: Hub = gateway.app.state.gateway.hub
     async with _open(gateway, "?channels=orders") as socket:
-        await _hello(socket)
+        await _greeting(socket)
         await bus.publish(hub._mine, {"n": "nonsense"})
         await bus._client.publish(hub._mine, b"[1]")
         await bus.publish(ORDERS, ORDER)
@@ -135,7 +135,7 @@ async def test_of_two_that_show_one_ticket_at_once_one_comes_in(gateway: Running
     async def attempt() -> bool:
         try:
             async with _open(gateway, f"?ticket={ticket}", None) as socket:
-                await _hello(socket)
+                await _greeting(socket)
                 return True
         except InvalidStatus:
             return False
@@ -145,7 +145,7 @@ async def test_of_two_that_show_one_ticket_at_once_one_comes_in(gateway: Running
 
 async def test_stopping_gateway_closes_its_clients_with_a_reason(gateway: Running) -> None:
     async with _open(gateway) as socket:
-        await _hello(socket)
+        await _greeting(socket)
         await gateway.app.state.gateway.hub.close()
         with pytest.raises(ConnectionClosed) as closed:
             await next_of(socket, "never")
@@ -155,7 +155,7 @@ async def test_stopping_gateway_closes_its_clients_with_a_reason(gateway: Runnin
 
 async def test_missing_tick_is_published_as_a_gap(gateway: Running) -> None:
     async with _open(gateway) as socket:
-        await _hello(socket)
+        await _greeting(socket)
         hub: Hub = gateway.app.state.gateway.hub
         await until(lambda: hub._tick_seen)
         hub._tick_sent += 1  # as when Redis was away for one tick
@@ -167,7 +167,7 @@ async def test_bars_are_dropped_oldest_first_and_counted() -> None:
     for number in range(QUEUE_MAX + 10):
         client.put("bars", {"n": number})
     client.put("orders", {"n": "order"})
-    found = [json.loads(told.data) for told in await client.take(1.0)]
+    found = [json.loads(received.data) for received in await client.take(1.0)]
     assert found[0] == {"type": "dropped", "channels": ["bars"], "count": 11, "counts": {"bars": 11}}
     assert found[1] == {"n": 11}
     assert found[-1] == {"n": "order"}

@@ -1,4 +1,5 @@
-"""One who asks on and does not read the answers: nothing grows, nobody else waits, and nothing it asked for is lost."""
+"""A client that sends requests and does not read the answers: nothing grows, no other client waits, and no answer is
+lost."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ async def test_requests_are_not_read_while_answers_stay_unread(
     def noted(client: Client, message: Any) -> None:
         nonlocal most
         answer(client, message)
-        most = max(most, sum(len(told.data) for told in client._queue.values()))
+        most = max(most, sum(len(received.data) for received in client._queue.values()))
 
     monkeypatch.setattr(Client, "answer", noted)
     wanted = {"channels": ["bars"], "symbols": ["BTCUSDT"], "timeframes": ["1m"], "bars": 1000}

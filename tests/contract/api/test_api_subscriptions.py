@@ -32,8 +32,8 @@ async def test_bars_begin_with_a_snapshot_and_go_on(gateway: Running, seeded: Da
     async with open_socket(gateway) as socket:
         assert (await next_of(socket, "hello"))["channels"] == []
         await say(socket, type="subscribe", id=7, channels=["bars"], symbols=["BTC/USDT"], timeframes=["1m"], bars=3)
-        told = await next_of(socket, "subscribed", "error")
-        assert (told["id"], told["symbols"], told["timeframes"]) == (7, ["binance:BTCUSDT"], ["1m"])
+        received = await next_of(socket, "subscribed", "error")
+        assert (received["id"], received["symbols"], received["timeframes"]) == (7, ["binance:BTCUSDT"], ["1m"])
         shot = await next_of(socket, "snapshot")
         assert (shot["channel"], shot["exchange"], shot["symbol"], shot["timeframe"]) == (
             "bars",
@@ -143,12 +143,12 @@ WRONG = (
 
 async def test_invalid_request_gets_an_error_and_the_socket_stays(gateway: Running) -> None:
     async with open_socket(gateway) as socket:
-        for message, code, said in WRONG:
+        for message, code, output in WRONG:
             await say(socket, **message)
-            told = await next_of(socket, "error", "subscribed", "unsubscribed")
-            assert (told["type"], told.get("code")) == ("error", code), message
-            assert said in told["detail"], message
-            assert told["remedy"]
+            received = await next_of(socket, "error", "subscribed", "unsubscribed")
+            assert (received["type"], received.get("code")) == ("error", code), message
+            assert output in received["detail"], message
+            assert received["remedy"]
         await say(socket, type="ping", id="x")
         assert (await next_of(socket, "pong"))["id"] == "x"
 
@@ -167,8 +167,8 @@ async def test_outage_gets_an_error_and_subscribes_nothing(
     async with open_socket(gateway) as socket:
         await next_of(socket, "hello")
         await say(socket, type="subscribe", id=1, channels=["bars"], symbols=["BTCUSDT"])
-        told = await next_of(socket, "error")
-        assert (told["code"], told["id"]) == ("UNAVAILABLE", 1)
+        received = await next_of(socket, "error")
+        assert (received["code"], received["id"]) == ("UNAVAILABLE", 1)
         (client,) = hub._clients
         assert not client.topics
         assert not client._held
@@ -184,14 +184,14 @@ async def test_client_that_does_not_read_is_cut_and_others_go_on(
         await next_of(slow, "hello")
         await next_of(fast, "hello")
         slow.transport.pause_reading()  # type: ignore[attr-defined]
-        number, heard = 0, 0
+        number, events = 0, 0
         text = "x" * 50_000
         async with asyncio.timeout(20):
             while len(hub) == 2:
                 hub.spread("orders", {"type": "order", "n": number, "symbol": "BTCUSDT", "text": text})
                 number += 1
-                heard = (await next_of(fast, "order"))["n"]
-        assert heard == number - 1, "the fast one missed nothing"
+                events = (await next_of(fast, "order"))["n"]
+        assert events == number - 1, "the fast one missed nothing"
         slow.transport.resume_reading()  # type: ignore[attr-defined]
         with pytest.raises(ConnectionClosed) as closed:
             await next_of(slow, "never")

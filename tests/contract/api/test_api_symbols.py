@@ -1,4 +1,4 @@
-"""A symbol that several exchanges have: what each door takes it for, how to say which, and when it is refused."""
+"""A symbol of several exchanges: its meaning in each interface, the way to choose, and its refusal."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ async def test_exchange_without_the_symbol_names_those_that_have_it(gateway: Run
             assert (answer.status_code, answer.json()["code"]) == (404, "SYMBOL_UNKNOWN"), path
             assert "kraken" in answer.json()["detail"]
             assert "binance:BTCUSDT" in answer.json()["remedy"]
-        torn = await client.get("/market-data/okx:BTC-USDT?exchange=binance")
-        assert (torn.status_code, torn.json()["code"]) == (422, "EXCHANGE"), torn.text
+        damaged = await client.get("/market-data/okx:BTC-USDT?exchange=binance")
+        assert (damaged.status_code, damaged.json()["code"]) == (422, "EXCHANGE"), damaged.text
 
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────
@@ -134,9 +134,9 @@ async def test_an_order_on_paper_is_for_the_exchange_that_is_collected(gateway: 
 
 
 def test_order_without_exchange_keeps_its_body_hash() -> None:
-    wish = OrderRequest.parse(ORDER)
-    assert wish.body_hash() == "3e6b07ba2d204de7282159c2ab7fc82b038eb935f76e863ca91ce6bf3fd85c07"
-    assert OrderRequest.parse({**ORDER, "exchange": "binance"}).body_hash() != wish.body_hash()
+    request_body = OrderRequest.parse(ORDER)
+    assert request_body.body_hash() == "3e6b07ba2d204de7282159c2ab7fc82b038eb935f76e863ca91ce6bf3fd85c07"
+    assert OrderRequest.parse({**ORDER, "exchange": "binance"}).body_hash() != request_body.body_hash()
 
 
 # ── what is held, and lists ──────────────────────────────────────────────────────────────────────
@@ -245,14 +245,14 @@ async def test_what_is_disabled_is_what_is_collected(gateway: Running, several: 
 
 # ── backtests ────────────────────────────────────────────────────────────────────────────────────
 async def test_a_backtest_is_of_the_exchange_that_is_collected_or_named(gateway: Running, several: Database) -> None:
-    wish = {"strategy": "sma_cross", "params": {"fast": 3, "slow": 8}, "symbol": "BTC/USDT", "timeframe": "1m"}
+    request_body = {"strategy": "sma_cross", "params": {"fast": 3, "slow": 8}, "symbol": "BTC/USDT", "timeframe": "1m"}
     async with gateway.client("signal") as client:
-        made = await client.post("/backtests", json=wish)
+        made = await client.post("/backtests", json=request_body)
         assert made.status_code == 202, made.text
         assert (made.json()["spec"]["exchange"], made.json()["spec"]["symbol"]) == ("binance", "BTCUSDT")
-        named = (await client.post("/backtests", json={**wish, "exchange": "okx"})).json()
+        named = (await client.post("/backtests", json={**request_body, "exchange": "okx"})).json()
         assert (named["spec"]["exchange"], named["spec"]["symbol"]) == ("okx", "BTC-USDT")
-        _ambiguous(await client.post("/backtests", json={**wish, "symbol": "XRP-USDT"}), "okx:XRP-USDT")
+        _ambiguous(await client.post("/backtests", json={**request_body, "symbol": "XRP-USDT"}), "okx:XRP-USDT")
 
 
 # ── the live stream ──────────────────────────────────────────────────────────────────────────────
@@ -274,11 +274,11 @@ async def test_socket_gets_every_exchange_or_the_named_one(gateway: Running, sev
 
 
 async def _until_order(socket: ClientConnection) -> set[str]:
-    heard = set()
+    events = set()
     async with asyncio.timeout(5):
         while (message := json.loads(await socket.recv()))["type"] != "order":
-            heard.add(message["exchange"])
-    return heard
+            events.add(message["exchange"])
+    return events
 
 
 async def test_a_subscription_names_its_exchange_and_is_ended_alone(gateway: Running, several: Database) -> None:
@@ -286,8 +286,8 @@ async def test_a_subscription_names_its_exchange_and_is_ended_alone(gateway: Run
     read = {"Authorization": f"Bearer {gateway.tokens['read']}"}
     async with connect(f"{gateway.ws}?channels=-", additional_headers=read, proxy=None) as ws:
 
-        async def say(**said: Any) -> dict[str, Any]:
-            await ws.send(json.dumps({"channels": ["bars"], "symbols": ["BTCUSDT"], **said}))
+        async def say(**output: Any) -> dict[str, Any]:
+            await ws.send(json.dumps({"channels": ["bars"], "symbols": ["BTCUSDT"], **output}))
             while True:
                 answer: dict[str, Any] = json.loads(await ws.recv())
                 if answer["type"] not in ("hello", "snapshot", "heartbeat", "check"):
@@ -297,8 +297,8 @@ async def test_a_subscription_names_its_exchange_and_is_ended_alone(gateway: Run
         assert (refused["type"], refused["code"]) == ("error", "SYMBOL_AMBIGUOUS")
         assert "bybit:BTCUSDT" in refused["remedy"]
         for exchange in ("binance", "bybit"):
-            told = await say(type="subscribe", exchange=exchange)
-            assert (told["type"], told["symbols"]) == ("subscribed", [f"{exchange}:BTCUSDT"])
+            received = await say(type="subscribe", exchange=exchange)
+            assert (received["type"], received["symbols"]) == ("subscribed", [f"{exchange}:BTCUSDT"])
         assert (await say(type="unsubscribe", exchange="binance"))["count"] == 1
         assert (await say(type="unsubscribe"))["count"] == 1  # what is left, wherever it is
         assert (await say(type="subscribe", exchange=["bybit"]))["code"] == "INVALID"

@@ -85,7 +85,7 @@ async def fks(
     return call
 
 
-async def told(fks: Fks, *argv: str) -> dict[str, Any]:
+async def received(fks: Fks, *argv: str) -> dict[str, Any]:
     code, out, err = await fks("why", *argv, "--json")
     assert (code, err) == (OK, "")
     document = json.loads(out)
@@ -99,10 +99,10 @@ async def test_history_of_an_order_goes_from_its_bar_to_its_fill(fks: Fks, rig: 
     await rig.outcome(signal)
     order = await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
     await rig.db.sql("UPDATE signals SET ts_event = $1", to_datetime(BAR_NS))
-    story = await told(fks, order.client_order_id)
+    story = await received(fks, order.client_order_id)
     figures = {check["code"]: (check["outcome"], check["observed"]) for check in story["checks"]}
     assert figures["NOTIONAL_MAX_ORDER"] == ("passed", "1000")
-    assert story == await told(fks, str(signal))
+    assert story == await received(fks, str(signal))
     assert story["verdict"] == "one wanted enter buy BTCUSDT; the order is FILLED, filled 10 of 10"
     assert (story["bar"]["close"], story["bar"]["is_complete"]) == (130.0, True)
     decision = story["decision"]
@@ -122,16 +122,16 @@ async def test_history_of_an_order_goes_from_its_bar_to_its_fill(fks: Fks, rig: 
         "1000",
         rules()[Code.NOTIONAL_MAX_ORDER],
     )
-    [told_order] = story["orders"]
-    assert told_order["events"][0]["event"] == "IntendedAndSent"
-    acked = next(event for event in told_order["events"] if event["event"] == "Acked")
+    [order_lines] = story["orders"]
+    assert order_lines["events"][0]["event"] == "IntendedAndSent"
+    acked = next(event for event in order_lines["events"] if event["event"] == "Acked")
     assert acked["payload"]["says"] == "FILLED"
-    assert [(fill["trade_type"], fill["venue_trade_id"]) for fill in told_order["fills"]] == [
+    assert [(fill["trade_type"], fill["venue_trade_id"]) for fill in order_lines["fills"]] == [
         ("BUY", rig.venue.trades[0].venue_trade_id)
     ]
     code, out, _ = await fks("why", order.client_order_id)
     assert code == OK
-    for words in (
+    for texts in (
         "the order is FILLED",
         "bar 1d",
         "close 130",
@@ -140,13 +140,13 @@ async def test_history_of_an_order_goes_from_its_bar_to_its_fill(fks: Fks, rig: 
         "IntendedAndSent",
         "fill ",
     ):
-        assert words in out, words
+        assert texts in out, texts
 
 
 async def test_a_denied_signal_names_the_check_its_limit_and_the_value(fks: Fks, rig: Rig) -> None:
     signal = await rig.signal(size=Decimal(900), ts_event_ns=BAR_NS, timeframe="1d")
     assert await rig.outcome(signal) == ("denied", "NOTIONAL_MAX_ORDER")
-    story = await told(fks, str(signal))
+    story = await received(fks, str(signal))
     assert story["verdict"].startswith(
         "one wanted enter buy BTCUSDT; denied NOTIONAL_MAX_ORDER: price times quantity is above"
     )
@@ -155,18 +155,18 @@ async def test_a_denied_signal_names_the_check_its_limit_and_the_value(fks: Fks,
     limit = rig.settings.risk.notional_max_order
     assert (failed[0]["code"], failed[0]["observed"].split()[0]) == ("NOTIONAL_MAX_ORDER", "90000")
     assert str(limit) in failed[0]["limit"]
-    at_bar = await told(fks, "BTC/USDT", iso(BAR_NS + 30 * NS))
+    at_bar = await received(fks, "BTC/USDT", iso(BAR_NS + 30 * NS))
     assert at_bar["verdict"] == story["verdict"]
 
 
 async def test_a_bar_without_a_signal_shows_what_the_strategy_saw(fks: Fks, rig: Rig) -> None:
-    story = await told(fks, "BTCUSDT", iso(BAR_NS - 30 * NS))
+    story = await received(fks, "BTCUSDT", iso(BAR_NS - 30 * NS))
     assert story["verdict"] == "one gave no signal: it wanted to be flat before and at this bar"
     assert (story["signal"], story["orders"], story["decision"]["target"]) == (None, [], 0.0)
     assert {value["name"] for value in story["decision"]["values"]} >= {"sma", "cross_side", "side"}
-    early = await told(fks, "BTCUSDT", iso(FIRST_NS + 30 * NS), "--instance", "one")
+    early = await received(fks, "BTCUSDT", iso(FIRST_NS + 30 * NS), "--instance", "one")
     assert early["verdict"] == "one gave no signal: it was warming up (1 of 5 bars)"
-    lost = await told(fks, "BTCUSDT", iso(BAR_NS + NS))
+    lost = await received(fks, "BTCUSDT", iso(BAR_NS + NS))
     assert lost["verdict"].startswith(
         "one gave no signal though its target went from flat to long: it did not run then"
     )
@@ -174,9 +174,9 @@ async def test_a_bar_without_a_signal_shows_what_the_strategy_saw(fks: Fks, rig:
     await rig.db.sql(
         "INSERT INTO actor_events (child, event, payload) VALUES ('strategy:0', 'strategy.missed', $1::jsonb)", document
     )
-    missed = await told(fks, "BTCUSDT", iso(BAR_NS + NS))
+    missed = await received(fks, "BTCUSDT", iso(BAR_NS + NS))
     assert "it was away, and decided on this bar too late" in missed["verdict"]
-    nothing = await told(fks, "BTCUSDT", "2020-01-01T00:00:00Z")
+    nothing = await received(fks, "BTCUSDT", "2020-01-01T00:00:00Z")
     assert nothing["verdict"].startswith("there is no 1d bar of BTCUSDT at 2020-01-01T00:00:00Z")
     assert (await fks("why", "BTCUSDT", iso(BAR_NS)))[0] == OK
 
@@ -185,10 +185,10 @@ async def test_history_of_an_exit_has_its_protection_and_signal(fks: Fks, rig: R
     await rig.outcome(await rig.signal(stop_loss=Decimal(90), ts_event_ns=BAR_NS, timeframe="1d"))
     out = await rig.signal(Kind.EXIT, ts_event_ns=BAR_NS + DAY_NS, timeframe="1d")
     await rig.outcome(out)
-    story = await told(fks, str(out))
+    story = await received(fks, str(out))
     assert story["orders"][0]["role"] == "exit"
     protection = (await rig.db.sql("SELECT client_order_id FROM orders WHERE role = 'sl'"))[0]["client_order_id"]
-    assert "sl" in [order["role"] for order in (await told(fks, protection))["orders"]]
+    assert "sl" in [order["role"] for order in (await received(fks, protection))["orders"]]
 
 
 async def test_history_is_complete_when_strategy_code_fails(
@@ -202,11 +202,11 @@ async def test_history_is_complete_when_strategy_code_fails(
     file = tmp_path / "strategies" / "slow.py"
     file.write_text(source.format(what="raise OSError('no disk')"))
     await rig.db.sql("UPDATE strategy_instances SET strategy = 'slow', params = '{}'")
-    story = await told(fks, "BTCUSDT", iso(BAR_NS))
+    story = await received(fks, "BTCUSDT", iso(BAR_NS))
     assert story["verdict"] == "one gave no signal; the strategy could not be evaluated: OSError: no disk"
     monkeypatch.setattr("fks.api.why.TRACE_S", 4.0)
     file.write_text(source.format(what="time.sleep(600)"))
-    assert "no answer within 4 s" in (await told(fks, "BTCUSDT", iso(BAR_NS)))["verdict"]
+    assert "no answer within 4 s" in (await received(fks, "BTCUSDT", iso(BAR_NS)))["verdict"]
 
 
 async def test_unknown_decision_is_reported(fks: Fks) -> None:

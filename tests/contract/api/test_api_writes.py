@@ -1,4 +1,4 @@
-"""What a person may change besides orders: signals' approval, durable backtests."""
+"""Writes of persons besides orders: approval of signals, durable backtests."""
 
 from __future__ import annotations
 

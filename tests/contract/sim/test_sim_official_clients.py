@@ -246,22 +246,22 @@ async def test_sdk_session_with_an_ed25519_key(start_sim: Any) -> None:
 
 async def test_sdk_websockets(sdk: Any, sim: Sim) -> None:
     link = await sdk.websocket_streams.create_connection()
-    heard: asyncio.Queue[Any] = asyncio.Queue()
+    received: asyncio.Queue[Any] = asyncio.Queue()
     try:
         stream = await link.agg_trade(symbol="btcusdt")
-        stream.on("message", heard.put_nowait)
-        assert (await asyncio.wait_for(heard.get(), 5)).s == "BTCUSDT"
+        stream.on("message", received.put_nowait)
+        assert (await asyncio.wait_for(received.get(), 5)).s == "BTCUSDT"
     finally:
         await link.close_connection(close_session=True)
     api = await sdk.websocket_api.create_connection()
     try:
         events = await api.user_data_stream_subscribe_signature()
-        events.stream.on("message", heard.put_nowait)
+        events.stream.on("message", received.put_nowait)
         sim.order("BUY", "MARKET", "ETHUSDT", quantity="0.1")
 
         async def report() -> Any:
             while True:
-                event = await heard.get()
+                event = await received.get()
                 if "ExecutionReport(" in str(event):
                     return event
 

@@ -1,4 +1,4 @@
-"""Everybody who asks an exchange spends from one purse, and nobody runs wild when Redis is away."""
+"""All processes that use an exchange share one budget, which stays bounded when Redis is away."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def nothing(*args: object) -> None:
     """Redis is away."""
 
 
-async def test_two_processes_spend_from_one_purse(bus: Bus) -> None:
+async def test_two_processes_share_one_budget(bus: Bus) -> None:
     one, other = budgets(bus, 2)
     await one.take(OURS - 10)
     assert await at_once(other, 8)
@@ -70,7 +70,7 @@ async def test_a_refusal_pauses_everybody_for_as_long_as_it_says(bus: Bus) -> No
     assert 2.9 < time.monotonic() - began < 8
 
 
-async def test_a_purse_is_full_again_with_the_next_window(bus: Bus) -> None:
+async def test_budget_is_full_again_with_the_next_window(bus: Bus) -> None:
     (one,) = budgets(bus, 1, Allowance(10, 0.5))
     began = time.monotonic()
     for _ in range(int(10 * SHARE) * 2 + 1):
@@ -92,7 +92,7 @@ async def test_history_leaves_half_for_live_feeds(bus: Bus) -> None:
     assert await at_once(one, OURS // 2 - 5)
 
 
-async def test_a_request_larger_than_the_purse_is_served_alone(bus: Bus) -> None:
+async def test_request_larger_than_the_budget_is_served_alone(bus: Bus) -> None:
     (one,) = budgets(bus, 1, Allowance(5, AGES_S))
     assert await at_once(one, 20)
     assert not await at_once(one)
@@ -111,7 +111,7 @@ async def test_without_redis_each_keeps_to_a_small_share() -> None:
     await away.close()
 
 
-async def test_without_redis_what_the_exchange_said_counts_all_the_same() -> None:
+async def test_reported_usage_counts_without_redis() -> None:
     away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
     (one,) = budgets(away, 1)
     await one.take()
@@ -121,7 +121,7 @@ async def test_without_redis_what_the_exchange_said_counts_all_the_same() -> Non
     await away.close()
 
 
-async def test_what_was_said_while_redis_was_away_is_told_when_it_is_back(bus: Bus) -> None:
+async def test_usage_reported_without_redis_is_shared_when_it_is_back(bus: Bus) -> None:
     one, other = budgets(bus, 2)
     await one.take()
     one.seen(OURS - 3)
@@ -207,10 +207,10 @@ async def test_redis_that_is_away_for_a_moment_costs_no_more_than_that() -> None
     assert clock.now_s < 3.0 + ALONE_LOOK_S + 1.0
 
 
-def test_nobody_waits_for_longer_than_a_minute_until_dials_are_let_out_again() -> None:
+def test_connect_waits_at_most_a_minute() -> None:
     assert max(capabilities_of(name).limits.connects.window_s for name in EXCHANGES) <= 60
 
 
-def test_a_purse_is_named_by_a_digest_of_the_key() -> None:
+def test_budget_is_named_by_a_digest_of_the_key() -> None:
     assert "hunter2" not in bucket_of("polygon", None, "hunter2")
     assert bucket_of("binance", None) != bucket_of("binance", "http://127.0.0.1:1")

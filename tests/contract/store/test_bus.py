@@ -38,32 +38,32 @@ async def _listen(bus: Bus, into: list[tuple[str, object]], *channels: str) -> N
 
 
 async def test_every_subscriber_gets_the_message(bus: Bus) -> None:
-    heard: list[tuple[str, object]] = []
+    events: list[tuple[str, object]] = []
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_listen(bus, heard, "t.one", "t.two")) for _ in range(2)]
+        tasks = [group.create_task(_listen(bus, events, "t.one", "t.two")) for _ in range(2)]
 
-        async def said() -> bool:
+        async def output() -> bool:
             await bus.publish("t.one", {"price": Decimal("0.10"), "n": 1})
-            return len(heard) >= 2
+            return len(events) >= 2
 
-        await until(said)
+        await until(output)
         for task in tasks:
             task.cancel()
-    assert heard[0] == ("t.one", {"price": "0.10", "n": 1})
+    assert events[0] == ("t.one", {"price": "0.10", "n": 1})
 
 
 async def test_nonsense_of_others_is_skipped(bus: Bus) -> None:
-    heard: list[tuple[str, object]] = []
-    task = asyncio.create_task(_listen(bus, heard, "t.nonsense"))
+    events: list[tuple[str, object]] = []
+    task = asyncio.create_task(_listen(bus, events, "t.nonsense"))
 
-    async def said() -> bool:
+    async def output() -> bool:
         await bus._client.publish("t.nonsense", b"\xff{")
         await bus.publish("t.nonsense", {"ok": True})
-        return bool(heard)
+        return bool(events)
 
-    await until(said)
+    await until(output)
     task.cancel()
-    assert heard[0] == ("t.nonsense", {"ok": True})
+    assert events[0] == ("t.nonsense", {"ok": True})
 
 
 async def test_values_are_kept_and_expire(bus: Bus) -> None:
@@ -94,14 +94,14 @@ async def test_counting_starts_again_when_the_window_ends(bus: Bus) -> None:
 async def test_a_dead_redis_costs_nothing_but_the_message(own_redis: tuple[Paths, RedisServer]) -> None:
     _, server = own_redis
     bus = await Bus.connect(server.url())
-    heard: list[tuple[str, object]] = []
-    task = asyncio.create_task(_listen(bus, heard, "t.again"))
+    events: list[tuple[str, object]] = []
+    task = asyncio.create_task(_listen(bus, events, "t.again"))
 
-    async def heard_one() -> bool:
+    async def one_arrived() -> bool:
         await bus.publish("t.again", {})
-        return bool(heard)
+        return bool(events)
 
-    await until(heard_one)
+    await until(one_arrived)
     pid = server.adopt()
     assert pid is not None
     server.stop(pid)
@@ -119,8 +119,8 @@ async def test_a_dead_redis_costs_nothing_but_the_message(own_redis: tuple[Paths
     with pytest.raises(OutageError):
         await bus.ping()
     await asyncio.to_thread(start_and_wait, server)
-    heard.clear()
-    await until(heard_one, deadline_s=15.0)
+    events.clear()
+    await until(one_arrived, deadline_s=15.0)
     task.cancel()
     await bus.close()
 

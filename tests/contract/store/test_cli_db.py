@@ -84,9 +84,9 @@ def test_python_shell_writes_only_with_the_option(home: Paths, capfd: Capture) -
     assert capfd.readouterr().out.strip() == "42"
     insert = "await q(\"INSERT INTO leases (name) VALUES ('by hand')\")"
     assert run(cli, ["shell", "-c", insert]) == FAILED
-    said = capfd.readouterr().err
-    assert "read-only" in said
-    assert "Traceback" not in said
+    output = capfd.readouterr().err
+    assert "read-only" in output
+    assert "Traceback" not in output
     assert run(cli, ["shell", "--write", "-c", insert]) == OK
     assert run(cli, ["shell", "-c", "print(await q('SELECT name FROM leases'))"]) == OK
     assert "by hand" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Mapped copies of series: what they give is what the database holds, at every moment, whoever writes what."""
+"""Mapped copies of series equal the database, at every moment, whichever process writes."""
 
 from __future__ import annotations
 
@@ -117,13 +117,13 @@ async def test_copy_of_another_database_is_not_used(database: Database, tmp_path
 async def test_a_broken_or_missing_file_is_made_again(database: Database, tmp_path: Path) -> None:
     store, cache = BarStore(database), ColumnCache(tmp_path, database)
     await store.merge(minutes(100), source="test")
-    for hurt in (
+    for damaged in (
         lambda file: file.unlink(),
         lambda file: os.truncate(file, 200),
         lambda file: (file.parent / "meta.json").write_text("{"),
     ):
         assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
-        hurt(files(tmp_path)[0])
+        damaged(files(tmp_path)[0])
         assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
         for file in files(tmp_path, "meta.json"):
             file.unlink()
@@ -148,9 +148,9 @@ async def test_a_writer_that_died_half_way_leaves_a_true_copy(database: Database
     store, cache = BarStore(database), ColumnCache(tmp_path, database)
     await store.merge(minutes(100), source="test")
     await cache.read("BTCUSDT", "1m")
-    torn = np.load(files(tmp_path)[0], mmap_mode="r+")
-    torn[:3, 100:120] = -7
-    torn.flush()
+    cut_off = np.load(files(tmp_path)[0], mmap_mode="r+")
+    cut_off[:3, 100:120] = -7
+    cut_off.flush()
     assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
     await store.merge(minutes(10, start=100), source="test")
     assert same(await cache.read("BTCUSDT", "1m"), minutes(110))

@@ -1,4 +1,4 @@
-"""The database door: named queries, values, and what happens when the server goes away."""
+"""Access to the database: named queries, values, and errors when the server goes away."""
 
 from __future__ import annotations
 
@@ -196,9 +196,9 @@ def test_every_named_query_has_a_sentence() -> None:
     from importlib import resources
 
     for file in (resources.files("fks.store") / "sql").iterdir():
-        room = file.name.removesuffix(".sql")
+        space = file.name.removesuffix(".sql")
         for block in file.read_text().split("-- name:")[1:]:
             name = block.partition("\n")[0].strip()
-            lines = sql(f"{room}.{name}").splitlines()
-            assert lines[0].startswith("-- "), f"{room}.{name} has no sentence"
-            assert len(lines) > 1, f"{room}.{name} is empty"
+            lines = sql(f"{space}.{name}").splitlines()
+            assert lines[0].startswith("-- "), f"{space}.{name} has no sentence"
+            assert len(lines) > 1, f"{space}.{name} is empty"

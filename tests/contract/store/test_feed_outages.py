@@ -1,4 +1,4 @@
-"""Outages of feeds as rows: one each, with its true start and end, whoever ends it."""
+"""Outages of feeds as rows: one each, with its true start and end, whichever process ends it."""
 
 from __future__ import annotations
 

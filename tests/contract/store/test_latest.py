@@ -27,26 +27,26 @@ BOOK = Book("binance", "LATESTUSDT", AT, ((Decimal("1.10"), Decimal(2)),), ((Dec
 
 
 async def test_what_is_kept_is_what_is_published_the_newest_of_each(bus: Bus) -> None:
-    heard: list[tuple[str, dict[str, object]]] = []
+    events: list[tuple[str, dict[str, object]]] = []
 
     async def listen() -> None:
         async for channel, payload in bus.subscribe(PRICES, QUOTES, BOOKS):
             if payload["symbol"] == "LATESTUSDT":
-                heard.append((channel, payload))
+                events.append((channel, payload))
 
     task = asyncio.create_task(listen())
     latest = Latest(bus)
 
-    async def told() -> bool:
+    async def received() -> bool:
         assert await latest.publish([trade(1), trade(2), QUOTE, BOOK])
-        return len(heard) >= 3
+        return len(events) >= 3
 
-    await until(told)
+    await until(received)
     task.cancel()
     seen = await latest.read("binance", "LATESTUSDT")
-    by_channel = dict(heard)
+    by_channel = dict(events)
     assert (by_channel[PRICES], by_channel[QUOTES], by_channel[BOOKS]) == (seen.price, seen.quote, seen.book)
-    assert {message["trade_id"] for channel, message in heard if channel == PRICES} == {2}
+    assert {message["trade_id"] for channel, message in events if channel == PRICES} == {2}
     assert seen.price == {
         "type": "price",
         "exchange": "binance",

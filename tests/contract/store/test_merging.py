@@ -1,4 +1,4 @@
-"""Bars in bulk: twice equals once, whoever else writes, and `series` tells what a copy can rely on."""
+"""Bars in bulk: idempotent beside other writers, and `series` shows which copies are still exact."""
 
 from __future__ import annotations
 
@@ -231,12 +231,12 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
     merged again."""
     store, met = BarStore(database), asyncio.Event()
     await store.merge(minutes(4), source="test")
-    merge_piece, turns = merging._merge_piece, {"row": 0, "bars": 0}
+    merge_piece, steps = merging._merge_piece, {"row": 0, "bars": 0}
 
     async def crossing(tx: Any, incoming: merging.Incoming, added: merging.Added) -> Merged:
         done = await merge_piece(tx, incoming, added)
-        turns[incoming.source] += 1
-        if turns["row"] and turns["bars"]:
+        steps[incoming.source] += 1
+        if steps["row"] and steps["bars"]:
             met.set()
         await asyncio.wait_for(met.wait(), 10)
         return done
@@ -245,7 +245,7 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
     done = await asyncio.gather(
         store.merge(minutes(14), source="row"), store.merge(minutes(14, start=7), source="bars")
     )
-    assert sum(turns.values()) > 4  # pieces: two each, and those again
+    assert sum(steps.values()) > 4  # pieces: two each, and those again
     assert sum(done, Merged(0, 0, 0)) == Merged(17, 0, 11)
     assert same(await store.read("BTCUSDT", "1m"), minutes(21))
     found = await store.series("BTCUSDT", "1m")
@@ -274,8 +274,8 @@ async def test_merges_are_atomic_when_connections_are_cut(database: Database, da
         assert isinstance(outcome, OutageError | Merged), repr(outcome)
         cut += isinstance(outcome, OutageError)
         stored = await rows(database, "SELECT count(*), min(time), max(time) FROM ohlcv_data")
-        told = await rows(database, "SELECT candles, oldest, newest FROM series") or [(0, None, None)]
-        assert stored == told
+        received = await rows(database, "SELECT candles, oldest, newest FROM series") or [(0, None, None)]
+        assert stored == received
         if isinstance(outcome, OutageError):
             outcome = await BarStore(database).merge(bars, source="test")
         assert outcome.changed == 0

@@ -114,8 +114,8 @@ async def test_bars_are_kept_for_ever_by_default(database: Database, monkeypatch
     assert await drop_old_bars(database, NOW, {"1s": 30, "4h": 1}) == 23
     assert await drop_old_bars(database, NOW, {"1s": 30}) == 0
     kept = await database.sql("SELECT timeframe, count(*), min(time) FROM ohlcv_data GROUP BY 1 ORDER BY 1")
-    told = await database.sql("SELECT timeframe, candles, oldest FROM series ORDER BY 1")
-    assert [tuple(row) for row in kept] == [tuple(row) for row in told]
+    received = await database.sql("SELECT timeframe, candles, oldest FROM series ORDER BY 1")
+    assert [tuple(row) for row in kept] == [tuple(row) for row in received]
     assert [(row[0], row[1]) for row in kept] == [("1m", 34), ("1s", 11)]
     assert kept[1][2] >= datetime(2026, 10, 21, tzinfo=UTC)
     wanted = await database.sql("SELECT timeframe, wanted_from FROM sync_status ORDER BY timeframe")

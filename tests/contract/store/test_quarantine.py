@@ -1,4 +1,4 @@
-"""What is not believed is kept with its reason and its numbers, once, until somebody settles it."""
+"""Suspect messages and bars are stored with reason and numbers, once, until they are settled."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ async def test_characters_that_postgresql_cannot_hold_are_replaced_in_every_text
 
 
 async def test_a_row_that_postgresql_does_not_take_costs_no_other(database: Database) -> None:
-    told: list[tuple[Held, Exception]] = []
-    store = QuarantineStore(database, lambda item, error: told.append((item, error)))
+    received: list[tuple[Held, Exception]] = []
+    store = QuarantineStore(database, lambda item, error: received.append((item, error)))
     no_json = Held("binance", "BTCUSDT", "trades", "odd", {"number": 2**70})
     await database.sql("ALTER TABLE quarantine ADD CHECK (reason <> 'hated')")
     assert await store.add([held(0), no_json, held(1, "hated"), held(2)]) == 2
-    assert [item for item, _ in told] == [no_json, held(1, "hated")]
+    assert [item for item, _ in received] == [no_json, held(1, "hated")]
     assert await store.add([no_json]) == 0
     with pytest.raises(asyncpg.DataError):
         await QuarantineStore(database).add([no_json])

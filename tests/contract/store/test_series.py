@@ -1,4 +1,4 @@
-"""The row of a series follows its bars, whoever writes them; its revision tells what a copy can no longer rely on."""
+"""The row of a series follows its bars, whichever process writes them; its revision ends outdated copies."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ async def test_an_order_that_may_have_left_is_never_sent_on_the_other_way(
 
 async def test_many_orders_are_under_way_at_once(open_venue: Open, exchange: LocalExchange, listen: Listen) -> None:
     venue = await open_venue()
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     slow, *others = (order("0.001") for _ in range(20))
     exchange.fault("answer_after", client_order_id=slow.client_order_id, seconds=0.5)
     waiting = asyncio.create_task(venue.submit(slow))
@@ -78,8 +78,8 @@ async def test_many_orders_are_under_way_at_once(open_venue: Open, exchange: Loc
     assert not waiting.done()
     assert (await waiting).outcome is Outcome.ACK
     ids = {one.client_order_id for one in (slow, *others)}
-    await until(lambda: ids <= {fill.client_order_id for fill in heard.of(Fill)})
-    assert not heard.of(SessionLost)
+    await until(lambda: ids <= {fill.client_order_id for fill in events.of(Fill)})
+    assert not events.of(SessionLost)
 
 
 async def test_a_lost_lease_is_noticed_before_the_first_byte(open_venue: Open, exchange: LocalExchange) -> None:

@@ -1,5 +1,5 @@
 """Both sessions of Binance spot against the real local exchange: order types, OCO, fills under one id, sessions that
-break and mend."""
+break and recover."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ async def test_opening_requests_only_the_time(exchange: LocalExchange, open_venu
 
 async def test_a_fill_has_one_id_wherever_it_is_seen(open_venue: Open, listen: Listen) -> None:
     venue = await open_venue()
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     wanted = order("0.37")
     answer = await venue.submit(wanted)
     assert answer.report is not None
     total = sum(fill.quantity for fill in answer.fills)
     assert total == answer.report.filled == wanted.quantity
-    mine = lambda: [f for f in heard.of(Fill) if f.client_order_id == wanted.client_order_id]  # noqa: E731
+    mine = lambda: [f for f in events.of(Fill) if f.client_order_id == wanted.client_order_id]  # noqa: E731
     await until(lambda: sum(f.quantity for f in mine()) == total)
     history = [f for f in await venue.fills_since("BTCUSDT", 0) if f.client_order_id == wanted.client_order_id]
     assert {f.fill_id for f in answer.fills} == {f.fill_id for f in mine()} == {f.fill_id for f in history}
@@ -80,7 +80,7 @@ async def test_a_fill_has_one_id_wherever_it_is_seen(open_venue: Open, listen: L
     assert first.fill_id == ids.fill_id_v2(who.uid, "sim", who.network_epoch, "BTCUSDT", first.venue_trade_id)
     assert first.fee_currency == "BTC"
     assert isinstance(first.fee, Decimal)
-    await until(lambda: heard.of(BalancesSeen))
+    await until(lambda: events.of(BalancesSeen))
 
 
 async def test_second_session_finds_client_ids_of_earlier_fills(
@@ -127,8 +127,8 @@ async def test_resting_orders_are_cancelled_by_our_id(open_venue: Open) -> None:
 
 async def test_oco_places_both_legs_and_ends_both(open_venue: Open, listen: Listen) -> None:
     venue = await open_venue()
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     stop = order(
         "0.02", side=Side.SELL, type=OrderType.STOP, stop_price=await price_at(venue, "0.9"), role=Role.STOP_LOSS
     )
@@ -147,7 +147,7 @@ async def test_oco_places_both_legs_and_ends_both(open_venue: Open, listen: List
     assert answer.report is not None
     assert answer.report.client_order_id == limit.client_order_id
     assert await venue.open_orders() == []
-    ended = lambda: {r.client_order_id for r in heard.of(Report) if r.state is State.CANCELLED}  # noqa: E731
+    ended = lambda: {r.client_order_id for r in events.of(Report) if r.state is State.CANCELLED}  # noqa: E731
     await until(lambda: {stop.client_order_id, limit.client_order_id} <= ended())
 
 
@@ -172,34 +172,34 @@ async def test_broken_user_stream_is_detected_and_resubscribed(
     open_venue: Open, exchange: LocalExchange, listen: Listen, kind: str
 ) -> None:
     venue = await open_venue(probe_s=0.3, probe_timeout_s=1.0, echo_s=1.0, backoff_first_s=0.05)
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     exchange.fault(kind, path="/ws-api/v3", seconds=2.5)
     if kind == "freeze_stream":  # probes are answered still: only an order that is not told of gives it away
         assert (await venue.submit(order())).outcome is Outcome.ACK
-    await until(lambda: heard.of(SessionLost), deadline_s=5.0)
-    await until(lambda: len(heard.of(SessionBack)) >= 2, deadline_s=12.0)
+    await until(lambda: events.of(SessionLost), deadline_s=5.0)
+    await until(lambda: len(events.of(SessionBack)) >= 2, deadline_s=12.0)
     exchange.clear()
     wanted = order()
 
-    async def is_heard() -> bool:
-        return any(f.client_order_id == wanted.client_order_id for f in heard.of(Fill))
+    async def has_arrived() -> bool:
+        return any(f.client_order_id == wanted.client_order_id for f in events.of(Fill))
 
     assert (await venue.submit(wanted)).outcome is Outcome.ACK
-    await until(is_heard, deadline_s=5.0)
+    await until(has_arrived, deadline_s=5.0)
 
 
 async def test_duplicates_and_disorder_carry_the_same_ids(
     open_venue: Open, exchange: LocalExchange, listen: Listen
 ) -> None:
     venue = await open_venue()
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     exchange.fault("duplicate_report", event="TRADE")
     wanted = order()
     answer = await venue.submit(wanted)
-    await until(lambda: len(heard.of(Fill)) >= len(answer.fills) + 1)
-    assert {f.fill_id for f in heard.of(Fill)} == {f.fill_id for f in answer.fills}
+    await until(lambda: len(events.of(Fill)) >= len(answer.fills) + 1)
+    assert {f.fill_id for f in events.of(Fill)} == {f.fill_id for f in answer.fills}
 
 
 async def test_the_clock_difference_is_measured_and_signed_with(open_venue: Open, exchange: LocalExchange) -> None:
@@ -231,12 +231,12 @@ async def test_kill_9_of_the_exchange(tmp_path: Path, listen: Listen, session: s
     venue = SESSIONS[session](config, RealClock(), CollectingLog())
     await venue.open()
     try:
-        heard = listen(venue)
-        await until(lambda: heard.of(SessionBack))
+        events = listen(venue)
+        await until(lambda: events.of(SessionBack))
         resting = order(type=OrderType.LIMIT, price=await price_at(venue, "0.9"))
         assert (await venue.submit(resting)).outcome is Outcome.ACK
         exchange.kill()
-        await until(lambda: heard.of(SessionLost))
+        await until(lambda: events.of(SessionLost))
         unsent = order()
         answer = await venue.submit(unsent)
         assert (answer.outcome, answer.code) == (Outcome.REFUSED, "VENUE_DOWN"), answer.detail
@@ -244,7 +244,7 @@ async def test_kill_9_of_the_exchange(tmp_path: Path, listen: Listen, session: s
         with pytest.raises(OutageError):
             await venue.open_orders()
         exchange.start()
-        await until(lambda: len(heard.of(SessionBack)) == 2, deadline_s=10.0)
+        await until(lambda: len(events.of(SessionBack)) == 2, deadline_s=10.0)
         assert [r.client_order_id for r in await venue.open_orders()] == [resting.client_order_id]
         assert not exchange.received(client_order_id=unsent.client_order_id)
     finally:
@@ -255,8 +255,8 @@ async def test_kill_9_of_the_exchange(tmp_path: Path, listen: Listen, session: s
 async def test_closing_leaves_no_task_behind(open_venue: Open, listen: Listen) -> None:
     before = asyncio.all_tasks()
     venue = await open_venue()
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     await venue.close()
     with pytest.raises(OutageError):
         await venue.balances()

@@ -197,8 +197,8 @@ async def test_a_caller_that_is_cancelled_gets_the_answer_from_the_events(
     open_venue: Open, exchange: LocalExchange, listen: Any
 ) -> None:
     venue: SpotVenue = await open_venue()
-    heard: Listener = listen(venue)
-    await until(lambda: heard.events)
+    events: Listener = listen(venue)
+    await until(lambda: events.events)
     exchange.fault("lose_report", count=10)
     exchange.fault("answer_after", path="/api/v3/order", method="POST", seconds=0.5)
     wanted = order()
@@ -207,7 +207,7 @@ async def test_a_caller_that_is_cancelled_gets_the_answer_from_the_events(
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
-    await until(lambda: heard.of(Report) and heard.of(Fill))
-    report = heard.of(Report)[-1]
+    await until(lambda: events.of(Report) and events.of(Fill))
+    report = events.of(Report)[-1]
     assert (report.client_order_id, report.state) == (wanted.client_order_id, State.FILLED)
     assert len(exchange.received(client_order_id=wanted.client_order_id)) == 1

@@ -1,4 +1,4 @@
-"""Whose account a session is, and what was deposited and withdrawn, over real sockets."""
+"""Owner of a session, deposits and withdrawals, over real sockets."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ async def test_another_data_directory_is_another_network(tmp_path: Path) -> None
 
 async def test_transfers_are_listed_and_pushed(exchange: LocalExchange, open_venue: Open, listen: Listen) -> None:
     venue = await open_venue()
-    heard = listen(venue)
-    await until(lambda: heard.of(SessionBack))
+    events = listen(venue)
+    await until(lambda: events.of(SessionBack))
     before = await _held(venue, "BNB")
     since_ns = RealClock().now_ns() // 1_000_000 * 1_000_000  # the exchange counts milliseconds
     exchange.ask("POST", "/sim/transfers", {"kind": "deposit", "asset": "BNB", "amount": "3.5"})
     exchange.ask("POST", "/sim/transfers", {"kind": "withdrawal", "asset": "BNB", "amount": "1", "fee": "0.01"})
-    await until(lambda: len(heard.of(BalancesSeen)) >= 2)
+    await until(lambda: len(events.of(BalancesSeen)) >= 2)
     listed = [item for item in await venue.transfers_since(since_ns) if item.asset == "BNB"]
     assert {(item.kind, item.amount, item.fee) for item in listed} == {
         (TransferKind.DEPOSIT, D("3.5"), D(0)),

@@ -29,7 +29,7 @@ def quote(n: int, symbol: str = "BTCUSDT") -> dict[str, Any]:
 def taken(client: Client) -> list[Mapping[str, Any]]:
     """Return what waits; with a queue that is empty it would wait, and there is nobody to wake it."""
     found = asyncio.run(client.take(0.01)) if client._queue or client._dropped else []
-    return [json.loads(told.data) for told in found]
+    return [json.loads(received.data) for received in found]
 
 
 def test_topics_are_every_combination_and_only_bars_have_timeframes() -> None:
@@ -75,14 +75,14 @@ def test_messages_of_a_new_subscription_follow_its_snapshot() -> None:
 def test_a_correction_is_in_the_snapshot_only_when_the_snapshot_is_as_new() -> None:
     prices = {"open": "1.0", "high": "2.0", "low": "0.5", "close": "1.5", "volume": "3.0"}
     stored = bar(1, revision=1, **prices)
-    told = _contained_bars([stored])
-    assert [told(bar(1, revision=n, **prices)) for n in (0, 1, 2)] == [True, True, False]
-    assert not told(bar(2, **prices))
-    assert not told({**bar(1, **prices), "timeframe": "5m"})
+    received = _contained_bars([stored])
+    assert [received(bar(1, revision=n, **prices)) for n in (0, 1, 2)] == [True, True, False]
+    assert not received(bar(2, **prices))
+    assert not received({**bar(1, **prices), "timeframe": "5m"})
     before, now = bar(1, **{**prices, "close": "1.4"}), bar(1, **prices)  # of collectors that tell no revision
     assert _contained_bars([stored])(now)
-    told = _contained_bars([stored])
-    assert [told(before), told(now)] == [False, False], "the last one counts"
+    received = _contained_bars([stored])
+    assert [received(before), received(now)] == [False, False], "the last one counts"
 
 
 def test_a_snapshot_that_could_not_be_read_loses_nothing_for_others() -> None:
@@ -123,8 +123,8 @@ def test_orders_that_cannot_be_held_give_the_client_up() -> None:
     st.lists(st.sampled_from(["bars", "quotes", "book", "orders", "take", "answer"]), max_size=120),
     st.integers(min_value=3, max_value=8),
 )
-def test_whatever_comes_all_is_delivered_conflated_or_counted(steps: list[str], room: int) -> None:
-    before, module.QUEUE_MAX = module.QUEUE_MAX, room
+def test_whatever_comes_all_is_delivered_conflated_or_counted(steps: list[str], space: int) -> None:
+    before, module.QUEUE_MAX = module.QUEUE_MAX, space
     try:
         client, sent, got, dropped = Client(topics_of(["bars", "quotes", "book", "orders"])), [], [], 0
         for n, step in enumerate([*steps, "take"]):
@@ -146,8 +146,8 @@ def test_whatever_comes_all_is_delivered_conflated_or_counted(steps: list[str], 
         if not dropped:
             for channel, symbol in (("quotes", "0"), ("quotes", "1"), ("book", "0"), ("book", "1")):
                 sought = [m["n"] for m in sent if (m["channel"], m["symbol"]) == (channel, symbol)]
-                heard = [m["n"] for m in got if (m["channel"], m["symbol"]) == (channel, symbol)]
-                assert sought[-1:] == heard[-1:], "the newest arrives"
-                assert heard == sorted(heard)
+                events = [m["n"] for m in got if (m["channel"], m["symbol"]) == (channel, symbol)]
+                assert sought[-1:] == events[-1:], "the newest arrives"
+                assert events == sorted(events)
     finally:
         module.QUEUE_MAX = before

@@ -1,4 +1,4 @@
-"""What waits for a listener is bounded in bytes: what goes first, who is given up, and who is not heard any further."""
+"""Byte limits of a client's queue: the order of drops, disconnects, and requests that are not read."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ def feed(n: int, text: str = LARGE, symbol: str = "BTCUSDT") -> dict[str, Any]:
 
 def size_of(client: Client) -> int:
     """Return the bytes that wait, answers aside."""
-    waiting = [told for told in client._queue.values() if told.channel]
-    return sum(len(told.data) for told in [*waiting, *(told for held in client._held.values() for told in held)])
+    waiting = [received for received in client._queue.values() if received.channel]
+    return sum(
+        len(received.data)
+        for received in [*waiting, *(received for held in client._held.values() for received in held)]
+    )
 
 
 async def taken(client: Client) -> list[Any]:
-    return [json.loads(told.data) for told in await client.take(0.01)]
+    return [json.loads(received.data) for received in await client.take(0.01)]
 
 
 async def test_large_messages_are_dropped_oldest_first_and_counted() -> None:
@@ -40,8 +43,8 @@ async def test_large_messages_are_dropped_oldest_first_and_counted() -> None:
         assert size_of(client) <= QUEUE_BYTES
     client.put("orders", feed(20))
     assert not client.is_overrun
-    told, *rest = await taken(client)
-    assert told["counts"] == {"feeds": 12}
+    received, *rest = await taken(client)
+    assert received["counts"] == {"feeds": 12}
     assert [message["n"] for message in rest] == list(range(12, 21))
 
 
@@ -63,8 +66,8 @@ async def test_a_book_in_the_place_of_another_counts_once() -> None:
     client.put("book", feed(1, "x" * (QUEUE_BYTES - 200), "Y"))
     client.put("book", feed(2))
     assert not client.is_overrun
-    told, last = await taken(client)
-    assert (told["counts"], last["n"]) == ({"book": 1}, 1)
+    received, last = await taken(client)
+    assert (received["counts"], last["n"]) == ({"book": 1}, 1)
 
 
 async def test_what_is_held_for_a_snapshot_counts_too() -> None:
@@ -74,8 +77,8 @@ async def test_what_is_held_for_a_snapshot_counts_too() -> None:
         client.put("feeds", feed(n))
         assert size_of(client) <= QUEUE_BYTES
     client.release(FEEDS, {"type": "snapshot"}, lambda message: message["n"] == 11)
-    told, snapshot, *rest = await taken(client)
-    assert (told["counts"], snapshot["type"]) == ({"feeds": 11}, "snapshot")
+    received, snapshot, *rest = await taken(client)
+    assert (received["counts"], snapshot["type"]) == ({"feeds": 11}, "snapshot")
     assert [message["n"] for message in rest] == list(range(12, 20))
 
 
@@ -90,8 +93,8 @@ async def test_an_order_goes_before_the_books_that_are_held_for_their_snapshots(
         client.put("orders", feed(n))
         assert size_of(client) == client._bytes <= QUEUE_BYTES
     assert not client.is_overrun
-    told, *rest = await taken(client)
-    assert told["channels"] == ["book"]
+    received, *rest = await taken(client)
+    assert received["channels"] == ["book"]
     assert [message["n"] for message in rest] == list(range(9))
 
 
@@ -110,7 +113,7 @@ async def test_waiting_answers_do_not_disconnect_a_client() -> None:
         client.answer({"type": "snapshot", "n": n, "items": ["x" * 10_000]})
     client.put("orders", {"n": 2 * QUEUE_MAX})
     assert not client.is_overrun
-    assert [told.channel for told in await client.take(0.01, most=2 * QUEUE_MAX)] == [""] * 2 * QUEUE_MAX
+    assert [received.channel for received in await client.take(0.01, most=2 * QUEUE_MAX)] == [""] * 2 * QUEUE_MAX
     assert await taken(client) == [{"n": 2 * QUEUE_MAX}]
 
 
@@ -123,8 +126,8 @@ async def test_client_with_unread_answers_waits_with_its_next_request() -> None:
     for n in range(3):
         await asyncio.sleep(0)
         assert not waiting.done()
-        (told,) = await client.take(20, most=1)
-        assert json.loads(told.data)["n"] == n
+        (received,) = await client.take(20, most=1)
+        assert json.loads(received.data)["n"] == n
     async with asyncio.timeout(20):
         await waiting
 
@@ -174,7 +177,9 @@ def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, i
             else:
                 client.put(step, feed(0, "x" * size, symbol))
             assert client._bytes == size_of(client) <= 1000
-            assert client._count == sum(bool(told.channel) for told in client._queue.values())
-            assert client._answer_bytes == sum(len(told.data) for told in client._queue.values() if not told.channel)
+            assert client._count == sum(bool(received.channel) for received in client._queue.values())
+            assert client._answer_bytes == sum(
+                len(received.data) for received in client._queue.values() if not received.channel
+            )
     finally:
         module.QUEUE_BYTES = before

@@ -1,4 +1,4 @@
-"""Numbers in and out without loss; addresses and origins told apart."""
+"""Numbers in and out without loss; addresses and origins."""
 
 from __future__ import annotations
 

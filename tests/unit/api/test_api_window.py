@@ -1,4 +1,4 @@
-"""How far a listener may be behind what it was sent: when it is asked, when no more is sent, when it is too late."""
+"""Flow control of a client: checks, a full window, and lateness."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ async def test_a_full_window_leaves_what_waits_in_the_queue(window: Window) -> N
     taking = asyncio.create_task(client.take(20, most=1))
     await asyncio.sleep(0)
     client.note_checked(last)
-    assert [told.message for told in await taking] == [{"symbol": "A", "n": 3}], (
+    assert [received.message for received in await taking] == [{"symbol": "A", "n": 3}], (
         "the newest, in the place of the one before"
     )
-    assert [told.message for told in await client.take(20, most=1)] == [{"n": 2}]
+    assert [received.message for received in await client.take(20, most=1)] == [{"n": 2}]
 
 
 async def test_a_full_window_does_not_keep_a_client_from_being_closed(window: Window) -> None:

@@ -223,12 +223,12 @@ WRONG: list[tuple[str, str, Change]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("check", "words", "change"), WRONG, ids=[f"{c}: {w}" for c, w, _ in WRONG])
-def test_what_is_wrong_is_found(check: str, words: str, change: Change) -> None:
+@pytest.mark.parametrize(("check", "texts", "change"), WRONG, ids=[f"{c}: {w}" for c, w, _ in WRONG])
+def test_what_is_wrong_is_found(check: str, texts: str, change: Change) -> None:
     rows = deepcopy(sound())
     change(rows)
     found = audit_evidence(Evidence(**rows)).violations
-    assert any(violation.check == check and words in violation.text for violation in found), found
+    assert any(violation.check == check and texts in violation.text for violation in found), found
 
 
 YOUNG = datetime.fromtimestamp(NOW - 1, UTC)
@@ -271,7 +271,7 @@ def test_a_stop_that_lives_at_the_exchange_protects() -> None:
     assert audit_evidence(Evidence(**rows)).count("protection missing") == 1
 
 
-def test_a_verdict_waits_for_nothing_when_told_so() -> None:
+def test_audit_without_settle_time_waits_for_nothing() -> None:
     rows = sound()
     young = [row | {"state": "ready", "created_at": YOUNG} for row in rows["signals"]]
     evidence = replace(Evidence(**rows), signals=young)

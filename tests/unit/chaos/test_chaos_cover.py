@@ -94,8 +94,8 @@ def test_this_covers_a_position(what: str) -> None:
 
 @pytest.mark.parametrize("what", BARE)
 def test_this_does_not_cover_a_position(what: str) -> None:
-    found, words = BARE[what]
-    assert [words in item.text() for item in uncovered(found)] == [True]
+    found, texts = BARE[what]
+    assert [texts in item.text() for item in uncovered(found)] == [True]
 
 
 def test_a_position_that_wants_no_stop_needs_none() -> None:

@@ -120,7 +120,7 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
 @given(histories())
 def test_the_fold_makes_of_every_history_what_the_machine_made(history: tuple[e.Event, list[e.Event]]) -> None:
     order, events, trades = live_through(*history)
-    found = [words for words in journal_errors([order], events, trades) if "in quarantine" not in words]
+    found = [texts for texts in journal_errors([order], events, trades) if "in quarantine" not in texts]
     assert found == []
 
 
@@ -152,13 +152,13 @@ WRONG: list[tuple[str, Change]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "change"), WRONG, ids=[words for words, _ in WRONG])
-def test_a_row_that_its_events_do_not_make_is_found(words: str, change: Change) -> None:
+@pytest.mark.parametrize(("texts", "change"), WRONG, ids=[texts for texts, _ in WRONG])
+def test_a_row_that_its_events_do_not_make_is_found(texts: str, change: Change) -> None:
     order, events, trades = a_history()
     assert list(journal_errors([order], events, trades)) == []
     change(order, events, trades)
     errors = list(journal_errors([order], events, trades))
-    assert any(words in error for error in errors), errors
+    assert any(texts in error for error in errors), errors
 
 
 def test_an_order_of_the_guardian_is_folded_from_its_own_steps() -> None:

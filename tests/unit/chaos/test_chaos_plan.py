@@ -85,13 +85,13 @@ def test_scenario_file_fixes_injections_and_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "part"),
     [("[weights]\nburn = 1\n", "burn"), ("[weights\n", "mine.toml"), ("[[injections]]\nkind = 'kill'\n", "at_s")],
 )
-def test_wrong_scenario_file_names_the_error(tmp_path: Path, text: str, word: str) -> None:
+def test_wrong_scenario_file_names_the_error(tmp_path: Path, text: str, part: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
-    with pytest.raises(InputError, match=word):
+    with pytest.raises(InputError, match=part):
         find_scenario(str(file))
 
 

@@ -1,4 +1,4 @@
-"""How every command talks: help without a complaint, tables that show what they are given, a pipe that may close."""
+"""Common behaviour of all commands: help without an error, complete tables, a pipe that may close."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_a_group_without_its_command_is_help_and_not_an_error(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(cli, argv) == USAGE
-    said = capsys.readouterr().err
-    assert said.startswith("Usage: fks")
-    assert "error:" not in said
+    output = capsys.readouterr().err
+    assert output.startswith("Usage: fks")
+    assert "error:" not in output
 
 
 def test_negative_quantity_gets_its_own_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,9 +42,9 @@ def test_a_setting_that_is_not_there_is_wrong_input(
 
 def test_a_table_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     table([("[http] [red]port[/red]", "\x1b[31mred\x1b[0m")], ("WHAT", "HOW"))
-    said = capsys.readouterr().out
-    assert "[http] [red]port[/red]" in said
-    assert "\x1b" not in said
+    output = capsys.readouterr().out
+    assert "[http] [red]port[/red]" in output
+    assert "\x1b" not in output
 
 
 def test_a_closed_pipe_is_no_failure(tmp_path: Path) -> None:

@@ -58,11 +58,13 @@ def _key(loaded: Loaded) -> str:
 
 
 def test_two_names_with_different_values_are_refused_and_both_named(home: Path) -> None:
-    said = _refused(home, {"BINANCE_API_KEY": "aaa-value", "FKS_VENUE_API_KEY": "bbb-value", "BINANCE_API_SECRET": "s"})
-    assert "BINANCE_API_KEY" in said
-    assert "FKS_VENUE_API_KEY" in said
-    assert "aaa-value" not in said
-    assert "bbb-value" not in said
+    output = _refused(
+        home, {"BINANCE_API_KEY": "aaa-value", "FKS_VENUE_API_KEY": "bbb-value", "BINANCE_API_SECRET": "s"}
+    )
+    assert "BINANCE_API_KEY" in output
+    assert "FKS_VENUE_API_KEY" in output
+    assert "aaa-value" not in output
+    assert "bbb-value" not in output
 
 
 def test_two_names_with_the_same_value_are_fine(home: Path) -> None:
@@ -72,33 +74,33 @@ def test_two_names_with_the_same_value_are_fine(home: Path) -> None:
 
 def test_every_wrong_setting_is_named_at_once_with_its_place(home: Path) -> None:
     toml = '[http]\nport = 99999\nprot = 1\n\n[colector]\nx = 1\n\n[risk]\norders_open_max = "many"\n'
-    said = _refused(home, {"FKS_DATA_SYMBOL": "BTCUSDT"}, toml)
-    assert "4 settings" not in said
-    assert "5 settings are wrong" in said
-    assert "http.port = 99999 (fks.toml:2)" in said
-    assert "http.prot (fks.toml:3): no such key; did you mean port?" in said
-    assert "[colector] (fks.toml:5): no such section" in said
-    assert "risk.orders_open_max = 'many' (fks.toml:9)" in said
-    assert "FKS_DATA_SYMBOL (env FKS_DATA_SYMBOL): no such setting; did you mean FKS_DATA_SYMBOLS?" in said
+    output = _refused(home, {"FKS_DATA_SYMBOL": "BTCUSDT"}, toml)
+    assert "4 settings" not in output
+    assert "5 settings are wrong" in output
+    assert "http.port = 99999 (fks.toml:2)" in output
+    assert "http.prot (fks.toml:3): no such key; did you mean port?" in output
+    assert "[colector] (fks.toml:5): no such section" in output
+    assert "risk.orders_open_max = 'many' (fks.toml:9)" in output
+    assert "FKS_DATA_SYMBOL (env FKS_DATA_SYMBOL): no such setting; did you mean FKS_DATA_SYMBOLS?" in output
 
 
 def test_broken_toml_is_one_line_with_its_place(home: Path) -> None:
-    said = _refused(home, toml="[http]\nport = eight\n")
-    assert "fks.toml" in said
-    assert "line 2" in said
+    output = _refused(home, toml="[http]\nport = eight\n")
+    assert "fks.toml" in output
+    assert "line 2" in output
 
 
 def test_a_secret_never_shows_in_an_error(home: Path) -> None:
-    said = _refused(
+    output = _refused(
         home,
         {
             "FKS_DATABASE_URL": "postgresql://u:hunter2hunter2@db.example/x",
             "FKS_REDIS_URL": "redis://:hunter2hunter2@cache/0",
         },
     )
-    assert "hunter2" not in said
-    assert "database.url" in said
-    assert "redis.url" in said
+    assert "hunter2" not in output
+    assert "database.url" in output
+    assert "redis.url" in output
 
 
 def test_an_empty_value_counts_as_not_set(home: Path) -> None:
@@ -124,9 +126,9 @@ def test_the_checkouts_dotenv_is_read_whatever_the_working_directory(
 def test_a_dotenv_with_secrets_that_others_may_read_is_refused(home: Path) -> None:
     (home / ".env").write_text("BINANCE_API_SECRET=abc\nBINANCE_API_KEY=x\n")
     (home / ".env").chmod(0o644)
-    said = _refused(home)
-    assert "chmod 600" in said
-    assert "BINANCE_API_SECRET" in said
+    output = _refused(home)
+    assert "chmod 600" in output
+    assert "BINANCE_API_SECRET" in output
     (home / ".env").write_text("FKS_HTTP_PORT=8001\n")
     assert load(home, {}).settings.http.port == 8001
 
@@ -184,10 +186,10 @@ def test_off_the_host_the_owners_names_mean_tls(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["POSTGRES_PASSWORD", "POSTGRES_DB", "REDIS_PASSWORD"])
 def test_a_server_name_without_a_host_is_no_guess(home: Path, name: str) -> None:
-    said = _refused(home, {name: "anything"})
-    assert name in said
-    assert "_HOST" in said
-    assert "anything" not in said
+    output = _refused(home, {name: "anything"})
+    assert name in output
+    assert "_HOST" in output
+    assert "anything" not in output
 
 
 def test_the_other_names_of_the_owner_are_taken(home: Path) -> None:
@@ -214,7 +216,7 @@ OFF = {"FKS_SIM_ENABLED": "false"}
 
 
 @pytest.mark.parametrize(
-    ("env", "word"),
+    ("env", "part"),
     [
         ({"FKS_HTTP_HOST": "0.0.0.0"}, "behind_proxy"),
         ({"FKS_CORS_ORIGINS": "*"}, "any page could trade"),
@@ -239,10 +241,10 @@ OFF = {"FKS_SIM_ENABLED": "false"}
         ({"FKS_HTTP_REPLICAS": "0"}, "http.replicas"),
     ],
 )
-def test_settings_that_are_wrong_together_or_dangerous_are_refused(home: Path, env: dict[str, str], word: str) -> None:
-    said = _refused(home, env)
-    assert word in said
-    assert next(iter(env)) in said
+def test_settings_that_are_wrong_together_or_dangerous_are_refused(home: Path, env: dict[str, str], part: str) -> None:
+    output = _refused(home, env)
+    assert part in output
+    assert next(iter(env)) in output
 
 
 def test_behind_a_proxy_the_gateway_may_face_the_network(home: Path) -> None:
@@ -278,7 +280,7 @@ def test_any_url_text_gets_an_answer_and_no_exception(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "word"),
+    ("url", "part"),
     [
         ("postgresql://u:longenough@127.0.0.1/x", ""),
         ("postgresql://u@/x?host=/run/postgresql", ""),
@@ -290,10 +292,10 @@ def test_any_url_text_gets_an_answer_and_no_exception(text: str) -> None:
         ("mysql://u:p@localhost/x", "not PostgreSQL"),
     ],
 )
-def test_database_urls(url: str, word: str) -> None:
-    said = "; ".join(f"{text} ({remedy})" for text, remedy in database_faults(url))
-    assert word in said
-    assert bool(said) == bool(word)
+def test_database_urls(url: str, part: str) -> None:
+    output = "; ".join(f"{text} ({remedy})" for text, remedy in database_faults(url))
+    assert part in output
+    assert bool(output) == bool(part)
 
 
 def test_loopback_is_known_without_asking_anyone() -> None:

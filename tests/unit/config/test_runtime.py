@@ -1,4 +1,4 @@
-"""Settings that change while the system runs: which, over what, who hears of it."""
+"""Settings that change while the system runs: the allowed keys, the overridden values, the components to restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit quantities: capped to what is the instance's own, split at the market lot, and dust told from a position."""
+"""Exit quantities: capped to the instance's own holding, split at the market lot, and dust."""
 
 from __future__ import annotations
 

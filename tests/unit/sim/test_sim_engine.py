@@ -164,9 +164,9 @@ TestTrading.settings = settings(max_examples=15, stateful_step_count=20, deadlin
 def exchange(tmp_path: Path) -> Iterator[tuple[Exchange, Clock, list[dict[str, Any]]]]:
     clock = Clock()
     made = opened(tmp_path, clock, "9000000")
-    told: list[dict[str, Any]] = []
-    made.engine._journal._emit = told.append
-    yield made, clock, told
+    received: list[dict[str, Any]] = []
+    made.engine._journal._emit = received.append
+    yield made, clock, received
     made.close()
 
 
@@ -181,7 +181,7 @@ def until(exchange: Exchange, clock: Clock, order: Order) -> None:
 
 
 def test_a_resting_order_fills_as_maker_when_the_market_comes_to_it(exchange: Any) -> None:
-    made, clock, told = exchange
+    made, clock, received = exchange
     state = made.states[SYMBOL]
     price = state.market.last_price - 20 * state.market.listing.tick
     order, fills = made.engine.place(
@@ -193,13 +193,13 @@ def test_a_resting_order_fills_as_maker_when_the_market_comes_to_it(exchange: An
     assert {fill.price for fill in found} == {price}
     assert all(fill.is_maker for fill in found)
     assert sum(fill.quantity for fill in found) == parse("2")
-    assert next(event["x"] for event in told if event["e"] == "executionReport") == "NEW"
+    assert next(event["x"] for event in received if event["e"] == "executionReport") == "NEW"
     public = state.market.prints
     assert [public.price[i] * state.market.listing.tick for i in range(len(public))] == [price] * len(found)
 
 
 def test_a_stop_triggers_takes_from_the_book_and_ends_its_pair(exchange: Any) -> None:
-    made, clock, told = exchange
+    made, clock, received = exchange
     state = made.states[SYMBOL]
     tick, last = state.market.listing.tick, state.market.last_price
     profit = NewOrder(SYMBOL, "SELL", "LIMIT_MAKER", quantity=parse("3"), price=last + 4000 * tick, client_id="tp")
@@ -208,8 +208,8 @@ def test_a_stop_triggers_takes_from_the_book_and_ends_its_pair(exchange: Any) ->
     until(made, clock, orders[1])
     assert [order.status for order in orders] == ["EXPIRED", "FILLED"]
     assert made.engine.lists == {}
-    assert [event["L"] for event in told if event["e"] == "listStatus"] == ["EXECUTING", "ALL_DONE"]
-    kinds = [(event["c"], event["x"]) for event in told if event["e"] == "executionReport"]
+    assert [event["L"] for event in received if event["e"] == "listStatus"] == ["EXECUTING", "ALL_DONE"]
+    kinds = [(event["c"], event["x"]) for event in received if event["e"] == "executionReport"]
     assert kinds[:2] == [("tp", "NEW"), ("sl", "NEW")]
     assert ("tp", "EXPIRED") in kinds
     assert made.store.lists("list_id = ?", (pair.list_id,))[0].order_status == "ALL_DONE"

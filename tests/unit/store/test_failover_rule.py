@@ -1,4 +1,4 @@
-"""When a PostgreSQL may lack what was committed before, by the record that the order manager keeps."""
+"""The rule by which a PostgreSQL may lack committed rows, from the record that the order manager keeps."""
 
 from __future__ import annotations
 

@@ -18,17 +18,17 @@ class Journal:
         self.statements: list[list[str]] = []
         self.gate = asyncio.Semaphore(0)
         self.error: Exception | None = None
-        self.queue = GroupCommit[str, str](self.write, lambda word: {word[0]})
+        self.queue = GroupCommit[str, str](self.write, lambda text: {text[0]})
 
-    async def write(self, words: Sequence[str]) -> Sequence[str | Exception]:
-        self.statements.append(list(words))
+    async def write(self, texts: Sequence[str]) -> Sequence[str | Exception]:
+        self.statements.append(list(texts))
         await self.gate.acquire()
         if self.error is not None:
             raise self.error
-        return [ValueError(word) if word.endswith("!") else word.upper() for word in words]
+        return [ValueError(text) if text.endswith("!") else text.upper() for text in texts]
 
-    async def submit(self, *words: str) -> list[str | BaseException]:
-        return await asyncio.gather(*(self.queue.submit(word) for word in words), return_exceptions=True)
+    async def submit(self, *texts: str) -> list[str | BaseException]:
+        return await asyncio.gather(*(self.queue.submit(text) for text in texts), return_exceptions=True)
 
 
 async def settle() -> None:
@@ -112,8 +112,8 @@ async def test_cancelled_first_item_does_not_stop_the_others(journal: Journal) -
 
 
 async def test_statement_has_a_size(journal: Journal) -> None:
-    words = [chr(200 + number) for number in range(BATCH_MAX + 5)]
-    work = asyncio.create_task(journal.submit("a", *words))
+    texts = [chr(200 + number) for number in range(BATCH_MAX + 5)]
+    work = asyncio.create_task(journal.submit("a", *texts))
     await settle()
     for _ in range(3):
         journal.gate.release()

@@ -20,16 +20,16 @@ def text(steps: list[Step]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("found", "word"),
+    ("found", "part"),
     [
         (Found(), "native partitions are used"),
         (Found(is_available=True), "CREATE EXTENSION timescaledb"),
         (Found((2, 17, 2), True, "timescale"), "needs 2.18 or newer"),
     ],
 )
-def test_without_a_usable_version_nothing_is_done(found: Found, word: str) -> None:
+def test_without_a_usable_version_nothing_is_done(found: Found, part: str) -> None:
     assert plan(found, Data()) == []
-    assert word in found.summary()
+    assert part in found.summary()
 
 
 def test_community_edition_gets_compression_and_the_aggregate() -> None:
@@ -80,8 +80,8 @@ def test_hypertables_keep_their_keys_and_every_key_has_the_time() -> None:
 def test_a_table_is_copied_before_its_triggers_count_and_the_copy_is_whole() -> None:
     bars = plan(COMMUNITY, Data())[0].statements
     order = [
-        next(i for i, s in enumerate(bars) if s.startswith(word))
-        for word in (
+        next(i for i, s in enumerate(bars) if s.startswith(part))
+        for part in (
             "LOCK TABLE",
             "ALTER TABLE ohlcv_data RENAME",
             "CREATE TABLE ohlcv_data",

@@ -168,11 +168,11 @@ SCRIPTED: list[tuple[str, str, Refusal]] = [
 ]
 
 
-@pytest.mark.parametrize(("word", "code", "refusal"), SCRIPTED)
-async def test_each_scripted_refusal_has_its_meaning(word: str, code: str, refusal: Refusal) -> None:
+@pytest.mark.parametrize(("part", "code", "refusal"), SCRIPTED)
+async def test_each_scripted_refusal_has_its_meaning(part: str, code: str, refusal: Refusal) -> None:
     venue = ScriptedVenue()
-    venue.script.extend([word, word])
-    venue.cancels.append(word)
+    venue.script.extend([part, part])
+    venue.cancels.append(part)
     wanted = order()
     answers: list[Answer] = [
         await venue.submit(wanted),

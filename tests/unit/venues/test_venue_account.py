@@ -1,4 +1,4 @@
-"""Whose account an answer describes, and what Binance's lists of transfers mean."""
+"""Conversion of Binance's account answers and lists of transfers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class ExchangeClock:
         self._consecutive: deque[int] = deque(maxlen=AGREEING)
         self._agreed: deque[int] = deque(maxlen=_KEPT)  # the least offset of AGREEING consecutive messages
         self._keys: deque[int] = deque(maxlen=AGREEING)  # trades of the consecutive messages
-        self._refused: deque[Suspect] = deque(maxlen=REFUSED_MAX)
+        self.refused: deque[Suspect] = deque(maxlen=REFUSED_MAX)  # on their way to the quarantine
         self._false_ids: set[int] = set()
 
     def start(self, time_ns: int, now_s: float) -> None:
@@ -109,18 +109,13 @@ class ExchangeClock:
 
     def refuse(self, events: Iterable[MarketData], reason: str) -> None:
         """Keep events for the quarantine."""
-        self._refused.extend(_suspect(event, reason) for event in events)
+        self.refused.extend(_suspect(event, reason) for event in events)
 
     def take_refused(self) -> tuple[Suspect, ...]:
         """Return the refused events since the last call."""
-        taken = tuple(self._refused)
-        self._refused.clear()
+        taken = tuple(self.refused)
+        self.refused.clear()
         return taken
-
-    @property
-    def refused(self) -> int:
-        """Return how many refused events wait."""
-        return len(self._refused)
 
     def _record(self, key: int, time_ns: int, now_s: float) -> None:
         """Record the earliest time of a message. The same trade again is no agreement."""

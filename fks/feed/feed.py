@@ -40,6 +40,8 @@ CHECK = Backoff(GRACE_NS / NS, 10.0)  # between two checks of a silence; half th
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the exchange's own bars fill the time
 SEALED_MAX = 20_000  # bars that wait for a database that is away; beyond it they are dropped and fetched again
 IDS_KEPT = 20_000  # ids lately taken, where they do not rise one by one: a backfill by time may bring them again
+#: members that the hot path compares with: a class attribute of an enum is slow to look up, and a member to hash
+_LIVE, _STALE, _CURRENT, _LAGGING = FeedState.LIVE, FeedState.STALE, Stream.CURRENT, Stream.LAGGING
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ class SymbolFeed:
                 self._apply(m.GapFound(event.now_ns, event.now_s), actions, gap=found, settle_s=self._settle_s)
             else:
                 self._apply(m.CheckDue(event.now_ns, event.now_s), actions, check=found)
-        if self.state is FeedState.STALE and m.is_trusted(self):
+        if self.state is _STALE and m.is_trusted(self):
             self._apply(m.Trusted(event.now_ns, event.now_s), actions)
         if self.clock.refused:
             self._quarantine(actions)
@@ -345,7 +347,7 @@ class SymbolFeed:
         trades, has_bars = self.backlog.add(accepted)
         if trades:
             self.liveness.received(Channel.TRADES, event.now_s)
-            if self.stream is not Stream.CURRENT:
+            if self.stream is not _CURRENT:
                 self._stream(m.ARRIVED)
         if has_bars:
             self.liveness.received(Channel.BARS, event.now_s)
@@ -500,7 +502,7 @@ class SymbolFeed:
     # ── building ─────────────────────────────────────────────────────────────────────────────────
     def _build(self, now_ns: int, now_s: float) -> Gap | SilenceCheck | None:
         """Build from the backlog and seal what is proven over. A Gap stops it until that is filled."""
-        if self.builder is None or not (self.state is FeedState.LIVE or self.state is FeedState.STALE):
+        if self.builder is None or not (self.state is _LIVE or self.state is _STALE):
             return None
         events = self.backlog.events
         while events:
@@ -520,7 +522,9 @@ class SymbolFeed:
                 elif is_counted:
                     self._prove(now_s)
             events.popleft()
-        return self._incomplete_check(now_s) or self._overdue_check(now_s)
+        if self._incomplete and (check := self._incomplete_check(now_s)) is not None:
+            return check
+        return self._overdue_check(now_s)
 
     def _take(self, trade: PublicTrade) -> Gap | None:
         assert self.builder is not None
@@ -613,14 +617,16 @@ class SymbolFeed:
         about the silence.
         """
         assert self.builder is not None
-        is_live = self.state is FeedState.LIVE
         if self._incomplete:
             return None
+        is_live, stream = self.state is _LIVE, self.stream
         over_ns, passed_ns = self.builder.open_ns, self.clock.passed_ns(now_s)
         if is_live and passed_ns is not None:
             over_ns = max(over_ns, bar_start(passed_ns - GRACE_NS, self.builder.base))
-        is_quiet = self.stream not in m.TRUSTED or (is_live and self.liveness.is_check_due(now_s))
-        return self._check(over_ns, now_s) if is_quiet or over_ns > self.builder.open_ns else None
+        is_trusted = stream is _CURRENT or stream is _LAGGING
+        if is_trusted and over_ns <= self.builder.open_ns and not (is_live and self.liveness.is_check_due(now_s)):
+            return None
+        return self._check(over_ns, now_s)
 
     def _check(self, until_ns: int, now_s: float) -> SilenceCheck | None:
         if now_s < self._next_check_s or (self.last_id is None and self._is_contiguous):

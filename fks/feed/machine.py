@@ -205,12 +205,12 @@ EVENTS: tuple[type[Event], ...] = (
 
 
 # ── actions ──────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Action:
     """Something that the collector does for a feed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StartBackfill(Action):
     """Fetch missing trades; `gap` None: recover from what is stored. While one runs, another follows it."""
 
@@ -220,14 +220,14 @@ class StartBackfill(Action):
     is_found: bool = False  # the feed found the gap itself
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CheckSilence(Action):
     """Ask REST for the trades after the last one."""
 
     check: SilenceCheck
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resubscribe(Action):
     """Subscribe a silent channel again, on another connection if there may be one."""
 
@@ -236,27 +236,27 @@ class Resubscribe(Action):
     limit_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CorrectBars(Action):
     """Fetch the exchange's own bars of the times at which trades came late."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConfirmBars(Action):
     """Fetch stored bars again that are outliers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RefetchTrades(Action):
     """Fetch the public trades that the store lacks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecheckBars(Action):
     """Fetch the bars sealed last again: the collector before may have died with a correction of one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Publish(Action):
     """Publish the newest trade, quote or book; `trades` arrived with it."""
 
@@ -264,14 +264,14 @@ class Publish(Action):
     trades: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Quarantine(Action):
     """Keep messages that failed validation."""
 
     suspects: tuple[Suspect, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StateChanged(Action):
     """Log and store the new state."""
 
@@ -279,7 +279,7 @@ class StateChanged(Action):
     new: FeedState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BarsDropped(Action):
     """Log that sealed bars were dropped because the store takes none; they are fetched again."""
 

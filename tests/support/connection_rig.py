@@ -27,11 +27,11 @@ def trade(symbol: str) -> PublicTrade:
 
 @dataclass(eq=False)
 class Opened:
-    """One connection that was opened: its symbols, and the batches that a test puts into `said`."""
+    """One connection that was opened: its symbols, and the batches that a test puts into `batches`."""
 
     symbols: list[str]
     at_s: float
-    said: asyncio.Queue[list[MarketEvent] | OutageError] = field(default_factory=asyncio.Queue)
+    batches: asyncio.Queue[list[MarketEvent] | OutageError] = field(default_factory=asyncio.Queue)
     is_open: bool = True
 
 
@@ -68,17 +68,17 @@ class MemoryExchange:
             await self.standing.wait()
             yield []
             while True:
-                said = await connection.said.get()
-                if isinstance(said, OutageError):
-                    raise said
-                yield said
+                batches = await connection.batches.get()
+                if isinstance(batches, OutageError):
+                    raise batches
+                yield batches
         finally:
             connection.is_open = False
 
 
 @dataclass
 class Rig:
-    """Connections over an exchange in memory, and the events that came out of them. Groups are symbols, or "A quotes"."""
+    """Connections over an exchange in memory, and the events out of them. Groups are symbols, or "A quotes"."""
 
     channels: int
     clock: FakeClock = field(default_factory=FakeClock)

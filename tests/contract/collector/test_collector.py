@@ -62,21 +62,21 @@ async def test_from_nothing_to_live_in_every_timeframe(
     database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
 ) -> None:
     settings = settings_for(exchange.info, symbols=FEW["symbols"], backfill_bars=30)
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
 
     async def listen() -> None:
         async for _, payload in bus.subscribe(BARS):
-            told.append(payload)
+            messages.append(payload)
 
     listener = asyncio.create_task(listen())
     async with running(make_collector(settings, database, bus, log, meter=meter)) as collector:
         await until(lambda: collector.is_ready, deadline_s=60)  # the local exchange makes up its days when first asked
         await later(database, 6)
-        await until(lambda: sum(m["timeframe"] == "1s" for m in told) >= 10)  # told after they are stored
+        await until(lambda: sum(m["timeframe"] == "1s" for m in messages) >= 10)  # published after they are stored
         await until(lambda: [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"])  # type: ignore[attr-defined]
     listener.cancel()
     await check_stored(database, exchange, tuple(TIMEFRAMES))
-    seconds = [(m["symbol"], m["time"]) for m in told if m["timeframe"] == "1s"]
+    seconds = [(m["symbol"], m["time"]) for m in messages if m["timeframe"] == "1s"]
     assert len(seconds) == len(set(seconds))
     for symbol in FEW["symbols"]:
         assert [time for name, time in seconds if name == symbol] == sorted(
@@ -86,7 +86,7 @@ async def test_from_nothing_to_live_in_every_timeframe(
         bar_of(row) for row in await database.sql("SELECT * FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s'")
     }
     prices = {(bar.symbol, repr(bar.close), repr(bar.volume)) for bar in stored}
-    assert {(m["symbol"], m["close"], m["volume"]) for m in told if m["timeframe"] == "1s"} <= prices
+    assert {(m["symbol"], m["close"], m["volume"]) for m in messages if m["timeframe"] == "1s"} <= prices
     assert meter.total("fks_bars_sealed_total", timeframe="1s") > 10
     assert "bar.sealed" in log.events("info")
     assert (await database.sql("SELECT count(*) FROM instruments"))[0][0] >= 5
@@ -212,7 +212,7 @@ async def test_database_killed_and_back_misses_nothing(bus: Bus, log: Collecting
 
 
 async def test_value_not_published_in_time_is_not_published_later() -> None:
-    """The state of a feed when PostgreSQL is back is another one: it is told then."""
+    """The state of a feed when PostgreSQL is back is another one, and is published then."""
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=60.0))
@@ -317,8 +317,8 @@ async def test_drain_stores_all_and_the_next_collector_has_no_gap(
                 assert stored[0][0] == feed.last_id
                 assert feed.last_id > newest.get(feed.symbol, -1)
                 newest[feed.symbol] = feed.last_id
-            heard = {feed.symbol: feed.last_id for feed in collector._feeds.values()}
-        assert {feed.symbol: feed.last_id for feed in collector._feeds.values()} == heard, "it went on listening"
+            received = {feed.symbol: feed.last_id for feed in collector._feeds.values()}
+        assert {feed.symbol: feed.last_id for feed in collector._feeds.values()} == received, "it went on listening"
     await check_stored(database, exchange)
 
 

@@ -90,21 +90,21 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(bus: Bus) -> AsyncIterator[list[dict[str, Any]]]:
-    """Give what is told of bars while the block runs, the subscription standing."""
-    heard: list[dict[str, Any]] = []
+    """Yield the bus messages of bars while the block runs, once the subscription stands."""
+    messages: list[dict[str, Any]] = []
 
     async def listen() -> None:
         async for _, payload in bus.subscribe(BARS):
-            heard.append(payload)
+            messages.append(payload)
 
     async def stands() -> bool:
         await bus.publish(BARS, {})
-        return bool(heard)
+        return bool(messages)
 
     listener = asyncio.create_task(listen())
     try:
         await until(stands)
-        yield heard
+        yield messages
     finally:
         listener.cancel()
 
@@ -112,26 +112,26 @@ async def listening(bus: Bus) -> AsyncIterator[list[dict[str, Any]]]:
 async def test_late_trade_replaces_its_sealed_bar_with_a_revision(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
-    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
-    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))  # the exchange counts it where it belongs
+    trades = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(trades, key=lambda t: t.time_ns))  # the exchange counts it where it belongs
     market.now_ns = T0 + 62 * NS
     rig = Rig(database, bus, log, market)
     await rig.begin()
-    async with listening(bus) as heard, rig.running():
-        rig.received(told[:3], 2.0)
+    async with listening(bus) as messages, rig.running():
+        rig.received(trades[:3], 2.0)
         await rig.writer.flush_all([rig.feed])
         assert (rig.feed.late, rig.feed.late_waiting) == (1, 1)
         await rig.corrected()
         await rig.writer.flush_all([rig.feed])
-        await until(lambda: any(message.get("revision") for message in heard))
-    seconds = [(m["time"][17:19], m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s"]
-    assert seconds == [("00", "10.0", 0), ("00", "99.0", 1)]  # told when it was sealed, and again when it was corrected
+        await until(lambda: any(message.get("revision") for message in messages))
+    seconds = [(m["time"][17:19], m["high"], m["revision"]) for m in messages if m.get("timeframe") == "1s"]
+    assert seconds == [("00", "10.0", 0), ("00", "99.0", 1)]  # at its seal and at its correction
     rows = await database.sql(
         "SELECT high, trades, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
     )
     assert tuple(rows[0]) == (99.0, 2, 1, "revised")
     minute = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1m'")
-    assert tuple(minute[0]) == (99.0, 3, 0)  # it was open, and began anew with what the exchange has
+    assert tuple(minute[0]) == (99.0, 3, 0)  # it was open, and was rebuilt from the exchange
     assert "bar.revised" in log.events("warning")
 
 
@@ -150,12 +150,12 @@ class ById(PaperMarket):
 async def test_correction_lost_with_its_collector_is_made_by_the_next(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
-    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 2.2, "12"), trade(5, 61.0, "12")]
-    market = ById(sorted(told, key=lambda t: t.time_ns))
+    trades = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 2.2, "12"), trade(5, 61.0, "12")]
+    market = ById(sorted(trades, key=lambda t: t.time_ns))
     market.now_ns = T0 + 4 * NS
     dead = Rig(database, bus, log, market)
     await dead.begin()
-    dead.received(told[:4], 4.0)
+    dead.received(trades[:4], 4.0)
     await dead.writer.flush_all([dead.feed])
     assert dead.feed.late_waiting, "its correction is in hand"
     market.now_ns = T0 + 62 * NS
@@ -177,17 +177,17 @@ async def test_correction_lost_with_its_collector_is_made_by_the_next(
 async def test_bar_corrected_before_it_was_stored_is_published_once(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
-    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
-    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))
+    trades = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(trades, key=lambda t: t.time_ns))
     market.now_ns = T0 + 62 * NS
     rig = Rig(database, bus, log, market)
     await rig.begin()
-    async with listening(bus) as heard, rig.running():
-        rig.received(told[:3], 2.0)  # the store is away: nothing is flushed meanwhile
+    async with listening(bus) as messages, rig.running():
+        rig.received(trades[:3], 2.0)  # the store is away: nothing is flushed meanwhile
         await rig.corrected()
         await rig.writer.flush_all([rig.feed])
-        await until(lambda: any(message.get("timeframe") == "1s" for message in heard))
-    seconds = [(m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s" and m["time"][17:19] == "00"]
+        await until(lambda: any(message.get("timeframe") == "1s" for message in messages))
+    seconds = [(m["high"], m["revision"]) for m in messages if m.get("timeframe") == "1s" and m["time"][17:19] == "00"]
     assert seconds == [("99.0", 0)]
     rows = await database.sql(
         "SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
@@ -197,14 +197,14 @@ async def test_bar_corrected_before_it_was_stored_is_published_once(
 
 
 async def test_invalid_bar_of_the_exchange_corrects_nothing(database: Database, bus: Bus, log: CollectingLog) -> None:
-    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
-    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))
+    trades = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(trades, key=lambda t: t.time_ns))
     market.now_ns = T0 + 62 * NS
     market.bars("1s")[0] = dataclasses.replace(market.bars("1s")[0], low=0.0)
     rig = Rig(database, bus, log, market)
     await rig.begin()
     async with rig.running():
-        rig.received(told[:3], 2.0)
+        rig.received(trades[:3], 2.0)
         rig.gap_filler.perform(rig.feed, m.CorrectBars())
 
         async def is_held() -> bool:
@@ -228,13 +228,13 @@ async def test_bar_corrected_twice_before_a_flush_has_the_last_values(
     await rig.begin()
     first = Bar("binance", "BTCUSDT", "1m", T0, 10.0, 11.0, 9.0, 10.0, 1.0, 1)
     rig.feed.unstored.sealed.append(Sealed(first, 1, "live"))
-    async with listening(bus) as heard:
+    async with listening(bus) as messages:
         await rig.writer.flush_all([rig.feed])
         for high in (12.0, 13.0):
             rig.feed.unstored.revised.append(Sealed(dataclasses.replace(first, high=high), None, "revised"))
         await rig.writer.flush_all([rig.feed])
-        await until(lambda: any(message.get("revision") for message in heard))
-    assert [(m["high"], m["revision"]) for m in heard if m] == [("11.0", 0), ("13.0", 1)]
+        await until(lambda: any(message.get("revision") for message in messages))
+    assert [(m["high"], m["revision"]) for m in messages if m] == [("11.0", 0), ("13.0", 1)]
     assert log.events("warning") == ["bar.revised"]
     rig.feed.unstored.revised.append(Sealed(dataclasses.replace(first, high=13.0), None, "revised"))
     await rig.writer.flush_all([rig.feed])
@@ -247,12 +247,12 @@ async def test_correction_without_a_trade_count_keeps_the_count(
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
     await rig.begin()
     built = [Bar("binance", "BTCUSDT", "1m", T0 + n * 60 * NS, 10.0, 11.0, 9.0, 10.0, 1.0, 5) for n in range(3)]
-    told = [dataclasses.replace(bar, trades=0) for bar in built]
-    told[1] = dataclasses.replace(told[1], high=12.0)
+    trades = [dataclasses.replace(bar, trades=0) for bar in built]
+    trades[1] = dataclasses.replace(trades[1], high=12.0)
     rig.feed.unstored.sealed.extend(Sealed(bar, 1, "live") for bar in built[:2])
     await rig.writer.flush_all([rig.feed])
     rig.feed.unstored.sealed.append(Sealed(built[2], 1, "live"))  # this one is corrected before it is stored
-    rig.feed.unstored.revised.extend(Sealed(bar, None, "revised") for bar in told)
+    rig.feed.unstored.revised.extend(Sealed(bar, None, "revised") for bar in trades)
     await rig.writer.flush_all([rig.feed])
     rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data ORDER BY time")
     assert [tuple(row) for row in rows] == [(11.0, 5, 0), (12.0, 5, 1), (11.0, 5, 0)]
@@ -316,16 +316,16 @@ async def test_row_of_a_live_feed_is_written_again_without_news(
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]), clock)
     await rig.begin()
 
-    async def told() -> Any:
+    async def written() -> Any:
         await rig.writer.flush([rig.feed])
         (row,) = await database.sql("SELECT updated_at FROM feeds WHERE timeframe = 'trades'")
         return row["updated_at"]
 
-    first = await told()
-    assert await told() == first, "twice at once is once"
+    first = await written()
+    assert await written() == first, "twice at once is once"
     await clock.advance(0.6)
-    assert await told() > first
+    assert await written() > first
     rig.feed.handle(m.Disconnected(T0, 1.0))
-    last = await told()
+    last = await written()
     await clock.advance(0.6)
-    assert await told() == last, "of a feed that is not live nobody needs to know"
+    assert await written() == last, "of a feed that is not live nobody needs to know"

@@ -81,7 +81,7 @@ async def test_silent_symbol_moves_and_the_others_never_stop(
     assert len(rows) == 1, rows
     row = rows[0]
     assert row["cause"] == "silent"
-    assert began - 2 * NS < to_ns(row["began_at"]) < began + 2.5 * NS  # a second in which nobody traded was not missed
+    assert began - 2 * NS < to_ns(row["began_at"]) < began + 2.5 * NS  # a second without a trade was not missed
     assert began + 8 * NS < to_ns(row["ended_at"]) <= ended
     assert await outages(database, "ETHUSDT") == []
     assert await outages(database, "SOLUSDT") == []
@@ -130,7 +130,7 @@ async def test_outage_of_a_dead_collector_starts_at_its_last_message(
         await until(lambda: first.is_ready, deadline_s=15)
         await later(database, 2)
     died = await now_ns(database)
-    heard = to_ns(
+    last_ns = to_ns(
         (await database.sql("SELECT last_message_at FROM feeds WHERE symbol = 'BTCUSDT' AND timeframe = 'trades'"))[0][
             0
         ]
@@ -141,7 +141,7 @@ async def test_outage_of_a_dead_collector_starts_at_its_last_message(
     rows = await outages(database, "BTCUSDT")
     assert len(rows) == 1, rows
     row = rows[0]
-    assert (row["cause"], to_ns(row["began_at"])) == ("collector", heard // 1000 * 1000)
+    assert (row["cause"], to_ns(row["began_at"])) == ("collector", last_ns // 1000 * 1000)
     assert died < to_ns(row["ended_at"]) < died + 10 * NS
     await check_stored(database, exchange)
 

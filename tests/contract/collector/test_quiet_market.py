@@ -1,4 +1,4 @@
-"""A market in which nobody trades: its silence is true, and no outage."""
+"""A market without trades: its silence is true, and no outage."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ STEP = 250 * MS  # 240 trades a minute
 
 def traded(number: int) -> PublicTrade:
     price, size = Decimal(10_000 + number * 7 % 90) / 10, Decimal(1 + number % 5) / 1000
-    number_told = 2290000000900000000 + number * 7_919 % 1_000_003  # execution ids tell nothing
-    return PublicTrade("bybit", SYMBOL, number_told, NEW_YEAR + number * STEP, price, size, number % 2 == 0)
+    trade_id = 2290000000900000000 + number * 7_919 % 1_000_003  # execution ids are opaque
+    return PublicTrade("bybit", SYMBOL, trade_id, NEW_YEAR + number * STEP, price, size, number % 2 == 0)
 
 
 TRADES = [traded(number) for number in range(6 * 240)]
@@ -100,7 +100,7 @@ async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchan
 
 
 @pytest.mark.parametrize("how", ["subscribed again", "discontinued"])
-async def test_what_the_socket_told_meanwhile_counts_where_sixty_trades_do_not_reach_back(
+async def test_waiting_trades_count_where_sixty_of_rest_do_not_reach_back(
     bybit: BybitExchange, market: Market, how: str
 ) -> None:
     back = Backfill(bybit, ("1m",), 1)

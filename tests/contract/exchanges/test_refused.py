@@ -63,11 +63,11 @@ class Plan:
         trade = {"sip_timestamp": FRIDAY + 90_000 * MS, "sequence_number": 7, "price": 1, "size": 5}
         return web.json_response({"status": "OK", "results": [trade]})
 
-    def answer(self, usual: Callable[[str], list[str]], text: str) -> list[str]:
+    def answer(self, normally: Callable[[str], list[str]], text: str) -> list[str]:
         """Answer on the socket."""
         if json.loads(text)["action"] == "auth" and not self.takes_login:
             return ['[{"ev":"status","status":"auth_failed","message":"authentication failed"}]']
-        return usual(text)
+        return normally(text)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def plan() -> Plan:
 
 @pytest.fixture
 async def peer(plan: Plan) -> AsyncIterator[Peer]:
-    usual = CASES["polygon"].answer
-    async with playing(replace(CASES["polygon"], answer=lambda text: plan.answer(usual, text))) as made:
+    normally = CASES["polygon"].answer
+    async with playing(replace(CASES["polygon"], answer=lambda text: plan.answer(normally, text))) as made:
         made.rest = plan.rest
         yield made
 
@@ -139,7 +139,7 @@ async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
 
 
 @pytest.mark.parametrize("what", ["takes_key", "takes_login"])
-async def test_a_key_that_is_refused_is_said_and_tried_again_each_minute(
+async def test_refused_key_is_reported_and_tried_again_each_minute(
     plan: Plan, collect: Callable[..., Collector], clock: Patient, what: str
 ) -> None:
     setattr(plan, what, False)

@@ -36,7 +36,7 @@ from tests.support.ports import CollectingLog
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
 FRAMES = ("1s", "1m", "5m", "1h")
 SYMBOL = "BTCUSDT"
-TURNS = 300  # more than any backfill takes that does not wait for the market
+YIELDS = 300  # more than any backfill takes that does not wait for the market
 
 
 class Clock:
@@ -116,7 +116,7 @@ class Run:
         """Let everything in the background end, as the collector's ticks would; time passes where it waits for the
         present bar."""
         for _ in range(20):
-            for _ in range(TURNS):
+            for _ in range(YIELDS):
                 if self.gap_filler.is_idle:
                     break
                 await asyncio.sleep(0)
@@ -156,7 +156,7 @@ class Run:
         self._give(self._received[-count:])
 
     def lose(self, count: int) -> None:
-        """Some never come. Ids tell, or else the wire does."""
+        """Some never come. Ids show it, or a Discontinuity does."""
         self._flush_overtaken()
         lost, self.wire = self.wire[:count], self.wire[count:]
         if lost and self.market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
@@ -192,7 +192,7 @@ class Run:
         self._begin()
 
     def forge_time(self, count: int) -> None:
-        """A message tells of the next trade with a time to come; that trade comes as well, or is lost with it."""
+        """A message has the next trade with a future time; that trade comes as well, or is lost with it."""
         if not self.wire or self._forged >= 2:  # three in a row would be a clock that has moved
             return
         forged = self._forged + 1
@@ -202,7 +202,7 @@ class Run:
             self.wire.pop(0)
 
     def forge_id(self, count: int) -> None:
-        """A message tells of a trade with an id that is nobody's."""
+        """A message has a trade with an id that no trade has."""
         if self._received and self.market.capabilities.trade_ids is TradeIds.CONTIGUOUS:
             self._give(
                 [msgspec.structs.replace(self._received[-1], trade_id=10**6 + number) for number in range(count)]
@@ -254,7 +254,7 @@ steps = st.lists(
 )
 
 
-#: of what exchanges tell: what ids prove, where REST begins, and how many trades it has where that is the newest alone
+#: kinds of exchanges: their trade ids, where REST begins, and how many trades it has where it has only the newest
 KINDS = (
     (TradeIds.CONTIGUOUS, TradesFrom.ID, 0),
     (TradeIds.RISING, TradesFrom.TIME, 0),
@@ -280,11 +280,11 @@ async def played(market: PaperMarket, script: list[tuple[str, int, int | None]])
         run = Run(market, group)
         run.go(1)
         await run.rest()
-        for act, count, turns in script:
+        for act, count, yields in script:
             getattr(run, act)(count)
-            if turns is None:
+            if yields is None:
                 await run.rest()
-            for _ in range(turns or 0):  # what is done in the background gets so far
+            for _ in range(yields or 0):  # what is done in the background gets so far
                 await asyncio.sleep(0)
         run.go(len(market.trades))
         run.cut(0)
@@ -313,7 +313,7 @@ def test_any_interleaving_gives_the_bars_of_the_exchange(
     last_ns = market.trades[-1].time_ns
     for frame in FRAMES:
         if frame == "1s" and market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
-            continue  # this exchange has no seconds of its own: where trades came late or are gone nobody knows better
+            continue  # this exchange has no seconds of its own: late or lost trades have no other source
         known = {bar.time_ns: bar for bar in market.bars(frame)}
         bars = [bar for _, bar in sorted(store.bars[frame].items())]
         for before, bar in itertools.pairwise(bars):
@@ -368,7 +368,7 @@ async def test_suspect_bar_that_cannot_be_confirmed_delays_no_other() -> None:
 
 
 class LateMarket(PaperMarket):
-    """REST shows what the socket told only after it was asked for it so many times."""
+    """REST shows the trades of the stream only after so many queries."""
 
     late = 0
 
@@ -413,7 +413,7 @@ async def test_late_rest_costs_no_trade(late: int, is_refused: bool) -> None:
 async def test_consecutive_trades_beyond_a_gap_confirm_it_despite_another_gap(
     before: int, after: int, is_refused: bool
 ) -> None:
-    """A socket that is dialled anew while REST is late loses more: the trades around that are as true."""
+    """A socket that is reconnected while REST is late loses more: the trades around that are as true."""
     market = LateMarket(market_of([(NS, 100 + n, 1) for n in range(30)], *KINDS[0]).trades)
     async with asyncio.TaskGroup() as group:
         run = Run(market, group)

@@ -175,7 +175,7 @@ async def test_newest_trades_that_do_not_reach_back_are_refused(monkeypatch: pyt
 
 
 class SixtyNewest(ForgetfulMarket):
-    """As Bybit: ids that tell nothing, and of trades the newest sixty, however many are asked for."""
+    """As Bybit: opaque ids, and only the newest sixty trades, however many are requested."""
 
     def __init__(self, trades: list[PublicTrade]) -> None:
         super().__init__(trades, TradeIds.OPAQUE, TradesFrom.NEWEST)
@@ -234,7 +234,7 @@ async def test_overlapping_answers_reach_beyond_the_newest_sixty_trades() -> Non
         made = await back.recover("BTCUSDT", {})
         assert made.builder.open_ns == START + 2 * 60 * NS
         assert made.trades == [t for t in venue.trades if made.builder.open_ns <= t.time_ns <= venue.now_ns]
-    venue.at(1, 26)  # seven seconds later: nobody knows what was between
+    venue.at(1, 26)  # seven seconds later: the trades between are not known
     with pytest.raises(OutageError, match="present bar"):
         await back.recover("BTCUSDT", {})
 
@@ -263,7 +263,7 @@ async def test_gap_beyond_the_newest_trades_is_filled_with_bars(
     frames: tuple[str, ...],
 ) -> None:
     venue = busy(per_minute=70)
-    for number in range(290, 350):  # whatever the ids happen to be: they tell nothing
+    for number in range(290, 350):  # whatever the ids happen to be: they are opaque
         last = venue.trades[number]
         venue.now_ns = venue.trades[number + 59].time_ns
         back = Backfill(venue, frames, 1)

@@ -50,7 +50,7 @@ async def test_beyond_the_maximum_a_connection_with_capacity_takes_the_symbol(mo
             ["A", "B", "F"],
             ["C", "D", "E"],
         ]
-        rig.place("G")  # none has room: rather a socket more than a symbol less
+        rig.place("G")  # none has capacity: one connection more rather than one symbol less
         await rig.settle()
         assert len(rig.connections) == 3
         assert ["G"] in rig.exchange.open
@@ -80,7 +80,7 @@ async def test_silent_symbol_moves_and_a_mostly_silent_connection_reconnects() -
         rig.move(["B"])
         await rig.settle()
         assert rig.exchange.open == [["A", "B", "C"], ["B"]]
-        assert rig.exchange.unsubscribed == ["B"]  # the old one is told, and the new one is not
+        assert rig.exchange.unsubscribed == ["B"]  # on the old one, not on the new one
         assert rig.lost == [({"B"}, "disconnected")]  # until it is subscribed there
         rig.move(["A"])  # half of what is left
         await rig.settle()
@@ -94,7 +94,7 @@ async def test_events_of_a_dropped_symbol_are_dropped_and_counted() -> None:
         rig.place("ABC")
         await rig.settle()
         rig.drop("B")
-        rig.connection("A").said.put_nowait(
+        rig.connection("A").batches.put_nowait(
             [
                 trade("A"),
                 trade("B"),
@@ -119,7 +119,7 @@ async def test_dropped_symbols_disturb_no_other_and_may_come_back() -> None:
         assert (rig.exchange.open, rig.exchange.unsubscribed, rig.lost) == ([["A", "B", "C"]], ["B", "C"], [])
         rig.place("B")  # on a socket of its own: nothing of it is let go
         await rig.settle()
-        rig.connection("B").said.put_nowait([trade("B")])
+        rig.connection("B").batches.put_nowait([trade("B")])
         await until(lambda: rig.events)
         assert rig.meter.total("fks_market_dropped_total") == 0
 
@@ -141,6 +141,6 @@ async def test_bar_of_a_dropped_symbol_is_dropped_too() -> None:
         await rig.settle()
         rig.drop("B")
         bar = cast(Any, SimpleNamespace(symbol="B"))
-        rig.connection("A").said.put_nowait([BarSeen(bar, is_closed=True)])
+        rig.connection("A").batches.put_nowait([BarSeen(bar, is_closed=True)])
         await until(lambda: rig.meter.total("fks_market_dropped_total", channel="left") == 1)
         assert rig.events == []

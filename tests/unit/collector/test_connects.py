@@ -11,8 +11,8 @@ from tests.support.waiting import until
 
 
 def gives_data_and_dies(connection: Opened) -> None:
-    connection.said.put_nowait([trade("A")])
-    connection.said.put_nowait(OutageError("policy violation"))
+    connection.batches.put_nowait([trade("A")])
+    connection.batches.put_nowait(OutageError("policy violation"))
 
 
 async def test_connection_that_gives_data_and_ends_reconnects_less_often() -> None:
@@ -35,10 +35,10 @@ async def test_single_cut_reconnects_at_once() -> None:
         rig.place(["A"])
         await rig.settle()
         for _ in range(10):
-            rig.connection("A").said.put_nowait([trade("A")])
+            rig.connection("A").batches.put_nowait([trade("A")])
             await rig.settle(6.0)
             count = len(rig.exchange.opened)
-            rig.connection("A").said.put_nowait(OutageError("cut"))
+            rig.connection("A").batches.put_nowait(OutageError("cut"))
             await rig.settle(0.3)
             assert len(rig.exchange.opened) == count + 1
             assert rig.is_subscribed("A")
@@ -101,7 +101,7 @@ async def test_connection_is_not_closed_before_the_next_permit() -> None:
         await rig.settle()
         rig.place("B")
         await rig.settle(30.0)
-        rig.connection("A").said.put_nowait([trade("A")])
+        rig.connection("A").batches.put_nowait([trade("A")])
         await until(lambda: rig.events)
         assert (rig.exchange.open, rig.lost) == ([["A"]], [])
         rig.exchange.permits.release()
@@ -109,7 +109,7 @@ async def test_connection_is_not_closed_before_the_next_permit() -> None:
         assert (rig.exchange.open, rig.lost) == ([["A", "B"]], [({"A", "B"}, "disconnected")])
         rig.place("C")
         await rig.settle(30.0)
-        rig.connection("B").said.put_nowait(OutageError("cut while it waits"))
+        rig.connection("B").batches.put_nowait(OutageError("cut while it waits"))
         await rig.settle(6.0)
         assert (rig.exchange.open, len(rig.lost)) == ([], 2)
         rig.exchange.permits.release()
@@ -123,8 +123,8 @@ async def test_trades_are_connected_before_quotes_and_books() -> None:
         rig.exchange.permits = asyncio.Semaphore(0)
         rig.place(["A quotes"])
         await rig.settle()
-        for strand in ("B quotes", "A book", "A", "B"):
-            rig.place([strand])
+        for group in ("B quotes", "A book", "A", "B"):
+            rig.place([group])
             await rig.settle()
         for _ in range(5):
             rig.exchange.permits.release()
@@ -158,8 +158,8 @@ async def test_quotes_get_a_permit_however_many_trades_are_refused() -> None:
 async def test_symbol_dropped_while_it_waits_for_a_permit_delays_no_other() -> None:
     async with rigged() as rig:
         rig.exchange.permits = asyncio.Semaphore(0)
-        for strand in ("A", "B", "A quotes"):
-            rig.place([strand])
+        for group in ("A", "B", "A quotes"):
+            rig.place([group])
         await rig.settle()
         rig.drop("A")
         await rig.settle()

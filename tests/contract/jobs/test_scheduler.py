@@ -51,7 +51,7 @@ def scheduler(db: Database, cluster: Cluster, *, jobs_wait_max_s: float = 60.0) 
     return SchedulerActor(component, (), run_job=cluster.run_job)
 
 
-async def test_a_drained_scheduler_claims_no_more_and_its_jobs_go_on_to_their_one_end(database: Database) -> None:
+async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(database: Database) -> None:
     store, cluster = JobStore(database), Cluster(database)
     for number in range(5):
         await store.submit("backtest", {"n": number})

@@ -74,7 +74,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
     assert len(counts) == 1, "instances of the same code differ"
 
 
-def test_an_instance_that_stands_still_is_behind_and_one_that_catches_up_is_not() -> None:
+def test_stalled_instance_is_a_problem_and_a_catching_up_one_is_not() -> None:
     stalled = StalledInstances()
     assert stalled.problems([("a", 1, 5), ("b", 1, 5), ("c", 5, 5), ("d", None, None)], 0.0, wait_max_s=10) == []
     assert stalled.problems([("a", 1, 6), ("b", 2, 6), ("c", 5, 6)], 9.0, wait_max_s=10) == []

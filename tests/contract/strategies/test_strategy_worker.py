@@ -384,7 +384,7 @@ async def test_on_a_tape_an_old_decision_is_dropped_by_the_time_of_the_tape(floo
     assert [row["kind"] for row in await floor.signals()] == ["enter", "exit"]
 
 
-async def test_an_hour_of_missed_seconds_leaves_the_state_of_one_that_never_stopped(floor: Floor) -> None:
+async def test_missed_hour_leaves_the_state_of_an_uninterrupted_worker(floor: Floor) -> None:
     """The demo strategies on bars of a second: one worker decides on each bar, its twin was away for an hour of
     them."""
     demo = {

@@ -149,7 +149,7 @@ def test_dust_stays_and_is_sold_once_it_makes_a_step() -> None:
     assert 0 <= result.position < BTC.lot_step
 
 
-def test_after_a_stop_there_is_no_new_entry_until_the_target_returns_to_zero() -> None:
+def test_no_entry_after_a_stop_until_the_target_was_zero() -> None:
     bars = tape((100, 100, 100, 100), (100, 100, 100, 100), (95, 95, 80, 85), *[(85, 90, 85, 90)] * 4)
     result = run(Scripted(target=(1, 1, 1, 1, 0, 1, 1), stop=84.0), bars, setup())
     assert [(f.role, f.price) for f in result.fills] == [
@@ -266,7 +266,7 @@ def _hashes(result: Result) -> tuple[str, str]:
     return result.inputs_hash, result.fills_hash
 
 
-def test_fingerprints_are_the_same_for_the_same_inputs_and_differ_for_any_other() -> None:
+def test_fingerprints_are_equal_for_equal_inputs_only() -> None:
     strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(400)
     base = run(strategy, bars, setup())
     assert _hashes(base) == _hashes(run(strategy, bars, setup()))

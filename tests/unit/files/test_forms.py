@@ -146,7 +146,7 @@ def archive(*, unit: int, header: bool = False) -> str:
 
 
 @pytest.mark.parametrize("unit", [10**6, 1000])
-def test_binance_archives_carry_milliseconds_until_2024_and_microseconds_since(tmp_path: Path, unit: int) -> None:
+def test_binance_archives_have_milliseconds_or_microseconds(tmp_path: Path, unit: int) -> None:
     found = read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=unit), ImportOptions())
     assert same(found.bars)
     assert (found.form, found.exchange, found.bars.symbol) == ("binance archive", "binance", "BTCUSDT")

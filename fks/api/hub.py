@@ -44,35 +44,35 @@ _ECHO_S = 0.05  # interval of the first echo requests of a new subscription
 
 
 class Hub:
-    """Distributes messages of the bus to the clients that subscribed to them."""
+    """Distributes messages of the bus to `clients`, those that joined, by their subscriptions."""
 
     def __init__(self, bus: Bus, clock: Clock, log: Log) -> None:
         self._bus = bus
         self._clock = clock
         self._log = log
-        self._clients: set[Client] = set()
+        self.clients: set[Client] = set()
         self._names = {source: name for name, source in CHANNELS.items()}
         self._mine = f"{_TICK}.{secrets.token_hex(8)}"
         self._tick_sent = 0
         self._tick_seen = 0
         self._demand = asyncio.Event()
-        self._is_busy_subscribed = False  # the subscription to the busy channels stands
+        self.is_busy_subscribed = False  # the subscription to the busy channels stands
         self._busy_changed = asyncio.Condition()
 
     def __len__(self) -> int:
-        return len(self._clients)
+        return len(self.clients)
 
     def join(self, client: Client) -> bool:
         """Add a client; False when this replica is full."""
-        if len(self._clients) >= CLIENTS_MAX:
+        if len(self.clients) >= CLIENTS_MAX:
             return False
-        self._clients.add(client)
+        self.clients.add(client)
         self.changed()
         return True
 
     def leave(self, client: Client) -> None:
         """Remove a client; harmless when it is removed already."""
-        self._clients.discard(client)
+        self.clients.discard(client)
         self.changed()
 
     def changed(self) -> None:
@@ -84,14 +84,14 @@ class Hub:
         long."""
         try:
             async with asyncio.timeout(timeout_s), self._busy_changed:
-                await self._busy_changed.wait_for(lambda: self._is_busy_subscribed)
+                await self._busy_changed.wait_for(lambda: self.is_busy_subscribed)
         except TimeoutError:
             return False
         return True
 
     async def close(self) -> None:
         """Close every client: the gateway stops."""
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.close()
 
     async def listen(self) -> None:
@@ -129,10 +129,10 @@ class Hub:
             finally:
                 listening.cancel()
                 await asyncio.wait({listening})
-                self._is_busy_subscribed = False
+                self.is_busy_subscribed = False
 
     def _is_busy_wanted(self) -> bool:
-        return any(client.channels & BUSY.keys() for client in self._clients)
+        return any(client.channels & BUSY.keys() for client in self.clients)
 
     async def _listen_busy(self) -> None:
         names, echo = {source: name for name, source in BUSY.items()}, f"{self._mine}.busy"
@@ -141,7 +141,7 @@ class Hub:
             async for source, payload in self._bus.subscribe(*names, echo):
                 if source == echo:
                     async with self._busy_changed:
-                        self._is_busy_subscribed = True
+                        self.is_busy_subscribed = True
                         self._busy_changed.notify_all()
                 elif isinstance(payload, dict):
                     self.spread(names[source], payload)
@@ -152,13 +152,13 @@ class Hub:
     async def _ask_echo(self, echo: str) -> None:
         """Publish to ourselves until the echo arrives: then the subscription stands, and later messages are not
         missed."""
-        while not self._is_busy_subscribed:
+        while not self.is_busy_subscribed:
             await self._bus.publish(echo, {})
             await self._clock.sleep(_ECHO_S)
 
     def spread(self, channel: str, message: Message) -> None:
         """Give a message to every client that wants it, encoded once for all of them."""
-        if wanting := [client for client in self._clients if client.wants(channel, message)]:
+        if wanting := [client for client in self.clients if client.wants(channel, message)]:
             data = dump(message)
             for client in wanting:
                 client.put(channel, message, data)
@@ -171,13 +171,13 @@ class Hub:
                 "time": iso(self._clock.now_ns()),
                 "reason": "messages may be missing: read again",
             }
-            for client in self._clients:
+            for client in self.clients:
                 client.put("gap", message)
         self._tick_seen = number
 
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(_TICK_S)
-            if self._clients or not self._tick_seen:
+            if self.clients or not self._tick_seen:
                 self._tick_sent += 1
                 await self._bus.publish(self._mine, {"n": self._tick_sent})

@@ -124,10 +124,10 @@ def missed(system: System, since: datetime) -> list[datetime]:
         f" AND time >= '{since.isoformat()}' AND time <= '{cursor.isoformat()}' ORDER BY time"
     )
     bars = [row[0] for row in rows]
-    output = set(decided(system))
-    turns = [after for before, after in pairwise(bars) if (after - before).total_seconds() % 2]
-    assert len(turns) > 3
-    return [bar for bar in turns if bar not in output]
+    signalled = set(decided(system))
+    changes = [after for before, after in pairwise(bars) if (after - before).total_seconds() % 2]
+    assert len(changes) > 3
+    return [bar for bar in changes if bar not in signalled]
 
 
 @pytest.mark.parametrize("name", ["orders", "strategy:0"])

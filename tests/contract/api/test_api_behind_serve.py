@@ -55,7 +55,7 @@ class Endless:
     async def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "websocket.send":
             self.sent.append(json.loads(message["text"]))
-            (self.client,) = self._gateway.app.state.gateway.hub._clients
+            (self.client,) = self._gateway.app.state.gateway.hub.clients
         elif message["type"] == "websocket.close":
             self.closed = message
 

@@ -78,7 +78,7 @@ async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, 
     latest = Latest(bus)
     trade = PublicTrade("binance", "BTCUSDT", 1, AT, Decimal("64000.10"), Decimal(1), True, 1, AT)
     quote = Quote("binance", "BTCUSDT", AT, Decimal("1.1"), Decimal(2), Decimal("1.2"), Decimal(3), AT)
-    assert not hub._is_busy_subscribed
+    assert not hub.is_busy_subscribed
     async with open_socket(gateway) as socket:
         await latest.publish([trade])
         await say(socket, type="subscribe", channels=["prices", "quotes"], symbols=["BTCUSDT"])
@@ -87,7 +87,7 @@ async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, 
         }
         assert [item["price"] for item in shots["prices"]["items"]] == ["64000.10"]
         assert shots["quotes"]["items"] == []
-        assert hub._is_busy_subscribed
+        assert hub.is_busy_subscribed
         await latest.publish([quote])  # nothing told after the snapshot is missed: the subscription stands
         assert (await next_of(socket, "quote"))["ask"] == "1.2"
         await bus.publish(PRICES, {"type": "price", "exchange": "binance", "symbol": "ETHUSDT", "price": "1"})
@@ -97,7 +97,7 @@ async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, 
         assert (await next_of(socket, "unsubscribed"))["count"] == 1
         await latest.publish([quote, trade])
         assert (await next_of(socket, "price", "quote"))["type"] == "price"
-    await until(lambda: not hub._is_busy_subscribed)
+    await until(lambda: not hub.is_busy_subscribed)
 
 
 async def test_feeds_without_a_symbol_are_all_feeds(gateway: Running, seeded: Database) -> None:
@@ -169,7 +169,7 @@ async def test_outage_gets_an_error_and_subscribes_nothing(
         await say(socket, type="subscribe", id=1, channels=["bars"], symbols=["BTCUSDT"])
         received = await next_of(socket, "error")
         assert (received["code"], received["id"]) == ("UNAVAILABLE", 1)
-        (client,) = hub._clients
+        (client,) = hub.clients
         assert not client.topics
         assert not client._held
 

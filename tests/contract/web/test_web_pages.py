@@ -66,7 +66,7 @@ async def test_monitor_asks_for_a_token_then_shows_the_live_tree(
         await _says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
         await until(lambda: _is(tab, "document.getElementById('live').className.includes('ok')"), deadline_s=20)
         await until(
-            lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub._clients), deadline_s=20
+            lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub.clients), deadline_s=20
         )
         await bus.publish(FILLS, _fill("1234.5"))
         await _says(tab, "1,234.50")

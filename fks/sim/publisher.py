@@ -8,11 +8,11 @@ from collections.abc import Callable
 import orjson
 
 from fks.sim.atoms import show
-from fks.sim.book import Depth
 from fks.sim.faults import Faults, Target
 from fks.sim.intervals import INTERVALS, end_of, start_of
 from fks.sim.klines import Kline
 from fks.sim.market import RAW_OFFSET
+from fks.sim.order_book import Depth
 from fks.sim.prints import Trade
 from fks.sim.sockets import Socket
 from fks.sim.symbol_state import SymbolState

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fks.sim.atoms import SCALE
-from fks.sim.book import Book
 from fks.sim.klines import Klines
 from fks.sim.market import RAW_OFFSET, Market
+from fks.sim.order_book import OrderBook
 from fks.sim.orders import Order
 from fks.sim.prints import Trade
 
@@ -17,7 +17,7 @@ class SymbolState:
 
     def __init__(self, market: Market, now_ms: int) -> None:
         self.market = market
-        self.book = Book(market, now_ms)
+        self.book = OrderBook(market, now_ms)
         self.klines = Klines(market)
         self.orders: dict[int, Order] = {}
         self._average = (-1, 0)

@@ -40,7 +40,7 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-class Book:
+class OrderBook:
     """Makes snapshots and diffs. Update numbers grow with time, so they also grow across a restart."""
 
     def __init__(self, market: Market, now_ms: int) -> None:

@@ -423,6 +423,7 @@ signals = Table(
     _text("trace_id", default=""),
     Column("seq", BigInteger, Identity(always=False), nullable=False),
     _time("created_at", now=True),
+    CheckConstraint("kind IN ('enter','exit','order')", name="kind"),
     CheckConstraint("state IN ('pending','ready','ordered','denied','expired','declined','nothing')", name="state"),
     Index("ix_signals_ready", "symbol", "seq", postgresql_where=text("state = 'ready'")),
     Index("ix_signals_pending", "valid_until", postgresql_where=text("state = 'pending'")),

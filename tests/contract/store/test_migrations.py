@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from fks.model.errors import ConfigError, InputError
@@ -51,6 +52,23 @@ async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_datab
     await migrate.upgrade(empty_database_url, step)
     await migrate.upgrade(empty_database_url)
     assert await migrate.differences(empty_database_url) == []
+
+
+async def test_a_waiting_signal_of_a_dropped_kind_is_denied(empty_database_url: str) -> None:
+    await migrate.upgrade(empty_database_url, "0019")
+    db = await Database.connect(empty_database_url)
+    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 1000)")
+    row = (
+        "INSERT INTO signals (id, source, account_id, venue, symbol, ts_event, kind, side, type, state)"
+        " VALUES ($1, 'me', 1, 'ccxt', 'BTCUSDT', now(), 'target', 'buy', 'market', 'ready')"
+    )
+    await db.sql(row, uuid.uuid4())
+    await migrate.upgrade(empty_database_url)
+    (signal,) = await db.sql("SELECT state, code FROM signals")
+    assert (signal["state"], signal["code"]) == ("denied", "TYPE_UNSUPPORTED")
+    with pytest.raises(asyncpg.CheckViolationError, match="ck_signals_kind"):
+        await db.sql(row, uuid.uuid4())
+    await db.close()
 
 
 async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database_url: str) -> None:

@@ -78,7 +78,7 @@ def test_golden_trace_id() -> None:
         (Request, "none cancel cancel_unknown cancel_wanted replace replace_unknown"),
         (Outcome, "ack refused ambiguous exists"),
         (Presence, "found not_found no_answer"),
-        (Kind, "target enter exit order"),
+        (Kind, "enter exit order"),
         (SignalState, "pending ready ordered denied expired declined nothing"),
         (
             State,

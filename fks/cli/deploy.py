@@ -61,12 +61,13 @@ def deploy(
     if install_only:
         if wheel is None or rollback:
             raise InputError("--install-only needs --wheel FILE", remedy="name the wheel")
+        _check_schema(paths, wheel)
         emit(_install(paths, wheel, is_quiet=as_json), as_json=as_json, schema="fks.install/1")
         return
     with gateway_of(ctx) as gateway:
         if rollback:
             wheel = _previous(gateway, paths)
-        _check_schema(ctx, wheel)
+        _check_schema(paths, wheel)
         args = _install(paths, wheel, is_quiet=as_json) if wheel is not None else {}
         args["build"] = installed_version()
         body = {"kind": "deploy", "only": only, "reason": why, **args}
@@ -86,14 +87,16 @@ def deploy(
         click.echo(f"everything runs {args['build']}" if only is None else f"{only} runs {args['build']}")
 
 
-def _check_schema(ctx: click.Context, wheel: Path | None) -> None:
-    """Refuse a build that cannot run beside the one that runs. Errors: InputError DEPLOY_SCHEMA."""
-    from fks.cli.store import opened_store
+def _check_schema(paths: Paths, wheel: Path | None) -> None:
+    """Refuse a build that cannot run beside the one that runs. On every node: a child may start again on any of them.
+
+    Errors: InputError DEPLOY_SCHEMA; OutageError when FKS does not run here, or PostgreSQL is away.
+    """
     from fks.cli.wheel import migrations_of
+    from fks.config.endpoints import load_node
     from fks.store import migrate
 
-    with opened_store(ctx) as (url, _, _):
-        at = asyncio.run(migrate.current(url))
+    at = asyncio.run(migrate.current(load_node(paths).database_url))
     name = "this checkout" if wheel is None else wheel.name
     migrate.check_rolling(at, migrations_of(wheel), build=name)
 

@@ -188,10 +188,7 @@ async def test_command_line_restarts_and_prints_the_time_it_took(fks: Fks, rig: 
     assert "guardian is not back" in err
 
 
-async def test_deployment_is_shown_part_by_part(
-    fks: Fks, rig: Rig, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FKS_DATABASE_URL", database_url)  # the command compares its schema with the build's
+async def test_deployment_is_shown_part_by_part(fks: Fks, rig: Rig) -> None:
     rig.parts.build = ""  # a child that reports no build is not compared: ours may be edited while this runs
     rig.start()
     code, out, err = await fks("deploy", "--only", "strategy:0", "--why", "new idea")

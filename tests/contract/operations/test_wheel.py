@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from fks.cli.base import USAGE
 from fks.cli.wheel import check_place, check_wheel, keep, repack
 from fks.model.errors import InputError
+from tests.support.api_fixtures import Fks
 
 FILES = {"fks/__init__.py": '__version__ = "9.9.9"\n', "fks/a.sql": "SELECT 1;\n", "serve_app.py": "x = 1\n"}
 
@@ -122,3 +124,14 @@ def _install(file: Path, target: Path) -> None:
         check=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("more", [["--install-only"], []])
+async def test_wheel_that_renames_columns_is_not_installed_on_any_node(
+    fks: Fks, tmp_path: Path, more: list[str]
+) -> None:
+    """Its migrations lack one that renamed columns: a child that starts again from it would use the old names."""
+    code, out, err = await fks("deploy", "--wheel", str(wheel(tmp_path)), *more)
+    assert (code, out) == (USAGE, "")
+    assert "cannot be rolled out: migration 0019 renames or removes columns" in err
+    assert "fks down" in err

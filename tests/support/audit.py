@@ -57,13 +57,17 @@ def assert_sound(system: System) -> None:
     """Let the auditor look until all is settled: positions equal, one outcome each; and each id was sent at most
     once."""
 
-    def settled() -> Audit | None:
-        found = audit(system)
-        return None if found.position_errors or found.undecided or found.others else found
+    found: list[Audit] = []
 
-    found = wait_until(settled, deadline_s=60.0, every_s=0.5)
-    assert found is not None
-    assert (found.doubled, found.twice_ordered, found.others) == ({}, 0, ())
+    def settled() -> bool:
+        found[:] = [audit(system)]
+        return not (found[0].position_errors or found[0].undecided or found[0].others)
+
+    try:
+        wait_until(settled, deadline_s=60.0, every_s=0.5)
+    except AssertionError:
+        raise AssertionError(f"the auditor still finds after 60 s: {found[0]}") from None
+    assert (found[0].doubled, found[0].twice_ordered) == ({}, 0)
 
 
 async def _evidence(system: System) -> Evidence:

@@ -9,7 +9,7 @@ import numpy as np
 
 import fks
 from fks.backtest.fingerprint import fills_hash, inputs_hash
-from fks.backtest.gaps import ensure_whole, find_gaps
+from fks.backtest.gaps import GAP_BARS_MAX, ensure_whole, find_gaps, missing_after
 from fks.backtest.limits import Holding, TapeChecks
 from fks.backtest.result import DeniedEntry, FillRow, Result, Setup, TradeRow
 from fks.indicators import places_of
@@ -70,8 +70,9 @@ def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     """Return what `strategy` would have traded on `bars`.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
-    made `warmup` bars after the anchor. A decision on the last bar has no bar to fill on. What is open at the end stays
-    open.
+    made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first decided
+    bar, the anchor is the bar after the hole. A decision on the last bar has no bar to fill on. What is open at the end
+    stays open.
     Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
     """
     bars = _anchored(strategy, bars, setup.start_ns)
@@ -117,7 +118,7 @@ def _anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
     on."""
     warmup = strategy.warmup()
     start = 0 if start_ns is None else int(np.searchsorted(bars.time_ns, start_ns))
-    part = bars[max(0, start - warmup) :]
+    part = bars[_after_holes(bars, max(0, start - warmup), warmup) :]
     if len(part) < warmup + 2:
         have = f"{len(part)} from {iso(int(part.time_ns[0]))}" if len(part) else "none"
         raise InputError(
@@ -128,6 +129,18 @@ def _anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
             remedy="choose a longer range, or load more data (fks data sync)",
         )
     return part
+
+
+def _after_holes(bars: Bars, anchor: int, warmup: int) -> int:
+    """Return the first index from `anchor` on that is followed by `warmup` bars and a decided one without a hole.
+
+    A hole is a gap longer than `GAP_BARS_MAX`: bars before it say nothing about the market after it.
+    """
+    for index in (np.flatnonzero(missing_after(bars[anchor:]) > GAP_BARS_MAX) + anchor + 1).tolist():
+        if index > anchor + warmup:
+            break
+        anchor = index
+    return anchor
 
 
 def _open_book(bars: Bars, setup: Setup) -> _Book:

@@ -213,6 +213,26 @@ def test_a_start_time_puts_the_anchor_one_warmup_before_it() -> None:
     assert_same_fills(result.fills, run(strategy, bars[92:], setup()).fills)
 
 
+@pytest.mark.parametrize(("missing", "start"), [(range(60, 900), 900), (range(60, 900), 500), (range(60, 895), 900)])
+def test_a_start_after_a_hole_warms_up_after_the_hole(missing: range, start: int) -> None:
+    strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(1200)
+    result = run(strategy, without(bars, missing), setup(start_ns=int(bars.time_ns[start])))
+    anchor = missing.stop
+    assert int(result.bars.time_ns[0]) == int(bars.time_ns[anchor])
+    assert int(result.bars.time_ns[result.first]) == int(bars.time_ns[anchor + strategy.warmup()])
+    assert result.gaps.missing_pct == 0.0
+    assert_same_fills(result.fills, run(strategy, bars[anchor:], setup()).fills)
+
+
+def test_a_hole_in_the_first_warm_up_moves_the_first_decision() -> None:
+    strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(400)
+    result = run(strategy, without(bars, range(4, 20), range(26, 40)), setup())
+    assert int(result.bars.time_ns[0]) == int(bars.time_ns[40])
+    short = without(synthetic(60), range(10, 25))
+    kept = run(strategy, short, setup(allow_gaps=True))  # a hole behind the first decision moves nothing
+    assert int(kept.bars.time_ns[0]) == int(short.time_ns[0])
+
+
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_too_few_bars_are_one_clear_line(count: int) -> None:
     with pytest.raises(InputError, match=r"too few 1m bars of SYNTHETIC: .*sma_cross needs 8 to warm up") as caught:

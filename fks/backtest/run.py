@@ -70,9 +70,9 @@ def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     """Return what `strategy` would have traded on `bars`.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
-    made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first decided
-    bar, the anchor is the bar after the hole. A decision on the last bar has no bar to fill on. What is open at the end
-    stays open.
+    made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first
+    decided bar, the anchor is the bar after the hole. A decision on the last bar has no bar to fill on. What is open at
+    the end stays open.
     Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
     """
     bars = _anchored(strategy, bars, setup.start_ns)

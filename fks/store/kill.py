@@ -81,6 +81,5 @@ class KillStore:
             detail or None,
             to_datetime(order.sent_ns or order.created_ns),
         )
-        await self._db.execute(
-            "kill.add_event", order.client_order_id, f"kill:{step}", step, state.value, {"detail": detail, "code": code}
-        )
+        payload = {"detail": detail, "code": code}
+        await self._db.execute("kill.add_event", order.client_order_id, f"kill:{step}", step, payload)

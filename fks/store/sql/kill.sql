@@ -76,7 +76,9 @@ ON CONFLICT (client_order_id) DO UPDATE
  WHERE orders.state IN ('SENDING', 'UNKNOWN') AND orders.state <> excluded.state;
 
 -- name: add_event
--- Append one step of a flattening order; the same step again is nothing.
+-- Append one step of a flattening order; the same step again is nothing. The state is the row's: the order manager may
+-- have moved it on since. Its row is locked, so that no step of the order manager comes between.
 INSERT INTO order_events (client_order_id, event_id, event, to_state, source, payload)
-VALUES ($1, $2, $3, $4, 'guardian', $5)
+SELECT o.client_order_id, $2, $3, o.state, 'guardian', $4
+  FROM (SELECT client_order_id, state FROM orders WHERE client_order_id = $1 FOR UPDATE) o
 ON CONFLICT (client_order_id, event_id) DO NOTHING;

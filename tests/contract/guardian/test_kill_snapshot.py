@@ -11,7 +11,7 @@ import pytest
 
 from fks.guardian.positions import WINDOW_S, Holder, Snapshot
 from fks.model.instrument import Lot
-from fks.model.order import Fill, Side
+from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
 from fks.store.db import Database
 from fks.store.kill import KillStore
 
@@ -73,3 +73,39 @@ async def test_what_closes_a_position_follows_the_rules_of_the_exchange_that_the
     assert (rules.exchange, rules.lot_step) == (home, Decimal(steps[home]))
     assert rules.lot == Lot(Decimal(steps[home]), Decimal(120), Decimal(steps[home]))
     assert Snapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file
+
+
+async def test_a_step_told_late_is_recorded_with_the_state_that_the_order_has(database: Database) -> None:
+    """The order manager may book the execution before the guardian's file is copied: the row stays, and so it says."""
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    store = KillStore(database)
+    order = Order(
+        client_order_id=uuid.uuid5(uuid.NAMESPACE_DNS, "kill").hex,
+        intent_id=uuid.uuid5(uuid.NAMESPACE_DNS, "intent"),
+        signal_id=None,
+        account_id=1,
+        venue="ccxt",
+        exchange="binance",
+        symbol="BTCUSDT",
+        instance="one",
+        role=Role.KILL,
+        attempt=0,
+        side=Side.SELL,
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.GTC,
+        quantity=Decimal(1),
+        state=State.SENDING,
+        is_reduce_only=True,
+        created_ns=time.time_ns(),
+    )
+    steps = {"sent": State.SENDING, "working": State.WORKING, "ended": State.WORKING}
+    for step, state in steps.items():
+        await store.save_order(order, state, venue_order_id=None, code=None, detail="", step=step)
+        if step == "working":
+            await database.sql("UPDATE orders SET state = 'FILLED', filled = quantity")
+    events = await database.sql("SELECT event, to_state FROM order_events ORDER BY id")
+    assert [tuple(row.values()) for row in events] == [
+        ("sent", "SENDING"),
+        ("working", "WORKING"),
+        ("ended", "FILLED"),
+    ]

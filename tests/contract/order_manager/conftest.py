@@ -15,7 +15,7 @@ from tests.support.scripted_venue import ScriptedVenue
 
 @pytest.fixture
 def venue() -> ScriptedVenue:
-    """An exchange that behaves until it is told not to."""
+    """An exchange that behaves correctly until a test scripts a fault."""
     return ScriptedVenue()
 
 

@@ -32,9 +32,7 @@ async def pages(rig: Rig, event: str) -> list[Any]:
     return await rig.db.sql("SELECT * FROM alerts WHERE event = $1 AND severity = 'page'", event)
 
 
-async def test_a_fill_of_the_real_exchange_is_booked_though_the_local_one_had_its_number(
-    database: Database, bus: Bus
-) -> None:
+async def test_a_real_fill_with_the_number_of_a_local_one_is_booked(database: Database, bus: Bus) -> None:
     """Both count trades from one: under one id the second order was FILLED with position 0 and without a stop."""
     rig = await (await rig_of(database, bus)).start()
     first = await rig.signal()
@@ -96,7 +94,7 @@ async def test_a_session_of_another_account_is_refused_and_other_venues_trade_on
     await rig.stop()
 
 
-async def test_an_order_in_doubt_is_not_asked_about_at_another_account(database: Database, bus: Bus) -> None:
+async def test_an_unknown_order_is_not_queried_at_another_account(database: Database, bus: Bus) -> None:
     """Another account does not know it: three such answers would have called an order ABSENT that lives."""
     rig = await (await rig_of(database, bus)).start()
     rig.venue.script.append("unheard")

@@ -17,7 +17,7 @@ from tests.support.waiting import until
 D = Decimal
 
 
-async def test_a_signal_that_came_while_nobody_ran_is_taken_up(idle: Rig) -> None:
+async def test_a_signal_that_came_while_nothing_ran_is_taken_up(idle: Rig) -> None:
     signal = await idle.signal()
     await idle.start()
     assert await idle.outcome(signal) == ("ordered", None)

@@ -37,7 +37,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fks.order_manager.service.PUBLISH_S", 20.0)
 
 
-async def in_doubt(rig: Rig) -> list[str]:
+async def unsettled(rig: Rig) -> list[str]:
     """Return the orders whose outcome only the venue knows."""
     rows = await rig.db.sql("SELECT client_order_id, state FROM orders WHERE state IN ('SENDING', 'UNKNOWN')")
     return [f"{row['client_order_id']} {row['state']}" for row in rows]
@@ -76,11 +76,11 @@ async def test_drains_under_load_lose_no_signal_and_double_no_order(idle: Rig) -
         before = len(rig.venue.received)
         await until(lambda: len(rig.venue.received) > before + 20)  # noqa: B023
         await rig.service.drain()
-        assert await in_doubt(rig) == []
-        heard = len(rig.venue.received)
+        assert await unsettled(rig) == []
+        sent_count = len(rig.venue.received)
         await rig.crash()
         await rig.service.stop()
-        assert len(rig.venue.received) == heard, "it sent after it was drained"
+        assert len(rig.venue.received) == sent_count, "it sent after it was drained"
         await rig.start()
     is_over.set()
     await producer
@@ -96,7 +96,7 @@ async def test_drains_under_load_lose_no_signal_and_double_no_order(idle: Rig) -
     assert {row["signal_id"] for row in rows} == set(sent)
 
     async def is_settled() -> bool:
-        return not await in_doubt(rig)
+        return not await unsettled(rig)
 
     await until(is_settled)
 
@@ -113,7 +113,7 @@ async def test_what_is_being_sent_gets_its_answer_and_what_is_not_stays_ready(ri
     assert record is not None
     assert record.signal.state is SignalState.READY
     assert (await rig.outcome(first))[0] == "ordered"
-    assert (await rig.entry(first)).state is State.FILLED  # its answer never came, the stream told
+    assert (await rig.entry(first)).state is State.FILLED  # its answer never came, the stream reported it
     await rig.crash()
     await rig.service.stop()
     await rig.start()
@@ -154,7 +154,7 @@ async def test_a_venue_that_is_away_is_a_problem_that_no_restart_mends(idle: Rig
     await until(lambda: not idle.service.problems())
 
 
-async def test_an_exit_that_waits_for_a_halt_to_end_does_not_restart_the_order_manager(idle: Rig) -> None:
+async def test_an_exit_that_waits_for_a_halt_restarts_nothing(idle: Rig) -> None:
     idle.settings = idle.settings.model_copy(
         update={"supervision": idle.settings.supervision.model_copy(update={"signals_wait_max_s": 0.5})}
     )

@@ -1,4 +1,4 @@
-"""What an account holds is explained by its opening, executions and transfers, or entries in that asset are denied."""
+"""Drift: an account's balance is its opening, executions and transfers, or entries in that asset are denied."""
 
 from __future__ import annotations
 

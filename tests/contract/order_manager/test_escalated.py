@@ -44,7 +44,7 @@ async def test_an_escalation_denies_entries_until_a_person_ends_it(rig: Rig, chi
     await journal.note("monitor", "escalated", "9 deaths in 16 s", pid=None, epoch=1)
     await journal.note(child, "escalated", "9 deaths in 16 s", pid=None, epoch=1)
     await entry(("denied", "ESCALATED"))
-    await journal.note(child, "started", "", pid=7, epoch=2)  # it runs again, and nobody has looked at it
+    await journal.note(child, "started", "", pid=7, epoch=2)  # it runs again, and no person has looked at it
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
     await journal.note(child, "cleared", "a person restarted it", pid=None, epoch=2)
     await entry(("ordered", None))

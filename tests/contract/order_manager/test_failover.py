@@ -49,7 +49,7 @@ async def watch(db: Database, lease: TestLease, folder: Path, *, process: str, i
 async def test_order_that_the_standby_lacks_is_not_sent_again(
     replicated: ReplicatedPostgres, watched: Database, bus: Bus, tmp_path: Path, is_stale: bool
 ) -> None:
-    """Also when its decision is too old by then: denied, the order that the venue has would be nobody's."""
+    """Also when its decision is too old by then: after a denial, the order at the venue would have no owner."""
     venue = ScriptedVenue()
     await seed(watched)
     rig = await Rig(watched, bus, venue).start()

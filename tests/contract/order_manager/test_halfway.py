@@ -1,4 +1,4 @@
-"""What a second reader tried: die, hang or hear twice between two steps of the money path."""
+"""A crash, a hang or a repeated message between two steps of the order path."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_an_exit_is_not_held_up_by_a_cancel_that_an_earlier_self_never_sen
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=8)
 
 
-async def test_a_kill_that_only_the_file_knows_stops_an_order_before_the_watch_has_looked(rig: Rig) -> None:
+async def test_a_kill_known_only_to_the_file_stops_an_order_at_once(rig: Rig) -> None:
     rig.killed = True
     signal = await rig.signal()
     await rig.outcome(signal)
@@ -104,14 +104,14 @@ async def test_signals_that_wait_in_one_instrument_hold_up_no_other(rig: Rig) ->
     assert state in ("ordered", "denied")
 
 
-async def test_a_number_nobody_can_reckon_with_is_denied_and_breaks_nothing(rig: Rig) -> None:
-    door = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
+async def test_a_number_beyond_all_bounds_is_denied_and_breaks_nothing(rig: Rig) -> None:
+    entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
     for fields in (
         {"quantity": D(10) ** 30, "type": "market"},
         {"quantity": D(1), "type": "limit", "price": D(10) ** 30},
         {"quantity": D(1), "type": "market", "stop_loss": D("1e-35")},
     ):
-        answer = await door.submit(
+        answer = await entry.submit(
             OrderRequest(symbol="BTCUSDT", side="buy", account="main", **fields),
             "me",
             uuid.uuid4().hex,  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ async def test_what_a_person_sold_is_not_sold_again_and_the_next_exit_still_goes
     await until(lambda: rig.venue.totals["BTC"] == 0)
 
 
-async def test_an_exit_refused_by_a_venue_that_then_goes_away_goes_out_when_it_is_back(rig: Rig) -> None:
+async def test_an_exit_refused_before_an_outage_is_sent_after_it(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     rig.venue.script.append("refuse:VENUE_DOWN")

@@ -80,7 +80,7 @@ async def test_every_signal_has_exactly_one_outcome_under_fire(rig: Rig) -> None
 
 
 @pytest.mark.parametrize("end", [State.CANCELLED, State.EXPIRED])
-async def test_a_fill_after_the_end_is_booked_whatever_was_said_before(rig: Rig, end: State) -> None:
+async def test_a_fill_after_the_end_is_booked_whatever_was_reported_before(rig: Rig, end: State) -> None:
     signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(99))
     await rig.outcome(signal)
     await until(lambda: rig.venue.live())
@@ -164,21 +164,21 @@ async def test_a_fill_whose_order_row_comes_late_finds_it(rig: Rig) -> None:
 
 
 async def test_a_person_closes_what_its_own_legs_hold_back(rig: Rig) -> None:
-    door = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
+    entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
     body = {"symbol": "BTCUSDT", "type": "market", "venue": "ccxt"}
-    await door.submit(
+    await entry.submit(
         OrderRequest.parse(body | {"side": "buy", "quantity": "2", "stop_loss": "90", "take_profit": "120"}),
         "ann",
         "k1",
     )
     await until(lambda: len(rig.venue.live()) == 2)
-    answer = await door.submit(OrderRequest.parse(body | {"side": "sell", "quantity": "1"}), "ann", "k2")
+    answer = await entry.submit(OrderRequest.parse(body | {"side": "sell", "quantity": "1"}), "ann", "k2")
     assert answer.status == 202, answer.body
     await until(lambda: [held.order.quantity for held in rig.venue.live()] == [D("0.998")] * 2)
     assert await rig.position("") == D("0.998")
 
 
-async def test_an_entry_is_denied_while_the_venue_has_no_room_and_an_exit_goes(rig: Rig) -> None:
+async def test_an_entry_is_denied_at_the_rate_limit_and_an_exit_goes(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     sent = len(rig.venue.received)

@@ -13,7 +13,7 @@ from fks.store.db import Database
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos import FAULTS, REFUSING, OrderChaos
 
-INTENTS, ROUNDS = 300, 32
+INTENTS, LIVES_MIN = 300, 32
 SEED = int(os.environ.get("FKS_CHAOS_SEED", "11"))
 
 
@@ -38,14 +38,14 @@ async def chaos(
 async def test_kills_at_every_point_lose_double_and_bend_nothing(chaos: OrderChaos) -> None:
     """Each label and each fault of the exchange several times; `make soak` takes every pair of them, and 10,000
     intents."""
-    await chaos.run(lives_min=ROUNDS, intents=INTENTS)
+    await chaos.run(lives_min=LIVES_MIN, intents=INTENTS)
     assert await chaos.findings() == []
     assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"
     assert await chaos.fills() > INTENTS / 6, "the order path was worked on"
 
 
 @pytest.mark.timeout(180)
-async def test_kills_without_refusals_page_nobody(chaos: OrderChaos) -> None:
+async def test_kills_without_refusals_send_no_page(chaos: OrderChaos) -> None:
     await chaos.run(lives_min=8, intents=0, faults=[fault for fault in FAULTS if fault not in REFUSING])
     assert await chaos.findings() == []
     assert await chaos.pages() == []

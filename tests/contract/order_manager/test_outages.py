@@ -79,7 +79,7 @@ async def test_a_lost_session_denies_entries_and_lets_exits_go(idle: Rig) -> Non
 async def test_a_session_that_is_lost_during_a_sweep_is_not_forgotten(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Entries without a stream that tells of their fills: the sweep was right, and is no word about the stream."""
+    """Entries without a stream of their fills: the sweep was right, and proves nothing about the stream."""
     status, read, lost = rig.service.cache.venues["ccxt"], rig.venue.open_orders, []
     await until(lambda: status.state == "READY")
 

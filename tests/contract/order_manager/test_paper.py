@@ -106,7 +106,7 @@ async def filled(rig: Rig, count: int) -> Sequence[tuple[int, str, Decimal]]:
     return await until(enough)  # type: ignore[return-value]
 
 
-async def test_decisions_fill_at_the_next_open_even_when_the_whole_tape_is_there_already(paper: Rig) -> None:
+async def test_decisions_fill_at_the_next_open_of_a_complete_tape(paper: Rig) -> None:
     await seal(paper, 10)
     await decide(paper, 2, Kind.ENTER)
     await paper.start()
@@ -117,7 +117,7 @@ async def test_decisions_fill_at_the_next_open_even_when_the_whole_tape_is_there
     assert await paper.position() < D("0.001")
 
 
-async def test_a_stop_is_matched_from_its_entrys_bar_on_and_an_exit_after_it_is_nothing(paper: Rig) -> None:
+async def test_a_stop_is_matched_from_its_entrys_bar_on(paper: Rig) -> None:
     await seal(paper, 10)
     await decide(paper, 7, Kind.ENTER, stop_loss=D(95))
     await paper.start()

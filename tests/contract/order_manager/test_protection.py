@@ -1,4 +1,4 @@
-"""C6: SL and TP are rows with their entry, follow the position, and are mended after any restart."""
+"""C6: SL and TP are rows with their entry, follow the position, and are corrected after any restart."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ async def test_an_exit_cancels_the_legs_first_and_sells_once(rig: Rig) -> None:
     assert rig.venue.live() == []
 
 
-@pytest.mark.parametrize("word", ["unheard", "lost", "gone"])
-async def test_an_exit_whose_cancel_got_no_clear_answer_still_closes_exactly_once(rig: Rig, word: str) -> None:
+@pytest.mark.parametrize("answer", ["unheard", "lost", "gone"])
+async def test_an_exit_whose_cancel_got_no_clear_answer_still_closes_exactly_once(rig: Rig, answer: str) -> None:
     await protected(rig)
-    rig.venue.cancels.append(word)
+    rig.venue.cancels.append(answer)
     out = await rig.signal(Kind.EXIT)
     assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
     await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
@@ -108,7 +108,7 @@ async def test_legs_follow_a_partly_filled_entry(rig: Rig) -> None:
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
 
-async def test_a_position_found_naked_at_the_start_is_protected_before_anything_else(rig: Rig) -> None:
+async def test_a_position_unprotected_at_the_start_is_protected_first(rig: Rig) -> None:
     rig.venue.script.extend(["ok", "lost"])
     await rig.outcome(await rig.signal(**BOTH))
     await until(lambda: len(rig.venue.received) == 3)
@@ -155,7 +155,7 @@ async def test_a_stop_the_market_has_passed_is_closed_at_the_market(rig: Rig) ->
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
 
-async def test_a_second_entry_is_protected_beside_the_first_and_neither_exceeds_what_is_held(rig: Rig) -> None:
+async def test_a_second_entry_is_protected_beside_the_first(rig: Rig) -> None:
     """The older entry's legs cover what the newer leaves of the position, so they shrink before the newer's go out."""
     rig.venue.locks_base = True
     for _ in range(2):

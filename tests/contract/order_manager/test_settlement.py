@@ -27,10 +27,10 @@ async def rig(idle: Rig) -> Rig:
     return await idle.start()
 
 
-async def unknown(rig: Rig, word: str = "unheard") -> Order:
+async def unknown(rig: Rig, answer: str = "unheard") -> Order:
     """Return an order of 10 BTC that is UNKNOWN and stays so: the exchange executed it (`unheard`) or never saw it
     (`lost`)."""
-    rig.venue.script.append(word)
+    rig.venue.script.append(answer)
     rig.venue.streams_fills, rig.venue.history_hidden = False, True
     rig.venue.outages.update(query=1_000_000)
     signal = await rig.signal()
@@ -121,7 +121,7 @@ async def _is(rig: Rig, quantity: Decimal) -> bool:
     return await rig.position() == quantity
 
 
-async def test_more_than_the_person_said_is_booked_late_and_pages(rig: Rig) -> None:
+async def test_more_than_the_person_reported_is_booked_late_and_pages(rig: Rig) -> None:
     order = await unknown(rig)
     some = ReportedFill(quantity=D(4), price=D(100), fee=D("0.004"), fee_currency="BTC")
     assert (await settle(rig, order, "cancelled", some)).error is None

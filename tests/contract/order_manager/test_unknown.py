@@ -14,9 +14,9 @@ from tests.support.waiting import until
 D = Decimal
 
 
-@pytest.mark.parametrize("word", ["unheard", "raise", "hang"])
-async def test_an_order_that_arrived_unheard_is_found_and_booked_once(rig: Rig, word: str) -> None:
-    rig.venue.script.append(word)
+@pytest.mark.parametrize("answer", ["unheard", "raise", "hang"])
+async def test_an_order_that_arrived_unheard_is_found_and_booked_once(rig: Rig, answer: str) -> None:
+    rig.venue.script.append(answer)
     rig.venue.streams_fills = False
     signal = await rig.signal()
     assert await rig.outcome(signal) == ("ordered", None)

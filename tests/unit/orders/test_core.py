@@ -61,7 +61,7 @@ class Model:
         self.used: set[str] = set()
         self.finished: list[m.Command] = []
         self.alerts: list[str] = []
-        self.inbox: list[m.Event] = []
+        self.pending: list[m.Event] = []
         self.signal = a_signal()
         entry = an_order(
             client_order_id="e" * 32,
@@ -83,10 +83,10 @@ class Model:
         self.give(m.Restored((entry,), (entry,), {"one": held}))
 
     def give(self, event: m.Event) -> None:
-        self.inbox.append(event)
-        while self.inbox:
+        self.pending.append(event)
+        while self.pending:
             now = m.Now(int(self.now_s * SECOND), self.now_s)
-            for command in self.core.handle(self.inbox.pop(0), now, self.facts):
+            for command in self.core.handle(self.pending.pop(0), now, self.facts):
                 self.carry_out(command)
             self.check()
 
@@ -97,7 +97,7 @@ class Model:
 
     def changed(self, order: Order) -> None:
         self.orders[order.client_order_id] = order
-        self.inbox.append(m.OrderChanged(order, {"one": self.position}))
+        self.pending.append(m.OrderChanged(order, {"one": self.position}))
 
     def end(self, order: Order, state: State, filled: Decimal | None = None, refusal: Refusal | None = None) -> None:
         more = (filled or order.filled) - order.filled
@@ -154,19 +154,19 @@ class Model:
             signal_id=command.signal_id,
             is_reduce_only=True,
         )
-        word = self.choose(["fill", "part", "refuse", "short", "other", "unknown"])
+        answer = self.choose(["fill", "part", "refuse", "short", "other", "unknown"])
         self.changed(order)
         self.check()
-        if word == "fill":
+        if answer == "fill":
             self.end(order, State.FILLED, order.quantity)
-        elif word == "part":
+        elif answer == "part":
             self.end(order, State.EXPIRED, INSTRUMENT.round_quantity(order.quantity / 2))
-        elif word == "unknown":
+        elif answer == "unknown":
             self.changed(replace(order, state=State.UNKNOWN))
         else:
             refusals = {"refuse": Refusal.RATE_LIMITED, "short": Refusal.INSUFFICIENT_BALANCE, "other": Refusal.OTHER}
-            self.end(order, State.REJECTED, refusal=refusals[word])
-        self.inbox.append(m.CloseDone("one", name))
+            self.end(order, State.REJECTED, refusal=refusals[answer])
+        self.pending.append(m.CloseDone("one", name))
 
     def protect(self, command: m.PlaceProtection) -> None:
         refusals: tuple[Refusal, ...] = ()
@@ -180,15 +180,15 @@ class Model:
             sent = replace(leg, state=State.SENDING)
             self.changed(sent)
             self.check()
-            word = self.choose(["rest", "rest", "refuse", "unknown"])
-            if word == "rest":
+            answer = self.choose(["rest", "rest", "refuse", "unknown"])
+            if answer == "rest":
                 self.changed(replace(sent, state=State.ACCEPTED, is_acknowledged=True))
-            elif word == "refuse":
+            elif answer == "refuse":
                 refusals = (Refusal.RATE_LIMITED,)
                 self.end(sent, State.REJECTED, refusal=Refusal.RATE_LIMITED)
             else:
                 self.changed(replace(sent, state=State.UNKNOWN))
-        self.inbox.append(m.ProtectionDone(command.parent.client_order_id, refusals))
+        self.pending.append(m.ProtectionDone(command.parent.client_order_id, refusals))
 
     def time_passes(self) -> None:
         """Let a second pass: what was unanswered is settled, as the queries of an order manager do."""
@@ -213,16 +213,16 @@ class Model:
         )
 
 
-def good(words: list[str]) -> str:
-    return words[0]
+def good(answers: list[str]) -> str:
+    return answers[0]
 
 
 @settings(max_examples=120, deadline=None)
-@given(data=st.data(), turns=st.integers(0, 12), when=st.integers(0, 3))
-def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, turns: int, when: int) -> None:
-    model = Model(lambda words: data.draw(st.sampled_from(words)))
-    for turn in range(turns):
-        if turn == when:
+@given(data=st.data(), seconds=st.integers(0, 12), when=st.integers(0, 3))
+def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: int, when: int) -> None:
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    for second in range(seconds):
+        if second == when:
             model.give(m.SignalReady(model.signal, 0, None))
         if data.draw(st.integers(0, 5)) == 0:
             halted = replace(INSTRUMENT, is_trading=data.draw(st.booleans()))
@@ -238,10 +238,10 @@ def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, turns: int
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), turns=st.integers(0, 12))
-def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, turns: int) -> None:
-    model = Model(lambda words: data.draw(st.sampled_from(words)))
-    for _ in range(turns):
+@given(data=st.data(), seconds=st.integers(0, 12))
+def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, seconds: int) -> None:
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    for _ in range(seconds):
         model.time_passes()
     model.choose = good
     for _ in range(40):
@@ -305,16 +305,16 @@ KILLED = replace(FACTS, kill=m.KillMode.FLATTEN, kill_id="k", closes_on_kill=Tru
 
 def test_a_kill_on_paper_that_closes_nothing_pages_and_goes_on_slower() -> None:
     core, held, tries, pages = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[tuple[float, int]](), list[str]()
-    inbox: list[m.Event] = [m.PositionsChanged(held)]
+    pending: list[m.Event] = [m.PositionsChanged(held)]
     for second in range(60):
-        while inbox:
-            for command in core.handle(inbox.pop(0), m.Now(second * SECOND, float(second)), KILLED):
+        while pending:
+            for command in core.handle(pending.pop(0), m.Now(second * SECOND, float(second)), KILLED):
                 if isinstance(command, m.SubmitKill):
                     tries.append((float(second), command.attempt))
-                    inbox.append(m.CloseDone("one", f"{command.attempt:032}", is_used=True))
+                    pending.append(m.CloseDone("one", f"{command.attempt:032}", is_used=True))
                 elif isinstance(command, m.RaiseAlert):
                     pages.append(f"{command.severity} {command.event}")
-        inbox.append(m.Tick())
+        pending.append(m.Tick())
     assert pages == ["page kill.stuck"]
     assert [attempt for _, attempt in tries] == list(range(len(tries)))
     later = [at_s for at_s, _ in tries if at_s > 0]
@@ -328,13 +328,13 @@ def test_a_kill_on_paper_that_closes_in_parts_does_not_page() -> None:
     core, held, tries = OrderCore(KEY, m.Limits()), D(50), list[Decimal]()
     small = replace(INSTRUMENT, qty_max=D(1))
     facts = replace(KILLED, instruments={"binance": small})
-    inbox: list[m.Event] = [m.PositionsChanged({"one": held})]
-    while inbox:
-        for command in core.handle(inbox.pop(0), m.Now(0, 0.0), facts):
+    pending: list[m.Event] = [m.PositionsChanged({"one": held})]
+    while pending:
+        for command in core.handle(pending.pop(0), m.Now(0, 0.0), facts):
             assert isinstance(command, m.SubmitKill), command
             tries.append(command.quantity)
             held -= command.quantity
-            inbox += [m.PositionsChanged({"one": held}), m.CloseDone("one", str(command.attempt), is_used=True)]
+            pending += [m.PositionsChanged({"one": held}), m.CloseDone("one", str(command.attempt), is_used=True)]
     assert (held, len(tries)) == (0, 50)
 
 
@@ -363,7 +363,7 @@ def test_a_position_without_metadata_and_stop_pages() -> None:
     for order in list(model.orders.values()):
         model.end(order, State.CANCELLED)
     model.facts = replace(FACTS, instruments={})
-    model.inbox, events = [], list(model.inbox)
+    model.pending, events = [], list(model.pending)
     for event in events:
         model.give(event)
     for _ in range(10):

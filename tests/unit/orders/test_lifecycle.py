@@ -117,7 +117,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def the_manager_dies_and_replays(self) -> None:
         self.epoch += 1
-        self.answered = True  # an answer that nobody waits for any more
+        self.answered = True  # an answer that no task waits for any more
         if self.order.state in OPEN:
             self.apply(e.Replayed(**self.stamp(), epoch=self.epoch))
         self.order = replace(self.order, epoch=self.epoch)
@@ -159,7 +159,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     @precondition(lambda self: self.order.state in OPEN)
-    def somebody_wants_it_cancelled(self) -> None:
+    def a_cancel_is_requested(self) -> None:
         self.apply(e.CancelRequested(**self.stamp()))
 
     @rule(how=st.sampled_from(["done", "lost", "unheard", "refused"]))
@@ -184,7 +184,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.order.state is not State.SENDING or self.answered)
     def the_venue_is_asked(self) -> None:
-        """A query and the history: what the ladder does for as long as anything is in doubt."""
+        """A query and the history: repeated for as long as an outcome is unknown."""
         if self.venue.state is None:
             if self.order.state is State.UNKNOWN:
                 self.apply(e.FoundAbsent(**self.stamp(), polls=3, age_s=31.0))
@@ -218,7 +218,7 @@ class Lifecycle(RuleBasedStateMachine):
             assert self.order.request is Request.NONE
 
     def teardown(self) -> None:
-        """The venue answers eventually: both then tell the same story, whatever the roads did."""
+        """The venue answers eventually: both then agree, whatever was lost or delayed."""
         if self.venue.state is None and self.order.state is State.SENDING:
             return
         self.answered = True

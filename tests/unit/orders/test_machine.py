@@ -65,7 +65,7 @@ def test_no_pair_raises_and_no_fill_is_refused(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED, State.REJECTED, State.ABSENT])
-def test_a_fill_after_the_end_is_booked_late_and_then_nothing_is_left_to_say(state: State) -> None:
+def test_a_fill_after_the_end_is_booked_late_and_ends_the_order(state: State) -> None:
     step = advance(an_order(state=state), event(e.FillSeen))
     assert (step.order.state, step.order.is_late, step.order.filled) == (State.PARTIAL, True, D(4))
     assert {Act.BOOK, Act.PROTECT, Act.ASK, Act.ALERT} <= set(step.acts)

@@ -61,7 +61,7 @@ def test_executions_of_one_batch_do_not_take_the_same_share_back() -> None:
     assert (first.quantity, second.quantity) == (D(6), D(4))
 
 
-def test_a_replacement_leaves_a_settled_order_as_the_person_said() -> None:
+def test_a_replacement_leaves_a_settled_order_as_the_person_set_it() -> None:
     stamp = {"event_id": "s", "recv_ns": 1}
     order = advance(ORDER, e.Settled(**stamp, outcome=State.CANCELLED, by="ann", reason="r", filled=D(4))).order
     order = advance(order, e.FillSeen(event_id="f", fill=replace(MINE, quantity=D(4)))).order

@@ -1,4 +1,4 @@
-"""What protects a position: never more than is held, nothing stacked, and one direction of mending."""
+"""Protective orders of a position: never more than is held, never two sets, corrected in one direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which orders have to be looked up at the venue before they are sent, after a failover."""
+"""Orders that are looked up at the venue before they are sent, after a failover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door: committed before accepted, one answer a key, and every no with its code."""
+"""Order entry: committed before accepted, one answer a key, and a code for each refusal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Submit = Callable[..., Awaitable[EntryAnswer]]
 
 
 @pytest.fixture
-def door(idle: Rig) -> OrderEntry:
+def entry(idle: Rig) -> OrderEntry:
     return OrderEntry(idle.db, idle.bus, RealClock(), idle.settings)
 
 
@@ -31,41 +31,41 @@ def asked(**changes: Any) -> OrderRequest:
     return OrderRequest.parse(BUY | changes)
 
 
-async def test_an_order_comes_back_with_its_state(rig: Rig, door: OrderEntry) -> None:
-    answer = await door.submit(asked(), "ann", "k1")
+async def test_an_order_comes_back_with_its_state(rig: Rig, entry: OrderEntry) -> None:
+    answer = await entry.submit(asked(), "ann", "k1")
     assert answer.status == 202
     assert (answer.body["state"], answer.body["filled"], answer.body["symbol"]) == ("FILLED", "1.5", "BTCUSDT")
     assert answer.body["client_order_id"] == rig.venue.received[0]
 
 
-async def test_the_same_key_is_the_same_order_and_another_body_is_refused(rig: Rig, door: OrderEntry) -> None:
-    first = await door.submit(asked(), "ann", "k1")
-    again = await door.submit(asked(quantity=D("1.50")), "ann", "k1")
+async def test_the_same_key_is_the_same_order_and_another_body_is_refused(rig: Rig, entry: OrderEntry) -> None:
+    first = await entry.submit(asked(), "ann", "k1")
+    again = await entry.submit(asked(quantity=D("1.50")), "ann", "k1")
     assert (again.status, again.body["client_order_id"]) == (202, first.body["client_order_id"])
     with pytest.raises(InputError) as error:
-        await door.submit(asked(quantity="2"), "ann", "k1")
+        await entry.submit(asked(quantity="2"), "ann", "k1")
     assert (error.value.status, error.value.code) == (409, "IDEMPOTENCY_CONFLICT")
-    other = await door.submit(asked(quantity="2"), "bob", "k1")
+    other = await entry.submit(asked(quantity="2"), "bob", "k1")
     assert other.body["client_order_id"] != first.body["client_order_id"]
     assert len(rig.venue.received) == 2
 
 
-async def test_the_same_key_at_the_same_time_is_one_order(rig: Rig, door: OrderEntry) -> None:
-    answers = await asyncio.gather(*(door.submit(asked(), "ann", "k1") for _ in range(10)))
+async def test_the_same_key_at_the_same_time_is_one_order(rig: Rig, entry: OrderEntry) -> None:
+    answers = await asyncio.gather(*(entry.submit(asked(), "ann", "k1") for _ in range(10)))
     assert len({answer.body["client_order_id"] for answer in answers}) == 1
     assert len(rig.venue.received) == 1
 
 
-async def test_a_denied_order_is_422_with_the_code(rig: Rig, door: OrderEntry) -> None:
-    answer = await door.submit(asked(quantity="0.0005"), "ann", "k1")
+async def test_a_denied_order_is_422_with_the_code(rig: Rig, entry: OrderEntry) -> None:
+    answer = await entry.submit(asked(quantity="0.0005"), "ann", "k1")
     assert (answer.status, answer.body["code"], answer.body["state"]) == (422, "QTY_STEP", "DENIED")
     assert "use 0" in answer.body["detail"]
-    poor = await door.submit(asked(quantity="9999"), "ann", "k2")
+    poor = await entry.submit(asked(quantity="9999"), "ann", "k2")
     assert (poor.status, poor.body["code"]) == (422, "NOTIONAL_MAX_ORDER")
     assert rig.venue.received == []
 
 
-async def test_nobody_there_to_answer_is_202_with_the_id_the_order_will_have(idle: Rig, door: OrderEntry) -> None:
+async def test_without_an_order_manager_it_is_202_with_the_id_of_the_order(idle: Rig, entry: OrderEntry) -> None:
     hasty = OrderEntry(
         idle.db, idle.bus, RealClock(), idle.settings.model_copy(update={"http": Http(order_wait_s=0.2)})
     )
@@ -73,51 +73,51 @@ async def test_nobody_there_to_answer_is_202_with_the_id_the_order_will_have(idl
     assert (answer.status, answer.body["state"]) == (202, None)
     await idle.start()
     await idle.becomes(answer.body["client_order_id"], State.FILLED)
-    again = await door.submit(asked(), "ann", "k1")
+    again = await entry.submit(asked(), "ann", "k1")
     assert again.body["state"] == "FILLED"
 
 
-async def test_a_limit_order_rests_is_cancelled_and_cannot_be_cancelled_twice(rig: Rig, door: OrderEntry) -> None:
-    answer = await door.submit(asked(type="limit", price="99"), "ann", "k1")
+async def test_a_limit_order_rests_is_cancelled_and_cannot_be_cancelled_twice(rig: Rig, entry: OrderEntry) -> None:
+    answer = await entry.submit(asked(type="limit", price="99"), "ann", "k1")
     name = answer.body["client_order_id"]
     assert answer.body["state"] == "WORKING"
-    assert (await door.cancel(name, "ann")).status == 202
+    assert (await entry.cancel(name, "ann")).status == 202
     await rig.becomes(name, State.CANCELLED)
     with pytest.raises(InputError) as error:
-        await door.cancel(name, "ann")
+        await entry.cancel(name, "ann")
     assert error.value.status == 409
     with pytest.raises(InputError) as error:
-        await door.cancel("nothing", "ann")
+        await entry.cancel("nothing", "ann")
     assert error.value.status == 404
 
 
-async def test_an_order_past_its_valid_until_is_cancelled(rig: Rig, door: OrderEntry) -> None:
+async def test_an_order_past_its_valid_until_is_cancelled(rig: Rig, entry: OrderEntry) -> None:
     from fks.model.timeframe import iso
 
     soon = iso(RealClock().now_ns() + 2_000_000_000)
-    answer = await door.submit(asked(type="limit", price="99", valid_until=soon), "ann", "k1")
+    answer = await entry.submit(asked(type="limit", price="99", valid_until=soon), "ann", "k1")
     await rig.becomes(answer.body["client_order_id"], State.CANCELLED)
 
 
-async def test_a_persons_order_with_sl_and_tp_is_protected(rig: Rig, door: OrderEntry) -> None:
-    await door.submit(asked(stop_loss="90", take_profit="120"), "ann", "k1")
+async def test_a_persons_order_with_sl_and_tp_is_protected(rig: Rig, entry: OrderEntry) -> None:
+    await entry.submit(asked(stop_loss="90", take_profit="120"), "ann", "k1")
     await until(lambda: len(rig.venue.live()) == 2)
     assert {held.order.role.value for held in rig.venue.live()} == {"sl", "tp"}
 
 
-async def test_the_answer_is_the_order_and_never_one_of_its_legs(rig: Rig, door: OrderEntry) -> None:
-    wish = asked(stop_loss="90", take_profit="120")
-    first = await door.submit(wish, "ann", "k1")
+async def test_the_answer_is_the_order_and_never_one_of_its_legs(rig: Rig, entry: OrderEntry) -> None:
+    request = asked(stop_loss="90", take_profit="120")
+    first = await entry.submit(request, "ann", "k1")
     await until(lambda: len(rig.venue.live()) == 2)
-    again = await door.submit(wish, "ann", "k1")
+    again = await entry.submit(request, "ann", "k1")
     for answer in (first, again):
         assert (answer.body["role"], answer.body["side"], answer.body["state"]) == ("order", "buy", "FILLED")
-    resting = await door.submit(asked(type="limit", price="99", stop_loss="90"), "ann", "k2")
+    resting = await entry.submit(asked(type="limit", price="99", stop_loss="90"), "ann", "k2")
     assert (resting.body["role"], resting.body["state"]) == ("order", "WORKING")
 
 
-async def test_a_person_cannot_sell_what_is_not_there(rig: Rig, door: OrderEntry) -> None:
-    answer = await door.submit(asked(side="sell"), "ann", "k1")
+async def test_a_person_cannot_sell_what_is_not_there(rig: Rig, entry: OrderEntry) -> None:
+    answer = await entry.submit(asked(side="sell"), "ann", "k1")
     assert (answer.status, answer.body["code"]) in ((422, "SHORT_FORBIDDEN"), (422, "BALANCE"))
 
 
@@ -148,9 +148,9 @@ async def test_a_person_cannot_sell_what_is_not_there(rig: Rig, door: OrderEntry
     ],
 )
 async def test_bad_input_is_one_clear_no(
-    idle: Rig, door: OrderEntry, changes: dict[str, Any], status: int, code: str
+    idle: Rig, entry: OrderEntry, changes: dict[str, Any], status: int, code: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        await door.submit(asked(**changes), "ann", "k1")
+        await entry.submit(asked(**changes), "ann", "k1")
     assert (error.value.status, error.value.code) == (status, code)
     assert error.value.remedy

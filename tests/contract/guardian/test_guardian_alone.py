@@ -33,7 +33,7 @@ async def test_a_second_guardian_waits_until_the_first_is_gone(exchange: LocalEx
         with pytest.raises(OutageError, match="another guardian holds"):
             await second.start()
         await second.stop()
-        assert (folder / "g.sock").exists()  # the first one's door was left alone
+        assert (folder / "g.sock").exists()  # the first one's control socket was left alone
         process.kill()
         third = guardian_with({}, folder, None)
         await third.start()
@@ -55,7 +55,7 @@ async def test_it_reads_what_the_first_one_wrote_before_it_died(folder: Path) ->
     second.close()
 
 
-async def test_a_disk_without_room_for_a_lock_stops_no_guardian(folder: Path) -> None:
+async def test_a_lock_that_cannot_be_written_stops_no_guardian(folder: Path) -> None:
     (folder / "kill.lock").mkdir()
     journal = KillJournal(folder / "kill.jsonl")
     assert journal.lock()
@@ -81,7 +81,7 @@ async def test_a_guardian_on_another_machine_takes_an_engaged_kill_up(
         await until(lambda: first.report()["is_done"], deadline_s=15)
         await until(lambda: first.report()["database"] == "up", deadline_s=10)
     assert len(sells(exchange, since)) == 1
-    # nobody runs an order manager here, so the tables still show the position: what was sent counts, not what was
+    # no order manager runs here, so the tables still show the position: what was sent counts, not what was
     # booked
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)) as other:
         await until(lambda: other.report()["engaged"], deadline_s=10)
@@ -143,11 +143,11 @@ async def test_a_kill_that_was_released_on_another_machine_is_not_begun_again(
 async def test_an_older_file_does_not_engage_in_the_tables_what_was_released(database: Database) -> None:
     at = datetime.fromtimestamp(1_700_000_000, UTC)
     store = KillStore(database)
-    told = {"kill_id": "k", "scope": "system", "reason": "", "by": "me", "engaged_at": at, "report": {}}
-    await store.save(**told, is_engaged=True, released_by=None, released_at=None)
+    record = {"kill_id": "k", "scope": "system", "reason": "", "by": "me", "engaged_at": at, "report": {}}
+    await store.save(**record, is_engaged=True, released_by=None, released_at=None)
     assert len(await store.engaged()) == 1
     await store.release_all(by="you", at=at)
-    await store.save(**told, is_engaged=True, released_by=None, released_at=None)
+    await store.save(**record, is_engaged=True, released_by=None, released_at=None)
     assert await store.engaged() == []
     row = await store.release("k")
     assert row is not None

@@ -21,8 +21,8 @@ async def test_a_kill_beside_a_living_order_service(
 ) -> None:
     await seed_account(database, position=None)
     start = (await trader.balances())["BTC"].total
-    async with trading(exchange, database, bus, folder) as door:
-        answer = await buy(door, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
+    async with trading(exchange, database, bus, folder) as entry:
+        answer = await buy(entry, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
         assert answer.status == 202, answer.body
 
         async def is_protected() -> bool:
@@ -41,14 +41,14 @@ async def test_a_kill_beside_a_living_order_service(
             await until(is_booked)
             assert await trader.open_orders() == []
             assert (await trader.balances())["BTC"].total - start == await held(database)
-            refused = await buy(door, exchange, "0.01")
+            refused = await buy(entry, exchange, "0.01")
             assert (refused.status, refused.body.get("code")) == (422, "KILLED"), refused.body
             rows = await database.sql("SELECT state, filled FROM orders WHERE role = 'kill'")
             assert [(row["state"], row["filled"]) for row in rows] == [("FILLED", Decimal("0.04995"))]
             await guardian.resume(by="me")
 
             async def trades_again() -> bool:
-                return (await buy(door, exchange, "0.01")).status == 202
+                return (await buy(entry, exchange, "0.01")).status == 202
 
             await until(trades_again, deadline_s=8, every_s=0.3)
     posts = [row["params"]["newClientOrderId"] for row in exchange.received(path="/api/v3/order", method="POST")]
@@ -60,8 +60,8 @@ async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
 ) -> None:
     await seed_account(database, position=None)
     start = (await trader.balances())["BTC"].total
-    async with trading(exchange, database, bus, folder) as door:
-        answer = await buy(door, exchange, "0.05")
+    async with trading(exchange, database, bus, folder) as entry:
+        answer = await buy(entry, exchange, "0.05")
         assert answer.status == 202, answer.body
 
         async def is_held() -> bool:
@@ -84,11 +84,11 @@ async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
 async def test_a_held_kill_keeps_protection_and_has_it_placed_again(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
 ) -> None:
-    """Somebody cancels the stop by hand while the kill is engaged: the order manager places it, the guardian lets it
+    """A person cancels the stop by hand while the kill is engaged: the order manager places it, the guardian lets it
     be."""
     await seed_account(database, position=None)
-    async with trading(exchange, database, bus, folder) as door:
-        answer = await buy(door, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
+    async with trading(exchange, database, bus, folder) as entry:
+        answer = await buy(entry, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
         assert answer.status == 202, answer.body
 
         async def legs() -> set[str]:

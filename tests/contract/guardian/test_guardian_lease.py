@@ -26,19 +26,19 @@ def lease_of(db: Database | None, holder: str, *, is_placed: bool = True, ttl_s:
     return GuardianLease(context, holder=holder, is_placed=is_placed)
 
 
-async def test_one_of_two_guardians_acts_and_the_other_takes_over_when_it_is_gone(database: Database) -> None:
+async def test_one_of_two_guardians_acts_and_the_other_takes_over(database: Database) -> None:
     first, second = lease_of(database, "a"), lease_of(database, "b")
     await first.renew()
     await second.renew()
     assert (first.state, first.may_act) == ("held", True)
     assert (second.state, second.may_act) == ("elsewhere", False)
-    keeping = asyncio.create_task(first.keep())
+    task = asyncio.create_task(first.keep())
     for _ in range(20):
         await second.renew()
         await asyncio.sleep(0.06)
     assert not second.may_act, "the first one renewed all the time"
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
     async def takes_over() -> bool:
         await second.renew()

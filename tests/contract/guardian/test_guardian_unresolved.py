@@ -1,4 +1,4 @@
-"""A kill does not end while an order of ours is in doubt, and it looks on for as long as it is engaged."""
+"""A kill does not end while the outcome of an order is unknown, and it keeps watching for as long as it is engaged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def price_of(trader: CcxtVenue, factor: str) -> str:
 
 
 def deleted(exchange: LocalExchange, since: int) -> set[str]:
-    """Return the client ids that somebody asked to cancel."""
+    """Return the client ids for which a cancel was requested."""
     rows = exchange.received(path=ORDERS, method="DELETE", after=since)
     return {row["params"]["origClientOrderId"] for row in rows}
 
@@ -92,7 +92,7 @@ async def test_an_entry_that_arrives_after_done_reopens_the_kill_and_is_closed(
     no_id_twice(exchange)
 
 
-async def test_a_kill_is_not_done_while_the_venue_does_not_say_what_became_of_an_order(
+async def test_a_kill_is_not_done_while_an_order_has_no_known_outcome(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path
 ) -> None:
     entry = order("0.2", role=Role.ENTRY)
@@ -197,7 +197,7 @@ async def test_a_kill_outlasts_429(exchange: LocalExchange, trader: CcxtVenue, f
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-async def test_a_guardian_that_is_killed_while_an_order_is_in_doubt_goes_on(
+async def test_a_guardian_killed_while_an_order_is_unknown_goes_on(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, is_held: bool
 ) -> None:
     before = await btc(trader)

@@ -59,7 +59,7 @@ def test_without_a_guardian(home: Path, capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(kill_module, "_CONNECT_S", 0.3)
     for command in ("kill", "resume"):
         assert fks(command, home=home) == 3
-        said = capsys.readouterr().err
-        assert "guardian cannot be reached" in said
-        assert "fks up" in said
-        assert "Traceback" not in said
+        error = capsys.readouterr().err
+        assert "guardian cannot be reached" in error
+        assert "fks up" in error
+        assert "Traceback" not in error

@@ -1,4 +1,4 @@
-"""Kill switch against a trading order manager: flatten and held, each with an entry in doubt, a partly filled entry,
+"""Kill switch against a trading order manager: flatten and held, each with an unanswered entry, a partly filled entry,
 429 answers, and a guardian whose process is killed."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def resting(entry: OrderEntry, exchange: LocalExchange) -> None:
     assert answer.body["state"] in ("ACCEPTED", "WORKING"), answer.body
 
 
-async def in_doubt(entry: OrderEntry, exchange: LocalExchange) -> None:
+async def unanswered(entry: OrderEntry, exchange: LocalExchange) -> None:
     """Enter at the market; the exchange answers -1007 and executes it later."""
     exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=ARRIVES_S)
     answer = await buy(entry, exchange, "0.05", stop_loss=at(exchange, "0.9"))
@@ -71,7 +71,7 @@ async def limited(entry: OrderEntry, exchange: LocalExchange) -> None:
         exchange.fault("429", path=path, method=method, count=1, seconds=1)
 
 
-SITUATIONS = {"in doubt": in_doubt, "partly filled": partly_filled, "429": limited, "guardian killed": in_doubt}
+SITUATIONS = {"unanswered": unanswered, "partly filled": partly_filled, "429": limited, "guardian killed": unanswered}
 
 
 @pytest.mark.parametrize("is_held", [False, True], ids=["flatten", "held"])
@@ -103,7 +103,7 @@ async def test_a_kill_beside_an_order_manager_ends_as_it_should(
             else:
                 await killing
 
-            if "in doubt" in situation or situation == "guardian killed":
+            if "unanswered" in situation or situation == "guardian killed":
 
                 async def has_arrived() -> bool:
                     return bool(await database.sql("SELECT 1 FROM trades"))

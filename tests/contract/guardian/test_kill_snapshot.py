@@ -1,4 +1,4 @@
-"""What the guardian reads of the tables when more was executed lately than it can list."""
+"""The guardian's snapshot of the tables, also when more was executed lately than it can list."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ async def test_an_execution_that_fell_off_the_list_is_not_counted_twice(database
 
 
 @pytest.mark.parametrize("home", ["binance", "bybit", "okx"])
-async def test_what_closes_a_position_follows_the_rules_of_the_exchange_that_the_venue_trades(
-    database: Database, home: str
-) -> None:
+async def test_a_closing_order_follows_the_rules_of_the_venues_exchange(database: Database, home: str) -> None:
     steps = {"binance": "0.00001", "bybit": "0.000001", "okx": "0.001"}  # all of them list it
     for exchange, step in steps.items():
         await database.sql(

@@ -1,4 +1,4 @@
-"""What was executed and not booked: however long the order manager has booked nothing, and never twice."""
+"""Executions that are not booked yet: found however long ago, and counted once."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_the_history_reaches_back_to_the_oldest_order_that_may_still_fill() -> N
     assert snapshot(known("WORKING", age_s=30 * 86_400)).history_from_ns("ccxt", "BTCUSDT") == NOW - DAY_NS
 
 
-def test_a_fill_of_ten_minutes_ago_that_nobody_booked_is_counted() -> None:
+def test_a_fill_of_ten_minutes_ago_that_is_not_booked_is_counted() -> None:
     """The order manager was down since then: the fill is older than any window of recent ones."""
     view = snapshot(known("WORKING"))
     since = {"BTCUSDT": view.history_from_ns("ccxt", "BTCUSDT")}
     assert view.with_fills([fill("1", "0.5", age_s=550, fee="0.01")], frozenset(), since) == {HOLDER: D("0.49")}
 
 
-def test_of_an_order_that_is_partly_booked_the_rest_counts_in_any_order_of_delivery() -> None:
+def test_the_rest_of_a_partly_booked_order_counts_in_any_order() -> None:
     """The database says how much of it is booked; the list of booked executions has forgotten the early ones."""
     view = snapshot(known("PARTIAL", filled="0.7"), "0.7")
     since = {"BTCUSDT": view.history_from_ns("ccxt", "BTCUSDT")}
@@ -70,7 +70,7 @@ def test_of_an_order_that_is_partly_booked_the_rest_counts_in_any_order_of_deliv
         assert view.with_fills(delivered, frozenset(), since) == {HOLDER: D("0.7") + D("0.18") + D("0.1")}
 
 
-def test_an_order_older_than_the_history_counts_by_the_list_of_booked_executions() -> None:
+def test_an_order_older_than_the_history_counts_by_booked_executions() -> None:
     view = snapshot(known("WORKING", age_s=30 * 86_400, filled="3"), "3", frozenset({("ccxt", "BTCUSDT", "1")}))
     since = {"BTCUSDT": view.history_from_ns("ccxt", "BTCUSDT")}
     fills = [fill("0", "2", age_s=3600), fill("1", "1", age_s=60), fill("2", "0.5", age_s=5)]

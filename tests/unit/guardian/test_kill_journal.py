@@ -66,7 +66,7 @@ def whole_file() -> tuple[KillRecord, bytes]:
         return write_all(path), path.read_bytes()
 
 
-def test_the_file_says_what_memory_said(tmp_path: Path) -> None:
+def test_the_file_holds_what_memory_held(tmp_path: Path) -> None:
     record = write_all(tmp_path / "kill.jsonl")
     again = read_kill(tmp_path / "kill.jsonl")
     assert again == record
@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_written_stops_no_kill(tmp_path: Path) -> None:
     assert journal.error
 
 
-def test_our_ids_are_told_from_others() -> None:
+def test_our_ids_are_distinguished_from_others() -> None:
     assert is_ours(ids.client_order_id(uuid.uuid4(), "entry"))
     for other in (None, "", "web_abc", uuid.uuid4().hex, "x" * 32, "x-TKT5PX2F" + "0" * 22):
         assert not is_ours(other)
@@ -162,8 +162,8 @@ def test_fills_are_added_once_and_to_their_holder() -> None:
     assert snapshot.with_fills(fills, frozenset({"skipped"})) == {holder: Decimal("1.29")}
 
 
-def test_an_exit_newer_than_the_snapshot_is_taken_from_who_can_have_made_it() -> None:
-    """A strategy's exit fills while the kill begins, and a person holds the same symbol: nobody's books go below
+def test_an_exit_newer_than_the_snapshot_is_booked_to_its_holder() -> None:
+    """A strategy's exit fills while the kill begins, and a person holds the same symbol: no holding goes below
     zero."""
     person, strategy = (Holder("ccxt", 1, "BTCUSDT", instance) for instance in ("", "sma"))
     rules = Rules("binance", "BTC", "USDT", Decimal("0.00001"), Decimal("0.00001"), Decimal(5))

@@ -202,7 +202,7 @@ def test_collector_starts_with_first_and_stops_with_last_asset(system: System, o
             return time.monotonic() - answered
 
         named_s = until(lambda: "collector:okx" in system.components(), SOON_S)
-        subscribed_s = until(lambda: okx.said, SOON_S + START_S)
+        subscribed_s = until(lambda: okx.received, SOON_S + START_S)
         ready_s = until(lambda: system.components()["collector:okx"]["state"] == "ready", 60.0)
         print(
             f"collector:okx in status after {named_s:.2f} s, subscribed after {subscribed_s:.2f} s, ready after "

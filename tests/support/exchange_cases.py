@@ -55,7 +55,7 @@ class Case:
     live: dict[
         str, tuple[MarketEvent, ...]
     ]  # by what, `received_ns` 0; of quotes, books and unfinished bars the newest
-    survivors: dict[str, int]  # how many trades "unknown field" and "malformed" hold that can be believed
+    survivors: dict[str, int]  # how many trades "unknown field" and "malformed" hold that are valid
     instrument: tuple[str, str, str, str, str]  # symbol, name, tick, lot step, smallest order
     bars: tuple[Bar, ...]  # all closed one-minute bars of the tape
     trades: tuple[PublicTrade, ...]
@@ -102,12 +102,12 @@ def _minute_bars(exchange: str, symbol: str) -> tuple[Bar, ...]:
 
 
 def crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
-    """Return what the tapes of bybit and okx have in common: they tell the same story."""
+    """Return what the tapes of bybit and okx have in common: the same market."""
 
     def bar(low: float, volume: float) -> Bar:
         return Bar(exchange, symbol, "1m", NEW_YEAR + 180_000 * MS, 87650.1, 87651.4, low, 87651.4, volume)
 
-    told = NEW_YEAR + 184_400 * MS
+    traded_ns = NEW_YEAR + 184_400 * MS
     live = NEW_YEAR + 190_010 * MS
     quote = Quote(
         exchange,
@@ -133,9 +133,9 @@ def crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
         "survivors": {"unknown field": 1, "malformed": 1},
         "bars": _minute_bars(exchange, symbol),
         "trades": (
-            _trade(exchange, symbol, first_id, told, "87640", "0.1", False),
-            _trade(exchange, symbol, first_id + 1, told, "87650.1", "0.25", False),
-            _trade(exchange, symbol, first_id + 2, told + 100 * MS, "87650.10", "0.000020", True),
+            _trade(exchange, symbol, first_id, traded_ns, "87640", "0.1", False),
+            _trade(exchange, symbol, first_id + 1, traded_ns, "87650.1", "0.25", False),
+            _trade(exchange, symbol, first_id + 2, traded_ns + 100 * MS, "87650.10", "0.000020", True),
         ),
     }
 
@@ -143,13 +143,13 @@ def crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
 def _bybit() -> Case:
     def answer(text: str) -> list[str]:
         asked = json.loads(text)
-        said = {
+        reply = {
             "success": True,
             "ret_msg": "pong" if asked["op"] == "ping" else asked["op"],
             "conn_id": "c-1",
             "op": asked["op"],
         }
-        return [json.dumps(said | ({"req_id": asked["req_id"]} if "req_id" in asked else {}))]
+        return [json.dumps(reply | ({"req_id": asked["req_id"]} if "req_id" in asked else {}))]
 
     common = crypto("bybit", "BTCUSDT", 2290000000912345001)
     common["live"]["book"] = (
@@ -289,6 +289,6 @@ def _template() -> Case:
 CASES: dict[str, Case] = {case.name: case for case in (_bybit(), _okx(), _polygon(), _template())}
 
 
-def believed(events: Sequence[MarketEvent], kind: type[Any]) -> list[Any]:
+def of_kind(events: Sequence[MarketEvent], kind: type[Any]) -> list[Any]:
     """Return the events of one kind."""
     return [event for event in events if isinstance(event, kind)]

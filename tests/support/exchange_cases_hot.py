@@ -43,7 +43,7 @@ def _binance() -> Case:
     common = crypto("binance", "BTCUSDT", 41)
     common["live"] |= {
         "bar": (BarSeen(_bar("binance", "BTCUSDT", _LIVE, 87649.0, 1.512, trades=5), True),),
-        "quote": (replace(common["live"]["quote"][0], time_ns=0),),  # it tells no time: ours
+        "quote": (replace(common["live"]["quote"][0], time_ns=0),),  # it has no time: ours
         "book": (_two_levels("binance", "BTCUSDT", "0.7", 0, 700101),),
     }
     common["bars"] = _counted(common["bars"])

@@ -1,4 +1,4 @@
-"""A small server that stands for an exchange: it plays a tape over real sockets, and misbehaves when told to."""
+"""A small server that stands for an exchange: it plays a tape over real sockets, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TapeClock(RealClock):
 
 
 @dataclass
-class Purse:
+class CountingBudget:
     """A budget that counts."""
 
     taken: int = 0
@@ -39,7 +39,7 @@ class Purse:
         self.connects += 1
 
     def seen(self, used: int) -> None:
-        """Nothing here tells it."""
+        """No answer of the peer reports it."""
 
     def pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -63,8 +63,8 @@ class Peer:
     url: str = ""
     rest: Callable[[web.Request], web.Response | None] = lambda request: None
     asked: list[Asked] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    dialled: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
+    connects: list[str] = field(default_factory=list)
     sockets: list[tuple[str, web.WebSocketResponse]] = field(default_factory=list)
     deaf_to: str = ""  # "dials" or "words": it takes them, and never answers
     sent: dict[int, int] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Peer:
             await asyncio.Event().wait()
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        self.dialled.append(str(request.rel_url))
+        self.connects.append(str(request.rel_url))
         here = (request.path, socket)
         self.sockets.append(here)
         try:
@@ -97,7 +97,7 @@ class Peer:
                 await self._send(socket, text)
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
-                    self.said.append(message.data)
+                    self.received.append(message.data)
                     for text in self.case.answer(message.data) if not self.deaf_to else ():
                         await self._send(socket, text)
         finally:

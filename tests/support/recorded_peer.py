@@ -16,18 +16,18 @@ from fks.exchanges.base import Endpoint
 
 @dataclass
 class RecordedPeer:
-    """`rest(path, query)` gives a JSON value or a whole response; `answers(said)` what is sent back to a message of
+    """`rest(path, query)` gives a JSON value or a whole response; `answers(received)` what is sent back to a message of
     ours.
 
-    `frames` are played to whoever said `frames_after` messages.
+    `frames` are sent to a client after its first `frames_after` messages.
     """
 
     rest: Callable[[str, dict[str, str]], Any] = lambda path, query: None
-    answers: Callable[[dict[str, Any]], Sequence[object]] = lambda said: ()
+    answers: Callable[[dict[str, Any]], Sequence[object]] = lambda received: ()
     frames: Sequence[bytes] = ()
     frames_after: int = 1
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    said: list[dict[str, Any]] = field(default_factory=list)
+    received: list[dict[str, Any]] = field(default_factory=list)
     endpoint: Endpoint = field(default_factory=Endpoint)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -43,10 +43,10 @@ class RecordedPeer:
         await socket.prepare(request)
         async for message in socket:
             if message.type is WSMsgType.TEXT:
-                self.said.append(json.loads(message.data))
-                for answer in self.answers(self.said[-1]):
+                self.received.append(json.loads(message.data))
+                for answer in self.answers(self.received[-1]):
                     await socket.send_json(answer)
-                if len(self.said) == self.frames_after:
+                if len(self.received) == self.frames_after:
                     for frame in self.frames:
                         await socket.send_str(frame.decode())
         return socket

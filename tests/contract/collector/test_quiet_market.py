@@ -49,7 +49,7 @@ class QuietExchange:
 
     def __init__(self) -> None:
         self.counters = ConnectionCounters()
-        self.dialled = self.asked = self.listed = 0
+        self.connects = self.asked = self.listed = 0
         self.is_listing = self.is_answering = True
         self._trade = PublicTrade(self.name, SYMBOL, 7, time.time_ns() - 90 * NS, Decimal("1.5"), Decimal(1), False, 1)
 
@@ -89,7 +89,7 @@ class QuietExchange:
     async def connect_permit(self) -> None: ...
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        self.dialled += 1
+        self.connects += 1
         yield []
         yield [
             BarSeen(Bar(self.name, SYMBOL, "1m", bar_start(time.time_ns(), "1m"), 1.5, 1.5, 1.5, 1.5, 0.0, 0), False)
@@ -130,7 +130,7 @@ async def test_silence_that_rest_confirms_is_no_outage(database: Database, bus: 
         assert (feed.state, feed.stream) == (FeedState.STALE, Stream.SILENT)
         await until(lambda: feed.state is FeedState.LIVE, deadline_s=60)
     assert "feed.stale" not in log.events(), log.events()
-    assert exchange.dialled == 1
+    assert exchange.connects == 1
 
 
 async def test_closed_market_is_silent_without_reconnects(database: Database, bus: Bus, log: CollectingLog) -> None:
@@ -142,9 +142,9 @@ async def test_closed_market_is_silent_without_reconnects(database: Database, bu
         feed, since_s = collector._feeds[SYMBOL], time.monotonic()
         exchange.is_answering = False  # REST is no help
         await until(lambda: time.monotonic() > since_s + 5.0, deadline_s=60)  # more than twice its limit
-        assert (feed.state, exchange.dialled, log.events("warning")) == (FeedState.LIVE, 1, [])
+        assert (feed.state, exchange.connects, log.events("warning")) == (FeedState.LIVE, 1, [])
         collector._calendar = AlwaysOpen()
-        await until(lambda: exchange.dialled > 1, deadline_s=60)
+        await until(lambda: exchange.connects > 1, deadline_s=60)
     assert "feed.stale" in log.events("warning")
 
 

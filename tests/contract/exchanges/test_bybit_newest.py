@@ -27,7 +27,7 @@ from fks.model.errors import OutageError
 from fks.model.market import TradeIds
 from fks.model.timeframe import NS
 from tests.support.exchange_cases import CASES, MS, NEW_YEAR
-from tests.support.exchange_peer import Purse, TapeClock, playing
+from tests.support.exchange_peer import CountingBudget, TapeClock, playing
 from tests.support.feeds import claimed, made_live, query_of
 from tests.support.ports import CollectingLog
 
@@ -93,7 +93,7 @@ async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchan
     async with playing(CASES["bybit"]) as peer:
         peer.rest = market
         clock = TapeClock(NEW_YEAR - RealClock().now_ns())
-        made = BybitExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), clock, log, Purse())
+        made = BybitExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), clock, log, CountingBudget())
         await made.open()
         yield made
         await made.close()

@@ -210,7 +210,7 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
     assert key == [(t.symbol, t.trade_id, t.time_ns, t.price, t.quantity) for t in expected]
     assert {PublicTrade, BarSeen, Quote, Book} <= kinds
     assert not {Discontinuity, Suspect} & kinds
-    sent = {(sent["channel"], tuple(sent.get("product_ids", ()))) for sent in peer.said}
+    sent = {(sent["channel"], tuple(sent.get("product_ids", ()))) for sent in peer.received}
     assert sent == {(name, ("BTC-USD", "ETH-USD")) for name in ("market_trades", "candles", "ticker", "level2")} | {
         ("heartbeats", ())
     }

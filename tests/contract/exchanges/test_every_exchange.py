@@ -40,9 +40,9 @@ from fks.model.market import (
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.assets import Asset
-from tests.support.exchange_cases import KEY, TAPES, Case, believed
+from tests.support.exchange_cases import KEY, TAPES, Case, of_kind
 from tests.support.exchange_cases_hot import ALL
-from tests.support.exchange_peer import Peer, Purse, TapeClock, playing
+from tests.support.exchange_peer import CountingBudget, Peer, TapeClock, playing
 from tests.support.ports import CollectingLog
 
 KINDS = {"trade": PublicTrade, "bar": BarSeen, "quote": Quote, "book": Book}
@@ -60,13 +60,13 @@ async def peer(case: Case) -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-def budget() -> Purse:
-    return Purse()
+def budget() -> CountingBudget:
+    return CountingBudget()
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    case: Case, url: str, log: CollectingLog, budget: Purse | None = None, **data: Any
+    case: Case, url: str, log: CollectingLog, budget: CountingBudget | None = None, **data: Any
 ) -> AsyncIterator[Exchange]:
     settings = Settings(data=Data(endpoints=(f"{case.name} http://{url} ws://{url}",), **{**case.settings, **data}))
     clock = TapeClock(case.present_ns - RealClock().now_ns())
@@ -84,7 +84,7 @@ async def opened(
 
 
 @pytest.fixture
-async def exchange(case: Case, peer: Peer, log: CollectingLog, budget: Purse) -> AsyncIterator[Exchange]:
+async def exchange(case: Case, peer: Peer, log: CollectingLog, budget: CountingBudget) -> AsyncIterator[Exchange]:
     async with opened(case, peer.url, log, budget) as made:
         yield made
 
@@ -211,7 +211,9 @@ async def test_x22_trades_by_rest_are_exact_and_oldest_first(case: Case, exchang
     assert await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=100) == list(case.trades)
 
 
-async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, peer: Peer, budget: Purse) -> None:
+async def test_x23_every_request_is_paid_for(
+    case: Case, exchange: Exchange, peer: Peer, budget: CountingBudget
+) -> None:
     await exchange.instruments()
     await exchange.fetch_bars(case.symbol, "1m", None, 2)
     await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=2)
@@ -219,11 +221,13 @@ async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, pee
     assert budget.pauses == []
 
 
-async def test_x26_connects_take_from_the_budget(case: Case, exchange: Exchange, peer: Peer, budget: Purse) -> None:
+async def test_x26_connects_take_from_the_budget(
+    case: Case, exchange: Exchange, peer: Peer, budget: CountingBudget
+) -> None:
     await exchange.connect_permit()
-    assert (budget.connects, budget.taken, exchange.counters.connects, peer.dialled) == (1, 0, 0, [])
+    assert (budget.connects, budget.taken, exchange.counters.connects, peer.connects) == (1, 0, 0, [])
     async with listening(exchange, of(case, Channel.TRADES)):
-        assert (budget.connects, exchange.counters.connects, len(peer.dialled)) == (1, 1, 1)
+        assert (budget.connects, exchange.counters.connects, len(peer.connects)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +246,7 @@ async def test_x26_connects_take_from_the_budget(case: Case, exchange: Exchange,
     ids=["html", "502", "wrong-shape", "empty-row"],
 )
 async def test_x24_rest_answer_names_the_party_at_fault(
-    exchange: Exchange, case: Case, peer: Peer, budget: Purse, answer: Any, error: type[Exception]
+    exchange: Exchange, case: Case, peer: Peer, budget: CountingBudget, answer: Any, error: type[Exception]
 ) -> None:
     peer.rest = answer
     with pytest.raises(error):
@@ -253,7 +257,13 @@ async def test_x24_rest_answer_names_the_party_at_fault(
 @pytest.mark.parametrize("status", [418, 429, 200])
 @pytest.mark.parametrize(("retry_after", "pause_s"), [("7", 7.0), ("nan", None)])
 async def test_x25_refusal_for_too_many_requests_pauses_the_budget(
-    exchange: Exchange, case: Case, peer: Peer, budget: Purse, status: int, retry_after: str, pause_s: float | None
+    exchange: Exchange,
+    case: Case,
+    peer: Peer,
+    budget: CountingBudget,
+    status: int,
+    retry_after: str,
+    pause_s: float | None,
 ) -> None:
     """By the status, or by the exchange's own text under status 200; as long as it says, else for a while of ours."""
     text = case.too_much or "{}"
@@ -270,7 +280,7 @@ async def test_x25_refusal_for_too_many_requests_pauses_the_budget(
 
 def received(listener: Listener, what: str) -> list[MarketEvent]:
     """Return the values of one kind, without the number of a book in its connection, which is not predictable."""
-    found = believed(listener.events, KINDS[what])
+    found = of_kind(listener.events, KINDS[what])
     return [replace(book, sequence=0) for book in found] if what == "book" else found
 
 
@@ -283,8 +293,8 @@ async def test_x30_live_values_are_exact_and_in_order(case: Case, exchange: Exch
         wanted = [replace(e, sequence=0) if isinstance(e, Book) else e for e in case.live[what]]
         while received(listener, what)[-len(wanted) :] != wanted:
             await listener.until(KINDS[what], count=len(received(listener, what)) + 1)
-        assert not believed(listener.events, Suspect)
-        assert not believed(listener.events, Discontinuity)
+        assert not of_kind(listener.events, Suspect)
+        assert not of_kind(listener.events, Discontinuity)
 
 
 async def test_x31_unknown_messages_and_fields_are_counted(case: Case, exchange: Exchange, peer: Peer) -> None:
@@ -294,7 +304,7 @@ async def test_x31_unknown_messages_and_fields_are_counted(case: Case, exchange:
         await listener.until(PublicTrade, count=case.survivors["unknown field"])
         await peer.say("trade")
         await listener.until(PublicTrade, count=case.survivors["unknown field"] + len(case.live["trade"]))
-    assert not believed(listener.events, Suspect)
+    assert not of_kind(listener.events, Suspect)
     unknown = exchange.counters.unknown  # type: ignore[attr-defined]
     assert sum(unknown.values()) >= 2
     assert any("brandNew" in name for name in unknown)
@@ -310,13 +320,12 @@ async def test_x32_impossible_message_is_suspect_and_a_discontinuity(
         await listener.until(Suspect, count=2)
         await peer.say("trade")
         await listener.until(PublicTrade, count=case.survivors["malformed"] + len(case.live["trade"]))
-    suspects = believed(listener.events, Suspect)
+    suspects = of_kind(listener.events, Suspect)
     assert suspects[0].symbol == case.symbol
     assert suspects[0].reason
     assert suspects[0].text
     assert (
-        Discontinuity(Channel.TRADES, case.symbol, believed(listener.events, Discontinuity)[0].reason)
-        in listener.events
+        Discontinuity(Channel.TRADES, case.symbol, of_kind(listener.events, Discontinuity)[0].reason) in listener.events
     )
     assert exchange.counters.suspects == len(suspects)  # type: ignore[attr-defined]
 
@@ -324,7 +333,7 @@ async def test_x32_impossible_message_is_suspect_and_a_discontinuity(
 async def test_x33_unknown_channel_is_refused_before_connecting(case: Case, exchange: Exchange, peer: Peer) -> None:
     with pytest.raises(InputError):
         await anext(exchange.watch([case.not_streamed]))
-    assert peer.dialled == []
+    assert peer.connects == []
 
 
 @pytest.mark.parametrize(
@@ -355,7 +364,7 @@ async def test_x36_one_symbol_is_unsubscribed_and_the_others_stand(case: Case, e
         replace(item, symbol=case.symbol.replace("BTC", "ETH").replace("AAPL", "MSFT")) for item in case.wanted
     )
     async with listening(exchange, (*case.wanted, *left)) as listener:
-        before, dialled = len(peer.said), len(peer.dialled)
+        before, connects = len(peer.received), len(peer.connects)
         exchange.unsubscribe([*left, Subscription(Channel.TRADES, "NOBODY-HAS-IT")])
         exchange.unsubscribe(left)  # they have left already
         async with asyncio.timeout(8):
@@ -366,8 +375,8 @@ async def test_x36_one_symbol_is_unsubscribed_and_the_others_stand(case: Case, e
         byes = _byes(peer, before)
         assert [text for text in byes if any(_name(item) in text for item in case.wanted)] == []
         assert len(set(byes)) == len(byes)
-        assert len(peer.dialled) == dialled
-    assert believed(listener.events, Suspect | Discontinuity) == []
+        assert len(peer.connects) == connects
+    assert of_kind(listener.events, Suspect | Discontinuity) == []
     assert not exchange.counters.unknown
     assert exchange.counters.suspects == 0
 
@@ -378,7 +387,7 @@ def _name(item: Subscription) -> str:
 
 
 def _byes(peer: Peer, since: int) -> list[str]:
-    return [text.lower() for text in peer.said[since:] if "unsub" in text.lower()]
+    return [text.lower() for text in peer.received[since:] if "unsub" in text.lower()]
 
 
 @pytest.mark.parametrize("how", ["closed", "aborted"])
@@ -431,8 +440,8 @@ async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: Collectin
             peer.rest = lambda request: web.Response(status=401, text='{"status":"ERROR"}')
             with pytest.raises(ConfigError) as refused:
                 await exchange.fetch_bars(case.symbol, "1m", None, 2)
-        assert any(KEY in text for text in peer.said)  # it was shown, in a message
-        addresses = [asked.address for asked in peer.asked] + peer.dialled
+        assert any(KEY in text for text in peer.received)  # it was shown, in a message
+        addresses = [asked.address for asked in peer.asked] + peer.connects
         assert KEY not in " ".join(
             [*addresses, str(refused.value), repr(exchange), repr(log.lines), repr(listener.events)]
         )

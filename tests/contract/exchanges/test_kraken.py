@@ -200,7 +200,7 @@ async def test_documented_subscriptions_a_refused_one_leaves_the_others(
     ]
     events = await received(kraken, wanted, 1)
     assert [(type(event), getattr(event, "symbol", "")) for event in events] == [(Suspect, "NO/NE")]
-    assert [sent["params"] for sent in peer.said if sent["method"] == "subscribe"] == [
+    assert [sent["params"] for sent in peer.received if sent["method"] == "subscribe"] == [
         {"channel": "trade", "symbol": ["BTC/USD", "NO/NE"], "snapshot": False},
         {"channel": "ohlc", "symbol": ["BTC/USD"], "interval": 5, "snapshot": True},
         {"channel": "ticker", "symbol": ["BTC/USD"], "event_trigger": "bbo", "snapshot": True},

@@ -17,7 +17,7 @@ from fks.exchanges.okx.wire import OkxWire
 from fks.model.bar import PublicTrade
 from fks.model.market import BarSeen, Book
 from tests.support.ccxt_feeds import Client
-from tests.support.exchange_cases import CASES, believed
+from tests.support.exchange_cases import CASES, of_kind
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit", "okx"}):
     import ccxt.async_support as plain
@@ -90,13 +90,13 @@ async def test_trades(name: str) -> None:
 
 async def test_bars(name: str) -> None:
     (kept,) = theirs(name, "bar").ohlcvs["BTC/USDT"].values()
-    bar = believed(ours(name, "bar"), BarSeen)[-1].bar
+    bar = of_kind(ours(name, "bar"), BarSeen)[-1].bar
     assert [list(row) for row in kept][-1] == [bar.time_ns // MS, bar.open, bar.high, bar.low, bar.close, bar.volume]
 
 
 async def test_books(name: str) -> None:
     reported = theirs(name, "book").orderbooks["BTC/USDT"]
-    book = believed(ours(name, "book"), Book)[-1]
+    book = of_kind(ours(name, "book"), Book)[-1]
     for side, levels in (("bids", book.bids), ("asks", book.asks)):
         assert [tuple(level[:2]) for level in reported[side]] == [(float(price), float(size)) for price, size in levels]
 

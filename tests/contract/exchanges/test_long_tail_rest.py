@@ -23,7 +23,7 @@ from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS
 from tests.support.exchange_cases import CASES, FRIDAY, KEY, MS, NEW_YEAR
-from tests.support.exchange_peer import Peer, Purse, TapeClock, playing
+from tests.support.exchange_peer import CountingBudget, Peer, TapeClock, playing
 from tests.support.ports import CollectingLog
 
 MINUTE = 60 * NS
@@ -116,7 +116,9 @@ async def peer(request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
 async def opened(peer: Peer, log: CollectingLog, now_ns: int = NOW) -> Exchange:
     data = Data(endpoints=(f"{peer.case.name} http://{peer.url} ws://{peer.url}",), polygon_api_key=KEY)  # type: ignore[arg-type]
     clock = TapeClock(now_ns - RealClock().now_ns())
-    made = make_exchange(peer.case.name, settings=Settings(data=data), node=None, clock=clock, log=log, budget=Purse())
+    made = make_exchange(
+        peer.case.name, settings=Settings(data=data), node=None, clock=clock, log=log, budget=CountingBudget()
+    )
     await made.open()
     return made
 

@@ -197,7 +197,7 @@ def test_coinbase(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [there(COINBASE)])
 def test_coinbases_side_is_the_makers(path: Path) -> None:
-    """A maker who buys is hit at the bid: trades of such are at the best bid just before, or below it."""
+    """A buying maker is hit at the bid: such trades are at the best bid just before, or below it."""
     frames = frames_of(path)
     wire = CoinbaseWire()
     wire.subscribe_frames(wanted(["BTC-USD", "ETH-USD"], "5m"))

@@ -216,7 +216,7 @@ class Shell:
         for problem in changes.failed:
             log.warning("check.failed", kind=problem.kind, about=problem.about, problem=problem.text)
         for problem in changes.recovered:
-            log.info("check.mended", kind=problem.kind, about=problem.about)
+            log.info("check.recovered", kind=problem.kind, about=problem.about)
         state = "ready" if self._child.is_ready and self._checks.is_well else "degraded"
         if self._state in ("draining", "stopping"):
             state = self._state

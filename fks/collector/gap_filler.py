@@ -216,7 +216,7 @@ class GapFiller:
         try:
             trades = await self.backfill(feed).trades_after(feed.symbol, check.from_id - 1, feed.last_ns)
         except EXPECTED as error:
-            self._log.debug("feed.doubt", symbol=feed.symbol, error=str(error))
+            self._log.debug("feed.check_failed", symbol=feed.symbol, error=str(error))
             return
         self._handle(feed, m.SilenceChecked(*self._now(), check, trades))
 
@@ -264,7 +264,7 @@ class GapFiller:
             try:
                 await self._quarantine.add([Held.bar(bar, "outlier", reason, source="live")])
                 self._log.warning(
-                    "bar.doubted", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), reason=reason
+                    "bar.suspect", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), reason=reason
                 )
                 await self._clock.sleep(GRACE_NS / NS)
                 for own in await self._own_bars(feed, bar.timeframe, bar.time_ns, bar_end(bar.time_ns, bar.timeframe)):

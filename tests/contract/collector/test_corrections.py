@@ -294,7 +294,7 @@ async def test_outlier_is_in_quarantine_until_the_exchange_confirms_it(
     assert rows[suspect.time_ns].verdict is Settled.CONFIRMED
     assert rows[false.time_ns].verdict is Settled.REFUSED
     assert [item.bar for item in rig.feed.unstored.revised] == [bars[3]]
-    assert log.events("warning").count("bar.doubted") == 2
+    assert log.events("warning").count("bar.suspect") == 2
 
 
 def test_only_the_smallest_bars_from_a_minute_on_are_checked() -> None:

@@ -144,7 +144,7 @@ async def test_failed_self_check_degrades_and_is_shown_with_its_age(
         assert (await in_state(shell, "ready"))["problems"] == []
     lines = [json.loads(line) for line in (home.logs / "child-1.jsonl").read_text().splitlines()]
     logged = [(line["event"], line["kind"]) for line in lines if line["event"].startswith("check.")]
-    assert logged == [("check.failed", "queue"), ("check.mended", "queue")]
+    assert logged == [("check.failed", "queue"), ("check.recovered", "queue")]
 
 
 async def test_memory_above_the_ceiling_is_a_problem_that_a_restart_mends(

@@ -53,7 +53,7 @@ def _tied(item: dict[str, Any]) -> str:
 @click.argument("name")
 @click.option("--type", "account_type", type=click.Choice(["personal", "prop"]), default="personal", show_default=True)
 @click.option("--venue", type=click.Choice(get_args(VenueName)), default="paper", show_default=True)
-@click.option("--broker", default="", help="Who holds it.")
+@click.option("--broker", default="", help="Name of the broker that holds the account.")
 @click.option("--currency", default="USDT", show_default=True)
 @click.option("--initial-balance", default="0", show_default=True)
 @click.option("--mode", type=click.Choice(["paper", "live"]), default="paper", show_default=True)

@@ -17,7 +17,7 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--name", required=True, metavar="N", help="Who will use it; it signs what the token does.")
+@click.option("--name", required=True, metavar="N", help="Name of the user, recorded with each action of the token.")
 @click.option("--scope", required=True, type=click.Choice(SCOPES), help="Each scope includes those before it.")
 @as_json
 @click.pass_context

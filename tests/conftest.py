@@ -22,7 +22,7 @@ from tests.support.longest import LONGEST
 from tests.support.ports import CollectingLog, RecordingMeter
 
 TEMPLATE = "fks_template"
-# a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
+# a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must receive Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -42,9 +42,9 @@ DATA: dict[str, Any] = {
     "stale_max_s": 2.0,
 }
 FROZEN_S = 5.0  # longer than a feed that was filled from REST in the middle of it may be called live, by far
-SEEN_S = 1.0  # from the last message of a feed: its limit, and then so long until everybody reads that it is stale
+SEEN_S = 1.0  # from the last message of a feed: its limit, and then so long until every reader sees that it is stale
 ANSWER_S = 0.1  # of REST, and of our loop
-#: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live
+#: faults after which a collector subscribes again: one that does so in a stall has all trades from REST, and is live
 #: until its own limit
 RECONNECTS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
 
@@ -68,7 +68,7 @@ class Asked:
 
 @dataclass
 class Lull:
-    """A time in which an outage was over before it went on: REST had all trades, and nobody knew yet that no more would
+    """A time in which an outage was over before it went on: REST had all trades, and it was not known yet that no more would
     come."""
 
     symbol: str
@@ -305,8 +305,8 @@ class FaultRun:
         """Every fault that silenced a feed shows, from where it began to after it was over; return how many rows there
         are.
 
-        A silence shorter than the limit is nobody's outage (C7): where a collector subscribed anew in the middle of a
-        stall, what is left of it may be.
+        A silence shorter than the limit is no outage (C7): where a collector subscribed again in the middle of a stall,
+        what is left of it may be one.
         """
         rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades' ORDER BY symbol, began_at")
         for symbol in SYMBOLS:
@@ -335,23 +335,23 @@ class FaultRun:
     async def _unheard_s(self, stall: Injected, symbol: str, live_ns: int) -> float:
         """Return for how long at the end of a stall a feed may rightly be called live.
 
-        One that was subscribed anew and filled from REST in the middle of it is whole from then (`live_ns`) until the
+        One that was subscribed again and filled from REST in the middle of it is whole from then (`live_ns`) until the
         exchange's next trade: REST says so when it is asked. From there its limit counts, and silence is looked at
         every TICK_S.
         """
         if stall.kind != "freeze":
             return 0.0
         before = stall.at_ns - round(4e9)  # a collector that starts takes seconds to subscribe
-        is_redialled = any(
+        is_reconnected = any(
             f.kind in RECONNECTS and before < f.at_ns < stall.at_ns + round(FROZEN_S * 1e9) for f in self.done
         )
-        if not is_redialled:
+        if not is_reconnected:
             return 1.0
         whole_s = (await self._missed_ns(symbol, live_ns) - live_ns) / 1e9
         return whole_s + float(DATA["stale_max_s"]) + TICK_S + ANSWER_S
 
     async def _missed_ns(self, symbol: str, since_ns: int) -> int:
-        """Return from when a feed that heard nothing since a moment misses something: the exchange's next trade, at
+        """Return from when a feed without messages since a moment misses something: the exchange's next trade, at
         most a second later."""
         rows = await self.db.sql(
             "SELECT min(time) AS next FROM market_trades WHERE symbol = $1 AND time > to_timestamp($2::float8)",
@@ -365,7 +365,7 @@ class FaultRun:
 
         An outage begins with the last message, and shows once the feed's limit is over and its row is written; the
         limit counts from the first trade that was missed, for until then REST says truthfully that there is none. Where
-        a collector subscribed anew in the middle of it and filled the hole from REST, that counts from there once more.
+        a collector subscribed again in the middle of it and filled the gap from REST, that counts from there once more.
         """
         rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades'")
         unseen_ns = round((float(DATA["stale_max_s"]) + SEEN_S) * 1e9)

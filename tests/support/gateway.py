@@ -40,7 +40,7 @@ class Running:
         return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20.0)
 
     async def hears(self) -> bool:
-        """Whether the replica listens to the bus: what is published from now on, its sockets are told."""
+        """Return whether the replica listens to the bus: its sockets receive what is published from now on."""
         hub = self.app.state.gateway.hub
         ((_, listeners),) = await hub._bus._client.pubsub_numsub(hub._mine)
         return bool(listeners)

@@ -19,7 +19,7 @@ STORED = (
 
 
 def open_socket(gateway: Running, query: str = "?channels=-") -> Any:
-    """Return a connection of who may read, to be entered."""
+    """Return a connection with the scope to read, to be entered."""
     headers = {"Authorization": f"Bearer {gateway.tokens['read']}"}
     return connect(gateway.ws + query, additional_headers=headers, proxy=None, compression=None)
 

@@ -222,7 +222,7 @@ class OrderChaos:
         await self.lives.close()
 
     def price(self, symbol: str) -> Decimal:
-        """Return the last price that was seen; the witness is asked for it, whom no fault reaches."""
+        """Return the last price that was seen; it comes from the witness, which no fault reaches."""
         if symbol not in self._prices:
             self._prices = self.exchange.ask("GET", "/sim/state")["prices"]
         return D(self._prices[symbol])

@@ -1,7 +1,7 @@
 """A service small enough to start by the dozen: `small_service.py READY [--stop-s S] [--deaf] [--dies FILE] [--children
 N]`.
 
-READY is a file that gets our pid once we are up, and our name and the time (appended to READY.log) when we are told to
+READY is a file that gets our pid once we are up, and our name and the time (appended to READY.log) when we are asked to
 stop. --deaf ignores SIGTERM. --dies FILE: end at once while FILE exists. --children N: so many helpers in our session.
 """
 

@@ -1,4 +1,4 @@
-"""A clock put wrong is wrong for everybody who shares it, for as long as was said, and only in the time of day."""
+"""A clock set wrong is wrong for all its users, for the given time, and only in the time of day."""
 
 from __future__ import annotations
 

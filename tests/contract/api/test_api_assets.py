@@ -41,7 +41,7 @@ async def test_enabling_sets_options_and_requests_history_once(gateway: Running,
             "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_price) VALUES "
             "('binance','ETHUSDT','trades','LIVE',3,7)"
         )
-        assert await _status(client) == "stale"  # nobody holds the lease it was written under
+        assert await _status(client) == "stale"  # the lease that it was written under has no holder
         await seeded.sql(
             "INSERT INTO leases (name, epoch, expires_at) VALUES ('collector:binance', 3, now() + interval '1 h')"
         )

@@ -35,7 +35,7 @@ LIMIT = {**MARKET, "type": "limit", "price": "99"}
 
 
 class Limited(ScriptedVenue):
-    """A venue whose rate limit has no room."""
+    """A venue whose rate limit is reached."""
 
     def wait_s(self) -> float:
         return 30.0

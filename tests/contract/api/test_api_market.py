@@ -64,7 +64,7 @@ async def test_newer_price_of_redis_and_postgresql_is_returned_with_its_age(
         found = (await client.get("/market-data/BTCUSDT")).json()
         assert (found["price"], found["source"], found["state"]) == ("64000.1", "postgresql", "LIVE")
         assert 30_000 <= found["age_ms"] < 60_000
-        assert found["time"] is None  # of a trade that is not stored nobody knows it
+        assert found["time"] is None  # the time of a trade that is not stored is unknown
         await _feed(seeded, 30, number=1)
         await seeded.sql(
             "INSERT INTO market_trades (time, exchange, symbol, trade_id, price, quantity, is_buyer_maker)"

@@ -45,7 +45,7 @@ async def test_market_data_answers_every_spelling(gateway: Running, seeded: Data
 
 
 def _ageless(received: dict[str, Any]) -> dict[str, Any]:
-    """Return what is told without the ages, of the quote and the book too: they rise from one answer to the next."""
+    """Return a message without the ages, of the quote and the book too: they rise from one answer to the next."""
     return {
         name: _ageless(value) if isinstance(value, dict) else value
         for name, value in received.items()

@@ -57,8 +57,8 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
     read = snapshots._bars
 
     async def slowly(*args: Any) -> Any:
-        hub.spread("bars", bar_message(9))  # told before, contained
-        hub.spread("bars", bar_message(10))  # told while it is read, and committed
+        hub.spread("bars", bar_message(9))  # published before, contained
+        hub.spread("bars", bar_message(10))  # published while it is read, and committed
         await seeded.sql(STORED, 10, 10)
         found = await read(*args)
         hub.spread("bars", bar_message(11))  # committed after
@@ -88,7 +88,7 @@ async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, 
         assert [item["price"] for item in shots["prices"]["items"]] == ["64000.10"]
         assert shots["quotes"]["items"] == []
         assert hub.is_busy_subscribed
-        await latest.publish([quote])  # nothing told after the snapshot is missed: the subscription stands
+        await latest.publish([quote])  # nothing published after the snapshot is missed: the subscription stands
         assert (await next_of(socket, "quote"))["ask"] == "1.2"
         await bus.publish(PRICES, {"type": "price", "exchange": "binance", "symbol": "ETHUSDT", "price": "1"})
         await latest.publish([trade])

@@ -39,9 +39,9 @@ def test_show_prints_effective_settings_and_their_sources(home: Path, capsys: py
 
 def test_show_narrows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["config", "show", "http"]) == OK
-    said = capsys.readouterr().out
-    assert "http.port" in said
-    assert "ray.gcs_port" not in said
+    output = capsys.readouterr().out
+    assert "http.port" in output
+    assert "ray.gcs_port" not in output
     assert run(cli, ["config", "show", "--changed"]) == OK
     assert "every setting is its default" in capsys.readouterr().out
 
@@ -49,8 +49,8 @@ def test_show_narrows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_names_key_place_and_remedy_without_a_traceback(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "fks.toml").write_text("[http]\nprot = 1\n")
     assert run(cli, ["config", "check"]) == USAGE
-    said = capsys.readouterr().err
-    assert said.strip() == "error: http.prot (fks.toml:2): no such key; did you mean port?"
+    output = capsys.readouterr().err
+    assert output.strip() == "error: http.prot (fks.toml:2): no such key; did you mean port?"
 
 
 def test_check_looks_at_the_secrets_too(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,10 +79,10 @@ def test_security_setup_keeps_rotates_and_shows_no_secret(home: Path, capsys: py
     assert (home / "secrets.toml").read_text() == content
     assert run(cli, ["security-setup", "--rotate"]) == OK
     assert (home / "secrets.toml").read_text() != content
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     for line in (home / "secrets.toml").read_text().splitlines():
         if "=" in line:
-            assert line.split('"')[1] not in said.out + said.err
+            assert line.split('"')[1] not in output.out + output.err
 
 
 def test_rotating_mends_weak_secrets(home: Path) -> None:

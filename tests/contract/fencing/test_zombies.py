@@ -1,7 +1,7 @@
 """SIGSTOP, a successor under a new epoch, SIGCONT: a zombie writes nothing and sends nothing, and ends by itself.
 
 Witnesses: a proxy on the zombie's way to the exchange that notes every order and cancel it lets through, the exchange's
-own log, and triggers on every table that note who wrote (by the name of the connection).
+own log, and triggers on every table that note the writer (the name of its connection).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
 
 @pytest.fixture
 async def witnessed(database: Database) -> Database:
-    """A database that notes who writes what, and when."""
+    """A database that notes each write, its writer and its time."""
     await database.sql(
         "CREATE TABLE witness (at timestamptz DEFAULT clock_timestamp(), who text, place text, what text)"
     )
@@ -264,7 +264,7 @@ async def test_a_zombie_cancels_nothing(rig: Rig, exchange: LocalExchange, datab
     heir: Process | None = None
     try:
         low = (_price(exchange) * Decimal("0.96")).quantize(Decimal("0.01"))
-        wish = await rig.signal(
+        signal_id = await rig.signal(
             Kind.ORDER,
             source="person",
             instance="",
@@ -273,8 +273,8 @@ async def test_a_zombie_cancels_nothing(rig: Rig, exchange: LocalExchange, datab
             size=Decimal("0.01"),
             limit_price=low,
         )
-        assert await rig.outcome(wish, deadline_s=10) == ("ordered", None)
-        order = await rig.entry(wish)
+        assert await rig.outcome(signal_id, deadline_s=10) == ("ordered", None)
+        order = await rig.entry(signal_id)
         await rig.becomes(order.client_order_id, State.WORKING, State.ACCEPTED, deadline_s=10)
         await OrderStore(rig.db).want_cancel(order.client_order_id, by="test", now_ns=time.time_ns())
         await rig.bus.publish(WAKE, {})

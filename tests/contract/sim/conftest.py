@@ -1,4 +1,4 @@
-"""Exchanges for the tests of the local exchange: one that most share, and a starter for those who need their own."""
+"""Exchanges for the tests of the local exchange: one that most share, and a starter for tests that need their own."""
 
 from __future__ import annotations
 

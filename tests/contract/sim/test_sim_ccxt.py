@@ -62,7 +62,7 @@ async def test_a_limit_order_lives_and_is_cancelled(client: Any) -> None:
     assert placed["id"] in [order["id"] for order in await client.fetch_orders("BTC/USDT")]
 
 
-async def test_market_order_pays_its_fee_in_the_received_asset(client: Any) -> None:
+async def test_market_order_is_charged_its_fee_in_the_received_asset(client: Any) -> None:
     before = (await client.fetch_balance())["SOL"]["total"]
     bought = await client.create_order("SOL/USDT", "market", "buy", "3")
     assert (bought["status"], bought["filled"]) == ("closed", 3.0)

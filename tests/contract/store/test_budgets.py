@@ -45,14 +45,14 @@ async def test_two_processes_share_one_budget(bus: Bus) -> None:
     await one.take(OURS - 10)
     assert await at_once(other, 8)
     assert not await at_once(other, 5)
-    assert await at_once(one, 2)  # what is left is left for everybody
+    assert await at_once(one, 2)  # what is left is left for all
     assert not await at_once(one)
 
 
 async def test_what_the_exchange_says_was_used_counts(bus: Bus) -> None:
     one, other = budgets(bus, 2)
     await one.take()
-    one.seen(OURS - 3)  # somebody we do not know asks from our address
+    one.seen(OURS - 3)  # an unknown program sends requests from our address
     assert await at_once(one, 2)
     assert not await at_once(other, 2)
 
@@ -144,7 +144,7 @@ async def test_a_late_answer_tells_of_the_window_its_request_was_sent_in(bus: Bu
 
     asking = asyncio.create_task(late())
     await sent.wait()
-    await other.take(OURS - 10)  # there is room for it in a later window alone
+    await other.take(OURS - 10)  # only a later window has enough left for it
     await one.take()
     is_answered.set()
     await asking
@@ -159,7 +159,7 @@ async def dials_of(budget: RedisBudget) -> int:
     return count
 
 
-async def test_dials_have_a_bucket_of_their_own_which_all_keys_of_an_address_share(bus: Bus) -> None:
+async def test_connects_have_their_own_bucket_shared_by_all_keys_of_an_address(bus: Bus) -> None:
     where = uuid.uuid4().hex
     one, other = (budget_of(bus, Impatient(), "test", where, key, limits=LIMITS) for key in ("one", "other"))
     assert await connect_at_once(other)
@@ -177,7 +177,7 @@ async def test_without_redis_each_process_dials_a_little() -> None:
 
 
 class Flicker:
-    """A Redis that is away for so long by a test's clock, and has room then."""
+    """A Redis that is away for so long by a test's clock, and grants everything then."""
 
     def __init__(self, clock: Quick, away_s: float) -> None:
         self._clock, self._away_s = clock, away_s

@@ -71,7 +71,7 @@ async def test_later_bars_are_appended_and_mapped_ones_stay(database: Database, 
     assert same(await cache.read("BTCUSDT", "1m"), minutes(350))
     assert files(tmp_path) == before
     assert same(first, minutes(300))
-    await store.merge(minutes(6000, start=350), source="test")  # more than there is room for
+    await store.merge(minutes(6000, start=350), source="test")  # more than fits
     assert same(await cache.read("BTCUSDT", "1m"), minutes(6350))
     assert files(tmp_path) != before
     assert len(files(tmp_path)) == 1
@@ -104,7 +104,7 @@ async def test_copy_of_another_database_is_not_used(database: Database, tmp_path
     await ColumnCache(tmp_path, database).read("BTCUSDT", "1m")
     await database.sql(
         "CREATE TABLE other (LIKE series INCLUDING ALL)"
-    )  # what restoring a backup does: tables made anew
+    )  # what restoring a backup does: tables are made again
     await database.sql("INSERT INTO other SELECT * FROM series")
     await database.sql("ALTER TABLE ohlcv_data DISABLE TRIGGER USER")
     await database.sql("UPDATE ohlcv_data SET close = 1")

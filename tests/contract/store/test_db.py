@@ -178,7 +178,7 @@ async def test_reads_outlast_a_killed_server_and_writes_raise_outage(
         assert pid is not None
         own_server.stop(pid)
         with pytest.raises(OutageError):
-            await sleeper  # sent, and nobody knows whether it ran: not repeated
+            await sleeper  # sent, and it is unknown whether it ran: not repeated
         with pytest.raises(OutageError):
             await db.ping()
         reader = asyncio.create_task(db.fetchval("store.ping"))

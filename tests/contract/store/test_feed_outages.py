@@ -30,7 +30,7 @@ async def test_an_outage_is_one_row_from_start_to_end(database: Database) -> Non
 
 
 async def test_outage_that_begins_again_without_a_message_is_the_same(database: Database) -> None:
-    """A collector that filled a gap and died before it heard anything more: its successor's outage begins at that
+    """A collector that filled a gap and died before it received anything more: its successor's outage begins at that
     message too."""
     before = FeedStore(database, "binance", 1, RealClock())
     await before.claim(["BTCUSDT"], ["1m"])

@@ -82,7 +82,7 @@ async def test_new_changed_and_equal_bars_in_one_merge(database: Database) -> No
         (0, "better", 0, 6000),
         (0, "test", 5, 2998),
         (1, "better", 5, 2),
-    ]  # nobody counted: the count stays
+    ]  # the new bar has no count: the count stays
     found = await store.series("BTCUSDT", "1m")
     assert found is not None
     assert (found.revision, found.candles) == (1, 9000)

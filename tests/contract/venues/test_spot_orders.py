@@ -175,7 +175,7 @@ async def test_broken_user_stream_is_detected_and_resubscribed(
     events = listen(venue)
     await until(lambda: events.of(SessionBack))
     exchange.fault(kind, path="/ws-api/v3", seconds=2.5)
-    if kind == "freeze_stream":  # probes are answered still: only an order that is not told of gives it away
+    if kind == "freeze_stream":  # probes are answered still: only an order that is not reported gives it away
         assert (await venue.submit(order())).outcome is Outcome.ACK
     await until(lambda: events.of(SessionLost), deadline_s=5.0)
     await until(lambda: len(events.of(SessionBack)) >= 2, deadline_s=12.0)

@@ -48,7 +48,7 @@ async def test_a_refused_session_sends_and_answers_nothing(exchange: LocalExchan
 
 
 async def test_another_data_directory_is_another_network(tmp_path: Path) -> None:
-    """The keys are kept, as people keep theirs: only the epoch says that trade ids start anew."""
+    """The keys are kept, as people keep theirs: only the epoch shows that trade ids start again."""
     found = []
     for name in ("one", "two"):
         folder = tmp_path / name

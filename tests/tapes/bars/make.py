@@ -3,7 +3,7 @@
     python tests/tapes/bars/make.py > tests/tapes/bars/outage.jsonl
 
 Needs nothing of FKS: both timeframes are counted from the same trades, exactly, as Binance writes its klines. A bar
-opens at its first trade, also after silence; one in which nobody traded is flat at the close before; while the exchange
+opens at its first trade, also after silence; one without a trade is flat at the close before; while the exchange
 is away there are no bars at all.
 """
 

@@ -27,7 +27,7 @@ def quote(n: int, symbol: str = "BTCUSDT") -> dict[str, Any]:
 
 
 def taken(client: Client) -> list[Mapping[str, Any]]:
-    """Return what waits; with a queue that is empty it would wait, and there is nobody to wake it."""
+    """Return what waits; with an empty queue it would wait, and nothing would wake it."""
     found = asyncio.run(client.take(0.01)) if client._queue or client._dropped else []
     return [json.loads(received.data) for received in found]
 
@@ -79,7 +79,7 @@ def test_a_correction_is_in_the_snapshot_only_when_the_snapshot_is_as_new() -> N
     assert [received(bar(1, revision=n, **prices)) for n in (0, 1, 2)] == [True, True, False]
     assert not received(bar(2, **prices))
     assert not received({**bar(1, **prices), "timeframe": "5m"})
-    before, now = bar(1, **{**prices, "close": "1.4"}), bar(1, **prices)  # of collectors that tell no revision
+    before, now = bar(1, **{**prices, "close": "1.4"}), bar(1, **prices)  # of collectors that send no revision
     assert _contained_bars([stored])(now)
     received = _contained_bars([stored])
     assert [received(before), received(now)] == [False, False], "the last one counts"

@@ -1,4 +1,4 @@
-"""What is expected of each asset, and what counts as a difference."""
+"""Expected balance of each asset, and the differences that count as drift."""
 
 from __future__ import annotations
 

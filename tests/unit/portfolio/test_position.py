@@ -1,4 +1,4 @@
-"""Positions from fills: equity is conserved whatever the fee's currency, and nothing is sold short by somebody else."""
+"""Positions from fills: equity is conserved whatever the fee's currency, and no instance sells another's position."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_table_is_copied_before_its_triggers_count_and_the_copy_is_whole() -> 
 
 
 def test_delete_triggers_have_no_transition_tables() -> None:
-    """The columnstore refuses them: what went is counted anew instead."""
+    """The columnstore refuses them: deleted rows are counted again instead."""
     statements = [statement for step in plan(COMMUNITY, Data()) for statement in step.statements]
     triggers = [statement for statement in statements if re.search(r"CREATE TRIGGER .* DELETE", statement)]
     assert len(triggers) == 2

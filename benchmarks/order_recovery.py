@@ -83,7 +83,7 @@ async def recover(chaos: OrderChaos, what: str, repeat: int) -> bool:
         begun = time.monotonic()
         await chaos.lives.kill()
         await chaos.begin()
-        await until(lambda: chaos.lives.has_said("ready"), deadline_s=120, every_s=0.02)
+        await until(lambda: chaos.lives.has_sent("ready"), deadline_s=120, every_s=0.02)
         took.append(time.monotonic() - begun)
     rows = await chaos.db.sql("SELECT state, count(*) AS n FROM orders GROUP BY 1 ORDER BY 1")
     held = ", ".join(f"{row['n']} {row['state']}" for row in rows)
@@ -103,7 +103,7 @@ async def main(options: argparse.Namespace, database_url: str, redis_url: str, f
         for symbol in SYMBOLS:
             exchange.ask("POST", "/sim/filters", {"symbol": symbol, "orders_max": 5000})
         await chaos.begin()
-        await until(lambda: chaos.lives.has_said("ready"), deadline_s=60)
+        await until(lambda: chaos.lives.has_sent("ready"), deadline_s=60)
         await fill_up(chaos, options.open, rests=True)
         is_good = await recover(chaos, "open", options.repeat)
         await fill_up(chaos, options.history, rests=False)

@@ -5,27 +5,38 @@ are exact (ticks, Decimal); the equity curve and the statistics are float64. Gap
 and every result carries two fingerprints (C12).
 """
 
+from fks.backtest.backtest import Backtest
 from fks.backtest.fingerprint import fills_hash, inputs_hash, tape_hash
+from fks.backtest.frames import bars_from_frame, sample
 from fks.backtest.gaps import GapReport, TapeRefused, find_gaps
+from fks.backtest.instrument import instrument_of, setup_for
+from fks.backtest.metrics import Metrics, metrics_of
 from fks.backtest.resample import resample
 from fks.backtest.result import DeniedEntry, FillRow, Result, Setup, TradeRow
 from fks.backtest.run import run
 from fks.backtest.statistics import Statistics, statistics_of
 
 __all__ = [
+    "Backtest",
     "DeniedEntry",
     "FillRow",
     "GapReport",
+    "Metrics",
     "Result",
     "Setup",
     "Statistics",
     "TapeRefused",
     "TradeRow",
+    "bars_from_frame",
     "fills_hash",
     "find_gaps",
     "inputs_hash",
+    "instrument_of",
+    "metrics_of",
     "resample",
     "run",
+    "sample",
+    "setup_for",
     "statistics_of",
     "tape_hash",
 ]

@@ -8,10 +8,12 @@ from decimal import Decimal
 import numpy as np
 
 import fks
+from fks.backtest.backtest import Backtest
 from fks.backtest.fingerprint import fills_hash, inputs_hash
 from fks.backtest.gaps import GAP_BARS_MAX, ensure_whole, find_gaps, missing_after
+from fks.backtest.instrument import setup_for
 from fks.backtest.limits import Holding, TapeChecks
-from fks.backtest.result import DeniedEntry, FillRow, Result, Setup, TradeRow
+from fks.backtest.result import DeniedEntry, FillRow, Setup, TradeRow
 from fks.indicators import places_of
 from fks.matching import BarRange, Leg, Resting, match_market, match_oco, match_resting
 from fks.model.bar import Bars, Floats, Ints
@@ -66,8 +68,8 @@ class _Book:
         return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
 
 
-def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
-    """Return what `strategy` would have traded on `bars`.
+def run(strategy: Strategy, bars: Bars, setup: Setup | None = None) -> Backtest:
+    """Return what `strategy` would have traded on `bars`. Without a setup: `setup_for(bars)`.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
     made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first
@@ -75,6 +77,7 @@ def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     the end stays open.
     Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
     """
+    setup = setup_for(bars) if setup is None else setup
     bars = _anchored(strategy, bars, setup.start_ns)
     first = strategy.warmup()
     gaps = find_gaps(bars)
@@ -87,7 +90,7 @@ def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     if not setup.allow_gaps:
         ensure_whole(bars, gaps, np.abs(held) >= float(setup.instrument.lot_step))
     params = strategy.model_dump(mode="json")
-    return Result(
+    return Backtest(
         strategy=strategy.name,
         params=params,
         bars=bars,

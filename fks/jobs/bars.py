@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.backtest import resample
+from fks.backtest.instrument import guess_instrument
 from fks.jobs.backtest import Loaded, Request
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -23,7 +24,6 @@ from fks.store.instruments import InstrumentStore
 from fks.store.reading import ReadingStore
 
 _SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
-_QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 
 
 async def load_stored(db: Database, request: Request, columns: ColumnCache | None = None) -> Loaded:
@@ -141,14 +141,6 @@ def read_tape(where: str) -> tuple[Tape, str]:
     if not path.is_file():
         raise InputError(f"no tape at {where}", code="TAPE_MISSING", remedy="give 'sample' or an .fksbars file")
     return unpack_tape(path.read_bytes()), str(path)
-
-
-def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
-    """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote."""
-    quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), "USD")
-    quote = symbol[-3:] if len(symbol) == 6 and symbol.isalpha() and not symbol.endswith(quote) else quote  # EURJPY
-    base = symbol.removesuffix(quote).rstrip("/-")
-    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5))
 
 
 def _no_data(request: Request, symbol: str, there_is: str) -> InputError:

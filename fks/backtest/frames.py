@@ -1,0 +1,180 @@
+"""Bars from pandas DataFrames, and results as DataFrames. pandas is imported when the first frame is asked for."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fks.backtest.result import Result
+from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_columns
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.errors import InputError
+from fks.model.tape import unpack_tape
+from fks.model.timeframe import NS, TIMEFRAMES, check_timeframe, iso
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("open", "high", "low", "close", "volume")
+_TIMES = ("time", "timestamp", "datetime", "date")
+_MONTH_S = range(28 * 86_400, 31 * 86_400 + 1)
+
+
+def sample() -> Bars:
+    """Return the shipped sample: BTCUSDT minutes from March to May 2026."""
+    return unpack_tape((resources.files("fks") / "files" / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()).bars()
+
+
+def bars_from_frame(frame: pd.DataFrame, *, symbol: str | None = None, timeframe: str | None = None) -> Bars:
+    """Return the rows of a DataFrame as bars.
+
+    Shapes: columns open, high, low, close and, if there is one, volume, in any case; the open times as the index or as
+    a column time, timestamp, datetime or date. Times without a zone are UTC. `symbol` defaults to the frame's
+    `attrs["symbol"]`, else to "ASSET"; `timeframe` to `attrs["timeframe"]`, else to the most frequent step.
+    Errors: InputError naming the missing column, or the first row that is no bar or out of order.
+    """
+    import pandas
+
+    names = {str(name).strip().lower(): name for name in frame.columns}
+    missing = [name for name in _COLUMNS[:4] if name not in names]
+    if missing:
+        raise _wrong(
+            f"the frame has no column {', '.join(missing)}: it has {', '.join(map(str, frame.columns))}",
+            "rename the columns to open, high, low, close and volume",
+        )
+    time_ns = _times(frame, names, pandas)
+    columns = [
+        np.ascontiguousarray(frame[names[name]], dtype=np.float64) if name in names else np.zeros(len(frame))
+        for name in _COLUMNS
+    ]
+    _ensure_bars(time_ns, columns)
+    name = timeframe or frame.attrs.get("timeframe") or _timeframe(time_ns)
+    return Bars(str(symbol or frame.attrs.get("symbol") or "ASSET"), check_timeframe(name), time_ns, *columns)
+
+
+def _times(frame: pd.DataFrame, names: dict[str, Any], pandas: Any) -> Ints:
+    index: Any = frame.index
+    if not isinstance(index, pandas.DatetimeIndex):
+        found = next((names[name] for name in _TIMES if name in names), None)
+        if found is None:
+            raise _wrong(
+                f"the frame's index is {type(index).__name__}, and there is no column {', '.join(_TIMES)}",
+                "set a DatetimeIndex of open times, or add such a column",
+            )
+        if pandas.api.types.is_numeric_dtype(frame[found]):
+            raise _wrong(
+                f"column {found} holds numbers", "make times of it: pandas.to_datetime(column, unit='s' or 'ms')"
+            )
+        index = pandas.DatetimeIndex(pandas.to_datetime(frame[found], utc=True))
+    if index.hasnans:
+        raise _wrong("the frame has rows without a time", "drop them")
+    index = index.tz_localize("UTC") if index.tz is None else index.tz_convert("UTC")
+    time_ns: Ints = index.as_unit("ns").asi8.astype(np.int64, copy=True)
+    return time_ns
+
+
+def _ensure_bars(time_ns: Ints, columns: list[Floats]) -> None:
+    open_, high, low, close, volume = columns
+    if len(time_ns) == 0:
+        raise _wrong("the frame has no row", "give some bars")
+    finite = np.isfinite(open_) & np.isfinite(high) & np.isfinite(low) & np.isfinite(close) & np.isfinite(volume)
+    whole = finite & (high >= np.maximum(open_, close)) & (low <= np.minimum(open_, close)) & (low > 0) & (volume >= 0)
+    if not whole.all():
+        at = int(np.argmin(whole))
+        values = ", ".join(f"{n} {c[at]:g}" for n, c in zip(_COLUMNS, columns, strict=True))
+        raise _wrong(f"row {at} ({iso(int(time_ns[at]))}) is no bar: {values}", "drop the row or correct it")
+    order = np.diff(time_ns) > 0
+    if not order.all():
+        at = int(np.argmin(order)) + 1
+        raise _wrong(
+            f"row {at} ({iso(int(time_ns[at]))}) is not after the row before", "sort the index, keep one of each"
+        )
+
+
+def _timeframe(time_ns: Ints) -> str:
+    if len(time_ns) < 2:
+        raise _wrong("one row shows no timeframe", "pass timeframe=")
+    steps, counts = np.unique(np.diff(time_ns), return_counts=True)
+    seconds = int(steps[np.argmax(counts)]) // NS
+    found = "1M" if seconds in _MONTH_S else next((name for name, s in TIMEFRAMES.items() if s and s == seconds), None)
+    if found is None:
+        raise _wrong(
+            f"most rows are {seconds} s apart, which is no timeframe",
+            f"resample to one of {' '.join(TIMEFRAMES)}, or pass timeframe=",
+        )
+    return found
+
+
+def _wrong(what: str, remedy: str) -> InputError:
+    return InputError(what, code="BARS_WRONG", status=422, remedy=remedy)
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────
+def fills_frame(result: Result) -> pd.DataFrame:
+    """Return the fills, oldest first: index `time` (open of the bar, UTC), columns side, quantity, price, fee,
+    fee_currency, role. Numbers in float64; `result.fills` has the exact ones."""
+    import pandas
+
+    fills = result.fills
+    columns: dict[str, Any] = {"side": [fill.side.value for fill in fills]}
+    for name in ("quantity", "price", "fee"):
+        columns[name] = np.array([float(getattr(fill, name)) for fill in fills], dtype=np.float64)
+    columns["fee_currency"] = [fill.fee_currency for fill in fills]
+    columns["role"] = [fill.role.value for fill in fills]
+    return pandas.DataFrame(columns, index=_index([fill.time_ns for fill in fills]))
+
+
+def trades_frame(result: Result) -> pd.DataFrame:
+    """Return the closed trades, oldest first: side (long, short), entry_time, exit_time, bars (held), quantity,
+    entry_price, exit_price, pnl (quote, fees included), return_pct, mae_pct, mfe_pct, reason (signal, stop loss, take
+    profit).
+
+    Numbers in float64; `result.trades` has the exact ones. Excursions: `fks.backtest.series.trade_columns`.
+    """
+    import pandas
+
+    found = trade_columns(result)
+    return pandas.DataFrame(
+        {
+            "side": np.where(found.sign > 0, "long", "short"),
+            "entry_time": _index(found.entry_ns),
+            "exit_time": _index(found.exit_ns),
+            "bars": found.exit_index - found.entry_index,
+            "quantity": found.quantity,
+            "entry_price": found.entry_price,
+            "exit_price": found.exit_price,
+            "pnl": found.pnl,
+            "return_pct": found.pnl_pct,
+            "mae_pct": found.mae_pct,
+            "mfe_pct": found.mfe_pct,
+            "reason": list(found.reason),
+        }
+    )
+
+
+def equity_frame(result: Result) -> pd.DataFrame:
+    """Return a row per decided bar: index `time` (open, UTC), columns close, equity, benchmark (buy and hold),
+    drawdown_pct, position (base), exposure_pct (of the equity)."""
+    import pandas
+
+    bars = decided_bars(result)
+    return pandas.DataFrame(
+        {
+            "close": bars.close,
+            "equity": result.equity,
+            "benchmark": benchmark_of(result),
+            "drawdown_pct": drawdown_of(result.equity, float(result.setup.cash)),
+            "position": position_of(result),
+            "exposure_pct": exposure_of(result),
+        },
+        index=_index(bars.time_ns),
+    )
+
+
+def _index(times: Any) -> pd.DatetimeIndex:
+    import pandas
+
+    found = np.array(times, dtype=np.int64).view("datetime64[ns]")
+    return pandas.DatetimeIndex(found, name="time").tz_localize("UTC")

@@ -1,0 +1,111 @@
+"""Trading rules and a setup derived from bars, for symbols that no instrument row describes."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+
+from fks.backtest.limits import UNLIMITED
+from fks.backtest.result import Setup
+from fks.config.settings import Risk
+from fks.indicators import places_of
+from fks.matching import CostModel
+from fks.model.bar import Bars, Floats
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.timeframe import NS
+
+_QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
+_SHOWN = 1000  # newest bars from which tick and lot are derived
+_QTY_MAX = Decimal(10) ** 9  # bars name no largest order
+_DAY_NS = 86_400 * NS
+_SATURDAY = 2  # 1970-01-01 was a Thursday
+
+
+def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
+    """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote."""
+    quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), "USD")
+    quote = symbol[-3:] if len(symbol) == 6 and symbol.isalpha() and not symbol.endswith(quote) else quote  # EURJPY
+    base = symbol.removesuffix(quote).rstrip("/-")
+    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5))
+
+
+def instrument_of(bars: Bars) -> Instrument:
+    """Return trading rules derived from bars: currencies from the symbol (the quote is USD when it names none), tick
+    and lot from the decimals of the newest 1,000 bars, a smallest order of 5 in quote, no largest.
+
+    Bars without volume get a lot of 1e-8. Errors: InputError NO_DATA without a bar.
+    """
+    if not len(bars):
+        raise InputError("no bars to derive trading rules from", code="NO_DATA", status=422, remedy="give some bars")
+    newest = bars[-_SHOWN:]
+    prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
+    lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
+    found = guess_instrument("", bars.symbol, _step(prices), lot)
+    return Instrument("", found.symbol, found.base, found.quote, found.tick, lot, lot, _QTY_MAX, found.notional_min)
+
+
+def setup_for(
+    bars: Bars,
+    *,
+    cash: object = 10_000,
+    size: object = 1_000,
+    sizing: str = "notional",
+    fee_rate: object = "0.001",
+    can_short: bool = False,
+    allow_gaps: bool | None = None,
+    limits: bool = True,
+) -> Setup:
+    """Return the setup that `run` takes when none is given, with some of its values changed.
+
+    Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`; `fee_rate` is a fraction
+    of each fill. Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives do. Gaps
+    are allowed (None) where the bars skip Saturdays: such a market closes, and bars do not say when. `limits=False`
+    leaves the [risk] limits out. Errors: InputError for a value that is no number or out of range.
+    """
+    return Setup(
+        instrument_of(bars),
+        CostModel(_number("fee_rate", fee_rate, least=Decimal(0)), "quote" if can_short else "received"),
+        _sizing(sizing),
+        _number("size", size),
+        _number("cash", cash),
+        can_short,
+        not trades_daily(bars) if allow_gaps is None else allow_gaps,
+        Risk() if limits else UNLIMITED,
+    )
+
+
+def trades_daily(bars: Bars) -> bool:
+    """Return whether the market of these bars trades every day: a bar opens on a Saturday, or the bars span none."""
+    if bars.timeframe in ("1w", "1M") or not len(bars):
+        return True
+    days = bars.time_ns // _DAY_NS
+    if bool(np.any(days % 7 == _SATURDAY)):
+        return True
+    first, last = int(days[0]), int(days[-1])
+    return (last - _SATURDAY) // 7 == (first - 1 - _SATURDAY) // 7
+
+
+def _step(values: Floats) -> Decimal:
+    return Decimal(1).scaleb(-min(places_of(values), 8))
+
+
+def _sizing(name: str) -> str:
+    if name not in ("notional", "quantity"):
+        raise InputError(f"sizing={name!r} is unknown", status=422, remedy="use 'notional' or 'quantity'")
+    return name
+
+
+def _number(name: str, value: object, *, least: Decimal | None = None) -> Decimal:
+    try:
+        number = value if isinstance(value, Decimal) else Decimal(str(value))
+    except ArithmeticError:
+        number = Decimal("NaN")
+    if not number.is_finite() or (number <= 0 if least is None else number < least):
+        raise InputError(
+            f"{name}={value!r} is not {'a positive number' if least is None else f'{least} or more'}",
+            status=422,
+            remedy=f"pass {name} as a number or its text",
+        )
+    return number

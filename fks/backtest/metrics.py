@@ -1,0 +1,416 @@
+"""The extended statistics of a result, float64, computed only when asked for. docs/backtest.md has the formulas.
+
+`statistics_of` is the small set that a search needs. This module takes a few more passes over the equity and the
+trades. Ratios use the returns of `fks.backtest.series.periods_of`: days for bars shorter than a day, else the bars. The
+risk-free rate is 0. A value is None where it is not defined: too few returns or trades, nothing to divide by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fks.backtest.result import Result
+from fks.backtest.series import (
+    Periods,
+    TradeColumns,
+    benchmark_of,
+    decided_bars,
+    drawdown_of,
+    exposure_of,
+    periods_of,
+    trade_columns,
+)
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.order import Role
+from fks.model.timeframe import NS, bar_end
+
+_YEAR_NS = 365 * 86_400 * NS
+_CAGR_NS = 30 * 86_400 * NS  # a shorter run extrapolates noise to a year
+_TAIL = 0.05  # of the returns, for VaR and CVaR
+_RETURNS_MIN = 3  # fewer give no ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Statistics beyond `Statistics`. Money in quote, shares and returns in percent, durations in seconds.
+
+    `period` and `periods_per_year` say what the ratios were computed from. Drawdowns are positive, as in `Statistics`;
+    VaR, CVaR and excursions are returns, so that a loss is negative.
+    """
+
+    period: str
+    periods: int
+    periods_per_year: float
+    # return
+    total_return_pct: float
+    annual_return_pct: float | None
+    cagr_pct: float | None
+    best_period_pct: float | None
+    worst_period_pct: float | None
+    positive_periods_pct: float | None
+    # risk
+    volatility_pct: float | None
+    downside_deviation_pct: float | None
+    max_drawdown_pct: float
+    max_drawdown_s: float
+    average_drawdown_pct: float
+    under_water_pct: float
+    ulcer_index_pct: float
+    var_95_pct: float | None
+    cvar_95_pct: float | None
+    skew: float | None
+    kurtosis: float | None
+    # return for risk
+    sharpe: float | None
+    sortino: float | None
+    calmar: float | None
+    recovery_factor: float | None
+    # benchmark: buy and hold
+    benchmark_return_pct: float
+    benchmark_max_drawdown_pct: float
+    benchmark_sharpe: float | None
+    alpha_pct: float | None
+    beta: float | None
+    correlation: float | None
+    information_ratio: float | None
+    # trades
+    trades: int
+    long_trades: int
+    short_trades: int
+    win_rate_pct: float | None
+    profit_factor: float | None
+    payoff_ratio: float | None
+    expectancy: float | None
+    expectancy_pct: float | None
+    sqn: float | None
+    kelly_pct: float | None
+    average_win: float | None
+    average_loss: float | None
+    best_trade_pct: float | None
+    worst_trade_pct: float | None
+    wins_in_a_row: int
+    losses_in_a_row: int
+    average_holding_s: float | None
+    median_holding_s: float | None
+    longest_holding_s: float | None
+    average_mae_pct: float | None
+    average_mfe_pct: float | None
+    # exposure and costs
+    exposure_pct: float
+    average_exposure_pct: float
+    max_exposure_pct: float
+    turnover: float
+    turnover_per_year: float | None
+    traded_value: float
+    fees: float
+    entry_fees: float
+    exit_fees: float
+    fees_of_turnover_pct: float | None
+    fees_of_gross_profit_pct: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON-able values."""
+        return asdict(self)
+
+
+class MonthReturn(NamedTuple):
+    """The return of one UTC calendar month, and the benchmark's, in percent; `month` is 1 to 12."""
+
+    year: int
+    month: int
+    return_pct: float
+    benchmark_pct: float
+
+
+def metrics_of(result: Result) -> Metrics:
+    """Return the extended statistics of a result."""
+    bars, cash = decided_bars(result), float(result.setup.cash)
+    periods, trades = periods_of(result), trade_columns(result)
+    final = float(result.equity[-1]) if len(result.equity) else cash
+    falls = drawdown_of(result.equity, cash)
+    span_ns = _span_ns(bars)
+    cagr = _cagr(final / cash, span_ns)
+    deepest = -float(falls.min(initial=0.0))
+    exposure = exposure_of(result)
+    paid = _costs(result)
+    held = np.abs(exposure[exposure != 0.0])
+    gross = float(trades.pnl[trades.pnl > 0].sum())
+    average_equity = float(result.equity.mean()) if len(result.equity) else cash
+    turnover = paid.traded / average_equity if average_equity > 0 else 0.0
+    return Metrics(
+        period=periods.name,
+        periods=len(periods.returns),
+        periods_per_year=periods.per_year,
+        total_return_pct=100.0 * (final / cash - 1.0),
+        cagr_pct=cagr,
+        max_drawdown_pct=deepest,
+        **_drawdown_facts(bars, result.equity, cash, falls),
+        **_return_facts(periods),
+        calmar=None if cagr is None or deepest == 0 else cagr / deepest,
+        recovery_factor=_recovery(result.equity, cash),
+        benchmark_return_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
+        benchmark_max_drawdown_pct=-float(drawdown_of(benchmark_of(result), cash).min(initial=0.0)),
+        **_benchmark_facts(periods),
+        **_trade_facts(trades),
+        exposure_pct=100.0 * len(held) / len(bars) if len(bars) else 0.0,
+        average_exposure_pct=float(np.abs(exposure).mean()) if len(exposure) else 0.0,
+        max_exposure_pct=float(held.max(initial=0.0)),
+        turnover=turnover,
+        turnover_per_year=turnover * _YEAR_NS / span_ns if span_ns >= _CAGR_NS else None,
+        traded_value=paid.traded,
+        fees=paid.entry + paid.exit,
+        entry_fees=paid.entry,
+        exit_fees=paid.exit,
+        fees_of_turnover_pct=100.0 * (paid.entry + paid.exit) / paid.traded if paid.traded else None,
+        fees_of_gross_profit_pct=100.0 * (paid.entry + paid.exit) / gross if gross > 0 else None,
+    )
+
+
+# ── returns ──────────────────────────────────────────────────────────────────────────────────────
+def sharpe_ratio(returns: Floats, per_year: float) -> float | None:
+    """Return mean / standard deviation (n-1) of the returns, times the root of the periods in a year.
+
+    Source: Sharpe, The Sharpe Ratio, Journal of Portfolio Management 21 (1994); risk-free rate 0.
+    """
+    spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
+    return float(returns.mean()) / spread * np.sqrt(per_year) if spread > 1e-12 else None
+
+
+def sortino_ratio(returns: Floats, per_year: float) -> float | None:
+    """Return the yearly mean over the yearly downside deviation: the root of the mean squared loss of all periods.
+
+    Source: Sortino and Price, Performance Measurement in a Downside Risk Framework, Journal of Investing 3 (1994).
+    """
+    downside = _downside(returns)
+    return float(returns.mean()) / downside * np.sqrt(per_year) if downside > 1e-12 else None
+
+
+def value_at_risk(returns: Floats, tail: float = _TAIL) -> float:
+    """Return the `tail` quantile of the returns (historical VaR, linear interpolation): a loss is negative.
+
+    Source: Jorion, Value at Risk (2006), chapter 5.
+    """
+    return float(np.quantile(returns, tail))
+
+
+def expected_shortfall(returns: Floats, tail: float = _TAIL) -> float:
+    """Return the mean of the returns up to the rank of the `tail` quantile (CVaR).
+
+    Source: Rockafellar and Uryasev, Optimization of Conditional Value-at-Risk, Journal of Risk 2 (2000).
+    """
+    rank = int((len(returns) - 1) * tail)
+    return float(np.partition(returns, rank)[: rank + 1].mean())
+
+
+def skewness(returns: Floats) -> float | None:
+    """Return the adjusted Fisher-Pearson skewness G1.
+
+    Source: Joanes and Gill, Comparing measures of sample skewness and kurtosis, The Statistician 47 (1998).
+    """
+    n = len(returns)
+    second, third = _moment(returns, 2), _moment(returns, 3)
+    if n < 3 or second <= 1e-24:
+        return None
+    return float(np.sqrt(n * (n - 1.0)) / (n - 2.0) * third / second**1.5)
+
+
+def excess_kurtosis(returns: Floats) -> float | None:
+    """Return the adjusted excess kurtosis G2: 0 for a normal distribution. Source: Joanes and Gill (1998)."""
+    n = len(returns)
+    second, fourth = _moment(returns, 2), _moment(returns, 4)
+    if n < 4 or second <= 1e-24:
+        return None
+    return float((n - 1.0) / ((n - 2.0) * (n - 3.0)) * ((n + 1.0) * (fourth / second**2 - 3.0) + 6.0))
+
+
+def _moment(returns: Floats, order: int) -> float:
+    return float(((returns - returns.mean()) ** order).mean()) if len(returns) else 0.0
+
+
+def _downside(returns: Floats) -> float:
+    return float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
+
+
+def _cagr(growth: float, span_ns: int) -> float | None:
+    """Return the compound annual growth rate in percent; None for a span under 30 days or when all was lost."""
+    if span_ns < _CAGR_NS or growth <= 0:
+        return None
+    return 100.0 * float(growth ** (_YEAR_NS / span_ns) - 1.0)
+
+
+def _span_ns(bars: Bars) -> int:
+    return bar_end(int(bars.time_ns[-1]), bars.timeframe) - int(bars.time_ns[0]) if len(bars) else 0
+
+
+def _return_facts(periods: Periods) -> dict[str, Any]:
+    returns, per_year = periods.returns, periods.per_year
+    enough = len(returns) >= _RETURNS_MIN
+    return {
+        "annual_return_pct": 100.0 * float(returns.mean()) * per_year if enough else None,
+        "best_period_pct": 100.0 * float(returns.max()) if len(returns) else None,
+        "worst_period_pct": 100.0 * float(returns.min()) if len(returns) else None,
+        "positive_periods_pct": 100.0 * float((returns > 0).mean()) if len(returns) else None,
+        "volatility_pct": 100.0 * float(returns.std(ddof=1)) * float(np.sqrt(per_year)) if enough else None,
+        "downside_deviation_pct": 100.0 * _downside(returns) * float(np.sqrt(per_year)) if enough else None,
+        "var_95_pct": 100.0 * value_at_risk(returns) if enough else None,
+        "cvar_95_pct": 100.0 * expected_shortfall(returns) if enough else None,
+        "skew": skewness(returns),
+        "kurtosis": excess_kurtosis(returns),
+        "sharpe": sharpe_ratio(returns, per_year),
+        "sortino": sortino_ratio(returns, per_year),
+    }
+
+
+# ── drawdown ─────────────────────────────────────────────────────────────────────────────────────
+def _drawdown_facts(bars: Bars, equity: Floats, cash: float, falls: Floats) -> dict[str, Any]:
+    under = falls < 0
+    start, end = spells(under)
+    lowest = [-float(falls[a:b].min()) for a, b in zip(start.tolist(), end.tolist(), strict=True)]
+    return {
+        "max_drawdown_s": _longest_s(bars, start, end),
+        "average_drawdown_pct": float(np.mean(lowest)) if lowest else 0.0,
+        "under_water_pct": 100.0 * float(under.mean()) if len(under) else 0.0,
+        "ulcer_index_pct": float(np.sqrt((falls**2).mean())) if len(falls) else 0.0,  # Martin and McCann (1989)
+    }
+
+
+def spells(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Ints, Ints]:
+    """Return the start and the end (not included) of each run of true values."""
+    edges = np.diff(np.concatenate([[0], flags.view(np.int8), [0]]))
+    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+
+
+def _longest_s(bars: Bars, start: Ints, end: Ints) -> float:
+    """Return the longest time from a peak to the close that regains it, or to the last one."""
+    if not len(start):
+        return 0.0
+    last = len(bars) - 1
+    return float((bars.time_ns[np.minimum(end, last)] - bars.time_ns[np.maximum(start - 1, 0)]).max()) / NS
+
+
+def _recovery(equity: Floats, cash: float) -> float | None:
+    """Return net profit over the greatest loss of money since a peak."""
+    if not len(equity):
+        return None
+    loss = float((np.maximum(np.maximum.accumulate(equity), cash) - equity).max())
+    return float(equity[-1] - cash) / loss if loss > 0 else None
+
+
+# ── benchmark ────────────────────────────────────────────────────────────────────────────────────
+def _benchmark_facts(periods: Periods) -> dict[str, Any]:
+    """Return alpha and beta against buy and hold.
+
+    Source: Jensen, The Performance of Mutual Funds in the Period 1945-1964, Journal of Finance 23 (1968); alpha is
+    compounded to a year.
+    """
+    own, market, per_year = periods.returns, periods.benchmark, periods.per_year
+    names = ("alpha_pct", "beta", "correlation", "information_ratio", "benchmark_sharpe")
+    if len(own) < _RETURNS_MIN or len(market) != len(own) or float(market.std()) <= 1e-12:
+        return dict.fromkeys(names)
+    beta = float(np.cov(own, market, ddof=1)[0, 1] / market.var(ddof=1))
+    alpha = float(own.mean() - beta * market.mean())
+    return {
+        "alpha_pct": 100.0 * float((1.0 + alpha) ** per_year - 1.0),
+        "beta": beta,
+        "correlation": float(np.corrcoef(own, market)[0, 1]) if float(own.std()) > 1e-12 else None,
+        "information_ratio": sharpe_ratio(own - market, per_year),
+        "benchmark_sharpe": sharpe_ratio(market, per_year),
+    }
+
+
+# ── trades ───────────────────────────────────────────────────────────────────────────────────────
+def _trade_facts(trades: TradeColumns) -> dict[str, Any]:
+    """Return what the closed trades show.
+
+    Sources: SQN: Tharp, Trade Your Way to Financial Freedom (2007), mean over standard deviation of the trades' profit
+    times the root of their number. Kelly, A New Interpretation of Information Rate (1956): win rate less loss rate over
+    payoff ratio.
+    """
+    pnl, count = trades.pnl, len(trades)
+    wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
+    lost = float(losses.sum())
+    spread = float(pnl.std(ddof=1)) if count > 1 else 0.0
+    payoff = float(wins.mean() / -losses.mean()) if len(wins) and lost < 0 else None
+    rate = len(wins) / count if count else 0.0
+    held = (trades.exit_ns - trades.entry_ns) / NS
+    return {
+        "trades": count,
+        "long_trades": int((trades.sign > 0).sum()),
+        "short_trades": int((trades.sign < 0).sum()),
+        "win_rate_pct": 100.0 * rate if count else None,
+        "profit_factor": float(wins.sum()) / -lost if lost < 0 else None,
+        "payoff_ratio": payoff,
+        "expectancy": float(pnl.mean()) if count else None,
+        "expectancy_pct": float(trades.pnl_pct.mean()) if count else None,
+        "sqn": float(np.sqrt(count) * pnl.mean() / spread) if spread > 0 else None,
+        "kelly_pct": 100.0 * (rate - (1.0 - rate) / payoff) if payoff else None,
+        "average_win": float(wins.mean()) if len(wins) else None,
+        "average_loss": float(losses.mean()) if len(losses) else None,
+        "best_trade_pct": float(trades.pnl_pct.max()) if count else None,
+        "worst_trade_pct": float(trades.pnl_pct.min()) if count else None,
+        "wins_in_a_row": _longest_spell(pnl > 0),
+        "losses_in_a_row": _longest_spell(pnl <= 0),
+        "average_holding_s": float(held.mean()) if count else None,
+        "median_holding_s": float(np.median(held)) if count else None,
+        "longest_holding_s": float(held.max()) if count else None,
+        "average_mae_pct": float(trades.mae_pct.mean()) if count else None,
+        "average_mfe_pct": float(trades.mfe_pct.mean()) if count else None,
+    }
+
+
+def _longest_spell(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    start, end = spells(flags)
+    return int((end - start).max(initial=0))
+
+
+class _Costs(NamedTuple):
+    entry: float
+    exit: float
+    traded: float
+
+
+def _costs(result: Result) -> _Costs:
+    """Return fees of entries and exits and the traded value, exact until the last step; base fees at their price."""
+    quote, multiplier = result.setup.instrument.quote, result.setup.instrument.multiplier
+    entry, leave, traded = Decimal(0), Decimal(0), Decimal(0)
+    for fill in result.fills:
+        fee = fill.fee if fill.fee_currency == quote else fill.fee * fill.price
+        if fill.role is Role.ENTRY:
+            entry += fee
+        else:
+            leave += fee
+        traded += fill.quantity * fill.price
+    return _Costs(float(entry), float(leave), float(traded * multiplier))
+
+
+# ── calendar ─────────────────────────────────────────────────────────────────────────────────────
+def monthly_returns(result: Result) -> list[MonthReturn]:
+    """Return the return of each UTC calendar month of the run, oldest first; the first and the last may be partial."""
+    return _calendar_returns(result, "datetime64[M]")
+
+
+def yearly_returns(result: Result) -> list[MonthReturn]:
+    """Return the return of each UTC calendar year of the run, oldest first, with `month` 0."""
+    return [row._replace(month=0) for row in _calendar_returns(result, "datetime64[Y]")]
+
+
+def _calendar_returns(result: Result, unit: str) -> list[MonthReturn]:
+    bars, cash = decided_bars(result), float(result.setup.cash)
+    if not len(bars):
+        return []
+    labels = bars.time_ns.view("datetime64[ns]").astype(unit)
+    ends = np.flatnonzero(np.concatenate([labels[1:] != labels[:-1], [True]]))
+    own, market = (np.concatenate([[cash], values[ends]]) for values in (result.equity, benchmark_of(result)))
+    rows = []
+    for place, end in enumerate(ends.tolist()):
+        moment = datetime.fromtimestamp(int(bars.time_ns[end]) // NS, UTC)
+        returns = [
+            100.0 * float(v[place + 1] / v[place] - 1.0) if v[place] > 0 else float("nan") for v in (own, market)
+        ]
+        rows.append(MonthReturn(moment.year, moment.month, *returns))
+    return rows

@@ -1,0 +1,193 @@
+"""Columns derived from a result: position, drawdown, benchmark, returns by period, trades with their excursions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.backtest.instrument import trades_daily
+from fks.backtest.result import Result
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.order import Role, Side
+from fks.model.timeframe import NS, TIMEFRAMES
+
+_DAY_S = 86_400
+_DAY_NS = _DAY_S * NS
+
+
+class Periods(NamedTuple):
+    """Returns of a run over equal periods, as fractions. Shapes: `ends` indexes the decided bars, one per period."""
+
+    name: str  # of one period: day, week, month
+    per_year: float
+    ends: Ints
+    returns: Floats
+    benchmark: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TradeColumns:
+    """The trades of a result as columns. Prices, quantity and pnl in float64; excursions in percent of the entry."""
+
+    entry_ns: Ints
+    exit_ns: Ints
+    entry_index: Ints  # on the decided bars
+    exit_index: Ints
+    sign: Floats  # 1 long, -1 short
+    quantity: Floats
+    entry_price: Floats
+    exit_price: Floats
+    pnl: Floats
+    pnl_pct: Floats
+    mae_pct: Floats
+    mfe_pct: Floats
+    reason: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pnl)
+
+
+def decided_bars(result: Result) -> Bars:
+    """Return the bars that were decided on: those of `result.equity`."""
+    return result.bars[result.first :]
+
+
+def position_of(result: Result) -> Floats:
+    """Return the signed quantity held after each decided bar, net of fees taken in base; less than a lot is 0."""
+    bars, base = decided_bars(result), result.setup.instrument.base
+    moves = np.zeros(len(bars))
+    times = np.array([fill.time_ns for fill in result.fills], dtype=np.int64)
+    net = [
+        fill.side.sign * float(fill.quantity) - (float(fill.fee) if fill.fee_currency == base else 0.0)
+        for fill in result.fills
+    ]
+    np.add.at(moves, np.searchsorted(bars.time_ns, times), net)
+    held: Floats = np.cumsum(moves)
+    held[np.abs(held) < float(result.setup.instrument.lot_step) * (1.0 - 1e-9)] = 0.0  # dust cannot be sold
+    return held
+
+
+def exposure_of(result: Result) -> Floats:
+    """Return the signed value of the position at each decided bar's close, in percent of the equity there."""
+    value = position_of(result) * decided_bars(result).close * float(result.setup.instrument.multiplier)
+    share: Floats = 100.0 * np.divide(value, result.equity, out=np.zeros(len(value)), where=result.equity > 0)
+    return share
+
+
+def drawdown_of(equity: Floats, start: float) -> Floats:
+    """Return the loss since the highest equity so far (`start` included), in percent: 0 at a peak, else negative."""
+    if not len(equity):
+        return np.zeros(0)
+    peaks = np.maximum(np.maximum.accumulate(equity), start)
+    fall: Floats = 100.0 * np.divide(equity - peaks, peaks, out=np.zeros(len(equity)), where=peaks > 0)
+    return fall
+
+
+def benchmark_of(result: Result) -> Floats:
+    """Return the equity of buying with all cash at the first decided bar's open and holding, without fees."""
+    bars = decided_bars(result)
+    held: Floats = float(result.setup.cash) * bars.close / bars.open[0] if len(bars) else np.zeros(0)
+    return held
+
+
+def periods_of(result: Result) -> Periods:
+    """Return the run's returns by day (bars shorter than a day: by UTC day), or by bar for days, weeks and months.
+
+    A year has 365 days where the market trades every day, else 252; 365/7 weeks; 12 months. The first return is
+    against the starting cash (benchmark: the first open). Empty where the equity was not positive throughout.
+    """
+    bars, cash = decided_bars(result), float(result.setup.cash)
+    name, per_year = _calendar(bars)
+    if TIMEFRAMES[bars.timeframe] in range(1, _DAY_S):
+        days = bars.time_ns // _DAY_NS
+        ends = np.flatnonzero(np.diff(days, append=days[-1:] + 1))
+    else:
+        ends = np.arange(len(bars))
+    return Periods(
+        name, per_year, ends, _returns(result.equity, ends, cash), _returns(benchmark_of(result), ends, cash)
+    )
+
+
+def _calendar(bars: Bars) -> tuple[str, float]:
+    if bars.timeframe == "1M":
+        return "month", 12.0
+    if bars.timeframe == "1w":
+        return "week", 365.0 / 7.0
+    return "day", 365.0 if trades_daily(bars) else 252.0
+
+
+def _returns(values: Floats, ends: Ints, start: float) -> Floats:
+    levels = np.concatenate([[start], values[ends]])
+    if (levels <= 0).any():
+        return np.zeros(0)
+    changes: Floats = np.diff(levels) / levels[:-1]
+    return changes
+
+
+def rolling_of(returns: Floats, window: int, per_year: float) -> tuple[Floats, Floats]:
+    """Return the yearly volatility (percent) and Sharpe ratio of each `window` returns.
+
+    Shapes: (n,) -> two of (n,), NaN before the window is full. The Sharpe ratio is NaN where nothing varied.
+    """
+    volatility, sharpe = np.full(len(returns), np.nan), np.full(len(returns), np.nan)
+    if 2 <= window <= len(returns):
+        parts = np.lib.stride_tricks.sliding_window_view(returns, window)
+        spread = parts.std(axis=1, ddof=1)
+        volatility[window - 1 :] = 100.0 * spread * np.sqrt(per_year)
+        varied = spread > 1e-12
+        sharpe[window - 1 :][varied] = parts.mean(axis=1)[varied] / spread[varied] * np.sqrt(per_year)
+    return volatility, sharpe
+
+
+def trade_columns(result: Result) -> TradeColumns:
+    """Return the trades as columns, with the maximum adverse and favourable excursion of each.
+
+    Excursions are the lowest and highest price from the entry's bar to the bar before the exit's, and the exit price:
+    what the exit's bar did before or after the exit is not known. Adverse is 0 or less, favourable 0 or more.
+    Source: Sweeney, Maximum Adverse Excursion (1996).
+    """
+    bars, trades = decided_bars(result), result.trades
+    entry_ns = np.array([trade.entry_ns for trade in trades], dtype=np.int64)
+    exit_ns = np.array([trade.exit_ns for trade in trades], dtype=np.int64)
+    start, end = np.searchsorted(bars.time_ns, entry_ns), np.searchsorted(bars.time_ns, exit_ns)
+    sign = np.array([1.0 if trade.side is Side.BUY else -1.0 for trade in trades])
+    quantity, entry, leave, pnl = (
+        np.array([float(getattr(trade, name)) for trade in trades], dtype=np.float64)
+        for name in ("quantity", "entry_price", "exit_price", "pnl")
+    )
+    low, high = _range(bars, start, end, entry, leave)
+    down, up = 100.0 * (low / entry - 1.0), 100.0 * (high / entry - 1.0)
+    is_long = sign > 0
+    paid = quantity * entry * float(result.setup.instrument.multiplier)
+    return TradeColumns(
+        entry_ns,
+        exit_ns,
+        start,
+        end,
+        sign,
+        quantity,
+        entry,
+        leave,
+        pnl,
+        100.0 * np.divide(pnl, paid, out=np.zeros(len(pnl)), where=paid != 0),
+        np.where(is_long, down, -up),
+        np.where(is_long, up, -down),
+        tuple(_reason(trade.reason) for trade in trades),
+    )
+
+
+def _range(bars: Bars, start: Ints, end: Ints, entry: Floats, leave: Floats) -> tuple[Floats, Floats]:
+    low, high = np.minimum(entry, leave), np.maximum(entry, leave)
+    held: npt.NDArray[np.bool_] = end > start
+    if held.any():
+        pairs = np.stack([start[held], end[held]], axis=1).ravel()
+        low[held] = np.minimum(low[held], np.minimum.reduceat(bars.low, pairs)[::2])
+        high[held] = np.maximum(high[held], np.maximum.reduceat(bars.high, pairs)[::2])
+    return low, high
+
+
+def _reason(role: Role) -> str:
+    return {Role.STOP_LOSS: "stop loss", Role.TAKE_PROFIT: "take profit"}.get(role, "signal")

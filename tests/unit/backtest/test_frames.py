@@ -1,0 +1,152 @@
+"""Bars from DataFrames, results as DataFrames, and what an import of the package costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fks.backtest as bt
+from fks.model.errors import InputError
+from fks.strategies.check import synthetic
+from fks.strategies.sma_cross import SmaCross
+
+
+def frame(count: int = 6, freq: str = "1h", **attrs: str) -> pd.DataFrame:
+    index = pd.date_range("2026-01-01", periods=count, freq=freq)
+    made = pd.DataFrame({"Open": 100.5, "High": 101.25, "Low": 99.0, "Close": 100.0, "Volume": 2.5}, index=index)
+    made.attrs.update(attrs)
+    return made
+
+
+# ── bars ─────────────────────────────────────────────────────────────────────────────────────────
+def test_a_frame_of_any_spelling_becomes_bars() -> None:
+    bars = bt.bars_from_frame(frame())
+    assert (bars.symbol, bars.timeframe, len(bars)) == ("ASSET", "1h", 6)
+    assert bars.time_ns[1] == pd.Timestamp("2026-01-01T01:00Z").value
+    assert (bars.high[0], bars.volume[0], bars.close.dtype) == (101.25, 2.5, np.float64)
+
+
+def test_symbol_and_timeframe_come_from_the_frame_or_the_caller() -> None:
+    made = frame(symbol="ETHUSDT", timeframe="4h")
+    assert (bt.bars_from_frame(made).symbol, bt.bars_from_frame(made).timeframe) == ("ETHUSDT", "4h")
+    assert bt.bars_from_frame(made, symbol="X", timeframe="1d").timeframe == "1d"
+
+
+@pytest.mark.parametrize(
+    ("freq", "timeframe"), [("1min", "1m"), ("15min", "15m"), ("1D", "1d"), ("7D", "1w"), ("MS", "1M")]
+)
+def test_the_timeframe_is_the_most_frequent_step(freq: str, timeframe: str) -> None:
+    assert bt.bars_from_frame(frame(9, freq).drop(frame(9, freq).index[4])).timeframe == timeframe
+
+
+def test_times_may_be_a_column_and_have_a_zone() -> None:
+    made = frame()
+    zoned = made.set_axis(pd.DatetimeIndex(made.index).tz_localize("Europe/Berlin"))
+    assert bt.bars_from_frame(zoned).time_ns[0] == pd.Timestamp("2025-12-31T23:00Z").value
+    column = made.rename_axis("Date").reset_index()
+    assert bt.bars_from_frame(column).time_ns[0] == pd.Timestamp("2026-01-01T00:00Z").value
+
+
+def test_bars_without_volume_have_a_small_lot() -> None:
+    bars = bt.bars_from_frame(frame().drop(columns="Volume"))
+    assert not bars.volume.any()
+    assert bt.instrument_of(bars).lot_step == Decimal("1E-8")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (frame().drop(columns=["High", "Low"]), "no column high, low: it has Open, Close, Volume"),
+        (frame().reset_index(drop=True), "no column time, timestamp, datetime, date"),
+        (frame().assign(time=range(6)).reset_index(drop=True), "column time holds numbers"),
+        (frame().assign(Close=[1, 2, 3, np.nan, 5, 6]), r"row 0 \(2026-01-01T00:00:00Z\) is no bar: open 100.5"),
+        (frame().assign(Low=[99, 99, 100.2, 99, 99, 99]), r"row 2 \(2026-01-01T02:00:00Z\) is no bar"),
+        (frame().iloc[::-1], r"row 1 \(2026-01-01T04:00:00Z\) is not after the row before"),
+        (frame().iloc[:0], "no row"),
+        (frame().iloc[:1], "one row shows no timeframe"),
+        (frame(freq="7min"), "most rows are 420 s apart, which is no timeframe"),
+    ],
+)
+def test_a_frame_that_is_no_bars_is_refused_by_row(made: pd.DataFrame, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bt.bars_from_frame(made)
+
+
+# ── setup ────────────────────────────────────────────────────────────────────────────────────────
+def test_an_instrument_is_derived_from_symbol_and_decimals() -> None:
+    item = bt.instrument_of(bt.bars_from_frame(frame(), symbol="SOLUSDC"))
+    assert (item.base, item.quote, item.tick, item.lot_step) == ("SOL", "USDC", Decimal("0.01"), Decimal("0.1"))
+
+
+def test_values_of_a_setup_may_be_numbers_or_text() -> None:
+    bars = bt.bars_from_frame(frame())
+    made = bt.setup_for(bars, cash=500.5, size="20", fee_rate=0.0005, can_short=True)
+    assert (made.cash, made.size, made.costs.fee_rate) == (Decimal("500.5"), Decimal(20), Decimal("0.0005"))
+    assert (made.costs.fee_in, made.can_short) == ("quote", True)
+    for wrong in ({"cash": 0}, {"size": "much"}, {"fee_rate": -1}, {"cash": float("nan")}, {"sizing": "all"}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            bt.setup_for(bars, **wrong)
+
+
+def test_gaps_are_allowed_where_the_market_closes_at_weekends() -> None:
+    index = pd.bdate_range("2026-01-01", periods=30)
+    stock = frame(30).set_axis(index)
+    assert bt.setup_for(bt.bars_from_frame(stock)).allow_gaps
+    assert not bt.setup_for(bt.bars_from_frame(frame(200))).allow_gaps
+    assert not bt.setup_for(bt.bars_from_frame(frame(6))).allow_gaps  # hours of one Thursday
+
+
+def test_a_run_without_a_setup_takes_the_one_derived_from_its_bars() -> None:
+    bars = synthetic(900)
+    short, full = bt.run(SmaCross(fast=3, slow=8), bars), bt.run(SmaCross(fast=3, slow=8), bars, bt.setup_for(bars))
+    assert (short.inputs_hash, short.fills_hash) == (full.inputs_hash, full.fills_hash)
+    assert len(short.fills) > 10
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────
+def test_frames_hold_what_the_result_holds() -> None:
+    result = bt.run(SmaCross(fast=3, slow=8), synthetic(900))
+    trades, fills, equity = result.trades_frame(), result.fills_frame(), result.equity_frame()
+    assert len(trades) == len(result.trades) > 10
+    assert trades["pnl"].to_list() == [float(trade.pnl) for trade in result.trades]
+    assert trades["entry_time"].dt.as_unit("ns").astype("int64").to_list() == [t.entry_ns for t in result.trades]
+    assert (trades["mae_pct"] <= 0).all()
+    assert (trades["mfe_pct"] >= 0).all()
+    assert fills["price"].to_list() == [float(fill.price) for fill in result.fills]
+    assert set(fills["role"]) == {"entry", "exit"}
+    assert equity["equity"].to_numpy() == pytest.approx(result.equity)
+    assert equity["drawdown_pct"].min() == pytest.approx(-result.statistics.max_drawdown_pct)
+    assert str(equity.index.tz) == str(fills.index.tz) == "UTC"
+
+
+def test_a_result_without_trades_has_empty_frames_with_columns() -> None:
+    result = bt.run(SmaCross(fast=3, slow=8), synthetic(12))
+    assert len(result.trades_frame()) == len(result.trades)
+    assert "mae_pct" in result.trades_frame().columns
+    assert "fee" in result.fills_frame().columns
+
+
+def test_the_sample_is_the_shipped_minutes() -> None:
+    bars = bt.sample()
+    assert (bars.symbol, bars.timeframe, len(bars)) == ("BTCUSDT", "1m", 132_480)
+
+
+def test_a_run_imports_no_pandas_no_ray_and_no_database() -> None:
+    program = (
+        "import sys\n"
+        "import fks.backtest as bt\n"
+        "from fks.strategies.sma_cross import SmaCross\n"
+        "result = bt.run(SmaCross(fast=20, slow=50), bt.sample()[:2000])\n"
+        "result.statistics, result.metrics\n"
+        "banned = 'pandas ray asyncpg sqlalchemy redis fks.store fks.jobs fks.files fastapi'.split()\n"
+        "assert [name for name in banned if name in sys.modules] == []\n"
+        "result.trades_frame()\n"
+        "assert 'pandas' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("fks.cli.token", "Create, list and revoke API tokens."),
     "data": ("fks.cli.data", "Load, sync and inspect market data."),
     "assets": ("fks.cli.assets", "List, enable and disable what is collected."),
+    "indicators": ("fks.cli.indicators", "List and show indicators: inputs, parameters, warm-up."),
     "strategies": ("fks.cli.strategies", "List, show, check and make strategies."),
     "signals": ("fks.cli.signals", "List signals; approve or reject them."),
     "orders": ("fks.cli.orders", "List, show, place, cancel and settle orders."),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import orjson
@@ -17,7 +18,7 @@ import orjson
 from fks import __version__
 from fks.indicators import INDICATORS, compute
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.errors import OutageError
+from fks.model.errors import InputError, OutageError
 from fks.store.bars import BarStore, Series
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
@@ -63,15 +64,21 @@ class IndicatorCache:
         Errors: InputError INDICATOR_UNKNOWN or INDICATOR_PARAM with the valid values; OutageError, also when the
         series kept changing.
         """
-        empty = compute(
-            name, Bars.of(symbol, timeframe, []), **params
-        )  # refuses wrong parameters before anything is read
+        if chosen := {"other", "columns"} & params.keys():
+            raise InputError(
+                f"indicator {name} of a stored series has no parameter {min(chosen)!r}",
+                code="INDICATOR_PARAM",
+                status=422,
+                remedy="read the bars and use fks.indicators.compute",
+            )
+        given: dict[str, Any] = dict(params)
+        empty = compute(name, Bars.of(symbol, timeframe, []), **given)  # refuses what is wrong before anything is read
         key = params_key(name, params)
         kept = await self._store.fresh(exchange, symbol, timeframe, name, key)
         if kept is not None:
             return Computed(exchange, symbol, *kept, is_kept=True)
         state, bars = await self._still(exchange, symbol, timeframe)
-        columns = compute(name, bars, **params) if len(bars) else empty
+        columns = compute(name, bars, **given) if len(bars) else empty
         await self._store.save(exchange, symbol, timeframe, name, key, params, state, bars.time_ns, columns)
         return Computed(exchange, symbol, state.revision, bars.time_ns, columns)
 

@@ -1,8 +1,8 @@
 """Array maths on bars: TA-Lib behind one typed registry, and exact integer helpers where a tie decides a trade.
 
-Columns in, columns out: float64 arrays of the same length, NaN where there is no value yet. Recursive indicators (EMA,
-RSI, MACD, ATR, ADX) depend on their first bar; every mode of FKS starts them at the same anchor bar
-(docs/write-a-strategy.md).
+Columns in, columns out: float64 arrays of the same length, NaN where there is no value yet. `compute` has all of them
+by name (docs/indicators.md). Recursive indicators (EMA, RSI, MACD, ATR, ADX) depend on their first bar; every mode of
+FKS starts them at the same anchor bar (docs/write-a-strategy.md).
 """
 
 from fks.indicators.exact import band_side, cross_side, deviation_numerator, keep_last, places_of, rolling_sum, to_ticks
@@ -24,13 +24,27 @@ from fks.indicators.functions import (
     wma,
 )
 from fks.indicators.registry import INDICATORS, Indicator, Param, compute
+from fks.indicators.sessions import Pivots, local_seconds, pivot_points, session_starts, vwap_session
+from fks.indicators.windows import (
+    Ichimoku,
+    hurst,
+    ichimoku,
+    realised_volatility,
+    rolling_beta,
+    rolling_correlation,
+    vwap_rolling,
+    window_sum,
+    zscore,
+)
 
 __all__ = [
     "INDICATORS",
     "Bands",
+    "Ichimoku",
     "Indicator",
     "Macd",
     "Param",
+    "Pivots",
     "adx",
     "atr",
     "band_side",
@@ -40,16 +54,28 @@ __all__ = [
     "deviation_numerator",
     "ema",
     "highest",
+    "hurst",
+    "ichimoku",
     "keep_last",
+    "local_seconds",
     "lowest",
     "macd",
     "obv",
+    "pivot_points",
     "places_of",
+    "realised_volatility",
     "roc",
+    "rolling_beta",
+    "rolling_correlation",
     "rolling_sum",
     "rsi",
+    "session_starts",
     "sma",
     "stddev",
     "to_ticks",
+    "vwap_rolling",
+    "vwap_session",
+    "window_sum",
     "wma",
+    "zscore",
 ]

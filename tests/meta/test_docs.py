@@ -22,6 +22,7 @@ PAGES = (
     "storage",
     "add-an-exchange",
     "write-a-strategy",
+    "indicators",
     "backtest",
     "trade",
     "connect-ninjatrader",
@@ -45,6 +46,13 @@ def test_the_command_reference_is_the_commands_own_help() -> None:
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_reference_of_indicators_is_the_registry_and_the_installed_talib() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/indicators.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 

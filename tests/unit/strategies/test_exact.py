@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.indicators import INDICATORS, band_side, compute, cross_side, places_of, rsi, sma, to_ticks
+from fks.indicators import band_side, compute, cross_side, places_of, rsi, sma, to_ticks
 from fks.model.errors import InputError
 from fks.strategies.check import synthetic
 
@@ -74,23 +74,6 @@ def test_rsi_of_a_price_that_never_moved_is_no_opinion() -> None:
     values = np.concatenate([np.full(20, 5.0), [5.0, 6.0, 7.0]])
     assert rsi(values, 14)[14:20].tolist() == [50.0] * 6
     assert rsi(values, 14)[21] == 100.0
-
-
-@pytest.mark.parametrize("name", list(INDICATORS))
-def test_every_indicator_says_how_long_it_needs(name: str) -> None:
-    bars, row = synthetic(900), INDICATORS[name]
-    params = {key: param.default for key, param in row.params.items()}
-    outputs = compute(name, bars)
-    assert tuple(outputs) == row.outputs
-    for values in outputs.values():
-        assert values.shape == (900,)
-        assert np.isnan(values[: row.lookback(params)]).all()
-        assert not np.isnan(values[row.lookback(params) :]).any()
-    if name != "obv":
-        late = compute(name, bars[100:])
-        start = row.settled(params)
-        for key in row.outputs:
-            assert np.allclose(late[key][start:], outputs[key][100 + start :], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,514 @@
+"""The search: proposes trials, takes their results in any order, and judges the winner on bars that did not choose it.
+
+`Search` is the driver without any I/O: `search` runs it in this process, a durable job over many. Memory is bounded
+whatever the number of trials: of most of them only the value and the Sharpe ratio are used, then they are dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fks.backtest import Setup, TapeRefused
+from fks.model.bar import Bars, Floats
+from fks.model.errors import FksError, InputError
+from fks.model.timeframe import iso
+from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges
+from fks.search.montecarlo import resample_trades
+from fks.search.objectives import Returns, check_objectives, metrics_of, values_of
+from fks.search.overfitting import (
+    backtest_overfitting,
+    deflated_sharpe,
+    expected_best_sharpe,
+    probabilistic_sharpe,
+    track_record_needed,
+)
+from fks.search.plans import Answer, Plan, Planner, Proposal, planner_of
+from fks.search.space import Params, space_of
+from fks.search.splits import Range, Split, Validation
+from fks.search.stability import Surface
+from fks.strategies.base import Strategy
+
+KEPT = 20  # best trials of each fold that a result lists
+COMPARED_MAX = 1000  # trials of the cross-validation for overfitting: of more, every n-th and the best
+SURFACE_MAX = 20_000  # trials up to which the neighbourhood and the heat map are made
+PASS = 0.95  # nominal 5 %
+Asked = tuple[int, Proposal]  # (fold, proposal)
+Evaluate = Callable[[Task, Iterable[Asked]], Iterator[Trial]]
+
+
+@dataclass(slots=True)
+class _Best:
+    """Order of the best trials: by the first objective, the earlier one first among equals."""
+
+    trial: Trial
+
+    def __lt__(self, other: _Best) -> bool:
+        return _rank(self.trial) < _rank(other.trial)
+
+
+def _rank(trial: Trial) -> tuple[float, int]:
+    assert trial.values is not None
+    return trial.values[0], -trial.number
+
+
+@dataclass(slots=True)
+class _Fold:
+    """One search on the train ranges of one split."""
+
+    planner: Planner
+    stride: int
+    waiting: dict[int, Trial | None] = field(default_factory=dict)  # a batch under way, or what came out of order
+    best: list[_Best] = field(default_factory=list)
+    front: list[Trial] = field(default_factory=list)  # of several objectives: those that no other beats in all
+    is_done: bool = False
+    following: int = 0  # number of the trial that is counted next
+    done: int = 0
+    pruned: int = 0
+    failed: int = 0
+    without_value: int = 0
+    first_error: str = ""
+    sharpes: tuple[int, float, float] = (0, 0.0, 0.0)  # count, mean, sum of squared deviations (Welford)
+    compared: list[Floats] = field(default_factory=list)
+    values: list[tuple[Params, float]] | None = field(default_factory=list)
+
+    def count(self, trial: Trial, objectives: int) -> None:
+        self.done += trial.state == "done"
+        self.pruned += trial.state == "pruned"
+        self.failed += trial.state == "failed"
+        if trial.error and not self.first_error:
+            self.first_error = trial.error
+        if trial.state != "done":
+            return
+        self._compare(trial)
+        if trial.values is None:
+            self.without_value += 1
+            return
+        heapq.heappush(self.best, _Best(trial))
+        if len(self.best) > KEPT:
+            heapq.heappop(self.best)
+        if objectives > 1:
+            self._into_front(trial)
+        if self.values is not None:
+            self.values.append((trial.params, trial.values[0]))
+            if len(self.values) > SURFACE_MAX:
+                self.values = None
+
+    def _compare(self, trial: Trial) -> None:
+        """Take the trial's Sharpe ratio; one without trades has 0, and was a trial all the same."""
+        ratio = trial.metrics.get("sharpe_period", 0.0)
+        count, mean, spread = self.sharpes
+        count, delta = count + 1, ratio - mean
+        mean += delta / count
+        self.sharpes = (count, mean, spread + delta * (ratio - mean))
+        if trial.sums is not None and trial.number % self.stride == 0:
+            self.compared.append(trial.sums)
+
+    def _into_front(self, trial: Trial) -> None:
+        if any(_beats(other, trial) for other in self.front):
+            return
+        self.front = [other for other in self.front if not _beats(trial, other)]
+        self.front.append(trial)
+        self.front.sort(key=_rank, reverse=True)
+        del self.front[200:]
+
+    @property
+    def winner(self) -> Trial | None:
+        return max(self.best).trial if self.best else None
+
+    @property
+    def variance(self) -> float:
+        count, _, spread = self.sharpes
+        return spread / (count - 1) if count > 1 else 0.0
+
+
+def _beats(one: Trial, other: Trial) -> bool:
+    assert one.values is not None
+    assert other.values is not None
+    pairs = list(zip(one.values, other.values, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+class Search:
+    """Driver of one search. `ask` gives trials, `tell` takes results, `outcome` judges; deterministic in the results.
+
+    The order in which results of a batch arrive changes nothing. A search that was interrupted is continued by a new
+    driver of the same task that is told what is known.
+    """
+
+    def __init__(self, task: Task) -> None:
+        check_objectives(task.objectives)
+        self.task = task
+        self._folds = []
+        for number in range(len(task.splits)):
+            planner = planner_of(task.plan, task.space, len(task.objectives), number)
+            self._folds.append(_Fold(planner, max(1, -(-planner.total // COMPARED_MAX))))
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole search; for a grid known exactly once it was asked for its last."""
+        return sum(fold.planner.total for fold in self._folds)
+
+    @property
+    def done(self) -> int:
+        """Trials that have ended."""
+        return sum(fold.done + fold.pruned + fold.failed for fold in self._folds)
+
+    @property
+    def invalid(self) -> int:
+        """Combinations that the strategy's own rules refused."""
+        return sum(fold.planner.invalid for fold in self._folds)
+
+    def best(self) -> Trial | None:
+        """Return the best trial so far of the last split."""
+        return self._folds[-1].winner
+
+    def ask(self) -> list[Asked]:
+        """Return the trials that may start now; none when results are awaited or the search has ended."""
+        found: list[Asked] = []
+        for number, fold in enumerate(self._folds):
+            if fold.is_done or (fold.waiting and self.task.plan.is_guided):
+                continue
+            batch = fold.planner.ask()
+            fold.is_done = not batch
+            if self.task.plan.is_guided:
+                fold.waiting = dict.fromkeys((one.number for one in batch), None)
+            found += [(number, proposal) for proposal in batch]
+            if found and not self.task.plan.is_guided:
+                break  # an unguided plan streams
+        return found
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to ask for; results may still be awaited."""
+        return all(fold.is_done for fold in self._folds)
+
+    def tell(self, trial: Trial) -> None:
+        """Take one result."""
+        fold = self._folds[trial.fold]
+        fold.waiting[trial.number] = trial
+        if not self.task.plan.is_guided:
+            while (
+                known := fold.waiting.pop(fold.following, None)
+            ) is not None:  # in order: sums of floats depend on it
+                fold.count(known, len(self.task.objectives))
+                fold.following += 1
+            return
+        batch = [known for _, known in sorted(fold.waiting.items()) if known is not None]
+        if len(batch) < len(fold.waiting):
+            return
+        fold.waiting = {}
+        for known in batch:
+            fold.count(known, len(self.task.objectives))
+        fold.planner.tell([Answer(one.number, one.values, one.state == "pruned", one.steps) for one in batch])
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the result as JSON-able values (`fks.optimization/1`): the final parameters, how they and each fold's
+        winner did on bars that did not choose them, and what speaks for luck.
+
+        Errors: InputError SEARCH_EMPTY when no trial has a value.
+        """
+        task = self.task
+        tested = [
+            _judged(task, split, fold)
+            for split, fold in zip(task.splits, self._folds, strict=True)
+            if not split.is_final
+        ]
+        last, winner = self._folds[-1], self._folds[-1].winner
+        if winner is None:
+            raise InputError(
+                f"none of {self.done} trials has a value: {last.failed} failed, {last.without_value} had fewer than "
+                f"{task.trades_min} trades or no spread"
+                + (f"; the first error: {last.first_error}" if last.first_error else ""),
+                code="SEARCH_EMPTY",
+                status=422,
+                remedy="widen the space, take more bars, or lower --min-trades",
+            )
+        outside = _outside(tested)
+        luck = _luck(last, winner)
+        chosen = _chosen(task, winner, outside)
+        document = {
+            "strategy": task.space.strategy.name,
+            "symbol": task.bars.symbol,
+            "timeframe": task.bars.timeframe,
+            "from": iso(int(task.bars.time_ns[0])),
+            "to": iso(int(task.bars.time_ns[-1])),
+            "bars": len(task.bars),
+            "fixed": dict(task.space.fixed),
+            "space": task.space.as_dict(),
+            "plan": task.plan.model_dump(mode="json"),
+            "objectives": list(task.objectives),
+            "trials": {
+                "total": self.done,
+                "done": sum(fold.done for fold in self._folds),
+                "pruned": sum(fold.pruned for fold in self._folds),
+                "failed": sum(fold.failed for fold in self._folds),
+                "without_value": sum(fold.without_value for fold in self._folds),
+                "invalid": self.invalid,
+                "repeated": sum(fold.planner.repeated for fold in self._folds),
+                "first_error": next((fold.first_error for fold in self._folds if fold.first_error), None),
+            },
+            "best": chosen,
+            "leaders": [_shown(item.trial) for item in sorted(last.best, reverse=True)],
+            "front": [_shown(trial) for trial in last.front],
+            "folds": [_without_returns(item) for item in tested],
+            "out_of_sample": None if outside is None else outside["summary"],
+            "overfitting": luck,
+            "stability": _stability(task, last, winner),
+            "monte_carlo": _histories(task, winner, outside),
+        }
+        return {**document, "findings": _findings(document)}
+
+
+def _shown(trial: Trial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "params": dict(trial.params),
+        "values": None if trial.values is None else [_rounded(value) for value in trial.values],
+        "metrics": {name: _rounded(value) for name, value in trial.metrics.items()},
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 8)
+
+
+def _span(task: Task, ranges: Sequence[Range]) -> list[dict[str, Any]]:
+    return [
+        {"from": iso(int(task.bars.time_ns[low])), "to": iso(int(task.bars.time_ns[high - 1])), "bars": high - low}
+        for low, high in ranges
+    ]
+
+
+def _judged(task: Task, split: Split, fold: _Fold) -> dict[str, Any]:
+    """Return a fold's winner on its train and its test ranges."""
+    found: dict[str, Any] = {"train": _span(task, split.train), "test": _span(task, split.test), "winner": None}
+    winner = fold.winner
+    if winner is None:
+        return {**found, "error": fold.first_error or "no trial has a value"}
+    try:
+        returns = evaluate_ranges(task, winner.params, split.test)
+    except TapeRefused:
+        raise
+    except FksError as error:
+        return {**found, "winner": _shown(winner), "error": str(error)}
+    metrics = metrics_of(returns)
+    inside = winner.values[0] if winner.values else None
+    outside = values_of(task.objectives[:1], metrics, 0)
+    value = None if outside is None else outside[0]
+    kept = None if inside is None or value is None or inside <= 0 else value / inside
+    return {
+        **found,
+        "winner": _shown(winner),
+        "value_train": None if inside is None else _rounded(inside),
+        "value_test": None if value is None else _rounded(value),
+        "kept": None if kept is None else round(kept, 4),
+        "test_metrics": {name: _rounded(number) for name, number in metrics.items()},
+        "_returns": returns,
+    }
+
+
+def _without_returns(fold: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fold.items() if name != "_returns"}
+
+
+def _outside(tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return all tests of the folds' winners one after the other as one record, and its summary."""
+    parts: list[Returns] = [fold["_returns"] for fold in tested if "_returns" in fold]
+    if not parts:
+        return None
+    values = np.concatenate([part.values for part in parts])
+    pnl = np.concatenate([part.pnl for part in parts])
+    returns = Returns(values, parts[0].period_s, pnl, parts[0].cash)
+    metrics = metrics_of(returns)
+    pairs = [
+        (fold["value_train"], fold["value_test"])
+        for fold in tested
+        if fold.get("value_train") is not None and fold.get("value_test") is not None
+    ]
+    inside = float(np.mean([pair[0] for pair in pairs])) if pairs else None
+    outside = float(np.mean([pair[1] for pair in pairs])) if pairs else None
+    is_ratio = inside is not None and outside is not None and inside > 0
+    ratio = metrics.get("sharpe_period", 0.0)
+    summary = {
+        "tests": len(tested),
+        "tests_above_zero": sum(pair[1] > 0 for pair in pairs),
+        "value_train_mean": None if inside is None else _rounded(inside),
+        "value_test_mean": None if outside is None else _rounded(outside),
+        "kept": round(float(outside) / float(inside), 4) if is_ratio and outside is not None and inside else None,
+        "probabilistic_sharpe": round(
+            probabilistic_sharpe(ratio, len(values), skew=metrics["skew"], kurtosis=metrics["kurtosis"]), 6
+        ),
+        "metrics": {name: _rounded(value) for name, value in metrics.items()},
+    }
+    return {"summary": summary, "returns": returns}
+
+
+def _luck(fold: _Fold, winner: Trial) -> dict[str, Any]:
+    """Return what the statistics say of the winner, given how many trials it was chosen from."""
+    metrics = winner.metrics
+    observed, periods = metrics.get("sharpe_period", 0.0), int(metrics["periods"])
+    shape = {"skew": metrics["skew"], "kurtosis": metrics["kurtosis"]}
+    trials = fold.sharpes[0] + fold.pruned
+    variance = fold.variance
+    compared = list(fold.compared)
+    if winner.sums is not None and winner.number % fold.stride:
+        compared.append(winner.sums)
+    crossed = backtest_overfitting(np.stack(compared)) if len(compared) > 1 else None
+    year = 365 * 86_400
+    span = metrics.get("sharpe", 0.0) / observed if observed else 0.0
+    bar = expected_best_sharpe(trials, variance)
+    return {
+        "trials": trials,
+        "periods": periods,
+        "sharpe": _rounded(metrics.get("sharpe", 0.0)),
+        "sharpe_of_luck": _rounded(bar * span) if span else None,
+        "period_s": round(year / span**2) if span else None,
+        "probabilistic_sharpe": round(probabilistic_sharpe(observed, periods, **shape), 6),
+        "deflated_sharpe": round(deflated_sharpe(observed, periods, trials=trials, variance=variance, **shape), 6),
+        "periods_needed": track_record_needed(observed, benchmark=bar, **shape),
+        "cross_validation": None if crossed is None else {k: _rounded(v) for k, v in crossed.as_dict().items()},
+    }
+
+
+def _chosen(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any]:
+    strategy = task.space.make(winner.params)
+    assert strategy is not None
+    return {**_shown(winner), "all_params": strategy.model_dump(mode="json")}
+
+
+def _stability(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any] | None:
+    if not fold.values or winner.values is None:
+        return None
+    names = [one.name for one in task.space.dimensions]
+    surface = Surface(names, fold.values)
+    around = surface.around(winner.params).as_dict()
+    shown = {name: None if value is None else _rounded(value) for name, value in around.items()}
+    if any(one.is_continuous for one in task.space.dimensions):
+        return {**shown, "map": None}
+    return {**shown, "map": surface.columns(names[0], names[1] if len(names) > 1 else None)}
+
+
+def _histories(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return Monte Carlo histories of the out-of-sample trades, or of the winner's own when nothing was held back."""
+    if outside is not None:
+        returns: Returns = outside["returns"]
+    else:
+        returns = evaluate_ranges(task, winner.params, task.splits[-1].train)
+    found = {}
+    for method in ("bootstrap", "shuffle"):
+        runs = resample_trades(returns.pnl.tolist(), returns.cash, method=method, seed=task.plan.seed)
+        if runs is None:
+            return None
+        found[method] = runs.as_dict()
+    return {"of": "in_sample" if outside is None else "out_of_sample", **found}
+
+
+def _findings(document: Mapping[str, Any]) -> list[str]:
+    """Return what speaks against the final parameters, in sentences; none when nothing does."""
+    luck, found = document["overfitting"], []
+    if luck["deflated_sharpe"] < PASS:
+        found.append(
+            f"the deflated Sharpe ratio is {luck['deflated_sharpe']:.2f}, below {PASS}: the best of {luck['trials']} "
+            "trials without any skill may look as good"
+        )
+    crossed = luck["cross_validation"]
+    if crossed is not None and crossed["pbo"] > 0.5:
+        found.append(
+            f"the probability of overfitting is {crossed['pbo']:.2f}: what is best in one half of the time is mostly "
+            "below the median in the other"
+        )
+    outside = document["out_of_sample"]
+    if outside is None:
+        found.append("nothing was held back: no bars have judged these parameters")
+    elif outside["value_test_mean"] is None:
+        found.append("the tests on held-back bars have no value: too few trades")
+    elif outside["value_test_mean"] <= 0:
+        found.append(
+            f"on held-back bars {document['objectives'][0]} is {outside['value_test_mean']:.2f} "
+            f"({outside['value_train_mean']:.2f} where it was chosen)"
+        )
+    elif outside["kept"] is not None and outside["kept"] < 0.5:
+        found.append(f"held-back bars keep {100 * outside['kept']:.0f} % of {document['objectives'][0]}")
+    near = document["stability"]
+    if near is not None and near["ratio"] is not None and near["ratio"] < 0.5:
+        found.append(
+            f"the neighbours of the best parameters reach {100 * near['ratio']:.0f} % of its value: a peak, not a "
+            "plateau"
+        )
+    return found
+
+
+def serial(task: Task, asked: Iterable[Asked]) -> Iterator[Trial]:
+    """Yield the results of trials, one after the other, in this process."""
+    return (evaluate(task, fold, proposal) for fold, proposal in asked)
+
+
+def task_of(
+    strategy: type[Strategy],
+    space: Mapping[str, Any],
+    bars: Bars,
+    setup: Setup,
+    plan: Plan | None = None,
+    *,
+    objective: str | Sequence[str] = "sharpe",
+    fixed: Params | None = None,
+    validation: Validation | None = None,
+    trades_min: int = 1,
+) -> Task:
+    """Return the checked task of a search. Errors: InputError, as `search`."""
+    names = (objective,) if isinstance(objective, str) else tuple(objective)
+    return Task(
+        space_of(strategy, space, fixed),
+        bars,
+        setup,
+        plan or Plan(),
+        check_objectives(names),
+        (validation or Validation()).splits(len(bars)),
+        trades_min,
+    )
+
+
+def search(
+    strategy: type[Strategy],
+    space: Mapping[str, Any],
+    bars: Bars,
+    setup: Setup,
+    plan: Plan | None = None,
+    *,
+    objective: str | Sequence[str] = "sharpe",
+    fixed: Params | None = None,
+    validation: Validation | None = None,
+    trades_min: int = 1,
+    on_trial: Callable[[Search, Trial], None] = lambda search, trial: None,
+    evaluate_all: Evaluate = serial,
+) -> dict[str, Any]:
+    """Search the parameters of a strategy class and return the result as JSON-able values.
+
+    `space`: see `space_of`. `objective`: one or several of `OBJECTIVES`, greater is better. `fixed`: parameters that
+    are not searched. `on_trial` is called after each trial, with the driver, and may raise to stop. `evaluate_all` runs
+    the trials of a batch, here one after the other; `fks.jobs.pool` has one over processes. The result does not depend
+    on it. `setup.start_ns` is ignored: all bars are used.
+    Errors: InputError SPACE_WRONG, PLAN_WRONG, SPLITS_WRONG, OBJECTIVE_UNKNOWN, SEARCH_EMPTY; TapeRefused.
+    """
+    task = task_of(
+        strategy,
+        space,
+        bars,
+        setup,
+        plan,
+        objective=objective,
+        fixed=fixed,
+        validation=validation,
+        trades_min=trades_min,
+    )
+    driver = Search(task)
+    while asked := driver.ask():
+        for trial in evaluate_all(task, asked):
+            driver.tell(trial)
+            on_trial(driver, trial)
+    return driver.outcome()

@@ -1,0 +1,255 @@
+"""A whole search in this process: the same result in any order, bounded memory, honest about luck."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from pydantic import Field
+
+from fks.backtest import run
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.search import (
+    Plan,
+    Search,
+    Surface,
+    Validation,
+    evaluate,
+    metrics_of,
+    period_returns,
+    resample_trades,
+    run_range,
+    search,
+    task_of,
+)
+from fks.search.objectives import Returns
+from fks.strategies.base import Decisions, Strategy
+from tests.support.luck import Coin, free_setup, walk
+
+BARS = walk(1500, seed=3)
+
+
+class Tide(Strategy):
+    """Long in the first `share` of each day of a tape whose price rises in its first half: 0.5 is right."""
+
+    name: ClassVar[str] = "tide"
+    share: float = Field(0.1, gt=0, lt=1)
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        hour = (bars.time_ns // 3_600_000_000_000 + 1) % 24
+        return Decisions((hour < 24 * self.share).astype(np.float64))
+
+
+def tidal(count: int) -> Bars:
+    plain = walk(count, seed=9, step=0.001)
+    hour = (plain.time_ns // 3_600_000_000_000) % 24
+    moves = np.where(hour < 12, 0.002, -0.002) + np.diff(np.log(plain.close), prepend=np.log(100.0))
+    close = np.round(100.0 * np.exp(np.cumsum(moves)), 2)
+    open_ = np.concatenate([[100.0], close[:-1]])
+    high, low = np.maximum(open_, close), np.minimum(open_, close)
+    return Bars(plain.symbol, "1h", plain.time_ns, open_, high, low, close, np.ones(count))
+
+
+def shuffled(seed: int) -> Any:
+    def evaluate_all(task: Any, asked: Any) -> Any:
+        trials = [evaluate(task, fold, proposal) for fold, proposal in asked]
+        random.Random(seed).shuffle(trials)
+        return iter(trials)
+
+    return evaluate_all
+
+
+@pytest.mark.parametrize(
+    ("plan", "validation"),
+    [
+        (Plan(), Validation()),
+        (Plan(method="tpe", trials=16, batch=4, prune=True), Validation(kind="walk_forward", folds=2)),
+        (Plan(method="random", trials=12), Validation(kind="k_fold", folds=3)),
+    ],
+)
+def test_the_result_does_not_depend_on_the_order_of_completion(plan: Plan, validation: Validation) -> None:
+    space = {"seed": "1:20", "hold": "5,20"}
+    wanted = search(Coin, space, BARS, free_setup(), plan, validation=validation)
+    assert search(Coin, space, BARS, free_setup(), plan, validation=validation, evaluate_all=shuffled(1)) == wanted
+
+
+def test_a_search_continued_by_another_driver_ends_the_same() -> None:
+    task = task_of(Coin, {"seed": "1:60"}, BARS, free_setup(), Plan(method="tpe", trials=24, batch=4))
+    first = Search(task)
+    known = {}
+    while asked := first.ask():
+        for fold, proposal in asked:
+            known[fold, proposal.number] = trial = evaluate(task, fold, proposal)
+            first.tell(trial)
+    again = Search(task)
+    ran = 0
+    while asked := again.ask():
+        for fold, proposal in asked:
+            if proposal.number < 10:  # the rows that a crash left
+                assert known[fold, proposal.number].params == proposal.params
+                again.tell(known[fold, proposal.number])
+            else:
+                ran += 1
+                again.tell(evaluate(task, fold, proposal))
+    assert ran == 14
+    assert again.outcome() == first.outcome()
+
+
+def test_what_is_there_is_found_and_holds_on_bars_that_did_not_choose_it() -> None:
+    found = search(
+        Tide,
+        {"share": "0.1:0.9:0.2"},
+        tidal(24 * 120),
+        free_setup(),
+        validation=Validation(kind="walk_forward", folds=3),
+        trades_min=5,
+    )
+    assert found["best"]["params"]["share"] == 0.5
+    assert found["out_of_sample"]["tests_above_zero"] == 3
+    assert found["out_of_sample"]["kept"] > 0.7
+    assert found["overfitting"]["deflated_sharpe"] > 0.99
+    assert found["overfitting"]["cross_validation"]["pbo"] < 0.1
+    assert found["stability"]["ratio"] > 0.5
+    assert found["findings"] == []
+    assert found["trials"] == {
+        "total": 20,
+        "done": 20,
+        "pruned": 0,
+        "failed": 0,
+        "without_value": 0,
+        "invalid": 0,
+        "repeated": 0,
+        "first_error": None,
+    }
+
+
+def test_luck_on_a_random_walk_is_called_luck() -> None:
+    found = search(Coin, {"seed": "1:60"}, BARS, free_setup())
+    assert found["best"]["metrics"]["sharpe"] > 2.0, "the best of 60 coins looks good"
+    assert found["overfitting"]["deflated_sharpe"] < 0.95
+    assert any("deflated" in text for text in found["findings"])
+
+
+def test_a_trial_is_the_backtest_of_its_range() -> None:
+    task = task_of(Coin, {"seed": "1:3"}, BARS, free_setup(), validation=Validation(test_share=0.2))
+    ((fold, proposal), *_) = Search(task).ask()
+    trial = evaluate(task, fold, proposal)
+    whole = run(Coin(seed=1), BARS[:1200], free_setup())
+    assert trial.metrics["trades"] == len(whole.trades)
+    assert trial.metrics["net_profit"] == pytest.approx(float(sum(trade.pnl for trade in whole.trades)))
+    test = run_range(task, proposal.params, (1200, 1500))
+    assert test.bars.time_ns[test.first] == BARS.time_ns[1200], "the first decision is on the first bar of the range"
+    assert all(fill.time_ns > BARS.time_ns[1200] for fill in test.fills)
+
+
+class Broken(Coin):
+    """Raises for some parameters."""
+
+    name: ClassVar[str] = "broken"
+
+    def decide(self, bars: Bars) -> Decisions:
+        if self.seed % 2:
+            raise RuntimeError("odd seed")
+        return super().decide(bars)
+
+
+def test_a_strategy_that_raises_fails_its_own_trials_only() -> None:
+    found = search(Broken, {"seed": "1:10"}, BARS, free_setup())
+    assert (found["trials"]["done"], found["trials"]["failed"]) == (5, 5)
+    assert found["trials"]["first_error"] == "RuntimeError: odd seed"
+    with pytest.raises(InputError, match=r"none of 1 trials has a value: 1 failed.*odd seed"):
+        search(Broken, {"seed": "1"}, BARS, free_setup())
+
+
+def test_several_objectives_give_a_front_that_nothing_beats() -> None:
+    found = search(
+        Coin,
+        {"seed": "1:200", "hold": "2:60"},
+        BARS,
+        free_setup(),
+        Plan(method="nsga2", trials=40),
+        objective=("return", "few_trades"),
+        validation=Validation(kind="none"),
+    )
+    points = [tuple(item["values"]) for item in found["front"]]
+    assert len(points) >= 2
+    for one in points:
+        assert not any(a[0] >= one[0] and a[1] >= one[1] and a != one for a in points)
+    assert "nothing was held back: no bars have judged these parameters" in found["findings"]
+
+
+def test_a_pruned_trial_ran_only_a_part() -> None:
+    plan = Plan(method="tpe", trials=40, batch=8, prune=True)
+    found = search(Coin, {"seed": "1:400"}, BARS, free_setup(), plan, validation=Validation(kind="none"))
+    assert found["trials"]["pruned"] > 5
+    assert found["trials"]["pruned"] + found["trials"]["done"] == 40
+    assert found["overfitting"]["trials"] == 40, "a pruned trial was a trial"
+
+
+def test_unknown_objectives_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown objective luck"):
+        search(Coin, {"seed": "1:3"}, BARS, free_setup(), objective="luck")
+
+
+# ── measures ─────────────────────────────────────────────────────────────────────────────────────
+def test_period_returns_compound_to_the_equity() -> None:
+    dice = np.random.Generator(np.random.PCG64(2))
+    equity = 10_000.0 + np.cumsum(dice.normal(0, 10, 1500))
+    values = period_returns(BARS.time_ns, equity, 10_000.0, 86_400)
+    assert len(values) == 63
+    assert np.prod(1 + values) == pytest.approx(equity[-1] / 10_000.0)
+    broke = period_returns(BARS.time_ns, np.where(np.arange(1500) > 700, -5.0, 100.0), 100.0, 86_400)
+    assert broke.min() == -1.0
+    assert np.isfinite(broke).all()
+
+
+def test_measures_are_those_written_out_by_hand() -> None:
+    found = metrics_of(Returns(np.array([0.01, -0.02, 0.03]), 86_400, np.array([3.0, -1.0, 2.0]), 100.0))
+    assert found["return_pct"] == pytest.approx(100 * (1.01 * 0.98 * 1.03 - 1))
+    assert found["max_drawdown_pct"] == pytest.approx(2.0)
+    assert found["sharpe"] == pytest.approx(np.mean([1, -2, 3]) / np.std([1, -2, 3], ddof=1) * np.sqrt(365))
+    assert found["sortino"] == pytest.approx((0.02 / 3) / (0.02 / np.sqrt(3)) * np.sqrt(365))
+    assert (found["profit_factor"], found["average_trade"]) == (5.0, pytest.approx(4 / 3))
+
+
+# ── Monte Carlo, stability ───────────────────────────────────────────────────────────────────────
+def test_other_histories_of_the_same_trades_are_the_same_for_a_seed() -> None:
+    pnl = [5.0, -3.0, 8.0, -2.0, 1.0, -6.0, 4.0] * 10
+    one = resample_trades(pnl, 1000.0, seed=4)
+    assert one == resample_trades(pnl, 1000.0, seed=4)
+    assert one != resample_trades(pnl, 1000.0, seed=5)
+    order = resample_trades(pnl, 1000.0, method="shuffle", runs=500)
+    assert order is not None
+    assert set(order.profit) == {70.0}, "another order makes the same profit"
+    assert order.drawdown_pct[0] < order.drawdown_pct[-1]
+    assert resample_trades([], 1000.0) is None
+    with pytest.raises(ValueError, match="unknown method"):
+        resample_trades(pnl, 1000.0, method="guess")
+
+
+def test_a_bootstrap_has_the_mean_and_spread_of_its_trades() -> None:
+    pnl = np.random.Generator(np.random.PCG64(1)).normal(2.0, 10.0, 400)
+    found = resample_trades(pnl.tolist(), 10_000.0, runs=4000)
+    assert found is not None
+    spread = pnl.std() * np.sqrt(400)
+    assert found.profit[2] == pytest.approx(pnl.sum(), abs=0.1 * spread)
+    assert found.profit[4] - found.profit[0] == pytest.approx(2 * 1.645 * spread, rel=0.05)
+
+
+def test_a_plateau_and_a_peak_are_told_apart() -> None:
+    flat = [({"a": a, "b": b}, 10.0 - abs(a - 3) - abs(b - 3)) for a in range(7) for b in range(7)]
+    near = Surface(["a", "b"], flat).around({"a": 3, "b": 3})
+    assert (near.peak, near.neighbours, near.worst) == (10.0, 8, 8.0)
+    assert near.mean == pytest.approx((4 * 9 + 4 * 8) / 8)
+    spike = [({"a": a}, 9.0 if a == 3 else 0.5) for a in range(7)]
+    assert Surface(["a"], spike).around({"a": 3}).ratio == pytest.approx(0.5 / 9)
+    cells = Surface(["a", "b"], flat).columns("a")
+    assert cells["a"] == list(range(7))
+    assert cells["best"][3] == 10.0
+    assert set(cells["count"]) == {7}

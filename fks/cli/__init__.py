@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "indicators": ("fks.cli.indicators", "List and show indicators: inputs, parameters, warm-up."),
     "strategies": ("fks.cli.strategies", "List, show, check and make strategies."),
     "signals": ("fks.cli.signals", "List signals; approve or reject them."),
+    "denials": ("fks.cli.denials", "Value the entries that were denied, expired or declined."),
     "orders": ("fks.cli.orders", "List, show, place, cancel and settle orders."),
     "why": ("fks.cli.why", "Show why an order was placed, denied, or never made."),
     "fills": ("fks.cli.fills", "List fills."),

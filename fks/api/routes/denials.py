@@ -1,0 +1,41 @@
+"""What denials cost: the value of entries that were not made."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from fks.api.denials import DenialLedger
+from fks.api.exact import ExactJson
+from fks.api.problems import Problem
+from fks.api.query import Gate, Name, Reader, moment
+from fks.matching import CostModel
+from fks.model.timeframe import to_datetime
+
+router = APIRouter(tags=["signals"])
+_SPAN = timedelta(days=7)
+
+
+@router.get("/denials/cost")
+async def cost(
+    gate: Gate,
+    who: Reader,
+    since: Annotated[str | None, Query(max_length=40, description="ISO 8601; default: 7 days ago")] = None,
+    until: Annotated[str | None, Query(max_length=40, description="ISO 8601, not included; default: now")] = None,
+    instance: Name = None,
+) -> ExactJson:
+    """Value each entry that was denied, expired or declined by what it would have made on the stored bars.
+
+    A positive value is what the denial cost, a negative one what it saved. Each entry is valued alone, by the fill rule
+    and the costs of a backtest; `total` has the sums by code.
+    """
+    now = to_datetime(gate.deps.clock.now_ns())
+    to = moment(until, "until") or now
+    start = moment(since, "since") or to - _SPAN
+    if start >= to:
+        raise Problem(422, "TIME_INVALID", "since must be before until", remedy="give an earlier `since`")
+    costs = gate.deps.settings.costs
+    ledger = DenialLedger(gate.db, CostModel(costs.fee_rate, costs.fee_in))
+    return ExactJson({**await ledger.read(start, to, instance), "since": start, "until": to})

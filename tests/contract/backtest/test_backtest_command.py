@@ -105,7 +105,7 @@ def test_expect_compares_with_a_hash_or_an_earlier_result(fks: Shell, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nope"], USAGE, "unknown strategy 'nope'; known: bollinger"),
+        (["nope"], USAGE, "unknown strategy 'nope'; known: atr_trend bollinger"),
         (["sma_cross", "--set", "fst=2"], USAGE, "has no parameter 'fst'"),
         (["sma_cross", "--set", "fast"], USAGE, "'fast' is not name=value"),
         (["sma_cross", "--timeframe", "7m"], USAGE, "unknown timeframe '7m'; use one of 1s"),

@@ -36,6 +36,7 @@ from tests.support.order_rig import signal_of
 from tests.support.waiting import until
 
 BATCH = 50
+VALID_NS = 600 * 10**9
 LIMITS_S = {"open": 3.0, "history": 10.0}
 
 
@@ -58,6 +59,7 @@ def order(chaos: OrderChaos, number: int, *, rests: bool) -> Signal:
         side=Side.BUY,
         size=(10 / price // step + 1) * step,
         reference_price=None,
+        valid_until_ns=time.time_ns() + VALID_NS,  # a slow machine must not deny it for its age
         **kind,
     )
 

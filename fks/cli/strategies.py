@@ -389,6 +389,69 @@ def _positive(text: str) -> Decimal:
 
 @strategies.command()
 @click.argument("id")
+@click.option("--since", metavar="TIME", help="From when on: 2h, 7d, or ISO (default: since its parameters hold).")
+@click.option("--each", is_flag=True, help="Show each step, not only those that differ.")
+@as_json
+@click.pass_context
+def drift(ctx: click.Context, id: str, since: str | None, each: bool, as_json: bool) -> None:
+    """Compare an instance's live signals and fills with a backtest on the same bars.
+
+    A step is a fill that a decision led to. Slippage is positive where live paid more, or received less, than the
+    backtest. Steps that live did not make are shown with the reason: a denial code, or that the worker was away.
+    """
+    from fks.cli.events import moment
+    from fks.clock import RealClock
+    from fks.jobs.drift import run_drift
+
+    at = moment(since)
+    spec = {"instance": id, **({} if at is None else {"since": at.isoformat()})}
+    catalogue, settings = catalogue_of(ctx), settings_of(ctx)
+
+    async def compare(db: Database) -> dict[str, Any]:
+        return await run_drift(spec, db, settings, catalogue, now_ns=RealClock().now_ns())
+
+    found = _in_database(ctx, compare)
+    emit(found, as_json=as_json, schema="fks.drift/1")
+    if as_json:
+        return
+    click.echo(
+        f"{click.style(id, bold=True)} {found['strategy']} v{found['params_version']} on {found['symbol']} "
+        f"{found['timeframe']}, {found['bars']} bars from {time_of(found['from'])} to {time_of(found['to'])}"
+    )
+    click.echo(
+        f"  {found['expected']} steps expected, {found['made']} made, {found['matched']} the same; "
+        f"{float(found['mismatch']):.1%} differ"
+    )
+    click.echo(
+        f"  slippage {found['slippage_bps']} bps ({found['slippage']} {found['currency']}), fees above the backtest's "
+        f"{found['fees_above_expected']}: together they cost {found['cost']} {found['currency']}"
+    )
+    for text in found["excess"]:
+        click.echo(click.style(f"  beyond the limit: {text}", fg="red"))
+    shown = [step for step in found["steps"] if each or step["difference"] != "none"]
+    if shown or each:
+        headers = ("DECIDED", "STEP", "SIDE", "DIFFERENCE", "BACKTEST", "LIVE", "BPS", "WHY")
+        table([_step(step) for step in shown], headers, empty="no step yet")
+
+
+def _step(step: Mapping[str, Any]) -> tuple[object, ...]:
+    def at(quantity: str | None, price: str | None) -> str:
+        return "" if quantity is None else f"{quantity} @ {price}"
+
+    return (
+        time_of(step["decided"]),
+        step["role"],
+        step["side"],
+        "" if step["difference"] == "none" else step["difference"],
+        at(step["expected_quantity"], step["expected_price"]),
+        at(step["quantity"], step["price"]),
+        step["slippage_bps"] or "",
+        step["reason"],
+    )
+
+
+@strategies.command()
+@click.argument("id")
 @click.pass_context
 def enable(ctx: click.Context, id: str) -> None:
     """Switch an instance on; a crashed one starts again, an isolated one returns to its shard."""

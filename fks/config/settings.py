@@ -284,6 +284,18 @@ class Strategies(Section):
     crash_window_s: float = Field(
         900.0, gt=0, description="two crashes of its worker within this set an instance apart; two more switch it off"
     )
+    drift_slippage_max_bps: float | None = Field(
+        None, gt=0, description="mean slippage against the backtest of a day's watch that opens an alert, basis points"
+    )
+    drift_mismatch_max: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of steps that only live or only the backtest made that opens an alert, 0 to 1",
+    )
+    drift_pause: bool = Field(
+        False, description="beyond a drift limit the entries of the instance wait for a person's approval; exits go on"
+    )
 
 
 class Supervision(Section):

@@ -74,10 +74,19 @@ async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     return result
 
 
+async def _drift(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
+    from fks.jobs.drift import run_drift  # not needed by a backtest
+
+    return await run_drift(spec, work.db, work.settings, load_catalogue(work.folder), now_ns=RealClock().now_ns())
+
+
 #: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
-WAITING_KINDS: dict[str, Callable[[Mapping[str, Any], Work], Awaitable[dict[str, Any]]]] = {"sync": _sync}
+WAITING_KINDS: dict[str, Callable[[Mapping[str, Any], Work], Awaitable[dict[str, Any]]]] = {
+    "sync": _sync,
+    "drift": _drift,
+}
 
 
 def run_claimed(home: str, job_id: str) -> None:

@@ -10,10 +10,13 @@ from croniter import croniter
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.jobs.drift import KIND as DRIFT
+from fks.jobs.drift import job_id_of
 from fks.jobs.sync import NOTHING, Continuous
 from fks.model.errors import OutageError
-from fks.model.timeframe import to_datetime
+from fks.model.timeframe import iso, to_datetime
 from fks.store.db import Database
+from fks.store.jobs import JobStore
 from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
 from fks.store.performance import refresh
 from fks.store.quarantine import QuarantineStore
@@ -61,6 +64,20 @@ async def _balances(c: Context) -> str:
     return await c.db.execute("schedules.snapshot_balances")
 
 
+async def _drift(c: Context) -> str:
+    """Submit the watch of each running instance, once a day; nothing without a limit to hold them to."""
+    limits = c.settings.strategies
+    if limits.drift_slippage_max_bps is None and limits.drift_mismatch_max is None:
+        return "no drift limit is set"
+    day_ns = c.clock.now_ns() - DAY_NS
+    ids = [row["id"] for row in await c.db.fetch("drift.running")]
+    for id in ids:
+        spec = {"instance": id, "since": iso(day_ns), "is_watched": True}
+        job_id = job_id_of(id, iso(c.clock.now_ns())[:10])
+        await JobStore(c.db).submit(DRIFT, spec, submitted_by="schedule:drift", job_id=job_id)
+    return f"{len(ids)} instances"
+
+
 async def _continuous(c: Context) -> str:
     return await c.continuous.look()
 
@@ -73,6 +90,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "old-doubts": ("35 0 * * *", _old_quarantine),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
+    "drift": ("45 0 * * *", _drift),
     "continuous": ("* * * * *", _continuous),
 }
 

@@ -18,9 +18,10 @@ import pytest
 from fks.backtest import Setup, run
 from fks.clock import RealClock
 from fks.config.settings import Data, Risk, Settings, Sim
+from fks.jobs.drift import run_drift
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.model.timeframe import NS, iso, to_datetime, to_ns
 from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.strategies.base import Strategy
@@ -261,6 +262,18 @@ async def test_paper_fills_what_the_backtest_fills(market: Market, system: Runni
             await until(enough, deadline_s=5)
         assert len(wanted.fills) > 6 or strategy.name in SELDOM
         assert_same_fills(wanted.fills, await booked())
+        # the report of drift says so, too
+        drift = await run_drift({"instance": symbol}, market.db, SETTINGS, load_catalogue(), now_ns=0)
+        assert (drift["mismatch"], drift["cost"]) == ("0", "0"), drift
+        assert drift["matched"] == drift["expected"]
+        assert drift["matched"] > 6 or strategy.name in SELDOM
+
+
+async def watched_drift(db: Database, **limits: Any) -> dict[str, Any]:
+    """Return the watched drift of the only instance, held to these limits."""
+    strategies = SETTINGS.strategies.model_copy(update=limits)
+    settings = SETTINGS.model_copy(update={"strategies": strategies})
+    return await run_drift({"instance": "S00USDT", "is_watched": True}, db, settings, load_catalogue(), now_ns=0)
 
 
 @pytest.mark.parametrize("limit", ["loss_day_max", "notional_max_order"])
@@ -312,5 +325,16 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
         assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [
             (row.time_ns, row.code) for row in wanted.denied
         ]
+        # what was denied is what live did not make, with the code
+        drift = await watched_drift(market.db, drift_mismatch_max=0.01, drift_pause=True)
+        missed = [step for step in drift["steps"] if step["role"] == "entry" and step["difference"] == "not made"]
+        codes = {iso(row.time_ns): row.code for row in wanted.denied}
+        assert [(step["decided"], step["reason"]) for step in missed] == sorted(codes.items())
+        assert drift["is_paused"]
+        (alert,) = await database.sql("SELECT severity, message FROM alerts WHERE event = 'strategy.drift'")
+        assert alert["severity"] == "page"
+        assert "wait for approval" in alert["message"]
+        (row,) = await database.sql("SELECT approval FROM strategy_instances")
+        assert row["approval"] == "manual"
     finally:
         await running.crash()

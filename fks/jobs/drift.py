@@ -1,0 +1,212 @@
+"""Drift of live strategies, as a job: each instance against a backtest on the bars that it decided on."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fks.backtest import Setup, run
+from fks.backtest.drift import Compared, Drift, Step, compare, expected_steps
+from fks.backtest.limits import UNLIMITED
+from fks.backtest.result import plain
+from fks.config.settings import Settings
+from fks.jobs.backtest import Loaded, Request
+from fks.jobs.bars import load_stored
+from fks.matching import CostModel
+from fks.model.errors import InputError
+from fks.model.order import Role, Side
+from fks.model.timeframe import NS, TIMEFRAMES, iso, to_datetime, to_ns
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.strategies import Instance, StrategyStore
+from fks.strategies.registry import Catalogue
+
+KIND = "drift"
+_HUGE = Decimal(10) ** 12  # cash of the backtest: what the account could pay is a denial's reason, not the backtest's
+_BPS = Decimal("0.01")
+
+
+class DriftSpec(BaseModel):
+    """Which instance, and from when on (default: since its parameters are in force). `is_watched`: hold the result to
+    the limits of the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance: str
+    since: datetime | None = None
+    is_watched: bool = False
+
+
+def parse_spec(spec: Mapping[str, Any]) -> DriftSpec:
+    """Return a checked spec. Errors: InputError SPEC_WRONG."""
+    try:
+        return DriftSpec.model_validate(dict(spec))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"drift: {where}: {first['msg']}", code="SPEC_WRONG", status=422) from None
+
+
+async def run_drift(
+    spec: Mapping[str, Any], db: Database, settings: Settings, catalogue: Catalogue, *, now_ns: int
+) -> dict[str, Any]:
+    """Compare one instance and return the document; with `is_watched` an excess opens an alert, and pauses entries when
+    `strategies.drift_pause` is set. Errors: InputError INSTANCE_UNKNOWN, NO_DATA, of the strategy; OutageError."""
+    wanted = parse_spec(spec)
+    instance = await StrategyStore(db).get(wanted.instance)
+    if instance is None:
+        raise InputError(
+            f"there is no instance {wanted.instance!r}",
+            code="INSTANCE_UNKNOWN",
+            status=404,
+            remedy="see 'fks strategies instances'",
+        )
+    drift, loaded = await measure(db, instance, settings, catalogue, since=wanted.since)
+    document = document_of(instance, drift, loaded)
+    document["excess"] = excess_of(drift, settings)
+    document["is_paused"] = False
+    if wanted.is_watched and document["excess"]:
+        document["is_paused"] = await _report(db, instance, document, settings)
+    document["at"] = iso(now_ns)
+    return document
+
+
+async def measure(
+    db: Database, instance: Instance, settings: Settings, catalogue: Catalogue, *, since: datetime | None
+) -> tuple[Drift, Loaded]:
+    """Return the drift of an instance under its present parameters, and the bars of the comparison."""
+    if instance.cursor_ns is None or instance.anchor_ns is None:
+        raise InputError(
+            f"instance {instance.id} has not decided on a bar yet", code="NO_DATA", status=422, remedy="try again later"
+        )
+    strategy = catalogue.make(instance.strategy, instance.params)
+    request = Request(
+        instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + 1, 0
+    )
+    loaded = await load_stored(db, request)
+    costs = CostModel(settings.costs.fee_rate, settings.costs.fee_in)
+    setup = Setup(loaded.instrument, costs, instance.sizing, instance.size, _HUGE, allow_gaps=True, limits=UNLIMITED)
+    result = await asyncio.to_thread(run, strategy, loaded.bars, setup)
+    begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)
+    bar_ns = TIMEFRAMES[instance.timeframe] * NS
+    starts = [int(result.bars.time_ns[min(result.first, len(result.bars) - 1)])]
+    starts += [to_ns(moment) - bar_ns for moment in (begun, since) if moment is not None]
+    from_ns = max(starts)
+    # the fill of the newest decision is in a bar that is still open
+    to_ = instance.cursor_ns
+    rows = await db.fetch(
+        "drift.made",
+        instance.id,
+        instance.params_version,
+        to_datetime(from_ns),
+        to_datetime(to_),
+        loaded.instrument.base,
+        loaded.instrument.quote,
+    )
+    made, reasons = _made(rows)
+    for row in await db.fetch("drift.missed", instance.id):
+        payload = row["payload"]
+        for step in expected_steps(result, from_ns):
+            if payload["from"] <= iso(step.decided_ns) <= payload["to"]:
+                reasons.setdefault(step.key, "decided too late: the worker was away")
+    expected = expected_steps(result, from_ns)
+    drift = compare(expected, made, reasons, from_ns=from_ns, to_ns=to_, lot_step=loaded.instrument.lot_step)
+    return drift, replace(loaded, bars=result.bars)
+
+
+def _made(rows: Any) -> tuple[list[Step], dict[tuple[int, Role], str]]:
+    """Return the fills of decisions, and why decisions without a fill have none."""
+    steps: list[Step] = []
+    reasons: dict[tuple[int, Role], str] = {}
+    for row in rows:
+        decided_ns, role = to_ns(row["ts_event"]), Role(row["role"])
+        if row["quantity"]:
+            at_ns = to_ns(row["at"])
+            steps.append(
+                Step(
+                    decided_ns, role, Side(row["side"]), row["quantity"], row["price"], row["fee"] or Decimal(0), at_ns
+                )
+            )
+        else:
+            reasons[decided_ns, role] = row["code"] or str(row["state"])
+    return steps, reasons
+
+
+def excess_of(drift: Drift, settings: Settings) -> list[str]:
+    """Return which limits of the settings a drift exceeds, in words."""
+    limits, found = settings.strategies, []
+    if limits.drift_slippage_max_bps is not None and drift.slippage_bps > Decimal(repr(limits.drift_slippage_max_bps)):
+        found.append(f"slippage of {drift.slippage_bps:.1f} bps, limit {limits.drift_slippage_max_bps:g}")
+    if limits.drift_mismatch_max is not None and drift.mismatch > Decimal(repr(limits.drift_mismatch_max)):
+        share = f"{drift.mismatch:.1%} of the steps differ, limit {limits.drift_mismatch_max:.1%}"
+        found.append(share)
+    return found
+
+
+async def _report(db: Database, instance: Instance, document: Mapping[str, Any], settings: Settings) -> bool:
+    """Open an alert; pause the entries when the settings say so. Return whether they were paused now."""
+    is_paused = settings.strategies.drift_pause and await db.fetchrow("drift.pause", instance.id) is not None
+    what = "; ".join(document["excess"])
+    then = " Its entries now wait for approval." if is_paused else ""
+    await Facts(db).note_alert(
+        "page" if is_paused else "warning",
+        "strategy.drift",
+        f"strategy {instance.id} drifts from its backtest: {what}.{then} See 'fks strategies drift {instance.id}'.",
+        component="jobs",
+        payload={"instance": instance.id, "excess": document["excess"]},
+    )
+    return is_paused
+
+
+def job_id_of(instance: str, day: str) -> uuid.UUID:
+    """Return the id of the watch of an instance on one day: submitted twice, it is one job."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"drift|{instance}|{day}")
+
+
+def document_of(instance: Instance, drift: Drift, loaded: Loaded) -> dict[str, Any]:
+    """Return the drift as JSON values; money as exact text."""
+    return {
+        "instance": instance.id,
+        "strategy": instance.strategy,
+        "params_version": instance.params_version,
+        "symbol": instance.symbol,
+        "timeframe": instance.timeframe,
+        "currency": loaded.instrument.quote,
+        "from": iso(drift.from_ns),
+        "to": iso(drift.to_ns),
+        "bars": int(((loaded.bars.time_ns >= drift.from_ns) & (loaded.bars.time_ns < drift.to_ns)).sum()),
+        "expected": drift.expected,
+        "made": drift.made,
+        "matched": drift.matched,
+        "mismatch": plain(drift.mismatch.quantize(Decimal("0.0001"))),
+        "slippage": plain(drift.slippage.quantize(Decimal("1e-8"))),
+        "slippage_bps": plain(drift.slippage_bps.quantize(_BPS)),
+        "fees_above_expected": plain(drift.fees.quantize(Decimal("1e-8"))),
+        "cost": plain(drift.cost.quantize(Decimal("1e-8"))),
+        "steps": [_row(step) for step in drift.steps],
+    }
+
+
+def _row(row: Compared) -> dict[str, Any]:
+    step = row.expected or row.made
+    assert step is not None
+    return {
+        "decided": iso(step.decided_ns),
+        "role": step.role.value,
+        "side": step.side.value,
+        "difference": row.difference.value,
+        "reason": row.reason,
+        "expected_quantity": None if row.expected is None else plain(row.expected.quantity),
+        "expected_price": None if row.expected is None else plain(row.expected.price),
+        "quantity": None if row.made is None else plain(row.made.quantity),
+        "price": None if row.made is None else plain(row.made.price.quantize(Decimal("1e-8"))),
+        "slippage_bps": None if row.made is None or row.expected is None else plain(row.slippage_bps.quantize(_BPS)),
+        "time": None if row.made is None else iso(row.made.time_ns),
+    }

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fks.backtest.frames import equity_frame, fills_frame, trades_frame
 from fks.backtest.metrics import Metrics, metrics_of
+from fks.backtest.page import DRAWN_MAX, Page, report_page
 from fks.backtest.result import Result
 from fks.backtest.statistics import Statistics, statistics_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+NOTEBOOK_ROWS = 10_000  # a notebook keeps every report in its file
 
 
 class Backtest(Result):
@@ -38,3 +42,25 @@ class Backtest(Result):
     def equity_frame(self) -> pd.DataFrame:
         """Return equity, benchmark, drawdown and exposure by bar; see `fks.backtest.frames.equity_frame`."""
         return equity_frame(self)
+
+    def plot(self, path: str | Path | None = None, *, rows: int | None = None) -> Page:
+        """Return the report as a page that a notebook shows; with `path` it is written there, too.
+
+        `rows` bounds the points that its charts can draw: 10,000 in a notebook, 50,000 in a file. Errors: OSError.
+        """
+        page = report_page(self, rows=rows or (NOTEBOOK_ROWS if path is None else DRAWN_MAX))
+        if path is not None:
+            page.save(path)
+        return page
+
+    def _repr_html_(self) -> str:
+        return self.plot()._repr_html_()
+
+    def __repr__(self) -> str:
+        """Return one line: what ran, and what came of it."""
+        basic = self.statistics
+        params = ", ".join(f"{name}={value}" for name, value in self.params.items() if value is not None)
+        return (
+            f"<Backtest {self.strategy}({params}) on {self.bars.symbol} {self.bars.timeframe}: {basic.bars} bars, "
+            f"{basic.trades} trades, return {basic.return_pct:+.2f} %, max drawdown {basic.max_drawdown_pct:.2f} %>"
+        )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("open", "high", "low", "close", "volume")
 _TIMES = ("time", "timestamp", "datetime", "date")
+_TRADE_COLUMNS = (
+    "side", "entry_time", "exit_time", "bars", "quantity", "entry_price", "exit_price", "pnl", "return_pct", "mae_pct",
+    "mfe_pct", "reason",
+)  # fmt: skip
 _MONTH_S = range(28 * 86_400, 31 * 86_400 + 1)
 
 
@@ -152,6 +159,45 @@ def trades_frame(result: Result) -> pd.DataFrame:
             "reason": list(found.reason),
         }
     )
+
+
+def trades_csv(result: Result) -> str:
+    """Return the closed trades as CSV with the columns of `trades_frame`: times ISO 8601 UTC, quantity, prices and
+    profit exact."""
+    found, text = trade_columns(result), io.StringIO()
+    write = csv.writer(text, lineterminator="\n").writerow
+    write(_TRADE_COLUMNS)
+    held = found.exit_index - found.entry_index
+    for at, trade in enumerate(result.trades):
+        row = trade.as_dict()
+        shares = (f"{column[at]:.6f}" for column in (found.pnl_pct, found.mae_pct, found.mfe_pct))
+        exact = (row[name] for name in ("entry_time", "exit_time"))
+        money = (row[name] for name in ("quantity", "entry_price", "exit_price", "pnl"))
+        side = "long" if found.sign[at] > 0 else "short"
+        write([side, *exact, int(held[at]), *money, *shares, found.reason[at]])
+    return text.getvalue()
+
+
+def write_trades(result: Result, path: str | Path) -> Path:
+    """Write the closed trades to a .csv file (exact) or a .parquet file (float64), and return its path.
+
+    Errors: InputError for another ending; OSError.
+    """
+    file = trades_path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix.lower() == ".csv":
+        file.write_text(trades_csv(result), encoding="utf-8")
+    else:
+        trades_frame(result).to_parquet(file)
+    return file
+
+
+def trades_path(path: str | Path) -> Path:
+    """Return the path of a trades file. Errors: InputError unless it ends in .csv or .parquet."""
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"trades cannot be written to {file.name}", remedy="name a .csv or a .parquet file")
+    return file
 
 
 def equity_frame(result: Result) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The extended statistics of a result, float64, computed only when asked for. docs/backtest.md has the formulas.
+"""The extended statistics of a result, float64, computed only when asked for. docs/backtest-report.md has the formulas.
 
 `statistics_of` is the small set that a search needs. This module takes a few more passes over the equity and the
 trades. Ratios use the returns of `fks.backtest.series.periods_of`: days for bars shorter than a day, else the bars. The
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +179,7 @@ def sharpe_ratio(returns: Floats, per_year: float) -> float | None:
     Source: Sharpe, The Sharpe Ratio, Journal of Portfolio Management 21 (1994); risk-free rate 0.
     """
     spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
-    return float(returns.mean()) / spread * np.sqrt(per_year) if spread > 1e-12 else None
+    return float(returns.mean()) / spread * sqrt(per_year) if spread > 1e-12 else None
 
 
 def sortino_ratio(returns: Floats, per_year: float) -> float | None:
@@ -187,7 +188,7 @@ def sortino_ratio(returns: Floats, per_year: float) -> float | None:
     Source: Sortino and Price, Performance Measurement in a Downside Risk Framework, Journal of Investing 3 (1994).
     """
     downside = _downside(returns)
-    return float(returns.mean()) / downside * np.sqrt(per_year) if downside > 1e-12 else None
+    return float(returns.mean()) / downside * sqrt(per_year) if downside > 1e-12 else None
 
 
 def value_at_risk(returns: Floats, tail: float = _TAIL) -> float:
@@ -255,8 +256,8 @@ def _return_facts(periods: Periods) -> dict[str, Any]:
         "best_period_pct": 100.0 * float(returns.max()) if len(returns) else None,
         "worst_period_pct": 100.0 * float(returns.min()) if len(returns) else None,
         "positive_periods_pct": 100.0 * float((returns > 0).mean()) if len(returns) else None,
-        "volatility_pct": 100.0 * float(returns.std(ddof=1)) * float(np.sqrt(per_year)) if enough else None,
-        "downside_deviation_pct": 100.0 * _downside(returns) * float(np.sqrt(per_year)) if enough else None,
+        "volatility_pct": 100.0 * float(returns.std(ddof=1)) * sqrt(per_year) if enough else None,
+        "downside_deviation_pct": 100.0 * _downside(returns) * sqrt(per_year) if enough else None,
         "var_95_pct": 100.0 * value_at_risk(returns) if enough else None,
         "cvar_95_pct": 100.0 * expected_shortfall(returns) if enough else None,
         "skew": skewness(returns),

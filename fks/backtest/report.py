@@ -1,13 +1,15 @@
-"""Report of a result as one JSON document (`fks.backtest/1`), money as text, bounded in size."""
+"""Report of a result as one JSON document (`fks.backtest/1`), money as text, bounded in size; fields are only added."""
 
 from __future__ import annotations
 
 from collections import Counter
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.metrics import metrics_of, monthly_returns
 from fks.backtest.result import Result, plain
 from fks.backtest.statistics import statistics_of
 from fks.model.timeframe import iso
@@ -16,14 +18,11 @@ ROWS_MAX = 10_000  # fills and trades kept in a document; the hash covers all of
 
 
 def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[str, Any]:
-    """Return the result as JSON-able values: inputs, both fingerprints, gap report, statistics, fills, trades, denials
-    by code, and the equity curve at no more than `points` bars. `source` says where the bars came from."""
+    """Return the result as JSON-able values: inputs, both fingerprints, gap report, statistics, metrics, monthly
+    returns, fills, trades, denials by code, and the equity curve at no more than `points` bars. `source` says where the
+    bars came from."""
     bars, setup = result.bars, result.setup
     decided = bars[result.first :]
-    statistics = {
-        name: round(value, 8) if isinstance(value, float) else value
-        for name, value in statistics_of(result).as_dict().items()
-    }
     return {
         "strategy": result.strategy,
         "params": result.params,
@@ -45,7 +44,9 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "inputs_hash": result.inputs_hash,
         "fills_hash": result.fills_hash,
         "gaps": result.gaps.as_dict(),
-        "statistics": statistics,
+        "statistics": _rounded(statistics_of(result).as_dict()),
+        "metrics": _rounded(metrics_of(result).as_dict()),
+        "months": [_rounded(row._asdict()) for row in monthly_returns(result)],
         "fills_count": len(result.fills),
         "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
         "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
@@ -53,6 +54,14 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "final_cash": plain(result.cash),
         "final_position": plain(result.position),
         "equity": _curve(result, points),
+    }
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON has them: floats to eight decimals, NaN as None."""
+    return {
+        name: (round(float(value), 8) if isfinite(value) else None) if isinstance(value, float) else value
+        for name, value in values.items()
     }
 
 

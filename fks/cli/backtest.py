@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import Denied, as_json, emit, settings_of, table
+from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
 from fks.cli.client import gateway_of
 from fks.cli.shown import time_of
 from fks.cli.strategies import catalogue_of, params_of
 from fks.model.errors import FksError, InputError, OutageError
 
 if TYPE_CHECKING:
+    from fks.backtest.page import Page
+    from fks.backtest.result import Result
     from fks.jobs.backtest import Loaded, Request
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_WIDE = 84  # columns of the summary side by side
+REPORTS_MAX = 200  # kept in FKS_HOME/reports/backtests; the oldest go first
 
 
 @click.group()
@@ -89,6 +97,9 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--expect", metavar="HASH|FILE", help="Exit 1 unless the fingerprint, or the fills of an earlier --json, match."
 )
+@click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports).")
+@click.option("--no-report", is_flag=True, help="Write no report; so does --json without --report.")
+@click.option("--trades", metavar="FILE", help="Write the closed trades to a .csv (exact) or .parquet file.")
 @as_json
 @click.pass_context
 def run(
@@ -99,14 +110,22 @@ def run(
     allow_short: bool,
     tape: str | None,
     expect: str | None,
+    report: str | None,
+    no_report: bool,
+    trades: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Run strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
     from fks.backtest import TapeRefused
+    from fks.backtest.frames import trades_path, write_trades
     from fks.backtest.report import document_of
     from fks.jobs.backtest import parse_spec, run_spec
 
+    if report is not None and no_report:
+        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    if trades is not None:
+        trades_path(trades)
     costs = settings_of(ctx).costs
     fees = {"fee_rate": fee_rate or costs.fee_rate, "fee_in": "quote" if allow_short else costs.fee_in}
     spec = parse_spec({**_spec(options), "cash": cash, "allow_short": allow_short, **fees})
@@ -120,12 +139,46 @@ def run(
     except TapeRefused as error:
         raise Denied(error.message, remedy=error.remedy) from None
     document = document_of(result, source=source)
+    seconds = time.perf_counter() - began
     if as_json:
         emit(document, as_json=True, schema="fks.backtest/1")
     else:
-        show(document, seconds=time.perf_counter() - began)
+        show(document, seconds=seconds)
+    if trades is not None:
+        click.echo(f"trades: {write_trades(result, trades)}", err=as_json)
+    if report is not None or not (no_report or as_json):
+        written = _write_report(ctx, result, source, report)
+        if written is not None:
+            click.echo(f"report: {written}", err=as_json)
     if expect is not None:
         _compare(document, expect)
+
+
+def _write_report(ctx: click.Context, result: Result, source: str, report: str | None) -> Path | None:
+    """Write the report to the file asked for, or under FKS_HOME/reports; return its path.
+
+    Errors: OSError for a file that was asked for. The default one is a convenience: a warning is printed.
+    """
+    from fks.backtest.page import report_page
+
+    page = report_page(result, source=source)
+    if report is not None:
+        return page.save(report).absolute()
+    folder = paths_of(ctx).home / "reports" / "backtests"
+    name = f"{result.strategy}-{result.bars.symbol}-{result.bars.timeframe}-{result.inputs_hash[:10]}.html"
+    return _keep(page, folder, name)
+
+
+def _keep(page: Page, folder: Path, name: str) -> Path | None:
+    """Write a page into the folder of reports and remove the oldest ones beyond REPORTS_MAX."""
+    try:
+        file = page.save(folder / re.sub(r"[^\w.-]+", "_", name))
+        for old in sorted(folder.glob("*.html"), key=lambda path: path.stat().st_mtime, reverse=True)[REPORTS_MAX:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        click.echo(f"note: no report was written: {error.strerror}: {error.filename}", err=True)
+        return None
+    return file
 
 
 def _load(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
@@ -210,8 +263,22 @@ def sparkline(values: list[float], width: int = 60) -> str:
     return "".join(_BLOCKS[min(7, int((value - low) / span * 8))] for value in chosen)
 
 
+def chart(values: list[float], width: int, height: int) -> list[str]:
+    """Return values as `height` lines of block characters, the lowest value at the bottom of the lowest line."""
+    if not values:
+        return []
+    count = min(width, len(values))
+    chosen = [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
+    low, span = min(chosen), (max(chosen) - min(chosen)) or 1.0
+    filled = [1 + round((value - low) / span * (8 * height - 1)) for value in chosen]
+    return [
+        "".join(" " if (part := min(8, eighths - 8 * row)) <= 0 else _BLOCKS[part - 1] for eighths in filled)
+        for row in reversed(range(height))
+    ]
+
+
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
-    """Print a result for people: run, equity line, statistics, missing data, fingerprints."""
+    """Print a result for people: run, equity, metrics, months, denials, missing data, fingerprints."""
     s, gaps = document["statistics"], document["gaps"]
     params = " ".join(f"{name}={value}" for name, value in document["params"].items() if value is not None)
     took = "" if seconds is None else f", {seconds:.2f} s"
@@ -220,26 +287,97 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
         f"{document['symbol']} {document['timeframe']}, {document['from']} to {document['to']} "
         f"({s['bars']} bars, {document['source']}{took})\n"
     )
-    click.echo(f"{click.style(sparkline([value for _, value in document['equity']]), fg=_colour(s['net_profit']))}")
-    click.echo(f"equity {document['cash']} → {s['final_equity']:.2f}\n")
-    rows = (
-        ("return", _pct(s["return_pct"]), "buy and hold", _pct(s["buy_and_hold_pct"])),
-        ("net profit", _number(s["net_profit"]), "fees", _number(s["fees"])),
-        ("max drawdown", _pct(s["max_drawdown_pct"]), "sharpe (daily, 365)", _number(s["sharpe"])),
-        ("trades", s["trades"], "won", _pct(s["win_rate_pct"])),
-        ("average trade", _number(s["average_trade"]), "profit factor", _number(s["profit_factor"])),
-        ("best trade", _number(s["best_trade"]), "worst trade", _number(s["worst_trade"])),
-        ("time in market", _pct(s["exposure_pct"]), "fills", document["fills_count"]),
-    )
-    width = max(len(str(row[1])) for row in rows)
-    for left, value, right, other in rows:
-        click.echo(f"  {left:<16}{value!s:>{width}}    {right:<20}{other!s:>12}")
+    columns = shutil.get_terminal_size((100, 24)).columns
+    _show_equity(document, columns)
+    _show_metrics(s, document.get("metrics", {}), columns)
+    _show_months(document.get("months", []), s)
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
     missing = gaps["bars_expected"] - gaps["bars_present"]
     longest = f", the longest {gaps['longest_gap_bars']} after {gaps['longest_gap_after']}" if missing else ""
     click.echo(f"\nbars missing: {missing} of {gaps['bars_expected']} ({gaps['gap_pct']:.2f} %){longest}")
     click.echo(f"fingerprints: inputs {document['inputs_hash'][:16]}, fills {document['fills_hash'][:16]}")
+
+
+def _show_equity(document: dict[str, Any], columns: int) -> None:
+    values = [value for _, value in document["equity"]]
+    if not values:
+        return
+    labels = [_number(max(values)), "", "", _number(min(values))]
+    margin = max(map(len, labels))
+    lines = chart(values, max(20, min(columns, 110) - margin - 5), len(labels))
+    colour = _colour(document["statistics"]["net_profit"])
+    for label, line in zip(labels, lines, strict=True):
+        click.echo(f"  {click.style(f'{label:>{margin}}', dim=True)} {click.style(line, fg=colour)}")
+    start, end = float(document["cash"]), document["statistics"]["final_equity"]
+    click.echo(f"  {'equity':>{margin}} {start:,.2f} → {end:,.2f}\n")
+
+
+def _show_metrics(s: dict[str, Any], m: dict[str, Any], columns: int) -> None:
+    """Print three columns of metrics, or one below the other where the terminal is narrow. A result of an earlier
+    version has no extended metrics."""
+    get = m.get
+    groups = (
+        (
+            ("return", _signed(s["return_pct"])),
+            ("buy and hold", _signed(s["buy_and_hold_pct"])),
+            ("a year (CAGR)", _signed(get("cagr_pct"))),
+            ("net profit", _number(s["net_profit"])),
+            ("fees", _number(s["fees"])),
+            ("time in market", _pct(s["exposure_pct"])),
+            ("turnover", _times(get("turnover"))),
+        ),
+        (
+            ("max drawdown", _pct(s["max_drawdown_pct"])),
+            ("longest drawdown", _duration(get("max_drawdown_s"))),
+            ("volatility a year", _pct(get("volatility_pct"))),
+            ("sharpe", _number(get("sharpe", s["sharpe"]))),
+            ("sortino", _number(get("sortino"))),
+            ("calmar", _number(get("calmar"))),
+            ("VaR 95 %, a day" if get("period", "day") == "day" else "VaR 95 %", _signed(get("var_95_pct"))),
+        ),
+        (
+            ("trades", f"{s['trades']:,}"),
+            ("won", _pct(s["win_rate_pct"])),
+            ("profit factor", _number(s["profit_factor"])),
+            ("average trade", _number(s["average_trade"])),
+            ("best trade", _number(s["best_trade"])),
+            ("worst trade", _number(s["worst_trade"])),
+            ("average holding", _duration(get("average_holding_s"))),
+        ),
+    )
+    cells = [[_cell(label, value) for label, value in group] for group in groups]
+    if columns >= _WIDE:
+        for row in zip(*cells, strict=True):
+            click.echo("  " + "   ".join(row))
+    else:
+        for group in cells:
+            click.echo("\n".join(f"  {cell}" for cell in group) + "\n")
+
+
+def _cell(label: str, value: str) -> str:
+    shown = f"{value:>{max(0, 26 - len(label))}}"
+    if label in ("return", "net profit", "buy and hold", "a year (CAGR)") and value != "–":
+        shown = click.style(shown, fg="red" if value.startswith("-") else "green")
+    return f"{click.style(label, dim=True)}{shown}"
+
+
+def _show_months(months: list[dict[str, Any]], s: dict[str, Any]) -> None:
+    """Print the monthly returns, a line for each year; nothing for a run within one month."""
+    if len(months) < 2:
+        return
+    click.echo("")
+    for year in sorted({row["year"] for row in months}):
+        rows = [row for row in months if row["year"] == year and row["return_pct"] is not None]
+        whole = 100.0
+        for row in rows:
+            whole *= 1.0 + row["return_pct"] / 100.0
+        parts = [f"{_MONTHS[row['month'] - 1]} {_gain(row['return_pct'])}" for row in rows]
+        click.echo(f"  {year}  {'  '.join(parts)}  year {click.style(f'{whole - 100.0:+.1f}', bold=True)} %")
+
+
+def _gain(value: float) -> str:
+    return click.style(f"{value:+.1f}", fg=_colour(value))
 
 
 def _colour(value: float) -> str:
@@ -252,6 +390,123 @@ def _number(value: float | None) -> str:
 
 def _pct(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} %"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f} %"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f} ×"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:,.0f} d"
+
+
+# ── several results ──────────────────────────────────────────────────────────────────────────────
+@backtest.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN…")
+@click.option("--report", metavar="FILE", help="Write the HTML page there (default: under FKS_HOME/reports).")
+@click.option("--no-report", is_flag=True, help="Write no page; so does --json without --report.")
+@as_json
+@click.pass_context
+def compare(ctx: click.Context, runs: tuple[str, ...], report: str | None, no_report: bool, as_json: bool) -> None:
+    """Compare results: files of 'fks backtest run --json', or ids of finished backtests."""
+    from fks.backtest.compare import compare as compared_of
+    from fks.backtest.compare import run_of
+    from fks.backtest.page import compare_page
+
+    if report is not None and no_report:
+        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    found = [run_of(document, name) for name, document in _documents(ctx, runs)]
+    compared = compared_of(found)
+    if as_json:
+        emit(compared, as_json=True, schema="fks.backtest_comparison/1")
+    else:
+        _show_comparison(compared, found)
+    if report is not None or not (no_report or as_json):
+        page = compare_page(found)
+        digest = "-".join(run["inputs_hash"][:6] for run in found)[:80]
+        folder = paths_of(ctx).home / "reports" / "backtests"
+        written = _keep(page, folder, f"compare-{digest}.html") if report is None else page.save(report).absolute()
+        if written is not None:
+            click.echo(f"\nreport: {written}", err=as_json)
+
+
+def _documents(ctx: click.Context, runs: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """Return a name and the document of each file or job. Equal names get a number. Errors: InputError, FksError."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for text in runs:
+        file = Path(text).expanduser()
+        document = _read_document(file) if file.is_file() else _job_document(ctx, text)
+        stem = file.stem if file.is_file() else f"{document.get('strategy', 'run')} {text[:8]}"
+        used = sum(name == stem or name.startswith(f"{stem} (") for name, _ in found)
+        found.append((f"{stem} ({used + 1})" if used else stem, document))
+    return found
+
+
+def _read_document(file: Path) -> dict[str, Any]:
+    import orjson
+
+    try:
+        document = orjson.loads(file.read_bytes())
+    except orjson.JSONDecodeError:
+        document = None
+    if not isinstance(document, dict):
+        raise InputError(f"{file} is no result of 'fks backtest run --json'", remedy="give such a file, or a job's id")
+    return document
+
+
+def _job_document(ctx: click.Context, text: str) -> dict[str, Any]:
+    try:
+        job_id = uuid.UUID(text)
+    except ValueError:
+        raise InputError(
+            f"{text} is neither a file nor the id of a backtest", remedy="see 'fks backtest list' for ids"
+        ) from None
+    with gateway_of(ctx) as gateway:
+        job = gateway.get(f"/backtests/{job_id}")
+    if not job["result"]:
+        raise FksError(f"backtest {job_id} is {job['state']} and has no result", remedy="see 'fks backtest status'")
+    document: dict[str, Any] = job["result"]
+    return document
+
+
+def _show_comparison(compared: dict[str, Any], runs: list[dict[str, Any]]) -> None:
+    formats: dict[str, Callable[[Any], str]] = {
+        "pct": _pct, "money": _number, "ratio": _number, "count": lambda v: f"{v:,}", "time": _duration,
+    }  # fmt: skip
+    lines = [
+        ["equity", *(sparkline([value for _, value in run["equity"]], 16) for run in runs)],
+        *(
+            [
+                row["label"],
+                *(
+                    "–" if v is None else click.style(formats[row["unit"]](v), bold=at in row["best"])
+                    for at, v in enumerate(row["values"])
+                ),
+            ]
+            for row in compared["rows"]
+        ),
+    ]
+    table(lines, ["", *compared["runs"]])
+    click.echo("\ninputs that differ:")
+    table(
+        [
+            [row["input"].removeprefix("params."), *("–" if v is None else str(v) for v in row["values"])]
+            for row in compared["differences"]
+        ],
+        ["", *compared["runs"]],
+        empty="none",
+    )
+    for names in compared["same_fills"]:
+        click.echo(f"note: {' and '.join(names)} have the same fills")
 
 
 # ── as a durable job ─────────────────────────────────────────────────────────────────────────────

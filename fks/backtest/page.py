@@ -1,0 +1,196 @@
+"""Reports as HTML: one self-contained file each, which loads nothing, for one result and for a comparison.
+
+The data is packed JSON inside the page (zlib, base64). The charts are drawn by uPlot, whose script is part of the
+package (fks/backtest/assets/uplot, MIT). A page depends on its data only: the same result gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+import fks
+from fks.backtest.compare import compare
+from fks.backtest.metrics import monthly_returns, yearly_returns
+from fks.backtest.report import ROWS_MAX, document_of
+from fks.backtest.result import Result, plain
+from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_columns
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.timeframe import NS, bar_end, iso
+
+DRAWN_MAX = 50_000  # rows of the charts' columns; a longer run has several bars in each row
+DENIED_MAX = 500  # denied entries that are listed
+_WINDOW = 30  # periods of the rolling ratios
+_FRAME_PX = 900  # height of a report inside a notebook
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A report as text. Notebooks show it; `save` writes it."""
+
+    text: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page, making its folder, and return its path. Errors: OSError."""
+        file = Path(path).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.text, encoding="utf-8")
+        return file
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{html.escape(self.text, quote=True)}" title="FKS backtest" '
+            f'style="width:100%;height:{_FRAME_PX}px;border:0"></iframe>'
+        )
+
+
+def report_page(result: Result, *, source: str = "", rows: int = DRAWN_MAX) -> Page:
+    """Return the report of a result. `rows` bounds the points that its charts can draw."""
+    data = report_data(result, source=source, rows=rows)
+    title = f"{result.strategy} {result.bars.symbol} {result.bars.timeframe}"
+    return Page(_assemble(title, "report", data))
+
+
+def compare_page(runs: Sequence[Mapping[str, Any]]) -> Page:
+    """Return the comparison of runs made by `fks.backtest.compare.run_of`. Errors: as `compare`."""
+    data = {"compared": compare(runs), "runs": [dict(run) for run in runs], "version": fks.__version__}
+    return Page(_assemble("Backtests compared", "compare", data))
+
+
+def _assemble(title: str, name: str, data: dict[str, Any]) -> str:
+    packed = base64.b64encode(zlib.compress(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), 6)).decode()
+    parts = {
+        "title": html.escape(title),
+        "style": _asset("uplot/uPlot.min.css") + _asset("page.css"),
+        "body": _asset(f"{name}.html"),
+        "data": packed,
+        "library": f"/*\n{_asset('uplot/LICENSE')}*/\n{_asset('uplot/uPlot.iife.min.js')}",
+        "script": _asset("charts.js") + _asset(f"{name}.js"),
+    }
+    text = _asset("page.html")
+    for key, value in parts.items():
+        text = text.replace(f"<!--{key}-->", value, 1)
+    return text
+
+
+def _asset(name: str) -> str:
+    return (resources.files("fks.backtest") / "assets" / name).read_text(encoding="utf-8")
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────
+def report_data(result: Result, *, source: str = "", rows: int = DRAWN_MAX) -> dict[str, Any]:
+    """Return what the page of a result draws and lists, as JSON-able values and integer columns."""
+    bars = decided_bars(result)
+    document = document_of(result, source=source)
+    head = {name: value for name, value in document.items() if name not in ("fills", "trades", "equity")}
+    return {
+        **head,
+        "version": fks.__version__,
+        "end": iso(bar_end(int(bars.time_ns[-1]), bars.timeframe)),
+        "base": result.setup.instrument.base,
+        "quote": result.setup.instrument.quote,
+        "tick": plain(result.setup.instrument.tick),
+        "lot_step": plain(result.setup.instrument.lot_step),
+        "months": [row._asdict() for row in monthly_returns(result)],
+        "years": [row._asdict() for row in yearly_returns(result)],
+        "columns": _columns(result, bars, rows),
+        "rolling": _rolling(result, bars),
+        "trades": _trades(result, document),
+        "fills": _fills(result),
+        "denied_entries": [row.as_dict() for row in result.denied[:DENIED_MAX]],
+    }
+
+
+def _columns(result: Result, bars: Bars, rows: int) -> dict[str, Any]:
+    """Return the charts' columns: of every `step` bars the last value, and the extremes where a line could hide one."""
+    count, step = len(bars), max(1, -(-len(bars) // rows))
+    start = np.arange(0, count, step)
+    last = np.append(start[1:], count) - 1
+    equity, cash = result.equity, float(result.setup.cash)
+    exposure = exposure_of(result)
+    held = np.add.reduceat(exposure, start) / (last - start + 1)
+    price, money = _price_scale(bars), 10 ** max(0, 6 - int(np.log10(max(cash, 1.0))))
+    return {
+        "step": step,
+        "count": count,
+        "time": _deltas(bars.time_ns[start] // NS, 1),
+        "close": _deltas(bars.close[last], price),
+        "high": _deltas(np.maximum.reduceat(bars.high, start), price),
+        "low": _deltas(np.minimum.reduceat(bars.low, start), price),
+        "equity": _deltas(equity[last], money),
+        "equity_high": _deltas(np.maximum.reduceat(equity, start), money),
+        "equity_low": _deltas(np.minimum.reduceat(equity, start), money),
+        "drawdown": _deltas(np.minimum.reduceat(drawdown_of(equity, cash), start), 1000),
+        "exposure": _deltas(held, 100),
+        "first_open": float(bars.open[0]),
+    }
+
+
+def _price_scale(bars: Bars) -> int:
+    """Return a power of ten on which seven significant digits of the prices are whole numbers."""
+    return int(10 ** min(8, max(0, 6 - int(np.floor(np.log10(float(bars.close.max())))) + 1)))
+
+
+def _deltas(values: Floats | Ints, scale: int) -> dict[str, Any]:
+    """Return a column as differences of whole numbers: `scale` divides their running sum. They compress well."""
+    whole = np.rint(values * scale).astype(np.int64) if scale != 1 else values.astype(np.int64)
+    return {"scale": scale, "deltas": np.diff(whole, prepend=np.int64(0))}
+
+
+def _rolling(result: Result, bars: Bars) -> dict[str, Any] | None:
+    """Return the rolling ratios by period; None for a run that is too short for a window."""
+    periods = periods_of(result)
+    window = min(_WINDOW, len(periods.returns) // 2)
+    if window < 5:
+        return None
+    volatility, sharpe = rolling_of(periods.returns, window, periods.per_year)
+    market = rolling_of(periods.benchmark, window, periods.per_year)[0] if len(periods.benchmark) else volatility
+    return {
+        "window": window,
+        "period": periods.name,
+        "time": (bars.time_ns[periods.ends] // NS).tolist(),
+        **{
+            name: [None if np.isnan(v) else round(float(v), 4) for v in column]
+            for name, column in (("volatility", volatility), ("sharpe", sharpe), ("benchmark_volatility", market))
+        },
+    }
+
+
+def _trades(result: Result, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the first trades as columns; money as exact text for the table and the CSV file."""
+    found, listed = trade_columns(result), document["trades"]
+    count = len(listed)
+    return {
+        "count": len(found),
+        "listed": count,
+        "side": ["long" if sign > 0 else "short" for sign in found.sign[:count].tolist()],
+        "entry": (found.entry_ns[:count] // NS).tolist(),
+        "exit": (found.exit_ns[:count] // NS).tolist(),
+        "bars": (found.exit_index - found.entry_index)[:count].tolist(),
+        **{name: [row[name] for row in listed] for name in ("quantity", "entry_price", "exit_price", "pnl")},
+        **{name: np.round(getattr(found, name)[:count], 4).tolist() for name in ("pnl_pct", "mae_pct", "mfe_pct")},
+        "reason": list(found.reason[:count]),
+    }
+
+
+def _fills(result: Result) -> dict[str, Any]:
+    """Return the first fills for the price chart."""
+    shown = result.fills[: 2 * ROWS_MAX]
+    return {
+        "count": len(result.fills),
+        "time": [fill.time_ns // NS for fill in shown],
+        "price": [float(fill.price) for fill in shown],
+        "is_buy": [int(fill.side.sign > 0) for fill in shown],
+        "is_entry": [int(fill.role.value == "entry") for fill in shown],
+        "quantity": [plain(Decimal(fill.quantity)) for fill in shown],
+    }

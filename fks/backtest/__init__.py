@@ -7,7 +7,7 @@ and every result carries two fingerprints (C12).
 
 from fks.backtest.backtest import Backtest
 from fks.backtest.fingerprint import fills_hash, inputs_hash, tape_hash
-from fks.backtest.frames import bars_from_frame, sample
+from fks.backtest.frames import bars_from_frame, sample, write_trades
 from fks.backtest.gaps import GapReport, TapeRefused, find_gaps
 from fks.backtest.instrument import instrument_of, setup_for
 from fks.backtest.metrics import Metrics, metrics_of
@@ -39,4 +39,5 @@ __all__ = [
     "setup_for",
     "statistics_of",
     "tape_hash",
+    "write_trades",
 ]

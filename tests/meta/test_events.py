@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LEVELS = {"info", "warning", "error", "debug"}
 #: where the event stands among the arguments of the calls that log or raise one
-PLACES = {"alert": 1, "_alert": 1, **dict.fromkeys(LEVELS, 0)}
+PLACES = {"alert": 1, "_alert": 1, "note_alert": 1, **dict.fromkeys(LEVELS, 0)}
 
 
 def names(node: ast.expr) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
@@ -64,7 +64,7 @@ def _described(entry: Any) -> dict[str, Any]:
     params = {}
     if entry.kind is not None:
         params = {
-            name: {"default": field.default, "type": _type_of(field), "description": field.description or ""}
+            name: {"default": _default(field), "type": _type_of(field), "description": field.description or ""}
             for name, field in entry.kind.model_fields.items()
         }
     return {
@@ -77,7 +77,21 @@ def _described(entry: Any) -> dict[str, Any]:
     }
 
 
+def _default(field: Any) -> Any:
+    """Return a parameter's default; members of a combination as text."""
+    from fks.strategies.registry import default_text
+
+    plain = field.default is None or isinstance(field.default, bool | int | float | str)
+    return field.default if plain else default_text(field.default)
+
+
 def _type_of(field: Any) -> str:
+    """Return the type of a parameter: int, a list, or its choices."""
+    origin = get_origin(field.annotation)
+    if origin in (tuple, list):
+        return "list"
+    if origin is Literal:
+        return " or ".join(map(str, get_args(field.annotation)))
     kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
     return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
@@ -109,6 +123,8 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 def _limits_of(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " ".join(map(str, schema["enum"]))
     for part in (schema, *schema.get("anyOf", ())):
         low = part.get("minimum", part.get("exclusiveMinimum"))
         high = part.get("maximum", part.get("exclusiveMaximum"))

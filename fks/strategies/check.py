@@ -7,6 +7,8 @@ are the edges (right after the warm-up, the end), every place where the target c
 that holds until a condition occurs has one legitimate difference: the late run is flat while the long run still holds
 what it entered before. So the late run may be flat until both agree for the first time; from then on they must be
 equal. That is "equal targets on the check tape", not a bound for every tape: recursive averages only ever converge.
+A strategy made of others (`parts`) holds what they hold without showing it: each part is checked, and the whole from
+the bar on at which all parts agree.
 
 Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick) and on the tapes given.
 """
@@ -14,7 +16,7 @@ Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,10 +82,24 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
     for bars in (synthetic(need), *tapes):
         if len(bars) < warmup + 20:
             continue
-        found = next(_lookahead(strategy, bars, prefixes), None) or next(_warmup(strategy, bars), None)
+        found = next(_lookahead(strategy, bars, prefixes), None) or next(_warmups(strategy, bars), None)
         if found:
             return [found]
     return []
+
+
+def _warmups(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
+    """Yield what is wrong with the warm-up of each part, then of the whole."""
+    for part in strategy.parts():
+        for found in _warmups(part, bars):
+            yield replace(found, detail=f"its part {part.name}: {found.detail}")
+    yield from _warmup(strategy, bars)
+
+
+def _leaves(strategy: Strategy) -> Iterator[Strategy]:
+    """Yield the parts that have no parts of their own."""
+    for part in strategy.parts():
+        yield from _leaves(part) if part.parts() else (part,)
 
 
 def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
@@ -150,18 +166,20 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
     last = count - warmup - 10
     if last < 1:
         return
+    leaves = [(leaf, evaluate(leaf, bars).target) for leaf in _leaves(strategy)]
     dice = np.random.Generator(np.random.PCG64(_SEED - count))
     starts = np.unique(np.concatenate([[1, min(last, warmup + 1)], dice.integers(1, last + 1, _STARTS)]))
     for start in starts:
         at, part = int(start), evaluate(strategy, bars[int(start) :])
-        late, early = part.target[warmup:], whole.target[at + warmup :]
+        agreed = max((_agreed(leaf, target, bars, at, warmup) for leaf, target in leaves), default=0)
+        late, early = part.target[warmup + agreed :], whole.target[at + warmup + agreed :]
         equal = late == early
         joined = int(np.argmax(equal)) if equal.any() else len(equal)
         is_bad = ~equal
         is_bad[:joined] = late[:joined] != 0.0  # until they agree the late run may only be flat
         wrong = int(np.argmax(is_bad)) if is_bad.any() else None
         if wrong is not None:
-            index = at + warmup + wrong
+            index = at + warmup + agreed + wrong
             yield Violation(
                 "warmup",
                 bars.symbol,
@@ -172,3 +190,9 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
                 float(early[wrong]),
                 f"its warm-up of {warmup} bars is too short: started {at} bars later it decides otherwise",
             )
+
+
+def _agreed(leaf: Strategy, whole: Floats, bars: Bars, at: int, warmup: int) -> int:
+    """Return how many bars after `warmup` a start at row `at` first wants what `leaf` wants from the first row on."""
+    equal = evaluate(leaf, bars[at:]).target[warmup:] == whole[at + warmup :]
+    return int(np.argmax(equal)) if equal.any() else len(equal)

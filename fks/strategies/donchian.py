@@ -31,7 +31,7 @@ class Donchian(Protected):
         return self
 
     def warmup(self) -> int:
-        return self.entry + 1
+        return self.entry
 
     def decide(self, bars: Bars) -> Decisions:
         close = bars.close

@@ -76,11 +76,13 @@ class Catalogue:
         return entry.kind
 
     def make(self, name: str, params: Mapping[str, Any] | None = None) -> Strategy:
-        """Return strategy `name` with `params` (the rest default). Errors: as `kind`; InputError PARAM_WRONG naming
-        the parameter, its fault and the valid ones."""
+        """Return strategy `name` with `params` (the rest default). A strategy made of others finds them here too.
+
+        Errors: as `kind`; InputError PARAM_WRONG naming the parameter, its fault and the valid ones.
+        """
         kind = self.kind(name)
         try:
-            return kind.model_validate(dict(params or {}))
+            return kind.model_validate(dict(params or {}), context={"make": self.make})
         except ValidationError as error:
             raise _param_error(kind, error) from None
 
@@ -88,7 +90,7 @@ class Catalogue:
 def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    known = " ".join(f"{name}={field.default}" for name, field in kind.model_fields.items())
+    known = " ".join(f"{name}={default_text(field.default)}" for name, field in kind.model_fields.items())
     if first["type"] == "extra_forbidden":
         message = f"strategy {kind.name} has no parameter {field!r}"
     else:
@@ -97,6 +99,11 @@ def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
         if field:
             message += f", not {first['input']!r}"
     return InputError(message, code="PARAM_WRONG", status=422, remedy=f"parameters: {known or 'none'}")
+
+
+def default_text(value: object) -> str:
+    """Return a parameter's default as a person would type it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def load_catalogue(folder: Path | None = None) -> Catalogue:
@@ -183,9 +190,14 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def source_hash(kind: type[Strategy]) -> str:
-    """Return the SHA-256 of the file that defines `kind`: part of every result's fingerprint (C12)."""
+def source_hash(strategy: Strategy | type[Strategy]) -> str:
+    """Return the SHA-256 of the file that defines a strategy and, for an instance, of those of its parts: part of every
+    result's fingerprint (C12)."""
+    kind = strategy if isinstance(strategy, type) else type(strategy)
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)
-    text = Path(file).read_bytes() if file else kind.__qualname__.encode()
-    return hashlib.sha256(text).hexdigest()
+    own = hashlib.sha256(Path(file).read_bytes() if file else kind.__qualname__.encode())
+    parts = () if isinstance(strategy, type) else strategy.parts()
+    if not parts:
+        return own.hexdigest()
+    return hashlib.sha256("\n".join([own.hexdigest(), *map(source_hash, parts)]).encode()).hexdigest()

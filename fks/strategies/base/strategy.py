@@ -53,6 +53,10 @@ class Strategy(BaseModel, ABC):
     def decide(self, bars: Bars) -> Decisions:
         """Return the target position at the close of every bar of `bars`. Row i may depend on rows 0…i only."""
 
+    def parts(self) -> tuple[Strategy, ...]:
+        """Return the strategies that this one asks; their code is part of a result's fingerprint (C12)."""
+        return ()
+
 
 class Protected(Strategy):
     """A strategy whose entries may carry a stop loss and a take profit, in percent of the deciding bar's close."""

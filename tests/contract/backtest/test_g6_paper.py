@@ -51,6 +51,15 @@ PARAMS: dict[str, dict[str, Any]] = {
     "volatility_breakout": {"period": 2, "multiple": 0.7, "bars": 3, "sl_pct": 0.2},
     "pullback": {"factor": 2, "fast": 2, "slow": 4, "period": 2, "low": 45.0, "leave": 55.0},
     "time_of_day": {"zone": "UTC", "start": "01:20", "end": "02:00"},
+    "combination": {
+        "members": [
+            {"strategy": "donchian", "params": {"entry": 2, "leave": 2}, "weight": 2.0},
+            {"strategy": "bollinger", "params": {"period": 3, "deviations": 0.5}},
+        ],
+        "rule": "weights",
+        "threshold": 0.3,
+        "tp_pct": 0.5,
+    },
 }
 #: strategies that decide once a day, or once
 SELDOM = {"buy_and_hold", "time_of_day"}

@@ -53,9 +53,15 @@ FAST: dict[str, dict[str, Any]] = {
     "volatility_breakout": {"period": 2, "multiple": 1.0, "bars": 4},
     "pullback": {"factor": 2, "fast": 2, "slow": 4, "period": 3, "low": 45.0, "leave": 55.0},
     "time_of_day": {"zone": "UTC", "start": "00:20", "end": "02:00"},
+    "combination": {
+        "members": [{"strategy": "donchian", "params": {"entry": 3, "leave": 2}}],
+        "regime": "buy_and_hold",
+    },
 }
 #: strategies that decide once a day, or once
 SELDOM = {"buy_and_hold", "time_of_day"}
+#: strategies without a parameter `short`
+NO_SHORT = {"buy_and_hold", "combination"}
 
 
 def setup(**changes: Any) -> Setup:
@@ -87,9 +93,7 @@ def tape(*rows: tuple[float, float, float, float]) -> Bars:
 
 # ── G6, part one ─────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3}, {"tp_pct": 0.4}, {"sl_pct": 0.2, "tp_pct": 0.3}])
-@pytest.mark.parametrize(
-    ("name", "short"), [(n, s) for n in FAST for s in (False, True) if n != "buy_and_hold" or not s]
-)
+@pytest.mark.parametrize(("name", "short"), [(n, s) for n in FAST for s in (False, True) if n not in NO_SHORT or not s])
 def test_g6_every_built_in_strategy_equals_the_slow_reading(
     name: str, protected: dict[str, float], short: bool
 ) -> None:

@@ -75,7 +75,7 @@ def wilder(period: int) -> list[float]:
 def donchian(p: Any) -> list[float]:
     out, held = [], 0.0
     for i in range(len(C)):
-        if i > p.entry:
+        if i >= p.entry:
             top, bottom = max(H[i - p.entry : i]), min(L[i - p.entry : i])
             if (held > 0 and C[i] < min(L[i - p.leave : i])) or (held < 0 and C[i] > max(H[i - p.leave : i])):
                 held = 0.0

@@ -22,6 +22,7 @@ from actors import tree
 from actors.shell import Shell
 from fks.config.machine import process_space
 from fks.config.paths import Paths
+from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
 from fks.process.crash_files import exit_of
 from fks.process.handle import ProcessHandle
@@ -260,6 +261,8 @@ class Job:
         """Run the job; its row holds the result. The process ends soon after, with or without a caller that waits."""
         from fks.jobs.runner import run_claimed
 
+        with contextlib.suppress(OSError):  # the kernel runs it when nothing else wants the processor
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         try:
             run_claimed(os.environ.get("FKS_HOME") or home, job_id)  # on another machine: that one's own
         finally:
@@ -268,7 +271,8 @@ class Job:
             ending.start()
 
 
-_Job = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Job)
+# a resource of their own: a job never takes what trading needs, and waits for nothing of it
+_Job = ray.remote(num_cpus=0, resources={"research": 1}, max_restarts=0, max_task_retries=0)(Job)
 
 
 async def run_job(home: str, job_id: str) -> None:
@@ -279,6 +283,8 @@ async def run_job(home: str, job_id: str) -> None:
     runner = _Job.options(name=name, namespace=NAMESPACE, lifetime="detached").remote()
     try:
         await runner.run.remote(home, job_id)
+    except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
+        raise RunnerDied(f"job {job_id}: {cause(error)}") from error
     except ray.exceptions.RayError as error:
         raise OutageError(f"job {job_id}: {cause(error)}") from error
     ray.kill(runner)

@@ -6,6 +6,7 @@ and the owner's names (docs/deviations.md) are aliases. Ports: 0 means "choose o
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -298,6 +299,20 @@ class Strategies(Section):
     )
 
 
+class Research(Section):
+    """Backtests and searches on the cluster. They run at the lowest priority of the system and have a resource of their
+    own, so that they never wait for trading's nor take it."""
+
+    slots: int = Field(
+        0, ge=0, le=10_000, description="trials of searches that run at once on the cluster; 0 = this machine's cores"
+    )
+
+    @property
+    def places(self) -> int:
+        """Return how many trials may run at once."""
+        return self.slots or os.cpu_count() or 1
+
+
 class Supervision(Section):
     heartbeat_s: float = Field(1.0, gt=0, description="seconds between health calls")
     misses_max: int = Field(3, ge=1, description="missed beats after which a child is killed")
@@ -414,6 +429,7 @@ class Settings(Section):
     costs: Costs = Costs()
     paper: Paper = Paper()
     strategies: Strategies = Strategies()
+    research: Research = Research()
     supervision: Supervision = Supervision()
     log: Log = Log()
     ninja: Ninja = Ninja()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,12 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.jobs.backtest import KIND as BACKTEST
-from fks.jobs.backtest import Loaded, Request, run_job
-from fks.jobs.bars import load_stored
+from fks.jobs.backtest import run_job
+from fks.jobs.optimization import KIND as OPTIMIZATION
+from fks.jobs.optimization import WORKER
+from fks.jobs.search import run_coordinator, run_helper
+from fks.jobs.work import Cancelled, Work
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
-from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.strategies.registry import load_catalogue
@@ -27,65 +27,36 @@ from fks.strategies.registry import load_catalogue
 BEAT_S = 1.0
 
 
-class Cancelled(Exception):
-    """A person cancelled the job, or it was given to another runner."""
-
-
-class Work:
-    """Context of a job's own thread: data through the loop, and progress to report.
-
-    `advance` raises Cancelled after the job was cancelled; a kind calls it as often as it can. A kind that runs on the
-    loop uses `db` and checks `stop`.
-    """
-
-    def __init__(
-        self, db: Database, loop: asyncio.AbstractEventLoop, folder: Path, settings: Settings, node: Node | None
-    ) -> None:
-        self.folder, self.db, self.settings, self.node = folder, db, settings, node
-        self.share = 0.0
-        self.stop = threading.Event()
-        self._loop = loop
-
-    def advance(self, share: float) -> None:
-        self.share = max(self.share, share)
-        if self.stop.is_set():
-            raise Cancelled
-
-    def load_bars(self, request: Request) -> Loaded:
-        columns = None if self.node is None else ColumnCache.of(self.db, self.settings)
-        loading = load_stored(self.db, request, columns)
-        future: Future[Loaded] = asyncio.run_coroutine_threadsafe(loading, self._loop)
-        return future.result()
-
-
 def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     return run_job(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder), limits=work.settings.risk)
 
 
-async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
+async def _sync(job: Job, work: Work) -> dict[str, Any]:
     from fks.history.sync import QuietLog
     from fks.jobs.sync import run_sync  # not needed by a backtest
 
     result = await run_sync(
-        spec, work.db, work.settings, work.node, log=QuietLog(), clock=RealClock(), should_stop=work.stop.is_set
+        job.spec, work.db, work.settings, work.node, log=QuietLog(), clock=RealClock(), should_stop=work.stop.is_set
     )
     if work.stop.is_set():
         raise Cancelled
     return result
 
 
-async def _drift(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
+async def _drift(job: Job, work: Work) -> dict[str, Any]:
     from fks.jobs.drift import run_drift  # not needed by a backtest
 
-    return await run_drift(spec, work.db, work.settings, load_catalogue(work.folder), now_ns=RealClock().now_ns())
+    return await run_drift(job.spec, work.db, work.settings, load_catalogue(work.folder), now_ns=RealClock().now_ns())
 
 
 #: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
-WAITING_KINDS: dict[str, Callable[[Mapping[str, Any], Work], Awaitable[dict[str, Any]]]] = {
+WAITING_KINDS: dict[str, Callable[[Job, Work], Awaitable[dict[str, Any]]]] = {
     "sync": _sync,
     "drift": _drift,
+    OPTIMIZATION: run_coordinator,
+    WORKER: run_helper,
 }
 
 
@@ -133,7 +104,7 @@ async def run_one(
 async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, str | None]:
     try:
         if job.kind in WAITING_KINDS:
-            return "done", await WAITING_KINDS[job.kind](job.spec, work), None
+            return "done", await WAITING_KINDS[job.kind](job, work), None
         kind = KINDS.get(job.kind)
         if kind is None:
             raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join([*KINDS, *WAITING_KINDS])}")

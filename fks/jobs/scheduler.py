@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,23 +13,38 @@ from fks.model.health import FailedCheck
 from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.store.jobs import JobStore
+    from fks.config.settings import Settings
+    from fks.store.jobs import Job, JobStore
 
 RunJob = Callable[[str, str], Awaitable[None]]
 JOBS_AT_ONCE = 2
+ATTEMPTS_MAX = 3
+
+
+class RunnerDied(OutageError):
+    """The process of a job has ended for certain, without recording an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Jobs that share runners: those of `kinds` (None: all), but none of `besides`; `at_once` of them run."""
+    """Jobs that share runners: those of `kinds` (None: all), but none of `besides`; `at_once` of them run. With
+    `may_wait` a long queue is no problem: a search may take a night."""
 
     kinds: tuple[str, ...] | None
     besides: tuple[str, ...]
     at_once: int
+    may_wait: bool = False
 
 
-#: a long sync of history delays no backtest
-LANES = (Lane(None, ("sync",), JOBS_AT_ONCE), Lane(("sync",), (), 1))
+def lanes_of(settings: Settings) -> tuple[Lane, ...]:
+    """Return the lanes: a long sync of history delays no backtest, and no search delays either."""
+    searches = ("optimization", "optimization-worker")
+    return (
+        Lane(None, ("sync", *searches), JOBS_AT_ONCE),
+        Lane(("sync",), (), 1),
+        Lane(searches[:1], (), 1, may_wait=True),
+        Lane(searches[1:], (), settings.research.places - 1, may_wait=True),
+    )
 
 
 class Scheduler:
@@ -41,6 +57,7 @@ class Scheduler:
     def __init__(self, component: Component, run_job: RunJob) -> None:
         self._c = component
         self._run_job = run_job
+        self._lanes = lanes_of(component.settings)
         self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
         self._is_working = True
         self._is_draining = False
@@ -68,7 +85,7 @@ class Scheduler:
                     self._c.log.info("schedule.ran", schedule=name, result=result)
                 for exchange, bars in schedules.missing_bars().items():
                     self._c.meter.gauge("fks_missing_bars", bars, exchange=exchange)
-                for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=3):
+                for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=ATTEMPTS_MAX):
                     self._c.log.warning("job.requeued", job=str(id))
                 if not self._is_draining:
                     await schedules.start_waiting()
@@ -85,7 +102,7 @@ class Scheduler:
         """Start queued jobs up to the limit of each lane; jobs of an earlier process count, and ours that are not in
         the table yet."""
         waits: list[tuple[float, bool]] = []
-        for lane in LANES:
+        for lane in self._lanes:
             running, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
             running = max(running, sum(known is lane for known, _ in self._running.values()))
             while not self._is_draining and running < lane.at_once:
@@ -93,19 +110,23 @@ class Scheduler:
                 if claimed is None:
                     break
                 running += 1
-                self._launch(lane, str(claimed.id))
-            if waits_s is not None:
+                self._launch(lane, jobs, claimed)
+            if waits_s is not None and not lane.may_wait:
                 waits.append((waits_s, running >= lane.at_once))
         self._waits_s, self._is_full = max(waits, default=(None, False))
 
-    def _launch(self, lane: Lane, job_id: str) -> None:
-        """Start one job in the background; its end is written by the job itself, its death by requeue_lost."""
+    def _launch(self, lane: Lane, jobs: JobStore, job: Job) -> None:
+        """Start one job in the background; its end is written by the job itself, its death here or by requeue_lost."""
+        job_id = str(job.id)
 
         async def work() -> None:
             try:
                 await self._run_job(str(self._c.paths.home), job_id)
             except OutageError as error:
                 self._c.log.warning("job.runner_died", job=job_id, error=str(error))
+                if isinstance(error, RunnerDied):
+                    with contextlib.suppress(OutageError):  # requeue_lost does it later
+                        await jobs.release(job.id, job.attempts, attempts_max=ATTEMPTS_MAX)
             finally:
                 self._running.pop(job_id, None)
 

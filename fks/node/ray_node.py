@@ -31,6 +31,7 @@ from fks.process.handle import Launch, ProcessHandle, find_by_command, kill
 from fks.servers.directories import own_directory
 
 SERVICE = "ray"
+RESEARCH_BESIDES = 4  # backtests, syncs and the coordinator of a search, besides its workers
 _PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
 #: Read by Ray's processes once, at the start of the head; measured (docs/run-a-cluster.md, Ray's settings).
 _ENV = {
@@ -96,7 +97,7 @@ def resources_of(settings: Settings) -> dict[str, float]:
     Errors: ConfigError when an entry is not NAME=NUMBER.
     """
     role = "worker" if settings.node.role == "worker" else "head"
-    offered = {role: 1000.0}
+    offered = {role: 1000.0, "research": float(settings.research.places + RESEARCH_BESIDES)}
     for entry in settings.node.resources:
         name, _, amount = entry.partition("=")
         try:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 COMBINATIONS_MAX = 1_000_000
 _STREAM = 256  # trials that an unguided plan proposes at a time
-_TRIES = 50  # proposals for one valid, new combination before a plan takes its space for exhausted
+_TRIES = 20  # proposals of a sampler without a valid, new combination before one is drawn at random
+_DRAWS = 1000  # random draws without one before a plan takes its space for exhausted
 STARTUP = 5  # finished trials before any is pruned
 
 
@@ -173,8 +174,8 @@ class _Random:
     def ask(self) -> list[Proposal]:
         found: list[Proposal] = []
         missed = 0
-        while len(found) < _STREAM and self._number < self._trials and missed < _TRIES * 20:
-            params = {one.name: self._draw(one) for one in self._space.dimensions}
+        while len(found) < _STREAM and self._number < self._trials and missed < _DRAWS:
+            params = {one.name: _drawn(one, self._dice) for one in self._space.dimensions}
             key = tuple(params.values())
             if key in self._seen:
                 self.repeated += 1
@@ -188,21 +189,22 @@ class _Random:
             found.append(Proposal(self._number, params))
             self._number += 1
             missed = 0
-        if missed >= _TRIES * 20:
+        if missed >= _DRAWS:
             self._trials = self._number  # the space has no more to give
         return found
 
-    def _draw(self, one: Dimension) -> Value:
-        if one.is_continuous or one.is_log:
-            low, high = (np.log(one.low), np.log(one.high)) if one.is_log else (one.low, one.high)
-            drawn = float(self._dice.uniform(low, high))
-            value = float(np.exp(drawn)) if one.is_log else drawn
-            value = min(max(value, one.low), one.high)
-            return round(value) if one.kind == "int" else value
-        return one.at(int(self._dice.integers(one.size)))
-
     def tell(self, answers: Sequence[Answer]) -> None:
         """Nothing depends on them."""
+
+
+def _drawn(one: Dimension, dice: np.random.Generator) -> Value:
+    """Return a value drawn uniformly, or uniformly in its logarithm."""
+    if one.is_continuous or one.is_log:
+        low, high = (np.log(one.low), np.log(one.high)) if one.is_log else (one.low, one.high)
+        drawn = float(dice.uniform(low, high))
+        value = min(max(float(np.exp(drawn)) if one.is_log else drawn, one.low), one.high)
+        return round(value) if one.kind == "int" else value
+    return one.at(int(dice.integers(one.size)))
 
 
 class _Guided:
@@ -223,12 +225,12 @@ class _Guided:
         self._open: dict[int, optuna.Trial] = {}
         self._steps: list[tuple[float, ...]] = []  # of the trials that ran to their end
         self._number = 0
-        self._is_exhausted = False
+        self._dice = np.random.Generator(np.random.PCG64([plan.seed, stream, 1]))
         self.invalid = self.repeated = 0
 
     @property
     def total(self) -> int:
-        return self._number if self._is_exhausted else self._trials
+        return self._trials
 
     def ask(self) -> list[Proposal]:
         if self._open:
@@ -236,7 +238,14 @@ class _Guided:
         found: list[Proposal] = []
         below = self._thresholds()
         missed = 0
-        while len(found) < self._plan.batch and self._number < self._trials and missed < _TRIES:
+        while len(found) < self._plan.batch and self._number < self._trials:
+            if missed >= _TRIES:  # a sampler that has found its peak proposes it again and again
+                drawn = self._other()
+                if drawn is None:
+                    self._trials = self._number
+                    break
+                self._study.enqueue_trial(drawn)
+                missed = 0
             trial = self._study.ask(self._distributions)
             params = {one.name: _plain(one, trial.params[one.name]) for one in self._space.dimensions}
             key = tuple(params.values())
@@ -251,10 +260,15 @@ class _Guided:
             self._open[self._number] = trial
             found.append(Proposal(self._number, params, below))
             self._number += 1
-        self._is_exhausted = missed >= _TRIES
-        if self._is_exhausted and not found:
-            self._trials = self._number
         return found
+
+    def _other(self) -> dict[str, Value] | None:
+        """Return a valid combination that was not tried, drawn at random; None when there seems to be none."""
+        for _ in range(_DRAWS):
+            params = {one.name: _drawn(one, self._dice) for one in self._space.dimensions}
+            if tuple(params.values()) not in self._seen and self._space.make(params) is not None:
+                return params
+        return None
 
     def _fail(self, trial: optuna.Trial) -> None:
         from optuna.trial import TrialState

@@ -16,6 +16,9 @@ from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_ns
 from fks.store.db import Querier, Row
 
+_SAME = uuid.UUID("5d1f3c0e-2f7b-4a54-9d7d-0a6a1c1f9b11")
+#: kinds whose trials count lost runners themselves: the job may lose any number
+SEARCHES = ["optimization", "optimization-worker"]
 STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -37,6 +40,8 @@ class Job:
     created_ns: int
     started_ns: int | None
     finished_ns: int | None
+    fingerprint: str | None = None
+    priority: int = 0
 
     @property
     def is_ended(self) -> bool:
@@ -62,6 +67,8 @@ def _job(row: Row) -> Job:
         created_ns=to_ns(row["created_at"]),
         started_ns=_ns(row["started_at"]),
         finished_ns=_ns(row["finished_at"]),
+        fingerprint=row["fingerprint"],
+        priority=row["priority"],
     )
 
 
@@ -72,12 +79,30 @@ class JobStore:
         self._db = querier
 
     async def submit(
-        self, kind: str, spec: Mapping[str, Any], *, submitted_by: str = "", job_id: uuid.UUID | None = None
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        *,
+        submitted_by: str = "",
+        job_id: uuid.UUID | None = None,
+        fingerprint: str | None = None,
+        priority: int = 0,
     ) -> uuid.UUID:
-        """Queue a job and return its id. Idempotent with a `job_id` of the caller's."""
+        """Queue a job and return its id. Idempotent with a `job_id` of the caller's. `fingerprint`: of everything that
+        decides its result, to be found again by `same`; a higher `priority` is claimed first."""
         chosen = job_id or uuid.uuid4()
-        await self._db.execute("jobs.submit", chosen, kind, dict(spec), submitted_by)
+        await self._db.execute("jobs.submit", chosen, kind, dict(spec), submitted_by, fingerprint, priority)
         return chosen
+
+    async def same(self, kind: str, fingerprint: str) -> tuple[uuid.UUID | None, uuid.UUID]:
+        """Return the job of this fingerprint that has a result or will have one, and the id for a new one.
+
+        The id is a function of the fingerprint and of the tries that ended without a result: two callers that ask at
+        once submit one job.
+        """
+        row = await self._db.fetchrow("jobs.same", kind, fingerprint)
+        assert row is not None
+        return row["id"], uuid.uuid5(_SAME, f"{kind}:{fingerprint}:{row['ended']}")
 
     async def get(self, job_id: uuid.UUID) -> Job | None:
         """Return one job with its result, or None."""
@@ -128,7 +153,12 @@ class JobStore:
 
     async def requeue_lost(self, *, silent_s: float, attempts_max: int) -> Sequence[uuid.UUID]:
         """Queue jobs again whose runner was silent for `silent_s`; fail those out of attempts. Return all of them."""
-        return [row["id"] for row in await self._db.fetch("jobs.requeue_lost", silent_s, attempts_max)]
+        return [row["id"] for row in await self._db.fetch("jobs.requeue_lost", silent_s, attempts_max, SEARCHES)]
+
+    async def release(self, job_id: uuid.UUID, attempt: int, *, attempts_max: int) -> bool:
+        """Queue a job again whose process is known to have ended without recording an end; False when that attempt is
+        not the running one."""
+        return await self._db.fetchrow("jobs.release", job_id, attempt, attempts_max, SEARCHES) is not None
 
 
 def _taken(job: Job) -> StaleEpochError:

@@ -384,6 +384,7 @@ strategy_parameters = Table(  # every version an instance ever ran with
     Column("params", JSONB, nullable=False),
     _text("changed_by", default="system"),
     _time("created_at", now=True),
+    Column("provenance", JSONB),  # of parameters that a search chose: which one, from which data, how sure
     PrimaryKeyConstraint("instance_id", "version"),
 )
 
@@ -736,8 +737,30 @@ jobs = Table(
     _time("started_at", null=True),
     _time("beat_at", null=True),
     _time("finished_at", null=True),
+    _text("fingerprint", null=True),  # of everything that decides the result
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
     CheckConstraint("state IN ('queued','running','done','failed','cancelled')", name="state"),
     Index("ix_jobs_queued", "created_at", postgresql_where=text("state IN ('queued','running')")),
+    Index("ix_jobs_fingerprint", "kind", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
+)
+
+trials = Table(  # of searches; a row is proposed once, run by one attempt of a job at a time, and ended once
+    "trials",
+    metadata,
+    Column("search_id", UUID, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("fold", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("params", JSONB, nullable=False),
+    Column("prune_below", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    _text("state", default="queued"),
+    Column("runner", UUID),  # the job that runs it, with its attempt
+    Column("attempt", Integer),
+    Column("lost", Integer, nullable=False, server_default="0"),  # how often its runner died
+    Column("result", JSONB),
+    _time("finished_at", null=True),
+    PrimaryKeyConstraint("search_id", "fold", "number"),
+    CheckConstraint("state IN ('queued','running','done','pruned','failed')", name="state"),
+    Index("ix_trials_open", "search_id", "fold", "number", postgresql_where=text("state IN ('queued','running')")),
 )
 
 schedules = Table(

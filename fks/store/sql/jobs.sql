@@ -1,6 +1,13 @@
 -- name: submit
 -- Queue a job; the same id again changes nothing.
-INSERT INTO jobs (id, kind, spec, submitted_by) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING;
+INSERT INTO jobs (id, kind, spec, submitted_by, fingerprint, priority) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING;
+
+-- name: same
+-- Give how often work of one fingerprint ended without a result, and the newest job of it that has one or will.
+SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled')) AS ended,
+       (array_agg(id ORDER BY created_at DESC) FILTER (WHERE state IN ('queued', 'running', 'done')
+                                                        AND NOT is_cancel_requested))[1] AS id
+  FROM jobs WHERE kind = $1 AND fingerprint = $2;
 
 -- name: get
 -- Give one job.
@@ -9,18 +16,19 @@ SELECT * FROM jobs WHERE id = $1;
 -- name: list
 -- Give the newest jobs without their results.
 SELECT id, kind, spec, state, progress, NULL::jsonb AS result, error, submitted_by, attempts, is_cancel_requested, created_at,
-       started_at, beat_at, finished_at
+       started_at, beat_at, finished_at, fingerprint, priority
   FROM jobs
  WHERE ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR state = $2)
  ORDER BY created_at DESC, id LIMIT $3;
 
 -- name: claim
--- Take the oldest queued job, of these kinds and none of those, for one attempt; runners never wait for each other.
+-- Take the queued job of the highest priority, the oldest of those, of these kinds and none of those, for one attempt; runners
+-- never wait for each other.
 UPDATE jobs
    SET state = 'running', attempts = attempts + 1, started_at = now(), beat_at = now(), progress = 0, error = NULL
  WHERE id = (SELECT id FROM jobs WHERE state = 'queued' AND ($1::text[] IS NULL OR kind = ANY($1::text[]))
                 AND NOT kind = ANY($2::text[])
-              ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+              ORDER BY priority DESC, created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- name: load
@@ -54,11 +62,24 @@ UPDATE jobs
 RETURNING *;
 
 -- name: requeue_lost
--- Queue running jobs again whose runner has been silent for $1 seconds; those out of attempts or cancelled end.
+-- Queue running jobs again whose runner has been silent for $1 seconds; those out of attempts or cancelled end. Of a search the
+-- trials are counted instead, each of which ends after a few: the search itself may lose any number of runners.
 UPDATE jobs
-   SET state = CASE WHEN is_cancel_requested THEN 'cancelled' WHEN attempts >= $2 THEN 'failed' ELSE 'queued' END,
+   SET state = CASE WHEN is_cancel_requested THEN 'cancelled' WHEN attempts >= $2 AND NOT kind = ANY($3::text[]) THEN 'failed'
+                    ELSE 'queued' END,
        error = CASE WHEN is_cancel_requested THEN error
                     ELSE 'the runner of attempt ' || attempts || ' died or hung' END,
-       finished_at = CASE WHEN is_cancel_requested OR attempts >= $2 THEN now() END
+       finished_at = CASE WHEN is_cancel_requested OR (attempts >= $2 AND NOT kind = ANY($3::text[])) THEN now() END
  WHERE state = 'running' AND beat_at < now() - make_interval(secs => $1)
+RETURNING id;
+
+-- name: release
+-- Queue one attempt of a job again whose process is known to have ended, or end it when it was cancelled; no row back when it
+-- is not the running attempt any more.
+UPDATE jobs
+   SET state = CASE WHEN is_cancel_requested THEN 'cancelled' WHEN attempts >= $3 AND NOT kind = ANY($4::text[]) THEN 'failed'
+                    ELSE 'queued' END,
+       error = CASE WHEN is_cancel_requested THEN error ELSE 'the runner of attempt ' || attempts || ' died' END,
+       finished_at = CASE WHEN is_cancel_requested OR (attempts >= $3 AND NOT kind = ANY($4::text[])) THEN now() END
+ WHERE id = $1 AND state = 'running' AND attempts = $2
 RETURNING id;

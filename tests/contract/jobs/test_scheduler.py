@@ -12,10 +12,10 @@ import pytest
 from actors.scheduler import SchedulerActor
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.config.settings import Settings, Supervision
+from fks.config.settings import Research, Settings, Supervision
 from fks.jobs import schedule
 from fks.jobs.schedule import Context
-from fks.jobs.scheduler import JOBS_AT_ONCE
+from fks.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from tests.support.ports import CollectingLog
@@ -43,8 +43,8 @@ class Cluster:
         await self._store.finish(job, "done", result={})
 
 
-def scheduler(db: Database, cluster: Cluster, *, jobs_wait_max_s: float = 60.0) -> SchedulerActor:
-    settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s))
+def scheduler(db: Database, cluster: Any, *, jobs_wait_max_s: float = 60.0, slots: int = 2) -> SchedulerActor:
+    settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s), research=Research(slots=slots))
     component: Any = SimpleNamespace(
         db=db, clock=RealClock(), settings=settings, log=CollectingLog(), paths=Paths.of("/nowhere")
     )
@@ -118,5 +118,55 @@ async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
         return not one.problems()
 
     await until(is_mended, deadline_s=30)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_searches_take_their_places_only_and_delay_no_backtest(database: Database) -> None:
+    store, cluster = JobStore(database), Cluster(database)
+    for kind in ("optimization", "optimization-worker"):
+        for _ in range(9):
+            await store.submit(kind, {}, priority=5)
+    await database.sql("UPDATE jobs SET created_at = now() - interval '1 hour'")
+    one = scheduler(database, cluster, slots=4)
+    run = asyncio.create_task(one.run())
+    await until(lambda: len(cluster.begun) == 4)
+    backtest = str(await store.submit("backtest", {}))
+    await until(lambda: backtest in cluster.begun)
+    running = [job.kind for job in await store.list(state="running")]
+    assert (running.count("optimization"), running.count("optimization-worker")) == (1, 3)
+    assert not [p for p in one.problems() if p.about == "jobs"], "a search that waits is no problem"
+    cluster.may_end.set()
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+
+class Deadly:
+    """A cluster whose first runner dies."""
+
+    def __init__(self, db: Database) -> None:
+        self.attempts: list[int] = []
+        self._store = JobStore(db)
+
+    async def run_job(self, home: str, job_id: str) -> None:
+        job = await self._store.get(uuid.UUID(job_id))
+        assert job is not None
+        self.attempts.append(job.attempts)
+        if job.attempts == 1:
+            raise RunnerDied("killed")
+        await self._store.finish(job, "done", result={})
+
+
+async def test_a_job_whose_process_is_proven_gone_is_queued_again_at_once(database: Database) -> None:
+    store, cluster = JobStore(database), Deadly(database)
+    id = await store.submit("backtest", {})
+    run = asyncio.create_task(scheduler(database, cluster).run())
+
+    async def is_done() -> bool:
+        job = await store.get(id)
+        return job is not None and job.state == "done"
+
+    await until(is_done, deadline_s=10)  # by the heartbeat it would take 30 s
+    assert cluster.attempts == [1, 2]
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)

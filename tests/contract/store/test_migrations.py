@@ -101,7 +101,8 @@ def migration(id: str, body: str = "") -> str:
     return f'revision = "{id}"\n{body}'
 
 
-INSTALLED = [file.read_text() for file in (Path(migrate.__file__).parent / "migrations/versions").glob("[0-9]*.py")]
+FILES = sorted((Path(migrate.__file__).parent / "migrations/versions").glob("[0-9]*.py"))
+INSTALLED = [file.read_text() for file in FILES]
 
 
 def test_a_build_with_the_same_migrations_may_roll() -> None:
@@ -122,7 +123,7 @@ def test_build_without_its_migrations_is_refused_until_upgraded() -> None:
 
 
 def test_an_older_build_on_renamed_columns_is_refused() -> None:
-    older = [text for text in INSTALLED if "can_roll = False" not in text and 'revision = "0019"' not in text]
+    older = [file.read_text() for file in FILES if file.name < "0019"]
     with pytest.raises(InputError, match="migration 0019 renames"):
         migrate.check_rolling("0019", older, build="fks-0.whl")
 

@@ -1,0 +1,45 @@
+"""Fingerprint of submitted work: everything that decides its result, so that the same work is done once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+import fks
+from fks.config.settings import Risk
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.strategies.registry import Catalogue, source_hash
+
+_NOT = ("workers",)  # in a spec, and nothing in a result depends on it
+
+
+async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogue: Catalogue, limits: Risk) -> str:
+    """Return the SHA-256 of a checked spec, the strategy's source, the version, the [risk] limits, and the stored data.
+
+    The data is named by the revision of its series and its newest bar, up to the end of the spec: a bar that was
+    corrected, or one more bar in an open range, is other work. Errors: OutageError; InputError for an unknown strategy.
+    """
+    from fks.jobs.backtest import parse_spec
+    from fks.jobs.optimization import KIND, parse_optimization
+
+    parsed = parse_optimization(spec) if kind == KIND else parse_spec(spec)
+    series = []
+    for timeframe in sorted({parsed.timeframe, "1m"}):
+        found = await BarStore(db).series(parsed.symbol, timeframe, exchange=parsed.exchange or "binance")
+        if found is not None and found.newest_ns is not None:
+            newest = found.newest_ns if parsed.end_ns is None else min(found.newest_ns, parsed.end_ns)
+            series.append([timeframe, found.revision, newest])
+    plain = parsed.model_dump(mode="json", by_alias=True)
+    document = {
+        "kind": kind,
+        "fks": fks.__version__,
+        "spec": {name: value for name, value in plain.items() if name not in _NOT},
+        "source": source_hash(catalogue.kind(parsed.strategy)),
+        "limits": limits.model_dump(mode="json") if parsed.limits else None,
+        "series": series,
+    }
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()

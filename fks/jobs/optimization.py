@@ -1,0 +1,163 @@
+"""Searches of parameters as jobs: a spec in, a task of `fks.search` and at the end a document out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+import fks
+from fks.backtest import Setup
+from fks.backtest.fingerprint import inputs_hash
+from fks.backtest.limits import UNLIMITED
+from fks.config.settings import Risk
+from fks.jobs.backtest import CHECK_ROWS, BacktestSpec, Loaded, Request
+from fks.matching import CostModel
+from fks.model.errors import InputError
+from fks.search import Plan, Search, Task, Trial, Validation, task_of
+from fks.search.objectives import check_objectives
+from fks.strategies.check import ensure_checked
+from fks.strategies.registry import Catalogue, source_hash
+
+KIND = "optimization"
+WORKER = "optimization-worker"
+
+
+class OptimizationSpec(BacktestSpec):
+    """What to search: a backtest whose parameters in `space` vary. `params` are those that stay the same.
+
+    `from` is the first bar that is used: indicators warm up after it. `workers`: how many processes run trials at once
+    (None: as the node allows); it changes nothing in the result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    space: dict[str, Any]
+    plan: Plan = Plan()
+    objectives: tuple[str, ...] = ("sharpe",)
+    validation: Validation = Validation()
+    trades_min: int = Field(1, ge=0)
+    workers: int | None = Field(None, ge=1, le=1024)
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+    def request(self) -> Request:
+        """Return which bars it wants."""
+        return Request(self.symbol, self.exchange, self.timeframe, self.start_ns, self.end_ns, 0)
+
+
+def parse_optimization(spec: Mapping[str, Any]) -> OptimizationSpec:
+    """Return a checked spec. Errors: InputError SPEC_WRONG naming the field, OBJECTIVE_UNKNOWN, TIMEFRAME_UNKNOWN."""
+    try:
+        found = OptimizationSpec.model_validate(dict(spec))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        text = str(first["msg"]).removeprefix("Value error, ")
+        detail = f"{field}: {text[:1].lower()}{text[1:]}" if field else text
+        raise InputError(
+            f"optimization: {detail}", code="SPEC_WRONG", status=422, remedy="see 'fks optimize run --help'"
+        ) from None
+    check_objectives(found.objectives)
+    return found
+
+
+def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limits: Risk | None = None) -> Task:
+    """Return the task of a spec on its bars. `limits`: the node's [risk] settings.
+
+    Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG, SPLITS_WRONG, NO_DATA.
+    """
+    setup = Setup(
+        loaded.instrument,
+        CostModel(spec.fee_rate, spec.fee_in),
+        spec.sizing,
+        spec.size,
+        spec.cash,
+        spec.allow_short,
+        spec.allow_gaps,
+        (limits or Risk()) if spec.limits else UNLIMITED,
+    )
+    return task_of(
+        catalogue.kind(spec.strategy),
+        spec.space,
+        loaded.bars,
+        setup,
+        spec.plan,
+        objective=spec.objectives,
+        fixed=spec.params,
+        validation=spec.validation,
+        trades_min=spec.trades_min,
+    )
+
+
+def check_strategy_of(task: Task, params: Mapping[str, Any]) -> None:
+    """Prove on a prefix of the bars that the strategy with `params` does not look ahead. Errors: StrategyError."""
+    strategy = task.space.make(params)
+    assert strategy is not None, "an invalid combination is never proposed"
+    ensure_checked(strategy, [task.bars[: max(CHECK_ROWS, 4 * strategy.warmup())]])
+
+
+def document_of_search(driver: Search, *, source: str) -> dict[str, Any]:
+    """Return the result of a finished search (`fks.optimization/1`) with its fingerprint. Errors: as `outcome`."""
+    return {**driver.outcome(), "exchange": driver.task.setup.instrument.exchange, "source": source} | {
+        "inputs_hash": search_hash(driver.task)
+    }
+
+
+def search_hash(task: Task) -> str:
+    """Return the SHA-256 over all inputs of a search: same inputs, same result, on any number of workers."""
+    params: dict[str, object] = {
+        "fixed": dict(task.space.fixed),
+        "space": task.space.as_dict(),
+        "plan": task.plan.model_dump(mode="json"),
+        "objectives": list(task.objectives),
+        "splits": [[list(map(list, split.train)), list(map(list, split.test))] for split in task.splits],
+        "trades_min": task.trades_min,
+    }
+    if task.plan.is_guided:
+        import optuna
+
+        params["optuna"] = optuna.__version__
+    strategy = task.space.strategy
+    return inputs_hash(
+        version=fks.__version__,
+        strategy=strategy.name,
+        source=source_hash(strategy),
+        params=params,
+        bars=task.bars,
+        setup=task.setup,
+        first=0,
+    )
+
+
+def result_of(trial: Trial) -> dict[str, Any]:
+    """Return a trial's result as its row stores it."""
+    return {
+        "values": None if trial.values is None else list(trial.values),
+        "metrics": dict(trial.metrics),
+        "steps": list(trial.steps),
+        "sums": None if trial.sums is None else trial.sums.tolist(),
+        "error": trial.error,
+    }
+
+
+def trial_of(fold: int, number: int, params: Mapping[str, Any], state: str, result: Mapping[str, Any]) -> Trial:
+    """Return a trial from its row, bit by bit what was stored."""
+    import numpy as np
+
+    values, sums = result.get("values"), result.get("sums")
+    return Trial(
+        fold,
+        number,
+        params,
+        state,
+        None if values is None else tuple(values),
+        result.get("metrics") or {},
+        tuple(result.get("steps") or ()),
+        None if sums is None else np.array(sums, dtype=np.float64),
+        result.get("error") or "",
+    )

@@ -1,0 +1,319 @@
+"""Searches as durable jobs on real PostgreSQL: the same result as in one process, whatever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import Research, Settings
+from fks.jobs.bars import load_stored
+from fks.jobs.optimization import KIND, WORKER, document_of_search, parse_optimization, task_for
+from fks.jobs.pool import Processes
+from fks.jobs.runner import run_one
+from fks.model.errors import InputError
+from fks.search import Search, serial
+from fks.search.run import Evaluate
+from fks.store import migrate
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.jobs import SEARCHES, Job, JobStore
+from fks.store.trials import LOST_MAX, TrialRow, TrialStore
+from fks.strategies.check import synthetic
+from fks.strategies.registry import load_catalogue
+from tests.support.servers import mortal_postgres
+from tests.support.waiting import until
+
+SPEC: dict[str, Any] = {
+    "strategy": "sma_cross",
+    "symbol": "BTCUSDT",
+    "exchange": "binance",
+    "timeframe": "1m",
+    "limits": False,
+    "space": {"fast": "2:11", "slow": "8:23"},
+}
+TPE = {**SPEC, "plan": {"method": "tpe", "trials": 24, "batch": 6, "prune": True}}
+WALK = {**SPEC, "plan": {"method": "random", "trials": 20}, "validation": {"kind": "walk_forward", "folds": 2}}
+
+
+async def stored(db: Database, count: int = 900) -> None:
+    bars = synthetic(count)
+    bars = type(bars)("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:]))
+    await BarStore(db).merge(bars, source="test")
+
+
+async def here(db: Database, spec: dict[str, Any], evaluate_all: Evaluate = serial) -> dict[str, Any]:
+    """Return what the search of a spec gives in this process."""
+    parsed = parse_optimization(spec)
+    loaded = await load_stored(db, parsed.request())
+    driver = Search(task_for(parsed, loaded, load_catalogue()))
+    while asked := driver.ask():
+        for trial in evaluate_all(driver.task, asked):
+            driver.tell(trial)
+    return plain(document_of_search(driver, source=loaded.source))
+
+
+def plain(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as JSON gives it back."""
+    found: dict[str, Any] = orjson.loads(orjson.dumps(document))
+    return found
+
+
+async def submit(db: Database, spec: dict[str, Any]) -> uuid.UUID:
+    return await JobStore(db).submit(KIND, parse_optimization(spec).model_dump(mode="json", by_alias=True))
+
+
+async def ended(db: Database, id: uuid.UUID) -> Job:
+    job = await JobStore(db).get(id)
+    assert job is not None
+    return job
+
+
+async def take(db: Database) -> Job:
+    job = await JobStore(db).claim(SEARCHES)
+    assert job is not None
+    return job
+
+
+@pytest.mark.parametrize("spec", [SPEC, TPE, WALK], ids=["grid", "tpe", "walk-forward"])
+async def test_a_search_as_a_job_gives_what_it_gives_here(
+    database: Database, tmp_path: Path, spec: dict[str, Any]
+) -> None:
+    await stored(database)
+    id = await submit(database, spec)
+    await take(database)
+    settings = Settings(research=Research(slots=1))
+    await run_one(database, id, tmp_path, settings=settings)
+    job = await ended(database, id)
+    assert (job.state, job.error, job.progress) == ("done", None, 1.0)
+    assert job.result == await here(database, spec)
+    counts = await TrialStore(database, id).counts()
+    assert (counts.queued, counts.running) == (0, 0)
+    assert counts.ended == job.result["trials"]["total"]  # type: ignore[index]
+
+
+async def test_helpers_share_the_trials_and_end_with_the_search(database: Database, tmp_path: Path) -> None:
+    await stored(database)
+    id = await submit(database, {**SPEC, "workers": 3})
+    settings = Settings(research=Research(slots=3))
+    await take(database)
+    running = [asyncio.create_task(run_one(database, id, tmp_path, settings=settings))]
+
+    async def summoned() -> bool:
+        return len(await JobStore(database).list(kind=WORKER)) == 2
+
+    await until(summoned)
+    for _ in range(2):
+        helper = await take(database)
+        running.append(asyncio.create_task(run_one(database, helper.id, tmp_path, settings=settings)))
+    await asyncio.gather(*running)
+    job, helpers = await ended(database, id), await JobStore(database).list(kind=WORKER)
+    assert job.result == await here(database, SPEC)
+    assert [helper.state for helper in helpers] == ["done", "done"]
+    ran = await database.sql("SELECT runner, count(*) FROM trials GROUP BY 1")
+    assert sum(row["count"] for row in ran) == job.result["trials"]["total"]
+
+
+async def test_processes_give_what_one_process_gives(database: Database) -> None:
+    await stored(database)
+    with Processes(2) as evaluate_all:
+        assert await here(database, TPE, evaluate_all) == await here(database, TPE)
+
+
+async def test_a_search_is_cancelled_while_it_runs(database: Database, tmp_path: Path) -> None:
+    await stored(database)
+    id = await submit(database, {**SPEC, "space": {"fast": "2:100", "slow": "101:300"}})
+    await take(database)
+    running = asyncio.create_task(run_one(database, id, tmp_path, settings=Settings(research=Research(slots=1))))
+
+    async def began() -> bool:
+        return (await TrialStore(database, id).counts()).done > 0
+
+    await until(began)
+    await JobStore(database).cancel(id)
+    async with asyncio.timeout(20):
+        await running
+    job = await ended(database, id)
+    assert (job.state, job.result) == ("cancelled", None)
+
+
+async def test_a_wrong_search_is_the_jobs_error(database: Database, tmp_path: Path) -> None:
+    await stored(database, 100)
+    id = await submit(database, {**SPEC, "space": {"fast": "2:5", "slow": "95:99"}})
+    await take(database)
+    await run_one(database, id, tmp_path, settings=Settings(research=Research(slots=1)))
+    job = await ended(database, id)
+    assert job.state == "failed"
+    assert "none of 20 trials has a value" in str(job.error)
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────
+async def rows_of(db: Database, count: int) -> tuple[TrialStore, Job]:
+    id = await submit(db, SPEC)
+    job = await take(db)
+    store = TrialStore(db, id)
+    await store.add([TrialRow(0, number, {"fast": number}) for number in range(count)])
+    await store.add([TrialRow(0, number, {"fast": -1}) for number in range(count)])  # once more: nothing changes
+    return store, job
+
+
+async def test_trials_are_claimed_by_one_runner_and_again_after_a_lost_answer(database: Database) -> None:
+    store, job = await rows_of(database, 20)
+    other = await JobStore(database).submit(WORKER, {})
+    assert (await take(database)).id == other
+    mine, theirs = await asyncio.gather(store.claim(job.id, 1, 8), store.claim(other, 1, 8))
+    assert {t.number for t in mine}.isdisjoint(t.number for t in theirs)
+    assert (len(mine), len(theirs)) == (8, 8)
+    assert [t.params["fast"] for t in mine] == [t.number for t in mine]
+    assert await store.claim(job.id, 1, 8) == mine, "an answer that was lost is given again"
+    assert await store.claim(job.id, 2, 8) == [], "an attempt that is not the running one gets nothing"
+
+
+async def test_results_of_a_runner_that_lost_its_job_are_not_taken(database: Database) -> None:
+    store, job = await rows_of(database, 4)
+    (trial, *_) = await store.claim(job.id, 1, 1)
+    await database.sql("UPDATE jobs SET beat_at = now() - interval '31 s'")
+    await JobStore(database).requeue_lost(silent_s=30, attempts_max=3)
+    assert await store.requeue_lost() == 1
+    result = {"values": [1.0], "metrics": {}, "steps": [], "sums": None, "error": ""}
+    late = TrialRow(0, trial.number, trial.params, state="done", result=result)
+    await store.finish(job.id, 1, [late])
+    assert (await store.counts()).done == 0
+    again = await take(database)
+    assert (again.id, again.attempts) == (job.id, 2)
+    assert [t.number for t in await store.claim(job.id, 2, 8)] == [1, 2, 3], "one that lost its runner is run alone"
+    await store.finish(job.id, 2, [TrialRow(0, n, {}, state="done", result=result) for n in (1, 2, 3)])
+    assert [t.number for t in await store.claim(job.id, 2, 8)] == [0]
+    await store.finish(job.id, 2, [late, late])
+    await store.finish(job.id, 2, [late])
+    assert (await store.counts()).done == 4
+
+
+async def test_a_trial_that_takes_its_runners_down_fails_and_the_search_goes_on(database: Database) -> None:
+    store, job = await rows_of(database, 2)
+    for attempt in range(1, LOST_MAX + 1):
+        for row in await store.claim(job.id, attempt, 1):
+            if row.number == 1:  # the good one
+                await store.finish(job.id, attempt, [TrialRow(0, 1, {}, state="done", result={"values": [1.0]})])
+        await store.claim(job.id, attempt, 1)
+        assert await JobStore(database).release(job.id, attempt, attempts_max=3), "a search loses any number of runners"
+        await store.requeue_lost()
+        assert (await take(database)).attempts == attempt + 1
+    ((bad), (good)) = await store.ended([(0, 0), (0, 1)])
+    assert (bad.state, bad.result) == ("failed", {"error": f"it took down {LOST_MAX} runners"})
+    assert good.state == "done"
+
+
+async def test_jobs_of_higher_priority_are_claimed_first(database: Database) -> None:
+    store = JobStore(database)
+    ids = [await store.submit("backtest", {}, priority=priority) for priority in (0, -5, 5)]
+    claimed = [await store.claim() for _ in range(3)]
+    assert [job.id for job in claimed if job] == [ids[2], ids[0], ids[1]]
+
+
+async def test_a_job_of_the_same_fingerprint_is_found_until_it_fails(database: Database) -> None:
+    store = JobStore(database)
+    known, id = await store.same("backtest", "abc")
+    assert known is None
+    assert (await store.same("backtest", "abc"))[1] == id, "two callers at once submit one job"
+    await store.submit("backtest", {}, job_id=id, fingerprint="abc")
+    assert (await store.same("backtest", "abc"))[0] == id
+    assert (await store.same(KIND, "abc"))[0] is None
+    job = await store.claim()
+    assert job is not None
+    await store.finish(job, "failed", error="x")
+    known, other = await store.same("backtest", "abc")
+    assert known is None
+    assert other != id
+
+
+def test_a_wrong_spec_names_the_field() -> None:
+    with pytest.raises(InputError, match="optimization: plan: method random needs a number of trials"):
+        parse_optimization({**SPEC, "plan": {"method": "random"}})
+    with pytest.raises(InputError, match="unknown objective luck"):
+        parse_optimization({**SPEC, "objectives": "luck"})
+
+
+# ── deaths ───────────────────────────────────────────────────────────────────────────────────────
+@contextmanager
+def runners(url: str, folder: Path, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    found = [start(url, folder) for _ in range(count)]
+    try:
+        yield found
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()
+
+
+def start(url: str, folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "tests.support.search_process", url, str(folder)])
+
+
+COUNTED = """
+CREATE TABLE endings (fold int, number int);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO endings VALUES (NEW.fold, NEW.number); RETURN NEW; END $$;
+CREATE TRIGGER note AFTER UPDATE ON trials FOR EACH ROW
+WHEN (NEW.state IN ('done', 'pruned', 'failed') AND OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION note();
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "combinations"),
+    [("guided", 60), ("grid", 400), pytest.param("grid", 2000, marks=pytest.mark.soak)],
+)
+async def test_a_search_survives_kill_9_of_its_runners_and_of_postgresql(
+    kind: str, combinations: int, tmp_path: Path
+) -> None:
+    """Three runners, of which one is killed three times, and PostgreSQL once."""
+    spec = {**SPEC, "space": {"fast": f"2:{1 + combinations // 40}", "slow": "60:99"}, "workers": 3}
+    if kind == "guided":
+        spec = {**SPEC, "plan": {"method": "tpe", "trials": 60, "batch": 6}, "workers": 3}
+    dice = random.Random(7)
+    with mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=20.0), application="test")
+        await stored(db, 400)
+        for statement in COUNTED.strip().split(";\n"):
+            if statement.strip():
+                await db.sql(statement)
+        id = await submit(db, spec)
+        wanted = await here(db, spec)
+        total = wanted["trials"]["total"]
+        killed = 0
+        with runners(postgres.url, tmp_path, 3) as processes:
+            store, jobs = TrialStore(db, id), JobStore(db)
+            async with asyncio.timeout(150):
+                while not (await ended(db, id)).is_ended:
+                    await jobs.requeue_lost(silent_s=3.0, attempts_max=3)
+                    counts = await store.counts()
+                    if counts.ended >= (killed + 1) * total / 5 and killed < 3:
+                        killed += 1
+                        number = dice.randrange(3)
+                        processes[number].send_signal(signal.SIGKILL)
+                        processes[number].wait()
+                        processes[number] = start(postgres.url, tmp_path)
+                        if killed == 2:
+                            postgres.kill()
+                            postgres.start()
+                    await asyncio.sleep(0.05)
+        job = await ended(db, id)
+        assert (job.state, job.error if job.state != "done" else None) == ("done", None)
+        assert killed == 3
+        endings = await db.sql("SELECT fold, number, count(*) FROM endings GROUP BY 1, 2")
+        assert len(endings) == total == combinations
+        assert {row["count"] for row in endings} == {1}, "a trial was counted twice"
+        assert job.result == wanted, "the deaths changed the result"
+        await db.close()

@@ -2,19 +2,23 @@
 
 `run(strategy, bars, setup)` decides vectorised over all bars, then walks only the bars where something happens. Fills
 are exact (ticks, Decimal); the equity curve and the statistics are float64. Gaps are shown and bad tapes refused (C8),
-and every result carries two fingerprints (C12).
+and every result carries two fingerprints (C12). The extended metrics and the report are imported when first used.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from fks.backtest.backtest import Backtest
 from fks.backtest.fingerprint import fills_hash, inputs_hash, tape_hash
 from fks.backtest.frames import bars_from_frame, sample, write_trades
 from fks.backtest.gaps import GapReport, TapeRefused, find_gaps
 from fks.backtest.instrument import instrument_of, setup_for
-from fks.backtest.metrics import Metrics, metrics_of
 from fks.backtest.resample import resample
 from fks.backtest.result import DeniedEntry, FillRow, Result, Setup, TradeRow
 from fks.backtest.run import run
 from fks.backtest.statistics import Statistics, statistics_of
+
+if TYPE_CHECKING:
+    from fks.backtest.metrics import Metrics, metrics_of
 
 __all__ = [
     "Backtest",
@@ -41,3 +45,12 @@ __all__ = [
     "tape_hash",
     "write_trades",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of `fks.backtest.metrics`."""
+    if name in ("Metrics", "metrics_of"):
+        from fks.backtest import metrics
+
+        return getattr(metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,20 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fks.backtest.frames import equity_frame, fills_frame, trades_frame
-from fks.backtest.metrics import Metrics, metrics_of
-from fks.backtest.page import DRAWN_MAX, Page, report_page
 from fks.backtest.result import Result
 from fks.backtest.statistics import Statistics, statistics_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fks.backtest.metrics import Metrics
+    from fks.backtest.page import Page
+
 NOTEBOOK_ROWS = 10_000  # a notebook keeps every report in its file
 
 
 class Backtest(Result):
-    """A result with what is derived from it. Everything is computed when first asked for."""
+    """A result with what is derived from it. Everything is computed, and its code imported, when first asked for."""
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -29,18 +29,26 @@ class Backtest(Result):
     @cached_property
     def metrics(self) -> Metrics:
         """Return the extended statistics."""
+        from fks.backtest.metrics import metrics_of
+
         return metrics_of(self)
 
     def trades_frame(self) -> pd.DataFrame:
         """Return the closed trades as a DataFrame; see `fks.backtest.frames.trades_frame`."""
+        from fks.backtest.frames import trades_frame
+
         return trades_frame(self)
 
     def fills_frame(self) -> pd.DataFrame:
         """Return the fills as a DataFrame; see `fks.backtest.frames.fills_frame`."""
+        from fks.backtest.frames import fills_frame
+
         return fills_frame(self)
 
     def equity_frame(self) -> pd.DataFrame:
         """Return equity, benchmark, drawdown and exposure by bar; see `fks.backtest.frames.equity_frame`."""
+        from fks.backtest.frames import equity_frame
+
         return equity_frame(self)
 
     def plot(self, path: str | Path | None = None, *, rows: int | None = None) -> Page:
@@ -48,6 +56,8 @@ class Backtest(Result):
 
         `rows` bounds the points that its charts can draw: 10,000 in a notebook, 50,000 in a file. Errors: OSError.
         """
+        from fks.backtest.page import DRAWN_MAX, report_page
+
         page = report_page(self, rows=rows or (NOTEBOOK_ROWS if path is None else DRAWN_MAX))
         if path is not None:
             page.save(path)

@@ -142,7 +142,8 @@ function months() {
       const found = d.months.find(m => m.year === year && m.month === i + 1);
       const cell = el("span", found ? "" : "none faint", found ? (small ? name + " " : "") + digits(found.return_pct, Math.abs(found.return_pct) < 100 ? 1 : 0) : "·");
       if (found) {
-        cell.style.background = faded(token(found.return_pct >= 0 ? "ok" : "bad"), .08 + .5 * Math.abs(found.return_pct) / most);
+        const flat = Math.abs(found.return_pct) < .05;
+        cell.style.background = flat ? token("soft") : faded(token(found.return_pct > 0 ? "ok" : "bad"), .08 + .5 * Math.abs(found.return_pct) / most);
         cell.title = `${name} ${year}: ${signed(found.return_pct)}, buy and hold ${signed(found.benchmark_pct)}`;
       }
       nodes.push(cell);

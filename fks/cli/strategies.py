@@ -182,10 +182,11 @@ def _add_file(catalogue: Catalogue, file: Path) -> list[str]:
 
 @strategies.command()
 @click.argument("name")
+@as_json
 @click.pass_context
-def new(ctx: click.Context, name: str) -> None:
-    """Write a strategy file to start from into this node's strategies folder."""
-    from fks.strategies.template import TEMPLATE
+def new(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Write a strategy file to start from, and tests for it, into this node's strategies folder."""
+    from fks.strategies.template import TEMPLATE, TEST
 
     if not name.isidentifier() or name != name.lower() or name.startswith("_"):
         raise InputError(
@@ -195,9 +196,18 @@ def new(ctx: click.Context, name: str) -> None:
         raise InputError(f"there is a strategy {name} already", remedy="choose another name")
     kind = "".join(part.title() for part in name.split("_"))
     file = paths_of(ctx).strategies / f"{name}.py"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(TEMPLATE.format(title=name.replace("_", " ").capitalize(), kind=kind, name=name))
-    click.echo(f"wrote {file}\nnext: fks strategies check {name}; fks backtest run {name}")
+    test = file.parent / "tests" / f"test_{name}.py"
+    for path in (file, test):
+        if path.exists():
+            raise InputError(f"there is a file {path} already", remedy="move it away, or choose another name")
+    title = name.replace("_", " ").capitalize()
+    test.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(TEMPLATE.format(title=title, kind=kind, name=name))
+    test.write_text(TEST.format(name=name, file=test))
+    emit({"name": name, "file": str(file), "test": str(test)}, as_json=as_json, schema="fks.strategy-new/1")
+    if not as_json:
+        click.echo(f"wrote {file}\n  and {test}")
+        click.echo(f"next: fks strategies check {name}; python -m pytest {test}; fks backtest run {name}")
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""The file that `fks strategies new` writes: a whole strategy to change, checked like any other."""
+"""The files that `fks strategies new` writes: a whole strategy to change, checked like any other, and its tests."""
 
 from __future__ import annotations
 
@@ -40,4 +40,48 @@ class {kind}(Protected):
         top = np.concatenate([[np.nan], highest(bars.high, self.entry)[:-1]])
         bottom = np.concatenate([[np.nan], lowest(bars.low, self.leave)[:-1]])
         return self.protect(bars, hold(bars.close > top, bars.close < bottom))
+'''
+
+TEST = '''\
+"""Tests of {name}: python -m pytest {file}"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fks.backtest import run
+from fks.files.sample import sample_tape
+from fks.model.bar import Bars
+from fks.strategies.base import evaluate
+from fks.strategies.check import check_strategy
+from fks.strategies.registry import load_catalogue
+
+CATALOGUE = load_catalogue(Path(__file__).resolve().parents[1])
+SAMPLE = sample_tape().bars()[:20_000]  # two weeks of real minutes of BTC/USDT, shipped with FKS
+
+
+def bars_of(closes: list[float]) -> Bars:
+    """Return bars of a minute that only have a close: enough to write a rule down as numbers."""
+    close = np.array(closes, dtype=np.float64)
+    times = np.arange(len(close), dtype=np.int64) * 60_000_000_000
+    return Bars("TEST", "1m", times, close, close, close, close, np.ones(len(close)))
+
+
+def test_it_does_not_look_ahead_and_its_warmup_is_long_enough() -> None:
+    for params in ({{}}, {{"entry": 5, "leave": 3}}, {{"sl_pct": 1.0, "tp_pct": 2.0}}):
+        assert check_strategy(CATALOGUE.make("{name}", params), [SAMPLE[:3000]]) == []
+
+
+def test_it_buys_a_new_high_and_sells_a_new_low() -> None:
+    strategy = CATALOGUE.make("{name}", {{"entry": 3, "leave": 2}})
+    target = evaluate(strategy, bars_of([5, 5, 5, 5, 5, 6, 7, 6, 5, 5])).target
+    assert target.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 0, 0]  # a close on the high is no new one
+
+
+def test_it_trades_on_the_sample() -> None:
+    result = run(CATALOGUE.make("{name}"), SAMPLE)
+    assert len(result.trades) > 10
+    assert result.fills_hash == run(CATALOGUE.make("{name}"), SAMPLE).fills_hash  # the same every time
 '''

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fks.model.errors import InputError
 from fks.strategies.check import check_strategy
 from fks.strategies.registry import load_catalogue, source_hash
-from fks.strategies.template import TEMPLATE
+from fks.strategies.template import TEMPLATE, TEST
 
 OWN = TEMPLATE.format(title="Mine", kind="Mine", name="mine")
 
@@ -21,6 +22,25 @@ def test_the_template_is_a_strategy_that_passes_its_check(tmp_path: Path) -> Non
     assert (entry.origin, entry.error) == ("file", "")
     assert "highest high" in entry.summary
     assert check_strategy(catalogue.make("mine", {"entry": 5})) == []
+
+
+def test_the_tests_of_the_template_pass_and_find_a_mistake(tmp_path: Path) -> None:
+    test = tmp_path / "tests" / "test_mine.py"
+    test.parent.mkdir()
+    test.write_text(TEST.format(name="mine", file=test))
+    for text, failed in ((OWN, []), (OWN.replace("bars.close > top", "bars.close >= top"), ["buys a new high"])):
+        (tmp_path / "mine.py").write_text(text)
+        names: dict[str, Any] = {"__file__": str(test), "__name__": "test_mine"}
+        exec(compile(test.read_text(), str(test), "exec"), names)
+        found = []
+        for name, call in names.items():
+            if name.startswith("test_"):
+                try:
+                    call()
+                except AssertionError:
+                    found.append(name)
+        assert len(found) == len(failed)
+        assert all(what in name.replace("_", " ") for what, name in zip(failed, found, strict=True))
 
 
 def test_changed_file_is_loaded_again_and_has_another_hash(tmp_path: Path) -> None:

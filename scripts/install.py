@@ -50,6 +50,8 @@ def main() -> None:
                 "PYTHON=python3.11"
             )
         fail("the install failed: see the lines above; without network, set up your package index and run it again")
+    print("compiling the engine of backtests (some seconds)")
+    subprocess.run([str(python), "-c", "from fks.backtest.kernel import load; load()"])  # or its first use does
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import orjson
 
-from fks.backtest.result import FillRow, Setup, plain
+from fks.backtest.rows import FillRow, Setup, plain
 from fks.model.bar import Bars
 from fks.model.timeframe import iso
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from fks.model.timeframe import NS, TIMEFRAMES, iso
 #: C8: a tape with more missing bars (percent), or a longer gap (bars) inside an open position, is refused
 MISSING_PCT_MAX = 1.0
 GAP_BARS_MAX = 10
+_REMEDY = "fill the gap (fks data sync) or pass --allow-gaps"
 
 
 class TapeRefused(InputError):
@@ -56,61 +58,72 @@ def _ordinals(times: Ints, timeframe: str) -> Ints:
     return np.array([m.year * 12 + m.month for m in moments], dtype=np.int64)
 
 
-def missing_after(bars: Bars) -> Ints:
-    """Return how many bars are missing between each bar and the next: (n-1,) integers.
+def gaps_of(bars: Bars) -> tuple[Ints, Ints]:
+    """Return the bars that are followed by a gap, as ascending indices, and how many bars each gap misses.
 
     Errors: InputError TAPE_ORDER when times do not rise by whole bars.
     """
-    ordinals = _ordinals(bars.time_ns, bars.timeframe)
-    steps = np.diff(ordinals)
-    if len(steps) and int(steps.min()) < 1:
-        at = int(np.argmin(steps))
+    at = bars.breaks
+    times = bars.time_ns
+    missing = _ordinals(times[at + 1], bars.timeframe) - _ordinals(times[at], bars.timeframe) - 1
+    if len(missing) and int(missing.min()) < 0:
+        wrong = int(at[np.argmin(missing)])
         raise InputError(
-            f"bars are not in order: bar {at + 1} ({iso(int(bars.time_ns[at + 1]))}) does not come after the one "
-            "before",
+            f"bars are not in order: bar {wrong + 1} ({iso(int(times[wrong + 1]))}) does not come after the one before",
             code="TAPE_ORDER",
             status=422,
             remedy="sort the bars and keep one of each",
         )
-    return steps - 1
+    is_gap = missing > 0
+    return at[is_gap], missing[is_gap]
+
+
+def long_gaps(bars: Bars) -> Ints:
+    """Return the bars that are followed by a gap of more than `GAP_BARS_MAX` bars, as ascending indices."""
+    at, missing = gaps_of(bars)
+    return at[missing > GAP_BARS_MAX]
 
 
 def find_gaps(bars: Bars) -> GapReport:
     """Return the gap report between the first and the last bar."""
-    missing = missing_after(bars)
-    total = int(missing.sum()) if len(missing) else 0
-    at = int(np.argmax(missing)) if total else -1
+    at, missing = gaps_of(bars)
+    total = int(missing.sum())
+    longest = int(np.argmax(missing)) if total else -1
     return GapReport(
         expected=len(bars) + total,
         present=len(bars),
-        longest=int(missing[at]) if total else 0,
-        longest_after_ns=int(bars.time_ns[at]) if total else None,
-        gaps=int((missing > 0).sum()),
+        longest=int(missing[longest]) if total else 0,
+        longest_after_ns=int(bars.time_ns[at[longest]]) if total else None,
+        gaps=len(at),
     )
 
 
-def ensure_whole(bars: Bars, report: GapReport, is_holding: npt.NDArray[np.bool_]) -> None:
-    """Refuse a tape with more than 1 % missing, or a gap of more than 10 bars while a position was open.
-
-    `is_holding`: whether a position is open after each bar. Errors: TapeRefused TAPE_GAPS.
-    """
-    remedy = "fill the gap (fks data sync) or pass --allow-gaps"
+def ensure_whole(report: GapReport) -> None:
+    """Refuse a tape with more than 1 % missing. Errors: TapeRefused TAPE_GAPS."""
     if report.missing_pct > MISSING_PCT_MAX:
         raise TapeRefused(
             f"the tape misses {report.missing_pct:.2f} % of its bars ({report.expected - report.present} of "
             f"{report.expected}, limit {MISSING_PCT_MAX:g} %)",
             code="TAPE_GAPS",
             status=422,
-            remedy=remedy,
+            remedy=_REMEDY,
         )
-    long_gaps = np.flatnonzero((missing_after(bars) > GAP_BARS_MAX) & is_holding[:-1])
-    if len(long_gaps):
-        at = int(long_gaps[0])
+
+
+def ensure_seen(bars: Bars, is_holding: Callable[[Ints], npt.NDArray[np.bool_]]) -> None:
+    """Refuse a tape with a gap of more than 10 bars while a position was open.
+
+    `is_holding`: whether a position is open after each of some bars. Errors: TapeRefused TAPE_GAPS.
+    """
+    at, missing = gaps_of(bars)
+    at, missing = at[missing > GAP_BARS_MAX], missing[missing > GAP_BARS_MAX]
+    blind = np.flatnonzero(is_holding(at)) if len(at) else at
+    if len(blind):
+        first = int(blind[0])
         raise TapeRefused(
-            f"{int(missing_after(bars)[at])} bars are missing after {iso(int(bars.time_ns[at]))} inside an open "
-            "position "
+            f"{int(missing[first])} bars are missing after {iso(int(bars.time_ns[at[first]]))} inside an open position "
             f"(limit {GAP_BARS_MAX})",
             code="TAPE_GAPS",
             status=422,
-            remedy=remedy,
+            remedy=_REMEDY,
         )

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.result import FillRow, Setup
+from fks.backtest.rows import FillRow, Setup
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.bar import Bars
@@ -79,6 +79,20 @@ class Holding:
     fill_index: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """What the account has at a decision, and the loss (quote) of its trading day when that reached the limit."""
+
+    position: Decimal
+    cash: Decimal
+    loss: Decimal
+
+
+def words(denial: Denial) -> str:
+    """Return a denial in short: what was observed, and the limit."""
+    return f"{denial.observed}, limit {denial.limit}"
+
+
 @dataclass(slots=True)
 class TapeChecks:
     """The checks of one backtest. Decisions are asked about in order of time."""
@@ -118,8 +132,22 @@ class TapeChecks:
         holding: Holding,
     ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit."""
+        loss = self._loss(index, self._end_ns(index), holding)
+        return self.denial(index, side, quantity, close, levels, Funds(holding.position, holding.cash, loss))
+
+    def denial(
+        self,
+        index: int,
+        side: Side,
+        quantity: Decimal,
+        close: Decimal,
+        levels: tuple[Decimal | None, Decimal | None],
+        funds: Funds,
+    ) -> Denial | None:
+        """Return `refusal` for an account whose funds are known."""
         item = self._instrument
-        now_ns = bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)
+        position, cash = funds.position.normalize(), funds.cash.normalize()  # the words show no trailing zeros
+        stop, profit = (None if level is None else level.normalize() for level in levels)
         intent = Intent(
             intent_id=uuid.UUID(int=0),
             signal_id=None,
@@ -132,28 +160,31 @@ class TapeChecks:
             side=side,
             type=OrderType.MARKET,
             time_in_force=TimeInForce.GTC,
-            quantity=quantity,
-            stop_loss=levels[0],
-            take_profit=levels[1],
-            reference_price=close,
+            quantity=quantity.normalize(),
+            stop_loss=stop,
+            take_profit=profit,
+            reference_price=close.normalize(),
         )
         view = View(
-            now_ns=now_ns,
+            now_ns=self._end_ns(index),
             limits=self.setup.limits,
             account=self._account,
             instrument=item,
             venue=self._venue,
-            mark=close,
-            position=holding.position,
-            held=holding.position,
-            own=holding.position,
+            mark=close.normalize(),
+            position=position,
+            held=position,
+            own=position,
             balances={
-                item.quote: Balance(item.quote, holding.cash, _ZERO),
-                item.base: Balance(item.base, max(holding.position, _ZERO), _ZERO),
+                item.quote: Balance(item.quote, cash, _ZERO),
+                item.base: Balance(item.base, max(position, _ZERO), _ZERO),
             },
-            loss_today=self._loss(index, now_ns, holding),
+            loss_today=funds.loss,
         )
         return next((denial for known in _CHECKS if (denial := known(intent, view)) is not None), None)
+
+    def _end_ns(self, index: int) -> int:
+        return bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)
 
     def _loss(self, index: int, now_ns: int, holding: Holding) -> Decimal:
         """Return the day's loss at a bar's close when it reached the limit on any close of the day so far, else 0."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import isfinite
 from typing import Any
 
@@ -43,6 +42,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "limits": setup.limits != UNLIMITED,
         "inputs_hash": result.inputs_hash,
         "fills_hash": result.fills_hash,
+        "engine": {"name": result.engine.name, "reason": result.engine.reason},
         "gaps": result.gaps.as_dict(),
         "statistics": _rounded(statistics_of(result).as_dict()),
         "metrics": _rounded(metrics_of(result).as_dict()),
@@ -50,7 +50,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fills_count": len(result.fills),
         "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
         "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
-        "denied": dict(Counter(row.code for row in result.denied)),
+        "denied": result.denied_count,
         "final_cash": plain(result.cash),
         "final_position": plain(result.position),
         "equity": _curve(result, points),

@@ -1,120 +1,267 @@
-"""Setup of a backtest (its inputs besides bars and strategy) and its result."""
+"""Result of a backtest: columns of exact integers, and rows made of them when asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
+import fks
+from fks.backtest.fingerprint import fills_hash, inputs_hash
 from fks.backtest.gaps import GapReport
-from fks.config.settings import Risk
-from fks.matching import CostModel
-from fks.model.bar import Bars, Floats
-from fks.model.instrument import Instrument
+from fks.backtest.rows import DeniedEntry, FillRow, Setup, TradeRow, plain
+from fks.backtest.units import Units, from_units
+from fks.indicators.exact import Exact
+from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role, Side
-from fks.model.timeframe import iso
+from fks.strategies.base import Strategy
+from fks.strategies.registry import source_hash
+
+__all__ = [
+    "ROLES",
+    "DeniedColumns",
+    "DeniedEntry",
+    "Engine",
+    "FillColumns",
+    "FillRow",
+    "Outcome",
+    "Result",
+    "Setup",
+    "TradeColumns",
+    "TradeRow",
+    "as_floats",
+    "plain",
+]
+
+Flags = npt.NDArray[np.bool_]
+
+#: roles of fills, by their number in `FillColumns.role`
+ROLES = (Role.ENTRY, Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """Inputs of a backtest besides bars and strategy. `size` is quote per entry (`notional`) or base per entry
-    (`quantity`)."""
+class Engine:
+    """The engine that walked the tape, `compiled` or `reference`, and the reason. Both give the same result."""
 
-    instrument: Instrument
-    costs: CostModel = field(default_factory=CostModel)
-    sizing: str = "notional"
-    size: Decimal = Decimal(1000)
-    cash: Decimal = Decimal(10_000)
-    can_short: bool = False
-    allow_gaps: bool = False
-    limits: Risk = field(default_factory=Risk)  # ours, in quote; fks.backtest.limits.UNLIMITED for none
-    start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
-
-
-def plain(value: Decimal) -> str:
-    """Return a Decimal in its one canonical text: no exponent, no trailing zeros."""
-    text = format(value.normalize(), "f")
-    return "0" if text == "-0" else text
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class FillRow:
-    """One fill, exact. `time_ns` is the open time of the bar it happened in; these fields are what G6 compares."""
+class FillColumns:
+    """Fills as exact integers, in order. Shapes: all (n,).
 
-    time_ns: int
-    side: Side
-    quantity: Decimal
-    price: Decimal
-    fee: Decimal
-    fee_currency: str
-    role: Role = Role.ENTRY
+    Units: those of `Result.units`; `fee` is in the places of quantities where `is_base_fee`, else of amounts. `bar` is
+    an index on `Result.bars`, `side` 1 or -1, `role` an index of `ROLES`. Integers beyond 64 bits are Python's (dtype
+    object).
+    """
 
-    def as_dict(self) -> dict[str, str]:
-        return {
-            "time": iso(self.time_ns),
-            "side": self.side.value,
-            "quantity": plain(self.quantity),
-            "price": plain(self.price),
-            "fee": plain(self.fee),
-            "fee_currency": self.fee_currency,
-            "role": self.role.value,
-        }
+    bar: Ints
+    side: Ints
+    quantity: Exact
+    price: Exact
+    fee: Exact
+    is_base_fee: Flags
+    role: Ints
+
+    def __len__(self) -> int:
+        return len(self.bar)
 
 
 @dataclass(frozen=True, slots=True)
-class TradeRow:
-    """A round trip. `pnl` is realised in quote against the average cost of what was held, fees included."""
+class TradeColumns:
+    """Round trips. `entry` and `exit` are indices of their fills, `pnl` exact integers in the places of amounts."""
 
-    side: Side
-    entry_ns: int
-    exit_ns: int
-    quantity: Decimal
-    entry_price: Decimal
-    exit_price: Decimal
-    pnl: Decimal
-    reason: Role  # exit | sl | tp
+    entry: Ints
+    exit: Ints
+    pnl: Exact
 
-    def as_dict(self) -> dict[str, str]:
-        return {
-            "side": self.side.value,
-            "entry_time": iso(self.entry_ns),
-            "exit_time": iso(self.exit_ns),
-            "quantity": plain(self.quantity),
-            "entry_price": plain(self.entry_price),
-            "exit_price": plain(self.exit_price),
-            "pnl": plain(self.pnl),
-            "reason": self.reason.value,
-        }
+    def __len__(self) -> int:
+        return len(self.entry)
 
 
 @dataclass(frozen=True, slots=True)
-class DeniedEntry:
-    """An entry that our own rules denied, with the same code as in live trading."""
+class DeniedColumns:
+    """Denied entries: index of the deciding bar, side, index of the code in `codes`."""
 
-    time_ns: int
-    side: Side
-    code: str
-    detail: str
+    bar: Ints
+    side: Ints
+    code: Ints
+    codes: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, str]:
-        return {"time": iso(self.time_ns), "side": self.side.value, "code": self.code, "detail": self.detail}
+    def __len__(self) -> int:
+        return len(self.bar)
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an engine returns. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
+    `position` are those at the end; `detail` gives live's words for a row of `denied`."""
+
+    engine: Engine
+    units: Units
+    fills: FillColumns
+    trades: TradeColumns
+    denied: DeniedColumns
+    detail: Callable[[int], str]
+    equity: Floats
+    cash: int
+    position: int
+
+
+@dataclass(frozen=True)
 class Result:
-    """A finished backtest. `equity` is quote at each bar's close (float64, from the first decided bar's index on
-    `bars`); `position` is the quantity still held at the end, including dust."""
+    """A finished backtest.
 
-    strategy: str
-    params: dict[str, object]
+    Fills, trades and denials are kept as columns of exact integers. Rows, with exact decimals, and both fingerprints
+    are made when they are first asked for.
+    """
+
+    decided_by: Strategy
     bars: Bars
     first: int  # index of the first bar that was decided on
-    fills: tuple[FillRow, ...]
-    trades: tuple[TradeRow, ...]
-    denied: tuple[DeniedEntry, ...]
-    equity: Floats
-    cash: Decimal
-    position: Decimal
-    gaps: GapReport
-    inputs_hash: str
-    fills_hash: str
     setup: Setup
+    gaps: GapReport
+    outcome: Outcome
+
+    @property
+    def engine(self) -> Engine:
+        """Return the engine that walked the tape."""
+        return self.outcome.engine
+
+    @property
+    def units(self) -> Units:
+        """Return the grids of the integer columns."""
+        return self.outcome.units
+
+    @property
+    def fill_columns(self) -> FillColumns:
+        """Return the fills as integers."""
+        return self.outcome.fills
+
+    @property
+    def trade_columns(self) -> TradeColumns:
+        """Return the round trips as integers."""
+        return self.outcome.trades
+
+    @property
+    def equity(self) -> Floats:
+        """Return quote at each bar's close, (len(bars) - first,) float64."""
+        return self.outcome.equity
+
+    @property
+    def strategy(self) -> str:
+        """Return the strategy's name."""
+        return self.decided_by.name
+
+    @cached_property
+    def params(self) -> dict[str, object]:
+        """Return the strategy's parameters as JSON-able values."""
+        return self.decided_by.model_dump(mode="json")
+
+    @property
+    def cash(self) -> Decimal:
+        """Return the quote at the end."""
+        return from_units(self.outcome.cash, self.units.cash)
+
+    @property
+    def position(self) -> Decimal:
+        """Return the base still held at the end (signed), including dust."""
+        return from_units(self.outcome.position, self.units.quantity)
+
+    @cached_property
+    def fills(self) -> tuple[FillRow, ...]:
+        """Return every fill, exact."""
+        columns, units, item = self.fill_columns, self.units, self.setup.instrument
+        times = self.bars.time_ns[columns.bar].tolist()
+        rows = zip(
+            times,
+            columns.side.tolist(),
+            columns.quantity.tolist(),
+            columns.price.tolist(),
+            columns.fee.tolist(),
+            columns.is_base_fee.tolist(),
+            columns.role.tolist(),
+            strict=True,
+        )
+        return tuple(
+            FillRow(
+                time_ns,
+                Side.BUY if side > 0 else Side.SELL,
+                from_units(quantity, units.quantity),
+                from_units(price, units.price),
+                from_units(fee, units.quantity if is_base else units.cash),
+                item.base if is_base else item.quote,
+                ROLES[role],
+            )
+            for time_ns, side, quantity, price, fee, is_base, role in rows
+        )
+
+    @cached_property
+    def trades(self) -> tuple[TradeRow, ...]:
+        """Return every round trip, exact."""
+        columns, fills = self.trade_columns, self.fills
+        rows = zip(columns.entry.tolist(), columns.exit.tolist(), columns.pnl.tolist(), strict=True)
+        return tuple(
+            TradeRow(
+                fills[entry].side,
+                fills[entry].time_ns,
+                fills[exit_].time_ns,
+                fills[exit_].quantity,
+                fills[entry].price,
+                fills[exit_].price,
+                from_units(pnl, self.units.cash),
+                fills[exit_].role,
+            )
+            for entry, exit_, pnl in rows
+        )
+
+    @cached_property
+    def denied(self) -> tuple[DeniedEntry, ...]:
+        """Return every denied entry, with live's words."""
+        columns = self.outcome.denied
+        rows = zip(self.bars.time_ns[columns.bar].tolist(), columns.side.tolist(), columns.code.tolist(), strict=True)
+        return tuple(
+            DeniedEntry(time_ns, Side.BUY if side > 0 else Side.SELL, columns.codes[code], self.outcome.detail(number))
+            for number, (time_ns, side, code) in enumerate(rows)
+        )
+
+    @cached_property
+    def denied_count(self) -> dict[str, int]:
+        """Return how many entries were denied, by code, in the order in which the codes first appeared."""
+        codes = [self.outcome.denied.codes[code] for code in self.outcome.denied.code.tolist()]
+        return dict(Counter(codes))
+
+    @cached_property
+    def pnl(self) -> Floats:
+        """Return the profit of each trade, in quote, rounded once to float64."""
+        return as_floats(self.trade_columns.pnl, self.units.cash)
+
+    @cached_property
+    def inputs_hash(self) -> str:
+        """Return the fingerprint of everything that went in."""
+        return inputs_hash(
+            version=fks.__version__,
+            strategy=self.strategy,
+            source=source_hash(self.decided_by),
+            params=self.params,
+            bars=self.bars,
+            setup=self.setup,
+            first=self.first,
+        )
+
+    @cached_property
+    def fills_hash(self) -> str:
+        """Return the fingerprint of the ordered fills."""
+        return fills_hash(self.fills)
+
+
+def as_floats(values: Exact, places: int) -> Floats:
+    """Return integers on the grid of 10^-places as float64, each rounded to float64 and divided once."""
+    floats: Floats = values.astype(np.float64) / 10.0**places
+    return floats

@@ -5,7 +5,7 @@ by name (docs/indicators.md). Recursive indicators (EMA, RSI, MACD, ATR, ADX) de
 FKS starts them at the same anchor bar (docs/write-a-strategy.md).
 """
 
-from fks.indicators.exact import band_side, cross_side, deviation_numerator, keep_last, places_of, rolling_sum, to_ticks
+from fks.indicators.exact import band_side, cross_side, deviation_numerator, keep_last, rolling_sum, to_ticks
 from fks.indicators.functions import (
     Bands,
     Macd,
@@ -36,6 +36,7 @@ from fks.indicators.windows import (
     window_sum,
     zscore,
 )
+from fks.model.ticks import places_of
 
 __all__ = [
     "INDICATORS",

@@ -11,26 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.model.bar import Floats, Ints
+from fks.model.ticks import places_of
 
-_DIGITS = 15  # what a float64 holds of a decimal without loss
 _LIMIT = 2**62  # int64 products stay under this; beyond it Python's integers count
 Exact = npt.NDArray[np.object_] | Ints
-
-
-def places_of(values: Floats) -> int:
-    """Return the decimal places of the coarsest 10^-places grid that holds all of `values`.
-
-    Prices of more than 15 digits (made by arithmetic, not by a venue) get 15 digits counted on the first one.
-    """
-    if not len(values):
-        return 0
-    whole = len(str(int(abs(float(values[0])))))
-    most = max(0, min(12, _DIGITS - whole))
-    for places in range(most + 1):
-        scale = 10.0**places
-        if _is_on_grid(values[:256], scale) and _is_on_grid(values, scale):
-            return places
-    return most
 
 
 def to_ticks(values: Floats) -> Ints:
@@ -39,10 +23,6 @@ def to_ticks(values: Floats) -> Ints:
     The grid differs with the prices given, by powers of ten: compare only values that were converted together.
     """
     return np.rint(values * 10.0 ** places_of(values)).astype(np.int64)
-
-
-def _is_on_grid(values: Floats, scale: float) -> bool:
-    return bool(np.array_equal(np.rint(values * scale) / scale, values))
 
 
 def _overflow_safe(ticks: Ints, factor: int) -> Exact:

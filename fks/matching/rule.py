@@ -1,5 +1,8 @@
-"""The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by
-clause."""
+"""The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
+
+`reach_down`, `reach_up` and `pair_leg` are the rule itself, on plain numbers. The compiled engine of backtests compiles
+these same functions.
+"""
 
 from __future__ import annotations
 
@@ -52,32 +55,48 @@ def match_market(bar: BarRange[Price]) -> Price:
     return bar.open
 
 
-def _reaches_down(level: Price, bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
-    """Return the price of an order that fills when the market is at or under `level`: sell stops and buy limits."""
-    if not placed_in_bar and bar.open <= level:
-        return bar.open
-    return level if bar.low <= level else None
+def reach_down(level: Price, open_: Price, low: Price, placed_in_bar: bool) -> tuple[bool, Price]:
+    """Return whether an order fills that fills when the market is at or under `level` (sell stops and buy limits), and
+    its price."""
+    if not placed_in_bar and open_ <= level:
+        return True, open_
+    return low <= level, level
 
 
-def _reaches_up(level: Price, bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
-    """Return the price of an order that fills when the market is at or over `level`: buy stops and sell limits."""
-    if not placed_in_bar and bar.open >= level:
-        return bar.open
-    return level if bar.high >= level else None
+def reach_up(level: Price, open_: Price, high: Price, placed_in_bar: bool) -> tuple[bool, Price]:
+    """Return whether an order fills that fills when the market is at or over `level` (buy stops and sell limits), and
+    its price."""
+    if not placed_in_bar and open_ >= level:
+        return True, open_
+    return high >= level, level
+
+
+def pair_leg(is_stopped: bool, is_taken: bool, is_through: bool) -> int:
+    """Return which leg of an OCO pair fills: 0 none, 1 the stop, 2 the limit. Both are hit: the stop, unless the open,
+    when the pair may have it, is already through the limit."""
+    if is_taken and (is_through or not is_stopped):
+        return 2
+    return 1 if is_stopped else 0
 
 
 def _stop_price(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
     if order.stop is None:
         raise BugError(f"a {order.type} order needs a stop price to be matched")
-    reach = _reaches_down if order.side is Side.SELL else _reaches_up
-    return reach(order.stop, bar, placed_in_bar=placed_in_bar)
+    if order.side is Side.SELL:
+        is_hit, price = reach_down(order.stop, bar.open, bar.low, placed_in_bar)
+    else:
+        is_hit, price = reach_up(order.stop, bar.open, bar.high, placed_in_bar)
+    return price if is_hit else None
 
 
 def _limit_price(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
     if order.price is None:
         raise BugError(f"a {order.type} order needs a limit price to be matched")
-    reach = _reaches_up if order.side is Side.SELL else _reaches_down
-    return reach(order.price, bar, placed_in_bar=placed_in_bar)
+    if order.side is Side.SELL:
+        is_hit, price = reach_up(order.price, bar.open, bar.high, placed_in_bar)
+    else:
+        is_hit, price = reach_down(order.price, bar.open, bar.low, placed_in_bar)
+    return price if is_hit else None
 
 
 def is_triggered(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> bool:
@@ -112,10 +131,10 @@ def match_oco(
     open, when the pair may have it, is already through the limit."""
     at_stop = match_resting(stop, bar, placed_in_bar=placed_in_bar)
     at_limit = match_resting(limit, bar, placed_in_bar=placed_in_bar)
-    if at_limit is not None and at_stop is not None and not placed_in_bar and limit.price is not None:
+    is_through = False
+    if not placed_in_bar and limit.price is not None:
         is_through = bar.open >= limit.price if limit.side is Side.SELL else bar.open <= limit.price
-        if is_through:
-            return Leg.LIMIT, bar.open
-    if at_stop is not None:
-        return Leg.STOP, at_stop
-    return (Leg.LIMIT, at_limit) if at_limit is not None else None
+    leg = pair_leg(at_stop is not None, at_limit is not None, is_through)
+    if leg == 2 and at_limit is not None:
+        return Leg.LIMIT, at_limit
+    return (Leg.STOP, at_stop) if at_stop is not None else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from fks.model.ticks import Ticks, ticks_of
+from fks.model.timeframe import NS, TIMEFRAMES
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -77,7 +80,10 @@ class BarClosed:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64."""
+    """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64.
+
+    What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
+    """
 
     symbol: str
     timeframe: str
@@ -87,13 +93,15 @@ class Bars:
     low: Floats
     close: Floats
     volume: Floats
+    _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
+    _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return int(self.time_ns.shape[0])
 
     def __getitem__(self, part: slice) -> Bars:
         """Return a view of some rows (no copy)."""
-        return Bars(
+        view = Bars(
             self.symbol,
             self.timeframe,
             self.time_ns[part],
@@ -103,6 +111,37 @@ class Bars:
             self.close[part],
             self.volume[part],
         )
+        if self._ticks is not None:
+            object.__setattr__(view, "_ticks", self._ticks[part])
+        start, stop, step = part.indices(len(self))
+        if self._breaks is not None and step == 1:
+            first, last = np.searchsorted(self._breaks, (start, stop - 1))
+            object.__setattr__(view, "_breaks", self._breaks[first:last] - start)
+        return view
+
+    @property
+    def ticks(self) -> Ticks:
+        """Return the prices as exact integers, on a grid that holds all of them. Made once; a view has its part."""
+        if self._ticks is None:
+            self._freeze()
+            object.__setattr__(self, "_ticks", ticks_of(self.open, self.high, self.low, self.close))
+        assert self._ticks is not None
+        return self._ticks
+
+    @property
+    def breaks(self) -> Ints:
+        """Return the indices of bars that the next one does not follow at once: ascending. Every bar but the last for
+        months, which have no one length. Made once; a view has its part."""
+        if self._breaks is None:
+            self._freeze()
+            length = TIMEFRAMES[self.timeframe] * NS
+            object.__setattr__(self, "_breaks", np.flatnonzero(np.diff(self.time_ns) != length))
+        assert self._breaks is not None
+        return self._breaks
+
+    def _freeze(self) -> None:
+        for column in (self.time_ns, self.open, self.high, self.low, self.close, self.volume):
+            column.setflags(write=False)
 
     def bar(self, index: int, exchange: str = "") -> Bar:
         """Return row `index` as a value."""

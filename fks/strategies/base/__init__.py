@@ -5,9 +5,23 @@ from fks.strategies.base.strategy import (
     Protected,
     Strategy,
     StrategyError,
+    checked,
+    decide,
     evaluate,
     hold,
     side_to_target,
+    target_wrong,
 )
 
-__all__ = ["Decisions", "Protected", "Strategy", "StrategyError", "evaluate", "hold", "side_to_target"]
+__all__ = [
+    "Decisions",
+    "Protected",
+    "Strategy",
+    "StrategyError",
+    "checked",
+    "decide",
+    "evaluate",
+    "hold",
+    "side_to_target",
+    "target_wrong",
+]

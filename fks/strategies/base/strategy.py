@@ -95,23 +95,39 @@ def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
     With no more bars than the warm-up, `decide` is not called. Errors: StrategyError naming the first wrong bar;
     errors of the strategy itself are passed on.
     """
-    count, warmup = len(bars), strategy.warmup()
-    if count <= warmup:
+    return checked(strategy, decide(strategy, bars))
+
+
+def checked(strategy: Strategy, decisions: Decisions) -> Decisions:
+    """Return decisions with their targets checked, and none during warm-up. Errors: StrategyError."""
+    warmup = strategy.warmup()
+    target = decisions.target.copy()
+    target[:warmup] = 0.0
+    wrong = np.flatnonzero((target != 0.0) & (target != 1.0) & (target != -1.0))
+    if len(wrong):
+        raise target_wrong(strategy, decisions, int(wrong[0]))
+    return Decisions(target, decisions.stop_loss, decisions.take_profit)
+
+
+def decide(strategy: Strategy, bars: Bars) -> Decisions:
+    """Return the strategy's decisions as it made them, with their shapes checked alone: targets may be wrong, and there
+    may be some during warm-up, which mean nothing. See `evaluate`."""
+    count = len(bars)
+    if count <= strategy.warmup():
         return Decisions(np.zeros(count))
     decisions = strategy.decide(_readonly(bars))
     if not isinstance(decisions, Decisions):
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
-    target = _column(strategy, "target", decisions.target, count).copy()
-    target[:warmup] = 0.0
-    wrong = np.flatnonzero(~np.isin(target, (-1.0, 0.0, 1.0)))
-    if len(wrong):
-        at = int(wrong[0])
-        raise _broken(strategy, f"target is {target[at]} at bar {at}; it may be -1, 0 or 1")
     stop, profit = (
         None if column is None else _column(strategy, name, column, count)
         for name, column in (("stop_loss", decisions.stop_loss), ("take_profit", decisions.take_profit))
     )
-    return Decisions(target, stop, profit)
+    return Decisions(_column(strategy, "target", decisions.target, count), stop, profit)
+
+
+def target_wrong(strategy: Strategy, decisions: Decisions, index: int) -> StrategyError:
+    """Return the error of a target that is none of -1, 0 and 1."""
+    return _broken(strategy, f"target is {decisions.target[index]} at bar {index}; it may be -1, 0 or 1")
 
 
 def _readonly(bars: Bars) -> Bars:

@@ -1,0 +1,337 @@
+"""The compiled engine: prepares integers for `kernel_walk`, decides by bounds whether 64 bits suffice, and compiles it.
+
+numba is imported when the engine first runs. Compiled code is kept in numba's cache on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+import fks.matching.rule
+from fks.backtest import kernel_walk as compiled
+from fks.backtest.kernel_walk import FAR, Rules
+from fks.backtest.limits import Funds, TapeChecks, words
+from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
+from fks.backtest.rows import Setup, plain
+from fks.backtest.units import Units, from_units, places, to_units
+from fks.model.bar import Bars, Ints
+from fks.model.codes import Code
+from fks.model.errors import BugError
+from fks.model.order import OrderType, Side
+from fks.model.ticks import Ticks
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.risk.sizing import SIZINGS, entry_quantity
+from fks.risk.valuation import day_start_ns
+from fks.strategies.base import Decisions
+
+#: codes of denials by their number in the walk; the first two are no denial and an exit that is dust
+CODES = (
+    "",
+    Code.QTY_MIN,
+    Code.PRICE_TICK,
+    Code.PRICE_BAND,
+    Code.STOP_WRONG_SIDE,
+    Code.QTY_STEP,
+    Code.QTY_MIN,
+    Code.QTY_MAX,
+    Code.NOTIONAL_MIN,
+    Code.NOTIONAL_MAX_ORDER,
+    Code.BALANCE,
+    Code.EXPOSURE_INSTRUMENT,
+    Code.EXPOSURE_ACCOUNT,
+    Code.LOSS_DAY,
+)
+_DAY_NS = 86_400 * NS
+_NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
+_MONTH_NS = 28 * _DAY_NS
+_RULES = np.dtype([(name, np.int64) for name in Rules._fields])
+_EMPTY = np.zeros(0)
+
+
+class TargetWrong(Exception):
+    """A target is none of -1, 0 and 1: at `index`."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the target of bar {index} is wrong")
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that the compiled engine can walk."""
+
+    bars: Bars
+    setup: Setup
+    units: Units
+    ticks: Ticks
+    rules: Rules
+    day_first: Ints
+    day_start_ns: Ints
+
+
+def is_loaded() -> bool:
+    """Return whether the walk is compiled in this process already."""
+    return load.cache_info().currsize > 0
+
+
+@cache
+def load() -> Callable[..., int]:
+    """Import numba and return the compiled walk. Takes tenths of a second from the cache on disk, seconds the first
+    time. Errors: ImportError where numba has no package."""
+    import numba
+    from numba.extending import register_jitable
+
+    for helper in compiled.HELPERS:
+        register_jitable(helper)
+    sources = [Path(fks.matching.rule.__file__), Path(compiled.__file__)]
+    version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
+    ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
+    floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
+    table = numba.int64[:, ::1]
+    columns = (ints, ints, ints, ints, ints, floats, floats, floats, ints, ints)
+    signature = (numba.from_dtype(_RULES), *columns, numba.int64[::1], table, table, table, numba.float64[::1])
+    walk: Callable[..., int]
+    walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(compiled.make_walk(version))
+    return walk
+
+
+def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
+    """Return what the walk needs, or why the reference engine must run instead."""
+    units = Units.of(bars.ticks.places, setup.instrument, setup.cash)
+    if reason := _not_covered(setup, units):
+        return reason
+    ticks = _on_grid(bars.ticks, units.price)
+    lowest, highest = int(ticks.low.min()), int(ticks.high.max())
+    if min(lowest, int(ticks.close.min())) <= 0:
+        return "a price is not positive"
+    most = max(highest, int(ticks.open.max()), int(ticks.close.max()))
+    rules = _rules(bars, first, setup, units, most)
+    if (
+        max(abs(value) for value in rules) > FAR
+        or most * rules.lot * rules.multiplier >= 2**60
+        or max(rules.cash, rules.size) >= compiled.SAFE
+    ):
+        return "an amount may not fit 64 bits"
+    day_first, starts = _trading_days(bars, first, setup)
+    return Plan(bars, setup, units, ticks, rules, day_first, starts)
+
+
+def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
+    """Return what the decisions would have traded, or why the reference engine must run instead.
+
+    Errors: TargetWrong.
+    """
+    rules, ticks, units = plan.rules, plan.ticks, plan.units
+    count = len(plan.bars)
+    equity = np.empty(count - rules.first)
+    state = np.zeros(compiled.STATE_SIZE, np.int64)
+    stops, limits = (_EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit))
+    for rows in (count // 8 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated
+        state[:] = 0
+        fills, trades, denied = (
+            np.empty((rows, width), np.int64)
+            for width in (compiled.FILL_WIDTH, compiled.TRADE_WIDTH, compiled.DENIED_WIDTH)
+        )
+        ended = load()(
+            np.array([rules], dtype=_RULES)[0],
+            plan.bars.time_ns,
+            ticks.open,
+            ticks.high,
+            ticks.low,
+            ticks.close,
+            np.ascontiguousarray(decisions.target),
+            np.ascontiguousarray(stops),
+            np.ascontiguousarray(limits),
+            plan.day_first,
+            plan.day_start_ns,
+            state,
+            fills,
+            trades,
+            denied,
+            equity,
+        )
+        if state[compiled.STATUS] != compiled.TABLE_FULL:
+            break
+    if state[compiled.STATUS] == compiled.TARGET_WRONG:
+        raise TargetWrong(ended)
+    if state[compiled.STATUS] == compiled.OVERFLOW:
+        return f"an amount did not fit 64 bits at bar {ended}"
+    fills = fills[: state[compiled.FILLS]]
+    trades = trades[: state[compiled.TRADES]]
+    denied = denied[: state[compiled.DENIED]]
+    return Outcome(
+        engine=Engine("compiled", reason),
+        units=units,
+        fills=FillColumns(
+            bar=fills[:, compiled.BAR],
+            side=fills[:, compiled.SIDE],
+            quantity=fills[:, compiled.QUANTITY],
+            price=fills[:, compiled.PRICE],
+            fee=fills[:, compiled.FEE],
+            is_base_fee=fills[:, compiled.IS_BASE] == 1,
+            role=fills[:, compiled.ROLE],
+        ),
+        trades=TradeColumns(
+            trades[:, compiled.TRADE_ENTRY], trades[:, compiled.TRADE_EXIT], trades[:, compiled.TRADE_PNL]
+        ),
+        denied=DeniedColumns(
+            denied[:, compiled.D_BAR],
+            denied[:, compiled.D_SIDE],
+            denied[:, compiled.D_CODE],
+            tuple(str(code) for code in CODES),
+        ),
+        detail=_Details(plan, denied),
+        equity=equity,
+        cash=int(state[compiled.CASH]),
+        position=int(state[compiled.POSITION]),
+    )
+
+
+# ── what the walk is given ───────────────────────────────────────────────────────────────────────
+def _not_covered(setup: Setup, units: Units) -> str:
+    """Return what of the setup the walk does not know, or nothing."""
+    item = setup.instrument
+    if item.base == item.quote:
+        return "base and quote are one currency"
+    if setup.sizing not in SIZINGS:
+        return f"sizing {setup.sizing}"
+    if item.order_types and not {OrderType.MARKET, OrderType.STOP, OrderType.TAKE_PROFIT} <= item.order_types:
+        return "the instrument forbids an order type"
+    if not item.has_oco:
+        return "the instrument has no OCO orders"
+    if (item.orders_max is not None and item.orders_max < 2) or item.algo_orders_max == 0:
+        return "the instrument allows hardly any open order"
+    if item.lot(is_market=True).step % item.lot_step != 0:
+        return "the step of market orders is no multiple of the lot step"
+    if setup.sizing == "notional" and places(setup.size) > units.lot + units.price + units.multiplier:
+        return "the size has more places than prices times lots"
+    if units.worth > 18 or units.cash > 18:
+        return f"amounts have {units.worth} decimal places"
+    return ""
+
+
+def _on_grid(ticks: Ticks, price_places: int) -> Ticks:
+    finer = 10 ** (price_places - ticks.places)
+    if finer == 1:
+        return ticks
+    return Ticks(price_places, *(column * finer for column in (ticks.open, ticks.high, ticks.low, ticks.close)))
+
+
+def _rules(bars: Bars, first: int, setup: Setup, units: Units, price_most: int) -> Rules:
+    item, costs, limits = setup.instrument, setup.costs, setup.limits
+    rate = to_units(costs.fee_rate, places(costs.fee_rate))
+    multiplier = to_units(item.multiplier, units.multiplier)
+    value_places = units.lot + units.price + units.multiplier
+    market = item.lot(is_market=True)
+    rate_places = places(costs.fee_rate)
+    base_excess, quote_excess = units.lot + rate_places - 8, value_places + rate_places - 8
+    is_fixed = setup.sizing == "quantity"
+    band = item.percent_price
+    factors = (Decimal(0),) * 4 if band is None else (band.sell_down, band.sell_up, band.buy_down, band.buy_up)
+    band_places = max(places(factor) for factor in factors)
+    return Rules(
+        first=first,
+        cash=to_units(setup.cash, units.cash),
+        tick=to_units(item.tick, units.price),
+        price_scale=10**units.price,
+        lot=to_units(item.lot_step, units.lot),
+        lot_to_quantity=10 ** (units.quantity - units.lot),
+        multiplier=multiplier,
+        value_to_cash=10 ** (units.cash - value_places),
+        cash_to_worth=10 ** (units.worth - units.cash),
+        cash_scale=10**units.cash,
+        worth_scale=10**units.worth,
+        has_fixed_size=int(is_fixed),
+        size=to_units(item.round_quantity(setup.size), units.lot) if is_fixed else to_units(setup.size, value_places),
+        fee_rate=rate,
+        is_fee_received=int(costs.fee_in == "received"),
+        fee_base_times=10 ** max(0, -base_excess),
+        fee_base_over=10 ** max(0, base_excess),
+        fee_quote_times=10 ** max(0, -quote_excess),
+        fee_quote_over=10 ** max(0, quote_excess),
+        fee_to_quantity=10 ** (units.quantity - 8),
+        fee_to_cash=10 ** (units.cash - 8),
+        can_short=int(setup.can_short),
+        market_step=to_units(market.step, units.lot),
+        quantity_least=_bound(market.least, units.quantity, ROUND_CEILING),
+        quantity_most=_bound(market.most, units.quantity, ROUND_FLOOR),
+        guard_least=_bound(max(item.qty_min, item.lot_step), units.quantity, ROUND_CEILING),
+        notional_min=_bound(item.notional_min, value_places, ROUND_CEILING)
+        if item.is_notional_min_for_market
+        else -FAR,
+        notional_max=_bound(limits.notional_max_order, value_places, ROUND_FLOOR),
+        exposure_instrument=_bound(limits.exposure_max_instrument, units.worth, ROUND_FLOOR),
+        exposure_account=_bound(limits.exposure_max_account, units.worth, ROUND_FLOOR),
+        loss_max=_bound(limits.loss_day_max, units.worth, ROUND_CEILING),
+        has_band=int(band is not None),
+        band_unit=10**band_places,
+        band_sell_low=to_units(factors[0], band_places),
+        band_sell_high=to_units(factors[1], band_places),
+        band_buy_low=to_units(factors[2], band_places),
+        band_buy_high=to_units(factors[3], band_places),
+        price_most=price_most,
+        bar_ns=TIMEFRAMES[bars.timeframe] * NS or _MONTH_NS,
+        value_factor=multiplier * max(rate * 10 ** max(0, -quote_excess), 10 ** (units.cash - value_places)),
+        lots_factor=max(
+            rate * 10 ** max(0, -base_excess), 10 ** (units.quantity - units.lot) * price_most * multiplier
+        ),
+    )
+
+
+def _bound(value: Decimal, places: int, rounding: str) -> int:
+    """Return a limit as an integer that compares with integers as the limit does; one beyond 62 bits never binds."""
+    return min(int(value.scaleb(places).to_integral_value(rounding)), FAR)
+
+
+def _trading_days(bars: Bars, first: int, setup: Setup) -> tuple[Ints, Ints]:
+    """Return the bars that begin trading days after the first decided bar, the number of bars last, and when each of
+    these days begins."""
+    limits, times = setup.limits, bars.time_ns
+    start_ns = day_start_ns(int(times[first]), limits.day_zone, limits.day_start_hour)
+    end_ns = int(times[-1]) + _DAY_NS
+    if limits.day_zone == "UTC":
+        starts = np.arange(start_ns + _DAY_NS, end_ns + 2 * _DAY_NS, _DAY_NS, dtype=np.int64)
+    else:
+        days = [start_ns]
+        while days[-1] < end_ns + _DAY_NS:
+            days.append(day_start_ns(days[-1] + _NEXT_DAY_NS, limits.day_zone, limits.day_start_hour))
+        starts = np.array(days[1:], dtype=np.int64)
+    return np.searchsorted(times, starts), starts
+
+
+# ── what it returns ──────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class _Details:
+    """Live's words for a denial, from live's own check on the state that the walk noted."""
+
+    plan: Plan
+    denied: Ints
+
+    def __call__(self, number: int) -> str:
+        plan, units, row = self.plan, self.plan.units, self.denied[number]
+        setup, index = plan.setup, int(row[compiled.D_BAR])
+        if row[compiled.D_CODE] == compiled.DUST:
+            return f"exit of {plain(from_units(row[compiled.D_LOTS], units.lot))}"
+        close = from_units(plan.ticks.close[index], units.price)
+        levels = [
+            None if row[column] == compiled.NONE else from_units(row[column], units.price)
+            for column in (compiled.D_STOP, compiled.D_LIMIT)
+        ]
+        funds = Funds(
+            from_units(row[compiled.D_POSITION], units.quantity),
+            from_units(row[compiled.D_CASH], units.cash),
+            from_units(row[compiled.D_LOSS], units.worth),
+        )
+        side = Side.BUY if row[compiled.D_SIDE] > 0 else Side.SELL
+        quantity = entry_quantity(setup.sizing, setup.size, close, setup.instrument)
+        denial = TapeChecks(plan.bars, setup).denial(index, side, quantity, close, (levels[0], levels[1]), funds)
+        if denial is None or denial.code != CODES[int(row[compiled.D_CODE])]:
+            raise BugError(f"the compiled engine denied {CODES[int(row[compiled.D_CODE])]}, the checks {denial}")
+        return words(denial)

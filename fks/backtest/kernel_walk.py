@@ -1,0 +1,515 @@
+"""The walk of the compiled engine: plain functions on 64-bit integers, in the part of Python that numba compiles.
+
+`fks.backtest.kernel` prepares what they are given and compiles them. They book, match, size and check exactly what
+`fks.backtest.reference` does; the fill rule is `fks.matching`'s own functions. Where 64 bits could overflow they stop
+with `OVERFLOW`, and the reference engine runs instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fks.matching.rule import pair_leg, reach_down, reach_up
+from fks.model.bar import Floats, Ints
+
+SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
+DECIMAL = 1.0e15  # integers below this have a float64 quotient by 10^n that is the float of that decimal
+FAR = 2**62
+NONE = -(2**62)  # no level
+
+# outcomes of a walk
+DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL = 0, 1, 2, 3
+
+# fields of the state
+(
+    POSITION,  # places of quantities
+    COST,  # of the position, places of amounts
+    CASH,
+    ENTRY,  # the number of the newest entry's fill
+    GUARD,  # 1 while a protection rests
+    GUARD_LOTS,  # its quantity in places of lots
+    GUARD_SELLS,
+    GUARD_SINCE,  # the bar that its entry filled in
+    GUARD_STOP,
+    GUARD_LIMIT,
+    FILLS,
+    TRADES,
+    DENIED,
+    DAY_REACHED,  # the loss that reached the limit today, places of worth
+    STATUS,
+    STATE_SIZE,
+) = range(16)
+
+# columns of the tables
+BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
+TRADE_ENTRY, TRADE_EXIT, TRADE_PNL, TRADE_WIDTH = range(4)
+D_BAR, D_SIDE, D_CODE, D_STOP, D_LIMIT, D_POSITION, D_CASH, D_LOSS, D_LOTS, DENIED_WIDTH = range(10)
+
+# roles, as in fks.backtest.result.ROLES
+ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
+
+# denials, as in fks.backtest.kernel.CODES
+(
+    OK,
+    DUST,
+    PRICE_TICK,
+    PRICE_BAND,
+    WRONG_SIDE,
+    QTY_STEP,
+    QTY_MIN,
+    QTY_MAX,
+    NOTIONAL_MIN,
+    NOTIONAL_MAX,
+    BALANCE,
+    EXPOSURE_INSTRUMENT,
+    EXPOSURE_ACCOUNT,
+    LOSS_DAY,
+) = range(14)
+
+
+class Rules(NamedTuple):
+    """Setup of a run as integers. Units: `value` is lots' places + prices' places + the multiplier's, `worth` the same
+    with the places of quantities, else those of `fks.backtest.units.Units`. Limits that do not bind are 2^62."""
+
+    first: int
+    cash: int
+    tick: int  # price
+    price_scale: int  # 10^places of prices
+    lot: int  # the lot step, in lots' places
+    lot_to_quantity: int
+    multiplier: int
+    value_to_cash: int
+    cash_to_worth: int
+    cash_scale: int
+    worth_scale: int
+    has_fixed_size: int
+    size: int  # value of an entry, or its lots' places when it is fixed
+    fee_rate: int
+    is_fee_received: int
+    fee_base_times: int  # quantity × rate, from lots' places to 1e-8
+    fee_base_over: int
+    fee_quote_times: int  # value × rate, to 1e-8
+    fee_quote_over: int
+    fee_to_quantity: int  # from 1e-8
+    fee_to_cash: int
+    can_short: int
+    market_step: int  # lots' places
+    quantity_least: int  # places of quantities, as the limits below
+    quantity_most: int
+    guard_least: int
+    notional_min: int  # value
+    notional_max: int
+    exposure_instrument: int  # worth
+    exposure_account: int
+    loss_max: int  # worth; 2^62 = none
+    has_band: int
+    band_unit: int
+    band_sell_low: int
+    band_sell_high: int
+    band_buy_low: int
+    band_buy_high: int
+    price_most: int  # the highest price of the tape
+    bar_ns: int
+    value_factor: int  # the most that lots × price is multiplied by
+    lots_factor: int  # the most that lots are multiplied by
+
+
+def round_half_even(numerator: int, denominator: int) -> int:
+    """Return the quotient rounded to the nearest integer, halves to even."""
+    quotient = numerator // denominator
+    rest = numerator - quotient * denominator
+    twice = 2 * rest
+    if twice > denominator or (twice == denominator and quotient % 2 != 0):
+        quotient += 1
+    return quotient
+
+
+def share_half_even(amount: int, part: int, whole: int) -> int:
+    """Return amount × part / whole, rounded half-even, with a product of up to 128 bits; FAR when it does not fit.
+
+    `whole` is positive. Source of the division: bit by bit, as by hand.
+    """
+    if abs(float(amount) * float(part)) < SAFE:
+        return round_half_even(amount * part, whole)
+    is_negative = (amount < 0) != (part < 0)
+    a, b = np.uint64(abs(amount)), np.uint64(abs(part))
+    half, low_mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    a_high, a_low, b_high, b_low = a >> half, a & low_mask, b >> half, b & low_mask
+    middle = a_high * b_low + ((a_low * b_low) >> half)
+    cross = (middle & low_mask) + a_low * b_high
+    high = a_high * b_high + (middle >> half) + (cross >> half)
+    low = ((cross & low_mask) << half) | ((a_low * b_low) & low_mask)
+    divisor, one, zero = np.uint64(whole), np.uint64(1), np.uint64(0)
+    if high >= divisor:
+        return FAR
+    rest, quotient = high, zero
+    for bit in range(63, -1, -1):
+        rest = (rest << one) | ((low >> np.uint64(bit)) & one)  # below 2 × divisor, which is below 2^64
+        quotient = quotient << one
+        if rest >= divisor:
+            rest = rest - divisor
+            quotient = quotient | one
+    twice = rest << one
+    if twice > divisor or (twice == divisor and (quotient & one) == one):
+        quotient = quotient + one
+    if quotient >= np.uint64(FAR):
+        return FAR
+    return -int(np.int64(quotient)) if is_negative else int(np.int64(quotient))
+
+
+def level_ticks(price: float, tick: int, price_scale: int, up: bool) -> int:
+    """Return a level on the tick grid, in the places of prices, rounded as `Instrument.round_price` rounds the shortest
+    decimal of the float; NONE when it is no number, FAR when it is beyond 15 digits.
+
+    The nearest grid point decides: its float equals the price exactly when the price's shortest decimal is on the grid.
+    """
+    if not np.isfinite(price):
+        return NONE
+    steps = np.rint(price * price_scale / tick)
+    if abs(steps) * tick >= DECIMAL:
+        return FAR
+    level = int(steps) * tick
+    at = level / price_scale
+    if at < price and up:
+        level += tick
+    elif at > price and not up:
+        level -= tick
+    return level
+
+
+def book(
+    state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, side: int, lots: int, ticks: int, role: int
+) -> None:
+    """Book a fill of `lots` (places of lots): the position net of base fees, the cash net of quote fees, and the trade
+    when it closes one."""
+    value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
+    if float(lots) * float(ticks) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
+        state[STATUS] = OVERFLOW
+        return
+    value = lots * ticks * rules.multiplier
+    quantity = lots * rules.lot_to_quantity
+    paid = side * value * rules.value_to_cash
+    moved = side * quantity
+    is_base = 0
+    if side > 0 and rules.is_fee_received:
+        fee = round_half_even(lots * rules.fee_rate * rules.fee_base_times, rules.fee_base_over) * rules.fee_to_quantity
+        is_base = 1
+        moved -= fee
+    else:
+        fee = round_half_even(value * rules.fee_rate * rules.fee_quote_times, rules.fee_quote_over) * rules.fee_to_cash
+        paid += fee
+    number = state[FILLS]
+    fills[number, BAR] = bar
+    fills[number, SIDE] = side
+    fills[number, QUANTITY] = quantity
+    fills[number, PRICE] = ticks
+    fills[number, FEE] = fee
+    fills[number, IS_BASE] = is_base
+    fills[number, ROLE] = role
+    state[FILLS] = number + 1
+    position = state[POSITION]
+    if role == ENTRY_ROLE:
+        state[ENTRY] = number
+        state[COST] += paid
+    elif position != 0:
+        held = abs(position)
+        kept = 0
+        if held != quantity:
+            kept = share_half_even(state[COST], held - quantity, held)
+            if kept == FAR:
+                state[STATUS] = OVERFLOW
+                return
+        trade = state[TRADES]
+        trades[trade, TRADE_ENTRY] = state[ENTRY]
+        trades[trade, TRADE_EXIT] = number
+        trades[trade, TRADE_PNL] = -paid - (state[COST] - kept)
+        state[TRADES] = trade + 1
+        state[COST] = kept
+    position += moved
+    state[POSITION] = position
+    state[CASH] -= paid
+    if (
+        float(abs(position)) * float(rules.price_most) * float(rules.multiplier) >= SAFE
+        or abs(float(state[CASH])) >= SAFE
+        or abs(float(state[COST])) >= SAFE
+    ):
+        state[STATUS] = OVERFLOW
+
+
+def deny(
+    state: Ints, denied: Ints, bar: int, side: int, code: int, stop: int, limit: int, loss: int, lots: int
+) -> None:
+    """Note a denied entry, or an exit that is dust, with what its words need."""
+    number = state[DENIED]
+    denied[number, D_BAR] = bar
+    denied[number, D_SIDE] = side
+    denied[number, D_CODE] = code
+    denied[number, D_STOP] = stop
+    denied[number, D_LIMIT] = limit
+    denied[number, D_POSITION] = state[POSITION]
+    denied[number, D_CASH] = state[CASH]
+    denied[number, D_LOSS] = loss
+    denied[number, D_LOTS] = lots
+    state[DENIED] = number + 1
+
+
+def leave(
+    state: Ints, fills: Ints, trades: Ints, denied: Ints, rules: Rules, bar: int, close: int, next_open: int
+) -> None:
+    """Close what is held at the open of the bar after `bar`; nothing when only dust is left."""
+    position = state[POSITION]
+    step = rules.lot * rules.lot_to_quantity
+    lots = abs(position) // step * rules.lot
+    if lots <= 0:
+        return
+    side = -1 if position > 0 else 1
+    sellable = lots // rules.market_step * rules.market_step
+    if float(sellable) * float(close) * float(rules.multiplier) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return
+    if (
+        sellable <= 0
+        or sellable * rules.lot_to_quantity < rules.quantity_least
+        or sellable * close * rules.multiplier < rules.notional_min
+    ):
+        deny(state, denied, bar, side, DUST, NONE, NONE, 0, lots)
+        return
+    state[GUARD] = 0
+    book(state, fills, trades, rules, bar + 1, side, lots, next_open, EXIT_ROLE)
+
+
+def refusal(state: Ints, rules: Rules, side: int, lots: int, close: int, stop: int, limit: int, loss: int) -> int:
+    """Return the first of live's checks that denies an entry, in live's order, or OK."""
+    if (stop != NONE and stop <= 0) or (limit != NONE and limit <= 0):
+        return PRICE_TICK
+    if rules.has_band and limit != NONE:
+        low = rules.band_sell_low if side > 0 else rules.band_buy_low
+        high = rules.band_sell_high if side > 0 else rules.band_buy_high
+        if float(max(limit, close)) * float(max(rules.band_unit, high)) >= SAFE:
+            state[STATUS] = OVERFLOW
+        elif limit * rules.band_unit < low * close or limit * rules.band_unit > high * close:
+            return PRICE_BAND
+    if (stop != NONE and (stop - close) * side >= 0) or (limit != NONE and (limit - close) * side <= 0):
+        return WRONG_SIDE
+    quantity = lots * rules.lot_to_quantity
+    if lots % rules.market_step != 0:
+        return QTY_STEP
+    if quantity < rules.quantity_least or quantity <= 0:
+        return QTY_MIN
+    if quantity > rules.quantity_most:
+        return QTY_MAX
+    value = lots * close * rules.multiplier
+    if value < rules.notional_min:
+        return NOTIONAL_MIN
+    if value > rules.notional_max:
+        return NOTIONAL_MAX
+    if side > 0:
+        if value * rules.value_to_cash > state[CASH]:
+            return BALANCE
+    elif not rules.can_short and quantity > max(state[POSITION], 0):
+        return BALANCE
+    after = state[POSITION] * side + quantity
+    if float(after) * float(close) * float(rules.multiplier) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return OK
+    exposure = max(after, 0) * close * rules.multiplier
+    if exposure > rules.exposure_instrument:
+        return EXPOSURE_INSTRUMENT
+    if exposure > rules.exposure_account:
+        return EXPOSURE_ACCOUNT
+    if loss >= rules.loss_max:
+        return LOSS_DAY
+    return OK
+
+
+def enter(
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    denied: Ints,
+    rules: Rules,
+    bar: int,
+    side: int,
+    close: int,
+    next_open: int,
+    stop: int,
+    limit: int,
+    loss: int,
+) -> None:
+    """Size, check and fill an entry decided on `bar` at the next bar's open, and place its protection."""
+    if stop == FAR or limit == FAR:
+        state[STATUS] = OVERFLOW
+        return
+    lots = rules.size
+    if not rules.has_fixed_size:
+        lots = rules.size // (close * rules.lot * rules.multiplier) * rules.lot
+    value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
+    if float(lots) * float(close) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
+        state[STATUS] = OVERFLOW
+        return
+    code = refusal(state, rules, side, lots, close, stop, limit, loss)
+    if state[STATUS] != DONE:
+        return
+    if code != OK:
+        deny(state, denied, bar, side, code, stop, limit, loss, lots)
+        return
+    book(state, fills, trades, rules, bar + 1, side, lots, next_open, ENTRY_ROLE)
+    guarded = abs(state[POSITION]) // (rules.lot * rules.lot_to_quantity) * rules.lot
+    if (stop != NONE or limit != NONE) and guarded * rules.lot_to_quantity >= rules.guard_least:
+        state[GUARD] = 1
+        state[GUARD_LOTS] = guarded
+        state[GUARD_SELLS] = 1 if side > 0 else 0
+        state[GUARD_SINCE] = bar + 1
+        state[GUARD_STOP] = stop
+        state[GUARD_LIMIT] = limit
+
+
+def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int) -> None:
+    """Fill the resting protection when `bar` reaches it."""
+    stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
+    placed_in_bar = bar == state[GUARD_SINCE]
+    is_stopped, is_taken, is_through = False, False, False
+    at_stop, at_limit = stop, limit
+    if sells:
+        if stop != NONE:
+            is_stopped, at_stop = reach_down(stop, open_, low, placed_in_bar)
+        if limit != NONE:
+            is_taken, at_limit = reach_up(limit, open_, high, placed_in_bar)
+            is_through = not placed_in_bar and open_ >= limit
+    else:
+        if stop != NONE:
+            is_stopped, at_stop = reach_up(stop, open_, high, placed_in_bar)
+        if limit != NONE:
+            is_taken, at_limit = reach_down(limit, open_, low, placed_in_bar)
+            is_through = not placed_in_bar and open_ <= limit
+    leg = pair_leg(is_stopped, is_taken, is_through)
+    if leg == 0:
+        return
+    state[GUARD] = 0
+    ticks, role = (at_stop, STOP_ROLE) if leg == 1 else (at_limit, LIMIT_ROLE)
+    book(state, fills, trades, rules, bar, -1 if sells else 1, state[GUARD_LOTS], ticks, role)
+
+
+def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: int, cash: int) -> None:
+    """Look at the day's loss on closes with one and the same holding: `lowest` is what that was worth at the least,
+    `cash` what the account had beside it. The first loss that reaches the limit holds for the day."""
+    if lowest == FAR or state[DAY_REACHED] != 0:
+        return
+    flow = cash - start_cash
+    if abs(float(flow)) * float(rules.cash_to_worth) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return
+    loss = start_worth - lowest - flow * rules.cash_to_worth
+    if loss >= rules.loss_max:
+        state[DAY_REACHED] = loss
+
+
+HELPERS: tuple[Callable[..., Any], ...] = (
+    pair_leg,
+    reach_down,
+    reach_up,
+    round_half_even,
+    share_half_even,
+    level_ticks,
+    book,
+    deny,
+    leave,
+    refusal,
+    enter,
+    protect,
+    cut,
+)
+
+
+def make_walk(version: int) -> Callable[..., int]:
+    """Return the walk. `version` becomes part of what it is compiled from: of the sources that it uses, numba's cache
+    on disk notices only a change of this file."""
+
+    def walk(
+        rules: Rules,
+        time_ns: Ints,
+        open_: Ints,
+        high: Ints,
+        low: Ints,
+        close: Ints,
+        target: Floats,
+        stops: Floats,
+        limits: Floats,
+        day_first: Ints,
+        day_start_ns: Ints,
+        state: Ints,
+        fills: Ints,
+        trades: Ints,
+        denied: Ints,
+        equity: Floats,
+    ) -> int:
+        """Return the index of the bar at which the walk ended; the last five arguments are filled.
+
+        `stops`, `limits`: prices, or empty. `day_first`: the bars with which trading days begin after the first one,
+        `len(close)` last; `day_start_ns`: when these days begin.
+        """
+        count, first = len(close), rules.first
+        state[CASH] = rules.cash
+        state[STATUS] = DONE * version
+        room = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
+        has_stops, has_limits, tracks_loss = len(stops) > 0, len(limits) > 0, rules.loss_max < FAR
+        cash_scale, worth_scale = float(rules.cash_scale), float(rules.worth_scale)
+        before = 0.0
+        cash, factor = rules.cash, 0  # after the bar's fills; of a close, to the position's worth
+        cash_now = float(cash) / cash_scale
+        held_cash, worth = cash, 0  # at the bar's close, before what is decided on it
+        start_cash, start_worth, lowest, day = cash, 0, FAR, 0
+        for bar in range(first, count):
+            if bar == day_first[day]:
+                while day_first[day] == bar:
+                    day += 1
+                start_cash, start_worth, lowest = held_cash, worth, FAR
+                state[DAY_REACHED] = 0
+            if state[GUARD] == 1:
+                filled = state[FILLS]
+                protect(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
+                if state[FILLS] != filled:
+                    if tracks_loss:
+                        cut(state, rules, start_worth, start_cash, lowest, cash)
+                        lowest = FAR
+                    if state[STATUS] != DONE:
+                        return bar
+                    cash, factor = state[CASH], state[POSITION] * rules.multiplier
+                    cash_now = float(cash) / cash_scale
+            held_cash = cash
+            worth = close[bar] * factor
+            equity[bar - first] = cash_now + float(worth) / worth_scale
+            lowest = min(lowest, worth)
+            wanted = target[bar]
+            if wanted != before:
+                if wanted != 0.0 and wanted != 1.0 and wanted != -1.0:
+                    state[STATUS] = TARGET_WRONG
+                    return bar
+                if bar + 1 == count:
+                    break
+                filled = state[FILLS]
+                if max(filled, state[DENIED]) > room:
+                    state[STATUS] = TABLE_FULL
+                    return bar
+                if before != 0.0:
+                    leave(state, fills, trades, denied, rules, bar, close[bar], open_[bar + 1])
+                is_next_day = time_ns[bar] + rules.bar_ns >= day_start_ns[day]
+                if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
+                    cut(state, rules, start_worth, start_cash, lowest, held_cash)
+                    lowest = FAR
+                if wanted != 0.0 and state[STATUS] == DONE:
+                    side = 1 if wanted > 0.0 else -1
+                    stop = level_ticks(stops[bar], rules.tick, rules.price_scale, side < 0) if has_stops else NONE
+                    limit = level_ticks(limits[bar], rules.tick, rules.price_scale, side > 0) if has_limits else NONE
+                    loss = 0 if is_next_day else state[DAY_REACHED]
+                    enter(state, fills, trades, denied, rules, bar, side, close[bar], open_[bar + 1], stop, limit, loss)
+                if state[STATUS] != DONE:
+                    return bar
+                cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted
+                cash_now = float(cash) / cash_scale
+        return count
+
+    return walk

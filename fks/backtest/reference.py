@@ -1,0 +1,300 @@
+"""The reference engine: it walks only the bars where the target changes or a protection is hit, in exact decimals.
+
+It is what the compiled engine is proven against, and what runs where that one's 64 bits or rules do not suffice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import numpy as np
+
+from fks.backtest.limits import Holding, TapeChecks, words
+from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
+from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
+from fks.backtest.units import Units, divide_half_even, from_units, to_units
+from fks.indicators.exact import Exact
+from fks.matching import BarRange, Leg, Resting, match_market, match_oco, match_resting
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.codes import Code
+from fks.model.order import OrderType, Role, Side
+from fks.risk.exits import is_dust
+from fks.risk.sizing import entry_quantity, exit_quantity
+from fks.strategies.base import Decisions
+
+_ZERO = Decimal(0)
+_INT64 = 2**63
+
+
+@dataclass(slots=True)
+class _Protection:
+    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on."""
+
+    quantity: Decimal
+    side: Side
+    since: int
+    stop: int | None
+    limit: int | None
+
+
+@dataclass(slots=True)
+class _Book:
+    """The account and the tape in exact numbers. One per run."""
+
+    bars: Bars
+    setup: Setup
+    units: Units
+    open: Ints
+    high: Ints
+    low: Ints
+    close: Ints
+    cash: Decimal
+    checks: TapeChecks
+    position: Decimal = _ZERO
+    cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
+    entry: int | None = None  # the number of the newest entry's fill
+    protection: _Protection | None = None
+    fills: list[FillRow] = field(default_factory=list)
+    fill_index: list[int] = field(default_factory=list)
+    moves: list[tuple[int, int]] = field(default_factory=list)  # of position and of amounts paid, by fill
+    trades: list[tuple[int, int, int]] = field(default_factory=list)  # entry, exit, profit
+    denied: list[DeniedEntry] = field(default_factory=list)
+    denied_index: list[int] = field(default_factory=list)
+
+    def price(self, ticks: int) -> Decimal:
+        return from_units(ticks, self.units.price)
+
+    def deny(self, index: int, side: Side, code: str, detail: str) -> None:
+        self.denied.append(DeniedEntry(int(self.bars.time_ns[index]), side, code, detail))
+        self.denied_index.append(index)
+
+    def range(self, index: int) -> BarRange[int]:
+        return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
+
+
+def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str) -> Outcome:
+    """Return what the decisions would have traded, from the bar at index `first` on, in exact decimals.
+
+    Errors: InputError SIZING_UNKNOWN, PRICE_MISSING.
+    """
+    book = _open_book(bars, setup)
+    _walk(book, decisions, first)
+    codes = tuple(dict.fromkeys(row.code for row in book.denied))
+    details = tuple(row.detail for row in book.denied)
+    fills = _fill_columns(book)
+    return Outcome(
+        engine=Engine("reference", reason),
+        units=book.units,
+        fills=fills,
+        trades=TradeColumns(
+            _ints([entry for entry, _, _ in book.trades]),
+            _ints([exit_ for _, exit_, _ in book.trades]),
+            _exact([pnl for _, _, pnl in book.trades]),
+        ),
+        denied=DeniedColumns(
+            _ints(book.denied_index),
+            _ints([row.side.sign for row in book.denied]),
+            _ints([codes.index(row.code) for row in book.denied]),
+            codes,
+        ),
+        detail=details.__getitem__,
+        equity=_equity(book, first),
+        cash=to_units(book.cash, book.units.cash),
+        position=to_units(book.position, book.units.quantity),
+    )
+
+
+def _open_book(bars: Bars, setup: Setup) -> _Book:
+    ticks = bars.ticks
+    units = Units.of(ticks.places, setup.instrument, setup.cash)
+    finer = 10 ** (units.price - ticks.places)
+    open_, high, low, close = (column * finer for column in (ticks.open, ticks.high, ticks.low, ticks.close))
+    return _Book(bars, setup, units, open_, high, low, close, setup.cash, TapeChecks(bars, setup))
+
+
+def _walk(book: _Book, decisions: Decisions, first: int) -> None:
+    """Do what each change of the target asks for, at the open of the bar after it."""
+    target, count = decisions.target, len(book.bars)
+    before = np.concatenate([[0.0], target[first:-1]])
+    for place in np.flatnonzero(target[first:] != before):
+        index = first + int(place)
+        _resolve(book, index)
+        if index + 1 >= count:
+            return
+        if before[place] != 0.0:
+            _leave(book, index)
+        if target[index] != 0.0:
+            _enter(book, index, Side.BUY if target[index] > 0 else Side.SELL, decisions)
+    _resolve(book, count - 1)
+
+
+def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
+    """Size, check and fill an entry decided on bar `index`, and place its protections."""
+    setup, instrument = book.setup, book.setup.instrument
+    reference = book.price(book.close[index])
+    stop = _level(book, decisions.stop_loss, index, side.opposite, is_stop=True)
+    limit = _level(book, decisions.take_profit, index, side.opposite, is_stop=False)
+    quantity = entry_quantity(setup.sizing, setup.size, reference, instrument)
+    levels = (None if stop is None else book.price(stop), None if limit is None else book.price(limit))
+    holding = Holding(book.position, book.cash, book.fills, book.fill_index)
+    refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
+    if refused is not None:
+        book.deny(index, side, refused.code.value, words(refused))
+        return
+    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY)
+    guarded = exit_quantity(book.position, instrument)
+    if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
+        book.protection = _Protection(guarded, side.opposite, index + 1, stop, limit)
+
+
+def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_stop: bool) -> int | None:
+    """Return a protection's price in ticks, rounded onto the instrument's grid as risk does; None when there is
+    none."""
+    if column is None or not np.isfinite(column[index]):
+        return None
+    price = book.setup.instrument.round_price(Decimal(repr(float(column[index]))), side=side.value, is_stop=is_stop)
+    return to_units(price, book.units.price)
+
+
+def _leave(book: _Book, index: int) -> None:
+    """Close what is held, at the open of the bar after `index`; nothing when only dust is left."""
+    instrument = book.setup.instrument
+    quantity = exit_quantity(book.position, instrument)
+    if quantity <= 0:
+        return
+    side = Side.SELL if book.position > 0 else Side.BUY
+    if is_dust(quantity, book.price(book.close[index]), instrument):
+        book.deny(index, side, Code.QTY_MIN.value, f"exit of {plain(quantity)}")
+        return
+    book.protection = None
+    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT)
+
+
+def _resolve(book: _Book, through: int) -> None:
+    """Fill the protection at the first bar up to `through` (inclusive) that reaches it."""
+    guard = book.protection
+    if guard is None:
+        return
+    index = _first_touch(book, guard, through)
+    if index is None:
+        return
+    hit = _match(guard, book.range(index), placed_in_bar=index == guard.since)
+    assert hit is not None, "a touched protection fills"
+    book.protection = None
+    _fill(book, index, guard.side, guard.quantity, hit[1], Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT)
+
+
+def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
+    """Return the first bar from the entry's own on whose range reaches a level: in growing slices, so that a near hit
+    costs little and a far one is vectorised."""
+    start, size = guard.since, 64
+    is_long = guard.side is Side.SELL
+    down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
+    while start <= through:
+        end = min(start + size, through + 1)
+        touched = np.zeros(end - start, dtype=bool)
+        if down is not None:
+            touched |= book.low[start:end] <= down
+        if up is not None:
+            touched |= book.high[start:end] >= up
+        place = int(touched.argmax())
+        if touched[place]:
+            return start + place
+        start, size = end, size * 4
+    return None
+
+
+def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool) -> tuple[Leg, int] | None:
+    stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
+    limit = None if guard.limit is None else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
+    if stop is not None and limit is not None:
+        return match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
+    only = stop or limit
+    assert only is not None
+    price = match_resting(only, bar, placed_in_bar=placed_in_bar)
+    return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
+
+
+def _fill(book: _Book, index: int, side: Side, quantity: Decimal, ticks: int, role: Role) -> None:
+    """Book a fill: position net of base fees, cash net of quote fees, the trade when it closes one."""
+    instrument = book.setup.instrument
+    price = book.price(ticks)
+    fee = book.setup.costs.fee(side, quantity, price, instrument)
+    row = FillRow(int(book.bars.time_ns[index]), side, quantity, price, fee.amount, fee.currency, role)
+    book.fills.append(row)
+    book.fill_index.append(index)
+    in_base = fee.currency == instrument.base
+    moved = side.sign * quantity - (fee.amount if in_base else _ZERO)
+    paid = side.sign * quantity * price * instrument.multiplier + (_ZERO if in_base else fee.amount)
+    if role is Role.ENTRY:
+        book.entry, book.cost = len(book.fills) - 1, book.cost + paid
+    elif book.position:
+        share = _share(book, quantity)
+        assert book.entry is not None, "only an entry opens a position"
+        book.trades.append((book.entry, len(book.fills) - 1, to_units(-paid - share, book.units.cash)))
+        book.cost -= share
+    book.position += moved
+    book.cash -= paid
+    book.moves.append((to_units(moved, book.units.quantity), to_units(paid, book.units.cash)))
+
+
+def _share(book: _Book, quantity: Decimal) -> Decimal:
+    """Return the part of the position's cost that closing `quantity` of it realises. The rest keeps its part, rounded
+    half-even to the last place of amounts."""
+    held, closed = (to_units(value, book.units.quantity) for value in (abs(book.position), quantity))
+    kept = divide_half_even(to_units(book.cost, book.units.cash) * (held - closed), held)
+    return book.cost - from_units(kept, book.units.cash)
+
+
+def _fill_columns(book: _Book) -> FillColumns:
+    units, base = book.units, book.setup.instrument.base
+    is_base = [fill.fee_currency == base for fill in book.fills]
+    return FillColumns(
+        bar=_ints(book.fill_index),
+        side=_ints([fill.side.sign for fill in book.fills]),
+        quantity=_exact([to_units(fill.quantity, units.quantity) for fill in book.fills]),
+        price=_exact([to_units(fill.price, units.price) for fill in book.fills]),
+        fee=_exact(
+            [
+                to_units(fill.fee, units.quantity if in_base else units.cash)
+                for fill, in_base in zip(book.fills, is_base, strict=True)
+            ]
+        ),
+        is_base_fee=np.array(is_base, dtype=np.bool_),
+        role=_ints([ROLES.index(fill.role) for fill in book.fills]),
+    )
+
+
+def _ints(values: list[int]) -> Ints:
+    return np.array(values, dtype=np.int64)
+
+
+def _exact(values: list[int]) -> Exact:
+    if all(-_INT64 < value < _INT64 for value in values):
+        return np.array(values, dtype=np.int64)
+    return np.array(values, dtype=object)
+
+
+def _equity(book: _Book, first: int) -> Floats:
+    """Return cash plus the position's worth at each bar's close, in quote: both exact, each rounded to float64 and
+    divided once, then added."""
+    units, count = book.units, len(book.bars)
+    multiplier = to_units(book.setup.instrument.multiplier, units.multiplier)
+    scale = units.quantity + units.price + units.multiplier
+    equity = np.empty(count)
+    cash, position, start = to_units(book.setup.cash, units.cash), 0, first
+    moves = list(zip(book.fill_index, book.moves, strict=True))
+    for place, (index, (moved, paid)) in enumerate([*moves, (count, (0, 0))]):
+        if index > start:
+            worth = _exact_product(book.close[start:index], position * multiplier)
+            equity[start:index] = float(cash) / 10.0**units.cash + worth.astype(np.float64) / 10.0**scale
+            start = index
+        if place < len(moves):
+            cash, position = cash - paid, position + moved
+    return equity[first:]
+
+
+def _exact_product(ticks: Ints, factor: int) -> Exact:
+    most = int(np.abs(ticks).max()) * abs(factor)
+    return ticks * factor if most < _INT64 else ticks.astype(object) * factor

@@ -1,0 +1,97 @@
+"""Inputs of a backtest besides bars and strategy, and the rows of its result, with exact decimals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from fks.config.settings import Risk
+from fks.matching import CostModel
+from fks.model.instrument import Instrument
+from fks.model.order import Role, Side
+from fks.model.timeframe import iso
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Inputs of a backtest besides bars and strategy. `size` is quote per entry (`notional`) or base per entry
+    (`quantity`)."""
+
+    instrument: Instrument
+    costs: CostModel = field(default_factory=CostModel)
+    sizing: str = "notional"
+    size: Decimal = Decimal(1000)
+    cash: Decimal = Decimal(10_000)
+    can_short: bool = False
+    allow_gaps: bool = False
+    limits: Risk = field(default_factory=Risk)  # ours, in quote; fks.backtest.limits.UNLIMITED for none
+    start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
+
+
+def plain(value: Decimal) -> str:
+    """Return a Decimal in its one canonical text: no exponent, no trailing zeros."""
+    text = format(value.normalize(), "f")
+    return "0" if text == "-0" else text
+
+
+@dataclass(frozen=True, slots=True)
+class FillRow:
+    """One fill, exact. `time_ns` is the open time of the bar it happened in; these fields are what G6 compares."""
+
+    time_ns: int
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+    role: Role = Role.ENTRY
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "time": iso(self.time_ns),
+            "side": self.side.value,
+            "quantity": plain(self.quantity),
+            "price": plain(self.price),
+            "fee": plain(self.fee),
+            "fee_currency": self.fee_currency,
+            "role": self.role.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TradeRow:
+    """A round trip. `pnl` is realised in quote against the average cost of what was held, fees included."""
+
+    side: Side
+    entry_ns: int
+    exit_ns: int
+    quantity: Decimal
+    entry_price: Decimal
+    exit_price: Decimal
+    pnl: Decimal
+    reason: Role  # exit | sl | tp
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "side": self.side.value,
+            "entry_time": iso(self.entry_ns),
+            "exit_time": iso(self.exit_ns),
+            "quantity": plain(self.quantity),
+            "entry_price": plain(self.entry_price),
+            "exit_price": plain(self.exit_price),
+            "pnl": plain(self.pnl),
+            "reason": self.reason.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedEntry:
+    """An entry that our own rules denied, with the same code as in live trading."""
+
+    time_ns: int
+    side: Side
+    code: str
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"time": iso(self.time_ns), "side": self.side.value, "code": self.code, "detail": self.detail}

@@ -1,0 +1,77 @@
+"""Prices as whole numbers of a 10^-places grid.
+
+Prices hold the shortest decimal of the venue's string (docs/storage.md), so they are whole numbers of some 10^-places,
+and sums and comparisons of those are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_DIGITS = 15  # what a float64 holds of a decimal without loss
+_PLACES_MAX = 12
+_PROBE = 256  # values that are tried first: they reject most grids
+
+_Floats = npt.NDArray[np.float64]
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Four columns of prices as integers: value = integer × 10^-places. Shapes: all (n,)."""
+
+    places: int
+    open: _Ints
+    high: _Ints
+    low: _Ints
+    close: _Ints
+
+    def __getitem__(self, part: slice) -> Ticks:
+        """Return a view of some rows (no copy)."""
+        return Ticks(self.places, self.open[part], self.high[part], self.low[part], self.close[part])
+
+
+def places_of(values: _Floats) -> int:
+    """Return the decimal places of the coarsest 10^-places grid that holds all of `values`.
+
+    Prices of more than 15 digits (made by arithmetic, not by a venue) get 15 digits counted on the first one.
+    """
+    return _places_from(values, 0)
+
+
+def ticks_of(open_: _Floats, high: _Floats, low: _Floats, close: _Floats) -> Ticks:
+    """Return the columns on the coarsest grid that holds all of their values."""
+    places = 0
+    for column in (open_, high, low, close):
+        places = max(places, _places_from(column, places))
+    scale = 10.0**places
+    return Ticks(places, *(_converted(column, scale) for column in (open_, high, low, close)))
+
+
+def _places_from(values: _Floats, least: int) -> int:
+    """Return `places_of(values)`, or less than `least` where the grid of `least` places holds them too."""
+    if not len(values):
+        return 0
+    whole = len(str(int(abs(float(values[0])))))
+    most = max(0, min(_PLACES_MAX, _DIGITS - whole))
+    for places in range(min(least, most), most + 1):
+        scale = 10.0**places
+        if _is_on_grid(values[:_PROBE], scale) and _is_on_grid(values, scale):
+            return places
+    return most
+
+
+def _is_on_grid(values: _Floats, scale: float) -> bool:
+    scaled = values * scale
+    np.rint(scaled, out=scaled)
+    scaled /= scale
+    return bool(np.array_equal(scaled, values))
+
+
+def _converted(values: _Floats, scale: float) -> _Ints:
+    scaled = values * scale
+    np.rint(scaled, out=scaled)
+    return scaled.astype(np.int64)

@@ -1,0 +1,256 @@
+"""The compiled engine against the reference engine, field by field, on random tapes and setups and on the sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ConfigDict
+
+from fks.backtest import Result, Setup, run
+from fks.backtest.limits import UNLIMITED
+from fks.config.settings import Risk
+from fks.matching import CostModel
+from fks.model.bar import Bars
+from fks.model.instrument import Instrument, Lot, PercentPrice
+from fks.model.tape import unpack_tape
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.strategies.base import Decisions, Strategy, StrategyError
+from fks.strategies.check import synthetic
+from fks.strategies.registry import load_catalogue
+from tests.support.strategies import START_NS
+
+SAMPLE = Path(__file__).resolve().parents[3] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
+CATALOGUE = load_catalogue()
+BTC = Instrument(
+    "binance",
+    "BTCUSDT",
+    "BTC",
+    "USDT",
+    Decimal("0.01"),
+    Decimal("0.00001"),
+    Decimal("0.00001"),
+    Decimal(9000),
+    Decimal(5),
+)
+COARSE = Instrument("x", "DOGEUSD", "DOGE", "USD", Decimal("0.5"), Decimal(1), Decimal(2), Decimal(90), Decimal(50))
+FINE = Instrument(
+    "x",
+    "ALTBTC",
+    "ALT",
+    "BTC",
+    Decimal("0.001"),
+    Decimal("0.1"),
+    Decimal("0.1"),
+    Decimal(10**6),
+    Decimal("0.5"),
+    Decimal("0.25"),
+)
+
+
+class Given(Strategy):
+    """Decisions as they are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    name: ClassVar[str] = "given"
+    target: tuple[float, ...]
+    stop: tuple[float, ...] | None = None
+    limit: tuple[float, ...] | None = None
+    warm: int = 0
+
+    def warmup(self) -> int:
+        return self.warm
+
+    def decide(self, bars: Bars) -> Decisions:
+        part = slice(-len(bars), None)
+        return Decisions(
+            np.array(self.target)[part], *(None if v is None else np.array(v)[part] for v in (self.stop, self.limit))
+        )
+
+
+def both(strategy: Strategy, bars: Bars, setup: Setup) -> tuple[Result, Result]:
+    return run(strategy, bars, setup, engine="compiled"), run(strategy, bars, setup, engine="reference")
+
+
+def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
+    """Run both engines and compare everything that a result has."""
+    compiled, reference = both(strategy, bars, setup)
+    assert (compiled.engine.name, reference.engine.name) == ("compiled", "reference"), compiled.engine.reason
+    assert compiled.fills == reference.fills
+    assert compiled.trades == reference.trades
+    assert compiled.denied == reference.denied
+    assert compiled.denied_count == reference.denied_count
+    assert (compiled.cash, compiled.position) == (reference.cash, reference.position)
+    assert np.array_equal(compiled.equity, reference.equity)
+    assert np.array_equal(compiled.pnl, reference.pnl)
+    assert compiled.units == reference.units
+    for name in ("bar", "side", "quantity", "price", "fee", "is_base_fee", "role"):
+        left, right = getattr(compiled.fill_columns, name), getattr(reference.fill_columns, name)
+        assert left.tolist() == right.tolist(), name
+    assert (compiled.inputs_hash, compiled.fills_hash) == (reference.inputs_hash, reference.fills_hash)
+    return compiled
+
+
+class Dice:
+    """Random choices of a seed: hypothesis draws the seed, as its own draws of a whole setup hardly ever trade."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+
+    def one_of(self, *values: Any) -> Any:
+        return values[int(self.random.integers(len(values)))]
+
+    def tape(self, scale: float) -> Bars:
+        """Return up to 90 bars whose prices are whole numbers of `scale`, with gaps."""
+        count = int(self.random.integers(3, 90))
+        timeframe, step = self.one_of("1m", "15m", "1h", "4h", "1d"), self.one_of(2, 5, 12)
+        moves = self.random.integers(-step, step + 1, (2, count)) + (self.random.random((2, count)) < 0.05) * 15
+        path = np.maximum(200 + np.cumsum(moves.T.ravel()), 25)
+        open_, close = path[0::2], path[1::2]
+        reach = self.random.integers(0, step, (2, count))
+        high, low = np.maximum(open_, close) + reach[0], np.minimum(open_, close) - reach[1]
+        steps = np.where(self.random.random(count) < 0.05, 3, 1)
+        times = START_NS + np.cumsum(steps).astype(np.int64) * TIMEFRAMES[timeframe] * NS
+        columns = (np.round(column * scale, 6) for column in (open_, high, low, close))
+        return Bars("TAPE", timeframe, times, *columns, np.ones(count))
+
+    def instrument(self) -> tuple[Instrument, float]:
+        """Return an instrument and the grid of its tape's prices, which may be off its tick."""
+        item, scale = self.one_of((BTC, 1.0), (BTC, 0.01), (COARSE, 0.5), (COARSE, 1.0), (FINE, 0.003), (FINE, 0.05))
+        changes: dict[str, Any] = {}
+        if self.one_of(0, 0, 1):
+            step = item.lot_step * self.one_of(0, 2)
+            changes["market_lot"] = Lot(item.lot_step * 3, item.qty_max / 2, step)
+        if self.one_of(0, 0, 0, 1):
+            changes["is_notional_min_for_market"] = False
+        if self.one_of(0, 0, 0, 1):
+            band = (Decimal("0.9"), Decimal("1.03"), Decimal("0.97"), Decimal("1.1"))
+            changes["percent_price"] = PercentPrice(*band)
+        return replace(item, **changes), scale
+
+    def setup(self) -> tuple[Setup, float]:
+        """Return a setup, with limits that often bind, and the grid of its tape's prices."""
+        item, scale = self.instrument()
+        price = Decimal(200) * Decimal(str(scale))
+        smallest = max(item.notional_min / price / item.multiplier, item.qty_min)
+        lots = Decimal(int(smallest / item.lot_step)) + int(self.random.integers(-2, 60))
+        lots *= self.one_of(1, 1, 37)
+        worth = max(lots, Decimal(1)) * item.lot_step * price * item.multiplier
+        sizing = self.one_of("notional", "quantity")
+        limits = UNLIMITED
+        if self.one_of(0, 1, 1):
+            limits = Risk(
+                notional_max_order=worth * self.one_of(1, 9, 9, 9),
+                exposure_max_instrument=worth * self.one_of(Decimal("1.01"), 9, 9, 9),
+                exposure_max_account=worth * self.one_of(Decimal("1.005"), 9, 9, 9),
+                loss_day_max=worth * self.one_of(Decimal("0.01"), Decimal("0.1"), 5),
+                day_zone=self.one_of("UTC", "Europe/Berlin", "Etc/GMT-12"),
+                day_start_hour=self.one_of(0, 5),
+            )
+        costs = CostModel(
+            Decimal(self.one_of("0", "0.001", "0.00075", "0.012345678", "0.2")), self.one_of("received", "quote")
+        )
+        size = max(lots, Decimal(1)) * item.lot_step if sizing == "quantity" else worth
+        cash = worth * self.one_of(Decimal("0.5"), Decimal("1.02"), 50, 50)
+        return Setup(item, costs, sizing, size, cash, self.one_of(True, True, False), True, limits), scale
+
+    def levels(self, bars: Bars, side: np.ndarray[Any, Any], scale: float) -> tuple[float, ...] | None:
+        """Return prices on one side of the closes, on the grid or off it, or strange ones."""
+        kind, count = self.one_of(*["none"] * 4, *["near"] * 5, *["on grid"] * 3, "any"), len(bars)
+        if kind == "none":
+            return None
+        if kind == "any":
+            strange = np.array([np.nan, np.inf, -1.0, 0.0, 0.1 + 0.2, 1e3 / 3, 1e3 / 7])
+            return tuple(strange[self.random.integers(0, len(strange), count)])
+        away = bars.close * (1.0 + side * self.one_of(*[0.01, 0.02, 0.037] * 4, 0.0))
+        return tuple(np.round(away / scale) * scale if kind == "on grid" else away)
+
+    def strategy(self, bars: Bars, scale: float) -> Given:
+        count = len(bars)
+        sides = self.one_of((0.0, 1.0), (-1.0, 0.0, 1.0), (-1.0, 1.0), (0.0, 0.0, 1.0))
+        target = np.repeat(np.array(sides)[self.random.integers(0, len(sides), count)], self.one_of(1, 3, 8))[:count]
+        side = np.where(target < 0, -1.0, 1.0)
+        stop, limit = self.levels(bars, -side, scale), self.levels(bars, side, scale)
+        return Given(target=tuple(target), stop=stop, limit=limit, warm=int(self.random.integers(0, min(3, count - 1))))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=300, deadline=None)
+def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
+    dice = Dice(seed)
+    setup, scale = dice.setup()
+    bars = dice.tape(scale)
+    assert_equal(dice.strategy(bars, scale), bars, setup)
+
+
+FAST: dict[str, dict[str, Any]] = {
+    "sma_cross": {"fast": 3, "slow": 8},
+    "ema_cross": {"fast": 3, "slow": 8},
+    "macd": {"fast": 3, "slow": 8, "signal": 3},
+    "rsi": {"period": 4},
+    "bollinger": {"period": 6, "deviations": 1.0},
+    "buy_and_hold": {},
+}
+
+
+def built_in() -> list[str]:
+    return sorted(entry.name for entry in CATALOGUE.entries.values() if entry.origin == "builtin")
+
+
+@pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3, "tp_pct": 0.41}])
+@pytest.mark.parametrize("name", built_in())
+def test_engines_agree_on_the_sample_for_built_in_strategies(name: str, protected: dict[str, float]) -> None:
+    bars = unpack_tape(SAMPLE.read_bytes()).bars()[20_000:50_000]
+    kind = CATALOGUE.kind(name)
+    params = {**FAST.get(name, {}), **{key: value for key, value in protected.items() if key in kind.model_fields}}
+    limits = Risk(loss_day_max=Decimal(40))
+    setup = Setup(BTC, size=Decimal(777), cash=Decimal(50_000), allow_gaps=True, limits=limits)
+    assert_equal(CATALOGUE.make(name, params), bars, setup)
+    if "short" in kind.model_fields:
+        assert_equal(CATALOGUE.make(name, {**params, "short": True}), bars, replace(setup, can_short=True))
+
+
+def test_a_target_on_every_bar_outgrows_no_table() -> None:
+    bars = synthetic(3_000)
+    strategy = Given(target=(1.0, -1.0) * 1500)
+    result = assert_equal(strategy, bars, Setup(BTC, cash=Decimal(10**6), can_short=True, limits=UNLIMITED))
+    assert len(result.fills) > 5_000
+
+
+def test_a_wrong_target_is_the_same_error_in_both_engines() -> None:
+    bars, setup = synthetic(40), Setup(BTC)
+    strategy = Given(target=(9.0, 9.0) + (0.0,) * 20 + (0.5,) * 18, warm=2)
+    for engine in ("compiled", "reference"):
+        with pytest.raises(StrategyError, match=r"target is 0.5 at bar 22; it may be -1, 0 or 1"):
+            run(strategy, bars, setup, engine=engine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"cash": Decimal(10) ** 45}, "may not fit 64 bits"),
+        ({"instrument": replace(BTC, has_oco=False)}, "no OCO"),
+        (
+            {
+                "instrument": replace(BTC, qty_max=Decimal(10) ** 12),
+                "sizing": "quantity",
+                "size": Decimal(10) ** 8,
+                "cash": Decimal(10) ** 10,
+                "limits": UNLIMITED,
+            },
+            "did not fit 64 bits at bar 3",
+        ),
+    ],
+)
+def test_what_64_bits_or_the_walk_do_not_cover_runs_on_the_reference(changes: dict[str, Any], reason: str) -> None:
+    strategy = Given(target=(0.0,) * 3 + (1.0,) * 20 + (0.0,) * 17)
+    compiled, reference = both(strategy, synthetic(40), replace(Setup(BTC), **changes))
+    assert compiled.engine.name == "reference"
+    assert reason in compiled.engine.reason
+    assert compiled.fills == reference.fills

@@ -1,4 +1,4 @@
-"""List large modules, long functions and long argument lists of the library, for people to read.
+"""List large modules and packages, long functions and long argument lists of the library, for people to read.
 
 `python scripts/report.py [ROWS]`. There are no thresholds and the exit code is 0: a table or a protocol in one file
 may be long for a good reason.
@@ -10,6 +10,7 @@ import ast
 import io
 import sys
 import tokenize
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,9 +19,16 @@ Row = tuple[int, str]
 
 
 def sources() -> list[Path]:
-    """Return the files of the library, without migrations."""
-    found = [ROOT / "serve_app.py", *(ROOT / "fks").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]
-    return sorted(path for path in found if "migrations" not in path.parts)
+    """Return the files of the library."""
+    return sorted([ROOT / "serve_app.py", *(ROOT / "fks").rglob("*.py"), *(ROOT / "actors").rglob("*.py")])
+
+
+def package_of(path: Path) -> str:
+    """Return the package of `fks` or the top-level package of a file; migrations are a package of their own."""
+    parts = path.relative_to(ROOT).parts
+    if "migrations" in parts:
+        return "fks/store/migrations"
+    return "/".join(parts[:2]) if parts[0] == "fks" and len(parts) > 2 else parts[0]
 
 
 def code_lines(text: str, tree: ast.AST) -> int:
@@ -67,17 +75,19 @@ def show(title: str, rows: list[Row], count: int) -> None:
 
 
 def main() -> None:
-    """Print the three lists and the sum of code lines."""
+    """Print the four lists and the sum of code lines."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     modules: list[Row] = []
     long: list[Row] = []
     wide: list[Row] = []
-    total = 0
+    packages: Counter[str] = Counter()
     for path in sources():
         text = path.read_text()
         tree = ast.parse(text)
         name = str(path.relative_to(ROOT))
-        total += code_lines(text, tree)
+        packages[package_of(path)] += code_lines(text, tree)
+        if "migrations" in path.parts:
+            continue
         modules.append((len(text.splitlines()), name))
         for function, node in functions(tree):
             where = f"{name}:{node.lineno} {function}"
@@ -85,9 +95,15 @@ def main() -> None:
             if not is_command(node):
                 wide.append((arguments(node), where))
     show("Largest modules (lines)", modules, count)
+    show(
+        "Largest packages (code lines: no blank lines, comments and docstrings)",
+        [(n, p) for p, n in packages.items()],
+        count,
+    )
     show("Longest functions (lines)", long, count)
     show("Longest argument lists (without self; commands of click left out)", wide, count)
-    print(f"\n{len(modules)} modules, {total} lines of code without blank lines, comments and docstrings")
+    lines = sum(number for name, number in packages.items() if name.startswith(("fks", "actors")))
+    print(f"\n{lines} code lines in fks/ and actors/, of these {packages['fks/store/migrations']} in migrations")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 import psutil
 from aiohttp import web
 
-from fks.bars.aggregate import BarBuilder
+from fks.bars.aggregate import BarBuilder, BarStart
 from fks.config.secrets import load_secrets
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
@@ -183,7 +183,7 @@ def memory_mb(symbols: int = 500) -> float:
     for number in range(symbols):
         feed = SymbolFeed(FeedSpec(f"S{number}", 10, 120, FRAMES), 0.0)
         feed.handle(m.Claimed(begin, 0.0, {}, None))
-        feed.restart(BarBuilder("binance", feed.symbol, FRAMES, begin, previous=Decimal(1)), 0, [])
+        feed.restart(BarBuilder(BarStart("binance", feed.symbol, FRAMES, begin, previous=Decimal(1))), 0, [])
         feed.add(
             [
                 PublicTrade("binance", feed.symbol, n, begin + n * NS // 10, Decimal(f"{n}.01"), Decimal("0.5"), False)

@@ -10,7 +10,7 @@ the floats of a bar are computed once, when it is sealed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from fks.bars.buckets import by_length as by_length
@@ -156,40 +156,41 @@ def trade_key(trade: PublicTrade, ids: TradeIds) -> TradeKey:
     return (trade.time_ns, trade.trade_id) if ids is TradeIds.OPAQUE else (trade.trade_id, trade.time_ns)
 
 
-class BarBuilder:
-    """Builds every timeframe of one symbol from trades.
+@dataclass(frozen=True, slots=True)
+class BarStart:
+    """Start of a BarBuilder: what it builds, and from where on.
+
+    `start_ns` is a boundary of the base timeframe; `seeds` hold the open larger bars up to it (absent: a larger bar
+    that began earlier is marked incomplete), and go over to the builder. `previous` is the last price before
+    `start_ns`. `emits_empty`: no-trade bars are emitted (flat, flagged), as the exchange does; else they are left out.
 
     `ids` is what the exchange's ids prove: with it, trades of the open base bar may be added in any order (each once),
     and open and close are the prices of the first and the last by id or time. None: trades are added in order.
-
-    `start_ns` is a boundary of the base timeframe; `seeds` hold the open larger bars up to it (absent: a larger bar
-    that began earlier is marked incomplete). `previous` is the last price before `start_ns`. `emits_empty`: no-trade
-    bars are emitted (flat, flagged), as the exchange does; else they are left out.
     """
 
-    def __init__(
-        self,
-        exchange: str,
-        symbol: str,
-        timeframes: Sequence[str],
-        start_ns: int,
-        *,
-        seeds: Mapping[str, OpenBar] | None = None,
-        previous: Decimal | None = None,
-        emits_empty: bool = True,
-        ids: TradeIds | None = None,
-    ) -> None:
-        self._exchange = exchange
-        self._symbol = symbol
-        self.base, *self._larger = by_length(timeframes)
+    exchange: str
+    symbol: str
+    timeframes: Sequence[str]
+    start_ns: int
+    seeds: Mapping[str, OpenBar] = field(default_factory=dict)
+    previous: Decimal | None = None
+    emits_empty: bool = True
+    ids: TradeIds | None = None
+
+
+class BarBuilder:
+    """Builds every timeframe of one symbol from trades."""
+
+    def __init__(self, start: BarStart) -> None:
+        self.start = start
+        self.base, *self._larger = by_length(start.timeframes)
         self._step_ns = length_of(self.base) * NS
-        self._previous = previous
-        self._emits_empty = emits_empty
-        self._ids = ids
-        if bar_start(start_ns, self.base) != start_ns:
-            raise BugError(f"{start_ns} is not where a {self.base} bar begins")
-        self._bar = OpenBar.at(start_ns, self.base)
-        self._open = {frame: self._seeded(frame, start_ns, seeds or {}) for frame in self._larger}
+        self._previous = start.previous
+        self._ids = start.ids
+        if bar_start(start.start_ns, self.base) != start.start_ns:
+            raise BugError(f"{start.start_ns} is not where a {self.base} bar begins")
+        self._bar = OpenBar.at(start.start_ns, self.base)
+        self._open = {frame: self._seeded(frame) for frame in self._larger}
 
     @property
     def open_ns(self) -> int:
@@ -240,15 +241,15 @@ class BarBuilder:
                 self._open[frame] = OpenBar(bar.end_ns, bar_end(bar.end_ns, frame))
 
     def _emit(self, bar: OpenBar, timeframe: str, sealed: list[Bar]) -> None:
-        made = bar.seal(self._exchange, self._symbol, timeframe, self._previous)
-        if made is not None and (self._emits_empty or not made.is_empty):
+        made = bar.seal(self.start.exchange, self.start.symbol, timeframe, self._previous)
+        if made is not None and (self.start.emits_empty or not made.is_empty):
             sealed.append(made)
 
-    def _seeded(self, timeframe: str, start_ns: int, seeds: Mapping[str, OpenBar]) -> OpenBar:
-        seed = seeds.get(timeframe)
-        bar = OpenBar.at(start_ns, timeframe)
+    def _seeded(self, timeframe: str) -> OpenBar:
+        seed = self.start.seeds.get(timeframe)
+        bar = OpenBar.at(self.start.start_ns, timeframe)
         if seed is None:
-            bar.is_complete = bar.start_ns == start_ns
+            bar.is_complete = bar.start_ns == self.start.start_ns
             return bar
         assert seed.start_ns == bar.start_ns
         return seed

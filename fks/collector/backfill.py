@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from fks.bars.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fold_bars, length_of
+from fks.bars.aggregate import BarBuilder, BarStart, OpenBar, by_length, exact_decimal, fold_bars, length_of
 from fks.feed.rows import SealedPosition
 from fks.feed.unstored import Sealed
 from fks.history.confirmation import whole
@@ -299,14 +299,16 @@ class Backfill:
         seeds, previous = await self._seeds(symbol, begin_ns)
         ids = self._exchange.capabilities.trade_ids
         builder = BarBuilder(
-            self._exchange.name,
-            symbol,
-            self._timeframes,
-            begin_ns,
-            seeds=seeds,
-            previous=previous,
-            emits_empty=self._exchange.capabilities.has_empty_bars,
-            ids=None if ids is TradeIds.CONTIGUOUS else ids,
+            BarStart(
+                self._exchange.name,
+                symbol,
+                self._timeframes,
+                begin_ns,
+                seeds=seeds,
+                previous=previous,
+                emits_empty=self._exchange.capabilities.has_empty_bars,
+                ids=None if ids is TradeIds.CONTIGUOUS else ids,
+            )
         )
         made = Recovery(builder, last_id, trades=trades)
         fetched: dict[str, tuple[int, list[Bar]]] = {}

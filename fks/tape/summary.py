@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fks.bars.aggregate import BarBuilder
+from fks.bars.aggregate import BarBuilder, BarStart
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start, iso
@@ -168,12 +168,14 @@ class Summary:
             start_ns = bar_start(trade.time_ns, self._timeframe)
             row.begin_ns = max(start_ns, row.bars[-1].time_ns if row.bars else 0)
             row.builder = BarBuilder(
-                self._exchange,
-                symbol,
-                [self._timeframe],
-                start_ns,
-                emits_empty=self._has_empty,
-                ids=None if self._ids is TradeIds.CONTIGUOUS else self._ids,
+                BarStart(
+                    self._exchange,
+                    symbol,
+                    [self._timeframe],
+                    start_ns,
+                    emits_empty=self._has_empty,
+                    ids=None if self._ids is TradeIds.CONTIGUOUS else self._ids,
+                )
             )
         made = row.builder.add(trade)
         if made is None:

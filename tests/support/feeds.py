@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from fks.bars.aggregate import BarBuilder
+from fks.bars.aggregate import BarBuilder, BarStart
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.feed.rows import SealedPosition
@@ -29,7 +29,7 @@ def seen(second: int, trades: int, *, volume: float = 1.0, is_closed: bool = Tru
 
 
 def builder(timeframes: tuple[str, ...] = ("1s", "5s")) -> BarBuilder:
-    return BarBuilder("binance", "BTCUSDT", timeframes, T0, previous=Decimal(9))
+    return BarBuilder(BarStart("binance", "BTCUSDT", timeframes, T0, previous=Decimal(9)))
 
 
 def live(

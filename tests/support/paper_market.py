@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from fks.bars.aggregate import BarBuilder, OpenBar
+from fks.bars.aggregate import BarBuilder, BarStart, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
 from fks.model.market import (
@@ -43,7 +43,7 @@ class PaperMarket:
         self.counters = ConnectionCounters()
         begin = bar_start(trades[0].time_ns, "1s")
         seeds = {frame: OpenBar.at(begin, frame) for frame in TIMEFRAMES if frame != "1s"}
-        builder = BarBuilder("binance", trades[0].symbol, tuple(TIMEFRAMES), begin, seeds=seeds)
+        builder = BarBuilder(BarStart("binance", trades[0].symbol, tuple(TIMEFRAMES), begin, seeds=seeds))
         self._bars: dict[str, list[Bar]] = {frame: [] for frame in TIMEFRAMES}
         for trade in trades:
             self._keep(builder.add(trade) or [])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fks.bars.aggregate import BarBuilder
+from fks.bars.aggregate import BarBuilder, BarStart
 from fks.clock import Clock, FakeClock, RealClock
 from fks.collector import gap_filler as module
 from fks.collector import writer as writer_module
@@ -63,7 +63,7 @@ class Rig:
         self.feed.handle(m.Subscribed(T0, 0.0))
         positions = (await self.store.claim(["BTCUSDT"], FRAMES))["BTCUSDT"]
         self.feed.handle(m.Claimed(T0, 0.0, positions, None))
-        self.feed.restart(BarBuilder("binance", "BTCUSDT", FRAMES, T0, previous=Decimal(9)), 0, [])
+        self.feed.restart(BarBuilder(BarStart("binance", "BTCUSDT", FRAMES, T0, previous=Decimal(9))), 0, [])
         self.feed.handle(m.BackfillFinished(T0, 0.0))
         self.feed.outages.take()
 

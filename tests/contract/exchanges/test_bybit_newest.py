@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fks.bars.aggregate import BarBuilder
+from fks.bars.aggregate import BarBuilder, BarStart
 from fks.clock import RealClock
 from fks.collector.backfill import Backfill
 from fks.exchanges.base import Endpoint
@@ -46,7 +46,7 @@ TRADES = [traded(number) for number in range(6 * 240)]
 
 
 def truth() -> list[Bar]:
-    builder = BarBuilder("bybit", SYMBOL, ("1m",), NEW_YEAR, ids=TradeIds.OPAQUE)
+    builder = BarBuilder(BarStart("bybit", SYMBOL, ("1m",), NEW_YEAR, ids=TradeIds.OPAQUE))
     return [bar for trade in TRADES for bar in builder.add(trade) or []]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.bars.aggregate import BarBuilder, OpenBar, aggregate_bars, aggregate_trades, fold_bars
+from fks.bars.aggregate import BarBuilder, BarStart, OpenBar, aggregate_bars, aggregate_trades, fold_bars
 from fks.bars.calendars import calendar_of
 from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import Reason, check_bars
@@ -113,7 +113,7 @@ def test_krakens_minutes_equal_the_aggregate_of_its_trades() -> None:
     assert [t.trade_id for t in trades] == list(range(trades[0].trade_id, trades[0].trade_id + 1000))
     begin_ns = bar_end(bar_start(trades[0].time_ns, "1m"), "1m")
     earlier = [trade for trade in trades if trade.time_ns < begin_ns]
-    builder = BarBuilder("kraken", "XBTUSDT", ("1m",), begin_ns, previous=earlier[-1].price)
+    builder = BarBuilder(BarStart("kraken", "XBTUSDT", ("1m",), begin_ns, previous=earlier[-1].price))
     mine = {bar.time_ns: bar for trade in trades[len(earlier) :] for bar in builder.add(trade) or []}
     own = {row[0] * NS: row for row in kraken("http_ohlc.json")}
     assert (len(mine), sum(bar.is_empty for bar in mine.values())) == (409, 137)

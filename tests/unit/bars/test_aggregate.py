@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fks.bars.aggregate import (
     BarBuilder,
+    BarStart,
     OpenBar,
     aggregate_bars,
     aggregate_trades,
@@ -53,7 +54,7 @@ def streams(draw: st.DrawFn) -> list[PublicTrade]:
 
 
 def built(trades: list[PublicTrade], frames: tuple[str, ...] = ALL, through_ns: int | None = None) -> list[Bar]:
-    builder = BarBuilder("binance", "BTCUSDT", frames, bar_start(trades[0].time_ns, by_length(frames)[0]))
+    builder = BarBuilder(BarStart("binance", "BTCUSDT", frames, bar_start(trades[0].time_ns, by_length(frames)[0])))
     bars: list[Bar] = []
     for item in trades:
         made = builder.add(item)
@@ -123,7 +124,7 @@ def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: 
             if bar.time_ns >= seeds[frame].start_ns:
                 seeds[frame].fold_bar(bar)
     previous = exact_decimal(earlier[-1].close) if earlier else None
-    builder = BarBuilder("binance", "BTCUSDT", ALL, begin, seeds=seeds, previous=previous)
+    builder = BarBuilder(BarStart("binance", "BTCUSDT", ALL, begin, seeds=seeds, previous=previous))
     bars: list[Bar] = []
     for item in trades:
         if item.time_ns >= begin:
@@ -142,7 +143,7 @@ def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: 
 @settings(max_examples=60, deadline=None)
 def test_order_of_trades_inside_a_bar_does_not_matter(trades: list[PublicTrade], ids: TradeIds, dice: Random) -> None:
     shuffled = sorted(trades, key=lambda t: (bar_start(t.time_ns, "5s"), dice.random()))
-    builder = BarBuilder("binance", "BTCUSDT", ("5s", "1m"), bar_start(trades[0].time_ns, "5s"), ids=ids)
+    builder = BarBuilder(BarStart("binance", "BTCUSDT", ("5s", "1m"), bar_start(trades[0].time_ns, "5s"), ids=ids))
     bars: list[Bar] = []
     for item in shuffled:
         bars += builder.add(item) or []
@@ -168,7 +169,7 @@ def test_open_is_the_first_trade_after_no_trade_bars() -> None:
 
 
 def test_late_trade_is_not_counted() -> None:
-    builder = BarBuilder("binance", "BTCUSDT", ("1s",), START)
+    builder = BarBuilder(BarStart("binance", "BTCUSDT", ("1s",), START))
     builder.add(trade(1, START, "10"))
     builder.seal_through(START + NS)
     assert builder.add(trade(2, START + NS - 1, "99")) is None
@@ -183,13 +184,13 @@ def test_a_number_that_a_float_cannot_hold_makes_the_bar_incomplete() -> None:
 
 
 def test_nothing_is_sealed_before_there_is_a_price() -> None:
-    builder = BarBuilder("binance", "BTCUSDT", ("1s", "5s"), START)
+    builder = BarBuilder(BarStart("binance", "BTCUSDT", ("1s", "5s"), START))
     assert builder.seal_through(START + 20 * NS) == []
 
 
 def test_no_empty_bars_where_the_exchange_sends_none() -> None:
     stream = [trade(1, START, "10"), trade(2, START + 3 * NS, "11"), trade(3, START + 70 * NS, "12")]
-    builder = BarBuilder("coinbase", "BTCUSDT", ("1s", "5s", "1m"), START, emits_empty=False)
+    builder = BarBuilder(BarStart("coinbase", "BTCUSDT", ("1s", "5s", "1m"), START, emits_empty=False))
     bars = [bar for item in stream for bar in builder.add(item) or []]
     assert [(bar.time_ns - START) // NS for bar in bars if bar.timeframe == "1s"] == [0, 3]
     assert [(bar.time_ns - START) // NS for bar in bars if bar.timeframe == "5s"] == [0]

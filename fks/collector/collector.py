@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from fks.bars.aggregate import length_of
 from fks.bars.calendars import calendar_of, is_open_at
@@ -66,10 +67,16 @@ DRAIN_S, FLUSH_S = 0.5, 2.0  # of a drain: for running backfills; for the store
 
 class Collector:
     """Collects the enabled assets of one exchange. One task group runs it; `stop` may be called once `run` has
-    ended."""
+    ended.
 
-    def __init__(self, exchange: Exchange, runtime: Runtime) -> None:
-        self._exchange = exchange
+    `make_feed` makes the feed of a symbol: recorded histories are made of feeds that note what they are given.
+    """
+
+    def __init__(
+        self, exchange: Exchange, runtime: Runtime, *, make_feed: Callable[[FeedSpec, float], SymbolFeed] = SymbolFeed
+    ) -> None:
+        self._make_feed = make_feed
+        self.exchange = exchange
         self._calendar = calendar_of(exchange.capabilities.calendar)
         clock, log, meter, data = runtime.clock, runtime.log, runtime.meter, runtime.settings.data
         self._clock, self._meter, self._log, self._data = clock, meter, log, data
@@ -97,7 +104,7 @@ class Collector:
         """Prepare the exchange and mark every feed COLD; without its key it is prepared later. Errors: OutageError of
         the database."""
         try:
-            await self._exchange.open()
+            await self.exchange.open()
         except ConfigError as error:
             self._refusal = str(error)
         await asyncio.to_thread(is_open_at, self._calendar, self._clock.now_ns())  # making a calendar takes its time
@@ -131,7 +138,7 @@ class Collector:
         if not self._is_draining:
             with contextlib.suppress(FksError):
                 await self._store_all()
-        await self._exchange.close()
+        await self.exchange.close()
 
     async def _store_all(self) -> None:
         await self._writer.flush_within((feed for feed in self._feeds.values() if feed.positions is not None), FLUSH_S)
@@ -145,15 +152,20 @@ class Collector:
         """Return what is wrong now: silent feeds, an exchange that refuses us, a store that takes nothing."""
         refusal, now_s = self._refusal or self._connections.refusal, self._clock.monotonic()
         found = feed_problems(self._feeds.values(), now_s, away_max_s=self._data.stale_min_s, is_refused=bool(refusal))
-        found += [FailedCheck("feed", refusal, self._exchange.name)] if refusal else []
+        found += [FailedCheck("feed", refusal, self.exchange.name)] if refusal else []
         return (
             found if self._is_storing else [*found, FailedCheck("database", "the store takes nothing", about="store")]
         )
 
+    @property
+    def feeds(self) -> Mapping[str, SymbolFeed]:
+        """Return the feeds by symbol, to be read."""
+        return MappingProxyType(self._feeds)
+
     def detail(self) -> dict[str, object]:
         """Return what status shows: the state of the whole and of each feed, ages in ms."""
         return {
-            "exchange": self._exchange.name,
+            "exchange": self.exchange.name,
             "problem": self._problem,
             "sockets": len(self._connections),
             "feeds": feed_rows(self._feeds.values(), self._clock.monotonic()),
@@ -164,19 +176,19 @@ class Collector:
         while not self._is_draining:
             try:
                 if self._refusal:
-                    await self._exchange.open()
+                    await self.exchange.open()
                 await self._set_assets(await self._assets.wanted())
                 self._problem, self._refusal, self._is_listed = self._assets.problem, "", self._assets.is_listed
             except EXPECTED as error:
                 self._problem = str(error)
                 self._refusal = self._problem if is_refusal(error) else ""
-                self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
+                self._log.warning("collector.assets", exchange=self.exchange.name, error=str(error))
             await self._clock.sleep(REFUSED_S if self._refusal else ASSETS_S)
 
     async def _set_assets(self, assets: Sequence[Asset]) -> None:
         """Follow the enabled assets; the feed of one whose timeframes or channels changed ends, and another begins."""
         timeframes = {asset.symbol: timeframes_of(asset, self._data.timeframes) for asset in assets}
-        wanted = {asset.symbol: subscriptions(asset, timeframes[asset.symbol], self._exchange) for asset in assets}
+        wanted = {asset.symbol: subscriptions(asset, timeframes[asset.symbol], self.exchange) for asset in assets}
         ended = [
             symbol
             for symbol, feed in self._feeds.items()
@@ -193,10 +205,10 @@ class Collector:
                 self._data.stale_max_s,
                 timeframes[symbol],
                 channels=tuple({item.channel: None for item in wanted[symbol]}),
-                ids=self._exchange.capabilities.trade_ids,
+                ids=self.exchange.capabilities.trade_ids,
                 bars_s=max((length_of(item.timeframe) for item in wanted[symbol] if item.timeframe), default=0.0),
             )
-            self._feeds[symbol] = SymbolFeed(spec, self._clock.monotonic())
+            self._feeds[symbol] = self._make_feed(spec, self._clock.monotonic())
         if ended or new:
             kept = max(TRADES_EACH_MIN, TRADES_ALL_MAX // max(1, len(self._feeds)))
             for feed in self._feeds.values():
@@ -258,7 +270,7 @@ class Collector:
 
     def _discontinued(self, event: Discontinuity) -> None:
         self._log.warning(
-            "feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason
+            "feed.gone", exchange=self.exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason
         )
         for feed in list(self._feeds.values()):
             if event.symbol in ("", feed.symbol):
@@ -278,7 +290,14 @@ class Collector:
                         self._meter.count("fks_market_trades_total", trades, symbol=feed.symbol)
                     self._latest.put(value)
                 case m.StateChanged(old, new):
-                    self._log.info("feed.state", exchange=self._exchange.name, symbol=feed.symbol, old=old, state=new)
+                    self._log.info(
+                        "feed.state",
+                        exchange=self.exchange.name,
+                        symbol=feed.symbol,
+                        old=old,
+                        state=new,
+                        rows=feed.applied,
+                    )
                     self._has_news.set()  # the row of a feed's state must not wait for a bar
                 case m.StartBackfill(gap=gap, is_found=is_found):
                     if is_found and gap is not None:
@@ -287,7 +306,7 @@ class Collector:
                 case m.Resubscribe(channel, silent_s, limit_s):
                     self._log.warning(
                         "feed.stale",
-                        exchange=self._exchange.name,
+                        exchange=self.exchange.name,
                         symbol=feed.symbol,
                         channel=channel,
                         silent_s=round(silent_s, 1),
@@ -336,7 +355,7 @@ class Collector:
                 await self._suspects.store()
                 self._is_storing = True
             except OutageError as error:
-                self._log.warning("collector.store", exchange=self._exchange.name, error=str(error))
+                self._log.warning("collector.store", exchange=self.exchange.name, error=str(error))
                 self._is_storing = False
                 self._has_news.set()
             await self._states.publish(feeds)

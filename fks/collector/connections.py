@@ -301,10 +301,6 @@ class Connections:
                 self.drop(group)
             self.place(groups)
 
-    def reconnect(self, group: ChannelGroup) -> None:
-        """Reconnect the connection of a group."""
-        self._of[group].reconnect.set()
-
     async def close(self) -> None:
         """End every connection and wait for that."""
         tasks = [connection.task for connection in self._connections if connection.task is not None]

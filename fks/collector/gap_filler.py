@@ -197,7 +197,7 @@ class GapFiller:
         assert feed.positions is not None
         made = await self.backfill(feed).recover(feed.symbol, feed.positions, by_bars=by_bars, waiting=feed.backlog.run)
         now_ns, now_s = self._now()
-        feed.clock.start(made.trades[-1].time_ns if made.trades else made.builder.open_ns, now_s)
+        feed.start_clock(made.trades[-1].time_ns if made.trades else made.builder.open_ns, now_s)
         if made.builder.open_ns > feed.clock.until_ns(now_ns, now_s):
             raise OutageError(
                 f"{feed.symbol}: the exchange's newest trade is of {iso(made.builder.open_ns)}, which is to come"

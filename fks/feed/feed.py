@@ -73,6 +73,7 @@ class SymbolFeed:
         self.live_until_s: float | None = now_s  # monotonic time when it was last live; None while it is
         self.error, self.is_refused = "", False  # of the last attempt to backfill
         self.late = 0  # trades that came after their bar was sealed
+        self.applied: tuple[int, ...] = ()  # numbers of the rows of `machine.TRANSITIONS` that the last event applied
         self.stored_id = -1
         self.unstored = Unstored()
         self.outages = Outages(spec.symbol)
@@ -100,6 +101,7 @@ class SymbolFeed:
     def handle(self, event: m.Event) -> list[Action]:
         """Apply an event; return what the collector has to do, in order."""
         actions: list[Action] = []
+        self.applied = ()
         if self.state is not FeedState.OFF:
             handler = _HANDLERS.get(type(event))
             if handler is None:
@@ -267,6 +269,7 @@ class SymbolFeed:
         row = m.row_of(self.state, type(event), self)
         if row is None:
             return
+        self.applied += (row.number,)
         if Act.RECOVER in row.acts:
             self._forget()
         if row.target is not None:
@@ -366,6 +369,10 @@ class SymbolFeed:
         if gap is None or gap.to_id is None or not self._is_contiguous or self._next_id >= gap.to_id:
             return None
         return Gap(self._next_id, gap.to_id)
+
+    def start_clock(self, time_ns: int, now_s: float) -> None:
+        """Set the exchange's clock by its newest trade, where nothing is known of it yet."""
+        self.clock.start(time_ns, now_s)
 
     def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:
         """Go on from a fresh builder; `last_id` is the last trade in it, `before` the bars that lead up to it.

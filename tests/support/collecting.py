@@ -18,6 +18,7 @@ from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
 from fks.exchanges.base import Endpoint
 from fks.exchanges.registry import endpoint_of, make_exchange
+from fks.feed import machine as m
 from fks.feed.feed import SymbolFeed
 from fks.model.bar import Bar
 from fks.model.ports import Lease
@@ -26,6 +27,7 @@ from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease
+from tests.support.feed_histories import MakeFeed, feed_maker
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -59,14 +61,14 @@ def make_collector(
     epoch: int = 1,
     meter: RecordingMeter | None = None,
     lease: Lease | None = None,
+    make_feed: MakeFeed = SymbolFeed,
 ) -> Collector:
     """Return a collector, not started."""
     clock = RealClock()
     assert endpoint_of(settings, None) != Endpoint()
     exchange = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
-    return Collector(
-        exchange, Runtime(settings, clock, db, bus, log, meter or RecordingMeter(), lease or Held(NAME, epoch))
-    )
+    runtime = Runtime(settings, clock, db, bus, log, meter or RecordingMeter(), lease or Held(NAME, epoch))
+    return Collector(exchange, runtime, make_feed=make_feed)
 
 
 @contextlib.asynccontextmanager
@@ -85,14 +87,13 @@ async def running(collector: Collector, *, is_clean: bool = True) -> AsyncIterat
         if is_clean:
             await collector.stop()
         else:
-            await collector._exchange.close()
+            await collector.exchange.close()
 
 
 async def _main(spec: dict[str, Any]) -> None:
     db = await Database.connect(spec["database"], application="collecting")
     bus = await Bus.connect(spec["redis"])
     log = CollectingLog(lines=Logged())
-    _log_proofs(log)
     lease = HeldLease(
         db, RealClock(), name=NAME, epoch=spec["epoch"], holder="test", ttl_s=LEASE_S, renew_s=LEASE_S / 3
     )
@@ -105,6 +106,7 @@ async def _main(spec: dict[str, Any]) -> None:
         epoch=spec["epoch"],
         meter=cast(RecordingMeter, NoMeter()),
         lease=lease,
+        make_feed=feed_maker(spec["histories"]) if spec.get("histories") else _logged_feed(log),
     )
     await collector.start()
     async with asyncio.TaskGroup() as group:
@@ -129,15 +131,18 @@ class Logged(Newest):
         print(time.time_ns(), *line, file=sys.stderr, flush=True)
 
 
-def _log_proofs(log: CollectingLog) -> None:
-    """Log each proof that nothing is missing, too."""
-    prove = SymbolFeed._prove
+def _logged_feed(log: CollectingLog) -> MakeFeed:
+    """Return a maker of feeds that log each answer about a silence, too."""
 
-    def logged(feed: SymbolFeed, now_s: float) -> None:
-        log.debug("feed.proven", symbol=feed.symbol, stream=str(feed.stream), state=str(feed.state))
-        prove(feed, now_s)
+    class LoggedFeed(SymbolFeed):
+        def handle(self, event: m.Event) -> list[m.Action]:
+            actions = super().handle(event)
+            if isinstance(event, m.SilenceChecked):
+                found = {"trades": len(event.trades), "stream": str(self.stream), "state": str(self.state)}
+                log.debug("feed.checked", symbol=self.symbol, **found)
+            return actions
 
-    SymbolFeed._prove = logged  # type: ignore[method-assign]
+    return LoggedFeed
 
 
 class NoMeter:

@@ -30,6 +30,7 @@ from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
 from tests.support import servers
 from tests.support.collecting import NAME
+from tests.support.feed_histories import folder_asked_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
 
@@ -130,6 +131,7 @@ class FaultRun:
             "info": self.exchange.info,
             "data": DATA,
             "epoch": self.epoch,
+            "histories": folder_asked_for(),
         }
         self.started.append(time.time_ns())
         self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once

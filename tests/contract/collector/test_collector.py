@@ -307,9 +307,9 @@ async def test_drain_stores_all_and_the_next_collector_has_no_gap(
             await until(lambda: collector.is_ready, deadline_s=20)  # noqa: B023
             for symbol in FEW["symbols"]:
                 await later(database, 2, symbol=symbol)
-            await until(lambda: all((f.last_id or -1) > newest.get(f.symbol, -1) for f in collector._feeds.values()))  # noqa: B023
+            await until(lambda: all((f.last_id or -1) > newest.get(f.symbol, -1) for f in collector.feeds.values()))  # noqa: B023
             await collector.drain()
-            for feed in collector._feeds.values():
+            for feed in collector.feeds.values():
                 assert [*feed.unstored.sealed, *feed.unstored.trades, *feed.backlog.events] == [], (
                     "received and not stored"
                 )
@@ -317,8 +317,8 @@ async def test_drain_stores_all_and_the_next_collector_has_no_gap(
                 assert stored[0][0] == feed.last_id
                 assert feed.last_id > newest.get(feed.symbol, -1)
                 newest[feed.symbol] = feed.last_id
-            received = {feed.symbol: feed.last_id for feed in collector._feeds.values()}
-        assert {feed.symbol: feed.last_id for feed in collector._feeds.values()} == received, "it went on listening"
+            received = {feed.symbol: feed.last_id for feed in collector.feeds.values()}
+        assert {feed.symbol: feed.last_id for feed in collector.feeds.values()} == received, "it went on listening"
     await check_stored(database, exchange)
 
 

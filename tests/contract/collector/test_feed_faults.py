@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fks.collector.collector import Collector
-from fks.collector.connections import ChannelGroup
 from fks.collector.gap_filler import LATE_TRIES
+from fks.collector.writer import Writer
 from fks.exchanges.binance.wire import BinanceWire
 from fks.feed.liveness import ChannelLiveness
 from fks.feed.machine import Stream
@@ -61,7 +61,7 @@ async def test_silent_symbol_moves_and_the_others_never_stop(
     symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
     settings = settings_for(exchange.info, **{**FEW, "symbols": symbols, "stale_min_s": 4.0, "stale_max_s": 4.0})
     async with running(make_collector(settings, database, bus, log)) as collector:
-        await until(lambda: collector.is_ready and len(collector._feeds) == 3, deadline_s=20)
+        await until(lambda: collector.is_ready and len(collector.feeds) == 3, deadline_s=20)
         assert collector.detail()["sockets"] == 1
         began = await now_ns(database)
         exchange.fault(
@@ -94,7 +94,7 @@ async def test_reconnect_for_a_silent_symbol_makes_no_other_live(
     settings = settings_for(exchange.info, **FEW, stale_max_s=2.0)
     async with running(make_collector(settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=20)
-        patient = collector._feeds["BTCUSDT"]
+        patient = collector.feeds["BTCUSDT"]
         patient.liveness[Channel.TRADES] = ChannelLiveness(time.monotonic(), 60.0, 60.0)
         await later(database, 1)
         since_s = time.monotonic()
@@ -181,7 +181,7 @@ async def test_frozen_quotes_are_resubscribed_and_trades_never_stop(
     settings = settings_for(exchange.info, **FEW, stale_max_s=8.0)
     async with running(make_collector(settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=20)
-        feed = collector._feeds["BTCUSDT"]
+        feed = collector.feeds["BTCUSDT"]
         for channel in (Channel.TRADES, Channel.BARS):
             feed.liveness[channel] = ChannelLiveness(time.monotonic(), 60.0, 60.0)
         began = await now_ns(database)
@@ -225,7 +225,7 @@ async def test_asset_starts_and_changes_without_disturbing_the_others(
         await database.sql("UPDATE assets SET timeframes = '{1s,1m}' WHERE symbol = 'SOLUSDT'")
         await later(database, 2, symbol="SOLUSDT")
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol IN ('SOLUSDT', 'ETHUSDT', 'BTCUSDT')")
-        await until(lambda: not collector._feeds, deadline_s=5)
+        await until(lambda: not collector.feeds, deadline_s=5)
         assert collector.is_ready  # nothing is wanted, and nothing is wrong
         assert collector.detail()["sockets"] == 0
     assert "feed.disconnected" not in log.events()
@@ -234,16 +234,16 @@ async def test_asset_starts_and_changes_without_disturbing_the_others(
 
 
 async def test_asset_that_could_not_be_ended_is_collected_again_when_chosen(
-    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=20)
-        flush_all, feed = collector._writer.flush_all, collector._feeds["ETHUSDT"]
+        feed = collector.feeds["ETHUSDT"]
 
-        async def refuse(feeds: object) -> None:
+        async def refuse(writer: Writer, feeds: object) -> None:
             raise OutageError("the store is away")
 
-        collector._writer.flush_all = refuse  # type: ignore[method-assign]
+        monkeypatch.setattr(Writer, "flush_all", refuse)
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
         await until(lambda: feed.state == "OFF", deadline_s=20)
         collector.received(
@@ -256,8 +256,8 @@ async def test_asset_that_could_not_be_ended_is_collected_again_when_chosen(
         await database.sql("UPDATE assets SET is_enabled = true WHERE symbol = 'ETHUSDT'")
         asked = log.events("warning").count("collector.assets")
         await until(lambda: log.events("warning").count("collector.assets") > asked + 1, deadline_s=20)
-        collector._writer.flush_all = flush_all  # type: ignore[method-assign]
-        await until(lambda: collector._feeds.get("ETHUSDT") not in (None, feed), deadline_s=20)
+        monkeypatch.undo()
+        await until(lambda: collector.feeds.get("ETHUSDT") not in (None, feed), deadline_s=20)
         await until(lambda: collector.is_ready, deadline_s=20)
         await later(database, 1, symbol="ETHUSDT")
 
@@ -308,7 +308,7 @@ async def test_suspect_that_the_quarantine_cannot_hold_ends_nothing(
 
 def false_trade(collector: Collector, *, ids_ahead: int, s_ahead: float) -> bytes:
     """Return a frame of a trade after the last one, so far ahead."""
-    last_id, at_ms = collector._feeds["BTCUSDT"].last_id, round((time.time() + s_ahead) * 1000)
+    last_id, at_ms = collector.feeds["BTCUSDT"].last_id, round((time.time() + s_ahead) * 1000)
     assert last_id is not None
     return json.dumps(
         {
@@ -379,7 +379,7 @@ async def test_rest_that_lags_by_seconds_costs_no_trades(
     async with running(make_collector(patient, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)
-        feed, received, fetch_trades = collector._feeds["BTCUSDT"], collector.received, collector._exchange.fetch_trades
+        feed, received, fetch_trades = collector.feeds["BTCUSDT"], collector.received, collector.exchange.fetch_trades
         known, lost, asked = feed.last_id or 0, set[int](), 0
 
         def lose(batch: list[MarketEvent]) -> None:
@@ -400,11 +400,11 @@ async def test_rest_that_lags_by_seconds_costs_no_trades(
                 else [trade for trade in found if trade.trade_id <= known]
             )
 
-        collector._exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
+        collector.exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
         collector.received = lose  # type: ignore[method-assign]
         await until(lambda: asked >= 2, deadline_s=60)
         if is_reconnected:
-            collector._connections.reconnect(ChannelGroup("BTCUSDT"))
+            exchange.fault("cut_stream")
         await until(lambda: asked > LATE_TRIES + 3, deadline_s=120)
         await until(lambda: collector.is_ready, deadline_s=60)
         await later(database, 2, deadline_s=30)

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 
+import pytest
+
 from fks.bars.calendars import AlwaysOpen, Bools
 from fks.clock import FakeClock, RealClock
 from fks.collector.collector import Collector
@@ -97,11 +99,13 @@ class QuietExchange:
         await asyncio.Event().wait()
 
 
-class Closed(AlwaysOpen):
-    """A market that is closed."""
+class Market(AlwaysOpen):
+    """A market that is closed until it opens, and does not close any more."""
+
+    is_closed = True
 
     def is_open(self, times_ns: Ints) -> Bools:
-        return ~super().is_open(times_ns)
+        return super().is_open(times_ns) ^ self.is_closed
 
 
 def collector_on(exchange: QuietExchange, database: Database, bus: Bus, log: CollectingLog) -> Collector:
@@ -118,7 +122,7 @@ async def test_silence_that_rest_confirms_is_no_outage(database: Database, bus: 
     collector = collector_on(exchange, database, bus, log)
     async with running(collector):
         await until(lambda: collector.is_ready, deadline_s=30)
-        asked, feed = exchange.asked, collector._feeds[SYMBOL]
+        asked, feed = exchange.asked, collector.feeds[SYMBOL]
         await until(
             lambda: exchange.asked >= asked + 12, deadline_s=120
         )  # two questions a time, every second: six seconds
@@ -133,17 +137,19 @@ async def test_silence_that_rest_confirms_is_no_outage(database: Database, bus: 
     assert exchange.connects == 1
 
 
-async def test_closed_market_is_silent_without_reconnects(database: Database, bus: Bus, log: CollectingLog) -> None:
-    exchange = QuietExchange()
+async def test_closed_market_is_silent_without_reconnects(
+    database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, market = QuietExchange(), Market()
+    monkeypatch.setattr("fks.collector.collector.calendar_of", lambda name: market)
     collector = collector_on(exchange, database, bus, log)
-    collector._calendar = Closed()
     async with running(collector):
         await until(lambda: collector.is_ready, deadline_s=30)
-        feed, since_s = collector._feeds[SYMBOL], time.monotonic()
+        feed, since_s = collector.feeds[SYMBOL], time.monotonic()
         exchange.is_answering = False  # REST is no help
         await until(lambda: time.monotonic() > since_s + 5.0, deadline_s=60)  # more than twice its limit
         assert (feed.state, exchange.connects, log.events("warning")) == (FeedState.LIVE, 1, [])
-        collector._calendar = AlwaysOpen()
+        market.is_closed = False
         await until(lambda: exchange.connects > 1, deadline_s=60)
     assert "feed.stale" in log.events("warning")
 

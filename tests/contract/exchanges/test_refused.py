@@ -129,7 +129,7 @@ async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
         assert not collector.is_ready
         await until(lambda: clock.waits, deadline_s=30)
         later_s = clock.monotonic() + 61.0  # not live for longer than its limit
-        problems = feed_problems(collector._feeds.values(), later_s, away_max_s=60.0)
+        problems = feed_problems(collector.feeds.values(), later_s, away_max_s=60.0)
         (found,) = [problem for problem in problems if problem.about == OTHER]
         assert "not entitled" in found.text
         assert not found.is_mended_by_restart

@@ -137,7 +137,7 @@ class Component:
         since_s: float | None = None  # since when it answers a new connection but not ours
         while True:
             await self.clock.sleep(min(1.0, limit_s / 4))
-            if self.lease is None or self.lease.holds() or not await self._answers():
+            if self.lease is None or self.lease.holds() or not await self.database_answers():
                 since_s = None
             elif since_s is None:
                 since_s = self.clock.monotonic()
@@ -147,7 +147,7 @@ class Component:
                     remedy="a new process takes over",
                 )
 
-    async def _answers(self) -> bool:
+    async def database_answers(self) -> bool:
         """Return whether PostgreSQL answers a connection made just now, at the address that the node file has now."""
         try:
             other = await Database.lazy(

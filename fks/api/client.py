@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fks.api.exact import dump
@@ -80,13 +81,28 @@ class Client:
         self._dropped: dict[str, int] = {}
         # in order; a conflated message's key is its channel and symbol
         self._queue: OrderedDict[object, Queued] = OrderedDict()
-        self._count = 0  # of the queue, answers aside
-        self._bytes = 0  # of the queue, answers aside, and of held messages
-        self._answer_bytes = 0
+        self.messages_waiting = 0  # of the queue, answers aside
+        self.bytes_waiting = 0  # of the queue, answers aside, and of held messages; all three to be read
+        self.answer_bytes = 0
         self._numbers = count()
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self.requests = Requests()
+
+    @property
+    def has_news(self) -> bool:
+        """Return whether messages wait, or the number of dropped ones."""
+        return bool(self._queue or self._dropped)
+
+    @property
+    def waiting(self) -> tuple[Queued, ...]:
+        """Return the queued messages, oldest first, without those held back."""
+        return tuple(self._queue.values())
+
+    @property
+    def held(self) -> Mapping[Topic, Sequence[Queued]]:
+        """Return the messages held back for each topic whose snapshot is being read."""
+        return MappingProxyType(self._held)
 
     @property
     def channels(self) -> frozenset[str]:
@@ -145,7 +161,7 @@ class Client:
                 self._note_dropped(channel)
                 return
             held.append(queued)
-            self._bytes += len(queued.data)
+            self.bytes_waiting += len(queued.data)
         else:
             key = (
                 (channel, message.get("exchange"), message.get("symbol"))
@@ -153,7 +169,7 @@ class Client:
                 else next(self._numbers)
             )
             self._add(key, queued)
-        while self._count > QUEUE_MAX or self._bytes > QUEUE_BYTES:
+        while self.messages_waiting > QUEUE_MAX or self.bytes_waiting > QUEUE_BYTES:
             self._drop_one()
 
     def answer(self, message: Message) -> None:
@@ -162,7 +178,7 @@ class Client:
 
     async def wait_drained(self) -> None:
         """Return once the next request may be handled: few enough bytes of answers wait."""
-        while self._answer_bytes > ANSWERS_BYTES:
+        while self.answer_bytes > ANSWERS_BYTES:
             self._taken.clear()
             await self._taken.wait()
 
@@ -204,7 +220,7 @@ class Client:
 
     @property
     def _is_ready(self) -> bool:
-        return bool(self._queue or self._dropped) and not self.window.is_full
+        return self.has_news and not self.window.is_full
 
     def _holding(self, channel: str, message: Message) -> deque[Queued] | None:
         """Return the queue in which a message is held back, if any."""
@@ -215,7 +231,7 @@ class Client:
     def _unheld(self, topic: Topic) -> Iterable[Queued]:
         """Return the held messages of a topic, and hold none for it any more."""
         held = self._held.pop(topic, ())
-        self._bytes -= sum(len(queued.data) for queued in held)
+        self.bytes_waiting -= sum(len(queued.data) for queued in held)
         return held
 
     def _add(self, key: object, queued: Queued) -> None:
@@ -234,17 +250,17 @@ class Client:
 
     def _weigh(self, queued: Queued, sign: int) -> None:
         if queued.channel:
-            self._count += sign
-            self._bytes += sign * len(queued.data)
+            self.messages_waiting += sign
+            self.bytes_waiting += sign * len(queued.data)
         else:
-            self._answer_bytes += sign * len(queued.data)
+            self.answer_bytes += sign * len(queued.data)
 
     def _drop_one(self) -> None:
         """Drop the oldest droppable message; without any, drop the newest and disconnect the client."""
         key = next((key for key, queued in self._queue.items() if queued.channel in DROPPABLE), None)
         if key is not None:
             self._note_dropped(self._remove(key).channel)
-        elif self._bytes > QUEUE_BYTES and (dropped := self._held_to_drop()):
+        elif self.bytes_waiting > QUEUE_BYTES and (dropped := self._held_to_drop()):
             self._note_dropped(dropped.channel)
         else:
             self.is_overrun = True
@@ -252,7 +268,7 @@ class Client:
             if key is not None:
                 self._remove(key)
             else:
-                self._bytes -= len(next(held for held in self._held.values() if held).pop().data)
+                self.bytes_waiting -= len(next(held for held in self._held.values() if held).pop().data)
 
     def _held_to_drop(self) -> Queued | None:
         """Remove the oldest droppable held message of one topic."""
@@ -260,7 +276,7 @@ class Client:
             for queued in held:
                 if queued.channel in DROPPABLE:
                     held.remove(queued)
-                    self._bytes -= len(queued.data)
+                    self.bytes_waiting -= len(queued.data)
                     return queued
         return None
 

@@ -167,7 +167,7 @@ async def opened(deps: Deps) -> AsyncIterator[Gateway]:
     # counters go on where the replica of this name stopped, so that /metrics never falls when one is replaced
     before = await bus.get(SNAPSHOT_PREFIX + deps.name)
     gateway = Gateway(deps, db, bus, PrometheusMeter(deps.name, _snapshot(before)))
-    tasks = [asyncio.create_task(_for_ever(work, deps)) for work in (gateway.keep_beating, gateway.hub.listen)]
+    tasks = [asyncio.create_task(run_for_ever(work, deps)) for work in (gateway.keep_beating, gateway.hub.listen)]
     try:
         yield gateway
     finally:
@@ -189,7 +189,7 @@ def _snapshot(kept: bytes | None) -> dict[str, float]:
     return found if isinstance(found, dict) else {}
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]], deps: Deps) -> None:
+async def run_for_ever(work: Callable[[], Awaitable[None]], deps: Deps) -> None:
     """Run `work` until cancelled, again after an unexpected exception: no supervisor watches the tasks of a replica."""
     while True:
         try:

@@ -52,8 +52,8 @@ class Hub:
         self._log = log
         self.clients: set[Client] = set()
         self._names = {source: name for name, source in CHANNELS.items()}
-        self._mine = f"{_TICK}.{secrets.token_hex(8)}"
-        self._tick_sent = 0
+        self.own_channel = f"{_TICK}.{secrets.token_hex(8)}"
+        self._tick_sent = 0  # on the own channel, which shows that the subscription to the bus stands
         self._tick_seen = 0
         self._demand = asyncio.Event()
         self.is_busy_subscribed = False  # the subscription to the busy channels stands
@@ -102,8 +102,8 @@ class Hub:
             group.create_task(self._carry_busy())
 
     async def _carry(self) -> None:
-        async for source, payload in self._bus.subscribe(*self._names, self._mine):
-            if source == self._mine:
+        async for source, payload in self._bus.subscribe(*self._names, self.own_channel):
+            if source == self.own_channel:
                 if isinstance(payload, dict) and isinstance(
                     payload.get("n"), int
                 ):  # any client with the password publishes
@@ -135,7 +135,7 @@ class Hub:
         return any(client.channels & BUSY.keys() for client in self.clients)
 
     async def _listen_busy(self) -> None:
-        names, echo = {source: name for name, source in BUSY.items()}, f"{self._mine}.busy"
+        names, echo = {source: name for name, source in BUSY.items()}, f"{self.own_channel}.busy"
         asking = asyncio.create_task(self._ask_echo(echo))
         try:
             async for source, payload in self._bus.subscribe(*names, echo):
@@ -180,4 +180,4 @@ class Hub:
             await self._clock.sleep(_TICK_S)
             if self.clients or not self._tick_seen:
                 self._tick_sent += 1
-                await self._bus.publish(self._mine, {"n": self._tick_sent})
+                await self._bus.publish(self.own_channel, {"n": self._tick_sent})

@@ -27,7 +27,7 @@ async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, 
     the topic names none), the newest price, quote or book, the feeds' states. Errors: OutageError.
     """
     if topic.channel == "bars":
-        items = await _bars(gate, topic, bars)
+        items = await stored_bars(gate, topic, bars)
     elif topic.channel == "feeds":
         rows = await gate.db.fetch("reading.feed_states", topic.exchange or None, topic.symbol or None)
         items = [{"type": "feed", **dict(row)} for row in rows]
@@ -43,10 +43,11 @@ async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, 
         "time": iso(gate.deps.clock.now_ns()),
         "items": items,
     }
-    return message, _contained_bars(items) if topic.channel == "bars" else _contained_newest(topic.channel, items)
+    return message, contained_bars(items) if topic.channel == "bars" else _contained_newest(topic.channel, items)
 
 
-async def _bars(gate: Gateway, topic: Topic, bars: int) -> list[dict[str, Any]]:
+async def stored_bars(gate: Gateway, topic: Topic, bars: int) -> list[dict[str, Any]]:
+    """Return the newest stored bars of a topic as messages, oldest first."""
     place = (topic.exchange, topic.symbol)
     if not topic.timeframe:
         rows = await gate.db.fetch("reading.sealed_bars", *place)
@@ -75,7 +76,7 @@ def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
     }
 
 
-def _contained_bars(items: list[dict[str, Any]]) -> Contains:
+def contained_bars(items: list[dict[str, Any]]) -> Contains:
     """Return the test for bars: contained when the snapshot has it in this revision or a later one.
 
     One without revision is contained when it is the same, unless another one of its time was not: then the snapshot

@@ -15,7 +15,7 @@ import click
 from fks.cli.base import Denied, NotRunning, as_json, emit, paths_of, table
 from fks.model.errors import FksError
 
-_CONNECT_S = 6.0  # a guardian that was killed is back within five seconds
+CONNECT_S = 6.0  # a guardian that was killed is back within five seconds
 _ANSWER_S = 30.0
 _UNREACHABLE = (
     "see 'fks status' and start the system with 'fks up'; until the guardian is back nothing here can cancel or close: "
@@ -92,7 +92,7 @@ def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _connect(path: Path) -> socket.socket:
     """Return a connection, trying for as long as a restart takes. Errors: NotRunning."""
-    end = time.monotonic() + (_CONNECT_S if path.parent.exists() else 0.0)
+    end = time.monotonic() + (CONNECT_S if path.parent.exists() else 0.0)
     while True:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         link.settimeout(2.0)

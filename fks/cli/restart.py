@@ -83,7 +83,7 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
     if row["kind"] == "service":
         ask(paths.keeper_socket, "restart-service", name=row["name"])
     else:
-        _end(row)
+        kill_process(row)
     back = _wait_for_another(paths, row, {other["pid"] for other in rows.values()})
     took_s = round(time.monotonic() - start, 1)
     if as_json:
@@ -96,7 +96,7 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
         click.echo(f"{row['name']} is back after {took_s} s: pid {row['pid']} → {back['pid']}")
 
 
-def _end(row: dict[str, Any]) -> None:
+def kill_process(row: dict[str, Any]) -> None:
     """Kill an actor or replica of this machine. It may die at any moment anyway; that is what makes this safe."""
     from fks.config.machine import process_space
     from fks.model.errors import InputError

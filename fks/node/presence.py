@@ -33,7 +33,7 @@ class Presence:
         self.name = node_name(settings)
         self.agreed = agreed(settings, secrets.ray_token.get_secret_value())
         self._settings, self._redis_url, self._clock = settings, redis_url, clock
-        self._facts: dict[str, Any] = {
+        self.facts: dict[str, Any] = {
             "agreed": self.agreed,
             "ray": version("ray"),
             "python": platform.python_version(),
@@ -62,7 +62,7 @@ class Presence:
                 version=VERSION,
                 config_hash=agreement_hash(self.agreed),
                 clock_skew_ms=round(skew_ms, 3),
-                detail=self._facts
+                detail=self.facts
                 | {
                     "session": session,
                     "clock_error_ms": round(error_ms, 3),

@@ -50,6 +50,7 @@ class VenueStatus:
     wait_s: Callable[[], float] = lambda: 0.0  # how long an entry would wait for the venue's rate limit
     drifting: dict[str, int] = field(default_factory=dict)  # assets whose holding is unexplained -> incident
     away_s: float | None = None  # monotonic time since when it is not READY; None while it is
+    unclaimed: int = 0  # fills with an id of ours whose order the journal does not know yet
 
 
 def is_kept(order: Order) -> bool:

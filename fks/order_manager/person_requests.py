@@ -17,7 +17,7 @@ from fks.store.settlements import SettlementStore
 from fks.store.signals import SignalStore
 
 _POLL_S = 1.0
-_COMPARE_S = 60.0
+COMPARE_S = 60.0
 _LOOK_S = 0.05
 
 
@@ -87,7 +87,7 @@ class PersonRequests:
         """Compare the journal with a venue from the start, and keep what was found."""
         session, began_s = self._sessions[venue], self._clock.monotonic()
         wanted, newest = session.compare_now(), await self._db.fetchval("settlements.newest_trade")
-        while session.status.compares_done < wanted and self._clock.monotonic() - began_s < _COMPARE_S:
+        while session.status.compares_done < wanted and self._clock.monotonic() - began_s < COMPARE_S:
             await self._clock.sleep(_LOOK_S)
         is_done = session.status.compares_done >= wanted
         row = await self._db.fetchrow("settlements.compared", venue, newest)
@@ -101,7 +101,7 @@ class PersonRequests:
         error = (
             None
             if is_done
-            else f"{venue} was not compared within {_COMPARE_S:g} s: {session.status.detail or 'no answer'}"
+            else f"{venue} was not compared within {COMPARE_S:g} s: {session.status.detail or 'no answer'}"
         )
         await self._store.finish_reconcile(ids, result, error, self._clock.now_ns())
         self._log.info("venue.reconciled", venue=venue, seconds=result["seconds"], error=error or "")

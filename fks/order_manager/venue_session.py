@@ -210,11 +210,12 @@ class VenueSession:
         order = await self._owner(fill)
         if order is not None:
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
-            self._unclaimed.pop(fill.fill_id, None)
+            self._claimed(fill)
             self.balances.refresh_soon()
             return
         if _has_our_form(fill.client_order_id):
             since_s = self._unclaimed.setdefault(fill.fill_id, (fill, self._clock.monotonic()))[1]
+            self.status.unclaimed = len(self._unclaimed)
             if self._clock.monotonic() - since_s < _UNCLAIMED_S:
                 return  # the row may be on its way (a kill while PostgreSQL was down); looked at again each second
             self._publisher.alert(
@@ -225,8 +226,12 @@ class VenueSession:
                 symbol=fill.symbol,
                 venue=fill.venue,
             )
-        self._unclaimed.pop(fill.fill_id, None)
+        self._claimed(fill)
         await self._book_external(fill)
+
+    def _claimed(self, fill: Fill) -> None:
+        self._unclaimed.pop(fill.fill_id, None)
+        self.status.unclaimed = len(self._unclaimed)
 
     async def retry_unclaimed(self) -> None:
         """Try again to find the orders of fills that none claimed."""

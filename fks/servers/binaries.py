@@ -100,7 +100,7 @@ def command_prefix(account: Account, *places: Path) -> list[str]:
     if closed is None:
         return []
     tool = shutil.which("setpriv")
-    if tool is None or not _has_capabilities():
+    if tool is None or not has_capabilities():
         raise ConfigError(
             f"{closed} is closed to the user {account.name}, which PostgreSQL runs as because it refuses root",
             remedy=f"run 'chmod o+x {closed}', or use a checkout elsewhere (/opt/fks), or start FKS as an ordinary "
@@ -137,7 +137,7 @@ def _closed_folder(path: Path, account: Account) -> Path | None:
     return None
 
 
-def _has_capabilities() -> bool:
+def has_capabilities() -> bool:
     """Return whether we can pass the capability on: Linux, with it and SETPCAP, SETUID and SETGID."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()

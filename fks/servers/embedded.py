@@ -69,7 +69,7 @@ log_min_duration_statement = 1s
 log_parameter_max_length = 0
 log_statement = none
 """
-_REDIS_CONF = """\
+REDIS_CONF = """\
 # Written by fks before every start; changes here are lost.
 port 0
 unixsocket "{socket}"
@@ -298,7 +298,7 @@ class RedisServer:
         binaries.redis("redis-server")
         write_private(
             self._conf,
-            _REDIS_CONF.format(
+            REDIS_CONF.format(
                 socket=self._socket, password=self._password, directory=self._paths.redis_dir, pidfile=self._pidfile
             ),
         )

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from redis.asyncio import Redis
@@ -50,8 +50,8 @@ class Bus:
         self._timeout_s = timeout_s
         self._rest_until = 0.0
 
-    @staticmethod
-    async def connect(url: str, *, timeout_s: float = 2.0) -> Bus:
+    @classmethod
+    async def connect(cls, url: str, *, timeout_s: float = 2.0) -> Self:
         """Return a bus on `url`. It does not wait for Redis: a bus whose Redis is down works once it is up."""
         client: Any = Redis.from_url(  # Any: the stubs installed beside redis are of another version
             url,
@@ -61,7 +61,7 @@ class Bus:
             max_connections=16,
             retry=Retry(NoBackoff(), 0),  # the library would sleep between attempts, inside our publish
         )
-        return Bus(client, timeout_s)
+        return cls(client, timeout_s)
 
     async def close(self) -> None:
         """Close every connection. Subscriptions end with an error in their task: cancel them first."""

@@ -107,7 +107,7 @@ class ColumnCache:
         folder = self._folder / quote(f"{exchange}~{symbol}~{timeframe}", safe="~")
         meta = _load(folder)
         if not self._is_fresh(meta, series):
-            with _locked(folder) as is_ours:
+            with locked(folder) as is_ours:
                 if not is_ours:
                     return None
                 meta = _load(folder)  # its last writer may just have finished it
@@ -211,7 +211,7 @@ def _point(folder: Path, meta: _Meta) -> _Meta:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Yield whether this process has the write lock of the folder, until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "wb") as file:
@@ -234,7 +234,7 @@ def _drop_unused(root: Path, max_bytes: float, keep: Path) -> None:
     for _, size, folder in sorted(found, key=lambda one: one[0]):
         if total <= max_bytes or folder == keep:
             return
-        with _locked(folder) as is_ours:
+        with locked(folder) as is_ours:
             if is_ours:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= size

@@ -127,7 +127,7 @@ class Session:
         return rows
 
 
-class _Connection(asyncpg.Connection):
+class UnresetConnection(asyncpg.Connection):
     """A connection that is not reset when it returns to the pool: a reset is a round trip for each statement.
 
     No session state is ever changed: settings are SET LOCAL, locks are of the transaction.
@@ -392,7 +392,7 @@ async def _open_pool(
         command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit comes first
         max_inactive_connection_lifetime=60.0,  # a backend costs PostgreSQL about 5 MB
         init=prepare,
-        connection_class=_Connection,
+        connection_class=UnresetConnection,
         server_settings={
             "application_name": f"fks {application}",
             "statement_timeout": timeout_ms,

@@ -24,7 +24,7 @@ from fks.store.db import Row, Session, sql
 from fks.store.partitions import month_of
 
 FEW = 2_000  # rows that one statement with arrays takes faster than four round trips
-_PIECE = 100_000  # rows compared and copied at a time: 15 MB, and well within a statement's time
+PIECE = 100_000  # rows compared and copied at a time: 15 MB, and well within a statement's time
 PRICES = ("open", "high", "low", "close", "volume")
 Bools = npt.NDArray[np.bool_]
 
@@ -127,8 +127,8 @@ async def merge(tx: Session, rows: Incoming) -> Merged:
     if len(rows) <= FEW:
         return await _merge_few(tx, rows)
     done, added = Merged(0, 0, 0), Added()
-    for start in range(0, len(rows), _PIECE):
-        done += await _merge_piece(tx, rows[start : start + _PIECE], added)
+    for start in range(0, len(rows), PIECE):
+        done += await merge_piece(tx, rows[start : start + PIECE], added)
     if added.count:  # last: other writers of this series wait from here on
         await tx.execute("bars.note_added", *rows.key, added.oldest, added.newest, added.count)
     return done
@@ -163,8 +163,9 @@ async def _merge_few(tx: Session, rows: Incoming) -> Merged:
     return _merged(row, len(rows))
 
 
-async def _merge_piece(tx: Session, rows: Incoming, added: Added) -> Merged:
-    is_stored, is_same = await _compared(tx, rows)
+async def merge_piece(tx: Session, rows: Incoming, added: Added) -> Merged:
+    """Merge at most PIECE rows of one series."""
+    is_stored, is_same = await compared(tx, rows)
     new = rows.where(~is_stored)
     rest = rows.where(is_stored & ~is_same)
     inserted = 0
@@ -176,7 +177,7 @@ async def _merge_piece(tx: Session, rows: Incoming, added: Added) -> Merged:
     return Merged(inserted + done.inserted, done.changed, int(is_same.sum()) + done.unchanged)
 
 
-async def _compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
+async def compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
     """Return for each row whether its bar is stored, and whether it is stored with the same values."""
     first, last = to_datetime(int(rows.bars.time_ns[0])), to_datetime(int(rows.bars.time_ns[-1]))
     stream = await copy.copy_out(tx.connection, sql("bars.stored"), *rows.key, first, last)

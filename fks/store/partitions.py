@@ -21,7 +21,7 @@ MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
 YEARS_MAX = 20  # of partitions in one go; older rows stay in the default one
 _LOCK = 7_206_152  # one process makes partitions at a time
-_PIECE = 50_000  # bars deleted in one transaction
+PIECE = 50_000  # bars deleted in one transaction
 _LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we do not wait long
 
 
@@ -138,7 +138,7 @@ async def drop_old_bars(db: Database, now: datetime, keep_days: Mapping[str, flo
     store, deleted = PruneStore(db), 0
     for timeframe, days_kept in keep_days.items():
         limit = midnight - timedelta(days=days_kept)
-        piece_ns = _PIECE * (TIMEFRAMES[timeframe] or 31 * 86400) * NS
+        piece_ns = PIECE * (TIMEFRAMES[timeframe] or 31 * 86400) * NS
         while rows := await db.fetch("store.series_before", timeframe, limit):  # with the oldest bar each has by now
             for row in rows:
                 at_ns = to_ns(row["oldest"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +105,7 @@ class _Runner:
     columns: Columns
     anchored_ns: int
     eval_s: float = 1.0
-    retry_rows: int = ROWS_MAX
+    retry_rows: int = field(default_factory=lambda: ROWS_MAX)
 
 
 class StrategyWorker:
@@ -202,7 +202,7 @@ class StrategyWorker:
         return found if self._is_ready else [*found, FailedCheck("database", "bars cannot be read", about="bars")]
 
     def detail(self) -> dict[str, object]:
-        """Return the instances (at most 50) with state, target and cursor."""
+        """Return the instances (at most 50) with state, target and cursor, and how many bars are in memory."""
         shown = [
             {
                 "id": row.id,
@@ -212,7 +212,8 @@ class StrategyWorker:
             }
             for row in self._rows[:50]
         ]
-        return {"instances": len(self._rows), "shown": shown}
+        rows = sum(len(runner.columns) for runner in self._runners.values())
+        return {"instances": len(self._rows), "rows": rows, "shown": shown}
 
     async def step(self) -> int:
         """Advance every instance of the shard once and return how many signals were committed."""

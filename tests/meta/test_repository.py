@@ -143,3 +143,43 @@ def imported(node: ast.AST) -> list[str]:
         package = "tests." * bool(node.level) + (node.module or "")
         return [f"{package}.{alias.name}" for alias in node.names]
     return []
+
+
+# ── private names ────────────────────────────────────────────────────────────────────────────────
+#: private names that tests may use, and why there is no public one
+PRIVATE: dict[str, str] = {
+    "_exit": "os._exit ends a process as a crash does, and is documented",
+    "_holders": "asyncpg: the connections of a pool, to cut one of them",
+    "_con": "asyncpg: the connection of a holder, to cut it",
+    "_in_use": "asyncpg: whether a holder is lent",
+    "_pool": "the pool of a Database: only asyncpg cuts a connection on the client's side",
+}
+
+
+def private_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the private names of other objects that a test uses: attributes, imports, and names given to setattr."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("fks", "actors")):
+            yield from ((node.lineno, alias.name) for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            for given in node.args[:2] if name in ("setattr", "getattr", "delattr") else ():
+                if isinstance(given, ast.Constant) and isinstance(given.value, str):
+                    yield from ((node.lineno, part) for part in given.value.split(".") if is_private(part))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name != "_template"
+
+
+def test_tests_use_no_private_names() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line, name in private_uses(ast.parse(path.read_text()))
+        if name not in PRIVATE
+    ]
+    assert not found, "observe behaviour by public names: " + ", ".join(found)

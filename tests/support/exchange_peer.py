@@ -68,6 +68,7 @@ class Peer:
     sockets: list[tuple[str, web.WebSocketResponse]] = field(default_factory=list)
     deaf_to: str = ""  # "dials" or "words": it takes them, and never answers
     sent: dict[int, int] = field(default_factory=dict)
+    requests: dict[int, web.Request] = field(default_factory=dict)  # of each open socket
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Serve a socket or a REST request."""
@@ -92,6 +93,7 @@ class Peer:
         self.connects.append(str(request.rel_url))
         here = (request.path, socket)
         self.sockets.append(here)
+        self.requests[id(socket)] = request
         try:
             for text in self.case.greeting if not self.deaf_to else ():
                 await self._send(socket, text)
@@ -103,6 +105,7 @@ class Peer:
         finally:
             self.sockets.remove(here)
             self.sent.pop(id(socket), None)
+            self.requests.pop(id(socket), None)
         return socket
 
     async def say(self, what: str) -> None:
@@ -129,9 +132,9 @@ class Peer:
             if how == "closed":
                 await socket.close()
             else:
-                assert socket._req is not None
-                assert socket._req.transport is not None
-                socket._req.transport.abort()
+                transport = self.requests[id(socket)].transport
+                assert transport is not None
+                transport.abort()
 
 
 @contextlib.asynccontextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fks.store.db import Database
 from fks.store.tokens import TokenStore
 from fks.web.pages import router as pages
 from tests.support.ports import CollectingLog
+from tests.support.raw_redis import raw_redis
 from tests.support.waiting import until
 
 
@@ -41,8 +42,9 @@ class Running:
 
     async def hears(self) -> bool:
         """Return whether the replica listens to the bus: its sockets receive what is published from now on."""
-        hub = self.app.state.gateway.hub
-        ((_, listeners),) = await hub._bus._client.pubsub_numsub(hub._mine)
+        gateway = self.app.state.gateway
+        async with raw_redis(gateway.deps.redis_url) as client:
+            ((_, listeners),) = await client.pubsub_numsub(gateway.hub.own_channel)
         return bool(listeners)
 
     @property
@@ -51,6 +53,11 @@ class Running:
 
 
 class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave pytest its signal handlers."""
+        yield
+
     @property
     def port(self) -> int:
         return int(self.servers[0].sockets[0].getsockname()[1])
@@ -102,7 +109,7 @@ async def serving(
     )
     app = create_app(deps, pages=(pages,))
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
-    task = asyncio.create_task(server._serve())
+    task = asyncio.create_task(server.serve())
     try:
         await until(lambda: server.started or task.done(), deadline_s=20)
         assert server.started, "the gateway did not start"

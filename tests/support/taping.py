@@ -41,9 +41,10 @@ def recorder_into(
     file_bytes: int = 64 << 20,
     keep_bytes: int = 1 << 30,
     waiting_max: int = 64 << 20,
+    clock: FakeClock | None = None,
 ) -> Recorder:
     """Return a recorder of Binance into `folder`, on a clock that stands still."""
-    clock = FakeClock()
+    clock = clock or FakeClock()
     header = Header("binance", clock.now_ns(), 0, fks.__version__, BinanceExchange.capabilities)
     log = log or CollectingLog()
     writer = TapeWriter(folder, header, log, file_bytes=file_bytes, file_s=3600, keep_bytes=keep_bytes)

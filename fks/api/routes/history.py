@@ -23,7 +23,7 @@ from fks.store.reading import ReadingStore, read_columns
 
 router = APIRouter(tags=["market data"])
 JSON_MAX = 10_000
-_PAGE = 50_000
+PAGE = 50_000
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -86,12 +86,12 @@ async def _pages(
     gate: Gateway, series: tuple[str, str, str], first: datetime | None, end: datetime | None, count: int
 ) -> AsyncIterator[columns.Columns]:
     while first is not None and count > 0:
-        page = await read_columns(gate.db, series, first, end, min(_PAGE, count))
+        page = await read_columns(gate.db, series, first, end, min(PAGE, count))
         rows = len(page["time"])
         if rows:
             yield page
         count -= rows
-        first = to_datetime(int(page["time"][-1])) + _MICROSECOND if rows == _PAGE else None
+        first = to_datetime(int(page["time"][-1])) + _MICROSECOND if rows == PAGE else None
 
 
 def _accepted(accept: str) -> str:

@@ -104,7 +104,7 @@ async def _record(
                 raise _unwritten(error.strerror or str(error), folder) from error
             await taped.open()
             wanted = _wanted(taped, await taped.instruments(), symbols, channels)
-            await _listen(taped, wanted, seconds, clock)
+            await listen_until_stopped(taped, wanted, seconds, clock)
         finally:
             await taped.close()
     if recorder.error:
@@ -156,7 +156,9 @@ def _live_frame(source: WireExchange, symbol: str) -> str:
     return ""
 
 
-async def _listen(taped: RecordedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
+async def listen_until_stopped(
+    taped: RecordedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock
+) -> None:
     """Record until the time is over, a person stops it, or the tape fails; reconnect after every lost connection."""
     symbols = sorted({item.symbol for item in wanted})
     click.echo(
@@ -167,7 +169,7 @@ async def _listen(taped: RecordedExchange, wanted: list[Subscription], seconds: 
         async with asyncio.timeout(seconds):
             tasks = {
                 asyncio.create_task(_connect(taped, wanted, symbols, clock)),
-                asyncio.create_task(_look_after(taped.recorder, clock)),
+                asyncio.create_task(report_errors(taped.recorder, clock)),
             }
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -179,7 +181,7 @@ async def _listen(taped: RecordedExchange, wanted: list[Subscription], seconds: 
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _look_after(recorder: Recorder, clock: Clock) -> None:
+async def report_errors(recorder: Recorder, clock: Clock) -> None:
     """Return when the tape failed; print the number of lost messages meanwhile."""
     lost = 0
     while not recorder.error:

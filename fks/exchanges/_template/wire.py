@@ -64,7 +64,7 @@ class TemplateWire:
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
-        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self.counters = counters = ConnectionCounters() if counters is None else counters
         self._message = Reader(NAME, _Message, counters)
         self._trades = Rows(f"{NAME}.trades", Trade, counters)
         self._bars = Rows(f"{NAME}.bars", _Bar, counters)
@@ -115,7 +115,7 @@ class TemplateWire:
                 return self._quotes.read(
                     message.rows, partial(_quoted, symbol, received_ns), Channel.QUOTES, symbol, received_ns
                 )
-        self._counters.unknown[f"{NAME}.{message.op or kind}"] += 1
+        self.counters.unknown[f"{NAME}.{message.op or kind}"] += 1
         return []
 
 

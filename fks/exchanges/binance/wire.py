@@ -53,7 +53,7 @@ class BinanceWire:
         book: str = "top",
     ) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}/stream"
-        self._counters = ConnectionCounters() if counters is None else counters
+        self.counters = ConnectionCounters() if counters is None else counters
         self._trades = trades
         self._ids = itertools.count(1)
         self._unanswered: set[int] = set()
@@ -62,18 +62,18 @@ class BinanceWire:
         self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
         #: stream name -> (decoder of its data, channel, symbol)
         self._streams: dict[str, tuple[Callable[[Any, int, str], Events], Channel, str]] = {}
-        self._envelope = Reader("envelope", Envelope, self._counters)
+        self._envelope = Reader("envelope", Envelope, self.counters)
         is_agg = trades == "aggTrade"
         self._mark = f'@{trades}"'.encode()
         self._read_trade: Reader[AggFrame] | Reader[TradeFrame]
         self._read_trade = (
-            Reader(trades, AggFrame, self._counters) if is_agg else Reader(trades, TradeFrame, self._counters)
+            Reader(trades, AggFrame, self.counters) if is_agg else Reader(trades, TradeFrame, self.counters)
         )
         self._trade = self._agg_trade if is_agg else self._single_trade
-        self._read_ticker = Reader("bookTicker", Ticker, self._counters)
-        self._read_kline = Reader("kline", Kline, self._counters)
-        self._read_depth = Reader("depth", Depth, self._counters)
-        self._read_change = Reader("depthUpdate", Change, self._counters)
+        self._read_ticker = Reader("bookTicker", Ticker, self.counters)
+        self._read_kline = Reader("kline", Kline, self.counters)
+        self._read_depth = Reader("depth", Depth, self.counters)
+        self._read_change = Reader("depthUpdate", Change, self.counters)
         self._books: dict[str, DepthBook] | None = {} if book == "changes" else None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
@@ -145,12 +145,12 @@ class BinanceWire:
         if envelope.id in self._byes:
             self._byes.discard(envelope.id)
             if envelope.error:
-                self._counters.unknown["unsubscribe refused"] += 1
+                self.counters.unknown["unsubscribe refused"] += 1
             return ()
         if envelope.error:
             raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
         if envelope.id is None or envelope.id not in self._unanswered:
-            self._counters.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
+            self.counters.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
             return ()
         return answered(self._unanswered, envelope.id)
 
@@ -177,7 +177,7 @@ class BinanceWire:
         if not (ZERO <= row.b < HUGE and ZERO <= row.a < HUGE and ZERO <= row.B < HUGE and ZERO <= row.A < HUGE):
             raise PeerError(f"bid {row.B} at {row.b}, ask {row.A} at {row.a} cannot be")
         if not (row.b and row.a):
-            self._counters.unknown["quote of an empty side"] += 1
+            self.counters.unknown["quote of an empty side"] += 1
             return ()
         if not self._is_newer("quote " + symbol, row.u):
             return ()
@@ -205,7 +205,7 @@ class BinanceWire:
         """Add a snapshot. It does not name its symbol: it belongs to the one book that waits for it."""
         waiting = [symbol for symbol, book in (self._books or {}).items() if book.update is None]
         if len(waiting) != 1 or self._books is None:
-            self._counters.unknown["snapshot that nobody waits for"] += 1
+            self.counters.unknown["snapshot that nobody waits for"] += 1
             return ()
         try:
             row = self._read_depth(frame)
@@ -229,7 +229,7 @@ class BinanceWire:
 
     def _is_newer(self, key: str, number: int) -> bool:
         if number <= self._newest.get(key, -1):
-            self._counters.unknown["late " + key.partition(" ")[0]] += 1
+            self.counters.unknown["late " + key.partition(" ")[0]] += 1
             return False
         self._newest[key] = number
         return True

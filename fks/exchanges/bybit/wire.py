@@ -115,7 +115,7 @@ class BybitWire:
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
-        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self.counters = counters = ConnectionCounters() if counters is None else counters
         self._message = Reader("bybit", _Message, counters)
         self._trades = Rows("bybit.publicTrade", _Trade, counters)
         self._klines = Rows("bybit.kline", _Kline, counters)
@@ -175,14 +175,14 @@ class BybitWire:
                 return self._quote(symbol, message, received_ns)
             case "orderbook":
                 return self._book(symbol, message, received_ns)
-        self._counters.unknown[f"bybit.{kind}"] += 1
+        self.counters.unknown[f"bybit.{kind}"] += 1
         return []
 
     def _answered(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         if message.op in ("ping", "pong", "unsubscribe"):
             return []
         if message.op != "subscribe":
-            self._counters.unknown[f"bybit.{message.op}"] += 1
+            self.counters.unknown[f"bybit.{message.op}"] += 1
             return []
         was_open = bool(self._parts)
         topics = self._parts.pop(message.req_id, [])
@@ -203,7 +203,7 @@ class BybitWire:
         try:
             levels = self._levels(message.data)
             if not levels.bids or not levels.asks:
-                self._counters.unknown["bybit.quote with one side"] += 1
+                self.counters.unknown["bybit.quote with one side"] += 1
                 return []
             check_sides(levels.bids, levels.asks)
             return [Quote("bybit", symbol, _matched_ns(message), *levels.bids[0], *levels.asks[0], received_ns)]

@@ -63,7 +63,7 @@ class CoinbaseWire:
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
-        self._counters = ConnectionCounters() if counters is None else counters
+        self.counters = ConnectionCounters() if counters is None else counters
         self._wanted: dict[Channel, list[str]] = {}
         self._known: set[str] = set()
         self._traded: set[str] = set()
@@ -74,12 +74,12 @@ class CoinbaseWire:
         self._resync = BookResync()
         self._books: dict[str, Levels] = {}
         self._bars: dict[str, Bar] = {}
-        self._message = Reader("message", Message, self._counters)
-        self._trades = Reader("market_trades", TradesMessage, self._counters)
-        self._candles = Reader("candles", list[Candles], self._counters)
-        self._tickers = Reader("ticker", list[Tickers], self._counters)
-        self._changes = Reader("l2_data", list[Changes], self._counters)
-        self._standing = Reader("subscriptions", list[Standing], self._counters)
+        self._message = Reader("message", Message, self.counters)
+        self._trades = Reader("market_trades", TradesMessage, self.counters)
+        self._candles = Reader("candles", list[Candles], self.counters)
+        self._tickers = Reader("ticker", list[Tickers], self.counters)
+        self._changes = Reader("l2_data", list[Changes], self.counters)
+        self._standing = Reader("subscriptions", list[Standing], self.counters)
         self._read: dict[Channel, Callable[[Message, int], list[MarketEvent]]] = {
             Channel.BARS: self._read_bars,
             Channel.QUOTES: self._read_quotes,
@@ -141,7 +141,7 @@ class CoinbaseWire:
             if last is not None and message.sequence_num != last + 1:
                 if message.sequence_num <= last:
                     self._sequence = last
-                    self._counters.unknown["message again"] += 1
+                    self.counters.unknown["message again"] += 1
                     return ()
                 missing = self._missing(last + 1, message.sequence_num)
         channel = _CHANNELS.get(message.channel)
@@ -170,7 +170,7 @@ class CoinbaseWire:
     def _control(self, message: Message) -> Events:
         if message.channel != "subscriptions":
             if message.channel not in _QUIET:
-                self._counters.unknown[f"message {message.channel or 'without a channel'}"] += 1
+                self.counters.unknown[f"message {message.channel or 'without a channel'}"] += 1
             return ()
         try:
             stands = self._standing(message.events)[-1].subscriptions
@@ -244,7 +244,7 @@ class CoinbaseWire:
                 if row.product_id not in self._known or not all(ZERO <= number < HUGE for number in numbers):
                     raise PeerError(f"{row.product_id}: bid {bid_size} at {bid}, ask {ask_size} at {ask} cannot be")
                 if not (bid and ask):
-                    self._counters.unknown["quote of an empty side"] += 1
+                    self.counters.unknown["quote of an empty side"] += 1
                     continue
                 events.append(Quote(NAME, row.product_id, time_ns, bid, bid_size, ask, ask_size, received_ns))
         return events
@@ -287,7 +287,7 @@ class CoinbaseWire:
                 levels.asks.replace(asks)
                 self._resync.whole(event.product_id)
             elif levels is None:
-                self._counters.unknown["book before its snapshot"] += 1
+                self.counters.unknown["book before its snapshot"] += 1
                 continue
             else:
                 levels.bids.change(bids)

@@ -69,7 +69,7 @@ class KrakenWire:
         self, base: str | None = None, counters: ConnectionCounters | None = None, *, depth: int = BOOK_DEPTH
     ) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
-        self._counters = ConnectionCounters() if counters is None else counters
+        self.counters = ConnectionCounters() if counters is None else counters
         self._depth = depth
         self._ids = itertools.count(1)
         self._pinged_s: float | None = None
@@ -82,12 +82,12 @@ class KrakenWire:
         self._books: dict[str, Levels] = {}
         self._bars: dict[tuple[str, str], Bar] = {}
         self._trade_ids: dict[str, int] = {}  # newest id of each subscribed symbol; -1 before the first
-        self._envelope = Reader("envelope", Envelope, self._counters)
-        self._trades = Reader("trade", TradeFrame, self._counters)
+        self._envelope = Reader("envelope", Envelope, self.counters)
+        self._trades = Reader("trade", TradeFrame, self.counters)
         ohlc, ticker, book = (
-            Reader("ohlc", OhlcFrame, self._counters),
-            Reader("ticker", TickerFrame, self._counters),
-            Reader("book", BookFrame, self._counters),
+            Reader("ohlc", OhlcFrame, self.counters),
+            Reader("ticker", TickerFrame, self.counters),
+            Reader("book", BookFrame, self.counters),
         )
         self._readers: dict[Channel, Callable[[bytes, int], list[MarketEvent]]] = {
             Channel.TRADES: lambda frame, at: self._read_trades(self._trades(frame), at),
@@ -133,9 +133,9 @@ class KrakenWire:
         if envelope.method == "subscribe":
             return self._answered(envelope, frame, received_ns)
         if envelope.method == "unsubscribe" and not envelope.success:
-            self._counters.unknown["unsubscribe refused"] += 1
+            self.counters.unknown["unsubscribe refused"] += 1
         if envelope.channel not in _QUIET and envelope.method not in ("pong", "unsubscribe"):
-            self._counters.unknown[f"message {envelope.channel or envelope.method or 'without a channel'}"] += 1
+            self.counters.unknown[f"message {envelope.channel or envelope.method or 'without a channel'}"] += 1
         return ()
 
     def due_frames(self, now_s: float) -> list[bytes]:
@@ -238,7 +238,7 @@ class KrakenWire:
                     f"{row.symbol}: bid {row.bid_qty} at {row.bid}, ask {row.ask_qty} at {row.ask} cannot be"
                 )
             if not (row.bid and row.ask):
-                self._counters.unknown["quote of an empty side"] += 1
+                self.counters.unknown["quote of an empty side"] += 1
                 continue
             time_ns = ns_of_iso(row.timestamp) if row.timestamp else received_ns
             events.append(Quote(NAME, row.symbol, time_ns, row.bid, row.bid_qty, row.ask, row.ask_qty, received_ns))
@@ -279,7 +279,7 @@ class KrakenWire:
         if is_snapshot:
             levels = self._books[row.symbol] = Levels()
         elif levels is None:
-            self._counters.unknown["book before its snapshot"] += 1
+            self.counters.unknown["book before its snapshot"] += 1
             return []
         levels.bids.change(bids)
         levels.asks.change(asks)

@@ -105,7 +105,7 @@ class OkxWire:
 
     def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._base = (base or PUBLIC_WS).rstrip("/")
-        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self.counters = counters = ConnectionCounters() if counters is None else counters
         self._message = Reader("okx", _Message, counters)
         self._trades = Rows("okx.trades-all", Trade, counters)
         self._candles: Rows[list[str]] = Rows("okx.candle", list[str], counters)
@@ -163,7 +163,7 @@ class OkxWire:
         if channel == "books5":
             make_book = partial(_book, symbol, received_ns)
             return self._levels.read(message.data, make_book, Channel.BOOK, symbol, received_ns)
-        self._counters.unknown[f"okx.{channel}"] += 1
+        self.counters.unknown[f"okx.{channel}"] += 1
         return []
 
     def _event(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
@@ -175,7 +175,7 @@ class OkxWire:
             case "error":
                 refused = _named(self._asked, message)
                 if not refused and _named(self._left, message):
-                    self._counters.unknown["okx.unsubscribe refused"] += 1  # it had no effect before, and has none now
+                    self.counters.unknown["okx.unsubscribe refused"] += 1  # it had no effect before, and has none now
                     return []
                 if not refused:
                     raise PeerError(f"okx refused what was asked: {message.code} {message.msg[:300]}")
@@ -184,12 +184,12 @@ class OkxWire:
                 return [suspect, *answered(self._asked, refused[0])]
             case "unsubscribe" | "channel-conn-count":
                 return []
-        self._counters.unknown[f"okx.{message.event}"] += 1
+        self.counters.unknown[f"okx.{message.event}"] += 1
         return []
 
     def _quote(self, symbol: str, received_ns: int, row: _Levels) -> Quote | None:
         if not row.bids or not row.asks:
-            self._counters.unknown["okx.quote with one side"] += 1
+            self.counters.unknown["okx.quote with one side"] += 1
             return None
         bids, asks = _pairs(row.bids), _pairs(row.asks)
         check_sides(bids, asks)

@@ -130,7 +130,7 @@ class PolygonWire:
     def __init__(self, key: str, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._key = key
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
-        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self.counters = counters = ConnectionCounters() if counters is None else counters
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
         self._kind = msgspec.json.Decoder(_Kind)
         self._trade = Reader("polygon.T", _Trade, counters)
@@ -219,7 +219,7 @@ class PolygonWire:
             case "connected":
                 pass
             case _:
-                self._counters.unknown[f"polygon.status {kind.status}"] += 1
+                self.counters.unknown[f"polygon.status {kind.status}"] += 1
         return []
 
     def _read(self, ev: str, row: msgspec.Raw, received_ns: int) -> MarketEvent | None:
@@ -235,12 +235,12 @@ class PolygonWire:
                 return BarSeen(
                     check_bar(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers)), True, received_ns
                 )
-        self._counters.unknown[f"polygon.{ev}"] += 1
+        self.counters.unknown[f"polygon.{ev}"] += 1
         return None
 
     def _quoted(self, row: _Quote, received_ns: int) -> Quote | None:
         if not (row.bp and row.bs and row.ap and row.as_):
-            self._counters.unknown["polygon.quote with one side"] += 1
+            self.counters.unknown["polygon.quote with one side"] += 1
             return None
         check_sides([(row.bp, row.bs)], [])  # consolidated from many exchanges: bid and ask may cross for a moment
         check_sides([], [(row.ap, row.as_)])

@@ -27,7 +27,7 @@ from fks.venues.binance.dialect import TYPES, FillReader, balances_of, oco_param
 from fks.venues.binance.stream import EventReader
 
 _IDS_MAX = 20_000
-_PAGE = 1000
+PAGE = 1000
 _TRANSFERS_NS = 89 * 86_400_000_000_000  # the exchange answers for at most 90 days at a time
 
 
@@ -97,12 +97,12 @@ class SpotVenue:
         budget: VenueBudget | None = None,
     ) -> None:
         self.name = config.name
-        self._config = config
+        self.config = config
         self._clock = clock
         self._log = log
         self._may_send = may_send
         self._budget = budget or PauseOnly(clock)
-        self._transport = transport
+        self.transport = transport
         self._fills = FillReader(venue=config.name, account_id=config.account_id)
         self._queue = EventQueue()
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (symbol, venue order id) -> client order id
@@ -116,13 +116,13 @@ class SpotVenue:
 
         Errors: ConfigError when a live key may withdraw, OutageError when that cannot be found out.
         """
-        await self._transport.open()
+        await self.transport.open()
         await self._budget.start()
         try:
             await self.skew_ms()
         except OutageError as error:
             self._log.warning("venue.unreachable", venue=self.name, detail=str(error))
-        if self._config.is_live:
+        if self.config.is_live:
             rights = await self._read(calls.RIGHTS, {}, "key permissions")
             if not isinstance(rights, Mapping) or rights.get("enableWithdrawals") is not False:
                 raise ConfigError(
@@ -137,7 +137,7 @@ class SpotVenue:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
         self._is_streaming = False
-        await self._transport.close()
+        await self.transport.close()
         await self._budget.stop()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +193,7 @@ class SpotVenue:
         if (wait_s := await self._turn_s(calls.QUERY)) > 0:
             return Lookup(Presence.NO_ANSWER, detail=f"the venue's rate limit has room in {wait_s:.1f} s")
         params = {"symbol": symbol, "origClientOrderId": client_order_id}
-        seen = await self._call(calls.QUERY, params, self._config.read_timeout_s)
+        seen = await self._call(calls.QUERY, params, self.config.read_timeout_s)
         detail = describe(seen.wire, seen.error)
         if seen.is_ok and isinstance(seen.answer, Mapping) and seen.answer.get("clientOrderId") == client_order_id:
             try:
@@ -221,13 +221,13 @@ class SpotVenue:
         if self._fills.identity is None:
             await self.identity()
         found: list[Mapping[str, Any]] = []
-        params: dict[str, Any] = {"symbol": symbol, "startTime": max(since_ns, 0) // 1_000_000, "limit": _PAGE}
+        params: dict[str, Any] = {"symbol": symbol, "startTime": max(since_ns, 0) // 1_000_000, "limit": PAGE}
         while True:
             page = await self._read_list(calls.TRADES, params, "fills")
             found.extend(page)
-            if len(page) < _PAGE:
+            if len(page) < PAGE:
                 break
-            params = {"symbol": symbol, "fromId": int(page[-1]["id"]) + 1, "limit": _PAGE}
+            params = {"symbol": symbol, "fromId": int(page[-1]["id"]) + 1, "limit": PAGE}
         await self._learn_ids(symbol, {str(row["orderId"]) for row in found})
         try:
             return [self._fills.from_history(row, self._ids.get((symbol, str(row["orderId"])))) for row in found]
@@ -247,7 +247,7 @@ class SpotVenue:
         """Return the owner of the keys, read again; executions are named after it unless one was admitted."""
         answer = await self._read(calls.ACCOUNT, {"omitZeroBalances": True}, "account")
         try:
-            found = identity_of(answer, self._config.rest_url)
+            found = identity_of(answer, self.config.rest_url)
         except (PeerError, AttributeError) as error:
             raise OutageError(f"{self.name}: whose account it is cannot be read ({error})") from error
         self._fills.identity = self._fills.identity or found
@@ -271,7 +271,7 @@ class SpotVenue:
         if who.environment is Environment.TEST:
             return []
         since_ms = max(since_ns, self._clock.now_ns() - _TRANSFERS_NS) // 1_000_000
-        params = {"startTime": since_ms, "limit": _PAGE}
+        params = {"startTime": since_ms, "limit": PAGE}
         deposits = await self._read_list(calls.DEPOSITS, params, "deposits")
         withdrawals = await self._read_list(calls.WITHDRAWALS, params, "withdrawals")
         try:
@@ -289,7 +289,7 @@ class SpotVenue:
             skew = int(answer["serverTime"]) - (before + after) / 2e6
         except (KeyError, TypeError, ValueError) as error:
             raise OutageError(f"{self.name}: the time cannot be read ({error})") from error
-        self._transport.skew_ms = round(skew)
+        self.transport.skew_ms = round(skew)
         return float(skew)
 
     async def last_price(self, symbol: str) -> Decimal | None:
@@ -304,7 +304,7 @@ class SpotVenue:
         """Yield what the venue pushes, for ever. One reader; the first starts the user stream."""
         if not self._is_streaming:
             self._is_streaming = True
-            self._transport.stream(self._reader, self._queue.put)
+            self.transport.stream(self._reader, self._queue.put)
         async for event in self._queue.read():
             yield event
 
@@ -316,7 +316,7 @@ class SpotVenue:
         """Return what a send or cancel of `order` came to."""
         info = _part_about(order.client_order_id, seen.answer) if seen.is_ok else None
         if info is None or not info.get("orderId"):
-            verdict = classify(seen.wire, seen.error, is_network=self._transport.is_network(seen.error))
+            verdict = classify(seen.wire, seen.error, is_network=self.transport.is_network(seen.error))
             if verdict.outcome is not Outcome.REFUSED:
                 self._log.warning(
                     "venue.unclear", venue=self.name, client_order_id=order.client_order_id, detail=verdict.detail
@@ -350,7 +350,7 @@ class SpotVenue:
                     self._queue.put(answer.report)
 
         wire = Wire(may_leave=self._may_send, now_ns=self._clock.now_ns)
-        return await self._call(call, params, self._config.order_timeout_s, on_late=publish, wire=wire)
+        return await self._call(call, params, self.config.order_timeout_s, on_late=publish, wire=wire)
 
     async def _call(
         self,
@@ -363,7 +363,7 @@ class SpotVenue:
         """Make one call. Neither a timeout nor the caller's end cuts bytes in two: a late answer is published."""
         wire = wire or Wire()
         wire.sent_s = self._clock.monotonic()
-        task = await self._transport.begin(call, params, wire)
+        task = await self.transport.begin(call, params, wire)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
@@ -380,7 +380,7 @@ class SpotVenue:
             raise
         if not done:
             leave()
-            self._transport.suspect()
+            self.transport.suspect()
             return _Seen(wire, None, TimeoutError(f"no answer within {timeout_s} s"))
         return self._seen(wire, task)
 
@@ -411,7 +411,7 @@ class SpotVenue:
     async def _read(self, call: Call, params: Mapping[str, Any], what: str) -> Any:
         if (wait_s := await self._turn_s(call)) > 0:
             raise OutageError(f"{self.name}: {what}: the venue's rate limit has room in {wait_s:.1f} s")
-        seen = await self._call(call, params, self._config.read_timeout_s)
+        seen = await self._call(call, params, self.config.read_timeout_s)
         if not seen.is_ok or not isinstance(seen.answer, Mapping | list):
             raise OutageError(f"{self.name}: {what}: {describe(seen.wire, seen.error)}")
         return seen.answer
@@ -441,12 +441,12 @@ class SpotVenue:
         """Learn the client ids of orders we only know by the venue's number: history rows do not carry them."""
         missing = sorted(int(number) for number in wanted if (symbol, number) not in self._ids)
         while missing:
-            params = {"symbol": symbol, "orderId": missing[0], "limit": _PAGE}
+            params = {"symbol": symbol, "orderId": missing[0], "limit": PAGE}
             rows = await self._read_list(calls.ALL_ORDERS, params, "orders")
             for row in rows:
                 self._known(row)
             last = int(rows[-1]["orderId"]) if rows else missing[-1]
-            missing = [number for number in missing if number > last] if len(rows) == _PAGE else []
+            missing = [number for number in missing if number > last] if len(rows) == PAGE else []
 
 
 def _part_about(client_order_id: str, answer: Any) -> Mapping[str, Any] | None:

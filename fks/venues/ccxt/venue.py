@@ -27,24 +27,24 @@ class CcxtTransport:
     errors: tuple[type[Exception], ...] = (ccxt.BaseError,)
 
     def __init__(self, config: SessionConfig, clock: Clock, log: Log) -> None:
-        self._config = config
+        self.config = config
         self._log = log
-        self._session = BinanceSession(config, clock)
+        self.session = BinanceSession(config, clock)
         self._stream = UserStream(self, config, clock, log)
         self._streaming: asyncio.Task[None] | None = None
 
     @property
     def skew_ms(self) -> int:
         """Return venue time minus ours, which requests are signed with."""
-        return -int(self._session.options["timeDifference"])
+        return -int(self.session.options["timeDifference"])
 
     @skew_ms.setter
     def skew_ms(self, value: int) -> None:
-        self._session.options["timeDifference"] = -value
+        self.session.options["timeDifference"] = -value
 
     async def open(self) -> None:
         """Make the HTTP session. Sends nothing."""
-        await self._session.connect()
+        await self.session.connect()
 
     async def close(self) -> None:
         """End the stream and all calls."""
@@ -53,11 +53,11 @@ class CcxtTransport:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._streaming
             self._streaming = None
-        await self._session.disconnect()
+        await self.session.disconnect()
 
     async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
         """Make one HTTP call in a task of its own, so that nothing cuts its bytes in two."""
-        method = getattr(self._session, call.ccxt)
+        method = getattr(self.session, call.ccxt)
         return asyncio.create_task(on_wire(wire, lambda: method(dict(params))))
 
     def is_network(self, error: BaseException | None) -> bool:
@@ -70,14 +70,14 @@ class CcxtTransport:
     def stream(self, reader: EventReader, sink: Callable[[VenueEvent], None]) -> None:
         """Start the user stream."""
         self._stream.read_with(reader, sink)
-        self._session.on_user_event = self._stream.take
-        self._streaming = asyncio.create_task(self._stream.run(), name=f"{self._config.name} user stream")
+        self.session.on_user_event = self._stream.take
+        self._streaming = asyncio.create_task(self._stream.run(), name=f"{self.config.name} user stream")
 
     # ── the source of the stream ─────────────────────────────────────────────────────────────────
     async def connect(self) -> asyncio.Future[Any]:
         """Subscribe through ccxt, which connects; return the future that ends with the connection."""
-        await self._session.ensure_user_data_stream_ws_subscribe_signature("spot")
-        broken: asyncio.Future[Any] = self._session.client(self._session.stream_url).future(BROKEN)
+        await self.session.ensure_user_data_stream_ws_subscribe_signature("spot")
+        broken: asyncio.Future[Any] = self.session.client(self.session.stream_url).future(BROKEN)
         return broken
 
     async def subscribe(self) -> None:
@@ -86,16 +86,16 @@ class CcxtTransport:
     async def probe(self) -> None:
         """Ask the connection something signed. Errors: what the silence or a lost session raised."""
         try:
-            await self._session.ask_socket(_PROBE, {})
+            await self.session.ask_socket(_PROBE, {})
         except (ccxt.NetworkError, ccxt.AuthenticationError):
             raise
         except ccxt.BaseError as error:  # it answered, if only to complain: the connection lives
-            self._log.debug("venue.probe_refused", venue=self._config.name, detail=str(error))
+            self._log.debug("venue.probe_refused", venue=self.config.name, detail=str(error))
 
     async def drop(self) -> None:
         """Close the connection, so that the next use opens a new one."""
-        await self._session.drop_socket()
-        self._session.ws_dial_backoff = {}  # we wait ourselves; ccxt's own grows to 30 s
+        await self.session.drop_socket()
+        self.session.ws_dial_backoff = {}  # we wait ourselves; ccxt's own grows to 30 s
 
 
 class CcxtVenue(SpotVenue):

@@ -96,7 +96,7 @@ async def test_client_that_stops_answering_is_sent_a_window_and_closed(
     for n in range(30, 120):
         hub.spread("bars", {**bar_message(n % 60), "n": n})
         hub.spread("quotes", {"type": "quote", "exchange": "binance", "symbol": "BTCUSDT", "n": n})
-    waiting = [received.message["n"] for received in listener.client._queue.values()]
+    waiting = [received.message["n"] for received in listener.client.waiting]
     async with asyncio.timeout(20):
         await serving
     assert listener.closed is not None

@@ -180,7 +180,7 @@ async def test_pages_follow_one_another_and_carry_the_revision(gateway: Running,
 async def test_csv_and_arrow_are_the_same_bars(
     gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
-    monkeypatch.setattr(history, "_PAGE", 10)  # several pages, the last one full
+    monkeypatch.setattr(history, "PAGE", 10)  # several pages, the last one full
     await seeded.sql(BARS, "BTCUSDT", "binance", 0, 29)
     await seeded.sql("UPDATE ohlcv_data SET is_complete = false, volume = NULL WHERE time = $1", T0)
     query = {"timeframe": "1m", **({"limit": limit} if limit else {})}

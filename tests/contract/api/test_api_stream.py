@@ -121,8 +121,8 @@ async def test_what_anyone_publishes_cannot_end_the_stream_for_all(gateway: Runn
     hub: Hub = gateway.app.state.gateway.hub
     async with _open(gateway, "?channels=orders") as socket:
         await _greeting(socket)
-        await bus.publish(hub._mine, {"n": "nonsense"})
-        await bus._client.publish(hub._mine, b"[1]")
+        await bus.publish(hub.own_channel, {"n": "nonsense"})
+        await bus.publish(hub.own_channel, [1])  # type: ignore[arg-type]
         await bus.publish(ORDERS, ORDER)
         assert await next_of(socket, "order") == ORDER
     assert not [line for line in gateway.log.lines if line[1] == "gateway.task_died"]
@@ -153,12 +153,12 @@ async def test_stopping_gateway_closes_its_clients_with_a_reason(gateway: Runnin
         assert closed.value.rcvd.code == 1001
 
 
-async def test_missing_tick_is_published_as_a_gap(gateway: Running) -> None:
+async def test_missing_tick_is_published_as_a_gap(gateway: Running, bus: Bus) -> None:
     async with _open(gateway) as socket:
         await _greeting(socket)
         hub: Hub = gateway.app.state.gateway.hub
-        await until(lambda: hub._tick_seen)
-        hub._tick_sent += 1  # as when Redis was away for one tick
+        for number in (1, 1000):  # as when Redis was away for the ticks between them
+            await bus.publish(hub.own_channel, {"n": number})
         assert "read again" in (await next_of(socket, "gap"))["reason"]
 
 
@@ -199,7 +199,7 @@ async def test_a_replicas_own_work_goes_on_after_a_mistake(monkeypatch: pytest.M
         tries += 1
         raise ExceptionGroup("in a group", [KeyError("a mistake")])
 
-    task = asyncio.create_task(replica._for_ever(work, SimpleNamespace(log=log, clock=RealClock())))  # type: ignore[arg-type]
+    task = asyncio.create_task(replica.run_for_ever(work, SimpleNamespace(log=log, clock=RealClock())))  # type: ignore[arg-type]
     await until(lambda: tries >= 3)
     task.cancel()
     assert "KeyError" in str(log.lines)

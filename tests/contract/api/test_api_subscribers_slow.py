@@ -29,7 +29,7 @@ async def test_requests_are_not_read_while_answers_stay_unread(
     def noted(client: Client, message: Any) -> None:
         nonlocal most
         answer(client, message)
-        most = max(most, sum(len(received.data) for received in client._queue.values()))
+        most = max(most, sum(len(received.data) for received in client.waiting))
 
     monkeypatch.setattr(Client, "answer", noted)
     wanted = {"channels": ["bars"], "symbols": ["BTCUSDT"], "timeframes": ["1m"], "bars": 1000}

@@ -54,7 +54,7 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
 ) -> None:
     await seeded.sql(STORED, 0, 9)
     hub: Hub = gateway.app.state.gateway.hub
-    read = snapshots._bars
+    read = snapshots.stored_bars
 
     async def slowly(*args: Any) -> Any:
         hub.spread("bars", bar_message(9))  # published before, contained
@@ -64,7 +64,7 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
         hub.spread("bars", bar_message(11))  # committed after
         return found
 
-    monkeypatch.setattr(snapshots, "_bars", slowly)
+    monkeypatch.setattr(snapshots, "stored_bars", slowly)
     async with open_socket(gateway) as socket:
         await say(socket, type="subscribe", channels=["bars"], symbols=["BTCUSDT"], timeframes=["1m"], bars=2)
         assert [bar["time"][14:16] for bar in (await next_of(socket, "snapshot"))["items"]] == ["09", "10"]
@@ -163,7 +163,7 @@ async def test_outage_gets_an_error_and_subscribes_nothing(
     async def away(*args: Any) -> Any:
         raise OutageError("PostgreSQL does not answer")
 
-    monkeypatch.setattr(snapshots, "_bars", away)
+    monkeypatch.setattr(snapshots, "stored_bars", away)
     async with open_socket(gateway) as socket:
         await next_of(socket, "hello")
         await say(socket, type="subscribe", id=1, channels=["bars"], symbols=["BTCUSDT"])
@@ -171,7 +171,7 @@ async def test_outage_gets_an_error_and_subscribes_nothing(
         assert (received["code"], received["id"]) == ("UNAVAILABLE", 1)
         (client,) = hub.clients
         assert not client.topics
-        assert not client._held
+        assert not client.held
 
 
 async def test_client_that_does_not_read_is_cut_and_others_go_on(

@@ -26,6 +26,7 @@ from fks.model.timeframe import NS, to_ns
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
+from fks.store.indicators import IndicatorStore
 from tests.support.waiting import until
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)
@@ -320,12 +321,16 @@ async def test_parameters_are_part_of_the_key_with_defaults(store: BarStore, dat
 
 
 async def test_series_corrected_during_the_computation_is_not_cached(store: BarStore, database: Database) -> None:
-    cache = IndicatorCache(database)
-    state, whole = await cache._still("binance", "BTCUSDT", "1m")
+    kept, state, whole = (
+        IndicatorStore(database),
+        await store.series("BTCUSDT", "1m"),
+        await store.read("BTCUSDT", "1m"),
+    )
+    assert state is not None
     await database.sql("UPDATE ohlcv_data SET close = close + 0.5 WHERE time = $1", T0)
     columns = compute("sma", whole, period=14)
-    assert not await cache._store.save("binance", "BTCUSDT", "1m", "sma", "k", {}, state, whole.time_ns, columns)
-    assert await cache._store.fresh("binance", "BTCUSDT", "1m", "sma", "k") is None
+    assert not await kept.save("binance", "BTCUSDT", "1m", "sma", "k", {}, state, whole.time_ns, columns)
+    assert await kept.fresh("binance", "BTCUSDT", "1m", "sma", "k") is None
 
 
 async def test_an_indicator_is_a_frame_cut_after_it_is_computed(store: BarStore) -> None:

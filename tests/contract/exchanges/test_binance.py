@@ -47,6 +47,13 @@ class Peer:
         self.subscribed: list[list[str]] = []
         self.url = ""
         self.reply: dict[str, Any] | None = None
+        self.newest: web.Request | None = None
+
+    def abort(self) -> None:
+        """Cut the newest connection without a close frame."""
+        assert self.newest is not None
+        assert self.newest.transport is not None
+        self.newest.transport.abort()
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(dict(request.query))
@@ -55,6 +62,7 @@ class Peer:
 
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
+        self.newest = request
         await socket.prepare(request)
         subscribe_request = await socket.receive_json()
         self.subscribed.append(subscribe_request["params"])
@@ -201,9 +209,7 @@ async def test_a_lost_connection_is_an_outage_after_what_came_before(peer: Peer,
         if how == "closed":
             await socket.close(code=WSCloseCode.GOING_AWAY)
         else:
-            assert socket._req is not None
-            assert socket._req.transport is not None
-            socket._req.transport.abort()
+            peer.abort()
 
     peer.script = play
     events: list[MarketEvent] = []

@@ -238,7 +238,7 @@ def test_recorded_lost_message_is_a_discontinuity_in_every_channel() -> None:
     assert not [event for event in after if isinstance(event, Book | Discontinuity)]  # no book before its snapshot
     assert [event for event in after if isinstance(event, PublicTrade)]
     assert not wire.receive(frames[-1], 0)  # a message again is none
-    assert wire._counters.unknown["message again"] == 1
+    assert wire.counters.unknown["message again"] == 1
 
 
 def test_documented_refusal_is_reported_and_the_others_stand() -> None:

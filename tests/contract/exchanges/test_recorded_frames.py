@@ -270,7 +270,7 @@ def test_a_lost_update_of_krakens_book_is_seen_by_its_checksum(path: Path) -> No
             seen += 1
             assert [gone.symbol for gone in found[Discontinuity]] == ["BTC/USD"]
             assert [b'"unsubscribe"' in due or b'"ping"' in due for due in wire.due_frames(0.0)] == [True, False, True]
-            assert wire._counters.unknown["book before its snapshot"] == len(frames) - 1 - len(found[Book]) - 1
+            assert wire.counters.unknown["book before its snapshot"] == len(frames) - 1 - len(found[Book]) - 1
     assert seen > 20
 
 
@@ -315,4 +315,4 @@ def test_another_exchanges_frames_are_survived_and_counted(path: Path) -> None:
             continue
         found = read(wire, wanted(symbols, "1m"), frames)
         assert not {PublicTrade, Quote, Book, BarSeen} & set(found)
-        assert len(found.get(Suspect, [])) + sum(wire._counters.unknown.values()) >= len(frames) * 0.9
+        assert len(found.get(Suspect, [])) + sum(wire.counters.unknown.values()) >= len(frames) * 0.9

@@ -6,6 +6,7 @@ import asyncio
 import json
 import stat
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import pytest
 
 from fks.guardian.journal import ENDED, KillJournal
-from fks.guardian.service import Guardian, last_kill, read_kill
+from fks.guardian.service import last_kill, read_kill
 from fks.model import ids
 from fks.model.ids import flatten_id
 from fks.model.order import Fill, OrderType, Outcome, Role, Side
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
-from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
+from tests.support.guardian_process import QUICK, GuardianProcess, guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.waiting import until
@@ -187,10 +188,10 @@ async def test_kill_while_the_exchange_is_down(tmp_path: Path, folder: Path) -> 
         tmp_path, ["--rate-limits", "off", "--balance", "USDT=100000", "--balance", "BTC=1"]
     ).start()
     write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", "0.3"]])
+    hasty = replace(QUICK, reply_s=0.5)
     try:
-        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
+        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None, hasty)) as guardian:
             exchange.kill()
-            guardian._timing = guardian._timing.__class__(**{**_fields(guardian), "reply_s": 0.5})
             report = await guardian.kill(reason="", by="me")
             assert report["is_quiet"] is False
             await until(lambda: guardian.report()["venues"][0]["state"] == "unreachable")
@@ -203,12 +204,6 @@ async def test_kill_while_the_exchange_is_down(tmp_path: Path, folder: Path) -> 
         exchange.stop()
 
 
-def _fields(guardian: Guardian) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(guardian._timing)
-
-
 async def test_forced_resume_gives_up(tmp_path: Path, folder: Path) -> None:
     """The venue is gone for good: a person may end the kill."""
     info = {
@@ -219,8 +214,8 @@ async def test_forced_resume_gives_up(tmp_path: Path, folder: Path) -> None:
         "ws_api": "ws://127.0.0.1:9/ws-api/v3",
     }
     write_positions(folder, [])
-    async with at_work(guardian_with({"ccxt": venue_on(info)}, folder, None)) as guardian:
-        guardian._timing = guardian._timing.__class__(**{**_fields(guardian), "reply_s": 0.3})
+    hasty = replace(QUICK, reply_s=0.3)
+    async with at_work(guardian_with({"ccxt": venue_on(info)}, folder, None, hasty)) as guardian:
         assert (await guardian.kill(reason="", by="me"))["is_quiet"] is False
         answer = await ask(folder, {"op": "resume", "by": "me", "force": True})
         assert answer["ok"]

@@ -56,7 +56,7 @@ async def test_kill_and_resume(exchange: LocalExchange, home: Path, capsys: pyte
 
 
 def test_without_a_guardian(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kill_module, "_CONNECT_S", 0.3)
+    monkeypatch.setattr(kill_module, "CONNECT_S", 0.3)
     for command in ("kill", "resume"):
         assert fks(command, home=home) == 3
         error = capsys.readouterr().err

@@ -42,7 +42,10 @@ def home(tmp_path: Path, database_url: str, redis_url: str) -> Paths:
 
 async def spent(bus: Bus, address: str) -> bool:
     """Return whether anything was ever taken from the budget of an address; it is empty afterwards."""
-    return bool(await bus._client.delete(bucket_of("binance", address)))
+    bucket = bucket_of("binance", address)
+    is_spent = bool(await bus.fields(bucket))
+    await bus.delete(bucket)
+    return is_spent
 
 
 async def test_notebook_takes_from_the_shared_budget(

@@ -33,10 +33,11 @@ class Klines:
     def __init__(self) -> None:
         self.broken: dict[int, dict[int, str]] = {BROKEN: {3: "0.0"}}
         self.interval = "1m"
+        self.traded_ns = T0 + 20 * NS
 
     def __call__(self, path: str, query: dict[str, str]) -> Any:
         if "aggTrades" in path:
-            at = (T0 + 20 * NS) // MS
+            at = self.traded_ns // MS
             return [{"a": 5, "p": "100.0", "q": "1", "f": 5, "l": 5, "T": at, "m": False, "M": True}]
         step = TIMEFRAMES[query["interval"]] * 1000
         end, limit = int(query.get("endTime", (T0 + 30 * NS) // MS)), int(query["limit"])
@@ -139,9 +140,11 @@ async def test_collector_recovers_around_a_bad_row(
 async def test_an_open_bar_that_lacks_a_bad_row_is_incomplete(
     database: Database, binance: BinanceExchange, klines: Klines
 ) -> None:
-    klines.broken = {T0 - 2 * MINUTE: {3: "0.0"}}
+    klines.broken, klines.traded_ns = {T0 - 2 * MINUTE: {3: "0.0"}}, T0 - 40 * NS
     back = Backfill(binance, ("1m", "5m", "15m"), 1, BarFilter(QuarantineStore(database), source="klines").filtered)
-    seeds, previous = await back._seeds("BTCUSDT", T0 - MINUTE)
+    start = (await back.recover("BTCUSDT", {}, by_bars=True)).builder.start
+    seeds, previous = start.seeds, start.previous
+    assert start.start_ns == T0 - MINUTE
     assert {frame: seed.is_complete for frame, seed in seeds.items()} == {"5m": False, "15m": False}
     assert (seeds["15m"].trades, str(seeds["15m"].low)) == (13 * 5, "99.0"), "what is known is counted"
     assert str(previous) == "100.5"

@@ -43,10 +43,12 @@ class Cluster:
         await self._store.finish(job, "done", result={})
 
 
-def scheduler(db: Database, cluster: Any, *, jobs_wait_max_s: float = 60.0, slots: int = 2) -> SchedulerActor:
+def scheduler(
+    db: Database, cluster: Any, *, jobs_wait_max_s: float = 60.0, slots: int = 2, log: CollectingLog | None = None
+) -> SchedulerActor:
     settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s), research=Research(slots=slots))
     component: Any = SimpleNamespace(
-        db=db, clock=RealClock(), settings=settings, log=CollectingLog(), paths=Paths.of("/nowhere")
+        db=db, clock=RealClock(), settings=settings, log=log or CollectingLog(), paths=Paths.of("/nowhere")
     )
     return SchedulerActor(component, (), run_job=cluster.run_job)
 
@@ -63,9 +65,9 @@ async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(databas
     await asyncio.gather(run, return_exceptions=True)
     await one.stop()
     assert len(await store.list(state="queued")) == 5 - JOBS_AT_ONCE
-    two = scheduler(database, cluster)
+    two = scheduler(database, cluster, jobs_wait_max_s=0.001)
     run = asyncio.create_task(two.run())
-    await until(lambda: two._waits_s is not None)
+    await until(lambda: [problem for problem in two.problems() if problem.about == "jobs"])
     assert len(cluster.begun) == JOBS_AT_ONCE, "there is room only when one of the first has ended"
     cluster.may_end.set()
 
@@ -103,12 +105,12 @@ async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
         return "done"
 
     monkeypatch.setattr(schedule, "TASKS", {"ill": ("* * * * *", ill)})
-    one = scheduler(database, Cluster(database))
+    log = CollectingLog()
+    one = scheduler(database, Cluster(database), log=log)
     run = asyncio.create_task(one.run())
     found = await until(lambda: one.problems(), deadline_s=30)
     assert [(p.kind, p.about, p.is_mended_by_restart) for p in found] == [("schedule", "ill", False)]
     assert found[0].text == "ill failed: ZeroDivisionError: by a task"
-    log: Any = one._c.log
     await until(lambda: "schedule.failed" in log.events(), deadline_s=30)
     assert {level for level, event, _ in log.lines if event == "schedule.failed"} == {"warning"}
     monkeypatch.setitem(schedule.TASKS, "ill", ("* * * * *", well))

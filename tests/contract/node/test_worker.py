@@ -47,7 +47,7 @@ def presence_of(paths, settings):
 async def head_beats(database, paths, settings=None, **changes):
     """Write the row of a head whose settings are these."""
     chosen = presence_of(paths, settings or Settings(home=paths.home, node=NodeSettings(role="head", name="h")))
-    detail = {**chosen._facts, "home": "/elsewhere", "session": "s1"} | changes
+    detail = {**chosen.facts, "home": "/elsewhere", "session": "s1"} | changes
     row = NodeRow(chosen.name, "head", "ready", address="10.9.9.1", version="v", detail=detail)
     await NodeStore(database).beat(row)
     return row

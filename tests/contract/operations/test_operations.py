@@ -16,7 +16,7 @@ from fks.clock import RealClock
 from fks.config.version import build_id
 from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.store.bus import Bus
-from fks.store.db import Database, _Connection, sql
+from fks.store.db import Database, UnresetConnection, sql
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore, propose
 from fks.supervision.rollout import Part
@@ -377,7 +377,7 @@ async def test_nothing_is_changed_while_a_change_that_failed_is_rolled_back(rig:
 
 
 async def test_a_claim_whose_answer_is_lost_is_taken_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetchrow, lost = _Connection.fetchrow, []
+    fetchrow, lost = UnresetConnection.fetchrow, []
 
     async def loses_its_answer(self: Any, query: str, *args: object, **options: Any) -> Any:
         row = await fetchrow(self, query, *args, **options)
@@ -386,7 +386,7 @@ async def test_a_claim_whose_answer_is_lost_is_taken_up(rig: Rig, monkeypatch: p
             raise ConnectionResetError("the answer was on its way")
         return row
 
-    monkeypatch.setattr(_Connection, "fetchrow", loses_its_answer)
+    monkeypatch.setattr(UnresetConnection, "fetchrow", loses_its_answer)
     operation = await rig.store.request("restart", target="orders")
     rig.start()
     assert (await rig.ended(operation)).state == "done"

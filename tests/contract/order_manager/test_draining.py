@@ -14,6 +14,7 @@ from fks.config.settings import Risk
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind, SignalState
+from fks.store.bus import SIGNALS
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
@@ -67,7 +68,7 @@ async def test_drains_under_load_lose_no_signal_and_double_no_order(idle: Rig) -
             signal = signal_of(**size, **limit, reference_price=D(price), trace_id=str(number))
             await SignalStore(rig.db).insert([signal])
             sent.append(signal.id)
-            rig.service._intake.wake()
+            await rig.bus.publish(SIGNALS, {"type": "signal", "id": str(signal.id)})
             await until(lambda: len(rig.venue.received) > len(sent) - 50, deadline_s=20)
 
     rig.venue.script.extend(["slow", "ok", "ok"] * 2000)
@@ -131,14 +132,15 @@ async def test_an_entry_that_fills_while_it_drains_is_protected_by_the_next_epoc
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
 
-async def test_a_drain_is_bounded_when_the_journal_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drain_is_bounded_while_a_venue_does_not_answer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fks.order_manager.service.DRAIN_S", 0.3)
-    rig.service._workers._in_flight += 1  # a submission that never ends
+    rig.venue.script.append("hang")  # the submission does not end in time
+    await rig.signal(reference_price=D(100))
+    await until(lambda: len(rig.venue.received) == 1)
     start = time.monotonic()
     with pytest.raises(OutageError):
         await rig.service.drain()
     assert time.monotonic() - start < 10
-    rig.service._workers._in_flight -= 1
 
 
 # ── self-checks ──────────────────────────────────────────────────────────────────────────────────

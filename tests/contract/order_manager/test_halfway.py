@@ -5,11 +5,14 @@ from __future__ import annotations
 import uuid
 from decimal import Decimal
 
+import pytest
+
 from fks.api.order_entry import OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.model.order import OrderType, Side, State
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind
+from fks.order_manager.venue_requests import VenueRequests
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
@@ -40,11 +43,13 @@ async def test_a_cancel_that_was_committed_and_never_sent_is_sent_by_the_next_ep
     await rig.becomes(order.client_order_id, State.CANCELLED)
 
 
-async def test_an_exit_is_not_held_up_by_a_cancel_that_an_earlier_self_never_sent(rig: Rig) -> None:
+async def test_an_exit_is_not_held_up_by_a_cancel_that_an_earlier_self_never_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await rig.outcome(await rig.signal(**BOTH))
     await until(lambda: len(legs(rig)) == 2)
     rig.lease.is_held = False
-    rig.service._requests.send_cancel = lambda order: None  # type: ignore[method-assign]  # dies before the bytes
+    monkeypatch.setattr(VenueRequests, "send_cancel", lambda requests, order: None)  # dies before the bytes
     rig.lease.is_held = True
     await rig.signal(Kind.EXIT)
 
@@ -53,6 +58,7 @@ async def test_an_exit_is_not_held_up_by_a_cancel_that_an_earlier_self_never_sen
         return bool(rows)
 
     await until(is_asked)
+    monkeypatch.undo()
     await rig.restart()
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=8)
 

@@ -167,7 +167,7 @@ async def test_where_nothing_can_be_kept_the_database_answers(database: Database
     (tmp_path / "file").write_text("no folder")
     assert same(await ColumnCache(tmp_path / "file", database).read("BTCUSDT", "1m"), minutes(100))
     cache = ColumnCache(tmp_path / "columns", database)
-    with columns._locked(tmp_path / "columns" / "binance~BTCUSDT~1m") as is_ours:  # another process is writing it
+    with columns.locked(tmp_path / "columns" / "binance~BTCUSDT~1m") as is_ours:  # another process is writing it
         assert is_ours
         assert same(await cache.read("BTCUSDT", "1m", limit=3), minutes(3))
     assert files(tmp_path) == []

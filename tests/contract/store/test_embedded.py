@@ -190,7 +190,7 @@ def closed_home(tmp_path: Path) -> Iterator[Paths]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 async def test_a_home_that_only_root_can_reach_works_without_opening_it(closed_home: Paths) -> None:
     server = PostgresServer(closed_home, load_secrets(closed_home), is_durable=False)
-    if not binaries._has_capabilities():
+    if not binaries.has_capabilities():
         pytest.skip("root has no CAP_DAC_READ_SEARCH here")
     process = start_and_wait(server, log=closed_home.logs / "postgres.log")
     try:
@@ -206,7 +206,7 @@ async def test_a_home_that_only_root_can_reach_works_without_opening_it(closed_h
 def test_a_home_that_even_root_cannot_lend_a_way_to_is_explained(
     closed_home: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binaries, "_has_capabilities", lambda: False)
+    monkeypatch.setattr(binaries, "has_capabilities", lambda: False)
     with pytest.raises(ConfigError, match=r"chmod o\+x"):
         PostgresServer(closed_home, load_secrets(closed_home)).prepare()
 
@@ -236,6 +236,6 @@ def test_a_living_redis_is_adopted_and_a_killed_one_started_again(home: Paths, r
 def test_server_that_cannot_start_reports_its_last_output(
     home: Paths, redis_here: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_REDIS_CONF", "nonsense here\n")
+    monkeypatch.setattr(embedded, "REDIS_CONF", "nonsense here\n")
     with pytest.raises(ConfigError, match="last output"):
         start_and_wait(redis_here, log=home.logs / "redis.log")

@@ -45,7 +45,7 @@ async def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a handful of bars count as many, in pieces of seven."""
     monkeypatch.setattr(merging, "FEW", 3)
-    monkeypatch.setattr(merging, "_PIECE", 7)
+    monkeypatch.setattr(merging, "PIECE", 7)
 
 
 async def test_many_new_bars_go_into_the_partitions_of_their_months(database: Database) -> None:
@@ -131,7 +131,7 @@ async def test_writers_at_once_bring_each_bar_once(database: Database, count: in
 async def test_a_bar_that_came_while_we_compared_is_no_error(
     database: Database, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, compared = BarStore(database), merging._compared
+    store, compared = BarStore(database), merging.compared
 
     async def late(tx: Any, incoming: merging.Incoming) -> Any:
         answer = await compared(tx, incoming)
@@ -139,7 +139,7 @@ async def test_a_bar_that_came_while_we_compared_is_no_error(
             await BarStore(database).merge(minutes(2, start=3, shift=1), source="other")
         return answer
 
-    monkeypatch.setattr(merging, "_compared", late)
+    monkeypatch.setattr(merging, "compared", late)
     assert await store.merge(minutes(20), source="test") == Merged(18, 2, 0)
     assert same(await store.read("BTCUSDT", "1m"), minutes(20))
 
@@ -231,7 +231,7 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
     merged again."""
     store, met = BarStore(database), asyncio.Event()
     await store.merge(minutes(4), source="test")
-    merge_piece, steps = merging._merge_piece, {"row": 0, "bars": 0}
+    merge_piece, steps = merging.merge_piece, {"row": 0, "bars": 0}
 
     async def crossing(tx: Any, incoming: merging.Incoming, added: merging.Added) -> Merged:
         done = await merge_piece(tx, incoming, added)
@@ -241,7 +241,7 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
         await asyncio.wait_for(met.wait(), 10)
         return done
 
-    monkeypatch.setattr(merging, "_merge_piece", crossing)
+    monkeypatch.setattr(merging, "merge_piece", crossing)
     done = await asyncio.gather(
         store.merge(minutes(14), source="row"), store.merge(minutes(14, start=7), source="bars")
     )

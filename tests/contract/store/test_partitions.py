@@ -100,7 +100,7 @@ def test_spans_follow_one_another_without_a_hole(start_s: int, length: int) -> N
 
 
 async def test_bars_are_kept_for_ever_by_default(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions, "_PIECE", 7 * 86400)  # a week of seconds
+    monkeypatch.setattr(partitions, "PIECE", 7 * 86400)  # a week of seconds
     await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
     for frame in ("1s", "1m"):
         for age in range(0, 100, 3):

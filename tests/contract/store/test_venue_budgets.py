@@ -38,8 +38,7 @@ class CountingBus(Bus):
 
 @pytest.fixture
 async def counting(redis_url: str) -> AsyncIterator[CountingBus]:
-    plain = await Bus.connect(redis_url)
-    bus = CountingBus(plain._client, 2.0)
+    bus = await CountingBus.connect(redis_url)
     yield bus
     await bus.close()
 

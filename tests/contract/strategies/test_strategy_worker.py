@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from fks.clock import FakeClock, RealClock
 from fks.model import ids
 from fks.model.bar import Bars
-from fks.model.errors import StaleEpochError
+from fks.model.errors import OutageError, StaleEpochError
 from fks.model.timeframe import NS, bar_end, iso, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
@@ -157,24 +156,32 @@ async def test_a_failure_between_signal_and_cursor_leaves_neither(floor: Floor) 
     assert seen(await floor.signals()) == expected(bars[6:], 4)
 
 
-async def test_an_older_epoch_commits_nothing(floor: Floor) -> None:
+async def test_an_older_epoch_commits_nothing(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     bars = wave(60)
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:10])
     old = await floor.worker(1)
     await old.start()
-    stuck = old._runners["a"]  # the old one has read its instance and is about to decide
     await seal(floor.db, bars)
-    await (await floor.worker(2)).start()
-    count = len(await floor.signals())
+    new_bars, committed = StrategyStore.new_bars, []
+
+    async def overtaken(store: StrategyStore, *given: Any) -> Any:
+        """Let a newer worker take over after the old one has read its bars, before it commits."""
+        found = await new_bars(store, *given)
+        monkeypatch.undo()
+        await (await floor.worker(2)).start()
+        committed.extend([await floor.signals(), await floor.row()])
+        return found
+
+    monkeypatch.setattr(StrategyStore, "new_bars", overtaken)
     with pytest.raises(StaleEpochError):
-        await old._decide(stuck, int(bars.time_ns[-1]))
-    old._runners.clear()
+        await old.step()
     await seal(floor.db, wave(61))
     with pytest.raises(StaleEpochError):
         await old.step()
-    assert len(await floor.signals()) == count
-    assert (await floor.row())["epoch"] == 2
+    row = await floor.row()
+    assert [await floor.signals(), row] == committed
+    assert (row["epoch"], to_ns(row["cursor_time"])) == (2, int(bars.time_ns[-1]))
 
 
 async def test_two_workers_of_one_epoch_do_not_repeat_each_other(floor: Floor) -> None:
@@ -257,23 +264,24 @@ async def test_a_strategy_that_raises_or_looks_ahead_stops_alone(floor: Floor) -
     assert (await floor.row("r"))["state"] == "CRASHED"
 
 
-async def test_a_strategy_that_kills_its_worker_while_loading_is_stopped(floor: Floor) -> None:
+async def test_a_strategy_that_kills_its_worker_while_loading_is_stopped(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, wave(20))
     for epoch in range(1, 5):  # three workers die after they wrote LOADING and before they were done
-        worker = await floor.worker(epoch)
-        (row,) = await worker._store.due()
-        worker._make = _die  # type: ignore[method-assign,assignment]
-        with contextlib.suppress(SystemError):
-            await worker._load(row)
+        with monkeypatch.context() as patch:
+            patch.setattr(strategy_worker, "load_catalogue", _die)
+            await (await floor.worker(epoch)).start()
+        assert (await floor.row())["state"] == "LOADING"
     await (await floor.worker(9)).start()
     row = await floor.row()
     assert row["state"] == "CRASHED"
     assert "its worker died while it was loaded, 3 times" in row["error"]
 
 
-def _die(row: object) -> None:
-    raise SystemError("as if killed")
+def _die(folder: object) -> None:
+    raise OutageError("as if killed")
 
 
 async def test_unsealed_and_incomplete_bars_are_never_decided_on(floor: Floor) -> None:
@@ -448,10 +456,9 @@ async def test_history_in_memory_is_bounded(floor: Floor, monkeypatch: pytest.Mo
     await seal(floor.db, bars[:10])
     worker = await floor.worker()
     await worker.start()
-    worker._runners["a"].retry_rows = 60
     await seal(floor.db, bars)
     await worker.step()
-    assert len(worker._runners["a"].columns) <= 70
+    assert worker.detail()["rows"] <= 70  # type: ignore[operator]
     assert seen(await floor.signals()) == expected(bars[6:], 4)
     assert to_ns((await floor.row())["anchor_time"]) > int(bars.time_ns[300])
     again = await floor.worker(2)

@@ -62,7 +62,7 @@ async def test_hanging_connections_end_the_process_and_an_outage_does_not(
         with pytest.raises(OutageError, match="though PostgreSQL answers"):
             await asyncio.wait_for(watch, 10)
         save_node(server_home, replace(one.node, database_url="postgresql://fks@127.0.0.1:1/fks"))
-        assert not await one._answers(), "no connection is answered: that is an outage, and no reason to end"
+        assert not await one.database_answers(), "no connection is answered: that is an outage, and no reason to end"
     await until(one.lease.holds)
     renewal.cancel()
     await asyncio.gather(renewal, return_exceptions=True)

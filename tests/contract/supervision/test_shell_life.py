@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,16 @@ from fks.process.crash_files import crash_file, exit_file, last_crash_file
 from tests.support import servers
 from tests.support.waiting import until, wait_until
 
+AWAY = Node("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {})
+BACK = replace(AWAY, sim={"rest": "http://127.0.0.1:1"})
+
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Paths]:
     """An FKS_HOME whose database and Redis do not answer: a Shell needs neither."""
     with servers.home() as paths:
         paths.run.mkdir(parents=True, exist_ok=True)
-        save_node(paths, Node("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {}))
+        save_node(paths, AWAY)
         yield paths
 
 
@@ -81,9 +85,26 @@ class Child:
 
 
 class StuckStart(Child):
-    def __init__(self, component: Any, args: tuple[str, ...]) -> None:
-        super().__init__(component, args)
+    begun: asyncio.Event
+
+    async def start(self) -> None:
         self.may_start.clear()
+        self.begun.set()
+        await super().start()
+
+
+class Needy(Child):
+    """A child whose start needs what is away, twice; then the node file has another address."""
+
+    all: list[Needy] = []  # noqa: RUF012
+    home: Paths
+
+    async def start(self) -> None:
+        Needy.all.append(self)
+        if len(Needy.all) <= 2:
+            save_node(Needy.home, BACK)
+            raise OutageError("PostgreSQL does not answer")
+        await super().start()
 
 
 @asynccontextmanager
@@ -184,11 +205,45 @@ async def test_failed_flush_does_not_keep_a_child_from_stopping(home: Paths, mon
 async def test_stop_during_the_start_ends_in_order(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FKS_HOME", str(home.home))
     monkeypatch.setitem(tree.CLASSES, "stuck", StuckStart)
+    made = asyncio.Event()
+    monkeypatch.setattr(StuckStart, "begun", made, raising=False)
     shell = shells.Shell("stuck", "stuck:1", (), 7, False, 0.0, lambda role, component: {})
-    await until(lambda: shell._component is not None)
+    await made.wait()
     await shell.stop()
     async with asyncio.timeout(10.0):
         assert await shell.join() == "normal"
+
+
+async def test_start_waits_for_a_dependency_and_uses_its_new_address(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_HOME", str(home.home))
+    monkeypatch.setitem(tree.CLASSES, "needy", Needy)
+    monkeypatch.setattr(shells, "WAIT_S", 0.01)
+    monkeypatch.setattr(Needy, "all", [])
+    monkeypatch.setattr(Needy, "home", home, raising=False)
+    try:
+        shell = shells.Shell("needy", "needy:1", (), 7, False, 0.0, lambda role, component: {})
+        await in_state(shell, "ready", "degraded")
+    finally:
+        save_node(home, AWAY)
+    assert [child.steps for child in Needy.all] == [["stop"], ["stop"], ["started"]]
+    assert [child.component.node.sim for child in Needy.all] == [AWAY.sim, BACK.sim, BACK.sim]
+    Child.made.may_drain.set()
+    await shell.stop()
+    assert await shell.join() == "normal"
+
+
+async def test_parked_joins_of_dead_supervisors_leave_the_slots_to_the_living(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with living(home, monkeypatch) as shell:
+        parked = [asyncio.create_task(shell.join()) for _ in range(30)]  # the group has 16 slots
+        await until(lambda: sum(task.done() for task in parked) == 30 - shells.JOINS_MAX)
+        assert {task.result() for task in parked if task.done()} == {"superseded"}
+        newest = parked[1 - shells.JOINS_MAX :]  # one more call of `living` takes the place of the oldest
+        assert not any(task.done() for task in newest)
+    assert [await task for task in newest] == ["normal"] * len(newest)
 
 
 # ── what a dead process leaves ───────────────────────────────────────────────────────────────────

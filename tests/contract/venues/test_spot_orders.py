@@ -90,7 +90,7 @@ async def test_second_session_finds_client_ids_of_earlier_fills(
     wanted = [order("0.01") for _ in range(5)]
     for item in wanted:
         assert (await venue.submit(item)).outcome is Outcome.ACK
-    monkeypatch.setattr(venue_module, "_PAGE", 2)
+    monkeypatch.setattr(venue_module, "PAGE", 2)
     other = await open_venue()
     found = await other.fills_since("BTCUSDT", 0)
     assert {item.client_order_id for item in wanted} <= {fill.client_order_id for fill in found}

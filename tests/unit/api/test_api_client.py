@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fks.api import client as module
 from fks.api.client import QUEUE_MAX, Client, Topic, topics_of
-from fks.api.snapshots import _contained_bars
+from fks.api.snapshots import contained_bars
 
 BARS = Topic("bars", "binance", "BTCUSDT", "1m")
 
@@ -28,7 +28,7 @@ def quote(n: int, symbol: str = "BTCUSDT") -> dict[str, Any]:
 
 def taken(client: Client) -> list[Mapping[str, Any]]:
     """Return what waits; with an empty queue it would wait, and nothing would wake it."""
-    found = asyncio.run(client.take(0.01)) if client._queue or client._dropped else []
+    found = asyncio.run(client.take(0.01)) if client.has_news else []
     return [json.loads(received.data) for received in found]
 
 
@@ -75,13 +75,13 @@ def test_messages_of_a_new_subscription_follow_its_snapshot() -> None:
 def test_a_correction_is_in_the_snapshot_only_when_the_snapshot_is_as_new() -> None:
     prices = {"open": "1.0", "high": "2.0", "low": "0.5", "close": "1.5", "volume": "3.0"}
     stored = bar(1, revision=1, **prices)
-    received = _contained_bars([stored])
+    received = contained_bars([stored])
     assert [received(bar(1, revision=n, **prices)) for n in (0, 1, 2)] == [True, True, False]
     assert not received(bar(2, **prices))
     assert not received({**bar(1, **prices), "timeframe": "5m"})
     before, now = bar(1, **{**prices, "close": "1.4"}), bar(1, **prices)  # of collectors that send no revision
-    assert _contained_bars([stored])(now)
-    received = _contained_bars([stored])
+    assert contained_bars([stored])(now)
+    received = contained_bars([stored])
     assert [received(before), received(now)] == [False, False], "the last one counts"
 
 

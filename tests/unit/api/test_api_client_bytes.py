@@ -25,10 +25,9 @@ def feed(n: int, text: str = LARGE, symbol: str = "BTCUSDT") -> dict[str, Any]:
 
 def size_of(client: Client) -> int:
     """Return the bytes that wait, answers aside."""
-    waiting = [received for received in client._queue.values() if received.channel]
+    waiting = [received for received in client.waiting if received.channel]
     return sum(
-        len(received.data)
-        for received in [*waiting, *(received for held in client._held.values() for received in held)]
+        len(received.data) for received in [*waiting, *(received for held in client.held.values() for received in held)]
     )
 
 
@@ -88,10 +87,10 @@ async def test_an_order_goes_before_the_books_that_are_held_for_their_snapshots(
     client.begin(books)
     for n in range(20):
         client.put("book", feed(n, symbol=f"COIN{n % 5}"))
-    assert client._bytes == size_of(client)
+    assert client.bytes_waiting == size_of(client)
     for n in range(9):
         client.put("orders", feed(n))
-        assert size_of(client) == client._bytes <= QUEUE_BYTES
+        assert size_of(client) == client.bytes_waiting <= QUEUE_BYTES
     assert not client.is_overrun
     received, *rest = await taken(client)
     assert received["channels"] == ["book"]
@@ -104,7 +103,7 @@ async def test_what_is_held_and_may_not_be_dropped_gives_the_client_up() -> None
     for n in range(10):
         client.put("orders", feed(n))
     assert client.is_overrun
-    assert size_of(client) == client._bytes <= QUEUE_BYTES
+    assert size_of(client) == client.bytes_waiting <= QUEUE_BYTES
 
 
 async def test_waiting_answers_do_not_disconnect_a_client() -> None:
@@ -162,7 +161,7 @@ def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, i
         for step, size, symbol in steps:
             topic = Topic("feeds", "binance", symbol)
             if step == "take":
-                if client._queue or client._dropped:
+                if client.has_news:
                     asyncio.run(client.take(0.01, most=size))
             elif step == "begin":
                 client.begin([topic])
@@ -176,10 +175,8 @@ def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, i
                 client.answer(feed(0, "x" * size, symbol))
             else:
                 client.put(step, feed(0, "x" * size, symbol))
-            assert client._bytes == size_of(client) <= 1000
-            assert client._count == sum(bool(received.channel) for received in client._queue.values())
-            assert client._answer_bytes == sum(
-                len(received.data) for received in client._queue.values() if not received.channel
-            )
+            assert client.bytes_waiting == size_of(client) <= 1000
+            assert client.messages_waiting == sum(bool(received.channel) for received in client.waiting)
+            assert client.answer_bytes == sum(len(received.data) for received in client.waiting if not received.channel)
     finally:
         module.QUEUE_BYTES = before

@@ -108,7 +108,7 @@ def test_a_new_field_at_any_depth_changes_nothing_and_is_counted(name: str, chan
 
     wire, _ = made(name)
     assert list(wire.receive(encoded(widened(GOOD[name][channel])), 9)) == list(plain)
-    assert {key.rpartition(".")[2] for key in wire._counters.unknown} == {"brand_new"}  # type: ignore[attr-defined]
+    assert {key.rpartition(".")[2] for key in wire.counters.unknown} == {"brand_new"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "channel"), CASES)
@@ -176,7 +176,7 @@ def test_unknown_message_is_counted_and_spoilt_trade_affects_no_other(name: str)
         "coinbase": {"channel": "new_thing", "sequence_num": 0, "timestamp": TIME, "events": []},
     }
     assert not wire.receive(encoded(unknown[name]), 9)
-    assert sum(wire._counters.unknown.values()) == 1  # type: ignore[attr-defined]
+    assert sum(wire.counters.unknown.values()) == 1  # type: ignore[attr-defined]
     text = (
         encoded(GOOD[name][Channel.TRADES]).replace(b"1.5", b"-1.5").replace(b'"sequence_num":0', b'"sequence_num":1')
     )

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from fks.cli.restart import _end
+from fks.cli.restart import kill_process
 from fks.model.errors import InputError
 
 
@@ -16,7 +16,7 @@ def test_pid_that_another_process_has_by_now_is_left_alone() -> None:
     try:
         row = {"name": "gateway:0", "state": "silent", "pid": stranger.pid, "node": socket.gethostname()}
         with pytest.raises(InputError):
-            _end(row)
+            kill_process(row)
         assert stranger.poll() is None
     finally:
         stranger.kill()

@@ -19,6 +19,7 @@ from fks.sim.errors import ApiError
 from fks.sim.exchange import Exchange
 from fks.sim.options import Options
 from fks.sim.orders import Order
+from fks.sim.users import Users
 
 SYMBOL = "SOLUSDT"
 START = {"USDT": "20000", "SOL": "50"}
@@ -161,11 +162,11 @@ TestTrading.settings = settings(max_examples=15, stateful_step_count=20, deadlin
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[tuple[Exchange, Clock, list[dict[str, Any]]]]:
+def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Exchange, Clock, list[dict[str, Any]]]]:
     clock = Clock()
-    made = opened(tmp_path, clock, "9000000")
     received: list[dict[str, Any]] = []
-    made.engine._journal._emit = received.append
+    monkeypatch.setattr(Users, "emit", lambda users, event: received.append(event))
+    made = opened(tmp_path, clock, "9000000")
     yield made, clock, received
     made.close()
 

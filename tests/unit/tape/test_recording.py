@@ -11,7 +11,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import USAGE, run
-from fks.cli.data.record import _listen, _look_after
+from fks.cli.data.record import listen_until_stopped, report_errors
 from fks.clock import RealClock
 from fks.exchanges.base import Endpoint
 from fks.exchanges.binance.exchange import BinanceExchange
@@ -96,14 +96,14 @@ async def test_a_recording_ends_when_its_tape_fails(tmp_path: Path, log: Collect
     recorder = recorder_into(tmp_path / "file", log)
     recorder.frame(1, 1, b"x")
     taped = RecordedExchange(Silent(Endpoint("http://127.0.0.1:9", "ws://127.0.0.1:9"), RealClock(), log), recorder)
-    await asyncio.wait_for(_listen(taped, [], None, RealClock()), 60)
+    await asyncio.wait_for(listen_until_stopped(taped, [], None, RealClock()), 60)
     assert recorder.error
 
 
 async def test_lost_messages_are_reported_during_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = recorder_into(tmp_path)
     recorder.counts.lost = 3
-    looking = asyncio.create_task(_look_after(recorder, RealClock()))
+    looking = asyncio.create_task(report_errors(recorder, RealClock()))
     await asyncio.sleep(0)
     looking.cancel()
     assert "3 messages are not on the tape" in capsys.readouterr().err

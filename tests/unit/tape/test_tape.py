@@ -143,10 +143,12 @@ def test_two_runs_in_one_folder_are_played_one_after_the_other(tmp_path: Path) -
     assert played(tmp_path) == first + second
 
 
-def test_slow_recorder_leaves_out_counts_and_reports(tmp_path: Path, log: CollectingLog) -> None:
+def test_slow_recorder_leaves_out_counts_and_reports(
+    tmp_path: Path, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fks.tape.recorder.BLOCK_S", 3600.0)  # nothing is written meanwhile
     recorder = recorder_into(tmp_path, log, waiting_max=10_000)
-    with recorder._lock:  # the disk is slow: nothing is taken meanwhile
-        recorder._size = 20_000
+    recorder.frame(1, 1, b"x" * 20_000)
     for i in range(3):
         recorder.frame(1, i + 1, b"x")
     recorder.close()
@@ -291,9 +293,8 @@ async def test_watchers_get_their_channels_and_a_new_one_continues(tmp_path: Pat
 
 
 async def test_equal_request_gets_the_recorded_answer_others_known_data(tmp_path: Path) -> None:
-    recorder = recorder_into(tmp_path)
-    clock = recorder._clock
-    assert isinstance(clock, FakeClock)
+    clock = FakeClock()
+    recorder = recorder_into(tmp_path, clock=clock)
     wire = RecordedWire(BinanceWire(), recorder)
     rows, trades = frames(200), public_trades(agg_trades(raw_trades())[:200])
     minute = clock.now_ns() // (60 * NS) * 60 * NS

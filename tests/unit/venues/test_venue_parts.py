@@ -170,13 +170,13 @@ def test_each_role_gets_its_venues() -> None:
 
 
 def test_no_address_of_the_real_exchange_is_left() -> None:
-    session = make(given=settings(venue=Venue(session="ccxt")))._transport._session
+    session = make(given=settings(venue=Venue(session="ccxt"))).transport.session
 
     def texts(value: Any) -> list[str]:
         return [value] if isinstance(value, str) else [t for part in value.values() for t in texts(part)]
 
     assert all("127.0.0.1:1/" in url for url in texts(session.urls["api"]))
-    assert session.secret not in repr(make()._config)
+    assert session.secret not in repr(make().config)
 
 
 def test_own_session_uses_the_configured_addresses() -> None:

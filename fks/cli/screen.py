@@ -1,4 +1,8 @@
-"""Output of `fks up`: the steps of the start with their times, then the running services and their addresses."""
+"""Output of `fks up`: the steps of the start with their times, then the running services and their addresses.
+
+rich.live is not used: lines scroll here, and one spinner line is cleared by one escape sequence. Its loop and the lines
+would stay.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 A process opens one log per component: `FKS_HOME/logs/<component>.jsonl`. Several processes may write the same file (the
 replicas of the gateway, an old process beside a new one): a line is one write, and the process that finds the file full
 rotates it under a lock while the others notice and follow. `fks logs` merges the files by time.
+
+structlog is not used: of this module it would replace `bind` and the merging of fields. Redaction at every depth, the
+lines of other libraries and the rotation shared by processes would stay.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ A file is one JSON header line, blocks, and an end. A block holds about a second
 under zlib, behind a head with its number in the file, its lengths, its time span and the CRC32 of both; the end has the
 SHA-256 of everything before it. A file without its end was cut off (kill -9, a full disk) or is still being written: it
 is valid up to its last complete block.
+
+The format stays our own: Arrow's streams have no checksums and no numbers of blocks, so both would lie in messages of
+ours again, and zstd's frames lack the rest too. Old tapes would need the present reader beside a new one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Order book levels: updated in place, and the best of them for a `Book`.
 
-sortedcontainers is not used: its SortedDict needs 1.3 to 1.9 times as long for a change as the list and dict here (20 to
-5,000 levels of Decimal prices), and the best levels are a slice of the list.
+sortedcontainers is not used: a change of its SortedDict takes 1.3 to 1.9 times as long as one of the list and dict here
+(20 to 5,000 levels, Decimal prices), and the best levels are a slice of the list.
 """
 
 from __future__ import annotations

@@ -148,6 +148,7 @@ def imported(node: ast.AST) -> list[str]:
 # ── private names ────────────────────────────────────────────────────────────────────────────────
 #: private names that tests may use, and why there is no public one
 PRIVATE: dict[str, str] = {
+    "_repr_html_": "the name by which notebooks ask for HTML",
     "_exit": "os._exit ends a process as a crash does, and is documented",
     "_holders": "asyncpg: the connections of a pool, to cut one of them",
     "_con": "asyncpg: the connection of a holder, to cut it",

@@ -2,7 +2,7 @@
 
 They come from the gateway's websocket, as for any other client. Bars are thinned so that a reader can follow; signals,
 orders and fills never are. A gateway replica that restarts is passed over in silence (the other one answers); without
-an answer for AWAY_S one line is printed, and another when it is back.
+an answer for AWAY_S one line is printed, and another when it is back. The lines scroll, so rich.live has no part in it.
 """
 
 from __future__ import annotations

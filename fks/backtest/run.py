@@ -88,7 +88,7 @@ def _anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
     on."""
     warmup = strategy.warmup()
     start = 0 if start_ns is None else int(np.searchsorted(bars.time_ns, start_ns))
-    part = bars[_after_holes(bars, max(0, start - warmup), warmup) :]
+    part = bars[_after_gaps(bars, max(0, start - warmup), warmup) :]
     if len(part) < warmup + 2:
         have = f"{len(part)} from {iso(int(part.time_ns[0]))}" if len(part) else "none"
         raise InputError(
@@ -101,7 +101,7 @@ def _anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
     return part
 
 
-def _after_holes(bars: Bars, anchor: int, warmup: int) -> int:
+def _after_gaps(bars: Bars, anchor: int, warmup: int) -> int:
     """Return the first index from `anchor` on that is followed by `warmup` bars and a decided one without a hole.
 
     A hole is a gap longer than `GAP_BARS_MAX`: bars before it say nothing about the market after it.

@@ -1,4 +1,4 @@
-"""Sessions of bars in a time zone, and the indicators that begin anew with each one: session VWAP, pivot points.
+"""Sessions of bars in a time zone, and the indicators that begin again with each one: session VWAP, pivot points.
 
 A session begins every day at one time of the clock of an IANA zone, so it has 23 or 25 hours when that clock is
 changed. The first session of the columns may have begun before them: it has no value.

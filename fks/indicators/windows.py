@@ -1,6 +1,6 @@
 """Indicators over a window of bars that TA-Lib does not have: VWAP, z-score, volatility, Hurst, correlation, Ichimoku.
 
-Each value depends on the last `period` bars only (the sums are made anew in blocks, so that nothing of the far past
+Each value depends on the last `period` bars only (the sums are made again in blocks, so that nothing of the far past
 stays in them). float64 columns of one length in and out, oldest first, NaN where there is no value yet.
 """
 

@@ -30,9 +30,9 @@ class VolatilityBreakout(Protected):
         return INDICATORS["atr"].settled({"period": self.period}) + self.bars + 1
 
     def decide(self, bars: Bars) -> Decisions:
-        usual = np.concatenate([[np.nan], atr(bars.high, bars.low, bars.close, self.period)[:-1]])
+        typical = np.concatenate([[np.nan], atr(bars.high, bars.low, bars.close, self.period)[:-1]])
         move = np.diff(bars.close, prepend=bars.close[0])
-        event = np.where(np.abs(move) > self.multiple * usual, np.sign(move), 0.0)
+        event = np.where(np.abs(move) > self.multiple * typical, np.sign(move), 0.0)
         place = np.arange(len(bars))
         last = np.maximum.accumulate(np.where(event != 0.0, place, -1))
         side = np.where((last >= 0) & (place - last < self.bars), event[last], 0.0)

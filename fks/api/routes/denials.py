@@ -1,4 +1,4 @@
-"""What denials cost: the value of entries that were not made."""
+"""Cost of denials: the value of entries that were not made."""
 
 from __future__ import annotations
 

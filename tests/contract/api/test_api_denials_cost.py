@@ -1,4 +1,4 @@
-"""What denied entries would have made, over HTTP and as `fks denials cost`."""
+"""Result that denied entries would have had, over HTTP and as `fks denials cost`."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def test_a_closing_order_follows_the_rules_of_the_venues_exchange(database
     assert Snapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file
 
 
-async def test_a_step_told_late_is_recorded_with_the_state_that_the_order_has(database: Database) -> None:
+async def test_a_step_reported_late_is_recorded_with_the_state_of_the_order(database: Database) -> None:
     """The order manager may book the execution before the guardian's file is copied: the row stays, and so it says."""
     await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
     store = KillStore(database)

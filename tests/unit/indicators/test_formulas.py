@@ -96,7 +96,7 @@ def test_heikin_ashi_opens_in_the_middle_of_the_candle_before() -> None:
     assert_column(found["low"], [min(w, o, c) for w, o, c in zip(L, opens, closes, strict=True)], 0)
 
 
-def test_supertrend_trails_the_bands_and_turns_at_a_close_beyond_them() -> None:
+def test_supertrend_trails_the_bands_and_reverses_at_a_close_beyond() -> None:
     found = compute("supertrend", BARS, period=10, multiplier=3.0)
     atr, upper, lower, trend = wilder_atr(10, 10), math.inf, -math.inf, 0
     expected, signs = [math.nan] * COUNT, [math.nan] * COUNT
@@ -254,7 +254,7 @@ def days(count: int, *, first_minute: int = 0) -> Bars:
 
 
 @pytest.mark.parametrize("first_minute", [0, 30])
-def test_session_vwap_begins_anew_each_day(first_minute: int) -> None:
+def test_session_vwap_begins_again_each_day(first_minute: int) -> None:
     bars = days(3, first_minute=first_minute)
     found = vwap_session(bars.time_ns, bars.high, bars.low, bars.close, bars.volume)
     typical = (bars.high + bars.low + bars.close) / 3

@@ -142,7 +142,7 @@ def test_a_second_series_must_be_given_and_have_the_same_times() -> None:
         compute("mavp", BARS)
 
 
-def test_other_columns_than_the_usual_ones_may_be_chosen() -> None:
+def test_other_columns_than_the_default_ones_may_be_chosen() -> None:
     mean = compute("sma", BARS, period=5, columns=("volume",))["sma"]
     assert mean[-1] == pytest.approx(BARS.volume[-5:].mean())
     assert compute("highest", BARS, period=5, columns=(BARS.high,))["highest"][-1] == BARS.high[-5:].max()

@@ -99,7 +99,7 @@ def test_pruning_thresholds_are_those_of_optunas_median_pruner() -> None:
     study = optuna.create_study(direction="maximize", pruner=pruner)
     pruned = 0
     while batch := planner.ask():
-        answers, told = [], []
+        answers, reported = [], []
         for one in batch:
             steps = [height(one.params) * (1 + part / 10) for part in range(4)]
             theirs = study.ask()
@@ -114,8 +114,8 @@ def test_pruning_thresholds_are_those_of_optunas_median_pruner() -> None:
                     break
             pruned += is_pruned
             answers.append(Answer(one.number, (so_far[-1] if is_pruned else steps[3],), is_pruned, tuple(so_far)))
-            told.append((theirs, answers[-1]))
-        for theirs, answer in told:
+            reported.append((theirs, answers[-1]))
+        for theirs, answer in reported:
             state = optuna.trial.TrialState.PRUNED if answer.is_pruned else optuna.trial.TrialState.COMPLETE
             study.tell(theirs, None if answer.is_pruned else answer.values[0], state=state)  # type: ignore[index]
         planner.tell(answers)

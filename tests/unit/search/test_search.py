@@ -242,7 +242,7 @@ def test_a_bootstrap_has_the_mean_and_spread_of_its_trades() -> None:
     assert found.profit[4] - found.profit[0] == pytest.approx(2 * 1.645 * spread, rel=0.05)
 
 
-def test_a_plateau_and_a_peak_are_told_apart() -> None:
+def test_a_plateau_and_a_peak_are_distinguished() -> None:
     flat = [({"a": a, "b": b}, 10.0 - abs(a - 3) - abs(b - 3)) for a in range(7) for b in range(7)]
     near = Surface(["a", "b"], flat).around({"a": 3, "b": 3})
     assert (near.peak, near.neighbours, near.worst) == (10.0, 8, 8.0)

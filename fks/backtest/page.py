@@ -21,7 +21,7 @@ import orjson
 
 import fks
 from fks.backtest.compare import compare
-from fks.backtest.metrics import monthly_returns, yearly_returns
+from fks.backtest.metrics import yearly_returns
 from fks.backtest.report import ROWS_MAX, document_of
 from fks.backtest.result import Result, plain
 from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_columns
@@ -31,6 +31,7 @@ from fks.model.timeframe import NS, bar_end, iso
 DRAWN_MAX = 50_000  # rows of the charts' columns; a longer run has several bars in each row
 DENIED_MAX = 500  # denied entries that are listed
 _WINDOW = 30  # periods of the rolling ratios
+_LEVEL = 4  # of compression: a third of the time of 6, 6 % more bytes
 _FRAME_PX = 900  # height of a report inside a notebook
 
 
@@ -54,9 +55,12 @@ class Page:
         )
 
 
-def report_page(result: Result, *, source: str = "", rows: int = DRAWN_MAX) -> Page:
-    """Return the report of a result. `rows` bounds the points that its charts can draw."""
-    data = report_data(result, source=source, rows=rows)
+def report_page(
+    result: Result, *, source: str = "", rows: int = DRAWN_MAX, document: dict[str, Any] | None = None
+) -> Page:
+    """Return the report of a result. `rows` bounds the points that its charts draw; `document` is its document, when
+    there is one already."""
+    data = report_data(result, document or document_of(result, source=source), rows)
     title = f"{result.strategy} {result.bars.symbol} {result.bars.timeframe}"
     return Page(_assemble(title, "report", data))
 
@@ -68,7 +72,7 @@ def compare_page(runs: Sequence[Mapping[str, Any]]) -> Page:
 
 
 def _assemble(title: str, name: str, data: dict[str, Any]) -> str:
-    packed = base64.b64encode(zlib.compress(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), 6)).decode()
+    packed = base64.b64encode(zlib.compress(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), _LEVEL)).decode()
     parts = {
         "title": html.escape(title),
         "style": _asset("uplot/uPlot.min.css") + _asset("page.css"),
@@ -88,10 +92,9 @@ def _asset(name: str) -> str:
 
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────
-def report_data(result: Result, *, source: str = "", rows: int = DRAWN_MAX) -> dict[str, Any]:
+def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return what the page of a result draws and lists, as JSON-able values and integer columns."""
     bars = decided_bars(result)
-    document = document_of(result, source=source)
     head = {name: value for name, value in document.items() if name not in ("fills", "trades", "equity")}
     return {
         **head,
@@ -101,7 +104,6 @@ def report_data(result: Result, *, source: str = "", rows: int = DRAWN_MAX) -> d
         "quote": result.setup.instrument.quote,
         "tick": plain(result.setup.instrument.tick),
         "lot_step": plain(result.setup.instrument.lot_step),
-        "months": [row._asdict() for row in monthly_returns(result)],
         "years": [row._asdict() for row in yearly_returns(result)],
         "columns": _columns(result, bars, rows),
         "rolling": _rolling(result, bars),

@@ -147,21 +147,21 @@ def run(
     if trades is not None:
         click.echo(f"trades: {write_trades(result, trades)}", err=as_json)
     if report is not None or not (no_report or as_json):
-        written = _write_report(ctx, result, source, report)
+        written = _write_report(ctx, result, document, report)
         if written is not None:
             click.echo(f"report: {written}", err=as_json)
     if expect is not None:
         _compare(document, expect)
 
 
-def _write_report(ctx: click.Context, result: Result, source: str, report: str | None) -> Path | None:
+def _write_report(ctx: click.Context, result: Result, document: dict[str, Any], report: str | None) -> Path | None:
     """Write the report to the file asked for, or under FKS_HOME/reports; return its path.
 
     Errors: OSError for a file that was asked for. The default one is a convenience: a warning is printed.
     """
     from fks.backtest.page import report_page
 
-    page = report_page(result, source=source)
+    page = report_page(result, document=document)
     if report is not None:
         return page.save(report).absolute()
     folder = paths_of(ctx).home / "reports" / "backtests"

@@ -110,6 +110,23 @@ def test_the_summary_shows_risk_and_months(fks: Shell, monkeypatch: pytest.Monke
         assert max(map(len, out.splitlines()[3:])) <= int(columns) + 2
 
 
+def test_a_result_of_an_earlier_version_is_shown(
+    fks: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = saved(fks, tmp_path / "a.json", "sma_cross")
+    backtest.show({key: value for key, value in document.items() if key not in ("metrics", "months")})
+    out = capsys.readouterr().out
+    assert "sortino" in out
+    assert "max drawdown" in out
+
+
+def test_a_chart_is_as_high_as_its_values() -> None:
+    assert backtest.chart([], 10, 2) == []
+    assert backtest.chart([0.0, 1.0], 10, 2) == [" █", "▁█"]
+    assert backtest.chart([5.0] * 4, 10, 1) == ["▁▁▁▁"]
+    assert [len(line) for line in backtest.chart([float(i) for i in range(1000)], 40, 3)] == [40, 40, 40]
+
+
 def test_results_are_compared_in_the_terminal_as_json_and_as_a_page(fks: Shell, tmp_path: Path) -> None:
     files = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
     first = saved(fks, Path(files[0]), "sma_cross")

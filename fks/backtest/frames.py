@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fks.backtest.result import Result
-from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_columns
+from fks.backtest.result import ROLES, Result, as_floats
+from fks.backtest.series import benchmark_of, decided_bars, drawdown_of, exposure_of, position_of, trade_table
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.tape import unpack_tape
@@ -124,13 +124,18 @@ def fills_frame(result: Result) -> pd.DataFrame:
     fee_currency, role. Numbers in float64; `result.fills` has the exact ones."""
     import pandas
 
-    fills = result.fills
-    columns: dict[str, Any] = {"side": [fill.side.value for fill in fills]}
-    for name in ("quantity", "price", "fee"):
-        columns[name] = np.array([float(getattr(fill, name)) for fill in fills], dtype=np.float64)
-    columns["fee_currency"] = [fill.fee_currency for fill in fills]
-    columns["role"] = [fill.role.value for fill in fills]
-    return pandas.DataFrame(columns, index=_index([fill.time_ns for fill in fills]))
+    fills, units, item = result.fill_columns, result.units, result.setup.instrument
+    is_base = fills.is_base_fee
+    fee = np.where(is_base, as_floats(fills.fee, units.quantity), as_floats(fills.fee, units.cash))
+    columns = {
+        "side": np.where(fills.side > 0, "buy", "sell"),
+        "quantity": as_floats(fills.quantity, units.quantity),
+        "price": as_floats(fills.price, units.price),
+        "fee": fee,
+        "fee_currency": np.where(is_base, item.base, item.quote),
+        "role": [ROLES[role].value for role in fills.role.tolist()],
+    }
+    return pandas.DataFrame(columns, index=_index(result.bars.time_ns[fills.bar]))
 
 
 def trades_frame(result: Result) -> pd.DataFrame:
@@ -138,11 +143,11 @@ def trades_frame(result: Result) -> pd.DataFrame:
     entry_price, exit_price, pnl (quote, fees included), return_pct, mae_pct, mfe_pct, reason (signal, stop loss, take
     profit).
 
-    Numbers in float64; `result.trades` has the exact ones. Excursions: `fks.backtest.series.trade_columns`.
+    Numbers in float64; `result.trades` has the exact ones. Excursions: `fks.backtest.series.trade_table`.
     """
     import pandas
 
-    found = trade_columns(result)
+    found = trade_table(result)
     return pandas.DataFrame(
         {
             "side": np.where(found.sign > 0, "long", "short"),
@@ -164,7 +169,7 @@ def trades_frame(result: Result) -> pd.DataFrame:
 def trades_csv(result: Result) -> str:
     """Return the closed trades as CSV with the columns of `trades_frame`: times ISO 8601 UTC, quantity, prices and
     profit exact."""
-    found, text = trade_columns(result), io.StringIO()
+    found, text = trade_table(result), io.StringIO()
     write = csv.writer(text, lineterminator="\n").writerow
     write(_TRADE_COLUMNS)
     held = found.exit_index - found.entry_index

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.backtest.result import Result
+from fks.backtest.result import ROLES, Result, as_floats
 from fks.backtest.series import (
     Periods,
-    TradeColumns,
+    TradeTable,
     benchmark_of,
     decided_bars,
     drawdown_of,
     exposure_of,
     periods_of,
-    trade_columns,
+    trade_table,
 )
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.order import Role
@@ -131,7 +130,7 @@ class MonthReturn(NamedTuple):
 def metrics_of(result: Result) -> Metrics:
     """Return the extended statistics of a result."""
     bars, cash = decided_bars(result), float(result.setup.cash)
-    periods, trades = periods_of(result), trade_columns(result)
+    periods, trades = periods_of(result), trade_table(result)
     final = float(result.equity[-1]) if len(result.equity) else cash
     falls = drawdown_of(result.equity, cash)
     span_ns = _span_ns(bars)
@@ -325,7 +324,7 @@ def _benchmark_facts(periods: Periods) -> dict[str, Any]:
 
 
 # ── trades ───────────────────────────────────────────────────────────────────────────────────────
-def _trade_facts(trades: TradeColumns) -> dict[str, Any]:
+def _trade_facts(trades: TradeTable) -> dict[str, Any]:
     """Return what the closed trades show.
 
     Sources: SQN: Tharp, Trade Your Way to Financial Freedom (2007), mean over standard deviation of the trades' profit
@@ -376,17 +375,14 @@ class _Costs(NamedTuple):
 
 
 def _costs(result: Result) -> _Costs:
-    """Return fees of entries and exits and the traded value, exact until the last step; base fees at their price."""
-    quote, multiplier = result.setup.instrument.quote, result.setup.instrument.multiplier
-    entry, leave, traded = Decimal(0), Decimal(0), Decimal(0)
-    for fill in result.fills:
-        fee = fill.fee if fill.fee_currency == quote else fill.fee * fill.price
-        if fill.role is Role.ENTRY:
-            entry += fee
-        else:
-            leave += fee
-        traded += fill.quantity * fill.price
-    return _Costs(float(entry), float(leave), float(traded * multiplier))
+    """Return fees of entries and exits and the traded value; fees in base at their fill's price."""
+    fills, units = result.fill_columns, result.units
+    price = as_floats(fills.price, units.price)
+    fees = np.where(fills.is_base_fee, as_floats(fills.fee, units.quantity) * price, as_floats(fills.fee, units.cash))
+    is_entry = fills.role == ROLES.index(Role.ENTRY)
+    traded = as_floats(fills.quantity, units.quantity) * price
+    multiplier = float(result.setup.instrument.multiplier)
+    return _Costs(float(fees[is_entry].sum()), float(fees[~is_entry].sum()), float(traded.sum()) * multiplier)
 
 
 # ── calendar ─────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,6 @@ import html
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ import fks
 from fks.backtest.compare import compare
 from fks.backtest.metrics import yearly_returns
 from fks.backtest.report import ROWS_MAX, document_of
-from fks.backtest.result import Result, plain
-from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_columns
+from fks.backtest.result import ROLES, Result, as_floats, plain
+from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_table
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.order import Role
 from fks.model.timeframe import NS, bar_end, iso
 
 DRAWN_MAX = 50_000  # rows of the charts' columns; a longer run has several bars in each row
@@ -95,7 +95,8 @@ def _asset(name: str) -> str:
 def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return what the page of a result draws and lists, as JSON-able values and integer columns."""
     bars = decided_bars(result)
-    head = {name: value for name, value in document.items() if name not in ("fills", "trades", "equity")}
+    left_out = ("fills", "trades", "equity", "engine")  # the last depends on what was loaded, and changes no number
+    head = {name: value for name, value in document.items() if name not in left_out}
     return {
         **head,
         "version": fks.__version__,
@@ -170,7 +171,7 @@ def _rolling(result: Result, bars: Bars) -> dict[str, Any] | None:
 
 def _trades(result: Result, document: dict[str, Any]) -> dict[str, Any]:
     """Return the first trades as columns; money as exact text for the table and the CSV file."""
-    found, listed = trade_columns(result), document["trades"]
+    found, listed = trade_table(result), document["trades"]
     count = len(listed)
     return {
         "count": len(found),
@@ -187,12 +188,11 @@ def _trades(result: Result, document: dict[str, Any]) -> dict[str, Any]:
 
 def _fills(result: Result) -> dict[str, Any]:
     """Return the first fills for the price chart."""
-    shown = result.fills[: 2 * ROWS_MAX]
+    fills, shown = result.fill_columns, slice(0, 2 * ROWS_MAX)
     return {
-        "count": len(result.fills),
-        "time": [fill.time_ns // NS for fill in shown],
-        "price": [float(fill.price) for fill in shown],
-        "is_buy": [int(fill.side.sign > 0) for fill in shown],
-        "is_entry": [int(fill.role.value == "entry") for fill in shown],
-        "quantity": [plain(Decimal(fill.quantity)) for fill in shown],
+        "count": len(fills),
+        "time": (result.bars.time_ns[fills.bar[shown]] // NS).tolist(),
+        "price": as_floats(fills.price[shown], result.units.price).tolist(),
+        "is_buy": (fills.side[shown] > 0).astype(int).tolist(),
+        "is_entry": (fills.role[shown] == ROLES.index(Role.ENTRY)).astype(int).tolist(),
     }

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.backtest.instrument import trades_daily
-from fks.backtest.result import Result
+from fks.backtest.result import ROLES, Result, as_floats
+from fks.backtest.units import to_units
 from fks.model.bar import Bars, Floats, Ints
-from fks.model.order import Role, Side
+from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 
 _DAY_S = 86_400
@@ -29,7 +30,7 @@ class Periods(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TradeColumns:
+class TradeTable:
     """The trades of a result as columns. Prices, quantity and pnl in float64; excursions in percent of the entry."""
 
     entry_ns: Ints
@@ -57,17 +58,11 @@ def decided_bars(result: Result) -> Bars:
 
 def position_of(result: Result) -> Floats:
     """Return the signed quantity held after each decided bar, net of fees taken in base; less than a lot is 0."""
-    bars, base = decided_bars(result), result.setup.instrument.base
-    moves = np.zeros(len(bars))
-    times = np.array([fill.time_ns for fill in result.fills], dtype=np.int64)
-    net = [
-        fill.side.sign * float(fill.quantity) - (float(fill.fee) if fill.fee_currency == base else 0.0)
-        for fill in result.fills
-    ]
-    np.add.at(moves, np.searchsorted(bars.time_ns, times), net)
-    held: Floats = np.cumsum(moves)
-    held[np.abs(held) < float(result.setup.instrument.lot_step) * (1.0 - 1e-9)] = 0.0  # dust cannot be sold
-    return held
+    fills, places, count = result.fill_columns, result.units.quantity, len(result.equity)
+    levels = np.concatenate([[0], np.cumsum(fills.side * fills.quantity - np.where(fills.is_base_fee, fills.fee, 0))])
+    levels[np.abs(levels) < to_units(result.setup.instrument.lot_step, places)] = 0  # dust cannot be sold
+    lengths = np.diff(np.concatenate([[0], fills.bar - result.first, [count]]))
+    return as_floats(np.repeat(levels, lengths), places)
 
 
 def exposure_of(result: Result) -> Floats:
@@ -142,29 +137,26 @@ def rolling_of(returns: Floats, window: int, per_year: float) -> tuple[Floats, F
     return volatility, sharpe
 
 
-def trade_columns(result: Result) -> TradeColumns:
+def trade_table(result: Result) -> TradeTable:
     """Return the trades as columns, with the maximum adverse and favourable excursion of each.
 
     Excursions are the lowest and highest price from the entry's bar to the bar before the exit's, and the exit price:
     what the exit's bar did before or after the exit is not known. Adverse is 0 or less, favourable 0 or more.
     Source: Sweeney, Maximum Adverse Excursion (1996).
     """
-    bars, trades = decided_bars(result), result.trades
-    entry_ns = np.array([trade.entry_ns for trade in trades], dtype=np.int64)
-    exit_ns = np.array([trade.exit_ns for trade in trades], dtype=np.int64)
-    start, end = np.searchsorted(bars.time_ns, entry_ns), np.searchsorted(bars.time_ns, exit_ns)
-    sign = np.array([1.0 if trade.side is Side.BUY else -1.0 for trade in trades])
-    quantity, entry, leave, pnl = (
-        np.array([float(getattr(trade, name)) for trade in trades], dtype=np.float64)
-        for name in ("quantity", "entry_price", "exit_price", "pnl")
-    )
+    bars, fills, trades = decided_bars(result), result.fill_columns, result.trade_columns
+    start, end = fills.bar[trades.entry] - result.first, fills.bar[trades.exit] - result.first
+    sign = fills.side[trades.entry].astype(np.float64)
+    quantity = as_floats(fills.quantity[trades.exit], result.units.quantity)
+    entry, leave = (as_floats(fills.price[which], result.units.price) for which in (trades.entry, trades.exit))
+    pnl = result.pnl
     low, high = _range(bars, start, end, entry, leave)
     down, up = 100.0 * (low / entry - 1.0), 100.0 * (high / entry - 1.0)
     is_long = sign > 0
     paid = quantity * entry * float(result.setup.instrument.multiplier)
-    return TradeColumns(
-        entry_ns,
-        exit_ns,
+    return TradeTable(
+        bars.time_ns[start],
+        bars.time_ns[end],
         start,
         end,
         sign,
@@ -175,7 +167,7 @@ def trade_columns(result: Result) -> TradeColumns:
         100.0 * np.divide(pnl, paid, out=np.zeros(len(pnl)), where=paid != 0),
         np.where(is_long, down, -up),
         np.where(is_long, up, -down),
-        tuple(_reason(trade.reason) for trade in trades),
+        tuple(_reason(ROLES[role]) for role in fills.role[trades.exit].tolist()),
     )
 
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from fks.backtest import Backtest, Setup, metrics_of, run, setup_for, statistics_of
 from fks.backtest import metrics as formulas
 from fks.backtest.limits import UNLIMITED
-from fks.backtest.series import drawdown_of, periods_of, position_of, rolling_of, trade_columns
+from fks.backtest.series import drawdown_of, periods_of, position_of, rolling_of, trade_table
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy
@@ -117,7 +117,7 @@ def test_metrics_agree_with_the_basic_statistics(name: str) -> None:
 def test_excursions_of_a_trade_count_the_bars_before_its_exit() -> None:
     rows = [(100, 100, 100, 100), (100, 104, 98, 101), (101, 108, 95, 102), (103, 150, 50, 100), (100, 100, 100, 100)]
     result = run(Scripted(target=(1, 1, 0, 0, 0)), tape(rows))
-    found = trade_columns(result)
+    found = trade_table(result)
     assert (found.entry_index.tolist(), found.exit_index.tolist()) == ([1], [3])
     assert found.mae_pct.tolist() == pytest.approx([-5.0])
     assert found.mfe_pct.tolist() == pytest.approx([8.0])
@@ -126,7 +126,7 @@ def test_excursions_of_a_trade_count_the_bars_before_its_exit() -> None:
 def test_excursions_of_a_short_are_mirrored() -> None:
     rows = [(100, 100, 100, 100), (100, 104, 98, 101), (101, 108, 95, 102), (103, 150, 50, 100), (100, 100, 100, 100)]
     bars = tape(rows)
-    found = trade_columns(run(Scripted(target=(-1, -1, 0, 0, 0)), bars, setup_for(bars, can_short=True)))
+    found = trade_table(run(Scripted(target=(-1, -1, 0, 0, 0)), bars, setup_for(bars, can_short=True)))
     assert found.sign.tolist() == [-1.0]
     assert found.mae_pct.tolist() == pytest.approx([-8.0])
     assert found.mfe_pct.tolist() == pytest.approx([5.0])
@@ -134,7 +134,7 @@ def test_excursions_of_a_short_are_mirrored() -> None:
 
 def test_a_trade_stopped_in_its_first_bar_has_the_stop_as_excursion() -> None:
     rows = [(100, 100, 100, 100), (100, 120, 80, 100), (100, 100, 100, 100)]
-    found = trade_columns(run(Scripted(target=(1, 1, 1), stop=97.0), tape(rows)))
+    found = trade_table(run(Scripted(target=(1, 1, 1), stop=97.0), tape(rows)))
     assert found.reason == ("stop loss",)
     assert (found.mae_pct.tolist(), found.mfe_pct.tolist()) == (pytest.approx([-3.0]), [0.0])
 
@@ -188,6 +188,17 @@ def test_months_compound_to_the_total_return() -> None:
     months = formulas.monthly_returns(result)
     assert [(row.year, row.month) for row in months[:2]] == [(2026, 1), (2026, 2)]
     assert [row.month for row in formulas.yearly_returns(result)] == [0, 0]
+
+
+def test_amounts_beyond_64_bits_have_metrics_and_frames() -> None:
+    bars = tape([(30_000, 30_001, 29_999, 30_000)] * 12)
+    item = replace(setup_for(bars).instrument, qty_max=Decimal(10) ** 30)
+    setup = Setup(item, size=Decimal(10) ** 16, cash=Decimal(10) ** 17, limits=UNLIMITED)
+    result = run(Scripted(target=(1, 1, 0, 0)), bars, setup)
+    assert result.fill_columns.quantity.dtype == object
+    assert (result.metrics.trades, result.metrics.exposure_pct) == (3, 50.0)
+    assert result.trades_frame()["pnl"].sum() == pytest.approx(float(sum(trade.pnl for trade in result.trades)))
+    assert result.fills_frame()["fee"].min() > 0
 
 
 def test_dust_of_fees_is_no_exposure() -> None:

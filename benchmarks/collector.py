@@ -151,7 +151,7 @@ async def measure(
 
     async with running(collector):
         await until(lambda: collector.is_ready, deadline_s=30)
-        feed = collector._feeds["BTCUSDT"]
+        feed = collector.feeds["BTCUSDT"]
         feed.keep_trades(10**9)
         cpu = time.process_time()
         start.set()

@@ -22,11 +22,12 @@ import numpy as np
 
 from fks.model.bar import Bars, Floats
 from fks.model.timeframe import NS, TIMEFRAMES, iso
-from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate
+from fks.strategies.base import BarStrategy, Decisions, Strategy, StrategyError, evaluate
 
 _SEED = 20260101
 _PREFIXES = 40
 _STARTS = 8
+_NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,9 @@ def _first_difference(left: Floats, right: Floats) -> int | None:
 
 def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
     """Yield the first difference of each later start that is still there after the warm-up."""
+    if isinstance(strategy, BarStrategy):
+        yield from _indicator_warmup(strategy, bars)
+        return
     whole = evaluate(strategy, bars)
     count, warmup = len(bars), strategy.warmup()
     last = count - warmup - 10
@@ -190,6 +194,37 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Violation]:
                 float(early[wrong]),
                 f"its warm-up of {warmup} bars is too short: started {at} bars later it decides otherwise",
             )
+
+
+def _indicator_warmup(strategy: BarStrategy, bars: Bars) -> Iterator[Violation]:
+    """Yield the first indicator value that a later start gives otherwise after the warm-up.
+
+    What such a strategy remembers of earlier bars is its own, and has no bound: its indicators have.
+    """
+    whole, warmup = strategy.indicators(bars), strategy.warmup()
+    last = len(bars) - warmup - 10
+    if last < 1:
+        return
+    dice = np.random.Generator(np.random.PCG64(_SEED - len(bars)))
+    for start in np.unique(np.concatenate([[1, min(last, warmup + 1)], dice.integers(1, last + 1, _STARTS)])):
+        at = int(start)
+        part = strategy.indicators(bars[at:])
+        for name, column in whole.items():
+            early, late = np.asarray(column)[at + warmup :], np.asarray(part[name])[warmup:]
+            wrong = np.flatnonzero(~np.isclose(early, late, rtol=_NEAR, atol=_NEAR, equal_nan=True))
+            if len(wrong):
+                index = at + warmup + int(wrong[0])
+                yield Violation(
+                    "warmup",
+                    bars.symbol,
+                    name,
+                    index,
+                    int(bars.time_ns[index]),
+                    float(late[wrong[0]]),
+                    float(early[wrong[0]]),
+                    f"its warm-up of {warmup} bars is too short: {at} bars later an indicator has another value",
+                )
+                return
 
 
 def _agreed(leaf: Strategy, whole: Floats, bars: Bars, at: int, warmup: int) -> int:

@@ -1,5 +1,6 @@
 """Imports of a strategy file: the base classes, the decisions that `decide` returns, and helpers for targets."""
 
+from fks.strategies.base.bar_strategy import BarStrategy, Context
 from fks.strategies.base.strategy import (
     Decisions,
     Protected,
@@ -14,6 +15,8 @@ from fks.strategies.base.strategy import (
 )
 
 __all__ = [
+    "BarStrategy",
+    "Context",
     "Decisions",
     "Protected",
     "Strategy",

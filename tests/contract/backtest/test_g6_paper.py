@@ -50,6 +50,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "vwap_reversion": {"period": 4, "entry_pct": 0.05, "tp_pct": 0.4},
     "volatility_breakout": {"period": 2, "multiple": 0.7, "bars": 3, "sl_pct": 0.2},
     "pullback": {"factor": 2, "fast": 2, "slow": 4, "period": 2, "low": 45.0, "leave": 55.0},
+    "rsi_dip": {"period": 2, "low": 35.0, "leave": 60.0, "sl_pct": 0.1, "hold": 5, "pause": 1},
     "time_of_day": {"zone": "UTC", "start": "01:20", "end": "02:00"},
     "combination": {
         "members": [

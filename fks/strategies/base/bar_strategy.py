@@ -1,0 +1,194 @@
+"""Strategies that are called once a bar, for logic that needs state: orders, position and indicators at hand.
+
+`BarStrategy.decide` walks the bars and turns what `on_bar` orders into the columns that every strategy gives, so that
+backtest, paper and live treat both forms alike. The walk is a pure function of the bars: each evaluation starts from
+the first bar with an empty state.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import namedtuple
+from collections.abc import Mapping
+from keyword import iskeyword
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fks.model.bar import Bars, Floats
+from fks.strategies.base.strategy import Decisions, Strategy, StrategyError
+
+_NAN = float("nan")
+
+
+#: the columns of a bar: prices in quote, volume in base, `time_ns` its open time (ns UTC)
+BAR_COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
+
+
+class Context:
+    """What `on_bar` sees and orders with.
+
+    `position`: 1 long, 0 flat, -1 short, as the bars fill it: an entry is filled at the open of the bar after its
+    order, and a stop loss or take profit when a bar's range reaches it (both in one bar: the stop). What a limit denies
+    or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and `bars_held` are of the open position,
+    `index` is the bar's number. `state` is the strategy's own: set any attribute; it is empty at each evaluation's
+    start.
+    """
+
+    __slots__ = (
+        "_bars",
+        "_columns",
+        "_loss",
+        "_profit",
+        "_wanted",
+        "bars_held",
+        "entry_price",
+        "index",
+        "is_stopped",
+        "position",
+        "state",
+    )
+
+    def __init__(self, bars: Bars, columns: Mapping[str, Floats]) -> None:
+        self.index = 0
+        self.position = 0
+        self.entry_price = _NAN
+        self.bars_held = 0
+        self.is_stopped = False  # a protection closed the position in this bar
+        self.state = SimpleNamespace()
+        self._bars = bars
+        self._columns = columns
+        self._wanted = 0
+        self._loss = self._profit = _NAN
+
+    def value(self, name: str, ago: int = 0) -> float:
+        """Return an indicator's value at this bar, or `ago` bars before it. Errors: StrategyError for an unknown name,
+        or a bar before the first."""
+        place = self.index - ago
+        if ago < 0 or place < 0:
+            raise StrategyError(
+                f"value({name!r}, {ago}) at bar {self.index} asks for bar {place}, which is not known then",
+                code="STRATEGY_WRONG",
+                status=422,
+                remedy="ask for 0 to `index` bars ago",
+            )
+        try:
+            return float(self._columns[name][place])
+        except KeyError:
+            known = " ".join(self._columns) or "none"
+            raise StrategyError(
+                f"there is no indicator {name!r}",
+                code="STRATEGY_WRONG",
+                status=422,
+                remedy=f"return it from indicators(); known: {known}",
+            ) from None
+
+    def last(self, column: str, count: int) -> Floats:
+        """Return the last `count` values, this bar's included, of open, high, low, close, volume or an indicator; fewer
+        at the start."""
+        values = self._columns.get(column)
+        if values is None:
+            values = getattr(self._bars, column)
+        found: Floats = values[max(0, self.index + 1 - count) : self.index + 1]
+        return found
+
+    def buy(self, *, stop_loss: float | None = None, take_profit: float | None = None) -> bool:
+        """Be long from the next bar's open on, with these protections (absolute prices) when that is an entry.
+
+        Return False and do nothing in the bar whose range closed the position: order again on the next one.
+        """
+        return self._wanted == 1 or self._enter(1, stop_loss, take_profit)
+
+    def sell(self, *, stop_loss: float | None = None, take_profit: float | None = None) -> bool:
+        """Be short from the next bar's open on; like `buy`. Where nothing may be short it is denied."""
+        return self._wanted == -1 or self._enter(-1, stop_loss, take_profit)
+
+    def close(self) -> None:
+        """Be flat from the next bar's open on; nothing when it is flat."""
+        self._wanted = 0
+
+    def _enter(self, side: int, stop_loss: float | None, take_profit: float | None) -> bool:
+        if self.is_stopped:
+            return False
+        self._wanted = side
+        self._loss = _NAN if stop_loss is None else stop_loss
+        self._profit = _NAN if take_profit is None else take_profit
+        return True
+
+
+class BarStrategy(Strategy):
+    """Base class of strategies with a method per bar. A subclass declares parameters, `warmup` and `on_bar`.
+
+    `indicators` returns columns computed once over all bars; row i may depend on rows 0 to i only.
+    """
+
+    def indicators(self, bars: Bars) -> Mapping[str, Floats]:
+        """Return the columns that the bars of `on_bar` have besides their own, by name; none by default."""
+        return {}
+
+    @abstractmethod
+    def on_bar(self, ctx: Context, bar: Any) -> None:
+        """React to a bar that just closed, with `ctx.buy`, `ctx.sell` and `ctx.close`.
+
+        `bar` has time_ns, open, high, low, close, volume, and each indicator by its name. No clock and no randomness;
+        what is remembered goes into `ctx.state`.
+        """
+
+    def decide(self, bars: Bars) -> Decisions:
+        """Return the decisions that `on_bar` makes over all bars. Errors: StrategyError for a wrong indicator; what
+        `on_bar` raises goes through."""
+        count, first = len(bars), self.warmup()
+        columns = self._checked(self.indicators(bars), count)
+        target, losses, profits = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
+        ctx, on_bar = Context(bars, columns), self.on_bar
+        lists = [getattr(bars, name)[first:].tolist() for name in BAR_COLUMNS]
+        make = _bar_type((*BAR_COLUMNS, *columns))._make
+        rows = zip(*lists, *(column[first:].tolist() for column in columns.values()), strict=True)
+        loss = profit = _NAN  # of the open position
+        before = start = 0  # the target of the bar before, and since which bar it has been the same
+        for ctx.index, bar in enumerate(map(make, rows), first):
+            if before:
+                if ctx.position != before:  # what was ordered on the bar before fills at this one's open
+                    ctx.position, ctx.bars_held, ctx.entry_price = before, 0, bar.open
+                    loss, profit = ctx._loss, ctx._profit
+                else:
+                    ctx.bars_held += 1
+                down, up = (loss, profit) if before > 0 else (profit, loss)
+                if bar.low <= down or bar.high >= up:
+                    ctx.is_stopped = True
+                    ctx.position = ctx.bars_held = ctx._wanted = 0
+                    ctx.entry_price = _NAN
+            elif ctx.position:
+                ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN
+            on_bar(ctx, bar)
+            ctx.is_stopped = False
+            if ctx._wanted != before:
+                target[start : ctx.index] = before
+                before, start = ctx._wanted, ctx.index
+                if before:
+                    losses[start], profits[start] = ctx._loss, ctx._profit
+        target[start:] = before
+        return Decisions(target, losses, profits)
+
+    def _checked(self, columns: Mapping[str, Floats], count: int) -> dict[str, Floats]:
+        """Return the indicators as float columns. Errors: StrategyError naming the one that is wrong."""
+        found: dict[str, Floats] = {}
+        for name, column in columns.items():
+            values = np.asarray(column, dtype=np.float64)
+            if not name.isidentifier() or name in BAR_COLUMNS or name.startswith("_") or iskeyword(name):
+                what = f"the indicator name {name!r} is taken, or no name of Python"
+            elif values.shape != (count,):
+                what = f"indicator {name} has shape {values.shape} for {count} bars"
+            else:
+                found[name] = values
+                continue
+            raise StrategyError(
+                f"strategy {self.name}: {what}", code="STRATEGY_WRONG", status=422, remedy="correct indicators()"
+            )
+        return found
+
+
+def _bar_type(names: tuple[str, ...]) -> Any:
+    """Return the tuple type of a bar with these fields; they are known at run time only."""
+    return namedtuple("Bar", names)

@@ -1,0 +1,213 @@
+"""Strategies with a method per bar: the same decisions as columns, the position as a backtest has it, clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.backtest import Setup, run
+from fks.backtest.limits import UNLIMITED
+from fks.indicators.exact import rolling_sum, to_ticks
+from fks.matching import CostModel
+from fks.model.bar import Bars, Floats
+from fks.model.instrument import Instrument
+from fks.strategies.base import BarStrategy, Context, StrategyError, evaluate
+from fks.strategies.check import check_strategy, synthetic
+from fks.strategies.registry import load_catalogue
+from fks.strategies.rsi_dip import RsiDip
+from fks.strategies.sma_cross import SmaCross
+from tests.support.strategies import bars_of
+
+D = Decimal
+INSTRUMENT = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.001"), D("0.001"), D(9000), D(5))
+FREE = Setup(INSTRUMENT, CostModel(D(0)), "quantity", D(1), cash=D(10**9), can_short=True, limits=UNLIMITED)
+OnBar = Callable[[Context, Any], None]
+
+
+def made(on_bar: OnBar, warmup: int = 0, columns: Mapping[str, Any] | None = None) -> BarStrategy:
+    """Return a strategy that does this on each bar."""
+
+    class Made(BarStrategy):
+        name: ClassVar[str] = "made"
+
+        def warmup(self) -> int:
+            return warmup
+
+        def indicators(self, bars: Bars) -> Mapping[str, Floats]:
+            return columns or {}
+
+        def on_bar(self, ctx: Context, bar: Any) -> None:
+            on_bar(ctx, bar)
+
+    return Made()
+
+
+class CrossByBar(BarStrategy):
+    """The crossing of two averages, written as a method per bar."""
+
+    name: ClassVar[str] = "cross_by_bar"
+    fast: int
+    slow: int
+    short: bool = False
+
+    def warmup(self) -> int:
+        return self.slow
+
+    def indicators(self, bars: Bars) -> Mapping[str, Floats]:
+        ticks = to_ticks(bars.close)
+        difference = rolling_sum(ticks, self.fast) * self.slow - rolling_sum(ticks, self.slow) * self.fast
+        return {"difference": np.sign(difference).astype(np.float64)}
+
+    def on_bar(self, ctx: Context, bar: Any) -> None:
+        side = bar.difference
+        if not side and ctx.index == self.slow:
+            side = ctx.value("difference", 1)  # a tie on the first bar keeps the side of the one before
+        if side > 0:
+            ctx.buy()
+        elif side < 0 and self.short:
+            ctx.sell()
+        elif side < 0:
+            ctx.close()
+
+
+@given(fast=st.integers(1, 6), more=st.integers(1, 20), short=st.booleans(), start=st.integers(0, 500))
+def test_both_forms_of_one_rule_decide_the_same(fast: int, more: int, short: bool, start: int) -> None:
+    tape = synthetic(900)[start:]
+    columns = evaluate(SmaCross(fast=fast, slow=fast + more, short=short), tape)
+    bars = evaluate(CrossByBar(fast=fast, slow=fast + more, short=short), tape)
+    assert np.array_equal(columns.target, bars.target)
+
+
+@given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]), profit=st.sampled_from([0.1, 0.5]))
+def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit: float) -> None:
+    """Random orders with protections on the price grid: after each bar `ctx.position` is the backtest's."""
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[int] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append(ctx.position)
+        draw, away = dice[ctx.index], bar.close * loss / 100
+        if draw < 0.1:
+            ctx.buy(stop_loss=round(bar.close - away, 2), take_profit=round(bar.close * (1 + profit / 100), 2))
+        elif draw < 0.2:
+            ctx.sell(stop_loss=round(bar.close + away, 2), take_profit=round(bar.close * (1 - profit / 100), 2))
+        elif draw < 0.25:
+            ctx.close()
+
+    result = run(made(on_bar), tape, FREE)
+    moves = np.zeros(len(tape))
+    for fill in result.fills:
+        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
+    assert seen == np.cumsum(moves).round().astype(int).tolist()
+    assert set(seen) == {-1, 0, 1}
+
+
+def test_context_tells_the_entry_price_and_how_long_it_is_held() -> None:
+    rows: list[tuple[int, float, int]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        rows.append((ctx.position, ctx.entry_price, ctx.bars_held))
+        if ctx.index == 1:
+            ctx.buy()
+        if ctx.index == 4:
+            ctx.close()
+
+    evaluate(made(on_bar), bars_of([10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]))
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert rows == [(0, nan, 0), (0, nan, 0), (1, 11.0, 0), (1, 11.0, 1), (1, 11.0, 2), (0, nan, 0), (0, nan, 0)]
+
+
+def test_no_entry_in_the_bar_that_a_protection_closed() -> None:
+    answers: list[tuple[int, bool, bool]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        was_stopped = ctx.is_stopped
+        answers.append((ctx.index, was_stopped, ctx.buy(stop_loss=9.0)))
+
+    decisions = evaluate(made(on_bar), bars_of([10.0, 10.0, 9.0, 10.0, 10.0]))
+    assert answers[2] == (2, True, False)
+    assert decisions.target.tolist() == [1, 1, 0, 1, 1]
+    assert decisions.stop_loss is not None
+    assert np.flatnonzero(np.isfinite(decisions.stop_loss)).tolist() == [0, 3]
+
+
+def test_state_is_empty_at_the_start_of_each_evaluation() -> None:
+    def on_bar(ctx: Context, bar: Any) -> None:
+        assert not hasattr(ctx.state, "seen") or ctx.index > 0
+        ctx.state.seen = True
+
+    strategy = made(on_bar)
+    for _ in range(2):
+        evaluate(strategy, bars_of([1.0, 2.0, 3.0]))
+
+
+def test_last_gives_this_bar_and_those_before_it() -> None:
+    found: list[list[float]] = []
+    tape = bars_of([10.0, 11.0, 12.0])
+    evaluate(made(lambda ctx, bar: found.append([*ctx.last("close", 2), *ctx.last("double", 1)]),
+                  columns={"double": tape.close * 2}), tape)  # fmt: skip
+    assert found == [[10.0, 20.0], [10.0, 11.0, 22.0], [11.0, 12.0, 24.0]]
+
+
+@pytest.mark.parametrize(
+    ("on_bar", "columns", "message"),
+    [
+        (lambda ctx, bar: ctx.value("nope"), {"one": np.zeros(3)}, "there is no indicator 'nope'"),
+        (lambda ctx, bar: ctx.value("one", 5), {"one": np.zeros(3)}, r"asks for bar -5"),
+        (lambda ctx, bar: ctx.value("one", -1), {"one": np.zeros(3)}, r"asks for bar 1"),
+        (lambda ctx, bar: None, {"one": np.zeros(2)}, r"indicator one has shape \(2,\) for 3 bars"),
+        (lambda ctx, bar: None, {"close": np.zeros(3)}, "'close' is taken"),
+        (lambda ctx, bar: None, {"not a name": np.zeros(3)}, "'not a name' is taken, or no name"),
+    ],
+)
+def test_wrong_use_is_told(on_bar: OnBar, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        evaluate(made(on_bar, columns=columns), bars_of([1.0, 2.0, 3.0]))
+
+
+def test_indicator_that_looks_ahead_is_refused_by_the_check() -> None:
+    class Ahead(BarStrategy):
+        name: ClassVar[str] = "ahead"
+
+        def warmup(self) -> int:
+            return 2
+
+        def indicators(self, bars: Bars) -> Mapping[str, Floats]:
+            return {"next_close": np.append(bars.close[1:], bars.close[-1])}
+
+        def on_bar(self, ctx: Context, bar: Any) -> None:
+            if bar.next_close > bar.close:
+                ctx.buy()
+            else:
+                ctx.close()
+
+    (found,) = check_strategy(Ahead())
+    assert found.check == "lookahead"
+
+
+@pytest.mark.parametrize("params", [{}, {"period": 5, "sl_pct": 0.1, "hold": 10, "pause": 3}])
+def test_builtin_with_a_method_per_bar_passes_its_check(params: dict[str, Any]) -> None:
+    assert check_strategy(RsiDip(**params)) == []
+
+
+def test_user_file_may_have_a_method_per_bar(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from fks.strategies.base import BarStrategy\n"
+        "class Mine(BarStrategy):\n"
+        "    name = 'mine'\n"
+        "    def warmup(self): return 3\n"
+        "    def on_bar(self, ctx, bar):\n"
+        "        if bar.close > bar.open: ctx.buy()\n"
+        "        else: ctx.close()\n"
+    )
+    strategy = load_catalogue(tmp_path).make("mine")
+    assert check_strategy(strategy) == []
+    assert run(strategy, synthetic(300), FREE).fills

@@ -8,7 +8,7 @@ import numpy as np
 
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
-from fks.config.settings import Risk
+from fks.config.risk import Risk
 from fks.indicators import places_of
 from fks.matching import CostModel
 from fks.model.bar import Bars, Floats

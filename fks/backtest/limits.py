@@ -15,7 +15,7 @@ from decimal import Decimal
 import numpy as np
 
 from fks.backtest.rows import FillRow, Setup
-from fks.config.settings import Risk
+from fks.config.risk import Risk
 from fks.model.account import Account, Balance
 from fks.model.bar import Bars
 from fks.model.codes import Code, Denial

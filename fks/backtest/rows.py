@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from fks.config.settings import Risk
+from fks.config.risk import Risk
 from fks.matching import CostModel
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side

@@ -10,17 +10,13 @@ import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+
+from fks.config.risk import Risk as Risk
+from fks.config.risk import Section as Section
 
 Timeframe = Literal["1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"]
-
-
-class Section(BaseModel):
-    """A section of fks.toml: unknown keys are refused, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _port(default: int, text: str) -> int:
@@ -198,69 +194,6 @@ class Venue(Section):
     sweep_s: float = Field(60.0, gt=0, description="C7: unconditional sweep of fills, seconds")
     skew_limit_ms: float = Field(500.0, gt=0, description="CLOCK_SKEW limit")
     recv_window_ms: int = Field(10000, gt=0, le=60000, description="recvWindow of signed calls")
-
-
-class Risk(Section):
-    notional_max_order: Decimal = Field(Decimal(50000), gt=0, description="largest order, account currency")
-    exposure_max_instrument: Decimal = Field(
-        Decimal(100000), gt=0, description="largest exposure in one instrument, account currency"
-    )
-    exposure_max_account: Decimal = Field(
-        Decimal(250000), gt=0, description="largest exposure of an account, account currency"
-    )
-    orders_open_max: int = Field(100, ge=1, description="most open orders per account")
-    price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
-    loss_day_max: Decimal = Field(
-        Decimal(10000),
-        gt=0,
-        description="loss of a trading day (realised, open and fees) that stops entries until its end, account "
-        "currency",
-    )
-    day_zone: str = Field(
-        "UTC", description="time zone of the trading day, a name of the IANA database (Europe/Berlin)"
-    )
-    day_start_hour: int = Field(0, ge=0, le=23, description="hour in day_zone at which a trading day begins")
-    rate_age_max_s: float = Field(
-        300.0, gt=0, description="a price older than this gives no rate between currencies, seconds"
-    )
-    decision_age_max_s: float = Field(
-        60.0,
-        gt=0,
-        description="STALE_DECISION: an entry is traded for one bar of its timeframe (at least 5 s) after its bar's "
-        "end, at most this long, seconds",
-    )
-    request_age_max_s: float = Field(
-        10.0,
-        gt=0,
-        description="STALE_DECISION: a request without valid_until is traded for this long after it came in, seconds",
-    )
-    orders_per_minute: int = Field(600, ge=1, description="order budget per account and minute")
-    drift_tolerance: Decimal = Field(
-        Decimal(1),
-        ge=0,
-        description="difference between what the venue holds of an asset and what is expected that opens no incident, "
-        "in the account's currency",
-    )
-    drift_confirm_s: float = Field(
-        30.0, gt=0, description="seconds for which a difference must stay the same before it opens an incident"
-    )
-    feed_age_max_s: float = Field(15.0, gt=0, description="FEED_STALE beyond this age of the last message, seconds")
-    guardian_age_max_s: float = Field(
-        4.0, gt=0, description="GUARDIAN_DOWN beyond this age of the guardian's last heartbeat, seconds"
-    )
-    instrument_age_max_h: float = Field(
-        24.0, gt=0, description="INSTRUMENT_UNKNOWN beyond this age of its metadata, hours"
-    )
-
-    @field_validator("day_zone")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        """Refuse a zone that this machine does not know."""
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"{value!r} is no time zone here; use a name such as UTC or America/Chicago") from error
-        return value
 
 
 class Costs(Section):

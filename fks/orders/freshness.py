@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fks.config.settings import Risk
+from fks.config.risk import Risk
 from fks.model.signal import Kind, Signal
 from fks.model.timeframe import NS, bar_end
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 
-from fks.config.settings import Risk
+from fks.config.risk import Risk
 from fks.model.codes import Code, Denial
 from fks.model.instrument import Instrument
 from fks.model.order import Role, Side

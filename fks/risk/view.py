@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from fks.config.settings import Risk
+from fks.config.risk import Risk
 from fks.model.account import Account, Balance
 from fks.model.instrument import Instrument
 from fks.model.order import Order, OrderType, Side, State, TimeInForce

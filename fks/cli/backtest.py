@@ -15,6 +15,7 @@ import click
 
 from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
 from fks.cli.client import gateway_of
+from fks.cli.jobs import log_options, queue_options, show_logs, wait_for
 from fks.cli.shown import time_of
 from fks.cli.strategies import catalogue_of, params_of
 from fks.model.errors import FksError, InputError, OutageError
@@ -35,7 +36,7 @@ def backtest() -> None:
     """Run backtests here, or submit them as durable jobs."""
 
 
-def _what(command: Callable[..., None]) -> Callable[..., None]:
+def market_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a backtest, shared by `run` and `submit`."""
     for option in reversed(
         (
@@ -71,7 +72,8 @@ def _what(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _spec(options: dict[str, Any]) -> dict[str, Any]:
+def spec_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the spec that the options of `market_options` name."""
     params = params_of(options["pairs"])
     for option, field in (("stop_loss", "sl_pct"), ("take_profit", "tp_pct")):
         if options[option] is not None:
@@ -87,7 +89,7 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @backtest.command()
-@_what
+@market_options
 @click.option("--cash", default="10000", show_default=True, help="Quote at the start.")
 @click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate).")
 @click.option("--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do.")
@@ -128,13 +130,13 @@ def run(
         trades_path(trades)
     costs = settings_of(ctx).costs
     fees = {"fee_rate": fee_rate or costs.fee_rate, "fee_in": "quote" if allow_short else costs.fee_in}
-    spec = parse_spec({**_spec(options), "cash": cash, "allow_short": allow_short, **fees})
+    spec = parse_spec({**spec_of(options), "cash": cash, "allow_short": allow_short, **fees})
     catalogue = catalogue_of(ctx)
     catalogue.make(spec.strategy, spec.params)  # errors of the request are reported before any data is loaded
     began = time.perf_counter()
     try:
         result, source = run_spec(
-            spec, lambda request: _load(ctx, request, tape), catalogue=catalogue, limits=settings_of(ctx).risk
+            spec, lambda request: load_bars(ctx, request, tape), catalogue=catalogue, limits=settings_of(ctx).risk
         )
     except TapeRefused as error:
         raise Denied(error.message, remedy=error.remedy) from None
@@ -181,7 +183,7 @@ def _keep(page: Page, folder: Path, name: str) -> Path | None:
     return file
 
 
-def _load(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
+def load_bars(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
     """Return the bars: of a tape when one is named, else of the running database, else of the shipped sample."""
     from fks.jobs.bars import load_stored, load_tape, read_tape
 
@@ -511,18 +513,28 @@ def _show_comparison(compared: dict[str, Any], runs: list[dict[str, Any]]) -> No
 
 # ── as a durable job ─────────────────────────────────────────────────────────────────────────────
 @backtest.command()
-@_what
-@click.option("--wait", is_flag=True, help="Wait for the end and show the result.")
+@market_options
+@queue_options
+@click.option("--wait", is_flag=True, help="Show the progress, wait for the end, and show the result.")
 @as_json
 @click.pass_context
-def submit(ctx: click.Context, /, wait: bool, as_json: bool, **options: Any) -> None:
+def submit(ctx: click.Context, /, wait: bool, priority: int, again: bool, as_json: bool, **options: Any) -> None:
     """Queue a backtest on the running system; it survives restarts of any part."""
     with gateway_of(ctx) as gateway:
-        job = gateway.post("/backtests", _spec(options))
-        while wait and job["state"] in ("queued", "running"):
-            time.sleep(0.3)
-            job = gateway.get(f"/backtests/{job['id']}")
+        job = gateway.post(f"/backtests?priority={priority}&again={str(again).lower()}", spec_of(options))
+        if wait:
+            job = wait_for(gateway, f"/backtests/{job['id']}", is_quiet=as_json)
     _show_job(job, as_json, with_result=wait)
+
+
+@backtest.command()
+@click.argument("id", type=click.UUID)
+@log_options
+@as_json
+@click.pass_context
+def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
+    """Show what the system logged about a submitted backtest: starts, lost runners."""
+    show_logs(ctx, str(id), follow=follow, as_json=as_json)
 
 
 @backtest.command("list")

@@ -102,7 +102,7 @@ def _run(task: Task, strategy: Strategy, part: Range) -> Result:
     low, high = part
     first = max(0, low - strategy.warmup())
     bars = task.bars[first:high]
-    return run(strategy, bars, replace(task.setup, start_ns=int(task.bars.time_ns[low])))
+    return run(strategy, bars, replace(task.setup, start_ns=int(task.bars.time_ns[low])), engine="compiled")
 
 
 def _returns(task: Task, strategy: Strategy, part: Range) -> Returns:
@@ -110,8 +110,7 @@ def _returns(task: Task, strategy: Strategy, part: Range) -> Returns:
     period_s = period_of(task.bars.time_ns)
     cash = float(task.setup.cash)
     values = period_returns(result.bars.time_ns[result.first :], result.equity, cash, period_s)
-    pnl = np.array([float(trade.pnl) for trade in result.trades])
-    return Returns(values, period_s, pnl, cash)
+    return Returns(values, period_s, result.pnl, cash)
 
 
 def joined(parts: list[Returns]) -> Returns:

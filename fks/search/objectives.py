@@ -41,8 +41,11 @@ def period_returns(time_ns: Ints, equity: Floats, cash: float, period_s: int) ->
     """
     if not len(time_ns):
         return np.zeros(0)
-    periods = time_ns // (period_s * NS)
-    ends = np.flatnonzero(np.diff(periods, append=periods[-1] + 1))
+    first, last = (int(time_ns[place]) // (period_s * NS) for place in (0, -1))
+    starts = np.arange(first + 1, last + 1, dtype=np.int64) * (period_s * NS)
+    ends = np.unique(
+        np.append(np.searchsorted(time_ns, starts) - 1, len(time_ns) - 1)
+    )  # a period without bars has none
     values = np.concatenate([[cash], equity[ends]])
     broke = np.flatnonzero(values <= 0)
     if len(broke):

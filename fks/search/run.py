@@ -242,6 +242,7 @@ class Search:
             "space": task.space.as_dict(),
             "plan": task.plan.model_dump(mode="json"),
             "objectives": list(task.objectives),
+            "searches": len(task.splits),
             "trials": {
                 "total": self.done,
                 "done": sum(fold.done for fold in self._folds),
@@ -371,7 +372,9 @@ def _luck(fold: _Fold, winner: Trial) -> dict[str, Any]:
         "probabilistic_sharpe": round(probabilistic_sharpe(observed, periods, **shape), 6),
         "deflated_sharpe": round(deflated_sharpe(observed, periods, trials=trials, variance=variance, **shape), 6),
         "periods_needed": track_record_needed(observed, benchmark=bar, **shape),
-        "cross_validation": None if crossed is None else {k: _rounded(v) for k, v in crossed.as_dict().items()},
+        "cross_validation": None
+        if crossed is None
+        else {k: _rounded(v) if isinstance(v, float) else v for k, v in crossed.as_dict().items()},
     }
 
 
@@ -387,7 +390,7 @@ def _stability(task: Task, fold: _Fold, winner: Trial) -> dict[str, Any] | None:
     names = [one.name for one in task.space.dimensions]
     surface = Surface(names, fold.values)
     around = surface.around(winner.params).as_dict()
-    shown = {name: None if value is None else _rounded(value) for name, value in around.items()}
+    shown = {name: _rounded(value) if isinstance(value, float) else value for name, value in around.items()}
     if any(one.is_continuous for one in task.space.dimensions):
         return {**shown, "map": None}
     return {**shown, "map": surface.columns(names[0], names[1] if len(names) > 1 else None)}
@@ -411,6 +414,9 @@ def _histories(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dic
 def _findings(document: Mapping[str, Any]) -> list[str]:
     """Return what speaks against the final parameters, in sentences; none when nothing does."""
     luck, found = document["overfitting"], []
+    value = document["best"]["values"][0]
+    if value <= 0 and document["objectives"][0] not in ("drawdown", "few_trades"):
+        found.append(f"{document['objectives'][0]} is {value:.2f} even where it was chosen")
     if luck["deflated_sharpe"] < PASS:
         found.append(
             f"the deflated Sharpe ratio is {luck['deflated_sharpe']:.2f}, below {PASS}: the best of {luck['trials']} "
@@ -462,6 +468,7 @@ def task_of(
 ) -> Task:
     """Return the checked task of a search. Errors: InputError, as `search`."""
     names = (objective,) if isinstance(objective, str) else tuple(objective)
+    _ = bars.ticks, bars.breaks  # made once here; the ranges of all trials are views of them
     return Task(
         space_of(strategy, space, fixed),
         bars,

@@ -55,6 +55,17 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterVersion:
+    """A row of strategy_parameters. `provenance`: the search that found them, or the version rolled back to."""
+
+    version: int
+    params: Mapping[str, Any]
+    changed_by: str
+    created_ns: int
+    provenance: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Owner:
     """The worker that decides for some instances, and its lease: those of a shard that are not isolated, or `only` one
     that is. `lease` and `epoch` are checked inside every statement that writes."""
@@ -326,15 +337,38 @@ class StrategyStore:
             new.pyramiding,
         )
         if row is not None:
-            await self._db.execute("strategies.add_version", new.id, by)
+            await self._db.execute("strategies.add_version", new.id, by, None)
         return row is not None
 
-    async def set_params(self, instance_id: str, params: Mapping[str, Any], *, by: str) -> int | None:
-        """Give an instance new parameters and return their version; None when there is no such instance."""
+    async def set_params(
+        self, instance_id: str, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any] | None = None
+    ) -> int | None:
+        """Give an instance new parameters and return their version; None when there is no such instance. Needs a
+        transaction to be all or nothing. `provenance`: where they come from, when not from a person."""
         version: int | None = await self._db.fetchval("strategies.set_params", instance_id, dict(params))
         if version is not None:
-            await self._db.execute("strategies.add_version", instance_id, by)
+            kept = None if provenance is None else dict(provenance)
+            await self._db.execute("strategies.add_version", instance_id, by, kept)
         return version
+
+    async def versions(self, instance_id: str, *, limit: int = 100) -> Sequence[ParameterVersion]:
+        """Return the versions of an instance's parameters, newest first."""
+        return [
+            ParameterVersion(
+                row["version"], row["params"], row["changed_by"], to_ns(row["created_at"]), row["provenance"]
+            )
+            for row in await self._db.fetch("strategies.versions", instance_id, limit)
+        ]
+
+    async def mode(self, instance_id: str) -> str | None:
+        """Return the mode (paper or live) of the account that an instance trades on; None without such an instance."""
+        found: str | None = await self._db.fetchval("strategies.mode", instance_id)
+        return found
+
+    async def on_paper_s(self, search_id: str, params: Mapping[str, Any]) -> float | None:
+        """Return for how many seconds an instance on paper has known these parameters of a search; None: none does."""
+        found: float | None = await self._db.fetchval("strategies.on_paper_s", search_id, dict(params))
+        return found
 
     async def set_enabled(self, instance_id: str, is_enabled: bool) -> bool:
         """Switch an instance on or off; False when there is no such instance."""

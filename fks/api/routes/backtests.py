@@ -8,16 +8,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
+from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
-from fks.model import ids
-from fks.model.timeframe import iso
-from fks.store.jobs import Job, JobStore
+from fks.store.jobs import JobStore
 from fks.store.reading import ReadingStore
 
 router = APIRouter(tags=["backtests"])
@@ -47,17 +46,16 @@ class BacktestBody(Body):
 
 @router.post("/backtests", status_code=202, openapi_extra=takes(BacktestBody))
 async def submit(
-    gate: Gate,
-    who: Signaller,
-    body: JsonObject,
-    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
+    gate: Gate, who: Signaller, body: JsonObject, key: Key = None, again: Again = False, priority: Priority = 0
 ) -> ExactJson:
-    """Queue a backtest and return its id. Strategy, parameters, symbol and dates are checked now, not in the queue."""
-    spec = await _spec(gate, body)
-    job_id = ids.request_signal_id(f"backtest:{who.name}", key) if key else uuid.uuid4()
-    store = JobStore(gate.db)
-    await store.submit(KIND, spec, submitted_by=who.name, job_id=job_id)
-    return ExactJson(await _view(store, job_id), status_code=202, headers={"Location": f"/backtests/{job_id}"})
+    """Queue a backtest and return its id. Strategy, parameters, symbol and dates are checked now, not in the queue. The
+    same one on the same data was done before: its job is returned, with `is_stored`."""
+    spec, fingerprint = await _spec(gate, body)
+    job_id, is_stored = await submit_once(
+        gate, who, KIND, spec, fingerprint=fingerprint, key=key, again=again, priority=priority
+    )
+    found = {**await _view(JobStore(gate.db), job_id), "is_stored": is_stored}
+    return ExactJson(found, status_code=202, headers={"Location": f"/backtests/{job_id}"})
 
 
 @router.get("/backtests")
@@ -84,33 +82,27 @@ async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
     return ExactJson(await _view(store, id), status_code=202)
 
 
-async def _spec(gate: Gateway, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the job's spec, checked. Errors: InputError naming what is wrong."""
-    costs = gate.deps.settings.costs
-    wanted = {"fee_rate": costs.fee_rate, "fee_in": costs.fee_in, **body}
-    wanted["params"] = _plain(body.get("params", {}))
+async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
+    from fks.jobs.fingerprint import fingerprint
+
+    settings = gate.deps.settings
+    wanted = {"fee_rate": settings.costs.fee_rate, "fee_in": settings.costs.fee_in, **body}
+    wanted["params"] = plain(body.get("params", {}))
     # in a thread: the first one imports the strategies' libraries
-    found = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
+    found, catalogue = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
     item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
-    return {**found, "symbol": item.symbol, "exchange": item.exchange}
+    spec = {**found, "symbol": item.symbol, "exchange": item.exchange}
+    return spec, await fingerprint(gate.db, KIND, spec, catalogue, settings.risk)
 
 
-def _checked(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _checked(wanted: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
     from fks.jobs.backtest import parse_spec
     from fks.strategies.registry import load_catalogue
 
-    spec = parse_spec(wanted)
-    load_catalogue(folder).make(spec.strategy, spec.params)
-    return spec.model_dump(mode="json", by_alias=True)
-
-
-def _plain(value: Any) -> Any:
-    """Return parameters of a strategy as research takes them: fractions as float."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    spec, catalogue = parse_spec(wanted), load_catalogue(folder)
+    catalogue.make(spec.strategy, spec.params)
+    return spec.model_dump(mode="json", by_alias=True), catalogue
 
 
 async def _view(store: JobStore, id: uuid.UUID) -> dict[str, Any]:
@@ -118,21 +110,3 @@ async def _view(store: JobStore, id: uuid.UUID) -> dict[str, Any]:
     if job is None or job.kind != KIND:
         raise Problem(404, "BACKTEST_UNKNOWN", f"there is no backtest {id}", remedy="see GET /backtests")
     return view(job)
-
-
-def view(job: Job) -> dict[str, Any]:
-    """Return a job as the API shows it."""
-    return {
-        "id": job.id,
-        "state": job.state,
-        "progress": job.progress,
-        "spec": job.spec,
-        "result": job.result,
-        "error": job.error,
-        "submitted_by": job.submitted_by,
-        "attempts": job.attempts,
-        "is_cancel_requested": job.is_cancel_requested,
-        "created_at": iso(job.created_ns),
-        "started_at": None if job.started_ns is None else iso(job.started_ns),
-        "finished_at": None if job.finished_ns is None else iso(job.finished_ns),
-    }

@@ -129,9 +129,24 @@ RETURNING id;
 
 -- name: add_version
 -- Keep a version of an instance's parameters.
-INSERT INTO strategy_parameters (instance_id, version, strategy, params, changed_by)
-SELECT id, params_version, strategy, params, $2 FROM strategy_instances WHERE id = $1
+INSERT INTO strategy_parameters (instance_id, version, strategy, params, changed_by, provenance)
+SELECT id, params_version, strategy, params, $2, $3 FROM strategy_instances WHERE id = $1
 ON CONFLICT DO NOTHING;
+
+-- name: versions
+-- Give the versions of an instance's parameters, newest first.
+SELECT version, params, changed_by, created_at, provenance FROM strategy_parameters WHERE instance_id = $1
+ ORDER BY version DESC LIMIT $2;
+
+-- name: mode
+-- Give the mode of the account that an instance trades on.
+SELECT a.mode FROM strategy_instances i JOIN accounts a ON a.id = i.account_id WHERE i.id = $1;
+
+-- name: on_paper_s
+-- Give for how many seconds parameters of a search have been known to an instance on a paper account.
+SELECT extract(epoch FROM now() - min(p.created_at))::float8
+  FROM strategy_parameters p JOIN strategy_instances i ON i.id = p.instance_id JOIN accounts a ON a.id = i.account_id
+ WHERE a.mode = 'paper' AND p.provenance ->> 'optimization' = $1 AND p.params = $2;
 
 -- name: set_params
 -- Give an instance new parameters as its next version.

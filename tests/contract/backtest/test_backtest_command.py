@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -292,10 +292,7 @@ async def up(fks: Shell, database: Database, database_url: str, redis_url: str) 
 
 
 async def test_a_submitted_backtest_survives_as_a_row_and_shows_the_same_result(up: Shell, database: Database) -> None:
-    bars = synthetic(900)
-    await BarStore(database).merge(
-        Bars("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:])), source="t"
-    )
+    await BarStore(database).merge(replace(synthetic(900), symbol="BTCUSDT"), source="t")
     arguments = ("sma_cross", "--set", "fast=3", "--set", "slow=8")
     here = await _off_loop(up.json, "backtest", "run", *arguments)
     assert here["source"] == "database"

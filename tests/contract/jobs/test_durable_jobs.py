@@ -28,9 +28,7 @@ SPEC = {"strategy": "sma_cross", "params": {"fast": 3, "slow": 8}, "symbol": "BT
 
 
 async def stored(db: Database, count: int = 600) -> None:
-    bars = synthetic(count)
-    bars = type(bars)("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:]))
-    await BarStore(db).merge(bars, source="test")
+    await BarStore(db).merge(replace(synthetic(count), symbol="BTCUSDT"), source="test")
 
 
 async def test_a_queued_job_is_claimed_by_exactly_one_of_many(database: Database) -> None:

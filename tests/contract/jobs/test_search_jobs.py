@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,7 @@ WALK = {**SPEC, "plan": {"method": "random", "trials": 20}, "validation": {"kind
 
 
 async def stored(db: Database, count: int = 900) -> None:
-    bars = synthetic(count)
-    bars = type(bars)("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:]))
-    await BarStore(db).merge(bars, source="test")
+    await BarStore(db).merge(replace(synthetic(count), symbol="BTCUSDT"), source="test")
 
 
 async def here(db: Database, spec: dict[str, Any], evaluate_all: Evaluate = serial) -> dict[str, Any]:

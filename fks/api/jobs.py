@@ -1,0 +1,73 @@
+"""Durable jobs over HTTP: submission that is done once per fingerprint, and how a job is shown."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+
+from fastapi import Header, Query
+
+from fks.api.gateway import Gateway
+from fks.model import ids
+from fks.model.timeframe import iso
+from fks.store.jobs import Job, JobStore
+from fks.store.tokens import Principal
+
+Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
+Again = Annotated[bool, Query(description="run it although a result of the same fingerprint is stored")]
+Priority = Annotated[int, Query(ge=-10, le=10, description="of queued jobs the highest is started first")]
+
+
+async def submit_once(
+    gate: Gateway,
+    who: Principal,
+    kind: str,
+    spec: Mapping[str, Any],
+    *,
+    fingerprint: str,
+    key: str | None,
+    again: bool,
+    priority: int,
+) -> tuple[uuid.UUID, bool]:
+    """Queue a job, and return its id and whether it was there: the job of the key, or of the same fingerprint."""
+    store = JobStore(gate.db)
+    known, fresh = await store.same(kind, fingerprint)
+    by_key = ids.request_signal_id(f"{kind}:{who.name}", key) if key else None
+    if by_key is not None and await store.get(by_key) is not None:
+        return by_key, True
+    if known is not None and not again:
+        return known, True
+    job_id = by_key or (uuid.uuid4() if again else fresh)
+    await store.submit(kind, spec, submitted_by=who.name, job_id=job_id, fingerprint=fingerprint, priority=priority)
+    return job_id, False
+
+
+def view(job: Job) -> dict[str, Any]:
+    """Return a job as the API shows it."""
+    return {
+        "id": job.id,
+        "state": job.state,
+        "progress": job.progress,
+        "spec": job.spec,
+        "result": job.result,
+        "error": job.error,
+        "submitted_by": job.submitted_by,
+        "attempts": job.attempts,
+        "priority": job.priority,
+        "fingerprint": job.fingerprint,
+        "is_cancel_requested": job.is_cancel_requested,
+        "created_at": iso(job.created_ns),
+        "started_at": None if job.started_ns is None else iso(job.started_ns),
+        "finished_at": None if job.finished_ns is None else iso(job.finished_ns),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return parameters of a strategy as research takes them: fractions as float."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,169 @@
+"""Searches of parameters as durable jobs: submitted, watched, read, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
+from fks.api.problems import Problem
+from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
+from fks.store.jobs import Job, JobStore
+from fks.store.reading import ReadingStore
+from fks.store.trials import TrialStore
+
+router = APIRouter(tags=["optimizations"])
+KIND = "optimization"
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class OptimizationBody(Body):
+    """Specification of a search, for OpenAPI; `fks.jobs.optimization.OptimizationSpec` checks it."""
+
+    strategy: str
+    symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
+    space: dict[str, Any] = Field(
+        description='per parameter "LOW:HIGH[:STEP]", "LOW:HIGH:log", choices, or null for all that its field allows'
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters that stay the same")
+    plan: dict[str, Any] = Field(
+        default_factory=dict, description="method (grid, random, tpe, cmaes, nsga2), trials, seed, batch, prune, parts"
+    )
+    objectives: list[str] | str = Field("sharpe", description="one, or several with nsga2; greater is better")
+    validation: dict[str, Any] = Field(
+        default_factory=dict,
+        description="kind (none, holdout, walk_forward, k_fold, combinatorial), test_share, folds, anchored, "
+        "train_windows, tests, purge, embargo",
+    )
+    trades_min: int = Field(1, description="a trial with fewer trades has no value")
+    workers: int | None = Field(None, description="processes at once; default as many as the cluster has places")
+    exchange: str | None = Field(None, description="whose bars; default the one that is collected, or has bars")
+    timeframe: str = "1m"
+    from_: str | None = Field(None, alias="from", description="first bar, ISO 8601; default all that is stored")
+    to: str | None = Field(None, description="exclusive")
+    sizing: Literal["notional", "quantity"] = "notional"
+    size: Exact = Decimal(1000)
+    cash: Exact = Decimal(10_000)
+    fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
+    fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
+    allow_gaps: bool = False
+    allow_short: bool = False
+    limits: bool = Field(True, description="hold entries to the [risk] limits of the node, in quote")
+
+
+@router.post("/optimizations", status_code=202, openapi_extra=takes(OptimizationBody))
+async def submit(
+    gate: Gate, who: Signaller, body: JsonObject, key: Key = None, again: Again = False, priority: Priority = 0
+) -> ExactJson:
+    """Queue a search of parameters and return its id. Space, plan and strategy are checked now, not in the queue. The
+    same one on the same data was done before: its job is returned, with `is_stored`."""
+    spec, fingerprint = await _spec(gate, body)
+    job_id, is_stored = await submit_once(
+        gate, who, KIND, spec, fingerprint=fingerprint, key=key, again=again, priority=priority
+    )
+    found = {**await _shown(gate, job_id), "is_stored": is_stored}
+    return ExactJson(found, status_code=202, headers={"Location": f"/optimizations/{job_id}"})
+
+
+@router.get("/optimizations")
+async def optimizations(
+    gate: Gate, who: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
+) -> ExactJson:
+    """List searches, newest first, without their results."""
+    found = await JobStore(gate.db).list(kind=KIND, state=state, limit=limit)
+    return ExactJson({"items": [view(job) for job in found], "next": None})
+
+
+@router.get("/optimizations/{id}")
+async def optimization(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
+    """Return one search: its state, its trials by state with their rate and the time left, and when it is done its
+    result."""
+    return ExactJson(await _shown(gate, id))
+
+
+@router.get("/optimizations/{id}/trials")
+async def trials(
+    gate: Gate,
+    who: Reader,
+    id: uuid.UUID,
+    fold: Annotated[int, Query(ge=-1, lt=2**31, description="of the last trial of the page before")] = -1,
+    number: Annotated[int, Query(ge=-1, lt=2**31, description="of the last trial of the page before")] = -1,
+    limit: Limit = 1000,
+) -> ExactJson:
+    """Return the trials of a search in order: parameters, state, values, measures. `next` has the place to go on at."""
+    await _job(gate, id)
+    found = await TrialStore(gate.db, id).list(after=(fold, number), limit=limit)
+    items = [
+        {
+            "fold": trial.fold,
+            "number": trial.number,
+            "params": trial.params,
+            "state": trial.state,
+            "values": (trial.result or {}).get("values"),
+            "metrics": (trial.result or {}).get("metrics"),
+            "error": (trial.result or {}).get("error") or None,
+        }
+        for trial in found
+    ]
+    more = {"fold": found[-1].fold, "number": found[-1].number} if len(found) == limit else None
+    return ExactJson({"items": items, "next": more})
+
+
+@router.delete("/optimizations/{id}", status_code=202)
+async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+    """End a queued search; ask a running one to end. Harmless once it has ended."""
+    await _job(gate, id)
+    await JobStore(gate.db).cancel(id)
+    return ExactJson(await _shown(gate, id), status_code=202)
+
+
+async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
+    from fks.jobs.fingerprint import fingerprint
+
+    settings = gate.deps.settings
+    wanted = {"fee_rate": settings.costs.fee_rate, "fee_in": settings.costs.fee_in, **body}
+    for name in ("params", "space", "plan", "validation"):
+        if name in wanted:
+            wanted[name] = plain(wanted[name])
+    # in a thread: the first one imports the strategies' libraries
+    found, catalogue = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
+    item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
+    spec = {**found, "symbol": item.symbol, "exchange": item.exchange}
+    return spec, await fingerprint(gate.db, KIND, spec, catalogue, settings.risk)
+
+
+def _checked(wanted: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
+    from fks.jobs.optimization import parse_optimization
+    from fks.search import planner_of, space_of
+    from fks.strategies.registry import load_catalogue
+
+    spec, catalogue = parse_optimization(wanted), load_catalogue(folder)
+    planner_of(spec.plan, space_of(catalogue.kind(spec.strategy), spec.space, spec.params), len(spec.objectives))
+    return spec.model_dump(mode="json", by_alias=True), catalogue
+
+
+async def _job(gate: Gateway, id: uuid.UUID) -> Job:
+    job = await JobStore(gate.db).get(id)
+    if job is None or job.kind != KIND:
+        raise Problem(404, "OPTIMIZATION_UNKNOWN", f"there is no optimization {id}", remedy="see GET /optimizations")
+    return job
+
+
+async def _shown(gate: Gateway, id: uuid.UUID) -> dict[str, Any]:
+    job = await _job(gate, id)
+    counts = await TrialStore(gate.db, id).counts()
+    left_s = None
+    if job.state == "running" and job.progress > 0 and counts.per_s:
+        left_s = round(counts.ended / job.progress * (1.0 - job.progress) / counts.per_s, 1)
+    done = {name: getattr(counts, name) for name in ("queued", "running", "done", "pruned", "failed")}
+    rate = round(counts.per_s, 3) if counts.per_s is not None and job.state == "running" else None
+    return {**view(job), "trials": {**done, "per_s": rate, "left_s": left_s}}

@@ -1,0 +1,556 @@
+"""`fks optimize`: search parameters here or as a durable job, and bring them to an instance and back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fks.cli.backtest import load_bars, market_options, spec_of
+from fks.cli.base import as_json, emit, settings_of, table
+from fks.cli.client import gateway_of
+from fks.cli.jobs import log_options, more_of, queue_options, show_logs, wait_for
+from fks.cli.shown import time_of
+from fks.cli.strategies import catalogue_of
+from fks.model.errors import FksError, InputError
+
+if TYPE_CHECKING:
+    from fks.search import Search, Task
+    from fks.store.db import Database
+
+T = TypeVar("T")
+SCHEMA = "fks.optimization/1"
+
+
+@click.group()
+def optimize() -> None:
+    """Search parameters of a strategy, judged on bars that did not choose them; promote what holds."""
+
+
+def _search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a search, shared by `run` and `submit`."""
+    from fks.search.objectives import OBJECTIVES
+
+    for option in reversed(
+        (
+            click.option(
+                "--param",
+                "-p",
+                "ranges",
+                multiple=True,
+                required=True,
+                metavar="NAME=RANGE",
+                help="LOW:HIGH[:STEP], LOW:HIGH:log or A,B,C; NAME alone: all that its field allows. Repeatable.",
+            ),
+            click.option(
+                "--method",
+                type=click.Choice(["grid", "random", "tpe", "cmaes", "nsga2"]),
+                default="grid",
+                show_default=True,
+            ),
+            click.option("--trials", type=click.IntRange(1), help="Budget; a grid takes all combinations."),
+            click.option("--seed", type=click.IntRange(0), default=1, show_default=True),
+            click.option(
+                "--batch", type=click.IntRange(1), help="Trials a guided search proposes at once (default 8)."
+            ),
+            click.option(
+                "--prune", is_flag=True, help="End trials early that are below the median of the earlier ones."
+            ),
+            click.option(
+                "--objective",
+                "objectives",
+                multiple=True,
+                type=click.Choice(list(OBJECTIVES)),
+                help="Greater is better (default sharpe); several with nsga2.",
+            ),
+            click.option("--min-trades", type=click.IntRange(0), default=1, show_default=True),
+            click.option(
+                "--validation",
+                type=click.Choice(["none", "holdout", "walk_forward", "k_fold", "combinatorial"]),
+                default="holdout",
+                show_default=True,
+                help="How parameters are judged on bars that did not choose them.",
+            ),
+            click.option("--folds", type=click.IntRange(2), help="Of walk_forward, k_fold, combinatorial (default 5)."),
+            click.option("--anchored", is_flag=True, help="walk_forward: search on all bars before each test."),
+            click.option("--test-share", type=float, help="holdout: share of the bars held back (default 0.25)."),
+            click.option("--purge", type=click.IntRange(0), help="Bars left out before each test (default 0)."),
+            click.option("--embargo", type=click.IntRange(0), help="Bars left out after each test (default 1 %)."),
+            click.option("--workers", type=click.IntRange(1), help="Processes at once (default: one per core)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _spec(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec that the options name. Errors: click.BadParameter."""
+    space: dict[str, Any] = {}
+    for text in options["ranges"]:
+        name, equals, given = text.partition("=")
+        if name.strip() in space or not name.strip():
+            raise click.BadParameter(f"{text!r}: a parameter is searched once", param_hint="--param")
+        space[name.strip()] = given.strip() if equals else None
+    plan = {name: options[name] for name in ("method", "trials", "seed", "batch") if options[name] is not None}
+    chosen = {"folds": options["folds"], "test_share": options["test_share"]}
+    bars = {"purge": options["purge"], "embargo": options["embargo"]}
+    validation = {name: value for name, value in {**chosen, **bars}.items() if value is not None}
+    return {
+        **spec_of(dict(options)),
+        "space": space,
+        "plan": {**plan, "prune": options["prune"]},
+        "objectives": list(options["objectives"] or ("sharpe",)),
+        "validation": {"kind": options["validation"], "anchored": options["anchored"], **validation},
+        "trades_min": options["min_trades"],
+        **({} if options["workers"] is None else {"workers": options["workers"]}),
+    }
+
+
+@optimize.command()
+@market_options
+@_search_options
+@click.option("--cash", default="10000", show_default=True, help="Quote at the start.")
+@click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate).")
+@click.option("--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do.")
+@click.option(
+    "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
+)
+@as_json
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    cash: str,
+    fee_rate: str | None,
+    allow_short: bool,
+    tape: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search the parameters of strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
+    from fks.backtest import TapeRefused
+    from fks.cli.base import Denied
+    from fks.jobs.optimization import check_strategy_of, document_of_search, parse_optimization, task_for
+    from fks.search import Search
+
+    costs = settings_of(ctx).costs
+    fees = {"fee_rate": fee_rate or costs.fee_rate, "fee_in": "quote" if allow_short else costs.fee_in}
+    spec = parse_optimization({**_spec(options), "cash": cash, "allow_short": allow_short, **fees})
+    catalogue = catalogue_of(ctx)
+    catalogue.kind(spec.strategy)  # errors of the request are reported before any data is loaded
+    loaded = load_bars(ctx, spec.request(), tape)
+    began = time.perf_counter()
+    task = task_for(spec, loaded, catalogue, settings_of(ctx).risk)
+    driver = Search(task)
+    try:
+        _play(task, driver, spec.workers or settings_of(ctx).research.places, check_strategy_of, is_quiet=as_json)
+        document = document_of_search(driver, source=loaded.source)
+    except TapeRefused as error:
+        raise Denied(error.message, remedy=error.remedy) from None
+    emit(document, as_json=as_json, schema=SCHEMA)
+    if not as_json:
+        show(document, seconds=time.perf_counter() - began)
+
+
+def _play(
+    task: Task, driver: Search, workers: int, check: Callable[[Task, Mapping[str, Any]], None], *, is_quiet: bool
+) -> None:
+    """Run a search in `workers` processes, with a progress bar on a terminal."""
+    from contextlib import ExitStack
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fks.jobs.pool import Processes
+    from fks.search import serial
+
+    with ExitStack() as stack:
+        evaluate_all = serial if workers == 1 else stack.enter_context(Processes(workers))
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("trials"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}"),
+        )
+        bar = stack.enter_context(Progress(*columns, transient=True, console=Console(stderr=True), disable=is_quiet))
+        shown = bar.add_task("", total=driver.total, best="")
+        is_first = True
+        while asked := driver.ask():
+            if is_first:
+                check(task, asked[0][1].params)
+                is_first = False
+            for trial in evaluate_all(task, asked):
+                driver.tell(trial)
+                best = driver.best()
+                text = "" if best is None or best.values is None else f"best {best.values[0]:.2f}"
+                bar.update(shown, advance=1, total=driver.total, best=text)
+
+
+@optimize.command()
+@market_options
+@_search_options
+@queue_options
+@click.option("--wait", is_flag=True, help="Show the progress, wait for the end, and show the result.")
+@as_json
+@click.pass_context
+def submit(ctx: click.Context, /, wait: bool, priority: int, again: bool, as_json: bool, **options: Any) -> None:
+    """Queue a search on the running system; it survives restarts of any part."""
+    with gateway_of(ctx) as gateway:
+        job = gateway.post(f"/optimizations?priority={priority}&again={str(again).lower()}", _spec(options))
+        if wait:
+            job = wait_for(gateway, f"/optimizations/{job['id']}", is_quiet=as_json)
+    _show_job(job, as_json, with_result=wait)
+
+
+@optimize.command("list")
+@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@as_json
+@click.pass_context
+def list_(ctx: click.Context, limit: int, as_json: bool) -> None:
+    """List submitted searches, newest first."""
+    with gateway_of(ctx) as gateway:
+        items = gateway.get("/optimizations", limit=limit)["items"]
+    emit(items, as_json=as_json, schema="fks.jobs/1")
+    if not as_json:
+        table(
+            (
+                (
+                    time_of(i["created_at"]),
+                    i["id"],
+                    i["spec"]["strategy"],
+                    i["spec"]["symbol"],
+                    i["spec"]["timeframe"],
+                    i["spec"]["plan"]["method"],
+                    i["state"],
+                    f"{100 * i['progress']:.0f} %",
+                    i["error"],
+                )
+                for i in items
+            ),
+            ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", "METHOD", "STATE", "DONE", "ERROR"),
+            empty="no searches yet",
+        )
+
+
+@optimize.command()
+@click.argument("id", type=click.UUID)
+@click.option("--watch", "-w", is_flag=True, help="Show the progress until it has ended.")
+@as_json
+@click.pass_context
+def status(ctx: click.Context, id: object, watch: bool, as_json: bool) -> None:
+    """Show how far a submitted search is: trials, rate, time left."""
+    with gateway_of(ctx) as gateway:
+        job = gateway.get(f"/optimizations/{id}")
+        if watch:
+            job = wait_for(gateway, f"/optimizations/{id}", is_quiet=as_json)
+    _show_job({**job, "result": None}, as_json, with_result=False)
+
+
+@optimize.command()
+@click.argument("id", type=click.UUID)
+@as_json
+@click.pass_context
+def result(ctx: click.Context, id: object, as_json: bool) -> None:
+    """Show the result of a submitted search. Exit 1 when there is none."""
+    with gateway_of(ctx) as gateway:
+        job = gateway.get(f"/optimizations/{id}")
+    if job["state"] != "done":
+        raise FksError(
+            f"optimization {id} is {job['state']}{': ' + job['error'] if job['error'] else ''}",
+            remedy="see 'fks optimize status'" if job["state"] in ("queued", "running") else "submit it again",
+        )
+    _show_job(job, as_json, with_result=True)
+
+
+@optimize.command()
+@click.argument("id", type=click.UUID)
+@as_json
+@click.pass_context
+def cancel(ctx: click.Context, id: object, as_json: bool) -> None:
+    """End a queued search, or ask a running one to end."""
+    with gateway_of(ctx) as gateway:
+        job = gateway.delete(f"/optimizations/{id}")
+    _show_job({**job, "result": None}, as_json, with_result=False)
+
+
+@optimize.command()
+@click.argument("id", type=click.UUID)
+@log_options
+@as_json
+@click.pass_context
+def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
+    """Show what the system logged about a submitted search: starts, lost runners."""
+    show_logs(ctx, str(id), follow=follow, as_json=as_json)
+
+
+def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
+    if as_json:
+        found = job["result"] if with_result and job["result"] else job
+        emit(found, as_json=True, schema=SCHEMA if found is not job else "fks.job/1")
+    elif with_result and job["result"]:
+        show(job["result"])
+    else:
+        more = more_of(job)
+        stored = " (stored before)" if job.get("is_stored") else ""
+        asked = " (cancel asked for)" if job["is_cancel_requested"] and job["state"] == "running" else ""
+        rest = f", {more}" if more else ""
+        click.echo(f"optimization {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{rest}{asked}{stored}")
+    if job["state"] == "failed":
+        raise FksError(f"optimization {job['id']} failed: {job['error']}")
+
+
+# ── instances ────────────────────────────────────────────────────────────────────────────────────
+def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Run `work` on this node's database, whether FKS runs or not. Errors: OutageError, ConfigError."""
+    from fks.cli.store import opened_store
+    from fks.store.db import Database
+
+    async def go(url: str, settings: Any) -> T:
+        db = await Database.connect(url, settings.database, application="optimize")
+        try:
+            return await work(db)
+        finally:
+            await db.close()
+
+    with opened_store(ctx) as (url, settings, _):
+        return asyncio.run(go(url, settings))
+
+
+def _unknown(id: str) -> InputError:
+    return InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
+
+
+@optimize.command()
+@click.argument("id", type=click.UUID)
+@click.option("--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances.")
+@click.option("--despite-findings", is_flag=True, help="Promote although the search names reasons against it.")
+@as_json
+@click.pass_context
+def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool, as_json: bool) -> None:
+    """Give the best parameters of search ID to an instance as its next version; an instance on paper first.
+
+    Only parameters change. A live instance takes them a day after one on a paper account did. 'rollback' undoes it.
+    """
+    from fks.jobs.promotion import promotable
+    from fks.store.jobs import JobStore
+    from fks.store.strategies import StrategyStore
+    from fks.strategies.check import ensure_checked
+
+    catalogue = catalogue_of(ctx)
+
+    async def go(db: Database) -> dict[str, Any]:
+        job = await JobStore(db).get(id)
+        if job is None:
+            raise InputError(f"there is no optimization {id}", remedy="see 'fks optimize list'")
+        async with db.transaction() as tx:
+            store = StrategyStore(tx)
+            row = await store.get(instance)
+            mode = await store.mode(instance)
+            if row is None or mode is None:
+                raise _unknown(instance)
+            params = ((job.result or {}).get("best") or {}).get("all_params") or {}
+            on_paper_s = await store.on_paper_s(str(id), params)
+            found, provenance = promotable(
+                job, row, mode=mode, on_paper_s=on_paper_s, despite_findings=despite_findings
+            )
+            made = catalogue.make(row.strategy, found)
+            ensure_checked(made)
+            version = await store.set_params(
+                instance, made.model_dump(mode="json"), by="optimize", provenance=provenance
+            )
+        return {"instance": instance, "version": version, "mode": mode, "params": found, "provenance": provenance}
+
+    done = _in_database(ctx, go)
+    emit(done, as_json=as_json, schema="fks.promotion/1")
+    if not as_json:
+        text = " ".join(f"{name}={value}" for name, value in done["params"].items() if value is not None)
+        click.echo(f"{instance} ({done['mode']}) runs version {done['version']} from the next bar on: {text}")
+        click.echo(f"undo: fks optimize rollback --instance {instance}")
+
+
+@optimize.command()
+@click.option("--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances.")
+@as_json
+@click.pass_context
+def rollback(ctx: click.Context, instance: str, as_json: bool) -> None:
+    """Give an instance the parameters back that the ones in force replaced, as its next version."""
+    from fks.jobs.promotion import version_before
+    from fks.store.strategies import StrategyStore
+
+    catalogue = catalogue_of(ctx)
+
+    async def go(db: Database) -> dict[str, Any]:
+        async with db.transaction() as tx:
+            store = StrategyStore(tx)
+            row = await store.get(instance)
+            if row is None:
+                raise _unknown(instance)
+            before = version_before(await store.versions(instance))
+            made = catalogue.make(row.strategy, before.params)
+            version = await store.set_params(
+                instance,
+                made.model_dump(mode="json"),
+                by="optimize",
+                provenance={"rolled_back_to": before.version, "from": row.params_version},
+            )
+        return {"instance": instance, "version": version, "back_to": before.version, "params": dict(before.params)}
+
+    done = _in_database(ctx, go)
+    emit(done, as_json=as_json, schema="fks.promotion/1")
+    if not as_json:
+        click.echo(
+            f"{instance} runs version {done['version']} from the next bar on, with the parameters of {done['back_to']}"
+        )
+
+
+@optimize.command()
+@click.argument("instance")
+@as_json
+@click.pass_context
+def versions(ctx: click.Context, instance: str, as_json: bool) -> None:
+    """List the versions of an instance's parameters with where they came from, newest first."""
+    from fks.model.timeframe import iso
+    from fks.store.strategies import StrategyStore
+
+    found = _in_database(ctx, lambda db: StrategyStore(db).versions(instance))
+    rows = [
+        {
+            "version": one.version,
+            "created_at": iso(one.created_ns),
+            "by": one.changed_by,
+            "params": dict(one.params),
+            "provenance": None if one.provenance is None else dict(one.provenance),
+        }
+        for one in found
+    ]
+    emit(rows, as_json=as_json, schema="fks.versions/1")
+    if not as_json:
+        table(
+            (
+                (
+                    r["version"],
+                    time_of(str(r["created_at"])),
+                    r["by"],
+                    _params_of(dict(one.params)),
+                    _came_from(r["provenance"]),
+                )
+                for r, one in zip(rows, found, strict=True)
+            ),
+            ("VERSION", "SINCE", "BY", "PARAMETERS", "FROM"),
+            empty=f"no versions of {instance}",
+        )
+
+
+def _came_from(provenance: Any) -> str:
+    if not provenance:
+        return ""
+    if "rolled_back_to" in provenance:
+        return f"rolled back to {provenance['rolled_back_to']}"
+    return f"search {provenance['optimization']}, deflated Sharpe {provenance['deflated_sharpe']:.2f}"
+
+
+# ── output ───────────────────────────────────────────────────────────────────────────────────────
+def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
+    """Print a search's result for people: best parameters, tests on held-back bars, what speaks for luck."""
+    trials, best, luck = document["trials"], document["best"], document["overfitting"]
+    plan, objective = document["plan"], document["objectives"][0]
+    took = "" if seconds is None else f", {seconds:.1f} s"
+    ranges = " ".join(f"{name}={_range_of(one)}" for name, one in document["space"].items())
+    click.echo(f"{click.style(document['strategy'], bold=True)} {ranges}")
+    click.echo(
+        f"{document['symbol']} {document['timeframe']}, {document['from']} to {document['to']} "
+        f"({document['bars']} bars, {document['source']})"
+    )
+    extra = [f"{trials[name]} {name}" for name in ("pruned", "failed", "invalid") if trials[name]]
+    several = f" in {document['searches']} searches" if document["searches"] > 1 else ""
+    click.echo(f"{plan['method']}: {trials['total']} trials{several}{''.join(f', {text}' for text in extra)}{took}\n")
+    table(
+        [
+            (
+                number,
+                _params_of(one["params"]),
+                f"{one['values'][0]:.2f}",
+                *(_metric(one["metrics"], name) for name in ("return_pct", "max_drawdown_pct", "trades")),
+            )
+            for number, one in enumerate(document["leaders"][:5], 1)
+        ],
+        ("", "BEST WHERE CHOSEN", objective.upper(), "RETURN %", "DRAWDOWN %", "TRADES"),
+    )
+    if len(document["front"]) > 1:
+        click.echo(
+            f"\nfront of {' and '.join(document['objectives'])}: {len(document['front'])} trials (--json has them)"
+        )
+    _show_tests(document, objective)
+    click.echo("")
+    rows = [
+        ("Sharpe ratio of the best, yearly", _number(luck["sharpe"])),
+        (f"expected of the best of {luck['trials']} without skill", _number(luck["sharpe_of_luck"])),
+        ("deflated Sharpe ratio (pass: 0.95)", _number(luck["deflated_sharpe"])),
+    ]
+    crossed = luck["cross_validation"]
+    if crossed is not None:
+        rows.append(("probability of overfitting", _number(crossed["pbo"])))
+    near = document["stability"]
+    if near is not None and near["mean"] is not None:
+        rows.append((f"{objective} of its {near['neighbours']} neighbours, mean", _number(near["mean"])))
+    runs = document["monte_carlo"]
+    if runs is not None:
+        where = "held-back" if runs["of"] == "out_of_sample" else "its own"
+        fall = runs["bootstrap"]["drawdown_pct"]
+        rows.append((f"drawdown, {where} trades drawn again: median, 95 %", f"{fall[2]:.2f} %, {fall[4]:.2f} %"))
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        click.echo(f"  {label:<{width}}  {text}")
+    click.echo(f"\nparameters: {_params_of(best['all_params'])}")
+    for finding in document["findings"]:
+        click.echo(click.style(f"against them: {finding}", fg="yellow"))
+    if not document["findings"]:
+        click.echo(click.style("nothing found that speaks against them", fg="green"))
+    click.echo(f"fingerprint: {document['inputs_hash'][:16]}")
+
+
+def _show_tests(document: dict[str, Any], objective: str) -> None:
+    """Print how each fold's winner did on its test."""
+    outside = document["out_of_sample"]
+    if outside is None:
+        return
+    click.echo("")
+    table(
+        [
+            (
+                f"{fold['test'][0]['from'][:10]} to {fold['test'][-1]['to'][:10]}",
+                "" if fold["winner"] is None else _params_of(fold["winner"]["params"]),
+                _number(fold.get("value_train")),
+                _number(fold.get("value_test")),
+                "" if "test_metrics" not in fold else _metric(fold["test_metrics"], "return_pct"),
+                "" if "test_metrics" not in fold else _metric(fold["test_metrics"], "trades"),
+            )
+            for fold in document["folds"]
+        ],
+        ("HELD BACK", "WINNER BEFORE", f"{objective.upper()} WHERE CHOSEN", "HELD BACK", "RETURN %", "TRADES"),
+    )
+
+
+def _range_of(one: dict[str, Any]) -> str:
+    if "choices" in one:
+        return ",".join(str(value) for value in one["choices"])
+    step = f":{one['step']}" if "step" in one else ""
+    return f"{one['low']}:{one['high']}{step}{':log' if one.get('log') else ''}"
+
+
+def _params_of(params: Mapping[str, Any]) -> str:
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
+    return " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+
+
+def _metric(metrics: Mapping[str, float], name: str) -> str:
+    value = metrics.get(name)
+    return "–" if value is None else f"{value:.0f}" if name == "trades" else f"{value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -118,6 +118,17 @@ class Metrics:
         return asdict(self)
 
 
+class Drawdown(NamedTuple):
+    """A time below an earlier peak. `peak_ns` is the bar of the peak (the first bar, for the starting cash), `end_ns`
+    the bar whose close regains it; None when it is not regained."""
+
+    depth_pct: float
+    peak_ns: int
+    trough_ns: int
+    end_ns: int | None
+    length_s: float  # from the peak to the end, or to the last bar
+
+
 class MonthReturn(NamedTuple):
     """The return of one UTC calendar month, and the benchmark's, in percent; `month` is 1 to 12."""
 
@@ -277,6 +288,19 @@ def _drawdown_facts(bars: Bars, equity: Floats, cash: float, falls: Floats) -> d
         "under_water_pct": 100.0 * float(under.mean()) if len(under) else 0.0,
         "ulcer_index_pct": float(np.sqrt((falls**2).mean())) if len(falls) else 0.0,  # Martin and McCann (1989)
     }
+
+
+def drawdowns_of(result: Result, count: int = 10) -> list[Drawdown]:
+    """Return the deepest drawdowns of the equity, the deepest first."""
+    bars, falls = decided_bars(result), drawdown_of(result.equity, float(result.setup.cash))
+    found = []
+    for start, end in zip(*(edge.tolist() for edge in spells(falls < 0)), strict=True):
+        trough, peak, last = start + int(falls[start:end].argmin()), max(start - 1, 0), min(end, len(bars) - 1)
+        moments = (int(bars.time_ns[at]) for at in (peak, trough, last))
+        peak_ns, trough_ns, last_ns = moments
+        ended_ns = last_ns if end < len(bars) else None
+        found.append(Drawdown(-float(falls[trough]), peak_ns, trough_ns, ended_ns, (last_ns - peak_ns) / NS))
+    return sorted(found, key=lambda row: -row.depth_pct)[:count]
 
 
 def spells(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[Ints, Ints]:

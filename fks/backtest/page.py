@@ -20,7 +20,7 @@ import orjson
 
 import fks
 from fks.backtest.compare import compare
-from fks.backtest.metrics import yearly_returns
+from fks.backtest.metrics import Drawdown, drawdowns_of, yearly_returns
 from fks.backtest.report import ROWS_MAX, document_of
 from fks.backtest.result import ROLES, Result, as_floats, plain
 from fks.backtest.series import decided_bars, drawdown_of, exposure_of, periods_of, rolling_of, trade_table
@@ -106,11 +106,23 @@ def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str
         "tick": plain(result.setup.instrument.tick),
         "lot_step": plain(result.setup.instrument.lot_step),
         "years": [row._asdict() for row in yearly_returns(result)],
+        "drawdowns": [_drawdown(row) for row in drawdowns_of(result)],
+        "fill_rule": "open of the next bar, no slippage",  # fks.matching
         "columns": _columns(result, bars, rows),
         "rolling": _rolling(result, bars),
         "trades": _trades(result, document),
         "fills": _fills(result),
         "denied_entries": [row.as_dict() for row in result.denied[:DENIED_MAX]],
+    }
+
+
+def _drawdown(row: Drawdown) -> dict[str, Any]:
+    return {
+        "depth_pct": row.depth_pct,
+        "peak": row.peak_ns // NS,
+        "trough": row.trough_ns // NS,
+        "end": None if row.end_ns is None else row.end_ns // NS,
+        "length_s": row.length_s,
     }
 
 

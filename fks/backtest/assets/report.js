@@ -11,8 +11,8 @@ function start(data) {
   columns.benchmark = columns.close.map(v => cash * v / c.first_open);
   trades = d.trades.entry.map((_, i) => Object.fromEntries(["side", "entry", "exit", "bars", "quantity", "entry_price", "exit_price", "pnl", "pnl_pct", "mae_pct", "mfe_pct", "reason"].map(k => [k, d.trades[k][i]]).concat([["number", i + 1]])));
   document.querySelector("main").hidden = false;
-  head(); tiles(); months(); metrics(); costs(); setup(); gaps(); tradeList(); timeCharts(); scatter();
-  themes(() => { charts.build(); scatter(); costs(); months(); });
+  head(); tiles(); months(); metrics(); costs(); setup(); gaps(); tradeList(); timeCharts(); scatter(); drawdowns(); spread();
+  themes(() => { charts.build(); scatter(); costs(); months(); spread(); });
   $("foot").textContent = `FKS ${d.version} · times are UTC · money in ${d.quote} · this page loads nothing: it can be kept and sent as one file`;
 }
 
@@ -177,7 +177,7 @@ function costs() {
 function setup() {
   const options = Object.entries(d.params).filter(([, v]) => v !== null).map(([k, v]) => ` --set ${k}=${v}`).join("");
   const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.can_short ? " --allow-short" : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? "" : " --no-limits"}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
-  const box = facts("", [["Strategy", d.strategy], ...Object.entries(d.params).map(([k, v]) => ["  " + k, v === null ? "none" : String(v)]), ["Sizing", d.sizing === "notional" ? `${d.size} ${d.quote} per entry` : `${d.size} ${d.base} per entry`], ["Cash at the start", `${d.cash} ${d.quote}`], ["Fill", "open of the next bar, no slippage"], ["Tick, lot", `${d.tick} ${d.quote}, ${d.lot_step} ${d.base}`], ["Short", d.can_short ? "allowed" : "not allowed"], ["Risk limits", d.limits ? "as live" : "left out"], ["Code version", d.version]]);
+  const box = facts("", [["Strategy", d.strategy], ...Object.entries(d.params).map(([k, v]) => ["  " + k, v === null ? "none" : String(v)]), ["Sizing", d.sizing === "notional" ? `${d.size} ${d.quote} per entry` : `${d.size} ${d.base} per entry`], ["Cash at the start", `${d.cash} ${d.quote}`], ["Fill", d.fill_rule], ["Tick, lot", `${d.tick} ${d.quote}, ${d.lot_step} ${d.base}`], ["Short", d.can_short ? "allowed" : "not allowed"], ["Risk limits", d.limits ? "as live" : "left out"], ["Code version", d.version]]);
   const hashes = el("div", "", el("h3", "", "Fingerprint of all inputs"), el("div", "mono", d.inputs_hash), el("h3", "", "Fingerprint of the fills"), el("div", "mono", d.fills_hash), el("h3", "", "Run it again"), el("div", "mono", command));
   $("setup").replaceChildren(box, hashes);
 }
@@ -186,6 +186,35 @@ function gaps() {
   $("gaps").replaceChildren(facts("", [["Source", d.source || "given by the caller"], ["Warm-up from", d.anchor.replace("T", " ").slice(0, 16)], ["First decision", d.from.replace("T", " ").slice(0, 16)], ["Bars with the warm-up", `${digits(g.bars_present, 0)} of ${digits(g.bars_expected, 0)}`], ["Missing", `${digits(missed, 0)} (${digits(g.gap_pct, 3)} %)`, null, missed ? "warn" : ""], ["Longest gap", missed ? `${g.longest_gap_bars} bars after ${g.longest_gap_after.replace("T", " ").slice(0, 16)}` : "none"], ["Denied", digits(Object.values(d.denied).reduce((a, b) => a + b, 0), 0)]]));
   const rows = d.denied_entries;
   if (rows.length) $("denied").replaceChildren(el("thead", "", el("tr", "", el("th", "", "Time"), el("th", "", "Side"), el("th", "", "Code"), el("th", "", "Why"))), el("tbody", "", ...rows.slice(0, 12).map(r => el("tr", "", td("", r.time.slice(0, 16).replace("T", " ")), td("", r.side), td("", r.code), td("dim", r.detail))), rows.length > 12 ? el("tr", "", td("dim", `and more: ${Object.entries(d.denied).map(([k, n]) => n + " × " + k).join(", ")}`)) : null));
+}
+
+// ── drawdowns and the spread of results ──
+function drawdowns() {
+  const rows = d.drawdowns.map(row => {
+    const line = el("tr", "", td("num bad", percent(row.depth_pct)), td("", stamp(row.peak, 86400)), td("wide-only", stamp(row.trough, 86400)), td(row.end ? "" : "warn", row.end ? stamp(row.end, 86400) : "not regained"), td("num", duration(row.length_s)));
+    const end = row.end || columns.time[columns.time.length - 1], margin = Math.max(0.1 * (end - row.peak), charts.step * 5);
+    line.onclick = () => { charts.show([row.peak - margin, end + margin]); $("chart-equity").scrollIntoView({ block: "center" }); };
+    return line;
+  });
+  if (!rows.length) { $("drawdowns").replaceChildren(el("tbody", "", el("tr", "", td("empty", "none: the equity never fell below a peak")))); return; }
+  $("drawdowns").replaceChildren(el("thead", "", el("tr", "", el("th", "num", "Depth"), el("th", "", "Peak"), el("th", "wide-only", "Lowest"), el("th", "", "Regained"), el("th", "num", "Length"))), el("tbody", "", ...rows));
+}
+function spread() {
+  const place = $("spread");
+  if (trades.length < 5) { place.replaceChildren(el("div", "empty", trades.length ? "fewer than 5 closed trades" : "no closed trade")); return; }
+  const all = trades.map(t => t.pnl_pct).sort((a, b) => a - b), at = share => all[Math.min(all.length - 1, Math.floor(share * all.length))];
+  const low = Math.min(at(0.01), 0), high = Math.max(at(0.99), 0), count = Math.max(10, Math.min(40, Math.round(Math.sqrt(all.length) * 1.5)));
+  const size = (high - low) / count || 1, left = Math.ceil(-low / size), bins = Array(left + Math.ceil(high / size) || 1).fill(0);
+  for (const value of all) bins[Math.max(0, Math.min(bins.length - 1, Math.floor(value / size + 1e-9) + left))]++;
+  const most = Math.max(...bins), box = el("div", "bins");
+  bins.forEach((n, i) => {
+    const bar = el("i", ""), from = (i - left) * size;
+    bar.style.height = 100 * n / most + "%"; bar.style.background = token(from + size / 2 > 0 ? "ok" : "bad");
+    bar.title = `${i === 0 ? "below" : signed(from) + " to"} ${i === bins.length - 1 ? "and above" : signed(from + size)}: ${digits(n, 0)} trades`;
+    box.append(bar);
+  });
+  $("spread-note").textContent = `percent of the entry; the outer bars hold the worst and the best 1 %`;
+  place.replaceChildren(box, el("div", "scale", el("span", "", signed(-left * size)), el("span", "", `median ${signed(at(0.5))}`), el("span", "", signed((bins.length - left) * size))));
 }
 
 // ── trades ──

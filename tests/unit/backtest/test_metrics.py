@@ -150,6 +150,17 @@ def test_drawdown_lasts_from_the_peak_to_the_close_that_regains_it() -> None:
     assert result.metrics.under_water_pct == pytest.approx(100 * 3 / 7)  # the fee, and two closes under 110
 
 
+def test_drawdowns_are_listed_with_peak_trough_and_end() -> None:
+    closes = [100, 100, 110, 105, 106, 111, 90, 95]
+    bars = tape([(c, c, c, c) for c in closes], "1h")
+    found = formulas.drawdowns_of(run(Scripted(target=(1,)), bars, setup_for(bars, fee_rate=0)))
+    hours = [[int((ns - START_NS) / 3600 / NS) for ns in (row.peak_ns, row.trough_ns)] for row in found]
+    assert hours == [[5, 6], [2, 3]]
+    assert [row.end_ns is None for row in found] == [True, False]
+    assert [row.length_s for row in found] == [2 * 3600, 3 * 3600]
+    assert found[0].depth_pct == pytest.approx(100 * 210 / 10_110)
+
+
 def test_short_runs_have_no_ratio_that_would_be_noise() -> None:
     found = run(Scripted(target=(1, 0)), tape([(100, 101, 99, 100)] * 8)).metrics
     assert (found.sharpe, found.cagr_pct, found.calmar, found.skew, found.alpha_pct) == (None,) * 5

@@ -579,9 +579,10 @@ def status(ctx: click.Context, id: object, as_json: bool) -> None:
 
 @backtest.command()
 @click.argument("id", type=click.UUID)
+@click.option("--report", metavar="FILE", help="Run it again here and write its HTML report, if nothing changed since.")
 @as_json
 @click.pass_context
-def result(ctx: click.Context, id: object, as_json: bool) -> None:
+def result(ctx: click.Context, id: object, report: str | None, as_json: bool) -> None:
     """Show the result of a submitted backtest. Exit 1 when there is none."""
     with gateway_of(ctx) as gateway:
         job = gateway.get(f"/backtests/{id}")
@@ -591,6 +592,28 @@ def result(ctx: click.Context, id: object, as_json: bool) -> None:
             remedy="see 'fks backtest status'" if job["state"] in ("queued", "running") else "submit it again",
         )
     _show_job(job, as_json, with_result=True)
+    if report is not None:
+        click.echo(f"report: {_report_of_job(ctx, job, report)}", err=as_json)
+
+
+def _report_of_job(ctx: click.Context, job: dict[str, Any], report: str) -> Path | None:
+    """Run a job's spec again and write the report: a stored result holds too few points for one.
+
+    Errors: FksError when the data, the code or the limits are no longer those of the job.
+    """
+    from fks.backtest.report import document_of
+    from fks.jobs.backtest import parse_spec, run_spec
+
+    spec, limits = parse_spec(job["spec"]), settings_of(ctx).risk
+    fresh, source = run_spec(
+        spec, lambda request: load_bars(ctx, request, None), catalogue=catalogue_of(ctx), limits=limits
+    )
+    if fresh.inputs_hash != job["result"]["inputs_hash"]:
+        raise FksError(
+            f"backtest {job['id']} has other inputs now than when it ran: its data, its strategy or [risk] changed",
+            remedy="submit it again, or use 'fks backtest run'",
+        )
+    return _write_report(ctx, fresh, document_of(fresh, source=source), report)
 
 
 @backtest.command()

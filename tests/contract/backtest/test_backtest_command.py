@@ -311,6 +311,26 @@ async def test_a_submitted_backtest_survives_as_a_row_and_shows_the_same_result(
     assert listed["id"] == job["id"]
 
 
+async def test_a_finished_job_has_a_report_and_can_be_compared(up: Shell, database: Database, tmp_path: Path) -> None:
+    await BarStore(database).merge(replace(synthetic(900), symbol="BTCUSDT"), source="t")
+    arguments = ("sma_cross", "--set", "fast=3", "--set", "slow=8")
+    job = await _off_loop(up.json, "backtest", "submit", *arguments)
+    claimed = await JobStore(database).claim()
+    assert claimed is not None
+    await run_one(database, claimed.id, up.home / "strategies")
+    page = tmp_path / "report.html"
+    code, out, _ = await _off_loop(up, "backtest", "result", job["id"], "--report", str(page))
+    assert (code, f"report: {page}" in out, page.is_file()) == (OK, True, True)
+    other = tmp_path / "other.json"
+    other.write_bytes(orjson.dumps(await _off_loop(up.json, "backtest", "run", *arguments)))
+    compared = await _off_loop(up.json, "backtest", "compare", job["id"], str(other))
+    assert compared["runs"] == [f"sma_cross {job['id'][:8]}", "other"]
+    assert compared["same_fills"] == [compared["runs"]]
+    await BarStore(database).merge(replace(synthetic(950), symbol="BTCUSDT"), source="t")  # there is more data now
+    code, _, err = await _off_loop(up, "backtest", "result", job["id"], "--report", str(page))
+    assert (code, "has other inputs now" in err) == (FAILED, True)
+
+
 async def test_a_queued_backtest_is_cancelled_and_wrong_ones_are_refused(up: Shell) -> None:
     job = await _off_loop(up.json, "backtest", "submit", "rsi", "--symbol", "BTC-USDT")
     code, out, _ = await _off_loop(up, "backtest", "cancel", job["id"])

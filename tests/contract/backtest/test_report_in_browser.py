@@ -33,7 +33,7 @@ async def opened(tab: Page, file: Path, width: int, theme: str = "light") -> Non
     async def is_drawn() -> bool:
         return bool(await tab.run(DRAWN))
 
-    await until(is_drawn)
+    await until(is_drawn, deadline_s=20, every_s=0.1)
 
 
 async def is_narrow_enough(tab: Page) -> bool:
@@ -79,7 +79,7 @@ async def test_a_report_zooms_sorts_filters_and_gives_a_file(result: bt.Backtest
         async def is_saved() -> bool:
             return bool(await tab.run("saved !== null"))
 
-        await until(is_saved)
+        await until(is_saved, deadline_s=20, every_s=0.1)
         assert len((await tab.run("saved")).splitlines()) == stopped + 1
         await tab.run("document.getElementById('theme').click()")
         assert await tab.run("document.documentElement.dataset.theme") == "dark"
@@ -109,5 +109,5 @@ async def test_a_notebook_frame_draws_the_report(result: bt.Backtest, tmp_path: 
             inside = "document.querySelector('iframe')?.contentDocument?.querySelectorAll('.uplot').length"
             return bool(await tab.run(inside))
 
-        await until(is_drawn)
+        await until(is_drawn, deadline_s=20, every_s=0.1)
         assert tab.complaints == []

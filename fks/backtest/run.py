@@ -58,11 +58,11 @@ def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: Engi
         try:
             outcome: Outcome | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason)
         except kernel.TargetWrong as error:
-            raise target_wrong(strategy, decisions, error.index) from None
+            raise target_wrong(strategy, decisions, bars, error.index) from None
         if isinstance(outcome, Outcome):
             return outcome
         reason = outcome
-    return reference.walk(bars, first, setup, checked(strategy, decisions), reason)
+    return reference.walk(bars, first, setup, checked(strategy, decisions, bars), reason)
 
 
 def _cheaper(count: int) -> tuple[EngineName, str]:

@@ -143,7 +143,8 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
     """Prove by prefixes that strategies do not look ahead and that their warm-up suffices. NAMES or files; default
     all."""
     from fks.jobs.bars import read_tape
-    from fks.strategies.check import check_strategy
+    from fks.strategies.base import StrategyError
+    from fks.strategies.check import check_strategy, remedy_of
 
     catalogue = catalogue_of(ctx)
     files = [Path(name) for name in names if name.endswith(".py")]
@@ -154,11 +155,15 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
     bars = tape.bars()
     rows = []
     for name in wanted or list(catalogue.entries):
-        strategy = catalogue.make(name, params_of(pairs))
-        findings = check_strategy(strategy, [bars[: max(3000, 4 * strategy.warmup())]])
-        rows.append(
-            {"name": name, "warmup": strategy.warmup(), "ok": not findings, "finding": "".join(map(str, findings))}
-        )
+        warmup: int | None = None
+        try:
+            strategy = catalogue.make(name, params_of(pairs))
+            warmup = strategy.warmup()
+            findings = check_strategy(strategy, [bars[: max(3000, 4 * warmup)]])
+            why = "".join(f"{finding}; {remedy_of(strategy, finding)}" for finding in findings)
+        except StrategyError as error:  # one broken strategy does not keep the others from being checked
+            why = str(error)
+        rows.append({"name": name, "warmup": warmup, "ok": not why, "finding": why})
     emit(rows, as_json=as_json, schema="fks.strategy-checks/1")
     if not as_json:
         table(
@@ -167,7 +172,7 @@ def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as
         )
     bad = [str(r["name"]) for r in rows if not r["ok"]]
     if bad:
-        raise FksError(f"refused: {', '.join(bad)}", remedy="mend decide() or the warm-up, then check again")
+        raise FksError(f"refused: {', '.join(bad)}", remedy="correct decide() or the warm-up, then check again")
 
 
 def _add_file(catalogue: Catalogue, file: Path) -> list[str]:

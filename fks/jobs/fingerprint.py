@@ -10,6 +10,7 @@ import orjson
 
 import fks
 from fks.config.settings import Risk
+from fks.model.errors import InputError
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.strategies.registry import Catalogue, source_hash
@@ -38,8 +39,16 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         "kind": kind,
         "fks": fks.__version__,
         "spec": {name: value for name, value in plain.items() if name not in _NOT},
-        "source": source_hash(catalogue.kind(parsed.strategy)),
+        "source": _source(catalogue, parsed.strategy, parsed.params),
         "limits": limits.model_dump(mode="json") if parsed.limits else None,
         "series": series,
     }
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+
+
+def _source(catalogue: Catalogue, name: str, params: Mapping[str, Any]) -> str:
+    """Return the hash of a strategy's source and of its members'. Errors: InputError for an unknown strategy."""
+    try:
+        return source_hash(catalogue.make(name, params))
+    except InputError:  # parameters that are right only with those that a search adds
+        return source_hash(catalogue.kind(name))

@@ -91,6 +91,7 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
         fixed=spec.params,
         validation=spec.validation,
         trades_min=spec.trades_min,
+        context=catalogue.context,
     )
 
 

@@ -465,12 +465,13 @@ def task_of(
     fixed: Params | None = None,
     validation: Validation | None = None,
     trades_min: int = 1,
+    context: dict[str, Any] | None = None,
 ) -> Task:
     """Return the checked task of a search. Errors: InputError, as `search`."""
     names = (objective,) if isinstance(objective, str) else tuple(objective)
     _ = bars.ticks, bars.breaks  # made once here; the ranges of all trials are views of them
     return Task(
-        space_of(strategy, space, fixed),
+        space_of(strategy, space, fixed, context=context),
         bars,
         setup,
         plan or Plan(),

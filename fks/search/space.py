@@ -69,11 +69,12 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Dimensions of a search over one strategy, and the parameters that stay `fixed`."""
+    """Dimensions of a search over one strategy, and the parameters that stay `fixed`. `context`: of the catalogue."""
 
     strategy: type[Strategy]
     dimensions: tuple[Dimension, ...]
     fixed: Params
+    context: dict[str, Any] | None = None
 
     @property
     def size(self) -> int:
@@ -91,7 +92,7 @@ class Space:
     def make(self, params: Params) -> Strategy | None:
         """Return the strategy with these parameters, or None where its own rules refuse the combination."""
         try:
-            return self.strategy.model_validate({**self.fixed, **params})
+            return self.strategy.model_validate({**self.fixed, **params}, context=self.context)
         except ValidationError:
             return None
 
@@ -99,8 +100,16 @@ class Space:
         return {dimension.name: dimension.as_dict() for dimension in self.dimensions}
 
 
-def space_of(strategy: type[Strategy], wanted: Mapping[str, Any], fixed: Params | None = None) -> Space:
+def space_of(
+    strategy: type[Strategy],
+    wanted: Mapping[str, Any],
+    fixed: Params | None = None,
+    *,
+    context: dict[str, Any] | None = None,
+) -> Space:
     """Return the space over the parameters in `wanted`; all others keep `fixed` or their defaults.
+
+    `context`: `Catalogue.context`, with which a combination finds a user's strategies.
 
     `wanted` maps a parameter to a range "LOW:HIGH", "LOW:HIGH:STEP" or "LOW:HIGH:log", to choices "A,B,C" or a list of
     them, to {"low", "high", "step", "log"} or {"choices"}, or to None for all that the field allows: its bounds and
@@ -119,7 +128,7 @@ def space_of(strategy: type[Strategy], wanted: Mapping[str, Any], fixed: Params 
         if name in fixed:
             raise _wrong(f"{name} is both fixed and searched", "leave out one of the two")
         dimensions.append(_dimension(name, given, _Field.of(fields[name], shared)))
-    return Space(strategy, tuple(dimensions), fixed)
+    return Space(strategy, tuple(dimensions), fixed, context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ import numpy as np
 
 from fks.model.bar import Bars, Floats
 from fks.model.timeframe import NS, TIMEFRAMES, iso
-from fks.strategies.base import BarStrategy, Decisions, Strategy, StrategyError, evaluate
+from fks.strategies.base import BarStrategy, Decisions, Strategy, StrategyError, ensure_prices, evaluate, warmup_of
+from fks.strategies.base.location import defined_at
 
 _SEED = 20260101
 _PREFIXES = 40
@@ -34,7 +35,7 @@ _NEAR = 1e-6  # what a recursive average may still differ by after its warm-up
 class Violation:
     """A failed check: the bar and both values."""
 
-    check: str  # lookahead | warmup | contract
+    check: str  # lookahead | warmup
     tape: str
     column: str
     index: int
@@ -76,9 +77,7 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
 
     `tapes`: real bars to check on besides the synthetic ones; those too short for the warm-up are left out.
     """
-    warmup = strategy.warmup()
-    if warmup < 0:
-        return [Violation("contract", "synthetic", "warmup", 0, 0, float(warmup), 0.0, "the warm-up is negative")]
+    warmup = warmup_of(strategy)
     need = max(600, 4 * warmup)
     for bars in (synthetic(need), *tapes):
         if len(bars) < warmup + 20:
@@ -104,17 +103,22 @@ def _leaves(strategy: Strategy) -> Iterator[Strategy]:
 
 
 def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
-    """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar and both
-    values."""
+    """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar, both values and
+    the method to correct; STRATEGY_WRONG or STRATEGY_RAISED when it cannot be evaluated."""
     for finding in check_strategy(strategy, tapes):
         raise StrategyError(
             f"strategy {strategy.name} is refused: {finding}",
             code="STRATEGY_REFUSED",
             status=422,
-            remedy="use only rows up to the bar that decides"
-            if finding.check == "lookahead"
-            else "declare a longer warm-up",
+            remedy=remedy_of(strategy, finding),
         )
+
+
+def remedy_of(strategy: Strategy, finding: Violation) -> str:
+    """Return what to change, and in which line of the strategy's file."""
+    if finding.check == "lookahead":
+        return f"use only rows up to the bar that decides, in {defined_at(type(strategy), 'decide')}"
+    return f"declare a longer warm-up, in {defined_at(type(strategy), 'warmup')}"
 
 
 def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
@@ -128,6 +132,7 @@ def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
 def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Violation]:
     """Yield the first difference of each prefix that decides otherwise than the whole."""
     whole = evaluate(strategy, bars)
+    ensure_prices(strategy, bars, whole)
     count, warmup = len(bars), strategy.warmup()
     dice = np.random.Generator(np.random.PCG64(_SEED + count))
     changes = np.flatnonzero(np.diff(whole.target)) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -72,9 +73,7 @@ class Combination(Protected):
 
     @model_validator(mode="after")
     def _made(self, info: ValidationInfo) -> Combination:
-        make: Make | None = (info.context or {}).get("make")
-        if make is None:
-            raise ValueError("its members are found by a catalogue: load_catalogue().make(…), or Combination.of(…)")
+        make: Make = (info.context or {}).get("make", _built_in)
         self._members = tuple(_bare(make(member.strategy, member.params)) for member in self.members)
         self._regime = None if self.regime is None else _bare(make(self.regime.strategy, self.regime.params))
         return self
@@ -124,6 +123,21 @@ def _sum(columns: Iterable[Any]) -> Floats:
     """Return the sum of columns, one after the other: a matrix product rounds differently for other lengths."""
     total: Floats = reduce(np.add, columns)
     return total
+
+
+def _built_in(name: str, params: Mapping[str, Any]) -> Strategy:
+    """Return a built-in strategy: all that is known without a catalogue. Errors: ValueError for any other."""
+    try:
+        module = import_module(f"fks.strategies.{name}") if name.isidentifier() else None
+    except ModuleNotFoundError:
+        module = None
+    for kind in vars(module).values() if module else ():
+        if isinstance(kind, type) and issubclass(kind, Strategy) and kind.__dict__.get("name") == name:
+            return kind.model_validate(dict(params))
+    raise ValueError(
+        f"there is no built-in strategy {name!r}; others are found by load_catalogue(folder).make('combination', …), "
+        "or given to Combination.of(…)"
+    )
 
 
 def _json(text: str) -> Any:

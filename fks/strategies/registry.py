@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from pydantic import ValidationError
 
 import fks.strategies
 from fks.model.errors import FksError, InputError
-from fks.strategies.base import Strategy, StrategyError
+from fks.strategies.base import Strategy, StrategyError, warmup_of
+from fks.strategies.base.location import one_line, raised_at
 
 GROUP = "fks.strategies"
 _NOT_STRATEGIES = frozenset({"base", "check", "registry", "template"})
@@ -75,16 +77,33 @@ class Catalogue:
             )
         return entry.kind
 
+    @property
+    def context(self) -> dict[str, Any]:
+        """Return the validation context with which a strategy made of others finds them (`model_validate`)."""
+        return {"make": self.make}
+
     def make(self, name: str, params: Mapping[str, Any] | None = None) -> Strategy:
         """Return strategy `name` with `params` (the rest default). A strategy made of others finds them here too.
 
-        Errors: as `kind`; InputError PARAM_WRONG naming the parameter, its fault and the valid ones.
+        Errors: as `kind`; InputError PARAM_WRONG naming the parameter, its fault and the valid ones; StrategyError when
+        the strategy's own code raises, or its warm-up is no number of bars.
         """
         kind = self.kind(name)
         try:
-            return kind.model_validate(dict(params or {}), context={"make": self.make})
+            made = kind.model_validate(dict(params or {}), context=self.context)
         except ValidationError as error:
             raise _param_error(kind, error) from None
+        except FksError:
+            raise
+        except Exception as error:  # a validator of a user's file may raise anything
+            raise StrategyError(
+                f"strategy {name}: making it raised {one_line(error)}",
+                code="STRATEGY_RAISED",
+                status=422,
+                remedy=f"correct {raised_at(error, kind) or 'its code'}",
+            ) from error
+        warmup_of(made)
+        return made
 
 
 def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
@@ -128,7 +147,7 @@ def _from_point(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
     try:
         loaded = point.load()
     except Exception as error:  # another package's code may raise anything: it becomes the error of its row
-        yield Entry(point.name, "package", point.value, error=_one_line(error))
+        yield Entry(point.name, "package", point.value, error=one_line(error))
         return
     if isinstance(loaded, type) and issubclass(loaded, Strategy):
         yield Entry(getattr(loaded, "name", point.name), "package", point.value, loaded)
@@ -148,7 +167,7 @@ def load_file(path: Path) -> Iterator[Entry]:
     except FksError as error:
         yield Entry(path.stem, "file", str(path), error=error.message)
     except Exception as error:  # a user's file may raise anything
-        yield Entry(path.stem, "file", str(path), error=_one_line(error))
+        yield Entry(path.stem, "file", str(path), error=_with_line(error, path))
 
 
 def _run_file(name: str, path: Path) -> ModuleType:
@@ -184,10 +203,12 @@ def _from_module(module: ModuleType, origin: str, where: str, default_name: str)
         yield Entry(kind.name, origin, where, kind)
 
 
-def _one_line(error: Exception) -> str:
+def _with_line(error: Exception, path: Path) -> str:
+    """Return an error in one line, with the line of the user's file that raised it."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno})"
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{one_line(error)} (line {lines[-1]})" if lines else one_line(error)
 
 
 def source_hash(strategy: Strategy | type[Strategy]) -> str:

@@ -8,10 +8,12 @@ from fks.strategies.base.strategy import (
     StrategyError,
     checked,
     decide,
+    ensure_prices,
     evaluate,
     hold,
     side_to_target,
     target_wrong,
+    warmup_of,
 )
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "StrategyError",
     "checked",
     "decide",
+    "ensure_prices",
     "evaluate",
     "hold",
     "side_to_target",
     "target_wrong",
+    "warmup_of",
 ]

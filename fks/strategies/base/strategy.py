@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fks.indicators.exact import keep_last
 from fks.model.bar import Bars, Floats
-from fks.model.errors import InputError
+from fks.model.errors import FksError, InputError
+from fks.model.timeframe import iso
+from fks.strategies.base.location import defined_at, one_line, raised_at
 
 Flags = npt.NDArray[np.bool_]
 
@@ -92,42 +94,62 @@ def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
 
     The strategy gets columns it cannot write to: they are shared with the next evaluation.
 
-    With no more bars than the warm-up, `decide` is not called. Errors: StrategyError naming the first wrong bar;
-    errors of the strategy itself are passed on.
+    With no more bars than the warm-up, `decide` is not called. Errors: StrategyError naming the first wrong bar, or
+    the line of the strategy's file where it raised.
     """
-    return checked(strategy, decide(strategy, bars))
+    return checked(strategy, decide(strategy, bars), bars)
 
 
-def checked(strategy: Strategy, decisions: Decisions) -> Decisions:
-    """Return decisions with their targets checked, and none during warm-up. Errors: StrategyError."""
-    warmup = strategy.warmup()
+def checked(strategy: Strategy, decisions: Decisions, bars: Bars) -> Decisions:
+    """Return decisions on `bars` with their targets checked, and none during warm-up. Errors: StrategyError."""
+    warmup = warmup_of(strategy)
     target = decisions.target.copy()
     target[:warmup] = 0.0
     wrong = np.flatnonzero((target != 0.0) & (target != 1.0) & (target != -1.0))
     if len(wrong):
-        raise target_wrong(strategy, decisions, int(wrong[0]))
+        raise target_wrong(strategy, decisions, bars, int(wrong[0]))
     return Decisions(target, decisions.stop_loss, decisions.take_profit)
 
 
 def decide(strategy: Strategy, bars: Bars) -> Decisions:
     """Return the strategy's decisions as it made them, with their shapes checked alone: targets may be wrong, and there
-    may be some during warm-up, which mean nothing. See `evaluate`."""
+    may be some during warm-up, which mean nothing. See `evaluate`. Errors: StrategyError, also when it raises."""
     count = len(bars)
-    if count <= strategy.warmup():
+    if count <= warmup_of(strategy):
         return Decisions(np.zeros(count))
-    decisions = strategy.decide(_readonly(bars))
+    try:
+        decisions = strategy.decide(_readonly(bars))
+    except FksError:
+        raise
+    except Exception as error:  # user code may raise anything
+        raise raised(strategy, f"decide() with {count} bars", error) from error
     if not isinstance(decisions, Decisions):
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
     stop, profit = (
         None if column is None else _column(strategy, name, column, count)
         for name, column in (("stop_loss", decisions.stop_loss), ("take_profit", decisions.take_profit))
     )
-    return Decisions(_column(strategy, "target", decisions.target, count), stop, profit)
+    target = _column(strategy, "target", decisions.target, count)
+    return Decisions(target, stop, profit)
 
 
-def target_wrong(strategy: Strategy, decisions: Decisions, index: int) -> StrategyError:
+def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
+    """Refuse a protection that is no price where the target enters; elsewhere it is not read. Errors: StrategyError.
+
+    Part of the check of a strategy; the engines take a level as it is.
+    """
+    target = decisions.target
+    is_entry = (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
+    for name, column in (("stop_loss", decisions.stop_loss), ("take_profit", decisions.take_profit)):
+        if column is not None and (is_wrong := is_entry & (column <= 0.0)).any():
+            at = int(np.argmax(is_wrong))
+            where = f"at bar {_bar(bars, at)}, where it enters"
+            raise _broken(strategy, f"{name} is {column[at]:g} {where}; it may be a price above 0, or NaN for none")
+
+
+def target_wrong(strategy: Strategy, decisions: Decisions, bars: Bars, index: int) -> StrategyError:
     """Return the error of a target that is none of -1, 0 and 1."""
-    return _broken(strategy, f"target is {decisions.target[index]} at bar {index}; it may be -1, 0 or 1")
+    return _broken(strategy, f"target is {decisions.target[index]} at bar {_bar(bars, index)}; it may be -1, 0 or 1")
 
 
 def _readonly(bars: Bars) -> Bars:
@@ -144,7 +166,38 @@ def _column(strategy: Strategy, name: str, column: object, count: int) -> Floats
     return values
 
 
-def _broken(strategy: Strategy, what: str) -> StrategyError:
+def _bar(bars: Bars, at: int) -> str:
+    return f"{at} ({iso(int(bars.time_ns[at]))})"
+
+
+def warmup_of(strategy: Strategy) -> int:
+    """Return the warm-up of a strategy. Errors: StrategyError when it raises, or gives no number of bars."""
+    try:
+        bars = strategy.warmup()
+    except FksError:
+        raise
+    except Exception as error:  # user code may raise anything
+        raise raised(strategy, "warmup()", error) from error
+    if isinstance(bars, bool) or not isinstance(bars, int | np.integer) or bars < 0:
+        raise _broken(strategy, f"warmup() returned {bars!r}, which is no number of bars", "warmup")
+    return int(bars)
+
+
+def raised(strategy: Strategy, what: str, error: Exception) -> StrategyError:
+    """Return the error of a strategy whose code raised: what was called, what came of it, and its own line."""
+    place = raised_at(error, type(strategy))
     return StrategyError(
-        f"strategy {strategy.name}: {what}", code="STRATEGY_WRONG", status=422, remedy="correct the strategy's decide()"
+        f"strategy {strategy.name}: {what} raised {one_line(error)}",
+        code="STRATEGY_RAISED",
+        status=422,
+        remedy=f"correct {place or 'its code'}",
+    )
+
+
+def _broken(strategy: Strategy, what: str, method: str = "decide") -> StrategyError:
+    return StrategyError(
+        f"strategy {strategy.name}: {what}",
+        code="STRATEGY_WRONG",
+        status=422,
+        remedy=f"correct {defined_at(type(strategy), method)}",
     )

@@ -227,7 +227,9 @@ def test_a_wrong_target_is_the_same_error_in_both_engines() -> None:
     bars, setup = synthetic(40), Setup(BTC)
     strategy = Given(target=(9.0, 9.0) + (0.0,) * 20 + (0.5,) * 18, warm=2)
     for engine in ("compiled", "reference"):
-        with pytest.raises(StrategyError, match=r"target is 0.5 at bar 22; it may be -1, 0 or 1"):
+        with pytest.raises(
+            StrategyError, match=r"target is 0.5 at bar 22 \(2026-01-01T00:22:00Z\); it may be -1, 0 or 1"
+        ):
             run(strategy, bars, setup, engine=engine)  # type: ignore[arg-type]
 
 

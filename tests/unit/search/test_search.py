@@ -162,7 +162,10 @@ class Broken(Coin):
 def test_a_strategy_that_raises_fails_its_own_trials_only() -> None:
     found = search(Broken, {"seed": "1:10"}, BARS, free_setup())
     assert (found["trials"]["done"], found["trials"]["failed"]) == (5, 5)
-    assert found["trials"]["first_error"] == "RuntimeError: odd seed"
+    first = found["trials"]["first_error"]
+    assert (
+        "strategy broken: decide() with 1125 bars raised RuntimeError: odd seed; correct test_search.py line" in first
+    )
     with pytest.raises(InputError, match=r"none of 1 trials has a value: 1 failed.*odd seed"):
         search(Broken, {"seed": "1"}, BARS, free_setup())
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.indicators import ema
 from fks.model.bar import Bars
-from fks.strategies.base import Decisions, Protected, Strategy, StrategyError, evaluate
+from fks.strategies.base import Decisions, Protected, Strategy, StrategyError, ensure_prices, evaluate
 from fks.strategies.check import check_strategy, ensure_checked, synthetic
 from fks.strategies.registry import load_catalogue
 
@@ -106,8 +106,11 @@ def test_built_in_strategies_pass_with_any_parameters(data: st.DataObject) -> No
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda b: np.full(len(b), 0.5), "target is 0.5 at bar 1; it may be -1, 0 or 1"),
-        (lambda b: np.full(len(b), np.nan), "target is nan at bar 1"),
+        (
+            lambda b: np.full(len(b), 0.5),
+            r"target is 0.5 at bar 1 \(2026-01-01T00:01:00Z\); it may be -1, 0 or 1; correct decide\(\) in test_check.py",
+        ),
+        (lambda b: np.full(len(b), np.nan), r"target is nan at bar 1 \(2026-01-01T00:01:00Z\)"),
         (lambda b: np.zeros(3), r"target has shape \(3,\) for 50 bars"),
         (lambda b: Decisions(np.zeros(len(b)), stop_loss=np.zeros(2)), r"stop_loss has shape \(2,\)"),
     ],
@@ -123,9 +126,36 @@ def test_a_strategy_cannot_change_the_bars() -> None:
         return np.zeros(len(bars))
 
     bars = synthetic(50)
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(
+        StrategyError, match=r"raised ValueError: .*read-only; correct test_check\.py line \d+: `bars\.c"
+    ):
         evaluate(Made(how=how), bars)
     bars.close[0] = 1.0  # the caller still may
+
+
+def test_a_protection_is_read_only_where_the_target_enters() -> None:
+    def how(bars: Bars) -> Decisions:
+        stop = np.full(len(bars), -1.0)
+        stop[5] = 3.0
+        return Decisions((np.arange(len(bars)) >= 5).astype(float), stop_loss=stop)
+
+    bars = synthetic(50)
+    ensure_prices(Made(how=how), bars, evaluate(Made(how=how), bars))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            lambda b: Decisions(np.ones(len(b)), stop_loss=np.full(len(b), -3.5)),
+            r"stop_loss is -3.5 at bar 1 \(2026-01-01T00:01:00Z\), where it enters; it may be a price above 0, or NaN",
+        ),
+        (lambda b: Decisions(np.ones(len(b)), take_profit=np.zeros(len(b))), "take_profit is 0 at bar 1 "),
+    ],
+)
+def test_a_protection_that_is_no_price_is_refused(how: Any, message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        check_strategy(Made(how=how))
 
 
 def test_what_is_no_decision_at_all_is_named() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fks.model.bar import Bars
 from fks.model.errors import InputError
+from fks.search.space import space_of
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.combination import Combination
@@ -167,9 +168,22 @@ def test_a_wrong_combination_is_one_clear_line(params: dict[str, Any], message: 
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_catalogue_it_names_both_ways_to_make_one() -> None:
-    with pytest.raises(ValueError, match=r"load_catalogue\(\)\.make\(…\), or Combination\.of\(…\)"):
-        Combination()
+def test_without_a_catalogue_the_built_in_strategies_are_known() -> None:
+    made = Combination.model_validate({"members": "rsi donchian", "regime": "macd"})
+    assert [part.name for part in made.parts()] == ["rsi", "donchian", "macd"]
+    for wrong in ("mine", "base", "check", "../rsi", "registry"):
+        with pytest.raises(ValueError, match=r"no built-in strategy .*load_catalogue\(folder\)\.make.*Combination\.of"):
+            Combination.model_validate({"members": [{"strategy": wrong}]})
+
+
+def test_a_search_varies_a_combination_of_a_users_strategies(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TEMPLATE.format(title="Mine", kind="Mine", name="mine"))
+    catalogue = load_catalogue(tmp_path)
+    fixed = {"members": "mine rsi", "rule": "weights"}
+    kind = catalogue.kind("combination")
+    space = space_of(kind, {"threshold": "0.5,1.0"}, fixed, context=catalogue.context)
+    made = [space.make({"threshold": value}) for value in (0.5, 1.0)]
+    assert [len(one.parts()) for one in made if one is not None] == [2, 2]
 
 
 def test_the_source_hash_covers_the_code_of_every_member(tmp_path: Path) -> None:

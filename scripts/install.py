@@ -51,7 +51,9 @@ def main() -> None:
             )
         fail("the install failed: see the lines above; without network, set up your package index and run it again")
     print("compiling the engine of backtests (some seconds)")
-    subprocess.run([str(python), "-c", "from fks.backtest.kernel import load; load()"])  # or its first use does
+    loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")
+    code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"
+    subprocess.run([str(python), "-c", code])  # what fails here is compiled at its first use
 
 
 if __name__ == "__main__":

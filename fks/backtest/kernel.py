@@ -89,8 +89,8 @@ def load() -> Callable[..., int]:
     from numba.extending import register_jitable
 
     for helper in compiled.HELPERS:
-        register_jitable(helper)
-    sources = [Path(fks.matching.rule.__file__), Path(compiled.__file__)]
+        register_jitable(_nrt=False, forceinline=True)(helper)
+    sources = [Path(fks.matching.rule.__file__), Path(compiled.__file__), Path(__file__)]
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
@@ -98,24 +98,22 @@ def load() -> Callable[..., int]:
     columns = (ints, ints, ints, ints, ints, floats, floats, floats, ints, ints)
     signature = (numba.from_dtype(_RULES), *columns, numba.int64[::1], table, table, table, numba.float64[::1])
     walk: Callable[..., int]
-    walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(compiled.make_walk(version))
+    walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(compiled.make_walk(version))
     return walk
 
 
 def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
     """Return what the walk needs, or why the reference engine must run instead."""
-    units = Units.of(bars.ticks.places, setup.instrument, setup.cash)
+    units = Units.of(bars.ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     if reason := _not_covered(setup, units):
         return reason
-    ticks = _on_grid(bars.ticks, units.price)
-    lowest, highest = int(ticks.low.min()), int(ticks.high.max())
-    if min(lowest, int(ticks.close.min())) <= 0:
+    ticks = bars.ticks.on_grid(units.price)
+    if ticks.least <= 0:
         return "a price is not positive"
-    most = max(highest, int(ticks.open.max()), int(ticks.close.max()))
-    rules = _rules(bars, first, setup, units, most)
+    rules = _rules(bars, first, setup, units, ticks)
     if (
         max(abs(value) for value in rules) > FAR
-        or most * rules.lot * rules.multiplier >= 2**60
+        or ticks.most * rules.lot * rules.multiplier >= 2**60
         or max(rules.cash, rules.size) >= compiled.SAFE
     ):
         return "an amount may not fit 64 bits"
@@ -217,14 +215,7 @@ def _not_covered(setup: Setup, units: Units) -> str:
     return ""
 
 
-def _on_grid(ticks: Ticks, price_places: int) -> Ticks:
-    finer = 10 ** (price_places - ticks.places)
-    if finer == 1:
-        return ticks
-    return Ticks(price_places, *(column * finer for column in (ticks.open, ticks.high, ticks.low, ticks.close)))
-
-
-def _rules(bars: Bars, first: int, setup: Setup, units: Units, price_most: int) -> Rules:
+def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> Rules:
     item, costs, limits = setup.instrument, setup.costs, setup.limits
     rate = to_units(costs.fee_rate, places(costs.fee_rate))
     multiplier = to_units(item.multiplier, units.multiplier)
@@ -256,7 +247,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, price_most: int) 
         fee_base_over=10 ** max(0, base_excess),
         fee_quote_times=10 ** max(0, -quote_excess),
         fee_quote_over=10 ** max(0, quote_excess),
-        fee_to_quantity=10 ** (units.quantity - 8),
+        fee_to_quantity=10 ** max(0, units.quantity - 8),
         fee_to_cash=10 ** (units.cash - 8),
         can_short=int(setup.can_short),
         market_step=to_units(market.step, units.lot),
@@ -276,11 +267,12 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, price_most: int) 
         band_sell_high=to_units(factors[1], band_places),
         band_buy_low=to_units(factors[2], band_places),
         band_buy_high=to_units(factors[3], band_places),
-        price_most=price_most,
+        price_least=ticks.least,
+        price_most=ticks.most,
         bar_ns=TIMEFRAMES[bars.timeframe] * NS or _MONTH_NS,
         value_factor=multiplier * max(rate * 10 ** max(0, -quote_excess), 10 ** (units.cash - value_places)),
         lots_factor=max(
-            rate * 10 ** max(0, -base_excess), 10 ** (units.quantity - units.lot) * price_most * multiplier
+            rate * 10 ** max(0, -base_excess), 10 ** (units.quantity - units.lot) * ticks.most * multiplier
         ),
     )
 

@@ -111,7 +111,8 @@ class Rules(NamedTuple):
     band_sell_high: int
     band_buy_low: int
     band_buy_high: int
-    price_most: int  # the highest price of the tape
+    price_least: int  # of the tape
+    price_most: int
     bar_ns: int
     value_factor: int  # the most that lots × price is multiplied by
     lots_factor: int  # the most that lots are multiplied by
@@ -357,8 +358,10 @@ def enter(
         deny(state, denied, bar, side, code, stop, limit, loss, lots)
         return
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, ENTRY_ROLE)
+    if stop == NONE and limit == NONE:
+        return
     guarded = abs(state[POSITION]) // (rules.lot * rules.lot_to_quantity) * rules.lot
-    if (stop != NONE or limit != NONE) and guarded * rules.lot_to_quantity >= rules.guard_least:
+    if guarded * rules.lot_to_quantity >= rules.guard_least:
         state[GUARD] = 1
         state[GUARD_LOTS] = guarded
         state[GUARD_SELLS] = 1 if side > 0 else 0
@@ -393,6 +396,47 @@ def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open
     book(state, fills, trades, rules, bar, -1 if sells else 1, state[GUARD_LOTS], ticks, role)
 
 
+def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> int:
+    """Return the first bar from `start` through `last` whose range reaches a level of the protection, or -1."""
+    sells = state[GUARD_SELLS] == 1
+    down, up = (state[GUARD_STOP], state[GUARD_LIMIT]) if sells else (state[GUARD_LIMIT], state[GUARD_STOP])
+    if up == NONE:
+        up = FAR
+    for bar in range(start, last + 1):
+        if low[bar] <= down or high[bar] >= up:
+            return bar
+    return -1
+
+
+def value_bars(rules: Rules, close: Ints, equity: Floats, start: int, end: int, cash: int, factor: int) -> None:
+    """Fill the equity of the bars from `start` to `end`, not included, through which nothing changes."""
+    amount, scale, first = float(cash) / float(rules.cash_scale), float(rules.worth_scale), rules.first
+    if factor == 0:
+        for bar in range(start, end):
+            equity[bar - first] = amount
+    else:
+        for bar in range(start, end):
+            equity[bar - first] = amount + float(close[bar] * factor) / scale
+
+
+def least_worth(
+    rules: Rules, close: Ints, start: int, end: int, factor: int, lowest: int, start_worth: int, flow: int
+) -> int:
+    """Return the least that the position was worth on the closes from `start` to `end`, not included, or `lowest` if
+    that is less. A position that cannot have lost the day's limit at any price of the tape is not looked at."""
+    most = start_worth - factor * (rules.price_least if factor > 0 else rules.price_most)
+    if end <= start or float(most) - float(flow) * float(rules.cash_to_worth) < 0.99 * float(rules.loss_max):
+        return lowest
+    extreme = close[start]
+    if factor > 0:
+        for bar in range(start, end):
+            extreme = min(extreme, close[bar])
+    else:
+        for bar in range(start, end):
+            extreme = max(extreme, close[bar])
+    return int(min(lowest, extreme * factor))
+
+
 def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: int, cash: int) -> None:
     """Look at the day's loss on closes with one and the same holding: `lowest` is what that was worth at the least,
     `cash` what the account had beside it. The first loss that reaches the limit holds for the day."""
@@ -420,6 +464,9 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     refusal,
     enter,
     protect,
+    first_touch,
+    value_bars,
+    least_worth,
     cut,
 )
 
@@ -456,60 +503,72 @@ def make_walk(version: int) -> Callable[..., int]:
         state[STATUS] = DONE * version
         room = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
         has_stops, has_limits, tracks_loss = len(stops) > 0, len(limits) > 0, rules.loss_max < FAR
-        cash_scale, worth_scale = float(rules.cash_scale), float(rules.worth_scale)
         before = 0.0
         cash, factor = rules.cash, 0  # after the bar's fills; of a close, to the position's worth
-        cash_now = float(cash) / cash_scale
         held_cash, worth = cash, 0  # at the bar's close, before what is decided on it
         start_cash, start_worth, lowest, day = cash, 0, FAR, 0
-        for bar in range(first, count):
+        bar, change = first, first
+        while bar < count:
             if bar == day_first[day]:
                 while day_first[day] == bar:
                     day += 1
                 start_cash, start_worth, lowest = held_cash, worth, FAR
                 state[DAY_REACHED] = 0
+            end = day_first[day]  # of the day, not included
+            change = max(change, bar)
+            while change < end and target[change] == before:
+                change += 1
+            last = min(change, end - 1)
+            filled = state[FILLS]
             if state[GUARD] == 1:
-                filled = state[FILLS]
-                protect(state, fills, trades, rules, bar, open_[bar], high[bar], low[bar])
-                if state[FILLS] != filled:
+                touch = first_touch(state, low, high, bar, last)
+                if touch >= 0:
+                    value_bars(rules, close, equity, bar, touch, cash, factor)
                     if tracks_loss:
+                        flow = cash - start_cash
+                        lowest = least_worth(rules, close, bar, touch, factor, lowest, start_worth, flow)
+                    protect(state, fills, trades, rules, touch, open_[touch], high[touch], low[touch])
+                    if state[FILLS] != filled and tracks_loss:
                         cut(state, rules, start_worth, start_cash, lowest, cash)
                         lowest = FAR
                     if state[STATUS] != DONE:
-                        return bar
+                        return touch
                     cash, factor = state[CASH], state[POSITION] * rules.multiplier
-                    cash_now = float(cash) / cash_scale
-            held_cash = cash
-            worth = close[bar] * factor
-            equity[bar - first] = cash_now + float(worth) / worth_scale
-            lowest = min(lowest, worth)
-            wanted = target[bar]
-            if wanted != before:
-                if wanted != 0.0 and wanted != 1.0 and wanted != -1.0:
-                    state[STATUS] = TARGET_WRONG
-                    return bar
-                if bar + 1 == count:
-                    break
-                filled = state[FILLS]
-                if max(filled, state[DENIED]) > room:
-                    state[STATUS] = TABLE_FULL
-                    return bar
-                if before != 0.0:
-                    leave(state, fills, trades, denied, rules, bar, close[bar], open_[bar + 1])
-                is_next_day = time_ns[bar] + rules.bar_ns >= day_start_ns[day]
-                if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
-                    cut(state, rules, start_worth, start_cash, lowest, held_cash)
-                    lowest = FAR
-                if wanted != 0.0 and state[STATUS] == DONE:
-                    side = 1 if wanted > 0.0 else -1
-                    stop = level_ticks(stops[bar], rules.tick, rules.price_scale, side < 0) if has_stops else NONE
-                    limit = level_ticks(limits[bar], rules.tick, rules.price_scale, side > 0) if has_limits else NONE
-                    loss = 0 if is_next_day else state[DAY_REACHED]
-                    enter(state, fills, trades, denied, rules, bar, side, close[bar], open_[bar + 1], stop, limit, loss)
-                if state[STATUS] != DONE:
-                    return bar
-                cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted
-                cash_now = float(cash) / cash_scale
+                    filled, bar = state[FILLS], touch
+            value_bars(rules, close, equity, bar, last + 1, cash, factor)
+            if tracks_loss:
+                flow = cash - start_cash
+                lowest = least_worth(rules, close, bar, last + 1, factor, lowest, start_worth, flow)
+            held_cash, worth, bar = cash, close[last] * factor, last + 1
+            if change == end:
+                continue
+            wanted = target[change]
+            if wanted != 0.0 and wanted != 1.0 and wanted != -1.0:
+                state[STATUS] = TARGET_WRONG
+                return change
+            if bar == count:
+                break
+            if max(filled, state[DENIED]) > room:
+                state[STATUS] = TABLE_FULL
+                return change
+            if before != 0.0:
+                leave(state, fills, trades, denied, rules, change, close[change], open_[bar])
+            is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
+            if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
+                cut(state, rules, start_worth, start_cash, lowest, held_cash)
+                lowest = FAR
+            if wanted != 0.0 and state[STATUS] == DONE:
+                side = 1 if wanted > 0.0 else -1
+                stop, limit = NONE, NONE
+                if has_stops:
+                    stop = level_ticks(stops[change], rules.tick, rules.price_scale, side < 0)
+                if has_limits:
+                    limit = level_ticks(limits[change], rules.tick, rules.price_scale, side > 0)
+                loss = 0 if is_next_day else state[DAY_REACHED]
+                enter(state, fills, trades, denied, rules, change, side, close[change], open_[bar], stop, limit, loss)
+            if state[STATUS] != DONE:
+                return change
+            cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted
         return count
 
     return walk

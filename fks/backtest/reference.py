@@ -107,9 +107,9 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
 
 def _open_book(bars: Bars, setup: Setup) -> _Book:
     ticks = bars.ticks
-    units = Units.of(ticks.places, setup.instrument, setup.cash)
-    finer = 10 ** (units.price - ticks.places)
-    open_, high, low, close = (column * finer for column in (ticks.open, ticks.high, ticks.low, ticks.close))
+    units = Units.of(ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
+    ticks = ticks.on_grid(units.price)
+    open_, high, low, close = ticks.open, ticks.high, ticks.low, ticks.close
     return _Book(bars, setup, units, open_, high, low, close, setup.cash, TapeChecks(bars, setup))
 
 

@@ -37,6 +37,7 @@ def run(strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: E
     Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
     """
     setup = setup_for(bars) if setup is None else setup
+    _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
     part = _anchored(strategy, bars, setup.start_ns)
     first = strategy.warmup()
     gaps = find_gaps(part)

@@ -7,7 +7,10 @@ from decimal import Decimal
 
 import numpy as np
 
+from fks.backtest.curve import deepest_fall
 from fks.backtest.result import Result
+from fks.backtest.units import from_units
+from fks.indicators.exact import Exact
 from fks.model.timeframe import NS
 
 _DAY_NS = 86_400 * NS
@@ -42,10 +45,11 @@ class Statistics:
 
 def _sharpe(result: Result) -> float | None:
     """Return the yearly Sharpe ratio of daily returns (365 days, no risk-free rate); None under three days."""
-    days = result.bars.time_ns[result.first :] // _DAY_NS
-    if not len(days):
+    times = result.bars.time_ns[result.first :]
+    if not len(times):
         return None
-    ends = np.flatnonzero(np.diff(days, append=days[-1] + 1))
+    days = np.arange(int(times[0]) // _DAY_NS + 1, int(times[-1]) // _DAY_NS + 2, dtype=np.int64) * _DAY_NS
+    ends = np.unique(np.searchsorted(times, days)) - 1  # the last bar of each day that has one
     daily = np.concatenate([[float(result.setup.cash)], result.equity[ends]])
     if len(daily) < 4 or (daily <= 0).any():
         return None
@@ -58,14 +62,12 @@ def statistics_of(result: Result) -> Statistics:
     """Return the statistics of a result."""
     equity, cash = result.equity, float(result.setup.cash)
     bars = result.bars[result.first :]
-    pnl = np.array([float(trade.pnl) for trade in result.trades])
+    pnl = result.pnl
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
-    peaks = np.maximum(np.maximum.accumulate(equity), cash) if len(equity) else equity
-    held = sum(_bars_between(bars.time_ns, trade.entry_ns, trade.exit_ns) for trade in result.trades)
-    if result.fills and len(result.fills) % 2:
-        held += _bars_between(bars.time_ns, result.fills[-1].time_ns, int(bars.time_ns[-1])) + 1
-    quote = result.setup.instrument.quote
-    fees = sum((f.fee if f.fee_currency == quote else f.fee * f.price for f in result.fills), Decimal(0))
+    fills, trades = result.fill_columns, result.trade_columns
+    held = int((fills.bar[trades.exit] - fills.bar[trades.entry]).sum())
+    if len(fills) % 2:
+        held += len(result.bars) - int(fills.bar[-1])
     final = float(equity[-1]) if len(equity) else cash
     return Statistics(
         bars=len(bars),
@@ -76,17 +78,31 @@ def statistics_of(result: Result) -> Statistics:
         net_profit=final - cash,
         return_pct=100.0 * (final / cash - 1.0) if cash else 0.0,
         buy_and_hold_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
-        max_drawdown_pct=100.0 * float(((peaks - equity) / peaks).max()) if len(equity) and (peaks > 0).all() else 0.0,
+        max_drawdown_pct=100.0 * deepest_fall(equity, cash),
         sharpe=_sharpe(result),
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
         average_trade=float(pnl.mean()) if len(pnl) else None,
         best_trade=float(pnl.max()) if len(pnl) else None,
         worst_trade=float(pnl.min()) if len(pnl) else None,
         exposure_pct=100.0 * held / len(bars) if len(bars) else 0.0,
-        fees=float(fees),
+        fees=float(fees_of(result)),
         final_equity=final,
     )
 
 
-def _bars_between(times: np.ndarray[tuple[int], np.dtype[np.int64]], start_ns: int, end_ns: int) -> int:
-    return int(np.searchsorted(times, end_ns) - np.searchsorted(times, start_ns))
+def fees_of(result: Result) -> Decimal:
+    """Return all fees in quote, exact; base fees at the price of their fill."""
+    fills, units = result.fill_columns, result.units
+    in_quote = _exact_sum(fills.fee[~fills.is_base_fee], np.ones(0, dtype=np.int64))
+    in_base = _exact_sum(fills.fee[fills.is_base_fee], fills.price[fills.is_base_fee])
+    return from_units(in_quote, units.cash) + from_units(in_base, units.quantity + units.price)
+
+
+def _exact_sum(values: Exact, factors: Exact) -> int:
+    """Return the sum of values, or of values times factors where there are some, as an exact integer."""
+    if not len(values):
+        return 0
+    bound = int(values.max()) * len(values) * (int(factors.max()) if len(factors) else 1)
+    if bound >= 2**62:
+        values = values.astype(object)
+    return int((values * factors if len(factors) else values).sum())

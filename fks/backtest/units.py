@@ -29,16 +29,17 @@ class Units:
     multiplier: int
 
     @staticmethod
-    def of(price_places: int, instrument: Instrument, cash: Decimal) -> Units:
+    def of(price_places: int, instrument: Instrument, cash: Decimal, *, has_base_fees: bool) -> Units:
         """Return the coarsest grids that hold every price, quantity and amount of a run exactly.
 
-        `price_places`: of the bars; `cash`: the initial amount, in quote.
+        `price_places`: of the bars; `cash`: the initial amount, in quote; `has_base_fees`: fees may be taken in base.
         """
         price = max(price_places, places(instrument.tick))
         lot = max(places(instrument.lot_step), places(instrument.lot(is_market=True).step))
         multiplier = places(instrument.multiplier)
         amount = max(_MONEY, lot + price + multiplier, places(cash))
-        return Units(price, lot, max(_MONEY, lot, amount - price - multiplier), amount, multiplier)
+        quantity = max(_MONEY if has_base_fees else 0, lot, amount - price - multiplier)
+        return Units(price, lot, quantity, amount, multiplier)
 
     @property
     def worth(self) -> int:

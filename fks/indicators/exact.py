@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fks.indicators import compiled
 from fks.model.bar import Floats, Ints
 from fks.model.ticks import places_of
 
@@ -27,7 +28,7 @@ def to_ticks(values: Floats) -> Ints:
 
 def _overflow_safe(ticks: Ints, factor: int) -> Exact:
     """Return the ticks as they are when products of at most `factor` times them fit int64, else as Python integers."""
-    most = int(np.abs(ticks).max()) if len(ticks) else 0
+    most = max(abs(int(ticks.max())), abs(int(ticks.min()))) if len(ticks) else 0
     return ticks if most * factor < _LIMIT else ticks.astype(object)
 
 
@@ -40,12 +41,18 @@ def rolling_sum(ticks: Exact, period: int) -> Exact:
     return result
 
 
-def cross_side(values: Floats, fast: int, slow: int) -> Floats:
+def cross_side(values: Floats, fast: int, slow: int, *, exact: Ints | None = None) -> Floats:
     """Return the sign of SMA(fast) - SMA(slow) at each bar, exactly; a tie keeps the sign before it.
 
-    0 until there are max(fast, slow) bars and a first bar that is no tie.
+    0 until there are max(fast, slow) bars and a first bar that is no tie. `exact`: the values as integers where they
+    are known (`Bars.ticks`), which saves the conversion.
     """
-    ticks = _overflow_safe(to_ticks(values), 2 * fast * slow)
+    whole = to_ticks(values) if exact is None else exact
+    ticks = _overflow_safe(whole, 2 * fast * slow)
+    if ticks is whole and compiled.is_worth(len(values)):
+        side = np.empty(len(values))
+        compiled.load()(np.ascontiguousarray(whole), fast, slow, side)
+        return side
     difference = rolling_sum(ticks, fast) * slow - rolling_sum(ticks, slow) * fast
     side = np.sign(difference).astype(np.float64)
     side[: max(fast, slow) - 1] = 0.0

@@ -21,9 +21,12 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """Four columns of prices as integers: value = integer × 10^-places. Shapes: all (n,)."""
+    """Four columns of prices as integers: value = integer × 10^-places. Shapes: all (n,). No price is below `least` or
+    above `most`."""
 
     places: int
+    least: int
+    most: int
     open: _Ints
     high: _Ints
     low: _Ints
@@ -31,7 +34,16 @@ class Ticks:
 
     def __getitem__(self, part: slice) -> Ticks:
         """Return a view of some rows (no copy)."""
-        return Ticks(self.places, self.open[part], self.high[part], self.low[part], self.close[part])
+        columns = (self.open[part], self.high[part], self.low[part], self.close[part])
+        return Ticks(self.places, self.least, self.most, *columns)
+
+    def on_grid(self, places: int) -> Ticks:
+        """Return the same prices on a finer grid."""
+        if places == self.places:
+            return self
+        finer = 10 ** (places - self.places)
+        columns = (column * finer for column in (self.open, self.high, self.low, self.close))
+        return Ticks(places, self.least * finer, self.most * finer, *columns)
 
 
 def places_of(values: _Floats) -> int:
@@ -48,7 +60,11 @@ def ticks_of(open_: _Floats, high: _Floats, low: _Floats, close: _Floats) -> Tic
     for column in (open_, high, low, close):
         places = max(places, _places_from(column, places))
     scale = 10.0**places
-    return Ticks(places, *(_converted(column, scale) for column in (open_, high, low, close)))
+    columns = tuple(_converted(column, scale) for column in (open_, high, low, close))
+    if not len(open_):
+        return Ticks(places, 0, 0, *columns)
+    least, most = min(int(column.min()) for column in columns), max(int(column.max()) for column in columns)
+    return Ticks(places, least, most, *columns)
 
 
 def _places_from(values: _Floats, least: int) -> int:

@@ -32,5 +32,5 @@ class SmaCross(Protected):
         return self.slow
 
     def decide(self, bars: Bars) -> Decisions:
-        side = cross_side(bars.close, self.fast, self.slow)
+        side = cross_side(bars.close, self.fast, self.slow, exact=bars.ticks.close)
         return self.protect(bars, side_to_target(side, short=self.short))

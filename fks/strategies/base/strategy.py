@@ -79,8 +79,11 @@ def _away(bars: Bars, target: Floats, percent: float) -> Floats:
 
 
 def side_to_target(side: Floats, *, short: bool) -> Floats:
-    """Return the target of a trend side (1 up, -1 down, 0 unknown): long when up, when down short or flat."""
-    return side.copy() if short else np.maximum(side, 0.0)
+    """Return the target of a trend side (1 up, -1 down, 0 unknown): long when up, when down short or flat.
+
+    The short one is `side` itself, not a copy.
+    """
+    return side if short else np.maximum(side, 0.0)
 
 
 def hold(enter: Flags, leave: Flags) -> Floats:

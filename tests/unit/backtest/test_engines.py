@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ConfigDict
 
 from fks.backtest import Result, Setup, run
+from fks.backtest.curve import deepest_fall, fall_of
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.statistics import fees_of
 from fks.config.settings import Risk
 from fks.matching import CostModel
 from fks.model.bar import Bars
@@ -256,3 +258,20 @@ def test_what_64_bits_or_the_walk_do_not_cover_runs_on_the_reference(changes: di
     assert compiled.engine.name == "reference"
     assert reason in compiled.engine.reason
     assert compiled.fills == reference.fills
+
+
+@given(st.lists(st.floats(0.01, 1e6), max_size=60), st.floats(0.01, 1e6))
+def test_one_pass_finds_the_same_deepest_fall(values: list[float], start: float) -> None:
+    equity = np.array(values)
+    peaks = np.maximum(np.maximum.accumulate(equity), start) if values else equity
+    wanted = float(((peaks - equity) / peaks).max()) if values else 0.0
+    assert fall_of(equity, start) == wanted == deepest_fall(equity, start)
+
+
+def test_fees_are_exact_where_their_sum_needs_more_than_64_bits() -> None:
+    bars = synthetic(400)
+    setup = Setup(BTC, CostModel(Decimal("0.2")), "quantity", Decimal(800), Decimal(10) ** 9, limits=UNLIMITED)
+    result = run(Given(target=(0.0, 1.0) * 200), bars, setup)
+    wanted = sum((f.fee if f.fee_currency == "USDT" else f.fee * f.price for f in result.fills), Decimal(0))
+    assert len(result.fills) > 300
+    assert fees_of(result) == wanted

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.indicators import band_side, compute, cross_side, places_of, rsi, sma, to_ticks
+from fks.indicators.compiled import cross_sides, load
 from fks.model.errors import InputError
 from fks.strategies.check import synthetic
 
@@ -88,3 +89,15 @@ def test_rsi_of_a_price_that_never_moved_is_no_opinion() -> None:
 def test_wrong_indicators_are_refused_in_one_line(name: str, params: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         compute(name, synthetic(50), **params)
+
+
+@given(st.lists(st.integers(1, 40), max_size=80), st.integers(1, 9), st.integers(1, 9))
+@settings(deadline=None)  # the first example may compile
+def test_the_compiled_loop_keeps_the_rule_of_ties(ticks: list[int], fast: int, slow: int) -> None:
+    column, side = np.array(ticks, dtype=np.int64), np.empty(len(ticks))
+    wanted = cross_side(column.astype(float), fast, slow)
+    cross_sides(column, fast, slow, side)
+    assert side.tolist() == wanted.tolist()
+    load()(column, fast, slow, side)
+    assert side.tolist() == wanted.tolist()
+    assert cross_side(column.astype(float), fast, slow, exact=column).tolist() == wanted.tolist()

@@ -1,0 +1,235 @@
+"""One backtest, ours against a bare numba pass and the peers: SMA 20/50 cross, long only, one unit an entry, 0.1 % fee.
+
+The same decisions, fills and profits are checked before anything is timed. Contenders take turns; medians and least times
+of the rounds, and the ratio of each to the bare pass of the same round. The tape's tick is 1/64, so that float averages
+and exact ones agree on ties (docs/performance.md).
+
+    python benchmarks/backtest.py [--bars 525600] [--rounds 9] [--only ours,bare]
+
+Peers (vectorbt, backtesting.py) run when they are installed: pip install -e .[peers]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import statistics
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import numba
+import numpy as np
+
+from fks.backtest import Backtest, Setup, run
+from fks.backtest.limits import UNLIMITED
+from fks.matching import CostModel
+from fks.model.bar import Bars
+from fks.model.instrument import Instrument
+from fks.model.timeframe import NS
+from fks.strategies.sma_cross import SmaCross
+
+FAST, SLOW, RATE, CASH = 20, 50, 0.001, 1e8
+ITEM = Instrument(
+    "bench", "BTCUSD", "BTC", "USD", Decimal(1) / 64, Decimal("0.001"), Decimal("0.001"), Decimal(9000), Decimal(5)
+)
+SETUP = Setup(
+    ITEM,
+    CostModel(Decimal("0.001"), "quote"),
+    "quantity",
+    Decimal(1),
+    Decimal(10**8),
+    limits=UNLIMITED,
+    allow_gaps=True,
+)
+
+
+def tape(count: int) -> Bars:
+    """Return seeded minutes on a grid of 1/64: a geometric random walk from 30,000."""
+    dice = np.random.default_rng(7)
+    close = np.round(30_000 * np.exp(np.cumsum(dice.standard_normal(count) * 4e-4)) * 64) / 64
+    open_ = np.concatenate([close[:1], close[:-1]]) + np.round(dice.standard_normal(count) * 32) / 64
+    reach = np.abs(np.round(dice.standard_normal((2, count)) * 256)) / 64
+    high, low = np.maximum(open_, close) + reach[0], np.minimum(open_, close) - reach[1]
+    times = 1_700_000_000 * NS // (60 * NS) * (60 * NS) + np.arange(count, dtype=np.int64) * 60 * NS
+    return Bars("BTCUSD", "1m", times, open_, high, low, close, np.ones(count))
+
+
+# ── the floor: the same in floats, nothing else ──────────────────────────────────────────────────
+@numba.njit(cache=True)
+def bare(open_: Any, close: Any, fast: int, slow: int, rate: float, cash: float) -> Any:
+    """Return the trades and the equity of a hand-written pass in float64."""
+    count = len(close)
+    equity, entry, leave, pnl = (np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count))
+    trades, held, paid, wants = 0, 0.0, 0.0, False
+    fast_sum, slow_sum = 0.0, 0.0
+    for i in range(count):
+        if wants and held == 0.0:
+            paid = open_[i] * (1.0 + rate)
+            cash -= paid
+            held = 1.0
+            entry[trades] = i
+        elif not wants and held > 0.0:
+            got = open_[i] * (1.0 - rate)
+            cash += got
+            held = 0.0
+            leave[trades] = i
+            pnl[trades] = got - paid
+            trades += 1
+        fast_sum += close[i]
+        slow_sum += close[i]
+        if i >= fast:
+            fast_sum -= close[i - fast]
+        if i >= slow:
+            slow_sum -= close[i - slow]
+        if i >= slow:
+            side = fast_sum * slow - slow_sum * fast
+            if side > 0.0:
+                wants = True
+            elif side < 0.0:
+                wants = False
+        equity[i] = cash + held * close[i]
+    return equity, entry[:trades], leave[:trades], pnl[:trades]
+
+
+@numba.njit(cache=True)
+def bare_statistics(equity: Any, start: float) -> Any:
+    """Return drawdown, mean and variance of the returns by bar: a second pass, as a peer's statistics are."""
+    peak, fall, total, squares, before = start, 0.0, 0.0, 0.0, start
+    for value in equity:
+        peak = max(peak, value)
+        fall = max(fall, (peak - value) / peak)
+        change = value / before - 1.0
+        total += change
+        squares += change * change
+        before = value
+    mean = total / len(equity)
+    return fall, mean, squares / len(equity) - mean * mean
+
+
+# ── contenders ───────────────────────────────────────────────────────────────────────────────────
+def ours(bars: Bars) -> Backtest:
+    return run(SmaCross(fast=FAST, slow=SLOW), bars, SETUP, engine="compiled")
+
+
+def vectorbt_of(bars: Bars) -> Callable[[], Any]:
+    import pandas as pd
+
+    vbt: Any = importlib.import_module("vectorbt")
+    close, open_ = pd.Series(bars.close), pd.Series(bars.open)
+
+    def go() -> Any:
+        fast, slow = vbt.MA.run(close, FAST), vbt.MA.run(close, SLOW)
+        above = (fast.ma > slow.ma).to_numpy()
+        above[:SLOW] = False
+        before = np.concatenate([[False], above[:-1]])
+        entries, exits = above & ~before, before & ~above
+        entries, exits = np.concatenate([[False], entries[:-1]]), np.concatenate([[False], exits[:-1]])
+        return vbt.Portfolio.from_signals(
+            close, entries, exits, size=1.0, price=open_, fees=RATE, init_cash=CASH, freq="1min"
+        )
+
+    return go
+
+
+def backtesting_of(bars: Bars) -> Callable[[], Any]:
+    import pandas as pd
+
+    library: Any = importlib.import_module("backtesting")
+    frame = pd.DataFrame(
+        {"Open": bars.open, "High": bars.high, "Low": bars.low, "Close": bars.close},
+        index=pd.to_datetime(bars.time_ns),
+    )
+
+    def sma(values: Any, period: int) -> Any:
+        return pd.Series(values).rolling(period).mean()
+
+    class Cross(library.Strategy):  # type: ignore[misc]
+        def init(self) -> None:
+            self.fast = self.I(sma, self.data.Close, FAST)
+            self.slow = self.I(sma, self.data.Close, SLOW)
+
+        def next(self) -> None:
+            if len(self.data) <= SLOW:
+                return
+            if self.fast[-1] > self.slow[-1] and not self.position:
+                self.buy(size=1)
+            elif self.fast[-1] < self.slow[-1] and self.position:
+                self.position.close()
+
+    return lambda: library.Backtest(frame, Cross, cash=CASH, commission=RATE).run()
+
+
+def check(bars: Bars) -> int:
+    """Fail unless our trades are the bare pass's: the same bars and prices, profits and equity to 1e-9 of the price."""
+    equity, entry, leave, pnl = bare(bars.open, bars.close, FAST, SLOW, RATE, CASH)
+    result = ours(bars)
+    assert result.engine.name == "compiled", result.engine.reason
+    fills, trades = result.fill_columns, result.trade_columns
+    assert np.array_equal(fills.bar[trades.entry], entry), "entries differ"
+    assert np.array_equal(fills.bar[trades.exit], leave), "exits differ"
+    assert np.allclose(result.pnl, pnl, rtol=0, atol=1e-9 * 30_000), "profits differ"
+    assert np.allclose(result.equity, equity[result.first :], rtol=1e-12), "equity differs"
+    return len(trades)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bars", type=int, default=525_600)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="", help="contenders, by the start of their names, comma separated")
+    options = parser.parse_args()
+    bars = tape(options.bars)
+    trades = check(bars)
+    contenders: dict[str, Callable[[], Any]] = {
+        "bare numba pass": lambda: bare(bars.open, bars.close, FAST, SLOW, RATE, CASH),
+        "bare numba pass + statistics": lambda: bare_statistics(
+            bare(bars.open, bars.close, FAST, SLOW, RATE, CASH)[0], CASH
+        ),
+        "ours: run()": lambda: ours(bars),
+        "ours: run() + statistics": lambda: ours(bars).statistics,
+        "ours: 2,000 bars": lambda small=bars[:2_000]: ours(small),
+    }
+    missing = []
+    for name, make in (("vectorbt", vectorbt_of), ("backtesting", backtesting_of)):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+            continue
+        go = make(bars)
+        if name == "vectorbt":
+            found = go()
+            assert found.trades.closed.count() == trades, "vectorbt trades otherwise"
+            contenders["vectorbt: MA + signals + value()"] = lambda go=go: go().value()
+            contenders["vectorbt: the same + stats()"] = lambda go=go: go().stats()
+        else:
+            contenders["backtesting.py run()"] = go
+    wanted = tuple(part for part in options.only.split(",") if part)
+    contenders = {name: go for name, go in contenders.items() if not wanted or name.startswith(wanted)}
+    took: dict[str, list[float]] = {name: [] for name in contenders}
+    for go in contenders.values():
+        go()
+    for _ in range(options.rounds):
+        for name, go in contenders.items():
+            start = time.process_time()
+            go()
+            took[name].append(1e3 * (time.process_time() - start))
+    floor = took.get("bare numba pass + statistics")
+    print(f"{options.bars} bars, {trades} trades, equal results; milliseconds, {options.rounds} rounds")
+    print(f"{'':36}{'median':>10}{'least':>10}{'x floor':>10}{'x least':>10}")
+    for name, times in took.items():
+        ratio = statistics.median(a / b for a, b in zip(times, floor, strict=True)) if floor else float("nan")
+        least = min(times) / min(floor) if floor else float("nan")
+        print(f"{name:36}{statistics.median(times):10.2f}{min(times):10.2f}{ratio:10.2f}{least:10.2f}")
+    for name in ("numba", "vectorbt", "vectorbt-rust", "backtesting"):
+        try:
+            print(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name}: not installed (pip install -e .[peers])")
+
+
+if __name__ == "__main__":
+    main()

@@ -101,6 +101,8 @@ class Charts {
   make(chart) {
     const place = $(chart.id), grid = token("line"), ink = token("dim");
     place.replaceChildren();
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", `chart over time: ${chart.label}`);
     if (chart.label) place.append(el("span", "label", chart.label));
     const font = "11px system-ui, sans-serif", self = this;
     const axis = { stroke: ink, font, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 } };
@@ -165,7 +167,7 @@ class Charts {
     const at = touch => touch.clientX - over.getBoundingClientRect().left;
     over.addEventListener("touchstart", event => {
       if (event.touches.length === 2) pinch = { view: this.view, a: plot.posToVal(at(event.touches[0]), "x"), b: plot.posToVal(at(event.touches[1]), "x") };
-      else plot.setCursor({ left: at(event.touches[0]), top: 20 });
+      else plot.setCursor({ left: at(event.touches[0]), top: 20 }, true, true);
     }, { passive: true });
     over.addEventListener("touchmove", event => {
       if (pinch && event.touches.length === 2) {
@@ -174,7 +176,7 @@ class Charts {
         if (Math.abs(p - q) < 12) return;
         const scale = (pinch.b - pinch.a) / (q - p), from = pinch.a - p * scale;
         this.show([from, from + Math.abs(scale) * width]);
-      } else if (event.touches.length === 1) plot.setCursor({ left: at(event.touches[0]), top: 20 });
+      } else if (event.touches.length === 1) plot.setCursor({ left: at(event.touches[0]), top: 20 }, true, true);
     }, { passive: false });
     over.addEventListener("touchend", event => { if (!event.touches.length) pinch = null; }, { passive: true });
   }

@@ -101,9 +101,14 @@ class _Recorder:
             }
             for name, params, column in _behind(frame):
                 self._note(name, params, column)
-            parts = result._asdict() if hasattr(result, "_asdict") else {"": result}
+            if isinstance(result, dict):  # of `compute`: the indicator that it was asked for, with its parameters
+                name, given = frame.f_locals.get("name", ""), frame.f_locals.get("values", {})
+                parts = {"" if part == name else part: column for part, column in result.items()}
+            else:
+                name = frame.f_code.co_name
+                parts = result._asdict() if hasattr(result, "_asdict") else {"": result}
             for part, column in parts.items():
-                self._note(f"{frame.f_code.co_name}{f'.{part}' if part else ''}", given, column)
+                self._note(f"{name}{f'.{part}' if part else ''}", given, column)
 
     def _note(self, name: str, params: Mapping[str, float], column: object) -> None:
         if not isinstance(column, np.ndarray) or column.shape != (self._count,) or column.dtype.kind not in "fiub":

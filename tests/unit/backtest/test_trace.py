@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from fks.backtest.trace import answer_to, request_of, trace
+from fks.indicators import compute
 from fks.model.bar import Bars
+from fks.strategies.base import Decisions, Strategy
 from fks.strategies.registry import load_catalogue
 
 
@@ -28,6 +31,23 @@ def test_indicators_and_variables_are_seen_with_their_parameters() -> None:
     assert by_name["rsi"].now == by_name["value"].now
     assert by_name["rsi"].now is not None
     assert by_name["rsi"].now < 30 < (by_name["rsi"].before or 0)
+
+
+def test_indicators_of_the_registry_are_seen_by_their_own_names() -> None:
+    class Stochastic(Strategy):
+        name: ClassVar[str] = "stochastic"
+
+        def warmup(self) -> int:
+            return 8
+
+        def decide(self, bars: Bars) -> Decisions:
+            slow = compute("stoch", bars, fastk_period=6)["slowk"] > compute("wma", bars, period=3)["wma"]
+            return Decisions(slow.astype(float))
+
+    found = {value.name: value for value in trace(Stochastic(), bars([100.0 + i % 7 for i in range(40)])).values}
+    assert {"stoch.slowk", "stoch.slowd", "wma"} <= found.keys()
+    assert found["stoch.slowk"].params["fastk_period"] == 6
+    assert found["wma"].params == {"period": 3}
 
 
 @pytest.mark.parametrize("name", [name for name, entry in load_catalogue().entries.items() if not entry.error])

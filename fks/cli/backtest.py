@@ -634,7 +634,8 @@ def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
     elif with_result and job["result"]:
         show(job["result"])
     else:
-        click.echo(f"backtest {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{_because(job)}")
+        stored = " (stored before)" if job.get("is_stored") else ""
+        click.echo(f"backtest {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{_because(job)}{stored}")
     if job["state"] == "failed":
         raise FksError(f"backtest {job['id']} failed: {job['error']}")
 

@@ -24,6 +24,7 @@ PAGES = (
     "write-a-strategy",
     "indicators",
     "backtest",
+    "optimize",
     "trade",
     "connect-ninjatrader",
     "run-a-cluster",

@@ -16,6 +16,7 @@ from fks.search import (
     Plan,
     Search,
     Surface,
+    Trial,
     Validation,
     evaluate,
     metrics_of,
@@ -256,3 +257,24 @@ def test_a_plateau_and_a_peak_are_distinguished() -> None:
     assert cells["a"] == list(range(7))
     assert cells["best"][3] == 10.0
     assert set(cells["count"]) == {7}
+
+
+@pytest.mark.soak
+def test_memory_does_not_grow_with_the_number_of_trials() -> None:
+    import tracemalloc
+
+    peaks = []
+    for count in (20_000, 60_000):
+        task = task_of(Coin, {"seed": f"1:{count}"}, BARS, free_setup(), validation=Validation(kind="none"))
+        driver, dice = Search(task), np.random.Generator(np.random.PCG64(1))
+        tracemalloc.start()
+        while asked := driver.ask():
+            for fold, proposal in asked:
+                ratio = float(dice.normal())
+                metrics = {"trades": 3.0, "sharpe_period": ratio, "periods": 60.0, "skew": 0.0, "kurtosis": 3.0}
+                sums = dice.normal(size=(3, 16))
+                driver.tell(Trial(fold, proposal.number, proposal.params, "done", (ratio,), metrics, (), sums))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert driver.done == count
+    assert peaks[1] <= peaks[0] < 10e6

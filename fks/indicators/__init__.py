@@ -25,6 +25,7 @@ from fks.indicators.functions import (
 )
 from fks.indicators.registry import INDICATORS, Indicator, Param, compute
 from fks.indicators.sessions import Pivots, local_seconds, pivot_points, session_starts, vwap_session
+from fks.indicators.timeframes import Higher, higher
 from fks.indicators.windows import (
     Ichimoku,
     hurst,
@@ -41,6 +42,7 @@ from fks.model.ticks import places_of
 __all__ = [
     "INDICATORS",
     "Bands",
+    "Higher",
     "Ichimoku",
     "Indicator",
     "Macd",
@@ -54,6 +56,7 @@ __all__ = [
     "cross_side",
     "deviation_numerator",
     "ema",
+    "higher",
     "highest",
     "hurst",
     "ichimoku",

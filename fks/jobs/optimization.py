@@ -124,10 +124,11 @@ def search_hash(task: Task) -> str:
 
         params["optuna"] = optuna.__version__
     strategy = task.space.strategy
+    corner = {one.name: one.choices[0] if one.choices else one.low for one in task.space.dimensions}
     return inputs_hash(
         version=fks.__version__,
         strategy=strategy.name,
-        source=source_hash(strategy),
+        source=source_hash(task.space.make(corner) or strategy),  # an instance has its members' code, too
         params=params,
         bars=task.bars,
         setup=task.setup,

@@ -7,8 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from fks.indicators import INDICATORS, cross_side, rsi
-from fks.indicators.timeframes import higher
+from fks.indicators import INDICATORS, cross_side, higher, rsi
 from fks.model.bar import Bars
 from fks.strategies.base import Decisions, Protected, hold
 

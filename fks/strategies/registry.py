@@ -27,6 +27,7 @@ from fks.strategies.base import Strategy, StrategyError, warmup_of
 from fks.strategies.base.location import one_line, raised_at
 
 GROUP = "fks.strategies"
+_LOADED = "__fks_source_sha256__"  # of a user's file as it was run: the file may be changed afterwards
 _NOT_STRATEGIES = frozenset({"base", "check", "registry", "template"})
 
 
@@ -161,8 +162,10 @@ def load_file(path: Path) -> Iterator[Entry]:
     """Yield the strategies of one file. It is run as a module of its own; a changed file is run again."""
     try:
         source = path.read_bytes()
-        name = f"fks_user_{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
+        digest = hashlib.sha256(source).hexdigest()
+        name = f"fks_user_{path.stem}_{digest[:12]}"
         module = sys.modules.get(name) or _run_file(name, path)
+        setattr(module, _LOADED, digest)
         yield from _from_module(module, "file", str(path), path.stem)
     except FksError as error:
         yield Entry(path.stem, "file", str(path), error=error.message)
@@ -212,13 +215,15 @@ def _with_line(error: Exception, path: Path) -> str:
 
 
 def source_hash(strategy: Strategy | type[Strategy]) -> str:
-    """Return the SHA-256 of the file that defines a strategy and, for an instance, of those of its parts: part of every
-    result's fingerprint (C12)."""
+    """Return the SHA-256 of the file that defines a strategy, as it was loaded, and, for an instance, of those of its
+    parts: part of every result's fingerprint (C12)."""
     kind = strategy if isinstance(strategy, type) else type(strategy)
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)
-    own = hashlib.sha256(Path(file).read_bytes() if file else kind.__qualname__.encode())
+    own: str | None = getattr(module, _LOADED, None)
+    if own is None:
+        own = hashlib.sha256(Path(file).read_bytes() if file else kind.__qualname__.encode()).hexdigest()
     parts = () if isinstance(strategy, type) else strategy.parts()
     if not parts:
-        return own.hexdigest()
-    return hashlib.sha256("\n".join([own.hexdigest(), *map(source_hash, parts)]).encode()).hexdigest()
+        return own
+    return hashlib.sha256("\n".join([own, *map(source_hash, parts)]).encode()).hexdigest()

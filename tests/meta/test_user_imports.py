@@ -18,7 +18,7 @@ DATA = (
 )
 INDICATORS = (
     "INDICATORS Bands Indicator Macd Param adx atr band_side bbands compute cross_side deviation_numerator ema highest "
-    "keep_last lowest macd obv places_of roc rolling_sum rsi sma stddev to_ticks wma hurst ichimoku local_seconds "
+    "keep_last lowest macd obv places_of roc rolling_sum rsi sma stddev to_ticks wma higher hurst ichimoku local_seconds "
     "pivot_points realised_volatility rolling_beta rolling_correlation vwap_rolling vwap_session zscore"
 )
 IMPORTS = {

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fks.backtest.instrument import setup_for
+from fks.jobs.optimization import search_hash
 from fks.model.bar import Bars
 from fks.model.errors import InputError
+from fks.search.run import task_of
 from fks.search.space import space_of
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import check_strategy, synthetic
@@ -184,6 +187,24 @@ def test_a_search_varies_a_combination_of_a_users_strategies(tmp_path: Path) -> 
     space = space_of(kind, {"threshold": "0.5,1.0"}, fixed, context=catalogue.context)
     made = [space.make({"threshold": value}) for value in (0.5, 1.0)]
     assert [len(one.parts()) for one in made if one is not None] == [2, 2]
+
+
+def test_the_fingerprint_of_a_search_covers_the_code_of_every_member(tmp_path: Path) -> None:
+    own = TEMPLATE.format(title="Mine", kind="Mine", name="mine")
+    found = []
+    for text in (own, own.replace("bars.close > top", "bars.close >= top"), own):
+        (tmp_path / "mine.py").write_text(text)
+        catalogue = load_catalogue(tmp_path)
+        task = task_of(
+            catalogue.kind("combination"),
+            {"threshold": "0.3:0.9"},
+            BARS,
+            setup_for(BARS),
+            fixed={"members": "mine rsi"},
+            context=catalogue.context,
+        )
+        found.append(search_hash(task))
+    assert found[0] == found[2] != found[1]
 
 
 def test_the_source_hash_covers_the_code_of_every_member(tmp_path: Path) -> None:

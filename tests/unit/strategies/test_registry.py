@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_changed_file_is_loaded_again_and_has_another_hash(tmp_path: Path) -> No
     assert (before().model_dump()["entry"], after().model_dump()["entry"]) == (20, 30)
     assert load_catalogue(tmp_path).kind("mine") is after
     assert source_hash(after) != source_hash(load_catalogue().kind("rsi"))
+    assert source_hash(before) != source_hash(after)
+    assert source_hash(before) == hashlib.sha256(OWN.encode()).hexdigest(), "of the code that runs, not of the file now"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,13 @@ from fks.strategies.registry import Catalogue
 KIND = "drift"
 _HUGE = Decimal(10) ** 12  # cash of the backtest: what the account could pay is a denial's reason, not the backtest's
 _BPS = Decimal("0.01")
+#: why a signal in this state has no fill
+_STATE_REASONS = {
+    "nothing": "nothing was held",
+    "pending": "waits for approval",
+    "declined": "a person declined it",
+    "ordered": "its order has no fill",
+}
 
 
 class DriftSpec(BaseModel):
@@ -135,7 +142,7 @@ def _made(rows: Any) -> tuple[list[Step], dict[tuple[int, Role], str]]:
                 )
             )
         else:
-            reasons[decided_ns, role] = row["code"] or str(row["state"])
+            reasons[decided_ns, role] = row["code"] or _STATE_REASONS.get(row["state"], str(row["state"]))
     return steps, reasons
 
 

@@ -271,8 +271,15 @@ class Job:
             ending.start()
 
 
-# a resource of their own: a job never takes what trading needs, and waits for nothing of it
-_Job = ray.remote(num_cpus=0, resources={"research": 1}, max_restarts=0, max_task_retries=0)(Job)
+_Job = ray.remote(max_restarts=0, max_task_retries=0)(Job)
+
+
+def _place_of_jobs() -> dict[str, Any]:
+    """Return what a job asks of a node: a resource of its own, so that it takes nothing that trading needs. A cluster
+    that was started by an earlier build, or by other means, offers none: there it is a CPU."""
+    if ray.cluster_resources().get("research"):
+        return {"num_cpus": 0, "resources": {"research": 1}}
+    return {"num_cpus": 1}
 
 
 async def run_job(home: str, job_id: str) -> None:
@@ -280,7 +287,8 @@ async def run_job(home: str, job_id: str) -> None:
     died."""
     # an actor and not a task: Ray ends the tasks of an owner that died
     name = f"job:{job_id}:{uuid.uuid4().hex[:8]}"
-    runner = _Job.options(name=name, namespace=NAMESPACE, lifetime="detached").remote()
+    place = await asyncio.to_thread(_place_of_jobs)
+    runner = _Job.options(name=name, namespace=NAMESPACE, lifetime="detached", **place).remote()
     try:
         await runner.run.remote(home, job_id)
     except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:

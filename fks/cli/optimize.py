@@ -143,9 +143,9 @@ def run(
     catalogue.kind(spec.strategy)  # errors of the request are reported before any data is loaded
     loaded = load_bars(ctx, spec.request(), tape)
     began = time.perf_counter()
-    task = task_for(spec, loaded, catalogue, settings_of(ctx).risk)
-    driver = Search(task)
     try:
+        task = task_for(spec, loaded, catalogue, settings_of(ctx).risk)
+        driver = Search(task)
         _play(task, driver, spec.workers or settings_of(ctx).research.places, check_strategy_of, is_quiet=as_json)
         document = document_of_search(driver, source=loaded.source)
     except TapeRefused as error:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fks.backtest import Setup, TapeRefused
+from fks.backtest import Setup, TapeRefused, find_gaps
+from fks.backtest.gaps import ensure_whole
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import iso
@@ -467,8 +468,10 @@ def task_of(
     trades_min: int = 1,
     context: dict[str, Any] | None = None,
 ) -> Task:
-    """Return the checked task of a search. Errors: InputError, as `search`."""
+    """Return the checked task of a search. Errors: InputError and TapeRefused, as `search`."""
     names = (objective,) if isinstance(objective, str) else tuple(objective)
+    if not setup.allow_gaps:
+        ensure_whole(find_gaps(bars))  # before any trial; each range is looked at again
     _ = bars.ticks, bars.breaks  # made once here; the ranges of all trials are views of them
     return Task(
         space_of(strategy, space, fixed, context=context),

@@ -24,6 +24,7 @@ LONGEST = (
     "contract/history/test_sync_faults.py",
     "contract/history/test_history.py",
     "contract/backtest/test_g6_paper.py",
+    "contract/jobs/test_search_jobs.py",
     "contract/jobs/test_sync_job.py",
     "contract/node/test_gcs_storage.py",
     "contract/node/test_keeper_services.py",

@@ -3,86 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import signal
-import subprocess
-import sys
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
-from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Research, Settings
-from fks.jobs.bars import load_stored
-from fks.jobs.optimization import KIND, WORKER, document_of_search, parse_optimization, task_for
+from fks.jobs.optimization import KIND, WORKER, parse_optimization
 from fks.jobs.pool import Processes
 from fks.jobs.runner import run_one
 from fks.model.errors import InputError
-from fks.search import Search, serial
-from fks.search.run import Evaluate
-from fks.store import migrate
-from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.jobs import SEARCHES, Job, JobStore
+from fks.store.jobs import Job, JobStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
-from fks.strategies.check import synthetic
-from fks.strategies.registry import load_catalogue
-from tests.support.servers import mortal_postgres
+from tests.support.searching import SPEC, ended, here, stored, submit, survive_deaths, take
 from tests.support.waiting import until
 
-SPEC: dict[str, Any] = {
-    "strategy": "sma_cross",
-    "symbol": "BTCUSDT",
-    "exchange": "binance",
-    "timeframe": "1m",
-    "limits": False,
-    "space": {"fast": "2:11", "slow": "8:23"},
-}
 TPE = {**SPEC, "plan": {"method": "tpe", "trials": 24, "batch": 6, "prune": True}}
 WALK = {**SPEC, "plan": {"method": "random", "trials": 20}, "validation": {"kind": "walk_forward", "folds": 2}}
-
-
-async def stored(db: Database, count: int = 900) -> None:
-    await BarStore(db).merge(replace(synthetic(count), symbol="BTCUSDT"), source="test")
-
-
-async def here(db: Database, spec: dict[str, Any], evaluate_all: Evaluate = serial) -> dict[str, Any]:
-    """Return what the search of a spec gives in this process."""
-    parsed = parse_optimization(spec)
-    loaded = await load_stored(db, parsed.request())
-    driver = Search(task_for(parsed, loaded, load_catalogue()))
-    while asked := driver.ask():
-        for trial in evaluate_all(driver.task, asked):
-            driver.tell(trial)
-    return plain(document_of_search(driver, source=loaded.source))
-
-
-def plain(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document as JSON gives it back."""
-    found: dict[str, Any] = orjson.loads(orjson.dumps(document))
-    return found
-
-
-async def submit(db: Database, spec: dict[str, Any]) -> uuid.UUID:
-    return await JobStore(db).submit(KIND, parse_optimization(spec).model_dump(mode="json", by_alias=True))
-
-
-async def ended(db: Database, id: uuid.UUID) -> Job:
-    job = await JobStore(db).get(id)
-    assert job is not None
-    return job
-
-
-async def take(db: Database) -> Job:
-    job = await JobStore(db).claim(SEARCHES)
-    assert job is not None
-    return job
 
 
 @pytest.mark.parametrize("spec", [SPEC, TPE, WALK], ids=["grid", "tpe", "walk-forward"])
@@ -245,74 +183,12 @@ def test_a_wrong_spec_names_the_field() -> None:
 
 
 # ── deaths ───────────────────────────────────────────────────────────────────────────────────────
-@contextmanager
-def runners(url: str, folder: Path, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    found = [start(url, folder) for _ in range(count)]
-    try:
-        yield found
-    finally:
-        for process in found:
-            process.kill()
-            process.wait()
+GUIDED = {**SPEC, "plan": {"method": "tpe", "trials": 60, "batch": 6}, "workers": 3}
+GRID = {**SPEC, "space": {"fast": "2:11", "slow": "60:99"}, "workers": 3}
 
 
-def start(url: str, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tests.support.search_process", url, str(folder)])
-
-
-COUNTED = """
-CREATE TABLE endings (fold int, number int);
-CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN INSERT INTO endings VALUES (NEW.fold, NEW.number); RETURN NEW; END $$;
-CREATE TRIGGER note AFTER UPDATE ON trials FOR EACH ROW
-WHEN (NEW.state IN ('done', 'pruned', 'failed') AND OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION note();
-"""
-
-
-@pytest.mark.parametrize(
-    ("kind", "combinations"),
-    [("guided", 60), ("grid", 400), pytest.param("grid", 2000, marks=pytest.mark.soak)],
-)
+@pytest.mark.parametrize(("spec", "total"), [(GUIDED, 60), (GRID, 400)], ids=["guided", "grid"])
 async def test_a_search_survives_kill_9_of_its_runners_and_of_postgresql(
-    kind: str, combinations: int, tmp_path: Path
+    spec: dict[str, Any], total: int, tmp_path: Path
 ) -> None:
-    """Three runners, of which one is killed three times, and PostgreSQL once."""
-    spec = {**SPEC, "space": {"fast": f"2:{1 + combinations // 40}", "slow": "60:99"}, "workers": 3}
-    if kind == "guided":
-        spec = {**SPEC, "plan": {"method": "tpe", "trials": 60, "batch": 6}, "workers": 3}
-    dice = random.Random(7)
-    with mortal_postgres() as postgres:
-        await migrate.upgrade(postgres.url)
-        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=20.0), application="test")
-        await stored(db, 400)
-        for statement in COUNTED.strip().split(";\n"):
-            if statement.strip():
-                await db.sql(statement)
-        id = await submit(db, spec)
-        wanted = await here(db, spec)
-        total = wanted["trials"]["total"]
-        killed = 0
-        with runners(postgres.url, tmp_path, 3) as processes:
-            store, jobs = TrialStore(db, id), JobStore(db)
-            async with asyncio.timeout(150):
-                while not (await ended(db, id)).is_ended:
-                    await jobs.requeue_lost(silent_s=3.0, attempts_max=3)
-                    counts = await store.counts()
-                    if counts.ended >= (killed + 1) * total / 5 and killed < 3:
-                        killed += 1
-                        number = dice.randrange(3)
-                        processes[number].send_signal(signal.SIGKILL)
-                        processes[number].wait()
-                        processes[number] = start(postgres.url, tmp_path)
-                        if killed == 2:
-                            postgres.kill()
-                            postgres.start()
-                    await asyncio.sleep(0.05)
-        job = await ended(db, id)
-        assert (job.state, job.error if job.state != "done" else None) == ("done", None)
-        assert killed == 3
-        endings = await db.sql("SELECT fold, number, count(*) FROM endings GROUP BY 1, 2")
-        assert len(endings) == total == combinations
-        assert {row["count"] for row in endings} == {1}, "a trial was counted twice"
-        assert job.result == wanted, "the deaths changed the result"
-        await db.close()
+    await survive_deaths(spec, total, tmp_path)

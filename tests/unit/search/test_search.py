@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from pydantic import Field
 
-from fks.backtest import run
+from fks.backtest import TapeRefused, run
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.search import (
     Plan,
     Search,
     Surface,
-    Trial,
     Validation,
     evaluate,
     metrics_of,
@@ -196,6 +196,13 @@ def test_a_pruned_trial_ran_only_a_part() -> None:
     assert found["overfitting"]["trials"] == 40, "a pruned trial was a trial"
 
 
+def test_a_tape_with_holes_is_refused_before_any_trial() -> None:
+    times = BARS.time_ns + np.where(np.arange(1500) >= 700, 30 * 3_600_000_000_000, 0)
+    with pytest.raises(TapeRefused, match="misses"):
+        task_of(Coin, {"seed": "1:3"}, replace(BARS, time_ns=times), free_setup())
+    task_of(Coin, {"seed": "1:3"}, replace(BARS, time_ns=times), free_setup(allow_gaps=True))
+
+
 def test_unknown_objectives_are_refused() -> None:
     with pytest.raises(InputError, match="unknown objective luck"):
         search(Coin, {"seed": "1:3"}, BARS, free_setup(), objective="luck")
@@ -257,24 +264,3 @@ def test_a_plateau_and_a_peak_are_distinguished() -> None:
     assert cells["a"] == list(range(7))
     assert cells["best"][3] == 10.0
     assert set(cells["count"]) == {7}
-
-
-@pytest.mark.soak
-def test_memory_does_not_grow_with_the_number_of_trials() -> None:
-    import tracemalloc
-
-    peaks = []
-    for count in (20_000, 60_000):
-        task = task_of(Coin, {"seed": f"1:{count}"}, BARS, free_setup(), validation=Validation(kind="none"))
-        driver, dice = Search(task), np.random.Generator(np.random.PCG64(1))
-        tracemalloc.start()
-        while asked := driver.ask():
-            for fold, proposal in asked:
-                ratio = float(dice.normal())
-                metrics = {"trades": 3.0, "sharpe_period": ratio, "periods": 60.0, "skew": 0.0, "kurtosis": 3.0}
-                sums = dice.normal(size=(3, 16))
-                driver.tell(Trial(fold, proposal.number, proposal.params, "done", (ratio,), metrics, (), sums))
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert driver.done == count
-    assert peaks[1] <= peaks[0] < 10e6

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.backtest import Setup, run
@@ -78,6 +78,7 @@ class CrossByBar(BarStrategy):
 
 
 @given(fast=st.integers(1, 6), more=st.integers(1, 20), short=st.booleans(), start=st.integers(0, 500))
+@settings(deadline=None)
 def test_both_forms_of_one_rule_decide_the_same(fast: int, more: int, short: bool, start: int) -> None:
     tape = synthetic(900)[start:]
     columns = evaluate(SmaCross(fast=fast, slow=fast + more, short=short), tape)
@@ -86,6 +87,7 @@ def test_both_forms_of_one_rule_decide_the_same(fast: int, more: int, short: boo
 
 
 @given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]), profit=st.sampled_from([0.1, 0.5]))
+@settings(deadline=None)
 def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit: float) -> None:
     """Random orders with protections on the price grid: after each bar `ctx.position` is the backtest's."""
     tape = synthetic(400)

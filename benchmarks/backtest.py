@@ -1,8 +1,8 @@
 """One backtest, ours against a bare numba pass and the peers: SMA 20/50 cross, long only, one unit an entry, 0.1 % fee.
 
-The same decisions, fills and profits are checked before anything is timed. Contenders take turns; medians and least times
-of the rounds, and the ratio of each to the bare pass of the same round. The tape's tick is 1/64, so that float averages
-and exact ones agree on ties (docs/performance.md).
+Entries, exits and profits are compared before anything is timed. Contenders take turns; CPU time, medians and least
+of the rounds, and the ratio to the floor of the same round. The tape's tick is 1/64, so that float averages and exact
+ones agree on ties (docs/performance.md).
 
     python benchmarks/backtest.py [--bars 525600] [--rounds 9] [--only ours,bare]
 
@@ -122,11 +122,9 @@ def vectorbt_of(bars: Bars) -> Callable[[], Any]:
 
     def go() -> Any:
         fast, slow = vbt.MA.run(close, FAST), vbt.MA.run(close, SLOW)
-        above = (fast.ma > slow.ma).to_numpy()
-        above[:SLOW] = False
-        before = np.concatenate([[False], above[:-1]])
-        entries, exits = above & ~before, before & ~above
-        entries, exits = np.concatenate([[False], entries[:-1]]), np.concatenate([[False], exits[:-1]])
+        above, below = (fast.ma > slow.ma).to_numpy().copy(), (fast.ma < slow.ma).to_numpy().copy()
+        above[:SLOW] = below[:SLOW] = False
+        entries, exits = (np.concatenate([[False], side[:-1]]) for side in (above, below))  # a tie is neither
         return vbt.Portfolio.from_signals(
             close, entries, exits, size=1.0, price=open_, fees=RATE, init_cash=CASH, freq="1min"
         )
@@ -159,7 +157,31 @@ def backtesting_of(bars: Bars) -> Callable[[], Any]:
             elif self.fast[-1] < self.slow[-1] and self.position:
                 self.position.close()
 
+    importlib.import_module("backtesting.backtesting")._tqdm = lambda rows, **options: rows  # no progress bar
     return lambda: library.Backtest(frame, Cross, cash=CASH, commission=RATE).run()
+
+
+def check_vectorbt(found: Any, bars: Bars) -> None:
+    """Fail unless vectorbt's closed trades and its equity are ours."""
+    result = ours(bars)
+    fills, trades = result.fill_columns, result.trade_columns
+    closed = found.trades.closed
+    for name, mine in (("entry_idx", fills.bar[trades.entry]), ("exit_idx", fills.bar[trades.exit])):
+        assert np.array_equal(closed.values[name], mine), f"vectorbt: {name} differs"
+    assert np.allclose(closed.values["pnl"], result.pnl, rtol=0, atol=1e-9 * 30_000), "vectorbt: profits differ"
+    assert np.allclose(found.value().to_numpy()[result.first :], result.equity, rtol=1e-12), "vectorbt: equity differs"
+
+
+def check_backtesting(found: Any, bars: Bars) -> None:
+    """Fail unless backtesting.py's closed trades are ours."""
+    result = ours(bars)
+    fills, trades = result.fill_columns, result.trade_columns
+    table = found["_trades"].sort_values("EntryBar")
+    for name, mine in (("EntryBar", fills.bar[trades.entry]), ("ExitBar", fills.bar[trades.exit])):
+        assert np.array_equal(table[name].to_numpy(), mine), f"backtesting.py: {name} differs"
+    assert np.allclose(table["PnL"].to_numpy(), result.pnl, rtol=0, atol=1e-6 * 30_000), (
+        "backtesting.py: profits differ"
+    )
 
 
 def check(bars: Bars) -> int:
@@ -201,11 +223,11 @@ def main() -> None:
             continue
         go = make(bars)
         if name == "vectorbt":
-            found = go()
-            assert found.trades.closed.count() == trades, "vectorbt trades otherwise"
+            check_vectorbt(go(), bars)
             contenders["vectorbt: MA + signals + value()"] = lambda go=go: go().value()
             contenders["vectorbt: the same + stats()"] = lambda go=go: go().stats()
         else:
+            check_backtesting(go(), bars)
             contenders["backtesting.py run()"] = go
     wanted = tuple(part for part in options.only.split(",") if part)
     contenders = {name: go for name, go in contenders.items() if not wanted or name.startswith(wanted)}

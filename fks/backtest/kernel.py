@@ -131,7 +131,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
     equity = np.empty(count - rules.first)
     state = np.zeros(compiled.STATE_SIZE, np.int64)
     stops, limits = (_EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit))
-    for rows in (count // 8 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated
+    for rows in (count // 32 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated
         state[:] = 0
         fills, trades, denied = (
             np.empty((rows, width), np.int64)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fks.indicators import compiled
 from fks.model.bar import Floats, Ints
-from fks.model.ticks import places_of
+from fks.model.ticks import Whole, places_of
 
 _LIMIT = 2**62  # int64 products stay under this; beyond it Python's integers count
 Exact = npt.NDArray[np.object_] | Ints
@@ -26,12 +26,6 @@ def to_ticks(values: Floats) -> Ints:
     return np.rint(values * 10.0 ** places_of(values)).astype(np.int64)
 
 
-def _overflow_safe(ticks: Ints, factor: int) -> Exact:
-    """Return the ticks as they are when products of at most `factor` times them fit int64, else as Python integers."""
-    most = max(abs(int(ticks.max())), abs(int(ticks.min()))) if len(ticks) else 0
-    return ticks if most * factor < _LIMIT else ticks.astype(object)
-
-
 def rolling_sum(ticks: Exact, period: int) -> Exact:
     """Return the exact sum of the last `period` ticks; 0 before there are as many."""
     total = np.cumsum(ticks)  # may wrap around on very long tapes; differences are exact all the same
@@ -41,22 +35,26 @@ def rolling_sum(ticks: Exact, period: int) -> Exact:
     return result
 
 
-def cross_side(values: Floats, fast: int, slow: int, *, exact: Ints | None = None) -> Floats:
+def cross_side(values: Floats, fast: int, slow: int, *, exact: Whole | None = None, below: float = -1.0) -> Floats:
     """Return the sign of SMA(fast) - SMA(slow) at each bar, exactly; a tie keeps the sign before it.
 
     0 until there are max(fast, slow) bars and a first bar that is no tie. `exact`: the values as integers where they
-    are known (`Bars.ticks`), which saves the conversion.
+    are known (`Bars.ticks`), which saves the conversion. `below`: stands for the sign -1.
     """
-    whole = to_ticks(values) if exact is None else exact
-    ticks = _overflow_safe(whole, 2 * fast * slow)
-    if ticks is whole and compiled.is_worth(len(values)):
+    if exact is None:
+        ticks = to_ticks(values)
+        exact = Whole(ticks, max(abs(int(ticks.max())), abs(int(ticks.min()))) if len(ticks) else 0)
+    is_safe = 2 * fast * slow * exact.most < _LIMIT
+    if is_safe and compiled.is_worth(len(values)):
         side = np.empty(len(values))
-        compiled.load()(np.ascontiguousarray(whole), fast, slow, side)
+        compiled.load()(np.ascontiguousarray(exact.values), fast, slow, below, side)
         return side
-    difference = rolling_sum(ticks, fast) * slow - rolling_sum(ticks, slow) * fast
+    whole = exact.values if is_safe else exact.values.astype(object)
+    difference = rolling_sum(whole, fast) * slow - rolling_sum(whole, slow) * fast
     side = np.sign(difference).astype(np.float64)
     side[: max(fast, slow) - 1] = 0.0
-    return keep_last(side)
+    side = keep_last(side)
+    return side if below == -1.0 else np.where(side < 0.0, below, side)
 
 
 def keep_last(side: Floats) -> Floats:

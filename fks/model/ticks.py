@@ -7,6 +7,7 @@ and sums and comparisons of those are exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,13 @@ _PROBE = 256  # values that are tried first: they reject most grids
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
+
+
+class Whole(NamedTuple):
+    """A column as integers, and a bound: none is greater than `most`, nor below its negative."""
+
+    values: _Ints
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,11 @@ class Ticks:
         """Return a view of some rows (no copy)."""
         columns = (self.open[part], self.high[part], self.low[part], self.close[part])
         return Ticks(self.places, self.least, self.most, *columns)
+
+    @property
+    def closes(self) -> Whole:
+        """Return the closes with their bound."""
+        return Whole(self.close, max(abs(self.least), abs(self.most)))
 
     def on_grid(self, places: int) -> Ticks:
         """Return the same prices on a finer grid."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fks.indicators import cross_side
 from fks.model.bar import Bars
-from fks.strategies.base import Decisions, Protected, side_to_target
+from fks.strategies.base import Decisions, Protected
 
 
 class SmaCross(Protected):
@@ -32,5 +32,6 @@ class SmaCross(Protected):
         return self.slow
 
     def decide(self, bars: Bars) -> Decisions:
-        side = cross_side(bars.close, self.fast, self.slow, exact=bars.ticks.close)
-        return self.protect(bars, side_to_target(side, short=self.short))
+        below = -1.0 if self.short else 0.0
+        side = cross_side(bars.close, self.fast, self.slow, exact=bars.ticks.closes, below=below)
+        return self.protect(bars, side)

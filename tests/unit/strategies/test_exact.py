@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fks.indicators import band_side, compute, cross_side, places_of, rsi, sma, to_ticks
 from fks.indicators.compiled import cross_sides, load
 from fks.model.errors import InputError
+from fks.model.ticks import Whole
 from fks.strategies.check import synthetic
 
 ticks = st.lists(st.integers(1, 40), min_size=1, max_size=60)  # a coarse grid: many ties
@@ -96,8 +97,8 @@ def test_wrong_indicators_are_refused_in_one_line(name: str, params: dict[str, f
 def test_the_compiled_loop_keeps_the_rule_of_ties(ticks: list[int], fast: int, slow: int) -> None:
     column, side = np.array(ticks, dtype=np.int64), np.empty(len(ticks))
     wanted = cross_side(column.astype(float), fast, slow)
-    cross_sides(column, fast, slow, side)
+    cross_sides(column, fast, slow, -1.0, side)
     assert side.tolist() == wanted.tolist()
-    load()(column, fast, slow, side)
-    assert side.tolist() == wanted.tolist()
-    assert cross_side(column.astype(float), fast, slow, exact=column).tolist() == wanted.tolist()
+    load()(column, fast, slow, 0.0, side)
+    assert side.tolist() == np.maximum(wanted, 0.0).tolist()
+    assert cross_side(column.astype(float), fast, slow, exact=Whole(column, 40), below=0.0).tolist() == side.tolist()

@@ -4,9 +4,10 @@ INSERT INTO jobs (id, kind, spec, submitted_by, fingerprint, priority) VALUES ($
 
 -- name: same
 -- Give how often work of one fingerprint ended without a result, and the newest job of it that has one or will.
-SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled')) AS ended,
-       (array_agg(id ORDER BY created_at DESC) FILTER (WHERE state IN ('queued', 'running', 'done')
-                                                        AND NOT is_cancel_requested))[1] AS id
+SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled')
+                           OR (is_cancel_requested AND state IN ('queued', 'running'))) AS ended,
+       (array_agg(id ORDER BY created_at DESC) FILTER (WHERE state = 'done'
+                           OR (state IN ('queued', 'running') AND NOT is_cancel_requested)))[1] AS id
   FROM jobs WHERE kind = $1 AND fingerprint = $2;
 
 -- name: get

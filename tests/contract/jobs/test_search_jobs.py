@@ -175,6 +175,20 @@ async def test_a_job_of_the_same_fingerprint_is_found_until_it_fails(database: D
     assert other != id
 
 
+async def test_a_job_that_is_being_cancelled_is_not_taken_for_the_same(database: Database) -> None:
+    store = JobStore(database)
+    _, id = await store.same("backtest", "abc")
+    await store.submit("backtest", {}, job_id=id, fingerprint="abc")
+    job = await store.claim()
+    assert job is not None
+    await store.cancel(id)
+    known, fresh = await store.same("backtest", "abc")
+    assert known is None
+    assert fresh != id
+    await store.finish(job, "done", result={"late": True})  # it ended before it saw the wish
+    assert (await store.same("backtest", "abc"))[0] == id, "it has a result after all"
+
+
 def test_a_wrong_spec_names_the_field() -> None:
     with pytest.raises(InputError, match="optimization: plan: method random needs a number of trials"):
         parse_optimization({**SPEC, "plan": {"method": "random"}})

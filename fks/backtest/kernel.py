@@ -130,23 +130,22 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
     count = len(plan.bars)
     equity = np.empty(count - rules.first)
     state = np.zeros(compiled.STATE_SIZE, np.int64)
+    try:
+        compiled_walk = load()
+    except ImportError as error:
+        return f"numba cannot be imported: {error}"
     stops, limits = (_EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit))
+    columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, stops, limits)
+    inputs = tuple(np.ascontiguousarray(column) for column in columns)  # a view with a step is not
     for rows in (count // 32 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated
         state[:] = 0
         fills, trades, denied = (
             np.empty((rows, width), np.int64)
             for width in (compiled.FILL_WIDTH, compiled.TRADE_WIDTH, compiled.DENIED_WIDTH)
         )
-        ended = load()(
+        ended = compiled_walk(
             np.array([rules], dtype=_RULES)[0],
-            plan.bars.time_ns,
-            ticks.open,
-            ticks.high,
-            ticks.low,
-            ticks.close,
-            np.ascontiguousarray(decisions.target),
-            np.ascontiguousarray(stops),
-            np.ascontiguousarray(limits),
+            *inputs,
             plan.day_first,
             plan.day_start_ns,
             state,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -19,7 +20,8 @@ def is_worth(count: int) -> bool:
     """Return whether to use the compiled loops for columns of so many values."""
     if load.cache_info().currsize:
         return True
-    return count >= _LOAD_FROM or (count >= _USE_FROM and "numba" in sys.modules)
+    is_loaded = sys.modules.get("numba") is not None
+    return (count >= _USE_FROM and is_loaded) or (count >= _LOAD_FROM and find_spec("numba") is not None)
 
 
 @cache

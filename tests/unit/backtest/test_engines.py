@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Result, Setup, run
+from fks.backtest import Result, Setup, kernel, run
 from fks.backtest.curve import deepest_fall, fall_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of
@@ -275,3 +276,18 @@ def test_fees_are_exact_where_their_sum_needs_more_than_64_bits() -> None:
     wanted = sum((f.fee if f.fee_currency == "USDT" else f.fee * f.price for f in result.fills), Decimal(0))
     assert len(result.fills) > 300
     assert fees_of(result) == wanted
+
+
+def test_a_view_of_every_other_bar_runs_like_a_copy() -> None:
+    bars = synthetic(600)
+    bars.ticks  # noqa: B018 - the view below has its part of these
+    setup = Setup(BTC, cash=Decimal(10**6), allow_gaps=True)
+    assert_equal(CATALOGUE.make("sma_cross", {"fast": 3, "slow": 8, "sl_pct": 0.3}), bars[::2], setup)
+
+
+def test_without_numba_the_reference_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    kernel.load.cache_clear()
+    result = run(CATALOGUE.make("buy_and_hold"), synthetic(50), Setup(BTC), engine="compiled")
+    assert result.engine.name == "reference"
+    assert "numba cannot be imported" in result.engine.reason

@@ -203,7 +203,8 @@ async def test_history_is_complete_when_strategy_code_fails(
     file.write_text(source.format(what="raise OSError('no disk')"))
     await rig.db.sql("UPDATE strategy_instances SET strategy = 'slow', params = '{}'")
     story = await received(fks, "BTCUSDT", iso(BAR_NS))
-    assert story["verdict"] == "one gave no signal; the strategy could not be evaluated: OSError: no disk"
+    why = "one gave no signal; the strategy could not be evaluated: strategy slow: decide() with 60 bars raised "
+    assert story["verdict"] == f"{why}OSError: no disk; correct slow.py line 12: `raise OSError('no disk')`"
     monkeypatch.setattr("fks.api.why.TRACE_S", 4.0)
     file.write_text(source.format(what="time.sleep(600)"))
     assert "no answer within 4 s" in (await received(fks, "BTCUSDT", iso(BAR_NS)))["verdict"]

@@ -53,6 +53,8 @@ async def partly_filled(entry: OrderEntry, exchange: LocalExchange) -> None:
         )
         if answer.body["state"] == "PARTIAL":
             return
+        if answer.body["state"] in ("ACCEPTED", "WORKING"):  # what rests keeps money from the next try
+            await entry.cancel(str(answer.body["client_order_id"]), "tester")
     raise AssertionError(f"no partial fill: {answer.body}")
 
 

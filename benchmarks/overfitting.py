@@ -22,7 +22,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from fks.search import Plan, Search, Validation, deflated_sharpe, evaluate, probabilistic_sharpe, task_of
-from tests.support.luck import PASS, Coin, free_setup, luck_of, walk
+from tests.support.no_skill import PASS, Coin, free_setup, passes_without_skill, walk
 
 LIMIT = 0.07
 
@@ -52,7 +52,7 @@ def coins(count: int, seed: int) -> dict[str, float]:
         "alone": alone / count,
         "deflated": deflated / count,
         "best_sharpe": outcome["overfitting"]["sharpe"],
-        "sharpe_of_luck": outcome["overfitting"]["sharpe_of_luck"],
+        "sharpe_without_skill": outcome["overfitting"]["sharpe_without_skill"],
         "best_deflated": outcome["overfitting"]["deflated_sharpe"],
         "best_held_out": outcome["out_of_sample"]["value_test_mean"],
         "pbo": outcome["overfitting"]["cross_validation"]["pbo"],
@@ -67,7 +67,8 @@ def main() -> int:
     chosen = parser.parse_args()
     began = time.perf_counter()
     rows = [
-        luck_of(chosen.experiments, trials, seed=17, pbo=min(50, chosen.experiments)) for trials in (1, 10, 50, 200)
+        passes_without_skill(chosen.experiments, trials, seed=17, pbo=min(50, chosen.experiments))
+        for trials in (1, 10, 50, 200)
     ]
     engine = coins(chosen.coins, 17)
     document = {
@@ -93,7 +94,7 @@ def main() -> int:
         print(
             f"\n{chosen.coins} coins on one random walk, through the engine: {100 * engine['alone']:.1f} % pass alone, "
             f"{100 * engine['deflated']:.1f} % deflated;\nthe best has a yearly Sharpe ratio of {engine['best_sharpe']:.2f} "
-            f"(luck: {engine['sharpe_of_luck']:.2f}), deflated {engine['best_deflated']:.2f}, "
+            f"(chance: {engine['sharpe_without_skill']:.2f}), deflated {engine['best_deflated']:.2f}, "
             f"{engine['best_held_out']:.2f} on held-back bars, probability of overfitting {engine['pbo']:.2f}"
         )
         print(f"{document['seconds']} s")

@@ -23,13 +23,14 @@ from fks.store.db import Database
 from fks.store.facts import Facts
 
 SIGNALS_MAX = 2_000
+BARS_MAX = 1_000_000  # of one series: 12 days of seconds, two years of minutes; 48 MB in this process
 _PERSON_TIMEFRAME = "1m"  # the bars that a person's order is valued on
 _ZERO = Decimal(0)
 Row = Mapping[str, Any]
 
 
 class DenialLedger:
-    """Values entries that were not made on the stored bars. Errors: OutageError."""
+    """Values entries that were not made on the stored bars. Errors: InputError SPAN_TOO_LONG, OutageError."""
 
     def __init__(self, db: Database, costs: CostModel) -> None:
         self._db, self._costs = db, costs
@@ -50,7 +51,14 @@ class DenialLedger:
         for (exchange, symbol, timeframe), members in series.items():
             instrument = listed.get((exchange, symbol))
             first_ns = min(_decided_ns(row) for row in members)
-            bars = await self._bars.read(symbol, timeframe, first_ns, exchange=exchange)
+            bars = await self._bars.read(symbol, timeframe, first_ns, None, BARS_MAX + 1, exchange=exchange)
+            if len(bars) > BARS_MAX:
+                raise InputError(
+                    f"there are more than {BARS_MAX:,} {timeframe} bars of {symbol} since {iso(first_ns)}",
+                    code="SPAN_TOO_LONG",
+                    status=422,
+                    remedy="begin later, or choose one instance",
+                )
             items += await asyncio.to_thread(_valued, members, bars, instrument, self._costs)
         items.sort(key=lambda item: item["time"])
         return {"items": items, "total": summed(items), "is_cut": len(rows) > SIGNALS_MAX}

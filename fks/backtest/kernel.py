@@ -17,7 +17,7 @@ import numpy as np
 import fks.matching.rule
 from fks.backtest import kernel_walk as compiled
 from fks.backtest.kernel_walk import FAR, Rules
-from fks.backtest.limits import Funds, TapeChecks, words
+from fks.backtest.limits import Funds, TapeChecks, denial_text
 from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import Setup, plain
 from fks.backtest.units import Units, from_units, places, to_units
@@ -325,4 +325,4 @@ class _Details:
         denial = TapeChecks(plan.bars, setup).denial(index, side, quantity, close, (levels[0], levels[1]), funds)
         if denial is None or denial.code != CODES[int(row[compiled.D_CODE])]:
             raise BugError(f"the compiled engine denied {CODES[int(row[compiled.D_CODE])]}, the checks {denial}")
-        return words(denial)
+        return denial_text(denial)

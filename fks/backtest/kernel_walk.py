@@ -501,7 +501,7 @@ def make_walk(version: int) -> Callable[..., int]:
         count, first = len(close), rules.first
         state[CASH] = rules.cash
         state[STATUS] = DONE * version
-        room = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
+        capacity = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
         has_stops, has_limits, tracks_loss = len(stops) > 0, len(limits) > 0, rules.loss_max < FAR
         before = 0.0
         cash, factor = rules.cash, 0  # after the bar's fills; of a close, to the position's worth
@@ -548,7 +548,7 @@ def make_walk(version: int) -> Callable[..., int]:
                 return change
             if bar == count:
                 break
-            if max(filled, state[DENIED]) > room:
+            if max(filled, state[DENIED]) > capacity:
                 state[STATUS] = TABLE_FULL
                 return change
             if before != 0.0:

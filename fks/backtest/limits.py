@@ -88,7 +88,7 @@ class Funds:
     loss: Decimal
 
 
-def words(denial: Denial) -> str:
+def denial_text(denial: Denial) -> str:
     """Return a denial in short: what was observed, and the limit."""
     return f"{denial.observed}, limit {denial.limit}"
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.limits import Holding, TapeChecks, words
+from fks.backtest.limits import Holding, TapeChecks, denial_text
 from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
@@ -140,7 +140,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     holding = Holding(book.position, book.cash, book.fills, book.fill_index)
     refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
     if refused is not None:
-        book.deny(index, side, refused.code.value, words(refused))
+        book.deny(index, side, refused.code.value, denial_text(refused))
         return
     _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY)
     guarded = exit_quantity(book.position, instrument)

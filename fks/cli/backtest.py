@@ -15,8 +15,7 @@ import click
 
 from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
 from fks.cli.client import gateway_of
-from fks.cli.jobs import log_options, queue_options, show_logs, wait_for
-from fks.cli.shown import time_of
+from fks.cli.jobs import log_options, queue_options, show_list, show_logs, wait_for
 from fks.cli.strategies import catalogue_of, params_of
 from fks.model.errors import FksError, InputError, OutageError
 
@@ -543,27 +542,7 @@ def logs(ctx: click.Context, id: object, follow: bool, as_json: bool) -> None:
 @click.pass_context
 def list_(ctx: click.Context, limit: int, as_json: bool) -> None:
     """List submitted backtests, newest first."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get("/backtests", limit=limit)["items"]
-    emit(items, as_json=as_json, schema="fks.jobs/1")
-    if not as_json:
-        table(
-            (
-                (
-                    time_of(i["created_at"]),
-                    i["id"],
-                    i["spec"]["strategy"],
-                    i["spec"]["symbol"],
-                    i["spec"]["timeframe"],
-                    i["state"],
-                    f"{100 * i['progress']:.0f} %",
-                    i["error"],
-                )
-                for i in items
-            ),
-            ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", "STATE", "DONE", "ERROR"),
-            empty="no backtests yet",
-        )
+    show_list(ctx, "/backtests", limit, as_json=as_json, empty="no backtests yet")
 
 
 @backtest.command()

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from fks.cli.client import Gateway
+from fks.cli.base import emit, table
+from fks.cli.client import Gateway, gateway_of
+from fks.cli.shown import time_of
 
 POLL_S = 0.3
 
@@ -39,6 +41,31 @@ def show_logs(ctx: click.Context, id: str, *, follow: bool, as_json: bool) -> No
     from fks.cli.logs import logs
 
     ctx.invoke(logs, component=(), follow=follow, lines=1000, level="DEBUG", trace=id, as_json=as_json)
+
+
+def show_list(
+    ctx: click.Context, path: str, limit: int, *, as_json: bool, empty: str, has_method: bool = False
+) -> None:
+    """Print the newest jobs of one kind. `has_method`: with the column of a search's method."""
+    with gateway_of(ctx) as gateway:
+        items = gateway.get(path, limit=limit)["items"]
+    emit(items, as_json=as_json, schema="fks.jobs/1")
+    if as_json:
+        return
+    rows = [
+        (
+            time_of(item["created_at"]),
+            item["id"],
+            *(item["spec"][name] for name in ("strategy", "symbol", "timeframe")),
+            *([item["spec"]["plan"]["method"]] if has_method else []),
+            item["state"],
+            f"{100 * item['progress']:.0f} %",
+            item["error"],
+        )
+        for item in items
+    ]
+    titles = ("METHOD",) if has_method else ()
+    table(rows, ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", *titles, "STATE", "DONE", "ERROR"), empty=empty)
 
 
 def wait_for(gateway: Gateway, path: str, *, is_quiet: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import click
 from fks.cli.backtest import load_bars, market_options, spec_of
 from fks.cli.base import as_json, emit, settings_of, table
 from fks.cli.client import gateway_of
-from fks.cli.jobs import log_options, more_of, queue_options, show_logs, wait_for
+from fks.cli.jobs import log_options, more_of, queue_options, show_list, show_logs, wait_for
 from fks.cli.shown import time_of
 from fks.cli.strategies import catalogue_of
 from fks.model.errors import FksError, InputError
@@ -212,28 +212,7 @@ def submit(ctx: click.Context, /, wait: bool, priority: int, again: bool, as_jso
 @click.pass_context
 def list_(ctx: click.Context, limit: int, as_json: bool) -> None:
     """List submitted searches, newest first."""
-    with gateway_of(ctx) as gateway:
-        items = gateway.get("/optimizations", limit=limit)["items"]
-    emit(items, as_json=as_json, schema="fks.jobs/1")
-    if not as_json:
-        table(
-            (
-                (
-                    time_of(i["created_at"]),
-                    i["id"],
-                    i["spec"]["strategy"],
-                    i["spec"]["symbol"],
-                    i["spec"]["timeframe"],
-                    i["spec"]["plan"]["method"],
-                    i["state"],
-                    f"{100 * i['progress']:.0f} %",
-                    i["error"],
-                )
-                for i in items
-            ),
-            ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", "METHOD", "STATE", "DONE", "ERROR"),
-            empty="no searches yet",
-        )
+    show_list(ctx, "/optimizations", limit, as_json=as_json, empty="no searches yet", has_method=True)
 
 
 @optimize.command()
@@ -455,8 +434,8 @@ def _came_from(provenance: Any) -> str:
 
 # ── output ───────────────────────────────────────────────────────────────────────────────────────
 def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
-    """Print a search's result for people: best parameters, tests on held-back bars, what speaks for luck."""
-    trials, best, luck = document["trials"], document["best"], document["overfitting"]
+    """Print a search's result for people: best parameters, tests on held-back bars, what speaks for chance."""
+    trials, best, overfitting = document["trials"], document["best"], document["overfitting"]
     plan, objective = document["plan"], document["objectives"][0]
     took = "" if seconds is None else f", {seconds:.1f} s"
     ranges = " ".join(f"{name}={_range_of(one)}" for name, one in document["space"].items())
@@ -487,11 +466,14 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     _show_tests(document, objective)
     click.echo("")
     rows = [
-        ("Sharpe ratio of the best, yearly", _number(luck["sharpe"])),
-        (f"expected of the best of {luck['trials']} without skill", _number(luck["sharpe_of_luck"])),
-        ("deflated Sharpe ratio (pass: 0.95)", _number(luck["deflated_sharpe"])),
+        ("Sharpe ratio of the best, yearly", _number(overfitting["sharpe"])),
+        (
+            f"expected of the best of {overfitting['trials']} without skill",
+            _number(overfitting["sharpe_without_skill"]),
+        ),
+        ("deflated Sharpe ratio (pass: 0.95)", _number(overfitting["deflated_sharpe"])),
     ]
-    crossed = luck["cross_validation"]
+    crossed = overfitting["cross_validation"]
     if crossed is not None:
         rows.append(("probability of overfitting", _number(crossed["pbo"])))
     near = document["stability"]

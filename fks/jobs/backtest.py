@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fks.backtest import Result, Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.config.settings import Risk
+from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.bar import Bars
-from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
 from fks.strategies.check import ensure_checked
@@ -99,16 +99,7 @@ Progress = Callable[[float], None]
 
 def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
     """Return a checked spec. Errors: InputError SPEC_WRONG naming the field, or TIMEFRAME_UNKNOWN."""
-    try:
-        return BacktestSpec.model_validate(dict(spec))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        text = str(first["msg"]).removeprefix("Value error, ")
-        detail = f"{field}: {text[:1].lower()}{text[1:]}, not {first['input']!r}" if field else text
-        raise InputError(
-            f"backtest: {detail}", code="SPEC_WRONG", status=422, remedy="see 'fks backtest run --help'"
-        ) from None
+    return checked_spec(BacktestSpec, spec, "backtest", remedy="see 'fks backtest run --help'")
 
 
 def run_spec(

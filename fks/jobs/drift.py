@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fks.backtest import Setup, run
 from fks.backtest.drift import Compared, Drift, Step, compare, expected_steps
@@ -19,6 +19,7 @@ from fks.backtest.result import plain
 from fks.config.settings import Settings
 from fks.jobs.backtest import Loaded, Request
 from fks.jobs.bars import load_stored
+from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.errors import InputError
 from fks.model.order import Role, Side
@@ -53,12 +54,7 @@ class DriftSpec(BaseModel):
 
 def parse_spec(spec: Mapping[str, Any]) -> DriftSpec:
     """Return a checked spec. Errors: InputError SPEC_WRONG."""
-    try:
-        return DriftSpec.model_validate(dict(spec))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"drift: {where}: {first['msg']}", code="SPEC_WRONG", status=422) from None
+    return checked_spec(DriftSpec, spec, "drift", remedy="see 'fks strategies drift --help'")
 
 
 async def run_drift(
@@ -118,12 +114,12 @@ async def measure(
         loaded.instrument.quote,
     )
     made, reasons = _made(rows)
-    for row in await db.fetch("drift.missed", instance.id):
-        payload = row["payload"]
-        for step in expected_steps(result, from_ns):
-            if payload["from"] <= iso(step.decided_ns) <= payload["to"]:
-                reasons.setdefault(step.key, "decided too late: the worker was away")
     expected = expected_steps(result, from_ns)
+    for row in await db.fetch("drift.missed", instance.id):
+        missed_from, missed_to = (to_ns(datetime.fromisoformat(row["payload"][end])) for end in ("from", "to"))
+        for step in expected:
+            if missed_from <= step.decided_ns <= missed_to:
+                reasons.setdefault(step.key, "decided too late: the worker was away")
     drift = compare(expected, made, reasons, from_ns=from_ns, to_ns=to_, lot_step=loaded.instrument.lot_step)
     return drift, replace(loaded, bars=result.bars)
 
@@ -158,17 +154,19 @@ def excess_of(drift: Drift, settings: Settings) -> list[str]:
 
 
 async def _report(db: Database, instance: Instance, document: Mapping[str, Any], settings: Settings) -> bool:
-    """Open an alert; pause the entries when the settings say so. Return whether they were paused now."""
-    is_paused = settings.strategies.drift_pause and await db.fetchrow("drift.pause", instance.id) is not None
+    """Open an alert, and in the same transaction pause the entries when the settings say so: no pause without its page.
+    Return whether they were paused now."""
     what = "; ".join(document["excess"])
-    then = " Its entries now wait for approval." if is_paused else ""
-    await Facts(db).note_alert(
-        "page" if is_paused else "warning",
-        "strategy.drift",
-        f"strategy {instance.id} drifts from its backtest: {what}.{then} See 'fks strategies drift {instance.id}'.",
-        component="jobs",
-        payload={"instance": instance.id, "excess": document["excess"]},
-    )
+    async with db.transaction() as tx:
+        is_paused = settings.strategies.drift_pause and await tx.fetchrow("drift.pause", instance.id) is not None
+        then = " Its entries now wait for approval." if is_paused else ""
+        await Facts(tx).note_alert(
+            "page" if is_paused else "warning",
+            "strategy.drift",
+            f"strategy {instance.id} drifts from its backtest: {what}.{then} See 'fks strategies drift {instance.id}'.",
+            component="jobs",
+            payload={"instance": instance.id, "excess": document["excess"]},
+        )
     return is_paused
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 import fks
 from fks.backtest import Setup
@@ -13,8 +13,8 @@ from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
 from fks.config.settings import Risk
 from fks.jobs.backtest import CHECK_ROWS, BacktestSpec, Loaded, Request
+from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
-from fks.model.errors import InputError
 from fks.search import Plan, Search, Task, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
 from fks.strategies.check import ensure_checked
@@ -52,16 +52,7 @@ class OptimizationSpec(BacktestSpec):
 
 def parse_optimization(spec: Mapping[str, Any]) -> OptimizationSpec:
     """Return a checked spec. Errors: InputError SPEC_WRONG naming the field, OBJECTIVE_UNKNOWN, TIMEFRAME_UNKNOWN."""
-    try:
-        found = OptimizationSpec.model_validate(dict(spec))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        text = str(first["msg"]).removeprefix("Value error, ")
-        detail = f"{field}: {text[:1].lower()}{text[1:]}" if field else text
-        raise InputError(
-            f"optimization: {detail}", code="SPEC_WRONG", status=422, remedy="see 'fks optimize run --help'"
-        ) from None
+    found = checked_spec(OptimizationSpec, spec, "optimization", remedy="see 'fks optimize run --help'")
     check_objectives(found.objectives)
     return found
 

@@ -43,17 +43,17 @@ def promotable(
             "promote them to an instance on a paper account first, and wait a day",
         )
     params = dict(document["best"]["all_params"])
-    luck, outside = document["overfitting"], document["out_of_sample"]
+    overfitting, outside = document["overfitting"], document["out_of_sample"]
     provenance = {
         "optimization": str(job.id),
         "inputs_hash": document["inputs_hash"],
         "replaced": instance.params_version,
         "objectives": document["objectives"],
-        "trials": luck["trials"],
+        "trials": overfitting["trials"],
         "from": document["from"],
         "to": document["to"],
-        "deflated_sharpe": luck["deflated_sharpe"],
-        "pbo": None if luck["cross_validation"] is None else luck["cross_validation"]["pbo"],
+        "deflated_sharpe": overfitting["deflated_sharpe"],
+        "pbo": None if overfitting["cross_validation"] is None else overfitting["cross_validation"]["pbo"],
         "value_test_mean": None if outside is None else outside["value_test_mean"],
         "findings": list(findings),
     }

@@ -1,4 +1,4 @@
-"""Search of parameters without fooling oneself: spaces, plans, splits, and statistics that tell skill from luck.
+"""Search of parameters: spaces, plans, splits, and statistics that distinguish skill from chance.
 
 `search(strategy class, space, bars, setup, plan)` needs no database and no Ray. Each trial is a whole backtest by
 `fks.backtest`; the winner is judged on bars that did not choose it, and deflated by the number of trials.

@@ -1,4 +1,4 @@
-"""Statistics that tell skill from the luck of many trials.
+"""Statistics that distinguish skill from the chance of many trials.
 
 Sharpe ratios are per period (not yearly) wherever a formula needs the number of observations.
 """
@@ -70,7 +70,7 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
 def deflated_sharpe(
     observed: float, periods: int, *, trials: int, variance: float, skew: float = 0.0, kurtosis: float = 3.0
 ) -> float:
-    """Return the probability that the best trial's true Sharpe ratio exceeds what luck gives the best of `trials`.
+    """Return the probability that the best trial's true Sharpe ratio exceeds what chance gives the best of `trials`.
 
     Units and source: as `probabilistic_sharpe` and `expected_best_sharpe`; eq. 2 of the latter's paper.
     """

@@ -209,7 +209,7 @@ class Search:
 
     def outcome(self) -> dict[str, Any]:
         """Return the result as JSON-able values (`fks.optimization/1`): the final parameters, how they and each fold's
-        winner did on bars that did not choose them, and what speaks for luck.
+        winner did on bars that did not choose them, and what speaks for chance.
 
         Errors: InputError SEARCH_EMPTY when no trial has a value.
         """
@@ -230,7 +230,7 @@ class Search:
                 remedy="widen the space, take more bars, or lower --min-trades",
             )
         outside = _outside(tested)
-        luck = _luck(last, winner)
+        overfitting = _overfitting_of(last, winner)
         chosen = _chosen(task, winner, outside)
         document = {
             "strategy": task.space.strategy.name,
@@ -259,7 +259,7 @@ class Search:
             "front": [_shown(trial) for trial in last.front],
             "folds": [_without_returns(item) for item in tested],
             "out_of_sample": None if outside is None else outside["summary"],
-            "overfitting": luck,
+            "overfitting": overfitting,
             "stability": _stability(task, last, winner),
             "monte_carlo": _histories(task, winner, outside),
         }
@@ -350,7 +350,7 @@ def _outside(tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"summary": summary, "returns": returns}
 
 
-def _luck(fold: _Fold, winner: Trial) -> dict[str, Any]:
+def _overfitting_of(fold: _Fold, winner: Trial) -> dict[str, Any]:
     """Return what the statistics say of the winner, given how many trials it was chosen from."""
     metrics = winner.metrics
     observed, periods = metrics.get("sharpe_period", 0.0), int(metrics["periods"])
@@ -368,7 +368,7 @@ def _luck(fold: _Fold, winner: Trial) -> dict[str, Any]:
         "trials": trials,
         "periods": periods,
         "sharpe": _rounded(metrics.get("sharpe", 0.0)),
-        "sharpe_of_luck": _rounded(bar * span) if span else None,
+        "sharpe_without_skill": _rounded(bar * span) if span else None,
         "period_s": round(year / span**2) if span else None,
         "probabilistic_sharpe": round(probabilistic_sharpe(observed, periods, **shape), 6),
         "deflated_sharpe": round(deflated_sharpe(observed, periods, trials=trials, variance=variance, **shape), 6),
@@ -414,16 +414,16 @@ def _histories(task: Task, winner: Trial, outside: dict[str, Any] | None) -> dic
 
 def _findings(document: Mapping[str, Any]) -> list[str]:
     """Return what speaks against the final parameters, in sentences; none when nothing does."""
-    luck, found = document["overfitting"], []
+    overfitting, found = document["overfitting"], []
     value = document["best"]["values"][0]
     if value <= 0 and document["objectives"][0] not in ("drawdown", "few_trades"):
         found.append(f"{document['objectives'][0]} is {value:.2f} even where it was chosen")
-    if luck["deflated_sharpe"] < PASS:
+    if overfitting["deflated_sharpe"] < PASS:
         found.append(
-            f"the deflated Sharpe ratio is {luck['deflated_sharpe']:.2f}, below {PASS}: the best of {luck['trials']} "
-            "trials without any skill may look as good"
+            f"the deflated Sharpe ratio is {overfitting['deflated_sharpe']:.2f}, below {PASS}: the best "
+            f"of {overfitting['trials']} trials without any skill may look as good"
         )
-    crossed = luck["cross_validation"]
+    crossed = overfitting["cross_validation"]
     if crossed is not None and crossed["pbo"] > 0.5:
         found.append(
             f"the probability of overfitting is {crossed['pbo']:.2f}: what is best in one half of the time is mostly "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fks.search import Search, Trial, Validation, task_of
-from tests.support.luck import Coin, free_setup, walk
+from tests.support.no_skill import Coin, free_setup, walk
 from tests.support.searching import SPEC, survive_deaths
 
 

@@ -22,7 +22,7 @@ function head() {
   $("title").textContent = `${d.strategy} ${params}`;
   $("what").textContent = `${d.symbol}${d.exchange ? " on " + d.exchange : ""} · ${d.timeframe} bars · ${d.from.slice(0, 16).replace("T", " ")} to ${d.end.slice(0, 16).replace("T", " ")} · ${digits(d.statistics.bars, 0)} bars${d.source ? " · " + d.source : ""}`;
   const m = d.metrics, s = d.statistics, notes = [], missed = d.gaps.bars_expected - d.gaps.bars_present;
-  if (m.trades < 30) notes.push(`${m.trades} closed trade${m.trades === 1 ? "" : "s"}: too few to tell skill from luck.`);
+  if (m.trades < 30) notes.push(`${m.trades} closed trade${m.trades === 1 ? "" : "s"}: too few to distinguish skill from chance.`);
   if (m.periods < 60) notes.push(`${m.periods} ${m.period}s of returns: the yearly ratios are uncertain.`);
   if (missed && d.allow_gaps) notes.push(`${digits(missed, 0)} bars are missing (${digits(d.gaps.gap_pct, 2)} %), and gaps were allowed.`);
   const denied = Object.entries(d.denied);

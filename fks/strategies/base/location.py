@@ -13,7 +13,7 @@ _TEXT_MAX = 100
 def raised_at(error: BaseException, kind: type) -> str:
     """Return the innermost line of the strategy's own file that led to `error`, as "mine.py line 12: `x = 1 / 0`";
     empty when there is none."""
-    bases = [base for base in kind.__mro__ if hasattr(base, "decide")]  # pydantic's own lines help nobody
+    bases = [base for base in kind.__mro__ if hasattr(base, "decide")]  # pydantic's own lines do not help
     files = {getattr(sys.modules.get(base.__module__), "__file__", None) for base in bases}
     files = {file for file in files if file and Path(file).parent != Path(__file__).parent}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]

@@ -6,6 +6,8 @@ import json
 import uuid
 from decimal import Decimal
 
+import pytest
+
 from fks.clock import RealClock
 from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
@@ -61,6 +63,17 @@ async def test_denied_entries_have_the_value_that_their_trade_would_have_had(
     assert code == 0
     assert "EXPOSURE_INSTRUMENT" in out
     assert "it saved that" in out
+
+
+async def test_span_with_too_many_bars_is_refused(
+    gateway: Running, seeded: Database, fks: Fks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await seed(seeded)
+    monkeypatch.setattr("fks.api.denials.BARS_MAX", len(CLOSES) - 2)
+    code, _, err = await fks("denials", "cost", "--since", "1h")
+    assert code != 0
+    assert "more than 5 1m bars of BTCUSDT" in err
+    assert "begin later" in err
 
 
 async def test_no_denials_say_so_and_a_wrong_span_is_refused(gateway: Running, fks: Fks) -> None:

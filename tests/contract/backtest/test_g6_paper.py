@@ -336,6 +336,12 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
             (row.time_ns, row.code) for row in wanted.denied
         ]
         # what was denied is what live did not make, with the code
+        await database.sql("ALTER TABLE alerts ADD CONSTRAINT refused CHECK (event <> 'strategy.drift')")
+        with pytest.raises(Exception, match="refused"):  # the page cannot be stored: then there is no pause
+            await watched_drift(market.db, drift_mismatch_max=0.01, drift_pause=True)
+        (row,) = await database.sql("SELECT approval FROM strategy_instances")
+        assert row["approval"] == "auto"
+        await database.sql("ALTER TABLE alerts DROP CONSTRAINT refused")
         drift = await watched_drift(market.db, drift_mismatch_max=0.01, drift_pause=True)
         missed = [step for step in drift["steps"] if step["role"] == "entry" and step["difference"] == "not made"]
         codes = {iso(row.time_ns): row.code for row in wanted.denied}

@@ -17,7 +17,7 @@ from fks.search import (
     probabilistic_sharpe,
     track_record_needed,
 )
-from tests.support.luck import luck_of
+from tests.support.no_skill import passes_without_skill
 
 
 def test_deflated_sharpe_equals_the_published_example() -> None:
@@ -59,7 +59,7 @@ def test_more_trials_never_make_a_result_more_likely_to_be_skill(observed: float
 
 
 def test_probability_of_overfitting_is_half_without_skill_and_none_with_it() -> None:
-    assert luck_of(30, 20, seed=5, pbo=30).pbo == pytest.approx(0.5, abs=0.08)
+    assert passes_without_skill(30, 20, seed=5, pbo=30).pbo == pytest.approx(0.5, abs=0.08)
     dice = np.random.Generator(np.random.PCG64(7))
     returns = dice.normal(0.0, 0.01, size=(20, 500))
     returns[7] += 0.003
@@ -91,12 +91,12 @@ def test_cross_validation_by_block_sums_equals_the_one_on_whole_returns() -> Non
 
 def test_of_strategies_without_skill_at_most_seven_percent_pass() -> None:
     """The smaller version of benchmarks/overfitting.py: 400 experiments; 7 % of 400 is 2 standard errors over 5 %."""
-    single = luck_of(400, 1, seed=2)
+    single = passes_without_skill(400, 1, seed=2)
     assert single.naive <= 0.07
-    best = luck_of(400, 20, periods=250, seed=2)
+    best = passes_without_skill(400, 20, periods=250, seed=2)
     assert best.deflated <= 0.07
     assert best.held_out <= 0.07
-    assert best.naive > 0.5, "the test would prove nothing where luck does not look like skill"
+    assert best.naive > 0.5, "the test would prove nothing where chance does not look like skill"
 
 
 def test_a_strategy_with_skill_passes_the_deflated_test() -> None:

@@ -1,4 +1,4 @@
-"""A whole search in this process: the same result in any order, bounded memory, honest about luck."""
+"""A whole search in this process: the same result in any order, bounded memory, honest about chance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fks.search import (
 )
 from fks.search.objectives import Returns
 from fks.strategies.base import Decisions, Strategy
-from tests.support.luck import Coin, free_setup, walk
+from tests.support.no_skill import Coin, free_setup, walk
 
 BARS = walk(1500, seed=3)
 
@@ -130,7 +130,7 @@ def test_what_is_there_is_found_and_holds_on_bars_that_did_not_choose_it() -> No
     }
 
 
-def test_luck_on_a_random_walk_is_called_luck() -> None:
+def test_luck_on_a_random_walk_is_called_overfitting_of() -> None:
     found = search(Coin, {"seed": "1:60"}, BARS, free_setup())
     assert found["best"]["metrics"]["sharpe"] > 2.0, "the best of 60 coins looks good"
     assert found["overfitting"]["deflated_sharpe"] < 0.95

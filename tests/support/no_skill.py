@@ -1,4 +1,4 @@
-"""Markets without anything to find, and strategies without skill: what a search finds there is luck."""
+"""Markets without anything to find, and strategies without skill: what a search finds there is chance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PASS = 0.95
 COIN = Instrument(
     "binance",
     "LUCKUSDT",
-    "LUCK",
+    "CHANCE",
     "USDT",
     Decimal("0.01"),
     Decimal("0.00001"),
@@ -84,7 +84,7 @@ class Passed:
     pbo: float  # mean over the experiments that compute it
 
 
-def luck_of(experiments: int, trials: int, *, periods: int = 500, seed: int = 1, pbo: int = 0) -> Passed:
+def passes_without_skill(experiments: int, trials: int, *, periods: int = 500, seed: int = 1, pbo: int = 0) -> Passed:
     """Return how often the best of `trials` strategies without skill passes, over many independent markets.
 
     Each experiment draws daily returns of `trials` strategies (independent, no mean, fat tails: Student's t with 5

@@ -39,7 +39,7 @@ _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("DuplicateId", ("UNKNOWN", *_LIVE, "FILLED", *_ENDED), (None,)),
     ("FoundAbsent", ("UNKNOWN",), ("ABSENT", None)),
     ("Settled", ("UNKNOWN",), ("FILLED", "CANCELLED", "REJECTED", "ABSENT")),
-    ("SessionBroke", _OPEN, (None,)),
+    ("SessionBroke", (*_OPEN, "FILLED", *_ENDED, *_NEVER_SENT), (None,)),
     ("NotListed", _LIVE, ("UNKNOWN",)),
     ("CancelAcked", _AT_VENUE, ("CANCELLED",)),
     ("CancelAcked", ("FILLED", *_ENDED, *_NEVER_SENT), (None,)),

@@ -162,6 +162,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(13, LIVE | ENDED | _in(S.FILLED), e.DuplicateId, r.always, r.same, (), "the stream has answered already"),
     Row(11, LIVE | UNKNOWN, e.Replayed, r.always, r.replayed, (A.ASK,), "reconciled before entries open; what was asked may never have left"),
     Row(27, OPEN - LIVE, e.SessionBroke, r.always, r.same, (), "nothing was known to go stale"),
+    Row(27, ANY - OPEN, e.SessionBroke, r.always, r.same, (), "it ended while open orders were gone through"),
     Row(5, _in(S.ABANDONED), e.Abandoned, r.always, r.same, (), "it was given up before"),
     Row(28, ANY - LIVE, e.NotListed, r.always, r.same, (), "it ended, or is asked about, since the list was read"),
     Row(31, ANY - OPEN, e.CancelAcked, r.always, r.same, (), "it had ended before"),

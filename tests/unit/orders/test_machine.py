@@ -109,6 +109,12 @@ def test_an_order_that_ended_while_it_was_asked_about_is_not_missed(state: State
     assert (step.order.state, step.is_quarantined, step.acts) == (state, False, ())
 
 
+@pytest.mark.parametrize("state", sorted(set(State) - OPEN))
+def test_an_order_that_ended_while_the_session_was_lost_sends_no_page(state: State) -> None:
+    step = advance(an_order(state=state), event(e.SessionBroke))
+    assert (step.order.state, step.is_quarantined, step.acts) == (state, False, ())
+
+
 def test_an_order_that_is_given_up_twice_is_given_up_once() -> None:
     given_up = advance(an_order(state=State.INTENDED), event(e.Abandoned)).order
     step = advance(given_up, event(e.Abandoned))

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Protocol
 
 import numpy as np
 
@@ -91,6 +92,21 @@ class Funds:
 def denial_text(denial: Denial) -> str:
     """Return a denial in short: what was observed, and the limit."""
     return f"{denial.observed}, limit {denial.limit}"
+
+
+class EntryChecks(Protocol):
+    """The checks of an account, for one tape of it."""
+
+    def refusal(
+        self,
+        index: int,
+        side: Side,
+        quantity: Decimal,
+        close: Decimal,
+        levels: tuple[Decimal | None, Decimal | None],
+        holding: Holding,
+    ) -> Denial | None:
+        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit."""
 
 
 @dataclass(slots=True)

@@ -5,12 +5,13 @@ It is what the compiled engine is proven against, and what runs where that one's
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.limits import Holding, TapeChecks, denial_text
+from fks.backtest.limits import EntryChecks, Holding, TapeChecks, denial_text
 from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
@@ -50,7 +51,7 @@ class _Book:
     low: Ints
     close: Ints
     cash: Decimal
-    checks: TapeChecks
+    checks: EntryChecks
     position: Decimal = _ZERO
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the newest entry's fill
@@ -78,8 +79,74 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
 
     Errors: InputError SIZING_UNKNOWN, PRICE_MISSING.
     """
-    book = _open_book(bars, setup)
-    _walk(book, decisions, first)
+    walker = Walker(bars, first, setup, decisions, TapeChecks(bars, setup))
+    for index, before, wanted in walker.changes():
+        walker.resolve(index)
+        if before:
+            walker.leave(index)
+        if wanted:
+            walker.enter(index)
+    walker.resolve(len(bars) - 1)
+    return walker.outcome(reason)
+
+
+class Walker:
+    """A tape that is walked step by step, so that several of them can share one account in order of time.
+
+    `checks` answer for each entry why live would deny it. Errors: as `walk`.
+    """
+
+    def __init__(self, bars: Bars, first: int, setup: Setup, decisions: Decisions, checks: EntryChecks) -> None:
+        self._book = _open_book(bars, setup, checks)
+        self._decisions, self._first = decisions, first
+
+    @property
+    def position(self) -> Decimal:
+        """Return the base held now, signed."""
+        return self._book.position
+
+    @property
+    def cash(self) -> Decimal:
+        """Return the quote left of the setup's cash."""
+        return self._book.cash
+
+    @property
+    def fills(self) -> Sequence[FillRow]:
+        """Return the fills so far, in the order in which they were booked."""
+        return self._book.fills
+
+    @property
+    def fill_index(self) -> Sequence[int]:
+        """Return the index of each fill's bar."""
+        return self._book.fill_index
+
+    def changes(self) -> Iterator[tuple[int, float, float]]:
+        """Yield the bars that change the target, but for the last bar: index, target before, target from there on."""
+        target, first = self._decisions.target, self._first
+        before = np.concatenate([[0.0], target[first:-1]])
+        places = np.flatnonzero(target[first:] != before)
+        for place in places[places + first < len(target) - 1].tolist():
+            yield first + place, float(before[place]), float(target[first + place])
+
+    def resolve(self, through: int) -> None:
+        """Fill what rests at the first bar up to `through` (inclusive) that reaches it."""
+        _resolve(self._book, through)
+
+    def leave(self, index: int) -> None:
+        """Close what is held, as decided on bar `index`: at the open of the next one."""
+        _leave(self._book, index)
+
+    def enter(self, index: int) -> None:
+        """Enter what bar `index` wants, at the open of the next one, unless it is denied."""
+        side = Side.BUY if self._decisions.target[index] > 0 else Side.SELL
+        _enter(self._book, index, side, self._decisions)
+
+    def outcome(self, reason: str) -> Outcome:
+        """Return what was traded. `reason`: why this engine walked the tape."""
+        return _outcome(self._book, self._first, reason)
+
+
+def _outcome(book: _Book, first: int, reason: str) -> Outcome:
     codes = tuple(dict.fromkeys(row.code for row in book.denied))
     details = tuple(row.detail for row in book.denied)
     fills = _fill_columns(book)
@@ -105,28 +172,12 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
     )
 
 
-def _open_book(bars: Bars, setup: Setup) -> _Book:
+def _open_book(bars: Bars, setup: Setup, checks: EntryChecks) -> _Book:
     ticks = bars.ticks
     units = Units.of(ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     ticks = ticks.on_grid(units.price)
     open_, high, low, close = ticks.open, ticks.high, ticks.low, ticks.close
-    return _Book(bars, setup, units, open_, high, low, close, setup.cash, TapeChecks(bars, setup))
-
-
-def _walk(book: _Book, decisions: Decisions, first: int) -> None:
-    """Do what each change of the target asks for, at the open of the bar after it."""
-    target, count = decisions.target, len(book.bars)
-    before = np.concatenate([[0.0], target[first:-1]])
-    for place in np.flatnonzero(target[first:] != before):
-        index = first + int(place)
-        _resolve(book, index)
-        if index + 1 >= count:
-            return
-        if before[place] != 0.0:
-            _leave(book, index)
-        if target[index] != 0.0:
-            _enter(book, index, Side.BUY if target[index] > 0 else Side.SELL, decisions)
-    _resolve(book, count - 1)
+    return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks)
 
 
 def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 from fks.cli.base import as_json, emit, paths_of
@@ -12,19 +14,50 @@ from fks.cli.base import as_json, emit, paths_of
 @as_json
 @click.pass_context
 def security_setup(ctx: click.Context, rotate: bool, as_json: bool) -> None:
-    """Make strong secrets in a 0600 file. Safe to repeat: existing ones are kept unless --rotate."""
+    """Make strong secrets in a 0600 file, and write the embedded servers' passwords into .env as well.
+
+    Safe to repeat: existing secrets are kept unless --rotate. A strong POSTGRES_PASSWORD or REDIS_PASSWORD of a .env
+    becomes the embedded server's when it has none yet; afterwards .env says what the server's is. Refused when git
+    tracks either file.
+    """
+    import os
+
     from fks.cli.store import is_running
-    from fks.config.secrets import ensure_secrets
+    from fks.config.aliases import EMBEDDED
+    from fks.config.load import given_passwords, names_of
+    from fks.config.secrets import check_given, ensure_secrets, load_secrets, refuse_tracked, write_passwords
     from fks.model.errors import ConfigError
 
     paths = paths_of(ctx)
     if rotate and is_running(paths):
         raise ConfigError("secrets are not rotated under a running system", remedy="run 'fks down' first")
     paths.ensure()
-    setup = ensure_secrets(paths, rotate=rotate)
-    answer = {"file": str(setup.file), "made": list(setup.made), "kept": list(setup.kept)}
+    env_file = paths.env_files[0]
+    refuse_tracked(env_file)
+    given = {}
+    for name, value in given_passwords(paths).items():
+        with contextlib.suppress(ConfigError):  # a weak one is replaced: that is what this command is for
+            check_given(name, value)
+            given[name] = value
+    setup = ensure_secrets(paths, rotate=rotate, given=given)
+    secrets = load_secrets(paths)
+    named, _ = names_of(paths, os.environ, [])
+    passwords = {
+        name: getattr(secrets, secret).get_secret_value()
+        for name, (secret, hosts) in EMBEDDED.items()
+        if not any(host in named for host in hosts)  # then it is an external server's, which only its admin knows
+    }
+    written = write_passwords(env_file, passwords)
+    answer = {
+        "file": str(setup.file),
+        "made": list(setup.made),
+        "kept": list(setup.kept),
+        "env_file": str(env_file),
+        "env_written": list(written),
+    }
     emit(answer, as_json=as_json, schema="fks.security-setup/1")
     if not as_json:
         made = f"made {', '.join(setup.made)}" if setup.made else "nothing to make"
         kept = f"; kept {', '.join(setup.kept)}" if setup.kept else ""
         click.echo(f"{setup.file} (mode 0600): {made}{kept}")
+        click.echo(f"{env_file} (mode 0600): {'wrote ' + ', '.join(written) if written else 'nothing to change'}")

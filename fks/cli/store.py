@@ -26,12 +26,13 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
     if settings.database.url is not None:
         yield settings.database.url.get_secret_value(), settings, paths
         return
+    from fks.config.load import given_passwords
     from fks.config.secrets import ensure_secrets, load_secrets
     from fks.servers.embedded import PostgresServer, start_and_wait
 
     if create:
         paths.ensure()
-        ensure_secrets(paths)
+        ensure_secrets(paths, given=given_passwords(paths))
     server = PostgresServer(paths, load_secrets(paths))
     was_running = server.adopt() is not None
     paths.ensure()

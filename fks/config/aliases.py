@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -38,15 +39,38 @@ POSTGRES = (
     "POSTGRES_SSL_ENABLED",
 )
 REDIS = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")
+#: passwords of the embedded servers: name, our secret's name, and the names that mean an external server instead
+EMBEDDED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "POSTGRES_PASSWORD": ("postgres_password", ("POSTGRES_HOST", "FKS_DATABASE_URL")),
+    "REDIS_PASSWORD": ("redis_password", ("REDIS_HOST", "FKS_REDIS_URL")),
+}
+#: FKS_ names that are addresses of the replaced services: one gateway has all their paths, so they say nothing here
+SERVICE_URLS = frozenset(
+    f"FKS_{name}_URL"
+    for name in ("MAIN", "API", "APP", "AI", "AUTH", "DATA", "EXECUTION", "META", "MONITOR", "NINJA", "WEB")
+)
+_PLACEHOLDER = re.compile(r"<[^<>]*>")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 _SECRET_ENDS = ("PASSWORD", "_SECRET", "API_KEY", "WEBHOOK_URL", "DATABASE_URL", "REDIS_URL")
 
 
-def is_secret_name(name: str) -> bool:
-    """Return whether `name`, in a .env file, names a secret of ours."""
-    return (name.startswith("FKS_") or name in DIRECT or name in POSTGRES or name in REDIS) and name.endswith(
-        _SECRET_ENDS
-    )
+def is_secret(name: str, value: str) -> bool:
+    """Return whether `name=value`, in a .env file, is a secret of ours; `<a placeholder>` is none."""
+    is_ours = name.startswith("FKS_") or name in DIRECT or name in POSTGRES or name in REDIS
+    return is_ours and name.endswith(_SECRET_ENDS) and not _PLACEHOLDER.fullmatch(value)
+
+
+def embedded(names: Names) -> dict[str, tuple[str, Source]]:
+    """Return the passwords that are given for the embedded servers, by the name of our secret.
+
+    A password without the host of its server means the embedded one. `<secure-random-password>`, as the README of the
+    replaced services has it, is a placeholder and gives none.
+    """
+    return {
+        secret: names[name]
+        for name, (secret, hosts) in EMBEDDED.items()
+        if name in names and not any(host in names for host in hosts) and not _PLACEHOLDER.fullmatch(names[name][0])
+    }
 
 
 def read(names: Names, problems: list[WrongSetting]) -> dict[Key, tuple[Any, Source]]:
@@ -71,6 +95,10 @@ def conflicts(owners: Mapping[Key, tuple[Any, Source]], ours: Mapping[Key, tuple
 
 def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | None:
     given = [name for name in POSTGRES if name in names]
+    if "POSTGRES_HOST" not in names:
+        # the embedded server takes the password (`embedded`), and without a network of its own it needs no TLS
+        given = [name for name in given if name not in ("POSTGRES_PASSWORD", "POSTGRES_SSL_ENABLED")]
+        _flag(names, "POSTGRES_SSL_ENABLED", default=False, problems=problems)
     if not given:
         return None
     if "POSTGRES_HOST" not in names:
@@ -79,7 +107,7 @@ def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] 
                 given[0],
                 names[given[0]][1],
                 "is set without POSTGRES_HOST",
-                "set POSTGRES_HOST for an external server, or remove it: the embedded one makes its own password",
+                "set POSTGRES_HOST for an external server, or remove it: the embedded one has its own",
             )
         )
         return None
@@ -101,7 +129,7 @@ def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] 
 
 
 def _redis(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | None:
-    given = [name for name in REDIS if name in names]
+    given = [name for name in REDIS if name in names and (name != "REDIS_PASSWORD" or "REDIS_HOST" in names)]
     if not given:
         return None
     if "REDIS_HOST" not in names:
@@ -110,7 +138,7 @@ def _redis(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | N
                 given[0],
                 names[given[0]][1],
                 "is set without REDIS_HOST",
-                "set REDIS_HOST for an external server, or remove it: the embedded one makes its own password",
+                "set REDIS_HOST for an external server, or remove it: the embedded one has no port",
             )
         )
         return None

@@ -21,6 +21,7 @@ from fks.config import aliases, toml
 from fks.config.check import problems_of
 from fks.config.paths import Paths
 from fks.config.problems import Source, WrongSetting, did_you_mean, joined
+from fks.config.secrets import wrong_passwords
 from fks.config.settings import Section, Settings
 from fks.model.errors import ConfigError
 from fks.model.instrument import folded
@@ -28,6 +29,7 @@ from fks.model.instrument import folded
 Key = tuple[str, str]
 #: FKS_ names that are no settings
 NOT_SETTINGS = frozenset({"FKS_HOME", "FKS_REQUIRE_ALL"})
+SERVERS: dict[str, Key] = {"postgres": ("database", "url"), "redis": ("redis", "url")}
 SHORT_NAMES: dict[str, Key] = {"FKS_CORS_ORIGINS": ("http", "cors_origins")}
 
 
@@ -59,13 +61,16 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
     if paths.config_file.exists():
         files.append(paths.config_file)
         _take(values, sources, toml.read(paths.config_file, problems))
-    names, env_files = _names(paths, env, problems)
+    names, env_files = names_of(paths, env, problems)
     files += env_files
     owners = aliases.read(names, problems)
     ours = _our_names(names, problems)
     problems += aliases.conflicts(owners, ours)
     _take(values, sources, owners)
     _take(values, sources, ours)
+    external = {f"{server}_password" for server, url in SERVERS.items() if url in values}
+    given = aliases.embedded(names)
+    problems += wrong_passwords(paths, {secret: given[secret] for secret in given.keys() - external})
     settings = _validate(paths, values, sources, problems)
     if settings is not None:
         settings = _expand_symbols(settings, sources)
@@ -114,14 +119,19 @@ def _take(values: dict[Key, Any], sources: dict[Key, Source], given: Mapping[Key
         values[key], sources[key] = value, source
 
 
-def _names(
+def given_passwords(paths: Paths, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the passwords that the environment or `.env` give for the embedded servers, by the name of our secret."""
+    names, _ = names_of(paths, os.environ if environ is None else environ, [])
+    return {secret: value for secret, (value, _) in aliases.embedded(names).items()}
+
+
+def names_of(
     paths: Paths, env: Mapping[str, str], problems: list[WrongSetting]
 ) -> tuple[dict[str, tuple[str, Source]], list[Path]]:
-    """Return every set name with its value: the environment's over .env's."""
+    """Return every set name with its value, the environment's over .env's, and the files that were read."""
     found: dict[str, tuple[str, Source]] = {}
     files = []
-    places = [paths.home.parent / ".env"] if paths.home.name == ".fks" else []
-    for file in [*places, paths.home / ".env"]:
+    for file in paths.env_files:
         if file.is_file():
             files.append(file)
             found |= toml.read_env(file, problems)
@@ -136,7 +146,7 @@ def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[WrongSett
     known |= SHORT_NAMES
     found: dict[Key, tuple[Any, Source]] = {}
     for name, (value, source) in sorted(names.items()):
-        if not name.startswith("FKS_") or name in NOT_SETTINGS:
+        if not name.startswith("FKS_") or name in NOT_SETTINGS or name in aliases.SERVICE_URLS:
             continue
         if name in known:
             found[known[name]] = (value, source)

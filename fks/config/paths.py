@@ -66,6 +66,15 @@ class Paths:
         return self.home / "fks.toml"
 
     @property
+    def env_files(self) -> tuple[Path, ...]:
+        """Return the `.env` files of this node, strongest last: beside the default `.fks` of a checkout, and in home.
+
+        The first is the one that `fks security-setup` writes.
+        """
+        beside = (self.home.parent / ".env",) if self.home.name == ".fks" else ()
+        return (*beside, self.home / ".env")
+
+    @property
     def secrets_file(self) -> Path:
         return self.home / "secrets.toml"
 

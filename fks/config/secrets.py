@@ -9,22 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets as dice
 import shutil
 import stat
 import subprocess
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from fks.config.paths import Paths
+from fks.config.problems import Source, WrongSetting
 from fks.model.errors import ConfigError
 
 LENGTH_MIN = 32  # characters; ours have 43, which is 256 bits
 _WEAK = ("change_me", "changeme", "password", "secret", "default", "example", "fks", "postgres", "redis", "admin")
+#: of a password that a person gives for an embedded server: what needs no quotes in any of the files that hold it
+_PLAIN = re.compile(r"[A-Za-z0-9+/=_.~-]+")
 _HEADER = (
     "# Made by `fks security-setup`. Never commit it, never share it; `fks security-setup --rotate` makes new ones.\n"
 )
@@ -72,11 +77,12 @@ def load_secrets(paths: Paths) -> Secrets:
     return Secrets(**{name: SecretStr(values[name]) for name in NAMES})
 
 
-def ensure_secrets(paths: Paths, *, rotate: bool = False) -> Setup:
+def ensure_secrets(paths: Paths, *, rotate: bool = False, given: Mapping[str, str] | None = None) -> Setup:
     """Make the secrets that are missing (all of them when `rotate`) and write the files that hold them, mode 0600.
 
-    Idempotent. A crash in the middle leaves the old file whole. Errors: ConfigError when git tracks the file, others
-    may read it, or an existing value is weak.
+    A missing one that is in `given` (a person's password for an embedded server) is taken from there. Idempotent. A
+    crash in the middle leaves the old file whole. Errors: ConfigError when git tracks the file, others may read it, or
+    a value is weak.
     """
     refuse_tracked(paths.secrets_file)
     values = _read(paths.secrets_file) if paths.secrets_file.exists() else {}
@@ -84,7 +90,10 @@ def ensure_secrets(paths: Paths, *, rotate: bool = False) -> Setup:
         if name in values and not rotate:
             check_strong(f"{name} in {paths.secrets_file}", values[name])
     made = tuple(name for name in NAMES if rotate or name not in values)
-    values |= {name: _strong() for name in made}
+    taken = {} if rotate else {name: value for name, value in (given or {}).items() if name in made}
+    for name, value in taken.items():
+        check_given(name, value)
+    values |= {name: taken.get(name) or _strong() for name in made}
     if made:
         write_private(paths.secrets_file, _HEADER + _toml(values))
     for file, name in ((paths.ray_token_file, "ray_token"), (paths.cli_token_file, "cli_token")):
@@ -151,6 +160,72 @@ def check_strong(what: str, value: str) -> None:
         raise ConfigError(f"{what} is a default or easily guessed value", remedy=remedy)
 
 
+def check_given(what: str, value: str) -> None:
+    """Raise ConfigError when `value` cannot be the password of an embedded server. The value itself is never shown."""
+    check_strong(what, value)
+    if not _PLAIN.fullmatch(value):
+        raise ConfigError(
+            f"{what} has other characters than letters, digits and + / = _ . ~ -",
+            remedy="run 'fks security-setup --rotate' for one without them",
+        )
+
+
+def wrong_passwords(paths: Paths, given: Mapping[str, tuple[str, Source]]) -> list[WrongSetting]:
+    """Return a problem for each password given for an embedded server that is not its password, or cannot become it.
+
+    `given`: by the name of our secret. Before the server is made, a strong one becomes its password.
+    """
+    try:
+        stored = _read(paths.secrets_file) if given and paths.secrets_file.exists() else {}
+    except ConfigError:  # reported where the secrets themselves are loaded
+        return []
+    problems = []
+    for name, (value, source) in given.items():
+        text = ""
+        if name in stored:
+            if value != stored[name]:
+                text = f"is not the embedded server's password, which is {name} in {paths.secrets_file}"
+        else:
+            try:
+                check_given("it", value)
+            except ConfigError as error:
+                text = f"cannot be the embedded server's password: {error.message}"
+        if text:
+            host = source.name.replace("PASSWORD", "HOST")
+            is_file = not source.text.startswith("env ")
+            remedy = "run 'fks security-setup': it writes the right one there" if is_file else "unset it"
+            problems.append(WrongSetting(source.name, source, text, f"{remedy}; set {host} for an external server"))
+    return problems
+
+
+def write_passwords(file: Path, values: Mapping[str, str]) -> tuple[str, ...]:
+    """Set NAME=value lines of a `.env` file, mode 0600, and return the names that changed. All other lines stay.
+
+    Errors: ConfigError when git tracks the file.
+    """
+    refuse_tracked(file)
+    text = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else _ENV_HEADER
+    lines, changed = text.splitlines(), []
+    for name, value in values.items():
+        line = re.compile(rf"\s*(?:export\s+)?{name}\s*=")
+        places = [number for number, old in enumerate(lines) if line.match(old)]
+        new = f"{name}={value}"
+        if not places:
+            lines.append(new)
+        elif all(lines[number] == new for number in places):
+            continue
+        for number in places:
+            lines[number] = new
+        changed.append(name)
+    is_open = file.exists() and bool(stat.S_IMODE(file.stat().st_mode) & 0o077)
+    if changed or is_open:
+        write_private(file, "\n".join(lines) + "\n")
+    return tuple(changed)
+
+
+_ENV_HEADER = "# Made by `fks security-setup` from secrets.toml. Never commit it.\n"
+
+
 def refuse_tracked(file: Path) -> None:
     """Raise ConfigError when git tracks `file`: a committed secret is public for ever."""
     git = shutil.which("git")
@@ -164,7 +239,7 @@ def refuse_tracked(file: Path) -> None:
     )
     if found.returncode == 0:
         raise ConfigError(
-            f"git tracks the secrets file {file}",
+            f"git tracks {file}, which holds secrets",
             remedy=f"run 'git rm --cached {file}', commit, then 'fks security-setup --rotate': the old values are "
             "public",
         )

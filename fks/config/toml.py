@@ -14,7 +14,9 @@ from fks.config.settings import Section, Settings
 
 _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
 _KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=")
-_ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
+_ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
+_QUOTED = re.compile(r"\s*([\"'])(.*?)\1\s*(?:#.*)?")
+_COMMENT = re.compile(r"(?:^|\s)\s*#.*$")
 
 
 def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tuple[Any, Source]]:
@@ -65,7 +67,8 @@ def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tupl
 
 
 def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, Source]]:
-    """Return name -> (value, source) of a .env file: NAME=value, quotes and `export` allowed, # comments.
+    """Return name -> (value, source) of a .env file: NAME=value, quotes and `export` allowed, # comments, also after
+    a value (`NAME=value  # why`) and after none (`NAME=  # why`).
 
     A file with one of our secrets in it must be readable by its owner only.
     """
@@ -78,9 +81,9 @@ def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, S
             problems.append(WrongSetting(f"{file.name}:{number}", None, "is no NAME=value", "comments start with #"))
             continue
         name, value = match.groups()
-        found[name] = (_unquoted(value), Source(f"{file.name}:{number} {name}", name))
+        found[name] = (_value(value), Source(f"{file.name}:{number} {name}", name))
     mode = stat.S_IMODE(file.stat().st_mode)
-    secret = sorted(name for name, (value, _) in found.items() if value and aliases.is_secret_name(name))
+    secret = sorted(name for name, (value, _) in found.items() if value and aliases.is_secret(name, value))
     if mode & 0o077 and secret:
         problems.append(
             WrongSetting(
@@ -102,7 +105,9 @@ def _lines(text: str) -> dict[tuple[str, str], int]:
     return found
 
 
-def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-        return value[1:-1]
-    return value.split(" #", 1)[0].rstrip()
+def _value(text: str) -> str:
+    """Return the value of a line: quotes removed, and what follows white space and `#`. `a#b` is whole."""
+    if quoted := _QUOTED.fullmatch(text):
+        return quoted[2]
+    # at the start, `#` is a comment after white space only: NAME=#abc is the value #abc
+    return (text if text.startswith("#") else _COMMENT.sub("", text)).strip()

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from fks.clock import RealClock
 from fks.config.endpoints import Node, resolve_ports
-from fks.config.load import load
+from fks.config.load import given_passwords, load
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets
 from fks.config.settings import Settings
@@ -91,7 +91,7 @@ def open_site(paths: Paths) -> Site:
     _check_node(settings)
     if settings.sim.enabled and settings.node.role != "worker":
         check_market(SimFiles.of(paths), settings)
-    ensure_secrets(paths)
+    ensure_secrets(paths, given=given_passwords(paths))
     secrets = load_secrets(paths)
     return Site(paths, settings, secrets, Redactor((*secrets.values(), *_setting_secrets(settings))))
 

@@ -99,7 +99,8 @@ PROBLEMS: dict[str, str] = {
     "CONFIG_CHANGED": "409: the settings changed since `base_version`",
     "CONFIG_ROLLING": "409: another version of the settings is still being rolled out",
     "CONFIG_VERSION_UNKNOWN": "404: no such version of the settings",
-    "SERVICE_UNKNOWN": "404: no component runs for this service",
+    "SERVICE_UNKNOWN": "404: no such service, or no component runs for it",
+    "SPAN_TOO_LONG": "422: more bars than one request may value",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 

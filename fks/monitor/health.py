@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fks import __version__
@@ -60,35 +60,57 @@ class Health:
         self._service = service
         self._ttl_s = ttl_s
         self._started = clock.monotonic()
-        self._seen: tuple[float, dict[str, str]] | None = None
+        self._seen: tuple[float, dict[str, str], list[dict[str, Any]]] | None = None
         self._looking = asyncio.Lock()
 
     async def dependencies(self, db: Database | None, bus: Bus | None) -> dict[str, str]:
         """Return the status of database, redis, tree and feeds."""
-        async with self._looking:  # concurrent callers share the result of one check
-            if self._seen is None or self._clock.monotonic() - self._seen[0] >= self._ttl_s:
-                found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
-                if bus is not None:
-                    found["redis"] = await _answers(bus)
-                if db is not None:
-                    found |= await _from_rows(db)
-                self._seen = (self._clock.monotonic(), found)
-            return dict(self._seen[1])
+        return dict((await self._checked(db, bus))[0])
 
     async def report(self, db: Database | None, bus: Bus | None) -> dict[str, Any]:
-        """Return the owner's health document."""
+        """Return the owner's health document of the whole system."""
         dependencies = await self.dependencies(db, bus)
+        return self._document(self._service, worst(dependencies), dependencies, self._clock.monotonic() - self._started)
+
+    async def service_report(self, service: str, db: Database | None, bus: Bus | None) -> dict[str, Any]:
+        """Return the owner's health document of one of OWNER_SERVICES.
+
+        Its dependencies are the database, Redis and the kinds of components that it became, each with the worst status
+        of its members. Without a component, or without the database, it is down.
+        """
+        shared, components = await self._checked(db, bus)
+        dependencies = {name: shared[name] for name in ("database", "redis")}
+        members = [c for c in components if kind_of(c) in OWNER_SERVICES[service]]
+        for kind in sorted({kind_of(c) for c in members}):
+            dependencies[kind] = status_of([c for c in members if kind_of(c) == kind])
+        status = DOWN if not members or status_of(members) == DOWN else worst(dependencies)
+        since = [c["since"].timestamp() for c in members if c["state"] in WELL and c["since"] is not None]
+        up_s = max(self._clock.now_ns() / 1e9 - max(since), 0.0) if since else 0.0
+        return self._document(service, status, dependencies, up_s)
+
+    def _document(self, service: str, status: str, dependencies: dict[str, str], up_s: float) -> dict[str, Any]:
         return {
-            "status": worst(dependencies),
-            "service": self._service,
+            "status": status,
+            "service": service,
             "version": __version__,
             "timestamp": iso(self._clock.now_ns()),
             "dependencies": dependencies,
-            "metadata": {
-                "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
-                "requests_per_minute": self._rate.per_minute(),
-            },
+            "metadata": {"uptime_seconds": round(up_s, 1), "requests_per_minute": self._rate.per_minute()},
         }
+
+    async def _checked(self, db: Database | None, bus: Bus | None) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """Return the status of every dependency, and the components as status shows them."""
+        async with self._looking:  # concurrent callers share the result of one check
+            if self._seen is None or self._clock.monotonic() - self._seen[0] >= self._ttl_s:
+                found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
+                components: list[dict[str, Any]] = []
+                if bus is not None:
+                    found["redis"] = await _answers(bus)
+                if db is not None:
+                    rows, components = await _from_rows(db)
+                    found |= rows
+                self._seen = (self._clock.monotonic(), found, components)
+            return self._seen[1], self._seen[2]
 
 
 def worst(dependencies: Mapping[str, str]) -> str:
@@ -106,14 +128,14 @@ async def _answers(bus: Bus) -> str:
     return HEALTHY
 
 
-async def _from_rows(db: Database) -> dict[str, str]:
+async def _from_rows(db: Database) -> tuple[dict[str, str], list[dict[str, Any]]]:
     try:
         await db.ping()  # at once, without the retries of a query: a health check must not wait
         components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
         feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     except OutageError:
-        return {"database": DOWN, "tree": DOWN, "feeds": DOWN}
-    return {"database": HEALTHY, "tree": tree_health(components), "feeds": feeds_health(feeds)}
+        return {"database": DOWN, "tree": DOWN, "feeds": DOWN}, []
+    return {"database": HEALTHY, "tree": tree_health(components), "feeds": feeds_health(feeds)}, components
 
 
 def tree_health(components: list[dict[str, Any]]) -> str:
@@ -133,15 +155,27 @@ def feeds_health(feeds: list[dict[str, Any]]) -> str:
     return HEALTHY if len(fresh) == len(feeds) else (DEGRADED if fresh else DOWN)
 
 
+def kind_of(component: Mapping[str, Any]) -> str:
+    """Return the part of a component's name that its like share: collector of collector:binance."""
+    return str(component["name"]).partition(":")[0]
+
+
+def status_of(members: Sequence[Mapping[str, Any]]) -> str:
+    """Return healthy when every component is well, down when none even works with limits, degraded otherwise."""
+    if all(c["state"] in WELL for c in members):
+        return HEALTHY
+    return DEGRADED if any(c["state"] in WELL or c["state"] == DEGRADED for c in members) else DOWN
+
+
 def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dict[str, Any]]:
     """Return the components grouped under the owner's service names; a service without components is left out."""
     found = []
     for service, prefixes in OWNER_SERVICES.items():
-        members = [c for c in components if c["name"].partition(":")[0] in prefixes]
+        members = [c for c in components if kind_of(c) in prefixes]
         if not members:
             continue
         bad = [c["name"] for c in members if c["state"] not in WELL]
-        status = HEALTHY if not bad else (DOWN if len(bad) == len(members) else DEGRADED)
+        status = status_of(members)
         found.append(
             {
                 "id": service,

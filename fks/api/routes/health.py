@@ -12,8 +12,9 @@ from fastapi.responses import Response
 from fks.api.auth import asks_inside, authenticate, require
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
+from fks.api.problems import Problem
 from fks.api.query import Gate
-from fks.monitor.health import DOWN
+from fks.monitor.health import DOWN, HEALTHY, OWNER_SERVICES
 from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, merge
 
 router = APIRouter(tags=["health"], dependencies=[require("open")])
@@ -37,12 +38,51 @@ async def ready(gate: Gate) -> ExactJson:
     return ExactJson(body, status_code=200 if is_ready else 503)
 
 
+@router.get("/{service}/health")
+async def service_health(gate: Gate, service: str) -> ExactJson:
+    """Return the health of one replaced service (fks_main, fks_api, …, fks_web) in the form of /health; 503 when it is
+    down: none of its components is well, or none exists."""
+    report = await gate.health.service_report(_service(service), gate.db, gate.bus)
+    return ExactJson(report, status_code=503 if report["status"] == DOWN else 200)
+
+
+@router.get("/{service}/ready")
+async def service_ready(gate: Gate, service: str) -> ExactJson:
+    """Return whether one replaced service works: 200 ready, 503 not_ready. That of fks_ninja has `ninja_connected`."""
+    report = await gate.health.service_report(_service(service), gate.db, gate.bus)
+    is_ready = report["status"] != DOWN
+    body = {"status": "ready" if is_ready else "not_ready", "dependencies": report["dependencies"]}
+    if service == "fks_ninja":
+        body["ninja_connected"] = report["dependencies"].get("ninja") == HEALTHY
+    return ExactJson(body, status_code=200 if is_ready else 503)
+
+
+def _service(name: str) -> str:
+    """Return the name when it is a replaced service's. Errors: Problem 404 with the names."""
+    if name not in OWNER_SERVICES:
+        raise Problem(
+            404, "SERVICE_UNKNOWN", f"there is no service {name}", remedy=f"use one of {', '.join(OWNER_SERVICES)}"
+        )
+    return name
+
+
 @router.get("/metrics", dependencies=[asks_inside("read")])
 async def metrics(request: Request, gate: Gate) -> Response:
     """Return every component's metrics as Prometheus text. Open on loopback; from elsewhere it needs scope read."""
     if not is_local(request):
         await authenticate(request, "read")
     return Response(await _merged(gate), media_type=_TEXT)
+
+
+async def is_summary_only(request: Request) -> bool:
+    """Return whether the caller may see the summary alone: it is on this host and shows no credentials.
+
+    With credentials they must carry scope read: the caller sees everything. Errors: Problem 401, 403, 429.
+    """
+    if is_local(request) and not any(name in request.headers for name in ("authorization", "cookie")):
+        return True
+    await authenticate(request, "read")
+    return False
 
 
 def is_local(request: Request) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from fks.api.auth import asks_inside, authenticate
+from fks.api.auth import asks_inside
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Gate, Reader
+from fks.api.routes.health import is_summary_only
 from fks.model.timeframe import iso
 from fks.monitor.health import owner_services
 from fks.monitor.status import assemble
@@ -23,11 +24,16 @@ _STATUS = {"healthy": "healthy", "starting": "degraded", "degraded": "degraded",
 @router.get("/health/dashboard/", dependencies=[asks_inside("read")])
 @router.get("/health/dashboard", dependencies=[asks_inside("read")], include_in_schema=False)
 async def dashboard(request: Request, gate: Gate) -> Response:
-    """Return every service's health as JSON (scope read), or send a browser to the monitor page."""
+    """Return every service's health as JSON, or send a browser to the monitor page.
+
+    Open on loopback, where a caller without a token gets the summary: each service with its status, without the names
+    of components and without reasons. From elsewhere it needs scope read.
+    """
     if _prefers_html(request.headers.get("accept", "")):
         return RedirectResponse("/monitor/", status_code=307)
-    await authenticate(request, "read")
-    return ExactJson(await _health(gate))
+    is_short = await is_summary_only(request)
+    found = await _health(gate)
+    return ExactJson(_summary(found) if is_short else found)
 
 
 @router.get("/monitor/api/health/")
@@ -54,9 +60,10 @@ async def services(gate: Gate, who: Reader) -> ExactJson:
     return ExactJson({"services": found, "count": len(found)})
 
 
-@router.get("/monitor/api/ping/")
-async def ping(gate: Gate, who: Reader) -> ExactJson:
-    """Answer: the gateway serves."""
+@router.get("/monitor/api/ping/", dependencies=[asks_inside("read")])
+async def ping(request: Request, gate: Gate) -> ExactJson:
+    """Answer: the gateway serves. Open on loopback; from elsewhere it needs scope read."""
+    await is_summary_only(request)
     return ExactJson({"status": "ok", "service": "fks_main", "timestamp": iso(gate.deps.clock.now_ns())})
 
 
@@ -75,6 +82,13 @@ async def _health(gate: Gateway) -> dict[str, Any]:
         },
         "reasons": found["reasons"],
     }
+
+
+def _summary(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a health document that shows no names of components and no reasons."""
+    names = ("id", "name", "service_type", "status", "last_check")
+    services = [{name: row[name] for name in names} for row in found["services"]]
+    return {**{name: found[name] for name in ("status", "timestamp", "summary")}, "services": services}
 
 
 def _prefers_html(accept: str) -> bool:

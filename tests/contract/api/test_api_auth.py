@@ -7,7 +7,8 @@ from fks.api.auth import FAILURES_MAX, OPEN, scope_of
 from tests.support.gateway import Running
 
 OPEN_ROUTES = {"/health", "/api/health", "/ready", "/monitor/", "/monitor", "/docs", "/"}
-ASK_INSIDE = {"/metrics", "/ws", "/health/dashboard/", "/health/dashboard"}
+OPEN_ROUTES |= {"/{service}/health", "/{service}/ready"}
+ASK_INSIDE = {"/metrics", "/ws", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
 
 
 async def test_every_route_names_a_scope_and_only_a_short_list_is_open(gateway: Running) -> None:

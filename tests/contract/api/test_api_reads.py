@@ -327,7 +327,8 @@ async def test_the_owners_monitor_paths_group_components_under_their_services(
         assert (await client.get("/monitor/api/ping/")).json()["status"] == "ok"
         assert (await client.get("/health/dashboard/", headers={"Accept": "*/*"})).json()["services"]
     async with gateway.client(None) as client:
-        assert (await client.get("/health/dashboard/")).status_code == 401
+        proxied = await client.get("/health/dashboard/", headers={"X-Forwarded-For": "203.0.113.7"})
+        assert proxied.status_code == 401
         page = await client.get("/health/dashboard/", headers={"Accept": "text/html,application/json;q=0.9"})
         assert (page.status_code, page.headers["location"]) == (307, "/monitor/")
 

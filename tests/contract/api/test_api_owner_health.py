@@ -1,0 +1,108 @@
+"""The health lines of the replaced services, as their README and monitoring scripts have them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from fks.monitor.health import OWNER_SERVICES
+from fks.store.db import Database
+from tests.support.gateway import Running
+
+LINES = {
+    "dashboard": "curl http://localhost:8000/health/dashboard/ | jq",
+    "ping": "curl http://localhost:8000/monitor/api/ping/ | jq",
+    "services": [f"curl http://localhost:8000/{name}/health | jq" for name in OWNER_SERVICES],
+}
+
+
+async def _paste(gateway: Running, line: str) -> Any:
+    """Run a line in a shell, at this gateway's port, and return what it prints, as JSON."""
+    here = line.replace("http://localhost:8000", gateway.url.replace("127.0.0.1", "localhost"))
+    shell = await asyncio.create_subprocess_shell(
+        "set -o pipefail; " + here.replace("curl", "curl -sS --noproxy '*' --max-time 20"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        executable="/bin/bash",
+    )
+    out, error = await shell.communicate()
+    assert shell.returncode == 0, error.decode()
+    return json.loads(out)
+
+
+async def _components(db: Database) -> None:
+    await db.sql(
+        "INSERT INTO component_health (name, kind, state, pid, beat_at, since, detail) VALUES"
+        " ('supervisor','actor','ready',1,now(),now() - interval '1 hour','{}'),"
+        " ('collector:binance','actor','ready',2,now(),now() - interval '1 minute','{}'),"
+        " ('orders','actor','degraded',3,now(),now(),'{\"problems\": [{\"text\": \"venue ccxt is SYNCING\"}]}'),"
+        " ('guardian','actor','ready',4,now(),now(),'{}'),"
+        " ('strategy:0','actor','failed',5,now(),now(),'{}')"
+    )
+
+
+async def test_the_dashboard_line_prints_the_summary_without_a_token(gateway: Running, seeded: Database) -> None:
+    await _components(seeded)
+    body = await _paste(gateway, LINES["dashboard"])
+    assert set(body) == {"status", "timestamp", "summary", "services"}
+    statuses = {row["name"]: row["status"] for row in body["services"]}
+    assert statuses["fks_data"] == "healthy"
+    assert statuses["fks_execution"] == "degraded"
+    assert statuses["fks_app"] == "down"
+    assert body["summary"]["total"] == len(statuses)
+    assert all(set(row) == {"id", "name", "service_type", "status", "last_check"} for row in body["services"])
+    assert "SYNCING" not in json.dumps(body), "reasons are for readers with a token"
+    async with gateway.client("read") as client:
+        full = (await client.get("/health/dashboard/")).json()
+    assert "reasons" in full
+    assert full["services"][0]["components"]
+
+
+async def test_the_ping_line_answers_without_a_token(gateway: Running) -> None:
+    body = await _paste(gateway, LINES["ping"])
+    assert (body["status"], body["service"]) == ("ok", "fks_main")
+    assert body["timestamp"].endswith("Z")
+
+
+async def test_off_loopback_or_with_a_wrong_token_the_summary_is_refused(gateway: Running) -> None:
+    foreign = ({"X-Forwarded-For": "203.0.113.7"}, {"Host": "evil.example"}, {"Authorization": "Bearer fks_wrong"})
+    async with gateway.client(None) as client:
+        for path in ("/health/dashboard/", "/monitor/api/ping/"):
+            for headers in foreign:
+                answer = await client.get(path, headers=headers)
+                assert answer.status_code == 401, (path, headers)
+
+
+async def test_each_service_answers_in_the_health_protocol(gateway: Running, seeded: Database) -> None:
+    await _components(seeded)
+    found = {}
+    for name, line in zip(OWNER_SERVICES, LINES["services"], strict=True):
+        body = await _paste(gateway, line)
+        assert set(body) == {"status", "service", "version", "timestamp", "dependencies", "metadata"}
+        assert body["service"] == name
+        assert body["timestamp"].endswith("Z")
+        assert (body["dependencies"]["database"], body["dependencies"]["redis"]) == ("healthy", "healthy")
+        assert set(body["metadata"]) == {"uptime_seconds", "requests_per_minute"}
+        found[name] = body
+    assert found["fks_main"]["status"] == found["fks_web"]["status"] == found["fks_data"]["status"] == "healthy"
+    assert found["fks_execution"]["status"] == "degraded"
+    assert found["fks_execution"]["dependencies"]["orders"] == "degraded"
+    assert found["fks_execution"]["dependencies"]["guardian"] == "healthy"
+    assert found["fks_app"]["status"] == "down"
+    assert found["fks_ai"]["status"] == "down", "no component of it exists"
+    assert 59 <= found["fks_data"]["metadata"]["uptime_seconds"] < 90
+
+
+async def test_ready_follows_health_and_that_of_ninja_has_its_own_field(gateway: Running, seeded: Database) -> None:
+    await _components(seeded)
+    async with gateway.client(None) as client:
+        for name, status in (("fks_data", 200), ("fks_execution", 200), ("fks_app", 503), ("fks_ninja", 503)):
+            assert (await client.get(f"/{name}/ready")).status_code == status, name
+            assert (await client.get(f"/{name}/health")).status_code == status, name
+        ninja = (await client.get("/fks_ninja/ready")).json()
+        assert (ninja["status"], ninja["ninja_connected"]) == ("not_ready", False)
+        for path in ("/fks_gold/health", "/fks_gold/ready"):
+            unknown = await client.get(path)
+            assert (unknown.status_code, unknown.json()["code"]) == (404, "SERVICE_UNKNOWN")
+            assert "fks_execution" in unknown.json()["remedy"]

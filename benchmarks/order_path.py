@@ -58,10 +58,12 @@ SETTINGS = FAST.model_copy(
             orders_per_minute=10**6,
             exposure_max_instrument=D(10**9),
             exposure_max_account=D(10**9),
+            loss_day_max=D(10**9),
         ),
     }
 )
 WARM = 30
+ANSWER_S = 5.0
 
 
 def shown(name: str, seconds: list[float], floor: list[float]) -> str:
@@ -171,13 +173,27 @@ async def chain(db: Database, exchange: LocalExchange, count: int) -> list[float
 async def one_by_one(rig: Rig, count: int, size: Decimal) -> None:
     """Give the order manager signals, each 20 ms after the venue answered the order of the one before it.
 
-    The answer is read from the meter: a poll of the database would be a load of its own.
+    The answer is read from the meter: a poll of the database would be a load of its own. A signal without an answer
+    within some seconds (denied, or ambiguous) is printed with what became of it, and is no sample.
     """
-    for number in range(count + WARM):
-        await rig.signal(size=size)
-        while len(rig.meter.observed.get("fks_order_send_seconds", ())) <= number:
+    for _ in range(count + WARM):
+        answered, deadline = _answered(rig), time.monotonic() + ANSWER_S
+        id = await rig.signal(size=size)
+        while _answered(rig) == answered:
+            if time.monotonic() > deadline:
+                found = await rig.db.sql(
+                    "SELECT s.state AS signal, s.code, s.detail, o.state AS order, o.code AS answer, o.detail AS text"
+                    "  FROM signals s LEFT JOIN orders o ON o.signal_id = s.id WHERE s.id = $1",
+                    id,
+                )
+                print(f"no answer within {ANSWER_S:g} s: {[dict(row) for row in found]}")
+                break
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.02)
+
+
+def _answered(rig: Rig) -> int:
+    return len(rig.meter.observed.get("fks_order_send_seconds", ()))
 
 
 async def through_manager(db: Database, bus: Bus, venue: SpotVenue, exchange: LocalExchange, count: int) -> list[float]:

@@ -301,7 +301,7 @@ class PositionWorkers:
         exit_ = worker.core.exit_of(command.instance)
         assert exit_ is not None, "an exit that submits is in progress"
         done = await self._submissions.close(worker.key, command, exit_.signal)
-        if not done.code:
+        if not done.code and not done.is_used:  # else its signal waits for its outcome still
             worker.records.pop(command.signal_id, None)
         self.post(worker.key, done)
 

@@ -17,7 +17,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from uuid import UUID
@@ -117,8 +117,11 @@ class OrderCore:
         if facts.kill is not m.KillMode.NONE and facts.closes_on_kill:
             self._kill()
         self._start_signals()
-        for instance in list(self._exits):
-            self._exit(instance)
+        begun = list(self._exits)
+        while begun:  # what waits behind an exit begins when that ends: no further event may come
+            ended = [instance for instance in begun if not self._exit(instance)]
+            self._start_signals(ended)
+            begun = [instance for instance in ended if instance in self._exits]
         instances = self._instances()
         for instance in instances:
             self._read_missing_entries(instance)
@@ -232,8 +235,11 @@ class OrderCore:
                 self._take_order(order)
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
-    def _start_signals(self) -> None:
+    def _start_signals(self, only: Collection[str] | None = None) -> None:
+        """Begin with the signals that may begin (of these instances only)."""
         for instance, queue in list(self._queues.items()):
+            if only is not None and instance not in only:
+                continue
             while queue.waiting and self._start(instance, queue.waiting[0]):
                 queue.waiting.popleft()
             if not queue.waiting:
@@ -361,7 +367,8 @@ class OrderCore:
                 detail = f"{event.by} ended the exit before its first order"
                 self._out.append(m.FinishSignal(event.signal_id, SignalState.NOTHING, detail=detail))
 
-    def _exit(self, instance: str) -> None:
+    def _exit(self, instance: str) -> bool:
+        """Carry an exit on as far as it goes now. Return whether it is still in progress."""
         exit_ = self._exits[instance]
         self._cancel_entries(instance, exit_)
         if exit_.ended_by:
@@ -376,13 +383,14 @@ class OrderCore:
             if exit_.state is ExitState.ENDED or not is_change:
                 break
         if exit_.state is ExitState.ENDED:
-            return
+            return False
         if exit_.state is ExitState.CLEARING:
             self._cancel_legs(self._legs_of(instance), "exit")
             self._wake_in(exit_.clear_by_s - self._now.mono_s)
         else:
             self._wait(exit_, now)
         self._page_slow_exit(instance, exit_, now)
+        return True
 
     def _wait(self, exit_: Exit, now: Situation) -> None:
         if exit_.state is not ExitState.WAITING:

@@ -267,6 +267,21 @@ def test_an_exit_while_flat_is_nothing_at_once() -> None:
     ]
 
 
+def test_what_waits_behind_an_exit_begins_when_it_ends_and_not_at_the_next_event() -> None:
+    """After that no event may come for hours: nothing is held, no order is open."""
+    core, signals = OrderCore(KEY, m.Limits()), [a_signal() for _ in range(3)]
+    halted = replace(FACTS, instruments={"binance": replace(INSTRUMENT, is_trading=False)})
+    core.handle(m.PositionsChanged({"one": D(5)}), m.Now(0, 0.0), halted)
+    for signal in signals:
+        assert core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), halted) == []
+    entry = a_signal(Kind.ENTER, side=Side.BUY)
+    core.handle(m.SignalReady(entry, 0, None), m.Now(0, 0.0), halted)
+    commands = core.handle(m.PositionsChanged({"one": D(0)}), m.Now(SECOND, 1.0), FACTS)
+    ended = [command.signal_id for command in commands if isinstance(command, m.FinishSignal)]
+    assert ended == [signal.id for signal in signals]
+    assert [command.signal_id for command in commands if isinstance(command, m.SubmitEntry)] == [entry.id]
+
+
 def test_a_late_event_of_an_earlier_attempt_is_not_the_newest_order() -> None:
     core, signal, held = OrderCore(KEY, m.Limits(exit_retry_s=0.5)), a_signal(), {"one": D(5)}
     core.handle(m.PositionsChanged(held), m.Now(0, 0.0), FACTS)

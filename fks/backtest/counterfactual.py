@@ -71,15 +71,20 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     opened = _opened(entry, bars, first)
     if opened is None:
         return Valued(Ending.UNFILLED)
-    index, price = opened
+    index, price, is_maker = opened
+    if not is_maker:
+        price = _slipped(costs, entry.side, price, bars, index, instrument, entry.limit)
     left = len(bars)
     if entry.left_ns is not None:
         left = max(int(np.searchsorted(bars.time_ns, entry.left_ns)), index)
     at, exit_price, ending = _left(entry, bars, index, left)
-    entry_fee = costs.fee(entry.side, entry.quantity, price, instrument)
+    leaves_as_maker = ending is Ending.TAKE_PROFIT
+    if ending in (Ending.STOP_LOSS, Ending.EXIT):
+        exit_price = _slipped(costs, entry.side.opposite, exit_price, bars, at, instrument)
+    entry_fee = costs.fee(entry.side, entry.quantity, price, instrument, is_maker=is_maker)
     fees = entry_fee.amount * (exit_price if entry_fee.currency == instrument.base else 1)
     if ending is not Ending.OPEN:
-        exit_fee = costs.fee(entry.side.opposite, entry.quantity, exit_price, instrument)
+        exit_fee = costs.fee(entry.side.opposite, entry.quantity, exit_price, instrument, is_maker=leaves_as_maker)
         fees += exit_fee.amount * (exit_price if exit_fee.currency == instrument.base else 1)
     gross = entry.side.sign * entry.quantity * (exit_price - price) * instrument.multiplier
     return Valued(
@@ -87,23 +92,43 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     )
 
 
-def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal] | None:
-    """Return the bar and the price of the entry's fill."""
+def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, bool] | None:
+    """Return the bar and the price of the entry's fill, and whether it makes."""
     if entry.type is OrderType.MARKET:
-        return first, _range(bars, first).open
+        return first, _range(bars, first).open, False
     end = len(bars) if entry.until_ns is None else int(np.searchsorted(bars.time_ns, entry.until_ns))
     order, is_buy = Resting(entry.side, entry.type, entry.limit, entry.stop), entry.side is Side.BUY
+    arrived = first
     if entry.stop is not None:
         at = _touch(bars, first, end, None if is_buy else entry.stop, entry.stop if is_buy else None)
         if at is None:
             return None
         price = match_resting(order, _range(bars, at), placed_in_bar=False)
         if price is not None:
-            return at, price
-        order, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at + 1
+            return at, price, False
+        order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
     price = None if at is None else match_resting(order, _range(bars, at), placed_in_bar=False)
-    return None if at is None or price is None else (at, price)
+    if at is None or price is None:
+        return None
+    return at, price, at > arrived or price != _range(bars, at).open
+
+
+def _slipped(
+    costs: CostModel,
+    side: Side,
+    price: Decimal,
+    bars: Bars,
+    index: int,
+    instrument: Instrument,
+    limit: Decimal | None = None,
+) -> Decimal:
+    """Return the price of a taker's fill in a bar, no worse than its limit."""
+    bar = _range(bars, index)
+    slipped = costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick)
+    if limit is None:
+        return slipped
+    return min(slipped, max(limit, price)) if side is Side.BUY else max(slipped, min(limit, price))
 
 
 def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int) -> tuple[int, Decimal, Ending]:

@@ -77,7 +77,12 @@ def inputs_hash(
                     "multiplier",
                 )
             },
-            "costs": {"fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in},
+            "costs": {
+                "fee_rate": plain(setup.costs.fee_rate),
+                "fee_rate_maker": plain(setup.costs.rate(is_maker=True)),
+                "fee_in": setup.costs.fee_in,
+                "slippage": str(setup.costs.slippage),
+            },
             "sizing": {"sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash)},
             "limits": {
                 name: plain(value) if isinstance(value := getattr(setup.limits, name), Decimal) else value

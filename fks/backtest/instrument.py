@@ -10,7 +10,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.config.risk import Risk
 from fks.indicators import places_of
-from fks.matching import CostModel
+from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
@@ -53,6 +53,8 @@ def setup_for(
     size: object = 1_000,
     sizing: str = "notional",
     fee_rate: object = "0.001",
+    fee_rate_maker: object = None,
+    slippage: str = "none",
     can_short: bool = False,
     allow_gaps: bool | None = None,
     limits: bool = True,
@@ -60,13 +62,19 @@ def setup_for(
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
     Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`; `fee_rate` is a fraction
-    of each fill. Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives do. Gaps
+    of each fill, of makers `fee_rate_maker` (None: the same); `slippage` as `none`, `2 ticks`, `5 bps`, `0.1 range`.
+    Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives do. Gaps
     are allowed (None) where the bars skip Saturdays: such a market closes, and bars do not say when. `limits=False`
     leaves the [risk] limits out. Errors: InputError for a value that is no number or out of range.
     """
     return Setup(
         instrument_of(bars),
-        CostModel(_number("fee_rate", fee_rate, least=Decimal(0)), "quote" if can_short else "received"),
+        CostModel(
+            _number("fee_rate", fee_rate, least=Decimal(0)),
+            "quote" if can_short else "received",
+            None if fee_rate_maker is None else _number("fee_rate_maker", fee_rate_maker, least=Decimal(0)),
+            Slippage.parse(slippage),
+        ),
         _sizing(sizing),
         _number("size", size),
         _number("cash", cash),

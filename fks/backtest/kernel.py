@@ -114,6 +114,8 @@ def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
     if (
         max(abs(value) for value in rules) > FAR
         or ticks.most * rules.lot * rules.multiplier >= 2**60
+        or ticks.most * max(rules.slip_of_price, rules.slip_of_range) >= 2**60
+        or ticks.most + rules.slip_fixed >= 2**60
         or max(rules.cash, rules.size) >= compiled.SAFE
     ):
         return "an amount may not fit 64 bits"
@@ -216,11 +218,15 @@ def _not_covered(setup: Setup, units: Units) -> str:
 
 def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> Rules:
     item, costs, limits = setup.instrument, setup.costs, setup.limits
-    rate = to_units(costs.fee_rate, places(costs.fee_rate))
+    makers, takers = (costs.rate(is_maker=is_maker) for is_maker in (True, False))
+    rate_places = max(places(makers), places(takers))
+    rate, maker_rate = (to_units(value, rate_places) for value in (takers, makers))
+    highest = max(rate, maker_rate)
+    slip_ticks, *slip_of = costs.slippage.factors
+    slip_places = max(map(places, slip_of))
     multiplier = to_units(item.multiplier, units.multiplier)
     value_places = units.lot + units.price + units.multiplier
     market = item.lot(is_market=True)
-    rate_places = places(costs.fee_rate)
     base_excess, quote_excess = units.lot + rate_places - 8, value_places + rate_places - 8
     is_fixed = setup.sizing == "quantity"
     band = item.percent_price
@@ -241,6 +247,12 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         has_fixed_size=int(is_fixed),
         size=to_units(item.round_quantity(setup.size), units.lot) if is_fixed else to_units(setup.size, value_places),
         fee_rate=rate,
+        fee_rate_maker=maker_rate,
+        has_slip=int(bool(costs.slippage.unit)),
+        slip_of_price=to_units(slip_of[0], slip_places),
+        slip_of_range=to_units(slip_of[1], slip_places),
+        slip_per_tick=to_units(item.tick, units.price) * 10**slip_places,
+        slip_fixed=to_units(item.tick, units.price) * int(slip_ticks),
         is_fee_received=int(costs.fee_in == "received"),
         fee_base_times=10 ** max(0, -base_excess),
         fee_base_over=10 ** max(0, base_excess),
@@ -269,9 +281,10 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         price_least=ticks.least,
         price_most=ticks.most,
         bar_ns=TIMEFRAMES[bars.timeframe] * NS or _MONTH_NS,
-        value_factor=multiplier * max(rate * 10 ** max(0, -quote_excess), 10 ** (units.cash - value_places)),
+        value_factor=multiplier * max(highest * 10 ** max(0, -quote_excess), 10 ** (units.cash - value_places)),
         lots_factor=max(
-            rate * 10 ** max(0, -base_excess), 10 ** (units.quantity - units.lot) * ticks.most * multiplier
+            highest * 10 ** max(0, -base_excess),
+            10 ** (units.quantity - units.lot) * ticks.most * multiplier,
         ),
     )
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.rule import pair_leg, reach_down, reach_up
+from fks.matching.rule import pair_leg, reach_down, reach_up, slip
 from fks.model.bar import Floats, Ints
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
@@ -88,6 +88,12 @@ class Rules(NamedTuple):
     has_fixed_size: int
     size: int  # value of an entry, or its lots' places when it is fixed
     fee_rate: int
+    fee_rate_maker: int
+    has_slip: int
+    slip_of_price: int  # × price, in slip_per_tick
+    slip_of_range: int  # × high less low
+    slip_per_tick: int
+    slip_fixed: int  # price
     is_fee_received: int
     fee_base_times: int  # quantity × rate, from lots' places to 1e-8
     fee_base_over: int
@@ -182,10 +188,25 @@ def level_ticks(price: float, tick: int, price_scale: int, up: bool) -> int:
 
 
 def book(
-    state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, side: int, lots: int, ticks: int, role: int
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    rules: Rules,
+    bar: int,
+    side: int,
+    lots: int,
+    ticks: int,
+    span: int,
+    role: int,
 ) -> None:
-    """Book a fill of `lots` (places of lots): the position net of base fees, the cash net of quote fees, and the trade
-    when it closes one."""
+    """Book a fill of `lots` (places of lots) at the price of the fill rule: slipped when it takes, the position net of
+    base fees, the cash net of quote fees, and the trade when it closes one. `span`: high less low of the bar."""
+    rate = rules.fee_rate
+    if role == LIMIT_ROLE:
+        rate = rules.fee_rate_maker
+    elif rules.has_slip:
+        away = ticks * rules.slip_of_price + span * rules.slip_of_range
+        ticks = slip(ticks, side, away, rules.slip_per_tick, rules.tick, rules.slip_fixed)
     value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
     if float(lots) * float(ticks) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
@@ -196,11 +217,11 @@ def book(
     moved = side * quantity
     is_base = 0
     if side > 0 and rules.is_fee_received:
-        fee = round_half_even(lots * rules.fee_rate * rules.fee_base_times, rules.fee_base_over) * rules.fee_to_quantity
+        fee = round_half_even(lots * rate * rules.fee_base_times, rules.fee_base_over) * rules.fee_to_quantity
         is_base = 1
         moved -= fee
     else:
-        fee = round_half_even(value * rules.fee_rate * rules.fee_quote_times, rules.fee_quote_over) * rules.fee_to_cash
+        fee = round_half_even(value * rate * rules.fee_quote_times, rules.fee_quote_over) * rules.fee_to_cash
         paid += fee
     number = state[FILLS]
     fills[number, BAR] = bar
@@ -258,7 +279,7 @@ def deny(
 
 
 def leave(
-    state: Ints, fills: Ints, trades: Ints, denied: Ints, rules: Rules, bar: int, close: int, next_open: int
+    state: Ints, fills: Ints, trades: Ints, denied: Ints, rules: Rules, bar: int, close: int, next_open: int, span: int
 ) -> None:
     """Close what is held at the open of the bar after `bar`; nothing when only dust is left."""
     position = state[POSITION]
@@ -279,7 +300,7 @@ def leave(
         deny(state, denied, bar, side, DUST, NONE, NONE, 0, lots)
         return
     state[GUARD] = 0
-    book(state, fills, trades, rules, bar + 1, side, lots, next_open, EXIT_ROLE)
+    book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, EXIT_ROLE)
 
 
 def refusal(state: Ints, rules: Rules, side: int, lots: int, close: int, stop: int, limit: int, loss: int) -> int:
@@ -336,6 +357,7 @@ def enter(
     side: int,
     close: int,
     next_open: int,
+    span: int,
     stop: int,
     limit: int,
     loss: int,
@@ -357,7 +379,7 @@ def enter(
     if code != OK:
         deny(state, denied, bar, side, code, stop, limit, loss, lots)
         return
-    book(state, fills, trades, rules, bar + 1, side, lots, next_open, ENTRY_ROLE)
+    book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, ENTRY_ROLE)
     if stop == NONE and limit == NONE:
         return
     guarded = abs(state[POSITION]) // (rules.lot * rules.lot_to_quantity) * rules.lot
@@ -393,7 +415,7 @@ def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open
         return
     state[GUARD] = 0
     ticks, role = (at_stop, STOP_ROLE) if leg == 1 else (at_limit, LIMIT_ROLE)
-    book(state, fills, trades, rules, bar, -1 if sells else 1, state[GUARD_LOTS], ticks, role)
+    book(state, fills, trades, rules, bar, -1 if sells else 1, state[GUARD_LOTS], ticks, high - low, role)
 
 
 def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> int:
@@ -455,6 +477,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     pair_leg,
     reach_down,
     reach_up,
+    slip,
     round_half_even,
     share_half_even,
     level_ticks,
@@ -552,7 +575,7 @@ def make_walk(version: int) -> Callable[..., int]:
                 state[STATUS] = TABLE_FULL
                 return change
             if before != 0.0:
-                leave(state, fills, trades, denied, rules, change, close[change], open_[bar])
+                leave(state, fills, trades, denied, rules, change, close[change], open_[bar], high[bar] - low[bar])
             is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
             if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
                 cut(state, rules, start_worth, start_cash, lowest, held_cash)
@@ -565,7 +588,8 @@ def make_walk(version: int) -> Callable[..., int]:
                 if has_limits:
                     limit = level_ticks(limits[change], rules.tick, rules.price_scale, side > 0)
                 loss = 0 if is_next_day else state[DAY_REACHED]
-                enter(state, fills, trades, denied, rules, change, side, close[change], open_[bar], stop, limit, loss)
+                now, at, span = close[change], open_[bar], high[bar] - low[bar]
+                enter(state, fills, trades, denied, rules, change, side, now, at, span, stop, limit, loss)
             if state[STATUS] != DONE:
                 return change
             cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted

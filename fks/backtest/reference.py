@@ -268,10 +268,14 @@ def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool) -> tu
 
 
 def _fill(book: _Book, index: int, side: Side, quantity: Decimal, ticks: int, role: Role) -> None:
-    """Book a fill: position net of base fees, cash net of quote fees, the trade when it closes one."""
-    instrument = book.setup.instrument
-    price = book.price(ticks)
-    fee = book.setup.costs.fee(side, quantity, price, instrument)
+    """Book a fill at the price of the fill rule: slipped when it takes, the position net of base fees, the cash net of
+    quote fees, the trade when it closes one."""
+    instrument, costs = book.setup.instrument, book.setup.costs
+    price, is_maker = book.price(ticks), role is Role.TAKE_PROFIT
+    if not is_maker:
+        span = book.price(book.high[index] - book.low[index])
+        price = costs.slippage.apply(side, price, span, instrument.tick)
+    fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker)
     row = FillRow(int(book.bars.time_ns[index]), side, quantity, price, fee.amount, fee.currency, role)
     book.fills.append(row)
     book.fill_index.append(index)

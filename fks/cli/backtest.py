@@ -56,6 +56,20 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity)."
             ),
+            click.option("--cash", default="10000", show_default=True, help="Quote at the start."),
+            click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate)."),
+            click.option(
+                "--fee-rate-maker",
+                help="Fraction of the fills of limit orders that rested (default: --fee-rate, else the setting).",
+            ),
+            click.option(
+                "--slippage",
+                metavar="TEXT",
+                help="Of market and stop orders: none, '2 ticks', '5 bps' or '0.1 range' (default: costs.slippage).",
+            ),
+            click.option(
+                "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
+            ),
             click.option(
                 "--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."
             ),
@@ -77,21 +91,21 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
     for option, field in (("stop_loss", "sl_pct"), ("take_profit", "tp_pct")):
         if options[option] is not None:
             params[field] = options[option]
-    wanted = ("symbol", "timeframe", "sizing", "size", "allow_gaps", "limits")
+    wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
+    costs = {name: options[name] for name in ("fee_rate", "fee_rate_maker", "slippage") if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
         "strategy": options["name"],
         "params": params,
         **{name: options[name] for name in wanted},
+        **costs,
+        **({"fee_in": "quote"} if options["allow_short"] else {}),
         **{name: text for name, text in times.items() if text is not None},
     }
 
 
 @backtest.command()
 @market_options
-@click.option("--cash", default="10000", show_default=True, help="Quote at the start.")
-@click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate).")
-@click.option("--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do.")
 @click.option(
     "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
 )
@@ -106,9 +120,6 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
 def run(
     ctx: click.Context,
     /,
-    cash: str,
-    fee_rate: str | None,
-    allow_short: bool,
     tape: str | None,
     expect: str | None,
     report: str | None,
@@ -121,15 +132,13 @@ def run(
     from fks.backtest import TapeRefused
     from fks.backtest.frames import trades_path, write_trades
     from fks.backtest.report import document_of
-    from fks.jobs.backtest import parse_spec, run_spec
+    from fks.jobs.backtest import parse_spec, run_spec, with_costs
 
     if report is not None and no_report:
         raise InputError("--report and --no-report exclude each other", remedy="give one of them")
     if trades is not None:
         trades_path(trades)
-    costs = settings_of(ctx).costs
-    fees = {"fee_rate": fee_rate or costs.fee_rate, "fee_in": "quote" if allow_short else costs.fee_in}
-    spec = parse_spec({**spec_of(options), "cash": cash, "allow_short": allow_short, **fees})
+    spec = parse_spec(with_costs(spec_of(options), settings_of(ctx).costs))
     catalogue = catalogue_of(ctx)
     catalogue.make(spec.strategy, spec.params)  # errors of the request are reported before any data is loaded
     began = time.perf_counter()

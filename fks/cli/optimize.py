@@ -112,9 +112,6 @@ def _spec(options: Mapping[str, Any]) -> dict[str, Any]:
 @optimize.command()
 @market_options
 @_search_options
-@click.option("--cash", default="10000", show_default=True, help="Quote at the start.")
-@click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate).")
-@click.option("--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do.")
 @click.option(
     "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
 )
@@ -123,9 +120,6 @@ def _spec(options: Mapping[str, Any]) -> dict[str, Any]:
 def run(
     ctx: click.Context,
     /,
-    cash: str,
-    fee_rate: str | None,
-    allow_short: bool,
     tape: str | None,
     as_json: bool,
     **options: Any,
@@ -133,12 +127,11 @@ def run(
     """Search the parameters of strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
     from fks.backtest import TapeRefused
     from fks.cli.base import Denied
+    from fks.jobs.backtest import with_costs
     from fks.jobs.optimization import check_strategy_of, document_of_search, parse_optimization, task_for
     from fks.search import Search
 
-    costs = settings_of(ctx).costs
-    fees = {"fee_rate": fee_rate or costs.fee_rate, "fee_in": "quote" if allow_short else costs.fee_in}
-    spec = parse_optimization({**_spec(options), "cash": cash, "allow_short": allow_short, **fees})
+    spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs))
     catalogue = catalogue_of(ctx)
     catalogue.kind(spec.strategy)  # errors of the request are reported before any data is loaded
     loaded = load_bars(ctx, spec.request(), tape)

@@ -52,6 +52,8 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
         _keys("venue", Venue, "exchange", "rest_url", "ws_url", "ws_api_url", "api_key", "api_secret", "live"), _TRADING
     ),
     "costs.fee_rate": ("orders", GATEWAY),
+    "costs.fee_rate_maker": ("orders", GATEWAY),
+    "costs.slippage": ("orders", GATEWAY),
     "costs.fee_in": ("orders", GATEWAY),
     "data.backfill_bars": ("collector:*",),
     "data.stale_min_s": ("collector:*",),

@@ -198,7 +198,16 @@ class Venue(Section):
 
 class Costs(Section):
     fee_rate: Decimal = Field(
-        Decimal("0.001"), ge=0, description="taker and maker fee of paper and backtests, fraction"
+        Decimal("0.001"), ge=0, description="taker fee of paper and backtests, fraction of each fill"
+    )
+    fee_rate_maker: Decimal | None = Field(
+        None, ge=0, description="maker fee of paper and backtests, fraction; unset: as fee_rate"
+    )
+    slippage: str = Field(
+        "none",
+        pattern=r"^(none|\d+ ticks?|\d+(\.\d{1,6})? bps|\d+(\.\d{1,6})? range)$",
+        description="slippage of market and stop orders in paper and backtests: none, '2 ticks', '5 bps' (of the "
+        "price) or '0.1 range' (share of the bar's range)",
     )
     fee_in: Literal["received", "quote"] = Field(
         "received", description="fees are taken from the asset received, or in quote"

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from fks.backtest import Result, Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
-from fks.config.settings import Risk
+from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
-from fks.matching import CostModel
+from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
@@ -43,7 +43,9 @@ class BacktestSpec(BaseModel):
     size: Decimal = Field(Decimal(1000), gt=0)
     cash: Decimal = Field(Decimal(10_000), gt=0)
     fee_rate: Decimal = Field(Decimal("0.001"), ge=0, lt=1)
+    fee_rate_maker: Decimal | None = Field(None, ge=0, lt=1)  # None: as fee_rate
     fee_in: Literal["received", "quote"] = "received"
+    slippage: str = "none"
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = True  # the node's [risk] limits hold, in quote
@@ -54,6 +56,11 @@ class BacktestSpec(BaseModel):
         if moment is None:
             return None
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+    @field_validator("slippage")
+    @classmethod
+    def _slips(cls, text: str) -> str:
+        return str(Slippage.parse(text))
 
     @model_validator(mode="after")
     def _ordered(self) -> BacktestSpec:
@@ -102,6 +109,14 @@ def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
     return checked_spec(BacktestSpec, spec, "backtest", remedy="see 'fks backtest run --help'")
 
 
+def with_costs(spec: Mapping[str, Any], costs: Costs) -> dict[str, Any]:
+    """Return a spec with the costs that it leaves out as the settings have them. Its own `fee_rate` alone is the
+    maker's too."""
+    own = {name: value for name, value in spec.items() if value is not None}
+    maker = {"fee_rate_maker": None} if "fee_rate" in own else {}
+    return {**costs.model_dump(), **maker, **own}
+
+
 def run_spec(
     spec: BacktestSpec,
     load_bars: LoadBars,
@@ -128,7 +143,7 @@ def run_spec(
     progress(0.4)
     setup = Setup(
         loaded.instrument,
-        CostModel(spec.fee_rate, spec.fee_in),
+        CostModel.of(spec),
         spec.sizing,
         spec.size,
         spec.cash,

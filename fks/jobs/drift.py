@@ -94,7 +94,7 @@ async def measure(
         instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + 1, 0
     )
     loaded = await load_stored(db, request)
-    costs = CostModel(settings.costs.fee_rate, settings.costs.fee_in)
+    costs = CostModel.of(settings.costs)
     setup = Setup(loaded.instrument, costs, instance.sizing, instance.size, _HUGE, allow_gaps=True, limits=UNLIMITED)
     result = await asyncio.to_thread(run, strategy, loaded.bars, setup)
     begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)

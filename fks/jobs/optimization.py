@@ -64,7 +64,7 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
     """
     setup = Setup(
         loaded.instrument,
-        CostModel(spec.fee_rate, spec.fee_in),
+        CostModel.of(spec),
         spec.sizing,
         spec.size,
         spec.cash,

@@ -11,15 +11,21 @@ time.
    have the open: it fills at its own price when the range reaches it.
 4. An OCO pair (stop loss and take profit) hit on both sides in one bar: the stop wins, unless the open (when it may be
    used) is already through the take profit.
-5. Fee = money(quantity × price-or-1 × rate) in the asset received (base for buys, quote for sells), 1e-8 half-even.
-   No partial fills, no slippage.
+5. A fill makes or takes. Market and stop orders take. A limit order makes, unless it fills at the open of the first bar
+   that it meets: then it was marketable when it came, and takes. A stop-limit takes in the bar that triggers it.
+6. Slippage (`Slippage`): a taker's price is worse than the rule's by whole ticks, by basis points of that price or by a
+   share of the range (high less low) of the bar it fills in, rounded up to whole ticks. A limit is never exceeded, and
+   a maker has no slippage. The bar's range does not bound it.
+7. Fee = money(quantity × price-or-1 × rate) in the asset received (base for buys, quote for sells), 1e-8 half-even; the
+   rate is the maker's or the taker's. No partial fills.
 
-API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits) and
-`CostModel.fee`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and returns them, so both give
-the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
+API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits),
+`CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and
+returns them, so both give the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the
+backtest uses ticks.
 """
 
-from fks.matching.costs import CostModel, Fee
+from fks.matching.costs import CostModel, Fee, Slippage
 from fks.matching.rule import BarRange, Leg, Resting, is_triggered, match_market, match_oco, match_resting, range_of
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "Fee",
     "Leg",
     "Resting",
+    "Slippage",
     "is_triggered",
     "match_market",
     "match_oco",

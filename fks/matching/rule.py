@@ -1,7 +1,7 @@
 """The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
 
-`reach_down`, `reach_up` and `pair_leg` are the rule itself, on plain numbers. The compiled engine of backtests compiles
-these same functions.
+`reach_down`, `reach_up`, `pair_leg` and `slip` are the rule itself, on plain numbers. The compiled engine of backtests
+compiles these same functions.
 """
 
 from __future__ import annotations
@@ -69,6 +69,19 @@ def reach_up(level: Price, open_: Price, high: Price, placed_in_bar: bool) -> tu
     if not placed_in_bar and open_ >= level:
         return True, open_
     return high >= level, level
+
+
+def slip(price: Price, sign: int, away: Price, per_tick: Price, tick: Price, fixed: Price) -> Price:
+    """Return a taker's price: worse than `price` (higher for a buy, `sign` 1; lower for a sell, -1) by `fixed`, and by
+    `away` rounded up to whole ticks, of which one is worth `per_tick`; a sell gets one tick at least.
+
+    `price`, `tick` and `fixed` have one unit, `away` and `per_tick` another. None is negative.
+    """
+    steps = away // per_tick
+    if steps * per_tick < away:
+        steps += 1
+    slipped = price + sign * (steps * tick + fixed)
+    return slipped if slipped >= tick else min(price, tick)
 
 
 def pair_leg(is_stopped: bool, is_taken: bool, is_through: bool) -> int:

@@ -55,6 +55,7 @@ class _Held:
     filled: Decimal = Decimal(0)
     sibling: str | None = None
     has_triggered: bool = False
+    has_rested: bool = False  # a price or a bar that came after it did not fill it: a limit makes from then on
     time_ns: int = 0
     after_ns: int = 0  # the bar it was decided on, when that may be fed again
 
@@ -65,7 +66,7 @@ class _Held:
 
 
 class PaperVenue:
-    """One paper account. Every order fills whole or not at all; there is no slippage and no book.
+    """One paper account. Every order fills whole or not at all, at the costs of `fks.matching`; there is no book.
 
     `balances`: totals by currency. `timeframe`: the bars it matches on; None = the shortest it has been fed per symbol.
     """
@@ -134,6 +135,7 @@ class PaperVenue:
         for order in orders:
             held = _Held(order, order.state, order.filled, time_ns=order.updated_ns)
             held.after_ns = (decided or {}).get(order.client_order_id, 0) if self._mode == "bar" else 0
+            held.has_rested = not held.after_ns
             self._keep(held)
             if order.state in LIVE:
                 self._live[order.client_order_id] = held
@@ -321,7 +323,8 @@ class PaperVenue:
             limit = held.order.price
             is_market = held.order.type is OrderType.MARKET or limit is None
             if is_market or (last <= limit if held.order.side is Side.BUY else last >= limit):  # type: ignore[operator]
-                return (self._fill(held, last, self._clock.now_ns()),)
+                return (self._fill(held, last, self._clock.now_ns(), None),)
+        held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
         return ()
@@ -353,11 +356,13 @@ class PaperVenue:
             if hit is None:
                 self._note_trigger(stop, prices, placed_in_bar)
                 return ()
-            return (self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp),)
+            return (self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar),)
         price = match_resting(held.resting, prices, placed_in_bar=placed_in_bar)
         if price is not None:
-            return (self._fill(held, price, stamp),)
+            held.has_rested |= placed_in_bar or price != prices.open
+            return (self._fill(held, price, stamp, bar),)
         self._note_trigger(held, prices, placed_in_bar)
+        held.has_rested = True
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
             self._queue.put(self._report(held))
@@ -368,9 +373,15 @@ class PaperVenue:
             held.has_triggered = is_triggered(held.resting, prices, placed_in_bar=placed_in_bar)
             held.state = State.WORKING if held.has_triggered else held.state
 
-    def _fill(self, held: _Held, price: Decimal, time_ns: int) -> Fill:
-        order = held.order
-        fee = self._costs.fee(order.side, order.quantity, price, self._instruments[order.symbol])
+    def _fill(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> Fill:
+        """Fill an order whole at the price of the fill rule, with the slippage and the fee of a taker or a maker. `bar`
+        None: a trade, a quote or the last price fills it."""
+        order, instrument = held.order, self._instruments[held.order.symbol]
+        is_limit = held.resting.type not in (OrderType.MARKET, *_STOPS)
+        is_maker = is_limit and (held.has_rested or held.sibling is not None)
+        if not is_maker:
+            price = self._slipped(held, price, bar)
+        fee = self._costs.fee(order.side, order.quantity, price, instrument, is_maker=is_maker)
         trade_id = f"{order.client_order_id}-1"
         fill = Fill(
             fill_id=ids.fill_id(self.name, str(self._account_id), order.symbol, trade_id),
@@ -386,6 +397,7 @@ class PaperVenue:
             fee=fee.amount,
             fee_currency=fee.currency,
             time_ns=time_ns,
+            is_maker=is_maker,
             source="paper",
         )
         held.filled = order.quantity
@@ -398,6 +410,17 @@ class PaperVenue:
             self._end(other, State.EXPIRED, time_ns)
             self._queue.put(self._report(other))
         return fill
+
+    def _slipped(self, held: _Held, price: Decimal, bar: Bar | None) -> Decimal:
+        """Return a taker's price, no worse than its limit. Without a bar the range is that of the newest whole bar."""
+        order, known = held.order, self._bars.get(held.order.symbol)
+        bar = known[-1] if bar is None and known else bar
+        span = Decimal(0) if bar is None else Decimal(repr(bar.high)) - Decimal(repr(bar.low))
+        slipped = self._costs.slippage.apply(order.side, price, span, self._instruments[order.symbol].tick)
+        if order.price is None or order.type is OrderType.MARKET:
+            return slipped
+        limit = order.price
+        return min(slipped, max(limit, price)) if order.side is Side.BUY else max(slipped, min(limit, price))
 
     # ── books ────────────────────────────────────────────────────────────────────────────────────
     def _refuse(self, order: Order) -> Answer | None:

@@ -123,7 +123,7 @@ def make_venues(
 
 
 def _paper(making: Making) -> Venue:
-    costs = CostModel(making.settings.costs.fee_rate, making.settings.costs.fee_in)
+    costs = CostModel.of(making.settings.costs)
     return PaperVenue(
         making.instruments,
         costs,

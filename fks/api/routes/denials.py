@@ -37,5 +37,5 @@ async def cost(
     if start >= to:
         raise Problem(422, "TIME_INVALID", "since must be before until", remedy="give an earlier `since`")
     costs = gate.deps.settings.costs
-    ledger = DenialLedger(gate.db, CostModel(costs.fee_rate, costs.fee_in))
+    ledger = DenialLedger(gate.db, CostModel.of(costs))
     return ExactJson({**await ledger.read(start, to, instance), "since": start, "until": to})

@@ -16,6 +16,7 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
+from fks.config.settings import Costs
 from fks.store.jobs import Job, JobStore
 from fks.store.reading import ReadingStore
 from fks.store.trials import TrialStore
@@ -53,7 +54,9 @@ class OptimizationBody(Body):
     size: Exact = Decimal(1000)
     cash: Exact = Decimal(10_000)
     fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
+    fee_rate_maker: Exact | None = Field(None, description="default costs.fee_rate_maker, or the body's own fee_rate")
     fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
+    slippage: str | None = Field(None, description="none, '2 ticks', '5 bps' or '0.1 range'; default costs.slippage")
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = Field(True, description="hold entries to the [risk] limits of the node, in quote")
@@ -130,23 +133,24 @@ async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], st
     from fks.jobs.fingerprint import fingerprint
 
     settings = gate.deps.settings
-    wanted = {"fee_rate": settings.costs.fee_rate, "fee_in": settings.costs.fee_in, **body}
+    wanted = dict(body)
     for name in ("params", "space", "plan", "validation"):
         if name in wanted:
             wanted[name] = plain(wanted[name])
     # in a thread: the first one imports the strategies' libraries
-    found, catalogue = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
+    found, catalogue = await asyncio.to_thread(_checked, wanted, settings.costs, gate.deps.paths.strategies)
     item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
     spec = {**found, "symbol": item.symbol, "exchange": item.exchange}
     return spec, await fingerprint(gate.db, KIND, spec, catalogue, settings.risk)
 
 
-def _checked(wanted: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
+def _checked(wanted: dict[str, Any], costs: Costs, folder: Path) -> tuple[dict[str, Any], Any]:
+    from fks.jobs.backtest import with_costs
     from fks.jobs.optimization import parse_optimization
     from fks.search import planner_of, space_of
     from fks.strategies.registry import load_catalogue
 
-    spec, catalogue = parse_optimization(wanted), load_catalogue(folder)
+    spec, catalogue = parse_optimization(with_costs(wanted, costs)), load_catalogue(folder)
     planner_of(spec.plan, space_of(catalogue.kind(spec.strategy), spec.space, spec.params), len(spec.objectives))
     return spec.model_dump(mode="json", by_alias=True), catalogue
 

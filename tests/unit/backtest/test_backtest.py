@@ -15,7 +15,7 @@ from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, run, s
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.config.settings import Risk
-from fks.matching import CostModel
+from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
@@ -138,6 +138,16 @@ def test_a_difference_of_one_field_is_seen() -> None:
 
 
 # ── by eye ───────────────────────────────────────────────────────────────────────────────────────
+def test_takers_slip_and_makers_pay_their_own_rate() -> None:
+    bars = tape((100, 101, 99, 100), (102, 103, 101, 102), (104, 111, 103, 104), (103, 104, 102, 103))
+    costs = CostModel(Decimal("0.001"), "quote", Decimal("0.0002"), Slippage.parse("0.5 range"))
+    buy, sell = run(Scripted(target=(1, 1, 1, 1), limit=110.0), bars, setup(costs=costs)).fills
+    assert (buy.price, buy.fee) == (Decimal(103), Decimal("1.03"))  # half of the range of 2 above the open
+    assert (sell.price, sell.fee) == (Decimal(110), Decimal("0.22"))  # the take profit rested: its own price
+    buy, sell = run(Scripted(target=(1, 1, 0, 0)), bars, setup(costs=costs)).fills
+    assert (sell.price, sell.fee) == (Decimal(102), Decimal("1.02"))
+
+
 def test_a_decision_fills_at_the_next_open_and_fees_are_exact() -> None:
     bars = tape((100, 101, 99, 100), (102, 103, 101, 102), (104, 105, 103, 104), (103, 104, 102, 103))
     result = run(Scripted(target=(1, 1, 0, 0)), bars, setup())

@@ -19,7 +19,7 @@ from fks.backtest.curve import deepest_fall, fall_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of
 from fks.config.settings import Risk
-from fks.matching import CostModel
+from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.tape import unpack_tape
@@ -157,7 +157,10 @@ class Dice:
                 day_start_hour=self.one_of(0, 5),
             )
         costs = CostModel(
-            Decimal(self.one_of("0", "0.001", "0.00075", "0.012345678", "0.2")), self.one_of("received", "quote")
+            Decimal(self.one_of("0", "0.001", "0.00075", "0.012345678", "0.2")),
+            self.one_of("received", "quote"),
+            self.one_of(None, None, Decimal(0), Decimal("0.0004")),
+            Slippage.parse(self.one_of("none", "none", "1 tick", "3 ticks", "2.5 bps", "0.25 range", "400 ticks")),
         )
         size = max(lots, Decimal(1)) * item.lot_step if sizing == "quantity" else worth
         cash = worth * self.one_of(Decimal("0.5"), Decimal("1.02"), 50, 50)

@@ -13,6 +13,7 @@ from fks.matching import (
     CostModel,
     Leg,
     Resting,
+    Slippage,
     is_triggered,
     match_market,
     match_oco,
@@ -20,7 +21,7 @@ from fks.matching import (
     range_of,
 )
 from fks.model.bar import Bar
-from fks.model.errors import BugError
+from fks.model.errors import BugError, InputError
 from fks.model.instrument import Instrument
 from fks.model.order import OrderType, Side
 
@@ -166,3 +167,62 @@ def test_bars_become_the_decimals_they_stand_for() -> None:
 def test_fees(fee_in: str, side: Side, quantity: str, price: str, fee: tuple[str, str]) -> None:
     found = CostModel(Decimal("0.001"), fee_in).fee(side, Decimal(quantity), Decimal(price), BTC)
     assert (found.amount, found.currency) == (Decimal(fee[0]), fee[1])
+
+
+# ── makers, takers and slippage ──────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("text", "side", "price"),
+    [
+        ("none", Side.BUY, "100.03"),
+        ("2 ticks", Side.BUY, "100.05"),
+        ("1 tick", Side.SELL, "100.02"),
+        ("5 bps", Side.BUY, "100.09"),  # 0.050015, rounded up to 6 ticks
+        ("5 bps", Side.SELL, "99.97"),
+        ("0.1 range", Side.BUY, "100.25"),  # 0.22 of a range of 2.2
+        ("0.001 range", Side.SELL, "100.02"),  # a fifth of a tick costs one
+        ("10000 ticks", Side.SELL, "0.03"),
+        ("10 range", Side.SELL, "78.03"),
+    ],
+)
+def test_a_taker_pays_the_slippage_in_whole_ticks(text: str, side: Side, price: str) -> None:
+    found = Slippage.parse(text).apply(side, Decimal("100.03"), Decimal("2.2"), Decimal("0.01"))
+    assert found == Decimal(price)
+
+
+def test_a_sell_is_never_slipped_below_one_tick() -> None:
+    found = Slippage.parse("500 ticks").apply(Side.SELL, Decimal("1.00"), Decimal(0), Decimal("0.01"))
+    assert found == Decimal("0.01")
+
+
+@given(
+    st.integers(1, 10**9), st.integers(0, 10**7), st.integers(1, 10**6), st.sampled_from(["bps", "range"]),
+    st.sampled_from(list(Side)),
+)  # fmt: skip
+def test_slippage_is_the_least_number_of_ticks_that_covers_it(
+    price: int, span: int, millionths: int, unit: str, side: Side
+) -> None:
+    tick, value = Decimal("0.05"), Decimal(millionths) / 10**6
+    before = price * tick
+    found = Slippage.parse(f"{value:f} {unit}").apply(side, before, span * tick, tick)
+    wanted = before * value / 10_000 if unit == "bps" else span * tick * value
+    moved = (found - before) * side.sign
+    assert moved % tick == 0
+    assert found == tick or wanted <= moved < wanted + tick
+
+
+@pytest.mark.parametrize("text", ["much", "-1 ticks", "1.5 ticks", "5000.1 bps", "0.1234567 range", "5"])
+def test_a_slippage_that_is_not_understood_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="not understood"):
+        Slippage.parse(text)
+
+
+def test_the_text_of_a_slippage_is_read_back() -> None:
+    for text in ("none", "2 ticks", "2.5 bps", "0.1 range"):
+        assert str(Slippage.parse(text)) == text
+
+
+def test_makers_have_a_rate_of_their_own() -> None:
+    costs = CostModel(Decimal("0.001"), "quote", Decimal("0.0002"))
+    assert costs.fee(Side.SELL, Decimal(2), Decimal(50), BTC).amount == Decimal("0.1")
+    assert costs.fee(Side.SELL, Decimal(2), Decimal(50), BTC, is_maker=True).amount == Decimal("0.02")
+    assert CostModel(Decimal("0.001")).rate(is_maker=True) == Decimal("0.001")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.clock import FakeClock
-from fks.matching import CostModel
+from fks.matching import CostModel, Slippage
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Order, OrderType, Outcome, Presence, Report, Role, Side, State, TimeInForce
@@ -32,7 +32,9 @@ def bar(index: int, open: float, high: float, low: float, close: float, timefram
 
 def paper(mode: Any = "bar", **changes: Any) -> PaperVenue:
     balances = {"USDT": D(100000), "BTC": D(1)}
-    return PaperVenue([BTC], CostModel(), balances, FakeClock(), account_id=3, mode=mode, **changes)
+    return PaperVenue(
+        [BTC], changes.pop("costs", CostModel()), balances, FakeClock(), account_id=3, mode=mode, **changes
+    )
 
 
 async def drain(venue: PaperVenue) -> list[Any]:
@@ -68,6 +70,41 @@ async def test_market_orders_fill_at_the_next_open() -> None:
     held = await venue.balances()
     assert held["BTC"].free == D("1.4995")
     assert held["USDT"].free == D(100000) - D("0.5") * 102
+
+
+COSTS = CostModel(D("0.001"), "quote", D("0.0002"), Slippage.parse("0.5 range"))
+
+
+async def test_a_market_order_slips_by_the_range_of_its_bar() -> None:
+    venue = paper(costs=COSTS)
+    await venue.submit(order("0.5"))
+    venue.on_bar(bar(2, 102, 103, 101, 102))
+    (fill,) = [event for event in await drain(venue) if isinstance(event, Fill)]
+    assert (fill.price, fill.fee, fill.is_maker) == (D(103), D("0.0515"), False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "bars", "expected"),
+    [
+        (101, [(100, 104, 98, 103)], (D(101), D("0.0505"), False)),  # marketable when it came: slips up to its limit
+        (99, [(100, 104, 98, 103)], (D(99), D("0.0099"), True)),
+        (99, [(100, 104, 100, 103), (98, 104, 96, 103)], (D(98), D("0.0098"), True)),  # it had rested: no slippage
+    ],
+)
+async def test_a_limit_order_makes_unless_it_was_marketable(limit: int, bars: Any, expected: Any) -> None:
+    venue = paper(costs=COSTS)
+    await venue.submit(order("0.5", type=OrderType.LIMIT, price=D(limit)))
+    for number, prices in enumerate(bars, 2):
+        venue.on_bar(bar(number, *prices))
+    (fill,) = [event for event in await drain(venue) if isinstance(event, Fill)]
+    assert (fill.price, fill.fee, fill.is_maker) == expected
+
+
+async def test_at_the_last_price_the_range_is_that_of_the_newest_bar() -> None:
+    venue = paper("last", costs=COSTS)
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    (fill,) = (await venue.submit(order("0.5"))).fills
+    assert (fill.price, fill.is_maker) == (D(101), False)
 
 
 @pytest.mark.parametrize(

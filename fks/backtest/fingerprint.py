@@ -12,6 +12,7 @@ import orjson
 from fks.backtest.rows import FillRow, Setup, plain
 from fks.model.bar import Bars
 from fks.model.timeframe import iso
+from fks.risk.sizing import Sizing
 
 #: settings of [risk] that can deny an entry on a tape
 _LIMITS = (
@@ -83,7 +84,7 @@ def inputs_hash(
                 "fee_in": setup.costs.fee_in,
                 "slippage": str(setup.costs.slippage),
             },
-            "sizing": {"sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash)},
+            "sizing": {"sizing": str(Sizing.parse(setup.sizing)), "size": plain(setup.size), "cash": plain(setup.cash)},
             "limits": {
                 name: plain(value) if isinstance(value := getattr(setup.limits, name), Decimal) else value
                 for name in _LIMITS

@@ -15,6 +15,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
+from fks.risk.sizing import Sizing
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 _SHOWN = 1000  # newest bars from which tick and lot are derived
@@ -61,11 +62,12 @@ def setup_for(
 ) -> Setup:
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
-    Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`; `fee_rate` is a fraction
-    of each fill, of makers `fee_rate_maker` (None: the same); `slippage` as `none`, `2 ticks`, `5 bps`, `0.1 range`.
-    Numbers may be int, float, Decimal or text. `can_short` takes fees in quote, as derivatives do. Gaps
-    are allowed (None) where the bars skip Saturdays: such a market closes, and bars do not say when. `limits=False`
-    leaves the [risk] limits out. Errors: InputError for a value that is no number or out of range.
+    Units: `cash` and, for `notional` sizing, `size` in quote; `size` in base for `quantity`, in percent for the others
+    (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same); `slippage`
+    is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short` takes fees in
+    quote, as derivatives do. Gaps are allowed (None) where the bars skip Saturdays: such a market closes, and bars do
+    not say when. `limits=False` leaves the [risk] limits out. Errors: InputError for a value that is no number or out
+    of range.
     """
     return Setup(
         instrument_of(bars),
@@ -75,7 +77,7 @@ def setup_for(
             None if fee_rate_maker is None else _number("fee_rate_maker", fee_rate_maker, least=Decimal(0)),
             Slippage.parse(slippage),
         ),
-        _sizing(sizing),
+        str(Sizing.parse(sizing)),
         _number("size", size),
         _number("cash", cash),
         can_short,
@@ -97,12 +99,6 @@ def trades_daily(bars: Bars) -> bool:
 
 def _step(values: Floats) -> Decimal:
     return Decimal(1).scaleb(-min(places_of(values), 8))
-
-
-def _sizing(name: str) -> str:
-    if name not in ("notional", "quantity"):
-        raise InputError(f"sizing={name!r} is unknown", status=422, remedy="use 'notional' or 'quantity'")
-    return name
 
 
 def _number(name: str, value: object, *, least: Decimal | None = None) -> Decimal:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import cache
+from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,14 @@ from fks.backtest.rows import Setup, plain
 from fks.backtest.units import Units, from_units, places, to_units
 from fks.model.bar import Bars, Ints
 from fks.model.codes import Code
-from fks.model.errors import BugError
+from fks.model.errors import BugError, InputError
 from fks.model.order import OrderType, Side
 from fks.model.ticks import Ticks
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.risk.sizing import SIZINGS, entry_quantity
+from fks.risk.sizing import Sizing, SizingMissing, entry_quantity
 from fks.risk.valuation import day_start_ns
+from fks.risk.volatility import PLACES as VOLATILITY_PLACES
+from fks.risk.volatility import volatilities, volatility_at
 from fks.strategies.base import Decisions
 
 #: codes of denials by their number in the walk; the first two are no denial and an exit that is dust
@@ -47,7 +50,18 @@ CODES = (
     Code.EXPOSURE_INSTRUMENT,
     Code.EXPOSURE_ACCOUNT,
     Code.LOSS_DAY,
+    Code.NO_PROTECTION,
+    Code.PRICE_MISSING,
 )
+#: sizings by their number in the walk
+_SIZINGS = {
+    "notional": compiled.NOTIONAL,
+    "quantity": compiled.FIXED,
+    "equity_pct": compiled.OF_EQUITY,
+    "risk_pct": compiled.OF_RISK,
+    "atr_pct": compiled.OF_VOLATILITY,
+    "stdev_pct": compiled.OF_VOLATILITY,
+}
 _DAY_NS = 86_400 * NS
 _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
 _MONTH_NS = 28 * _DAY_NS
@@ -95,7 +109,7 @@ def load() -> Callable[..., int]:
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
     table = numba.int64[:, ::1]
-    columns = (ints, ints, ints, ints, ints, floats, floats, floats, ints, ints)
+    columns = (ints, ints, ints, ints, ints, floats, floats, floats, ints, ints, ints)
     signature = (numba.from_dtype(_RULES), *columns, numba.int64[::1], table, table, table, numba.float64[::1])
     walk: Callable[..., int]
     walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(compiled.make_walk(version))
@@ -139,6 +153,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
     stops, limits = (_EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit))
     columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, stops, limits)
     inputs = tuple(np.ascontiguousarray(column) for column in columns)  # a view with a step is not
+    sized_by = _volatilities(plan, decisions)
     for rows in (count // 32 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated
         state[:] = 0
         fills, trades, denied = (
@@ -148,6 +163,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
         ended = compiled_walk(
             np.array([rules], dtype=_RULES)[0],
             *inputs,
+            sized_by,
             plan.day_first,
             plan.day_start_ns,
             state,
@@ -199,7 +215,9 @@ def _not_covered(setup: Setup, units: Units) -> str:
     item = setup.instrument
     if item.base == item.quote:
         return "base and quote are one currency"
-    if setup.sizing not in SIZINGS:
+    try:
+        Sizing.parse(setup.sizing)
+    except InputError:
         return f"sizing {setup.sizing}"
     if item.order_types and not {OrderType.MARKET, OrderType.STOP, OrderType.TAKE_PROFIT} <= item.order_types:
         return "the instrument forbids an order type"
@@ -228,7 +246,13 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
     value_places = units.lot + units.price + units.multiplier
     market = item.lot(is_market=True)
     base_excess, quote_excess = units.lot + rate_places - 8, value_places + rate_places - 8
-    is_fixed = setup.sizing == "quantity"
+    sizing = Sizing.parse(setup.sizing)
+    share_times, share_over = _share(sizing, setup.size, units) if sizing.needs_equity else (0, 1)
+    size = 0
+    if sizing.name == "quantity":
+        size = to_units(item.round_quantity(setup.size), units.lot)
+    elif sizing.name == "notional":
+        size = to_units(setup.size, value_places)
     band = item.percent_price
     factors = (Decimal(0),) * 4 if band is None else (band.sell_down, band.sell_up, band.buy_down, band.buy_up)
     band_places = max(places(factor) for factor in factors)
@@ -244,8 +268,10 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         cash_to_worth=10 ** (units.worth - units.cash),
         cash_scale=10**units.cash,
         worth_scale=10**units.worth,
-        has_fixed_size=int(is_fixed),
-        size=to_units(item.round_quantity(setup.size), units.lot) if is_fixed else to_units(setup.size, value_places),
+        sizing=_SIZINGS[sizing.name],
+        size=size,
+        share_times=share_times,
+        share_over=share_over,
         fee_rate=rate,
         fee_rate_maker=maker_rate,
         has_slip=int(bool(costs.slippage.unit)),
@@ -287,6 +313,28 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
             10 ** (units.quantity - units.lot) * ticks.most * multiplier,
         ),
     )
+
+
+def _share(sizing: Sizing, percent: Decimal, units: Units) -> tuple[int, int]:
+    """Return a share of the equity as a fraction; of a volatility's, in the places of prices instead of its own."""
+    times, over = to_units(percent, places(percent)), 100 * 10 ** places(percent)
+    if sizing.bars:
+        times *= 10 ** max(0, VOLATILITY_PLACES - units.price)
+        over *= 10 ** max(0, units.price - VOLATILITY_PLACES)
+    common = gcd(times, over)
+    return times // common, over // common
+
+
+def _volatilities(plan: Plan, decisions: Decisions) -> Ints:
+    """Return the volatility at the bars that may enter, by bar; empty when none sizes by it."""
+    sizing, first, target = Sizing.parse(plan.setup.sizing), plan.rules.first, decisions.target
+    if not sizing.bars:
+        return np.zeros(0, dtype=np.int64)
+    found = np.full(len(target), -1, dtype=np.int64)
+    before = np.concatenate([[0.0], target[first:-1]])
+    entries = first + np.flatnonzero((target[first:] != before) & (target[first:] != 0.0))
+    found[entries] = volatilities(sizing, plan.bars, entries)
+    return found
 
 
 def _bound(value: Decimal, places: int, rounding: str) -> int:
@@ -334,7 +382,18 @@ class _Details:
             from_units(row[compiled.D_LOSS], units.worth),
         )
         side = Side.BUY if row[compiled.D_SIDE] > 0 else Side.SELL
-        quantity = entry_quantity(setup.sizing, setup.size, close, setup.instrument)
+        try:
+            quantity = entry_quantity(
+                setup.sizing,
+                setup.size,
+                close,
+                setup.instrument,
+                equity=funds.cash + funds.position * close * setup.instrument.multiplier,
+                stop_loss=levels[0],
+                volatility=volatility_at(Sizing.parse(setup.sizing), plan.bars, index),
+            )
+        except SizingMissing as error:
+            return error.message
         denial = TapeChecks(plan.bars, setup).denial(index, side, quantity, close, (levels[0], levels[1]), funds)
         if denial is None or denial.code != CODES[int(row[compiled.D_CODE])]:
             raise BugError(f"the compiled engine denied {CODES[int(row[compiled.D_CODE])]}, the checks {denial}")

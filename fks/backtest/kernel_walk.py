@@ -67,7 +67,12 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
     EXPOSURE_INSTRUMENT,
     EXPOSURE_ACCOUNT,
     LOSS_DAY,
-) = range(14)
+    NO_STOP,  # to size by
+    NO_VOLATILITY,
+) = range(16)
+
+# sizings
+NOTIONAL, FIXED, OF_EQUITY, OF_RISK, OF_VOLATILITY = range(5)
 
 
 class Rules(NamedTuple):
@@ -85,8 +90,10 @@ class Rules(NamedTuple):
     cash_to_worth: int
     cash_scale: int
     worth_scale: int
-    has_fixed_size: int
+    sizing: int
     size: int  # value of an entry, or its lots' places when it is fixed
+    share_times: int  # of the equity that an entry may use, a fraction
+    share_over: int
     fee_rate: int
     fee_rate_maker: int
     has_slip: int
@@ -142,7 +149,32 @@ def share_half_even(amount: int, part: int, whole: int) -> int:
     if abs(float(amount) * float(part)) < SAFE:
         return round_half_even(amount * part, whole)
     is_negative = (amount < 0) != (part < 0)
-    a, b = np.uint64(abs(amount)), np.uint64(abs(part))
+    fits, quotient, rest = divide_wide(abs(amount), abs(part), whole)
+    if not fits:
+        return FAR
+    divisor, one = np.uint64(whole), np.uint64(1)
+    twice = rest << one
+    if twice > divisor or (twice == divisor and (quotient & one) == one):
+        quotient = quotient + one
+    if quotient >= np.uint64(FAR):
+        return FAR
+    return -int(np.int64(quotient)) if is_negative else int(np.int64(quotient))
+
+
+def share_floor(amount: int, part: int, whole: int) -> int:
+    """Return amount × part / whole, rounded down; FAR when it does not fit. None is negative, `whole` is positive."""
+    if float(amount) * float(part) < SAFE:
+        return amount * part // whole
+    fits, quotient, _ = divide_wide(amount, part, whole)
+    if not fits or quotient >= np.uint64(FAR):
+        return FAR
+    return int(np.int64(quotient))
+
+
+def divide_wide(amount: int, part: int, whole: int) -> tuple[bool, np.uint64, np.uint64]:
+    """Return whether amount × part / whole fits, its quotient and its remainder. None is negative, `whole` is positive.
+    The product has up to 128 bits."""
+    a, b = np.uint64(amount), np.uint64(part)
     half, low_mask = np.uint64(32), np.uint64(0xFFFFFFFF)
     a_high, a_low, b_high, b_low = a >> half, a & low_mask, b >> half, b & low_mask
     middle = a_high * b_low + ((a_low * b_low) >> half)
@@ -151,7 +183,7 @@ def share_half_even(amount: int, part: int, whole: int) -> int:
     low = ((cross & low_mask) << half) | ((a_low * b_low) & low_mask)
     divisor, one, zero = np.uint64(whole), np.uint64(1), np.uint64(0)
     if high >= divisor:
-        return FAR
+        return False, zero, zero
     rest, quotient = high, zero
     for bit in range(63, -1, -1):
         rest = (rest << one) | ((low >> np.uint64(bit)) & one)  # below 2 × divisor, which is below 2^64
@@ -159,12 +191,7 @@ def share_half_even(amount: int, part: int, whole: int) -> int:
         if rest >= divisor:
             rest = rest - divisor
             quotient = quotient | one
-    twice = rest << one
-    if twice > divisor or (twice == divisor and (quotient & one) == one):
-        quotient = quotient + one
-    if quotient >= np.uint64(FAR):
-        return FAR
-    return -int(np.int64(quotient)) if is_negative else int(np.int64(quotient))
+    return True, quotient, rest
 
 
 def level_ticks(price: float, tick: int, price_scale: int, up: bool) -> int:
@@ -347,6 +374,33 @@ def refusal(state: Ints, rules: Rules, side: int, lots: int, close: int, stop: i
     return OK
 
 
+def share_lots(state: Ints, rules: Rules, close: int, stop: int, volatility: int) -> tuple[int, int]:
+    """Return the lots of an entry whose size is a share of the equity, and OK or why it has none."""
+    per_unit = close
+    if rules.sizing == OF_RISK:
+        if stop == NONE:
+            return 0, NO_STOP
+        per_unit = abs(close - stop)
+    elif rules.sizing == OF_VOLATILITY:
+        if volatility < 0:
+            return 0, NO_VOLATILITY
+        per_unit = volatility
+    step = float(rules.lot) * float(rules.lot_to_quantity) * float(rules.multiplier) * float(rules.share_over)
+    worth = float(abs(state[POSITION])) * float(close) * float(rules.multiplier)
+    if float(per_unit) * step >= SAFE or worth + abs(float(state[CASH])) * float(rules.cash_to_worth) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return 0, OK
+    equity = state[CASH] * rules.cash_to_worth + state[POSITION] * close * rules.multiplier
+    if per_unit <= 0 or equity <= 0:
+        return 0, OK
+    cost = per_unit * rules.lot * rules.lot_to_quantity * rules.multiplier * rules.share_over
+    steps = share_floor(equity, rules.share_times, cost)
+    if steps == FAR or float(steps) * float(rules.lot) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return 0, OK
+    return steps * rules.lot, OK
+
+
 def enter(
     state: Ints,
     fills: Ints,
@@ -361,14 +415,22 @@ def enter(
     stop: int,
     limit: int,
     loss: int,
+    volatility: int,
 ) -> None:
     """Size, check and fill an entry decided on `bar` at the next bar's open, and place its protection."""
+    code = OK
     if stop == FAR or limit == FAR:
         state[STATUS] = OVERFLOW
         return
     lots = rules.size
-    if not rules.has_fixed_size:
+    if rules.sizing == NOTIONAL:
         lots = rules.size // (close * rules.lot * rules.multiplier) * rules.lot
+    elif rules.sizing != FIXED:
+        lots, code = share_lots(state, rules, close, stop, volatility)
+        if code != OK:
+            deny(state, denied, bar, side, code, stop, limit, loss, 0)
+    if state[STATUS] != DONE or code != OK:
+        return
     value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
     if float(lots) * float(close) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
@@ -479,12 +541,15 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     reach_up,
     slip,
     round_half_even,
+    divide_wide,
     share_half_even,
+    share_floor,
     level_ticks,
     book,
     deny,
     leave,
     refusal,
+    share_lots,
     enter,
     protect,
     first_touch,
@@ -508,6 +573,7 @@ def make_walk(version: int) -> Callable[..., int]:
         target: Floats,
         stops: Floats,
         limits: Floats,
+        volatilities: Ints,
         day_first: Ints,
         day_start_ns: Ints,
         state: Ints,
@@ -518,8 +584,9 @@ def make_walk(version: int) -> Callable[..., int]:
     ) -> int:
         """Return the index of the bar at which the walk ended; the last five arguments are filled.
 
-        `stops`, `limits`: prices, or empty. `day_first`: the bars with which trading days begin after the first one,
-        `len(close)` last; `day_start_ns`: when these days begin.
+        `stops`, `limits`: prices, or empty; `volatilities`: 1e-8, -1 for none, read where they size an entry.
+        `day_first`: the bars with which trading days begin after the first one, `len(close)` last; `day_start_ns`: when
+        these days begin.
         """
         count, first = len(close), rules.first
         state[CASH] = rules.cash
@@ -588,8 +655,9 @@ def make_walk(version: int) -> Callable[..., int]:
                 if has_limits:
                     limit = level_ticks(limits[change], rules.tick, rules.price_scale, side > 0)
                 loss = 0 if is_next_day else state[DAY_REACHED]
+                volatility = volatilities[change] if rules.sizing == OF_VOLATILITY else -1
                 now, at, span = close[change], open_[bar], high[bar] - low[bar]
-                enter(state, fills, trades, denied, rules, change, side, now, at, span, stop, limit, loss)
+                enter(state, fills, trades, denied, rules, change, side, now, at, span, stop, limit, loss, volatility)
             if state[STATUS] != DONE:
                 return change
             cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted

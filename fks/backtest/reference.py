@@ -5,7 +5,7 @@ It is what the compiled engine is proven against, and what runs where that one's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -21,7 +21,8 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
 from fks.model.order import OrderType, Role, Side
 from fks.risk.exits import is_dust
-from fks.risk.sizing import entry_quantity, exit_quantity
+from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
+from fks.risk.volatility import volatility_at
 from fks.strategies.base import Decisions
 
 _ZERO = Decimal(0)
@@ -52,6 +53,7 @@ class _Book:
     close: Ints
     cash: Decimal
     checks: EntryChecks
+    equity_of_account: Callable[[int], Decimal] | None
     position: Decimal = _ZERO
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the newest entry's fill
@@ -69,6 +71,12 @@ class _Book:
     def deny(self, index: int, side: Side, code: str, detail: str) -> None:
         self.denied.append(DeniedEntry(int(self.bars.time_ns[index]), side, code, detail))
         self.denied_index.append(index)
+
+    def equity(self, index: int) -> Decimal:
+        """Return what the account is worth at a bar's close, in quote."""
+        if self.equity_of_account is not None:
+            return self.equity_of_account(index)
+        return self.cash + self.position * self.price(self.close[index]) * self.setup.instrument.multiplier
 
     def range(self, index: int) -> BarRange[int]:
         return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
@@ -93,11 +101,20 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
 class Walker:
     """A tape that is walked step by step, so that several of them can share one account in order of time.
 
-    `checks` answer for each entry why live would deny it. Errors: as `walk`.
+    `checks` answer for each entry why live would deny it; `equity` what the account is worth in quote at the close of
+    a bar, for sizings in percent of it (None: this tape's cash and position). Errors: as `walk`.
     """
 
-    def __init__(self, bars: Bars, first: int, setup: Setup, decisions: Decisions, checks: EntryChecks) -> None:
-        self._book = _open_book(bars, setup, checks)
+    def __init__(
+        self,
+        bars: Bars,
+        first: int,
+        setup: Setup,
+        decisions: Decisions,
+        checks: EntryChecks,
+        equity: Callable[[int], Decimal] | None = None,
+    ) -> None:
+        self._book = _open_book(bars, setup, checks, equity)
         self._decisions, self._first = decisions, first
 
     @property
@@ -172,12 +189,12 @@ def _outcome(book: _Book, first: int, reason: str) -> Outcome:
     )
 
 
-def _open_book(bars: Bars, setup: Setup, checks: EntryChecks) -> _Book:
+def _open_book(bars: Bars, setup: Setup, checks: EntryChecks, equity: Callable[[int], Decimal] | None) -> _Book:
     ticks = bars.ticks
     units = Units.of(ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     ticks = ticks.on_grid(units.price)
     open_, high, low, close = ticks.open, ticks.high, ticks.low, ticks.close
-    return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks)
+    return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks, equity)
 
 
 def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
@@ -186,8 +203,20 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     reference = book.price(book.close[index])
     stop = _level(book, decisions.stop_loss, index, side.opposite, is_stop=True)
     limit = _level(book, decisions.take_profit, index, side.opposite, is_stop=False)
-    quantity = entry_quantity(setup.sizing, setup.size, reference, instrument)
     levels = (None if stop is None else book.price(stop), None if limit is None else book.price(limit))
+    try:
+        quantity = entry_quantity(
+            setup.sizing,
+            setup.size,
+            reference,
+            instrument,
+            equity=book.equity(index),
+            stop_loss=levels[0],
+            volatility=volatility_at(Sizing.parse(setup.sizing), book.bars, index),
+        )
+    except SizingMissing as error:
+        book.deny(index, side, error.code, error.message)
+        return
     holding = Holding(book.position, book.cash, book.fills, book.fill_index)
     refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
     if refused is not None:

@@ -16,6 +16,7 @@ import click
 from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
 from fks.cli.client import gateway_of
 from fks.cli.jobs import log_options, queue_options, show_list, show_logs, wait_for
+from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.cli.strategies import catalogue_of, params_of
 from fks.model.errors import FksError, InputError, OutageError
 
@@ -50,12 +51,8 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
             click.option("--stop-loss", type=float, metavar="PCT", help="Same as --set sl_pct=PCT."),
             click.option("--take-profit", type=float, metavar="PCT", help="Same as --set tp_pct=PCT."),
-            click.option(
-                "--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True
-            ),
-            click.option(
-                "--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity)."
-            ),
+            click.option("--sizing", type=SizingType(), default="notional", show_default=True, help=SIZING_HELP),
+            click.option("--size", default="1000", show_default=True, help=SIZE_HELP),
             click.option("--cash", default="10000", show_default=True, help="Quote at the start."),
             click.option("--fee-rate", help="Fraction of each fill (default: the setting costs.fee_rate)."),
             click.option(

@@ -12,6 +12,7 @@ import click
 
 from fks.cli.base import as_json, emit, paths_of, settings_of, table
 from fks.cli.shown import time_of
+from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
@@ -348,8 +349,8 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
     "--exchange", help="Where its bars come from (default: the account's; on paper the one that is collected)."
 )
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable.")
-@click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True)
-@click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity).")
+@click.option("--sizing", type=SizingType(), default="notional", show_default=True, help=SIZING_HELP)
+@click.option("--size", default="1000", show_default=True, help=SIZE_HELP)
 @click.option(
     "--approval",
     type=click.Choice(["auto", "manual", "all"]),
@@ -414,7 +415,7 @@ def _positive(text: str) -> Decimal:
     except InvalidOperation:
         value = Decimal(0)
     if not (value.is_finite() and value > 0):
-        raise InputError(f"size {text!r} is not a positive number", remedy="give quote per entry, as in --size 500")
+        raise InputError(f"size {text!r} is not a positive number", remedy="see --help for its unit: --size 500")
     return value
 
 

@@ -19,6 +19,7 @@ from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
+from fks.risk.sizing import Sizing
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue, load_catalogue
 
@@ -39,7 +40,7 @@ class BacktestSpec(BaseModel):
     timeframe: str = "1m"
     start: datetime | None = Field(None, alias="from")
     end: datetime | None = Field(None, alias="to")
-    sizing: Literal["notional", "quantity"] = "notional"
+    sizing: str = "notional"
     size: Decimal = Field(Decimal(1000), gt=0)
     cash: Decimal = Field(Decimal(10_000), gt=0)
     fee_rate: Decimal = Field(Decimal("0.001"), ge=0, lt=1)
@@ -56,6 +57,11 @@ class BacktestSpec(BaseModel):
         if moment is None:
             return None
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+    @field_validator("sizing")
+    @classmethod
+    def _sizes(cls, text: str) -> str:
+        return str(Sizing.parse(text))
 
     @field_validator("slippage")
     @classmethod

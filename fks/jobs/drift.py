@@ -24,6 +24,7 @@ from fks.matching import CostModel
 from fks.model.errors import InputError
 from fks.model.order import Role, Side
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_datetime, to_ns
+from fks.risk.sizing import Sizing
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.strategies import Instance, StrategyStore
@@ -31,6 +32,7 @@ from fks.strategies.registry import Catalogue
 
 KIND = "drift"
 _HUGE = Decimal(10) ** 12  # cash of the backtest: what the account could pay is a denial's reason, not the backtest's
+_COMPARED = Decimal(1000)  # quote of an entry whose quantity is not compared
 _BPS = Decimal("0.01")
 #: why a signal in this state has no fill
 _STATE_REASONS = {
@@ -95,7 +97,10 @@ async def measure(
     )
     loaded = await load_stored(db, request)
     costs = CostModel.of(settings.costs)
-    setup = Setup(loaded.instrument, costs, instance.sizing, instance.size, _HUGE, allow_gaps=True, limits=UNLIMITED)
+    sizing, size, lot_step = instance.sizing, instance.size, loaded.instrument.lot_step
+    if Sizing.parse(sizing).needs_equity:  # the past equity of the account is not stored: quantities are not compared
+        sizing, size, lot_step = "notional", _COMPARED, _HUGE
+    setup = Setup(loaded.instrument, costs, sizing, size, _HUGE, allow_gaps=True, limits=UNLIMITED)
     result = await asyncio.to_thread(run, strategy, loaded.bars, setup)
     begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)
     bar_ns = TIMEFRAMES[instance.timeframe] * NS
@@ -120,7 +125,7 @@ async def measure(
         for step in expected:
             if missed_from <= step.decided_ns <= missed_to:
                 reasons.setdefault(step.key, "decided too late: the worker was away")
-    drift = compare(expected, made, reasons, from_ns=from_ns, to_ns=to_, lot_step=loaded.instrument.lot_step)
+    drift = compare(expected, made, reasons, from_ns=from_ns, to_ns=to_, lot_step=lot_step)
     return drift, replace(loaded, bars=result.bars)
 
 

@@ -59,6 +59,7 @@ class Signal:
     take_profit: Decimal | None = None
     time_in_force: TimeInForce = TimeInForce.GTC
     reference_price: Decimal | None = None  # close of the deciding bar: what sizing divides by
+    volatility: Decimal | None = None  # of a bar, in quote, for sizings that divide by it
     valid_until_ns: int | None = None
     reason: str = ""
     state: SignalState = SignalState.READY

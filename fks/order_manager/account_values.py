@@ -245,6 +245,10 @@ class AccountValues:
             pyramiding=pyramiding,
         )
 
+    def rates(self, cache: OrderCache, exchange: str, now_ns: int) -> Rates:
+        """Return the rates of last prices, those of `exchange` first."""
+        return self._listing(cache, exchange, now_ns).rates
+
     def _listing(self, cache: OrderCache, exchange: str, now_ns: int) -> _Listing:
         known = self._listings.get(exchange)
         if known is not None and known.marks is cache.marks and known.listed is cache.instruments:

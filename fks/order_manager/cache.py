@@ -16,6 +16,7 @@ from fks.model.account import Account, Balance, Position
 from fks.model.instrument import Instrument
 from fks.model.order import OPEN, Fill, Order, Role, Side, State
 from fks.model.ports import VenueCapabilities
+from fks.model.signal import Signal
 from fks.order_manager.account_values import AccountValues
 from fks.orders.messages import KillMode, PositionKey
 from fks.portfolio.position import EXTERNAL
@@ -261,6 +262,22 @@ class OrderCache:
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
             instance_state=self._instance_state(intent),
         )
+
+    def equity(self, signal: Signal, now_ns: int) -> Decimal | None:
+        """Return what the account of an entry is worth in the quote of its instrument: all balances at last prices, the
+        base at the signal's reference price. A currency without a price counts as nothing; None when the balances are
+        not known or the instrument is not."""
+        instrument = self.instruments.get((signal.exchange, signal.symbol))
+        balances = self.balances.get(signal.venue)
+        if instrument is None or not balances or self._account(signal.account_id, signal.venue) is None:
+            return None
+        rates = self.values.rates(self, signal.exchange, now_ns)
+        total = _ZERO
+        for currency, balance in balances.items():
+            rate = signal.reference_price if currency == instrument.base else None
+            rate = rates.rate(currency, instrument.quote) if rate is None else rate
+            total += balance.total * (rate or _ZERO)
+        return total
 
     def _account(self, account_id: int, venue: str) -> Account | None:
         """Return the account when the venue's session is its own: through another's, money of others would move."""

@@ -32,6 +32,7 @@ from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.risk.check import Approved, Denied, check
 from fks.risk.explain import as_payload, explain, passed
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
+from fks.risk.sizing import Sizing
 from fks.risk.view import View
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord, SignalStore
@@ -165,9 +166,11 @@ class Submissions:
         price = self._cache.mark(signal.exchange, signal.symbol)
         sizing, size = ("notional", _ZERO) if instance is None else (instance.sizing, instance.size)
         try:
-            intent = intend_entry(signal, sizing=sizing, size=size, instrument=instrument, price=price)
+            equity = self._cache.equity(signal, self._clock.now_ns()) if Sizing.parse(sizing).needs_equity else None
+            intent = intend_entry(signal, sizing=sizing, size=size, instrument=instrument, price=price, equity=equity)
         except InputError as error:
-            return denied(intend_order(signal), Code.PRICE_MISSING, "a reference price", str(error), "wait for a price")
+            code = Code.NO_PROTECTION if error.code == Code.NO_PROTECTION else Code.PRICE_MISSING
+            return denied(intend_order(signal), code, f"what {sizing} sizes by", error.message, error.remedy)
         return self._dated(intent, record)
 
     def _dated(self, intent: Intent, record: SignalRecord) -> Intent:

@@ -54,17 +54,29 @@ _ROLES = {Kind.ENTER: Role.ENTRY, Kind.EXIT: Role.EXIT, Kind.ORDER: Role.ORDER}
 
 
 def intend_entry(
-    signal: Signal, *, sizing: str, size: Decimal, instrument: Instrument, price: Decimal | None
+    signal: Signal,
+    *,
+    sizing: str,
+    size: Decimal,
+    instrument: Instrument,
+    price: Decimal | None,
+    equity: Decimal | None = None,
 ) -> Intent:
-    """Return the intent of an ENTER signal. `price` sizes it when the signal carries no reference price.
+    """Return the intent of an ENTER signal. `price` sizes it when the signal carries no reference price; `equity`: what
+    the account is worth, in quote, for sizings in percent of it.
 
-    Errors: InputError PRICE_MISSING or SIZING_UNKNOWN, from sizing.
+    Errors: InputError PRICE_MISSING, SIZING_UNKNOWN or NO_PROTECTION, from sizing.
     """
     reference = signal.reference_price or signal.limit_price or price or _ZERO
     if signal.size is not None:
         quantity = instrument.round_quantity(signal.size)
     else:
-        quantity = entry_quantity(sizing, size, reference, instrument)
+        stop = signal.stop_loss
+        if stop is not None:
+            stop = instrument.round_price(stop, side=signal.side.opposite.value, is_stop=True)
+        quantity = entry_quantity(
+            sizing, size, reference, instrument, equity=equity, stop_loss=stop, volatility=signal.volatility
+        )
     return _intent(signal, signal.side, quantity, instrument, reference or None)
 
 

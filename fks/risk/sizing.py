@@ -1,38 +1,121 @@
 """Sizing: the quantity of a signal on the lot grid. The one function that backtest, paper and live share (G6).
 
 Rounding is always down, here and nowhere else: an order never spends more, and never sells more, than was decided.
+Fees and slippage are not part of any sizing.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from decimal import Decimal
 
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 
-#: Values of `strategy_instances.sizing`: `size` is quote currency per entry, or base quantity per entry.
-SIZINGS = ("notional", "quantity")
+#: The sizings. `size` is quote per entry, base per entry, or percent of the equity: that the entry is worth, that is
+#: lost at its stop loss, or that one ATR or one standard deviation of the changes of the close is worth.
+SIZINGS = ("notional", "quantity", "equity_pct", "risk_pct", "atr_pct", "stdev_pct")
+_BARS = {"atr_pct": 14, "stdev_pct": 20}  # bars of the volatility, when the text names none
+_BARS_MAX = 1000
+_ZERO, _HUNDRED = Decimal(0), Decimal(100)
+REMEDY = "use notional, quantity, equity_pct, risk_pct, atr_pct[:BARS] or stdev_pct[:BARS]"
 
 
-def entry_quantity(sizing: str, size: Decimal, reference_price: Decimal, instrument: Instrument) -> Decimal:
+class SizingMissing(InputError):
+    """An entry cannot be sized: it lacks what its sizing divides by. `code`: NO_PROTECTION or PRICE_MISSING."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """A sizing by name; `bars`: how many the volatility is measured over, 0 where there is none."""
+
+    name: str
+    bars: int = 0
+
+    @staticmethod
+    def parse(text: str) -> Sizing:
+        """Return the sizing of a text: a name of `SIZINGS`, with `:BARS` for a volatility (`atr_pct:14`).
+
+        Errors: InputError SIZING_UNKNOWN.
+        """
+        found = re.fullmatch(r"([a-z_]+)(?::(\d{1,4}))?", text.strip())
+        name = "" if found is None else found[1]
+        given = None if found is None or found[2] is None else int(found[2])
+        is_wrong = given is not None and (name not in _BARS or not 2 <= given <= _BARS_MAX)
+        if name not in SIZINGS or is_wrong:
+            raise InputError(f"unknown sizing {text!r}", code="SIZING_UNKNOWN", status=422, remedy=REMEDY)
+        return Sizing(name, _BARS.get(name, 0) if given is None else given)
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads, with its number of bars."""
+        return f"{self.name}:{self.bars}" if self.bars else self.name
+
+    @property
+    def needs_equity(self) -> bool:
+        """Return whether `size` is percent of the equity."""
+        return self.name.endswith("_pct")
+
+
+def entry_quantity(
+    sizing: str,
+    size: Decimal,
+    reference_price: Decimal,
+    instrument: Instrument,
+    *,
+    equity: Decimal | None = None,
+    stop_loss: Decimal | None = None,
+    volatility: Decimal | None = None,
+) -> Decimal:
     """Return the quantity (base, on the lot grid, rounded down) of an entry; 0 when it is less than one step.
 
-    Units: `size` in quote for `notional`, in base for `quantity`; `reference_price` is the close of the deciding bar.
-    Errors: InputError SIZING_UNKNOWN, or PRICE_MISSING when a notional has no positive price to divide by.
+    Units: `size` as in `SIZINGS`; `reference_price` is the close of the deciding bar; `equity` what the account is
+    worth at it, `stop_loss` the entry's, on the tick grid, `volatility` of a bar (`fks.risk.volatility`): all in quote.
+    Errors: InputError SIZING_UNKNOWN, or PRICE_MISSING when there is no positive price to divide by; SizingMissing.
     """
     if sizing == "quantity":
         return instrument.round_quantity(size)
-    if sizing != "notional":
-        raise InputError(f"unknown sizing {sizing!r}", code="SIZING_UNKNOWN", remedy=f"use one of {' '.join(SIZINGS)}")
+    wanted = Sizing.parse(sizing)
     if not reference_price > 0:
         raise InputError(
             f"no price to size {instrument.symbol} against: {reference_price}",
             code="PRICE_MISSING",
             remedy="give a positive reference price",
         )
+    per_unit, budget = reference_price, size
+    if wanted.needs_equity:
+        if equity is None:
+            raise _missing("PRICE_MISSING", "the account's equity", f"{sizing} needs the prices of all that it holds")
+        per_unit, budget = _per_unit(wanted, reference_price, stop_loss, volatility), max(equity, _ZERO) * size
+        per_unit *= _HUNDRED
+    if not per_unit > 0:
+        return _ZERO
     # Integer division by the price of one step: no quotient is ever rounded up to one step too many.
-    step_price = reference_price * instrument.lot_step * instrument.multiplier
-    return (size // step_price) * instrument.lot_step
+    return (budget // (per_unit * instrument.lot_step * instrument.multiplier)) * instrument.lot_step
+
+
+def _per_unit(
+    sizing: Sizing, reference_price: Decimal, stop_loss: Decimal | None, volatility: Decimal | None
+) -> Decimal:
+    """Return what the budget divides by for one unit: its price, its loss at the stop, or its volatility.
+
+    Errors: SizingMissing.
+    """
+    if sizing.name == "equity_pct":
+        return reference_price
+    if sizing.name == "risk_pct":
+        if stop_loss is None:
+            raise _missing(
+                "NO_PROTECTION", "a stop loss", "risk_pct sizes by the loss at the stop: give each entry one"
+            )
+        return abs(reference_price - stop_loss)
+    if volatility is None:
+        raise _missing("PRICE_MISSING", f"the volatility of {sizing.bars} bars", "wait until there are so many bars")
+    return volatility
+
+
+def _missing(code: str, what: str, remedy: str) -> SizingMissing:
+    return SizingMissing(f"the entry cannot be sized without {what}", code=code, status=422, remedy=remedy)
 
 
 def exit_quantity(position: Decimal, instrument: Instrument) -> Decimal:

@@ -412,6 +412,7 @@ signals = Table(
     _money("take_profit", null=True),
     _text("time_in_force", default="gtc"),
     _money("reference_price", null=True),
+    _money("volatility", null=True),
     _time("valid_until", null=True),
     _text("reason", default=""),
     _text("state", default="ready"),

@@ -20,6 +20,8 @@ from fks.model.order import Side
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.orders.freshness import AGE_LEAST_S
+from fks.risk.sizing import Sizing
+from fks.risk.volatility import volatility_at
 from fks.store.strategies import Instance
 from fks.strategies.base import Decisions
 
@@ -164,6 +166,7 @@ def _signal(
         stop_loss=_price(decisions.stop_loss, index) if is_entry else None,
         take_profit=_price(decisions.take_profit, index) if is_entry else None,
         reference_price=Decimal(repr(float(bars.close[index]))),
+        volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
         valid_until_ns=until_ns,
         reason=f"{instance.strategy} v{instance.params_version}",
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,

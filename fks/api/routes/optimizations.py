@@ -50,8 +50,10 @@ class OptimizationBody(Body):
     timeframe: str = "1m"
     from_: str | None = Field(None, alias="from", description="first bar, ISO 8601; default all that is stored")
     to: str | None = Field(None, description="exclusive")
-    sizing: Literal["notional", "quantity"] = "notional"
-    size: Exact = Decimal(1000)
+    sizing: str = Field(
+        "notional", description="notional, quantity, equity_pct, risk_pct, atr_pct[:BARS] or stdev_pct[:BARS]"
+    )
+    size: Exact = Field(Decimal(1000), description="quote (notional), base (quantity) or percent of the equity (*_pct)")
     cash: Exact = Decimal(10_000)
     fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
     fee_rate_maker: Exact | None = Field(None, description="default costs.fee_rate_maker, or the body's own fee_rate")

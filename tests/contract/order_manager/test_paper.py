@@ -117,6 +117,31 @@ async def test_decisions_fill_at_the_next_open_of_a_complete_tape(paper: Rig) ->
     assert await paper.position() < D("0.001")
 
 
+@pytest.mark.parametrize(
+    ("sizing", "size", "changes", "bought"),
+    [
+        ("equity_pct", 2, {}, "19.607"),  # 2 % of 100,000 at 102
+        ("risk_pct", 1, {"stop_loss": D(52)}, "20"),  # 1 % of 100,000 over a distance of 50
+        ("atr_pct:3", 1, {"volatility": D(80)}, "12.5"),
+        ("risk_pct", 1, {}, "NO_PROTECTION"),
+        ("atr_pct:3", 1, {}, "PRICE_MISSING"),
+    ],
+)
+async def test_the_equity_of_the_account_sizes_an_entry(
+    paper: Rig, sizing: str, size: int, changes: dict[str, Any], bought: str
+) -> None:
+    await paper.db.sql("UPDATE strategy_instances SET sizing = $1, size = $2", sizing, size)
+    await seal(paper, 10)
+    await paper.start()
+    signal = await decide(paper, 2, Kind.ENTER, **changes)
+    state, code = await paper.outcome(signal)
+    if bought in ("NO_PROTECTION", "PRICE_MISSING"):
+        assert (state, code) == ("denied", bought)
+        return
+    (row,) = await paper.db.sql("SELECT quantity FROM orders WHERE role = 'entry'")
+    assert row["quantity"] == D(bought)
+
+
 async def test_a_stop_is_matched_from_its_entrys_bar_on(paper: Rig) -> None:
     await seal(paper, 10)
     await decide(paper, 7, Kind.ENTER, stop_loss=D(95))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from fks.model.errors import InputError
 from fks.model.signal import Kind
 from fks.risk.intent import intend_entry, intend_exit
-from fks.risk.sizing import entry_quantity, exit_quantity
+from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
+from fks.risk.volatility import volatilities, volatility_at
+from fks.strategies.check import synthetic
 from tests.support.order_rig import signal_of
 from tests.support.order_values import an_instrument
 
@@ -60,3 +63,92 @@ def test_dust_leads_to_no_exit() -> None:
     intent = intend_exit(signal, position=D("-1.0019"), instrument=an_instrument())
     assert intent is not None
     assert (intent.side.value, intent.quantity) == ("buy", D("1.001"))
+
+
+# ── percent of the equity ────────────────────────────────────────────────────────────────────────
+@settings(max_examples=200)
+@given(
+    equity=MONEY, price=PRICES, step=STEPS, percent=st.decimals(D("0.01"), D(300), places=2),
+    away=st.decimals(D("0.001"), D("0.9"), places=3),
+)  # fmt: skip
+def test_no_more_of_the_equity_is_lost_at_the_stop_than_decided(
+    equity: Decimal, price: Decimal, step: Decimal, percent: Decimal, away: Decimal
+) -> None:
+    instrument = an_instrument(lot_step=step)
+    stop = price * (1 - away)
+    quantity = entry_quantity("risk_pct", percent, price, instrument, equity=equity, stop_loss=stop)
+    assert quantity % step == 0
+    assert quantity * (price - stop) <= equity * percent / 100 < (quantity + step) * (price - stop)
+    worth = entry_quantity("equity_pct", percent, price, instrument, equity=equity)
+    assert worth * price <= equity * percent / 100 < (worth + step) * price
+    by_range = entry_quantity("atr_pct", percent, price, instrument, equity=equity, volatility=price * away)
+    assert by_range * price * away <= equity * percent / 100 < (by_range + step) * price * away
+
+
+def test_the_equity_sizes_in_round_numbers() -> None:
+    item = an_instrument()
+    assert entry_quantity("equity_pct", D(50), D(100), item, equity=D(10_000)) == D(50)
+    assert entry_quantity("risk_pct", D(1), D(100), item, equity=D(10_000), stop_loss=D(95)) == D(20)
+    assert entry_quantity("risk_pct", D(1), D(100), item, equity=D(10_000), stop_loss=D(105)) == D(20)  # a short's
+    assert entry_quantity("stdev_pct:5", D(1), D(100), item, equity=D(10_000), volatility=D(4)) == D(25)
+    assert entry_quantity("equity_pct", D(50), D(100), item, equity=D(-5)) == 0
+    assert entry_quantity("risk_pct", D(1), D(100), item, equity=D(10_000), stop_loss=D(100)) == 0
+
+
+@pytest.mark.parametrize(
+    ("sizing", "known", "code"),
+    [
+        ("equity_pct", {}, "PRICE_MISSING"),
+        ("risk_pct", {"equity": D(1000)}, "NO_PROTECTION"),
+        ("atr_pct", {"equity": D(1000)}, "PRICE_MISSING"),
+    ],
+)
+def test_an_entry_that_lacks_what_sizes_it_is_not_sized(sizing: str, known: dict[str, Decimal], code: str) -> None:
+    with pytest.raises(SizingMissing) as error:
+        entry_quantity(sizing, D(1), D(100), an_instrument(), **known)
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize("text", ["all", "notional:3", "atr_pct:1", "atr_pct:1001", "atr_pct:", "risk_pct:5", ""])
+def test_an_unknown_sizing_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="unknown sizing"):
+        Sizing.parse(text)
+
+
+def test_a_sizing_is_written_with_its_bars() -> None:
+    assert [str(Sizing.parse(text)) for text in ("atr_pct", "stdev_pct", "atr_pct:7", "risk_pct")] == [
+        "atr_pct:14",
+        "stdev_pct:20",
+        "atr_pct:7",
+        "risk_pct",
+    ]
+
+
+def test_a_live_entry_is_sized_by_its_rounded_stop() -> None:
+    signal = signal_of(stop_loss=D("90.006"), reference_price=D(100))
+    intent = intend_entry(
+        signal, sizing="risk_pct", size=D(1), instrument=an_instrument(), price=None, equity=D(10_000)
+    )
+    assert (intent.stop_loss, intent.quantity) == (D("90.00"), D(10))
+
+
+# ── volatility ───────────────────────────────────────────────────────────────────────────────────
+def test_volatilities_are_those_of_the_formulas() -> None:
+    bars = synthetic(200)
+    ranges = np.maximum(bars.high[1:], bars.close[:-1]) - np.minimum(bars.low[1:], bars.close[:-1])
+    moves = np.diff(bars.close)
+    for index in (20, 77, 199):
+        atr, spread = (volatility_at(Sizing.parse(text), bars, index) for text in ("atr_pct:14", "stdev_pct:20"))
+        assert float(atr or 0) == pytest.approx(ranges[index - 14 : index].mean(), abs=2e-8)
+        assert float(spread or 0) == pytest.approx(moves[index - 20 : index].std(ddof=1), abs=2e-8)
+    assert volatility_at(Sizing.parse("atr_pct:14"), bars, 13) is None
+    assert volatility_at(Sizing.parse("notional"), bars, 100) is None
+
+
+@pytest.mark.parametrize("text", ["atr_pct:14", "stdev_pct:20"])
+def test_one_bar_has_the_volatility_that_all_bars_give_it(text: str) -> None:
+    bars, sizing = synthetic(300), Sizing.parse(text)
+    indexes = np.arange(300)
+    for index, value in zip(indexes.tolist(), volatilities(sizing, bars, indexes).tolist(), strict=True):
+        one = volatility_at(sizing, bars[max(0, index - 25) :], min(index, 25))
+        assert one == (None if value < 0 else D(value).scaleb(-8))

@@ -7,6 +7,7 @@ and every result carries two fingerprints (C12). The extended metrics and the re
 
 from typing import TYPE_CHECKING, Any
 
+from fks.backtest.account import AccountBacktest, Member, run_account
 from fks.backtest.backtest import Backtest
 from fks.backtest.fingerprint import fills_hash, inputs_hash, tape_hash
 from fks.backtest.frames import bars_from_frame, sample, write_trades
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from fks.backtest.metrics import Metrics, metrics_of
 
 __all__ = [
+    "AccountBacktest",
     "Backtest",
     "DeniedEntry",
     "FillRow",
     "GapReport",
+    "Member",
     "Metrics",
     "Result",
     "Setup",
@@ -39,6 +42,7 @@ __all__ = [
     "metrics_of",
     "resample",
     "run",
+    "run_account",
     "sample",
     "setup_for",
     "statistics_of",

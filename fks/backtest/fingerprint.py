@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from fks.backtest.rows import FillRow, Setup, plain
+from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.timeframe import iso
 from fks.risk.sizing import Sizing
@@ -100,3 +101,19 @@ def fills_hash(fills: Sequence[FillRow]) -> str:
     return _hash(
         [[f.time_ns, f.side.value, plain(f.quantity), plain(f.price), plain(f.fee), f.fee_currency] for f in fills]
     )
+
+
+def account_inputs_hash(members: Sequence[tuple[str, str]], cash: Decimal, limits: Risk) -> str:
+    """Return the SHA-256 of an account's inputs: name and fingerprint of each member, in order, cash, and the limits of
+    correlated exposure. The members' fingerprints have everything else."""
+    correlated = {
+        name: plain(value) if isinstance(value := getattr(limits, name), Decimal) else value
+        for name in ("exposure_max_correlated", "correlation_min", "correlation_timeframe", "correlation_returns")
+    }
+    off = limits.exposure_max_correlated is None
+    return _hash({"members": members, "cash": plain(cash), "correlated": None if off else correlated})
+
+
+def account_fills_hash(fills: Sequence[tuple[int, str, FillRow]]) -> str:
+    """Return the SHA-256 over the ordered fills of an account: number of the member, symbol, and the fill."""
+    return _hash([[number, symbol, fills_hash([fill])] for number, symbol, fill in fills])

@@ -8,7 +8,7 @@ order manager looks at it all the time, so that LOSS_DAY holds until the day's e
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
@@ -54,6 +54,7 @@ _CHECKS = tuple(
         Code.BALANCE,
         Code.EXPOSURE_INSTRUMENT,
         Code.EXPOSURE_ACCOUNT,
+        Code.EXPOSURE_CORRELATED,
         Code.ORDER_COUNT,
         Code.NO_PROTECTION,
         Code.LOSS_DAY,
@@ -82,11 +83,21 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """What the account has at a decision, and the loss (quote) of its trading day when that reached the limit."""
+    """What the account has at a decision, and the loss (quote) of its trading day when that reached the limit.
+
+    The rest is of accounts that several strategies share: `own` is the strategy's part of `position` (None: all of it),
+    `coins_of_others` base that others hold, `exposures` absolute values (quote) of positions by symbol, `shorts` the
+    symbols among them that are short, and `correlations` those of their returns with the entry's (None = unknown).
+    """
 
     position: Decimal
     cash: Decimal
     loss: Decimal
+    own: Decimal | None = None
+    coins_of_others: Decimal = _ZERO
+    exposures: Mapping[str, Decimal] = field(default_factory=dict)
+    shorts: frozenset[str] = frozenset()
+    correlations: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def denial_text(denial: Denial) -> str:
@@ -190,7 +201,11 @@ class TapeChecks:
             mark=close.normalize(),
             position=position,
             held=position,
-            own=position,
+            own=position if funds.own is None else funds.own.normalize(),
+            exposures=funds.exposures,
+            shorts=funds.shorts,
+            correlations=funds.correlations,
+            coins_of_others=funds.coins_of_others,
             balances={
                 item.quote: Balance(item.quote, cash, _ZERO),
                 item.base: Balance(item.base, max(position, _ZERO), _ZERO),

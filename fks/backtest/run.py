@@ -38,14 +38,14 @@ def run(strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: E
     """
     setup = setup_for(bars) if setup is None else setup
     _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
-    part = _anchored(strategy, bars, setup.start_ns)
+    part = anchored(strategy, bars, setup.start_ns)
     first = strategy.warmup()
     gaps = find_gaps(part)
     if not setup.allow_gaps:
         ensure_whole(gaps)  # the overall share first: it needs no run
     outcome = _walk(strategy, part, first, setup, engine)
     if not setup.allow_gaps:
-        ensure_seen(part, lambda places: _is_holding(outcome, setup, places))
+        ensure_seen(part, lambda places: is_holding(outcome, setup, places))
     return Backtest(strategy, part, first, setup, gaps, outcome)
 
 
@@ -74,7 +74,7 @@ def _cheaper(count: int) -> tuple[EngineName, str]:
     return "reference", f"fewer than {_LOAD_FROM} bars, and the compiled engine is not loaded"
 
 
-def _is_holding(outcome: Outcome, setup: Setup, places: Ints) -> npt.NDArray[np.bool_]:
+def is_holding(outcome: Outcome, setup: Setup, places: Ints) -> npt.NDArray[np.bool_]:
     """Return whether a lot step or more is held after each of some bars."""
     fills = outcome.fills
     moves = fills.side * fills.quantity - np.where(fills.is_base_fee, fills.fee, 0)
@@ -84,7 +84,7 @@ def _is_holding(outcome: Outcome, setup: Setup, places: Ints) -> npt.NDArray[np.
     return is_held
 
 
-def _anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
+def anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
     """Return the bars from the anchor on. Errors: InputError NO_DATA when there is not one bar to decide and fill
     on."""
     warmup = strategy.warmup()

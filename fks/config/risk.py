@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from fks.model.timeframe import TIMEFRAMES
+
 
 class Section(BaseModel):
     """A section of fks.toml: unknown keys are refused, values are frozen."""
@@ -22,6 +24,16 @@ class Risk(Section):
     exposure_max_account: Decimal = Field(
         Decimal(250000), gt=0, description="largest exposure of an account, account currency"
     )
+    exposure_max_correlated: Decimal | None = Field(
+        None,
+        gt=0,
+        description="largest exposure in one instrument and what moves with it, account currency; unset = no limit",
+    )
+    correlation_min: float = Field(
+        0.7, gt=0, le=1, description="correlation of returns from which on two positions move with each other"
+    )
+    correlation_timeframe: str = Field("1h", description="interval of the returns that are correlated, up to 1d")
+    correlation_returns: int = Field(168, ge=10, le=5000, description="newest returns that are correlated")
     orders_open_max: int = Field(100, ge=1, description="most open orders per account")
     price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
     loss_day_max: Decimal = Field(
@@ -65,6 +77,15 @@ class Risk(Section):
     instrument_age_max_h: float = Field(
         24.0, gt=0, description="INSTRUMENT_UNKNOWN beyond this age of its metadata, hours"
     )
+
+    @field_validator("correlation_timeframe")
+    @classmethod
+    def _fixed(cls, value: str) -> str:
+        """Refuse an interval that is unknown or longer than a day."""
+        if not 0 < TIMEFRAMES.get(value, 0) <= 86_400:
+            known = " ".join(name for name, seconds in TIMEFRAMES.items() if 0 < seconds <= 86_400)
+            raise ValueError(f"{value!r} is no timeframe of up to a day; use one of {known}")
+        return value
 
     @field_validator("day_zone")
     @classmethod

@@ -42,6 +42,7 @@ _LIMITS: dict[Code, Callable[[Intent, View], str]] = {
     Code.NOTIONAL_MAX_ORDER: lambda intent, view: f"{view.limits.notional_max_order} {view.currency}",
     Code.EXPOSURE_INSTRUMENT: lambda intent, view: f"{view.limits.exposure_max_instrument} {view.currency}",
     Code.EXPOSURE_ACCOUNT: lambda intent, view: f"{view.limits.exposure_max_account} {view.currency}",
+    Code.EXPOSURE_CORRELATED: lambda intent, view: f"{view.limits.exposure_max_correlated} {view.currency}",
     Code.ORDER_COUNT: lambda intent, view: str(view.limits.orders_open_max),
     Code.LOSS_DAY: lambda intent, view: f"{view.limits.loss_day_max} {view.currency}",
     Code.RATE_ACCOUNT: lambda intent, view: f"{view.limits.orders_per_minute} a minute",
@@ -144,7 +145,10 @@ def _shut(view: View) -> View:
 
 @lru_cache(maxsize=4)
 def _shut_limits(limits: Risk) -> Risk:
-    return limits.model_copy(update={**dict.fromkeys(_CLOSED, Decimal(-1)), "loss_day_max": -_HUGE})
+    closed = {**dict.fromkeys(_CLOSED, Decimal(-1)), "loss_day_max": -_HUGE}
+    if limits.exposure_max_correlated is not None:  # unset it is no limit, and has no figure
+        closed["exposure_max_correlated"] = Decimal(-1)
+    return limits.model_copy(update=closed)
 
 
 @lru_cache(maxsize=256)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 
 from fks.model.codes import Code, Denial
-from fks.model.order import OrderType, Role, Side, State
+from fks.model.order import Order, OrderType, Role, Side, State
 from fks.risk.intent import Intent
 from fks.risk.order_checks import worst_price
 from fks.risk.view import WAIT_MAX_S, View, is_dormant
@@ -177,13 +178,18 @@ def exposure_instrument(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def exposure_account(intent: Intent, view: View) -> Denial | None:
-    """The account's exposure over all instruments stays below its limit at the worst."""
-    others = sum((value for symbol, value in view.exposures.items() if symbol != intent.symbol), _ZERO)
+def _opening_elsewhere(intent: Intent, view: View) -> Iterator[Order]:
+    """Yield the open orders in other instruments that may open or add to a position."""
     for order in view.open_orders:
         is_opening = order.side is Side.BUY or (view.venue.capabilities.can_short and not order.is_reduce_only)
         if order.symbol != intent.symbol and is_opening:
-            others += view.value_of(order) or _ZERO
+            yield order
+
+
+def exposure_account(intent: Intent, view: View) -> Denial | None:
+    """The account's exposure over all instruments stays below its limit at the worst."""
+    others = sum((value for symbol, value in view.exposures.items() if symbol != intent.symbol), _ZERO)
+    others += sum((view.value_of(order) or _ZERO for order in _opening_elsewhere(intent, view)), _ZERO)
     limit, value = view.limits.exposure_max_account, others + _added(intent, view)
     if value <= limit:
         return None
@@ -194,6 +200,43 @@ def exposure_account(intent: Intent, view: View) -> Denial | None:
         f"account {intent.account_id}",
         "lower the size or raise risk.exposure_max_account",
     )
+
+
+def exposure_correlated(intent: Intent, view: View) -> Denial | None:
+    """The exposure in the instrument and in what moves with it stays below its limit at the worst.
+
+    What is held or ordered in another instrument moves with the entry when the correlation of the two returns, with the
+    sign of both directions, is `correlation_min` or more, or is not known. An entry that moves with nothing passes.
+    """
+    limit = view.limits.exposure_max_correlated
+    if limit is None:
+        return None
+    parts = [
+        (symbol, -1 if symbol in view.shorts else 1, value)
+        for symbol, value in view.exposures.items()
+        if symbol != intent.symbol and value
+    ]
+    parts += [(o.symbol, o.side.sign, view.value_of(o) or _ZERO) for o in _opening_elsewhere(intent, view)]
+    found: dict[str, Decimal] = {}
+    for symbol, sign, value in parts:
+        known = view.correlations.get(symbol)
+        if known is None or known * sign * intent.side.sign >= view.limits.correlation_min:
+            found[symbol] = found.get(symbol, _ZERO) + value
+    value = sum(found.values(), _ZERO) + _added(intent, view)
+    if not found or value <= limit:
+        return None
+    shown = ", ".join(f"{symbol} {_correlation(view.correlations.get(symbol))}" for symbol in sorted(found))
+    return Denial(
+        Code.EXPOSURE_CORRELATED,
+        f"{limit} {view.currency}",
+        f"{value.normalize():f} with {shown}",
+        intent.symbol,
+        "lower the size, close one of them, or raise risk.exposure_max_correlated",
+    )
+
+
+def _correlation(value: float | None) -> str:
+    return "(unknown)" if value is None else f"({value:+.2f})"
 
 
 def order_count(intent: Intent, view: View) -> Denial | None:

@@ -36,10 +36,11 @@ class View:
 
     `position` is the sum over our instances, `held` also counts what fills of ours do not explain, `own` is the
     intent's instance alone (None: not known); `exposures` are absolute values of our positions in the account's
-    currency by symbol, `rates` what one unit of a currency is worth in it, `unvalued` the symbols and currencies that
-    have no price; `loss_today` is the day's loss in it, its greatest once that reached the limit; `coins_of_others` is
-    how much of the currency that the intent spends belongs to others; `open_orders` are all orders of the account that
-    may still fill.
+    currency by symbol, `shorts` the symbols among them that are held short, `correlations` those of their returns with
+    the instrument's (None or absent: not known); `rates` what one unit of a currency is worth in it, `unvalued` the
+    symbols and currencies that have no price; `loss_today` is the day's loss in it, its greatest once that reached the
+    limit; `coins_of_others` is how much of the currency that the intent spends belongs to others; `open_orders` are all
+    orders of the account that may still fill.
     """
 
     now_ns: int
@@ -63,6 +64,8 @@ class View:
     entries: int = 0  # of the instance in the intent's direction
     pyramiding: int = 1  # most entries of one position
     exposures: Mapping[str, Decimal] = field(default_factory=dict)
+    shorts: frozenset[str] = frozenset()
+    correlations: Mapping[str, float | None] = field(default_factory=dict)
     open_orders: tuple[Order, ...] = ()
     marks: Mapping[str, Decimal] = field(default_factory=dict)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)  # of this venue's exchange, by symbol

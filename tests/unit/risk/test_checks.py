@@ -99,6 +99,10 @@ def of_two(legs: int, stops: int = 5) -> dict[str, Any]:
     return {"open_orders": (entry,), "instrument": instrument, "balances": {"USDT": Balance("USDT", D(10_000), D(0))}}
 
 
+MOVING = limited(exposure_max_correlated=D(500)) | {"exposures": {"ETHUSDT": D(300)}, "correlations": {"ETHUSDT": 0.9}}
+ENTERING = an_order(symbol="ETHUSDT", type=OrderType.LIMIT, price=D(200), quantity=D(1), side=Side.BUY)
+EXITING = replace(ENTERING, side=Side.SELL)
+
 #: code -> (intent changes, view changes that pass, view changes that deny) or with intent changes in both
 ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (Code.KILLED, {}, {}, {}, {"is_killed": True}),
@@ -149,6 +153,17 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
      {"quantity": D("2.001")}, limited(exposure_max_instrument=D(500)) | {"position": D(3)}),
     (Code.EXPOSURE_ACCOUNT, {"quantity": D(2)}, limited(exposure_max_account=D(500)) | {"exposures": {"ETHUSDT": D(300)}},
      {"quantity": D("2.001")}, limited(exposure_max_account=D(500)) | {"exposures": {"ETHUSDT": D(300)}}),
+    (Code.EXPOSURE_CORRELATED, {"quantity": D(2)}, MOVING, {"quantity": D("2.001")}, MOVING),
+    (Code.EXPOSURE_CORRELATED, {"quantity": D(3)}, MOVING | {"correlations": {"ETHUSDT": 0.69}},
+     {"quantity": D(3)}, MOVING | {"correlations": {"ETHUSDT": 0.7}}),
+    (Code.EXPOSURE_CORRELATED, {"quantity": D(3)}, MOVING | {"shorts": frozenset({"ETHUSDT"})},
+     {"quantity": D(3)}, MOVING | {"shorts": frozenset({"ETHUSDT"}), "correlations": {"ETHUSDT": -0.8}}),
+    (Code.EXPOSURE_CORRELATED, {"quantity": D(3)}, MOVING | {"correlations": {"ETHUSDT": -1.0}},
+     {"quantity": D(3)}, MOVING | {"correlations": {}}),
+    (Code.EXPOSURE_CORRELATED, {"quantity": D(3)}, {"exposures": {"ETHUSDT": D(300)}},
+     {"quantity": D(3)}, MOVING | {"correlations": {"ETHUSDT": None}}),
+    (Code.EXPOSURE_CORRELATED, {"quantity": D("3.9")}, MOVING | {"exposures": {}, **ETH, "open_orders": (EXITING,)},
+     {"quantity": D("3.9")}, MOVING | {"exposures": {}, **ETH, "open_orders": (ENTERING,)}),
     (Code.ORDER_COUNT, {}, limited(orders_open_max=2) | {"open_orders": (resting(),)}, {},
      limited(orders_open_max=1) | {"open_orders": (resting(),)}),
     (Code.NO_PROTECTION, {}, {"venue": VenueView(capabilities=STOPLESS)}, {"stop_loss": D(90)},

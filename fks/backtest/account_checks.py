@@ -1,0 +1,310 @@
+"""Checks of entries on an account that several tapes share: live's own functions, on a view of all positions.
+
+Prices are the newest closes at the decision, positions and cash those at the moment of the order. The loss of the
+trading day is looked at on every close of every member's bars up to the decision, over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import numpy as np
+
+from fks.backtest.limits import Funds, Holding, TapeChecks
+from fks.backtest.reference import Walker
+from fks.backtest.rows import FillRow, Setup
+from fks.config.risk import Risk
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.codes import Denial
+from fks.model.instrument import Instrument
+from fks.model.order import Side
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.portfolio.position import net_quantity
+from fks.risk.correlation import correlation_of, returns_before
+from fks.risk.valuation import DayFlows, day_profit, day_start_ns
+
+_ZERO = Decimal(0)
+_HUGE = Decimal(10) ** 30
+_NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
+_NEAR = 0.999  # the share of a limit from which on a float is not trusted
+_IN_BAR, _AT_OPEN = 0, 2  # order of a fill at one moment; a close of that moment comes between the two
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """A member's bars with the end of each."""
+
+    bars: Bars
+    setup: Setup
+    ends_ns: Ints
+
+    @staticmethod
+    def of(bars: Bars, setup: Setup) -> Tape:
+        """Return the tape of some bars."""
+        length = TIMEFRAMES[bars.timeframe] * NS
+        if length:
+            return Tape(bars, setup, bars.time_ns + length)
+        ends = [bar_end(start, bars.timeframe) for start in bars.time_ns.tolist()]
+        return Tape(bars, setup, np.array(ends, dtype=np.int64))
+
+    @property
+    def symbol(self) -> str:
+        """Return the symbol by which positions are kept."""
+        return self.setup.instrument.symbol
+
+    def ended_by(self, moment_ns: int) -> int:
+        """Return the index of the newest bar that ended by a moment; -1 when none did."""
+        return int(np.searchsorted(self.ends_ns, moment_ns, side="right")) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Booked:
+    """A fill with its place in the order of the account."""
+
+    key: tuple[int, int]
+    symbol: str
+    fill: FillRow
+
+
+class AccountChecks:
+    """The account as the checks of its members see it. `walkers` are set before the first question.
+
+    `book` is called for every fill, in the account's order.
+    """
+
+    def __init__(self, tapes: Sequence[Tape], cash: Decimal, limits: Risk) -> None:
+        self.walkers: Sequence[Walker] = ()
+        self._tapes, self._cash, self._limits = tapes, cash, limits
+        self._single = [TapeChecks(tape.bars, tape.setup) for tape in tapes]
+        self._series = {tape.symbol: _Series.of([t for t in tapes if t.symbol == tape.symbol]) for tape in tapes}
+        self._booked: list[_Booked] = []
+        self._days: dict[int, _Day] = {}
+        self._day_end_ns: dict[int, int] = {}
+        self._correlated: dict[tuple[str, str, int], float | None] = {}
+
+    def of(self, number: int) -> MemberChecks:
+        """Return the checks of one member."""
+        return MemberChecks(self, number)
+
+    def book(self, number: int, fill: FillRow, moment_ns: int, *, is_in_bar: bool) -> None:
+        """Take a fill of a member."""
+        key = (moment_ns, _IN_BAR if is_in_bar else _AT_OPEN)
+        self._booked.append(_Booked(key, self._tapes[number].symbol, fill))
+
+    def refusal(
+        self,
+        number: int,
+        index: int,
+        side: Side,
+        quantity: Decimal,
+        close: Decimal,
+        levels: tuple[Decimal | None, Decimal | None],
+    ) -> Denial | None:
+        """Return why live would deny an entry that a member decided on bar `index`, or None."""
+        tape, now_ns = self._tapes[number], int(self._tapes[number].ends_ns[index])
+        own = self.walkers[number].position
+        held: dict[str, Decimal] = {}
+        others = _ZERO
+        for at, (walker, other) in enumerate(zip(self.walkers, self._tapes, strict=True)):
+            held[other.symbol] = held.get(other.symbol, _ZERO) + walker.position
+            if at != number and other.setup.instrument.base == tape.setup.instrument.base:
+                others += max(walker.position, _ZERO)
+        positions = {symbol: amount for symbol, amount in held.items() if amount and symbol != tape.symbol}
+        funds = Funds(
+            position=held[tape.symbol],
+            cash=self._cash + sum((walker.cash - self._cash for walker in self.walkers), _ZERO),
+            loss=self._loss(now_ns),
+            own=own,
+            coins_of_others=others if side is Side.SELL else _ZERO,
+            exposures={symbol: self._series[symbol].worth(abs(amount), now_ns) for symbol, amount in positions.items()},
+            shorts=frozenset(symbol for symbol, amount in positions.items() if amount < 0),
+            correlations=self._correlations(tape.symbol, positions, now_ns),
+        )
+        return self._single[number].denial(index, side, quantity, close, levels, funds)
+
+    def _correlations(self, symbol: str, others: dict[str, Decimal], now_ns: int) -> dict[str, float | None]:
+        """Return the correlation of the returns of a symbol with those of others, from bars that ended by `now_ns`."""
+        limits = self._limits
+        if limits.exposure_max_correlated is None:
+            return {}
+        interval_s = TIMEFRAMES[limits.correlation_timeframe]
+        grid_ns = now_ns - now_ns % (interval_s * NS)
+        found: dict[str, float | None] = {}
+        for other in others:
+            key = (min(symbol, other), max(symbol, other), grid_ns)
+            if key not in self._correlated:
+                left, right = (
+                    self._series[name].returns(grid_ns, interval_s, limits.correlation_returns) for name in key[:2]
+                )
+                self._correlated[key] = correlation_of(left, right)
+            found[other] = self._correlated[key]
+        return found
+
+    # ── loss of the day ──────────────────────────────────────────────────────────────────────────
+    def _loss(self, now_ns: int) -> Decimal:
+        """Return the day's loss when it reached the limit on any close of the day up to `now_ns`, else 0."""
+        limits = self._limits
+        if limits.loss_day_max >= _HUGE:
+            return _ZERO
+        start_ns = next((s for s, e in reversed(self._day_end_ns.items()) if s <= now_ns < e), None)
+        if start_ns is None:
+            start_ns = day_start_ns(now_ns, limits.day_zone, limits.day_start_hour)
+            self._day_end_ns[start_ns] = day_start_ns(start_ns + _NEXT_DAY_NS, limits.day_zone, limits.day_start_hour)
+        day = self._days.get(start_ns)
+        if day is None:
+            before = max((known for known in self._days if known < start_ns), default=None)
+            day = _Day(start_ns, self._series, limits.loss_day_max, self._booked)
+            day.begin(None if before is None else self._days[before])
+            self._days[start_ns] = day
+        return day.loss(now_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChecks:
+    """The checks of one member of an account."""
+
+    account: AccountChecks
+    number: int
+
+    def refusal(
+        self,
+        index: int,
+        side: Side,
+        quantity: Decimal,
+        close: Decimal,
+        levels: tuple[Decimal | None, Decimal | None],
+        holding: Holding,
+    ) -> Denial | None:
+        """Return why live would deny an entry decided on bar `index`, or None."""
+        return self.account.refusal(self.number, index, side, quantity, close, levels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """The closes of one symbol by the end of their bars, over all members that trade it; of two bars that end together
+    the shorter one's, which is the same price."""
+
+    instrument: Instrument
+    ends_ns: Ints
+    closes: Floats
+
+    @staticmethod
+    def of(tapes: Sequence[Tape]) -> _Series:
+        by_length = sorted(tapes, key=lambda tape: TIMEFRAMES[tape.bars.timeframe] or 31 * 86_400)
+        ends = np.concatenate([tape.ends_ns for tape in by_length])
+        closes = np.concatenate([tape.bars.close for tape in by_length])
+        unique, first = np.unique(ends, return_index=True)
+        return _Series(tapes[0].setup.instrument, unique, closes[first])
+
+    def close(self, now_ns: int) -> Decimal | None:
+        """Return the newest close by a moment; None before the first."""
+        at = int(np.searchsorted(self.ends_ns, now_ns, side="right")) - 1
+        return None if at < 0 else Decimal(repr(float(self.closes[at])))
+
+    def worth(self, quantity: Decimal, now_ns: int) -> Decimal:
+        """Return the value of a quantity (base) in quote at the newest close."""
+        return quantity * (self.close(now_ns) or _ZERO) * self.instrument.multiplier
+
+    def returns(self, grid_ns: int, interval_s: int, count: int) -> Floats:
+        """Return the newest returns of the grid; see `fks.risk.correlation`."""
+        return returns_before(self.ends_ns, self.closes, grid_ns, interval_s, count)
+
+    def on(self, moments_ns: Ints) -> Floats:
+        """Return the newest close at each moment; 0 before the first, when nothing can be held."""
+        at = np.searchsorted(self.ends_ns, moments_ns, side="right")
+        found: Floats = np.concatenate([[0.0], self.closes])[at]
+        return found
+
+
+@dataclass(slots=True)
+class _Day:
+    """A trading day's profit over all symbols: what is held at its price, less what was held at the day's start at its
+    price then, plus the quote that fills brought in, less fees. In float64 first; what comes near the limit is worked
+    out exactly."""
+
+    start_ns: int
+    series: dict[str, _Series]
+    limit: Decimal
+    booked: Sequence[_Booked]  # grows
+    _seen_ns: int = 0  # closes up to here were looked at
+    _used: int = 0
+    _first: int = 0
+    _held: dict[str, float] = field(default_factory=dict)
+    _cash: float = 0.0
+    _reached: tuple[int, Decimal] | None = None
+
+    def begin(self, before: _Day | None) -> None:
+        """Note what was held when the day began; `before` is an earlier day, which has the fills until then."""
+        if before is not None:
+            self._held, self._used = dict(before._held), before._used
+        self._seen_ns = self.start_ns
+        while self._used < len(self.booked) and self.booked[self._used].key < (self.start_ns, 1):
+            self._take(self.booked[self._used])
+        self._first, self._cash = self._used, 0.0
+        for symbol, held in self._held.items():
+            series = self.series[symbol]
+            self._cash -= held * float(series.close(self.start_ns) or 0) * float(series.instrument.multiplier)
+
+    def loss(self, now_ns: int) -> Decimal:
+        """Return the loss that reached the limit by `now_ns`, else 0."""
+        while self._used < len(self.booked) and self.booked[self._used].key <= (now_ns, 1):
+            moment, order = self.booked[self._used].key
+            self._look(moment - 1 if order == _IN_BAR else moment)
+            self._take(self.booked[self._used])
+        self._look(now_ns)
+        return self._reached[1] if self._reached is not None and self._reached[0] <= now_ns else _ZERO
+
+    def _take(self, row: _Booked) -> None:
+        fill, item = row.fill, self.series[row.symbol].instrument
+        quantity, fee, is_base = float(fill.quantity), float(fill.fee), fill.fee_currency == item.base
+        moved = fill.side.sign * quantity - (fee if is_base else 0.0)
+        self._held[row.symbol] = self._held.get(row.symbol, 0.0) + moved
+        paid = fill.side.sign * quantity * float(fill.price) * float(item.multiplier)
+        self._cash -= paid + (0.0 if is_base else fee)
+        self._used += 1
+
+    def _look(self, through_ns: int) -> None:
+        """Look at the closes up to a moment, with what is held now: the least favourable shows the greatest loss."""
+        if through_ns <= self._seen_ns or self._reached is not None:
+            return
+        held = {symbol: amount for symbol, amount in self._held.items() if amount}
+        seen = (self._seen_ns, through_ns)
+        parts = [
+            _between(series.ends_ns, *seen) for symbol, series in self.series.items() if symbol in held or not held
+        ]
+        moments = np.unique(np.concatenate(parts))
+        self._seen_ns = through_ns
+        if not len(moments):
+            return
+        worth = np.full(len(moments), self._cash)
+        for symbol, amount in held.items():
+            series = self.series[symbol]
+            worth += amount * float(series.instrument.multiplier) * series.on(moments)
+        at = int(worth.argmin())
+        if -worth[at] > float(self.limit) * _NEAR and (loss := self._exact(int(moments[at]))) >= self.limit:
+            self._reached = (int(moments[at]), loss)
+
+    def _exact(self, now_ns: int) -> Decimal:
+        """Return the day's loss at a moment by the function that live uses."""
+        flows, held = DayFlows(), dict[str, Decimal]()
+        for number, row in enumerate(self.booked[: self._used]):
+            fill, item = row.fill, self.series[row.symbol].instrument
+            moved = net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, item)
+            held[row.symbol] = held.get(row.symbol, _ZERO) + moved
+            if number >= self._first:
+                value = fill.quantity * fill.price
+                flows = flows.with_turnover(item, fill.side, fill.quantity, value, fill.fee, fill.fee_currency)
+        instruments = {symbol: series.instrument for symbol, series in self.series.items()}
+        prices, start = (
+            {symbol: close for symbol, series in self.series.items() if (close := series.close(moment)) is not None}
+            for moment in (now_ns, self.start_ns)
+        )
+        profit = day_profit(held, flows, instruments, prices, start)
+        return -sum(profit.by_currency.values(), _ZERO)
+
+
+def _between(ends_ns: Ints, after_ns: int, through_ns: int) -> Ints:
+    first, last = np.searchsorted(ends_ns, (after_ns, through_ns), side="right")
+    return ends_ns[first:last]

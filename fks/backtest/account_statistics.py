@@ -1,0 +1,162 @@
+"""Statistics of an account: of its equity and the trades of all members, float64, and the table of correlations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import sqrt
+
+import numpy as np
+
+from fks.backtest.account_result import AccountResult
+from fks.backtest.curve import deepest_fall
+from fks.backtest.series import position_of
+from fks.backtest.statistics import fees_of
+from fks.model.bar import Floats, Ints
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.risk.correlation import correlation_of, returns_before
+
+_DAY_NS = 86_400 * NS
+_RETURNS_MIN = 3  # fewer give no ratio
+_DAYS = 365.0
+_CORRELATED_MAX = 5000  # newest returns of the table
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatistics:
+    """Money in quote, shares and rates in percent. None where there is nothing to divide by.
+
+    Ratios are of daily returns (UTC), a year of 365 days, no risk-free rate, as `Statistics.sharpe`. Exposures are the
+    sum of all positions' absolute values, in percent of the equity at the same close.
+    """
+
+    days: float
+    trades: int
+    wins: int
+    win_rate_pct: float | None
+    net_profit: float
+    return_pct: float
+    max_drawdown_pct: float
+    volatility_pct: float | None
+    sharpe: float | None
+    sortino: float | None
+    profit_factor: float | None
+    average_trade: float | None
+    best_trade: float | None
+    worst_trade: float | None
+    exposure_pct: float
+    average_exposure_pct: float
+    max_exposure_pct: float
+    positions_max: int
+    fees: float
+    final_equity: float
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return the numbers as JSON-able values."""
+        return asdict(self)
+
+
+def exposure_of(account: AccountResult) -> tuple[Floats, Ints]:
+    """Return the sum of the positions' absolute values (quote) and the number of members that hold something, at each
+    of `account.ends_ns`. Shapes: both (n,)."""
+    total, count = np.zeros(len(account.ends_ns)), np.zeros(len(account.ends_ns), dtype=np.int64)
+    for result, ends in zip(account.results, account.ends_of_results, strict=True):
+        held = position_of(result)
+        worth = np.abs(held) * result.bars.close[result.first :] * float(result.setup.instrument.multiplier)
+        at = np.searchsorted(ends, account.ends_ns, side="right")
+        total += np.concatenate([[0.0], worth])[at]
+        count += np.concatenate([[0], held != 0.0])[at].astype(np.int64)
+    return total, count
+
+
+def daily_returns(account: AccountResult, equity: Floats) -> Floats:
+    """Return an equity's returns by UTC day, the first against the starting cash; empty when it was not positive
+    throughout. Shapes: `equity` like `account.ends_ns` -> (days,)."""
+    days = (account.ends_ns - 1) // _DAY_NS  # a bar that ends at midnight is of the day before
+    last = np.flatnonzero(np.diff(days, append=days[-1:] + 1))
+    levels = np.concatenate([[float(account.starting_cash)], equity[last]])
+    if (levels <= 0).any():
+        return np.zeros(0)
+    returns: Floats = np.diff(levels) / levels[:-1]
+    return returns
+
+
+def account_statistics_of(account: AccountResult) -> AccountStatistics:
+    """Return the statistics of an account."""
+    equity, cash = account.equity, float(account.starting_cash)
+    pnl = np.concatenate([result.pnl for result in account.results])
+    wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
+    returns = daily_returns(account, equity)
+    exposed, members = exposure_of(account)
+    share = 100.0 * np.divide(exposed, equity, out=np.zeros(len(equity)), where=equity > 0)
+    spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
+    down = float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
+    final = float(equity[-1])
+    return AccountStatistics(
+        days=float(account.ends_ns[-1] - account.ends_ns[0]) / _DAY_NS,
+        trades=len(pnl),
+        wins=len(wins),
+        win_rate_pct=100.0 * len(wins) / len(pnl) if len(pnl) else None,
+        net_profit=final - cash,
+        return_pct=100.0 * (final / cash - 1.0),
+        max_drawdown_pct=100.0 * deepest_fall(equity, cash),
+        volatility_pct=100.0 * spread * sqrt(_DAYS) if spread > 0 else None,
+        sharpe=float(returns.mean() / spread * np.sqrt(_DAYS)) if spread > 0 else None,
+        sortino=float(returns.mean() / down * np.sqrt(_DAYS)) if down > 0 else None,
+        profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
+        average_trade=float(pnl.mean()) if len(pnl) else None,
+        best_trade=float(pnl.max()) if len(pnl) else None,
+        worst_trade=float(pnl.min()) if len(pnl) else None,
+        exposure_pct=100.0 * float((members > 0).mean()),
+        average_exposure_pct=float(share.mean()),
+        max_exposure_pct=float(share.max()),
+        positions_max=int(members.max()),
+        fees=float(sum(fees_of(result) for result in account.results)),
+        final_equity=final,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Correlations:
+    """Pearson's correlation over the whole run; None where it is not known. `symbols`: of the logarithmic returns of
+    each pair of symbols by `interval` (at most the newest 5,000 of the run); `members`: of the members' daily profits.
+    """
+
+    interval: str
+    symbols: dict[str, dict[str, float | None]]
+    members: tuple[tuple[float | None, ...], ...]
+
+
+def correlations_of(account: AccountResult) -> Correlations:
+    """Return the correlations of an account's symbols and members."""
+    series: dict[str, tuple[Ints, Floats]] = {}
+    longest = "1m"
+    for result, ends in zip(account.results, account.all_ends_of_results, strict=True):
+        symbol, timeframe = result.setup.instrument.symbol, result.bars.timeframe
+        if symbol not in series or len(series[symbol][0]) < len(ends):
+            series[symbol] = (ends, result.bars.close)
+        if _length(timeframe) > _length(longest):
+            longest = timeframe
+    interval = longest if _length(longest) > _length("1h") else "1h"
+    step_s = min(_length(interval), 86_400)  # the grid has no weeks and months
+    at_ns = max(int(ends[-1]) for ends, _ in series.values())
+    span = at_ns - min(int(ends[0]) for ends, _ in series.values())
+    count = int(min(max(span // (step_s * NS), 2), _CORRELATED_MAX))
+    returns = {name: returns_before(*columns, at_ns, step_s, count) for name, columns in series.items()}
+    profits = [
+        np.diff(account.on_account(number)[_day_ends(account)], prepend=float(account.starting_cash))
+        for number in range(len(account.results))
+    ]
+    return Correlations(
+        "1d" if step_s == 86_400 else interval,
+        {a: {b: correlation_of(returns[a], returns[b]) for b in series} for a in series},
+        tuple(tuple(correlation_of(a, b) for b in profits) for a in profits),
+    )
+
+
+def _day_ends(account: AccountResult) -> Ints:
+    days = (account.ends_ns - 1) // _DAY_NS
+    return np.flatnonzero(np.diff(days, append=days[-1:] + 1))
+
+
+def _length(timeframe: str) -> int:
+    return TIMEFRAMES[timeframe] or 31 * 86_400

@@ -1,0 +1,411 @@
+"""Several strategies and symbols on one account: one member is a single run, and many share cash, limits and time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ConfigDict
+
+from fks.backtest import Backtest, Setup, run
+from fks.backtest.account import AccountBacktest, Member, run_account
+from fks.backtest.limits import UNLIMITED
+from fks.config.risk import Risk
+from fks.matching import CostModel
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.order import Role
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.risk.correlation import correlation_of, returns_before
+from fks.strategies.base import Decisions, Strategy
+from tests.support.strategies import START_NS, bars_of
+
+D = Decimal
+MINUTE = 60 * NS
+NO_FEES = CostModel(D(0))
+
+
+def instrument(symbol: str, quote: str = "USDT") -> Instrument:
+    return Instrument("x", symbol, symbol.removesuffix(quote), quote, D("0.01"), D("0.001"), D("0.001"), D(9000), D(5))
+
+
+BTC, ETH = instrument("BTCUSDT"), instrument("ETHUSDT")
+
+
+class Given(Strategy):
+    """Decisions as they are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    name: ClassVar[str] = "given"
+    target: tuple[float, ...]
+    stop: tuple[float, ...] | None = None
+    warm: int = 0
+
+    def warmup(self) -> int:
+        return self.warm
+
+    def decide(self, bars: Bars) -> Decisions:
+        part = slice(-len(bars), None)
+        return Decisions(np.array(self.target)[part], None if self.stop is None else np.array(self.stop)[part])
+
+
+def setup(item: Instrument = BTC, **changes: Any) -> Setup:
+    return replace(Setup(item, NO_FEES, allow_gaps=True), **changes)
+
+
+def member(bars: Bars, targets: dict[int, float], item: Instrument = BTC, **changes: Any) -> Member:
+    """Return a member whose target changes at some bars. `stop`: the stop loss of every entry."""
+    stop = changes.pop("stop", None)
+    target = np.zeros(len(bars))
+    for index, value in targets.items():
+        target[index:] = value
+    given_ = Given(target=tuple(target), stop=None if stop is None else (float(stop),) * len(bars))
+    return Member(given_, bars, setup(item, **changes))
+
+
+def flat(symbol: str, count: int = 20, price: float = 100.0, timeframe: str = "1m") -> Bars:
+    return bars_of([price] * count, symbol=symbol, timeframe=timeframe)
+
+
+class Dice:
+    """Random tapes, decisions and setups of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+
+    def one_of(self, *values: Any) -> Any:
+        return values[int(self.random.integers(len(values)))]
+
+    def tape(self, symbol: str) -> Bars:
+        count = int(self.random.integers(4, 80))
+        timeframe = self.one_of("1m", "5m", "15m", "1h", "4h", "1d")
+        path = np.maximum(200 + np.cumsum(self.random.integers(-6, 7, 2 * count)), 25) / 2.0
+        open_, close = path[0::2], path[1::2]
+        reach = self.random.integers(0, 4, (2, count)) / 2.0
+        steps = np.where(self.random.random(count) < 0.05, 3, 1)
+        times = START_NS + np.cumsum(steps).astype(np.int64) * TIMEFRAMES[timeframe] * NS
+        low, high = np.minimum(open_, close) - reach[0], np.maximum(open_, close) + reach[1]
+        return Bars(symbol, timeframe, times, open_, high, low, close, np.ones(count))
+
+    def member(self, item: Instrument) -> Member:
+        bars = self.tape(item.symbol)
+        count = len(bars)
+        sides = self.one_of((0.0, 1.0), (-1.0, 0.0, 1.0), (-1.0, 1.0))
+        target = np.repeat(np.array(sides)[self.random.integers(0, len(sides), count)], self.one_of(1, 4))[:count]
+        stop = np.where(target < 0, bars.close * 1.02, bars.close * 0.98) if self.one_of(0, 1) else None
+        strategy = Given(
+            target=tuple(target), stop=None if stop is None else tuple(stop), warm=int(self.random.integers(0, 3))
+        )
+        return Member(
+            strategy,
+            bars,
+            Setup(
+                item,
+                CostModel(D(self.one_of("0", "0.001", "0.00075")), self.one_of("received", "quote")),
+                self.one_of("notional", "quantity"),
+                D(self.one_of("7", "300", "900")) if self.one_of(0, 1) else D("2.5"),
+                can_short=self.one_of(True, False),
+                allow_gaps=True,
+            ),
+        )
+
+    def limits(self) -> Risk:
+        return Risk(
+            exposure_max_instrument=D(self.one_of(300, 10**6)),
+            exposure_max_account=D(self.one_of(500, 10**6)),
+            loss_day_max=D(self.one_of("0.5", 20, 10**6)),
+        )
+
+
+def assert_same(left: Backtest, right: Backtest) -> None:
+    """Compare all that a result has."""
+    assert left.fills == right.fills
+    assert left.trades == right.trades
+    assert left.denied == right.denied
+    assert (left.cash, left.position) == (right.cash, right.position)
+    assert np.array_equal(left.equity, right.equity)
+    assert left.statistics == right.statistics
+    assert (left.inputs_hash, left.fills_hash) == (right.inputs_hash, right.fills_hash)
+
+
+# ── one member ───────────────────────────────────────────────────────────────────────────────────
+@given(st.integers(0, 2**32), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_one_member_equals_the_single_run(seed: int, has_limits: bool) -> None:
+    dice = Dice(seed)
+    one, limits, cash = dice.member(BTC), dice.limits() if has_limits else UNLIMITED, D(dice.one_of(500, 10_000))
+    assert one.setup is not None
+    alone = run(one.strategy, one.bars, replace(one.setup, cash=cash, limits=limits), engine="reference")
+    together = run_account([one], cash=cash, limits=limits)
+    assert_same(together.results[0], alone)
+    assert np.array_equal(together.equity, alone.equity)
+    assert together.cash == alone.cash
+    assert tuple(row.fill for row in together.fills) == alone.fills
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) -> None:
+    dice = Dice(seed)
+    members = [dice.member(instrument(name)) for name in ("AUSDT", "BUSDT", "CUSDT")[: dice.one_of(2, 3)]]
+    members = [replace(one, setup=replace(one.setup, can_short=True)) for one in members if one.setup is not None]
+    together = run_account(members, cash=10**7, limits=UNLIMITED)
+    total, moments = np.full(len(together.ends_ns), 1e7), together.ends_ns
+    for one, result in zip(members, together.results, strict=True):
+        assert one.setup is not None
+        alone = run(one.strategy, one.bars, replace(one.setup, cash=D(10**7), limits=UNLIMITED), engine="reference")
+        assert_same(result, alone)
+        ends = alone.bars.time_ns[alone.first :] + TIMEFRAMES[alone.bars.timeframe] * NS
+        profit = np.concatenate([[0.0], alone.equity - 1e7])
+        total += profit[np.searchsorted(ends, moments, side="right")]
+    assert np.allclose(together.equity, total, rtol=0, atol=1e-6)
+    assert sum(len(result.fills) for result in together.results) == len(together.fills)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_spot_members_never_spend_more_cash_than_there_is(seed: int) -> None:
+    dice = Dice(seed)
+    members = [dice.member(instrument(name)) for name in ("AUSDT", "BUSDT", "AUSDT", "CUSDT")]
+    members = [replace(one, setup=replace(one.setup, can_short=False)) for one in members if one.setup is not None]
+    together = run_account(members, cash=700, limits=UNLIMITED)
+    cash, held = D(700), dict.fromkeys(range(4), D(0))
+    for row in together.fills:
+        fill, is_base = row.fill, row.fill.fee_currency != "USDT"
+        if fill.role is Role.ENTRY:  # it is checked at the close that decided it
+            bars = together.results[row.number].bars
+            assert fill.quantity * D(str(bars.close[np.searchsorted(bars.time_ns, fill.time_ns) - 1])) <= cash
+        cash -= fill.side.sign * fill.quantity * fill.price + (0 if is_base else fill.fee)
+        held[row.number] += fill.side.sign * fill.quantity - (fill.fee if is_base else 0)
+        assert held[row.number] >= 0
+    assert cash == together.cash
+    assert together.fills_hash == run_account(members, cash=700, limits=UNLIMITED).fills_hash
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_statistics_of_one_member_are_those_of_its_run(seed: int) -> None:
+    one = Dice(seed).member(BTC)
+    assert one.setup is not None
+    alone = run(one.strategy, one.bars, replace(one.setup, cash=D(10_000), limits=UNLIMITED))
+    ours, theirs = run_account([one], limits=UNLIMITED).statistics.as_dict(), alone.statistics.as_dict()
+    for name in ours.keys() & theirs.keys() - {"exposure_pct"}:  # the account's counts bars that hold a whole lot
+        assert ours[name] == theirs[name], name
+
+
+def test_statistics_of_an_account_add_up() -> None:
+    rising = bars_of([100.0] * 5 + [110.0] * 15, symbol="BTCUSDT", timeframe="1d")
+    falling = bars_of([100.0] * 5 + [95.0] * 15, symbol="ETHUSDT", timeframe="1d")
+    done = run_account([member(rising, {2: 1.0, 10: 0.0}), member(falling, {3: 1.0, 12: 0.0}, ETH)], limits=UNLIMITED)
+    found = done.statistics
+    assert (found.trades, found.wins, found.net_profit, found.final_equity) == (2, 1, 50.0, 10_050.0)
+    assert (found.best_trade, found.worst_trade, found.positions_max) == (100.0, -50.0, 2)
+    assert found.exposure_pct == pytest.approx(100.0 * 10 / 20)  # of 20 closes, the fourth to the thirteenth
+    assert found.max_exposure_pct == pytest.approx(100.0 * (1100 + 950) / 10_050)
+    assert found.max_drawdown_pct == 0.0  # both moved on the same day
+    assert list(done.correlations.symbols) == ["BTCUSDT", "ETHUSDT"]
+    assert done.correlations.symbols["BTCUSDT"]["ETHUSDT"] == pytest.approx(-1.0)
+    assert done.correlations.members[0][1] == pytest.approx(-1.0)
+    assert done.correlations.members[0][0] == pytest.approx(1.0)
+
+
+# ── order of events ──────────────────────────────────────────────────────────────────────────────
+def test_two_entries_at_one_moment_are_made_in_the_order_of_the_members() -> None:
+    btc, eth = flat("BTCUSDT"), flat("ETHUSDT")
+    first = member(btc, {5: 1.0}, size=D(600))
+    second = member(eth, {5: 1.0}, ETH, size=D(600))
+    done = run_account([first, second], cash=1000, limits=UNLIMITED)
+    assert [(row.member, row.symbol) for row in done.fills] == [("given BTCUSDT 1m", "BTCUSDT")]
+    assert [row.code for row in done.results[1].denied] == ["BALANCE"]
+    swapped = run_account([second, first], cash=1000, limits=UNLIMITED)
+    assert [row.symbol for row in swapped.fills] == ["ETHUSDT"]
+    assert done.denied_count == {"BALANCE": 1}
+
+
+def test_exits_of_a_moment_come_before_its_entries() -> None:
+    entering = member(flat("ETHUSDT"), {10: 1.0}, ETH, size=D(900))
+    leaving = member(flat("BTCUSDT"), {2: 1.0, 10: 0.0}, size=D(900))
+    done = run_account([entering, leaving], cash=1000, limits=UNLIMITED)
+    assert [(row.number, row.fill.side.value) for row in done.fills] == [(1, "buy"), (1, "sell"), (0, "buy")]
+    assert not done.denied_count
+
+
+def test_a_stop_inside_a_long_bar_is_known_to_others_at_its_end() -> None:
+    hours = bars_of([100.0, 100.0, 90.0, 90.0], symbol="BTCUSDT", timeframe="1h")  # falls in the third hour
+    slow = member(hours, {0: 1.0}, size=D(900), stop=95.0)
+    minutes = flat("ETHUSDT", 240)
+    before = member(minutes, {178: 1.0}, ETH, size=D(900))  # filled at 02:59, the stop was hit since 02:00
+    after = member(minutes, {179: 1.0}, ETH, size=D(900))  # filled at 03:00
+    denied = run_account([slow, before], cash=1000, limits=UNLIMITED)
+    assert denied.denied_count == {"BALANCE": 1}
+    allowed = run_account([slow, after], cash=1000, limits=UNLIMITED)
+    assert [row.symbol for row in allowed.fills] == ["BTCUSDT", "BTCUSDT", "ETHUSDT"]
+
+
+def test_an_order_without_a_next_bar_waits_and_blocks_no_other() -> None:
+    btc = flat("BTCUSDT")
+    gap = np.delete(np.arange(20), slice(6, 12))
+    holed = Bars("ETHUSDT", "1m", btc.time_ns[gap], *(np.full(14, 100.0) for _ in range(4)), np.ones(14))
+    waiting = member(holed, {5: 1.0}, ETH, size=D(900))  # decided at minute 6, filled at minute 12
+    quick = member(btc, {7: 1.0, 9: 0.0}, size=D(900))
+    done = run_account([waiting, quick], cash=1000, limits=UNLIMITED)
+    assert [(row.symbol, (row.fill.time_ns - START_NS) // MINUTE) for row in done.fills] == [
+        ("BTCUSDT", 8),
+        ("BTCUSDT", 10),
+        ("ETHUSDT", 12),
+    ]
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────────
+def test_exposure_of_the_account_counts_the_others() -> None:
+    members = [member(flat("BTCUSDT"), {2: 1.0}), member(flat("ETHUSDT"), {5: 1.0}, ETH)]
+    done = run_account(members, limits=Risk(exposure_max_account=D(1500)))
+    assert [row.as_dict() for row in done.results[1].denied] == [
+        {"time": "2026-01-01T00:05:00Z", "side": "buy", "code": "EXPOSURE_ACCOUNT", "detail": "2000, limit 1500 USDT"}
+    ]
+    assert not run_account(members, limits=Risk(exposure_max_account=D(2000))).denied_count
+
+
+def test_exposure_of_an_instrument_is_that_of_all_its_members() -> None:
+    btc = flat("BTCUSDT")
+    done = run_account([member(btc, {2: 1.0}), member(btc, {5: 1.0})], limits=Risk(exposure_max_instrument=D(1500)))
+    assert [row.code for row in done.results[1].denied] == ["EXPOSURE_INSTRUMENT"]
+    assert done.names == ("given BTCUSDT 1m (1)", "given BTCUSDT 1m (2)")
+
+
+def test_a_member_cannot_sell_what_another_one_holds() -> None:
+    btc = flat("BTCUSDT")
+    done = run_account([member(btc, {2: 1.0}), member(btc, {5: -1.0})], limits=UNLIMITED)
+    assert [row.code for row in done.results[1].denied] == ["BALANCE"]
+
+
+def test_loss_of_the_day_is_that_of_all_members() -> None:
+    losing = bars_of([100.0] * 5 + [60.0] * 15, symbol="BTCUSDT")
+    members = [member(losing, {2: 1.0}), member(flat("ETHUSDT"), {8: 1.0}, ETH)]
+    done = run_account(members, limits=Risk(loss_day_max=D(400)))
+    assert [(row.code, row.detail) for row in done.results[1].denied] == [
+        ("LOSS_DAY", "400 lost today, limit 400 USDT")
+    ]
+    assert not run_account(members, limits=Risk(loss_day_max=D(401))).denied_count
+
+
+def test_loss_of_the_day_ends_with_the_day() -> None:
+    hours = bars_of([100.0] * 5 + [60.0] * 45, symbol="BTCUSDT", timeframe="1h")
+    other = flat("ETHUSDT", 50, timeframe="1h")
+    limits = Risk(loss_day_max=D(300))
+    assert run_account([member(hours, {2: 1.0}), member(other, {22: 1.0}, ETH)], limits=limits).denied_count == {
+        "LOSS_DAY": 1
+    }
+    assert not run_account([member(hours, {2: 1.0}), member(other, {23: 1.0}, ETH)], limits=limits).denied_count
+
+
+# ── correlation ──────────────────────────────────────────────────────────────────────────────────
+def walks(count: int, share: float) -> tuple[Bars, Bars]:
+    """Return two tapes of minutes whose returns are correlated by about `share` (-1 to 1)."""
+    dice = np.random.default_rng(5)
+    common, own = dice.standard_normal((2, count)) * 0.001
+    left, right = common, share * common + np.sqrt(1 - share**2) * own
+    closes = (np.round(100.0 * np.exp(np.cumsum(column)), 2) for column in (left, right))
+    first, second = (
+        bars_of(list(close), symbol=name) for close, name in zip(closes, ("BTCUSDT", "ETHUSDT"), strict=True)
+    )
+    return first, second
+
+
+def correlated(share: float, sides: tuple[float, float] = (1.0, 1.0), **limits: Any) -> AccountBacktest:
+    first, second = walks(300, share)
+    wanted = {"exposure_max_correlated": D(1500), "correlation_timeframe": "1m", "correlation_returns": 100, **limits}
+    members = [
+        member(first, {150: sides[0]}, can_short=True),
+        member(second, {200: sides[1]}, ETH, can_short=True),
+    ]
+    return run_account(members, limits=Risk(**wanted))
+
+
+@pytest.mark.parametrize(
+    ("share", "sides", "is_denied"),
+    [
+        (0.9, (1.0, 1.0), True),
+        (0.9, (-1.0, -1.0), True),
+        (0.9, (1.0, -1.0), False),  # one hedges the other
+        (-0.9, (1.0, 1.0), False),
+        (-0.9, (1.0, -1.0), True),
+        (0.3, (1.0, 1.0), False),
+    ],
+)
+def test_positions_that_move_together_share_a_limit(share: float, sides: tuple[float, float], is_denied: bool) -> None:
+    done = correlated(share, sides)
+    assert done.denied_count == ({"EXPOSURE_CORRELATED": 1} if is_denied else {})
+    assert not correlated(share, sides, exposure_max_correlated=None).denied_count
+    assert not correlated(share, sides, exposure_max_correlated=D(3000)).denied_count
+
+
+def test_the_denial_names_the_symbols_and_their_correlation() -> None:
+    (denied,) = correlated(0.9).results[1].denied
+    first, second = walks(300, 0.9)
+    expected = np.corrcoef(*(np.diff(np.log(bars.close[100:201])) for bars in (first, second)))[0, 1]
+    assert denied.detail.endswith(f"with BTCUSDT ({expected:+.2f}), limit 1500 USDT")
+
+
+def test_an_unknown_correlation_counts_as_one() -> None:
+    done = correlated(0.1, correlation_returns=1000)  # 200 of 1,000 returns are there
+    (denied,) = done.results[1].denied
+    assert (denied.code, "BTCUSDT (unknown)" in denied.detail) == ("EXPOSURE_CORRELATED", True)
+
+
+def test_later_bars_change_no_correlation() -> None:
+    first, second = walks(300, 0.9)
+    for bars in (first, second):
+        bars.close[201:] = 100.0 + np.arange(99) % 7 * (1 if bars is first else -1)
+    ends = first.time_ns + MINUTE
+    now = int(ends[200])
+    columns = [returns_before(ends, bars.close, now, 60, 100) for bars in (first, second)]
+    earlier = [returns_before(ends[:201], bars.close[:201], now, 60, 100) for bars in (first, second)]
+    assert correlation_of(*columns) == correlation_of(*earlier)
+    assert correlation_of(*columns) != correlation_of(
+        *(returns_before(ends, bars.close, now + 50 * MINUTE, 60, 100) for bars in (first, second))
+    )
+
+
+def test_returns_are_of_bars_that_ended_and_missing_ones_have_none() -> None:
+    ends = np.array([60, 120, 240, 300], dtype=np.int64) * NS  # the bar that ends at 180 is missing
+    closes = np.array([1.0, np.e, np.e**3, np.e**4])
+    found = returns_before(ends, closes, 310 * NS, 60, 5)
+    assert np.array_equal(np.isnan(found), [True, False, True, True, False])
+    assert np.allclose(found[[1, 4]], [1.0, 1.0])
+    assert np.isnan(returns_before(ends, closes, 359 * NS, 60, 1)[0]) == np.False_
+    coarse = returns_before(ends, closes, 300 * NS, 120, 2)
+    assert np.allclose(coarse, [np.nan, 2.0], equal_nan=True)
+
+
+def test_correlation_needs_half_of_the_returns_and_some_movement() -> None:
+    left, right = np.array([1.0, 2.0, np.nan, np.nan]), np.array([2.0, 4.0, 1.0, 1.0])
+    assert correlation_of(left, right) == pytest.approx(1.0)
+    assert correlation_of(np.array([1.0, np.nan, np.nan]), np.array([1.0, 2.0, 3.0])) is None
+    assert correlation_of(np.zeros(4), right) is None
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────
+def test_members_that_cannot_share_an_account_are_refused() -> None:
+    btc = member(flat("BTCUSDT"), {})
+    cases: list[tuple[list[Member], Risk | None, str]] = [
+        ([], None, "ACCOUNT_MEMBERS"),
+        ([btc, member(flat("ETHBTC"), {}, instrument("ETHBTC", "BTC"))], None, "ACCOUNT_CURRENCY"),
+        ([btc, member(flat("BTCUSDT"), {}, replace(BTC, tick=D(1)))], None, "ACCOUNT_INSTRUMENT"),
+        (
+            [btc, member(flat("ETHUSDT", timeframe="1d"), {}, ETH)],
+            Risk(exposure_max_correlated=D(9)),
+            "CORRELATION_TIMEFRAME",
+        ),
+    ]
+    for members, limits, code in cases:
+        with pytest.raises(InputError) as caught:
+            run_account(members, limits=limits)
+        assert caught.value.code == code
+        assert caught.value.remedy

@@ -2,6 +2,10 @@
 
 Accepted means committed: the answer is given after the row is on disk, and the order manager is only woken, never
 called. The same idempotency key with the same body is the same request; with another body it is refused.
+
+A request without a key gets one: the key of the caller's request with the same body within DERIVED_S, or a new one. It
+is claimed in a row before the signal is committed, so a repeat at another replica, or after this one was killed between
+the two, commits the same signal.
 """
 
 from __future__ import annotations
@@ -9,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeVar
 
 from fks.api.exact import decimal_of, shown
@@ -20,7 +25,7 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.backoff import Backoff
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
 from fks.model.ids import client_order_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal, SignalState
@@ -32,6 +37,8 @@ from fks.store.orders import OrderStore
 from fks.store.reading import Listed, ReadingStore
 from fks.store.signals import EndRequest, SignalRecord, SignalStore
 
+#: Seconds from the first request without a key in which the same body of the same caller is the same order.
+DERIVED_S = 10.0
 _POLL = Backoff(0.005, 0.1)
 _DIGITS_MAX = 40
 _KEY_MAX = 200
@@ -43,7 +50,8 @@ _TYPES = {
     "stop_limit": OrderType.STOP_LIMIT,
 }
 _NUMBERS = ("quantity", "price", "stop_price", "take_profit", "stop_loss")
-_TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until")
+_LABELS = ("strategy_id", "signal_id")
+_TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until", *_LABELS)
 T = TypeVar("T")
 
 
@@ -64,6 +72,8 @@ class OrderRequest:
     account: str | int | None = None
     venue: str | None = None
     exchange: str | None = None
+    strategy_id: str | None = None  # the caller's own names of what decided: kept with the signal, used for nothing
+    signal_id: str | None = None
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> OrderRequest:
@@ -71,6 +81,7 @@ class OrderRequest:
 
         Errors: InputError naming the field and a valid form.
         """
+        body = _with_type(body)
         unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS))
         if unknown:
             raise _bad(f"unknown field {shown(unknown[0])}", f"use {', '.join((*_TEXTS, *_NUMBERS))}", "FIELD_UNKNOWN")
@@ -88,6 +99,8 @@ class OrderRequest:
             account=_text("account", body.get("account")),
             venue=_text("venue", body.get("venue")),
             exchange=_text("exchange", body.get("exchange")),
+            strategy_id=_text("strategy_id", body.get("strategy_id")),
+            signal_id=_text("signal_id", body.get("signal_id")),
             **numbers,
         ).checked()
 
@@ -110,13 +123,21 @@ class OrderRequest:
             account=_text("account", self.account),
             venue=_text("venue", self.venue),
             exchange=_text("exchange", self.exchange),
+            strategy_id=_text("strategy_id", self.strategy_id),
+            signal_id=_text("signal_id", self.signal_id),
         )
+
+    def labels(self) -> list[str]:
+        """Return the caller's own names of what decided, for the reason of the signal."""
+        named = (("strategy", self.strategy_id), ("signal", self.signal_id))
+        return [f"{what} {name}" for what, name in named if name is not None]
 
     def body_hash(self) -> str:
         """Return a hash that is equal for equal requests."""
         plain = {name: value if value is None else _canonical(value) for name, value in asdict(self).items()}
-        if self.exchange is None:  # hashes of requests from before this field existed stay the same
-            del plain["exchange"]
+        for name in ("exchange", *_LABELS):
+            if plain[name] is None:  # hashes of requests from before these fields existed stay the same
+                del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -126,10 +147,26 @@ _WITH_STOP = (OrderType.STOP, OrderType.STOP_LIMIT)
 
 @dataclass(frozen=True, slots=True)
 class EntryAnswer:
-    """The answer: an HTTP status and a JSON-able body."""
+    """The answer: an HTTP status and a JSON-able body. `derived_key` is set when the request came without a key;
+    `is_repeat` then shows whether it is the order of an earlier request."""
 
     status: int
     body: dict[str, Any]
+    derived_key: str | None = None
+    is_repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request on its way to a signal. `make(principal, key, arrived_ns)` returns the signal; it is called only when
+    none is committed under the key, so that what it looks up (a price) may have changed at a repeat.
+
+    `body_hash` is equal for equal requests of one kind."""
+
+    principal: str
+    body_hash: str
+    arrived_ns: int
+    make: Callable[[str, str, int], Awaitable[Signal]]
 
 
 def exchange_of(venue: str, settings: Settings) -> str | None:
@@ -161,37 +198,66 @@ class OrderEntry:
         self._orders = OrderStore(db)
 
     async def submit(
-        self, request: OrderRequest, principal: str, idempotency_key: str, *, arrived_ns: int | None = None
+        self, request: OrderRequest, principal: str, idempotency_key: str | None, *, arrived_ns: int | None = None
     ) -> EntryAnswer:
         """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
 
         The answer is 202 with the order, or with `state` null when the order manager has not decided yet; 422 with the
-        code when it was denied. Errors: InputError (4xx) for unknown names, or a key used for another body (409);
-        OutageError when nothing was committed.
+        code when it was denied. Without a key the same request of `principal` within DERIVED_S is the same order.
+        Errors: InputError (4xx) for unknown names, or a key used for another body (409); OutageError when it is not
+        known whether it was committed: its remedy names the key to send.
         """
-        if not idempotency_key or len(idempotency_key) > _KEY_MAX or "\x1f" in idempotency_key:
+        request = request.checked()
+        arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
+        draft = Draft(principal, request.body_hash(), arrived_ns, partial(self._signal, request))
+        return await self.enter(draft, idempotency_key)
+
+    async def enter(self, draft: Draft, key: str | None, *, wait_s: float | None = None) -> EntryAnswer:
+        """Commit the signal of `draft` under `key`, or under a derived one, and wait up to `wait_s` for its order
+        (default `http.order_wait_s`). Errors: those of `submit`."""
+        if key is None:
+            return await self._enter_derived(draft, wait_s)
+        if not key or len(key) > _KEY_MAX or "\x1f" in key:
             raise _bad(
                 "no usable idempotency key", f"send 1 to {_KEY_MAX} characters as Idempotency-Key", "IDEMPOTENCY_KEY"
             )
-        arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
-        request = request.checked()
-        signal_id = request_signal_id(principal, idempotency_key)
-        digest = request.body_hash()
+        return await self._await_answer(await self._commit(draft, key), wait_s)
+
+    async def _enter_derived(self, draft: Draft, wait_s: float | None) -> EntryAnswer:
+        own = f"derived-{draft.body_hash[:16]}-{draft.arrived_ns}"
+        key = await self._signals.derived_key(draft.principal, draft.body_hash, DERIVED_S)
+        signal = None
+        if key is None:
+            signal = await draft.make(draft.principal, own, draft.arrived_ns)  # a wrong request claims no key
+        try:
+            if key is None:
+                key = await self._signals.claim_key(draft.principal, draft.body_hash, own, DERIVED_S)
+            record = await self._commit(draft, key, signal if key == own else None)
+        except OutageError as error:
+            remedy = f"try again in a moment, with the header Idempotency-Key: {key or own}"
+            raise OutageError(error.message, remedy=remedy) from error
+        answer = await self._await_answer(record, wait_s)
+        named = {"idempotency_key": key, "is_repeat": key != own}
+        return EntryAnswer(answer.status, answer.body | named, key, key != own)
+
+    async def _commit(self, draft: Draft, key: str, signal: Signal | None = None) -> SignalRecord:
+        """Return the record of the signal under `key`, committed now or before. Errors: those of `submit`."""
+        signal_id = request_signal_id(draft.principal, key)
         record = await self._signals.get(signal_id)
         if record is None:
-            signal = await self._signal(request, principal, idempotency_key, arrived_ns)
-            if await self._signals.insert([signal], digest):
+            signal = signal or await draft.make(draft.principal, key, draft.arrived_ns)
+            if await self._signals.insert([signal], draft.body_hash):
                 await self._wake(signal)
             record = await self._signals.get(signal_id)
             assert record is not None
-        if record.body_hash != digest:
+        if record.body_hash != draft.body_hash:
             raise InputError(
                 "this idempotency key was used for another order",
                 code="IDEMPOTENCY_CONFLICT",
                 status=409,
                 remedy="use a new key for a new order",
             )
-        return await self._await_answer(record)
+        return record
 
     async def cancel(self, client_order_id: str, principal: str) -> EntryAnswer:
         """Request the cancel of an order; of an exit's order, that ends the exit, also between two attempts.
@@ -259,6 +325,7 @@ class OrderEntry:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
     async def _signal(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
+        """Return the signal of a request, READY. Errors: InputError for an unknown account or symbol."""
         account = self._account(await self._accounts.page(), request)
         instrument = await self._instrument(request, account)
         return Signal(
@@ -283,7 +350,7 @@ class OrderEntry:
             take_profit=request.take_profit,
             time_in_force=TimeInForce(request.time_in_force),
             valid_until_ns=request.valid_until_ns,
-            reason=f"order of {principal}",
+            reason=" ".join([f"order of {principal}", *request.labels()]),
             state=SignalState.READY,
             trace_id=request_signal_id(principal, key).hex[:16],
         )
@@ -326,8 +393,9 @@ class OrderEntry:
             },
         )
 
-    async def _await_answer(self, record: SignalRecord) -> EntryAnswer:
-        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, 0.0
+    async def _await_answer(self, record: SignalRecord, wait_s: float | None = None) -> EntryAnswer:
+        wait_s = self._settings.http.order_wait_s if wait_s is None else wait_s
+        deadline, pause_s = self._clock.monotonic() + wait_s, 0.0
         while True:
             order = await self._orders.by_signal(record.signal.id)
             is_settled = order is not None and order.state not in (State.SENDING, State.INTENDED)
@@ -410,6 +478,15 @@ def order_body(order: Order) -> dict[str, Any]:
 # ── form ─────────────────────────────────────────────────────────────────────────────────────────
 def _bad(message: str, remedy: str, code: str) -> InputError:
     return InputError(message, code=code, status=422, remedy=remedy)
+
+
+def _with_type(body: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the body with `order_type`, as the replaced services call it, named `type`."""
+    if "order_type" not in body:
+        return body
+    if "type" in body:
+        raise _bad("type and order_type are both given", "give one of them", "TYPE")
+    return {"type" if name == "order_type" else name: value for name, value in body.items()}
 
 
 def _number(name: str, value: object) -> Decimal | None:

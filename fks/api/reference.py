@@ -39,7 +39,7 @@ PROBLEMS: dict[str, str] = {
     "TIME_INVALID": "422: not an ISO 8601 time",
     "TIME_NAIVE": "400: a time without a zone",
     "NO_DATA": "404: nothing is stored of this symbol, and nothing was received of it",
-    "IDEMPOTENCY_KEY_MISSING": "400: an order needs an `Idempotency-Key`",
+    "IDEMPOTENCY_KEY_MISSING": "400: the `Idempotency-Key` header is there and empty",
     "IDEMPOTENCY_KEY": "422: the `Idempotency-Key` is not usable",
     "IDEMPOTENCY_CONFLICT": "409: the key was used for another order",
     "FIELD_UNKNOWN": "422: the order has an unknown field",

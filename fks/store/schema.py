@@ -432,6 +432,17 @@ signals = Table(
     Index(None, "created_at"),
 )
 
+derived_keys = Table(  # idempotency keys made for requests without one: the newest of each caller and body
+    "derived_keys",
+    metadata,
+    _text("principal"),
+    _text("body_hash"),
+    _text("key"),
+    _time("first_at"),  # arrival of the request that the key was made for
+    PrimaryKeyConstraint("principal", "body_hash"),
+    Index(None, "first_at"),
+)
+
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────
 orders = Table(
     "orders",

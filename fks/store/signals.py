@@ -115,6 +115,22 @@ class SignalStore:
         rows = await self._db.fetch("signals.expire", to_datetime(now_ns), *fence_of(self._lease))
         return [record_of(row) for row in rows]
 
+    # ── keys of requests without one ─────────────────────────────────────────────────────────────
+    async def derived_key(self, principal: str, body_hash: str, window_s: float) -> str | None:
+        """Return the key of the caller's request with this body that arrived within `window_s`, or None."""
+        key = await self._db.fetchval("signals.derived_key", principal, body_hash, window_s)
+        assert key is None or isinstance(key, str)
+        return key
+
+    async def claim_key(self, principal: str, body_hash: str, key: str, window_s: float) -> str:
+        """Return the key under which the caller's request with this body is committed: `key`, or the one that another
+        request with this body got within `window_s`. Of many callers at once all get the same. Safe to repeat."""
+        found = await self._db.fetchval("signals.claim_key", principal, body_hash, key, window_s)
+        if found is None:
+            found = await self._db.fetchval("signals.claimed_key", principal, body_hash)
+        assert isinstance(found, str)
+        return found
+
     # ── ends of exits ────────────────────────────────────────────────────────────────────────────
     async def request_end(self, signal_id: uuid.UUID, *, by: str, now_ns: int) -> int | None:
         """Request the end of a signal's exit and return the request's id; None when the journal shows no such exit in

@@ -49,7 +49,9 @@ class OrderBody(Body):
 
     symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
     side: Literal["buy", "sell"]
-    type: Literal["market", "limit", "stop", "stop_limit"]
+    type: Literal["market", "limit", "stop", "stop_limit"] | None = Field(
+        None, description="or order_type: one is needed"
+    )
     quantity: Positive = Field(description="in base")
     account: str | int | None = Field(None, description="name or number; default the first enabled one")
     venue: str | None = Field(None, description="where to, when an account is not named")
@@ -62,6 +64,13 @@ class OrderBody(Body):
     stop_loss: Positive | None = None
     time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
     valid_until: Time | None = Field(None, description="ISO 8601; after it the order is given up")
+    order_type: Literal["market", "limit", "stop", "stop_limit"] | None = Field(
+        None, description="another name of type"
+    )
+    strategy_id: str | None = Field(
+        None, max_length=200, description="your name of what decided; kept, used for nothing"
+    )
+    signal_id: str | None = Field(None, max_length=200, description="the same, of its signal")
 
 
 @router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
@@ -69,19 +78,27 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
     """Commit an order and wait up to a second for it: 202 with its state, 422 with the code when denied.
 
     When it is not known in that time the answer is 202 with `state: null` and a Location to look at. The same key again
-    gives the same answer; another body under it 409. The order's age counts from the arrival of its first byte here.
+    gives the same answer; another body under it 409. Without a key the same body of the same caller within 10 s is the
+    same order: the answer has `is_repeat`, the derived key and a Warning header. The order's age counts from the
+    arrival of its first byte here.
     """
     from fks.api.order_entry import OrderRequest
 
-    if key is None or not key.strip() or not key.isprintable():
+    wanted = OrderRequest.parse(body)
+    answer = await gate.order_entry.submit(wanted, who.name, checked_key(key), arrived_ns=request.state.arrived_ns)
+    return _answer(answer)
+
+
+def checked_key(key: str | None) -> str | None:
+    """Return an Idempotency-Key header's value, None without one. Errors: Problem 400 for one that is unusable."""
+    if key is not None and (not key.strip() or not key.isprintable()):
         raise Problem(
             400,
             "IDEMPOTENCY_KEY_MISSING",
-            "an order needs an Idempotency-Key header",
-            remedy="send one that is unique to this order, a UUID say; on a retry send the same one",
+            "the Idempotency-Key header is empty",
+            remedy="send one that is unique to this order, a UUID say, and on a retry the same one; or leave it out",
         )
-    wanted = OrderRequest.parse(body)
-    return _answer(await gate.order_entry.submit(wanted, who.name, key, arrived_ns=request.state.arrived_ns))
+    return key
 
 
 @router.get("/orders")
@@ -206,13 +223,25 @@ def _answer(answer: Any) -> ExactJson:
     """Return order entry's answer; a refusal as a problem document with its members."""
     body = dict(answer.body)
     order = body.get("order", body)
-    headers = {"Location": f"/orders/{body.get('id') or order['client_order_id']}"}
+    headers = {"Location": f"/orders/{body.get('id') or order['client_order_id']}", **key_headers(answer)}
     if answer.status < 400:
         return ExactJson(body, status_code=answer.status, headers=headers)
     code = body.get("code") or str(body.get("signal_state") or "refused").upper()
     detail = body.get("detail") or f"the order was {body.get('signal_state') or 'refused'}"
     problem = document(answer.status, str(code), str(detail), **{k: v for k, v in body.items() if k not in _OWN})
     return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def key_headers(answer: Any) -> dict[str, str]:
+    """Return the headers that report a derived key: the key, and a Warning (RFC 7234, code 299) with what it means."""
+    if answer.derived_key is None:
+        return {}
+    text = (
+        "no Idempotency-Key: this is the order of your earlier request with the same body"
+        if answer.is_repeat
+        else "no Idempotency-Key: the same body within 10 s is this order, later it is another one"
+    )
+    return {"Idempotency-Key": answer.derived_key, "Warning": f'299 fks "{text}"'}
 
 
 #: members that mean something else in a problem document; the order's own type is in GET /orders/{id}

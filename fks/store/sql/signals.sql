@@ -118,3 +118,28 @@ UPDATE exit_end_requests SET finished_at = $3, error = $2
 WITH lease AS (SELECT 1 FROM leases WHERE name = $3 AND epoch = $4 FOR SHARE)
 UPDATE signals SET detail = $2 WHERE id = $1 AND state = 'ordered' AND ($3::text IS NULL OR EXISTS (SELECT FROM lease))
 RETURNING *;
+
+-- name: derived_key
+-- The key of a caller's newest request with this body, when that arrived at most $3 seconds from now.
+SELECT key FROM derived_keys
+ WHERE principal = $1 AND body_hash = $2
+   AND first_at BETWEEN now() - make_interval(secs => $3) AND now() + make_interval(secs => $3);
+
+-- name: claim_key
+-- Make $3 the key of a caller's requests with this body, from now for $4 seconds; no row back when there is one. The row's
+-- lock decides between callers at the same time. A first_at in the future was left by a clock that was set back. Of keys
+-- older than a day some are removed at each call, so that they stay few.
+WITH old AS (
+    DELETE FROM derived_keys WHERE (principal, body_hash) IN (
+        SELECT principal, body_hash FROM derived_keys
+         WHERE first_at < now() - interval '1 day' AND (principal, body_hash) <> ($1, $2)
+         LIMIT 10 FOR UPDATE SKIP LOCKED))
+INSERT INTO derived_keys AS d (principal, body_hash, key, first_at) VALUES ($1, $2, $3, now())
+ON CONFLICT (principal, body_hash) DO UPDATE SET key = excluded.key, first_at = excluded.first_at
+ WHERE d.first_at NOT BETWEEN excluded.first_at - make_interval(secs => $4)
+                          AND excluded.first_at + make_interval(secs => $4)
+RETURNING key;
+
+-- name: claimed_key
+-- The key of a caller's newest request with this body.
+SELECT key FROM derived_keys WHERE principal = $1 AND body_hash = $2;

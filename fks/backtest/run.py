@@ -1,4 +1,5 @@
-"""A backtest from end to end: anchor, checks of the tape, decisions, and the walk by one of two engines."""
+"""A backtest from end to end: check of the strategy, anchor, checks of the tape, decisions, and the walk by one of two
+engines."""
 
 from __future__ import annotations
 
@@ -17,15 +18,23 @@ from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import iso
 from fks.strategies.base import Strategy, checked, decide, target_wrong
+from fks.strategies.check import ensure_checked
 
 EngineName = Literal["auto", "compiled", "reference"]
 
 #: bars from which on the compiled engine, with 0.4 s to load it, is the faster way to a first result
 _LOAD_FROM = 300_000
+#: first bars that a strategy is checked on, besides the synthetic ones
+CHECK_BARS = 3_000
 
 
-def run(strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: EngineName = "auto") -> Backtest:
+def run(
+    strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: EngineName = "auto", check: bool = True
+) -> Backtest:
     """Return what `strategy` would have traded on `bars`. Without a setup: `setup_for(bars)`.
+
+    The strategy is checked first (`check_beginning`), which evaluates it about 150 times on up to 3,000 bars;
+    `check=False` leaves that out, for one that was checked before.
 
     The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
     made `warmup` bars after the anchor. Warm-up bars are contiguous: with a hole among them, or before the first
@@ -37,6 +46,8 @@ def run(strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: E
     Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
     """
     setup = setup_for(bars) if setup is None else setup
+    if check:
+        check_beginning(strategy, bars)
     _ = bars.ticks, bars.breaks  # kept by these bars, so that the next run on them has them
     part = anchored(strategy, bars, setup.start_ns)
     first = strategy.warmup()
@@ -47,6 +58,12 @@ def run(strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: E
     if not setup.allow_gaps:
         ensure_seen(part, lambda places: is_holding(outcome, setup, places))
     return Backtest(strategy, part, first, setup, gaps, outcome)
+
+
+def check_beginning(strategy: Strategy, bars: Bars) -> None:
+    """Refuse a strategy that looks ahead or warms up too briefly, on synthetic bars and on the first of `bars`: 3,000,
+    or four times its warm-up. Errors: StrategyError, as `fks.strategies.check.ensure_checked`."""
+    ensure_checked(strategy, [bars[: max(CHECK_BARS, 4 * strategy.warmup())]])
 
 
 def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: EngineName) -> Outcome:

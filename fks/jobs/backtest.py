@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from fks.backtest import Result, Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
+from fks.backtest.run import check_beginning
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel, Slippage
@@ -20,11 +21,9 @@ from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
 from fks.risk.sizing import Sizing
-from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue, load_catalogue
 
 KIND = "backtest"
-CHECK_ROWS = 3_000
 
 
 class BacktestSpec(BaseModel):
@@ -145,7 +144,7 @@ def run_spec(
         Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
     )
     progress(0.3)
-    ensure_checked(strategy, [loaded.bars[: max(CHECK_ROWS, 4 * strategy.warmup())]])
+    check_beginning(strategy, loaded.bars)
     progress(0.4)
     setup = Setup(
         loaded.instrument,
@@ -158,7 +157,7 @@ def run_spec(
         limits if spec.limits else UNLIMITED,
         spec.start_ns,
     )
-    result = run(strategy, loaded.bars, setup)
+    result = run(strategy, loaded.bars, setup, check=False)
     progress(0.9)
     return result, loaded.source
 

@@ -101,7 +101,7 @@ async def measure(
     if Sizing.parse(sizing).needs_equity:  # the past equity of the account is not stored: quantities are not compared
         sizing, size, lot_step = "notional", _COMPARED, _HUGE
     setup = Setup(loaded.instrument, costs, sizing, size, _HUGE, allow_gaps=True, limits=UNLIMITED)
-    result = await asyncio.to_thread(run, strategy, loaded.bars, setup)
+    result = await asyncio.to_thread(run, strategy, loaded.bars, setup, check=False)
     begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)
     bar_ns = TIMEFRAMES[instance.timeframe] * NS
     starts = [int(result.bars.time_ns[min(result.first, len(result.bars) - 1)])]

@@ -11,13 +11,13 @@ import fks
 from fks.backtest import Setup
 from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.run import check_beginning
 from fks.config.settings import Risk
-from fks.jobs.backtest import CHECK_ROWS, BacktestSpec, Loaded, Request
+from fks.jobs.backtest import BacktestSpec, Loaded, Request
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.search import Plan, Search, Task, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
-from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue, source_hash
 
 KIND = "optimization"
@@ -90,7 +90,7 @@ def check_strategy_of(task: Task, params: Mapping[str, Any]) -> None:
     """Prove on a prefix of the bars that the strategy with `params` does not look ahead. Errors: StrategyError."""
     strategy = task.space.make(params)
     assert strategy is not None, "an invalid combination is never proposed"
-    ensure_checked(strategy, [task.bars[: max(CHECK_ROWS, 4 * strategy.warmup())]])
+    check_beginning(strategy, task.bars)
 
 
 def document_of_search(driver: Search, *, source: str) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def _run(task: Task, strategy: Strategy, part: Range) -> Result:
     low, high = part
     first = max(0, low - strategy.warmup())
     bars = task.bars[first:high]
-    return run(strategy, bars, replace(task.setup, start_ns=int(task.bars.time_ns[low])), engine="compiled")
+    return run(
+        strategy, bars, replace(task.setup, start_ns=int(task.bars.time_ns[low])), engine="compiled", check=False
+    )
 
 
 def _returns(task: Task, strategy: Strategy, part: Range) -> Returns:

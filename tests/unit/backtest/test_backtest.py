@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, run, statistics_of
+from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, statistics_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.config.settings import Risk
@@ -24,6 +24,7 @@ from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from tests.support.backtests import run
 from tests.support.fills import assert_same_fills, differences
 from tests.support.slow_backtest import slow_fills
 from tests.support.strategies import START_NS, bars_of

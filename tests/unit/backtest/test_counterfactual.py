@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.backtest import Setup, run
+from fks.backtest import Setup
 from fks.backtest.counterfactual import Ending, UnmadeEntry, value
 from fks.backtest.limits import UNLIMITED
 from fks.matching import CostModel
@@ -20,6 +20,7 @@ from fks.model.order import OrderType, Role, Side
 from fks.model.timeframe import NS, bar_end
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
+from tests.support.backtests import run
 from tests.support.strategies import START_NS
 
 D = Decimal

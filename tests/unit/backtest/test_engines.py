@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Result, Setup, kernel, run
+from fks.backtest import Result, Setup, kernel
 from fks.backtest.curve import deepest_fall, fall_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.statistics import fees_of
@@ -27,6 +27,7 @@ from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from tests.support.backtests import run
 from tests.support.strategies import START_NS
 
 SAMPLE = Path(__file__).resolve().parents[3] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from decimal import Decimal
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import fks.backtest as bt
+from fks.model.bar import Bars
 from fks.model.errors import InputError
+from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
 
@@ -150,3 +153,45 @@ def test_a_run_imports_no_pandas_no_ray_and_no_database() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ── the check of the strategy ────────────────────────────────────────────────────────────────────
+class Tomorrow(Strategy):
+    """Long where the next close is higher."""
+
+    name: ClassVar[str] = "tomorrow"
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        return Decisions(np.append(np.diff(bars.close) > 0, False).astype(np.float64))
+
+
+class ShortWarmup(SmaCross):
+    """A cross that declares too short a warm-up."""
+
+    name: ClassVar[str] = "short_warmup"
+
+    def warmup(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (Tomorrow(), "tomorrow is refused: it looks ahead"),
+        (ShortWarmup(fast=3, slow=8), "short_warmup is refused: its warm-up of 2 bars is too short"),
+    ],
+)
+def test_run_refuses_a_strategy_that_fails_its_check(strategy: Strategy, message: str) -> None:
+    with pytest.raises(StrategyError, match=message) as refused:
+        bt.run(strategy, synthetic(400))
+    assert refused.value.code == "STRATEGY_REFUSED"
+    assert "test_frames.py" in refused.value.remedy
+
+
+def test_the_check_may_be_left_out() -> None:
+    assert bt.run(Tomorrow(), synthetic(400), check=False).trades
+    checked, unchecked = (bt.run(SmaCross(fast=3, slow=8), synthetic(400), check=check) for check in (True, False))
+    assert (checked.inputs_hash, checked.fills_hash) == (unchecked.inputs_hash, unchecked.fills_hash)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fks.backtest import Backtest, Setup, metrics_of, run, setup_for, statistics_of
+from fks.backtest import Backtest, Setup, metrics_of, setup_for, statistics_of
 from fks.backtest import metrics as formulas
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.series import drawdown_of, periods_of, position_of, rolling_of, trade_table
@@ -22,6 +22,7 @@ from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from tests.support.backtests import run
 from tests.support.strategies import START_NS
 
 RETURNS = hnp.arrays(np.float64, st.integers(5, 60), elements=st.floats(-0.25, 0.25, width=32)).filter(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from fks.backtest import TapeRefused, run
+from fks.backtest import TapeRefused
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.search import (
@@ -28,6 +28,7 @@ from fks.search import (
 )
 from fks.search.objectives import Returns
 from fks.strategies.base import Decisions, Strategy
+from tests.support.backtests import run
 from tests.support.no_skill import Coin, free_setup, walk
 
 BARS = walk(1500, seed=3)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.backtest import Setup, run
+from fks.backtest import Setup
 from fks.backtest.limits import UNLIMITED
 from fks.indicators.exact import rolling_sum, to_ticks
 from fks.matching import CostModel
@@ -23,6 +23,7 @@ from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.registry import load_catalogue
 from fks.strategies.rsi_dip import RsiDip
 from fks.strategies.sma_cross import SmaCross
+from tests.support.backtests import run
 from tests.support.strategies import bars_of
 
 D = Decimal

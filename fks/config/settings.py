@@ -248,6 +248,12 @@ class Research(Section):
     slots: int = Field(
         0, ge=0, le=10_000, description="trials of searches that run at once on the cluster; 0 = this machine's cores"
     )
+    trials_keep_days: float = Field(
+        90.0,
+        gt=0,
+        description="days for which the trials of an ended search are kept; those of a search whose parameters an "
+        "instance has or had stay",
+    )
 
     @property
     def places(self) -> int:

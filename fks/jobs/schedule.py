@@ -20,6 +20,7 @@ from fks.store.jobs import JobStore
 from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
 from fks.store.performance import refresh
 from fks.store.quarantine import QuarantineStore
+from fks.store.trials import delete_old_trials
 
 DAY_NS = 86_400 * 10**9
 
@@ -56,6 +57,12 @@ async def _old_quarantine(c: Context) -> str:
     return f"{await QuarantineStore(c.db).forget(before_ns)} rows of the quarantine deleted"
 
 
+async def _old_trials(c: Context) -> str:
+    before_ns = c.clock.now_ns() - round(c.settings.research.trials_keep_days * DAY_NS)
+    searches, trials = await delete_old_trials(c.db, before_ns)
+    return f"{trials} trials of {searches} searches deleted"
+
+
 async def _performance(c: Context) -> str:
     return await refresh(c.db)
 
@@ -88,6 +95,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "old-trades": ("15 * * * *", _old_trades),
     "old-bars": ("25 0 * * *", _old_bars),
     "old-doubts": ("35 0 * * *", _old_quarantine),
+    "old-trials": ("40 0 * * *", _old_trials),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "drift": ("45 0 * * *", _drift),

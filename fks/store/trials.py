@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fks.model.timeframe import to_datetime
 from fks.store.db import Querier, Row
 
 LOST_MAX = 5  # runners in a row that a trial may lose; since it is then run alone, it is the cause of it
+DELETED_AT_ONCE = 20  # searches whose trials one statement deletes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,18 @@ class TrialStore:
     async def list(self, *, after: tuple[int, int] = (-1, -1), limit: int = 1000) -> list[TrialRow]:
         """Return trials in order, after the place of the last one that was returned."""
         return [_row(row) for row in await self._db.fetch("trials.list", self._search, *after, limit)]
+
+
+async def delete_old_trials(querier: Querier, before_ns: int) -> tuple[int, int]:
+    """Delete the trials of searches that ended before a moment and whose parameters no instance has or had. Return how
+    many searches and trials. The jobs stay, with their results. Errors: OutageError; called again it goes on."""
+    searches, trials = 0, 0
+    while True:
+        row = await querier.fetchrow("trials.delete_old", to_datetime(before_ns), DELETED_AT_ONCE)
+        assert row is not None
+        searches, trials = searches + row["searches"], trials + row["trials"]
+        if row["searches"] < DELETED_AT_ONCE:
+            return searches, trials
 
 
 def _row(row: Row) -> TrialRow:

@@ -171,5 +171,8 @@ async def _shown(gate: Gateway, id: uuid.UUID) -> dict[str, Any]:
     if job.state == "running" and job.progress > 0 and counts.per_s:
         left_s = round(counts.ended / job.progress * (1.0 - job.progress) / counts.per_s, 1)
     done = {name: getattr(counts, name) for name in ("queued", "running", "done", "pruned", "failed")}
+    are_kept = not job.is_ended or counts.ended > 0
+    if job.result is not None and not are_kept:  # deleted with age: the result has their numbers
+        done |= {name: job.result["trials"][name] for name in ("done", "pruned", "failed")}
     rate = round(counts.per_s, 3) if counts.per_s is not None and job.state == "running" else None
-    return {**view(job), "trials": {**done, "per_s": rate, "left_s": left_s}}
+    return {**view(job), "trials": {**done, "per_s": rate, "left_s": left_s, "are_kept": are_kept}}

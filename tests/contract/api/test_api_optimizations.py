@@ -53,6 +53,11 @@ async def test_a_search_is_a_durable_job_with_its_progress(gateway: Running, see
         rest = (await client.get(f"/optimizations/{id}/trials", params=page["next"])).json()
         assert ([t["number"] for t in rest["items"]], rest["next"]) == ([2, 3, 4], None)
         assert (await client.delete(f"/optimizations/{id}")).json()["is_cancel_requested"]
+        assert found["are_kept"]
+        await JobStore(seeded).finish(job, "done", result={"trials": {"done": 4, "pruned": 1, "failed": 0}})
+        await seeded.sql("DELETE FROM trials")  # with age
+        found = (await client.get(f"/optimizations/{id}")).json()["trials"]
+        assert (found["are_kept"], found["done"], found["pruned"], found["failed"]) == (False, 4, 1, 0)
 
 
 @pytest.mark.parametrize("path", ["/backtests", "/optimizations"])

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fks.clock import FakeClock
 from fks.config.settings import Research, Settings
 from fks.jobs.optimization import KIND, WORKER, parse_optimization
 from fks.jobs.pool import Processes
 from fks.jobs.runner import run_one
+from fks.jobs.schedule import Schedules
 from fks.model.errors import InputError
+from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
+from fks.store.strategies import StrategyStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
 from tests.support.searching import SPEC, ended, here, stored, submit, survive_deaths, take
+from tests.support.strategies import add_account, add_instance
 from tests.support.waiting import until
 
 TPE = {**SPEC, "plan": {"method": "tpe", "trials": 24, "batch": 6, "prune": True}}
@@ -194,6 +200,36 @@ def test_a_wrong_spec_names_the_field() -> None:
         parse_optimization({**SPEC, "plan": {"method": "random"}})
     with pytest.raises(InputError, match="unknown objective luck"):
         parse_optimization({**SPEC, "objectives": "luck"})
+
+
+# ── retention ────────────────────────────────────────────────────────────────────────────────────
+async def test_old_trials_are_deleted_but_those_of_promoted_parameters(database: Database) -> None:
+    clock = FakeClock()
+    ids = [await submit(database, {**SPEC, "params": {"sl_pct": number}}) for number in (1, 2, 3, 4)]
+    ended_days = dict(zip(ids, (91, 91, 89, None), strict=True))  # the last one still runs
+    for id, days in ended_days.items():
+        job = await take(database)
+        store = TrialStore(database, job.id)
+        await store.add([TrialRow(0, number, {"fast": number}) for number in range(3)])
+        if days is not None:
+            await JobStore(database).finish(job, "done", result={"trials": {"done": 3, "pruned": 0, "failed": 0}})
+            ended_at = to_datetime(clock.now_ns()) - timedelta(days=days)
+            await database.sql("UPDATE jobs SET finished_at = $2 WHERE id = $1", id, ended_at)
+    await add_account(database)
+    await add_instance(database, "a", "sma_cross", {"fast": 2})
+    async with database.transaction() as tx:
+        await StrategyStore(tx).set_params("a", {"fast": 3}, by="test", provenance={"optimization": str(ids[1])})
+        await StrategyStore(tx).set_params("a", {"fast": 4}, by="test")  # it had them
+    ran = dict(await Schedules(database, clock, Settings()).run_due())
+    assert ran["old-trials"] == "3 trials of 1 searches deleted"
+    left = {row["search_id"] for row in await database.sql("SELECT search_id FROM trials")}
+    assert left == set(ids[1:])
+    assert (await ended(database, ids[0])).result is not None, "the search itself stays"
+    shorter = Settings(research=Research(trials_keep_days=1))
+    await database.sql("UPDATE schedules SET last_run_at = NULL WHERE name = 'old-trials'")
+    assert dict(await Schedules(database, clock, shorter).run_due())["old-trials"] == "3 trials of 1 searches deleted"
+    left = {row["search_id"] for row in await database.sql("SELECT search_id FROM trials")}
+    assert left == {ids[1], ids[3]}
 
 
 # ── deaths ───────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,8 @@
-"""Actor of a strategy worker: one shard of the strategy instances, or one isolated instance."""
+"""Actor of a strategy worker: one shard of the strategy instances, one isolated instance, or all challengers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,21 +13,25 @@ from fks.runtime import Component
 if TYPE_CHECKING:
     from fks.strategy_worker.worker import StrategyWorker
 
+SHADOW_NICE = 10  # a champion that wants the processor too gets nine times as much of it
+
 
 class StrategyActor:
     """Turns sealed bars into signals for the instances of its shard.
 
     Hard state: strategy_instances (cursor, anchor), signals. Soft state: bar columns. Guarantees: signals are committed
-    together with the cursor, so a restart repeats no signal and skips no bar.
+    together with the cursor, so a restart repeats no signal and skips no bar. The worker of the challengers writes
+    challengers and challenger_decisions instead, and never a signal.
     """
 
     MODULES = ("fks.strategy_worker.worker",)
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
-        is_solo = args[0] == "solo"  # ("solo", instance id), else (shard, shards)
+        # ("solo", instance id), ("shadow",) of the challengers, else (shard, shards)
+        self._is_shadow, is_solo = args[0] == "shadow", args[0] == "solo"
         self._only = args[1] if is_solo else None
-        self._shard, self._shards = (0, 1) if is_solo else (int(args[0]), int(args[1]))
+        self._shard, self._shards = (0, 1) if is_solo or self._is_shadow else (int(args[0]), int(args[1]))
         self._worker: StrategyWorker | None = None
 
     async def start(self) -> None:
@@ -34,12 +39,15 @@ class StrategyActor:
         from fks.strategy_worker.worker import StrategyWorker
 
         c = self._component
+        if self._is_shadow:
+            os.nice(SHADOW_NICE)
         self._worker = StrategyWorker(
             c.runtime,
             self._shard,
             self._shards,
             home=c.paths.home,
             only=self._only,
+            is_shadow=self._is_shadow,
             crash_file=last_crash_file(c.paths, c.name),
         )
         await self._worker.start()

@@ -20,6 +20,7 @@ from actors.strategy import StrategyActor
 from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
 from fks.runtime import Component
+from fks.store.challengers import SHADOW_WORKER
 from fks.store.supervision import TreeJournal
 from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree
 
@@ -48,9 +49,15 @@ def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSp
     return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, args=args, is_leased=False, resources=resources)
 
 
-def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequence[str] = ()) -> SupervisorSpec:
+def tree_of(
+    settings: Settings,
+    isolated: Sequence[str] = (),
+    exchanges: Sequence[str] = (),
+    *,
+    has_challengers: bool = False,
+) -> SupervisorSpec:
     """Return the tree of a system with these settings, checked. `isolated`: strategy instances with a worker of their
-    own; `exchanges`: those besides data.exchange that are collected.
+    own; `exchanges`: those besides data.exchange that are collected; `has_challengers`: one worker runs them all.
 
     Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
     ends another child: a child waits for what it needs of another. The guardian has a branch of its own, and nothing
@@ -97,6 +104,8 @@ def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequenc
     if isolated:
         solos = (child(f"strategy:solo:{id}", "strategy", stop_s=3.0, args=("solo", id)) for id in isolated)
         branches.append(branch("isolated", *solos))
+    if has_challengers:
+        branches.append(branch("challengers", child(SHADOW_WORKER, "strategy", stop_s=3.0, args=("shadow",))))
     root = SupervisorSpec(SUPERVISOR, tuple(branches), limit, backoff=backoff, containment=containment)
     check_tree(root)
     return root
@@ -109,8 +118,9 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
     journal = TreeJournal(component.db)
 
     @lru_cache(maxsize=1)  # asked each second, and it is nearly always the same tree
-    def tree(isolated: tuple[str, ...], exchanges: tuple[str, ...]) -> SupervisorSpec:
-        return tree_of(component.settings, isolated, [name for name in exchanges if name in EXCHANGES])
+    def tree(isolated: tuple[str, ...], exchanges: tuple[str, ...], has_challengers: bool) -> SupervisorSpec:
+        known = [name for name in exchanges if name in EXCHANGES]
+        return tree_of(component.settings, isolated, known, has_challengers=has_challengers)
 
     async def wanted() -> SupervisorSpec:
         return tree(*await journal.wanted())

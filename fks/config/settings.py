@@ -239,6 +239,21 @@ class Strategies(Section):
     drift_pause: bool = Field(
         False, description="beyond a drift limit the entries of the instance wait for a person's approval; exits go on"
     )
+    challenger_bars_min: int = Field(
+        2_000, ge=1, description="decided bars before a challenger is tested, and again at each doubling of them"
+    )
+    challenger_trades_min: int = Field(30, ge=1, description="trades without which no challenger is proposed")
+    challenger_confidence: float = Field(
+        0.95,
+        ge=0.5,
+        lt=1,
+        description="least deflated Sharpe ratio of its returns above the champion's with which one is proposed",
+    )
+    challenger_swap: Literal["person", "paper"] = Field(
+        "person",
+        description="who swaps a proposed challenger in, and one that drifts out: a person, or for instances on paper "
+        "accounts the system",
+    )
 
 
 class Research(Section):

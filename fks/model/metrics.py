@@ -60,6 +60,12 @@ METRICS: dict[str, Metric] = {
             ("strategy_instance",),
             "workers that died while an instance was evaluated",
         ),
+        Metric(
+            "fks_challenger_decisions_total",
+            "counter",
+            ("strategy_instance",),
+            "changes of a challenger's target that were recorded; nothing is sent for them",
+        ),
         Metric("fks_actor_up", "gauge", ("child",), "1 while the child runs; its mean over time is its uptime"),
         Metric("fks_actor_starts_total", "counter", ("child",), "children that came up"),
         Metric(

@@ -388,6 +388,54 @@ strategy_parameters = Table(  # every version an instance ever ran with
     PrimaryKeyConstraint("instance_id", "version"),
 )
 
+challengers = Table(  # variants of an instance's parameters that decide in shadow; a row stays, it counts as a trial
+    "challengers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("instance_id", Text, ForeignKey("strategy_instances.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),  # of the instance's challengers, from 1
+    Column("params", JSONB, nullable=False),
+    Column("provenance", JSONB),
+    _text("added_by", default="system"),
+    _text("stage", default="shadow"),
+    _text("state", default="NEW"),  # of its evaluation, as of an instance
+    _text("error", null=True),
+    _time("anchor_time", null=True),
+    _time("cursor_time", null=True),
+    _time("begun_time", null=True),  # the bar after which its decisions are recorded
+    Column("last_target", Float(53), nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    _time("crashed_at", null=True),
+    _text("traceback", null=True),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("evaluation", JSONB),  # of the last test against its champion
+    Column("looks", Integer, nullable=False, server_default="0"),  # tests that were made: each is a chance more
+    _time("evaluated_at", null=True),
+    _text("swap_requested_by", null=True),
+    _time("swap_requested_at", null=True),
+    _text("ended_by", null=True),
+    _time("ended_at", null=True),
+    _time("created_at", now=True),
+    _time("updated_at", now=True),
+    CheckConstraint("stage IN ('shadow','proposed','waiting','swapped','removed')", name="stage"),
+    UniqueConstraint("instance_id", "number"),
+    # one of an instance waits to be swapped in
+    Index("ix_challengers_waiting", "instance_id", unique=True, postgresql_where=text("stage = 'waiting'")),
+)
+
+challenger_decisions = Table(  # changes of a challenger's target; nothing is sent for them
+    "challenger_decisions",
+    metadata,
+    Column("challenger_id", Text, ForeignKey("challengers.id", ondelete="CASCADE"), nullable=False),
+    _time("ts_event"),  # open time of the deciding bar
+    Column("target", Float(53), nullable=False),
+    _money("stop_loss", null=True),
+    _money("take_profit", null=True),
+    _money("reference_price"),
+    _time("decided_at", now=True),
+    PrimaryKeyConstraint("challenger_id", "ts_event"),
+)
+
 signals = Table(
     "signals",
     metadata,

@@ -52,6 +52,7 @@ class Instance:
     crashed_ns: int | None = None
     traceback: str | None = None
     pyramiding: int = 1
+    is_leaving: bool = False  # a challenger waits to replace its parameters: exits alone are sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,12 @@ _SAME = (
     "crashes",
     "traceback",
     "pyramiding",
+    "is_leaving",
 )
 
 
-def _instance(row: Row) -> Instance:
+def instance_of(row: Row) -> Instance:
+    """Return a row of strategy_instances."""
     return Instance(
         **{name: row[name] for name in _SAME},
         anchor_ns=_ns(row["anchor_time"]),
@@ -159,6 +162,8 @@ class StrategyStore:
     returns False found a newer epoch, an instance given to another worker, a moved cursor or no row: nothing was
     written. Errors: OutageError.
     """
+
+    is_shadow = False
 
     def __init__(self, querier: Querier, owner: Owner | None = None) -> None:
         self._db = querier
@@ -179,7 +184,7 @@ class StrategyStore:
     async def due(self) -> list[Instance]:
         """Return the owner's enabled instances with how far their bars are sealed; suspects of a crash last."""
         mine = self.owner
-        return [_instance(row) for row in await self._db.fetch("strategies.due", mine.shard, mine.shards, mine.only)]
+        return [instance_of(row) for row in await self._db.fetch("strategies.due", mine.shard, mine.shards, mine.only)]
 
     async def lease_epoch(self) -> int:
         """Return the epoch that holds the owner's lease now; 0 when it never had one."""
@@ -233,6 +238,7 @@ class StrategyStore:
             [signal_json(s) for s in signals],
             None if moved is None else dict(moved),
             None if missed is None else dict(missed),
+            instance.params_version,
         )
         assert row is not None
         return set(row["added"]) if row["is_ours"] else None
@@ -310,11 +316,11 @@ class StrategyStore:
 
     async def get(self, instance_id: str) -> Instance | None:
         row = await self._db.fetchrow("strategies.get", instance_id)
-        return None if row is None else _instance(row)
+        return None if row is None else instance_of(row)
 
     async def list(self) -> list[Instance]:
         """Return every instance, by id."""
-        return [_instance(row) for row in await self._db.fetch("strategies.list")]
+        return [instance_of(row) for row in await self._db.fetch("strategies.list")]
 
     async def add(self, new: NewInstance, *, by: str) -> bool:
         """Add an instance and its first parameter version; False when the id is taken or the account unknown. Needs a

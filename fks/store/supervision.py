@@ -70,12 +70,12 @@ class TreeJournal:
             return False
         return True
 
-    async def wanted(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the instances and exchanges that the tree needs: the enabled strategy instances with a worker of their
-        own, and the exchanges with a symbol to collect. Errors: OutageError."""
+    async def wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+        """Return what the tree needs: the enabled strategy instances with a worker of their own, the exchanges with a
+        symbol to collect, and whether challengers decide. Errors: OutageError."""
         row = await self._db.fetchrow("supervision.wanted")
         assert row is not None
-        return tuple(sorted(row["isolated"])), tuple(row["exchanges"])
+        return tuple(sorted(row["isolated"])), tuple(row["exchanges"]), row["has_challengers"]
 
     async def lives(self, within_s: float) -> dict[str, list[tuple[str, float]]]:
         """Return the starts and deaths of each child in the last `within_s` as (event, age in s), oldest first.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fks.model.timeframe import NS, iso
 from fks.runtime import Runtime
-from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
+from fks.store.strategies import Exposure, Instance
 from fks.strategy_worker.crash_marker import CrashMarker, Mark
+from fks.strategy_worker.outputs import WorkerStore
 from fks.supervision.containment import Disable, Isolate, respond_to_crash
 
 TRACEBACK_MAX = 8000
@@ -23,9 +24,9 @@ _US = 1000
 class CrashAttribution:
     """Reads the predecessor's mark once and records it. `crash_file` is faulthandler's output, None if unknown."""
 
-    def __init__(self, runtime: Runtime, owner: Owner, marker: CrashMarker, *, crash_file: Path | None) -> None:
-        self._db, self._clock, self._meter, self._log = runtime.db, runtime.clock, runtime.meter, runtime.log
-        self._owner, self._marker = owner, marker
+    def __init__(self, runtime: Runtime, store: WorkerStore, marker: CrashMarker, *, crash_file: Path | None) -> None:
+        self._clock, self._meter, self._log = runtime.clock, runtime.meter, runtime.log
+        self._store, self._owner, self._marker = store, store.owner, marker
         self._window_s = runtime.settings.strategies.crash_window_s
         self._mark = marker.left()
         self._dump = _read(crash_file) if self._mark is not None else ""
@@ -42,20 +43,17 @@ class CrashAttribution:
             self._drop()
             return
         facts = await self._facts(at_ns)
-        store = StrategyStore(self._db, self._owner)
-        before = await store.get(mark.instance)
+        before = await self._store.get(mark.instance)
         # an instance that was disabled, or given to another worker, was handled meanwhile
         if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
-            await self._record(store, before, mark, at_ns, facts)
+            await self._record(before, mark, at_ns, facts)
         self._drop()
 
     def _drop(self) -> None:
         self._mark = None
         self._marker.clear()
 
-    async def _record(
-        self, store: StrategyStore, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]
-    ) -> None:
+    async def _record(self, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]) -> None:
         since_s = None if before.crashed_ns is None or not before.crashes else (at_ns - before.crashed_ns) / NS
         verdict = respond_to_crash(
             crashes=before.crashes, is_isolated=before.is_isolated, since_last_s=since_s, window_s=self._window_s
@@ -65,17 +63,24 @@ class CrashAttribution:
         error = f"took its worker down {verdict.crashes} times, the last {text}"
         event = "strategy.suspected"
         message = None
-        if isinstance(verdict, Isolate):
+        if self._store.is_shadow and isinstance(verdict, Isolate | Disable):
+            # it is no worth a worker: without it its champion loses nothing
+            event = "strategy.challenger_disabled"
+            message = (
+                f"challenger {before.id} {error}: it is disabled. It held nothing, and its champion was not affected. "
+                f"See 'fks strategies challengers list'"
+            )
+        elif isinstance(verdict, Isolate):
             event = "strategy.isolated"
             message = f"strategy instance {before.id} {error}: it runs in a worker of its own now"
         elif isinstance(verdict, Disable):
             event = "strategy.disabled"
             message = (
                 f"strategy instance {before.id} {error}: it is disabled. "
-                f"{position_text(await store.exposure(before.id))} "
+                f"{position_text(await self._store.exposure(before.id))} "
                 f"See 'fks strategies instance {before.id}', correct it, then 'fks strategies enable {before.id}'"
             )
-        is_new = await store.record_crash(
+        is_new = await self._store.record_crash(
             before,
             crashes=verdict.crashes,
             isolate=isinstance(verdict, Isolate),
@@ -94,7 +99,7 @@ class CrashAttribution:
         """Return how the predecessor ended, from the supervisor's row or else from its own dump."""
         deadline = self._clock.monotonic() + (0.0 if self._dump else EXIT_WAIT_S)
         while True:
-            found = await StrategyStore(self._db).last_exit(self._owner.lease, at_ns)
+            found = await self._store.last_exit(self._owner.lease, at_ns)
             if found is not None or self._clock.monotonic() >= deadline:
                 break
             await self._clock.sleep(0.1)

@@ -22,6 +22,7 @@ from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.orders.freshness import AGE_LEAST_S
 from fks.risk.sizing import Sizing
 from fks.risk.volatility import volatility_at
+from fks.store.challengers import ShadowDecision
 from fks.store.strategies import Instance
 from fks.strategies.base import Decisions
 
@@ -72,7 +73,7 @@ def signals_for(
     """Return the signals of the bars from index `first` on, given that `instance.last_target` was wanted before it.
 
     `ages`: the age in seconds of each of those bars (`ages_s`). An entry may be used until its decision is `max_age_s`
-    old; an exit has no age.
+    old; an exit has no age. An instance that is leaving (`is_leaving`) enters nothing.
     """
     target = decisions.target[first:]
     before = np.concatenate([[instance.last_target], target[:-1]])
@@ -82,6 +83,8 @@ def signals_for(
         for place in np.flatnonzero(target != before)
         for ordinal, (kind, side) in enumerate(_edges(float(before[place]), float(target[place])))
     ]
+    if instance.is_leaving:
+        edges = [edge for edge in edges if edge[2] is Kind.EXIT]
     is_late = ages > most
     missed = None
     if is_late.any():
@@ -101,6 +104,24 @@ def signals_for(
         )
         for place, ordinal, kind, side in edges
     ], missed
+
+
+def shadow_decisions(before: float, bars: Bars, decisions: Decisions, *, first: int) -> list[ShadowDecision]:
+    """Return the changes of a challenger's target on the bars from index `first` on, given that `before` was wanted."""
+    target = decisions.target[first:]
+    found = []
+    for place in np.flatnonzero(target != np.concatenate([[before], target[:-1]])):
+        index, wanted = first + int(place), float(target[place])
+        found.append(
+            ShadowDecision(
+                int(bars.time_ns[index]),
+                wanted,
+                Decimal(repr(float(bars.close[index]))),
+                _price(decisions.stop_loss, index) if wanted else None,
+                _price(decisions.take_profit, index) if wanted else None,
+            )
+        )
+    return found
 
 
 _Edge = tuple[int, int, Kind, Side]  # row, ordinal within the bar, kind, side

@@ -7,6 +7,8 @@ epoch and by the cursor itself: a restart repeats nothing and skips nothing, and
 A failing instance does not affect others. Code that raises, takes too long or fails its check leaves the row CRASHED
 with the reason. Code that ends its worker is found by its crash mark (`crash_marker`): the instance is isolated, then
 DISABLED (`crash_attribution`). Without a mark (another machine), the row's state LOADING shows deaths during loading.
+
+Challengers run in a worker of their own (`is_shadow`), so that nothing that one does delays or ends its champion.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fks.model.bar import Bars, Floats
+from fks.model.bar import Bars
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 from fks.model.health import FailedCheck
-from fks.model.signal import Signal
 from fks.model.timeframe import bar_end, iso
 from fks.runtime import Runtime
 from fks.store.bars import BarStore
-from fks.store.bus import BARS, SIGNALS
+from fks.store.bus import BARS
+from fks.store.challengers import ShadowStore
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import ensure_checked
@@ -34,8 +36,9 @@ from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
+from fks.strategy_worker.outputs import Output, ShadowOutput, SignalOutput, Step, WorkerStore
 from fks.strategy_worker.sandbox import Sandbox
-from fks.strategy_worker.signals import Missed, ages_s, signals_for
+from fks.strategy_worker.signals import ages_s
 
 POLL_S = 1.0
 BATCH = 5_000  # bars read and decided in one transaction while catching up
@@ -53,17 +56,6 @@ def _deaths(row: Instance) -> int:
     if row.state != "LOADING" or not (row.error or "").startswith(_DIED):
         return 0
     return int((row.error or "").split()[-2])
-
-
-def _document(instance: str, missed: Missed) -> dict[str, object]:
-    """Return the record of bars that were decided on late."""
-    return {
-        "instance": instance,
-        "from": iso(missed.from_ns),
-        "to": iso(missed.to_ns),
-        "bars": missed.bars,
-        "dropped": missed.dropped,
-    }
 
 
 class StalledInstances:
@@ -108,8 +100,18 @@ class _Runner:
     retry_rows: int = field(default_factory=lambda: ROWS_MAX)
 
 
+def _rows(runtime: Runtime, owner: Owner, *, is_shadow: bool) -> tuple[WorkerStore, Output]:
+    """Return the rows that a worker decides for, and where its decisions go."""
+    if is_shadow:
+        shadow = ShadowStore(runtime.db, owner)
+        return shadow, ShadowOutput(runtime, shadow)
+    store = StrategyStore(runtime.db, owner)
+    return store, SignalOutput(runtime, store)
+
+
 class StrategyWorker:
-    """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
+    """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is; or, with
+    `is_shadow`, all challengers, whose decisions are recorded and never sent.
 
     `home` is FKS_HOME, with users' strategies and the crash marker. `crash_file` is faulthandler's output of a dead
     predecessor. Where the exchange plays a tape, the age of a bar is measured on the tape's time.
@@ -123,19 +125,20 @@ class StrategyWorker:
         *,
         home: Path | str | None = None,
         only: str | None = None,
+        is_shadow: bool = False,
         crash_file: Path | None = None,
     ) -> None:
         db, lease, settings = runtime.db, runtime.lease, runtime.settings
         self._db, self._bus, self._clock = db, runtime.bus, runtime.clock
         self._meter, self._log = runtime.meter, runtime.log
         self._lease = lease
-        self._owner = Owner(lease.name, lease.epoch, shard, shards, only)
+        owner = Owner(lease.name, lease.epoch, shard, shards, only)
         self._folder = None if home is None else Path(home) / "strategies"
         self._crash_marker = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
-        self._crash_attribution = CrashAttribution(runtime, self._owner, self._crash_marker, crash_file=crash_file)
         self._sandbox = Sandbox(self._crash_marker, runtime.clock, lease.epoch)
         self._begun: set[str] = set()  # instances whose loading began: an outage meanwhile was no death
-        self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
+        self._store, self._output, self._bars = *_rows(runtime, owner, is_shadow=is_shadow), BarStore(db)
+        self._crash_attribution = CrashAttribution(runtime, self._store, self._crash_marker, crash_file=crash_file)
         self._runners: dict[str, _Runner] = {}
         self._rows: list[Instance] = []
         self._wake = asyncio.Event()
@@ -326,37 +329,30 @@ class StrategyWorker:
         row = runner.row
         assert row.cursor_ns is not None
         read_s = self._clock.monotonic()
-        bars, ages = await self._store.new_bars(row, row.cursor_ns, sealed_ns, BATCH)
+        bars, ages_of_live = await self._store.new_bars(row, row.cursor_ns, sealed_ns, BATCH)
         cursor_ns = sealed_ns if len(bars) < BATCH else int(bars.time_ns[-1])
         if len(bars) and runner.columns.last_ns is not None and int(bars.time_ns[0]) <= runner.columns.last_ns:
             raise OutageError(f"bars of {row.id} moved under the cursor", remedy="it is loaded again")
-        first = len(runner.columns)
+        known = len(runner.columns)
         runner.columns.append(bars)
+        view, first, ages = runner.columns.view(), len(runner.columns), np.zeros(0)
         decisions, target = Decisions(np.zeros(0)), row.last_target
-        signals: list[Signal] = []
-        missed: Missed | None = None
         if len(bars):
             decisions = await self._evaluate(runner)
-            live_age_s = ages + (self._clock.monotonic() - read_s)
-            (signals, missed), target = self._signals(runner, decisions, first, live_age_s), float(decisions.target[-1])
-            target = row.last_target if len(runner.columns) <= runner.strategy.warmup() else target
+            first = max(known, runner.strategy.warmup())
+            if first < len(view):  # bars still in the warm-up decide nothing and keep the last target
+                live_age_s = ages_of_live[first - known :] + (self._clock.monotonic() - read_s)
+                ages = ages_s(view[first:], live_age_s=live_age_s, now_ns=self._clock.now_ns(), is_tape=self._is_tape)
+                target = float(decisions.target[-1])
         anchor_ns = await self._moved_anchor(runner, decisions)
-        fresh = await self._commit(runner, signals, cursor_ns, target, anchor_ns, missed)
+        step = Step(
+            row, view, decisions, min(first, len(view)), ages, self._clock.now_ns(), cursor_ns, target, anchor_ns
+        )
+        made = await self._output.record(step)
+        if made is None:
+            raise await self._superseded(row)
         runner.row = replace(row, cursor_ns=cursor_ns, last_target=target, anchor_ns=anchor_ns)
-        for signal in fresh:
-            await self._publish(signal)
-        return len(fresh)
-
-    def _signals(
-        self, runner: _Runner, decisions: Decisions, first: int, live_age_s: Floats
-    ) -> tuple[list[Signal], Missed | None]:
-        """Return the signals of the new bars; those still in the warm-up decide nothing and keep the last target."""
-        warm = max(first, runner.strategy.warmup())
-        if warm >= len(runner.columns):
-            return [], None
-        bars, now_ns = runner.columns.view(), self._clock.now_ns()
-        ages = ages_s(bars[warm:], live_age_s=live_age_s[warm - first :], now_ns=now_ns, is_tape=self._is_tape)
-        return signals_for(runner.row, bars, decisions, first=warm, ages=ages, now_ns=now_ns)
+        return made
 
     async def _evaluate(self, runner: _Runner) -> Decisions:
         strategy, bars, row = runner.strategy, runner.columns.view(), runner.row
@@ -369,69 +365,12 @@ class StrategyWorker:
         self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, strategy_instance=row.id)
         return decisions
 
-    async def _commit(
-        self,
-        runner: _Runner,
-        signals: list[Signal],
-        cursor_ns: int,
-        target: float,
-        anchor_ns: int,
-        missed: Missed | None,
-    ) -> list[Signal]:
-        """Write signals, cursor, target, anchor and missed bars in one statement; return the new signals."""
-        row, moved = runner.row, None
-        if row.anchor_ns is not None and anchor_ns != row.anchor_ns:
-            moved = {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(anchor_ns)}
-        new = await self._store.commit(
-            row,
-            signals,
-            cursor_ns=cursor_ns,
-            expected_ns=row.cursor_ns,
-            target=target,
-            anchor_ns=anchor_ns,
-            moved=moved,
-            missed=None if missed is None else _document(row.id, missed),
-        )
-        if new is None:
-            raise await self._superseded(row)
-        if missed is not None:
-            self._log.info("strategy.missed", **_document(row.id, missed))
-        if moved is not None:
-            self._log.info("strategy.reanchored", instance=row.id, reason="history bounded", anchor=moved["to"])
-        return [signal for signal in signals if signal.id in new]
-
     async def _superseded(self, row: Instance) -> FksError:
         """Return why a fenced write changed nothing: a newer worker, or a row that changed meanwhile (it is read
         again)."""
         if await self._store.lease_epoch() > self._lease.epoch:
             return StaleEpochError(f"{self._lease.name}: a newer epoch owns {row.id}", remedy="stop at once")
         return OutageError(f"strategy instance {row.id} changed meanwhile", remedy="it is read again")
-
-    async def _publish(self, signal: Signal) -> None:
-        self._meter.count("fks_signals_total", state=signal.state.value)
-        self._log.info(
-            "signal.committed",
-            trace_id=signal.trace_id,
-            signal=str(signal.id),
-            instance=signal.instance,
-            symbol=signal.symbol,
-            kind=signal.kind.value,
-            side=signal.side.value,
-            state=signal.state.value,
-            bar=iso(signal.ts_event_ns),
-        )
-        await self._bus.publish(
-            SIGNALS,
-            {
-                "type": "signal",
-                "id": str(signal.id),
-                "instance": signal.instance,
-                "symbol": signal.symbol,
-                "kind": signal.kind.value,
-                "side": signal.side.value,
-                "state": signal.state.value,
-            },
-        )
 
     async def _moved_anchor(self, runner: _Runner, decisions: Decisions) -> int:
         """Return the anchor to store: a later one when there are too many rows and it changes no decision.

@@ -13,6 +13,7 @@ from fks.clock import RealClock
 from fks.feed.rows import FeedRow
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.store.challengers import ChallengerStore
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.strategies import NewInstance, StrategyStore
@@ -131,3 +132,10 @@ async def seal(
 
 def _fields(bar: Bar) -> dict[str, Any]:
     return {name: getattr(bar, name) for name in bar.__dataclass_fields__}
+
+
+async def add_challenger(db: Database, instance: str, params: Mapping[str, Any]) -> str:
+    """Add a challenger to an instance and return its id."""
+    async with db.transaction() as tx:
+        assert await ChallengerStore(tx).lock_instance(instance) is not None
+        return await ChallengerStore(tx).add(instance, params, by="test")

@@ -1,6 +1,6 @@
 """A strategy worker in a process of its own, to be killed.
 
-`python -m tests.support.strategy_process DATABASE_URL REDIS_URL EPOCH [JSON]`; JSON: home, only, evaluate_s. Prints
+`python -m tests.support.strategy_process DATABASE_URL REDIS_URL EPOCH [JSON]`; JSON: home, only, shadow, evaluate_s. Prints
 "started", then a dot a beat: what falls silent hangs. With a home, faulthandler writes into `HOME/run/<lease>.crash`,
 from where the test's supervisor moves it to `.dump` before it starts a successor.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.store.bus import Bus
+from fks.store.challengers import SHADOW_WORKER
 from fks.store.db import Database
 from fks.strategy_worker import crash_attribution, sandbox
 from fks.strategy_worker.worker import StrategyWorker
@@ -31,7 +32,8 @@ def lease_name(only: str | None) -> str:
 
 async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, Any]) -> None:
     only, home = given.get("only"), given.get("home")
-    name, dump = lease_name(only), None
+    is_shadow = given.get("shadow", False)
+    name, dump = SHADOW_WORKER if is_shadow else lease_name(only), None
     if home is not None:
         run = Path(home) / "run"
         run.mkdir(exist_ok=True)
@@ -40,7 +42,8 @@ async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, A
     crash_attribution.EXIT_WAIT_S = 0.1  # no supervisor writes how a predecessor ended
     sandbox.EVALUATE_S = given.get("evaluate_s", sandbox.EVALUATE_S)
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
-    worker = StrategyWorker(runtime(db, bus, await hold(db, epoch, name)), 0, 1, home=home, only=only, crash_file=dump)
+    context = runtime(db, bus, await hold(db, epoch, name))
+    worker = StrategyWorker(context, 0, 1, home=home, only=only, is_shadow=is_shadow, crash_file=dump)
     beat = asyncio.create_task(_beat()) if home is not None else None
     await worker.start()
     print("started", flush=True)

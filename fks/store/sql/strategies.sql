@@ -7,7 +7,8 @@ UPDATE strategy_instances SET epoch = $5, updated_at = now()
 
 -- name: due
 -- Give the enabled instances of one worker, with how far their bars are sealed; those that took a worker down come last.
-SELECT i.*, f.sealed_through
+SELECT i.*, f.sealed_through,
+       EXISTS (SELECT FROM challengers c WHERE c.instance_id = i.id AND c.stage = 'waiting') AS is_leaving
   FROM strategy_instances i
   LEFT JOIN feeds f ON f.exchange = i.exchange AND f.symbol = i.symbol AND f.timeframe = i.timeframe
  WHERE i.is_enabled
@@ -27,13 +28,15 @@ SELECT (extract(epoch FROM time) * 1000000)::bigint AS time_us, open, high, low,
 -- name: commit
 -- Move one instance on together with the signals of the bars it decided on, and the notes of a moved anchor and of bars
 -- that were decided on too late: one statement, so that a worker stopped in the middle holds no lock. Nothing when a newer epoch holds the worker's lease, when the
--- instance was given to another worker, or when its cursor is not where this worker left it.
+-- instance was given to another worker, when it has other parameters by now, or when its cursor is not where this worker
+-- left it.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $2 FOR SHARE),
 moved AS (
     UPDATE strategy_instances
        SET cursor_time = $4, last_target = $5, anchor_time = $6, state = 'RUNNING', error = NULL, epoch = $2,
            updated_at = now()
-     WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND EXISTS (SELECT FROM lease)
+     WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND params_version = $12
+       AND EXISTS (SELECT FROM lease)
     RETURNING id),
 noted AS (
     INSERT INTO actor_events (child, event, reason, epoch, payload)
@@ -111,11 +114,11 @@ INSERT INTO actor_events (child, event, reason, epoch, payload) VALUES ($1, $2, 
 
 -- name: get
 -- Give one instance.
-SELECT *, NULL::timestamptz AS sealed_through FROM strategy_instances WHERE id = $1;
+SELECT *, NULL::timestamptz AS sealed_through, false AS is_leaving FROM strategy_instances WHERE id = $1;
 
 -- name: list
 -- Give every instance.
-SELECT *, NULL::timestamptz AS sealed_through FROM strategy_instances ORDER BY id;
+SELECT *, NULL::timestamptz AS sealed_through, false AS is_leaving FROM strategy_instances ORDER BY id;
 
 -- name: add
 -- Add an instance; no row back when its id is taken or the account does not exist.

@@ -40,9 +40,12 @@ SELECT count(*) FROM touched;
 
 -- name: wanted
 -- What the tree depends on: the enabled strategy instances that run in a worker of their own, the exchanges that have
--- something to collect.
+-- something to collect, and whether there are challengers to run.
 SELECT ARRAY(SELECT id FROM strategy_instances WHERE is_isolated AND is_enabled ORDER BY id) AS isolated,
-       ARRAY(SELECT DISTINCT exchange FROM assets WHERE is_enabled ORDER BY exchange) AS exchanges;
+       ARRAY(SELECT DISTINCT exchange FROM assets WHERE is_enabled ORDER BY exchange) AS exchanges,
+       EXISTS (SELECT FROM challengers c JOIN strategy_instances i ON i.id = c.instance_id
+                WHERE c.stage IN ('shadow', 'proposed', 'waiting') AND c.state <> 'DISABLED' AND i.is_enabled
+       ) AS has_challengers;
 
 -- name: restart_counts
 -- How often each child was ever restarted.

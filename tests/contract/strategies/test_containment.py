@@ -4,7 +4,6 @@ its neighbour misses no bar and decides what it would have decided anyway."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
@@ -20,109 +19,14 @@ from fks.model.timeframe import to_ns
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.strategies import StrategyStore
-from fks.store.supervision import TreeJournal
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from tests.support.strategies import EVERY_EDGE, add_account, add_instance, bars_of, seal
-from tests.support.strategy_process import lease_name
+from tests.support.strategy_tree import DEADLY, FATAL, SmallTree
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 PARAMS = {"fast": 2, "slow": 4, "short": True}
-SILENCE_S = 4.0  # after which this supervisor kills
-FATAL = 7.77
-DEADLY = """
-import faulthandler
-import os
-import re
-
-import numpy as np
-from fks.strategies.base import Decisions, Strategy
-
-class Deadly(Strategy):
-    name = "deadly"
-    way: str = "exit"
-    def warmup(self) -> int:
-        return 2
-    def decide(self, bars) -> Decisions:
-        if 7.77 in bars.close:
-            if self.way == "exit":
-                os._exit(7)
-            if self.way == "segv":
-                faulthandler._sigsegv()
-            if self.way == "hold":  # for ever, and no other thread gets to run
-                re.match("(a+)+$", "a" * 60 + "b")
-            while True:
-                pass
-        return Decisions(np.zeros(len(bars)))
-"""
-
-
-class SmallTree:
-    """A supervisor in a few lines: restarts what ends or falls silent, and gives isolated instances workers of their
-    own."""
-
-    def __init__(self, db: Database, urls: tuple[str, str], home: Path) -> None:
-        self._db, self._urls, self._home = db, urls, home
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self.starts: dict[str, int] = {}
-        self._watch: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self._tasks["strategy:0"] = asyncio.create_task(self._keep(None))
-        self._watch = asyncio.create_task(self._follow())
-
-    async def stop(self) -> None:
-        for task in (self._watch, *self._tasks.values()):
-            assert task is not None
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def _follow(self) -> None:
-        while True:
-            wanted = {lease_name(only): only for only in (await TreeJournal(self._db).wanted())[0]}
-            for name, only in wanted.items():
-                if name not in self._tasks:
-                    self._tasks[name] = asyncio.create_task(self._keep(only))
-            for name in set(self._tasks) - set(wanted) - {"strategy:0"}:
-                self._tasks.pop(name).cancel()
-            await asyncio.sleep(0.05)
-
-    async def _keep(self, only: str | None) -> None:
-        name = lease_name(only)
-        while True:
-            self.starts[name] = self.starts.get(name, 0) + 1
-            given = json.dumps({"home": str(self._home), "only": only, "evaluate_s": 3.0})
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tests.support.strategy_process",
-                *self._urls,
-                str(self.starts[name]),
-                given,
-                cwd=ROOT,
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            try:
-                patience = 15.0
-                while await _line(process.stdout, patience):
-                    patience = SILENCE_S
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-            crash = self._home / "run" / f"{name}.crash"
-            if crash.exists():
-                crash.rename(crash.with_suffix(".dump"))
-
-
-async def _line(stream: asyncio.StreamReader, patience_s: float) -> bytes:
-    """Return the next line; nothing when the process ended, or was silent for too long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience_s):
-            return await stream.readline()
-    return b""
 
 
 @pytest.fixture

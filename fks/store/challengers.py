@@ -1,0 +1,373 @@
+"""Challengers of strategy instances in the database: variants that decide in shadow, and their decisions.
+
+A challenger has the market and sizing of its instance (its champion) and parameters of its own. Its decisions are rows
+of `challenger_decisions`: no statement here writes a signal. Rows stay when a challenger ends, because each one that
+was ever tried counts as a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from fks.model.bar import Bars, Floats
+from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.store.db import Querier, Row
+from fks.store.strategies import Exposure, Instance, Owner, StrategyStore, instance_of
+
+#: worker of all challengers, and its lease
+SHADOW_WORKER = "strategy:shadow"
+OPEN = ("shadow", "proposed", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowDecision:
+    """A change of a challenger's target on the bar that opened at `time_ns`. `stop_loss` and `take_profit`: of an
+    entry."""
+
+    time_ns: int
+    target: float
+    reference_price: Decimal
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A row of challengers. `number`: of its instance's, from 1, ended ones included; `begun_ns`: open time of the bar
+    after which its decisions are recorded; `evaluation`: of the last test against its champion."""
+
+    id: str
+    instance_id: str
+    number: int
+    params: Mapping[str, Any]
+    provenance: Mapping[str, Any] | None
+    added_by: str
+    stage: str  # shadow | proposed | waiting | swapped | removed
+    state: str  # NEW | LOADING | RUNNING | CRASHED | DISABLED
+    error: str | None
+    begun_ns: int | None
+    cursor_ns: int | None
+    last_target: float
+    crashes: int
+    evaluation: Mapping[str, Any] | None
+    evaluated_ns: int | None
+    swap_requested_by: str | None
+    swap_requested_ns: int | None
+    ended_by: str | None
+    ended_ns: int | None
+    created_ns: int
+    looks: int
+    decisions: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it still decides, or would: it was neither swapped in nor removed."""
+        return self.stage in OPEN
+
+
+_SAME = (
+    "id",
+    "instance_id",
+    "number",
+    "params",
+    "provenance",
+    "added_by",
+    "stage",
+    "state",
+    "error",
+    "last_target",
+    "crashes",
+    "evaluation",
+    "looks",
+    "swap_requested_by",
+    "ended_by",
+)
+
+
+def _challenger(row: Row) -> Challenger:
+    return Challenger(
+        **{name: row[name] for name in _SAME},
+        begun_ns=_ns(row["begun_time"]),
+        cursor_ns=_ns(row["cursor_time"]),
+        evaluated_ns=_ns(row["evaluated_at"]),
+        swap_requested_ns=_ns(row["swap_requested_at"]),
+        ended_ns=_ns(row["ended_at"]),
+        created_ns=to_ns(row["created_at"]),
+        decisions=row.get("decisions") or 0,
+    )
+
+
+def _ns(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ns(moment)
+
+
+def _as_instance(row: Row) -> Instance:
+    """Return a challenger as the instance that its worker evaluates."""
+    return Instance(
+        id=row["id"],
+        strategy=row["strategy"],
+        params=row["params"],
+        params_version=row["number"],
+        exchange=row["exchange"],
+        symbol=row["symbol"],
+        timeframe=row["timeframe"],
+        account_id=row["account_id"],
+        venue=row["venue"],
+        sizing=row["sizing"],
+        size=row["size"],
+        approval="auto",
+        valid_for_s=0.0,
+        is_enabled=row["stage"] in OPEN and row["state"] != "DISABLED",
+        shard=0,
+        state=row["state"],
+        error=row["error"],
+        anchor_ns=_ns(row["anchor_time"]),
+        cursor_ns=_ns(row["cursor_time"]),
+        last_target=row["last_target"],
+        epoch=row["epoch"],
+        sealed_ns=_ns(row["sealed_through"]),
+        crashes=row["crashes"],
+        crashed_ns=_ns(row["crashed_at"]),
+        traceback=row["traceback"],
+        pyramiding=row["pyramiding"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What keeps an instance from being flat. `held`: its holdings of a lot or more, in words; None: nothing."""
+
+    signals: int
+    orders: int
+    held: str | None
+
+    @property
+    def reason(self) -> str | None:
+        """Return why it is not flat, or None when it is."""
+        if self.held is not None:
+            return f"it holds {self.held}"
+        if self.orders:
+            return f"{self.orders} order(s) of it are open"
+        return f"{self.signals} signal(s) of it wait" if self.signals else None
+
+
+class ShadowStore:
+    """Reads and fenced writes of the worker of the challengers; the counterpart of `StrategyStore`.
+
+    A fenced write that returns False or None found a newer epoch, an ended challenger, a moved cursor or no row:
+    nothing was written. Errors: OutageError.
+    """
+
+    is_shadow = True
+
+    def __init__(self, querier: Querier, owner: Owner) -> None:
+        self._db, self.owner = querier, owner
+        self._strategies = StrategyStore(querier, owner)
+
+    async def claim(self) -> None:
+        """Write our epoch on the challengers, for people; the fence is the lease itself."""
+        await self._db.execute("challengers.claim", self.owner.lease, self.owner.epoch)
+
+    async def due(self) -> list[Instance]:
+        """Return the challengers that decide, with how far their bars are sealed; suspects of a crash last."""
+        return [_as_instance(row) for row in await self._db.fetch("challengers.due")]
+
+    async def lease_epoch(self) -> int:
+        """Return the epoch that holds the owner's lease now; 0 when it never had one."""
+        return await self._strategies.lease_epoch()
+
+    async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]:
+        """Return sealed whole bars as `StrategyStore.new_bars` does."""
+        return await self._strategies.new_bars(instance, after_ns, through_ns, limit)
+
+    async def commit(
+        self,
+        challenger: Instance,
+        decisions: Sequence[ShadowDecision],
+        *,
+        cursor_ns: int,
+        expected_ns: int | None,
+        target: float,
+        anchor_ns: int,
+        moved: Mapping[str, Any] | None = None,
+    ) -> int | None:
+        """Move the cursor from `expected_ns` to `cursor_ns` and insert the decisions that are not there yet, in one
+        statement. Return how many were new; None when nothing was written."""
+        rows = [
+            {
+                "ts_event": iso(one.time_ns),
+                "target": one.target,
+                "stop_loss": None if one.stop_loss is None else str(one.stop_loss),
+                "take_profit": None if one.take_profit is None else str(one.take_profit),
+                "reference_price": str(one.reference_price),
+            }
+            for one in decisions
+        ]
+        row = await self._db.fetchrow(
+            "challengers.commit",
+            challenger.id,
+            self.owner.epoch,
+            None if expected_ns is None else to_datetime(expected_ns),
+            to_datetime(cursor_ns),
+            target,
+            to_datetime(anchor_ns),
+            self.owner.lease,
+            rows,
+            None if moved is None else dict(moved),
+        )
+        assert row is not None
+        return int(row["added"]) if row["is_ours"] else None
+
+    async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
+        """Write the anchor of a new challenger's evaluation and the bar from which on it decides."""
+        row = await self._db.fetchrow(
+            "challengers.anchor",
+            instance_id,
+            self.owner.epoch,
+            to_datetime(anchor_ns),
+            to_datetime(cursor_ns),
+            self.owner.lease,
+        )
+        return row is not None
+
+    async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
+        """Write LOADING, RUNNING, or CRASHED with the reason."""
+        row = await self._db.fetchrow(
+            "challengers.set_state", instance_id, self.owner.epoch, state, error, self.owner.lease
+        )
+        return row is not None
+
+    async def record_crash(
+        self,
+        before: Instance,
+        *,
+        crashes: int,
+        isolate: bool,
+        disable: bool,
+        at_ns: int,
+        traceback: str,
+        error: str,
+        message: str | None,
+    ) -> bool:
+        """Write the consequences of a crash of the worker by a challenger, as `StrategyStore.record_crash`; one that
+        would be isolated is disabled."""
+        row = await self._db.fetchrow(
+            "challengers.record_crash",
+            before.id,
+            self.owner.lease,
+            self.owner.epoch,
+            before.crashes,
+            None if before.crashed_ns is None else to_datetime(before.crashed_ns),
+            crashes,
+            to_datetime(at_ns),
+            traceback.replace("\0", ""),
+            isolate or disable,
+            error,
+            message,
+        )
+        return row is not None
+
+    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
+        """Return (reason, facts) of a worker's last end, as `StrategyStore.last_exit`."""
+        return await self._strategies.last_exit(worker, after_ns)
+
+    async def exposure(self, instance_id: str) -> list[Exposure]:
+        """Return nothing: a challenger holds nothing."""
+        return []
+
+    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
+        """Record an event (a new anchor)."""
+        await self._strategies.note(worker, event, reason, epoch=epoch, payload=payload)
+
+    async def get(self, instance_id: str) -> Instance | None:
+        row = await self._db.fetchrow("challengers.get", instance_id)
+        return None if row is None else _as_instance(row)
+
+
+class ChallengerStore:
+    """Reads of challengers, their tests, and a person's writes. Takes a database or an open transaction. Errors:
+    OutageError."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def get(self, challenger_id: str) -> Challenger | None:
+        row = await self._db.fetchrow("challengers.get", challenger_id)
+        return None if row is None else _challenger(row)
+
+    async def list(self, instance_id: str | None = None, *, with_ended: bool = False) -> Sequence[Challenger]:
+        """Return the challengers of one instance, or of all, in the order in which they were added."""
+        return [_challenger(row) for row in await self._db.fetch("challengers.list", instance_id, with_ended)]
+
+    async def lock_instance(self, instance_id: str) -> Instance | None:
+        """Return an instance and hold its row until the transaction ends: its worker commits no signal meanwhile."""
+        row = await self._db.fetchrow("challengers.lock_instance", instance_id)
+        return None if row is None else instance_of(row)
+
+    async def add(
+        self, instance_id: str, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any] | None = None
+    ) -> str:
+        """Add a challenger and return its id. Needs a transaction that holds the instance (`lock_instance`)."""
+        kept = None if provenance is None else dict(provenance)
+        found: str = await self._db.fetchval("challengers.add", instance_id, dict(params), kept, by)
+        return found
+
+    async def remove(self, challenger_id: str, *, by: str) -> bool:
+        """End a challenger; False when it has ended, or there is none. Its rows stay."""
+        return await self._db.fetchrow("challengers.remove", challenger_id, by) is not None
+
+    async def decisions(self, challenger_id: str, after_ns: int = 0) -> Sequence[ShadowDecision]:
+        """Return the recorded decisions on bars that opened after a moment, oldest first."""
+        return [
+            ShadowDecision(
+                to_ns(row["ts_event"]), row["target"], row["reference_price"], row["stop_loss"], row["take_profit"]
+            )
+            for row in await self._db.fetch("challengers.decisions", challenger_id, to_datetime(after_ns))
+        ]
+
+    async def evaluated(
+        self, challenger_id: str, evaluation: Mapping[str, Any], *, passes: bool, is_look: bool, message: str
+    ) -> tuple[str, str] | None:
+        """Write the result of a test and return the stage after and before it; the first pass opens an alert with
+        `message`. None when the challenger waits to be swapped in, or has ended."""
+        row = await self._db.fetchrow(
+            "challengers.evaluated", challenger_id, dict(evaluation), passes, is_look, message
+        )
+        return None if row is None else (row["stage"], row["was"])
+
+    async def contested(self) -> Sequence[str]:
+        """Return the enabled instances with a challenger that decides."""
+        return [row["id"] for row in await self._db.fetch("challengers.contested")]
+
+    async def waiting(self) -> Sequence[tuple[str, str]]:
+        """Return (challenger, instance) of those that wait to be swapped in."""
+        return [(row["id"], row["instance_id"]) for row in await self._db.fetch("challengers.waiting")]
+
+    async def standing(self, instance_id: str) -> Standing:
+        """Return what keeps an instance from being flat. It holds while a transaction holds the instance, but for fills
+        of orders that had ended."""
+        row = await self._db.fetchrow("challengers.standing", instance_id)
+        assert row is not None
+        return Standing(row["signals"], row["orders"], row["held"])
+
+    async def wait(self, challenger_id: str, *, by: str) -> bool:
+        """Let a challenger wait until its instance is flat; False when it waits already, or has ended."""
+        return await self._db.fetchrow("challengers.wait", challenger_id, by) is not None
+
+    async def stop_waiting(self, challenger_id: str) -> bool:
+        """Let a challenger that waits go on in shadow; False when it does not wait."""
+        return await self._db.fetchrow("challengers.stop_waiting", challenger_id) is not None
+
+    async def install(
+        self, challenger: Challenger, params: Mapping[str, Any], *, by: str, provenance: Mapping[str, Any]
+    ) -> int:
+        """Give the instance of a challenger its parameters as the next version, end the challenger, and return the
+        version. Needs a transaction that holds the instance and found it flat."""
+        version: int = await self._db.fetchval("challengers.install", challenger.instance_id, dict(params))
+        await self._db.execute("strategies.add_version", challenger.instance_id, by, dict(provenance))
+        await self._db.execute("challengers.end_swapped", challenger.id, by)
+        return version

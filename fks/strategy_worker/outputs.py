@@ -1,0 +1,189 @@
+"""Outputs of a strategy worker: decisions become signals, or rows of a challenger that nothing sends.
+
+`SignalOutput` commits signals with the cursor and publishes them. `ShadowOutput` commits the changes of a challenger's
+target with its cursor: it has no bus and no statement that writes a signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fks.model.bar import Bars, Floats
+from fks.model.signal import Signal
+from fks.model.timeframe import iso
+from fks.runtime import Runtime
+from fks.store.bus import SIGNALS
+from fks.store.challengers import ShadowStore
+from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
+from fks.strategies.base import Decisions
+from fks.strategy_worker.signals import Missed, shadow_decisions, signals_for
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Decisions on a batch of new bars of one instance, whose `row` is as before the batch.
+
+    `bars` start at the anchor; those from index `first` on decide (all others are known or warm up), and `ages` has the
+    age of each of them in seconds. `cursor_ns`, `target` and `anchor_ns` are what the row has after the batch.
+    """
+
+    row: Instance
+    bars: Bars
+    decisions: Decisions
+    first: int
+    ages: Floats
+    now_ns: int
+    cursor_ns: int
+    target: float
+    anchor_ns: int
+
+    @property
+    def moved(self) -> Mapping[str, Any] | None:
+        """Return the record of a moved anchor, or None."""
+        row = self.row
+        if row.anchor_ns is None or self.anchor_ns == row.anchor_ns:
+            return None
+        return {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(self.anchor_ns)}
+
+
+class WorkerStore(Protocol):
+    """The rows that a worker decides for: `StrategyStore`, or `ShadowStore` of the challengers."""
+
+    is_shadow: bool
+
+    @property
+    def owner(self) -> Owner: ...
+    async def claim(self) -> None: ...
+    async def due(self) -> list[Instance]: ...
+    async def lease_epoch(self) -> int: ...
+    async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]: ...
+    async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool: ...
+    async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool: ...
+    async def record_crash(
+        self,
+        before: Instance,
+        *,
+        crashes: int,
+        isolate: bool,
+        disable: bool,
+        at_ns: int,
+        traceback: str,
+        error: str,
+        message: str | None,
+    ) -> bool: ...
+    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None: ...
+    async def exposure(self, instance_id: str) -> list[Exposure]: ...
+    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None: ...
+    async def get(self, instance_id: str) -> Instance | None: ...
+
+
+class Output(Protocol):
+    """Where a worker's decisions go."""
+
+    async def record(self, step: Step) -> int | None:
+        """Commit what follows from a step together with the cursor and return how many rows were new; None when nothing
+        was written, because the row or the lease changed meanwhile. Errors: OutageError."""
+
+
+class SignalOutput:
+    """Commits signals, and publishes those that are new."""
+
+    def __init__(self, runtime: Runtime, store: StrategyStore) -> None:
+        self._store, self._bus, self._meter, self._log = store, runtime.bus, runtime.meter, runtime.log
+
+    async def record(self, step: Step) -> int | None:
+        """Write signals, cursor, target, anchor and missed bars in one statement; publish the new signals."""
+        row, moved = step.row, step.moved
+        signals, missed = _signals(step)
+        new = await self._store.commit(
+            row,
+            signals,
+            cursor_ns=step.cursor_ns,
+            expected_ns=row.cursor_ns,
+            target=step.target,
+            anchor_ns=step.anchor_ns,
+            moved=moved,
+            missed=None if missed is None else _document(row.id, missed),
+        )
+        if new is None:
+            return None
+        if missed is not None:
+            self._log.info("strategy.missed", **_document(row.id, missed))
+        if moved is not None:
+            self._log.info("strategy.reanchored", instance=row.id, reason="history bounded", anchor=moved["to"])
+        fresh = [signal for signal in signals if signal.id in new]
+        for signal in fresh:
+            await self._publish(signal)
+        return len(fresh)
+
+    async def _publish(self, signal: Signal) -> None:
+        self._meter.count("fks_signals_total", state=signal.state.value)
+        self._log.info(
+            "signal.committed",
+            trace_id=signal.trace_id,
+            signal=str(signal.id),
+            instance=signal.instance,
+            symbol=signal.symbol,
+            kind=signal.kind.value,
+            side=signal.side.value,
+            state=signal.state.value,
+            bar=iso(signal.ts_event_ns),
+        )
+        await self._bus.publish(
+            SIGNALS,
+            {
+                "type": "signal",
+                "id": str(signal.id),
+                "instance": signal.instance,
+                "symbol": signal.symbol,
+                "kind": signal.kind.value,
+                "side": signal.side.value,
+                "state": signal.state.value,
+            },
+        )
+
+
+class ShadowOutput:
+    """Commits the decisions of challengers. A decision has no age here: nothing is sent that could come too late."""
+
+    def __init__(self, runtime: Runtime, store: ShadowStore) -> None:
+        self._store, self._meter, self._log = store, runtime.meter, runtime.log
+
+    async def record(self, step: Step) -> int | None:
+        """Write decisions, cursor, target and anchor in one statement."""
+        row, moved = step.row, step.moved
+        decisions = shadow_decisions(row.last_target, step.bars, step.decisions, first=step.first)
+        added = await self._store.commit(
+            row,
+            decisions,
+            cursor_ns=step.cursor_ns,
+            expected_ns=row.cursor_ns,
+            target=step.target,
+            anchor_ns=step.anchor_ns,
+            moved=moved,
+        )
+        if added:
+            self._meter.count("fks_challenger_decisions_total", added, strategy_instance=row.id)
+        if added is not None and moved is not None:
+            self._log.info("strategy.reanchored", instance=row.id, reason="history bounded", anchor=moved["to"])
+        return added
+
+
+def _signals(step: Step) -> tuple[Sequence[Signal], Missed | None]:
+    """Return the signals of the bars that decide, and those that came too late."""
+    if step.first >= len(step.bars):
+        return [], None
+    return signals_for(step.row, step.bars, step.decisions, first=step.first, ages=step.ages, now_ns=step.now_ns)
+
+
+def _document(instance: str, missed: Missed) -> dict[str, object]:
+    """Return the record of bars that were decided on late."""
+    return {
+        "instance": instance,
+        "from": iso(missed.from_ns),
+        "to": iso(missed.to_ns),
+        "bars": missed.bars,
+        "dropped": missed.dropped,
+    }

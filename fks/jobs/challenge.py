@@ -1,0 +1,451 @@
+"""Champions and challengers: tests of challengers as a job, and the swap of their parameters.
+
+A swap is one transaction that holds the instance: it finds the instance flat, writes the challenger's parameters as the
+next version, and ends the challenger. A process that is killed leaves the champion or the challenger, never both. While
+a challenger waits for its instance to be flat, the instance sends exits alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fks.backtest import Setup, run
+from fks.backtest.limits import UNLIMITED
+from fks.config.settings import Settings
+from fks.jobs.backtest import Request
+from fks.jobs.bars import load_stored
+from fks.jobs.spec import checked_spec
+from fks.matching import CostModel
+from fks.model.errors import InputError
+from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
+from fks.risk.sizing import Sizing
+from fks.search.challenge import Change, Excess, Recorded, Rules, excess_of, judge
+from fks.store.challengers import Challenger, ChallengerStore
+from fks.store.db import Database, Session
+from fks.store.strategies import Instance, StrategyStore
+from fks.strategies.check import ensure_checked
+from fks.strategies.registry import Catalogue
+
+KIND = "challenge"
+PAPER, PERSON = "paper", "person"
+#: cash of the valuation: so many times the size of an entry that no entry is too dear
+_SIZES = 1_000
+_COMPARED = Decimal(1000)  # quote of an entry whose size depends on the account
+
+
+class ChallengeSpec(BaseModel):
+    """Which instance, and which of its challengers (default: those whose next test is due)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance: str
+    challenger: str | None = None
+
+
+def parse_spec(spec: Mapping[str, Any]) -> ChallengeSpec:
+    """Return a checked spec. Errors: InputError SPEC_WRONG."""
+    return checked_spec(ChallengeSpec, spec, "challenge", remedy="see 'fks strategies challengers propose --help'")
+
+
+def job_id_of(instance: str, hour: str) -> uuid.UUID:
+    """Return the id of the tests of an instance in one hour: submitted twice, it is one job."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"challenge|{instance}|{hour}")
+
+
+# ── tests ────────────────────────────────────────────────────────────────────────────────────────
+async def run_challenge(
+    spec: Mapping[str, Any], db: Database, settings: Settings, catalogue: Catalogue, *, now_ns: int
+) -> dict[str, Any]:
+    """Test challengers of an instance against it and return the document. One that passes is proposed, with an alert;
+    on a paper account it is swapped in when `strategies.challenger_swap` is paper.
+
+    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_UNKNOWN, NO_DATA; OutageError.
+    """
+    wanted = parse_spec(spec)
+    instance, store = await instance_of(db, wanted.instance), ChallengerStore(db)
+    everyone = await store.list(instance.id, with_ended=True)
+    if wanted.challenger is not None:
+        asked = [await challenger_of(db, instance.id, wanted.challenger)]
+    else:
+        asked = [one for one in everyone if is_due(one, instance.timeframe, settings.strategies.challenger_bars_min)]
+    tested = []
+    for challenger in asked:
+        tested.append(await _test(db, instance, challenger, settings, catalogue))
+    return {"instance": instance.id, "at": iso(now_ns), "tested": tested}
+
+
+def is_due(challenger: Challenger, timeframe: str, bars_min: int) -> bool:
+    """Return whether a challenger is tested by itself: after `bars_min` bars, and after each doubling. Each test is a
+    chance more to look good by luck, so there are few."""
+    if challenger.stage not in ("shadow", "proposed") or challenger.begun_ns is None or challenger.cursor_ns is None:
+        return False
+    bar_ns = (TIMEFRAMES[timeframe] or 30 * 86_400) * NS
+    bars = (challenger.cursor_ns - challenger.begun_ns) // bar_ns
+    return bars >= bars_min << challenger.looks
+
+
+async def _test(
+    db: Database,
+    instance: Instance,
+    challenger: Challenger,
+    settings: Settings,
+    catalogue: Catalogue,
+) -> dict[str, Any]:
+    """Test one challenger, write the result, and return it."""
+    limits, store = settings.strategies, ChallengerStore(db)
+    excess = await measure(db, instance, challenger, settings, catalogue)
+    everyone = await store.list(instance.id, with_ended=True)
+    rules = Rules(limits.challenger_bars_min, limits.challenger_trades_min, limits.challenger_confidence)
+    evaluation = dict(
+        judge(excess, rules, trials=trials_of(everyone, challenger.id), others=ratios_of(everyone, challenger.id))
+    )
+    evaluation |= {"from": iso(excess.from_ns), "to": iso(excess.to_ns), "champion_version": instance.params_version}
+    passes = not evaluation["findings"]
+    is_look = excess.bars >= limits.challenger_bars_min
+    message = (
+        f"challenger {challenger.id} of strategy {instance.id} did better than it over {excess.bars} bars: deflated "
+        f"Sharpe ratio of the excess {evaluation['deflated_sharpe']:.2f}. "
+        f"See 'fks strategies challengers list {instance.id}', then 'fks strategies challengers swap {challenger.id}'"
+    )
+    async with db.transaction() as tx:
+        # an instance that was given other parameters meanwhile is another champion
+        held = await ChallengerStore(tx).lock_instance(instance.id)
+        stages = None
+        if held is not None and held.params_version == instance.params_version:
+            stages = await ChallengerStore(tx).evaluated(
+                challenger.id, evaluation, passes=passes, is_look=is_look, message=message
+            )
+    swap = None
+    mode = await StrategyStore(db).mode(instance.id)
+    if stages is not None and passes and limits.challenger_swap == PAPER and mode == PAPER:
+        swap = (await swap_in(db, challenger.id, catalogue, by="setting challenger_swap")).as_dict()
+    return {
+        "challenger": challenger.id,
+        "evaluation": evaluation,
+        "stage": challenger.stage if stages is None else stages[0],
+        "is_new": stages == ("proposed", "shadow"),
+        "swap": swap,
+    }
+
+
+def trials_of(everyone: Sequence[Challenger], tested: str) -> int:
+    """Return how many chances there were to look good by luck: each challenger that was ever tried, and each further
+    test of one; that of `tested` which is made now included."""
+    return sum(max(1, one.looks + (one.id == tested)) for one in everyone)
+
+
+def ratios_of(everyone: Sequence[Challenger], tested: str) -> list[float]:
+    """Return the Sharpe ratios of the other challengers' excess returns, per period, as last measured."""
+    found = [one.evaluation for one in everyone if one.id != tested and one.evaluation is not None]
+    return [float(evaluation["excess_sharpe_period"]) for evaluation in found]
+
+
+async def measure(
+    db: Database, instance: Instance, challenger: Challenger, settings: Settings, catalogue: Catalogue
+) -> Excess:
+    """Return what the recorded decisions of a challenger, and those of its champion's parameters on the same bars,
+    would have brought by the fills and costs of a backtest. Errors: InputError NO_DATA."""
+    if challenger.begun_ns is None or challenger.cursor_ns is None or instance.cursor_ns is None:
+        raise _no_data(challenger)
+    since = await db.fetchval("drift.version_since", instance.id, instance.params_version)
+    bar_ns = (TIMEFRAMES[instance.timeframe] or 30 * 86_400) * NS
+    begun_ns = max(challenger.begun_ns, 0 if since is None else to_ns(since) - 2 * bar_ns)
+    end_ns = min(challenger.cursor_ns, instance.cursor_ns)
+    if end_ns <= begun_ns + 2 * bar_ns:
+        raise _no_data(challenger)
+    champion = catalogue.make(instance.strategy, instance.params)
+    request = Request(
+        instance.symbol, instance.exchange, instance.timeframe, begun_ns, end_ns + 1, champion.warmup() + 1
+    )
+    loaded = await load_stored(db, request)
+    bars = loaded.bars
+    later = bars[int((bars.time_ns < begun_ns).sum()) :]
+    if len(later) < 3:
+        raise _no_data(challenger)
+    changes = tuple(
+        Change(
+            one.time_ns,
+            one.target,
+            None if one.stop_loss is None else float(one.stop_loss),
+            None if one.take_profit is None else float(one.take_profit),
+        )
+        for one in await ChallengerStore(db).decisions(challenger.id)
+        if one.time_ns <= end_ns
+    )
+    sizing, size = instance.sizing, instance.size
+    if Sizing.parse(sizing).needs_equity:  # both are compared with entries of one value
+        sizing, size = "notional", _COMPARED
+    value = size if sizing == "notional" else size * Decimal(repr(float(later.close[0])))
+    setup = Setup(
+        loaded.instrument,
+        CostModel.of(settings.costs),
+        sizing,
+        size,
+        value * _SIZES,
+        allow_gaps=True,
+        limits=UNLIMITED,
+        start_ns=int(later.time_ns[1]),
+    )
+
+    def both() -> Excess:
+        made = run(Recorded(changes=changes), later, setup, check=False)
+        return excess_of(made, run(champion, bars, setup, check=False))
+
+    return await asyncio.to_thread(both)
+
+
+def _no_data(challenger: Challenger) -> InputError:
+    return InputError(
+        f"challenger {challenger.id} and its champion have not decided on the same bars yet",
+        code="NO_DATA",
+        status=422,
+        remedy="try again later",
+    )
+
+
+# ── swaps ────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """What became of a request to swap: `version` of the instance when it was done, else why it waits."""
+
+    challenger: str
+    instance: str
+    stage: str
+    version: int | None
+    waits_for: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "challenger": self.challenger,
+            "instance": self.instance,
+            "stage": self.stage,
+            "version": self.version,
+            "waits_for": self.waits_for,
+        }
+
+
+async def add_challenger(
+    db: Database,
+    instance_id: str,
+    params: Mapping[str, Any],
+    catalogue: Catalogue,
+    *,
+    by: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> Challenger:
+    """Add a variant of an instance's parameters, checked, that decides in shadow; the same one again is returned.
+
+    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_IS_CHAMPION; of the strategy.
+    """
+    async with db.transaction() as tx:
+        store = ChallengerStore(tx)
+        instance = await store.lock_instance(instance_id)
+        if instance is None:
+            raise _unknown_instance(instance_id)
+        made = catalogue.make(instance.strategy, {**instance.params, **params})
+        ensure_checked(made)
+        chosen = made.model_dump(mode="json")
+        if chosen == catalogue.make(instance.strategy, instance.params).model_dump(mode="json"):
+            raise InputError(
+                f"these are the parameters of {instance_id} itself",
+                code="CHALLENGER_IS_CHAMPION",
+                status=409,
+                remedy="give other values",
+            )
+        for one in await store.list(instance_id):
+            if dict(one.params) == chosen:
+                return one
+        id = await store.add(instance_id, chosen, by=by, provenance=provenance)
+        found = await store.get(id)
+        assert found is not None
+        return found
+
+
+async def swap_in(
+    db: Database,
+    challenger_id: str,
+    catalogue: Catalogue,
+    *,
+    by: str,
+    may_wait: bool = True,
+    despite_findings: bool = False,
+) -> Swap:
+    """Swap a challenger in when its instance is flat; else let it wait, or refuse. Done before, it is returned as done.
+
+    Errors: InputError CHALLENGER_UNKNOWN, CHALLENGER_ENDED, CHALLENGER_NOT_PROPOSED, CHALLENGER_NOT_FLAT,
+    CHALLENGER_WAITING; of the strategy.
+    """
+    known = await ChallengerStore(db).get(challenger_id)
+    if known is None:
+        raise _unknown(challenger_id)
+    async with db.transaction() as tx:
+        store = ChallengerStore(tx)
+        instance = await store.lock_instance(known.instance_id)
+        challenger = await store.get(challenger_id)
+        assert instance is not None
+        assert challenger is not None
+        if challenger.stage == "swapped":
+            return Swap(challenger.id, instance.id, "swapped", None, None)
+        if not challenger.is_open:
+            raise InputError(
+                f"challenger {challenger_id} was removed",
+                code="CHALLENGER_ENDED",
+                status=409,
+                remedy="add it again: 'fks strategies challengers add'",
+            )
+        if challenger.stage == "shadow" and not despite_findings:
+            findings = (challenger.evaluation or {}).get("findings") or ["it was not tested yet"]
+            raise InputError(
+                f"challenger {challenger_id} is not proposed: {'; '.join(findings)}",
+                code="CHALLENGER_NOT_PROPOSED",
+                status=409,
+                remedy="wait for its test; or --despite-findings, at your own risk",
+            )
+        ensure_checked(catalogue.make(instance.strategy, challenger.params))
+        reason = (await store.standing(instance.id)).reason
+        if reason is None:
+            return await _install(tx, challenger, instance, by=by)
+        if not may_wait:
+            raise InputError(
+                f"instance {instance.id} is not flat: {reason}",
+                code="CHALLENGER_NOT_FLAT",
+                status=409,
+                remedy="let it wait for the exit, or close the position first",
+            )
+        await _wait(store, challenger, by=by)
+    return Swap(challenger_id, instance.id, "waiting", None, reason)
+
+
+async def _wait(store: ChallengerStore, challenger: Challenger, *, by: str) -> None:
+    """Let a challenger wait. Errors: InputError CHALLENGER_WAITING when another one of the instance does."""
+    if challenger.stage == "waiting":
+        return
+    others = [id for id, instance in await store.waiting() if instance == challenger.instance_id]
+    if others:
+        raise InputError(
+            f"challenger {others[0]} waits to be swapped in already",
+            code="CHALLENGER_WAITING",
+            status=409,
+            remedy=f"cancel it: 'fks strategies challengers swap {others[0]} --cancel'",
+        )
+    await store.wait(challenger.id, by=by)
+
+
+async def _install(tx: Session, challenger: Challenger, instance: Instance, *, by: str) -> Swap:
+    """Give the instance the challenger's parameters; within a transaction that holds it and found it flat."""
+    provenance: dict[str, Any] = {
+        "challenger": challenger.id,
+        "replaced": instance.params_version,
+        "evaluation": None if challenger.evaluation is None else dict(challenger.evaluation),
+        **dict(challenger.provenance or {}),
+    }
+    version = await ChallengerStore(tx).install(challenger, challenger.params, by=by, provenance=provenance)
+    return Swap(challenger.id, instance.id, "swapped", version, None)
+
+
+async def complete_swaps(db: Database) -> list[Swap]:
+    """Swap in the challengers that wait and whose instances are flat now. Errors: OutageError; then call it again."""
+    done = []
+    for challenger_id, instance_id in await ChallengerStore(db).waiting():
+        async with db.transaction() as tx:
+            store = ChallengerStore(tx)
+            instance = await store.lock_instance(instance_id)
+            challenger = await store.get(challenger_id)
+            if instance is None or challenger is None or challenger.stage != "waiting":
+                continue  # a person was faster
+            if (await store.standing(instance_id)).reason is None:
+                done.append(await _install(tx, challenger, instance, by=challenger.swap_requested_by or "system"))
+    return done
+
+
+async def demote(db: Database, instance_id: str, catalogue: Catalogue, *, by: str, reason: str) -> Swap:
+    """Give an instance the parameters back that its challenger replaced: at once when it is flat, else it waits.
+
+    They become a challenger that waits, so that the way back is the way of every swap. Errors: InputError
+    INSTANCE_UNKNOWN, CHALLENGER_NONE when the parameters in force did not come from a challenger.
+    """
+    async with db.transaction() as tx:
+        store = ChallengerStore(tx)
+        instance = await store.lock_instance(instance_id)
+        if instance is None:
+            raise _unknown_instance(instance_id)
+        waiting = [id for id, owner in await store.waiting() if owner == instance_id]
+        known = None if not waiting else await store.get(waiting[0])
+        if known is not None and "rolled_back_to" in (known.provenance or {}):
+            return Swap(known.id, instance_id, "waiting", None, (await store.standing(instance_id)).reason)
+        before = await _replaced(tx, instance)
+        if known is not None:
+            await store.stop_waiting(known.id)
+        provenance = {"rolled_back_to": before[0], "from": instance.params_version, "reason": reason}
+        challenger = await store.get(await store.add(instance_id, before[1], by=by, provenance=provenance))
+        assert challenger is not None
+        catalogue.make(instance.strategy, challenger.params)
+        standing = (await store.standing(instance_id)).reason
+        if standing is None:
+            return await _install(tx, challenger, instance, by=by)
+        await store.wait(challenger.id, by=by)
+        return Swap(challenger.id, instance_id, "waiting", None, standing)
+
+
+async def _replaced(tx: Session, instance: Instance) -> tuple[int, Mapping[str, Any]]:
+    """Return the version that a challenger replaced in an instance, and its parameters."""
+    versions = {one.version: one for one in await StrategyStore(tx).versions(instance.id)}
+    provenance = came_from_challenger(versions[instance.params_version].provenance)
+    before = versions.get(int(provenance["replaced"])) if provenance is not None else None
+    if before is None:
+        raise InputError(
+            f"the parameters of {instance.id} did not come from a challenger",
+            code="CHALLENGER_NONE",
+            status=409,
+            remedy=f"'fks optimize rollback --instance {instance.id}' takes back any parameters",
+        )
+    return before.version, before.params
+
+
+def came_from_challenger(provenance: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the provenance of parameters that were swapped in, and not those of a demotion; else None."""
+    if provenance is None or "challenger" not in provenance or "rolled_back_to" in provenance:
+        return None
+    return provenance
+
+
+async def instance_of(db: Database, instance_id: str) -> Instance:
+    """Return an instance. Errors: InputError INSTANCE_UNKNOWN."""
+    found = await StrategyStore(db).get(instance_id)
+    if found is None:
+        raise _unknown_instance(instance_id)
+    return found
+
+
+async def challenger_of(db: Database, instance_id: str, challenger_id: str) -> Challenger:
+    """Return a challenger of an instance. Errors: InputError CHALLENGER_UNKNOWN."""
+    found = await ChallengerStore(db).get(challenger_id)
+    if found is None or found.instance_id != instance_id:
+        raise _unknown(challenger_id)
+    return found
+
+
+def _unknown_instance(instance_id: str) -> InputError:
+    return InputError(
+        f"there is no instance {instance_id!r}",
+        code="INSTANCE_UNKNOWN",
+        status=404,
+        remedy="see 'fks strategies instances'",
+    )
+
+
+def _unknown(challenger_id: str) -> InputError:
+    return InputError(
+        f"there is no challenger {challenger_id!r}",
+        code="CHALLENGER_UNKNOWN",
+        status=404,
+        remedy="see 'fks strategies challengers list'",
+    )

@@ -29,6 +29,7 @@ from fks.risk.sizing import Sizing
 from fks.search.challenge import Change, Excess, Recorded, Rules, excess_of, judge
 from fks.store.challengers import Challenger, ChallengerStore
 from fks.store.db import Database, Session
+from fks.store.facts import Facts
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue
@@ -37,6 +38,7 @@ KIND = "challenge"
 PAPER, PERSON = "paper", "person"
 #: cash of the valuation: so many times the size of an entry that no entry is too dear
 _SIZES = 1_000
+_US = 1_000  # the database counts microseconds: the smallest step after a bar
 _COMPARED = Decimal(1000)  # quote of an entry whose size depends on the account
 
 
@@ -54,7 +56,7 @@ def parse_spec(spec: Mapping[str, Any]) -> ChallengeSpec:
     return checked_spec(ChallengeSpec, spec, "challenge", remedy="see 'fks strategies challengers propose --help'")
 
 
-def job_id_of(instance: str, hour: str) -> uuid.UUID:
+def job_id_of_tests(instance: str, hour: str) -> uuid.UUID:
     """Return the id of the tests of an instance in one hour: submitted twice, it is one job."""
     return uuid.uuid5(uuid.NAMESPACE_OID, f"challenge|{instance}|{hour}")
 
@@ -119,8 +121,14 @@ async def _test(
         held = await ChallengerStore(tx).lock_instance(instance.id)
         stages = None
         if held is not None and held.params_version == instance.params_version:
-            stages = await ChallengerStore(tx).evaluated(
-                challenger.id, evaluation, passes=passes, is_look=is_look, message=message
+            stages = await ChallengerStore(tx).evaluated(challenger.id, evaluation, passes=passes, is_look=is_look)
+        if stages == ("proposed", "shadow"):
+            await Facts(tx).note_alert(
+                "warning",
+                "strategy.challenger_proposed",
+                message,
+                component="jobs",
+                payload={"instance": instance.id, "challenger": challenger.id},
             )
     swap = None
     mode = await StrategyStore(db).mode(instance.id)
@@ -162,7 +170,7 @@ async def measure(
         raise _no_data(challenger)
     champion = catalogue.make(instance.strategy, instance.params)
     request = Request(
-        instance.symbol, instance.exchange, instance.timeframe, begun_ns, end_ns + 1, champion.warmup() + 1
+        instance.symbol, instance.exchange, instance.timeframe, begun_ns, end_ns + _US, champion.warmup() + 1
     )
     loaded = await load_stored(db, request)
     bars = loaded.bars

@@ -49,12 +49,20 @@ async def _drift(job: Job, work: Work) -> dict[str, Any]:
     return await run_drift(job.spec, work.db, work.settings, load_catalogue(work.folder), now_ns=RealClock().now_ns())
 
 
+async def _challenge(job: Job, work: Work) -> dict[str, Any]:
+    from fks.jobs.challenge import run_challenge  # not needed by a backtest
+
+    catalogue = load_catalogue(work.folder)
+    return await run_challenge(job.spec, work.db, work.settings, catalogue, now_ns=RealClock().now_ns())
+
+
 #: kind -> its function, run in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
 #: kind -> its coroutine, run on the loop: it mostly waits
 WAITING_KINDS: dict[str, Callable[[Job, Work], Awaitable[dict[str, Any]]]] = {
     "sync": _sync,
     "drift": _drift,
+    "challenge": _challenge,
     OPTIMIZATION: run_coordinator,
     WORKER: run_helper,
 }

@@ -15,6 +15,7 @@ from fks.jobs.drift import job_id_of
 from fks.jobs.sync import NOTHING, Continuous
 from fks.model.errors import OutageError
 from fks.model.timeframe import iso, to_datetime
+from fks.store.challengers import ChallengerStore
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
@@ -85,6 +86,19 @@ async def _drift(c: Context) -> str:
     return f"{len(ids)} instances"
 
 
+async def _challengers(c: Context) -> str:
+    """Submit the tests of each instance with a challenger, once an hour; those that are not due are left out there."""
+    ids = await ChallengerStore(c.db).contested()
+    if ids:
+        from fks.jobs.challenge import KIND, job_id_of_tests  # not needed before
+
+        hour = iso(c.clock.now_ns())[:13]
+        for id in ids:
+            spec, job_id = {"instance": id}, job_id_of_tests(id, hour)
+            await JobStore(c.db).submit(KIND, spec, submitted_by="schedule:challengers", job_id=job_id)
+    return f"{len(ids)} instances"
+
+
 async def _continuous(c: Context) -> str:
     return await c.continuous.look()
 
@@ -99,6 +113,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "drift": ("45 0 * * *", _drift),
+    "challengers": ("50 * * * *", _challengers),
     "continuous": ("* * * * *", _continuous),
 }
 

@@ -89,6 +89,7 @@ class Scheduler:
                     self._c.log.warning("job.requeued", job=str(id))
                 if not self._is_draining:
                     await schedules.start_waiting()
+                    await self._swap_challengers()
                 await self._claim(jobs)
                 self._is_working = True
             except OutageError as error:
@@ -97,6 +98,21 @@ class Scheduler:
                 self._is_working = False
             self._turned_s = self._c.clock.monotonic()
             await self._c.clock.sleep(1.0)
+
+    async def _swap_challengers(self) -> None:
+        """Swap in the challengers that wait and whose instances are flat by now."""
+        from fks.store.challengers import ChallengerStore
+
+        counts = await ChallengerStore(self._c.db).counts()
+        for stage, count in counts.items():
+            self._c.meter.gauge("fks_challengers", float(count), stage=stage)
+        if counts["waiting"]:
+            from fks.jobs.challenge import complete_swaps  # not needed before
+
+            for swap in await complete_swaps(self._c.db):
+                self._c.log.info(
+                    "strategy.swapped", instance=swap.instance, challenger=swap.challenger, version=swap.version
+                )
 
     async def _claim(self, jobs: JobStore) -> None:
         """Start queued jobs up to the limit of each lane; jobs of an earlier process count, and ours that are not in

@@ -66,6 +66,7 @@ METRICS: dict[str, Metric] = {
             ("strategy_instance",),
             "changes of a challenger's target that were recorded; nothing is sent for them",
         ),
+        Metric("fks_challengers", "gauge", ("stage",), "challengers of strategies: in shadow, proposed, waiting"),
         Metric("fks_actor_up", "gauge", ("child",), "1 while the child runs; its mean over time is its uptime"),
         Metric("fks_actor_starts_total", "counter", ("child",), "children that came up"),
         Metric(

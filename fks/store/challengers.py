@@ -330,13 +330,11 @@ class ChallengerStore:
         ]
 
     async def evaluated(
-        self, challenger_id: str, evaluation: Mapping[str, Any], *, passes: bool, is_look: bool, message: str
+        self, challenger_id: str, evaluation: Mapping[str, Any], *, passes: bool, is_look: bool
     ) -> tuple[str, str] | None:
-        """Write the result of a test and return the stage after and before it; the first pass opens an alert with
-        `message`. None when the challenger waits to be swapped in, or has ended."""
-        row = await self._db.fetchrow(
-            "challengers.evaluated", challenger_id, dict(evaluation), passes, is_look, message
-        )
+        """Write the result of a test and return the stage after and before it. None when the challenger waits to be
+        swapped in, or has ended."""
+        row = await self._db.fetchrow("challengers.evaluated", challenger_id, dict(evaluation), passes, is_look)
         return None if row is None else (row["stage"], row["was"])
 
     async def contested(self) -> Sequence[str]:
@@ -346,6 +344,11 @@ class ChallengerStore:
     async def waiting(self) -> Sequence[tuple[str, str]]:
         """Return (challenger, instance) of those that wait to be swapped in."""
         return [(row["id"], row["instance_id"]) for row in await self._db.fetch("challengers.waiting")]
+
+    async def counts(self) -> Mapping[str, int]:
+        """Return how many challengers are in each stage that is none of an end."""
+        found = {row["stage"]: int(row["count"]) for row in await self._db.fetch("challengers.counts")}
+        return {stage: found.get(stage, 0) for stage in OPEN}
 
     async def standing(self, instance_id: str) -> Standing:
         """Return what keeps an instance from being flat. It holds while a transaction holds the instance, but for fills

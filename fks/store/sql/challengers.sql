@@ -108,7 +108,7 @@ SELECT ts_event, target, stop_loss, take_profit, reference_price, decided_at FRO
 
 -- name: evaluated
 -- Write the result of a test of a challenger: proposed when it passed ($3), else in shadow; a test that counts is a look
--- ($4). The first pass opens an alert. Nothing when it waits to be swapped in, or has ended.
+-- ($4). Nothing when it waits to be swapped in, or has ended.
 WITH before AS (
     SELECT id, instance_id, stage FROM challengers WHERE id = $1 AND stage IN ('shadow', 'proposed') FOR UPDATE),
 evaluated AS (
@@ -116,12 +116,7 @@ evaluated AS (
        SET evaluation = $2, evaluated_at = now(), looks = c.looks + $4::bool::int,
            stage = CASE WHEN $3 THEN 'proposed' ELSE 'shadow' END, updated_at = now()
       FROM before b WHERE c.id = b.id
-    RETURNING c.id, c.instance_id, b.stage AS was, c.stage),
-told AS (
-    INSERT INTO alerts (severity, event, message, component, payload)
-    SELECT 'warning', 'strategy.challenger_proposed', $5, 'jobs',
-           jsonb_build_object('instance', instance_id, 'challenger', id)
-      FROM evaluated WHERE was = 'shadow' AND stage = 'proposed')
+    RETURNING c.id, c.instance_id, b.stage AS was, c.stage)
 SELECT stage, was FROM evaluated;
 
 -- name: contested
@@ -175,3 +170,7 @@ UPDATE challengers
        swap_requested_at = COALESCE(swap_requested_at, now()), ended_by = $2, ended_at = now(), updated_at = now()
  WHERE id = $1
 RETURNING id;
+
+-- name: counts
+-- Count the challengers that have not ended, by stage.
+SELECT stage, count(*) AS count FROM challengers WHERE stage IN ('shadow', 'proposed', 'waiting') GROUP BY stage;

@@ -99,7 +99,11 @@ def _value_of(row: Row, bars: Bars, instrument: Instrument | None, costs: CostMo
         stop=row["stop_price"],
         stop_loss=row["stop_loss"],
         take_profit=row["take_profit"],
-        until_ns=None if row["valid_until"] is None or row["type"] == "market" else to_ns(row["valid_until"]),
+        until_ns=left_ns
+        if row["timeframe"] is not None
+        else None
+        if row["valid_until"] is None or row["type"] == "market"
+        else to_ns(row["valid_until"]),
         left_ns=left_ns,
     )
     return quantity, value(entry, bars, costs, instrument)

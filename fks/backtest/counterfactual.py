@@ -125,10 +125,7 @@ def _slipped(
 ) -> Decimal:
     """Return the price of a taker's fill in a bar, no worse than its limit."""
     bar = _range(bars, index)
-    slipped = costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick)
-    if limit is None:
-        return slipped
-    return min(slipped, max(limit, price)) if side is Side.BUY else max(slipped, min(limit, price))
+    return costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick, limit=limit)
 
 
 def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int) -> tuple[int, Decimal, Ending]:

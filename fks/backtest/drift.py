@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-import numpy as np
-
 from fks.backtest.result import Result
 from fks.model.order import Role, Side
 
@@ -91,10 +89,11 @@ def expected_steps(result: Result, from_ns: int) -> list[Step]:
     steps: list[Step] = []
     times, item = result.bars.time_ns, result.setup.instrument
     opened_ns = 0
-    for fill in result.fills:
-        index = int(np.searchsorted(times, fill.time_ns))
+    columns = result.fill_columns
+    decided = columns.bar - 1 if columns.decided is None else columns.decided
+    for fill, index in zip(result.fills, decided.tolist(), strict=True):
         if fill.role in _DECIDED:
-            decided_ns = int(times[max(index - 1, 0)])
+            decided_ns = int(times[max(index, 0)])
             opened_ns = decided_ns if fill.role is Role.ENTRY else opened_ns
         else:
             decided_ns = opened_ns

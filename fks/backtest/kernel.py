@@ -142,6 +142,8 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
 
     Errors: TargetWrong.
     """
+    if decisions.entry_limit is not None or decisions.entry_stop is not None:
+        return "entries by limit or stop orders"
     rules, ticks, units = plan.rules, plan.ticks, plan.units
     count = len(plan.bars)
     equity = np.empty(count - rules.first)
@@ -206,6 +208,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
         equity=equity,
         cash=int(state[compiled.CASH]),
         position=int(state[compiled.POSITION]),
+        unclear=int(state[compiled.UNCLEAR]),
     )
 
 

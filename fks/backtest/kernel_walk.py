@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.rule import pair_leg, reach_down, reach_up, slip
+from fks.matching.rule import is_unclear, pair_leg, reach_down, reach_up, slip
 from fks.model.bar import Floats, Ints
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
@@ -40,8 +40,9 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL = 0, 1, 2, 3
     DENIED,
     DAY_REACHED,  # the loss that reached the limit today, places of worth
     STATUS,
+    UNCLEAR,  # bars that reached both legs of a protection, and do not show which first
     STATE_SIZE,
-) = range(16)
+) = range(17)
 
 # columns of the tables
 BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
@@ -458,17 +459,19 @@ def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open
     """Fill the resting protection when `bar` reaches it."""
     stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
     placed_in_bar = bar == state[GUARD_SINCE]
-    is_stopped, is_taken, is_through = False, False, False
+    is_stopped, is_taken, is_through, is_open_stopped = False, False, False, False
     at_stop, at_limit = stop, limit
     if sells:
         if stop != NONE:
             is_stopped, at_stop = reach_down(stop, open_, low, placed_in_bar)
+            is_open_stopped = not placed_in_bar and open_ <= stop
         if limit != NONE:
             is_taken, at_limit = reach_up(limit, open_, high, placed_in_bar)
             is_through = not placed_in_bar and open_ >= limit
     else:
         if stop != NONE:
             is_stopped, at_stop = reach_up(stop, open_, high, placed_in_bar)
+            is_open_stopped = not placed_in_bar and open_ >= stop
         if limit != NONE:
             is_taken, at_limit = reach_down(limit, open_, low, placed_in_bar)
             is_through = not placed_in_bar and open_ <= limit
@@ -476,6 +479,8 @@ def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open
     if leg == 0:
         return
     state[GUARD] = 0
+    if is_unclear(is_stopped, is_taken, is_open_stopped, is_through):
+        state[UNCLEAR] += 1
     ticks, role = (at_stop, STOP_ROLE) if leg == 1 else (at_limit, LIMIT_ROLE)
     book(state, fills, trades, rules, bar, -1 if sells else 1, state[GUARD_LOTS], ticks, high - low, role)
 
@@ -536,6 +541,7 @@ def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: in
 
 
 HELPERS: tuple[Callable[..., Any], ...] = (
+    is_unclear,
     pair_leg,
     reach_down,
     reach_up,

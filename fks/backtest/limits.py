@@ -105,6 +105,20 @@ def denial_text(denial: Denial) -> str:
     return f"{denial.observed}, limit {denial.limit}"
 
 
+@dataclass(frozen=True, slots=True)
+class EntryPrices:
+    """Limit and stop of an entry's order that rests, on the tick grid; one of them at least."""
+
+    limit: Decimal | None
+    stop: Decimal | None
+
+    @property
+    def type(self) -> OrderType:
+        if self.limit is None:
+            return OrderType.STOP
+        return OrderType.LIMIT if self.stop is None else OrderType.STOP_LIMIT
+
+
 class EntryChecks(Protocol):
     """The checks of an account, for one tape of it."""
 
@@ -116,8 +130,10 @@ class EntryChecks(Protocol):
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
         holding: Holding,
+        order: EntryPrices | None = None,
     ) -> Denial | None:
-        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit."""
+        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
+        `order`: the prices of one that rests (None: a market order)."""
 
 
 @dataclass(slots=True)
@@ -157,10 +173,12 @@ class TapeChecks:
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
         holding: Holding,
+        order: EntryPrices | None = None,
     ) -> Denial | None:
-        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit."""
+        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
+        `order`: the prices of one that rests (None: a market order)."""
         loss = self._loss(index, self._end_ns(index), holding)
-        return self.denial(index, side, quantity, close, levels, Funds(holding.position, holding.cash, loss))
+        return self.denial(index, side, quantity, close, levels, Funds(holding.position, holding.cash, loss), order)
 
     def denial(
         self,
@@ -170,6 +188,7 @@ class TapeChecks:
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
         funds: Funds,
+        order: EntryPrices | None = None,
     ) -> Denial | None:
         """Return `refusal` for an account whose funds are known."""
         item = self._instrument
@@ -185,9 +204,11 @@ class TapeChecks:
             instance="",
             role=Role.ENTRY,
             side=side,
-            type=OrderType.MARKET,
+            type=OrderType.MARKET if order is None else order.type,
             time_in_force=TimeInForce.GTC,
             quantity=quantity.normalize(),
+            price=None if order is None or order.limit is None else order.limit.normalize(),
+            stop_price=None if order is None or order.stop is None else order.stop.normalize(),
             stop_loss=stop,
             take_profit=profit,
             reference_price=close.normalize(),

@@ -11,12 +11,13 @@ from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.limits import EntryChecks, Holding, TapeChecks, denial_text
+from fks.backtest.limits import EntryChecks, EntryPrices, Holding, TapeChecks, denial_text
 from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
-from fks.matching import BarRange, Leg, Resting, match_market, match_oco, match_resting
+from fks.matching import BarRange, Leg, Resting, is_triggered, match_market, match_oco, match_resting
+from fks.matching.rule import is_unclear
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
 from fks.model.order import OrderType, Role, Side
@@ -31,13 +32,34 @@ _INT64 = 2**63
 
 @dataclass(slots=True)
 class _Protection:
-    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on."""
+    """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
+    from `take_since` on."""
 
     quantity: Decimal
     side: Side
     since: int
     stop: int | None
     limit: int | None
+    take_since: int
+    is_entry_unclear: bool = False  # a stop entry filled inside its bar: whether the SL came before is not known
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An entry's order that rests from the bar at index `since` on, in ticks; its protections."""
+
+    side: Side
+    quantity: Decimal
+    order: Resting[int]
+    decided: int
+    at: int  # the next bar to match
+    stop_loss: int | None
+    take_profit: int | None
+    has_triggered: bool = False
+
+    @property
+    def since(self) -> int:
+        return self.decided + 1
 
 
 @dataclass(slots=True)
@@ -58,6 +80,9 @@ class _Book:
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: int | None = None  # the number of the newest entry's fill
     protection: _Protection | None = None
+    waiting: _Waiting | None = None
+    unclear: int = 0
+    decided: list[int] = field(default_factory=list)
     fills: list[FillRow] = field(default_factory=list)
     fill_index: list[int] = field(default_factory=list)
     moves: list[tuple[int, int]] = field(default_factory=list)  # of position and of amounts paid, by fill
@@ -186,6 +211,7 @@ def _outcome(book: _Book, first: int, reason: str) -> Outcome:
         equity=_equity(book, first),
         cash=to_units(book.cash, book.units.cash),
         position=to_units(book.position, book.units.quantity),
+        unclear=book.unclear,
     )
 
 
@@ -204,11 +230,12 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     stop = _level(book, decisions.stop_loss, index, side.opposite, is_stop=True)
     limit = _level(book, decisions.take_profit, index, side.opposite, is_stop=False)
     levels = (None if stop is None else book.price(stop), None if limit is None else book.price(limit))
+    order = _order(book, decisions, index, side)
     try:
         quantity = entry_quantity(
             setup.sizing,
             setup.size,
-            reference,
+            reference if order is None else order.limit or order.stop or reference,
             instrument,
             equity=book.equity(index),
             stop_loss=levels[0],
@@ -218,14 +245,46 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
         book.deny(index, side, error.code, error.message)
         return
     holding = Holding(book.position, book.cash, book.fills, book.fill_index)
-    refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
+    if order is None:
+        refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
+    else:
+        refused = book.checks.refusal(index, side, quantity, reference, levels, holding, order)
     if refused is not None:
         book.deny(index, side, refused.code.value, denial_text(refused))
         return
-    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY)
+    if order is not None:
+        at_limit, at_stop = (None if v is None else to_units(v, book.units.price) for v in (order.limit, order.stop))
+        resting = Resting(side, order.type, at_limit, at_stop)
+        book.waiting = _Waiting(side, quantity, resting, index, index + 1, stop, limit)
+        return
+    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY, index)
+    _protect(book, index + 1, side, stop, limit, take_since=index + 1)
+
+
+def _protect(
+    book: _Book,
+    index: int,
+    side: Side,
+    stop: int | None,
+    limit: int | None,
+    *,
+    take_since: int,
+    is_unclear: bool = False,
+) -> None:
+    """Place the protections of an entry that filled in bar `index`, over what is held."""
+    instrument = book.setup.instrument
     guarded = exit_quantity(book.position, instrument)
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
-        book.protection = _Protection(guarded, side.opposite, index + 1, stop, limit)
+        book.protection = _Protection(guarded, side.opposite, index, stop, limit, take_since, is_unclear)
+
+
+def _order(book: _Book, decisions: Decisions, index: int, side: Side) -> EntryPrices | None:
+    """Return the prices of an entry's order that rests, rounded as risk does; None for a market order."""
+    limit = _level(book, decisions.entry_limit, index, side, is_stop=False)
+    stop = _level(book, decisions.entry_stop, index, side, is_stop=True)
+    if limit is None and stop is None:
+        return None
+    return EntryPrices(None if limit is None else book.price(limit), None if stop is None else book.price(stop))
 
 
 def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_stop: bool) -> int | None:
@@ -238,7 +297,9 @@ def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_sto
 
 
 def _leave(book: _Book, index: int) -> None:
-    """Close what is held, at the open of the bar after `index`; nothing when only dust is left."""
+    """End an entry's order that rests, and close what is held at the open of the bar after `index`; nothing when only
+    dust is left."""
+    book.waiting = None
     instrument = book.setup.instrument
     quantity = exit_quantity(book.position, instrument)
     if quantity <= 0:
@@ -248,29 +309,105 @@ def _leave(book: _Book, index: int) -> None:
         book.deny(index, side, Code.QTY_MIN.value, f"exit of {plain(quantity)}")
         return
     book.protection = None
-    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT)
+    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.EXIT, index)
 
 
 def _resolve(book: _Book, through: int) -> None:
-    """Fill the protection at the first bar up to `through` (inclusive) that reaches it."""
+    """Fill the entry's order that rests, and then the protection, at the first bar up to `through` (inclusive) that
+    reaches it."""
+    if book.waiting is not None:
+        _resolve_waiting(book, book.waiting, through)
     guard = book.protection
     if guard is None:
         return
     index = _first_touch(book, guard, through)
     if index is None:
         return
-    hit = _match(guard, book.range(index), placed_in_bar=index == guard.since)
+    hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
     assert hit is not None, "a touched protection fills"
     book.protection = None
-    _fill(book, index, guard.side, guard.quantity, hit[1], Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT)
+    role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
+    if role is Role.STOP_LOSS:
+        book.unclear += _is_unclear(book, guard, index)
+    _fill(book, index, guard.side, guard.quantity, hit[1], role, index - 1)
+
+
+def _is_unclear(book: _Book, guard: _Protection, index: int) -> bool:
+    """Return whether bar `index`, in which a stop loss filled, does not show that nothing better came before."""
+    if guard.is_entry_unclear and index == guard.since:
+        return True
+    if guard.stop is None or guard.limit is None or index < guard.take_since:
+        return False
+    bar, is_long, in_bar = book.range(index), guard.side is Side.SELL, index == guard.since
+    is_taken = bar.high >= guard.limit if is_long else bar.low <= guard.limit
+    is_open_stopped = bar.open <= guard.stop if is_long else bar.open >= guard.stop
+    return is_unclear(True, is_taken, is_open_stopped and not in_bar, False)
+
+
+def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
+    """Match an entry's order that rests with the bars up to `through`, and place its protections when it fills."""
+    side, is_buy = waiting.side, waiting.side is Side.BUY
+    while waiting.at <= through:
+        order = waiting.order
+        if waiting.has_triggered:
+            order = Resting(side, OrderType.LIMIT, order.price)
+        level = order.price if order.type is OrderType.LIMIT else order.stop
+        is_below = is_buy == (order.type is OrderType.LIMIT)
+        index = _first_reach(book, waiting.at, through, level if is_below else None, None if is_below else level)
+        if index is None:
+            break
+        waiting.at, bar = index + 1, book.range(index)
+        price = match_resting(order, bar, placed_in_bar=False)
+        if price is None:
+            waiting.has_triggered |= is_triggered(order, bar, placed_in_bar=False)
+            continue
+        book.waiting = None
+        is_limit, is_inside = order.type is OrderType.LIMIT, price != bar.open
+        is_maker = is_limit and (is_inside or index > waiting.since)
+        _fill(
+            book,
+            index,
+            side,
+            waiting.quantity,
+            price,
+            Role.ENTRY,
+            waiting.decided,
+            limit=order.price,
+            is_maker=is_maker,
+        )
+        is_late = is_limit and is_inside
+        take = waiting.take_profit
+        if is_late and take is not None and (bar.high >= take if is_buy else bar.low <= take):
+            book.unclear += 1
+        _protect(
+            book,
+            index,
+            side,
+            waiting.stop_loss,
+            take,
+            take_since=index + is_late,
+            is_unclear=is_inside and not is_limit,
+        )
+        return
+    waiting.at = max(waiting.at, through + 1)
 
 
 def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
     """Return the first bar from the entry's own on whose range reaches a level: in growing slices, so that a near hit
     costs little and a far one is vectorised."""
-    start, size = guard.since, 64
     is_long = guard.side is Side.SELL
+    if guard.take_since > guard.since:
+        down, up = (guard.stop, None) if is_long else (None, guard.stop)
+        found = _first_reach(book, guard.since, min(through, guard.take_since - 1), down, up)
+        if found is not None:
+            return found
     down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
+    return _first_reach(book, guard.take_since, through, down, up)
+
+
+def _first_reach(book: _Book, start: int, through: int, down: int | None, up: int | None) -> int | None:
+    """Return the first bar from `start` through `through` that falls to `down` or rises to `up`."""
+    size = 64
     while start <= through:
         end = min(start + size, through + 1)
         touched = np.zeros(end - start, dtype=bool)
@@ -285,9 +422,9 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
     return None
 
 
-def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool) -> tuple[Leg, int] | None:
+def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool, takes: bool) -> tuple[Leg, int] | None:
     stop = None if guard.stop is None else Resting(guard.side, OrderType.STOP, stop=guard.stop)
-    limit = None if guard.limit is None else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
+    limit = None if guard.limit is None or not takes else Resting(guard.side, OrderType.LIMIT, price=guard.limit)
     if stop is not None and limit is not None:
         return match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
     only = stop or limit
@@ -296,15 +433,28 @@ def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool) -> tu
     return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
 
 
-def _fill(book: _Book, index: int, side: Side, quantity: Decimal, ticks: int, role: Role) -> None:
-    """Book a fill at the price of the fill rule: slipped when it takes, the position net of base fees, the cash net of
-    quote fees, the trade when it closes one."""
+def _fill(
+    book: _Book,
+    index: int,
+    side: Side,
+    quantity: Decimal,
+    ticks: int,
+    role: Role,
+    decided: int,
+    *,
+    limit: int | None = None,
+    is_maker: bool = False,
+) -> None:
+    """Book a fill at the price of the fill rule: slipped when it takes, no worse than `limit`; the position net of base
+    fees, the cash net of quote fees, the trade when it closes one."""
     instrument, costs = book.setup.instrument, book.setup.costs
-    price, is_maker = book.price(ticks), role is Role.TAKE_PROFIT
+    price, is_maker = book.price(ticks), is_maker or role is Role.TAKE_PROFIT
     if not is_maker:
         span = book.price(book.high[index] - book.low[index])
-        price = costs.slippage.apply(side, price, span, instrument.tick)
+        worst = None if limit is None else book.price(limit)
+        price = costs.slippage.apply(side, price, span, instrument.tick, limit=worst)
     fee = costs.fee(side, quantity, price, instrument, is_maker=is_maker)
+    book.decided.append(decided)
     row = FillRow(int(book.bars.time_ns[index]), side, quantity, price, fee.amount, fee.currency, role)
     book.fills.append(row)
     book.fill_index.append(index)
@@ -347,6 +497,7 @@ def _fill_columns(book: _Book) -> FillColumns:
         ),
         is_base_fee=np.array(is_base, dtype=np.bool_),
         role=_ints([ROLES.index(fill.role) for fill in book.fills]),
+        decided=_ints(book.decided),
     )
 
 

@@ -68,6 +68,7 @@ class FillColumns:
     fee: Exact
     is_base_fee: Flags
     role: Ints
+    decided: Ints | None = None  # index of the deciding bar; None = of market orders the bar before
 
     def __len__(self) -> int:
         return len(self.bar)
@@ -101,7 +102,8 @@ class DeniedColumns:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What an engine returns. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
-    `position` are those at the end; `detail` gives live's words for a row of `denied`."""
+    `position` are those at the end; `detail` gives live's words for a row of `denied`; `unclear` counts the bars that
+    did not show in which order prices were reached, where the pessimistic rule decided."""
 
     engine: Engine
     units: Units
@@ -112,6 +114,7 @@ class Outcome:
     equity: Floats
     cash: int
     position: int
+    unclear: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,11 @@ class Result:
     def trade_columns(self) -> TradeColumns:
         """Return the round trips as integers."""
         return self.outcome.trades
+
+    @property
+    def unclear(self) -> int:
+        """Return in how many bars the order of prices was not known, so that the pessimistic rule decided."""
+        return self.outcome.unclear
 
     @property
     def equity(self) -> Floats:

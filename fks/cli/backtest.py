@@ -300,6 +300,10 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     _show_months(document.get("months", []), s)
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
+    if document.get("unclear_bars"):
+        click.echo(
+            f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order; the worse one counts"
+        )
     missing = gaps["bars_expected"] - gaps["bars_present"]
     longest = f", the longest {gaps['longest_gap_bars']} after {gaps['longest_gap_after']}" if missing else ""
     click.echo(f"\nbars missing: {missing} of {gaps['bars_expected']} ({gaps['gap_pct']:.2f} %){longest}")

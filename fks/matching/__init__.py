@@ -11,6 +11,9 @@ time.
    have the open: it fills at its own price when the range reaches it.
 4. An OCO pair (stop loss and take profit) hit on both sides in one bar: the stop wins, unless the open (when it may be
    used) is already through the take profit.
+   An entry by a limit order that filled inside a bar, not at its open: its take profit is not looked at in that bar, as
+   the price may have been there before. Its stop loss is. Of a stop order both are. This is the pessimistic reading of
+   a bar; how often it decided is counted.
 5. A fill makes or takes. Market and stop orders take. A limit order makes, unless it fills at the open of the first bar
    that it meets: then it was marketable when it came, and takes. A stop-limit takes in the bar that triggers it.
 6. Slippage (`Slippage`): a taker's price is worse than the rule's by whole ticks, by basis points of that price or by a

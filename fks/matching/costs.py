@@ -68,15 +68,21 @@ class Slippage:
             self.value if self.unit == "range" else zero,
         )
 
-    def apply(self, side: Side, price: Decimal, span: Decimal, tick: Decimal) -> Decimal:
+    def apply(
+        self, side: Side, price: Decimal, span: Decimal, tick: Decimal, *, limit: Decimal | None = None
+    ) -> Decimal:
         """Return the price of a taker's fill: worse by the slippage rounded up to whole ticks, and one tick at least.
 
-        `price`: of the fill rule; `span`: high less low of the bar in which it fills; all in quote.
+        `price`: of the fill rule; `span`: high less low of the bar in which it fills; `limit`: a price
+        that is not exceeded; all in quote.
         """
         if not self.unit:
             return price
         ticks, of_price, of_span = self.factors
-        return slip(price, side.sign, price * of_price + span * of_span, tick, tick, ticks * tick)
+        found = slip(price, side.sign, price * of_price + span * of_span, tick, tick, ticks * tick)
+        if limit is None:
+            return found
+        return min(found, max(limit, price)) if side is Side.BUY else max(found, min(limit, price))
 
 
 class HasCosts(Protocol):

@@ -1,7 +1,7 @@
 """The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
 
-`reach_down`, `reach_up`, `pair_leg` and `slip` are the rule itself, on plain numbers. The compiled engine of backtests
-compiles these same functions.
+`reach_down`, `reach_up`, `pair_leg`, `is_unclear` and `slip` are the rule itself, on plain numbers. The compiled engine
+of backtests compiles these same functions.
 """
 
 from __future__ import annotations
@@ -92,6 +92,12 @@ def pair_leg(is_stopped: bool, is_taken: bool, is_through: bool) -> int:
     return 1 if is_stopped else 0
 
 
+def is_unclear(is_stopped: bool, is_taken: bool, is_open_stopped: bool, is_through: bool) -> bool:
+    """Return whether a bar that reaches both legs of a pair does not show which came first: its open is beyond
+    neither."""
+    return is_stopped and is_taken and not is_open_stopped and not is_through
+
+
 def _stop_price(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool) -> Price | None:
     if order.stop is None:
         raise BugError(f"a {order.type} order needs a stop price to be matched")
@@ -138,12 +144,12 @@ def match_resting(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar:
 
 
 def match_oco(
-    stop: Resting[Price], limit: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool
+    stop: Resting[Price], limit: Resting[Price], bar: BarRange[Price], *, placed_in_bar: bool, takes: bool = True
 ) -> tuple[Leg, Price] | None:
     """Return which leg of an OCO pair fills in `bar` and its price, or None. Both hit: the stop wins, unless the bar's
-    open, when the pair may have it, is already through the limit."""
+    open, when the pair may have it, is already through the limit. `takes`: the bar may fill the limit at all."""
     at_stop = match_resting(stop, bar, placed_in_bar=placed_in_bar)
-    at_limit = match_resting(limit, bar, placed_in_bar=placed_in_bar)
+    at_limit = match_resting(limit, bar, placed_in_bar=placed_in_bar) if takes else None
     is_through = False
     if not placed_in_bar and limit.price is not None:
         is_through = bar.open >= limit.price if limit.side is Side.SELL else bar.open <= limit.price

@@ -74,10 +74,21 @@ def intend_entry(
         stop = signal.stop_loss
         if stop is not None:
             stop = instrument.round_price(stop, side=signal.side.opposite.value, is_stop=True)
+        sized_at = _order_price(signal, instrument) or reference
         quantity = entry_quantity(
-            sizing, size, reference, instrument, equity=equity, stop_loss=stop, volatility=signal.volatility
+            sizing, size, sized_at, instrument, equity=equity, stop_loss=stop, volatility=signal.volatility
         )
     return _intent(signal, signal.side, quantity, instrument, reference or None)
+
+
+def _order_price(signal: Signal, instrument: Instrument) -> Decimal | None:
+    """Return what an entry by a limit or stop order is sized at: its limit, else its stop, on the tick grid."""
+    side = signal.side.value
+    if signal.type is OrderType.MARKET:
+        return None
+    if signal.limit_price is not None:
+        return instrument.round_price(signal.limit_price, side=side)
+    return None if signal.stop_price is None else instrument.round_price(signal.stop_price, side=side, is_stop=True)
 
 
 def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, attempt: int = 0) -> Intent | None:
@@ -137,7 +148,8 @@ def _intent(
         stop_loss=price(signal.stop_loss, side.opposite, is_stop=True),
         take_profit=price(signal.take_profit, side.opposite),
         reference_price=reference,
-        valid_until_ns=signal.valid_until_ns,
+        # a strategy's decision may be traded until then; its order, once at the venue, rests until the strategy ends it
+        valid_until_ns=None if signal.source.startswith("strategy:") and not is_market else signal.valid_until_ns,
         is_by_person=signal.source.startswith("principal:"),
         trace_id=signal.trace_id,
     )

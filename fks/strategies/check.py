@@ -22,7 +22,16 @@ import numpy as np
 
 from fks.model.bar import Bars, Floats
 from fks.model.timeframe import NS, TIMEFRAMES, iso
-from fks.strategies.base import BarStrategy, Decisions, Strategy, StrategyError, ensure_prices, evaluate, warmup_of
+from fks.strategies.base import (
+    PRICE_COLUMNS,
+    BarStrategy,
+    Decisions,
+    Strategy,
+    StrategyError,
+    ensure_prices,
+    evaluate,
+    warmup_of,
+)
 from fks.strategies.base.location import defined_at
 
 _SEED = 20260101
@@ -123,7 +132,7 @@ def remedy_of(strategy: Strategy, finding: Violation) -> str:
 
 def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
     yield "target", decisions.target
-    for name in ("stop_loss", "take_profit"):
+    for name in PRICE_COLUMNS:
         column = getattr(decisions, name)
         if column is not None:
             yield name, column

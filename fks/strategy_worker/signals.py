@@ -16,7 +16,7 @@ import numpy as np
 
 from fks.model import ids
 from fks.model.bar import Bars, Floats
-from fks.model.order import Side
+from fks.model.order import OrderType, Side
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.orders.freshness import AGE_LEAST_S
@@ -153,6 +153,12 @@ def _price(column: Floats | None, index: int) -> Decimal | None:
     return Decimal(repr(float(column[index])))
 
 
+def _type(limit: Decimal | None, stop: Decimal | None) -> OrderType:
+    if limit is None:
+        return OrderType.MARKET if stop is None else OrderType.STOP
+    return OrderType.LIMIT if stop is None else OrderType.STOP_LIMIT
+
+
 def _needs_approval(instance: Instance, is_entry: bool) -> bool:
     """Return whether a person approves the signal first: of `manual` the entries, of `all` the exits as well."""
     return instance.approval == "all" or (instance.approval == "manual" and is_entry)
@@ -170,6 +176,9 @@ def _signal(
 ) -> Signal:
     time_ns = int(bars.time_ns[index])
     is_entry = kind is Kind.ENTER
+    limit, stop = (
+        _price(column, index) if is_entry else None for column in (decisions.entry_limit, decisions.entry_stop)
+    )
     return Signal(
         id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, ordinal),
         source=f"strategy:{instance.id}",
@@ -184,6 +193,9 @@ def _signal(
         ordinal=ordinal,
         kind=kind,
         side=side,
+        type=_type(limit, stop),
+        limit_price=limit,
+        stop_price=stop,
         stop_loss=_price(decisions.stop_loss, index) if is_entry else None,
         take_profit=_price(decisions.take_profit, index) if is_entry else None,
         reference_price=Decimal(repr(float(bars.close[index]))),

@@ -107,6 +107,7 @@ class PaperVenue:
         self._live: dict[str, _Held] = {}  # in the order they came
         self._fills: deque[Fill] = deque(maxlen=_KEPT_FILLS)
         self._filled_in: OrderedDict[str, int] = OrderedDict()  # client id -> open time of the bar that filled it
+        self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
         self._queue = EventQueue()
@@ -338,13 +339,15 @@ class PaperVenue:
             return ()
         for bar in list(self._bars.get(order.symbol, ())):
             if bar.time_ns >= since:
-                fills = self._match(held, bar, range_of(bar), placed_in_bar=bar.time_ns == since)
+                is_own = bar.time_ns == since
+                takes = not is_own or order.parent_id not in self._late_takes
+                fills = self._match(held, bar, range_of(bar), placed_in_bar=is_own, takes=takes)
                 if fills or order.client_order_id not in self._live:
                     return fills
         return ()
 
     def _match(
-        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool
+        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool, takes: bool = True
     ) -> tuple[Fill, ...]:
         """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end
         when they do not fill."""
@@ -352,14 +355,21 @@ class PaperVenue:
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
             stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
-            hit = match_oco(stop.resting, limit.resting, prices, placed_in_bar=placed_in_bar)
+            hit = match_oco(stop.resting, limit.resting, prices, placed_in_bar=placed_in_bar, takes=takes)
             if hit is None:
                 self._note_trigger(stop, prices, placed_in_bar)
                 return ()
             return (self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar),)
+        if not takes and held.order.role is Role.TAKE_PROFIT:
+            held.has_rested = True
+            return ()
         price = match_resting(held.resting, prices, placed_in_bar=placed_in_bar)
         if price is not None:
             held.has_rested |= placed_in_bar or price != prices.open
+            if price != prices.open and held.resting.type is OrderType.LIMIT:
+                self._late_takes[held.order.client_order_id] = None
+                while len(self._late_takes) > _KEPT_ORDERS:
+                    self._late_takes.popitem(last=False)
             return (self._fill(held, price, stamp, bar),)
         self._note_trigger(held, prices, placed_in_bar)
         held.has_rested = True
@@ -416,11 +426,9 @@ class PaperVenue:
         order, known = held.order, self._bars.get(held.order.symbol)
         bar = known[-1] if bar is None and known else bar
         span = Decimal(0) if bar is None else Decimal(repr(bar.high)) - Decimal(repr(bar.low))
-        slipped = self._costs.slippage.apply(order.side, price, span, self._instruments[order.symbol].tick)
-        if order.price is None or order.type is OrderType.MARKET:
-            return slipped
-        limit = order.price
-        return min(slipped, max(limit, price)) if order.side is Side.BUY else max(slipped, min(limit, price))
+        limit = None if order.type is OrderType.MARKET else order.price
+        tick = self._instruments[order.symbol].tick
+        return self._costs.slippage.apply(order.side, price, span, tick, limit=limit)
 
     # ── books ────────────────────────────────────────────────────────────────────────────────────
     def _refuse(self, order: Order) -> Answer | None:

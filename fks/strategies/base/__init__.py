@@ -2,7 +2,9 @@
 
 from fks.strategies.base.bar_strategy import BarStrategy, Context
 from fks.strategies.base.strategy import (
+    PRICE_COLUMNS,
     Decisions,
+    EntryOrder,
     Protected,
     Strategy,
     StrategyError,
@@ -17,9 +19,11 @@ from fks.strategies.base.strategy import (
 )
 
 __all__ = [
+    "PRICE_COLUMNS",
     "BarStrategy",
     "Context",
     "Decisions",
+    "EntryOrder",
     "Protected",
     "Strategy",
     "StrategyError",

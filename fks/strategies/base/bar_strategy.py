@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fks.model.bar import Bars, Floats
-from fks.strategies.base.strategy import Decisions, Strategy, StrategyError
+from fks.strategies.base.strategy import Decisions, EntryOrder, Strategy, StrategyError
 
 _NAN = float("nan")
 
@@ -30,22 +30,26 @@ class Context:
     """What `on_bar` sees and orders with.
 
     `position`: 1 long, 0 flat, -1 short, as the bars fill it: an entry is filled at the open of the bar after its
-    order, and a stop loss or take profit when a bar's range reaches it (both in one bar: the stop). What a limit denies
-    or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and `bars_held` are of the open position,
-    `index` is the bar's number. `state` is the strategy's own: set any attribute; it is empty at each evaluation's
-    start.
+    order, or where its limit or stop is reached, and a stop loss or take profit when a bar's range reaches it (both in
+    one bar: the stop). What a limit denies or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and
+    `bars_held` are of the open position, `index` is the bar's number. `is_waiting`: an entry's limit or stop order
+    rests. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
     """
 
     __slots__ = (
         "_bars",
         "_columns",
+        "_life",
         "_loss",
+        "_order",
         "_profit",
         "_wanted",
         "bars_held",
         "entry_price",
         "index",
+        "is_expired",
         "is_stopped",
+        "is_waiting",
         "position",
         "state",
     )
@@ -56,11 +60,15 @@ class Context:
         self.entry_price = _NAN
         self.bars_held = 0
         self.is_stopped = False  # a protection closed the position in this bar
+        self.is_expired = False  # the entry's order ended unfilled in this bar
+        self.is_waiting = False
         self.state = SimpleNamespace()
         self._bars = bars
         self._columns = columns
         self._wanted = 0
         self._loss = self._profit = _NAN
+        self._order: EntryOrder | None = None  # of the entry that was ordered last; None = at the market
+        self._life = 0  # bars that it rests at most; 0 = without end
 
     def value(self, name: str, ago: int = 0) -> float:
         """Return an indicator's value at this bar, or `ago` bars before it. Errors: StrategyError for an unknown name,
@@ -93,25 +101,56 @@ class Context:
         found: Floats = values[max(0, self.index + 1 - count) : self.index + 1]
         return found
 
-    def buy(self, *, stop_loss: float | None = None, take_profit: float | None = None) -> bool:
+    def buy(
+        self,
+        *,
+        stop_loss: float | None = None,
+        take_profit: float | None = None,
+        limit: float | None = None,
+        stop: float | None = None,
+        bars: int | None = None,
+    ) -> bool:
         """Be long from the next bar's open on, with these protections (absolute prices) when that is an entry.
 
-        Return False and do nothing in the bar whose range closed the position: order again on the next one.
+        `limit`, `stop`: enter by such an order, with both by a stop-limit; it rests until it fills, `close` or another
+        side is ordered, or `bars` bars have passed.
+        Return False and do nothing in the bar whose range closed the position, or in which the order expired: order
+        again on the next one.
         """
-        return self._wanted == 1 or self._enter(1, stop_loss, take_profit)
+        return self._wanted == 1 or self._enter(1, stop_loss, take_profit, limit, stop, bars)
 
-    def sell(self, *, stop_loss: float | None = None, take_profit: float | None = None) -> bool:
+    def sell(
+        self,
+        *,
+        stop_loss: float | None = None,
+        take_profit: float | None = None,
+        limit: float | None = None,
+        stop: float | None = None,
+        bars: int | None = None,
+    ) -> bool:
         """Be short from the next bar's open on; like `buy`. Where nothing may be short it is denied."""
-        return self._wanted == -1 or self._enter(-1, stop_loss, take_profit)
+        return self._wanted == -1 or self._enter(-1, stop_loss, take_profit, limit, stop, bars)
 
     def close(self) -> None:
-        """Be flat from the next bar's open on; nothing when it is flat."""
+        """Be flat from the next bar's open on, and end an entry's order that rests; nothing when it is flat."""
         self._wanted = 0
 
-    def _enter(self, side: int, stop_loss: float | None, take_profit: float | None) -> bool:
-        if self.is_stopped:
+    def _enter(
+        self,
+        side: int,
+        stop_loss: float | None,
+        take_profit: float | None,
+        limit: float | None,
+        stop: float | None,
+        bars: int | None,
+    ) -> bool:
+        if self.is_stopped or self.is_expired:
             return False
         self._wanted = side
+        self._order = None
+        if limit is not None or stop is not None:
+            self._order = EntryOrder(side, _NAN if limit is None else limit, _NAN if stop is None else stop)
+            self._life = bars or 0
         self._loss = _NAN if stop_loss is None else stop_loss
         self._profit = _NAN if take_profit is None else take_profit
         return True
@@ -141,6 +180,8 @@ class BarStrategy(Strategy):
         count, first = len(bars), self.warmup()
         columns = self._checked(self.indicators(bars), count)
         target, losses, profits = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
+        entry_limits, entry_stops = np.full(count, np.nan), np.full(count, np.nan)
+        has_orders = False
         ctx, on_bar = Context(bars, columns), self.on_bar
         lists = [getattr(bars, name)[first:].tolist() for name in BAR_COLUMNS]
         make = _bar_type((*BAR_COLUMNS, *columns))._make
@@ -149,27 +190,48 @@ class BarStrategy(Strategy):
         before = start = 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
             if before:
-                if ctx.position != before:  # what was ordered on the bar before fills at this one's open
+                is_late = False  # a limit filled inside this bar: its take profit counts from the next one on
+                if ctx.is_waiting:
+                    order = ctx._order
+                    assert order is not None, "an order waits"
+                    is_limit = order.is_triggered
+                    price = order.reach(bar.open, bar.high, bar.low)
+                    if price is not None:
+                        ctx.is_waiting = False
+                        ctx.position, ctx.bars_held, ctx.entry_price = before, 0, price
+                        loss, profit = ctx._loss, ctx._profit
+                        is_late = is_limit and price != bar.open
+                    elif ctx._life and ctx.index >= start + ctx._life:
+                        ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0
+                elif ctx.position != before:  # what was ordered on the bar before fills at this one's open
                     ctx.position, ctx.bars_held, ctx.entry_price = before, 0, bar.open
                     loss, profit = ctx._loss, ctx._profit
                 else:
                     ctx.bars_held += 1
-                down, up = (loss, profit) if before > 0 else (profit, loss)
-                if bar.low <= down or bar.high >= up:
+                target_profit = _NAN if is_late else profit
+                down, up = (loss, target_profit) if before > 0 else (target_profit, loss)
+                if ctx.position and (bar.low <= down or bar.high >= up):
                     ctx.is_stopped = True
                     ctx.position = ctx.bars_held = ctx._wanted = 0
                     ctx.entry_price = _NAN
             elif ctx.position:
                 ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN
             on_bar(ctx, bar)
-            ctx.is_stopped = False
+            ctx.is_stopped = ctx.is_expired = False
             if ctx._wanted != before:
                 target[start : ctx.index] = before
                 before, start = ctx._wanted, ctx.index
+                ctx.is_waiting = bool(before) and ctx._order is not None
                 if before:
                     losses[start], profits[start] = ctx._loss, ctx._profit
+                    if ctx._order is not None:
+                        ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN  # a flip leaves at the next open
+                        entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
+                        has_orders = True
         target[start:] = before
-        return Decisions(target, losses, profits)
+        if not has_orders:
+            return Decisions(target, losses, profits)
+        return Decisions(target, losses, profits, entry_limits, entry_stops)
 
     def _checked(self, columns: Mapping[str, Floats], count: int) -> dict[str, Floats]:
         """Return the indicators as float columns. Errors: StrategyError naming the one that is wrong."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -19,6 +19,10 @@ from fks.strategies.base.location import defined_at, one_line, raised_at
 Flags = npt.NDArray[np.bool_]
 
 
+#: columns of `Decisions` that hold prices, read where the target enters
+PRICE_COLUMNS = ("stop_loss", "take_profit", "entry_limit", "entry_stop")
+
+
 class StrategyError(InputError):
     """A strategy violated its contract: by its file, its parameters or its result. The message names the bar."""
 
@@ -29,11 +33,19 @@ class Decisions:
 
     `target`: -1 short, 0 flat, 1 long. `stop_loss`, `take_profit`: absolute prices of the protections of an entry
     decided on that bar (NaN = none); they are read only where the target leaves 0 or changes its sign.
+
+    `entry_limit`, `entry_stop`: absolute prices of the entry's order, read on the same bars: a limit, a stop, both a
+    stop-limit, NaN in both a market order. It rests from the next bar until it fills or the target changes.
+    `entry_bars`: how many bars it rests at most (NaN = without end). An order whose bars passed without its price being
+    reached has expired: the target is 0 from the last of them on, until the strategy changes it.
     """
 
     target: Floats
     stop_loss: Floats | None = None
     take_profit: Floats | None = None
+    entry_limit: Floats | None = None
+    entry_stop: Floats | None = None
+    entry_bars: Floats | None = None
 
 
 class Strategy(BaseModel, ABC):
@@ -111,7 +123,7 @@ def checked(strategy: Strategy, decisions: Decisions, bars: Bars) -> Decisions:
     wrong = np.flatnonzero((target != 0.0) & (target != 1.0) & (target != -1.0))
     if len(wrong):
         raise target_wrong(strategy, decisions, bars, int(wrong[0]))
-    return Decisions(target, decisions.stop_loss, decisions.take_profit)
+    return replace(decisions, target=target)
 
 
 def decide(strategy: Strategy, bars: Bars) -> Decisions:
@@ -128,12 +140,59 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
         raise raised(strategy, f"decide() with {count} bars", error) from error
     if not isinstance(decisions, Decisions):
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
-    stop, profit = (
-        None if column is None else _column(strategy, name, column, count)
-        for name, column in (("stop_loss", decisions.stop_loss), ("take_profit", decisions.take_profit))
-    )
-    target = _column(strategy, "target", decisions.target, count)
-    return Decisions(target, stop, profit)
+    columns = {
+        name: _column(strategy, name, column, count)
+        for name in ("target", *PRICE_COLUMNS, "entry_bars")
+        if (column := getattr(decisions, name)) is not None
+    }
+    found = Decisions(**columns)
+    if found.entry_bars is None or (found.entry_limit is None and found.entry_stop is None):
+        return found
+    return replace(found, target=_expired(found, bars), entry_bars=None)
+
+
+def _expired(decisions: Decisions, bars: Bars) -> Floats:
+    """Return the target, 0 where an entry's order has expired: from the last bar that it may rest on, unless the bars
+    reached its price, until the next change of the target."""
+    target = decisions.target.copy()
+    nothing = np.full(len(target), np.nan)
+    limits = nothing if decisions.entry_limit is None else decisions.entry_limit
+    stops = nothing if decisions.entry_stop is None else decisions.entry_stop
+    lives = nothing if decisions.entry_bars is None else decisions.entry_bars
+    changes = np.flatnonzero(decisions.target != np.concatenate([[0.0], decisions.target[:-1]]))
+    ends = np.append(changes[1:], len(target))
+    rests = np.isfinite(lives[changes]) & (np.isfinite(limits[changes]) | np.isfinite(stops[changes]))
+    for start, end in zip(changes[rests].tolist(), ends[rests].tolist(), strict=True):
+        side, last = target[start], start + max(int(lives[start]), 1)
+        if side != 0.0 and last < end:
+            order = EntryOrder(int(side), limits[start], stops[start])
+            rows = range(start + 1, last + 1)
+            if not any(order.reach(bars.open[row], bars.high[row], bars.low[row]) is not None for row in rows):
+                target[last:end] = 0.0
+    return target
+
+
+class EntryOrder:
+    """The order of an entry as its bars fill it, in floats: `side` 1 or -1, `limit` and `stop` NaN for none."""
+
+    __slots__ = ("is_triggered", "limit", "side", "stop")
+
+    def __init__(self, side: int, limit: float, stop: float) -> None:
+        self.side, self.limit, self.stop = side, limit, stop
+        self.is_triggered = stop != stop  # NaN: there is no stop to wait for
+
+    def reach(self, open_: float, high: float, low: float) -> float | None:
+        """Return the price at which the next bar fills it, or None. Call it once per bar, in order."""
+        side, limit = self.side, self.limit
+        if not self.is_triggered:
+            if (high < self.stop) if side > 0 else (low > self.stop):
+                return None
+            self.is_triggered = True
+            price = max(open_, self.stop) if side > 0 else min(open_, self.stop)
+            return None if (price - limit) * side > 0 else price
+        if (open_ - limit) * side <= 0:
+            return open_
+        return limit if (low <= limit if side > 0 else high >= limit) else None
 
 
 def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
@@ -143,7 +202,8 @@ def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
     """
     target = decisions.target
     is_entry = (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
-    for name, column in (("stop_loss", decisions.stop_loss), ("take_profit", decisions.take_profit)):
+    for name in PRICE_COLUMNS:
+        column = getattr(decisions, name)
         if column is not None and (is_wrong := is_entry & (column <= 0.0)).any():
             at = int(np.argmax(is_wrong))
             where = f"at bar {_bar(bars, at)}, where it enters"

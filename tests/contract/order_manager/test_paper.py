@@ -11,7 +11,7 @@ import pytest
 from fks.clock import RealClock
 from fks.config.settings import Paper, Sim
 from fks.matching import CostModel
-from fks.model.order import Outcome, Side, State
+from fks.model.order import OrderType, Outcome, Side, State
 from fks.model.signal import Kind
 from fks.model.timeframe import NS, iso, to_datetime
 from fks.store.bus import Bus
@@ -140,6 +140,52 @@ async def test_the_equity_of_the_account_sizes_an_entry(
         return
     (row,) = await paper.db.sql("SELECT quantity FROM orders WHERE role = 'entry'")
     assert row["quantity"] == D(bought)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"type": OrderType.LIMIT, "limit_price": D(93)}, [(8, "BUY", D(93))]),
+        ({"type": OrderType.STOP, "stop_price": D("104.5")}, [(4, "BUY", D("104.5"))]),
+        (
+            {"type": OrderType.LIMIT, "limit_price": D(93), "stop_loss": D("92.5")},
+            [(8, "BUY", D(93)), (8, "SELL", D("92.5"))],
+        ),
+        (
+            {"type": OrderType.LIMIT, "limit_price": D(93), "take_profit": D(94)},
+            [(8, "BUY", D(93)), (9, "SELL", D(94))],
+        ),
+    ],
+)
+async def test_an_entry_rests_for_longer_than_its_decision_may_wait(
+    paper: Rig, changes: dict[str, Any], expected: list[tuple[int, str, Decimal]]
+) -> None:
+    await seal(paper, 10)
+    await decide(paper, 2, Kind.ENTER, valid_until_ns=paper.clock.now_ns() + 60 * NS, **changes)
+    await paper.start()
+    for bar in range(3, 10):
+        await decide(paper, bar)
+    assert await filled(paper, len(expected)) == expected
+    (order,) = await paper.db.sql("SELECT valid_until FROM orders WHERE role = 'entry'")
+    assert order["valid_until"] is None
+
+
+async def test_an_exit_ends_an_entry_that_rests(paper: Rig) -> None:
+    await seal(paper, 10)
+    entry = await decide(paper, 2, Kind.ENTER, type=OrderType.LIMIT, limit_price=D(93))
+    await paper.start()
+    assert (await paper.outcome(entry))[0] == "ordered"
+    out = await decide(paper, 4, Kind.EXIT)
+    assert (await paper.outcome(out))[0] in ("nothing", "ordered")
+    for bar in range(5, 10):
+        await decide(paper, bar)
+
+    async def ended() -> bool:
+        rows = await paper.db.sql("SELECT state FROM orders WHERE role = 'entry'")
+        return [row["state"] for row in rows] == ["CANCELLED"]
+
+    await until(ended)
+    assert await fills(paper) == []
 
 
 async def test_a_stop_is_matched_from_its_entrys_bar_on(paper: Rig) -> None:

@@ -139,6 +139,66 @@ def test_a_difference_of_one_field_is_seen() -> None:
 
 
 # ── by eye ───────────────────────────────────────────────────────────────────────────────────────
+class Resting(Scripted):
+    """A script whose entry is a limit, a stop or a stop-limit order."""
+
+    name: ClassVar[str] = "resting"
+    entry_limit: float | None = None
+    entry_stop: float | None = None
+    bars: int | None = None
+
+    def decide(self, bars: Bars) -> Decisions:
+        plain, n = super().decide(bars), len(bars)
+        columns = (None if v is None else np.full(n, float(v)) for v in (self.entry_limit, self.entry_stop, self.bars))
+        return Decisions(plain.target, plain.stop_loss, plain.take_profit, *columns)
+
+
+RISE = ((100, 101, 99, 100), (101, 103, 100, 102), (105, 111, 104, 110), (110, 112, 94, 95), (95, 96, 90, 92))
+
+
+@pytest.mark.parametrize(
+    ("entry", "fills", "unclear"),
+    [
+        ({"entry_limit": 99}, [(3, 99)], 0),  # reached in the third bar after
+        ({"entry_limit": 99, "bars": 3}, [(3, 99)], 0),
+        ({"entry_limit": 99, "bars": 2}, [], 0),  # expired
+        ({"entry_limit": 101}, [(1, 101)], 0),  # at the open: it was marketable
+        ({"entry_limit": 102}, [(1, 101)], 0),
+        ({"entry_stop": 103}, [(1, 103)], 0),
+        ({"entry_stop": 104}, [(2, 105)], 0),  # a gap through the stop fills at the open
+        ({"entry_stop": 104, "entry_limit": 105}, [(2, 105)], 0),
+        ({"entry_stop": 104, "entry_limit": 104}, [(3, 104)], 0),  # triggered above its limit: it rests as a limit
+        ({"entry_limit": 99, "stop": 92}, [(3, 99), (4, 92)], 0),
+        ({"entry_limit": 99, "stop": 94}, [(3, 99), (3, 94)], 0),  # under the entry: after it
+        ({"entry_limit": 99, "limit": 105}, [(3, 99)], 1),  # the bar opened above: before or after is not known
+        ({"entry_stop": 103, "limit": 108}, [(1, 103), (2, 108)], 0),
+        ({"entry_stop": 111, "stop": 104}, [(2, 111), (2, 104)], 1),  # the worse one counts
+    ],
+)
+def test_entries_rest_and_fill_by_the_written_rule(
+    entry: dict[str, float], fills: list[tuple[int, float]], unclear: int
+) -> None:
+    bars = tape(*RISE)
+    result = run(Resting(target=(1,), **entry), bars, setup())
+    assert [(int(np.searchsorted(bars.time_ns, f.time_ns)), float(f.price)) for f in result.fills] == fills
+    assert (result.unclear, result.denied) == (unclear, ())
+    compiled = run(Resting(target=(1,), **entry), bars, setup(), engine="compiled")
+    assert (compiled.engine.name, compiled.fills) == ("reference", result.fills)
+    assert compiled.engine.reason == "entries by limit or stop orders"
+
+
+def test_an_entry_that_rests_is_checked_sized_and_ended_like_lives() -> None:
+    bars = tape(*RISE)
+    wrong = run(Resting(target=(1,), entry_stop=99.0), bars, setup())  # under the close: it would trigger at once
+    assert [row.code for row in wrong.denied] == ["STOP_WRONG_SIDE"]
+    half = run(Resting(target=(1,), entry_limit=50.0), bars, setup())
+    assert [row.code for row in half.denied] == ["PRICE_BAND"]
+    (bought,) = run(Resting(target=(1,), entry_limit=99.0), bars, setup(size=Decimal(990))).fills
+    assert bought.quantity == 10  # 990 at the limit, not at the close
+    ended = run(Resting(target=(1, 1, 0, 0, 0), entry_limit=99.0), bars, setup())
+    assert (ended.fills, ended.denied) == ((), ())
+
+
 def test_takers_slip_and_makers_pay_their_own_rate() -> None:
     bars = tape((100, 101, 99, 100), (102, 103, 101, 102), (104, 111, 103, 104), (103, 104, 102, 103))
     costs = CostModel(Decimal("0.001"), "quote", Decimal("0.0002"), Slippage.parse("0.5 range"))

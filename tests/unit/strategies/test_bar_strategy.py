@@ -18,6 +18,7 @@ from fks.indicators.exact import rolling_sum, to_ticks
 from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
+from fks.model.order import Role
 from fks.strategies.base import BarStrategy, Context, StrategyError, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.registry import load_catalogue
@@ -85,6 +86,50 @@ def test_both_forms_of_one_rule_decide_the_same(fast: int, more: int, short: boo
     columns = evaluate(SmaCross(fast=fast, slow=fast + more, short=short), tape)
     bars = evaluate(CrossByBar(fast=fast, slow=fast + more, short=short), tape)
     assert np.array_equal(columns.target, bars.target)
+
+
+@given(seed=st.integers(0, 10**6), away=st.sampled_from([0.02, 0.1, 0.4]))
+@settings(deadline=None)
+def test_orders_that_rest_fill_and_expire_as_in_a_backtest(seed: int, away: float) -> None:
+    """Random limit, stop and stop-limit entries with an expiry: position and entry price are the backtest's."""
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random((len(tape), 3))
+    seen: list[tuple[int, float]] = []
+    expired: list[int] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append((ctx.position, ctx.entry_price))
+        if ctx.is_expired:
+            expired.append(ctx.index)
+            assert not ctx.buy()
+        draw, kind, life = dice[ctx.index]
+        side = 1 if draw < 0.15 else -1 if draw < 0.3 else 0
+        near, far = (round(bar.close * (1 + side * part * away / 100), 2) for part in (1, -1))
+        prices = [{"limit": far}, {"stop": near}, {"stop": near, "limit": round(near + side * 0.02, 2)}, {}][
+            int(kind * 4)
+        ]
+        levels = {"stop_loss": round(bar.close - side * 3.0, 2), "take_profit": round(bar.close + side * 2.0, 2)}
+        order = {1: ctx.buy, -1: ctx.sell}.get(side)
+        if order is not None:
+            order(bars=int(life * 6) or None, **prices, **levels)
+        elif draw > 0.95:
+            ctx.close()
+
+    result = run(made(on_bar), tape, FREE)
+    assert not result.denied
+    moves, prices = np.zeros(len(tape)), np.full(len(tape), np.nan)
+    for fill in result.fills:
+        at = int(np.searchsorted(tape.time_ns, fill.time_ns))
+        moves[at] += float(fill.side.sign * fill.quantity)
+        if fill.role is Role.ENTRY:
+            prices[at] = float(fill.price)
+    held = np.cumsum(moves)
+    assert [position for position, _ in seen] == held.tolist()
+    for at, (position, price) in enumerate(seen):
+        if position and not np.isnan(prices[at]):
+            assert price == prices[at]
+    assert len(result.fills) > 20
+    assert expired
 
 
 @given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]), profit=st.sampled_from([0.1, 0.5]))

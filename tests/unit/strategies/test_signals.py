@@ -185,3 +185,23 @@ def test_an_exit_waits_for_a_person_only_when_the_account_asks_for_it(approval: 
     )
     assert [signal.kind for signal in found] == [Kind.EXIT, Kind.ENTER]
     assert [signal.state.value for signal in found] == expected
+
+
+def test_an_entry_by_a_limit_or_stop_order_is_such_a_signal() -> None:
+    nan, count = np.nan, 4
+    decisions = Decisions(
+        np.array([1.0, -1.0, 1.0, 0.0]),
+        entry_limit=np.array([99.0, nan, 98.0, 97.0]),
+        entry_stop=np.array([nan, 95.0, 98.5, 96.0]),
+    )
+    found, _ = signals_for(
+        instance(), bars_of([100.0] * count), decisions, first=0, ages=np.zeros(count), now_ns=NOW_NS
+    )
+    assert [(s.kind.value, s.type.value, s.limit_price, s.stop_price) for s in found] == [
+        ("enter", "limit", Decimal(99), None),
+        ("exit", "market", None, None),
+        ("enter", "stop", None, Decimal(95)),
+        ("exit", "market", None, None),
+        ("enter", "stop_limit", Decimal(98), Decimal("98.5")),
+        ("exit", "market", None, None),
+    ]

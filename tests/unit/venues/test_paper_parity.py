@@ -1,0 +1,206 @@
+"""The paper venue fills like a backtest: random bars, entries of every type, protections, slippage and fees."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ConfigDict
+
+from fks.backtest import Result, Setup, run
+from fks.backtest.limits import UNLIMITED
+from fks.clock import FakeClock
+from fks.matching import CostModel, Slippage
+from fks.model.bar import Bar, Bars
+from fks.model.instrument import Instrument
+from fks.model.order import Fill, Order, OrderType, Role, Side
+from fks.model.timeframe import NS
+from fks.strategies.base import Decisions, Strategy, evaluate
+from fks.venues.paper import PaperVenue
+from tests.support.strategies import START_NS
+from tests.support.venue_orders import order
+
+D = Decimal
+BTC = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
+CASH = D(10**7)
+_FLAT = D(0)
+COLUMNS = ("stop_loss", "take_profit", "entry_limit", "entry_stop")
+
+
+class Given(Strategy):
+    """Decisions as they are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    name: ClassVar[str] = "given"
+    target: tuple[float, ...]
+    stop_loss: tuple[float, ...] | None = None
+    take_profit: tuple[float, ...] | None = None
+    entry_limit: tuple[float, ...] | None = None
+    entry_stop: tuple[float, ...] | None = None
+    entry_bars: tuple[float, ...] | None = None
+
+    def warmup(self) -> int:
+        return 0
+
+    def decide(self, bars: Bars) -> Decisions:
+        found = {name: getattr(self, name) for name in (*COLUMNS, "entry_bars")}
+        columns = {name: np.array(value)[: len(bars)] for name, value in found.items() if value is not None}
+        return Decisions(np.array(self.target)[: len(bars)], **columns)
+
+
+def tape(random: np.random.Generator, count: int) -> Bars:
+    moves = random.integers(-5, 6, 2 * count) + (random.random(2 * count) < 0.06) * random.integers(-20, 21, 2 * count)
+    path = np.maximum(300 + np.cumsum(moves), 40)
+    open_, close = path[0::2], path[1::2]
+    reach = random.integers(0, 6, (2, count))
+    columns = (open_, np.maximum(open_, close) + reach[0], np.minimum(open_, close) - reach[1], close)
+    times = START_NS + np.arange(count, dtype=np.int64) * 60 * NS
+    return Bars("BTCUSDT", "1m", times, *(np.asarray(column, float) for column in columns), np.ones(count))
+
+
+def strategy(random: np.random.Generator, bars: Bars) -> Given:
+    """Return long decisions whose entries and protections lie a few ticks around the closes."""
+    count = len(bars)
+    target = np.repeat(random.integers(0, 2, count), 4)[:count].astype(float)
+
+    def near(low: int, high: int, share: float) -> tuple[float, ...]:
+        away = bars.close + random.integers(low, high, count)
+        return tuple(np.where(random.random(count) < share, away, np.nan))
+
+    return Given(
+        target=tuple(target),
+        stop_loss=near(-24, -12, 0.8),
+        take_profit=near(8, 24, 0.8),
+        entry_limit=near(-6, 4, 0.5),
+        entry_stop=near(1, 8, 0.4),
+        entry_bars=tuple(np.where(random.random(count) < 0.5, random.integers(1, 5, count), np.nan)),
+    )
+
+
+@dataclass
+class Desk:
+    """A paper venue that is given what a strategy decides, as the order manager gives it."""
+
+    venue: PaperVenue
+    entry: Order | None = None
+    legs: tuple[Order, ...] = ()
+    held: Decimal = _FLAT
+
+    async def decide(self, decisions: Decisions, at: int, before: float) -> None:
+        wanted = decisions.target[at]
+        if before != 0.0:
+            for resting in (*self.legs, *([self.entry] if self.entry is not None else [])):
+                await self.venue.cancel(resting)
+            self.entry, self.legs = None, ()
+            if self.held:
+                await self.venue.submit(order(str(self.held), side=Side.SELL, role=Role.EXIT))
+        if wanted != 0.0:
+            prices = {
+                name: None if not np.isfinite(column[at]) else str(column[at])
+                for name in COLUMNS
+                if (column := getattr(decisions, name)) is not None
+            }
+            limit, stop = prices["entry_limit"], prices["entry_stop"]
+            kind = OrderType.MARKET if limit is None else OrderType.LIMIT
+            if stop is not None:
+                kind = OrderType.STOP if limit is None else OrderType.STOP_LIMIT
+            fields = {name: prices[name] for name in ("stop_loss", "take_profit")}
+            self.entry = order("1", role=Role.ENTRY, type=kind, price=limit, stop_price=stop)
+            self.levels = fields
+            await self.venue.submit(self.entry)
+
+    async def after(self, events: list[Any]) -> list[Fill]:
+        """Book the fills of a bar, and place the protections of an entry, which may fill at once."""
+        fills = [event for event in events if isinstance(event, Fill)]
+        for fill in list(fills):
+            self.held += fill.side.sign * fill.quantity
+            if self.entry is not None and fill.client_order_id == self.entry.client_order_id:
+                fills += await self.protect(self.entry)
+                self.entry = None
+        return fills
+
+    async def protect(self, entry: Order) -> list[Fill]:
+        stop, profit = self.levels["stop_loss"], self.levels["take_profit"]
+        common = {"side": Side.SELL, "parent_id": entry.client_order_id}
+        legs = []
+        if stop is not None:
+            legs.append(order("1", type=OrderType.STOP, stop_price=stop, role=Role.STOP_LOSS, **common))
+        if profit is not None:
+            legs.append(order("1", type=OrderType.TAKE_PROFIT, price=profit, role=Role.TAKE_PROFIT, **common))
+        self.legs = tuple(legs)
+        if len(legs) == 2:
+            answers = await self.venue.submit_oco(*legs)
+        else:
+            answers = tuple([await self.venue.submit(leg) for leg in legs])  # type: ignore[assignment]
+        fills = [fill for answer in answers for fill in answer.fills]
+        for fill in fills:
+            self.held += fill.side.sign * fill.quantity
+        return fills
+
+
+async def drain(venue: PaperVenue) -> list[Any]:
+    found: list[Any] = []
+
+    async def read() -> None:
+        async for event in venue.events():
+            found.append(event)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    task.cancel()
+    return found
+
+
+async def on_paper(result: Result, decisions: Decisions, costs: CostModel) -> list[tuple[Any, ...]]:
+    venue = PaperVenue([BTC], costs, {"USDT": CASH}, FakeClock(), mode="bar", timeframe="1m")
+    desk, fills, bars = Desk(venue), [], result.bars
+    for at in range(len(bars)):
+        columns = (bars.open, bars.high, bars.low, bars.close)
+        venue.on_bar(Bar("binance", "BTCUSDT", "1m", int(bars.time_ns[at]), *(float(c[at]) for c in columns), 1.0))
+        fills += await desk.after(await drain(venue))
+        before = decisions.target[at - 1] if at else 0.0
+        if decisions.target[at] != before and at < len(bars) - 1:
+            await desk.decide(decisions, at, before)
+    return [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in fills]
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_paper_fills_what_a_backtest_fills(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    bars = tape(random, int(random.integers(8, 60)))
+    made = strategy(random, bars)
+    slippage = Slippage.parse(str(random.choice(["none", "2 ticks", "20 bps", "0.3 range"])))
+    costs = CostModel(D("0.001"), "quote", D("0.0002"), slippage)
+    setup = Setup(BTC, costs, "quantity", D(1), CASH, limits=UNLIMITED, allow_gaps=True)
+    result = run(made, bars, setup)
+
+    denied = {row.time_ns for row in result.denied}
+    decisions = evaluate(made, bars)
+    if denied:  # a stop entry under the close, a limit that the protections contradict: paper is not asked
+        return
+    wanted = [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in result.fills]
+    assert asyncio.run(on_paper(result, decisions, costs)) == wanted
+
+
+def test_the_random_runs_fill_entries_of_every_type() -> None:
+    compared, kinds = 0, set()
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        bars = tape(random, int(random.integers(8, 60)))
+        made = strategy(random, bars)
+        result = run(made, bars, Setup(BTC, CostModel(D(0)), "quantity", D(1), CASH, limits=UNLIMITED, allow_gaps=True))
+        decided = result.fill_columns.decided
+        assert decided is not None
+        entries = decided[result.fill_columns.role == 0]
+        compared += not result.denied and len(entries) > 0
+        for name in ("entry_limit", "entry_stop"):
+            column = getattr(made, name)
+            kinds |= {name for index in entries.tolist() if np.isfinite(column[index])}
+    assert compared > 20
+    assert kinds == {"entry_limit", "entry_stop"}

@@ -29,7 +29,7 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import TIMEFRAMES
-from fks.strategies.base import Strategy, evaluate
+from fks.strategies.base import Decisions, Strategy, evaluate
 
 _REASON = "several tapes share one account"
 MEMBERS_MAX = 100
@@ -71,7 +71,8 @@ def run_account(
     `cash` is in the quote currency, which all members share. `limits`: `fks.backtest.limits.UNLIMITED` for none, by
     default those of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
     moment does not hold up the others.
-    Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA;
+    Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA,
+    ENTRY_UNSUPPORTED;
     TapeRefused, StrategyError.
     """
     start, limits = Decimal(cash), Risk() if limits is None else limits
@@ -88,7 +89,14 @@ def run_account(
     tapes = [Tape.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
     checks = AccountChecks(tapes, start, limits)
     walkers = [
-        Walker(part, member.strategy.warmup(), setup, evaluate(member.strategy, part), checks.of(number))
+        Walker(
+            part,
+            member.strategy.warmup(),
+            setup,
+            _decisions(member.strategy, part),
+            checks.of(number),
+            checks.equity_of(number),
+        )
         for number, (member, part, setup) in enumerate(zip(members, parts, setups, strict=True))
     ]
     checks.walkers = walkers
@@ -200,6 +208,19 @@ class _Log:
         for moment, number, fill in sorted(found, key=lambda row: row[:2]):
             self.checks.book(number, fill, moment, is_in_bar=is_in_bar)
             self.rows.append(AccountFill(number, self.names[number], self.tapes[number].symbol, fill))
+
+
+def _decisions(strategy: Strategy, bars: Bars) -> Decisions:
+    """Return a member's decisions. Errors: InputError ENTRY_UNSUPPORTED, StrategyError."""
+    found = evaluate(strategy, bars)
+    if found.entry_limit is not None or found.entry_stop is not None:
+        raise InputError(
+            f"{strategy.name} enters by limit or stop orders, whose reserved money is not known to the other members",
+            code="ENTRY_UNSUPPORTED",
+            status=422,
+            remedy="run it alone, or let it enter at the market",
+        )
+    return found
 
 
 def _walk(

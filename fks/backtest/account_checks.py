@@ -6,13 +6,13 @@ trading day is looked at on every close of every member's bars up to the decisio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import numpy as np
 
-from fks.backtest.limits import Funds, Holding, TapeChecks
+from fks.backtest.limits import EntryPrices, Funds, Holding, TapeChecks
 from fks.backtest.reference import Walker
 from fks.backtest.rows import FillRow, Setup
 from fks.config.risk import Risk
@@ -87,6 +87,23 @@ class AccountChecks:
     def of(self, number: int) -> MemberChecks:
         """Return the checks of one member."""
         return MemberChecks(self, number)
+
+    def equity_of(self, number: int) -> Callable[[int], Decimal]:
+        """Return what the account is worth in quote at the close of a bar of one member, by the bar's index."""
+
+        def equity(index: int) -> Decimal:
+            now_ns = int(self._tapes[number].ends_ns[index])
+            cash = self._cash + sum((walker.cash - self._cash for walker in self.walkers), _ZERO)
+            return cash + sum(
+                (
+                    self._series[tape.symbol].worth(walker.position, now_ns)
+                    for walker, tape in zip(self.walkers, self._tapes, strict=True)
+                    if walker.position
+                ),
+                _ZERO,
+            )
+
+        return equity
 
     def book(self, number: int, fill: FillRow, moment_ns: int, *, is_in_bar: bool) -> None:
         """Take a fill of a member."""
@@ -176,8 +193,10 @@ class MemberChecks:
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
         holding: Holding,
+        order: EntryPrices | None = None,
     ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None."""
+        assert order is None, "members of an account enter at the market"
         return self.account.refusal(self.number, index, side, quantity, close, levels)
 
 

@@ -409,3 +409,24 @@ def test_members_that_cannot_share_an_account_are_refused() -> None:
             run_account(members, limits=limits)
         assert caught.value.code == code
         assert caught.value.remedy
+
+
+def test_a_share_of_the_equity_is_that_of_the_whole_account() -> None:
+    rise = bars_of([100.0, 100.0, 120.0, 120.0, 120.0, 120.0], symbol="BTCUSDT")
+    share = {"sizing": "equity_pct", "size": D(40)}
+    first = member(rise, {0: 1.0}, BTC, **share)
+    second = member(flat("ETHUSDT", 6), {3: 1.0}, ETH, **share)
+    result = run_account([first, second], cash=1000, limits=UNLIMITED)
+    bought = [row.fill for row in result.fills]
+    assert [fill.quantity for fill in bought] == [4, D("4.32")]  # of 1,000, then of 600 + 4 × 120
+
+
+def test_a_member_that_enters_by_an_order_that_rests_is_refused() -> None:
+    class Resting(Given):
+        def decide(self, bars: Bars) -> Decisions:
+            return replace(super().decide(bars), entry_limit=np.full(len(bars), 90.0))
+
+    waits = Member(Resting(target=(1.0,) * 20), flat("BTCUSDT"), setup())
+    with pytest.raises(InputError, match="enters by limit or stop orders") as error:
+        run_account([waits])
+    assert error.value.code == "ENTRY_UNSUPPORTED"

@@ -35,6 +35,8 @@ from fks.store.reading import ReadingStore
 from fks.store.tokens import TokenStore
 
 if TYPE_CHECKING:
+    from fks.api.emergency_stop import EmergencyStop
+    from fks.api.execution import Execution
     from fks.api.order_entry import OrderEntry
     from fks.api.settling import Settling
     from fks.api.why import Why
@@ -80,6 +82,7 @@ class Gateway:
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0
         self._order_entry: OrderEntry | None = None
+        self._execution: Execution | None = None
         self._settling: Settling | None = None
         self._why: Why | None = None
 
@@ -91,6 +94,22 @@ class Gateway:
 
             self._order_entry = OrderEntry(self.db, self.bus, self.deps.clock, self.deps.settings)
         return self._order_entry
+
+    @property
+    def execution(self) -> Execution:
+        """Return the entry of execution signals, which goes through order entry."""
+        if self._execution is None:
+            from fks.api.execution import Execution
+
+            self._execution = Execution(self.db, self.order_entry, self.deps.clock, self.deps.settings)
+        return self._execution
+
+    @property
+    def emergency_stop(self) -> EmergencyStop:
+        """Return the way to the kill switch."""
+        from fks.api.emergency_stop import EmergencyStop
+
+        return EmergencyStop(self.db, self.bus, self.deps.clock, self.deps.paths.guardian_socket)
 
     @property
     def settling(self) -> Settling:

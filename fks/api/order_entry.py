@@ -85,7 +85,7 @@ class OrderRequest:
         unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS))
         if unknown:
             raise _bad(f"unknown field {shown(unknown[0])}", f"use {', '.join((*_TEXTS, *_NUMBERS))}", "FIELD_UNKNOWN")
-        numbers = {name: _number(name, body.get(name)) for name in _NUMBERS}
+        numbers = {name: positive(name, body.get(name)) for name in _NUMBERS}
         quantity = numbers.pop("quantity")
         if quantity is None:
             raise _bad("quantity is missing", "give a positive quantity in base", "QUANTITY")
@@ -106,7 +106,7 @@ class OrderRequest:
 
     def checked(self) -> OrderRequest:
         """Return the request with its values checked and normalised. Errors: InputError."""
-        numbers = {name: _number(name, getattr(self, name)) for name in _NUMBERS}
+        numbers = {name: positive(name, getattr(self, name)) for name in _NUMBERS}
         kind = _one_of("type", self.type, _TYPES)
         for name, is_needed in (("price", kind in _WITH_PRICE), ("stop_price", kind in _WITH_STOP)):
             if is_needed and numbers[name] is None:
@@ -209,7 +209,7 @@ class OrderEntry:
         """
         request = request.checked()
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
-        draft = Draft(principal, request.body_hash(), arrived_ns, partial(self._signal, request))
+        draft = Draft(principal, request.body_hash(), arrived_ns, partial(self.signal_of, request))
         return await self.enter(draft, idempotency_key)
 
     async def enter(self, draft: Draft, key: str | None, *, wait_s: float | None = None) -> EntryAnswer:
@@ -324,7 +324,7 @@ class OrderEntry:
             await self._clock.sleep(pause_s)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
-    async def _signal(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
+    async def signal_of(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
         """Return the signal of a request, READY. Errors: InputError for an unknown account or symbol."""
         account = self._account(await self._accounts.page(), request)
         instrument = await self._instrument(request, account)
@@ -489,7 +489,7 @@ def _with_type(body: Mapping[str, object]) -> Mapping[str, object]:
     return {"type" if name == "order_type" else name: value for name, value in body.items()}
 
 
-def _number(name: str, value: object) -> Decimal | None:
+def positive(name: str, value: object) -> Decimal | None:
     """Return a positive exact number, or None when it was left out. A float stands for its shortest decimal."""
     if value is None:
         return None

@@ -57,6 +57,8 @@ PROBLEMS: dict[str, str] = {
     "ACCOUNT_EXISTS": "409: the account's name is taken",
     "ACCOUNT_TIED": "409: the account had its first session; its mode is fixed with its identity",
     "ORDER_UNKNOWN": "404: no order, and no request for one, has this id",
+    "SIZE_WRONG": "422: the size of a signal is missing, given twice, or cannot be computed from its risk",
+    "ACTION": "422: no such action",
     "ORDER_NOT_YET": "409: the request has not become an order yet",
     "ORDER_NOT_UNKNOWN": "409: only an order of unknown outcome is settled",
     "SETTLE_WRONG": "422: the settlement lacks something, or contradicts the order",

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
+from fks.model.order import Side
 
 #: The sizings. `size` is quote per entry, base per entry, or percent of the equity: that the entry is worth, that is
 #: lost at its stop loss, or that one ATR or one standard deviation of the changes of the close is worth.
@@ -116,6 +117,24 @@ def _per_unit(
 
 def _missing(code: str, what: str, remedy: str) -> SizingMissing:
     return SizingMissing(f"the entry cannot be sized without {what}", code=code, status=422, remedy=remedy)
+
+
+def risk_quantity(risk: Decimal, price: Decimal, stop_loss: Decimal, side: Side, instrument: Instrument) -> Decimal:
+    """Return the quantity (base, on the lot grid, rounded down) that loses `risk` between `price` and `stop_loss`; 0
+    when it is less than one step. Fees and slippage come on top.
+
+    Units: `risk` in quote. Errors: InputError SIZE_WRONG when the stop-loss is not on the losing side of the price.
+    """
+    distance = (price - stop_loss) * side.sign
+    if not distance > 0:
+        where = "below" if side is Side.BUY else "above"
+        raise InputError(
+            f"stop_loss {stop_loss} is not {where} the price {price}",
+            code="SIZE_WRONG",
+            status=422,
+            remedy=f"a {side.value} order's stop_loss is {where} its price",
+        )
+    return (risk // (distance * instrument.lot_step * instrument.multiplier)) * instrument.lot_step
 
 
 def exit_quantity(position: Decimal, instrument: Instrument) -> Decimal:

@@ -49,6 +49,11 @@ class InstrumentStore:
             rows = await self._db.fetch("instruments.of_exchange", exchange)
         return [instrument_of(row) for row in rows]
 
+    async def get(self, exchange: str, symbol: str) -> Instrument | None:
+        """Return one instrument, or None."""
+        row = await self._db.fetchrow("instruments.get", exchange, symbol)
+        return None if row is None else instrument_of(row)
+
 
 def instrument_of(row: Row) -> Instrument:
     """Return a row of the table as an instrument."""

@@ -22,3 +22,7 @@ SELECT * FROM instruments ORDER BY exchange, symbol;
 -- name: of_exchange
 -- Give the instruments of one exchange.
 SELECT * FROM instruments WHERE exchange = $1 ORDER BY symbol;
+
+-- name: get
+-- One instrument of an exchange.
+SELECT * FROM instruments WHERE exchange = $1 AND symbol = $2;

@@ -1,0 +1,99 @@
+"""Order entry under the paths of the replaced execution service, and the emergency stop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.problems import MEDIA_TYPE, document
+from fks.api.query import Body, Gate, JsonObject, Reader, Time, Trader, body_of, takes
+from fks.api.routes.orders import Key, Positive, checked_key, key_headers
+
+router = APIRouter(tags=["execution"])
+
+
+class ExecutionBody(Body):
+    """A signal to execute, for OpenAPI; `fks.api.execution.ExecutionRequest` checks it."""
+
+    symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
+    action: Literal["buy", "sell", "long", "short"]
+    quantity: Positive | None = Field(None, description="in base; or risk")
+    risk: Positive | None = Field(None, description="in quote: what is lost at the stop_loss, fees aside; or quantity")
+    order_type: Literal["market", "limit", "stop", "stop_limit"] | None = Field(
+        None, description="default market, with a price limit"
+    )
+    price: Positive | None = Field(
+        None, description="of limit and stop_limit; on a market order what a size by risk is computed from"
+    )
+    stop_price: Positive | None = None
+    stop_loss: Positive | None = Field(None, description="or sl")
+    take_profit: Positive | None = Field(None, description="or tp")
+    time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
+    account: str | int | None = Field(None, description="name or number; default the first enabled one")
+    venue: str | None = None
+    exchange: str | None = None
+    valid_until: Time | None = Field(None, description="ISO 8601; after it the signal is given up")
+    strategy_id: str | None = Field(None, max_length=200)
+    signal_id: str | None = Field(None, max_length=200)
+
+
+class EmergencyBody(Body):
+    """What to stop, and why."""
+
+    scope: str = Field("system", max_length=64, description="system: everything")
+    reason: str = Field(min_length=1, max_length=500, description="kept with the kill")
+    flatten: bool = Field(True, description="also close the positions; false keeps them and what protects them")
+
+
+@router.get("/execute/signal")
+async def example(gate: Gate, who: Reader) -> ExactJson:
+    """Return an example body of POST /execute/signal. Nothing is sent."""
+    from fks.api.execution import EXAMPLE
+
+    return ExactJson(dict(EXAMPLE))
+
+
+@router.post("/execute/signal", status_code=202, openapi_extra=takes(ExecutionBody))
+async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+    """Commit a signal and wait up to a second for its order: success, order_id, filled_quantity, average_price,
+    timestamp and error, with signal_id, client_order_id and state.
+
+    202 when it is committed (success true: the order may still be open), 422 with the code when it is denied. Keys and
+    repeats are those of POST /orders.
+    """
+    from fks.api.execution import ExecutionRequest
+
+    wanted = ExecutionRequest.parse(body)
+    answer = await gate.execution.submit(wanted, who.name, checked_key(key), arrived_ns=request.state.arrived_ns)
+    return execution_answer(answer, gate.deps.clock.now_ns())
+
+
+@router.post("/emergency-stop", openapi_extra=takes(EmergencyBody))
+async def emergency_stop(
+    gate: Gate, who: Trader, body: Annotated[EmergencyBody, Depends(body_of(EmergencyBody))]
+) -> ExactJson:
+    """Engage the kill switch: cancel every open order, close our positions, deny entries until `fks resume`.
+
+    200 with what became of it so far; repeating it joins the kill that is engaged. `through` is `database` when the
+    guardian could not be asked directly: it takes the kill over from there. It cannot be released here.
+    """
+    reason = body.reason.strip() or "no reason given"
+    done = await gate.emergency_stop.engage(scope=body.scope, reason=reason, by=who.name, flatten=body.flatten)
+    gate.deps.log.warning("kill.requested", by=who.name, reason=reason, through=done["through"])
+    return ExactJson(done)
+
+
+def execution_answer(answer: Any, now_ns: int) -> ExactJson:
+    """Return order entry's answer as an ExecutionResult; a refusal is a problem document with its members."""
+    from fks.api.execution import result_of
+
+    result = result_of(answer, now_ns)
+    headers = {"Location": f"/orders/{result['signal_id']}", **key_headers(answer)}
+    if answer.status < 400:
+        return ExactJson(result, status_code=answer.status, headers=headers)
+    code = str(result.pop("code") or answer.body.get("signal_state") or "refused").upper()
+    problem = document(answer.status, code, str(result["error"]), **result)
+    return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,93 @@
+"""POST /execute/signal and POST /emergency-stop over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fks.config.paths import Paths
+from fks.guardian.control_socket import ControlSocket
+from fks.store.db import Database
+from tests.support.gateway import Running
+from tests.support.ports import CollectingLog
+
+SIGNAL = {"symbol": "BTCUSDT", "action": "BUY", "quantity": 0.01, "venue": "paper"}
+
+
+async def test_the_example_is_a_body_that_is_accepted_and_sends_nothing(gateway: Running, seeded: Database) -> None:
+    async with gateway.client("trade") as client:
+        example = (await client.get("/execute/signal")).json()
+        assert not await seeded.sql("SELECT id FROM signals")
+        answer = await client.post("/execute/signal", json=example)
+    assert answer.status_code == 202, answer.text
+    [row] = await seeded.sql("SELECT symbol, side, size, stop_loss FROM signals")
+    assert (row["symbol"], row["side"], str(row["size"])) == ("BTCUSDT", "buy", "0.01")
+
+
+async def test_the_answer_is_a_result_and_a_repeat_says_so(gateway: Running, seeded: Database) -> None:
+    async with gateway.client("trade") as client:
+        first = await client.post("/execute/signal", json=SIGNAL)
+        second = await client.post("/execute/signal", json=SIGNAL)
+    body = first.json()
+    assert {"success", "order_id", "filled_quantity", "average_price", "timestamp", "error"} <= body.keys()
+    assert (body["success"], body["state"], body["is_repeat"]) == (True, None, False)
+    assert first.headers["location"] == f"/orders/{body['signal_id']}"
+    assert second.json()["order_id"] == body["order_id"]
+    assert second.json()["is_repeat"]
+    assert "earlier request" in second.headers["Warning"]
+    assert len(await seeded.sql("SELECT id FROM signals")) == 1
+
+
+async def test_trade_is_needed_to_execute_and_to_stop(gateway: Running, seeded: Database) -> None:
+    for scope in ("read", "signal"):
+        async with gateway.client(scope) as client:
+            assert (await client.post("/execute/signal", json=SIGNAL)).status_code == 403
+            assert (await client.post("/emergency-stop", json={"reason": "x"})).status_code == 403
+    assert not await seeded.sql("SELECT id FROM signals")
+    assert not await seeded.sql("SELECT kill_id FROM kill_switch")
+
+
+async def test_an_emergency_stop_asks_the_guardian(gateway: Running, seeded: Database) -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    async def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return {"ok": True, "engaged": True, "kill_id": "k", "already": len(asked) > 1}
+
+    paths: Paths = gateway.app.state.gateway.deps.paths
+    socket = ControlSocket(paths.guardian_socket, answer, CollectingLog())
+    await socket.open()
+    try:
+        async with gateway.client("trade") as client:
+            done = await client.post("/emergency-stop", json={"scope": "system", "reason": "runs away"})
+            kept = await client.post("/emergency-stop", json={"reason": "again", "flatten": False})
+    finally:
+        await socket.close()
+    assert (done.status_code, done.json()["through"], done.json()["already"]) == (200, "guardian", False)
+    assert kept.json()["already"]
+    assert asked[0] == {"op": "kill", "scope": "system", "reason": "runs away", "by": "t-trade", "flatten": True}
+    assert asked[1]["flatten"] is False
+    assert not await seeded.sql("SELECT kill_id FROM kill_switch"), "the guardian writes its own row"
+
+
+async def test_without_a_guardian_the_kill_is_a_row_that_denies_and_is_joined(
+    gateway: Running, seeded: Database
+) -> None:
+    async with gateway.client("trade") as client:
+        first = (await client.post("/emergency-stop", json={"reason": "stop", "flatten": False})).json()
+        second = (await client.post("/emergency-stop", json={"reason": "and close"})).json()
+        third = (await client.post("/emergency-stop", json={"reason": "keep", "flatten": False})).json()
+    assert (first["through"], first["already"], second["already"], third["already"]) == ("database", False, True, True)
+    assert first["kill_id"] == second["kill_id"] == third["kill_id"]
+    [row] = await seeded.sql("SELECT * FROM kill_switch")
+    assert (row["is_engaged"], row["scope"], row["reason"], row["engaged_by"]) == (True, "system", "stop", "t-trade")
+    assert row["report"]["flatten"] is True, "closing was asked for later and stays asked for"
+
+
+async def test_a_wrong_stop_is_refused_clearly(gateway: Running, seeded: Database) -> None:
+    async with gateway.client("trade") as client:
+        other = await client.post("/emergency-stop", json={"scope": "BTCUSDT", "reason": "x"})
+        assert (other.status_code, other.json()["code"]) == (422, "SCOPE_UNKNOWN")
+        for body in ({}, {"reason": ""}, {"reason": "x", "force": True}, []):
+            assert (await client.post("/emergency-stop", json=body)).status_code == 422
+    assert not await seeded.sql("SELECT kill_id FROM kill_switch")

@@ -72,7 +72,8 @@ def gateway_app(home: str, name: str) -> Any:
     node = load_node(paths)
     runtime = _in_a_thread(lambda: _overlaid(settings, paths, node.database_url))
     settings = runtime.settings
-    log = open_log("gateway", paths, settings.log, load_secrets(paths))
+    secrets = load_secrets(paths)
+    log = open_log("gateway", paths, settings.log, secrets)
     deps = Deps(
         settings=settings,
         paths=paths,
@@ -83,6 +84,7 @@ def gateway_app(home: str, name: str) -> Any:
         name=name,
         node=lambda: _node_now(paths),
         config_version=runtime.version,
+        session_key=secrets.session_key,
     )
     return create_app(deps, pages=(router,))
 

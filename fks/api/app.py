@@ -61,10 +61,17 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
             allow_credentials=False,
             allow_methods=["GET", "POST", "DELETE"],
             max_age=600,
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key"],
+            expose_headers=[
+                "Location",
+                "Retry-After",
+                "X-Request-ID",
+                "RateLimit-Limit",
+                "RateLimit-Remaining",
+                "RateLimit-Reset",
+            ],
         )
-    app.add_middleware(RequestMiddleware, clock=deps.clock, log=deps.log, is_tls=http.behind_proxy)
+    app.add_middleware(RequestMiddleware, clock=deps.clock, log=deps.log, http=http)
     return app
 
 

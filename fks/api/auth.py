@@ -1,27 +1,37 @@
-"""Authentication: bearer tokens looked up by hash, cached for seconds, and a limit for wrong tokens.
+"""Authentication: tokens, access tokens of users and session cookies, looked up by hash and cached for seconds.
 
 Every route declares one scope with `require`; tests/contract/api walks the routes and fails on one that does not.
-A token is never taken from a query string. Websockets take the header, or a ticket that works once within 30 s.
+A token is never taken from a query string. Websockets take the header, a session cookie from an own page, or a ticket
+that works once within 30 s. After the scope, `admitted` applies the rules of `fks.api.policy`: accounts, limits, audit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import secrets
+import uuid
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from fks.api import policy
+from fks.api.auditing import Auditing
+from fks.api.callers import address_of, is_local, is_own_origin
+from fks.api.limits import Limits
+from fks.api.logins import Logins, needs_totp
 from fks.api.parameters import check_parameters
 from fks.api.problems import Problem
 from fks.clock import Clock
+from fks.config.settings import Http
 from fks.model.errors import OutageError
 from fks.store.bus import Bus
-from fks.store.tokens import SCOPES, Principal, TokenStore
+from fks.store.tokens import LOCAL, SCOPES, Principal, TokenStore
 
 OPEN = "open"
 #: A revoked token is refused within this time everywhere (at once on the replica that revoked it).
@@ -76,26 +86,55 @@ class Throttle:
 class Tokens:
     """Cache of recently seen tokens, right or wrong, by hash; it keeps most requests away from the database."""
 
-    def __init__(self, store: TokenStore, clock: Clock, *, behind_proxy: bool = False) -> None:
+    def __init__(self, store: TokenStore, clock: Clock, http: Http, logins: Logins) -> None:
         self._store = store
         self._clock = clock
-        self.behind_proxy = behind_proxy
+        self.http = http
+        self.logins = logins
         self._seen: OrderedDict[str, tuple[float, Principal | None]] = OrderedDict()
-        self._touched: dict[str, float] = {}
+        self._touched: OrderedDict[str, float] = OrderedDict()
         self.throttle = Throttle(clock)
 
+    @property
+    def cookie_name(self) -> str:
+        """Return the name of the session cookie. Behind TLS a browser accepts it from this host alone (`__Host-`)."""
+        return "__Host-fks_session" if self.is_tls else "fks_session"
+
+    @property
+    def is_tls(self) -> bool:
+        """Return whether clients reach this gateway by TLS."""
+        return self.http.behind_proxy or self.http.tls_cert is not None
+
+    def address_of(self, connection: HTTPConnection) -> str:
+        """Return the caller's address, as far as the settings trust the proxies on the way."""
+        return address_of(connection, self.http.behind_proxy, self.http.trusted_proxies)
+
     async def principal(self, token: str, address: str) -> Principal:
-        """Return the owner of the token. Errors: Problem 401, or 429 after too many wrong ones from this address."""
-        key = hashlib.sha256(token.encode()).hexdigest()
+        """Return the owner of a token, or the user of an access token. Errors: Problem 401, or 429 after too many
+        wrong ones from this address."""
+        if token.count(".") == 2:
+            if self.logins.session_of(token) is None:  # its time is looked at each time, remembered or not
+                raise self._wrong(address)
+            return await self._known("jwt:" + token, self.logins.principal_of, token, address)
+        return await self._known("key:" + token, self._store.find, token, address)
+
+    async def principal_of_cookie(self, cookie: str, address: str) -> Principal:
+        """Return the user of a browser's session. Errors: Problem 401, 429."""
+        return await self._known("cookie:" + cookie, self.logins.principal_of_cookie, cookie, address)
+
+    async def _known(
+        self, name: str, find: Callable[[str], Awaitable[Principal | None]], secret: str, address: str
+    ) -> Principal:
+        key = hashlib.sha256(name.encode()).hexdigest()
         now = self._clock.monotonic()
         until, found = self._seen.get(key, (0.0, None))
         if until <= now:
             if self.throttle.wait_s(address) and not self.throttle.may_look_up(address):
                 raise self._refusal(address)
             try:
-                found = await self._store.find(token)
+                found = await find(secret)
             except OutageError:
-                if found is None or until + OUTAGE_S <= now:
+                if found is None or until + OUTAGE_S <= now or self._is_over(found):
                     raise
                 return (
                     # the kill state and the newest prices do not need PostgreSQL; routes that need it answer 503
@@ -105,24 +144,39 @@ class Tokens:
             self._remember(key, found, now)
             if found is not None:
                 await self._touch(found, now)
-        if found is None:
-            self.throttle.note_failure(address)
-            raise self._refusal(address)
+        if found is None or self._is_over(found):
+            raise self._wrong(address)
         return found
 
+    def _is_over(self, principal: Principal) -> bool:
+        return principal.expires_ns is not None and principal.expires_ns <= self._clock.now_ns()
+
+    def _wrong(self, address: str) -> Problem:
+        self.throttle.note_failure(address)
+        return self._refusal(address)
+
     async def _touch(self, principal: Principal, now: float) -> None:
-        if self._touched.get(principal.name, float("-inf")) + TOUCH_S > now:
+        key = str(principal.session_id or principal.token_id)
+        if self._touched.get(key, float("-inf")) + TOUCH_S > now:
             return
-        self._touched[principal.name] = now  # bounded by the number of living tokens
+        self._touched[key] = now
+        self._touched.move_to_end(key)
+        while len(self._touched) > _BOUND:
+            self._touched.popitem(last=False)
         with contextlib.suppress(OutageError):  # the time of the last use is worth no refusal
-            await self._store.touch(principal)
+            if principal.session_id is not None:
+                await self.logins.store.touch(principal.session_id)
+            else:
+                await self._store.touch(principal)
 
     async def is_alive(self, principal: Principal) -> bool:
-        """Return whether the principal's token has not been revoked. Errors: OutageError."""
+        """Return whether the principal's token has not been revoked, nor its session ended. Errors: OutageError."""
+        if principal.session_id is not None:
+            return await self.logins.is_alive(principal)
         return await self._store.is_alive(principal)
 
     def forget(self) -> None:
-        """Look every token up again: one was made or revoked."""
+        """Look every token and session up again: one was made, changed or ended."""
         self._seen.clear()
 
     def _remember(self, key: str, found: Principal | None, now: float) -> None:
@@ -155,39 +209,112 @@ def unauthorized(why: str) -> Problem:
     )
 
 
-def address_of(connection: HTTPConnection, behind_proxy: bool) -> str:
-    """Return the caller's address: the last hop a trusted proxy saw, or the socket's peer."""
-    if behind_proxy and (hops := connection.headers.get("x-forwarded-for")):
-        return hops.rpartition(",")[2].strip()
-    return connection.client.host if connection.client else "unknown"
-
-
 def bearer_of(connection: HTTPConnection) -> str | None:
-    """Return the token of the Authorization header, or None without one."""
+    """Return the token of the Authorization or the X-API-Key header, or None without one."""
     kind, _, token = connection.headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" and token.strip() else None
+    if kind.lower() == "bearer" and token.strip():
+        return token.strip()
+    return connection.headers.get("x-api-key", "").strip() or None
 
 
 async def authenticate(connection: HTTPConnection, scope: str) -> Principal:
-    """Return the principal of a request. Errors: Problem 401 without a good token, 403 without the scope, 429."""
+    """Return the principal of a request that may go on. Errors: Problem 401 without a good token, 403 without the
+    scope, the account or the CSRF token, 429 over the limit, 503 when a limit or the audit is needed and away."""
     tokens: Tokens = connection.app.state.tokens
+    address = tokens.address_of(connection)
     token = bearer_of(connection)
-    if token is None:
+    if token is not None:
+        principal = await tokens.principal(token, address)
+    elif cookie := connection.cookies.get(tokens.cookie_name):
+        principal = await tokens.principal_of_cookie(cookie, address)
+        _check_csrf(connection, tokens.logins, cookie)
+    else:
+        await count_anonymous(connection)
         raise unauthorized("a token is needed here")
-    return check_scope(await tokens.principal(token, address_of(connection, tokens.behind_proxy)), scope)
+    return await admitted(connection, check_scope(principal, scope), scope)
+
+
+async def admitted(connection: HTTPConnection, principal: Principal, scope: str) -> Principal:
+    """Return `principal` when it may call this route now. Errors: Problem 403, 429, 503."""
+    limits: Limits = connection.app.state.gateway.limits
+    audit: Auditing = connection.app.state.gateway.audit
+    route = route_of(connection)
+    if principal.accounts is not None and route not in policy.ACCOUNT_SAFE:
+        raise Problem(
+            403,
+            "ACCOUNT_SCOPE",
+            f"{principal.name} is bound to accounts, and this route is about all of them",
+            remedy="use a token without --account",
+        )
+    is_own_shell = principal.name == LOCAL and is_local(connection)
+    is_watching = policy.bucket_of(route) == "monitoring" and is_local(connection)
+    if not (is_own_shell or is_watching):
+        await limits.take(connection, principal, route, scope)
+    if policy.is_audited(route) and connection.scope["type"] == "http":
+        await audit.requested(connection, principal, route)
+    return principal
+
+
+async def count_anonymous(connection: HTTPConnection) -> None:
+    """Count a request without a token on its address; this host's own are not counted. Errors: Problem 429."""
+    if not is_local(connection):
+        limits: Limits = connection.app.state.gateway.limits
+        tokens: Tokens = connection.app.state.tokens
+        address = tokens.address_of(connection)
+        await limits.take_anonymous(connection, address, route_of(connection))
+
+
+def route_of(connection: HTTPConnection) -> policy.Route:
+    """Return the method and the template of the route that serves this connection."""
+    route = connection.scope.get("route")
+    path = str(getattr(route, "path_format", None) or getattr(route, "path", connection.scope["path"]))
+    return policy.known(connection.scope.get("method", "WS"), path)
+
+
+def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
+    """Refuse a change that a browser sends for a page of another origin. Errors: Problem 403 ORIGIN_FORBIDDEN."""
+    is_foreign = connection.headers.get("sec-fetch-site") == "cross-site" and "origin" not in connection.headers
+    if is_foreign or not is_own_origin(connection, allowed):
+        raise Problem(
+            403, "ORIGIN_FORBIDDEN", "a page of another origin may change nothing here", remedy="set http.cors_origins"
+        )
+
+
+def _check_csrf(connection: HTTPConnection, logins: Logins, cookie: str) -> None:
+    """Errors: Problem 403 CSRF for a change without the session's own token: a browser adds the cookie by itself."""
+    if connection.scope["type"] != "http" or connection.scope["method"] in policy.READS:
+        return
+    given = connection.headers.get("x-csrf-token", "")
+    if not hmac.compare_digest(given.encode(), logins.csrf_of(cookie).encode()):
+        raise Problem(
+            403,
+            "CSRF",
+            "a change by a browser's session needs its X-CSRF-Token",
+            remedy="read it from GET /auth/session and send it along",
+        )
 
 
 def check_scope(principal: Principal, scope: str) -> Principal:
-    """Return `principal` when its scope suffices. Errors: Problem 403 SCOPE_MISSING."""
-    if not principal.may(scope):
+    """Return `principal` when its scope suffices. Errors: Problem 403 SCOPE_MISSING, or TOTP_MISSING when a second
+    factor is all that lacks."""
+    if principal.may(scope):
+        return principal
+    headers = {"WWW-Authenticate": f'Bearer realm="fks", error="insufficient_scope", scope="{scope}"'}
+    if needs_totp(principal, scope):
         raise Problem(
             403,
-            "SCOPE_MISSING",
-            f"token {principal.name!r} has scope {principal.scope}, this needs {scope}",
-            remedy=f"make one: fks token create --name N --scope {scope}",
-            headers={"WWW-Authenticate": f'Bearer realm="fks", error="insufficient_scope", scope="{scope}"'},
+            "TOTP_MISSING",
+            f"{principal.name} needs a second factor for scope {scope}",
+            remedy="set one up: POST /auth/totp, then log in with its code",
+            headers=headers,
         )
-    return principal
+    raise Problem(
+        403,
+        "SCOPE_MISSING",
+        f"{principal.kind} {principal.name!r} has scope {principal.scope}, this needs {scope}",
+        remedy=f"make one: fks token create --name N --scope {scope}",
+        headers=headers,
+    )
 
 
 class Scope:
@@ -206,7 +333,11 @@ class Scope:
 
         An authenticated caller also gets Problem 422 for a parameter that the route does not take.
         """
+        if connection.scope["type"] == "http" and connection.scope["method"] not in policy.READS:
+            check_origin(connection, connection.app.state.tokens.http.cors_origins)
         if self.scope == OPEN or not self.checks:
+            if self.scope == OPEN and scope_of(connection.scope["route"]) is self:
+                await count_anonymous(connection)
             return None
         found = await authenticate(connection, self.scope)
         check_parameters(connection)
@@ -218,7 +349,7 @@ _NAMED = {scope: Scope(scope, checks=False) for scope in SCOPES}
 
 
 def require(scope: str) -> Any:
-    """Return the dependency for one of read, signal, trade, admin, or open."""
+    """Return the dependency for one of read, signal, approve, trade, admin, or open."""
     return Depends(_SCOPES[scope])
 
 
@@ -239,7 +370,14 @@ async def make_ticket(bus: Bus, principal: Principal) -> str:
     """Return a ticket that opens one socket for `principal` within 30 s. Errors: Problem 503 while Redis is away."""
     ticket = secrets.token_urlsafe(32)
     body = orjson.dumps(
-        {"name": principal.name, "scope": principal.scope, "id": principal.token_id, "prefix": principal.prefix}
+        {
+            "name": principal.name,
+            "scope": principal.scope,
+            "id": principal.token_id,
+            "prefix": principal.prefix,
+            "user": principal.user_id,
+            "session": None if principal.session_id is None else str(principal.session_id),
+        }
     )
     if not await bus.set(_TICKETS + _digest(ticket), body, TICKET_S):
         raise Problem(
@@ -261,16 +399,16 @@ async def use_ticket(bus: Bus, ticket: str) -> Principal | None:
         return None
     await bus.delete(key)
     found = orjson.loads(body)
-    return Principal(found["name"], found["scope"], found["id"], found["prefix"])
+    session = found.get("session")
+    return Principal(
+        found["name"],
+        found["scope"],
+        found["id"],
+        found["prefix"],
+        user_id=found.get("user"),
+        session_id=None if session is None else uuid.UUID(session),
+    )
 
 
 def _digest(ticket: str) -> str:
     return hashlib.sha256(ticket.encode()).hexdigest()
-
-
-def is_own_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> bool:
-    """Return whether a browser's Origin is this gateway itself or one the settings allow. No Origin: not a browser."""
-    origin = connection.headers.get("origin")
-    if origin is None or origin in allowed:
-        return True
-    return origin.partition("://")[2] == connection.headers.get("host")

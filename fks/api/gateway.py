@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import orjson
+from pydantic import SecretStr
 
+from fks.api.auditing import Auditing
 from fks.api.auth import Tokens
 from fks.api.exact import dump
 from fks.api.hub import Hub
+from fks.api.limits import Limits
+from fks.api.logins import Logins
 from fks.clock import Clock
 from fks.config.machine import process_space
 from fks.config.paths import Paths
@@ -29,10 +34,12 @@ from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate
 from fks.monitor.status import NodeView
 from fks.process.metrics import SNAPSHOT_PREFIX, PrometheusMeter
+from fks.store.audit import AuditStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.reading import ReadingStore
 from fks.store.tokens import TokenStore
+from fks.store.users import UserStore
 
 if TYPE_CHECKING:
     from fks.api.emergency_stop import EmergencyStop
@@ -66,6 +73,8 @@ class Deps:
     node: Callable[[], NodeView | None] = lambda: None
     host: str = field(default_factory=socket.gethostname)
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
+    # signs access tokens and encrypts second factors; all replicas need the same one
+    session_key: SecretStr = field(default_factory=lambda: SecretStr(secrets.token_urlsafe(32)))
 
 
 class Gateway:
@@ -78,7 +87,10 @@ class Gateway:
         self.meter = meter
         self.rate = RequestRate(deps.clock)
         self.health = Health(deps.clock, self.rate)
-        self.tokens = Tokens(TokenStore(db), deps.clock, behind_proxy=deps.settings.http.behind_proxy)
+        self.logins = Logins(UserStore(db), deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
+        self.tokens = Tokens(TokenStore(db), deps.clock, deps.settings.http, self.logins)
+        self.limits = Limits(bus, deps.settings.auth)
+        self.audit = Auditing(AuditStore(db), deps.log)
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0
         self._order_entry: OrderEntry | None = None

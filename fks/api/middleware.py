@@ -1,5 +1,5 @@
-"""HTTP middleware of every request: an id, security headers, a count, a duration, and a last exception handler that
-leaks nothing."""
+"""HTTP middleware of every request: the checks of peer and Host, an id, security headers, limits, the audit of the
+answer, a count, a duration, and a last exception handler that leaks nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fks.api.problems import of_error
+from fks.api.callers import admits_peer, is_own_host
+from fks.api.limits import Allowance
+from fks.api.problems import Problem, of_error
 from fks.clock import Clock
+from fks.config.settings import Http
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
@@ -33,29 +36,36 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 class RequestMiddleware:
     """Pure ASGI, because Starlette's helper class would buffer and re-raise."""
 
-    def __init__(self, app: ASGIApp, clock: Clock, log: Log, is_tls: bool) -> None:
+    def __init__(self, app: ASGIApp, clock: Clock, log: Log, http: Http) -> None:
         self._app = app
         self._clock = clock
         self._log = log
-        # RFC 6797: HSTS means nothing over plain HTTP, so it is sent only where a proxy terminates TLS
-        self._fixed = (*_HEADERS, _HSTS) if is_tls else _HEADERS
+        self._http = http
+        # RFC 6797: HSTS means nothing over plain HTTP
+        self._fixed = (*_HEADERS, _HSTS) if http.behind_proxy or http.tls_cert is not None else _HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; websockets and lifespan pass through."""
+        """Serve one request; lifespan passes through, and websockets after the checks of peer and Host."""
+        if scope["type"] == "websocket" and self._refusal(scope) is not None:
+            await send({"type": "websocket.close", "code": 1008})  # before the handshake: the client gets a 403
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = self._clock.monotonic()
-        scope.setdefault("state", {})["arrived_ns"] = (
-            self._clock.now_ns()
-        )  # the age of an order request counts from here
         request_id = secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["arrived_ns"] = self._clock.now_ns()  # the age of an order request counts from here
+        state["request_id"] = request_id
         seen: dict[str, Any] = {"status": 0}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
-                message = {**message, "headers": self._headers(list(message["headers"]), request_id)}
+                gateway = _gateway_of(scope)
+                if gateway is not None and "audited" in state:
+                    await gateway.audit.answered(scope, message["status"])
+                message = {**message, "headers": self._headers(list(message["headers"]), request_id, state)}
             await send(message)
 
         try:
@@ -63,8 +73,10 @@ class RequestMiddleware:
                 raise InputError(
                     "the address holds the character NUL", code="NOT_FOUND", status=404, remedy="leave it out"
                 )
+            if (refusal := self._refusal(scope)) is not None:
+                raise refusal
             await self._app(scope, receive, send_with_headers)
-        except InputError as error:
+        except (InputError, Problem) as error:
             await of_error(error, scope["path"])(scope, receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller gets a document and the log the trace
             self._log_failure(error, request_id, scope)
@@ -74,9 +86,33 @@ class RequestMiddleware:
         finally:
             self._count(scope, seen["status"], self._clock.monotonic() - started)
 
-    def _headers(self, headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    def _refusal(self, scope: Scope) -> Problem | None:
+        """Return why this peer, or this Host header, is not served at all."""
+        peer = scope["client"][0] if scope.get("client") else "127.0.0.1"
+        if not admits_peer(peer, self._http):
+            return Problem(
+                403,
+                "PROXY_ONLY",
+                "this gateway is reached through its proxy",
+                remedy="use the proxy's address; http.trusted_proxies names it",
+            )
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) > 1 or not all(is_own_host(host, self._http) for host in hosts):
+            return Problem(
+                421,
+                "HOST_FORBIDDEN",
+                "the Host header names another server",
+                remedy="use the gateway's own name; http.allowed_hosts lists further ones",
+            )
+        return None
+
+    def _headers(
+        self, headers: list[tuple[bytes, bytes]], request_id: str, state: dict[str, Any]
+    ) -> list[tuple[bytes, bytes]]:
         names = {name.lower() for name, _ in headers}
-        extra = [(name, value) for name, value in (*self._fixed, _CSP, _NO_STORE) if name not in names]
+        allowance: Allowance | None = state.get("allowance")
+        limits = [] if allowance is None else [(k.lower().encode(), v.encode()) for k, v in allowance.headers.items()]
+        extra = [(name, value) for name, value in (*self._fixed, _CSP, _NO_STORE, *limits) if name not in names]
         return [*headers, *extra, (b"x-request-id", request_id.encode())]
 
     def _log_failure(self, error: Exception, request_id: str, scope: Scope) -> None:
@@ -91,7 +127,7 @@ class RequestMiddleware:
 
     @staticmethod
     def _count(scope: Scope, status: int, seconds: float) -> None:
-        gateway = getattr(scope["app"].state, "gateway", None) if "app" in scope else None
+        gateway = _gateway_of(scope)
         if gateway is None:
             return
         # the route's template, never the path: a client must not be able to make new series
@@ -99,3 +135,8 @@ class RequestMiddleware:
         gateway.rate.note()
         gateway.meter.count("fks_http_requests_total", route=route, status=str(status))
         gateway.meter.observe("fks_http_request_seconds", seconds, route=route)
+
+
+def _gateway_of(scope: Scope) -> Any:
+    """Return the gateway that serves the request; None before the app is open, and where no app was reached."""
+    return getattr(scope["app"].state, "gateway", None) if "app" in scope else None

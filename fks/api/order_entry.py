@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -198,9 +198,17 @@ class OrderEntry:
         self._orders = OrderStore(db)
 
     async def submit(
-        self, request: OrderRequest, principal: str, idempotency_key: str | None, *, arrived_ns: int | None = None
+        self,
+        request: OrderRequest,
+        principal: str,
+        idempotency_key: str | None,
+        *,
+        arrived_ns: int | None = None,
+        accounts: Collection[int] | None = None,
     ) -> EntryAnswer:
         """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
+
+        `accounts`: the numbers of those that the principal may trade; None for all.
 
         The answer is 202 with the order, or with `state` null when the order manager has not decided yet; 422 with the
         code when it was denied. Without a key the same request of `principal` within DERIVED_S is the same order.
@@ -209,7 +217,8 @@ class OrderEntry:
         """
         request = request.checked()
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
-        draft = Draft(principal, request.body_hash(), arrived_ns, partial(self.signal_of, request))
+        make = partial(self.signal_of, request, accounts=accounts)
+        draft = Draft(principal, request.body_hash(), arrived_ns, make)
         return await self.enter(draft, idempotency_key)
 
     async def enter(self, draft: Draft, key: str | None, *, wait_s: float | None = None) -> EntryAnswer:
@@ -324,9 +333,19 @@ class OrderEntry:
             await self._clock.sleep(pause_s)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
-    async def signal_of(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
-        """Return the signal of a request, READY. Errors: InputError for an unknown account or symbol."""
-        account = self._account(await self._accounts.page(), request)
+    async def signal_of(
+        self,
+        request: OrderRequest,
+        principal: str,
+        key: str,
+        arrived_ns: int,
+        *,
+        accounts: Collection[int] | None = None,
+    ) -> Signal:
+        """Return the signal of a request, READY, on one of `accounts` (None: any). Errors: InputError for an unknown
+        account or symbol."""
+        known = await self._accounts.page()
+        account = self._account([item for item in known if accounts is None or item.id in accounts], request)
         instrument = await self._instrument(request, account)
         return Signal(
             id=request_signal_id(principal, key),

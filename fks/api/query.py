@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,6 +31,7 @@ def gateway_of(connection: HTTPConnection) -> Gateway:
 Gate = Annotated[Gateway, Depends(gateway_of)]
 Reader = Annotated[Principal, require("read")]
 Signaller = Annotated[Principal, require("signal")]
+Approver = Annotated[Principal, require("approve")]
 Trader = Annotated[Principal, require("trade")]
 Admin = Annotated[Principal, require("admin")]
 Anyone = Annotated[None, require("open")]
@@ -62,6 +64,7 @@ def body_of(model: type[M]) -> Callable[[Request], Any]:
 
     async def read(request: Request) -> M:
         found = parse(await read_body(request))
+        request.state.body = found  # the audit keeps it, without its secrets
         try:
             return model.model_validate(found)
         except ValidationError as error:
@@ -74,6 +77,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     """Return the body as an object, numbers exact, for packages that check their own input. Errors: Problem,
     InputError."""
     found = parse(await read_body(request))
+    request.state.body = found
     if not isinstance(found, dict):
         raise Problem(422, "INVALID", "body: is not a JSON object", remedy="see /docs for the form")
     return found
@@ -83,14 +87,27 @@ JsonObject = Annotated[dict[str, Any], Depends(json_object)]
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body. Errors: Problem 413 past the limit, without reading on."""
+    """Return the body. Errors: Problem 413 past the limit, 408 past `http.body_timeout_s`, each without reading on."""
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_MAX:
-            raise Problem(413, "BODY_TOO_LARGE", f"the body is longer than {BODY_MAX} bytes", remedy="send less")
-        parts.append(part)
+    wait_s = gateway_of(request).deps.settings.http.body_timeout_s
+    try:
+        async with asyncio.timeout(wait_s):
+            async for part in request.stream():
+                size += len(part)
+                if size > BODY_MAX:
+                    raise Problem(
+                        413, "BODY_TOO_LARGE", f"the body is longer than {BODY_MAX} bytes", remedy="send less"
+                    )
+                parts.append(part)
+    except TimeoutError:
+        raise Problem(
+            408,
+            "BODY_SLOW",
+            f"the body did not arrive within {wait_s:g} s",
+            remedy="send it in one go",
+            headers={"Connection": "close"},
+        ) from None
     return b"".join(parts)
 
 

@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reset": ("fks.cli.reset", "Clear all data and start again (asks, and backs up first)."),
     "sim": ("fks.cli.sim", "The local exchange."),
     "token": ("fks.cli.token", "Create, list and revoke API tokens."),
+    "users": ("fks.cli.users", "Add, change, unlock and disable users, and end their sessions."),
+    "audit": ("fks.cli.audit", "Show what was changed, by whom, from where."),
     "data": ("fks.cli.data", "Load, sync and inspect market data."),
     "assets": ("fks.cli.assets", "List, enable and disable what is collected."),
     "indicators": ("fks.cli.indicators", "List and show indicators: inputs, parameters, warm-up."),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from fks.config.check import problems_of
 from fks.config.problems import Source, WrongSetting, did_you_mean, joined
-from fks.config.settings import Risk, Section, Settings, Supervision, Venue
+from fks.config.settings import Auth, Risk, Section, Settings, Supervision, Venue
 from fks.model.errors import ConfigError, InputError
 
 Values = Mapping[str, Any]
@@ -62,6 +62,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     "strategies.crash_window_s": (SUPERVISOR, "strategy:*"),
     **dict.fromkeys(_keys("supervision", Supervision, "lease_ttl_s", "lease_renew_s", "placement"), ("*", SUPERVISOR)),
     **dict.fromkeys(_SUPERVISORS, (SUPERVISOR,)),
+    **dict.fromkeys(_keys("auth", Auth), (GATEWAY,)),
     "http.replicas": (GATEWAY,),
     "http.cors_origins": (GATEWAY,),
     "http.order_wait_s": (GATEWAY,),

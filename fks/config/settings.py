@@ -30,8 +30,37 @@ class Http(Section):
     port: int = _port(8000, "gateway port")
     replicas: int = Field(2, ge=1, le=16, description="gateway replicas")
     behind_proxy: bool = Field(False, description="a TLS-terminating proxy stands in front")
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="addresses or networks (10.0.0.5, 10.0.0.0/24) of that proxy; X-Forwarded-For is read from no "
+        "other, and off loopback no other may connect. Unset: this host",
+    )
+    tls_cert: Path | None = Field(None, description="PEM file with the certificate chain: the gateway speaks HTTPS")
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key, mode 0600")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="names by which the gateway is called (Host header), besides localhost and addresses"
+    )
+    body_timeout_s: float = Field(10.0, gt=0, description="seconds in which a request's body has to arrive")
     cors_origins: tuple[str, ...] = Field((), description="origins allowed to call from a browser")
     order_wait_s: float = Field(1.0, gt=0, le=30, description="how long POST /orders waits for the order, seconds")
+
+
+class Auth(Section):
+    """Logins of users, and rate limits of all callers."""
+
+    access_minutes: int = Field(10, ge=1, le=60, description="life of an access token (JWT), minutes")
+    refresh_days: int = Field(30, ge=1, le=365, description="life of a login of a program: its refresh tokens, days")
+    session_hours: int = Field(24, ge=1, le=24 * 30, description="life of a browser's login, hours")
+    idle_minutes: int = Field(60, ge=1, description="a browser's login ends after so long without a request, minutes")
+    attempts_max: int = Field(
+        5, ge=1, le=100, description="failed logins of an account, or of an address, that lock it"
+    )
+    lockout_minutes: int = Field(60, ge=1, description="how long it is locked, and how long failures count, minutes")
+    anonymous_per_hour: int = Field(100, ge=0, description="requests without a token, by address; 0 = no limit")
+    limit_per_hour: int = Field(1000, ge=0, description="requests of a token or a user; 0 = no limit")
+    monitoring_per_hour: int = Field(
+        20_000, ge=0, description="status, tree, events and signals read by one token or user; 0 = no limit"
+    )
 
 
 class Database(Section):
@@ -381,6 +410,7 @@ class Settings(Section):
 
     home: Path = Field(Path(".fks"), description="where all state lives (FKS_HOME)")
     http: Http = Http()
+    auth: Auth = Auth()
     database: Database = Database()
     redis: Redis = Redis()
     ray: Ray = Ray()

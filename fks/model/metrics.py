@@ -99,6 +99,7 @@ METRICS: dict[str, Metric] = {
         Metric("fks_redis_up", "gauge", (), "1 when Redis answers"),
         Metric("fks_http_requests_total", "counter", ("route", "status"), "gateway requests"),
         Metric("fks_http_request_seconds", "histogram", ("route",), "gateway request durations"),
+        Metric("fks_auth_failures_total", "counter", ("code",), "refused logins, tokens and changes, by problem code"),
         Metric("fks_kill_engaged", "gauge", (), "1 while the kill switch is engaged"),
         Metric("fks_jobs_total", "counter", ("state",), "durable jobs by end state"),
     )

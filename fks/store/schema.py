@@ -776,8 +776,86 @@ api_tokens = Table(
     _time("created_at", now=True),
     _time("last_used_at", null=True),
     _time("revoked_at", null=True),
+    _time("expires_at", null=True),
+    Column("accounts", ARRAY(Integer), nullable=True),  # numbers of the accounts it may see and trade; None: all
+    Column("limit_per_hour", Integer, nullable=True),  # None: auth.limit_per_hour
+    _text("created_by", default=""),
     UniqueConstraint("token_hash"),
     UniqueConstraint("name"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, Identity(always=False), primary_key=True),
+    _text("name"),
+    _text("password_hash"),  # argon2id, with its own parameters and salt
+    _text("scope"),
+    Column("accounts", ARRAY(Integer), nullable=True),  # None: all
+    _text("totp_secret", null=True),  # encrypted with the node's session key
+    _time("totp_confirmed_at", null=True),
+    Column("totp_step", BigInteger, nullable=False, server_default="0"),  # newest code used: none is used twice
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+    _time("password_changed_at", now=True),
+    _time("disabled_at", null=True),
+    UniqueConstraint("name"),
+)
+
+sessions = Table(  # one per login: a browser's cookie, or a family of refresh tokens
+    "sessions",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    _text("kind"),
+    _text("cookie_hash", null=True),
+    _flag("has_totp"),
+    _text("address", default=""),
+    _time("created_at", now=True),
+    _time("last_used_at", now=True),
+    _time("expires_at"),
+    _time("revoked_at", null=True),
+    _text("revoked_reason", null=True),
+    CheckConstraint("kind IN ('cookie','token')", name="kind"),
+    UniqueConstraint("cookie_hash"),
+    Index(None, "user_id"),
+)
+
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("session_id", UUID, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    _time("created_at", now=True),
+    _time("used_at", null=True),
+    Index(None, "session_id"),
+)
+
+login_failures = Table(  # of one account or one address
+    "login_failures",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    _time("first_at"),
+    _time("locked_until", null=True),
+)
+
+audit_log = Table(  # append-only: triggers refuse every change, and its owner is not the role that writes
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _time("at", now=True),
+    _text("request_id"),
+    _text("phase"),
+    _text("actor"),
+    _text("kind"),
+    _text("action"),
+    _text("object", default=""),
+    Column("status", Integer, nullable=True),
+    _text("address", default=""),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    CheckConstraint("phase IN ('requested','answered','noted')", name="phase"),
+    Index(None, "at"),
 )
 
 jobs = Table(

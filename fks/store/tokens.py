@@ -1,6 +1,7 @@
-"""API tokens: 256 random bits shown once, stored only as their SHA-256, each with a name and one scope.
+"""API keys (tokens): 256 random bits shown once, stored only as their SHA-256, each with a name and one scope.
 
-The scopes are ordered: admin includes trade, trade includes signal, signal includes read.
+The scopes are ordered: admin includes trade, trade includes approve, approve includes signal, signal includes read.
+A token may be limited to accounts, may expire, and may have a rate limit of its own.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ import hashlib
 import hmac
 import re
 import secrets
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from fks.config.paths import Paths
 from fks.config.secrets import check_private, write_private
 from fks.model.errors import InputError
+from fks.model.timeframe import to_ns
 from fks.store.db import Querier
 
 #: Scopes, weakest first; each includes those before it.
-SCOPES = ("read", "signal", "trade", "admin")
+SCOPES = ("read", "signal", "approve", "trade", "admin")
 #: Name of the token that this node's command line sends to the gateway.
 LOCAL = "cli"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -28,16 +32,46 @@ _FORM = re.compile(r"(fks_)?[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: the token's name and its scope."""
+    """An authenticated caller: a token, or a user in a session.
+
+    `name` is recorded with each action; a user's is `user:NAME`, which no token can have. `scope` is the effective
+    one: a user's without a second factor is lower than `granted`. `accounts` are the numbers of the accounts that the
+    caller may see and trade, None for all.
+    """
 
     name: str
     scope: str
     token_id: int = 0
     prefix: str = ""  # with the id it distinguishes this token from a later one of the same name
+    accounts: frozenset[int] | None = None
+    limit_per_hour: int | None = None
+    user_id: int | None = None
+    session_id: uuid.UUID | None = None
+    granted: str = ""  # the user's scope once a second factor was shown; "" of a token
+    expires_ns: int | None = None
 
     def may(self, scope: str) -> bool:
         """Return whether this principal's scope includes `scope`."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+    def sees(self, account_id: int) -> bool:
+        """Return whether this principal may see and trade the account."""
+        return self.accounts is None or account_id in self.accounts
+
+    @property
+    def account_list(self) -> list[int] | None:
+        """Return the accounts as a query's argument: None for all."""
+        return None if self.accounts is None else sorted(self.accounts)
+
+    @property
+    def kind(self) -> str:
+        """Return `user` or `token`."""
+        return "token" if self.user_id is None else "user"
+
+    @property
+    def key(self) -> str:
+        """Return the name of this principal's rate limit: all sessions of a user share one."""
+        return f"token:{self.token_id}" if self.user_id is None else f"user:{self.user_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +84,10 @@ class TokenRecord:
     created_at: datetime
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
+    accounts: list[int] | None = None
+    expires_at: datetime | None = None
+    limit_per_hour: int | None = None
+    created_by: str = ""
 
 
 def make_token() -> str:
@@ -102,18 +140,39 @@ class TokenStore:
         row = await self._db.fetchrow("tokens.find", wanted)
         if row is None or not hmac.compare_digest(row["token_hash"], wanted):
             return None
-        return Principal(row["name"], row["scope"], row["id"], row["prefix"])
+        accounts = None if row["accounts"] is None else frozenset(row["accounts"])
+        expires_ns = None if row["expires_at"] is None else to_ns(row["expires_at"])
+        return Principal(
+            row["name"], row["scope"], row["id"], row["prefix"], accounts, row["limit_per_hour"], expires_ns=expires_ns
+        )
 
     async def is_alive(self, principal: Principal) -> bool:
         """Return whether this very token is not revoked, for connections that were authenticated long ago. Errors:
         OutageError."""
         return await self._db.fetchval("tokens.is_alive", principal.token_id, principal.prefix) is not None
 
-    async def create(self, name: str, scope: str) -> tuple[str, TokenRecord]:
+    async def create(
+        self,
+        name: str,
+        scope: str,
+        *,
+        accounts: Iterable[int] | None = None,
+        expires_at: datetime | None = None,
+        limit_per_hour: int | None = None,
+        created_by: str = "",
+    ) -> tuple[str, TokenRecord]:
         """Return a new token, which cannot be had again, and its record. Errors: InputError when the name is taken."""
         token = make_token()
         row = await self._db.fetchrow(
-            "tokens.create", check_name(name), hash_of(token), check_scope(scope), _prefix(token)
+            "tokens.create",
+            check_name(name),
+            hash_of(token),
+            check_scope(scope),
+            _prefix(token),
+            None if accounts is None else sorted(set(accounts)),
+            expires_at,
+            limit_per_hour,
+            created_by,
         )
         if row is None:
             raise InputError(
@@ -122,7 +181,7 @@ class TokenStore:
                 status=409,
                 remedy="choose another name, or revoke it first",
             )
-        return token, TokenRecord(row["name"], row["scope"], row["prefix"], row["created_at"])
+        return token, TokenRecord(**dict(row))
 
     async def list(self) -> list[TokenRecord]:
         """Return every token, revoked ones included, oldest first."""

@@ -19,7 +19,7 @@ from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.store.db import Database
-from fks.store.tokens import TokenStore
+from fks.store.tokens import SCOPES, TokenStore
 from fks.web.pages import router as pages
 from tests.support.ports import CollectingLog
 from tests.support.raw_redis import raw_redis
@@ -52,6 +52,10 @@ class Running:
         return self.url.replace("http://", "ws://") + "/ws"
 
 
+#: Section `auth` of gateways whose tests are not about limits.
+NO_LIMITS: dict[str, Any] = {"anonymous_per_hour": 0, "limit_per_hour": 0, "monitoring_per_hour": 0}
+
+
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,7 +81,7 @@ async def running(
     """Serve the gateway with a token of each scope until the block ends. `settings` are sections, as in
     Settings(http=…)."""
     store = TokenStore(db)
-    tokens = {scope: (await store.create(f"t-{scope}", scope))[0] for scope in ("read", "signal", "trade", "admin")}
+    tokens = {scope: (await store.create(f"t-{scope}", scope))[0] for scope in SCOPES}
     async with serving(database_url, redis_url, home, tokens, name=name, node=node, **settings) as gateway:
         await until(gateway.hears, deadline_s=20)
         yield gateway
@@ -94,7 +98,9 @@ async def serving(
     node: Any = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serve the gateway until the block ends; nothing behind it needs to be up."""
+    """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits, unless `auth` is
+    given."""
+    settings.setdefault("auth", NO_LIMITS)
     log = CollectingLog()
     paths = Paths.of(home).ensure()
     deps = Deps(

@@ -3,6 +3,7 @@
 from fks.api.routes import (
     accounts,
     assets,
+    auth,
     backtests,
     config,
     denials,
@@ -22,6 +23,7 @@ from fks.api.routes import (
     stream,
     system,
     tokens,
+    users,
     why,
 )
 
@@ -45,6 +47,8 @@ ROUTERS = (
     accounts.router,
     backtests.router,
     optimizations.router,
+    auth.router,
+    users.router,
     tokens.router,
     stream.router,
     monitor.router,

@@ -42,7 +42,7 @@ async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(
     next start."""
     row = await gate.db.fetchrow("gateway.change_account", body.name, body.mode, body.is_enabled)
     if row is None:
-        known = {item["name"] for item in await gate.db.fetch("gateway.accounts")}
+        known = {item["name"] for item in await gate.db.fetch("gateway.accounts", None)}
         if body.name not in known:
             raise Problem(
                 404, "ACCOUNT_UNKNOWN", f"there is no account {body.name!r}", remedy="see 'fks accounts list'"
@@ -59,7 +59,7 @@ async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(
 @router.get("/accounts")
 async def accounts(gate: Gate, who: Reader) -> ExactJson:
     """List accounts with the balances their venues report."""
-    return ExactJson(page(await gate.db.fetch("gateway.accounts")))
+    return ExactJson(page(await gate.db.fetch("gateway.accounts", who.account_list)))
 
 
 @router.post("/accounts", status_code=201, openapi_extra=takes(AccountBody))

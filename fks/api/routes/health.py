@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 import orjson
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from fks.api.auth import asks_inside, authenticate, require
+from fks.api.callers import is_local
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
@@ -79,30 +79,10 @@ async def is_summary_only(request: Request) -> bool:
 
     With credentials they must carry scope read: the caller sees everything. Errors: Problem 401, 403, 429.
     """
-    if is_local(request) and not any(name in request.headers for name in ("authorization", "cookie")):
+    if is_local(request) and not any(name in request.headers for name in ("authorization", "cookie", "x-api-key")):
         return True
     await authenticate(request, "read")
     return False
-
-
-def is_local(request: Request) -> bool:
-    """Return whether the caller is this host itself, and not a client of a proxy on it."""
-    if any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via")):
-        return False
-    # a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name here
-    asked = request.url.hostname or ""
-    return (
-        request.client is not None
-        and _is_loopback(request.client.host)
-        and (asked == "localhost" or _is_loopback(asked))
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def _merged(gate: Gateway) -> bytes:

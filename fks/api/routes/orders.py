@@ -32,6 +32,7 @@ from fks.model import ids
 from fks.model.errors import InputError
 from fks.model.order import Role, State
 from fks.store.settlements import ReportedFill
+from fks.store.tokens import Principal
 
 router = APIRouter(tags=["orders"])
 Positive = Annotated[Exact, Field(gt=0)]
@@ -85,7 +86,10 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
     from fks.api.order_entry import OrderRequest
 
     wanted = OrderRequest.parse(body)
-    answer = await gate.order_entry.submit(wanted, who.name, checked_key(key), arrived_ns=request.state.arrived_ns)
+    arrived_ns: int = request.state.arrived_ns
+    answer = await gate.order_entry.submit(
+        wanted, who.name, checked_key(key), arrived_ns=arrived_ns, accounts=who.account_list
+    )
     return _answer(answer)
 
 
@@ -116,16 +120,16 @@ async def orders(
     """List orders, newest first, protections included."""
     wanted = None if state is None else state.value
     symbols, at = await gate.narrowed(symbol, exchange)
-    rows = await gate.db.fetch("gateway.orders", wanted, symbols, instance, open_, before, limit, at)
+    rows = await gate.db.fetch("gateway.orders", wanted, symbols, instance, open_, before, limit, at, who.account_list)
     return ExactJson(page(rows, limit, "client_order_id"))
 
 
 @router.get("/orders/{id}")
 async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
     """Return one order, by client_order_id or by the id in the answer of POST /orders."""
-    found = await _find(gate, id)
+    found = await _find(gate, id, who)
     if found is None:
-        found = await _waiting(gate, id)
+        found = await _waiting(gate, id, who)
     return ExactJson(found)
 
 
@@ -136,10 +140,10 @@ async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
     Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts: 202 with
     `exit_end`, and the position stays protected. 409 ORDER_ENDED when there is nothing to end.
     """
-    found = await _find(gate, id)
+    found = await _find(gate, id, who)
     if found is not None:
         return _answer(await gate.order_entry.cancel(found["client_order_id"], who.name))
-    waiting = await _waiting(gate, id)
+    waiting = await _waiting(gate, id, who)
     if waiting["signal_state"] not in ("pending", "ready"):
         raise Problem(
             409, "ORDER_ENDED", f"signal {id} has ended: {waiting['signal_state']}", remedy="see GET /signals"
@@ -180,7 +184,7 @@ async def settle(
     """
     from fks.api.settling import SettleRequest
 
-    found = await _find(gate, id)
+    found = await _find(gate, id, who)
     if found is None:
         raise _unknown(id)
     request = None
@@ -213,7 +217,7 @@ def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
 @router.get("/orders/{id}/events")
 async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
     """Return every step of one order, in order."""
-    found = await _find(gate, id)
+    found = await _find(gate, id, who)
     if found is None:
         raise _unknown(id)
     return ExactJson(page(await gate.db.fetch("gateway.order_events", found["client_order_id"])))
@@ -248,14 +252,14 @@ def key_headers(answer: Any) -> dict[str, str]:
 _OWN = frozenset({"type", "title", "status", "code", "detail", "instance"})
 
 
-async def _find(gate: Gateway, id: str) -> dict[str, Any] | None:
-    row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id))
+async def _find(gate: Gateway, id: str, who: Principal) -> dict[str, Any] | None:
+    row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id), who.account_list)
     return None if row is None else dict(row)
 
 
-async def _waiting(gate: Gateway, id: str) -> dict[str, Any]:
+async def _waiting(gate: Gateway, id: str, who: Principal) -> dict[str, Any]:
     """Return the request that has no order (yet) in an order's shape. Errors: InputError 404."""
-    row = await _request(gate, id)
+    row = await _request(gate, id, who)
     if row is None:
         raise _unknown(id)
     return {
@@ -273,12 +277,12 @@ async def _waiting(gate: Gateway, id: str) -> dict[str, Any]:
     }
 
 
-async def _request(gate: Gateway, id: str) -> Any:
+async def _request(gate: Gateway, id: str, who: Principal) -> Any:
     """Return the signal that `id` names: by its own id, or by the client order id that its order will have."""
     signal_id = _uuid(id)
-    row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id)
+    row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id, who.account_list)
     if row is None:
-        waiting = await gate.db.fetch("gateway.waiting_requests")
+        waiting = await gate.db.fetch("gateway.waiting_requests", who.account_list)
         row = next((item for item in waiting if _client_id(item["id"]) == id.lower()), None)
     return row
 

@@ -21,7 +21,7 @@ async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJs
     """List the positions of each strategy instance (instance "" is persons, "external" is not ours), at the newest
     price."""
     home = gate.deps.settings.venue.exchange
-    return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home)))
+    return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home, who.account_list)))
 
 
 @router.get("/positions/{symbol:path}")
@@ -38,7 +38,8 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
     settings = gate.deps.settings
     home = settings.venue.exchange
     item = next((item for item in listed if item.exchange == home), listed[0])
-    held = await gate.db.fetch("gateway.positions", sorted({item.symbol for item in listed}), True, home)
+    symbols = sorted({item.symbol for item in listed})
+    held = await gate.db.fetch("gateway.positions", symbols, True, home, who.account_list)
     at = {item.exchange for item in listed} if exchange or ":" in symbol else set()
     rows = [dict(row) for row in held if not at or exchange_of(row["venue"], settings) in {None, *at}]
     total = {name: sum((row[name] for row in rows), Decimal(0)) for name in ("quantity", "realized_pnl", "fees")}
@@ -58,5 +59,5 @@ async def fills(
 ) -> ExactJson:
     """List executions, newest first."""
     symbols, at = await gate.narrowed(symbol, exchange)
-    rows = await gate.db.fetch("gateway.fills", symbols, instance, order, before, limit, at)
+    rows = await gate.db.fetch("gateway.fills", symbols, instance, order, before, limit, at, who.account_list)
     return ExactJson(page(rows, limit))

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Query
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Signaller, Symbol, page
+from fks.api.query import Approver, Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
 from fks.model.signal import SignalState
 from fks.store.bus import SIGNALS
 from fks.store.signals import SignalStore
+from fks.store.tokens import Principal
 
 router = APIRouter(tags=["signals"])
 
@@ -32,31 +33,33 @@ async def signals(
     """List signals, newest first."""
     wanted = None if state is None else state.value
     symbols, at = await gate.narrowed(symbol, exchange)
-    rows = await gate.db.fetch("gateway.signals", wanted, symbols, instance, before, limit, at)
+    rows = await gate.db.fetch("gateway.signals", wanted, symbols, instance, before, limit, at, who.account_list)
     return ExactJson(page(rows, limit))
 
 
 @router.get("/signals/{id}")
 async def signal(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
     """Return one signal and its outcome."""
-    return ExactJson(await _find(gate, id))
+    return ExactJson(await _find(gate, id, who))
 
 
 @router.post("/signals/{id}/approve")
-async def approve(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+async def approve(gate: Gate, who: Approver, id: uuid.UUID) -> ExactJson:
     """Approve a pending signal in the token's name: the order manager takes it from here."""
-    return await _decide(gate, id, approve=True, by=who.name)
+    return await _decide(gate, id, approve=True, who=who)
 
 
 @router.post("/signals/{id}/reject")
-async def reject(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+async def reject(gate: Gate, who: Approver, id: uuid.UUID) -> ExactJson:
     """Decline a pending signal in the token's name."""
-    return await _decide(gate, id, approve=False, by=who.name)
+    return await _decide(gate, id, approve=False, who=who)
 
 
-async def _decide(gate: Gateway, id: uuid.UUID, *, approve: bool, by: str) -> ExactJson:
+async def _decide(gate: Gateway, id: uuid.UUID, *, approve: bool, who: Principal) -> ExactJson:
+    by = who.name
+    await _find(gate, id, who)  # 404 for a signal of an account that this caller may not see
     record = await SignalStore(gate.db).decide(id, approve=approve, by=by, now_ns=gate.deps.clock.now_ns())
-    found = await _find(gate, id)
+    found = await _find(gate, id, who)
     wanted = SignalState.READY if approve else SignalState.DECLINED
     if record is None and not (found["decided_by"] == by and _came_to(found["state"], wanted)):
         raise Problem(
@@ -78,8 +81,8 @@ def _came_to(state: str, wanted: SignalState) -> bool:
     return state in (SignalState.READY, SignalState.ORDERED, SignalState.DENIED, SignalState.NOTHING)
 
 
-async def _find(gate: Gateway, id: uuid.UUID) -> dict[str, Any]:
-    row = await gate.db.fetchrow("gateway.signal", id)
+async def _find(gate: Gateway, id: uuid.UUID, who: Principal) -> dict[str, Any]:
+    row = await gate.db.fetchrow("gateway.signal", id, who.account_list)
     if row is None:
         raise Problem(404, "SIGNAL_UNKNOWN", f"there is no signal {id}", remedy="see GET /signals")
     return dict(row)

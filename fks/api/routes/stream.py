@@ -10,7 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
-from fks.api.auth import asks_inside, authenticate, check_scope, is_own_origin, make_ticket, unauthorized, use_ticket
+from fks.api.auth import asks_inside, authenticate, check_scope, make_ticket, unauthorized, use_ticket
+from fks.api.callers import is_own_origin
 from fks.api.client import Client, topics_of
 from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Gateway

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
+from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
-from fks.api.query import Admin, Body, Gate, body_of, takes
+from fks.api.query import Admin, Body, Gate, Time, body_of, takes
+from fks.api.routes.users import Accounts, numbers_of
+from fks.model.timeframe import to_datetime, to_ns
 from fks.store.tokens import LOCAL, TokenStore
 
 router = APIRouter(tags=["tokens"])
 
 
 class TokenBody(Body):
-    """A new token's name and scope (read, signal, trade or admin; each includes those before it)."""
+    """A new token's name and scope (read, signal, approve, trade or admin; each includes those before it)."""
 
     name: str
     scope: str
+    accounts: Accounts = None
+    expires_at: Time | None = Field(None, description="ISO 8601; left out: never")
+    expires_in_s: int | None = Field(None, ge=1, le=10 * 366 * 86400, description="instead of expires_at")
+    limit_per_hour: int | None = Field(None, ge=1, le=1_000_000, description="default auth.limit_per_hour")
 
 
 @router.post("/tokens", status_code=201, openapi_extra=takes(TokenBody))
 async def create(gate: Gate, who: Admin, body: Annotated[TokenBody, Depends(body_of(TokenBody))]) -> ExactJson:
     """Make a token. `token` is shown here and never again: only its hash is stored."""
-    token, record = await TokenStore(gate.db).create(body.name, body.scope)
+    now_ns = gate.deps.clock.now_ns()
+    expires_at = body.expires_at
+    if body.expires_in_s is not None:
+        expires_at = to_datetime(now_ns) + timedelta(seconds=body.expires_in_s)
+    if expires_at is not None and to_ns(expires_at) <= now_ns:
+        raise Problem(422, "INVALID", "expires_at: lies in the past", remedy="name a time to come")
+    token, record = await TokenStore(gate.db).create(
+        body.name,
+        body.scope,
+        accounts=await numbers_of(gate, body.accounts),
+        expires_at=expires_at,
+        limit_per_hour=body.limit_per_hour,
+        created_by=who.name,
+    )
     gate.tokens.forget()
     gate.deps.log.info("token.created", name=record.name, scope=record.scope, by=who.name)
-    return ExactJson({"token": token, "name": record.name, "scope": record.scope}, status_code=201)
+    made = {"token": token, "name": record.name, "scope": record.scope}
+    kept = {"accounts": record.accounts, "expires_at": record.expires_at, "limit_per_hour": record.limit_per_hour}
+    return ExactJson(made | kept, status_code=201)
 
 
 @router.get("/tokens")

@@ -6,14 +6,14 @@ SELECT s.id, s.strategy, s.params, s.params_version, s.exchange, s.symbol, s.tim
   FROM strategy_instances s JOIN accounts a ON a.id = s.account_id ORDER BY s.id;
 
 -- name: signals
--- A page of signals, newest first, with their account's name.
+-- A page of signals, newest first, with their account's name; of the accounts $7.
 SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange, s.symbol, s.timeframe, s.ts_event, s.kind,
        s.side, s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.time_in_force, s.reference_price,
        s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
        s.created_at
   FROM signals s JOIN accounts a ON a.id = s.account_id
  WHERE ($1::text IS NULL OR s.state = $1) AND ($2::text[] IS NULL OR s.symbol = ANY($2))
-   AND ($6::text IS NULL OR s.exchange = $6)
+   AND ($6::text IS NULL OR s.exchange = $6) AND ($7::int[] IS NULL OR s.account_id = ANY($7))
    AND ($3::text IS NULL OR s.instance = $3) AND ($4::bigint IS NULL OR s.seq < $4)
  ORDER BY s.seq DESC LIMIT $5;
 
@@ -23,12 +23,13 @@ SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange
        s.side, s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.time_in_force, s.reference_price,
        s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
        s.created_at
-  FROM signals s JOIN accounts a ON a.id = s.account_id WHERE s.id = $1;
+  FROM signals s JOIN accounts a ON a.id = s.account_id WHERE s.id = $1
+   AND ($2::int[] IS NULL OR s.account_id = ANY($2));
 
 -- name: waiting_requests
 -- The newest requests of people that have not become an order yet: few, for the order manager takes them at once.
 SELECT id, kind, state, code, detail, symbol, side, type, size, client_order_id FROM signals
- WHERE kind = 'order' AND state IN ('ready', 'pending') ORDER BY seq DESC LIMIT 200;
+ WHERE ($1::int[] IS NULL OR account_id = ANY($1)) AND kind = 'order' AND state IN ('ready', 'pending') ORDER BY seq DESC LIMIT 200;
 
 -- name: orders
 -- A page of orders, newest first; `open` for those that may still fill.
@@ -38,7 +39,7 @@ SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.excha
        o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at
   FROM orders o JOIN accounts a ON a.id = o.account_id
  WHERE ($1::text IS NULL OR o.state = $1) AND ($2::text[] IS NULL OR o.symbol = ANY($2))
-   AND ($7::text IS NULL OR o.exchange = $7)
+   AND ($7::text IS NULL OR o.exchange = $7) AND ($8::int[] IS NULL OR o.account_id = ANY($8))
    AND ($3::text IS NULL OR o.instance = $3)
    AND (NOT $4::bool OR o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL'))
    AND ($5::text IS NULL OR (o.created_at, o.client_order_id)
@@ -52,7 +53,7 @@ SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.excha
        o.average_price, o.venue_order_id, o.parent_id, o.group_id, o.code, o.detail, o.is_reduce_only, o.is_late,
        o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at
   FROM orders o JOIN accounts a ON a.id = o.account_id
- WHERE o.client_order_id = $1 OR o.signal_id = $2::uuid
+ WHERE (o.client_order_id = $1 OR o.signal_id = $2::uuid) AND ($3::int[] IS NULL OR o.account_id = ANY($3))
  ORDER BY o.client_order_id = $1 DESC, o.parent_id IS NOT NULL, o.created_at LIMIT 1;
 
 -- name: order_events
@@ -66,7 +67,7 @@ SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trad
        t.instance, lower(t.trade_type) AS side, t.quantity, t.price, t.fee, t.fee_currency, t.realized_pnl, t.is_maker, t.is_late,
        t.source, t.time
   FROM trades t JOIN accounts a ON a.id = t.account_id
- WHERE ($1::text[] IS NULL OR t.symbol = ANY($1)) AND ($2::text IS NULL OR t.instance = $2)
+ WHERE ($7::int[] IS NULL OR t.account_id = ANY($7)) AND ($1::text[] IS NULL OR t.symbol = ANY($1)) AND ($2::text IS NULL OR t.instance = $2)
    AND ($3::text IS NULL OR t.client_order_id = $3) AND ($4::bigint IS NULL OR t.id < $4)
    AND ($6::text IS NULL OR EXISTS (SELECT FROM orders o WHERE o.client_order_id = t.client_order_id AND o.exchange = $6))
  ORDER BY t.id DESC LIMIT $5;
@@ -79,7 +80,7 @@ SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, p.average_p
   LEFT JOIN LATERAL (
        SELECT last_price FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
         ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true
- WHERE ($1::text[] IS NULL OR p.symbol = ANY($1)) AND ($2::bool OR p.quantity <> 0)
+ WHERE ($4::int[] IS NULL OR p.account_id = ANY($4)) AND ($1::text[] IS NULL OR p.symbol = ANY($1)) AND ($2::bool OR p.quantity <> 0)
  ORDER BY a.name, p.venue, p.symbol, p.instance;
 
 -- name: accounts
@@ -89,7 +90,7 @@ SELECT a.id, a.name, a.account_type, a.venue, a.broker, a.currency, a.initial_ba
        coalesce((SELECT jsonb_agg(jsonb_build_object('currency', b.currency, 'free', b.free::text, 'locked', b.locked::text)
                                   ORDER BY b.currency)
                    FROM balances b WHERE b.account_id = a.id), '[]'::jsonb) AS balances
-  FROM accounts a ORDER BY a.id;
+  FROM accounts a WHERE $1::int[] IS NULL OR a.id = ANY($1) ORDER BY a.id;
 
 -- name: change_account
 -- Change an account's mode, or switch it on or off. An account that is tied to a place without real money is never made live.

@@ -7,7 +7,7 @@ from fks.api.auth import FAILURES_MAX, OPEN, scope_of
 from tests.support.gateway import Running
 
 OPEN_ROUTES = {"/health", "/api/health", "/ready", "/monitor/", "/monitor", "/docs", "/"}
-OPEN_ROUTES |= {"/{service}/health", "/{service}/ready"}
+OPEN_ROUTES |= {"/{service}/health", "/{service}/ready", "/auth/login", "/auth/refresh"}
 ASK_INSIDE = {"/metrics", "/ws", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
 
 
@@ -39,7 +39,9 @@ LADDER = [
     ("read", "POST", "/orders", 403),
     ("signal", "POST", "/orders", 403),
     ("read", "POST", "/signals/6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11/approve", 403),
-    ("signal", "POST", "/signals/6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11/approve", 404),
+    ("signal", "POST", "/signals/6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11/approve", 403),
+    ("approve", "POST", "/signals/6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11/approve", 404),
+    ("approve", "POST", "/orders", 403),
     ("trade", "POST", "/tokens", 403),
     ("trade", "GET", "/orders", 200),
     ("admin", "GET", "/tokens", 200),

@@ -31,10 +31,10 @@ async def test_approval_is_decided_once_and_may_be_repeated(
     gateway: Running, seeded: Database, verb: str, state: str
 ) -> None:
     id = await _signal(seeded)
-    async with gateway.client("signal") as client, gateway.client("trade") as other:
+    async with gateway.client("approve") as client, gateway.client("trade") as other:
         answer = await client.post(f"/signals/{id}/{verb}")
         assert answer.status_code == 200, answer.text
-        assert (answer.json()["state"], answer.json()["decided_by"]) == (state, "t-signal")
+        assert (answer.json()["state"], answer.json()["decided_by"]) == (state, "t-approve")
         assert (await client.post(f"/signals/{id}/{verb}")).status_code == 200
         contrary = {"approve": "reject", "reject": "approve"}[verb]
         for late in (await client.post(f"/signals/{id}/{contrary}"), await other.post(f"/signals/{id}/{verb}")):
@@ -44,7 +44,7 @@ async def test_approval_is_decided_once_and_may_be_repeated(
 
 async def test_a_signal_past_its_time_cannot_be_approved(gateway: Running, seeded: Database) -> None:
     id = await _signal(seeded, valid_s=-1)
-    async with gateway.client("signal") as client:
+    async with gateway.client("approve") as client:
         assert (await client.post(f"/signals/{id}/approve")).status_code == 409
         assert (await client.post(f"/signals/{uuid.uuid4()}/approve")).status_code == 404
         assert (await client.post("/signals/nonsense/approve")).status_code == 422
@@ -52,7 +52,7 @@ async def test_a_signal_past_its_time_cannot_be_approved(gateway: Running, seede
 
 async def test_two_persons_at_once_and_one_decision(gateway: Running, seeded: Database) -> None:
     id = await _signal(seeded)
-    async with gateway.client("signal") as one, gateway.client("trade") as two:
+    async with gateway.client("approve") as one, gateway.client("trade") as two:
         answers = await asyncio.gather(one.post(f"/signals/{id}/approve"), two.post(f"/signals/{id}/reject"))
     assert sorted(answer.status_code for answer in answers) == [200, 409]
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
-from fks.api.auth import address_of, bearer_of, is_own_origin
+from fks.api.auth import bearer_of
+from fks.api.callers import address_of, is_own_origin
 from fks.api.client import Client, topics_of
 from fks.api.exact import dump, number, parse
 from fks.api.query import moment

@@ -1,0 +1,128 @@
+"""Rate limits of callers: a sliding hour per token, user or address, counted in Redis by one script per request.
+
+The count of the hour before is weighted by the share of it that still lies within the last 60 minutes (the sliding
+window counter). The hours of a caller begin with its first request. Redis may lose the counts at any moment: then a
+caller gets a fresh hour. While Redis is away changes are refused (`fks.api.policy`), reads are served uncounted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fks.api import policy
+from fks.api.problems import Problem
+from fks.config.settings import Auth
+from fks.store.bus import Bus
+from fks.store.tokens import Principal
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+PERIOD_S: Final = 3600
+_PREFIX: Final = "fks:limit:"
+
+# KEYS: the caller's hash. ARGV: limit, cost, period in seconds.
+# Returns {1 when counted, what is left, ms until this hour of the caller ends, ms to wait}.
+TAKE: Final = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local limit, cost, span = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] * 1000
+local has = redis.call('HMGET', KEYS[1], 'since', 'count', 'before')
+local since, count, before = tonumber(has[1] or now), tonumber(has[2] or 0), tonumber(has[3] or 0)
+local passed = now - since
+if passed < 0 or passed >= 2 * span then since, count, before, passed = now, 0, 0, 0
+elseif passed >= span then since, before, count, passed = since + span, count, 0, passed - span end
+local used = before * (1 - passed / span) + count
+if used + cost <= limit then
+  redis.call('HSET', KEYS[1], 'since', since, 'count', count + cost, 'before', before)
+  redis.call('PEXPIRE', KEYS[1], 2 * span)
+  return {1, math.floor(limit - used - cost), span - passed, 0}
+end
+local wait
+if count + cost <= limit then wait = (1 - (limit - count - cost) / before) * span - passed
+else wait = span - passed + (1 - (limit - cost) / count) * span end
+return {0, math.max(0, math.floor(limit - used)), span - passed, math.max(1, math.ceil(wait))}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The answer to one request: whether it may go on, what is left, and when that changes (seconds)."""
+
+    limit: int
+    is_allowed: bool
+    left: int
+    reset_s: float
+    wait_s: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the RateLimit headers (IETF draft-ietf-httpapi-ratelimit-headers), and Retry-After when refused."""
+        found = {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.left),
+            "RateLimit-Reset": str(_up(self.reset_s)),
+        }
+        return found if self.is_allowed else found | {"Retry-After": str(_up(self.wait_s))}
+
+
+class Limits:
+    """Counts requests. Holds no state: all replicas share Redis."""
+
+    def __init__(self, bus: Bus, settings: Auth) -> None:
+        self._bus = bus
+        self._settings = settings
+
+    async def take(
+        self, connection: HTTPConnection, principal: Principal, route: policy.Route, scope: str
+    ) -> Allowance | None:
+        """Count a request of `principal`; None when it does not count. The answer's headers will say what is left.
+
+        Errors: Problem 429 RATE_LIMITED; 503 LIMITS_UNKNOWN for a change while Redis is away.
+        """
+        bucket = policy.bucket_of(route)
+        own = principal.limit_per_hour
+        limit = self._settings.limit_per_hour if own is None else own
+        if bucket == "monitoring":
+            limit = self._settings.monitoring_per_hour
+        return await self._take(connection, f"{bucket}:{principal.key}", limit, route, scope)
+
+    async def take_anonymous(self, connection: HTTPConnection, address: str, route: policy.Route) -> Allowance | None:
+        """Count a request without a token. Errors: Problem 429 RATE_LIMITED."""
+        return await self._take(connection, f"address:{address}", self._settings.anonymous_per_hour, route, "open")
+
+    async def _take(
+        self, connection: HTTPConnection, key: str, limit: int, route: policy.Route, scope: str
+    ) -> Allowance | None:
+        cost = min(policy.cost_of(route), limit)
+        if cost == 0:
+            return None
+        answer = await self._bus.script(TAKE, [_PREFIX + key], [limit, cost, PERIOD_S])
+        if answer is None:
+            if policy.is_closed_without_limits(route, scope):
+                raise Problem(
+                    503,
+                    "LIMITS_UNKNOWN",
+                    "Redis keeps the rate limits and is away: nothing was changed",
+                    remedy="try again in a moment; cancelling, closing and the kill switch work meanwhile",
+                    headers={"Retry-After": "1"},
+                )
+            return None
+        allowed, left, reset_ms, wait_ms = (int(number) for number in answer)
+        found = Allowance(limit, bool(allowed), left, reset_ms / 1000, wait_ms / 1000)
+        connection.scope.setdefault("state", {})["allowance"] = found
+        if not found.is_allowed:
+            raise Problem(
+                429,
+                "RATE_LIMITED",
+                f"more than {limit} requests in an hour",
+                remedy=f"wait {_up(found.wait_s)} s; cancelling orders, reading them and the kill switch are not "
+                "limited",
+                headers={"Retry-After": str(_up(found.wait_s))},
+            )
+        return found
+
+
+def _up(seconds: float) -> int:
+    return int(-(-seconds // 1))

@@ -1,0 +1,158 @@
+"""The rules of routes besides their scope: the cost of a call, what never counts, what a caller bound to accounts may
+use, and what the audit records.
+
+A route that is in none of these tables costs one, counts, and is closed to callers that are bound to accounts: a new
+route is safe until somebody opens it here. The scope itself stands at each route (`fks.api.auth.require`), and
+`fks.api.app.table` shows all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Route = tuple[str, str]
+Bucket = Literal["requests", "monitoring"]
+
+#: Never counted and never refused by a limit: what reduces risk, and what a person reads before doing so.
+FREE: Final[frozenset[Route]] = frozenset(
+    {
+        ("DELETE", "/orders/{id}"),
+        ("GET", "/orders"),
+        ("GET", "/orders/{id}"),
+        ("GET", "/orders/{id}/events"),
+        ("GET", "/positions"),
+        ("GET", "/positions/{symbol}"),
+        ("GET", "/fills"),
+        ("GET", "/kill"),
+        ("POST", "/emergency-stop"),
+        ("POST", "/kill"),
+        ("POST", "/positions/close"),
+        ("POST", "/positions/{symbol}/close"),
+        ("POST", "/reconcile"),
+        ("POST", "/auth/logout"),
+        ("GET", "/ready"),
+    }
+)
+
+#: Read again and again by pages and monitors: free on this host, and else counted in a bucket of their own.
+MONITORING: Final[frozenset[Route]] = frozenset(
+    {
+        ("GET", "/health"),
+        ("GET", "/api/health"),
+        ("GET", "/metrics"),
+        ("GET", "/api/status"),
+        ("GET", "/system/tree"),
+        ("GET", "/system/events"),
+        ("GET", "/alerts"),
+        ("GET", "/signals"),
+        ("POST", "/ws/ticket"),
+        ("GET", "/health/dashboard"),
+        ("GET", "/health/dashboard/"),
+        ("GET", "/monitor/api/health/"),
+        ("GET", "/monitor/api/health/{service}/"),
+        ("GET", "/monitor/api/services/"),
+        ("GET", "/monitor/api/registry/"),
+        ("GET", "/monitor/api/ping/"),
+        ("GET", "/{service}/health"),
+        ("GET", "/{service}/ready"),
+    }
+)
+
+#: Calls that cost more than one: they read much, or start work.
+COSTS: Final[dict[Route, int]] = {
+    ("GET", "/historical/{symbol}"): 2,
+    ("GET", "/openapi.json"): 5,
+    ("GET", "/denials/cost"): 5,
+    ("POST", "/backtests"): 10,
+    ("POST", "/optimizations"): 50,
+    ("POST", "/graphql"): 5,
+}
+
+#: Routes that need the limit to be known: without Redis they answer 503, all others are served uncounted.
+_CLOSED_SCOPES: Final = frozenset({"signal", "approve", "trade", "admin"})
+
+#: Routes that show or change nothing of an account, or that see to the caller's accounts themselves.
+ACCOUNT_SAFE: Final[frozenset[Route]] = frozenset(
+    {
+        ("POST", "/orders"),
+        ("DELETE", "/orders/{id}"),
+        ("GET", "/orders"),
+        ("GET", "/orders/{id}"),
+        ("GET", "/orders/{id}/events"),
+        ("GET", "/positions"),
+        ("GET", "/positions/{symbol}"),
+        ("GET", "/fills"),
+        ("GET", "/accounts"),
+        ("GET", "/signals"),
+        ("GET", "/signals/{id}"),
+        ("POST", "/signals/{id}/approve"),
+        ("POST", "/signals/{id}/reject"),
+        ("GET", "/kill"),
+        ("GET", "/assets"),
+        ("GET", "/market-data/{symbol}"),
+        ("GET", "/historical/{symbol}"),
+        ("GET", "/openapi.json"),
+        ("GET", "/monitor/api/ping/"),
+        ("GET", "/auth/session"),
+        ("POST", "/auth/logout"),
+        ("POST", "/auth/password"),
+        ("POST", "/auth/totp"),
+        ("POST", "/auth/totp/confirm"),
+    }
+)
+
+#: Changes that the journal of orders and signals records with their author: they need no rows in the audit.
+JOURNALED: Final[frozenset[Route]] = frozenset(
+    {
+        ("POST", "/orders"),
+        ("DELETE", "/orders/{id}"),
+        ("POST", "/execute/signal"),
+        ("POST", "/webhook/tradingview"),
+        ("POST", "/api/v1/signals"),
+        ("POST", "/api/v1/signals/send"),
+        ("POST", "/ws/ticket"),
+        ("POST", "/graphql"),
+    }
+)
+#: Changes that must not wait for the audit: recorded when it can be.
+AUDITED_LATER: Final[frozenset[Route]] = frozenset(
+    {
+        ("POST", "/emergency-stop"),
+        ("POST", "/kill"),
+        ("POST", "/positions/close"),
+        ("POST", "/positions/{symbol}/close"),
+    }
+)
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "WS"})
+
+
+_TABLES: Final = (FREE, MONITORING, COSTS.keys(), ACCOUNT_SAFE, JOURNALED, AUDITED_LATER)
+ALIAS: Final = "/api/v1"
+
+
+def known(method: str, path: str) -> Route:
+    """Return the route as these tables name it: HEAD is GET, and `/api/v1/…` is the route that it is an alias of."""
+    route = ("GET" if method == "HEAD" else method, path)
+    if path.startswith(ALIAS + "/") and not any(route in table for table in _TABLES):
+        return route[0], path.removeprefix(ALIAS)
+    return route
+
+
+def cost_of(route: Route) -> int:
+    """Return what a call of the route costs; 0 never counts."""
+    return 0 if route in FREE else COSTS.get(route, 1)
+
+
+def bucket_of(route: Route) -> Bucket:
+    """Return the bucket in which the route counts."""
+    return "monitoring" if route in MONITORING else "requests"
+
+
+def is_closed_without_limits(route: Route, scope: str) -> bool:
+    """Return whether the route is refused while its limit cannot be known: every change with a scope above read."""
+    return route[0] not in READS and scope in _CLOSED_SCOPES and route not in FREE
+
+
+def is_audited(route: Route) -> bool:
+    """Return whether a call of the route leaves rows in the audit."""
+    return route[0] not in READS and route not in JOURNALED

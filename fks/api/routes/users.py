@@ -1,0 +1,137 @@
+"""Users: made, changed, unlocked and disabled with scope admin; and the audit of what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.logins import check_password
+from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, page, takes
+from fks.model.errors import InputError
+from fks.store.audit import AuditStore
+
+router = APIRouter(tags=["users"])
+Accounts = Annotated[
+    tuple[str | int, ...] | None, Field(max_length=1000, description="names or numbers; null or left out: all")
+]
+
+
+class UserBody(Body):
+    """A new user. Scopes trade and admin work once the user has set up a second factor."""
+
+    name: str = Field(min_length=1, max_length=64)
+    password: str = Field(min_length=1, max_length=1024)
+    scope: str
+    accounts: Accounts = None
+
+
+class UserChange(Body):
+    """Changes of a user; omitted fields stay. A new password, or `disabled`, ends the user's sessions."""
+
+    password: str | None = Field(None, min_length=1, max_length=1024)
+    scope: str | None = None
+    accounts: Accounts = None
+    all_accounts: bool = Field(False, description="the user is bound to no accounts any more")
+    disabled: bool | None = None
+    reset_totp: bool = Field(False, description="forget the second factor")
+
+
+async def numbers_of(gate: Gateway, accounts: Iterable[str | int] | None) -> list[int] | None:
+    """Return the numbers of accounts given by name or number. Errors: InputError 404 ACCOUNT_UNKNOWN."""
+    if accounts is None:
+        return None
+    rows = await gate.db.fetch("gateway.account_names")
+    known = {name: row["id"] for row in rows for name in (row["name"], str(row["id"]))}
+    unknown = [str(text) for text in accounts if str(text) not in known]
+    if unknown:
+        names = ", ".join(row["name"] for row in rows) or "none"
+        raise InputError(f"no such account: {unknown[0]}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {names}")
+    return [known[str(text)] for text in accounts]
+
+
+@router.get("/users")
+async def users(gate: Gate, who: Admin) -> ExactJson:
+    """List users, with the number of their sessions and whether they are locked."""
+    return ExactJson({"items": await gate.logins.store.list(), "next": None})
+
+
+@router.post("/users", status_code=201, openapi_extra=takes(UserBody))
+async def create(gate: Gate, who: Admin, body: Annotated[UserBody, Depends(body_of(UserBody))]) -> ExactJson:
+    """Make a user. The password is stored as its argon2id hash."""
+    name = body.name.lower()
+    hashed = await gate.logins.hash(check_password(body.password, name))
+    accounts = await numbers_of(gate, body.accounts)
+    await gate.logins.store.create(name, hashed, body.scope, accounts, who.name)
+    gate.deps.log.info("user.created", name=name, scope=body.scope, by=who.name)
+    return ExactJson({"name": name, "scope": body.scope, "accounts": accounts}, status_code=201)
+
+
+@router.post("/users/{name}", openapi_extra=takes(UserChange))
+async def change(
+    gate: Gate, who: Admin, name: str, body: Annotated[UserChange, Depends(body_of(UserChange))]
+) -> ExactJson:
+    """Change a user's password, scope or accounts, disable or enable the login, or forget the second factor."""
+    name, store, accounts = name.lower(), gate.logins.store, await numbers_of(gate, body.accounts)
+    hashed = None if body.password is None else await gate.logins.hash(check_password(body.password, name))
+    await store.change(
+        name,
+        scope=body.scope,
+        accounts=accounts,
+        has_accounts=accounts is not None or body.all_accounts,
+        is_disabled=body.disabled,
+    )
+    if hashed is not None:
+        await store.set_password(name, hashed)
+    if body.reset_totp:
+        await store.drop_totp(name)
+    gate.tokens.forget()
+    gate.deps.log.info("user.changed", name=name, by=who.name)
+    return ExactJson(next(row for row in await store.list() if row["name"] == name))
+
+
+@router.post("/users/{name}/unlock")
+async def unlock(
+    gate: Gate,
+    who: Admin,
+    name: str,
+    address: Annotated[str | None, Query(max_length=64, description="also unlock this address")] = None,
+) -> ExactJson:
+    """Forget the failed logins of a user, and of an address when one is named."""
+    keys = [f"user:{name.lower()}", *([f"address:{address}"] if address else [])]
+    return ExactJson({"name": name, "unlocked": await gate.logins.store.clear_failures(keys)})
+
+
+@router.get("/users/{name}/sessions")
+async def sessions(gate: Gate, who: Admin, name: str) -> ExactJson:
+    """List a user's living sessions, newest first."""
+    return ExactJson({"items": await gate.logins.store.sessions(name.lower()), "next": None})
+
+
+@router.delete("/users/{name}/sessions")
+async def log_out(gate: Gate, who: Admin, name: str) -> ExactJson:
+    """End every session of a user."""
+    ended = await gate.logins.store.end_sessions(name.lower(), f"ended by {who.name}")
+    gate.tokens.forget()
+    return ExactJson({"name": name, "ended": ended})
+
+
+@router.get("/audit")
+async def audit(
+    gate: Gate,
+    who: Admin,
+    actor: Annotated[str | None, Query(max_length=128, description="a token's name, or user:NAME")] = None,
+    action: Annotated[str | None, Query(max_length=128, description="a part of it: /tokens, login")] = None,
+    since: Annotated[str | None, Query(max_length=64, description="ISO 8601")] = None,
+    before: Before = None,
+    limit: Limit = 100,
+) -> ExactJson:
+    """List the audit, newest first: each change as `requested` and `answered`, and logins as `noted`."""
+    start: datetime | None = moment(since, "since")
+    rows = await AuditStore(gate.db).list(actor=actor, action=action, since=start, before=before, limit=limit)
+    return ExactJson(page(rows, limit))

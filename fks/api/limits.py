@@ -95,7 +95,7 @@ class Limits:
     async def _take(
         self, connection: HTTPConnection, key: str, limit: int, route: policy.Route, scope: str
     ) -> Allowance | None:
-        cost = min(policy.cost_of(route), limit)
+        cost = min(policy.cost_of(route, is_anonymous=scope == "open"), limit)
         if cost == 0:
             return None
         answer = await self._bus.script(TAKE, [_PREFIX + key], [limit, cost, PERIOD_S])

@@ -25,14 +25,15 @@ FREE: Final[frozenset[Route]] = frozenset(
         ("GET", "/fills"),
         ("GET", "/kill"),
         ("POST", "/emergency-stop"),
-        ("POST", "/kill"),
-        ("POST", "/positions/close"),
-        ("POST", "/positions/{symbol}/close"),
         ("POST", "/reconcile"),
         ("POST", "/auth/logout"),
         ("GET", "/ready"),
+        ("POST", "/webhook/tradingview"),
     }
 )
+
+#: Free without a token, too: a load balancer asks all day, and webhooks have a quota of their own.
+FREE_FOR_ALL: Final[frozenset[Route]] = frozenset({("GET", "/ready"), ("POST", "/webhook/tradingview")})
 
 #: Read again and again by pages and monitors: free on this host, and else counted in a bucket of their own.
 MONITORING: Final[frozenset[Route]] = frozenset(
@@ -115,14 +116,7 @@ JOURNALED: Final[frozenset[Route]] = frozenset(
     }
 )
 #: Changes that must not wait for the audit: recorded when it can be.
-AUDITED_LATER: Final[frozenset[Route]] = frozenset(
-    {
-        ("POST", "/emergency-stop"),
-        ("POST", "/kill"),
-        ("POST", "/positions/close"),
-        ("POST", "/positions/{symbol}/close"),
-    }
-)
+AUDITED_LATER: Final[frozenset[Route]] = frozenset({("POST", "/emergency-stop")})
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "WS"})
 
 
@@ -138,9 +132,9 @@ def known(method: str, path: str) -> Route:
     return route
 
 
-def cost_of(route: Route) -> int:
-    """Return what a call of the route costs; 0 never counts."""
-    return 0 if route in FREE else COSTS.get(route, 1)
+def cost_of(route: Route, *, is_anonymous: bool = False) -> int:
+    """Return what a call of the route costs; 0 never counts. Without a token most calls are refused, and count."""
+    return 0 if route in (FREE_FOR_ALL if is_anonymous else FREE) else COSTS.get(route, 1)
 
 
 def bucket_of(route: Route) -> Bucket:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from fks.config.problems import Source, WrongSetting, did_you_mean
 from fks.config.settings import Settings
-from fks.config.urls import database_faults, is_loopback, is_on_this_host, is_test_host, redis_faults
+from fks.config.urls import database_faults, is_loopback, is_network, is_on_this_host, is_test_host, redis_faults
 from fks.model.timeframe import TIMEFRAMES
 
 Sources = Mapping[tuple[str, str], Source]
@@ -32,13 +34,31 @@ def _at(sources: Sources, name: str) -> Source | None:
 
 def _network(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     http = settings.http
-    if not is_on_this_host(http.host) and not http.behind_proxy:
+    has_proxy = http.behind_proxy and bool(http.trusted_proxies)
+    if not is_on_this_host(http.host) and not has_proxy and http.tls_cert is None:
         yield WrongSetting(
             f"http.host = {http.host!r}",
             _at(sources, "http.host"),
             "anyone on the network could read the tokens on their way",
-            "use 127.0.0.1, or put a TLS proxy in front and set http.behind_proxy = true",
+            "use 127.0.0.1, or set http.tls_cert and http.tls_key, or put a TLS proxy in front and set "
+            "http.behind_proxy = true and http.trusted_proxies to its address",
         )
+    if (http.tls_cert is None) != (http.tls_key is None):
+        given = "http.tls_cert" if http.tls_cert else "http.tls_key"
+        yield WrongSetting(
+            given, _at(sources, given), "comes without its other half", "set http.tls_cert and http.tls_key"
+        )
+    for name, file in (("http.tls_cert", http.tls_cert), ("http.tls_key", http.tls_key)):
+        if file is not None and (fault := _file_fault(file, is_private=name == "http.tls_key")):
+            yield WrongSetting(f"{name} = {str(file)!r}", _at(sources, name), *fault)
+    for network in http.trusted_proxies:
+        if not is_network(network):
+            yield WrongSetting(
+                f"http.trusted_proxies: {network!r}",
+                _at(sources, "http.trusted_proxies"),
+                "is no address and no network",
+                "write 10.0.0.5 or 10.0.0.0/24",
+            )
     if "*" in http.cors_origins:
         yield WrongSetting(
             "http.cors_origins = '*'",
@@ -52,6 +72,15 @@ def _network(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     ):
         for text, remedy in faults(secret.get_secret_value()) if secret else []:
             yield WrongSetting(name, _at(sources, name), text, remedy)
+
+
+def _file_fault(file: Path, *, is_private: bool) -> tuple[str, str] | None:
+    """Return (what is wrong, remedy) of a certificate's or key's file; None when it can be used."""
+    if not file.is_file() or not os.access(file, os.R_OK):
+        return "is no file that this user can read", "name a PEM file"
+    if is_private and file.stat().st_mode & 0o077:
+        return "can be read by others", f"run 'chmod 600 {file}'"
+    return None
 
 
 def _ports(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:

@@ -46,6 +46,15 @@ def is_on_this_host(host: str) -> bool:
         return False
 
 
+def is_network(text: str) -> bool:
+    """Return whether this is an IP address or a network of them (10.0.0.0/24)."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def database_faults(url: str) -> list[tuple[str, str]]:
     """Return (what is wrong, remedy) of a PostgreSQL URL; the URL itself is never in the text."""
     try:

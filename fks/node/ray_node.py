@@ -82,6 +82,9 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
             "DASHBOARD_METRIC_PORT": str(settings.ray.dashboard_metrics_port),
             "AUTOSCALER_METRIC_PORT": str(settings.ray.autoscaler_metrics_port),
             "FKS_HOME": str(paths.home),
+            # Serve's HTTP server would put X-Forwarded-For of local callers in the place of their address; the gateway
+            # itself decides which proxies it believes (http.trusted_proxies)
+            "FORWARDED_ALLOW_IPS": "",
         }
     )
 

@@ -114,7 +114,9 @@ async def serving(
         node=lambda: node,
     )
     app = create_app(deps, pages=(pages,))
-    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
+    server = _Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on", proxy_headers=False)
+    )
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: server.started or task.done(), deadline_s=20)

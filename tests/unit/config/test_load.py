@@ -219,6 +219,10 @@ OFF = {"FKS_SIM_ENABLED": "false"}
     ("env", "part"),
     [
         ({"FKS_HTTP_HOST": "0.0.0.0"}, "behind_proxy"),
+        ({"FKS_HTTP_HOST": "0.0.0.0", "FKS_HTTP_BEHIND_PROXY": "true"}, "http.trusted_proxies"),
+        ({"FKS_HTTP_TRUSTED_PROXIES": "proxy.example"}, "is no address and no network"),
+        ({"FKS_HTTP_TLS_CERT": "/nowhere/cert.pem"}, "other half"),
+        ({"FKS_HTTP_TLS_CERT": "/nowhere/cert.pem", "FKS_HTTP_TLS_KEY": "/nowhere/key.pem"}, "is no file"),
         ({"FKS_CORS_ORIGINS": "*"}, "any page could trade"),
         ({"FKS_DATABASE_POOL_MIN": "9"}, "database.pool_max"),
         ({"FKS_SUPERVISION_LEASE_RENEW_S": "5"}, "lease_ttl_s"),
@@ -248,7 +252,12 @@ def test_settings_that_are_wrong_together_or_dangerous_are_refused(home: Path, e
 
 
 def test_behind_a_proxy_the_gateway_may_face_the_network(home: Path) -> None:
-    assert _load(home, {"FKS_HTTP_HOST": "0.0.0.0", "FKS_HTTP_BEHIND_PROXY": "true"}).settings.http.host == "0.0.0.0"
+    assert (
+        _load(
+            home, {"FKS_HTTP_HOST": "0.0.0.0", "FKS_HTTP_BEHIND_PROXY": "true", "FKS_HTTP_TRUSTED_PROXIES": "10.0.0.5"}
+        ).settings.http.host
+        == "0.0.0.0"
+    )
 
 
 def test_names_of_other_programs_are_left_alone(home: Path) -> None:

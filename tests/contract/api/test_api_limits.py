@@ -1,0 +1,165 @@
+"""Rate limits: what counts, what never does, what the headers say, and what happens without Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fks.store.db import Database
+from fks.store.tokens import TokenStore
+from tests.support import servers
+from tests.support.gateway import Running, running, serving
+from tests.support.raw_redis import raw_redis
+from tests.support.waiting import until
+
+FROM_AFAR = {"X-Forwarded-For": "203.0.113.9"}
+PROXY: dict[str, Any] = {"behind_proxy": True}
+ORDER = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "1"}
+
+
+@pytest.fixture
+async def counted(redis_url: str) -> None:
+    """Redis without the counts of other tests: their databases number tokens alike."""
+    async with raw_redis(redis_url) as redis:
+        async for key in redis.scan_iter("fks:limit:*"):
+            await redis.delete(key)
+
+
+@asynccontextmanager
+async def limited(
+    seeded: Database, database_url: str, redis_url: str, home: Path, **auth: int
+) -> AsyncIterator[Running]:
+    async with running(seeded, database_url, redis_url, home, auth=auth, http=PROXY) as gateway:
+        yield gateway
+
+
+async def test_the_thousand_and_first_read_is_refused_and_cancel_is_not(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path) as gateway,
+        gateway.client("trade") as client,
+    ):
+        made = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": "1"})
+        assert made.status_code == 202
+        assert made.headers["ratelimit-remaining"] == "999"
+        cancels = [await client.delete(f"/orders/{made.json()['id']}") for _ in range(1001)]
+        assert {answer.status_code for answer in cancels} == {409}, "each one reached the order"
+        assert "ratelimit-remaining" not in cancels[-1].headers
+        statuses = [(await client.get("/assets")).status_code for _ in range(1000)]
+        assert (statuses.count(200), statuses[-1]) == (999, 429)
+        refused = await client.get("/assets")
+        assert (refused.json()["code"], refused.headers["ratelimit-remaining"]) == ("RATE_LIMITED", "0")
+        assert 0 < int(refused.headers["retry-after"]) <= 3600
+        assert (await client.delete(f"/orders/{made.json()['id']}")).status_code == 409
+        for path in ("/orders", f"/orders/{made.json()['id']}", "/positions", "/fills", "/kill"):
+            assert (await client.get(path)).status_code == 200, path
+        assert (await client.post("/orders", json=ORDER, headers={"Idempotency-Key": "2"})).status_code == 429
+
+
+async def test_each_token_has_its_own_count_and_may_have_its_own_limit(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    own, _ = await TokenStore(seeded).create("own", "read", limit_per_hour=5)
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=3) as gateway,
+        gateway.client("read") as one,
+        gateway.client("trade") as two,
+        gateway.client(None) as three,
+    ):
+        assert [(await one.get("/assets")).status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert (await two.get("/assets")).status_code == 200
+        headers = {"Authorization": f"Bearer {own}"}
+        found = [(await three.get("/assets", headers=headers)).status_code for _ in range(6)]
+        assert found == [200] * 5 + [429]
+
+
+async def test_a_costly_call_counts_for_more(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=12) as gateway,
+        gateway.client("signal") as client,
+    ):
+        answer = await client.post("/backtests", json={})
+        assert answer.headers["ratelimit-remaining"] == "2"
+        assert (await client.post("/backtests", json={})).status_code == 429
+        assert (await client.get("/assets")).headers["ratelimit-remaining"] == "1"
+
+
+async def test_requests_without_a_token_count_by_address(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, anonymous_per_hour=3) as gateway,
+        gateway.client(None) as client,
+    ):
+        found = [await client.get("/health", headers=FROM_AFAR) for _ in range(4)]
+        assert found[-1].status_code == 429
+        assert (await client.get("/orders", headers=FROM_AFAR)).status_code == 429
+        other = await client.get("/orders", headers={"X-Forwarded-For": "203.0.113.10"})
+        assert other.status_code == 401
+        assert (await client.get("/ready", headers=FROM_AFAR)).status_code != 429, "a balancer may always ask"
+
+
+async def test_the_owner_on_this_host_watches_without_limit(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, anonymous_per_hour=1, monitoring_per_hour=1) as gateway,
+        gateway.client(None) as anyone,
+        gateway.client("read") as client,
+    ):
+        for _ in range(3):
+            for path in ("/health", "/metrics", "/monitor/", "/health/dashboard/"):
+                assert (await anyone.get(path)).status_code != 429, path
+            for path in ("/api/status", "/system/tree", "/system/events", "/monitor/api/health/"):
+                assert (await client.get(path)).status_code == 200, path
+        afar = [(await client.get("/api/status", headers=FROM_AFAR)).status_code for _ in range(2)]
+        assert afar == [200, 429]
+
+
+async def test_without_redis_changes_are_refused_and_cancels_are_not(
+    seeded: Database, database_url: str, tmp_path: Path
+) -> None:
+    with servers.home() as home:
+        nowhere = f"unix://{home.sockets}/nothing.sock"
+        tokens = {scope: (await TokenStore(seeded).create(scope, scope))[0] for scope in ("read", "trade")}
+        async with (
+            serving(database_url, nowhere, tmp_path, tokens, auth={}) as gateway,
+            gateway.client("trade") as trader,
+            gateway.client("read") as reader,
+        ):
+            refused = await trader.post("/orders", json=ORDER, headers={"Idempotency-Key": "1"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "LIMITS_UNKNOWN")
+            assert await seeded.sql("SELECT 1 FROM signals") == []
+            assert (await reader.get("/assets")).status_code == 200
+            assert (await trader.delete("/orders/" + "0" * 32)).json()["code"] == "ORDER_UNKNOWN"
+            assert (await trader.get("/orders")).status_code == 200
+
+
+async def test_counts_of_the_hour_before_fade(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=10) as gateway,
+        gateway.client("read") as client,
+        raw_redis(redis_url) as redis,
+    ):
+        assert (await client.get("/assets")).status_code == 200
+        (key,) = [key async for key in redis.scan_iter("fks:limit:*")]
+        since = int(await redis.hget(key, "since"))
+        # ten requests in the hour that ended half an hour ago: half of them still count
+        await redis.hset(key, mapping={"since": since - 5400 * 1000, "count": 10, "before": 0})
+        found = [(await client.get("/assets")).status_code for _ in range(6)]
+        assert found == [200] * 5 + [429]
+
+        async def is_served() -> bool:
+            await redis.hset(key, mapping={"since": since - 7300 * 1000, "count": 10, "before": 10})
+            return (await client.get("/assets")).status_code == 200
+
+        await until(is_served, deadline_s=5)

@@ -95,7 +95,7 @@ def run_account(
             setup,
             _decisions(member.strategy, part),
             checks.of(number),
-            checks.equity_of(number),
+            partial(checks.equity, number),
         )
         for number, (member, part, setup) in enumerate(zip(members, parts, setups, strict=True))
     ]

@@ -6,7 +6,7 @@ trading day is looked at on every close of every member's bars up to the decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -88,22 +88,22 @@ class AccountChecks:
         """Return the checks of one member."""
         return MemberChecks(self, number)
 
-    def equity_of(self, number: int) -> Callable[[int], Decimal]:
-        """Return what the account is worth in quote at the close of a bar of one member, by the bar's index."""
+    def equity(self, number: int, index: int) -> Decimal:
+        """Return what the account is worth in quote when a member decides on bar `index`: all cash, and all positions
+        at their newest closes."""
+        now_ns = int(self._tapes[number].ends_ns[index])
+        return self.cash + sum((self._series[s].worth(held, now_ns) for s, held in self._held().items()), _ZERO)
 
-        def equity(index: int) -> Decimal:
-            now_ns = int(self._tapes[number].ends_ns[index])
-            cash = self._cash + sum((walker.cash - self._cash for walker in self.walkers), _ZERO)
-            return cash + sum(
-                (
-                    self._series[tape.symbol].worth(walker.position, now_ns)
-                    for walker, tape in zip(self.walkers, self._tapes, strict=True)
-                    if walker.position
-                ),
-                _ZERO,
-            )
+    @property
+    def cash(self) -> Decimal:
+        """Return the account's quote now."""
+        return self._cash + sum((walker.cash - self._cash for walker in self.walkers), _ZERO)
 
-        return equity
+    def _held(self) -> dict[str, Decimal]:
+        held: dict[str, Decimal] = {}
+        for walker, tape in zip(self.walkers, self._tapes, strict=True):
+            held[tape.symbol] = held.get(tape.symbol, _ZERO) + walker.position
+        return held
 
     def book(self, number: int, fill: FillRow, moment_ns: int, *, is_in_bar: bool) -> None:
         """Take a fill of a member."""
@@ -122,16 +122,14 @@ class AccountChecks:
         """Return why live would deny an entry that a member decided on bar `index`, or None."""
         tape, now_ns = self._tapes[number], int(self._tapes[number].ends_ns[index])
         own = self.walkers[number].position
-        held: dict[str, Decimal] = {}
-        others = _ZERO
+        held, others = self._held(), _ZERO
         for at, (walker, other) in enumerate(zip(self.walkers, self._tapes, strict=True)):
-            held[other.symbol] = held.get(other.symbol, _ZERO) + walker.position
             if at != number and other.setup.instrument.base == tape.setup.instrument.base:
                 others += max(walker.position, _ZERO)
         positions = {symbol: amount for symbol, amount in held.items() if amount and symbol != tape.symbol}
         funds = Funds(
             position=held[tape.symbol],
-            cash=self._cash + sum((walker.cash - self._cash for walker in self.walkers), _ZERO),
+            cash=self.cash,
             loss=self._loss(now_ns),
             own=own,
             coins_of_others=others if side is Side.SELL else _ZERO,

@@ -108,8 +108,8 @@ class Dice:
             Setup(
                 item,
                 CostModel(D(self.one_of("0", "0.001", "0.00075")), self.one_of("received", "quote")),
-                self.one_of("notional", "quantity"),
-                D(self.one_of("7", "300", "900")) if self.one_of(0, 1) else D("2.5"),
+                self.one_of("notional", "quantity", "equity_pct"),
+                D(self.one_of("7", "30", "90", "900")) if self.one_of(0, 1) else D("2.5"),
                 can_short=self.one_of(True, False),
                 allow_gaps=True,
             ),
@@ -154,7 +154,11 @@ def test_one_member_equals_the_single_run(seed: int, has_limits: bool) -> None:
 def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) -> None:
     dice = Dice(seed)
     members = [dice.member(instrument(name)) for name in ("AUSDT", "BUSDT", "CUSDT")[: dice.one_of(2, 3)]]
-    members = [replace(one, setup=replace(one.setup, can_short=True)) for one in members if one.setup is not None]
+    members = [
+        replace(one, setup=replace(one.setup, can_short=True, sizing="notional", size=one.setup.size * 10))
+        for one in members
+        if one.setup is not None
+    ]
     together = run_account(members, cash=10**7, limits=UNLIMITED)
     total, moments = np.full(len(together.ends_ns), 1e7), together.ends_ns
     for one, result in zip(members, together.results, strict=True):
@@ -303,6 +307,14 @@ def test_loss_of_the_day_ends_with_the_day() -> None:
         "LOSS_DAY": 1
     }
     assert not run_account([member(hours, {2: 1.0}), member(other, {23: 1.0}, ETH)], limits=limits).denied_count
+
+
+def test_percent_of_the_equity_is_of_the_whole_account() -> None:
+    rising = bars_of([100.0] * 5 + [200.0] * 15, symbol="BTCUSDT")
+    first = member(rising, {2: 1.0}, sizing="notional", size=D(1000))
+    second = member(flat("ETHUSDT"), {8: 1.0}, ETH, sizing="equity_pct", size=D(10))
+    done = run_account([first, second], cash=2000, limits=UNLIMITED)
+    assert done.fills[1].fill.quantity == 3  # 10 % of 1000 in cash and 2000 in BTC, at 100
 
 
 # ── correlation ──────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from fks.backtest.account_checks import AccountChecks, Tape
 from fks.backtest.account_result import AccountFill, AccountResult
 from fks.backtest.account_statistics import AccountStatistics, Correlations, account_statistics_of, correlations_of
 from fks.backtest.backtest import Backtest
-from fks.backtest.gaps import ensure_seen, ensure_whole, find_gaps
+from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps
 from fks.backtest.instrument import setup_for
 from fks.backtest.reference import Walker
 from fks.backtest.result import Setup
@@ -83,8 +83,9 @@ def run_account(
         anchored(member.strategy, member.bars, setup.start_ns) for member, setup in zip(members, setups, strict=True)
     ]
     found = [find_gaps(part) for part in parts]
-    for setup, gaps in zip(setups, found, strict=True):
+    for part, setup, gaps in zip(parts, setups, found, strict=True):
         if not setup.allow_gaps:
+            ensure_inputs(part)
             ensure_whole(gaps)
     tapes = [Tape.of(part, setup) for part, setup in zip(parts, setups, strict=True)]
     checks = AccountChecks(tapes, start, limits)

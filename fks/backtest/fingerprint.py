@@ -36,7 +36,9 @@ def tape_hash(bars: Bars) -> dict[str, object]:
     digest = hashlib.sha256()
     for column in (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume):
         digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
+    inputs = {symbol: tape_hash(other) for symbol, other in bars.inputs.items()}
     return {
+        **({"inputs": inputs} if inputs else {}),
         "symbol": bars.symbol,
         "timeframe": bars.timeframe,
         "count": len(bars),

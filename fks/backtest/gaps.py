@@ -127,3 +127,22 @@ def ensure_seen(bars: Bars, is_holding: Callable[[Ints], npt.NDArray[np.bool_]])
             status=422,
             remedy=_REMEDY,
         )
+
+
+def missing_inputs(bars: Bars) -> dict[str, int]:
+    """Return how many rows each further symbol has no bar for."""
+    return {symbol: int(np.isnan(other.close).sum()) for symbol, other in bars.inputs.items()}
+
+
+def ensure_inputs(bars: Bars) -> None:
+    """Refuse a tape whose further symbols lack more than 1 % of its bars. Errors: TapeRefused TAPE_GAPS."""
+    for symbol, missing in missing_inputs(bars).items():
+        share = 100.0 * missing / len(bars)
+        if share > MISSING_PCT_MAX:
+            raise TapeRefused(
+                f"{symbol} has no bar for {share:.2f} % of those of {bars.symbol} ({missing} of {len(bars)}, limit "
+                f"{MISSING_PCT_MAX:g} %)",
+                code="TAPE_GAPS",
+                status=422,
+                remedy=_REMEDY,
+            )

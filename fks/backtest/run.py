@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fks.backtest import kernel, reference
 from fks.backtest.backtest import Backtest
-from fks.backtest.gaps import ensure_seen, ensure_whole, find_gaps, long_gaps
+from fks.backtest.gaps import ensure_inputs, ensure_seen, ensure_whole, find_gaps, long_gaps
 from fks.backtest.instrument import setup_for
 from fks.backtest.result import Outcome, Setup
 from fks.backtest.units import to_units
@@ -53,6 +53,7 @@ def run(
     first = strategy.warmup()
     gaps = find_gaps(part)
     if not setup.allow_gaps:
+        ensure_inputs(part)
         ensure_whole(gaps)  # the overall share first: it needs no run
     outcome = _walk(strategy, part, first, setup, engine)
     if not setup.allow_gaps:

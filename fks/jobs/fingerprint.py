@@ -11,6 +11,7 @@ import orjson
 import fks
 from fks.config.settings import Risk
 from fks.model.errors import InputError
+from fks.model.instrument import folded
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.strategies.registry import Catalogue, source_hash
@@ -24,13 +25,17 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     The data is named by the revision of its series and its newest bar, up to the end of the spec: a bar that was
     corrected, or one more bar in an open range, is other work. Errors: OutageError; InputError for an unknown strategy.
     """
+    if "members" in spec:
+        return await _of_account(db, kind, spec, catalogue, limits)
     from fks.jobs.backtest import parse_spec
     from fks.jobs.optimization import KIND, parse_optimization
 
     parsed = parse_optimization(spec) if kind == KIND else parse_spec(spec)
     series = []
-    for timeframe in sorted({parsed.timeframe, "1m"}):
-        found = await BarStore(db).series(parsed.symbol, timeframe, exchange=parsed.exchange or "binance")
+    exchange = parsed.exchange or "binance"
+    wanted = [parsed.symbol, *_inputs(catalogue, parsed.strategy, parsed.params)]
+    for symbol, timeframe in ((symbol, tf) for symbol in wanted for tf in sorted({parsed.timeframe, "1m"})):
+        found = await BarStore(db).series(symbol, timeframe, exchange=exchange)
         if found is not None and found.newest_ns is not None:
             newest = found.newest_ns if parsed.end_ns is None else min(found.newest_ns, parsed.end_ns)
             series.append([timeframe, found.revision, newest])
@@ -44,6 +49,28 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
         "series": series,
     }
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+
+
+async def _of_account(db: Database, kind: str, spec: Mapping[str, Any], catalogue: Catalogue, limits: Risk) -> str:
+    """Return the SHA-256 of the fingerprints of an account's members, in order, with their names, cash and limits."""
+    from fks.jobs.account import parse_account
+
+    parsed = parse_account(spec)
+    held_to = parsed.risk_of(limits)
+    members = []
+    for member in parsed.members:
+        alone = member.model_dump(mode="json", by_alias=True, exclude={"name"})
+        members.append([member.name, await fingerprint(db, kind, alone, catalogue, held_to)])
+    document = {"members": members, "cash": str(parsed.cash), "limits": held_to.model_dump(mode="json")}
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _inputs(catalogue: Catalogue, name: str, params: Mapping[str, Any]) -> list[str]:
+    """Return the further symbols of a strategy as they are stored."""
+    try:
+        return [folded(symbol) for symbol in catalogue.make(name, params).inputs()]
+    except InputError:  # parameters that are right only with those that a search adds
+        return []
 
 
 def _source(catalogue: Catalogue, name: str, params: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from fks.config.endpoints import Node, load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.jobs.account import run_account_job
 from fks.jobs.backtest import KIND as BACKTEST
 from fks.jobs.backtest import run_job
 from fks.jobs.optimization import KIND as OPTIMIZATION
@@ -28,7 +29,8 @@ BEAT_S = 1.0
 
 
 def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
-    return run_job(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder), limits=work.settings.risk)
+    run_it = run_account_job if "members" in spec else run_job
+    return run_it(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder), limits=work.settings.risk)
 
 
 async def _sync(job: Job, work: Work) -> dict[str, Any]:

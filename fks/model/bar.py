@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fks.model.errors import InputError
+from fks.model.instrument import folded
 from fks.model.ticks import Ticks, ticks_of
 from fks.model.timeframe import NS, TIMEFRAMES
 
@@ -83,6 +85,7 @@ class Bars:
     """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64.
 
     What is derived from the columns (`ticks`, `breaks`) is kept: from then on they are read-only.
+    `inputs`: bars of further symbols by folded symbol, aligned row by row by `joined`.
     """
 
     symbol: str
@@ -93,6 +96,7 @@ class Bars:
     low: Floats
     close: Floats
     volume: Floats
+    inputs: Mapping[str, Bars] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     _ticks: Ticks | None = field(default=None, init=False, repr=False, compare=False)
     _breaks: Ints | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -110,6 +114,7 @@ class Bars:
             self.low[part],
             self.close[part],
             self.volume[part],
+            inputs={symbol: bars[part] for symbol, bars in self.inputs.items()} if self.inputs else {},
         )
         if self._ticks is not None:
             object.__setattr__(view, "_ticks", self._ticks[part])
@@ -118,6 +123,31 @@ class Bars:
             first, last = np.searchsorted(self._breaks, (start, stop - 1))
             object.__setattr__(view, "_breaks", self._breaks[first:last] - start)
         return view
+
+    def joined(self, others: Mapping[str, Bars]) -> Bars:
+        """Return these bars with those of further symbols, by name, beside them: row i has what opened and ended at the
+        same time, and NaN where the other one has no bar then. Nothing is filled in.
+
+        Errors: InputError INPUT_TIMEFRAME when a timeframe is another.
+        """
+        found: dict[str, Bars] = {}
+        for symbol, other in others.items():
+            if other.timeframe != self.timeframe:
+                raise InputError(
+                    f"{symbol} has bars of {other.timeframe}, {self.symbol} of {self.timeframe}",
+                    code="INPUT_TIMEFRAME",
+                    status=422,
+                    remedy="resample one of them",
+                )
+            place = np.searchsorted(other.time_ns, self.time_ns)
+            is_there = np.concatenate([other.time_ns, [-1]])[place] == self.time_ns
+            columns = []
+            for name in ("open", "high", "low", "close", "volume"):
+                column = np.full(len(self), np.nan)
+                column[is_there] = getattr(other, name)[place[is_there]]
+                columns.append(column)
+            found[folded(symbol)] = Bars(other.symbol, other.timeframe, self.time_ns, *columns)
+        return replace(self, inputs=found)
 
     @property
     def ticks(self) -> Ticks:

@@ -81,6 +81,25 @@ def synthetic(count: int, timeframe: str = "1m") -> Bars:
     return Bars("SYNTHETIC", timeframe, times, open_ / 100.0, high / 100.0, low / 100.0, close / 100.0, volume)
 
 
+def with_inputs(strategy: Strategy, bars: Bars) -> Bars:
+    """Return bars with synthetic ones of the strategy's inputs beside them: each follows `bars` for a while and comes
+    back to it, and lacks one bar in two hundred. The same in every run and version."""
+    others = {}
+    for number, symbol in enumerate(strategy.inputs()):
+        dice = np.random.Generator(np.random.PCG64(_SEED + 1 + number))
+        apart = np.zeros(len(bars))
+        steps = dice.standard_normal(len(bars)) * 0.001
+        for i in range(1, len(bars)):
+            apart[i] = 0.95 * apart[i - 1] + steps[i]
+        close = np.round(bars.close * np.exp(apart) / 10.0, 3)
+        open_ = np.concatenate([close[:1], close[:-1]])
+        high, low = np.maximum(open_, close) + 0.01, np.minimum(open_, close) - 0.01
+        kept = dice.random(len(bars)) >= 0.005
+        columns = (column[kept] for column in (open_, high, low, close, bars.volume))
+        others[symbol] = Bars(symbol, bars.timeframe, bars.time_ns[kept], *columns)
+    return bars.joined(others) if others else bars
+
+
 def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: int = _PREFIXES) -> list[Violation]:
     """Return what is wrong with the strategy, nothing when it may be used. Takes milliseconds to tens of them.
 
@@ -88,9 +107,10 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
     """
     warmup = warmup_of(strategy)
     need = max(600, 4 * warmup)
-    for bars in (synthetic(need), *tapes):
-        if len(bars) < warmup + 20:
+    for tape in (synthetic(need), *tapes):
+        if len(tape) < warmup + 20:
             continue
+        bars = tape if tape.inputs else with_inputs(strategy, tape)
         found = next(_lookahead(strategy, bars, prefixes), None) or next(_warmups(strategy, bars), None)
         if found:
             return [found]
@@ -120,6 +140,18 @@ def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
             code="STRATEGY_REFUSED",
             status=422,
             remedy=remedy_of(strategy, finding),
+        )
+
+
+def ensure_one_symbol(strategy: Strategy) -> None:
+    """Refuse a strategy for live use that reads further symbols. Errors: StrategyError STRATEGY_INPUTS."""
+    if wanted := strategy.inputs():
+        raise StrategyError(
+            f"strategy {strategy.name} reads bars of {' '.join(wanted)} besides its own symbol, and live trading "
+            "gives a strategy the bars of one",
+            code="STRATEGY_INPUTS",
+            status=422,
+            remedy="backtest it (fks backtest account); trade a strategy of one symbol live",
         )
 
 

@@ -31,7 +31,7 @@ from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
-from fks.strategies.check import ensure_checked
+from fks.strategies.check import ensure_checked, ensure_one_symbol
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
@@ -292,7 +292,9 @@ class StrategyWorker:
         return _Runner(replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns), strategy, Columns(bars), anchor_ns)
 
     def _make(self, row: Instance) -> Strategy:
-        return load_catalogue(self._folder).make(row.strategy, row.params)
+        made = load_catalogue(self._folder).make(row.strategy, row.params)
+        ensure_one_symbol(made)
+        return made
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
         """Return (anchor, cursor) of an instance, chosen and stored when it is new: `warmup` bars before the next one.

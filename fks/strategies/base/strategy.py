@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fks.indicators.exact import keep_last
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
+from fks.model.instrument import folded
 from fks.model.timeframe import iso
 from fks.strategies.base.location import defined_at, one_line, raised_at
 
@@ -67,9 +68,27 @@ class Strategy(BaseModel, ABC):
     def decide(self, bars: Bars) -> Decisions:
         """Return the target position at the close of every bar of `bars`. Row i may depend on rows 0…i only."""
 
+    def inputs(self) -> tuple[str, ...]:
+        """Return the further symbols whose bars `decide` reads, in any spelling (`input_bars`): those of its parts."""
+        return tuple(dict.fromkeys(symbol for part in self.parts() for symbol in part.inputs()))
+
     def parts(self) -> tuple[Strategy, ...]:
         """Return the strategies that this one asks; their code is part of a result's fingerprint (C12)."""
         return ()
+
+
+def input_bars(strategy: Strategy, bars: Bars, symbol: str) -> Bars:
+    """Return the bars of one of the strategy's inputs, aligned with `bars`: row i ends when row i of `bars` does, and
+    is NaN where that symbol has no bar. Errors: StrategyError INPUT_MISSING when they were not given."""
+    found = bars.inputs.get(folded(symbol))
+    if found is None:
+        raise StrategyError(
+            f"strategy {strategy.name} reads {symbol} besides {bars.symbol}, and got no bars of it",
+            code="INPUT_MISSING",
+            status=422,
+            remedy=f"give it bars.joined({{{symbol!r}: …}}); live trading has no further symbols yet",
+        )
+    return found
 
 
 class Protected(Strategy):
@@ -217,8 +236,9 @@ def target_wrong(strategy: Strategy, decisions: Decisions, bars: Bars, index: in
 
 def _readonly(bars: Bars) -> Bars:
     view = bars[:]
-    for column in (view.time_ns, view.open, view.high, view.low, view.close, view.volume):
-        column.setflags(write=False)
+    for part in (view, *view.inputs.values()):
+        for column in (part.time_ns, part.open, part.high, part.low, part.close, part.volume):
+            column.setflags(write=False)
     return view
 
 

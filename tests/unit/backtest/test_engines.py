@@ -25,7 +25,7 @@ from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Strategy, StrategyError
-from fks.strategies.check import synthetic
+from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.registry import load_catalogue
 from tests.support.backtests import run
 from tests.support.strategies import START_NS
@@ -227,6 +227,7 @@ def test_engines_agree_on_the_sample_for_built_in_strategies(name: str, protecte
     params = {**FAST.get(name, {}), **{key: value for key, value in protected.items() if key in kind.model_fields}}
     limits = Risk(loss_day_max=Decimal(40))
     setup = Setup(BTC, size=Decimal(777), cash=Decimal(50_000), allow_gaps=True, limits=limits)
+    bars = with_inputs(CATALOGUE.make(name, params), bars)
     assert_equal(CATALOGUE.make(name, params), bars, setup)
     if "short" in kind.model_fields:
         assert_equal(CATALOGUE.make(name, {**params, "short": True}), bars, replace(setup, can_short=True))

@@ -12,6 +12,7 @@ from fks.backtest.trace import answer_to, request_of, trace
 from fks.indicators import compute
 from fks.model.bar import Bars
 from fks.strategies.base import Decisions, Strategy
+from fks.strategies.check import with_inputs
 from fks.strategies.registry import load_catalogue
 
 
@@ -54,7 +55,7 @@ def test_indicators_of_the_registry_are_seen_by_their_own_names() -> None:
 def test_every_strategy_can_be_traced_and_decides_as_it_does(name: str) -> None:
     strategy = load_catalogue().make(name)
     steps = np.random.default_rng(7).normal(0, 1, strategy.warmup() + 50).cumsum()
-    some = bars(list(1000 + np.round(steps, 2)))
+    some = with_inputs(strategy, bars(list(1000 + np.round(steps, 2))))
     found = trace(strategy, some)
     assert found.target in (-1.0, 0.0, 1.0)
     assert found.bars == len(some)

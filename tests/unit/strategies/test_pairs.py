@@ -1,0 +1,192 @@
+"""Strategies with further symbols: aligned bars without look-ahead, and the pairs strategy whose legs decide as one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from fks.backtest import Member, TapeRefused, run, run_account, setup_for
+from fks.backtest.limits import UNLIMITED
+from fks.model.bar import Bars, Floats
+from fks.model.errors import InputError
+from fks.model.timeframe import NS
+from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, input_bars
+from fks.strategies.check import check_strategy, ensure_one_symbol, synthetic, with_inputs
+from fks.strategies.combination import Combination
+from fks.strategies.pairs import Pairs, spread_of
+from tests.support.strategies import bars_of
+
+
+class Follow(Strategy):
+    """Long while the other symbol closed above its open; `ahead` uses its next bar."""
+
+    name: ClassVar[str] = "follow"
+    ahead: int = 0
+
+    def inputs(self) -> tuple[str, ...]:
+        return ("ETH/USDT",)
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        other = input_bars(self, bars, "ethusdt")
+        rises = np.nan_to_num(other.close - other.open) > 0.0
+        return Decisions(np.concatenate([rises[self.ahead :], rises[: self.ahead]]).astype(np.float64))
+
+
+def pair(count: int = 600) -> tuple[Bars, Bars]:
+    """Return two tapes of minutes with one trend and a spread that returns to its mean."""
+    dice = np.random.default_rng(3)
+    common = np.cumsum(dice.standard_normal(count) * 0.001)
+    apart, steps = np.zeros(count), dice.standard_normal(count) * 0.001
+    for i in range(1, count):
+        apart[i] = 0.9 * apart[i - 1] + steps[i]
+    first = bars_of(list(np.round(50_000 * np.exp(1.2 * common + apart), 2)), symbol="BTCUSDT")
+    return first, bars_of(list(np.round(3_000 * np.exp(common), 2)), symbol="ETHUSDT")
+
+
+def without(bars: Bars, rows: list[int]) -> Bars:
+    kept = np.setdiff1d(np.arange(len(bars)), rows)
+    columns = (getattr(bars, name)[kept] for name in ("time_ns", "open", "high", "low", "close", "volume"))
+    return Bars(bars.symbol, bars.timeframe, *columns)
+
+
+# ── aligned bars ─────────────────────────────────────────────────────────────────────────────────
+def test_rows_are_joined_by_time_and_missing_ones_are_nan() -> None:
+    first, second = bars_of([1, 2, 3, 4, 5]), bars_of([10, 20, 30, 40, 50], symbol="ETHUSDT")
+    joined = without(first, [1]).joined({"ETH/USDT": without(second, [3])})
+    (other,) = joined.inputs.values()
+    assert np.array_equal(other.time_ns, joined.time_ns)
+    assert np.array_equal(other.close, [10, 30, np.nan, 50], equal_nan=True)
+    assert np.array_equal(other.volume, [1, 1, np.nan, 1], equal_nan=True)
+    assert np.array_equal(joined[1:3].inputs["ETHUSDT"].close, [30, np.nan], equal_nan=True)
+    with pytest.raises(InputError, match="ETHUSDT has bars of 1h"):
+        first.joined({"ETHUSDT": bars_of([1.0], timeframe="1h")})
+
+
+def test_a_strategy_without_its_inputs_is_told_which() -> None:
+    with pytest.raises(StrategyError, match="follow reads ethusdt besides BTCUSDT") as caught:
+        evaluate(Follow(), bars_of([1.0] * 9))
+    assert caught.value.code == "INPUT_MISSING"
+
+
+def test_the_columns_of_inputs_cannot_be_written_to() -> None:
+    class Writes(Follow):
+        name: ClassVar[str] = "writes"
+
+        def decide(self, bars: Bars) -> Decisions:
+            bars.inputs["ETHUSDT"].close[0] = 2.0
+            return super().decide(bars)
+
+    with pytest.raises(StrategyError, match="read-only"):
+        evaluate(Writes(), bars_of([1.0] * 9).joined({"ETHUSDT": bars_of([1.0] * 9)}))
+
+
+def test_a_look_ahead_in_an_input_is_found() -> None:
+    assert check_strategy(Follow()) == []
+    (found,) = check_strategy(Follow(ahead=1))
+    assert found.check == "lookahead"
+    bars = with_inputs(Follow(), synthetic(700))
+    assert 0 < np.isnan(bars.inputs["ETHUSDT"].close).sum() < 20
+    assert check_strategy(Follow(), [bars]) == []
+
+
+def test_a_decision_uses_the_bar_of_the_input_that_ended_with_its_own() -> None:
+    first, second = bars_of([100.0] * 8), bars_of([5, 5, 5, 6, 5, 5, 5, 5], symbol="ETHUSDT")
+    result = run(Follow(), first.joined({"ETH/USDT": second}), setup_for(first, limits=False))
+    assert [(fill.side.value, fill.time_ns - int(first.time_ns[0])) for fill in result.fills] == [
+        ("buy", 4 * 60 * NS),
+        ("sell", 5 * 60 * NS),
+    ]
+
+
+def test_an_input_with_many_missing_bars_is_refused() -> None:
+    first, second = bars_of([100.0] * 200), without(bars_of([5.0] * 200, symbol="ETHUSDT"), [7, 8, 9])
+    joined = first.joined({"ETH/USDT": second})
+    with pytest.raises(TapeRefused, match=r"ETHUSDT has no bar for 1.50 % of those of BTCUSDT \(3 of 200"):
+        run(Follow(), joined, setup_for(first, allow_gaps=False))
+    assert run(Follow(), joined, setup_for(first, allow_gaps=True)).fills == ()
+
+
+def test_the_fingerprint_has_the_inputs() -> None:
+    first = bars_of([100.0] * 8)
+    hashes = {
+        run(Follow(), first.joined({"ETH/USDT": bars_of([5.0] * 7 + [last])}), setup_for(first)).inputs_hash
+        for last in (5.0, 6.0)
+    }
+    assert len(hashes) == 2
+
+
+# ── pairs ────────────────────────────────────────────────────────────────────────────────────────
+def test_pairs_passes_its_check_on_both_legs() -> None:
+    for params in ({"period": 50}, {"period": 50, "leg": "second"}, {"period": 20, "entry": 1.5, "leave": 0.0}):
+        strategy = Pairs.model_validate(params)
+        assert check_strategy(strategy) == []
+        target = evaluate(strategy, with_inputs(strategy, synthetic(600))).target
+        assert {-1.0, 0.0, 1.0} <= set(target.tolist()), params
+
+
+def test_the_spread_is_the_standardised_residual_of_a_regression() -> None:
+    first, second = pair(120)
+    rows, slope, score = spread_of(first, first.close, second.close, 50)
+    for at in (49, 50, 119):
+        x, y = np.log(second.close[at - 49 : at + 1]), np.log(first.close[at - 49 : at + 1])
+        (b, a), *_ = np.polyfit(x, y, 1, full=True)
+        rest = y - a - b * x
+        assert slope[at] == pytest.approx(b, rel=1e-6)
+        assert score[at] == pytest.approx(rest[-1] / np.sqrt((rest**2).sum() / 48), rel=1e-6)
+    assert rows.tolist() == list(range(120))
+    assert np.isnan(score[:49]).all()
+
+
+def sides(bars: Bars, target: Floats) -> dict[int, float]:
+    return dict(zip(bars.time_ns.tolist(), target.tolist(), strict=True))
+
+
+def test_the_two_legs_share_one_decision_where_bars_are_missing_too() -> None:
+    first, second = pair()
+    first, second = without(first, [200, 201, 333]), without(second, [100, 334, 335, 500])
+    one = sides(first, evaluate(Pairs(period=50), first.joined({"ETH/USDT": second})).target)
+    other_leg = Pairs(period=50, other="BTC/USDT", leg="second")
+    two = sides(second, evaluate(other_leg, second.joined({"BTC/USDT": first})).target)
+    both = [time for time in one if time in two]
+    assert [one[time] for time in both] == [-two[time] for time in both]
+    assert len({one[time] for time in both}) == 3
+
+
+def test_the_two_legs_trade_on_one_account() -> None:
+    first, second = pair()
+    one, two = (setup_for(bars, size=1, sizing="quantity", can_short=True) for bars in (first, second))
+    legs = [
+        Member(Pairs(period=50), first.joined({"ETH/USDT": second}), one),
+        Member(Pairs(period=50, other="BTC/USDT", leg="second"), second.joined({"BTC/USDT": first}), two),
+    ]
+    done = run_account(legs, cash=10**6, limits=UNLIMITED)
+    moments = [
+        [(fill.time_ns, fill.side.sign * (1 - 2 * number), fill.role) for fill in result.fills]
+        for number, result in enumerate(done.results)
+    ]
+    assert moments[0] == moments[1]  # the same moments, and opposite sides
+    assert len(moments[0]) > 10
+    assert not done.denied_count
+
+
+def test_a_slope_below_zero_is_no_pair() -> None:
+    _, second = pair(300)
+    mirror = bars_of(list(np.round(1e8 / second.close, 2)), symbol="BTCUSDT")
+    assert not evaluate(Pairs(period=50, entry=1.0), mirror.joined({"ETH/USDT": second})).target.any()
+
+
+def test_leave_must_be_smaller_than_entry() -> None:
+    with pytest.raises(ValueError, match=r"leave \(2\) must be smaller than entry \(2\)"):
+        Pairs(leave=2.0)
+
+
+def test_live_trading_refuses_a_strategy_with_inputs() -> None:
+    for strategy in (Pairs(), Combination.of([Pairs(other="SOL/USDT")])):
+        with pytest.raises(StrategyError, match=r"reads bars of (ETH|SOL)/USDT besides") as caught:
+            ensure_one_symbol(strategy)
+        assert caught.value.code == "STRATEGY_INPUTS"

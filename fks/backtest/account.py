@@ -25,7 +25,7 @@ from fks.backtest.result import Setup
 from fks.backtest.rows import FillRow, plain
 from fks.backtest.run import anchored, is_holding
 from fks.config.risk import Risk
-from fks.model.bar import Bars, Floats, Ints
+from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import TIMEFRAMES
@@ -109,9 +109,21 @@ def run_account(
     for result in results:
         if not result.setup.allow_gaps:
             ensure_seen(result.bars, partial(is_holding, result.outcome, result.setup))
-    ends, equity = _equity(results, tapes)
+    ends = np.unique(np.concatenate([tape.ends_ns[r.first :] for tape, r in zip(tapes, results, strict=True)]))
+    equity, exposure, holding = checks.curves(ends)
+    if len(results) == 1:
+        equity = results[0].equity  # the same value, rounded as the run alone rounds it
     return AccountBacktest(
-        names, results, start, limits, ends, equity, tuple(fills), tuple(tape.ends_ns for tape in tapes)
+        names=names,
+        results=results,
+        starting_cash=start,
+        limits=limits,
+        ends_ns=ends,
+        equity=equity,
+        exposure=exposure,
+        holding=holding,
+        fills=tuple(fills),
+        all_ends_of_results=tuple(tape.ends_ns for tape in tapes),
     )
 
 
@@ -265,17 +277,3 @@ def _walk(
         walkers[number].resolve(len(tapes[number].bars) - 1)
     log.note(everyone, is_in_bar=True)
     return log.rows
-
-
-def _equity(results: Sequence[Backtest], tapes: Sequence[Tape]) -> tuple[Ints, Floats]:
-    """Return the ends of all decided bars, and the account's equity at each: the members' profits added, each at its
-    newest close by then. Shapes: both (n,)."""
-    decided = [tape.ends_ns[result.first :] for tape, result in zip(tapes, results, strict=True)]
-    ends = np.unique(np.concatenate(decided))
-    total: Floats | None = None
-    for result, own in zip(results, decided, strict=True):
-        cash = float(result.setup.cash)
-        column = np.concatenate([[cash], result.equity])[np.searchsorted(own, ends, side="right")]
-        total = column if total is None else total + (column - cash)
-    assert total is not None, "there is a member"
-    return ends, total

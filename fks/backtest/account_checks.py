@@ -64,6 +64,7 @@ class _Booked:
     """A fill with its place in the order of the account."""
 
     key: tuple[int, int]
+    number: int
     symbol: str
     fill: FillRow
 
@@ -108,7 +109,7 @@ class AccountChecks:
     def book(self, number: int, fill: FillRow, moment_ns: int, *, is_in_bar: bool) -> None:
         """Take a fill of a member."""
         key = (moment_ns, _IN_BAR if is_in_bar else _AT_OPEN)
-        self._booked.append(_Booked(key, self._tapes[number].symbol, fill))
+        self._booked.append(_Booked(key, number, self._tapes[number].symbol, fill))
 
     def refusal(
         self,
@@ -156,6 +157,40 @@ class AccountChecks:
                 self._correlated[key] = correlation_of(left, right)
             found[other] = self._correlated[key]
         return found
+
+    def curves(self, ends_ns: Ints) -> tuple[Floats, Floats, Ints]:
+        """Return the account's equity, the sum of its positions' absolute values by symbol (both quote), and the number
+        of members that hold a lot step or more, at each close. Shapes: (n,) -> three of (n,).
+
+        A position counts from its fill on and is worth the newest close of its symbol, whichever member's. Cash and
+        positions are exact, each rounded to float64 once.
+        """
+        cash, levels = self._cash, [(0, self._cash)]
+        held: dict[str, Decimal] = {}
+        own: dict[int, Decimal] = {}
+        positions: dict[str, list[tuple[int, Decimal]]] = {symbol: [(0, _ZERO)] for symbol in self._series}
+        holdings: dict[int, list[tuple[int, Decimal]]] = {number: [(0, _ZERO)] for number in range(len(self._tapes))}
+        for row in self._booked:
+            fill, item, symbol = row.fill, self._series[row.symbol].instrument, row.symbol
+            side = "left" if row.key[1] == _IN_BAR else "right"  # a close comes before the fills of the bar after it
+            at = int(np.searchsorted(ends_ns, row.key[0], side=side))  # type: ignore[call-overload]
+            moved = net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, item)
+            cash -= fill.side.sign * fill.quantity * fill.price * item.multiplier
+            cash -= _ZERO if fill.fee_currency == item.base else fill.fee
+            held[symbol] = held.get(symbol, _ZERO) + moved
+            own[row.number] = own.get(row.number, _ZERO) + moved
+            levels.append((at, cash))
+            positions[symbol].append((at, held[symbol]))
+            holdings[row.number].append((at, own[row.number]))
+        equity, exposure = _steps(levels, len(ends_ns)), np.zeros(len(ends_ns))
+        for symbol, series in self._series.items():
+            worth = _steps(positions[symbol], len(ends_ns)) * series.on(ends_ns) * float(series.instrument.multiplier)
+            equity += worth
+            exposure += np.abs(worth)
+        count = np.zeros(len(ends_ns), dtype=np.int64)
+        for number, tape in enumerate(self._tapes):
+            count += np.abs(_steps(holdings[number], len(ends_ns))) >= float(tape.setup.instrument.lot_step)
+        return equity, exposure, count
 
     # ── loss of the day ──────────────────────────────────────────────────────────────────────────
     def _loss(self, now_ns: int) -> Decimal:
@@ -320,6 +355,15 @@ class _Day:
         )
         profit = day_profit(held, flows, instruments, prices, start)
         return -sum(profit.by_currency.values(), _ZERO)
+
+
+def _steps(levels: list[tuple[int, Decimal]], count: int) -> Floats:
+    """Return a column that takes each level from its row on; of several on one row the last. Shapes: -> (count,)."""
+    column = np.zeros(count)
+    ends = [*(at for at, _ in levels[1:]), count]
+    for (at, value), end in zip(levels, ends, strict=True):
+        column[at:end] = float(value)
+    return column
 
 
 def _between(ends_ns: Ints, after_ns: int, through_ns: int) -> Ints:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fks.backtest.account import AccountBacktest
-from fks.backtest.account_statistics import exposure_of
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import ROWS_MAX, document_of
 from fks.backtest.result import plain
@@ -61,8 +60,8 @@ def account_document_of(account: AccountBacktest, *, sources: Sequence[str] = ()
 def _curves(account: AccountBacktest) -> list[list[Any]]:
     """Return [time, equity, exposure, profit of each member …], evenly chosen, the last moment always among them."""
     chosen = np.unique(np.linspace(0, len(account.ends_ns) - 1, min(_CURVE, len(account.ends_ns))).astype(int))
-    cash, (exposed, _) = float(account.starting_cash), exposure_of(account)
-    columns = [account.equity, exposed, *(account.on_account(n) - cash for n in range(len(account.results)))]
+    cash = float(account.starting_cash)
+    columns = [account.equity, account.exposure, *(account.on_account(n) - cash for n in range(len(account.results)))]
     picked = [column[chosen].tolist() for column in columns]
     return [
         [iso(moment), *(round(value, 8) for value in row)]

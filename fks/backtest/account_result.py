@@ -34,8 +34,9 @@ class AccountResult:
     """A finished run of several members on one account.
 
     `results` has the result of each member: its fills, trades and denials, and as equity the account's starting cash
-    with this member's profit alone. `ends_ns` are the ends of all decided bars of all members, `equity` is quote at
-    each.
+    with this member's profit alone. `ends_ns` are the ends of all decided bars of all members. At each of them, shapes
+    (n,): `equity` (quote), `exposure`, the sum of the positions' absolute values by symbol (quote), and `holding`, the
+    number of members with a position. A position counts from its fill on, at the newest close of its symbol.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,8 @@ class AccountResult:
     limits: Risk
     ends_ns: Ints
     equity: Floats
+    exposure: Floats
+    holding: Ints
     fills: tuple[AccountFill, ...]
     all_ends_of_results: tuple[Ints, ...]  # the end of each bar of each member, warm-up included
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from fks.backtest.account_result import AccountResult
 from fks.backtest.curve import deepest_fall
-from fks.backtest.series import position_of
 from fks.backtest.statistics import fees_of
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -55,19 +54,6 @@ class AccountStatistics:
         return asdict(self)
 
 
-def exposure_of(account: AccountResult) -> tuple[Floats, Ints]:
-    """Return the sum of the positions' absolute values (quote) and the number of members that hold something, at each
-    of `account.ends_ns`. Shapes: both (n,)."""
-    total, count = np.zeros(len(account.ends_ns)), np.zeros(len(account.ends_ns), dtype=np.int64)
-    for result, ends in zip(account.results, account.ends_of_results, strict=True):
-        held = position_of(result)
-        worth = np.abs(held) * result.bars.close[result.first :] * float(result.setup.instrument.multiplier)
-        at = np.searchsorted(ends, account.ends_ns, side="right")
-        total += np.concatenate([[0.0], worth])[at]
-        count += np.concatenate([[0], held != 0.0])[at].astype(np.int64)
-    return total, count
-
-
 def daily_returns(account: AccountResult, equity: Floats) -> Floats:
     """Return an equity's returns by UTC day, the first against the starting cash; empty when it was not positive
     throughout. Shapes: `equity` like `account.ends_ns` -> (days,)."""
@@ -86,8 +72,8 @@ def account_statistics_of(account: AccountResult) -> AccountStatistics:
     pnl = np.concatenate([result.pnl for result in account.results])
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
     returns = daily_returns(account, equity)
-    exposed, members = exposure_of(account)
-    share = 100.0 * np.divide(exposed, equity, out=np.zeros(len(equity)), where=equity > 0)
+    members = account.holding
+    share = 100.0 * np.divide(account.exposure, equity, out=np.zeros(len(equity)), where=equity > 0)
     spread = float(returns.std(ddof=1)) if len(returns) >= _RETURNS_MIN else 0.0
     down = float(np.sqrt((np.minimum(returns, 0.0) ** 2).mean())) if len(returns) >= _RETURNS_MIN else 0.0
     final = float(equity[-1])

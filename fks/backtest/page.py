@@ -71,6 +71,12 @@ def compare_page(runs: Sequence[Mapping[str, Any]]) -> Page:
     return Page(_assemble("Backtests compared", "compare", data))
 
 
+def account_page(document: Mapping[str, Any]) -> Page:
+    """Return the report of an account from its document (`fks.backtest.account_report`)."""
+    title = ", ".join(member["name"] for member in document["members"])
+    return Page(_assemble(title, "account", {**document, "version": fks.__version__}))
+
+
 def _assemble(title: str, name: str, data: dict[str, Any]) -> str:
     packed = base64.b64encode(zlib.compress(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), _LEVEL)).decode()
     parts = {

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 import time
+import tomllib
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,173 @@ def run(
             click.echo(f"report: {written}", err=as_json)
     if expect is not None:
         _compare(document, expect)
+
+
+# ── several members on one account ───────────────────────────────────────────────────────────────
+@backtest.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--tape",
+    "tapes",
+    multiple=True,
+    metavar="sample|FILE",
+    help="Run on these tapes, each of one symbol, not on stored data; repeatable.",
+)
+@click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports).")
+@click.option("--no-report", is_flag=True, help="Write no report; so does --json without --report.")
+@click.option("--submit", is_flag=True, help="Queue it on the running system instead.")
+@click.option("--wait", is_flag=True, help="With --submit: show the progress, wait for the end, and show the result.")
+@queue_options
+@as_json
+@click.pass_context
+def account(
+    ctx: click.Context,
+    /,
+    file: Path,
+    tapes: tuple[str, ...],
+    report: str | None,
+    no_report: bool,
+    submit: bool,
+    wait: bool,
+    priority: int,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Run the members that a TOML or JSON FILE names on one account (docs/backtest-account.md)."""
+    from fks.backtest import TapeRefused
+    from fks.backtest.account_report import account_document_of
+    from fks.backtest.page import account_page
+    from fks.jobs.account import parse_account, run_account_spec
+    from fks.jobs.backtest import with_costs
+
+    if report is not None and no_report:
+        raise InputError("--report and --no-report exclude each other", remedy="give one of them")
+    wanted = _account_file(file)
+    if submit:
+        with gateway_of(ctx) as gateway:
+            job = gateway.post(f"/backtests?priority={priority}&again={str(again).lower()}", wanted)
+            if wait:
+                job = wait_for(gateway, f"/backtests/{job['id']}", is_quiet=as_json)
+        _show_job(job, as_json, with_result=wait)
+        return
+    spec = parse_account(with_costs(wanted, settings_of(ctx).costs))
+    if not tapes and _database_url(ctx) is None:
+        click.echo(
+            "note: FKS is not running, so this runs on the shipped sample (BTCUSDT, 1m, March to May 2026)", err=True
+        )
+        tapes = ("sample",)
+    began = time.perf_counter()
+    try:
+        result, sources = run_account_spec(
+            spec, _loader(ctx, tapes), catalogue=catalogue_of(ctx), limits=settings_of(ctx).risk
+        )
+    except TapeRefused as error:
+        raise Denied(error.message, remedy=error.remedy) from None
+    document = account_document_of(result, sources=sources)
+    if as_json:
+        emit(document, as_json=True, schema="fks.account_backtest/1")
+    else:
+        show_account(document, seconds=time.perf_counter() - began)
+    if report is not None or not (no_report or as_json):
+        page = account_page(document)
+        folder = paths_of(ctx).home / "reports" / "backtests"
+        name = f"account-{result.inputs_hash[:10]}.html"
+        written = page.save(report).absolute() if report is not None else _keep(page, folder, name)
+        if written is not None:
+            click.echo(f"report: {written}", err=as_json)
+
+
+def _account_file(file: Path) -> dict[str, Any]:
+    """Return what a spec file says. Errors: InputError ACCOUNT_FILE naming the file and the line."""
+    import orjson
+
+    try:
+        data = file.expanduser().read_bytes()
+        found = orjson.loads(data) if file.suffix == ".json" else tomllib.loads(data.decode())
+    except (OSError, ValueError) as error:  # both decoders raise a ValueError
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"{file} cannot be read: {why}", code="ACCOUNT_FILE", remedy="give a TOML file, or JSON named *.json"
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file} is no table", code="ACCOUNT_FILE", remedy="see docs/backtest-account.md")
+    return found
+
+
+def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[Request], Loaded]:
+    """Return the function that loads bars: of the tape with the symbol, else of the running database.
+
+    Errors of what it returns: InputError SYMBOL_UNKNOWN when no tape has the symbol; those of `load_bars`.
+    """
+    from fks.jobs.bars import load_tape, read_tape
+    from fks.model.instrument import folded
+
+    found = {folded(tape.symbol): (tape, name) for tape, name in map(read_tape, tapes)}
+
+    def load(request: Request) -> Loaded:
+        if not found:
+            return load_bars(ctx, request, None)
+        if folded(request.symbol) not in found:
+            raise InputError(
+                f"no tape given has {request.symbol}: there are {' '.join(sorted(found))}",
+                code="SYMBOL_UNKNOWN",
+                status=404,
+                remedy="name a tape of it with --tape, or start FKS and load data (fks data sync)",
+            )
+        return load_tape(*found[folded(request.symbol)], request)
+
+    return load
+
+
+def show_account(document: dict[str, Any], *, seconds: float | None = None) -> None:
+    """Print the result of an account for people: equity, figures, members, correlations, denials, fingerprints."""
+    s, members = document["statistics"], document["members"]
+    took = "" if seconds is None else f", {seconds:.2f} s"
+    click.echo(f"{click.style('account', bold=True)} of {len(members)} members, {document['currency']}")
+    click.echo(f"{document['from']} to {document['to']} ({document['fills_count']} fills{took})\n")
+    columns = shutil.get_terminal_size((100, 24)).columns
+    _show_equity({**document, "equity": [row[:2] for row in document["equity"]]}, columns)
+    pairs = (
+        ("return", _signed(s["return_pct"])),
+        ("net profit", _number(s["net_profit"])),
+        ("max drawdown", _pct(s["max_drawdown_pct"])),
+        ("sharpe", _number(s["sharpe"])),
+        ("trades", f"{s['trades']:,}"),
+        ("won", _pct(s["win_rate_pct"])),
+        ("most exposure", _pct(s["max_exposure_pct"])),
+        ("fees", _number(s["fees"])),
+    )
+    for at in range(0, len(pairs), 2):
+        click.echo("  " + "   ".join(_cell(label, value) for label, value in pairs[at : at + 2]))
+    click.echo("")
+    table(
+        [
+            [
+                member["name"],
+                f"{member['statistics']['trades']:,}",
+                _pct(member["statistics"]["win_rate_pct"]),
+                _number(member["statistics"]["net_profit"]),
+                _number(member["statistics"]["fees"]),
+                _pct(member["statistics"]["max_drawdown_pct"]),
+                ", ".join(f"{count} × {code}" for code, count in member["denied"].items()) or "–",
+            ]
+            for member in members
+        ],
+        ["MEMBER", "TRADES", "WON", "NET PROFIT", "FEES", "DRAWDOWN", "DENIED"],
+    )
+    found = document["correlations"]
+    if len(found["symbols"]) > 1:
+        click.echo(f"\ncorrelation of returns of {found['interval']}:")
+        rows = [[a, *("–" if v is None else f"{v:+.2f}" for v in row.values())] for a, row in found["symbols"].items()]
+        table(rows, ["", *found["symbols"]])
+    if len(members) > 1:
+        click.echo("\ncorrelation of daily profits:")
+        rows = [
+            [member["name"], *("–" if v is None else f"{v:+.2f}" for v in row)]
+            for member, row in zip(members, found["members"], strict=True)
+        ]
+        table(rows, ["", *(member["name"] for member in members)])
+    click.echo(f"\nfingerprints: inputs {document['inputs_hash'][:16]}, fills {document['fills_hash'][:16]}")
 
 
 def _write_report(ctx: click.Context, result: Result, document: dict[str, Any], report: str | None) -> Path | None:
@@ -456,6 +624,10 @@ def _documents(ctx: click.Context, runs: tuple[str, ...]) -> list[tuple[str, dic
     for text in runs:
         file = Path(text).expanduser()
         document = _read_document(file) if file.is_file() else _job_document(ctx, text)
+        if "members" in document:
+            raise InputError(
+                f"{text} is the result of an account, which cannot be compared", remedy="compare results of single runs"
+            )
         stem = file.stem if file.is_file() else f"{document.get('strategy', 'run')} {text[:8]}"
         used = sum(name == stem or name.startswith(f"{stem} (") for name, _ in found)
         found.append((f"{stem} ({used + 1})" if used else stem, document))
@@ -593,6 +765,10 @@ def _report_of_job(ctx: click.Context, job: dict[str, Any], report: str) -> Path
     from fks.backtest.report import document_of
     from fks.jobs.backtest import parse_spec, run_spec
 
+    if "members" in job["spec"]:
+        from fks.backtest.page import account_page
+
+        return account_page(job["result"]).save(report).absolute()
     spec, limits = parse_spec(job["spec"]), settings_of(ctx).risk
     fresh, source = run_spec(
         spec, lambda request: load_bars(ctx, request, None), catalogue=catalogue_of(ctx), limits=limits
@@ -619,9 +795,10 @@ def cancel(ctx: click.Context, id: object, as_json: bool) -> None:
 def _show_job(job: dict[str, Any], as_json: bool, *, with_result: bool) -> None:
     if as_json:
         found = job["result"] if with_result and job["result"] else job
-        emit(found, as_json=True, schema="fks.backtest/1" if found is not job else "fks.job/1")
+        kind = "fks.account_backtest/1" if "members" in found else "fks.backtest/1"
+        emit(found, as_json=True, schema=kind if found is not job else "fks.job/1")
     elif with_result and job["result"]:
-        show(job["result"])
+        (show_account if "members" in job["result"] else show)(job["result"])
     else:
         stored = " (stored before)" if job.get("is_stored") else ""
         click.echo(f"backtest {job['id']}: {job['state']}, {100 * job['progress']:.0f} %{_because(job)}{stored}")

@@ -56,7 +56,7 @@ def show_list(
         (
             time_of(item["created_at"]),
             item["id"],
-            *(item["spec"][name] for name in ("strategy", "symbol", "timeframe")),
+            *_series(item["spec"]),
             *([item["spec"]["plan"]["method"]] if has_method else []),
             item["state"],
             f"{100 * item['progress']:.0f} %",
@@ -66,6 +66,16 @@ def show_list(
     ]
     titles = ("METHOD",) if has_method else ()
     table(rows, ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", *titles, "STATE", "DONE", "ERROR"), empty=empty)
+
+
+def _series(spec: dict[str, Any]) -> tuple[str, str, str]:
+    """Return strategy, symbol and timeframe of a spec; of an account those of its members."""
+    if "members" not in spec:
+        return spec["strategy"], spec["symbol"], spec["timeframe"]
+    symbol, timeframe = (
+        " ".join(dict.fromkeys(member[name] for member in spec["members"])) for name in ("symbol", "timeframe")
+    )
+    return f"account of {len(spec['members'])}", symbol, timeframe
 
 
 def wait_for(gateway: Gateway, path: str, *, is_quiet: bool) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class AccountSpec(BaseModel):
             self.risk_of(Risk())
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"risk.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            text = str(first["msg"]).removeprefix("Value error, ")
+            raise ValueError(f"risk.{'.'.join(map(str, first['loc']))}: {text[:1].lower()}{text[1:]}") from None
         return self
 
     def risk_of(self, node: Risk) -> Risk:

@@ -28,8 +28,12 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 class BacktestBody(Body):
     """Specification of a backtest, for OpenAPI; `fks.jobs.backtest.BacktestSpec` checks it."""
 
-    strategy: str
-    symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
+    strategy: str | None = Field(None, description="needed without members")
+    members: list[dict[str, Any]] | None = Field(
+        None, description="of an account: bodies of this form, each with a name; what is given outside is their default"
+    )
+    risk: dict[str, Any] | None = Field(None, description="with members: settings of [risk] that are other here")
+    symbol: str | None = Field(None, description="needed without members; BTCUSDT, BTC/USDT or BTC-USDT")
     exchange: str | None = Field(None, description="whose bars; default the one that is collected, or has bars")
     timeframe: str = "1m"
     from_: str | None = Field(None, alias="from", description="first decided bar, ISO 8601; default all that is stored")
@@ -92,6 +96,8 @@ async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], st
     from fks.jobs.fingerprint import fingerprint
 
     settings = gate.deps.settings
+    if "members" in body:
+        return await _account_spec(gate, body)
     wanted = dict(body)
     wanted["params"] = plain(body.get("params", {}))
     # in a thread: the first one imports the strategies' libraries
@@ -99,6 +105,30 @@ async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], st
     item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
     spec = {**found, "symbol": item.symbol, "exchange": item.exchange}
     return spec, await fingerprint(gate.db, KIND, spec, catalogue, settings.risk)
+
+
+async def _account_spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return `_spec` of an account with members."""
+    from fks.jobs.fingerprint import fingerprint
+
+    settings = gate.deps.settings
+    checking = asyncio.to_thread(_checked_account, plain(body), settings.costs, gate.deps.paths.strategies)
+    found, catalogue = await checking
+    for member in found["members"]:
+        item = await ReadingStore(gate.db).find(member["symbol"], member["exchange"])
+        member.update(symbol=item.symbol, exchange=item.exchange)
+    return found, await fingerprint(gate.db, KIND, found, catalogue, settings.risk)
+
+
+def _checked_account(wanted: dict[str, Any], costs: Costs, folder: Path) -> tuple[dict[str, Any], Any]:
+    from fks.jobs.account import parse_account
+    from fks.jobs.backtest import with_costs
+    from fks.strategies.registry import load_catalogue
+
+    spec, catalogue = parse_account(with_costs(wanted, costs)), load_catalogue(folder)
+    for member in spec.members:
+        catalogue.make(member.strategy, member.params)
+    return spec.model_dump(mode="json", by_alias=True), catalogue
 
 
 def _checked(wanted: dict[str, Any], costs: Costs, folder: Path) -> tuple[dict[str, Any], Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -23,7 +24,8 @@ from fks.model.tape import Tape, pack_tape
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import JobStore
-from fks.strategies.check import synthetic
+from fks.strategies.check import synthetic, with_inputs
+from fks.strategies.pairs import Pairs
 from tests.support.gateway import running
 
 SPAN = ["--from", "2026-03-02", "--to", "2026-03-05"]
@@ -338,3 +340,123 @@ async def test_a_queued_backtest_is_cancelled_and_wrong_ones_are_refused(up: She
     for arguments in (["nope"], ["rsi", "--symbol", "FOO"], ["rsi", "--from", "2026-02-01", "--to", "2026-01-01"]):
         assert (await _off_loop(up, "backtest", "submit", *arguments))[0] == USAGE
     assert (await _off_loop(up, "backtest", "status", "0" * 32))[0] == USAGE
+
+
+# ── several members on one account ───────────────────────────────────────────────────────────────
+ACCOUNT = """
+cash = 5000
+timeframe = "1h"
+
+[[members]]
+name = "trend"
+strategy = "sma_cross"
+symbol = "BTC/USDT"
+size = 3000
+params = { fast = 5, slow = 20 }
+
+[[members]]
+name = "dips"
+strategy = "rsi"
+symbol = "BTC/USDT"
+timeframe = "15m"
+size = 2500
+"""
+PAIR = """
+cash = 20000
+allow_short = true
+limits = false
+
+[[members]]
+strategy = "pairs"
+symbol = "BTC/USDT"
+params = { period = 50, other = "ETH/USDT" }
+
+[[members]]
+strategy = "pairs"
+symbol = "ETH/USDT"
+params = { period = 50, other = "BTC/USDT", leg = "second" }
+"""
+
+
+def _spec_file(folder: Path, text: str = ACCOUNT, name: str = "account.toml") -> str:
+    file = folder / name
+    file.write_text(text)
+    return str(file)
+
+
+def _tape_of(folder: Path, symbol: str, bars: Bars) -> str:
+    ticks = [(getattr(bars, n) * 1000).round().astype("int64") for n in ("open", "high", "low", "close")]
+    volume = (bars.volume * 1000).round().astype("int64")
+    tape = Tape("binance", symbol, "1m", 3, 3, "synthetic", "CC0", bars.time_ns, *ticks, volume)
+    file = folder / f"{symbol}.fksbars"
+    file.write_bytes(pack_tape(tape))
+    return str(file)
+
+
+def test_an_account_runs_on_the_sample_with_a_report(fks: Shell, tmp_path: Path) -> None:
+    report = tmp_path / "account.html"
+    code, out, err = fks("backtest", "account", _spec_file(tmp_path), "--report", str(report))
+    assert code == OK, err
+    assert err.count("FKS is not running, so this runs on the shipped sample") == 1
+    for part in ("account of 2 members, USDT", "trend", "dips", "BALANCE", "correlation of daily profits", str(report)):
+        assert part in out, part
+    assert "backtest of an account" in report.read_text()
+    document = fks.json("backtest", "account", _spec_file(tmp_path))
+    assert document["schema"] == "fks.account_backtest/1"
+    assert [member["name"] for member in document["members"]] == ["trend", "dips"]
+    assert document["statistics"]["trades"] == sum(member["statistics"]["trades"] for member in document["members"])
+    assert document["fills_count"] == sum(member["fills_count"] for member in document["members"])
+    assert fks.json("backtest", "account", _spec_file(tmp_path))["fills_hash"] == document["fills_hash"]
+
+
+def test_both_legs_of_a_pair_run_on_two_tapes(fks: Shell, tmp_path: Path) -> None:
+    strategy = Pairs(period=50)
+    bars = with_inputs(strategy, synthetic(2000))
+    other = bars.inputs["ETHUSDT"]
+    there = np.flatnonzero(~np.isnan(other.close))
+    columns = (getattr(other, name)[there] for name in ("open", "high", "low", "close", "volume"))
+    whole = Bars("ETHUSDT", "1m", other.time_ns[there], *columns)
+    tapes = [_tape_of(tmp_path, "BTCUSDT", bars), _tape_of(tmp_path, "ETHUSDT", whole)]
+    given = [part for tape in tapes for part in ("--tape", tape)]
+    document = fks.json("backtest", "account", _spec_file(tmp_path, PAIR), *given)
+    first, second = document["members"]
+    assert first["fills_count"] == second["fills_count"] > 10
+    assert document["correlations"]["symbols"]["BTCUSDT"]["ETHUSDT"] > 0.5
+    code, _, err = fks("backtest", "account", _spec_file(tmp_path, PAIR), "--tape", tapes[0])
+    assert (code, "no tape given has ETH/USDT: there are BTCUSDT" in err) == (USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("members = 3", "members: input should be a valid tuple"),
+        ("cash = ", "cannot be read: "),
+        (ACCOUNT + "cash = 7\n", "members.1 has cash, which is the account's"),
+        (ACCOUNT + "[risk]\nexposure_max = 3\n", "risk.exposure_max: extra inputs are not permitted"),
+        (ACCOUNT.replace("sma_cross", "nonsense"), "unknown strategy 'nonsense'"),
+        (ACCOUNT.replace("timeframe", "time"), "members.0.time: extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_spec_of_an_account_is_one_clear_line(fks: Shell, tmp_path: Path, text: str, part: str) -> None:
+    code, out, err = fks("backtest", "account", _spec_file(tmp_path, text))
+    assert (code, out) == (USAGE, "")
+    assert part in err
+
+
+async def test_an_account_as_a_job_gives_the_same_result(up: Shell, database: Database, tmp_path: Path) -> None:
+    await BarStore(database).merge(replace(synthetic(9000), symbol="BTCUSDT"), source="t")
+    file = _spec_file(tmp_path)
+    here = await _off_loop(up.json, "backtest", "account", file)
+    job = await _off_loop(up.json, "backtest", "account", file, "--submit")
+    claimed = await JobStore(database).claim()
+    assert claimed is not None
+    await run_one(database, claimed.id, up.home / "strategies")
+    there = await _off_loop(up.json, "backtest", "result", job["id"])
+    assert (there["schema"], there["fills_hash"]) == ("fks.account_backtest/1", here["fills_hash"])
+    assert there["inputs_hash"] == here["inputs_hash"]
+    again = await _off_loop(up.json, "backtest", "account", file, "--submit")
+    assert (again["id"], again["is_stored"]) == (job["id"], True)
+    assert "account of 2" in (await _off_loop(up, "backtest", "list"))[1]
+    assert "account of 2 members" in (await _off_loop(up, "backtest", "result", job["id"]))[1]
+    wrong = _spec_file(tmp_path, ACCOUNT.replace("sma_cross", "nonsense"), "wrong.toml")
+    assert (await _off_loop(up, "backtest", "account", wrong, "--submit"))[0] == USAGE

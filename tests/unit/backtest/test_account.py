@@ -160,15 +160,12 @@ def test_members_that_never_meet_a_limit_trade_as_they_would_alone(seed: int) ->
         if one.setup is not None
     ]
     together = run_account(members, cash=10**7, limits=UNLIMITED)
-    total, moments = np.full(len(together.ends_ns), 1e7), together.ends_ns
     for one, result in zip(members, together.results, strict=True):
         assert one.setup is not None
         alone = run(one.strategy, one.bars, replace(one.setup, cash=D(10**7), limits=UNLIMITED), engine="reference")
         assert_same(result, alone)
-        ends = alone.bars.time_ns[alone.first :] + TIMEFRAMES[alone.bars.timeframe] * NS
-        profit = np.concatenate([[0.0], alone.equity - 1e7])
-        total += profit[np.searchsorted(ends, moments, side="right")]
-    assert np.allclose(together.equity, total, rtol=0, atol=1e-6)
+    final = 1e7 + sum(float(result.equity[-1]) - 1e7 for result in together.results)
+    assert together.equity[-1] == pytest.approx(final, abs=1e-6)
     assert sum(len(result.fills) for result in together.results) == len(together.fills)
 
 
@@ -217,6 +214,19 @@ def test_statistics_of_an_account_add_up() -> None:
     assert done.correlations.symbols["BTCUSDT"]["ETHUSDT"] == pytest.approx(-1.0)
     assert done.correlations.members[0][1] == pytest.approx(-1.0)
     assert done.correlations.members[0][0] == pytest.approx(1.0)
+
+
+def test_equity_is_of_the_newest_closes_and_of_fills_when_they_happen() -> None:
+    hours = bars_of([100.0, 100.0, 130.0, 130.0], symbol="BTCUSDT", timeframe="1h")
+    minutes = bars_of([100.0] * 120 + [110.0] * 120, symbol="BTCUSDT")
+    done = run_account([member(hours, {0: 1.0, 2: 0.0}), member(minutes, {})], cash=2000, limits=UNLIMITED)
+    at = dict(zip(((done.ends_ns - START_NS) // MINUTE).tolist(), done.equity.tolist(), strict=True))
+    exposed = dict(zip(at, done.exposure.tolist(), strict=True))
+    assert (at[60], exposed[60]) == (2000.0, 0.0)  # the order is filled at 01:00, after the close
+    assert (at[61], exposed[61]) == (2000.0, 1000.0)
+    assert (at[121], exposed[121]) == (2100.0, 1100.0)  # the minute's close, though the hour goes on
+    assert (at[181], exposed[181]) == (2300.0, 0.0)  # sold at 03:00 at 130
+    assert done.holding.tolist() == [0] * 60 + [1] * 120 + [0] * 60
 
 
 # ── order of events ──────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from fks.backtest.instrument import setup_for
 from fks.backtest.reference import Walker
 from fks.backtest.result import Setup
 from fks.backtest.rows import FillRow, plain
-from fks.backtest.run import anchored, is_holding
+from fks.backtest.run import anchored, check_beginning, is_holding
 from fks.config.risk import Risk
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -64,21 +64,23 @@ class AccountBacktest(AccountResult):
 
 
 def run_account(
-    members: Sequence[Member], *, cash: Decimal | int | str = 10_000, limits: Risk | None = None
+    members: Sequence[Member], *, cash: Decimal | int | str = 10_000, limits: Risk | None = None, check: bool = True
 ) -> AccountBacktest:
     """Return what the members would have traded together on one account.
 
     `cash` is in the quote currency, which all members share. `limits`: `fks.backtest.limits.UNLIMITED` for none, by
     default those of [risk]. Decisions are made as `fks.backtest.run` makes them; a member with no bar to fill on at one
-    moment does not hold up the others.
+    moment does not hold up the others. `check=False` leaves the check of the strategies out, as there.
     Errors: InputError ACCOUNT_MEMBERS, ACCOUNT_CURRENCY, ACCOUNT_INSTRUMENT, CORRELATION_TIMEFRAME, NO_DATA,
-    ENTRY_UNSUPPORTED;
-    TapeRefused, StrategyError.
+    ENTRY_UNSUPPORTED; TapeRefused, StrategyError.
     """
     start, limits = Decimal(cash), Risk() if limits is None else limits
     names = _names(members)
     setups = _setups(members, start, limits)
     _ensure_one_account(members, setups, limits)
+    if check:
+        for member in members:
+            check_beginning(member.strategy, member.bars)
     parts = [
         anchored(member.strategy, member.bars, setup.start_ns) for member, setup in zip(members, setups, strict=True)
     ]

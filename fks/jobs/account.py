@@ -12,10 +12,9 @@ from fks.backtest import AccountBacktest, Member, Setup, run_account
 from fks.backtest.account_report import account_document_of
 from fks.backtest.limits import UNLIMITED
 from fks.config.settings import Risk
-from fks.jobs.backtest import CHECK_ROWS, BacktestSpec, LoadBars, Progress, Request, load_joined
+from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
-from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue, load_catalogue
 
 _OF_ACCOUNT = ("cash", "limits")
@@ -102,7 +101,6 @@ def run_account_spec(
             wanted.symbol, wanted.exchange, wanted.timeframe, wanted.start_ns, wanted.end_ns, strategy.warmup()
         )
         loaded = load_joined(strategy, request, load_bars)
-        ensure_checked(strategy, [loaded.bars[: max(CHECK_ROWS, 4 * strategy.warmup())]])
         setup = Setup(
             loaded.instrument,
             CostModel.of(wanted),

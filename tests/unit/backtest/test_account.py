@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Backtest, Setup, run
-from fks.backtest.account import AccountBacktest, Member, run_account
+from fks.backtest import Backtest, Setup
+from fks.backtest.account import AccountBacktest, Member
 from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
 from fks.matching import CostModel
@@ -24,6 +24,7 @@ from fks.model.order import Role
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
 from fks.strategies.base import Decisions, Strategy
+from tests.support.backtests import run, run_account
 from tests.support.strategies import START_NS, bars_of
 
 D = Decimal

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fks.backtest import Member, TapeRefused, run, run_account, setup_for
+from fks.backtest import Member, TapeRefused, setup_for
 from fks.backtest.limits import UNLIMITED
 from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
@@ -16,6 +16,7 @@ from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, in
 from fks.strategies.check import check_strategy, ensure_one_symbol, synthetic, with_inputs
 from fks.strategies.combination import Combination
 from fks.strategies.pairs import Pairs, spread_of
+from tests.support.backtests import run, run_account
 from tests.support.strategies import bars_of
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import Denied, as_json, emit, paths_of, settings_of, table
+from fks.cli.catalogue import catalogue_of, params_of
 from fks.cli.client import gateway_of
 from fks.cli.jobs import log_options, queue_options, show_list, show_logs, wait_for
 from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
-from fks.cli.strategies import catalogue_of, params_of
 from fks.model.errors import FksError, InputError, OutageError
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import click
 
 from fks.cli.backtest import load_bars, market_options, spec_of
 from fks.cli.base import as_json, emit, settings_of, table
+from fks.cli.catalogue import catalogue_of
 from fks.cli.client import gateway_of
 from fks.cli.jobs import log_options, more_of, queue_options, show_list, show_logs, wait_for
 from fks.cli.shown import time_of
-from fks.cli.strategies import catalogue_of
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError
 
 if TYPE_CHECKING:
     from fks.search import Search, Task
@@ -292,10 +292,6 @@ def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -
         return asyncio.run(go(url, settings))
 
 
-def _unknown(id: str) -> InputError:
-    return InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-
-
 @optimize.command()
 @click.argument("id", type=click.UUID)
 @click.option("--instance", required=True, metavar="X", help="A strategy instance: fks strategies instances.")
@@ -307,34 +303,12 @@ def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool, 
 
     Only parameters change. A live instance takes them a day after one on a paper account did. 'rollback' undoes it.
     """
-    from fks.jobs.promotion import promotable
-    from fks.store.jobs import JobStore
-    from fks.store.strategies import StrategyStore
-    from fks.strategies.check import ensure_checked
+    from fks.jobs.promotion import promote as promote_
 
     catalogue = catalogue_of(ctx)
 
     async def go(db: Database) -> dict[str, Any]:
-        job = await JobStore(db).get(id)
-        if job is None:
-            raise InputError(f"there is no optimization {id}", remedy="see 'fks optimize list'")
-        async with db.transaction() as tx:
-            store = StrategyStore(tx)
-            row = await store.get(instance)
-            mode = await store.mode(instance)
-            if row is None or mode is None:
-                raise _unknown(instance)
-            params = ((job.result or {}).get("best") or {}).get("all_params") or {}
-            on_paper_s = await store.on_paper_s(str(id), params)
-            found, provenance = promotable(
-                job, row, mode=mode, on_paper_s=on_paper_s, despite_findings=despite_findings
-            )
-            made = catalogue.make(row.strategy, found)
-            ensure_checked(made)
-            version = await store.set_params(
-                instance, made.model_dump(mode="json"), by="optimize", provenance=provenance
-            )
-        return {"instance": instance, "version": version, "mode": mode, "params": found, "provenance": provenance}
+        return await promote_(db, catalogue, id, instance, by="optimize", despite_findings=despite_findings)
 
     done = _in_database(ctx, go)
     emit(done, as_json=as_json, schema="fks.promotion/1")
@@ -350,26 +324,12 @@ def promote(ctx: click.Context, id: Any, instance: str, despite_findings: bool, 
 @click.pass_context
 def rollback(ctx: click.Context, instance: str, as_json: bool) -> None:
     """Give an instance the parameters back that the ones in force replaced, as its next version."""
-    from fks.jobs.promotion import version_before
-    from fks.store.strategies import StrategyStore
+    from fks.jobs.promotion import rollback as rollback_
 
     catalogue = catalogue_of(ctx)
 
     async def go(db: Database) -> dict[str, Any]:
-        async with db.transaction() as tx:
-            store = StrategyStore(tx)
-            row = await store.get(instance)
-            if row is None:
-                raise _unknown(instance)
-            before = version_before(await store.versions(instance))
-            made = catalogue.make(row.strategy, before.params)
-            version = await store.set_params(
-                instance,
-                made.model_dump(mode="json"),
-                by="optimize",
-                provenance={"rolled_back_to": before.version, "from": row.params_version},
-            )
-        return {"instance": instance, "version": version, "back_to": before.version, "params": dict(before.params)}
+        return await rollback_(db, catalogue, instance, by="optimize")
 
     done = _in_database(ctx, go)
     emit(done, as_json=as_json, schema="fks.promotion/1")
@@ -422,6 +382,8 @@ def _came_from(provenance: Any) -> str:
         return ""
     if "rolled_back_to" in provenance:
         return f"rolled back to {provenance['rolled_back_to']}"
+    if "challenger" in provenance:
+        return f"challenger {provenance['challenger']}"
     return f"search {provenance['optimization']}, deflated Sharpe {provenance['deflated_sharpe']:.2f}"
 
 

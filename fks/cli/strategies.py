@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from fks.cli.base import as_json, emit, paths_of, settings_of, table
+from fks.cli.catalogue import catalogue_of, in_database, params_of
+from fks.cli.challengers import challengers
 from fks.cli.shown import time_of
 from fks.cli.sizing import SIZE_HELP, SIZING_HELP, SizingType
 from fks.model.errors import FksError, InputError
@@ -29,22 +30,7 @@ def strategies() -> None:
     """List, show, check and make strategies; add and switch instances."""
 
 
-def catalogue_of(ctx: click.Context) -> Catalogue:
-    """Return the strategies of this node: built-in, installed, and the files in its strategies folder."""
-    from fks.strategies.registry import load_catalogue
-
-    return load_catalogue(paths_of(ctx).strategies)
-
-
-def params_of(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Return `--set name=value` pairs as parameters; an empty value means none. Errors: click.BadParameter."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise click.BadParameter(f"{pair!r} is not name=value", param_hint="--set")
-        found[name.strip()] = value.strip() or None
-    return found
+strategies.add_command(challengers)
 
 
 @strategies.command("list")
@@ -217,22 +203,6 @@ def new(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────
-def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Run `work` on this node's database, whether FKS runs or not. Errors: OutageError, ConfigError."""
-    from fks.cli.store import opened_store
-    from fks.store.db import Database
-
-    async def go(url: str, settings: Any) -> T:
-        db = await Database.connect(url, settings.database, application="strategies")
-        try:
-            return await work(db)
-        finally:
-            await db.close()
-
-    with opened_store(ctx) as (url, settings, _):
-        return asyncio.run(go(url, settings))
-
-
 @strategies.command()
 @as_json
 @click.pass_context
@@ -240,7 +210,7 @@ def instances(ctx: click.Context, as_json: bool) -> None:
     """List the instances that run, or would: symbol, parameters, state, last decided bar."""
     from fks.store.strategies import StrategyStore
 
-    rows = _in_database(ctx, lambda db: StrategyStore(db).list())
+    rows = in_database(ctx, lambda db: StrategyStore(db).list())
     shown = [_instance(row) for row in rows]
     emit(shown, as_json=as_json, schema="fks.instances/1")
     if not as_json:
@@ -309,7 +279,7 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
     async def read(db: Database) -> tuple[Any, list[Any]]:
         return await StrategyStore(db).get(id), await StrategyStore(db).exposure(id)
 
-    row, held = _in_database(ctx, read)
+    row, held = in_database(ctx, read)
     if row is None:
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     shown = {
@@ -402,7 +372,7 @@ def add(
         async with db.transaction() as tx:
             return await StrategyStore(tx).add(new, by="cli")
 
-    if not _in_database(ctx, insert):
+    if not in_database(ctx, insert):
         raise InputError(
             f"instance {id!r} exists already, or there is no account {options['account']!r}",
             remedy="see 'fks strategies instances' and 'fks accounts list'",
@@ -443,7 +413,7 @@ def drift(ctx: click.Context, id: str, since: str | None, each: bool, as_json: b
     async def compare(db: Database) -> dict[str, Any]:
         return await run_drift(spec, db, settings, catalogue, now_ns=RealClock().now_ns())
 
-    found = _in_database(ctx, compare)
+    found = in_database(ctx, compare)
     emit(found, as_json=as_json, schema="fks.drift/1")
     if as_json:
         return
@@ -502,7 +472,7 @@ def disable(ctx: click.Context, id: str) -> None:
 def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
     from fks.store.strategies import StrategyStore
 
-    if not _in_database(ctx, lambda db: StrategyStore(db).set_enabled(id, is_enabled)):
+    if not in_database(ctx, lambda db: StrategyStore(db).set_enabled(id, is_enabled)):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     click.echo(f"{id} is {'on' if is_enabled else 'off'}")
 
@@ -515,7 +485,7 @@ def approval(ctx: click.Context, id: str, by: str) -> None:
     """Set the approval of instance ID: at once (auto), by a person for entries (manual), or for exits too (all)."""
     from fks.store.strategies import StrategyStore
 
-    if not _in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):
+    if not in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     which = {
         "auto": "signals go out at once",
@@ -553,7 +523,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
             ensure_checked(made)
             return await StrategyStore(tx).set_params(id, made.model_dump(mode="json"), by="cli")
 
-    version = _in_database(ctx, update)
+    version = in_database(ctx, update)
     if version is None:
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     if pyramiding is not None:

@@ -21,6 +21,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.config.settings import Settings
 from fks.jobs.backtest import Request
 from fks.jobs.bars import load_stored
+from fks.jobs.promotion import promotable
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.errors import InputError
@@ -30,6 +31,7 @@ from fks.search.challenge import Change, Excess, Recorded, Rules, excess_of, jud
 from fks.store.challengers import Challenger, ChallengerStore
 from fks.store.db import Database, Session
 from fks.store.facts import Facts
+from fks.store.jobs import JobStore
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue
@@ -275,6 +277,24 @@ async def add_challenger(
         found = await store.get(id)
         assert found is not None
         return found
+
+
+async def best_of(db: Database, search_id: uuid.UUID, instance_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the best parameters of a finished search, and where they come from, for a challenger of an instance.
+
+    Findings of the search do not speak against a challenger: it is tested on later bars. Errors: InputError
+    INSTANCE_UNKNOWN, OPTIMIZATION_UNKNOWN, PROMOTION_REFUSED for another strategy or market.
+    """
+    instance, job = await instance_of(db, instance_id), await JobStore(db).get(search_id)
+    if job is None:
+        raise InputError(
+            f"there is no optimization {search_id}",
+            code="OPTIMIZATION_UNKNOWN",
+            status=404,
+            remedy="see 'fks optimize list'",
+        )
+    params, provenance = promotable(job, instance, mode=PAPER, on_paper_s=None, despite_findings=True)
+    return params, {name: provenance[name] for name in ("optimization", "inputs_hash", "findings")}
 
 
 async def swap_in(

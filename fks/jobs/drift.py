@@ -19,6 +19,7 @@ from fks.backtest.result import plain
 from fks.config.settings import Settings
 from fks.jobs.backtest import Loaded, Request
 from fks.jobs.bars import load_stored
+from fks.jobs.challenge import came_from_challenger, demote
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.errors import InputError
@@ -76,9 +77,12 @@ async def run_drift(
     drift, loaded = await measure(db, instance, settings, catalogue, since=wanted.since)
     document = document_of(instance, drift, loaded)
     document["excess"] = excess_of(drift, settings)
-    document["is_paused"] = False
+    document["is_paused"], document["is_demoted"] = False, False
     if wanted.is_watched and document["excess"]:
-        document["is_paused"] = await _report(db, instance, document, settings)
+        is_swapped = await _came_from_challenger(db, instance)
+        if is_swapped and settings.strategies.challenger_swap == "paper":
+            document["is_demoted"] = await _demote(db, instance, document, catalogue)
+        document["is_paused"] = await _report(db, instance, document, settings, is_swapped=is_swapped)
     document["at"] = iso(now_ns)
     return document
 
@@ -158,13 +162,34 @@ def excess_of(drift: Drift, settings: Settings) -> list[str]:
     return found
 
 
-async def _report(db: Database, instance: Instance, document: Mapping[str, Any], settings: Settings) -> bool:
+async def _came_from_challenger(db: Database, instance: Instance) -> bool:
+    versions = await StrategyStore(db).versions(instance.id)
+    return any(
+        one.version == instance.params_version and came_from_challenger(one.provenance) is not None for one in versions
+    )
+
+
+async def _demote(db: Database, instance: Instance, document: Mapping[str, Any], catalogue: Catalogue) -> bool:
+    """Let an instance on a paper account have the parameters again that its challenger replaced, once it is flat."""
+    if await StrategyStore(db).mode(instance.id) != "paper":
+        return False
+    await demote(db, instance.id, catalogue, by="drift", reason="; ".join(document["excess"]))
+    return True
+
+
+async def _report(
+    db: Database, instance: Instance, document: Mapping[str, Any], settings: Settings, *, is_swapped: bool
+) -> bool:
     """Open an alert, and in the same transaction pause the entries when the settings say so: no pause without its page.
     Return whether they were paused now."""
     what = "; ".join(document["excess"])
     async with db.transaction() as tx:
         is_paused = settings.strategies.drift_pause and await tx.fetchrow("drift.pause", instance.id) is not None
         then = " Its entries now wait for approval." if is_paused else ""
+        if document["is_demoted"]:
+            then += " The parameters that its challenger replaced are swapped in again once it is flat."
+        elif is_swapped:
+            then += f" Its parameters came from a challenger: 'fks strategies challengers demote {instance.id}'."
         await Facts(tx).note_alert(
             "page" if is_paused else "warning",
             "strategy.drift",

@@ -2,14 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fks.model.errors import InputError
-from fks.store.jobs import Job
-from fks.store.strategies import Instance, ParameterVersion
+from fks.store.challengers import ChallengerStore
+from fks.store.db import Database, Session
+from fks.store.jobs import Job, JobStore
+from fks.store.strategies import Instance, ParameterVersion, StrategyStore
+from fks.strategies.check import ensure_checked
+from fks.strategies.registry import Catalogue
 
 PAPER_S = 86_400.0  # parameters run on paper for so long before a live instance may have them
+
+
+async def promote(
+    db: Database,
+    catalogue: Catalogue,
+    search_id: uuid.UUID,
+    instance_id: str,
+    *,
+    by: str,
+    despite_findings: bool = False,
+    request: uuid.UUID | None = None,
+) -> dict[str, Any]:
+    """Give the best parameters of a search to an instance as its next version, and return it as JSON values.
+
+    `request`: the caller's id of this request; made again, the version of the first time is returned.
+    Errors: InputError OPTIMIZATION_UNKNOWN, INSTANCE_UNKNOWN, PROMOTION_REFUSED, IDEMPOTENCY_CONFLICT; of the strategy.
+    """
+    job = await JobStore(db).get(search_id)
+    if job is None:
+        raise InputError(
+            f"there is no optimization {search_id}",
+            code="OPTIMIZATION_UNKNOWN",
+            status=404,
+            remedy="see 'fks optimize list'",
+        )
+    async with db.transaction() as tx:
+        row, mode = await _held(tx, instance_id)
+        done = await _done(tx, request, instance_id, lambda kept: kept.get("optimization") == str(search_id))
+        if done is not None:
+            return _document(instance_id, mode, done)
+        params = ((job.result or {}).get("best") or {}).get("all_params") or {}
+        on_paper_s = await StrategyStore(tx).on_paper_s(str(search_id), params)
+        found, provenance = promotable(job, row, mode=mode, on_paper_s=on_paper_s, despite_findings=despite_findings)
+        made = catalogue.make(row.strategy, found)
+        ensure_checked(made)
+        return await _write(tx, row, mode, made.model_dump(mode="json"), provenance, by=by, request=request)
+
+
+async def rollback(
+    db: Database, catalogue: Catalogue, instance_id: str, *, by: str, request: uuid.UUID | None = None
+) -> dict[str, Any]:
+    """Give an instance the parameters back that the ones in force replaced, as its next version, and return it as JSON
+    values. `request` and errors: as `promote`."""
+    async with db.transaction() as tx:
+        row, mode = await _held(tx, instance_id)
+        done = await _done(tx, request, instance_id, lambda kept: "rolled_back_to" in kept)
+        if done is not None:
+            return _document(instance_id, mode, done)
+        before = version_before(await StrategyStore(tx).versions(instance_id))
+        made = catalogue.make(row.strategy, before.params)
+        provenance = {"rolled_back_to": before.version, "from": row.params_version}
+        return await _write(tx, row, mode, made.model_dump(mode="json"), provenance, by=by, request=request)
+
+
+async def _held(tx: Session, instance_id: str) -> tuple[Instance, str]:
+    """Return an instance, whose row is held until the transaction ends, and the mode of its account."""
+    row, mode = await ChallengerStore(tx).lock_instance(instance_id), await StrategyStore(tx).mode(instance_id)
+    if row is None or mode is None:
+        raise InputError(
+            f"there is no instance {instance_id!r}",
+            code="INSTANCE_UNKNOWN",
+            status=404,
+            remedy="see 'fks strategies instances'",
+        )
+    return row, mode
+
+
+async def _done(
+    tx: Session, request: uuid.UUID | None, instance_id: str, is_same: Callable[[Mapping[str, Any]], bool]
+) -> ParameterVersion | None:
+    """Return the version that a request made before. Errors: InputError IDEMPOTENCY_CONFLICT: it was another one."""
+    known = None if request is None else await StrategyStore(tx).version_of_request(str(request))
+    if known is None:
+        return None
+    owner, version = known
+    if owner != instance_id or not is_same(version.provenance or {}):
+        raise InputError(
+            "the Idempotency-Key was used for another change of parameters",
+            code="IDEMPOTENCY_CONFLICT",
+            status=409,
+            remedy="use a new key for a new change",
+        )
+    return version
+
+
+async def _write(
+    tx: Session,
+    row: Instance,
+    mode: str,
+    params: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    *,
+    by: str,
+    request: uuid.UUID | None,
+) -> dict[str, Any]:
+    kept = dict(provenance) if request is None else {**provenance, "request": str(request)}
+    version = await StrategyStore(tx).set_params(row.id, params, by=by, provenance=kept)
+    assert version is not None
+    return _document(row.id, mode, ParameterVersion(version, params, by, 0, kept))
+
+
+def _document(instance_id: str, mode: str, made: ParameterVersion) -> dict[str, Any]:
+    provenance = dict(made.provenance or {})
+    return {
+        "instance": instance_id,
+        "version": made.version,
+        "mode": mode,
+        "params": dict(made.params),
+        "back_to": provenance.get("rolled_back_to"),
+        "provenance": provenance,
+    }
 
 
 def promotable(

@@ -101,6 +101,38 @@ def _challenger(row: Row) -> Challenger:
     )
 
 
+def shown(challenger: Challenger) -> dict[str, Any]:
+    """Return a challenger as the command line and the API show it."""
+
+    def time(time_ns: int | None) -> str | None:
+        return None if time_ns is None else iso(time_ns)
+
+    return {
+        "id": challenger.id,
+        "instance": challenger.instance_id,
+        "number": challenger.number,
+        "params": dict(challenger.params),
+        "provenance": None if challenger.provenance is None else dict(challenger.provenance),
+        "added_by": challenger.added_by,
+        "stage": challenger.stage,
+        "state": challenger.state,
+        "error": challenger.error,
+        "target": challenger.last_target,
+        "crashes": challenger.crashes,
+        "decisions": challenger.decisions,
+        "begun": time(challenger.begun_ns),
+        "cursor": time(challenger.cursor_ns),
+        "evaluation": None if challenger.evaluation is None else dict(challenger.evaluation),
+        "evaluated_at": time(challenger.evaluated_ns),
+        "looks": challenger.looks,
+        "swap_requested_by": challenger.swap_requested_by,
+        "swap_requested_at": time(challenger.swap_requested_ns),
+        "ended_by": challenger.ended_by,
+        "ended_at": time(challenger.ended_ns),
+        "created_at": iso(challenger.created_ns),
+    }
+
+
 def _ns(moment: datetime | None) -> int | None:
     return None if moment is None else to_ns(moment)
 

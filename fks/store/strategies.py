@@ -366,6 +366,16 @@ class StrategyStore:
             for row in await self._db.fetch("strategies.versions", instance_id, limit)
         ]
 
+    async def version_of_request(self, request: str) -> tuple[str, ParameterVersion] | None:
+        """Return (instance, version) of the parameters that a request with an id of the caller's made, or None."""
+        row = await self._db.fetchrow("strategies.version_of_request", request)
+        if row is None:
+            return None
+        made = ParameterVersion(
+            row["version"], row["params"], row["changed_by"], to_ns(row["created_at"]), row["provenance"]
+        )
+        return row["instance_id"], made
+
     async def mode(self, instance_id: str) -> str | None:
         """Return the mode (paper or live) of the account that an instance trades on; None without such an instance."""
         found: str | None = await self._db.fetchval("strategies.mode", instance_id)

@@ -141,6 +141,11 @@ ON CONFLICT DO NOTHING;
 SELECT version, params, changed_by, created_at, provenance FROM strategy_parameters WHERE instance_id = $1
  ORDER BY version DESC LIMIT $2;
 
+-- name: version_of_request
+-- Give the version of parameters that a request with an id of the caller's made.
+SELECT instance_id, version, params, changed_by, created_at, provenance FROM strategy_parameters
+ WHERE provenance ->> 'request' = $1;
+
 -- name: mode
 -- Give the mode of the account that an instance trades on.
 SELECT a.mode FROM strategy_instances i JOIN accounts a ON a.id = i.account_id WHERE i.id = $1;

@@ -63,13 +63,14 @@ SELECT fold, number, params, state, lost, result - 'sums' AS result, finished_at
   FROM trials WHERE search_id = $1 AND (fold, number) > ($2::int, $3::int) ORDER BY fold, number LIMIT $4;
 
 -- name: delete_old
--- Delete the trials of up to $2 searches that ended before $1 and whose parameters no instance has or had; count both. The
--- jobs stay, with their results.
+-- Delete the trials of up to $2 searches that ended before $1 and whose parameters no instance has or had, and no
+-- challenger; count both. The jobs stay, with their results.
 WITH old AS (
     SELECT j.id FROM jobs j
      WHERE j.kind = 'optimization' AND j.state IN ('done', 'failed', 'cancelled') AND j.finished_at < $1
        AND EXISTS (SELECT FROM trials t WHERE t.search_id = j.id)
        AND NOT EXISTS (SELECT FROM strategy_parameters p WHERE p.provenance ->> 'optimization' = j.id::text)
+       AND NOT EXISTS (SELECT FROM challengers c WHERE c.provenance ->> 'optimization' = j.id::text)
      ORDER BY j.finished_at LIMIT $2),
 gone AS (DELETE FROM trials t USING old WHERE t.search_id = old.id RETURNING 1)
 SELECT (SELECT count(*) FROM old) AS searches, (SELECT count(*) FROM gone) AS trials;

@@ -17,6 +17,7 @@ import pytest
 from fks.clock import FakeClock
 from fks.config.settings import Settings, Strategies
 from fks.jobs.challenge import add_challenger, complete_swaps, demote, run_challenge, swap_in
+from fks.jobs.drift import run_drift
 from fks.jobs.runner import run_one
 from fks.jobs.schedule import Schedules
 from fks.model.bar import Bars
@@ -266,3 +267,24 @@ async def test_a_demoted_challenger_gives_the_parameters_back(database: Database
     assert (provenance["rolled_back_to"], provenance["from"], provenance["reason"]) == (1, 2, "slippage")
     with pytest.raises(InputError, match="did not come from a challenger"):
         await demote(database, "a", CATALOGUE, by="me", reason="test")
+
+
+@pytest.mark.parametrize(("mode", "is_demoted"), [("paper", True), ("live", False)])
+async def test_drift_demotes_a_challenger_on_paper_and_names_the_way_on_live(
+    database: Database, mode: str, is_demoted: bool
+) -> None:
+    challenger = await contest(database, count=900)
+    await swap_in(database, challenger, CATALOGUE, by="me", despite_findings=True)
+    await database.sql("UPDATE strategy_parameters SET created_at = '2020-01-01'")
+    await database.sql("UPDATE accounts SET mode = $1", mode)
+    limits = Strategies(challenger_swap="paper", drift_mismatch_max=0.1)
+    settings = Settings(strategies=limits)
+    spec = {"instance": "a", "is_watched": True}
+    document = await run_drift(spec, database, settings, CATALOGUE, now_ns=0)  # it made no fill of all it decided
+    assert document["excess"] == ["100.0% of the steps differ, limit 10.0%"]
+    assert document["is_demoted"] is is_demoted
+    assert (await instance(database))["params"]["fast"] == (2 if is_demoted else 20)
+    (alert,) = await database.sql("SELECT event, message FROM alerts")
+    way = "are swapped in again once it is flat" if is_demoted else "fks strategies challengers demote a"
+    assert alert["event"] == "strategy.drift"
+    assert way in alert["message"]

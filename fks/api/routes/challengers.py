@@ -1,0 +1,135 @@
+"""Challengers of strategy instances: variants in shadow, their tests as jobs, and their swap."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.jobs import Key, plain
+from fks.api.problems import Problem
+from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
+from fks.api.routes.promotions import catalogue_of
+from fks.model import ids
+from fks.store.challengers import Challenger, ChallengerStore, shown
+from fks.store.jobs import JobStore
+from fks.store.strategies import StrategyStore
+
+router = APIRouter(tags=["challengers"])
+
+
+class ChallengerBody(Body):
+    """A variant of an instance: parameters that differ, or the best ones of a search."""
+
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters that differ from the instance's")
+    search: uuid.UUID | None = Field(None, description="take the best parameters of this optimization instead")
+
+
+class SwapBody(Body):
+    """How a challenger is swapped in."""
+
+    may_wait: bool = Field(True, description="wait until the instance is flat; false: refuse when it is not")
+    despite_findings: bool = Field(False, description="although no test speaks for it")
+
+
+@router.get("/strategies/{id}/challengers")
+async def challengers(
+    gate: Gate, who: Reader, id: str, ended: Annotated[bool, Query(description="also those that have ended")] = False
+) -> ExactJson:
+    """Return the challengers of an instance with what their last test said, in the order in which they were added."""
+    if await StrategyStore(gate.db).get(id) is None:
+        raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
+    found = await ChallengerStore(gate.db).list(id, with_ended=ended)
+    return ExactJson({"items": [shown(one) for one in found], "next": None})
+
+
+@router.post("/strategies/{id}/challengers", status_code=201, openapi_extra=takes(ChallengerBody))
+async def add(
+    gate: Gate, who: Signaller, id: str, body: Annotated[ChallengerBody, Depends(body_of(ChallengerBody))]
+) -> ExactJson:
+    """Add a challenger: it decides in shadow and sends nothing. The same parameters again are the same challenger."""
+    from fks.jobs.challenge import add_challenger, best_of
+
+    if bool(body.params) == (body.search is not None):
+        raise Problem(422, "INVALID", "a challenger has params or a search", remedy="give one of the two")
+    params, provenance = plain(body.params), None
+    if body.search is not None:
+        params, provenance = await best_of(gate.db, body.search, id)
+    catalogue = await catalogue_of(gate)
+    found = await add_challenger(gate.db, id, params, catalogue, by=who.name, provenance=provenance)
+    return ExactJson(shown(found), status_code=201, headers={"Location": f"/challengers/{found.id}"})
+
+
+@router.get("/challengers/{id}")
+async def challenger(gate: Gate, who: Reader, id: str) -> ExactJson:
+    """Return one challenger."""
+    return ExactJson(shown(await _find(gate, id)))
+
+
+@router.delete("/challengers/{id}")
+async def remove(gate: Gate, who: Signaller, id: str) -> ExactJson:
+    """End a challenger. Its decisions stay, and it stays counted as a trial. Harmless once it has ended."""
+    await _find(gate, id)
+    await ChallengerStore(gate.db).remove(id, by=who.name)
+    return ExactJson(shown(await _find(gate, id)))
+
+
+@router.post("/challengers/{id}/propose", status_code=202)
+async def propose(gate: Gate, who: Signaller, id: str, key: Key = None) -> ExactJson:
+    """Queue a test of a challenger against its champion: it is proposed when it passes. `looks` and `evaluation` of the
+    challenger change when the test is done. With the same `Idempotency-Key` again no further test is made."""
+    from fks.jobs.challenge import KIND
+
+    found = await _find(gate, id)
+    job_id = ids.request_signal_id(f"{KIND}:{who.name}", key) if key else uuid.uuid4()
+    spec = {"instance": found.instance_id, "challenger": id}
+    known = await JobStore(gate.db).get(job_id)
+    if known is not None and dict(known.spec) != spec:
+        raise Problem(
+            409, "IDEMPOTENCY_CONFLICT", "the Idempotency-Key was used for another test", remedy="use a new key"
+        )
+    if known is None:
+        await JobStore(gate.db).submit(KIND, spec, submitted_by=who.name, job_id=job_id)
+    return ExactJson({"job": job_id, "challenger": shown(found)}, status_code=202)
+
+
+@router.post("/challengers/{id}/swap", openapi_extra=takes(SwapBody))
+async def swap(gate: Gate, who: Trader, id: str, body: Annotated[SwapBody, Depends(body_of(SwapBody))]) -> ExactJson:
+    """Give its instance the parameters of a challenger once it is flat; until then the instance sends exits alone.
+    Repeated, it changes nothing more."""
+    from fks.jobs.challenge import swap_in
+
+    catalogue = await catalogue_of(gate)
+    done = await swap_in(
+        gate.db, id, catalogue, by=who.name, may_wait=body.may_wait, despite_findings=body.despite_findings
+    )
+    return ExactJson(done.as_dict())
+
+
+@router.delete("/challengers/{id}/swap")
+async def stop_waiting(gate: Gate, who: Trader, id: str) -> ExactJson:
+    """Let a challenger that waits go on in shadow. Harmless when it does not wait."""
+    await _find(gate, id)
+    await ChallengerStore(gate.db).stop_waiting(id)
+    return ExactJson(shown(await _find(gate, id)))
+
+
+@router.post("/strategies/{id}/demote")
+async def demote(gate: Gate, who: Trader, id: str) -> ExactJson:
+    """Give an instance the parameters back that its challenger replaced, once it is flat. Repeated while it waits, it
+    changes nothing more."""
+    from fks.jobs.challenge import demote as demote_
+
+    catalogue = await catalogue_of(gate)
+    return ExactJson((await demote_(gate.db, id, catalogue, by=who.name, reason="a person's request")).as_dict())
+
+
+async def _find(gate: Gateway, id: str) -> Challenger:
+    found = await ChallengerStore(gate.db).get(id)
+    if found is None:
+        raise Problem(404, "CHALLENGER_UNKNOWN", f"there is no challenger {id!r}", remedy="see GET /strategies")
+    return found

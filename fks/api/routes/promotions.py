@@ -1,0 +1,94 @@
+"""Promotion of a search's parameters to an instance, the way back, and the versions that it had."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.jobs import Key
+from fks.api.problems import Problem
+from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.model import ids
+from fks.model.timeframe import iso
+from fks.store.strategies import StrategyStore
+from fks.store.tokens import Principal
+
+router = APIRouter(tags=["strategies"])
+
+
+class PromotionBody(Body):
+    """Which instance takes the best parameters of a search."""
+
+    instance: str = Field(max_length=128)
+    despite_findings: bool = Field(False, description="although the search names reasons against them")
+
+
+@router.post("/optimizations/{id}/promote", openapi_extra=takes(PromotionBody))
+async def promote(
+    gate: Gate,
+    who: Trader,
+    id: uuid.UUID,
+    body: Annotated[PromotionBody, Depends(body_of(PromotionBody))],
+    key: Key = None,
+) -> ExactJson:
+    """Give the best parameters of a search to an instance as its next version; an instance on paper first. With the
+    same `Idempotency-Key` again the first answer is given."""
+    from fks.jobs.promotion import promote as promote_
+
+    catalogue = await catalogue_of(gate)
+    found = await promote_(
+        gate.db,
+        catalogue,
+        id,
+        body.instance,
+        by=who.name,
+        despite_findings=body.despite_findings,
+        request=request_of(who, key),
+    )
+    return ExactJson(found)
+
+
+@router.post("/strategies/{id}/rollback")
+async def rollback(gate: Gate, who: Trader, id: str, key: Key = None) -> ExactJson:
+    """Give an instance the parameters back that the ones in force replaced, as its next version. With the same
+    `Idempotency-Key` again the first answer is given; without one, rolling back twice goes back two steps."""
+    from fks.jobs.promotion import rollback as rollback_
+
+    catalogue = await catalogue_of(gate)
+    return ExactJson(await rollback_(gate.db, catalogue, id, by=who.name, request=request_of(who, key)))
+
+
+@router.get("/strategies/{id}/versions")
+async def versions(gate: Gate, who: Reader, id: str, limit: Limit = 100) -> ExactJson:
+    """Return the versions of an instance's parameters with where they came from, newest first."""
+    if await StrategyStore(gate.db).get(id) is None:
+        raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
+    items = [
+        {
+            "version": one.version,
+            "created_at": iso(one.created_ns),
+            "by": one.changed_by,
+            "params": dict(one.params),
+            "provenance": None if one.provenance is None else dict(one.provenance),
+        }
+        for one in await StrategyStore(gate.db).versions(id, limit=limit)
+    ]
+    return ExactJson({"items": items, "next": None})
+
+
+def request_of(who: Principal, key: str | None) -> uuid.UUID | None:
+    """Return the id of a change of parameters that a caller names with a key."""
+    return None if key is None else ids.request_signal_id(f"parameters:{who.name}", key)
+
+
+async def catalogue_of(gate: Gateway) -> Any:
+    """Return the strategies of this node, loaded in a thread: the first time imports their libraries."""
+    from fks.strategies.registry import load_catalogue
+
+    return await asyncio.to_thread(load_catalogue, gate.deps.paths.strategies)

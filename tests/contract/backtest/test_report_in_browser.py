@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import fks.backtest as bt
+from fks.backtest.account_report import account_document_of
 from fks.backtest.compare import run_of
-from fks.backtest.page import compare_page
+from fks.backtest.page import account_page, compare_page
 from fks.backtest.report import document_of
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
@@ -97,6 +98,20 @@ async def test_a_comparison_is_drawn_without_complaint_and_fits(
         await opened(tab, file, width)
         assert await is_narrow_enough(tab)
         assert await tab.run("document.querySelectorAll('#metrics tbody tr').length") > 15
+        assert tab.complaints == []
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+async def test_a_report_of_an_account_is_drawn_without_complaint_and_fits(tmp_path: Path, width: int) -> None:
+    members = [bt.Member(SmaCross(fast=fast, slow=30), synthetic(5_000), name=f"fast {fast}") for fast in (3, 5)]
+    done = bt.run_account(members, cash=2_000)
+    account_page(account_document_of(done)).save(file := tmp_path / "account.html")
+    async with page() as tab:
+        await opened(tab, file, width)
+        assert await tab.run("document.querySelectorAll('.uplot').length") == 4
+        assert await is_narrow_enough(tab)
+        assert await tab.run("document.getElementById('title').textContent") == "fast 3 · fast 5"
+        assert await tab.run("document.querySelectorAll('#members tbody tr').length") == 3
         assert tab.complaints == []
 
 

@@ -49,11 +49,20 @@ def tape_hash(bars: Bars) -> dict[str, object]:
 
 
 def inputs_hash(
-    *, version: str, strategy: str, source: str, params: dict[str, object], bars: Bars, setup: Setup, first: int
+    *,
+    version: str,
+    strategy: str,
+    source: str,
+    params: dict[str, object],
+    bars: Bars,
+    setup: Setup,
+    first: int,
+    finer: Bars | None = None,
 ) -> str:
     """Return the SHA-256 over canonical JSON of all inputs: same inputs, same hash, on any machine.
 
-    `source` is the hash of the strategy's file; `first` the index of the first decided bar on `bars`.
+    `source` is the hash of the strategy's file; `first` the index of the first decided bar on `bars`;
+    `finer` the bars that decide the order of prices within one.
     """
     instrument = setup.instrument
     return _hash(
@@ -63,6 +72,7 @@ def inputs_hash(
             "source": source,
             "params": params,
             "tape": tape_hash(bars),
+            "finer": None if finer is None or not len(finer) else tape_hash(finer),
             "first": first,
             "instrument": {
                 name: str(getattr(instrument, name))

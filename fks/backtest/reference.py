@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from fks.matching.rule import is_unclear
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
 from fks.model.order import OrderType, Role, Side
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 from fks.risk.exits import is_dust
 from fks.risk.sizing import Sizing, SizingMissing, entry_quantity, exit_quantity
 from fks.risk.volatility import volatility_at
@@ -41,6 +43,7 @@ class _Protection:
     stop: int | None
     limit: int | None
     take_since: int
+    scan_from: int
     is_entry_unclear: bool = False  # a stop entry filled inside its bar: whether the SL came before is not known
 
 
@@ -81,6 +84,7 @@ class _Book:
     entry: int | None = None  # the number of the newest entry's fill
     protection: _Protection | None = None
     waiting: _Waiting | None = None
+    finer: FinerBars | None = None
     unclear: int = 0
     decided: list[int] = field(default_factory=list)
     fills: list[FillRow] = field(default_factory=list)
@@ -107,12 +111,31 @@ class _Book:
         return BarRange(int(self.open[index]), int(self.high[index]), int(self.low[index]))
 
 
-def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str) -> Outcome:
-    """Return what the decisions would have traded, from the bar at index `first` on, in exact decimals.
+class FinerBars:
+    """Bars of a shorter timeframe inside those of a run. `places`: of the run's prices."""
+
+    def __init__(self, bars: Bars, finer: Bars, places: int) -> None:
+        self._bars, self._finer, self._ticks = bars, finer, finer.ticks.on_grid(places)
+
+    def inside(self, index: int) -> list[BarRange[int]]:
+        """Return the finer bars inside a bar, in order of time; nothing unless they cover all of it."""
+        start = int(self._bars.time_ns[index])
+        end = bar_end(start, self._bars.timeframe)
+        times, ticks = self._finer.time_ns, self._ticks
+        low, high = (int(place) for place in np.searchsorted(times, [start, end]))
+        if (high - low) * TIMEFRAMES[self._finer.timeframe] * NS != end - start:
+            return []
+        columns = (column[low:high].tolist() for column in (ticks.open, ticks.high, ticks.low))
+        return [BarRange(*row) for row in zip(*columns, strict=True)]
+
+
+def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str, finer: Bars | None = None) -> Outcome:
+    """Return what the decisions would have traded, from the bar at index `first` on, in exact decimals. `finer`: bars
+    of a shorter timeframe, which decide where a bar does not show the order of its prices.
 
     Errors: InputError SIZING_UNKNOWN, PRICE_MISSING.
     """
-    walker = Walker(bars, first, setup, decisions, TapeChecks(bars, setup))
+    walker = Walker(bars, first, setup, decisions, TapeChecks(bars, setup), finer=finer)
     for index, before, wanted in walker.changes():
         walker.resolve(index)
         if before:
@@ -138,8 +161,9 @@ class Walker:
         decisions: Decisions,
         checks: EntryChecks,
         equity: Callable[[int], Decimal] | None = None,
+        finer: Bars | None = None,
     ) -> None:
-        self._book = _open_book(bars, setup, checks, equity)
+        self._book = _open_book(bars, setup, checks, equity, finer)
         self._decisions, self._first = decisions, first
 
     @property
@@ -215,12 +239,20 @@ def _outcome(book: _Book, first: int, reason: str) -> Outcome:
     )
 
 
-def _open_book(bars: Bars, setup: Setup, checks: EntryChecks, equity: Callable[[int], Decimal] | None) -> _Book:
+def _open_book(
+    bars: Bars,
+    setup: Setup,
+    checks: EntryChecks,
+    equity: Callable[[int], Decimal] | None,
+    finer: Bars | None,
+) -> _Book:
     ticks = bars.ticks
-    units = Units.of(ticks.places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
+    price_places = ticks.places if finer is None else max(ticks.places, finer.ticks.places)
+    units = Units.of(price_places, setup.instrument, setup.cash, has_base_fees=setup.costs.fee_in == "received")
     ticks = ticks.on_grid(units.price)
+    inside = None if finer is None else FinerBars(bars, finer, units.price)
     open_, high, low, close = ticks.open, ticks.high, ticks.low, ticks.close
-    return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks, equity)
+    return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks, equity, finer=inside)
 
 
 def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
@@ -275,7 +307,7 @@ def _protect(
     instrument = book.setup.instrument
     guarded = exit_quantity(book.position, instrument)
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
-        book.protection = _Protection(guarded, side.opposite, index, stop, limit, take_since, is_unclear)
+        book.protection = _Protection(guarded, side.opposite, index, stop, limit, take_since, index, is_unclear)
 
 
 def _order(book: _Book, decisions: Decisions, index: int, side: Side) -> EntryPrices | None:
@@ -325,11 +357,72 @@ def _resolve(book: _Book, through: int) -> None:
         return
     hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
     assert hit is not None, "a touched protection fills"
+    if hit[0] is Leg.STOP and _is_unclear(book, guard, index):
+        found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
+        book.unclear += found is None or found.is_unclear
+        hit = hit if found is None or found.hit is None else found.hit
+    _leave_protected(book, guard, index, hit)
+
+
+def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resting[int]) -> None:
+    """Let finer bars decide what the protections did in the bar inside which their entry filled, when it matters."""
+    bar, is_long = book.range(index), guard.side is Side.SELL
+    is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
+    is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
+    is_late = guard.take_since > index
+    if not ((is_late and is_taken) or (guard.is_entry_unclear and is_stopped)):
+        return
+    found = _within(book, guard, index, entry)
+    if found is None:
+        book.unclear += is_late  # of a stop entry it is counted when its stop loss fills
+        return
+    book.unclear += found.is_unclear
+    guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
+    if found.hit is not None:
+        _leave_protected(book, guard, index, found.hit)
+
+
+def _leave_protected(book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int]) -> None:
+    """Book the fill of a protection in bar `index`."""
     book.protection = None
     role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
-    if role is Role.STOP_LOSS:
-        book.unclear += _is_unclear(book, guard, index)
     _fill(book, index, guard.side, guard.quantity, hit[1], role, index - 1)
+
+
+class _Within(NamedTuple):
+    """What finer bars say of the protections in one bar: the leg and its price, and whether one of them was unclear."""
+
+    hit: tuple[Leg, int] | None
+    is_unclear: bool
+
+
+def _within(book: _Book, guard: _Protection, index: int, entry: Resting[int] | None) -> _Within | None:
+    """Return what the finer bars inside bar `index` fill of a protection, after the `entry` that fills there, if one
+    does. None where they do not cover the bar, or show nothing of the kind."""
+    rows = [] if book.finer is None else book.finer.inside(index)
+    is_long, is_unclear_now = guard.side is Side.SELL, False
+    has_entered = entry is None
+    for number, bar in enumerate(rows):
+        in_bar, takes = entry is None and number == 0 and index == guard.since, True
+        is_taken = guard.limit is not None and (bar.high >= guard.limit if is_long else bar.low <= guard.limit)
+        is_stopped = guard.stop is not None and (bar.low <= guard.stop if is_long else bar.high >= guard.stop)
+        if not has_entered and entry is not None:
+            price = match_resting(entry, bar, placed_in_bar=False)
+            if price is None:
+                if entry.type is OrderType.STOP_LIMIT and is_triggered(entry, bar, placed_in_bar=False):
+                    entry = Resting(entry.side, OrderType.LIMIT, entry.price)
+                continue
+            has_entered = in_bar = True
+            takes = not (entry.type is OrderType.LIMIT and price != bar.open)
+            is_unclear_now = (is_taken and not takes) or (
+                is_stopped and entry.type is not OrderType.LIMIT and price != bar.open
+            )
+        hit = _match(guard, bar, placed_in_bar=in_bar, takes=takes)
+        if hit is not None:
+            is_open_stopped = guard.stop is not None and (bar.open <= guard.stop if is_long else bar.open >= guard.stop)
+            both = is_unclear(is_stopped, is_taken and takes, is_open_stopped and not in_bar, hit[0] is Leg.LIMIT)
+            return _Within(hit, is_unclear_now or both)
+    return _Within(None, is_unclear_now) if has_entered and entry is not None else None
 
 
 def _is_unclear(book: _Book, guard: _Protection, index: int) -> bool:
@@ -375,19 +468,17 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             limit=order.price,
             is_maker=is_maker,
         )
-        is_late = is_limit and is_inside
-        take = waiting.take_profit
-        if is_late and take is not None and (bar.high >= take if is_buy else bar.low <= take):
-            book.unclear += 1
         _protect(
             book,
             index,
             side,
             waiting.stop_loss,
-            take,
-            take_since=index + is_late,
+            waiting.take_profit,
+            take_since=index + (is_limit and is_inside),
             is_unclear=is_inside and not is_limit,
         )
+        if book.protection is not None and is_inside:
+            _resolve_entry_bar(book, book.protection, index, order)
         return
     waiting.at = max(waiting.at, through + 1)
 
@@ -396,13 +487,13 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
     """Return the first bar from the entry's own on whose range reaches a level: in growing slices, so that a near hit
     costs little and a far one is vectorised."""
     is_long = guard.side is Side.SELL
-    if guard.take_since > guard.since:
+    if guard.take_since > guard.scan_from:
         down, up = (guard.stop, None) if is_long else (None, guard.stop)
-        found = _first_reach(book, guard.since, min(through, guard.take_since - 1), down, up)
+        found = _first_reach(book, guard.scan_from, min(through, guard.take_since - 1), down, up)
         if found is not None:
             return found
     down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
-    return _first_reach(book, guard.take_since, through, down, up)
+    return _first_reach(book, max(guard.take_since, guard.scan_from), through, down, up)
 
 
 def _first_reach(book: _Book, start: int, through: int, down: int | None, up: int | None) -> int | None:
@@ -428,7 +519,8 @@ def _match(guard: _Protection, bar: BarRange[int], *, placed_in_bar: bool, takes
     if stop is not None and limit is not None:
         return match_oco(stop, limit, bar, placed_in_bar=placed_in_bar)
     only = stop or limit
-    assert only is not None
+    if only is None:
+        return None
     price = match_resting(only, bar, placed_in_bar=placed_in_bar)
     return None if price is None else (Leg.STOP if stop else Leg.LIMIT, price)
 

@@ -53,6 +53,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
         "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
         "unclear_bars": result.unclear,
+        "finer_timeframe": None if result.finer is None else result.finer.timeframe,
         "denied": result.denied_count,
         "final_cash": plain(result.cash),
         "final_position": plain(result.position),

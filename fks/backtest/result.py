@@ -131,6 +131,7 @@ class Result:
     setup: Setup
     gaps: GapReport
     outcome: Outcome
+    finer: Bars | None = None  # bars that decided where a bar did not show the order of its prices
 
     @property
     def engine(self) -> Engine:
@@ -261,6 +262,7 @@ class Result:
             bars=self.bars,
             setup=self.setup,
             first=self.first,
+            finer=self.finer,
         )
 
     @cached_property

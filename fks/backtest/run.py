@@ -16,7 +16,7 @@ from fks.backtest.result import Outcome, Setup
 from fks.backtest.units import to_units
 from fks.model.bar import Bars, Ints
 from fks.model.errors import InputError
-from fks.model.timeframe import iso
+from fks.model.timeframe import TIMEFRAMES, iso
 from fks.strategies.base import Strategy, checked, decide, target_wrong
 from fks.strategies.check import ensure_checked
 
@@ -29,7 +29,13 @@ CHECK_BARS = 3_000
 
 
 def run(
-    strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: EngineName = "auto", check: bool = True
+    strategy: Strategy,
+    bars: Bars,
+    setup: Setup | None = None,
+    *,
+    engine: EngineName = "auto",
+    check: bool = True,
+    finer: Bars | None = None,
 ) -> Backtest:
     """Return what `strategy` would have traded on `bars`. Without a setup: `setup_for(bars)`.
 
@@ -42,8 +48,10 @@ def run(
     the end stays open.
     `engine`: `compiled` for many runs in one process, `reference` for the slow one in decimals; `auto` is the compiled
     one unless loading it takes longer than the run. Their results are equal, and `Result.engine` says which it was.
+    `finer`: bars of a shorter timeframe over the same time. Where a bar reaches two prices in an unknown order they
+    decide instead of the pessimistic rule; that takes the reference engine.
     The columns of `bars` are read-only from now on.
-    Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
+    Errors: InputError NO_DATA, FINER_TIMEFRAME, TapeRefused, StrategyError; what the strategy raises goes through.
     """
     setup = setup_for(bars) if setup is None else setup
     if check:
@@ -55,10 +63,11 @@ def run(
     if not setup.allow_gaps:
         ensure_inputs(part)
         ensure_whole(gaps)  # the overall share first: it needs no run
-    outcome = _walk(strategy, part, first, setup, engine)
+    _ensure_finer(part, finer)
+    outcome = _walk(strategy, part, first, setup, engine, finer)
     if not setup.allow_gaps:
         ensure_seen(part, lambda places: is_holding(outcome, setup, places))
-    return Backtest(strategy, part, first, setup, gaps, outcome)
+    return Backtest(strategy, part, first, setup, gaps, outcome, finer)
 
 
 def check_beginning(strategy: Strategy, bars: Bars) -> None:
@@ -67,7 +76,21 @@ def check_beginning(strategy: Strategy, bars: Bars) -> None:
     ensure_checked(strategy, [bars[: max(CHECK_BARS, 4 * strategy.warmup())]])
 
 
-def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: EngineName) -> Outcome:
+def _ensure_finer(bars: Bars, finer: Bars | None) -> None:
+    """Refuse bars that cannot be inside those of a run. Errors: InputError FINER_TIMEFRAME."""
+    if finer is None:
+        return
+    inside, whole = TIMEFRAMES[finer.timeframe], TIMEFRAMES[bars.timeframe] or 28 * 86_400
+    if finer.symbol != bars.symbol or not 0 < inside < whole or whole % inside:
+        raise InputError(
+            f"{finer.timeframe} bars of {finer.symbol} are not inside {bars.timeframe} bars of {bars.symbol}",
+            code="FINER_TIMEFRAME",
+            status=422,
+            remedy="give bars of the same symbol whose timeframe divides that of the run",
+        )
+
+
+def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: EngineName, finer: Bars | None) -> Outcome:
     reason = "chosen"
     if engine == "auto":
         engine, reason = _cheaper(len(bars))
@@ -78,10 +101,13 @@ def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: Engi
             outcome: Outcome | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason)
         except kernel.TargetWrong as error:
             raise target_wrong(strategy, decisions, bars, error.index) from None
-        if isinstance(outcome, Outcome):
+        if isinstance(outcome, Outcome) and (finer is None or not outcome.unclear):
             return outcome
-        reason = outcome
-    return reference.walk(bars, first, setup, checked(strategy, decisions, bars), reason)
+        reason = (
+            f"{finer.timeframe} bars decide {outcome.unclear} bars" if isinstance(outcome, Outcome) and finer else ""
+        )
+        reason = reason or str(outcome)
+    return reference.walk(bars, first, setup, checked(strategy, decisions, bars), reason, finer)
 
 
 def _cheaper(count: int) -> tuple[EngineName, str]:

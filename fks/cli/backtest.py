@@ -83,12 +83,21 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_finer_option = click.option(
+    "--finer/--no-finer",
+    default=True,
+    show_default=True,
+    help="Let stored minutes decide the order of prices within a bar; else the worse reading counts.",
+)
+
+
 def spec_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the spec that the options of `market_options` name."""
     params = params_of(options["pairs"])
     for option, field in (("stop_loss", "sl_pct"), ("take_profit", "tp_pct")):
         if options[option] is not None:
             params[field] = options[option]
+    is_coarse = {} if options.get("finer", True) else {"finer": False}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
     costs = {name: options[name] for name in ("fee_rate", "fee_rate_maker", "slippage") if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
@@ -97,6 +106,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
         "params": params,
         **{name: options[name] for name in wanted},
         **costs,
+        **is_coarse,
         **({"fee_in": "quote"} if options["allow_short"] else {}),
         **{name: text for name, text in times.items() if text is not None},
     }
@@ -104,6 +114,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
 
 @backtest.command()
 @market_options
+@_finer_option
 @click.option(
     "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
 )
@@ -695,6 +706,7 @@ def _show_comparison(compared: dict[str, Any], runs: list[dict[str, Any]]) -> No
 # ── as a durable job ─────────────────────────────────────────────────────────────────────────────
 @backtest.command()
 @market_options
+@_finer_option
 @queue_options
 @click.option("--wait", is_flag=True, help="Show the progress, wait for the end, and show the result.")
 @as_json

@@ -50,6 +50,7 @@ class BacktestSpec(BaseModel):
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = True  # the node's [risk] limits hold, in quote
+    finer: bool = True  # stored minutes decide the order of prices within a bar
 
     @field_validator("start", "end")
     @classmethod
@@ -104,6 +105,7 @@ class Loaded:
     bars: Bars
     instrument: Instrument
     source: str
+    finer: Bars | None = None  # bars of a shorter timeframe inside them, where some are stored
 
 
 LoadBars = Callable[[Request], Loaded]
@@ -169,7 +171,7 @@ def run_spec(
         limits if spec.limits else UNLIMITED,
         spec.start_ns,
     )
-    result = run(strategy, loaded.bars, setup, check=False)
+    result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
     progress(0.9)
     return result, loaded.source
 

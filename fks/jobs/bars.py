@@ -35,16 +35,19 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     instrument = await _instrument(db, request)
     store = columns or BarStore(db)
     native = await _read(store, instrument, request, request.timeframe, request.warmup)
-    made = native
+    made, stored_minutes = native, None
     if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
-        made = resample(await _read(store, instrument, request, "1m", minutes), request.timeframe)
+        stored_minutes = await _read(store, instrument, request, "1m", minutes)
+        made = resample(stored_minutes, request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
     bars = made if len(made) > len(native) else native
     if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
         raise _no_data(request, instrument.symbol, await _stored(BarStore(db), instrument, request))
-    return Loaded(bars, instrument, "database" if bars is native else "database, made from 1m bars")
+    source = "database" if bars is native else "database, made from 1m bars"
+    has_finer = stored_minutes is not None and len(stored_minutes) > 0
+    return Loaded(bars, instrument, source, stored_minutes if has_finer else None)
 
 
 async def _instrument(db: Database, request: Request) -> Instrument:
@@ -118,7 +121,8 @@ def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
             status=404,
             remedy="leave the exchange out",
         )
-    bars = resample(tape.bars(), request.timeframe)
+    played = tape.bars()
+    bars = resample(played, request.timeframe)
     end = len(bars) if request.end_ns is None else int(np.searchsorted(bars.time_ns, request.end_ns))
     start = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns))
     part = bars[max(0, start - request.warmup) : end]
@@ -126,7 +130,7 @@ def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
         raise _no_data(
             request, tape.symbol, f"the tape has {iso(int(bars.time_ns[0]))} to {iso(int(bars.time_ns[-1]))}"
         )
-    return Loaded(part, instrument, name)
+    return Loaded(part, instrument, name, None if played.timeframe == bars.timeframe else played)
 
 
 def read_tape(where: str) -> tuple[Tape, str]:

@@ -39,6 +39,14 @@ class OptimizationSpec(BacktestSpec):
     validation: Validation = Validation()
     trades_min: int = Field(1, ge=0)
     workers: int | None = Field(None, ge=1, le=1024)
+    finer: bool = False
+
+    @field_validator("finer")
+    @classmethod
+    def _whole_bars(cls, given: bool) -> bool:
+        if given:
+            raise ValueError("a search reads each bar by the pessimistic rule; leave it out")
+        return given
 
     @field_validator("objectives", mode="before")
     @classmethod

@@ -14,9 +14,16 @@ from fks.model.bar import Bars
 from fks.strategies.base import Strategy
 
 
-def run(strategy: Strategy, bars: Bars, setup: Setup | None = None, *, engine: EngineName = "auto") -> Backtest:
+def run(
+    strategy: Strategy,
+    bars: Bars,
+    setup: Setup | None = None,
+    *,
+    engine: EngineName = "auto",
+    finer: Bars | None = None,
+) -> Backtest:
     """Return the backtest of a strategy that is taken as it is."""
-    return backtest.run(strategy, bars, setup, engine=engine, check=False)
+    return backtest.run(strategy, bars, setup, engine=engine, check=False, finer=finer)
 
 
 def run_account(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
-from fks.backtest import Result, Setup, run
+from fks.backtest import Result, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.clock import FakeClock
 from fks.matching import CostModel, Slippage
@@ -22,6 +22,7 @@ from fks.model.order import Fill, Order, OrderType, Role, Side
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.venues.paper import PaperVenue
+from tests.support.backtests import run
 from tests.support.strategies import START_NS
 from tests.support.venue_orders import order
 

@@ -1,0 +1,131 @@
+"""Finer bars decide what happened inside a bar: the run on hours or five minutes then trades like one on minutes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ConfigDict
+
+from fks.backtest import Setup, resample
+from fks.backtest.limits import UNLIMITED
+from fks.matching import CostModel
+from fks.model.bar import Bars, Floats
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.timeframe import NS
+from fks.strategies.base import PRICE_COLUMNS, Decisions, Strategy
+from tests.support.backtests import run
+
+D = Decimal
+BTC = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
+SETUP = Setup(BTC, CostModel(D(0)), "quantity", D(1), D(10**7), limits=UNLIMITED, allow_gaps=True, can_short=True)
+HOUR_NS = 1_767_225_600 * NS
+
+
+class Given(Strategy):
+    """Decisions as they are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    name: ClassVar[str] = "given"
+    columns: dict[str, Any]
+
+    def warmup(self) -> int:
+        return 0
+
+    def decide(self, bars: Bars) -> Decisions:
+        return Decisions(**{name: np.asarray(column)[: len(bars)] for name, column in self.columns.items()})
+
+
+def minutes(path: Any, reach: Any = 0) -> Bars:
+    """Return minutes that follow a path without gaps: each opens where the one before closed."""
+    path = np.asarray(path, float)
+    open_, close = path[:-1], path[1:]
+    times = HOUR_NS + np.arange(len(open_), dtype=np.int64) * 60 * NS
+    columns = (open_, np.maximum(open_, close) + reach, np.minimum(open_, close) - reach, close)
+    return Bars("BTCUSDT", "1m", times, *columns, np.ones(len(open_)))
+
+
+def spread(columns: dict[str, Floats], per: int) -> dict[str, Floats]:
+    """Return decisions of bars as decisions of their minutes: made on the last minute of each."""
+    count = len(columns["target"]) * per
+    found = {"target": np.concatenate([np.zeros(per - 1), np.repeat(columns["target"], per)])[:count]}
+    for name in PRICE_COLUMNS:
+        column = np.full(count, np.nan)
+        column[per - 1 :: per] = columns[name]
+        found[name] = column
+    return found
+
+
+def traded(result: Any, step_ns: int) -> list[tuple[Any, ...]]:
+    return [(f.time_ns // step_ns, f.side, f.price, f.role) for f in result.fills]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["5m", "15m"]))
+@settings(max_examples=150, deadline=None)
+def test_a_run_with_finer_bars_trades_like_one_on_them(seed: int, timeframe: str) -> None:
+    random, per = np.random.default_rng(seed), int(timeframe[:-1])
+    count = int(random.integers(6, 40))
+    fine = minutes(300 + np.cumsum(random.integers(-4, 5, count * per + 1)), random.integers(0, 2, count * per))
+    bars = resample(fine, timeframe)
+    target = np.repeat(random.integers(-1, 2, count), 3)[:count].astype(float)
+    side = np.where(target < 0, -1.0, 1.0)
+
+    def near(low: int, high: int, share: float) -> Floats:
+        return np.where(random.random(count) < share, bars.close + side * random.integers(low, high, count), np.nan)
+
+    columns = {
+        "target": target,
+        "stop_loss": near(-9, -4, 0.9),
+        "take_profit": near(4, 9, 0.9),
+        "entry_limit": near(-3, 2, 0.4),
+        "entry_stop": near(1, 4, 0.4),
+    }
+    # whether a stop-limit fills in the bar that triggers it stays the rule's: none of them here
+    columns["entry_limit"] = np.where(np.isfinite(columns["entry_stop"]), np.nan, columns["entry_limit"])
+    close = run(Given(columns=spread(columns, per)), fine, SETUP)
+    found = run(Given(columns=columns), bars, SETUP, finer=fine)
+    if close.unclear or close.denied:
+        return
+    step_ns = per * 60 * NS
+    assert (traded(found, step_ns), found.unclear) == (traded(close, step_ns), 0)
+
+
+BOTH = [100, 100, 100, 104, 100, 96, 98]  # up to the take profit first, and then down to the stop loss
+
+
+@pytest.mark.parametrize(("path", "price"), [(BOTH, 103), ([2 * 100 - value for value in BOTH], 97)])
+@pytest.mark.parametrize("engine", ["compiled", "reference"])
+def test_minutes_decide_which_protection_was_first(path: list[int], price: int, engine: Any) -> None:
+    fine = minutes([100] * 5 + path + [path[-1]] * 4)
+    bars = resample(fine, "5m")
+    wanted = Given(columns={"target": [1.0] * len(bars), "stop_loss": [97.0] * 3, "take_profit": [103.0] * 3})
+    alone = run(wanted, bars, SETUP, engine=engine)
+    assert ([float(f.price) for f in alone.fills], alone.unclear) == ([100, 97], 1)
+    found = run(wanted, bars, SETUP, engine=engine, finer=fine)
+    assert ([float(f.price) for f in found.fills], found.unclear) == ([100, price], 0)
+    assert found.engine.name == "reference"
+    assert found.inputs_hash != alone.inputs_hash
+    hole = run(wanted, bars, SETUP, finer=replace(fine)[:8])  # the bar is not whole: the worse reading counts
+    assert (hole.fills, hole.unclear) == (alone.fills, 1)
+
+
+def test_the_compiled_engine_runs_where_nothing_is_unclear() -> None:
+    fine = minutes(np.linspace(100, 120, 61).round())
+    bars = resample(fine, "15m")
+    wanted = Given(columns={"target": [1.0] * 4, "stop_loss": [90.0] * 4, "take_profit": [110.0] * 4})
+    assert run(wanted, bars, SETUP, engine="compiled", finer=fine).engine.name == "compiled"
+
+
+def test_bars_that_are_not_finer_are_refused() -> None:
+    fine = minutes(np.full(61, 100))
+    bars = resample(fine, "15m")
+    wanted = Given(columns={"target": [1.0] * 4})
+    for wrong in (bars, resample(fine, "30m"), replace(fine, symbol="ETHUSDT")):
+        with pytest.raises(InputError, match="are not inside 15m bars"):
+            run(wanted, bars, SETUP, finer=wrong)

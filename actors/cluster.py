@@ -88,9 +88,10 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
         raise OutageError(f"the supervisor does not answer: {cause(error)}") from error
 
 
-def deploy_gateway(settings: Any, *, host: str, port: int, must_replace: bool = False) -> None:
+def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = False) -> None:
     """Put the gateway on Serve and return when it answers; one that runs already is left alone.
 
+    `http` has host and port, and for HTTPS the files tls_cert and tls_key.
     With `must_replace` its replicas are replaced one by one by the code that is installed now, while the others answer.
     Errors: OutageError when the new ones do not come up; the old ones that are left go on answering.
     """
@@ -100,8 +101,10 @@ def deploy_gateway(settings: Any, *, host: str, port: int, must_replace: bool = 
     import serve_app
 
     # no request_timeout_s: it would cut every websocket that lives longer; the application has its own deadlines
-    http = {"host": host, "port": port}
-    serve.start(proxy_location="HeadOnly", http_options=http)
+    options = {"host": http["host"], "port": http["port"]}
+    if http.get("tls_cert"):
+        options |= {"ssl_certfile": http["tls_cert"], "ssl_keyfile": http["tls_key"]}
+    serve.start(proxy_location="HeadOnly", http_options=options)
     running = serve.status().applications.get("gateway")
     if running is not None and running.status == ApplicationStatus.RUNNING and not must_replace:
         return

@@ -42,9 +42,7 @@ def deploy() -> None:
     done = cluster.ensure_supervisor(heads.new_deployment, settings.node.role, heads.deployment())
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
-    cluster.deploy_gateway(
-        with_runtime(settings, paths, node.database_url), host=node.http["host"], port=node.http["port"]
-    )
+    cluster.deploy_gateway(with_runtime(settings, paths, node.database_url), http=node.http)
     sys.stdout.write("gateway up\n")
     deadline = time.monotonic() + READY_S
     while True:
@@ -104,7 +102,7 @@ def gateway() -> None:
     node = load_node(paths)
     cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
     runtime = with_runtime(settings, paths, node.database_url)
-    cluster.deploy_gateway(runtime, host=node.http["host"], port=node.http["port"], must_replace=True)
+    cluster.deploy_gateway(runtime, http=node.http, must_replace=True)
 
 
 def with_runtime(settings: Settings, paths: Paths, database_url: str) -> Settings:

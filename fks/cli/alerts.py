@@ -69,13 +69,13 @@ def settle(ctx: click.Context, ids: tuple[int, ...], is_all: bool, as_json: bool
 def find_alerts(paths: Paths, *, is_all: bool, limit: int) -> list[dict[str, Any]]:
     """Return alerts, newest first, from the gateway, else from the database itself. Errors: OutageError, NotRunning."""
     from fks.cli.base import NotRunning
-    from fks.cli.client import Gateway, base_url_of, local_token
+    from fks.cli.client import own_gateway
     from fks.cli.status import ask_database
     from fks.model.errors import OutageError
     from fks.monitor.alerts import listed
 
     try:
-        with Gateway(base_url_of(paths), local_token(paths)) as gateway:
+        with own_gateway(paths) as gateway:
             return list(gateway.get("/alerts", all=is_all, limit=limit)["items"])
     except (NotRunning, OutageError):
         return ask_database(paths, lambda db: listed(db, is_all=is_all, limit=limit))

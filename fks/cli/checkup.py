@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fks.config.endpoints import Node, load_node
 from fks.config.home import windows_drive
@@ -227,8 +228,9 @@ async def _ray(node: Node) -> str:
 
 
 async def _gateway(node: Node) -> str:
-    status, _ = await probe.http_get(str(node.http["host"]), int(node.http["port"]), "/ready")
-    base = f"http://{node.http['host']}:{node.http['port']}"
+    where = urlsplit(node.gateway_url)
+    status, _ = await probe.http_get(str(where.hostname), int(node.http["port"]), "/ready", tls=node.tls_context())
+    base = node.gateway_url
     return f"{base} is ready" if status == 200 else f"!{base}/ready answers {status}"
 
 

@@ -12,6 +12,8 @@ from fks.cli.base import Denied, NotRunning, paths_of
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
+    import ssl
+
     from fks.config.paths import Paths
 
 TIMEOUT_S = 15.0
@@ -25,12 +27,16 @@ class Gateway:
     input that the gateway refuses, FksError for anything else, each with the gateway's own message.
     """
 
-    def __init__(self, base_url: str, token: str) -> None:
+    def __init__(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
         import httpx
 
         self.base_url = base_url
         self._http = httpx.Client(
-            base_url=base_url, timeout=TIMEOUT_S, trust_env=False, headers={"Authorization": f"Bearer {token}"}
+            base_url=base_url,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            headers={"Authorization": f"Bearer {token}"},
+            verify=True if tls is None else tls,
         )
 
     def __enter__(self) -> Gateway:
@@ -126,18 +132,22 @@ def gateway_of(ctx: click.Context) -> Gateway:
     """Return the client of this node's gateway. Errors: NotRunning when the node is down, ConfigError on a bad token
     file."""
     paths = paths_of(ctx)
-    return Gateway(base_url_of(paths), local_token(paths))
+    return own_gateway(paths)
+
+
+def own_gateway(paths: Paths) -> Gateway:
+    """Return the client of the gateway of the node at `paths`. Errors: those of `gateway_of`."""
+    from fks.config.endpoints import load_node
+
+    node = load_node(paths)
+    return Gateway(node.gateway_url, local_token(paths), node.tls_context())
 
 
 def base_url_of(paths: Paths) -> str:
     """Return the URL of this node's gateway. Errors: OutageError (exit 3) when the node does not run."""
     from fks.config.endpoints import load_node
 
-    http = load_node(paths).http
-    host = str(http["host"])
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - bound everywhere, so loopback reaches it
-        host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{http['port']}"
+    return load_node(paths).gateway_url
 
 
 def local_token(paths: Paths) -> str:

@@ -8,6 +8,7 @@ an answer for AWAY_S one line is printed, and another when it is back. The lines
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import Decimal, InvalidOperation
@@ -149,14 +150,19 @@ class Lines:
 
 
 async def watch(
-    url: str, token: Callable[[], str | None], write: Callable[[str], None], lines: Lines | None = None
+    url: str,
+    token: Callable[[], str | None],
+    write: Callable[[str], None],
+    lines: Lines | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's http base."""
+    """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's base, with `tls` for https."""
     lines = lines or Lines()
     answered_s, is_away_shown = time.monotonic(), False
     while True:
         with contextlib.suppress(OSError):
-            async for message in _messages(url, token()):
+            async for message in _messages(url, token(), tls):
                 answered_s = time.monotonic()
                 if is_away_shown:
                     is_away_shown = False
@@ -169,7 +175,7 @@ async def watch(
         await RealClock().sleep(RECONNECT_S)
 
 
-async def _messages(url: str, token: str | None) -> AsyncIterator[dict[str, Any]]:
+async def _messages(url: str, token: str | None, tls: ssl.SSLContext | None) -> AsyncIterator[dict[str, Any]]:
     """Yield messages of one connection. Errors: OSError when it cannot be had or ends."""
     import orjson
     from websockets.asyncio.client import connect
@@ -178,7 +184,9 @@ async def _messages(url: str, token: str | None) -> AsyncIterator[dict[str, Any]
     address = url.replace("http", "ws", 1) + "/ws?channels=bars,signals,orders,fills,alerts,kill"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        async with connect(address, additional_headers=headers, open_timeout=5, max_queue=4096, proxy=None) as socket:
+        async with connect(
+            address, additional_headers=headers, open_timeout=5, max_queue=4096, proxy=None, ssl=tls
+        ) as socket:
             async for frame in socket:
                 message = orjson.loads(frame)
                 if isinstance(message, dict):

@@ -57,10 +57,10 @@ def restart(ctx: click.Context, name: str, why: str, is_now: bool, as_json: bool
 
 def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
     """Request the restart from the supervisor and watch it."""
-    from fks.cli.client import Gateway, base_url_of, local_token, new_key
+    from fks.cli.client import new_key, own_gateway
     from fks.cli.operation import follow
 
-    with Gateway(base_url_of(paths), local_token(paths)) as gateway:
+    with own_gateway(paths) as gateway:
         try:
             asked = gateway.post("/operations", {"kind": "restart", "target": name, "reason": why}, key=new_key())
         except NotRunning as error:

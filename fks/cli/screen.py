@@ -92,7 +92,7 @@ class Screen:
 
 def first_screen(paths: Paths, node: Node, *, market: str, took_s: float, is_detached: bool) -> list[str]:
     """Return the lines that say what runs and where to look."""
-    base = f"http://{node.http['host']}:{node.http['port']}"
+    base = node.gateway_url
     home = _short(paths)
     rows = [
         ("gateway", base, "needs a token: fks token create --name me --scope read"),

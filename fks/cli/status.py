@@ -109,10 +109,11 @@ def _from_gateway(paths: Paths) -> dict[str, Any]:
     token = paths.cli_token_file.read_text().strip()
     try:
         answer = httpx.get(
-            f"http://{node.http['host']}:{node.http['port']}/api/status",
+            f"{node.gateway_url}/api/status",
             headers={"Authorization": f"Bearer {token}"},
             timeout=3.0,
             trust_env=False,
+            verify=node.tls_context() or True,
         )
         answer.raise_for_status()
         # the node file is newer than what a gateway read when it started: the exchange may have another pid by now

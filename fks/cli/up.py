@@ -154,7 +154,7 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         if is_quiet:
             await asyncio.Event().wait()
         node = site.node()
-        await watch(f"http://{node.http['host']}:{node.http['port']}", lambda: _token(site.paths), screen.line)
+        await watch(node.gateway_url, lambda: _token(site.paths), screen.line, tls=node.tls_context())
     finally:
         spinner.cancel()
 
@@ -245,7 +245,7 @@ def _whereabouts(paths: Paths) -> dict[str, object]:
     from fks.config.endpoints import load_node
 
     node = load_node(paths)
-    base = f"http://{node.http['host']}:{node.http['port']}"
+    base = node.gateway_url
     return {
         "home": str(paths.home),
         "keeper_pid": node.pids.get("keeper"),

@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fks.config.paths import Paths
 from fks.config.secrets import check_private, write_private
 from fks.config.settings import Http, Ray, Settings, Sim
 from fks.model.errors import ConfigError, OutageError
+
+if TYPE_CHECKING:
+    import ssl
 
 PORT_FIRST, PORT_LAST = 21000, 31999  # below the kernel's ephemeral ports
 _BLOCK = 32  # a node's ports are one block: two nodes share all of them or none
@@ -39,6 +42,33 @@ class Node:
     dashboard_url: str = ""
     sim: dict[str, Any] | None = field(default=None, repr=False)
     pids: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def gateway_url(self) -> str:
+        """Return the gateway's address as this host reaches it: https when it has a certificate."""
+        host = str(self.http["host"])
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - bound everywhere, so loopback reaches it
+            host = "127.0.0.1"
+        scheme = "https" if self.tls_cert else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.http['port']}"
+
+    @property
+    def tls_cert(self) -> str | None:
+        """Return the file with the gateway's certificate; None when it speaks plain HTTP."""
+        found: str | None = self.http.get("tls_cert")
+        return found
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return how this node's own commands verify the gateway: it must have the key of the very certificate in the
+        file, whatever name is on it. None for plain HTTP."""
+        if self.tls_cert is None:
+            return None
+        import ssl
+
+        context = ssl.create_default_context(cafile=self.tls_cert)
+        context.check_hostname = False  # loopback is in no certificate of a public name
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is trusted, not its issuer
+        return context
 
 
 def save_node(paths: Paths, node: Node) -> None:

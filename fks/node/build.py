@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -59,7 +60,7 @@ class Site:
             database_url=url.get_secret_value() if url else PostgresServer(self.paths, self.secrets).url(),
             redis_url=redis.get_secret_value() if redis else RedisServer(self.paths, self.secrets).url(),
             ray_address=settings.ray.address or f"{settings.node.address}:{settings.ray.gcs_port}",
-            http={"host": settings.http.host, "port": settings.http.port},
+            http=_http(settings),
             dashboard_url=f"http://{ports.LOOPBACK}:{settings.ray.dashboard_port}" if has_gcs(settings) else "",
             sim=self._sim() if settings.sim.enabled and settings.node.role != "worker" else None,
             pids=self._pids(),
@@ -188,4 +189,13 @@ def _setting_secrets(settings: Settings) -> list[str]:
             value = getattr(values, name)
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
+    return found
+
+
+def _http(settings: Settings) -> dict[str, Any]:
+    """Return where the gateway listens, as the node file has it."""
+    http = settings.http
+    found: dict[str, Any] = {"host": http.host, "port": http.port}
+    if http.tls_cert is not None and http.tls_key is not None:
+        found |= {"tls_cert": str(http.tls_cert.resolve()), "tls_key": str(http.tls_key.resolve())}
     return found

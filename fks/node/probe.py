@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 TIMEOUT_S = 1.5
 
@@ -18,10 +19,12 @@ async def listens(host: str, port: int) -> bool:
     return True
 
 
-async def http_get(host: str, port: int, path: str, *, limit: int = 65536) -> tuple[int, bytes]:
-    """Return status and body of a GET. Errors: OSError when there is no answer in TIMEOUT_S."""
+async def http_get(
+    host: str, port: int, path: str, *, limit: int = 65536, tls: ssl.SSLContext | None = None
+) -> tuple[int, bytes]:
+    """Return status and body of a GET, by HTTPS with `tls`. Errors: OSError when there is no answer in TIMEOUT_S."""
     async with asyncio.timeout(TIMEOUT_S):
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
         try:
             writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
             await writer.drain()

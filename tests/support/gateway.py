@@ -56,7 +56,9 @@ class Running:
 NO_LIMITS: dict[str, Any] = {"anonymous_per_hour": 0, "limit_per_hour": 0, "monitoring_per_hour": 0}
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """A server beside a test; its port is known once it has started."""
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave pytest its signal handlers."""
@@ -114,7 +116,7 @@ async def serving(
         node=lambda: node,
     )
     app = create_app(deps, pages=(pages,))
-    server = _Server(
+    server = Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on", proxy_headers=False)
     )
     task = asyncio.create_task(server.serve())

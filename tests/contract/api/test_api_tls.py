@@ -1,0 +1,94 @@
+"""HTTPS by certificate files: the node's own commands trust that very certificate and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from fks.cli.client import Gateway
+from fks.config.endpoints import Node
+from fks.model.errors import FksError
+from fks.node.probe import http_get
+from fks.store.db import Database
+from tests.support.gateway import Running, Server, running
+from tests.support.waiting import until
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Write a self-signed certificate of `name` and its key; return both files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, SHA256())
+    )
+    folder.mkdir(exist_ok=True)
+    cert, private = folder / f"{name}.pem", folder / f"{name}.key"
+    cert.write_bytes(made.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    private.chmod(0o600)
+    return cert, private
+
+
+async def test_own_commands_reach_a_gateway_with_a_certificate(gateway: Running, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path / "tls", "fks.example")
+    other, _ = certificate(tmp_path / "tls", "other.example")
+    config = uvicorn.Config(
+        gateway.app, host="127.0.0.1", port=0, lifespan="off", ssl_certfile=cert, ssl_keyfile=key, proxy_headers=False
+    )
+    server = Server(config)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started or task.done(), deadline_s=20)
+    try:
+        http = {"host": "127.0.0.1", "port": server.port, "tls_cert": str(cert), "tls_key": str(key)}
+        node = Node("", "", "", http)
+        assert node.gateway_url == f"https://127.0.0.1:{server.port}"
+
+        def orders(trusted: Node) -> object:
+            with Gateway(trusted.gateway_url, gateway.tokens["read"], trusted.tls_context()) as client:
+                return client.get("/orders")["items"]
+
+        assert await asyncio.to_thread(orders, node) == []
+        assert (await http_get("127.0.0.1", server.port, "/ready", tls=node.tls_context()))[0] == 200
+        with pytest.raises(FksError):
+            await asyncio.to_thread(orders, Node("", "", "", http | {"tls_cert": str(other)}))
+        with pytest.raises((ssl.SSLError, httpx.HTTPError, OSError)):
+            await http_get("127.0.0.1", server.port, "/ready", tls=ssl.create_default_context())
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 20)
+
+
+async def test_hsts_and_the_host_prefix_of_the_cookie_come_with_tls(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    cert, key = certificate(tmp_path / "tls", "fks.example")
+    http = {"tls_cert": cert, "tls_key": key}
+    async with (
+        running(seeded, database_url, redis_url, tmp_path, http=http) as gateway,
+        gateway.client("read") as client,
+    ):
+        answer = await client.get("/orders")
+    assert answer.headers["strict-transport-security"].startswith("max-age=")
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert gateway.app.state.tokens.cookie_name.startswith("__Host-")

@@ -16,6 +16,7 @@ from fks.config.settings import Settings
 from fks.model.account import Account, Position
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Order
+from fks.order_manager.correlations import Correlations
 from fks.portfolio.position import EXTERNAL
 from fks.risk.holdings import coins_of_others, entries_of
 from fks.risk.intent import Intent
@@ -57,6 +58,8 @@ class Values:
     prices: Mapping[str, Decimal]
     instruments: Mapping[str, Instrument]
     exposures: Mapping[str, Decimal] = field(default_factory=dict)
+    shorts: frozenset[str] = frozenset()
+    correlations: Mapping[str, float | None] = field(default_factory=dict)
     rates: Mapping[str, Decimal] = field(default_factory=dict)
     unvalued: tuple[str, ...] = ()
     loss_today: Decimal = _ZERO
@@ -80,8 +83,9 @@ class _Listing:
 class AccountValues:
     """Values for the checks of one order manager. Everything but `refresh` is synchronous and reads no table."""
 
-    def __init__(self, store: RiskStore | None = None) -> None:
+    def __init__(self, store: RiskStore | None = None, correlations: Correlations | None = None) -> None:
         self._store = store
+        self._correlations = Correlations() if correlations is None else correlations
         self._day_ns = 0
         self._flows: dict[int, DayFlows] = {}
         self._noted: set[uuid.UUID] = set()  # executions of the day that are in the flows
@@ -128,6 +132,7 @@ class AccountValues:
                 self._saved[account_id] = loss
                 if saved is None or saved < limits.loss_day_max:
                     reached[account_id] = loss
+        await self._correlations.refresh(cache.marks.keys(), limits, now_ns)
         return DayNews(day_ns if is_new else None, reached)
 
     async def _begin(self, cache: OrderCache, day_ns: int) -> None:
@@ -219,7 +224,8 @@ class AccountValues:
             quotes.add(instrument.quote)
         loss, unvalued = self._loss_of(cache, account, intent.exchange, now_ns)
         exposures: dict[str, Decimal] = {}
-        for symbol, quantity in _held(cache, account.id).items():
+        held = _held(cache, account.id)
+        for symbol, quantity in held.items():
             key = _key(cache, intent.exchange, symbol)
             price = None if key is None else cache.mark(*key)
             rate = None if key is None else listing.rates.rate(cache.instruments[key].quote, account.currency)
@@ -237,6 +243,13 @@ class AccountValues:
             prices=prices,
             instruments=instruments,
             exposures=exposures,
+            shorts=frozenset(symbol for symbol, quantity in held.items() if quantity < 0),
+            correlations=self._correlations.of(
+                (intent.exchange, intent.symbol),
+                (key for s in {*held, *(o.symbol for o in orders)} if (key := _key(cache, intent.exchange, s))),
+                cache.settings.risk,
+                now_ns,
+            ),
             rates=rates_into(listing.rates, account.currency, quotes),
             unvalued=tuple(sorted(set(unvalued))),
             loss_today=loss,

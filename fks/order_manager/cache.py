@@ -248,6 +248,8 @@ class OrderCache:
             position=held - buckets.get(EXTERNAL, _ZERO),
             held=held,
             exposures=values.exposures,
+            shorts=values.shorts,
+            correlations=values.correlations,
             open_orders=self.open_of(account_id),
             marks=values.prices,
             instruments=values.instruments,

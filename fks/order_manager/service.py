@@ -26,6 +26,7 @@ from fks.order_manager.balances import AccountStores
 from fks.order_manager.bar_feed import BarFeed, FedVenue
 from fks.order_manager.cache import OrderCache, VenueStatus
 from fks.order_manager.context import Context
+from fks.order_manager.correlations import Correlations
 from fks.order_manager.intake import Intake
 from fks.order_manager.ledger import Ledger
 from fks.order_manager.person_requests import PersonRequests
@@ -45,6 +46,7 @@ from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
 from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
+from fks.store.bars import BarStore
 from fks.store.bus import BARS, HEALTH, KILL, SIGNALS, WAKE
 from fks.store.facts import Facts
 from fks.store.positions import PositionStore
@@ -75,7 +77,7 @@ class OrderManager:
         self._facts, self._signals = Facts(db, lease), SignalStore(db, lease)
         self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
         self._tasks, self._sent = Tasks(), sent or SentIds()
-        self.cache = OrderCache(settings, values=AccountValues(RiskStore(db)))
+        self.cache = OrderCache(settings, values=AccountValues(RiskStore(db), Correlations(BarStore(db))))
         self._publisher = Publisher(db, bus, runtime.log)
         self._ledger = Ledger(runtime, self.cache, self._publisher, at=at)
         self._ledger.on_step = self._on_step

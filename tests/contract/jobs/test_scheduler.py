@@ -18,7 +18,7 @@ from fks.jobs.schedule import Context
 from fks.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
 from fks.store.db import Database
 from fks.store.jobs import JobStore
-from tests.support.ports import CollectingLog
+from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
 
@@ -48,7 +48,12 @@ def scheduler(
 ) -> SchedulerActor:
     settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s), research=Research(slots=slots))
     component: Any = SimpleNamespace(
-        db=db, clock=RealClock(), settings=settings, log=log or CollectingLog(), paths=Paths.of("/nowhere")
+        db=db,
+        clock=RealClock(),
+        settings=settings,
+        log=log or CollectingLog(),
+        meter=RecordingMeter(),
+        paths=Paths.of("/nowhere"),
     )
     return SchedulerActor(component, (), run_job=cluster.run_job)
 

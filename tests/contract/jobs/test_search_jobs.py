@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.store.strategies import StrategyStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
-from tests.support.searching import SPEC, ended, here, stored, submit, survive_deaths, take
+from tests.support.searching import COUNTED, PATIENT, SPEC, ended, here, stored, submit, survive_deaths, take
 from tests.support.strategies import add_account, add_instance
 from tests.support.waiting import until
 
@@ -242,3 +246,52 @@ async def test_a_search_survives_kill_9_of_its_runners_and_of_postgresql(
     spec: dict[str, Any], total: int, tmp_path: Path
 ) -> None:
     await survive_deaths(spec, total, tmp_path)
+
+
+async def test_a_search_survives_kill_9_of_the_head_and_all_its_runners(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    """The scheduler, the coordinator and both helpers die at once; another head takes the rows up."""
+    (tmp_path / "patient_cross.py").write_text(PATIENT)
+    spec = {**GRID, "strategy": "patient_cross", "space": {"fast": "2:6", "slow": "70:99"}}
+    await stored(database, 400)
+    for statement in COUNTED.strip().split(";\n"):
+        if statement.strip():
+            await database.sql(statement)
+    id = await submit(database, spec)
+    store = TrialStore(database, id)
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.support.search_head", database_url, str(tmp_path)]
+        return subprocess.Popen(command, env={**os.environ, "PATIENT_S": "0.02"}, start_new_session=True)
+
+    head = start()
+    try:
+
+        async def is_shared() -> bool:
+            ran = await database.sql("SELECT DISTINCT runner FROM trials WHERE runner IS NOT NULL")
+            return len(ran) == 3 and (await store.counts()).ended > 20
+
+        await until(is_shared, deadline_s=60)
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        left = await store.counts()
+        assert left.ended < 150, "it was killed in the middle"
+        assert not (await ended(database, id)).is_ended
+        await database.sql(
+            "UPDATE jobs SET beat_at = now() - interval '31 s' WHERE state = 'running'"
+        )  # as time passes
+        head = start()
+
+        async def is_done() -> bool:
+            return (await ended(database, id)).is_ended
+
+        await until(is_done, deadline_s=120)
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+    job = await ended(database, id)
+    assert (job.state, job.error, job.attempts) == ("done", None, 2)
+    endings = await database.sql("SELECT fold, number, count(*) FROM endings GROUP BY 1, 2")
+    assert (len(endings), {row["count"] for row in endings}) == (150, {1}), "each combination exactly once"
+    assert job.result == await here(database, spec, folder=tmp_path), "the deaths changed the result"

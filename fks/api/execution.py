@@ -37,7 +37,7 @@ FIELDS = ("action", "price", "quantity", "risk", *_SENT)
 #: How a size is read: of the base asset, of the quote currency, or the quote currency that is lost at the stop-loss.
 SIZINGS = ("quantity", "notional", "risk")
 _ENDED_BADLY = frozenset({"DENIED", "REJECTED", "ABSENT"})
-_ONE = Decimal(1)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +116,13 @@ class Execution:
         instrument = await self._instruments.get(signal.exchange, signal.symbol)
         if instrument is None:
             raise wrong(f"the rules of {signal.symbol} are unknown", "give quantity", "SIZE_WRONG")
-        price = request.reference or await self._newest(signal)
         if request.sizing == "notional":
+            # never from the sender's price alone: a limit sell at 1 would sell as many times more as 1 is too low
+            price = max(await self._newest(signal), request.order.price or _ZERO)
             size = entry_quantity("notional", request.amount, price, instrument)
         else:
             assert request.order.stop_loss is not None
+            price = request.reference or await self._newest(signal)
             size = risk_quantity(request.amount, price, request.order.stop_loss, signal.side, instrument)
         if size <= 0:
             raise wrong(

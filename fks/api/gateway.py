@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fks.api.execution import Execution
     from fks.api.order_entry import OrderEntry
     from fks.api.settling import Settling
+    from fks.api.webhooks import Webhooks
     from fks.api.why import Why
     from fks.model.ports import Log
 
@@ -95,6 +96,7 @@ class Gateway:
         self._beats = 0
         self._order_entry: OrderEntry | None = None
         self._execution: Execution | None = None
+        self._webhooks: Webhooks | None = None
         self._settling: Settling | None = None
         self._why: Why | None = None
 
@@ -115,6 +117,18 @@ class Gateway:
 
             self._execution = Execution(self.db, self.order_entry, self.deps.clock, self.deps.settings)
         return self._execution
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Return the taker of webhooks' messages."""
+        if self._webhooks is None:
+            from fks.api.webhooks import Webhooks
+            from fks.store.webhooks import WebhookStore
+
+            store = WebhookStore(self.db)
+            key = self.deps.session_key.get_secret_value()
+            self._webhooks = Webhooks(store, self.order_entry, self.execution, self.deps.clock, key)
+        return self._webhooks
 
     @property
     def emergency_stop(self) -> EmergencyStop:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("fks.cli.token", "Create, list and revoke API tokens."),
     "users": ("fks.cli.users", "Add, change, unlock and disable users, and end their sessions."),
     "audit": ("fks.cli.audit", "Show what was changed, by whom, from where."),
+    "webhooks": ("fks.cli.webhooks", "Make, rotate, test and list webhooks (TradingView)."),
     "data": ("fks.cli.data", "Load, sync and inspect market data."),
     "assets": ("fks.cli.assets", "List, enable and disable what is collected."),
     "indicators": ("fks.cli.indicators", "List and show indicators: inputs, parameters, warm-up."),

@@ -858,6 +858,30 @@ audit_log = Table(  # append-only: triggers refuse every change, and its owner i
     Index(None, "at"),
 )
 
+webhooks = Table(  # who may send signals without a token; the secret is derived from `salt` by the node's key
+    "webhooks",
+    metadata,
+    Column("id", Integer, Identity(always=False), primary_key=True),
+    _text("name"),
+    _text("salt"),
+    _text("key_check"),  # fingerprint of the node's key: another key derives other secrets
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    Column("symbols", ARRAY(Text), nullable=False),
+    _text("sizing"),
+    _money("size"),
+    Column("quota_per_hour", Integer, nullable=False),
+    _money("confidence_min"),
+    _flag("is_tradingview_only"),
+    Column("used", Integer, nullable=False, server_default="0"),  # signals since window_at
+    _time("window_at", null=True),
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+    _time("rotated_at", null=True),
+    _time("last_used_at", null=True),
+    UniqueConstraint("name"),
+    CheckConstraint("sizing IN ('payload','quantity','notional','risk')", name="sizing"),
+)
+
 jobs = Table(
     "jobs",
     metadata,

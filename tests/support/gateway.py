@@ -98,6 +98,7 @@ async def serving(
     *,
     name: str = "gateway:0",
     node: Any = None,
+    beside: Running | None = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits, unless `auth` is
@@ -114,6 +115,7 @@ async def serving(
         redis_url=redis_url,
         name=name,
         node=lambda: node,
+        **({} if beside is None else {"session_key": beside.app.state.gateway.deps.session_key}),
     )
     app = create_app(deps, pages=(pages,))
     server = Server(

@@ -26,6 +26,7 @@ from fks.api.routes import (
     system,
     tokens,
     users,
+    webhooks,
     why,
 )
 
@@ -43,6 +44,7 @@ ROUTERS = (
     denials.router,
     orders.router,
     execution.router,
+    webhooks.router,
     why.router,
     positions.router,
     incidents.router,

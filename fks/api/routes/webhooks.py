@@ -1,0 +1,155 @@
+"""Webhooks: messages of senders without a token, and the rows that allow them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+
+from fks.api.auth import asks_inside, count_anonymous
+from fks.api.exact import ExactJson, parse
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem
+from fks.api.query import Admin, Body, Exact, Gate, JsonObject, body_of, read_body, takes
+from fks.api.routes.execution import execution_answer
+from fks.model.errors import InputError
+from fks.model.timeframe import iso
+from fks.store.accounts import AccountStore
+from fks.store.reading import ReadingStore
+from fks.store.signals import signal_json
+from fks.store.webhooks import NAME, Webhook, WebhookStore
+
+router = APIRouter(tags=["webhooks"])
+_HIDDEN = ("id", "salt", "key_check", "account_id")
+
+
+class WebhookBody(Body):
+    """A new webhook: what its sender may do."""
+
+    name: str = Field(max_length=64)
+    account: str = Field(max_length=200, description="name or number of the account that it trades")
+    symbols: tuple[Annotated[str, Field(max_length=64)], ...] = Field(min_length=1, max_length=100)
+    sizing: Literal["payload", "quantity", "notional", "risk"] = Field(
+        description="payload: the message's quantity, at most size; else each order is size, in base, in quote, or in "
+        "quote that is lost at the stop_loss"
+    )
+    size: Annotated[Exact, Field(gt=0)]
+    quota_per_hour: int = Field(60, ge=1, le=100_000)
+    confidence_min: Annotated[Exact, Field(ge=0, le=1)] = Decimal("0.6")
+    tradingview_only: bool = Field(False, description="take messages from TradingView's four addresses alone")
+
+
+@router.post("/webhook/tradingview", status_code=202, dependencies=[asks_inside("trade")])
+async def tradingview(gate: Gate, request: Request) -> ExactJson:
+    """Take a signal of an alert: JSON, whatever its content type, with the webhook's secret in it, or signed; no token.
+
+    Committed like POST /orders and answered at most a second after that, as POST /execute/signal answers. A repeat of
+    a message is the same signal. Wrong secret 401, a message older than 60 s 422, beyond the quota 429.
+    """
+    arrived_ns = request.state.arrived_ns
+    raw = await read_body(request)
+    body = parse(raw)
+    if not isinstance(body, dict):
+        raise Problem(422, "INVALID", "body: is not a JSON object", remedy="send the alert's message as JSON")
+    webhooks = gate.webhooks
+    sender = await webhooks.authenticate(raw, body, request.headers.get("x-fks-signature"))
+    if sender is None:  # a sender's messages have a quota of their own; those of others count on their address
+        await count_anonymous(request)
+        raise webhooks.refusal()
+    answer = await webhooks.take(sender, body, gate.tokens.address_of(request), arrived_ns)
+    return execution_answer(answer, gate.deps.clock.now_ns())
+
+
+@router.get("/webhooks")
+async def webhooks(gate: Gate, who: Admin) -> ExactJson:
+    """List the webhooks, without their secrets."""
+    return ExactJson({"items": [_view(row) for row in await WebhookStore(gate.db).list()], "next": None})
+
+
+@router.post("/webhooks", status_code=201, openapi_extra=takes(WebhookBody))
+async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_of(WebhookBody))]) -> ExactJson:
+    """Make a webhook. `secret` is shown here and never again: it is not stored."""
+    if not NAME.fullmatch(body.name):
+        raise _wrong(f"name {body.name!r} is not usable", "use 1 to 64 letters, digits, dots, dashes or underscores")
+    accounts = [a for a in await AccountStore(gate.db).page() if a.is_enabled]
+    account = next((a for a in accounts if body.account in (a.name, str(a.id))), None)
+    if account is None:
+        known = ", ".join(a.name for a in accounts) or "none"
+        raise InputError(
+            f"no such account: {body.account}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}"
+        )
+    symbols = [(await ReadingStore(gate.db).spelled(symbol, listed=True))[0].symbol for symbol in body.symbols]
+    salt, key_check = gate.webhooks.new_salt()
+    store = WebhookStore(gate.db)
+    await store.add(
+        body.name,
+        salt=salt,
+        key_check=key_check,
+        account_id=account.id,
+        symbols=sorted(set(symbols)),
+        sizing=body.sizing,
+        size=body.size,
+        quota_per_hour=body.quota_per_hour,
+        confidence_min=body.confidence_min,
+        is_tradingview_only=body.tradingview_only,
+        by=who.name,
+    )
+    gate.deps.log.info("webhook.added", name=body.name, account=account.name, by=who.name)
+    made = await store.get(body.name)
+    return ExactJson(_view(made) | _shown_once(gate, made), status_code=201)
+
+
+@router.post("/webhooks/{name}/rotate")
+async def rotate(gate: Gate, who: Admin, name: str) -> ExactJson:
+    """Give a webhook another secret, shown once; the old one is refused at once on every replica."""
+    store = WebhookStore(gate.db)
+    salt, key_check = gate.webhooks.new_salt()
+    await store.rotate(name, salt=salt, key_check=key_check)
+    gate.deps.log.info("webhook.rotated", name=name, by=who.name)
+    found = await store.get(name)
+    return ExactJson(_view(found) | _shown_once(gate, found))
+
+
+@router.post("/webhooks/{name}/test", openapi_extra=takes(Body))
+async def test(gate: Gate, who: Admin, name: str, body: JsonObject) -> ExactJson:
+    """Return the signal that a message (default: a sample) would become. Nothing is committed or counted."""
+    from fks.api.webhooks import sample
+
+    webhook = await WebhookStore(gate.db).get(name)
+    message = body or sample(webhook, iso(gate.deps.clock.now_ns()))
+    signal = await gate.webhooks.rehearse(webhook, message)
+    shown = signal_json(signal)
+    return ExactJson({"ok": True, "message": message, "signal": {key: shown[key] for key in _SIGNAL}})
+
+
+@router.delete("/webhooks/{name}")
+async def remove(gate: Gate, who: Admin, name: str) -> ExactJson:
+    """Remove a webhook: its secret is refused at once; its signals and orders stay."""
+    await WebhookStore(gate.db).remove(name)
+    gate.deps.log.info("webhook.removed", name=name, by=who.name)
+    return ExactJson({"name": name, "removed": True})
+
+
+_SIGNAL = (
+    *("account_id", "venue", "exchange", "symbol", "side", "type", "size", "limit_price", "stop_price"),
+    *("stop_loss", "take_profit", "time_in_force", "valid_until"),
+)
+
+
+def _view(webhook: Webhook) -> dict[str, Any]:
+    return {name: value for name, value in asdict(webhook).items() if name not in _HIDDEN}
+
+
+def _shown_once(gate: Gateway, webhook: Webhook) -> dict[str, Any]:
+    """Return the secret and a message to paste into an alert, with TradingView's placeholder for the time."""
+    from fks.api.webhooks import sample
+
+    secret = gate.webhooks.secret_of(webhook.salt)
+    return {"secret": secret, "message": {"secret": secret, **sample(webhook, "{{timenow}}")}}
+
+
+def _wrong(message: str, remedy: str) -> InputError:
+    return InputError(message, code="WEBHOOK_WRONG", status=422, remedy=remedy)

@@ -1,0 +1,114 @@
+"""Webhooks in the database: what each sender may do. No secret is stored: the node's key derives it from a salt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+
+from fks.model.errors import InputError
+from fks.store.db import Querier
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SIZINGS = ("payload", "quantity", "notional", "risk")
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One sender. `size`: with sizing `payload` the largest quantity (base) of a message; else what each order is."""
+
+    id: int
+    name: str
+    salt: str
+    key_check: str
+    account_id: int
+    account: str
+    symbols: list[str]
+    sizing: str
+    size: Decimal
+    quota_per_hour: int
+    confidence_min: Decimal
+    is_tradingview_only: bool
+    used: int
+    window_at: datetime | None
+    created_by: str
+    created_at: datetime
+    rotated_at: datetime | None
+    last_used_at: datetime | None
+
+    @property
+    def principal(self) -> str:
+        """Return the name under which its signals are committed."""
+        return f"webhook:{self.name}"
+
+
+_FIELDS = tuple(field.name for field in fields(Webhook))
+
+
+class WebhookStore:
+    """Reads and writes of the webhooks table."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def list(self) -> list[Webhook]:
+        """Return every webhook, by name."""
+        rows = await self._db.fetch("webhooks.list")
+        return [Webhook(**{name: row[name] for name in _FIELDS}) for row in rows]
+
+    async def get(self, name: str) -> Webhook:
+        """Return one webhook. Errors: InputError 404."""
+        found = next((webhook for webhook in await self.list() if webhook.name == name), None)
+        if found is None:
+            raise _unknown(name)
+        return found
+
+    async def add(
+        self,
+        name: str,
+        *,
+        salt: str,
+        key_check: str,
+        account_id: int,
+        symbols: Sequence[str],
+        sizing: str,
+        size: Decimal,
+        quota_per_hour: int,
+        confidence_min: Decimal,
+        is_tradingview_only: bool,
+        by: str,
+    ) -> None:
+        """Make a webhook. Errors: InputError 409 when the name is taken."""
+        row = await self._db.fetchrow(
+            "webhooks.add", name, salt, key_check, account_id, [*symbols], sizing, size, quota_per_hour, confidence_min,
+            is_tradingview_only, by,
+        )  # fmt: skip
+        if row is None:
+            raise InputError(
+                f"there is a webhook named {name!r} already",
+                code="WEBHOOK_EXISTS",
+                status=409,
+                remedy="choose another name, or remove it first",
+            )
+
+    async def rotate(self, name: str, *, salt: str, key_check: str) -> None:
+        """Replace the salt, and so the secret. Errors: InputError 404."""
+        if await self._db.fetchrow("webhooks.rotate", name, salt, key_check) is None:
+            raise _unknown(name)
+
+    async def remove(self, name: str) -> None:
+        """Remove a webhook. Errors: InputError 404."""
+        if await self._db.fetchrow("webhooks.remove", name) is None:
+            raise _unknown(name)
+
+    async def use(self, webhook: Webhook) -> bool:
+        """Count one signal of the webhook. False: its quota is used up, or it was removed or rotated meanwhile."""
+        return await self._db.fetchrow("webhooks.use", webhook.id, webhook.salt) is not None
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(
+        f"there is no webhook named {name!r}", code="WEBHOOK_UNKNOWN", status=404, remedy="see fks webhooks list"
+    )

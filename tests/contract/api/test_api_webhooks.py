@@ -1,0 +1,289 @@
+"""POST /webhook/tradingview: who may send, what, how much and how often; and `fks webhooks`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fks.store.db import Database
+from tests.support.api_fixtures import Fks
+from tests.support.gateway import Running, running, serving
+
+WAIT = {"order_wait_s": 0.2}
+HOOK = {"name": "tv", "account": "demo", "symbols": ["BTC/USDT"], "sizing": "payload", "size": "0.5"}
+PATH = "/webhook/tradingview"
+
+
+@pytest.fixture
+async def gateway(seeded: Database, database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway without an order manager."""
+    async with running(seeded, database_url, redis_url, tmp_path, http=WAIT) as gateway:
+        yield gateway
+
+
+def _now(seconds: float = 0) -> str:
+    """Return what TradingView puts for {{timenow}}."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def _made(gateway: Running, **change: Any) -> str:
+    """Make a webhook and return its secret."""
+    async with gateway.client() as admin:
+        answer = await admin.post("/webhooks", json={**HOOK, **change})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["secret"])
+
+
+def _message(secret: str, **change: Any) -> dict[str, Any]:
+    message = {"secret": secret, "symbol": "BTCUSDT", "action": "buy", "quantity": 0.1, "timenow": _now(), **change}
+    return {name: value for name, value in message.items() if value is not ...}
+
+
+async def _send(gateway: Running, message: dict[str, Any], **headers: str) -> httpx.Response:
+    async with gateway.client(None) as client:
+        return await client.post(PATH, json=message, headers=headers)
+
+
+async def _count(db: Database) -> int:
+    return int((await db.sql("SELECT count(*) AS n FROM signals"))[0]["n"])
+
+
+async def test_an_alert_as_tradingview_sends_it_becomes_one_signal(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway)
+    # the old service's message, in an alert's text: TradingView sends what is JSON as JSON, all else as text/plain
+    text = json.dumps(
+        {
+            "secret": secret, "symbol": "BTC/USDT", "side": "buy", "order_type": "market", "quantity": 0.1,
+            "price": 67000.0, "stop_loss": 66000.0, "take_profit": 69000.0, "confidence": 0.85, "exchange": "binance",
+            "timenow": _now(),
+        }
+    )  # fmt: skip
+    async with gateway.client(None) as client:
+        for kind in ("application/json; charset=utf-8", "text/plain; charset=utf-8", "text/plain"):
+            answer = await client.post(PATH, content=text, headers={"Content-Type": kind})
+            assert answer.status_code == 202, answer.text
+            body = answer.json()
+            assert (body["success"], body["error"]) == (True, None)
+    [row] = await seeded.sql("SELECT * FROM signals")
+    assert (row["source"], row["side"], row["type"], row["symbol"]) == (
+        "principal:webhook:tv",
+        "buy",
+        "market",
+        "BTCUSDT",
+    )
+    assert (str(row["size"]), str(row["stop_loss"]), row["limit_price"]) == ("0.1", "66000.0", None)
+    assert str(row["id"]) == body["signal_id"]
+
+
+async def test_a_signed_message_needs_no_secret_in_it(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway)
+    message = _message(secret)
+    del message["secret"]
+    raw = json.dumps(message).encode()
+    signature = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
+    async with gateway.client(None) as client:
+        for given in (signature, f"sha256={signature.upper()}"):
+            assert (await client.post(PATH, content=raw, headers={"X-FKS-Signature": given})).status_code == 202
+        forged = raw.replace(b"0.1", b"0.5")
+        assert (await client.post(PATH, content=forged, headers={"X-FKS-Signature": signature})).status_code == 401
+    assert await _count(seeded) == 1
+
+
+async def test_a_wrong_secret_is_refused_whatever_else_is_wrong(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway)
+    wrong: list[object] = [
+        "",
+        "whs_wrong",
+        secret[:-1],
+        secret + "x",
+        secret.upper(),
+        None,
+        5,
+        ["x"],
+        {"a": secret},
+        "ü",
+    ]
+    for given in wrong:
+        answer = await _send(gateway, {"secret": given, "symbol": "NOPE"})
+        assert (answer.status_code, answer.json()["code"]) == (401, "WEBHOOK_UNAUTHORIZED"), given
+    async with gateway.client(None) as client:
+        for raw, status in ((b"buy BTC", 400), (b"[]", 422), (b"", 400)):
+            assert (await client.post(PATH, content=raw)).status_code == status
+    assert await _count(seeded) == 0
+
+
+async def test_the_secret_is_nowhere_but_in_the_answer_that_made_it(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway)
+    await _send(gateway, _message(secret))
+    refused = await _send(gateway, _message(secret, colour="red", symbol="ETHUSDT"))
+    async with gateway.client() as admin:
+        listed = await admin.get("/webhooks")
+    rows = [dict(row) for row in await seeded.sql("SELECT * FROM webhooks")]
+    rows += [dict(row) for row in await seeded.sql("SELECT * FROM signals")]
+    rows += [dict(row) for row in await seeded.sql("SELECT * FROM derived_keys")]
+    for place in (refused.text, listed.text, str(rows), str(gateway.log.lines)):
+        assert secret not in place
+        assert secret.removeprefix("whs_") not in place
+        assert hashlib.sha256(secret.encode()).hexdigest() not in place
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"symbol": "ETHUSDT"}, "WEBHOOK_SYMBOL"),
+        ({"symbol": ...}, "WEBHOOK_SYMBOL"),
+        ({"symbol": ["BTCUSDT"]}, "WEBHOOK_SYMBOL"),
+        ({"quantity": 0.6}, "WEBHOOK_SIZE"),
+        ({"quantity": ...}, "WEBHOOK_SIZE"),
+        ({"quantity": -1}, "NUMBER"),
+        ({"timenow": _now(-61)}, "WEBHOOK_TIME"),
+        ({"timenow": _now(3600)}, "WEBHOOK_TIME"),
+        ({"timenow": ...}, "WEBHOOK_TIME"),
+        ({"timenow": "{{timenow}}"}, "WEBHOOK_TIME"),
+        ({"timenow": "2026-05-01T00:00:00"}, "WEBHOOK_TIME"),
+        ({"confidence": 0.5}, "WEBHOOK_CONFIDENCE"),
+        ({"confidence": 1.5}, "WEBHOOK_CONFIDENCE"),
+        ({"action": "close"}, "ACTION"),
+        ({"action": ...}, "ACTION"),
+        ({"order_type": "limit"}, "PRICE"),
+        ({"stop_los": 1}, "FIELD_UNKNOWN"),
+        ({"account": "sim"}, "FIELD_UNKNOWN"),
+        ({"ticker": "BTCUSDT"}, "FIELD_UNKNOWN"),
+    ],
+)
+async def test_what_the_row_does_not_allow_is_refused_and_counts_nothing(
+    gateway: Running, seeded: Database, change: dict[str, Any], code: str
+) -> None:
+    secret = await _made(gateway)
+    answer = await _send(gateway, _message(secret, **change))
+    assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+    assert answer.json()["remedy"]
+    assert await _count(seeded) == 0
+    assert (await seeded.sql("SELECT used FROM webhooks"))[0]["used"] == 0
+
+
+async def test_milliseconds_and_other_names_are_understood(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway)
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+    other = {"passphrase": secret, "ticker": "BINANCE:BTCUSDT", "side": "SELL", "quantity": "0.1", "timestamp": now_ms}
+    assert (await _send(gateway, other)).status_code == 202
+    old = await _send(gateway, {**other, "timestamp": now_ms - 61_000})
+    assert old.json()["code"] == "WEBHOOK_TIME"
+    assert await _count(seeded) == 1
+
+
+async def test_repeats_at_two_replicas_are_one_signal_and_count_once(
+    gateway: Running, seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    secret = await _made(gateway)
+    message = _message(secret)
+    async with (
+        serving(
+            database_url, redis_url, tmp_path, gateway.tokens, name="gateway:1", beside=gateway, http=WAIT
+        ) as second,
+        gateway.client(None) as here,
+        second.client(None) as there,
+    ):
+        first = await here.post(PATH, json=message)
+        answers = await asyncio.gather(*(client.post(PATH, json=message) for client in (here, there) * 4))
+        assert {answer.json()["signal_id"] for answer in answers} == {first.json()["signal_id"]}
+        assert (await seeded.sql("SELECT used FROM webhooks"))[0]["used"] == 1
+        burst = [_message(secret, alert_id=number) for number in range(2) for _ in range(4)]
+        clients = (here, there) * 4
+        await asyncio.gather(*(client.post(PATH, json=item) for client, item in zip(clients, burst, strict=True)))
+    assert await _count(seeded) == 3
+
+
+async def test_the_quota_holds_also_for_messages_at_once(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway, quota_per_hour=3)
+    async with gateway.client(None) as client:
+        messages = [_message(secret, alert_id=number) for number in range(8)]
+        answers = await asyncio.gather(*(client.post(PATH, json=message) for message in messages))
+        assert sorted(answer.status_code for answer in answers) == [202] * 3 + [429] * 5
+        over = next(answer for answer in answers if answer.status_code == 429)
+        assert (over.json()["code"], over.headers["retry-after"]) == ("WEBHOOK_QUOTA", "60")
+        assert await _count(seeded) == 3
+        accepted = next(m for m, answer in zip(messages, answers, strict=True) if answer.status_code == 202)
+        assert (await client.post(PATH, json=accepted)).status_code == 202, "a repeat is no new signal"
+        await seeded.sql("UPDATE webhooks SET window_at = now() - interval '61 minutes'")
+        assert (await client.post(PATH, json=_message(secret, alert_id="later"))).status_code == 202
+
+
+async def test_only_tradingviews_addresses_where_the_row_says_so(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    http = {**WAIT, "behind_proxy": True}
+    async with running(seeded, database_url, redis_url, tmp_path, http=http) as gateway:
+        secret = await _made(gateway, tradingview_only=True)
+        for address, status in (("203.0.113.9", 403), ("52.89.214.238", 202)):
+            headers = {"X-Forwarded-For": f"52.89.214.238, {address}"}
+            assert (await _send(gateway, _message(secret), **headers)).status_code == status
+
+
+async def test_a_size_by_the_row_ignores_the_messages(gateway: Running, seeded: Database) -> None:
+    await seeded.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price)"
+        " VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', now(), 50000)"
+    )
+    secret = await _made(gateway, sizing="notional", size="1000")
+    answer = await _send(gateway, _message(secret, quantity=9, price=1))  # a price of 1 would make it 1000 BTC
+    assert answer.status_code == 202, answer.text
+    for limit, quantity in (("1", 0.02), ("100000", 0.01)):  # a limit far from the market does not make it larger
+        message = _message(secret, order_type="limit", action="sell", price=limit)
+        assert (await _send(gateway, message)).status_code == 202
+        newest = await seeded.sql("SELECT size::float FROM signals ORDER BY seq DESC LIMIT 1")
+        assert newest[0]["size"] == quantity
+    by_risk = await _made(gateway, name="risky", sizing="risk", size="100")
+    assert (await _send(gateway, _message(by_risk))).json()["code"] == "SIZE_WRONG"
+    assert (await _send(gateway, _message(by_risk, stop_loss="49000"))).status_code == 202
+    sizes = [row["size"] for row in await seeded.sql("SELECT size::float FROM signals ORDER BY seq")]
+    assert sizes == [0.02, 0.02, 0.01, 0.1]
+
+
+async def test_the_commands_add_test_rotate_list_and_remove(gateway: Running, fks: Fks, seeded: Database) -> None:
+    code, out, error = await fks(
+        "webhooks", "add", "tv", "--account", "demo", "--symbol", "BTC/USDT", "--size", "0.5", "--json"
+    )
+    assert code == 0, error
+    made = json.loads(out)
+    assert made["message"]["timenow"] == "{{timenow}}"
+    assert made["message"]["secret"] == made["secret"]
+    assert (await _send(gateway, {**made["message"], "timenow": _now()})).status_code == 202
+    code, out, _ = await fks("webhooks", "test", "tv", "--json")
+    assert code == 0
+    assert json.loads(out)["signal"]["size"] == "0.5"
+    code, _, error = await fks("webhooks", "test", "tv", "--message", '{"symbol": "ETHUSDT", "action": "buy"}')
+    assert code != 0
+    assert "timenow" in error
+    assert await _count(seeded) == 1, "a test sends nothing"
+    code, out, _ = await fks("webhooks", "rotate", "tv", "--json")
+    new = json.loads(out)["secret"]
+    assert (await _send(gateway, _message(made["secret"]))).status_code == 401
+    assert (await _send(gateway, _message(new))).status_code == 202
+    code, out, _ = await fks("webhooks", "list")
+    assert (code, "2/60" in out, new in out) == (0, True, False)
+    assert (await fks("webhooks", "add", "tv", "--account", "demo", "--symbol", "BTCUSDT", "--size", "1"))[0] != 0
+    assert (await fks("webhooks", "remove", "tv"))[0] == 0
+    assert (await _send(gateway, _message(new))).status_code == 401
+
+
+async def test_a_webhook_that_cannot_be_made_is_refused(gateway: Running, seeded: Database) -> None:
+    async with gateway.client() as admin:
+        for change, status in (
+            ({"name": "a b"}, 422), ({"symbols": []}, 422), ({"symbols": ["NOPE"]}, 404), ({"account": "no"}, 404),
+            ({"sizing": "all"}, 422), ({"size": 0}, 422), ({"quota_per_hour": 0}, 422), ({"limit": 1}, 422),
+        ):  # fmt: skip
+            assert (await admin.post("/webhooks", json={**HOOK, **change})).status_code == status, change
+    async with gateway.client("trade") as trader:
+        assert (await trader.post("/webhooks", json=HOOK)).status_code == 403
+        assert (await trader.get("/webhooks")).status_code == 403
+    assert not await seeded.sql("SELECT id FROM webhooks")

@@ -20,7 +20,7 @@ DELETE FROM webhooks WHERE name = $1 RETURNING id;
 -- name: use
 -- Count one signal; no row back beyond the quota of the hour that began with the first one, or when the webhook was removed
 -- or got another secret meanwhile.
-UPDATE webhooks AS w
+UPDATE webhooks w
    SET used = CASE WHEN w.window_at > now() - interval '1 hour' THEN w.used + 1 ELSE 1 END,
        window_at = CASE WHEN w.window_at > now() - interval '1 hour' THEN w.window_at ELSE now() END,
        last_used_at = now()

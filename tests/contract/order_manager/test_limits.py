@@ -8,19 +8,22 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fks.config.settings import Risk
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
+from fks.model.timeframe import NS
+from fks.store.bars import BarStore
 from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.order_values import an_instrument
 from tests.support.scripted_venue import ScriptedVenue
-from tests.support.strategies import collect
+from tests.support.strategies import bars_of, collect
 from tests.support.waiting import until
 
 D = Decimal
@@ -223,3 +226,30 @@ async def test_filters_of_the_exchange_deny_before_an_order_is_sent(rig: Rig) ->
 
 def replace_limits(rig: Rig, **changes: Any) -> Any:
     return rig.settings.model_copy(update={"risk": LIMITS.model_copy(update=changes)})
+
+
+# ── positions that move together ─────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(("power", "code"), [(2.0, "EXPOSURE_CORRELATED"), (-1.0, None)])
+async def test_an_entry_is_held_to_the_limit_of_what_moves_with_it(
+    database: Database, bus: Bus, venue: ScriptedVenue, power: float, code: str | None
+) -> None:
+    """1,000 USDT of BTC and 1,000 of ETH, of which 1,500 may move together: by the stored minutes up to now."""
+    await seed(database, pyramiding=1)
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size)"
+        " VALUES ('ether', 'sma_cross', 'binance', 'ETHUSDT', '1m', 1, 'ccxt', 1000)"
+    )
+    path = 100 * np.exp(np.cumsum(np.random.default_rng(1).standard_normal(40) * 0.01))
+    start_ns = (time.time_ns() // (60 * NS) - 38) * 60 * NS  # the last of them is not over yet, and counts for nothing
+    for symbol, closes in (("BTCUSDT", path), ("ETHUSDT", path**power)):
+        await BarStore(database).merge(bars_of(list(closes), symbol=symbol, start_ns=start_ns), source="test")
+    limits = LIMITS.model_copy(
+        update={"exposure_max_correlated": D(1500), "correlation_timeframe": "1m", "correlation_returns": 20}
+    )
+    rig = await Rig(database, bus, venue, FAST.model_copy(update={"risk": limits})).start()
+    try:
+        await rig.service.refresh()
+        assert await enter(rig) is None
+        assert await enter(rig, symbol="ETHUSDT", instance="ether", source="strategy:ether") == code
+    finally:
+        await rig.stop()

@@ -103,7 +103,7 @@ def load() -> Callable[..., int]:
     from numba.extending import register_jitable
 
     for helper in compiled.HELPERS:
-        register_jitable(_nrt=False, forceinline=True)(helper)
+        register_jitable(_nrt=False, forceinline=helper not in compiled.SELDOM)(helper)
     sources = [Path(fks.matching.rule.__file__), Path(compiled.__file__), Path(__file__)]
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)

@@ -565,6 +565,10 @@ HELPERS: tuple[Callable[..., Any], ...] = (
 )
 
 
+#: of these, what few runs or few bars need: compiled as calls, so that the rest stays small
+SELDOM: tuple[Callable[..., Any], ...] = (slip, divide_wide, share_half_even, share_floor, share_lots)
+
+
 def make_walk(version: int) -> Callable[..., int]:
     """Return the walk. `version` becomes part of what it is compiled from: of the sources that it uses, numba's cache
     on disk notices only a change of this file."""
@@ -647,8 +651,11 @@ def make_walk(version: int) -> Callable[..., int]:
             if max(filled, state[DENIED]) > capacity:
                 state[STATUS] = TABLE_FULL
                 return change
+            span = 0
+            if rules.slip_of_range != 0:  # else these columns stay out of the processor's cache
+                span = high[bar] - low[bar]
             if before != 0.0:
-                leave(state, fills, trades, denied, rules, change, close[change], open_[bar], high[bar] - low[bar])
+                leave(state, fills, trades, denied, rules, change, close[change], open_[bar], span)
             is_next_day = time_ns[change] + rules.bar_ns >= day_start_ns[day]
             if tracks_loss and not is_next_day and (wanted != 0.0 or state[FILLS] != filled):
                 cut(state, rules, start_worth, start_cash, lowest, held_cash)
@@ -662,7 +669,7 @@ def make_walk(version: int) -> Callable[..., int]:
                     limit = level_ticks(limits[change], rules.tick, rules.price_scale, side > 0)
                 loss = 0 if is_next_day else state[DAY_REACHED]
                 volatility = volatilities[change] if rules.sizing == OF_VOLATILITY else -1
-                now, at, span = close[change], open_[bar], high[bar] - low[bar]
+                now, at = close[change], open_[bar]
                 enter(state, fills, trades, denied, rules, change, side, now, at, span, stop, limit, loss, volatility)
             if state[STATUS] != DONE:
                 return change

@@ -18,6 +18,7 @@ from fks.model.timeframe import to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.challengers import SHADOW_WORKER, ChallengerStore
 from fks.store.db import Database, sql
+from fks.store.strategies import Owner, StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
@@ -252,3 +253,23 @@ async def test_a_deadly_challenger_ends_and_delays_no_champion(
         assert "took its worker down 2 times" in alerts[0]["message"]
     sent_by = {row["instance"] for row in await database.sql("SELECT DISTINCT instance FROM signals")}
     assert sent_by == {"a", "b"}, "nothing was sent in the challenger's name"
+
+
+async def test_a_decision_of_replaced_parameters_is_not_committed(database: Database) -> None:
+    """A swap between a worker's read and its commit: the old champion sends nothing more."""
+    bars = wave(20)
+    await add_account(database)
+    await add_instance(database, "a", "sma_cross", PARAMS)
+    await seal(database, bars)
+    store = StrategyStore(database, Owner("strategy:0", (await hold(database, 1)).epoch))
+    (before,) = await store.due()
+    async with database.transaction() as tx:
+        await StrategyStore(tx).set_params("a", OTHER, by="test")
+    cursor_ns = int(bars.time_ns[-1])
+    moved = await store.commit(before, [], cursor_ns=cursor_ns, expected_ns=None, target=1.0, anchor_ns=cursor_ns)
+    assert moved is None
+    (after,) = await store.due()
+    assert (after.cursor_ns, after.last_target, after.params_version) == (None, 0.0, 2)
+    assert (
+        await store.commit(after, [], cursor_ns=cursor_ns, expected_ns=None, target=1.0, anchor_ns=cursor_ns) == set()
+    )

@@ -205,3 +205,16 @@ def test_an_entry_by_a_limit_or_stop_order_is_such_a_signal() -> None:
         ("enter", "stop_limit", Decimal(98), Decimal("98.5")),
         ("exit", "market", None, None),
     ]
+
+
+@pytest.mark.parametrize("age_s", [0.0, 3_600.0])
+def test_an_instance_that_is_leaving_sends_exits_alone(age_s: float) -> None:
+    target = np.array([1.0, -1.0, 0.0, 0.0])
+    bars = bars_of([100.0] * 4)
+    leaving = instance(last_target=1.0, is_leaving=True)
+    made, _ = signals_for(leaving, bars, Decisions(target), first=0, ages=np.full(4, age_s), now_ns=NOW_NS)
+    assert made, "what it held is left"
+    assert {signal.kind for signal in made} == {Kind.EXIT}
+    staying = instance(last_target=1.0)
+    both, _ = signals_for(staying, bars, Decisions(target), first=0, ages=np.zeros(4), now_ns=NOW_NS)
+    assert {signal.kind for signal in both} == {Kind.EXIT, Kind.ENTER}

@@ -52,3 +52,11 @@ def test_placement_selects_a_node_and_never_limits_the_number() -> None:
     assert by_id["orders"].resources == {"head": 0.001}
     assert by_id["monitor"].resources == {}
     assert {worker.memory_max_mb for worker in by_id.values()} == {512}
+
+
+def test_challengers_have_one_worker_in_a_branch_of_its_own() -> None:
+    plain, tree = tree_of(Settings()), tree_of(Settings(), has_challengers=True)
+    added = [branch for branch in tree.children if branch not in plain.children]
+    assert [branch.id for branch in added] == ["challengers"]
+    (worker,) = added[0].children
+    assert (worker.id, worker.role, worker.args, worker.is_leased) == ("strategy:shadow", "strategy", ("shadow",), True)

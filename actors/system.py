@@ -37,6 +37,10 @@ NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
 CALL_S = 60.0  # between two calls of a child whose heartbeat is read: it has to answer the cluster, too
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
+WARM_S = 600.0  # how long a process without a job is kept ready
+WARM_AFTER_S = 0.5  # after a job began the next process is made ready
+TAKE_S = 0.3  # a ready process answers within this, or a new one is made
+HOLD_S = 30.0  # between taking a ready process and its job
 
 
 _sys = ray.method(concurrency_group="sys")
@@ -257,18 +261,44 @@ def _undo(making: asyncio.Future[Any]) -> None:
 class Job:
     """Runs one claimed job in a process of its own, which outlives the scheduler that started it."""
 
+    _ending: threading.Timer | None = None
+
+    def warm(self, keep_s: float) -> None:
+        """Load what a job needs, and end after `keep_s` seconds without one."""
+        from fks.jobs.runner import warm
+
+        _yield_to_others()
+        self._end_after(keep_s)
+        warm()
+
+    def hold(self) -> None:
+        """Stay for the job that comes next; if none does, its scheduler has died meanwhile."""
+        self._end_after(HOLD_S)
+
     def run(self, home: str, job_id: str) -> None:
         """Run the job; its row holds the result. The process ends soon after, with or without a caller that waits."""
         from fks.jobs.runner import run_claimed
 
-        with contextlib.suppress(OSError):  # the kernel runs it when nothing else wants the processor
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        _yield_to_others()
+        if self._ending is not None:
+            self._ending.cancel()
         try:
             run_claimed(os.environ.get("FKS_HOME") or home, job_id)  # on another machine: that one's own
         finally:
-            ending = threading.Timer(JOB_ENDS_S, os._exit, (0,))
-            ending.daemon = True
-            ending.start()
+            self._end_after(JOB_ENDS_S)
+
+    def _end_after(self, seconds: float) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = threading.Timer(seconds, os._exit, (0,))
+        self._ending.daemon = True
+        self._ending.start()
+
+
+def _yield_to_others() -> None:
+    """Have the kernel run this process when nothing else wants the processor."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 _Job = ray.remote(max_restarts=0, max_task_retries=0)(Job)
@@ -282,20 +312,67 @@ def _place_of_jobs() -> dict[str, Any]:
     return {"num_cpus": 1}
 
 
-async def run_job(home: str, job_id: str) -> None:
-    """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its process
-    died."""
+class JobProcesses:
+    """The processes of jobs. After a job one is kept ready for the next, for `keep_s` seconds, where a place is free:
+    it has everything loaded, so that a job that is submitted then begins at once."""
+
+    def __init__(self, keep_s: float = WARM_S) -> None:
+        self._keep_s = keep_s
+        self._spare: Any = None
+        self._warming: asyncio.Task[None] | None = None
+
+    async def run(self, home: str, job_id: str) -> None:
+        """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its
+        process died."""
+        runner = await self._take() or await asyncio.to_thread(_make_job, job_id)
+        try:
+            ended = runner.run.remote(home, job_id)
+            self._warm_next()
+            await ended
+        except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
+            raise RunnerDied(f"job {job_id}: {cause(error)}") from error
+        except ray.exceptions.RayError as error:
+            raise OutageError(f"job {job_id}: {cause(error)}") from error
+        ray.kill(runner)
+
+    async def _take(self) -> Any:
+        """Return the process that is ready and still there, or None."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            async with asyncio.timeout(TAKE_S):
+                await spare.hold.remote()
+        except (ray.exceptions.RayError, TimeoutError):
+            return None
+        return spare
+
+    def _warm_next(self) -> None:
+        if self._spare is None and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.create_task(self._warm())
+
+    async def _warm(self) -> None:
+        await asyncio.sleep(WARM_AFTER_S)  # the job that begins comes first
+        try:
+            spare = await asyncio.to_thread(_make_spare)
+            if spare is not None:
+                await spare.warm.remote(self._keep_s)
+                self._spare = spare
+        except ray.exceptions.RayError:
+            return  # the next job makes its own process, and tries this again
+
+
+def _make_spare() -> Any:
+    """Return a process without a job, or None: without a free place a waiting job would have to wait for this one."""
+    if ray.available_resources().get("research", 0.0) < 1.0:
+        return None
+    return _make_job("spare")
+
+
+def _make_job(job_id: str) -> Any:
     # an actor and not a task: Ray ends the tasks of an owner that died
     name = f"job:{job_id}:{uuid.uuid4().hex[:8]}"
-    place = await asyncio.to_thread(_place_of_jobs)
-    runner = _Job.options(name=name, namespace=NAMESPACE, lifetime="detached", **place).remote()
-    try:
-        await runner.run.remote(home, job_id)
-    except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
-        raise RunnerDied(f"job {job_id}: {cause(error)}") from error
-    except ray.exceptions.RayError as error:
-        raise OutageError(f"job {job_id}: {cause(error)}") from error
-    ray.kill(runner)
+    return _Job.options(name=name, namespace=NAMESPACE, lifetime="detached", **_place_of_jobs()).remote()
 
 
 def ports_of(role: str, component: Component) -> dict[str, Any]:
@@ -304,5 +381,5 @@ def ports_of(role: str, component: Component) -> dict[str, Any]:
         world = RayWorld(component.paths)
         return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component)}
     if role == "scheduler":
-        return {"run_job": run_job}
+        return {"run_job": JobProcesses().run}
     return {}

@@ -12,6 +12,7 @@ from fastapi import Header, Query
 from fks.api.gateway import Gateway
 from fks.model import ids
 from fks.model.timeframe import iso
+from fks.store.bus import JOBS
 from fks.store.jobs import Job, JobStore
 from fks.store.tokens import Principal
 
@@ -41,6 +42,7 @@ async def submit_once(
         return known, True
     job_id = by_key or (uuid.uuid4() if again else fresh)
     await store.submit(kind, spec, submitted_by=who.name, job_id=job_id, fingerprint=fingerprint, priority=priority)
+    await gate.bus.publish(JOBS, {"type": "job", "id": str(job_id)})
     return job_id, False
 
 

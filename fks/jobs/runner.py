@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -68,6 +69,15 @@ WAITING_KINDS: dict[str, Callable[[Job, Work], Awaitable[dict[str, Any]]]] = {
     OPTIMIZATION: run_coordinator,
     WORKER: run_helper,
 }
+
+
+def warm() -> None:
+    """Load what a backtest needs: the strategies, and the compiled engine where numba has a package."""
+    from fks.backtest import kernel
+
+    load_catalogue()
+    with contextlib.suppress(ImportError):  # then the reference engine runs, and says so
+        kernel.load()
 
 
 def run_claimed(home: str, job_id: str) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
 from fks.model.health import FailedCheck
 from fks.runtime import Component
+from fks.store.bus import JOBS
 
 if TYPE_CHECKING:
     from fks.config.settings import Settings
+    from fks.jobs.schedule import Schedules
     from fks.store.jobs import Job, JobStore
 
 RunJob = Callable[[str, str], Awaitable[None]]
@@ -59,6 +62,7 @@ class Scheduler:
         self._run_job = run_job
         self._lanes = lanes_of(component.settings)
         self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
+        self._wake = asyncio.Event()
         self._is_working = True
         self._is_draining = False
         self._turned_s = component.clock.monotonic()
@@ -67,13 +71,28 @@ class Scheduler:
         self._failing: Mapping[str, str] = {}
 
     async def run(self) -> None:
-        """Look for due work every second until cancelled; a database that is away only delays it."""
-        from fks.jobs.schedule import NOTHING, Schedules
+        """Look for due work every second, and at each submitted job, until cancelled; a database that is away only
+        delays it."""
+        from fks.jobs.schedule import Schedules
         from fks.store.jobs import JobStore
 
         schedules, jobs = Schedules(self._c.db, self._c.clock, self._c.settings), JobStore(self._c.db)
         self._failing = schedules.failing
+        listening = asyncio.create_task(self._listen())
+        try:
+            await self._work(schedules, jobs)
+        finally:
+            listening.cancel()
+
+    async def _listen(self) -> None:
+        async for _ in self._c.bus.subscribe(JOBS):
+            self._wake.set()
+
+    async def _work(self, schedules: Schedules, jobs: JobStore) -> None:
+        from fks.jobs.schedule import NOTHING
+
         while True:
+            self._wake.clear()
             try:
                 for name, result in await schedules.run_due():
                     if result == NOTHING:  # said each minute
@@ -97,7 +116,7 @@ class Scheduler:
                     self._c.log.warning("scheduler.waits", error=str(error))
                 self._is_working = False
             self._turned_s = self._c.clock.monotonic()
-            await self._c.clock.sleep(1.0)
+            await wait_for_event(self._wake, 1.0, self._c.clock)
 
     async def _swap_challengers(self) -> None:
         """Swap in the challengers that wait and whose instances are flat by now."""

@@ -31,6 +31,8 @@ KILL = "fks.kill"
 HEALTH = "fks.health"
 #: wakes the order manager: a new request, or a cancel
 WAKE = "fks.orders.wake"
+#: wakes the scheduler: a new job
+JOBS = "fks.jobs"
 #: a venue or an exchange asked every process of one rate limit to pause
 BUDGETS = "fks.budgets"
 CHANNELS = (BARS, SIGNALS, ORDERS, FILLS, FEEDS, ALERTS, KILL, HEALTH)

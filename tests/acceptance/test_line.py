@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from decimal import Decimal
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.audit import audit
@@ -215,3 +218,40 @@ def test_backtest_job_as_ray_task_equals_a_local_run(system: System) -> None:
     there = system.json("backtest", "result", job)
     assert here["fills_count"] > 10
     assert (there["inputs_hash"], there["fills_hash"]) == (here["inputs_hash"], here["fills_hash"])
+
+
+def test_the_next_job_takes_the_process_that_was_kept_ready(system: System) -> None:
+    """Killed while it waits, a new one is made: no job knows of it."""
+    system.fks("data", "sample", timeout_s=120.0)
+
+    def job(fast: int) -> str:
+        period = ("--symbol", "BTC/USDT", "--timeframe", "1m", "--from", "2026-03-01", "--to", "2026-03-03")
+        return str(system.json("backtest", "submit", "sma_cross", *period, "--set", f"fast={fast}")["id"])
+
+    def is_done(id: str) -> bool:
+        return bool(system.json("backtest", "status", id)["state"] == "done")
+
+    def spare() -> int | None:
+        waiting = [process for process in system.processes() if titled(process) == "ray::Job"]
+        return waiting[0].pid if len(waiting) == 1 else None
+
+    first = job(5)
+    wait_until(lambda: is_done(first), deadline_s=60.0, every_s=0.2)
+    kept = wait_until(spare, deadline_s=60.0, every_s=0.2)
+    second = job(6)
+    wait_until(lambda: is_done(second), deadline_s=60.0, every_s=0.2)
+    wait_until(lambda: not psutil.pid_exists(kept), deadline_s=30.0, every_s=0.2)  # used once
+    kept = wait_until(spare, deadline_s=60.0, every_s=0.2)
+    os.kill(kept, signal.SIGKILL)
+    third = job(7)
+    wait_until(lambda: is_done(third), deadline_s=60.0, every_s=0.2)
+    rows = system.sql(f"SELECT attempts FROM jobs WHERE id IN ('{first}', '{second}', '{third}')")
+    assert [row[0] for row in rows] == [1, 1, 1]
+
+
+def titled(process: psutil.Process) -> str:
+    """Return what the process list shows of a process, or an empty text."""
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""

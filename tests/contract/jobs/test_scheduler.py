@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from actors.scheduler import SchedulerActor
-from fks.clock import RealClock
+from fks.clock import Clock, FakeClock, RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Research, Settings, Supervision
 from fks.jobs import schedule
 from fks.jobs.schedule import Context
 from fks.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
+from fks.store.bus import JOBS, Bus
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from tests.support.ports import CollectingLog, RecordingMeter
@@ -44,12 +45,20 @@ class Cluster:
 
 
 def scheduler(
-    db: Database, cluster: Any, *, jobs_wait_max_s: float = 60.0, slots: int = 2, log: CollectingLog | None = None
+    db: Database,
+    bus: Bus,
+    cluster: Any,
+    *,
+    jobs_wait_max_s: float = 60.0,
+    slots: int = 2,
+    log: CollectingLog | None = None,
+    clock: Clock | None = None,
 ) -> SchedulerActor:
     settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s), research=Research(slots=slots))
     component: Any = SimpleNamespace(
         db=db,
-        clock=RealClock(),
+        bus=bus,
+        clock=clock or RealClock(),
         settings=settings,
         log=log or CollectingLog(),
         meter=RecordingMeter(),
@@ -58,11 +67,11 @@ def scheduler(
     return SchedulerActor(component, (), run_job=cluster.run_job)
 
 
-async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(database: Database) -> None:
+async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(database: Database, bus: Bus) -> None:
     store, cluster = JobStore(database), Cluster(database)
     for number in range(5):
         await store.submit("backtest", {"n": number})
-    one = scheduler(database, cluster)
+    one = scheduler(database, bus, cluster)
     run = asyncio.create_task(one.run())
     await until(lambda: len(cluster.begun) == JOBS_AT_ONCE)
     await one.drain()
@@ -70,7 +79,7 @@ async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(databas
     await asyncio.gather(run, return_exceptions=True)
     await one.stop()
     assert len(await store.list(state="queued")) == 5 - JOBS_AT_ONCE
-    two = scheduler(database, cluster, jobs_wait_max_s=0.001)
+    two = scheduler(database, bus, cluster, jobs_wait_max_s=0.001)
     run = asyncio.create_task(two.run())
     await until(lambda: [problem for problem in two.problems() if problem.about == "jobs"])
     assert len(cluster.begun) == JOBS_AT_ONCE, "there is room only when one of the first has ended"
@@ -86,9 +95,26 @@ async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(databas
     assert {job.attempts for job in await store.list()} == {1}
 
 
-async def test_unclaimed_jobs_are_a_problem(database: Database) -> None:
+async def test_a_job_that_is_announced_begins_at_once(database: Database, bus: Bus) -> None:
+    """The clock stands still: the look of every second never comes."""
     store, cluster = JobStore(database), Cluster(database)
-    one = scheduler(database, cluster, jobs_wait_max_s=0.3)
+    run = asyncio.create_task(scheduler(database, bus, cluster, clock=FakeClock()).run())
+    cluster.may_end.set()
+    for _ in range(3):
+        id = str(await store.submit("backtest", {}))
+
+        async def has_begun(id: str = id) -> bool:
+            await bus.publish(JOBS, {"type": "job", "id": id})  # again: the first may come before it listens
+            return id in cluster.begun
+
+        await until(has_begun)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_unclaimed_jobs_are_a_problem(database: Database, bus: Bus) -> None:
+    store, cluster = JobStore(database), Cluster(database)
+    one = scheduler(database, bus, cluster, jobs_wait_max_s=0.3)
     for number in range(JOBS_AT_ONCE + 1):
         await store.submit("backtest", {"n": number})
     run = asyncio.create_task(one.run())
@@ -101,7 +127,7 @@ async def test_unclaimed_jobs_are_a_problem(database: Database) -> None:
 
 
 async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ill(context: Context) -> str:
         raise ZeroDivisionError("by a task")
@@ -111,7 +137,7 @@ async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
 
     monkeypatch.setattr(schedule, "TASKS", {"ill": ("* * * * *", ill)})
     log = CollectingLog()
-    one = scheduler(database, Cluster(database), log=log)
+    one = scheduler(database, bus, Cluster(database), log=log)
     run = asyncio.create_task(one.run())
     found = await until(lambda: one.problems(), deadline_s=30)
     assert [(p.kind, p.about, p.is_mended_by_restart) for p in found] == [("schedule", "ill", False)]
@@ -129,13 +155,13 @@ async def test_failing_schedule_is_logged_and_a_problem_until_it_runs(
     await asyncio.gather(run, return_exceptions=True)
 
 
-async def test_searches_take_their_places_only_and_delay_no_backtest(database: Database) -> None:
+async def test_searches_take_their_places_only_and_delay_no_backtest(database: Database, bus: Bus) -> None:
     store, cluster = JobStore(database), Cluster(database)
     for kind in ("optimization", "optimization-worker"):
         for _ in range(9):
             await store.submit(kind, {}, priority=5)
     await database.sql("UPDATE jobs SET created_at = now() - interval '1 hour'")
-    one = scheduler(database, cluster, slots=4)
+    one = scheduler(database, bus, cluster, slots=4)
     run = asyncio.create_task(one.run())
     await until(lambda: len(cluster.begun) == 4)
     backtest = str(await store.submit("backtest", {}))
@@ -164,10 +190,10 @@ class Deadly:
         await self._store.finish(job, "done", result={})
 
 
-async def test_a_job_whose_process_is_proven_gone_is_queued_again_at_once(database: Database) -> None:
+async def test_a_job_whose_process_is_proven_gone_is_queued_again_at_once(database: Database, bus: Bus) -> None:
     store, cluster = JobStore(database), Deadly(database)
     id = await store.submit("backtest", {})
-    run = asyncio.create_task(scheduler(database, cluster).run())
+    run = asyncio.create_task(scheduler(database, bus, cluster).run())
 
     async def is_done() -> bool:
         job = await store.get(id)

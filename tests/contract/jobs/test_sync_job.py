@@ -21,6 +21,7 @@ from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.jobs.runner import run_one
+from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.sync import SyncStore
@@ -49,7 +50,7 @@ def log() -> CollectingLog:
 
 @pytest.fixture
 async def scheduler(
-    database: Database, exchange: LocalExchange, tmp_path: Path, meter: RecordingMeter, log: CollectingLog
+    database: Database, bus: Bus, exchange: LocalExchange, tmp_path: Path, meter: RecordingMeter, log: CollectingLog
 ) -> AsyncIterator[SchedulerActor]:
     """The scheduler, running; it runs jobs in this process."""
     settings = settings_for(exchange.info)
@@ -59,6 +60,7 @@ async def scheduler(
 
     component: Any = SimpleNamespace(
         db=database,
+        bus=bus,
         clock=RealClock(),
         settings=settings,
         log=log,

@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: install up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
-        wheel gpu-up multi-up multi-down multi-logs multi-status
+        wheel gpu-up multi-up multi-down multi-logs multi-status multi-build multi-update
 
 install: $(STAMP) ## virtualenv and the pinned packages
 
@@ -79,6 +79,11 @@ multi-up: install ## a head and two workers on this machine (several machines: d
 	@set -e; eval "$$($(BIN)/python scripts/stores.py $(MULTI)/head)"; export FKS_SIM_ENABLED=$${FKS_SIM_ENABLED:-true}; \
 	for i in 1 2; do $(FKS) --home $(MULTI)/worker-$$i node worker --address $(HEAD_AT):$(HEAD_PORT) --node-ip $(HEAD_AT:%2=%)$$((i + 2)) \
 	  --name worker-$$i --token-file $(MULTI)/head/ray.token --detach; done
+
+multi-build: install wheel ## the packages and the wheel that the machines of a cluster run
+
+multi-update: install ## bring every part of the running head and workers to the installed build, one at a time
+	@$(FKS) --home $(MULTI)/head deploy $(ARGS)
 
 multi-down: ## stop the head and the workers
 	@for i in 2 1; do $(FKS) --home $(MULTI)/worker-$$i node stop; done; $(FKS) --home $(MULTI)/head node stop

@@ -16,6 +16,13 @@ def fail(text: str) -> None:
     sys.exit(f"error: {text}")
 
 
+def add_shims(python: Path, folder: Path) -> None:
+    """Put the modules of the replaced services (data_sync_service, db_utils) on the virtualenv's import path."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    place = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(place) / "fks_shims.pth").write_text(f"{folder}\n")
+
+
 def main() -> None:
     venv = Path(sys.argv[1])
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -50,6 +57,7 @@ def main() -> None:
                 "PYTHON=python3.11"
             )
         fail("the install failed: see the lines above; without network, set up your package index and run it again")
+    add_shims(python, Path(__file__).resolve().parents[1] / "shims")
     print("compiling the engine of backtests (some seconds)")
     loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"

@@ -35,14 +35,47 @@ def restart(ctx: click.Context, name: str, why: str, is_now: bool, as_json: bool
     fks restart orders --why "after changing the account"
     fks restart gateway
     fks restart strategy:0 --now
+    fks restart fks_app
+
+    The name of a replaced service (fks_app, fks_data, …) restarts each actor that it became, one after the other.
     """
     from fks.cli.status import find_status
-    from fks.model.errors import InputError
 
     paths = paths_of(ctx)
     rows = {row["name"]: row for row in find_status(paths)["components"]}
     if not rows:
         raise NotRunning("nothing runs", remedy="start it with 'fks up'")
+    parts = parts_of(name, rows, is_now=is_now)
+    if as_json and len(parts) > 1:
+        raise click.UsageError(f"{name} is {', '.join(parts)}: with --json name one of them")
+    for part in parts:
+        _restart_one(paths, part, rows, why=why, is_now=is_now, as_json=as_json)
+
+
+def parts_of(name: str, rows: dict[str, dict[str, Any]], *, is_now: bool) -> list[str]:
+    """Return the parts to restart: those of a replaced service that are supervised, or `name` itself.
+
+    Errors: InputError when nothing of the service runs.
+    """
+    from fks.model.errors import InputError
+    from fks.monitor.health import OWNER_SERVICES
+
+    if name not in OWNER_SERVICES:
+        return [name]
+    kinds = OWNER_SERVICES[name]
+    found = [row for row in rows.values() if row["name"].partition(":")[0] in kinds and row["kind"] in SUPERVISED]
+    # the replicas of the gateway are replaced together; PostgreSQL and Redis are restarted by their own names alone
+    parts = list(dict.fromkeys("gateway" if row["kind"] == "serve" and not is_now else row["name"] for row in found))
+    if not parts:
+        raise InputError(f"nothing of {name} runs here", code="COMPONENT_UNKNOWN", remedy="see 'fks status'")
+    return sorted(parts)
+
+
+def _restart_one(
+    paths: Paths, name: str, rows: dict[str, dict[str, Any]], *, why: str, is_now: bool, as_json: bool
+) -> None:
+    from fks.model.errors import InputError
+
     row = rows.get("raylet" if name == "ray" else name)
     is_gateway = name == "gateway" and not is_now
     if not is_gateway and (row is None or row["kind"] == "keeper"):

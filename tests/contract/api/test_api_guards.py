@@ -30,7 +30,6 @@ PLANNED = {
     ("POST", "/api/v1/signals"),
     ("POST", "/api/v1/signals/send"),
     ("POST", "/graphql"),
-    ("POST", "/webhook/tradingview"),
 }
 
 

@@ -28,12 +28,11 @@ FREE: Final[frozenset[Route]] = frozenset(
         ("POST", "/reconcile"),
         ("POST", "/auth/logout"),
         ("GET", "/ready"),
-        ("POST", "/webhook/tradingview"),
     }
 )
 
-#: Free without a token, too: a load balancer asks all day, and webhooks have a quota of their own.
-FREE_FOR_ALL: Final[frozenset[Route]] = frozenset({("GET", "/ready"), ("POST", "/webhook/tradingview")})
+#: Free without a token, too: a load balancer asks all day.
+FREE_FOR_ALL: Final[frozenset[Route]] = frozenset({("GET", "/ready")})
 
 #: Read again and again by pages and monitors: free on this host, and else counted in a bucket of their own.
 MONITORING: Final[frozenset[Route]] = frozenset(

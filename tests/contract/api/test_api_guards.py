@@ -22,8 +22,8 @@ from tests.support.raw_redis import raw_redis
 
 ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
 PLACES = ("{id}", "{name}", "{symbol}", "{service}", "{version}", "{key}")
-#: On this host they answer a caller without credentials too, and ask for `read` themselves.
-ASK_INSIDE = {"/metrics", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
+#: They authenticate themselves: on this host without credentials too, or by a secret in the body.
+ASK_INSIDE = {"/metrics", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/", "/webhook/tradingview"}
 #: Routes of the policy that are not served yet: limits and audit hold from their first day.
 PLANNED = {
     ("GET", "/monitor/api/registry/"),
@@ -43,7 +43,7 @@ def path_of(template: str) -> str:
 async def test_a_lower_scope_is_403_on_every_route(gateway: Running) -> None:
     asked = 0
     for method, path, scope, _ in table(gateway.app):
-        if scope in (OPEN, SCOPES[0]) or method == "WS":
+        if scope in (OPEN, SCOPES[0]) or method == "WS" or path in ASK_INSIDE:
             continue
         for lower in SCOPES[: SCOPES.index(scope)]:
             async with gateway.client(lower) as client:

@@ -60,7 +60,7 @@ async def ready(rig: Rig) -> None:
     await asyncio.sleep(5.0)  # until it has loaded everything
 
 
-async def main(rounds: int) -> int:
+async def main(repeats: int) -> int:
     with tempfile.TemporaryDirectory(prefix="fks-submit-") as made:
         os.chmod(made, 0o755)  # the database's own user must come through
         rig = Rig.at(Path(made) / "home")
@@ -71,7 +71,7 @@ async def main(rounds: int) -> int:
             async with rig.client() as client:
                 cold = await submitted(rig, client, 3)
                 warm = []
-                for number in range(rounds):
+                for number in range(repeats):
                     await ready(rig)
                     warm.append(await submitted(rig, client, 4 + number))
         finally:
@@ -80,11 +80,11 @@ async def main(rounds: int) -> int:
     print(f"{'':6}{'running s':>11}{'limit':>7}{'result s':>10}")
     print(f"{'cold':6}{cold[0]:11.2f}{2.0:7.1f}{cold[1]:10.2f}")
     running = statistics.median(row[0] for row in warm)
-    print(f"{'warm':6}{running:11.2f}{0.5:7.1f}{statistics.median(row[1] for row in warm):10.2f}   median of {rounds}")
+    print(f"{'warm':6}{running:11.2f}{0.5:7.1f}{statistics.median(row[1] for row in warm):10.2f}   median of {repeats}")
     return int(cold[0] > 2.0 or running > 0.5)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    sys.exit(asyncio.run(main(parser.parse_args().rounds)))
+    sys.exit(asyncio.run(main(parser.parse_args().repeats)))

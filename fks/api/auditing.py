@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: A field whose name has one of these in it is never written to the audit.
 _SECRET = ("password", "secret", "token", "totp", "code", "key", "credential")
 _TEXT_MAX, _ITEMS_MAX = 200, 30
+_INT_MAX = 2**53  # larger ones are kept as text: JSON readers would round them
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,6 @@ def _shown(name: str, value: object) -> object:
         return redacted(value)
     if isinstance(value, list | tuple):
         return [_shown(name, item) for item in value[:_ITEMS_MAX]]
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < _INT_MAX):
         return value
     return str(value)[:_TEXT_MAX]

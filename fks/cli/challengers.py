@@ -30,7 +30,7 @@ def challengers() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, instance: str | None, ended: bool, as_json: bool) -> None:
-    """List challengers with what their last test said: of INSTANCE, or of all."""
+    """List challengers with the result of their last test: of INSTANCE, or of all."""
     from fks.cli.catalogue import in_database
     from fks.store.challengers import ChallengerStore, shown
 
@@ -116,7 +116,7 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
     """Test challenger ID against its champion now, and propose it when it passes. Exit 1 when it does not.
 
     The system tests each challenger by itself after strategies.challenger_bars_min bars and at each doubling of them.
-    Each test is a chance more to look good by luck, and counts as a trial.
+    Each further test makes a good result by chance likelier, and counts as a trial.
     """
     from fks.cli.catalogue import catalogue_of, in_database
     from fks.clock import RealClock
@@ -135,20 +135,20 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
     document = in_database(ctx, test)
     emit(document, as_json=as_json, schema="fks.challenge/1")
     (found,) = document["tested"]
-    said = found["evaluation"]
+    result = found["evaluation"]
     if not as_json:
         click.echo(
-            f"{click.style(id, bold=True)} against {document['instance']} v{said['champion_version']}, "
-            f"{said['bars']} bars from {time_of(said['from'])} to {time_of(said['to'])}, {said['trades']} trades"
+            f"{click.style(id, bold=True)} against {document['instance']} v{result['champion_version']}, "
+            f"{result['bars']} bars from {time_of(result['from'])} to {time_of(result['to'])}, {result['trades']} trades"
         )
         click.echo(
-            f"  profit {said['profit']:.2f}, the champion's {said['champion_profit']:.2f}; yearly Sharpe ratio "
-            f"{said['sharpe']:.2f}, the champion's {said['champion_sharpe']:.2f}, "
-            f"of the excess {said['excess_sharpe']:.2f}"
+            f"  profit {result['profit']:.2f}, the champion's {result['champion_profit']:.2f}; yearly Sharpe ratio "
+            f"{result['sharpe']:.2f}, the champion's {result['champion_sharpe']:.2f}, "
+            f"of the excess {result['excess_sharpe']:.2f}"
         )
-        click.echo(f"  deflated by {said['trials']} trials: {said['deflated_sharpe']:.2f}")
-    if said["findings"]:
-        raise FksError(f"{id} is not proposed: {'; '.join(said['findings'])}", remedy="it goes on in shadow")
+        click.echo(f"  deflated by {result['trials']} trials: {result['deflated_sharpe']:.2f}")
+    if evaluation["findings"]:
+        raise FksError(f"{id} is not proposed: {'; '.join(evaluation['findings'])}", remedy="it goes on in shadow")
     if not as_json:
         click.echo(f"  it is {found['stage']}: 'fks strategies challengers swap {id}' swaps it in")
 

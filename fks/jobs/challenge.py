@@ -27,7 +27,7 @@ from fks.matching import CostModel
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
 from fks.risk.sizing import Sizing
-from fks.search.challenge import Change, Excess, Recorded, Rules, excess_of, judge
+from fks.search.challenge import Change, Excess, Recorded, Rules, evaluate_excess, excess_of
 from fks.store.challengers import Challenger, ChallengerStore
 from fks.store.db import Database, Session
 from fks.store.facts import Facts
@@ -108,7 +108,9 @@ async def _test(
     everyone = await store.list(instance.id, with_ended=True)
     rules = Rules(limits.challenger_bars_min, limits.challenger_trades_min, limits.challenger_confidence)
     evaluation = dict(
-        judge(excess, rules, trials=trials_of(everyone, challenger.id), others=ratios_of(everyone, challenger.id))
+        evaluate_excess(
+            excess, rules, trials=trials_of(everyone, challenger.id), others=ratios_of(everyone, challenger.id)
+        )
     )
     evaluation |= {"from": iso(excess.from_ns), "to": iso(excess.to_ns), "champion_version": instance.params_version}
     passes = not evaluation["findings"]

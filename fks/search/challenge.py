@@ -111,7 +111,7 @@ def _from(result: Result, start_ns: int) -> tuple[Ints, Floats, float]:
     return times[at:], result.equity[at:], before
 
 
-def judge(excess: Excess, rules: Rules, *, trials: int, others: Sequence[float]) -> Mapping[str, Any]:
+def evaluate_excess(excess: Excess, rules: Rules, *, trials: int, others: Sequence[float]) -> Mapping[str, Any]:
     """Return the evaluation of a challenger as JSON values; `findings` speak against it, and without one it passes.
 
     `trials`: challengers that were tried for this champion and looks taken at them, this one included. `others`: Sharpe

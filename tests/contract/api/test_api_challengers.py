@@ -108,18 +108,18 @@ async def test_a_challenger_is_added_proposed_swapped_and_demoted(
         refused = await client.post(f"/challengers/{id}/swap", json={})
         assert (refused.status_code, refused.json()["code"]) == (409, "CHALLENGER_NOT_PROPOSED")
         await hold(seeded, "1")
-        wish = {"despite_findings": True}
-        now = await client.post(f"/challengers/{id}/swap", json={**wish, "may_wait": False})
+        wanted = {"despite_findings": True}
+        now = await client.post(f"/challengers/{id}/swap", json={**wanted, "may_wait": False})
         assert (now.status_code, now.json()["code"]) == (409, "CHALLENGER_NOT_FLAT")
         for _ in range(2):
-            waits = await client.post(f"/challengers/{id}/swap", json=wish)
+            waits = await client.post(f"/challengers/{id}/swap", json=wanted)
             assert (waits.status_code, waits.json()["stage"]) == (200, "waiting"), waits.text
         assert waits.json()["waits_for"] == "it holds 1 BTCUSDT"
         assert (await client.delete(f"/challengers/{id}/swap")).json()["stage"] == "shadow"
-        await client.post(f"/challengers/{id}/swap", json=wish)
+        await client.post(f"/challengers/{id}/swap", json=wanted)
         await hold(seeded, "0.000001")  # dust: less than a lot
         assert [one.version for one in await complete_swaps(seeded)] == [2]
-        assert (await client.post(f"/challengers/{id}/swap", json=wish)).json()["stage"] == "swapped"
+        assert (await client.post(f"/challengers/{id}/swap", json=wanted)).json()["stage"] == "swapped"
         back = await client.post(f"/strategies/{instance}/demote")
         assert (back.json()["stage"], back.json()["version"]) == ("swapped", 3)
         again = await client.post(f"/strategies/{instance}/demote")

@@ -95,7 +95,7 @@ async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(databas
     assert {job.attempts for job in await store.list()} == {1}
 
 
-async def test_a_job_that_is_announced_begins_at_once(database: Database, bus: Bus) -> None:
+async def test_a_published_job_begins_at_once(database: Database, bus: Bus) -> None:
     """The clock stands still: the look of every second never comes."""
     store, cluster = JobStore(database), Cluster(database)
     run = asyncio.create_task(scheduler(database, bus, cluster, clock=FakeClock()).run())

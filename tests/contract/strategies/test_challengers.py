@@ -148,8 +148,8 @@ async def test_kill_9_repeats_no_decision_skips_none_and_sends_nothing(
     await add_instance(database, "a", "sma_cross", OTHER, symbol=bars.symbol, **EVERY_EDGE)
     challenger = await add_challenger(database, "a", PARAMS)
     await seal(database, bars[:10])
-    heard: list[Mapping[str, Any]] = []
-    listener = asyncio.create_task(_listen(bus, heard))
+    received: list[Mapping[str, Any]] = []
+    listener = asyncio.create_task(_listen(bus, received))
     next_bar = 10
     for epoch in range(1, 4):
         process = await asyncio.create_subprocess_exec(
@@ -186,12 +186,12 @@ async def test_kill_9_repeats_no_decision_skips_none_and_sends_nothing(
     assert await database.sql("SELECT id FROM signals") == []
     assert await database.sql("SELECT client_order_id FROM orders") == []
     listener.cancel()
-    assert heard == []
+    assert received == []
 
 
-async def _listen(bus: Bus, heard: list[Mapping[str, Any]]) -> None:
+async def _listen(bus: Bus, received: list[Mapping[str, Any]]) -> None:
     async for _, payload in bus.subscribe(SIGNALS):
-        heard.append(payload)
+        received.append(payload)
 
 
 # ── containment ──────────────────────────────────────────────────────────────────────────────────

@@ -267,7 +267,7 @@ def test_an_exit_while_flat_is_nothing_at_once() -> None:
     ]
 
 
-def test_what_waits_behind_an_exit_begins_when_it_ends_and_not_at_the_next_event() -> None:
+def test_what_waits_behind_an_exit_begins_when_that_ends() -> None:
     """After that no event may come for hours: nothing is held, no order is open."""
     core, signals = OrderCore(KEY, m.Limits()), [a_signal() for _ in range(3)]
     halted = replace(FACTS, instruments={"binance": replace(INSTRUMENT, is_trading=False)})

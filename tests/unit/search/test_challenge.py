@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fks.backtest import Setup, setup_for
-from fks.search.challenge import Change, Excess, Recorded, Rules, excess_of, judge
+from fks.search.challenge import Change, Excess, Recorded, Rules, evaluate_excess, excess_of
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.sma_cross import SmaCross
@@ -64,9 +64,9 @@ def excess(mean: float, count: int = 400, seed: int = 1, *, bars: int = 10_000, 
 
 
 def test_a_better_challenger_passes_and_more_trials_ask_for_more() -> None:
-    one = judge(excess(0.25), RULES, trials=1, others=())
+    one = evaluate_excess(excess(0.25), RULES, trials=1, others=())
     assert one["findings"] == []
-    many = judge(excess(0.25), RULES, trials=100, others=[-0.2, 0.3, 0.1, -0.1])
+    many = evaluate_excess(excess(0.25), RULES, trials=100, others=[-0.2, 0.3, 0.1, -0.1])
     assert many["deflated_sharpe"] < one["deflated_sharpe"]
     assert "the best of 100 without skill may look as good" in many["findings"][0]
 
@@ -82,7 +82,7 @@ def test_a_better_challenger_passes_and_more_trials_ask_for_more() -> None:
     ],
 )
 def test_what_speaks_against_a_challenger_is_named(made: Excess, finding: str) -> None:
-    found = judge(made, RULES, trials=1, others=())
+    found = evaluate_excess(made, RULES, trials=1, others=())
     assert [text for text in found["findings"] if text.startswith(finding)], found["findings"]
 
 
@@ -94,5 +94,5 @@ def test_challengers_without_skill_are_rarely_proposed() -> None:
         ratios = [one.sharpe_period for one in made]
         best = int(np.argmax(ratios))
         others = ratios[:best] + ratios[best + 1 :]
-        passed += not judge(made[best], RULES, trials=10, others=others)["findings"]
+        passed += not evaluate_excess(made[best], RULES, trials=10, others=others)["findings"]
     assert passed <= 21

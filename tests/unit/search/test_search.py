@@ -131,7 +131,7 @@ def test_what_is_there_is_found_and_holds_on_bars_that_did_not_choose_it() -> No
     }
 
 
-def test_luck_on_a_random_walk_is_called_overfitting_of() -> None:
+def test_chance_on_a_random_walk_is_called_overfitting() -> None:
     found = search(Coin, {"seed": "1:60"}, BARS, free_setup())
     assert found["best"]["metrics"]["sharpe"] > 2.0, "the best of 60 coins looks good"
     assert found["overfitting"]["deflated_sharpe"] < 0.95

@@ -216,7 +216,7 @@ def test_last_gives_this_bar_and_those_before_it() -> None:
         (lambda ctx, bar: None, {"not a name": np.zeros(3)}, "'not a name' is taken, or no name"),
     ],
 )
-def test_wrong_use_is_told(on_bar: OnBar, columns: dict[str, Any], message: str) -> None:
+def test_wrong_use_gets_a_clear_error(on_bar: OnBar, columns: dict[str, Any], message: str) -> None:
     with pytest.raises(StrategyError, match=message):
         evaluate(made(on_bar, columns=columns), bars_of([1.0, 2.0, 3.0]))
 

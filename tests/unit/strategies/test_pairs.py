@@ -68,7 +68,7 @@ def test_rows_are_joined_by_time_and_missing_ones_are_nan() -> None:
         first.joined({"ETHUSDT": bars_of([1.0], timeframe="1h")})
 
 
-def test_a_strategy_without_its_inputs_is_told_which() -> None:
+def test_a_strategy_without_its_inputs_gets_their_names() -> None:
     with pytest.raises(StrategyError, match="follow reads ethusdt besides BTCUSDT") as caught:
         evaluate(Follow(), bars_of([1.0] * 9))
     assert caught.value.code == "INPUT_MISSING"

@@ -84,7 +84,7 @@ def strategy(random: np.random.Generator, bars: Bars) -> Given:
 
 
 @dataclass
-class Desk:
+class Rig:
     """A paper venue that is given what a strategy decides, as the order manager gives it."""
 
     venue: PaperVenue
@@ -159,14 +159,14 @@ async def drain(venue: PaperVenue) -> list[Any]:
 
 async def on_paper(result: Result, decisions: Decisions, costs: CostModel) -> list[tuple[Any, ...]]:
     venue = PaperVenue([BTC], costs, {"USDT": CASH}, FakeClock(), mode="bar", timeframe="1m")
-    desk, fills, bars = Desk(venue), [], result.bars
+    rig, fills, bars = Rig(venue), [], result.bars
     for at in range(len(bars)):
         columns = (bars.open, bars.high, bars.low, bars.close)
         venue.on_bar(Bar("binance", "BTCUSDT", "1m", int(bars.time_ns[at]), *(float(c[at]) for c in columns), 1.0))
-        fills += await desk.after(await drain(venue))
+        fills += await rig.after(await drain(venue))
         before = decisions.target[at - 1] if at else 0.0
         if decisions.target[at] != before and at < len(bars) - 1:
-            await desk.decide(decisions, at, before)
+            await rig.decide(decisions, at, before)
     return [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in fills]
 
 

@@ -139,7 +139,8 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
     if not as_json:
         click.echo(
             f"{click.style(id, bold=True)} against {document['instance']} v{result['champion_version']}, "
-            f"{result['bars']} bars from {time_of(result['from'])} to {time_of(result['to'])}, {result['trades']} trades"
+            f"{result['bars']} bars from {time_of(result['from'])} to {time_of(result['to'])}, "
+            f"{result['trades']} trades"
         )
         click.echo(
             f"  profit {result['profit']:.2f}, the champion's {result['champion_profit']:.2f}; yearly Sharpe ratio "
@@ -147,8 +148,8 @@ def propose(ctx: click.Context, id: str, as_json: bool) -> None:
             f"of the excess {result['excess_sharpe']:.2f}"
         )
         click.echo(f"  deflated by {result['trials']} trials: {result['deflated_sharpe']:.2f}")
-    if evaluation["findings"]:
-        raise FksError(f"{id} is not proposed: {'; '.join(evaluation['findings'])}", remedy="it goes on in shadow")
+    if result["findings"]:
+        raise FksError(f"{id} is not proposed: {'; '.join(result['findings'])}", remedy="it goes on in shadow")
     if not as_json:
         click.echo(f"  it is {found['stage']}: 'fks strategies challengers swap {id}' swaps it in")
 

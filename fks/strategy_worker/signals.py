@@ -2,8 +2,8 @@
 
 A decision is as old as its bar's end, on the exchange's clock. While every new bar is fresh, each edge is a signal.
 When some are not (the worker or the collector was away), the strategy's state moves through them and the position gets
-at most two signals: the exit, whatever its age, if the newest target asks for one, and the entry if its decision is
-fresh.
+at most two signals: the exit, whatever its age, if the newest target asks for one or an entry's order may rest, and the
+entry if its decision is fresh.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def signals_for(
 
     `ages`: the age in seconds of each of those bars (`ages_s`). An entry may be used until its decision is `max_age_s`
     old; an exit has no age. An instance that is leaving (`is_leaving`) enters nothing.
+
+    An entry needs a bar on which the decisions themselves change their target. Right after a change of parameters they
+    may be in the middle of a position that `last_target` does not know: its prices stand on an earlier bar.
     """
     target = decisions.target[first:]
     before = np.concatenate([[instance.last_target], target[:-1]])
@@ -83,12 +86,15 @@ def signals_for(
         for place in np.flatnonzero(target != before)
         for ordinal, (kind, side) in enumerate(_edges(float(before[place]), float(target[place])))
     ]
+    if first > 0 and target[0] == decisions.target[first - 1]:
+        edges = [edge for edge in edges if edge[0] > 0 or edge[2] is Kind.EXIT]
     if instance.is_leaving:
         edges = [edge for edge in edges if edge[2] is Kind.EXIT]
     is_late = ages > most
     missed = None
     if is_late.any():
-        kept = _caught_up(edges, instance.last_target, float(target[-1]), ages, most)
+        can_rest = decisions.entry_limit is not None or decisions.entry_stop is not None
+        kept = _caught_up(edges, instance.last_target, float(target[-1]), ages, most, can_rest=can_rest)
         missed = Missed(int(bars.time_ns[first]), int(bars.time_ns[-1]), int(is_late.sum()), len(edges) - len(kept))
         edges = kept
     return [
@@ -127,10 +133,16 @@ def shadow_decisions(before: float, bars: Bars, decisions: Decisions, *, first: 
 _Edge = tuple[int, int, Kind, Side]  # row, ordinal within the bar, kind, side
 
 
-def _caught_up(edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float) -> list[_Edge]:
+def _caught_up(
+    edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float, *, can_rest: bool
+) -> list[_Edge]:
     """Return the edges that still count once the newest target is known: the last exit from what was held, and the
-    entry into what is wanted now."""
-    if wanted == held:
+    entry into what is wanted now.
+
+    A target left and wanted again counts as kept, unless entries may rest (`can_rest`): the order of the first entry
+    may still be at the venue, at a price that the strategy gave up, and only the exit cancels it.
+    """
+    if wanted == held and not can_rest:
         return []
     leaving = Side.SELL if held > 0 else Side.BUY
     exits = [edge for edge in edges if held and edge[2] is Kind.EXIT and edge[3] is leaving]

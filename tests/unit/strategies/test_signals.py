@@ -218,3 +218,53 @@ def test_an_instance_that_is_leaving_sends_exits_alone(age_s: float) -> None:
     staying = instance(last_target=1.0)
     both, _ = signals_for(staying, bars, Decisions(target), first=0, ages=np.zeros(4), now_ns=NOW_NS)
     assert {signal.kind for signal in both} == {Kind.EXIT, Kind.ENTER}
+
+
+def after_new_parameters(target: Sequence[float], held: float, *, age_s: float = 0.0) -> list[tuple[str, str]]:
+    """Return (kind, side) of the signals of the last two bars, where `held` is what the old parameters wanted."""
+    bars, first = bars_of([100.0] * len(target)), len(target) - 2
+    found, _ = signals_for(
+        instance(last_target=held),
+        bars,
+        Decisions(np.array(target), stop_loss=np.full(len(target), NAN)),
+        first=first,
+        ages=np.full(2, age_s),
+        now_ns=NOW_NS,
+    )
+    return [(signal.kind.value, signal.side.value) for signal in found]
+
+
+@pytest.mark.parametrize("age_s", [0.0, 3_600.0])
+def test_new_parameters_in_the_middle_of_a_position_enter_nothing(age_s: float) -> None:
+    """The prices of their entry stand on an earlier bar: an entry now would have no stop."""
+    assert after_new_parameters([0.0, 1.0, 1.0, 1.0], 0.0, age_s=age_s) == []
+    assert after_new_parameters([0.0, -1.0, -1.0, -1.0], 1.0, age_s=age_s) == [("exit", "sell")]
+
+
+def test_new_parameters_enter_on_their_own_change_of_target_and_exit_as_before() -> None:
+    assert after_new_parameters([0.0, 0.0, 1.0, 1.0], 0.0) == [("enter", "buy")]
+    assert after_new_parameters([0.0, -1.0, 1.0, 1.0], 0.0) == [("enter", "buy")]
+    assert after_new_parameters([0.0, 1.0, 1.0, -1.0], 0.0) == [("exit", "sell"), ("enter", "sell")]
+    assert after_new_parameters([0.0, 0.0, 0.0, 0.0], 1.0) == [("exit", "sell")]
+    assert after_new_parameters([0.0, 1.0, 1.0, 1.0], 1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("newest_s", "expected"),
+    [(1.0, [("exit", "sell", 1), ("enter", "buy", 2)]), (3_600.0, [("exit", "sell", 1)])],
+)
+def test_after_a_catch_up_the_exit_of_an_entry_that_may_rest_is_kept(
+    newest_s: float, expected: list[tuple[str, str, int]]
+) -> None:
+    """The old order would rest for ever at the price that the strategy gave up."""
+    target, limit = np.array([1.0, 0.0, 1.0]), np.array([99.0, NAN, 95.0])
+    found, missed = signals_for(
+        instance(last_target=1.0),
+        bars_of([100.0] * 3),
+        Decisions(target, entry_limit=limit),
+        first=0,
+        ages=newest_s + np.array([120.0, 60.0, 0.0]),
+        now_ns=NOW_NS,
+    )
+    assert missed is not None
+    assert [(s.kind.value, s.side.value, (s.ts_event_ns - START_NS) // (60 * NS)) for s in found] == expected

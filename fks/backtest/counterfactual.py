@@ -71,13 +71,13 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     opened = _opened(entry, bars, first)
     if opened is None:
         return Valued(Ending.UNFILLED)
-    index, price, is_maker = opened
+    index, price, is_maker, takes = opened
     if not is_maker:
         price = _slipped(costs, entry.side, price, bars, index, instrument, entry.limit)
     left = len(bars)
     if entry.left_ns is not None:
         left = max(int(np.searchsorted(bars.time_ns, entry.left_ns)), index)
-    at, exit_price, ending = _left(entry, bars, index, left)
+    at, exit_price, ending = _left(entry, bars, index, left, takes=takes)
     leaves_as_maker = ending is Ending.TAKE_PROFIT
     if ending in (Ending.STOP_LOSS, Ending.EXIT):
         exit_price = _slipped(costs, entry.side.opposite, exit_price, bars, at, instrument)
@@ -92,10 +92,11 @@ def value(entry: UnmadeEntry, bars: Bars, costs: CostModel, instrument: Instrume
     )
 
 
-def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, bool] | None:
-    """Return the bar and the price of the entry's fill, and whether it makes."""
+def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, bool, bool] | None:
+    """Return the bar and the price of the entry's fill, whether it makes, and whether its take profit may fill in that
+    bar: not after a limit order that fills inside it, as the price may have been there before."""
     if entry.type is OrderType.MARKET:
-        return first, _range(bars, first).open, False
+        return first, _range(bars, first).open, False, True
     end = len(bars) if entry.until_ns is None else int(np.searchsorted(bars.time_ns, entry.until_ns))
     order, is_buy = Resting(entry.side, entry.type, entry.limit, entry.stop), entry.side is Side.BUY
     arrived = first
@@ -105,13 +106,14 @@ def _opened(entry: UnmadeEntry, bars: Bars, first: int) -> tuple[int, Decimal, b
             return None
         price = match_resting(order, _range(bars, at), placed_in_bar=False)
         if price is not None:
-            return at, price, False
+            return at, price, False, True
         order, arrived, first = Resting(entry.side, OrderType.LIMIT, entry.limit), at, at + 1
     at = _touch(bars, first, end, entry.limit if is_buy else None, None if is_buy else entry.limit)
     price = None if at is None else match_resting(order, _range(bars, at), placed_in_bar=False)
     if at is None or price is None:
         return None
-    return at, price, at > arrived or price != _range(bars, at).open
+    is_inside = price != _range(bars, at).open
+    return at, price, at > arrived or is_inside, not is_inside
 
 
 def _slipped(
@@ -128,17 +130,18 @@ def _slipped(
     return costs.slippage.apply(side, price, bar.high - bar.low, instrument.tick, limit=limit)
 
 
-def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int) -> tuple[int, Decimal, Ending]:
+def _left(entry: UnmadeEntry, bars: Bars, index: int, left: int, *, takes: bool) -> tuple[int, Decimal, Ending]:
     """Return the bar, the price and the cause of the end of a position that was opened in bar `index`; the decision to
-    leave fills in bar `left` (the number of bars: there was none)."""
+    leave fills in bar `left` (the number of bars: there was none). `takes`: bar `index` may fill the take profit."""
     side, is_long = entry.side.opposite, entry.side is Side.BUY
-    down, up = (entry.stop_loss, entry.take_profit) if is_long else (entry.take_profit, entry.stop_loss)
-    at = _touch(bars, index, left, down, up)
-    if at is not None:
-        stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
-        limit = None if entry.take_profit is None else Resting(side, OrderType.LIMIT, price=entry.take_profit)
-        leg, price = _hit(stop, limit, _range(bars, at), placed_in_bar=at == index)
-        return at, price, Ending.STOP_LOSS if leg is Leg.STOP else Ending.TAKE_PROFIT
+    second = min(index + 1, left)
+    for start, end, take in ((index, second, entry.take_profit if takes else None), (second, left, entry.take_profit)):
+        at = _touch(bars, start, end, *((entry.stop_loss, take) if is_long else (take, entry.stop_loss)))
+        if at is not None:
+            stop = None if entry.stop_loss is None else Resting(side, OrderType.STOP, stop=entry.stop_loss)
+            limit = None if take is None else Resting(side, OrderType.LIMIT, price=take)
+            leg, price = _hit(stop, limit, _range(bars, at), placed_in_bar=at == index)
+            return at, price, Ending.STOP_LOSS if leg is Leg.STOP else Ending.TAKE_PROFIT
     if left < len(bars):
         return left, _range(bars, left).open, Ending.EXIT
     return len(bars) - 1, Decimal(repr(float(bars.close[-1]))), Ending.OPEN

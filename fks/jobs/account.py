@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fks.backtest import AccountBacktest, Member, Setup, run_account
 from fks.backtest.account_report import account_document_of
@@ -22,9 +22,18 @@ _REMEDY = "see docs/backtest-account.md"
 
 
 class AccountMember(BacktestSpec):
-    """A member: the spec of a backtest, with a name. Cash and limits are the account's."""
+    """A member: the spec of a backtest, with a name. Cash and limits are the account's, and minutes decide nothing
+    within a bar."""
 
     name: str = Field("", max_length=100)
+    finer: bool = False
+
+    @field_validator("finer")
+    @classmethod
+    def _whole_bars(cls, given: bool) -> bool:
+        if given:
+            raise ValueError("an account reads each bar by the pessimistic rule; leave it out")
+        return given
 
 
 class AccountSpec(BaseModel):

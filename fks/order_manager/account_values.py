@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
 from fks.config.settings import Settings
 from fks.model.account import Account, Position
+from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Order
 from fks.order_manager.correlations import Correlations
@@ -93,6 +94,7 @@ class AccountValues:
         self._start_prices: dict[tuple[str, str], Decimal] = {}
         self._losses: dict[int, Decimal] = {}  # the greatest of the day, by account
         self._saved: dict[int, Decimal] = {}
+        self._news = DayNews()  # found, and not returned yet
         self._listings: dict[str, _Listing] = {}
 
     # ── the day ──────────────────────────────────────────────────────────────────────────────────
@@ -113,16 +115,15 @@ class AccountValues:
     async def refresh(self, cache: OrderCache, now_ns: int) -> DayNews:
         """Begin a new day when it is time, and store what a restart must not forget.
 
-        Errors: OutageError; the next call does what this one could not.
+        Errors: OutageError; the next call does what this one could not, and returns what this one found.
         """
         if self._store is None:
             return DayNews()
         limits = cache.settings.risk
         day_ns = day_start_ns(now_ns, limits.day_zone, limits.day_start_hour)
-        is_new = day_ns != self._day_ns
-        if is_new:
+        if day_ns != self._day_ns:
             await self._begin(cache, day_ns)
-        reached: dict[int, Decimal] = {}
+            self._news = DayNews(begun_ns=day_ns)
         for account_id in list(cache.accounts):
             await self._save_start_prices(cache, account_id, now_ns)
             self._loss_of(cache, cache.accounts[account_id], "", now_ns)
@@ -131,9 +132,16 @@ class AccountValues:
                 await self._store.save_loss(account_id, self._day_ns, loss)
                 self._saved[account_id] = loss
                 if saved is None or saved < limits.loss_day_max:
-                    reached[account_id] = loss
-        await self._correlations.refresh(cache.marks.keys(), limits, now_ns)
-        return DayNews(day_ns if is_new else None, reached)
+                    self._news = replace(self._news, reached={**self._news.reached, account_id: loss})
+        news = self._news
+        try:
+            await self._correlations.refresh(cache.marks.keys(), limits, now_ns)
+        except OutageError:
+            if news == DayNews():
+                raise
+            # the next call reads them again; what was stored above is told by this call or by none
+        self._news = DayNews()
+        return news
 
     async def _begin(self, cache: OrderCache, day_ns: int) -> None:
         assert self._store is not None

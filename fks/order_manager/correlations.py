@@ -1,7 +1,8 @@
 """Correlations of returns for the limit `exposure_max_correlated`, from stored bars. Soft state of the order manager.
 
 The returns of every symbol with a price are read again once an interval of `correlation_timeframe`, from its bars or,
-where those are not stored, from minutes. Without the setting nothing is read. What could not be read is not known, and
+where those are not stored, from minutes. One whose newest bar is not stored yet is read again a few times; after these,
+once an interval until it goes on. Without the setting nothing is read. What could not be read is not known, and
 the check counts what is not known.
 """
 
@@ -18,6 +19,7 @@ from fks.model.timeframe import NS, TIMEFRAMES
 from fks.risk.correlation import correlation_of, returns_before
 
 _RETRY_NS = 10 * NS  # between two reads while the newest bar of an interval is not stored yet
+_TRIES = 12  # reads of a series in a row that found no later bar, before it is read once an interval
 _MINUTE = "1m"
 
 Key = tuple[str, str]
@@ -45,11 +47,14 @@ class Correlations:
     def __init__(self, bars: BarReader | None = None) -> None:
         self._bars = bars
         self._returns: dict[Key, Floats] = {}
-        self._grid_ns = 0
+        self._grid = (0, "", 0)  # newest time that was read for (ns), timeframe and number of returns
         self._read_ns = 0
+        self._newest_ns: dict[Key, int] = {}  # end of the newest return that is there
+        self._tries: dict[Key, int] = {}  # reads in a row that found no later one
 
     async def refresh(self, keys: Collection[Key], limits: Risk, now_ns: int) -> None:
-        """Read the returns up to `now_ns` when an interval has ended since the last read, or a bar was missing then.
+        """Read the returns up to `now_ns` when an interval has ended since the last read, and of those whose newest bar
+        was missing then again.
 
         Errors: OutageError.
         """
@@ -58,11 +63,23 @@ class Correlations:
             return
         interval_s, count = TIMEFRAMES[limits.correlation_timeframe], limits.correlation_returns
         grid_ns = now_ns - now_ns % (interval_s * NS)
-        is_whole = all(key in self._returns and _is_current(self._returns[key]) for key in keys)
-        if grid_ns == self._grid_ns and (is_whole or now_ns - self._read_ns < _RETRY_NS):
+        grid = (grid_ns, limits.correlation_timeframe, count)
+        known = self._returns if grid == self._grid else {}
+        due = [key for key in keys if key not in known]
+        if now_ns - self._read_ns >= _RETRY_NS:
+            late = (key for key in keys if key in known and not _is_current(known[key]))
+            due += [key for key in late if self._tries[key] < _TRIES]
+        if not due:
             return
-        found = {key: await self._read(*key, limits, grid_ns, interval_s, count) for key in keys}
-        self._returns, self._grid_ns, self._read_ns = found, grid_ns, now_ns
+        found = {key: await self._read(*key, limits, grid_ns, interval_s, count) for key in due}
+        for key, returns in found.items():
+            there = np.flatnonzero(np.isfinite(returns))
+            newest_ns = grid_ns - (count - 1 - int(there[-1])) * interval_s * NS if len(there) else 0
+            is_later = newest_ns > self._newest_ns.get(key, -1)
+            self._tries[key] = 1 if is_later else self._tries[key] + 1
+            self._newest_ns[key] = newest_ns
+        kept = {key: returns for key, returns in known.items() if key in keys}
+        self._returns, self._grid, self._read_ns = {**kept, **found}, grid, now_ns
 
     async def _read(
         self, exchange: str, symbol: str, limits: Risk, grid_ns: int, interval_s: int, count: int
@@ -85,7 +102,7 @@ class Correlations:
         known, also when the last read is two intervals old."""
         if limits.exposure_max_correlated is None:
             return {}
-        is_fresh = now_ns - self._grid_ns < 2 * TIMEFRAMES[limits.correlation_timeframe] * NS
+        is_fresh = now_ns - self._grid[0] < 2 * TIMEFRAMES[limits.correlation_timeframe] * NS
         own = self._returns.get(key) if is_fresh else None
         found: dict[str, float | None] = {}
         for other in others:

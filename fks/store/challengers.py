@@ -183,7 +183,7 @@ class Standing:
         if self.held is not None:
             return f"it holds {self.held}"
         if self.orders:
-            return f"{self.orders} order(s) of it are open"
+            return f"{self.orders} order(s) of it are open or have fills that are not booked"
         return f"{self.signals} signal(s) of it wait" if self.signals else None
 
 
@@ -384,7 +384,7 @@ class ChallengerStore:
 
     async def standing(self, instance_id: str) -> Standing:
         """Return what keeps an instance from being flat. It holds while a transaction holds the instance, but for fills
-        of orders that had ended."""
+        of orders that had ended which their venue has not reported at all yet."""
         row = await self._db.fetchrow("challengers.standing", instance_id)
         assert row is not None
         return Standing(row["signals"], row["orders"], row["held"])

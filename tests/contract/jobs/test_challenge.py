@@ -208,6 +208,22 @@ async def test_an_instance_that_holds_something_is_left_first(database: Database
     assert await stage(database, challenger) == "swapped"
 
 
+async def test_an_ended_entry_with_a_fill_that_is_not_booked_keeps_the_instance_from_being_flat(
+    database: Database,
+) -> None:
+    challenger = await contest(database, count=900)
+    await database.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, quantity,"
+        " state, epoch, reported_cum_qty) SELECT repeat('a', 32), gen_random_uuid(), id, venue, 'BTCUSDT', 'a', 'entry',"
+        " 'buy', 'limit', 1, 'CANCELLED', 1, 0.4 FROM accounts"
+    )
+    swap = await swap_in(database, challenger, CATALOGUE, by="me", despite_findings=True)
+    assert (swap.stage, swap.waits_for) == ("waiting", "1 order(s) of it are open or have fills that are not booked")
+    assert await complete_swaps(database) == []
+    await database.sql("UPDATE orders SET filled = 0.4")
+    assert [one.challenger for one in await complete_swaps(database)] == [challenger]
+
+
 async def test_kill_9_in_a_swap_leaves_champion_or_challenger(database: Database, database_url: str) -> None:
     """The process is stopped within its transaction, after the new version is written, and killed there."""
     challenger = await contest(database, count=900)

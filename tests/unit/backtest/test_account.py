@@ -16,6 +16,7 @@ from fks.backtest import Backtest, Setup
 from fks.backtest.account import AccountBacktest, Member
 from fks.backtest.limits import UNLIMITED
 from fks.config.risk import Risk
+from fks.jobs.account import parse_account
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -453,3 +454,16 @@ def test_a_member_that_enters_by_an_order_that_rests_is_refused() -> None:
     with pytest.raises(InputError, match="enters by limit or stop orders") as error:
         run_account([waits])
     assert error.value.code == "ENTRY_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_finer_bars_are_refused_for_the_members_of_an_account(shared: bool) -> None:
+    given = {"finer": True}
+    member = {"strategy": "rsi", "symbol": "BTCUSDT", "timeframe": "1h"}
+    spec = {"members": [member | ({} if shared else given)], **(given if shared else {})}
+    with pytest.raises(InputError, match="pessimistic rule") as refused:
+        parse_account(spec)
+    assert refused.value.code == "SPEC_WRONG"
+    found = parse_account({"members": [member]})
+    assert not found.members[0].finer
+    assert parse_account(found.model_dump(mode="json", by_alias=True, exclude={"risk"})) == found

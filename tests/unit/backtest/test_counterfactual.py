@@ -98,6 +98,35 @@ def test_resting_entry_fills_at_its_price_in_time_or_not_at_all(entry: UnmadeEnt
     assert (found.ending is Ending.UNFILLED) == (price is None)
 
 
+@pytest.mark.parametrize(
+    ("entry", "row", "ending", "exit_number"),
+    [
+        # filled inside its bar at 99, which may have risen to 103 before: the next bar's rise counts
+        (replace(BUY, type=OrderType.LIMIT, limit=D(99)), (100.0, 104.0, 98.0, 100.0), Ending.TAKE_PROFIT, 2),
+        # the stop loss is looked at in the entry's own bar
+        (replace(BUY, type=OrderType.LIMIT, limit=D(99)), (100.0, 104.0, 94.0, 100.0), Ending.STOP_LOSS, 1),
+        # marketable when it came, so it fills at the open, before the rise
+        (replace(BUY, type=OrderType.LIMIT, limit=D(102)), (100.0, 104.0, 98.0, 100.0), Ending.TAKE_PROFIT, 1),
+        (replace(BUY, type=OrderType.STOP, stop=D(101)), (100.0, 104.0, 98.0, 100.0), Ending.TAKE_PROFIT, 1),
+    ],
+)
+def test_limit_entry_inside_a_bar_takes_no_profit_in_that_bar(
+    entry: UnmadeEntry, row: tuple[float, float, float, float], ending: Ending, exit_number: int
+) -> None:
+    tape = bars(FLAT, row, (100.0, 104.0, 99.0, 103.0), FLAT)
+    found = value(replace(entry, stop_loss=D(95), take_profit=D(103)), tape, FREE, INSTRUMENT)
+    assert (found.ending, found.exit_ns) == (ending, minute(exit_number))
+
+
+def test_limit_entry_without_a_stop_loss_takes_its_profit_from_the_next_bar_on() -> None:
+    tape = bars(FLAT, (100.0, 104.0, 98.0, 100.0), (100.0, 101.0, 99.0, 100.0), (100.0, 105.0, 99.0, 104.0))
+    entry = replace(BUY, type=OrderType.LIMIT, limit=D(99), take_profit=D(103))
+    found = value(entry, tape, FREE, INSTRUMENT)
+    assert (found.ending, found.exit_ns) == (Ending.TAKE_PROFIT, minute(3))
+    left = value(replace(entry, left_ns=minute(1)), tape, FREE, INSTRUMENT)
+    assert left.ending is Ending.EXIT
+
+
 def test_nothing_stored_after_the_decision_has_no_value() -> None:
     found = value(replace(BUY, decided_ns=minute(4)), RISE, FREE, INSTRUMENT)
     assert (found.ending, found.pnl, found.entry_price) == (Ending.NO_BARS, D(0), None)

@@ -65,7 +65,8 @@ async def test_bars_are_read_once_an_interval_and_again_while_the_newest_is_miss
     found, now_ns = Correlations(stored), START_NS + 31 * HOUR
     for after_s in (0, 5, 10):
         await found.refresh([BTC, ETH], LIMITS, now_ns + after_s * NS)
-    assert [name for name, _ in stored.reads].count("BTCUSDT") == 2  # at once, and 10 s later for the other's sake
+    assert [name for name, _ in stored.reads].count("BTCUSDT") == 1  # it is current
+    assert [name for name, timeframe in stored.reads if timeframe == "1h"].count("ETHUSDT") == 2  # again after 10 s
     stored.bars["ETHUSDT", "1h"] = hours("ETHUSDT", PATH)
     await found.refresh([BTC, ETH], LIMITS, now_ns + 20 * NS)
     count = len(stored.reads)
@@ -87,3 +88,32 @@ async def test_nothing_is_read_without_the_limit() -> None:
     stored = Stored(hours("BTCUSDT", PATH))
     await Correlations(stored).refresh([BTC], Risk(), START_NS + 30 * HOUR)
     assert stored.reads == []
+
+
+async def test_a_series_that_has_ended_is_read_a_few_times_then_once_an_interval_until_it_goes_on() -> None:
+    stored = Stored(hours("BTCUSDT", PATH), hours("ETHUSDT", PATH)[:30])
+    found, start_ns = Correlations(stored), START_NS + 31 * HOUR
+
+    async def reads_of_an_hour(number: int) -> int:
+        before = len([name for name, timeframe in stored.reads if (name, timeframe) == ("ETHUSDT", "1h")])
+        for after_s in range(0, 3600, 10):
+            await found.refresh([BTC, ETH], LIMITS, start_ns + number * HOUR + after_s * NS)
+        return len([name for name, timeframe in stored.reads if (name, timeframe) == ("ETHUSDT", "1h")]) - before
+
+    assert await reads_of_an_hour(0) == 12
+    assert [await reads_of_an_hour(number) for number in (1, 2, 3)] == [1, 1, 1]
+    assert [name for name, _ in stored.reads].count("BTCUSDT") == 4  # once an interval
+    stored.bars["ETHUSDT", "1h"] = hours("ETHUSDT", PATH)[:34]  # it goes on, one hour late
+    assert await reads_of_an_hour(4) > 1, "its newest bar is waited for again"
+
+
+async def test_a_series_that_is_new_or_asked_for_in_another_length_is_read_at_once() -> None:
+    stored = Stored(hours("BTCUSDT", PATH), hours("ETHUSDT", PATH**2))
+    found, now_ns = Correlations(stored), START_NS + 31 * HOUR
+    await found.refresh([BTC], LIMITS, now_ns)
+    await found.refresh([BTC, ETH], LIMITS, now_ns + 10 * NS)
+    assert stored.reads == [("BTCUSDT", "1h"), ("ETHUSDT", "1h")]
+    longer = Risk(exposure_max_correlated=Decimal(1000), correlation_returns=12)
+    await found.refresh([BTC, ETH], longer, now_ns + 11 * NS)
+    assert len(stored.reads) == 4
+    assert found.of(BTC, [ETH], longer, now_ns + 11 * NS) == {"ETHUSDT": pytest.approx(1.0)}

@@ -1,0 +1,113 @@
+"""News of a day's loss: told once, and not lost when what is done beside it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fks.config.risk import Risk
+from fks.config.settings import Settings
+from fks.model.account import Account, Position
+from fks.model.errors import OutageError
+from fks.model.instrument import Instrument
+from fks.model.order import Order
+from fks.model.timeframe import NS
+from fks.order_manager.account_values import AccountValues
+from fks.order_manager.correlations import Correlations
+from fks.store.facts import Mark
+from tests.support.order_values import an_instrument
+from tests.support.strategies import START_NS
+
+D = Decimal
+DAY_NS = 86_400 * NS
+NOON_NS = START_NS - START_NS % DAY_NS + DAY_NS // 2
+
+
+class Day:
+    """The stored day in memory. `fails_for`: writes of that account's loss fail."""
+
+    def __init__(self) -> None:
+        self.saved: dict[int, Decimal] = {}
+        self.fails_for: int | None = None
+
+    async def turnover(self, day_ns: int) -> list[Any]:
+        return []
+
+    async def start_prices(self, day_ns: int) -> dict[tuple[str, str], Decimal]:
+        return {("binance", "BTCUSDT"): D(100)}
+
+    async def losses(self, day_ns: int) -> dict[int, Decimal]:
+        return dict(self.saved)
+
+    async def save_loss(self, account_id: int, day_ns: int, loss: Decimal) -> None:
+        if account_id == self.fails_for:
+            raise OutageError("the database is away")
+        self.saved[account_id] = loss
+
+
+class Failing(Correlations):
+    """Correlations whose reads fail while `is_away`."""
+
+    is_away = True
+
+    async def refresh(self, keys: Collection[tuple[str, str]], limits: Risk, now_ns: int) -> None:
+        if self.is_away:
+            raise OutageError("the database is away")
+
+
+@dataclass
+class Cache:
+    """Accounts 1 and 2, each with one coin that fell from 100 to 40."""
+
+    settings: Settings = field(default_factory=lambda: Settings(risk=Risk(loss_day_max=D(50))))
+    instances: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        key = ("binance", "BTCUSDT")
+        self.accounts = {id: Account(id, f"a{id}", "personal", "paper", "paper", "USDT", D(1000)) for id in (1, 2)}
+        self.instruments: dict[tuple[str, str], Instrument] = {key: an_instrument()}
+        self.marks = {key: Mark(*key, D(40), NOON_NS)}
+        self.positions = {
+            (id, "paper", "BTCUSDT", "one"): Position(id, "paper", "BTCUSDT", "one", D(1), D(100), D(0), D(0))
+            for id in (1, 2)
+        }
+
+    def open_of(self, account_id: int) -> tuple[Order, ...]:
+        return ()
+
+    def mark(self, exchange: str, symbol: str) -> Decimal | None:
+        return self.marks[exchange, symbol].price
+
+    def position(self, account_id: int, venue: str, symbol: str, instance: str) -> Position:
+        return self.positions[account_id, venue, symbol, instance]
+
+
+async def told(values: AccountValues, cache: Cache) -> Mapping[int, Decimal]:
+    return (await values.refresh(cache, NOON_NS)).reached
+
+
+async def test_a_loss_is_told_once_although_correlations_cannot_be_read() -> None:
+    day, correlations, cache = Day(), Failing(), Cache()
+    values = AccountValues(day, correlations)  # type: ignore[arg-type]
+    assert await told(values, cache) == {1: D(60), 2: D(60)}
+    with pytest.raises(OutageError):  # without news the failure is told
+        await values.refresh(cache, NOON_NS)
+    correlations.is_away = False
+    assert await told(values, cache) == {}
+
+
+async def test_a_loss_that_was_stored_is_told_after_that_of_another_account_could_not_be() -> None:
+    day, correlations, cache = Day(), Failing(), Cache()
+    correlations.is_away, day.fails_for = False, 2
+    values = AccountValues(day, correlations)  # type: ignore[arg-type]
+    with pytest.raises(OutageError):
+        await values.refresh(cache, NOON_NS)
+    assert day.saved == {1: D(60)}
+    day.fails_for = None
+    news = await values.refresh(cache, NOON_NS)
+    assert (news.begun_ns, news.reached) == (NOON_NS - DAY_NS // 2, {1: D(60), 2: D(60)})
+    assert await told(values, cache) == {}

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from fks.model.ports import Log
 
-#: A field whose name has one of these in it is never written to the audit.
-_SECRET = ("password", "secret", "token", "totp", "code", "key", "credential")
+#: A field whose name has one of these in it is never written to the audit. Addresses of deliveries hold tokens.
+_SECRET = (
+    *("pass", "pwd", "secret", "token", "totp", "otp", "code", "key", "credential", "signature", "authorization"),
+    *("cookie", "salt", "private", "mnemonic", "url", "dsn"),
+)
 _TEXT_MAX, _ITEMS_MAX = 200, 30
 _INT_MAX = 2**53  # larger ones are kept as text: JSON readers would round them
 

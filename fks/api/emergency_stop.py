@@ -67,13 +67,12 @@ class EmergencyStop:
             async with asyncio.timeout(ANSWER_S):
                 writer.write(json.dumps(request).encode() + b"\n")
                 await writer.drain()
-                line = await reader.readline()
-        except (OSError, TimeoutError, ValueError):
+                answer = json.loads(await reader.readline())
+        except (OSError, TimeoutError, ValueError):  # ValueError: too long, or cut off when the guardian ended
             return None
         finally:
             writer.close()
-        answer = json.loads(line) if line else {}
-        return answer if answer.get("ok") else None
+        return answer if isinstance(answer, dict) and answer.get("ok") else None
 
     async def _write(self, *, scope: str, reason: str, by: str, flatten: bool) -> dict[str, Any]:
         engaged = await self._store.engaged()

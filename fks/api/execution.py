@@ -45,7 +45,8 @@ class ExecutionRequest:
     """A signal to execute. `order.quantity` counts only when `sizing` is `quantity`; else it is computed from `amount`.
 
     Units: `amount` in base (`quantity`) or in quote (`notional`, `risk`). `reference`: the price that a size is
-    computed from; None = the limit price, else the newest price.
+    computed from; None = the limit price, else the newest price. Without `trusts_price` no price of the sender makes a
+    size by risk larger than the newest price does.
     """
 
     order: OrderRequest
@@ -53,6 +54,7 @@ class ExecutionRequest:
     amount: Decimal
     reference: Decimal | None
     body_hash: str
+    trusts_price: bool = True
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> ExecutionRequest:
@@ -75,7 +77,7 @@ def request_of(
     """Return the request of fields that have their own names. Errors: InputError.
 
     A price without `order_type` means a limit order. On a market order it is the price that the size is computed from,
-    unless `trusts_price` is false: then the newest price is.
+    unless `trusts_price` is false: then the newest price is, and it bounds the size of limit and stop orders, too.
     """
     price = positive("price", named.get("price"))
     kind = named.get("order_type") or ("market" if price is None else "limit")
@@ -87,7 +89,7 @@ def request_of(
     if sizing == "risk" and order.stop_loss is None:
         raise wrong("a size by risk needs stop_loss", "give stop_loss, or quantity instead of risk", "SIZE_WRONG")
     reference = order.price or order.stop_price or (price if trusts_price else None)
-    return ExecutionRequest(order, sizing, amount, reference, body_hash)
+    return ExecutionRequest(order, sizing, amount, reference, body_hash, trusts_price)
 
 
 class Execution:
@@ -121,9 +123,14 @@ class Execution:
             price = max(await self._newest(signal), request.order.price or _ZERO)
             size = entry_quantity("notional", request.amount, price, instrument)
         else:
-            assert request.order.stop_loss is not None
+            stop_loss = request.order.stop_loss
+            assert stop_loss is not None
             price = request.reference or await self._newest(signal)
-            size = risk_quantity(request.amount, price, request.order.stop_loss, signal.side, instrument)
+            size = risk_quantity(request.amount, price, stop_loss, signal.side, instrument)
+            if request.reference is not None and not request.trusts_price:
+                # a limit one tick from the stop-loss, at a market far away from both, would buy many times too much
+                newest = await self._newest(signal)
+                size = min(size, risk_quantity(request.amount, newest, stop_loss, signal.side, instrument))
         if size <= 0:
             raise wrong(
                 f"{request.sizing} {request.amount} is less than one step ({instrument.lot_step}) at {price}",

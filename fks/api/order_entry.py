@@ -10,6 +10,7 @@ the two, commits the same signal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -210,8 +211,9 @@ class OrderEntry:
 
         `accounts`: the numbers of those that the principal may trade; None for all.
 
-        The answer is 202 with the order, or with `state` null when the order manager has not decided yet; 422 with the
-        code when it was denied. Without a key the same request of `principal` within DERIVED_S is the same order.
+        The answer is 202 with the order, or with `state` null when the order manager has not decided yet, or when the
+        database went away after the commit; 422 with the code when it was denied. Without a key the same request of
+        `principal` within DERIVED_S is the same order.
         Errors: InputError (4xx) for unknown names, or a key used for another body (409); OutageError when it is not
         known whether it was committed: its remedy names the key to send.
         """
@@ -255,9 +257,10 @@ class OrderEntry:
         record = await self._signals.get(signal_id)
         if record is None:
             signal = signal or await draft.make(draft.principal, key, draft.arrived_ns)
-            if await self._signals.insert([signal], draft.body_hash):
+            is_new = bool(await self._signals.insert([signal], draft.body_hash))
+            if is_new:
                 await self._wake(signal)
-            record = await self._signals.get(signal_id)
+            record = await self._read_back(signal, draft.body_hash) if is_new else await self._signals.get(signal_id)
             assert record is not None
         if record.body_hash != draft.body_hash:
             raise InputError(
@@ -267,6 +270,14 @@ class OrderEntry:
                 remedy="use a new key for a new order",
             )
         return record
+
+    async def _read_back(self, signal: Signal, body_hash: str) -> SignalRecord:
+        """Return the record of a signal that was committed just now; as it was sent while the database is away."""
+        with contextlib.suppress(OutageError):
+            record = await self._signals.get(signal.id)
+            assert record is not None
+            return record
+        return SignalRecord(signal, 0, None, None, None, None, None, body_hash, self._clock.now_ns())
 
     async def cancel(self, client_order_id: str, principal: str) -> EntryAnswer:
         """Request the cancel of an order; of an exit's order, that ends the exit, also between two attempts.
@@ -413,18 +424,25 @@ class OrderEntry:
         )
 
     async def _await_answer(self, record: SignalRecord, wait_s: float | None = None) -> EntryAnswer:
+        """Return the answer to a committed signal once its order is settled, or as it is after `wait_s`.
+
+        An outage meanwhile gives what was known last: as an error it would ask for a repeat of what is committed.
+        """
         wait_s = self._settings.http.order_wait_s if wait_s is None else wait_s
         deadline, pause_s = self._clock.monotonic() + wait_s, 0.0
-        while True:
-            order = await self._orders.by_signal(record.signal.id)
-            is_settled = order is not None and order.state not in (State.SENDING, State.INTENDED)
-            if record.signal.state is not SignalState.READY and (is_settled or order is None):
-                return _answer(record, order)
-            if self._clock.monotonic() >= deadline:
-                return _answer(record, order)
-            pause_s = _POLL.next_s(pause_s)
-            await self._clock.sleep(pause_s)
-            record = await self._signals.get(record.signal.id) or record
+        order: Order | None = None
+        with contextlib.suppress(OutageError):
+            while True:
+                order = await self._orders.by_signal(record.signal.id)
+                is_settled = order is not None and order.state not in (State.SENDING, State.INTENDED)
+                if record.signal.state is not SignalState.READY and (is_settled or order is None):
+                    break
+                if self._clock.monotonic() >= deadline:
+                    break
+                pause_s = _POLL.next_s(pause_s)
+                await self._clock.sleep(pause_s)
+                record = await self._signals.get(record.signal.id) or record
+        return _answer(record, order)
 
 
 def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:

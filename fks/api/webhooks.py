@@ -14,6 +14,7 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -35,6 +36,9 @@ AGE_MAX_S, AHEAD_MAX_S = 60.0, 10.0
 WAIT_S = 0.5
 #: The addresses from which TradingView sends (its help page on webhooks, 2026).
 TRADINGVIEW = frozenset({"52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7"})
+#: Seconds for which messages of an address past its limit are refused unread, and of how many addresses.
+REFUSED_S = 60.0
+_REFUSED_MAX = 4096
 SIGNATURE = "X-FKS-Signature"
 _SECRETS = ("secret", "passphrase")
 _TIMES = ("timenow", "timestamp")
@@ -47,8 +51,35 @@ _ORDER = frozenset(
 _ALIASES = {"ticker": "symbol", "side": "action", "sl": "stop_loss", "tp": "take_profit"}
 
 
+class Refused:
+    """Addresses that are past their limit, until they may send again. Bounded; the oldest is forgotten first.
+
+    TradingView's are never among them: all of its users send from them, and one could stop the alerts of another.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, address: str, wait_s: float) -> None:
+        """Refuse `address` for `wait_s` seconds, at most REFUSED_S: a sender that was corrected is heard soon."""
+        if address in TRADINGVIEW:
+            return
+        self._until.pop(address, None)
+        self._until[address] = self._clock.monotonic() + min(wait_s, REFUSED_S)
+        while len(self._until) > _REFUSED_MAX:
+            self._until.popitem(last=False)
+
+    def wait_s(self, address: str) -> float:
+        """Return for how many seconds `address` is still refused; 0 when it is not."""
+        left = self._until.get(address, 0.0) - self._clock.monotonic()
+        if left <= 0:
+            self._until.pop(address, None)
+        return max(left, 0.0)
+
+
 class Webhooks:
-    """Takes messages of webhooks. Holds the node's key alone; many may exist."""
+    """Takes messages of webhooks. Holds the node's key and the addresses that are refused; many may exist."""
 
     def __init__(
         self, store: WebhookStore, entry: OrderEntry, execution: Execution, clock: Clock, session_key: str
@@ -58,6 +89,7 @@ class Webhooks:
         self._execution = execution
         self._clock = clock
         self._key = session_key.encode()
+        self.refused = Refused(clock)
 
     # ── secrets ──────────────────────────────────────────────────────────────────────────────────
     def new_salt(self) -> tuple[str, str]:
@@ -75,16 +107,21 @@ class Webhooks:
 
     async def authenticate(self, raw: bytes, body: Mapping[str, object], signature: str | None) -> Webhook | None:
         """Return the sender, None when no webhook has this secret or signature. Every secret is compared, each in
-        constant time. Errors: Problem 503 when no webhook was made with this node's key."""
-        webhooks = await self._store.list()
+        constant time; the body is hashed only when it is signed. Errors: Problem 503 when no webhook was made with this
+        node's key."""
         given = next((str(body[name]) for name in _SECRETS if isinstance(body.get(name), str)), "")
         signed = (signature or "").strip().lower().removeprefix("sha256=")
+        if not given and not signed:
+            return None
+        webhooks = await self._store.list()
         found: Webhook | None = None
         for webhook in webhooks:
             secret = self.secret_of(webhook.salt)
-            made = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
             is_sender = hmac.compare_digest(secret.encode(), given.encode())
-            if is_sender | hmac.compare_digest(made.encode(), signed.encode()):
+            if signed:
+                made = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
+                is_sender |= hmac.compare_digest(made.encode(), signed.encode())
+            if is_sender:
                 found = webhook
         if found is None and webhooks and all(webhook.key_check != self._key_check for webhook in webhooks):
             raise Problem(
@@ -150,7 +187,7 @@ class Webhooks:
                 raise wrong(f"unknown field {shown(name)}", f"use {', '.join(sorted(_ORDER))}", "FIELD_UNKNOWN")
             named[own] = value
         symbol = str(named.get("symbol") or "")
-        if folded(symbol.rpartition(":")[2]) not in webhook.symbols:
+        if folded(symbol.rpartition(":")[2]) not in map(folded, webhook.symbols):
             raise wrong(
                 f"webhook {webhook.name} may not trade {shown(symbol)}",
                 f"it may trade {', '.join(webhook.symbols)}",

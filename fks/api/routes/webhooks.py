@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
@@ -16,11 +17,15 @@ from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Exact, Gate, JsonObject, body_of, read_body, takes
 from fks.api.routes.execution import execution_answer
 from fks.model.errors import InputError
+from fks.model.instrument import folded
 from fks.model.timeframe import iso
 from fks.store.accounts import AccountStore
 from fks.store.reading import ReadingStore
 from fks.store.signals import signal_json
 from fks.store.webhooks import NAME, Webhook, WebhookStore
+
+if TYPE_CHECKING:
+    from fks.api.webhooks import Webhooks
 
 router = APIRouter(tags=["webhooks"])
 _HIDDEN = ("id", "salt", "key_check", "account_id")
@@ -50,16 +55,22 @@ async def tradingview(gate: Gate, request: Request) -> ExactJson:
     a message is the same signal. Wrong secret 401, a message older than 60 s 422, beyond the quota 429.
     """
     arrived_ns = request.state.arrived_ns
+    webhooks, address = gate.webhooks, gate.tokens.address_of(request)
+    if (wait_s := webhooks.refused.wait_s(address)) > 0:  # before the body costs anything
+        raise _past(wait_s)
     raw = await read_body(request)
-    body = parse(raw)
-    if not isinstance(body, dict):
-        raise Problem(422, "INVALID", "body: is not a JSON object", remedy="send the alert's message as JSON")
-    webhooks = gate.webhooks
-    sender = await webhooks.authenticate(raw, body, request.headers.get("x-fks-signature"))
-    if sender is None:  # a sender's messages have a quota of their own; those of others count on their address
-        await count_anonymous(request)
-        raise webhooks.refusal()
-    answer = await webhooks.take(sender, body, gate.tokens.address_of(request), arrived_ns)
+    try:
+        body = parse(raw)
+        if not isinstance(body, dict):
+            raise Problem(422, "INVALID", "body: is not a JSON object", remedy="send the alert's message as JSON")
+        sender = await webhooks.authenticate(raw, body, request.headers.get("x-fks-signature"))
+        if sender is None:
+            raise webhooks.refusal()
+    except (Problem, InputError) as error:  # only a sender's messages have a quota: others count on their address
+        if error.status < 500:
+            await _count_refused(request, webhooks, address)
+        raise
+    answer = await webhooks.take(sender, body, address, arrived_ns)
     return execution_answer(answer, gate.deps.clock.now_ns())
 
 
@@ -82,6 +93,8 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
             f"no such account: {body.account}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}"
         )
     symbols = [(await ReadingStore(gate.db).spelled(symbol, listed=True))[0].symbol for symbol in body.symbols]
+    if len({folded(symbol) for symbol in symbols}) < len(symbols):  # a message could not tell them apart
+        raise _wrong("two of the symbols are one in messages", "name each symbol once, in one spelling")
     salt, key_check = gate.webhooks.new_salt()
     store = WebhookStore(gate.db)
     await store.add(
@@ -89,7 +102,7 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
         salt=salt,
         key_check=key_check,
         account_id=account.id,
-        symbols=sorted(set(symbols)),
+        symbols=sorted(symbols),
         sizing=body.sizing,
         size=body.size,
         quota_per_hour=body.quota_per_hour,
@@ -114,10 +127,11 @@ async def rotate(gate: Gate, who: Admin, name: str) -> ExactJson:
 
 
 @router.post("/webhooks/{name}/test", openapi_extra=takes(Body))
-async def test(gate: Gate, who: Admin, name: str, body: JsonObject) -> ExactJson:
+async def test(gate: Gate, who: Admin, name: str, request: Request, body: JsonObject) -> ExactJson:
     """Return the signal that a message (default: a sample) would become. Nothing is committed or counted."""
     from fks.api.webhooks import sample
 
+    del request.state.body  # a pasted message may hold the secret: the audit keeps none of it
     webhook = await WebhookStore(gate.db).get(name)
     message = body or sample(webhook, iso(gate.deps.clock.now_ns()))
     signal = await gate.webhooks.rehearse(webhook, message)
@@ -149,6 +163,27 @@ def _shown_once(gate: Gateway, webhook: Webhook) -> dict[str, Any]:
 
     secret = gate.webhooks.secret_of(webhook.salt)
     return {"secret": secret, "message": {"secret": secret, **sample(webhook, "{{timenow}}")}}
+
+
+async def _count_refused(request: Request, webhooks: Webhooks, address: str) -> None:
+    """Count a message without a good secret on its address. Errors: Problem 429 past the limit of the address."""
+    try:
+        await count_anonymous(request)
+    except Problem as problem:
+        if problem.status == 429:
+            webhooks.refused.note(address, float(problem.headers.get("Retry-After", "0")))
+        raise
+
+
+def _past(wait_s: float) -> Problem:
+    wait = str(math.ceil(wait_s))
+    return Problem(
+        429,
+        "RATE_LIMITED",
+        "this address sent too many messages without a good secret",
+        remedy=f"wait {wait} s, and send the secret of the webhook",
+        headers={"Retry-After": wait},
+    )
 
 
 def _wrong(message: str, remedy: str) -> InputError:

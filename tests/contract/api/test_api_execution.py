@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
+
+import pytest
 
 from fks.config.paths import Paths
 from fks.guardian.control_socket import ControlSocket
@@ -68,6 +71,25 @@ async def test_an_emergency_stop_asks_the_guardian(gateway: Running, seeded: Dat
     assert asked[0] == {"op": "kill", "scope": "system", "reason": "runs away", "by": "t-trade", "flatten": True}
     assert asked[1]["flatten"] is False
     assert not await seeded.sql("SELECT kill_id FROM kill_switch"), "the guardian writes its own row"
+
+
+@pytest.mark.parametrize("said", [b'{"ok": true, "enga', b"[]\n", b"5\n", b"", b"\xff\n"])
+async def test_a_guardian_that_ends_in_mid_answer_leaves_the_kill_to_the_database(
+    gateway: Running, seeded: Database, said: bytes
+) -> None:
+    async def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(said)
+        await writer.drain()
+        writer.close()
+
+    paths: Paths = gateway.app.state.gateway.deps.paths
+    paths.guardian_socket.parent.mkdir(parents=True, exist_ok=True)
+    server = await asyncio.start_unix_server(cut_off, paths.guardian_socket)
+    async with server, gateway.client("trade") as client:
+        answer = await client.post("/emergency-stop", json={"reason": "stop"})
+    assert (answer.status_code, answer.json()["through"]) == (200, "database")
+    assert [row["is_engaged"] for row in await seeded.sql("SELECT is_engaged FROM kill_switch")] == [True]
 
 
 async def test_without_a_guardian_the_kill_is_a_row_that_denies_and_is_joined(

@@ -13,7 +13,10 @@ import httpx
 import pytest
 
 from fks.model import ids
+from fks.model.errors import OutageError
 from fks.store.db import Database
+from fks.store.orders import OrderStore
+from fks.store.signals import SignalRecord, SignalStore
 from tests.support.gateway import Running, running, serving
 from tests.support.gateway_process import replica
 from tests.support.waiting import until
@@ -210,3 +213,35 @@ async def test_old_keys_are_removed(gateway: Running, seeded: Database) -> None:
         await _age(seeded, 90_000)
         await client.post("/orders", json={**ORDER, "quantity": 1})
     assert len(await seeded.sql("SELECT key FROM derived_keys")) == 1
+
+
+@pytest.mark.parametrize("away", ["orders", "signals"])
+async def test_an_outage_after_the_commit_is_an_accepted_order_with_its_key(
+    gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    get = SignalStore.get
+
+    async def no_order(store: OrderStore, signal_id: uuid.UUID) -> None:
+        raise OutageError("PostgreSQL does not answer")
+
+    async def no_signal(store: SignalStore, signal_id: uuid.UUID) -> SignalRecord | None:
+        if await get(store, signal_id) is not None:
+            raise OutageError("PostgreSQL does not answer")
+        return None
+
+    with monkeypatch.context() as patch:
+        if away == "orders":
+            patch.setattr(OrderStore, "by_signal", no_order)
+        else:
+            patch.setattr(SignalStore, "get", no_signal)
+        async with gateway.client("trade") as client:
+            first = await client.post("/orders", json=ORDER)
+    assert first.status_code == 202, first.text
+    assert (first.json()["state"], first.json()["signal_state"]) == (None, "ready")
+    key = first.json()["idempotency_key"]
+    assert first.headers["Idempotency-Key"] == key
+    await _age(seeded, 60)
+    async with gateway.client("trade") as client:
+        again = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": key})
+    assert again.json()["id"] == first.json()["id"]
+    assert await _count(seeded) == 1

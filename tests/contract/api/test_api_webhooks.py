@@ -17,6 +17,7 @@ import pytest
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running, serving
+from tests.support.raw_redis import raw_redis
 
 WAIT = {"order_wait_s": 0.2}
 HOOK = {"name": "tv", "account": "demo", "symbols": ["BTC/USDT"], "sizing": "payload", "size": "0.5"}
@@ -43,8 +44,8 @@ async def _made(gateway: Running, **change: Any) -> str:
     return str(answer.json()["secret"])
 
 
-def _message(secret: str, **change: Any) -> dict[str, Any]:
-    message = {"secret": secret, "symbol": "BTCUSDT", "action": "buy", "quantity": 0.1, "timenow": _now(), **change}
+def _message(given: str, **change: Any) -> dict[str, Any]:
+    message = {"secret": given, "symbol": "BTCUSDT", "action": "buy", "quantity": 0.1, "timenow": _now(), **change}
     return {name: value for name, value in message.items() if value is not ...}
 
 
@@ -247,6 +248,107 @@ async def test_a_size_by_the_row_ignores_the_messages(gateway: Running, seeded: 
     assert (await _send(gateway, _message(by_risk, stop_loss="49000"))).status_code == 202
     sizes = [row["size"] for row in await seeded.sql("SELECT size::float FROM signals ORDER BY seq")]
     assert sizes == [0.02, 0.02, 0.01, 0.1]
+
+
+async def test_a_limit_in_a_message_makes_a_size_by_risk_no_larger(gateway: Running, seeded: Database) -> None:
+    await seeded.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price)"
+        " VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', now(), 50000)"
+    )
+    secret = await _made(gateway, sizing="risk", size="100")
+    sent: tuple[tuple[dict[str, Any], float], ...] = (
+        ({"price": "49001", "stop_loss": "49000"}, 0.1),  # a limit one away from the stop-loss would buy 100 BTC
+        ({"price": "51000", "stop_loss": "49000"}, 0.05),  # filled at the limit, it loses 2000 a coin
+        ({"action": "sell", "price": "50999", "stop_loss": "51000"}, 0.1),
+        ({"order_type": "stop", "stop_price": "49001", "stop_loss": "49000"}, 0.1),
+    )
+    for change, size in sent:
+        answer = await _send(gateway, _message(secret, **{"order_type": "limit", **change}))
+        assert answer.status_code == 202, answer.text
+        newest = await seeded.sql("SELECT size::float FROM signals ORDER BY seq DESC LIMIT 1")
+        assert newest[0]["size"] == size, change
+    wrong_sides: tuple[dict[str, Any], ...] = (
+        {"price": "60000", "stop_loss": "55000"},
+        {"action": "sell", "price": "40000", "stop_loss": "45000"},
+        {"price": "48000", "stop_loss": "49000"},
+    )
+    for change in wrong_sides:
+        refused = await _send(gateway, _message(secret, order_type="limit", **change))
+        assert (refused.status_code, refused.json()["code"]) == (422, "SIZE_WRONG"), change
+    await seeded.sql("UPDATE feeds SET state = 'STALE'")
+    refused = await _send(gateway, _message(secret, order_type="limit", price="49500", stop_loss="49000"))
+    assert refused.json()["code"] == "SIZE_WRONG", "without a newest price nothing bounds the size"
+    assert await _count(seeded) == len(sent)
+
+
+@pytest.mark.parametrize(("exchange", "symbol"), [("okx", "SOL-USDT"), ("coinbase", "SOL-USD"), ("kraken", "SOL/USD")])
+async def test_a_symbol_with_a_separator_is_matched_in_every_spelling(
+    gateway: Running, seeded: Database, exchange: str, symbol: str
+) -> None:
+    await seeded.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ($1, $2, 'SOL', $3, 0.01, 0.00001, 0.00001, 9000, 5)",
+        exchange,
+        symbol,
+        symbol[4:],
+    )
+    secret = await _made(gateway, symbols=[symbol])
+    for spelling in (symbol, symbol.replace("/", "").replace("-", ""), f"{exchange.upper()}:{symbol.lower()}"):
+        answer = await _send(gateway, _message(secret, symbol=spelling))
+        assert answer.status_code == 202, answer.text
+    other = await _send(gateway, _message(secret, symbol="BTCUSDT"))
+    assert other.json()["code"] == "WEBHOOK_SYMBOL"
+    found = await seeded.sql("SELECT DISTINCT exchange, symbol FROM signals")
+    assert [tuple(row.values()) for row in found] == [(exchange, symbol)]
+    async with gateway.client() as admin:
+        assert (await admin.post("/webhooks/tv/test", json={})).status_code == 200, "the sample is a good message"
+
+
+async def test_two_spellings_of_one_symbol_are_refused(gateway: Running, seeded: Database) -> None:
+    async with gateway.client() as admin:
+        answer = await admin.post("/webhooks", json={**HOOK, "symbols": ["BTC/USDT", "btc-usdt"]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "WEBHOOK_WRONG")
+    assert not await seeded.sql("SELECT id FROM webhooks")
+
+
+@pytest.mark.parametrize("name", ["secret", "passphrase"])
+async def test_a_secret_in_a_rehearsed_message_is_not_in_the_audit(
+    gateway: Running, seeded: Database, name: str
+) -> None:
+    secret = await _made(gateway)
+    message = _message("", **{"secret": ..., name: secret})
+    async with gateway.client() as admin:
+        assert (await admin.post("/webhooks/tv/test", json=message)).status_code == 200
+    rows = await seeded.sql("SELECT * FROM audit_log WHERE action = 'POST /webhooks/{name}/test'")
+    assert [row["phase"] for row in rows] == ["requested", "answered"]
+    assert secret not in str([dict(row) for row in rows])
+    assert "BTCUSDT" not in str([dict(row) for row in rows]), "the message is left out"
+
+
+async def test_an_address_past_its_limit_is_refused_before_its_message_is_read(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with raw_redis(redis_url) as redis:
+        async for key in redis.scan_iter("fks:limit:*"):
+            await redis.delete(key)
+    settings: dict[str, Any] = {"http": {**WAIT, "behind_proxy": True}, "auth": {"anonymous_per_hour": 3}}
+    async with (
+        running(seeded, database_url, redis_url, tmp_path, **settings) as gateway,
+        gateway.client(None) as client,
+    ):
+        secret = await _made(gateway)
+        senders = ({"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "52.89.214.238"})
+        for sender in senders:
+            found = [await client.post(PATH, content=raw, headers=sender) for raw in (b"{", b"[]", b"{}", b"{}")]
+            assert [answer.status_code for answer in found] == [400, 422, 401, 429], "whatever is wrong counts"
+        afar, tradingview = senders
+        unread = await client.post(PATH, content=b"x" * 300_000, headers=afar)
+        assert (unread.status_code, unread.json()["code"]) == (429, "RATE_LIMITED"), "413 if it had been read"
+        assert 0 < int(unread.headers["Retry-After"]) <= 60
+        good = await client.post(PATH, json=_message(secret), headers=tradingview)
+        assert good.status_code == 202, "another user of TradingView must not stop these alerts"
+        other = await client.post(PATH, json=_message(secret), headers={"X-Forwarded-For": "203.0.113.10"})
+        assert other.status_code == 202
 
 
 async def test_the_commands_add_test_rotate_list_and_remove(gateway: Running, fks: Fks, seeded: Database) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fks.backtest import Setup, run
@@ -21,9 +22,11 @@ from fks.backtest.limits import UNLIMITED
 from fks.config.settings import Settings
 from fks.jobs.backtest import Request
 from fks.jobs.bars import load_stored
+from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.promotion import promotable
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
+from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, iso, to_ns
 from fks.risk.sizing import Sizing
@@ -33,7 +36,8 @@ from fks.store.db import Database, Session
 from fks.store.facts import Facts
 from fks.store.jobs import JobStore
 from fks.store.strategies import Instance, StrategyStore
-from fks.strategies.check import ensure_checked
+from fks.strategies.base import Strategy, evaluate, warmup_of
+from fks.strategies.check import ensure_checked, synthetic, with_inputs
 from fks.strategies.registry import Catalogue
 
 KIND = "challenge"
@@ -70,7 +74,7 @@ async def run_challenge(
     """Test challengers of an instance against it and return the document. One that passes is proposed, with an alert;
     on a paper account it is swapped in when `strategies.challenger_swap` is paper.
 
-    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_UNKNOWN, NO_DATA; OutageError.
+    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_UNKNOWN, CHALLENGER_ENTRY_ORDERS, NO_DATA; OutageError.
     """
     wanted = parse_spec(spec)
     instance, store = await instance_of(db, wanted.instance), ChallengerStore(db)
@@ -163,7 +167,7 @@ async def measure(
     db: Database, instance: Instance, challenger: Challenger, settings: Settings, catalogue: Catalogue
 ) -> Excess:
     """Return what the recorded decisions of a challenger, and those of its champion's parameters on the same bars,
-    would have brought by the fills and costs of a backtest. Errors: InputError NO_DATA."""
+    would have brought by the fills and costs of a backtest. Errors: InputError NO_DATA, CHALLENGER_ENTRY_ORDERS."""
     if challenger.begun_ns is None or challenger.cursor_ns is None or instance.cursor_ns is None:
         raise _no_data(challenger)
     since = await db.fetchval("drift.version_since", instance.id, instance.params_version)
@@ -207,10 +211,27 @@ async def measure(
     )
 
     def both() -> Excess:
+        for one in (champion, catalogue.make(instance.strategy, challenger.params)):
+            _ensure_market_entries(one, bars)
         made = run(Recorded(changes=changes), later, setup, check=False)
         return excess_of(made, run(champion, bars, setup, check=False))
 
     return await asyncio.to_thread(both)
+
+
+def _ensure_market_entries(strategy: Strategy, bars: Bars) -> None:
+    """Refuse decisions to enter by limit or stop orders: a challenger's are recorded without their prices, and valued
+    at the market they would be others. Errors: InputError CHALLENGER_ENTRY_ORDERS; of the strategy."""
+    found = evaluate(strategy, bars)
+    for prices in (found.entry_limit, found.entry_stop):
+        if prices is not None and bool((np.isfinite(prices) & (found.target != 0.0)).any()):
+            raise InputError(
+                f"strategy {strategy.name} enters by limit or stop orders, and challengers are compared by entries at "
+                "the market alone",
+                code="CHALLENGER_ENTRY_ORDERS",
+                status=422,
+                remedy="compare the parameters by backtests, and give them to the instance with 'fks optimize promote'",
+            )
 
 
 def _no_data(challenger: Challenger) -> InputError:
@@ -252,26 +273,35 @@ async def add_challenger(
     *,
     by: str,
     provenance: Mapping[str, Any] | None = None,
+    check_s: float = CHECK_S,
 ) -> Challenger:
     """Add a variant of an instance's parameters, checked, that decides in shadow; the same one again is returned.
 
-    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_IS_CHAMPION; of the strategy.
+    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_IS_CHAMPION, CHALLENGER_ENTRY_ORDERS, INSTANCE_CHANGED,
+    STRATEGY_SLOW after `check_s` seconds; of the strategy.
     """
-    async with db.transaction() as tx:
-        store = ChallengerStore(tx)
-        instance = await store.lock_instance(instance_id)
-        if instance is None:
-            raise _unknown_instance(instance_id)
-        made = catalogue.make(instance.strategy, {**instance.params, **params})
+    before = await instance_of(db, instance_id)
+
+    def check() -> dict[str, Any]:
+        champion = catalogue.make(before.strategy, before.params)
+        made = catalogue.make(before.strategy, {**before.params, **params})
         ensure_checked(made)
-        chosen = made.model_dump(mode="json")
-        if chosen == catalogue.make(instance.strategy, instance.params).model_dump(mode="json"):
+        values = made.model_dump(mode="json")
+        if values == champion.model_dump(mode="json"):
             raise InputError(
                 f"these are the parameters of {instance_id} itself",
                 code="CHALLENGER_IS_CHAMPION",
                 status=409,
                 remedy="give other values",
             )
+        for one in (champion, made):
+            _ensure_market_entries(one, with_inputs(one, synthetic(max(600, 4 * warmup_of(one)), before.timeframe)))
+        return values
+
+    chosen = await checked_in_thread(before.strategy, check, limit_s=check_s)
+    async with db.transaction() as tx:
+        store = ChallengerStore(tx)
+        _ensure_same(before, await store.lock_instance(instance_id))
         for one in await store.list(instance_id):
             if dict(one.params) == chosen:
                 return one
@@ -307,39 +337,30 @@ async def swap_in(
     by: str,
     may_wait: bool = True,
     despite_findings: bool = False,
+    check_s: float = CHECK_S,
 ) -> Swap:
     """Swap a challenger in when its instance is flat; else let it wait, or refuse. Done before, it is returned as done.
 
     Errors: InputError CHALLENGER_UNKNOWN, CHALLENGER_ENDED, CHALLENGER_NOT_PROPOSED, CHALLENGER_NOT_FLAT,
-    CHALLENGER_WAITING; of the strategy.
+    CHALLENGER_WAITING, INSTANCE_CHANGED, STRATEGY_SLOW after `check_s` seconds; of the strategy.
     """
     known = await ChallengerStore(db).get(challenger_id)
     if known is None:
         raise _unknown(challenger_id)
+    before = await instance_of(db, known.instance_id)
+    if known.stage != "swapped":
+        _ensure_may_swap(known, despite_findings=despite_findings)
+        await checked_in_thread(
+            before.strategy, lambda: ensure_checked(catalogue.make(before.strategy, known.params)), limit_s=check_s
+        )
     async with db.transaction() as tx:
         store = ChallengerStore(tx)
-        instance = await store.lock_instance(known.instance_id)
-        challenger = await store.get(challenger_id)
-        assert instance is not None
+        locked, challenger = await store.lock_instance(known.instance_id), await store.get(challenger_id)
         assert challenger is not None
         if challenger.stage == "swapped":
-            return Swap(challenger.id, instance.id, "swapped", None, None)
-        if not challenger.is_open:
-            raise InputError(
-                f"challenger {challenger_id} was removed",
-                code="CHALLENGER_ENDED",
-                status=409,
-                remedy="add it again: 'fks strategies challengers add'",
-            )
-        if challenger.stage == "shadow" and not despite_findings:
-            findings = (challenger.evaluation or {}).get("findings") or ["it was not tested yet"]
-            raise InputError(
-                f"challenger {challenger_id} is not proposed: {'; '.join(findings)}",
-                code="CHALLENGER_NOT_PROPOSED",
-                status=409,
-                remedy="wait for its test; or --despite-findings, at your own risk",
-            )
-        ensure_checked(catalogue.make(instance.strategy, challenger.params))
+            return Swap(challenger.id, challenger.instance_id, "swapped", None, None)
+        _ensure_may_swap(challenger, despite_findings=despite_findings)
+        instance = _ensure_same(before, locked)
         reason = (await store.standing(instance.id)).reason
         if reason is None:
             return await _install(tx, challenger, instance, by=by)
@@ -352,6 +373,39 @@ async def swap_in(
             )
         await _wait(store, challenger, by=by)
     return Swap(challenger_id, instance.id, "waiting", None, reason)
+
+
+def _ensure_may_swap(challenger: Challenger, *, despite_findings: bool) -> None:
+    """Refuse a challenger that was removed, or that no test speaks for."""
+    if not challenger.is_open:
+        raise InputError(
+            f"challenger {challenger.id} was removed",
+            code="CHALLENGER_ENDED",
+            status=409,
+            remedy="add it again: 'fks strategies challengers add'",
+        )
+    if challenger.stage == "shadow" and not despite_findings:
+        findings = (challenger.evaluation or {}).get("findings") or ["it was not tested yet"]
+        raise InputError(
+            f"challenger {challenger.id} is not proposed: {'; '.join(findings)}",
+            code="CHALLENGER_NOT_PROPOSED",
+            status=409,
+            remedy="wait for its test; or --despite-findings, at your own risk",
+        )
+
+
+def _ensure_same(before: Instance, now: Instance | None) -> Instance:
+    """Return the held instance. Errors: InputError INSTANCE_CHANGED when it is not the one that was checked."""
+    if now is None:
+        raise _unknown_instance(before.id)
+    if (now.strategy, now.params_version) != (before.strategy, before.params_version):
+        raise InputError(
+            f"the parameters of instance {before.id} changed while those of its challenger were checked",
+            code="INSTANCE_CHANGED",
+            status=409,
+            remedy="try again",
+        )
+    return now
 
 
 async def _wait(store: ChallengerStore, challenger: Challenger, *, by: str) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,15 +23,15 @@ from fks.jobs.runner import run_one
 from fks.jobs.schedule import Schedules
 from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.model.timeframe import to_datetime
+from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.challengers import ChallengerStore
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore
-from fks.strategies.base import evaluate
+from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import synthetic
-from fks.strategies.registry import load_catalogue
+from fks.strategies.registry import Catalogue, Entry, load_catalogue
 from tests.support.strategies import add_account, add_instance
 
 CATALOGUE = load_catalogue()
@@ -38,6 +39,41 @@ BAD, GOOD = {"fast": 2, "slow": 4}, {"fast": 20, "slow": 60}
 LENIENT = Settings(strategies=Strategies(challenger_bars_min=100, challenger_trades_min=2, challenger_confidence=0.5))
 ON_PAPER = LENIENT.model_copy(update={"strategies": LENIENT.strategies.model_copy(update={"challenger_swap": "paper"})})
 COUNT = 12_000
+
+
+class Limits(Strategy):
+    """Enters every other hour, with `is_limit` by a limit order."""
+
+    name: ClassVar[str] = "limits"
+    is_limit: bool = False
+    minutes: int = 60
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        target = (bars.time_ns // (self.minutes * 60 * NS) % 2).astype(np.float64)
+        return Decisions(target, entry_limit=bars.close * 0.99 if self.is_limit else None)
+
+
+class Held(Strategy):
+    """Decides once `go` is set; `begun` is set when it was asked to."""
+
+    name: ClassVar[str] = "held"
+    begun: ClassVar[threading.Event] = threading.Event()
+    go: ClassVar[threading.Event] = threading.Event()
+    number: int = 1
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        self.begun.set()
+        assert self.go.wait(60)
+        return Decisions(np.zeros(len(bars)))
+
+
+OWN = Catalogue(iter(Entry(kind.name, "file", "own.py", kind) for kind in (Limits, Held)))
 
 
 def waves() -> Bars:
@@ -154,6 +190,80 @@ async def test_on_paper_a_setting_swaps_and_on_a_live_account_it_does_not(databa
     done = await run_challenge({"instance": "a", "challenger": challenger}, database, ON_PAPER, CATALOGUE, now_ns=0)
     assert done["tested"][0]["swap"]["version"] == 2
     assert (await instance(database))["params"]["slow"] == 60
+
+
+@pytest.mark.parametrize(("champion", "challenger"), [(True, True), (False, True), (True, False)])
+async def test_a_challenger_beside_entry_orders_is_refused(
+    database: Database, champion: bool, challenger: bool
+) -> None:
+    await add_account(database)
+    await add_instance(database, "a", "limits", {"is_limit": champion})
+    with pytest.raises(InputError, match="limit or stop orders") as refused:
+        await add_challenger(database, "a", {"is_limit": challenger, "minutes": 30}, OWN, by="me")
+    assert (refused.value.code, refused.value.status) == ("CHALLENGER_ENTRY_ORDERS", 422)
+    assert await ChallengerStore(database).list("a") == []
+    await database.sql("UPDATE strategy_instances SET params = $1", {"is_limit": False, "minutes": 60})
+    assert (await add_challenger(database, "a", {"minutes": 30}, OWN, by="me")).stage == "shadow"
+
+
+@pytest.mark.parametrize(("champion", "challenger"), [(False, True), (True, False)])
+async def test_entry_orders_are_not_valued_and_not_swapped_in(
+    database: Database, champion: bool, challenger: bool
+) -> None:
+    """As of a challenger whose entries on the check's bars were all at the market."""
+    id = await contest(database, count=900)
+    await database.sql("UPDATE strategy_instances SET strategy = 'limits', params = $1", {"is_limit": champion})
+    await database.sql("UPDATE challengers SET params = $1", {"is_limit": challenger, "minutes": 30})
+    with pytest.raises(InputError, match="limit or stop orders") as refused:
+        await run_challenge({"instance": "a", "challenger": id}, database, ON_PAPER, OWN, now_ns=0)
+    assert refused.value.code == "CHALLENGER_ENTRY_ORDERS"
+    assert (await instance(database))["params_version"] == 1
+
+
+# ── checks of a person's code ────────────────────────────────────────────────────────────────────
+async def begun_of(call: asyncio.Task[Any]) -> None:
+    """Return when the strategy of a call decides; its loop goes on meanwhile."""
+    assert await asyncio.to_thread(Held.begun.wait, 30)
+    assert not call.done()
+
+
+async def test_code_is_checked_before_the_instance_is_held_and_what_changed_meanwhile_is_refused(
+    database: Database,
+) -> None:
+    await add_account(database)
+    await add_instance(database, "a", "held", {"number": 1})
+    Held.begun.clear()
+    Held.go.clear()
+    adding = asyncio.create_task(add_challenger(database, "a", {"number": 2}, OWN, by="me"))
+    await begun_of(adding)
+    await database.sql("SELECT 1 FROM strategy_instances FOR UPDATE NOWAIT")
+    await database.sql("UPDATE strategy_instances SET params_version = 2")
+    Held.go.set()
+    with pytest.raises(InputError, match="changed while") as refused:
+        await adding
+    assert (refused.value.code, refused.value.status) == ("INSTANCE_CHANGED", 409)
+    await database.sql("UPDATE strategy_instances SET params_version = 1")
+    challenger = (await add_challenger(database, "a", {"number": 2}, OWN, by="me")).id
+    Held.begun.clear()
+    Held.go.clear()
+    swapping = asyncio.create_task(swap_in(database, challenger, OWN, by="me", despite_findings=True))
+    await begun_of(swapping)
+    await database.sql("SELECT 1 FROM strategy_instances FOR UPDATE NOWAIT")
+    await database.sql("UPDATE strategy_instances SET params_version = 2")
+    Held.go.set()
+    with pytest.raises(InputError, match="changed while"):
+        await swapping
+    assert await stage(database, challenger) == "shadow"
+
+
+async def test_code_that_takes_too_long_is_refused(database: Database) -> None:
+    await add_account(database)
+    await add_instance(database, "a", "held", {"number": 1})
+    Held.go.clear()
+    with pytest.raises(InputError, match=r"held took longer than 0\.05 s") as refused:
+        await add_challenger(database, "a", {"number": 2}, OWN, by="me", check_s=0.05)
+    Held.go.set()
+    assert (refused.value.code, refused.value.status) == ("STRATEGY_SLOW", 422)
 
 
 # ── swaps ────────────────────────────────────────────────────────────────────────────────────────

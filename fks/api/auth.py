@@ -246,8 +246,9 @@ async def admitted(connection: HTTPConnection, principal: Principal, scope: str)
             f"{principal.name} is bound to accounts, and this route is about all of them",
             remedy="use a token without --account",
         )
-    is_own_shell = principal.name == LOCAL and is_local(connection)
-    is_watching = policy.bucket_of(route) == "monitoring" and is_local(connection)
+    is_here = is_local(connection, connection.app.state.tokens.http.host)
+    is_own_shell = principal.name == LOCAL and is_here
+    is_watching = policy.bucket_of(route) == "monitoring" and is_here
     if not (is_own_shell or is_watching):
         await limits.take(connection, principal, route, scope)
     if policy.is_audited(route) and connection.scope["type"] == "http":
@@ -257,9 +258,9 @@ async def admitted(connection: HTTPConnection, principal: Principal, scope: str)
 
 async def count_anonymous(connection: HTTPConnection) -> None:
     """Count a request without a token on its address; this host's own are not counted. Errors: Problem 429."""
-    if not is_local(connection):
+    tokens: Tokens = connection.app.state.tokens
+    if not is_local(connection, tokens.http.host):
         limits: Limits = connection.app.state.gateway.limits
-        tokens: Tokens = connection.app.state.tokens
         address = tokens.address_of(connection)
         await limits.take_anonymous(connection, address, route_of(connection))
 

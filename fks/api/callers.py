@@ -39,19 +39,22 @@ def address_of(connection: HTTPConnection, behind_proxy: bool, trusted: Iterable
     `trusted` names the proxies; None trusts the peer, whatever it is.
     """
     peer = peer_of(connection)
-    hops = connection.headers.get("x-forwarded-for")
+    # several header lines are one list (RFC 9110, 5.3): the proxy may have added a line after those of the client
+    hops = ",".join(connection.headers.getlist("x-forwarded-for"))
     if behind_proxy and hops and (trusted is None or is_trusted_proxy(peer, trusted)):
         return hops.rpartition(",")[2].strip()
     return peer
 
 
-def is_local(connection: HTTPConnection) -> bool:
-    """Return whether the caller is this host itself, and not a client of a proxy on it."""
+def is_local(connection: HTTPConnection, host: str = "") -> bool:
+    """Return whether the caller is this host itself, and not a client of a proxy on it. `host`: what the gateway
+    binds; a peer that has this address is this host, too."""
     if any(name in connection.headers for name in _FORWARDED):
         return False
     # a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name here
     asked = connection.url.hostname or ""
-    return connection.client is not None and is_loopback(connection.client.host) and is_on_loopback(asked)
+    is_own = is_on_loopback(asked) or is_same_address(asked, host)
+    return connection.client is not None and is_this_host(connection.client.host, host) and is_own
 
 
 def is_loopback(host: str) -> bool:
@@ -60,6 +63,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_same_address(one: str, other: str) -> bool:
+    """Return whether both are one IP address, which names are not."""
+    try:
+        return ipaddress.ip_address(one) == ipaddress.ip_address(other.strip("[]"))
+    except ValueError:
+        return False
+
+
+def is_this_host(peer: str, host: str) -> bool:
+    """Return whether a peer is this host: loopback, or the address that the gateway binds."""
+    return is_loopback(peer) or is_same_address(peer, host)
 
 
 def is_on_loopback(host: str) -> bool:
@@ -112,4 +128,4 @@ def admits_peer(peer: str, http: Http) -> bool:
     host may."""
     if is_on_this_host(http.host) or http.tls_cert is not None:
         return True
-    return is_loopback(peer) or is_trusted_proxy(peer, http.trusted_proxies)
+    return is_this_host(peer, http.host) or is_trusted_proxy(peer, http.trusted_proxies)

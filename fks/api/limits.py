@@ -2,7 +2,8 @@
 
 The count of the hour before is weighted by the share of it that still lies within the last 60 minutes (the sliding
 window counter). The hours of a caller begin with its first request. Redis may lose the counts at any moment: then a
-caller gets a fresh hour. While Redis is away changes are refused (`fks.api.policy`), reads are served uncounted.
+caller gets a fresh hour. While Redis is away changes are refused (`fks.api.policy`), reads and orders are served
+uncounted.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ class Limits:
 
     async def take_anonymous(self, connection: HTTPConnection, address: str, route: policy.Route) -> Allowance | None:
         """Count a request without a token. Errors: Problem 429 RATE_LIMITED."""
-        return await self._take(connection, f"address:{address}", self._settings.anonymous_per_hour, route, "open")
+        bucket = policy.bucket_of(route)
+        is_monitoring = bucket == "monitoring"
+        limit = self._settings.monitoring_per_hour if is_monitoring else self._settings.anonymous_per_hour
+        return await self._take(connection, f"{bucket}:address:{address}", limit, route, "open")
 
     async def _take(
         self, connection: HTTPConnection, key: str, limit: int, route: policy.Route, scope: str
@@ -105,7 +109,7 @@ class Limits:
                     503,
                     "LIMITS_UNKNOWN",
                     "Redis keeps the rate limits and is away: nothing was changed",
-                    remedy="try again in a moment; cancelling, closing and the kill switch work meanwhile",
+                    remedy="try again in a moment; orders, cancels and the kill switch work meanwhile",
                     headers={"Retry-After": "1"},
                 )
             return None

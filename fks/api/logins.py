@@ -1,7 +1,7 @@
 """Logins of users: passwords (argon2id), second factors (TOTP, RFC 6238), sessions, access and refresh tokens.
 
 A program gets an access token (a JWT of some minutes) and a refresh token, which is good once: its use gives the next
-one, and the second use of a spent one ends the whole family (RFC 9700, 4.14.2). A browser gets a cookie. Sessions,
+one, and a later use of a spent one ends the whole family (RFC 9700, 4.14.2). A browser gets a cookie. Sessions,
 refresh tokens and failures are rows of PostgreSQL. Every request looks its session up (remembered for two seconds), so
 an ended session ends its access tokens too.
 """
@@ -27,6 +27,8 @@ PASSWORD_MIN, PASSWORD_MAX = 12, 1024
 #: Passwords compared at once by one replica: each takes 64 MiB for as long.
 COMPARED_MAX = 2
 TOTP_STEP_S = 30
+#: Seconds in which a refresh token may be shown again, when the answer to its first use was lost.
+REPEAT_S = 30.0
 _ISSUER, _AUDIENCE, _ALGORITHM = "fks", "fks-api", "HS256"
 
 
@@ -131,17 +133,14 @@ class Logins:
         """
         name = name.lower()
         keys = (f"user:{name}", f"address:{address}")
-        await self._check_lock(keys)
-        # counted before the comparison: of many attempts at once no more than the limit are compared
-        if await self._count(keys) > self._settings.attempts_max:
-            await self._check_lock(keys)
+        await self._count(keys)
         user = await self.store.find(name)
         if not await self._is_password(user, password[:PASSWORD_MAX]):
             raise _login_failed()
         assert user is not None
         if user.has_totp:
             if code is None:
-                await self._forgive(keys)
+                await self._take_back(keys)  # no more than that: wrong codes before it stay counted
                 raise Problem(
                     401,
                     "TOTP_REQUIRED",
@@ -150,7 +149,7 @@ class Logins:
                 )
             if not await self._spend(user, code):
                 raise _login_failed()
-        await self._forgive(keys)
+        await self.store.forgive(*keys, self._settings.attempts_max)
         if self._hasher.check_needs_rehash(user.password_hash):
             await self.store.rehash(user, await self.hash(password))
         lasts_s = self.session_s if kind == "cookie" else self._settings.refresh_days * 86400.0
@@ -163,8 +162,9 @@ class Logins:
 
     async def refresh(self, token: str) -> Login:
         """Spend a refresh token and return the next one. Errors: Problem 401 REFRESH_INVALID, or REFRESH_REUSED when
-        it was spent before: then its whole family is ended."""
-        rotated = await self.store.rotate(token)
+        it was spent before: then its whole family is ended. A repeat within REPEAT_S of the first use is answered with
+        another next one, as long as none of them was used: the first answer may have been lost."""
+        rotated = await self.store.rotate(token, REPEAT_S)
         if rotated is None:
             owner = await self.store.end_reused(token)
             if owner is not None:
@@ -267,14 +267,13 @@ class Logins:
         409, 429."""
         user = await self._user(principal)
         keys = (f"user:{user.name}", f"address:{address}")
-        await self._check_lock(keys)
         if user.totp_secret is None or user.has_totp:
             raise Problem(409, "TOTP_EXISTS", "there is no second factor to confirm", remedy="POST /auth/totp first")
         await self._count(keys)
         step = self._step_of(user, code)
         if step is None or not await self.store.confirm_totp(user.id, user.totp_secret, step):
             raise _login_failed()
-        await self._forgive(keys)
+        await self._take_back(keys)
         assert principal.session_id is not None
         await self.store.raise_session(principal.session_id)
 
@@ -282,11 +281,10 @@ class Logins:
         """Return the user of a session who has shown the password again. Errors: Problem 401, 429."""
         user = await self._user(principal)
         keys = (f"user:{user.name}", f"address:{address}")
-        await self._check_lock(keys)
         await self._count(keys)
         if not await self._is_password(user, password[:PASSWORD_MAX]):
             raise _login_failed()
-        await self._forgive(keys)
+        await self._take_back(keys)
         return user
 
     async def _user(self, principal: Principal) -> User:
@@ -345,13 +343,17 @@ class Logins:
                 headers={"Retry-After": str(int(wait_s) + 1)},
             )
 
-    async def _forgive(self, keys: tuple[str, str]) -> None:
-        """Take this attempt back: it was right. The address's other failures stay, so that an attacker with an account
-        of his own cannot clear them."""
-        await self.store.forgive(*keys, self._settings.attempts_max)
+    async def _take_back(self, keys: tuple[str, str]) -> None:
+        """Take back the count of this attempt. All other failures stay until a complete login."""
+        await self.store.take_back(keys, self._settings.attempts_max)
 
-    async def _count(self, keys: tuple[str, ...]) -> int:
-        return await self.store.note_failure(keys, self._settings.attempts_max, self._settings.lockout_minutes * 60.0)
+    async def _count(self, keys: tuple[str, str]) -> None:
+        """Count this attempt as failed, before anything is compared: of many at once no more than the limit are
+        compared. Errors: Problem 429 LOGIN_LOCKED."""
+        await self._check_lock(keys)
+        most, lasts_s = self._settings.attempts_max, self._settings.lockout_minutes * 60.0
+        if await self.store.note_failure(keys, most, lasts_s) > most:
+            await self._check_lock(keys)
 
 
 def _login_failed() -> Problem:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 Route = tuple[str, str]
-Bucket = Literal["requests", "monitoring"]
+Bucket = Literal["requests", "monitoring", "orders", "login"]
 
 #: Never counted and never refused by a limit: what reduces risk, and what a person reads before doing so.
 FREE: Final[frozenset[Route]] = frozenset(
@@ -25,6 +25,8 @@ FREE: Final[frozenset[Route]] = frozenset(
         ("GET", "/fills"),
         ("GET", "/kill"),
         ("POST", "/emergency-stop"),
+        ("POST", "/signals/{id}/reject"),
+        ("DELETE", "/challengers/{id}/swap"),
         ("POST", "/reconcile"),
         ("POST", "/auth/logout"),
         ("GET", "/ready"),
@@ -57,6 +59,13 @@ MONITORING: Final[frozenset[Route]] = frozenset(
         ("GET", "/{service}/ready"),
     }
 )
+
+#: Counted in a bucket of their own, which no reading uses up, and served uncounted while Redis is away: a position is
+#: closed by an order. What an order may do is bounded by the risk checks, which need no Redis.
+ORDERS: Final[frozenset[Route]] = frozenset({("POST", "/orders"), ("POST", "/execute/signal")})
+
+#: Counted by address in a bucket of their own, which no other request without a token uses up.
+LOGINS: Final[frozenset[Route]] = frozenset({("POST", "/auth/login"), ("POST", "/auth/refresh")})
 
 #: Calls that cost more than one: they read much, or start work.
 COSTS: Final[dict[Route, int]] = {
@@ -119,7 +128,7 @@ AUDITED_LATER: Final[frozenset[Route]] = frozenset({("POST", "/emergency-stop")}
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "WS"})
 
 
-_TABLES: Final = (FREE, MONITORING, COSTS.keys(), ACCOUNT_SAFE, JOURNALED, AUDITED_LATER)
+_TABLES: Final = (FREE, MONITORING, ORDERS, LOGINS, COSTS.keys(), ACCOUNT_SAFE, JOURNALED, AUDITED_LATER)
 ALIAS: Final = "/api/v1"
 
 
@@ -138,12 +147,15 @@ def cost_of(route: Route, *, is_anonymous: bool = False) -> int:
 
 def bucket_of(route: Route) -> Bucket:
     """Return the bucket in which the route counts."""
-    return "monitoring" if route in MONITORING else "requests"
+    if route in MONITORING:
+        return "monitoring"
+    return "orders" if route in ORDERS else "login" if route in LOGINS else "requests"
 
 
 def is_closed_without_limits(route: Route, scope: str) -> bool:
-    """Return whether the route is refused while its limit cannot be known: every change with a scope above read."""
-    return route[0] not in READS and scope in _CLOSED_SCOPES and route not in FREE
+    """Return whether the route is refused while its limit cannot be known: every change with a scope above read,
+    but orders."""
+    return route[0] not in READS and scope in _CLOSED_SCOPES and route not in FREE | ORDERS
 
 
 def is_audited(route: Route) -> bool:

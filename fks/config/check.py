@@ -34,8 +34,8 @@ def _at(sources: Sources, name: str) -> Source | None:
 
 def _network(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     http = settings.http
-    has_proxy = http.behind_proxy and bool(http.trusted_proxies)
-    if not is_on_this_host(http.host) and not has_proxy and http.tls_cert is None:
+    # behind_proxy without trusted_proxies stops nothing here: the gateway then answers this host alone
+    if not is_on_this_host(http.host) and not http.behind_proxy and http.tls_cert is None:
         yield WrongSetting(
             f"http.host = {http.host!r}",
             _at(sources, "http.host"),

@@ -56,10 +56,14 @@ class Auth(Section):
         5, ge=1, le=100, description="failed logins of an account, or of an address, that lock it"
     )
     lockout_minutes: int = Field(60, ge=1, description="how long it is locked, and how long failures count, minutes")
-    anonymous_per_hour: int = Field(100, ge=0, description="requests without a token, by address; 0 = no limit")
-    limit_per_hour: int = Field(1000, ge=0, description="requests of a token or a user; 0 = no limit")
+    anonymous_per_hour: int = Field(
+        100, ge=0, description="requests without a token, and logins apart from these, by address; 0 = no limit"
+    )
+    limit_per_hour: int = Field(
+        1000, ge=0, description="requests, and orders apart from these, of a token or a user; 0 = no limit"
+    )
     monitoring_per_hour: int = Field(
-        20_000, ge=0, description="status, tree, events and signals read by one token or user; 0 = no limit"
+        20_000, ge=0, description="status, tree, events and signals read by one token, user or address; 0 = no limit"
     )
 
 

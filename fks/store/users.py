@@ -15,7 +15,7 @@ from typing import Any
 
 from fks.model.errors import InputError
 from fks.model.timeframe import to_ns
-from fks.store.db import Querier
+from fks.store.db import Database
 from fks.store.tokens import SCOPES, Principal, check_name, check_scope, hash_of
 
 #: The highest scope of a user whose session has shown no second factor.
@@ -49,8 +49,8 @@ def effective_scope(scope: str, *, has_totp: bool) -> str:
 class UserStore:
     """Reads and writes of users, sessions, refresh_tokens and login_failures."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     # ── users ────────────────────────────────────────────────────────────────────────────────────
     async def create(
@@ -117,7 +117,7 @@ class UserStore:
 
     async def use_totp(self, user_id: int, step: int) -> bool:
         """Spend the code of `step`; return False when it, or a later one, was used before."""
-        return await self._db.fetchrow("users.use_totp", user_id, step) is not None
+        return await self._db.fetchrow("users.use_totp", user_id, step, retry=False) is not None
 
     async def drop_totp(self, name: str) -> None:
         """Forget a user's second factor and end the sessions. Errors: InputError 404."""
@@ -165,10 +165,13 @@ class UserStore:
         user = self._known(await self._db.fetchrow("users.find", name), name)
         return int((await self._db.execute("users.end_sessions", user["id"], reason, None)).rpartition(" ")[2])
 
-    async def rotate(self, refresh: str) -> tuple[uuid.UUID, str] | None:
-        """Spend a refresh token; return the session and the next token, or None when it is not good any more."""
+    async def rotate(self, refresh: str, repeat_s: float) -> tuple[uuid.UUID, str] | None:
+        """Spend a refresh token; return the session and the next token, or None when it is not good any more.
+
+        A repeat within `repeat_s` of the first use is good, too, while no next token was used: the answer was lost.
+        """
         fresh = secrets.token_urlsafe(32)
-        row = await self._db.fetchrow("users.rotate_refresh", hash_of(refresh), hash_of(fresh))
+        row = await self._db.fetchrow("users.rotate_refresh", hash_of(refresh), hash_of(fresh), repeat_s, retry=False)
         return None if row is None else (row["id"], fresh)
 
     async def end_reused(self, refresh: str) -> str | None:
@@ -188,8 +191,13 @@ class UserStore:
         return max(int(row["failures"]) for row in rows)
 
     async def forgive(self, account: str, address: str, attempts_max: int) -> None:
-        """Take back the attempt of a login that was right."""
+        """Forget the account's failures after a complete login, and take back its attempt from the address, whose
+        other failures stay: an attacker with an account of his own cannot clear them."""
         await self._db.execute("users.forgive", account, address, attempts_max)
+
+    async def take_back(self, keys: Iterable[str], attempts_max: int) -> None:
+        """Take back one count of each key."""
+        await self._db.execute("users.take_back", sorted(keys), attempts_max)
 
     async def clear_failures(self, keys: Iterable[str]) -> bool:
         """Forget the failures of these keys; return whether there were any."""

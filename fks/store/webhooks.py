@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from fks.model.errors import InputError
-from fks.store.db import Querier
+from fks.store.db import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SIZINGS = ("payload", "quantity", "notional", "risk")
@@ -50,8 +50,8 @@ _FIELDS = tuple(field.name for field in fields(Webhook))
 class WebhookStore:
     """Reads and writes of the webhooks table."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     async def list(self) -> list[Webhook]:
         """Return every webhook, by name."""
@@ -105,7 +105,7 @@ class WebhookStore:
 
     async def use(self, webhook: Webhook) -> bool:
         """Count one signal of the webhook. False: its quota is used up, or it was removed or rotated meanwhile."""
-        return await self._db.fetchrow("webhooks.use", webhook.id, webhook.salt) is not None
+        return await self._db.fetchrow("webhooks.use", webhook.id, webhook.salt, retry=False) is not None
 
 
 def _unknown(name: str) -> InputError:

@@ -71,7 +71,8 @@ async def login(request: Request, gate: Gate, body: Annotated[LoginBody, Depends
 async def refresh(
     request: Request, gate: Gate, body: Annotated[RefreshBody, Depends(body_of(RefreshBody))]
 ) -> Response:
-    """Exchange a refresh token for the next one and a fresh access token. One that is sent twice ends its session."""
+    """Exchange a refresh token for the next one and a fresh access token. One that is sent again after 30 s,
+    or after its successor was used, ends its session."""
     try:
         found = await gate.logins.refresh(body.refresh_token)
     except Problem as problem:

@@ -69,7 +69,7 @@ def _service(name: str) -> str:
 @router.get("/metrics", dependencies=[asks_inside("read")])
 async def metrics(request: Request, gate: Gate) -> Response:
     """Return every component's metrics as Prometheus text. Open on loopback; from elsewhere it needs scope read."""
-    if not is_local(request):
+    if not is_local(request, request.app.state.tokens.http.host):
         await authenticate(request, "read")
     return Response(await _merged(gate), media_type=_TEXT)
 
@@ -79,7 +79,9 @@ async def is_summary_only(request: Request) -> bool:
 
     With credentials they must carry scope read: the caller sees everything. Errors: Problem 401, 403, 429.
     """
-    if is_local(request) and not any(name in request.headers for name in ("authorization", "cookie", "x-api-key")):
+    if is_local(request, request.app.state.tokens.http.host) and not any(
+        name in request.headers for name in ("authorization", "cookie", "x-api-key")
+    ):
         return True
     await authenticate(request, "read")
     return False

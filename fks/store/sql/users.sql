@@ -94,12 +94,24 @@ UPDATE sessions SET revoked_at = now(), revoked_reason = $2
 INSERT INTO refresh_tokens (token_hash, session_id) VALUES ($1, $2);
 
 -- name: rotate_refresh
--- Spend a refresh token and add its successor, in one statement: of two that show it, one gets a row.
-WITH spent AS (
-  UPDATE refresh_tokens r SET used_at = now() FROM sessions s JOIN users u ON u.id = s.user_id
-   WHERE r.token_hash = $1 AND r.used_at IS NULL AND s.id = r.session_id AND s.revoked_at IS NULL
-     AND s.expires_at > now() AND u.disabled_at IS NULL
-  RETURNING r.session_id),
+-- Spend a refresh token and add its successor. A token that was first used within `$3` seconds gets a further successor
+-- while none was used; the first use of one of them supersedes the others, and whoever shows a superseded one later is
+-- taken for a second program. The session's row is locked: two uses of a family come one after the other.
+WITH family AS (
+  SELECT s.id FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id JOIN users u ON u.id = s.user_id
+   WHERE r.token_hash = $1 AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
+     FOR UPDATE OF s),
+spent AS (
+  UPDATE refresh_tokens r SET used_at = coalesce(r.used_at, now()) FROM family f
+   WHERE r.token_hash = $1 AND r.session_id = f.id
+     AND (r.used_at IS NULL OR (
+       r.used_at > now() - make_interval(secs => $3)
+       AND NOT EXISTS (SELECT 1 FROM refresh_tokens n WHERE n.session_id = r.session_id AND n.token_hash <> r.token_hash
+                          AND n.created_at >= r.used_at AND n.used_at IS NOT NULL)))
+  RETURNING r.session_id, r.used_at = now() AS is_first),
+superseded AS (
+  UPDATE refresh_tokens r SET used_at = 'epoch' FROM spent
+   WHERE spent.is_first AND r.session_id = spent.session_id AND r.token_hash <> $1 AND r.used_at IS NULL),
 fresh AS (INSERT INTO refresh_tokens (token_hash, session_id) SELECT $2, session_id FROM spent)
 UPDATE sessions s SET last_used_at = now() FROM spent WHERE s.id = spent.session_id RETURNING s.id;
 
@@ -138,8 +150,15 @@ RETURNING key, failures, locked_until;
 -- Forget the failures of these keys.
 DELETE FROM login_failures WHERE key = ANY($1) RETURNING key;
 
+-- name: take_back
+-- Take one count of each of these keys back, and a lock that it caused. Locked in the order of the keys, as the counting does.
+WITH held AS (SELECT key FROM login_failures WHERE key = ANY($1) ORDER BY key FOR UPDATE)
+UPDATE login_failures f SET failures = greatest(f.failures - 1, 0),
+       locked_until = CASE WHEN f.failures - 1 >= $2 THEN f.locked_until END
+  FROM held WHERE f.key = held.key;
+
 -- name: forgive
--- Take a right login's attempt back: forget the account's failures, and one of the address's.
+-- Take a complete login's attempt back: forget the account's failures, and one of the address's.
 WITH gone AS (DELETE FROM login_failures WHERE key = $1)
 UPDATE login_failures SET failures = greatest(failures - 1, 0),
        locked_until = CASE WHEN failures - 1 >= $3 THEN locked_until END

@@ -47,6 +47,7 @@ async def test_the_thousand_and_first_read_is_refused_and_cancel_is_not(
         made = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": "1"})
         assert made.status_code == 202
         assert made.headers["ratelimit-remaining"] == "999"
+        assert (await client.get("/assets")).headers["ratelimit-remaining"] == "999", "orders have their own count"
         cancels = [await client.delete(f"/orders/{made.json()['id']}") for _ in range(1001)]
         assert {answer.status_code for answer in cancels} == {409}, "each one reached the order"
         assert "ratelimit-remaining" not in cancels[-1].headers
@@ -58,7 +59,22 @@ async def test_the_thousand_and_first_read_is_refused_and_cancel_is_not(
         assert (await client.delete(f"/orders/{made.json()['id']}")).status_code == 409
         for path in ("/orders", f"/orders/{made.json()['id']}", "/positions", "/fills", "/kill"):
             assert (await client.get(path)).status_code == 200, path
-        assert (await client.post("/orders", json=ORDER, headers={"Idempotency-Key": "2"})).status_code == 429
+        assert (await client.post("/signals/" + "0" * 32 + "/reject")).status_code == 404
+        closing = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": "2"})
+        assert closing.status_code == 202, "a position is closed by an order: no reading uses its count up"
+
+
+async def test_orders_have_a_count_of_their_own(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=2) as gateway,
+        gateway.client("trade") as client,
+    ):
+        sent = [await client.post("/orders", json=ORDER, headers={"Idempotency-Key": str(n)}) for n in range(3)]
+        assert [answer.status_code for answer in sent] == [202, 202, 429]
+        assert (await client.post("/execute/signal", json={})).status_code == 429
+        assert (await client.get("/assets")).status_code == 200
 
 
 async def test_each_token_has_its_own_count_and_may_have_its_own_limit(
@@ -98,12 +114,30 @@ async def test_requests_without_a_token_count_by_address(
         limited(seeded, database_url, redis_url, tmp_path, anonymous_per_hour=3) as gateway,
         gateway.client(None) as client,
     ):
-        found = [await client.get("/health", headers=FROM_AFAR) for _ in range(4)]
-        assert found[-1].status_code == 429
-        assert (await client.get("/orders", headers=FROM_AFAR)).status_code == 429
+        found = [(await client.get("/orders", headers=FROM_AFAR)).status_code for _ in range(4)]
+        assert found == [401, 401, 401, 429]
+        assert (await client.get("/assets", headers=FROM_AFAR)).status_code == 429
         other = await client.get("/orders", headers={"X-Forwarded-For": "203.0.113.10"})
         assert other.status_code == 401
         assert (await client.get("/ready", headers=FROM_AFAR)).status_code != 429, "a balancer may always ask"
+
+
+async def test_a_check_without_a_token_uses_up_no_logins(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    limits = {"anonymous_per_hour": 3, "monitoring_per_hour": 8}
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, **limits) as gateway,
+        gateway.client(None) as client,
+    ):
+        paths = ["/health", "/fks_api/health", "/fks_api/ready"] * 3
+        checks = [(await client.get(path, headers=FROM_AFAR)).status_code for path in paths]
+        assert 429 not in checks[:8]
+        assert checks[8] == 429
+        assert [(await client.get("/orders", headers=FROM_AFAR)).status_code for _ in range(4)][-1] == 429
+        body = {"refresh_token": "x" * 43}
+        found = [(await client.post("/auth/refresh", json=body, headers=FROM_AFAR)).status_code for _ in range(4)]
+        assert found == [401, 401, 401, 429]
 
 
 async def test_the_owner_on_this_host_watches_without_limit(
@@ -123,7 +157,7 @@ async def test_the_owner_on_this_host_watches_without_limit(
         assert afar == [200, 429]
 
 
-async def test_without_redis_changes_are_refused_and_cancels_are_not(
+async def test_without_redis_changes_are_refused_and_orders_and_cancels_are_not(
     seeded: Database, database_url: str, tmp_path: Path
 ) -> None:
     with servers.home() as home:
@@ -134,9 +168,11 @@ async def test_without_redis_changes_are_refused_and_cancels_are_not(
             gateway.client("trade") as trader,
             gateway.client("read") as reader,
         ):
-            refused = await trader.post("/orders", json=ORDER, headers={"Idempotency-Key": "1"})
+            refused = await trader.post("/assets/disable", json={"symbol": "BTCUSDT"})
             assert (refused.status_code, refused.json()["code"]) == (503, "LIMITS_UNKNOWN")
-            assert await seeded.sql("SELECT 1 FROM signals") == []
+            closing = await trader.post("/orders", json=ORDER, headers={"Idempotency-Key": "1"})
+            assert closing.status_code == 202, "a position is closed by an order"
+            assert len(await seeded.sql("SELECT 1 FROM signals")) == 1
             assert (await reader.get("/assets")).status_code == 200
             assert (await trader.delete("/orders/" + "0" * 32)).json()["code"] == "ORDER_UNKNOWN"
             assert (await trader.get("/orders")).status_code == 200

@@ -70,6 +70,11 @@ async def test_a_weak_password_is_refused(gateway: Running, password: str) -> No
 
 
 # ── refresh tokens ───────────────────────────────────────────────────────────────────────────────
+async def age_refresh(seeded: Database, seconds: int) -> None:
+    """Let the last uses of refresh tokens be some seconds older."""
+    await seeded.sql("UPDATE refresh_tokens SET used_at = used_at - make_interval(secs => $1)", float(seconds))
+
+
 async def test_a_refresh_token_used_twice_ends_its_family(gateway: Running, seeded: Database) -> None:
     await add_user(gateway, "ann", "read")
     async with gateway.client(None) as client:
@@ -77,6 +82,7 @@ async def test_a_refresh_token_used_twice_ends_its_family(gateway: Running, seed
         other = (await log_in(client, "ann")).json()
         second = (await client.post("/auth/refresh", json={"refresh_token": first["refresh_token"]})).json()
         assert second["refresh_token"] != first["refresh_token"]
+        await age_refresh(seeded, 31)
         stolen = await client.post("/auth/refresh", json={"refresh_token": first["refresh_token"]})
         assert (stolen.status_code, stolen.json()["code"]) == (401, "REFRESH_REUSED")
         newest = await client.post("/auth/refresh", json={"refresh_token": second["refresh_token"]})
@@ -87,14 +93,40 @@ async def test_a_refresh_token_used_twice_ends_its_family(gateway: Running, seed
     assert [row["actor"] for row in rows] == ["user:ann"]
 
 
-async def test_of_uses_at_once_of_a_refresh_token_at_most_one_wins(gateway: Running) -> None:
+async def test_a_repeat_after_a_lost_answer_gets_another_successor(gateway: Running) -> None:
+    await add_user(gateway, "ann", "read")
+    async with gateway.client(None) as client:
+        token = {"refresh_token": (await log_in(client, "ann")).json()["refresh_token"]}
+        await client.post("/auth/refresh", json=token)  # its answer is lost
+        again = await client.post("/auth/refresh", json=token)
+        assert again.status_code == 200
+        for _ in range(3):
+            token = {"refresh_token": again.json()["refresh_token"]}
+            again = await client.post("/auth/refresh", json=token)
+            assert again.status_code == 200
+        assert (await client.get("/auth/session", headers=bearer(again.json()["access_token"]))).status_code == 200
+
+
+async def test_a_repeat_after_its_successor_was_used_ends_the_family(gateway: Running) -> None:
+    await add_user(gateway, "ann", "read")
+    async with gateway.client(None) as client:
+        first = {"refresh_token": (await log_in(client, "ann")).json()["refresh_token"]}
+        second = {"refresh_token": (await client.post("/auth/refresh", json=first)).json()["refresh_token"]}
+        third = {"refresh_token": (await client.post("/auth/refresh", json=second)).json()["refresh_token"]}
+        assert (await client.post("/auth/refresh", json=first)).json()["code"] == "REFRESH_REUSED"
+        assert (await client.post("/auth/refresh", json=third)).json()["code"] == "REFRESH_INVALID"
+
+
+async def test_of_two_successors_only_one_goes_on(gateway: Running) -> None:
     await add_user(gateway, "ann", "read")
     async with gateway.client(None) as client:
         token = {"refresh_token": (await log_in(client, "ann")).json()["refresh_token"]}
         answers = await asyncio.gather(*(client.post("/auth/refresh", json=token) for _ in range(4)))
-    codes = [answer.status_code for answer in answers]
-    assert codes.count(200) <= 1, "the winner may find its family ended by the others already"
-    assert codes.count(401) >= 3
+        assert [answer.status_code for answer in answers] == [200] * 4
+        mine, theirs = ({"refresh_token": answer.json()["refresh_token"]} for answer in answers[:2])
+        newest = (await client.post("/auth/refresh", json=mine)).json()
+        assert (await client.post("/auth/refresh", json=theirs)).json()["code"] == "REFRESH_REUSED"
+        assert (await client.get("/auth/session", headers=bearer(newest["access_token"]))).status_code == 401
 
 
 async def test_an_access_token_of_another_key_or_algorithm_is_refused(gateway: Running) -> None:
@@ -239,6 +271,47 @@ async def test_wrong_codes_lock_like_wrong_passwords(gateway: Running) -> None:
         await enrol(client, bearer((await log_in(client, "ann")).json()["access_token"]))
         codes = [(await log_in(client, "ann", totp="000000")).json()["code"] for _ in range(6)]
     assert codes == ["LOGIN_FAILED"] * 5 + ["LOGIN_LOCKED"]
+
+
+async def test_a_login_without_its_code_forgives_no_wrong_codes(gateway: Running, seeded: Database) -> None:
+    await add_user(gateway, "ann", "trade")
+    async with gateway.client(None) as client:
+        secret = await enrol(client, bearer((await log_in(client, "ann")).json()["access_token"]))
+        codes = []
+        for _ in range(5):
+            codes.append((await log_in(client, "ann", totp="000000")).json()["code"])
+            await seeded.sql("DELETE FROM login_failures WHERE key LIKE 'address:%'")  # from many addresses
+            codes.append((await log_in(client, "ann")).json()["code"])
+        assert codes == ["LOGIN_FAILED", "TOTP_REQUIRED"] * 4 + ["LOGIN_FAILED", "LOGIN_LOCKED"]
+        await seeded.sql("UPDATE login_failures SET failures = 4, locked_until = NULL")
+        assert (await log_in(client, "ann")).json()["code"] == "TOTP_REQUIRED", "the attempt itself is taken back"
+        assert (await log_in(client, "ann", totp=code_of(secret, steps=1))).status_code == 200
+    assert await seeded.sql("SELECT 1 FROM login_failures WHERE key = 'user:ann'") == [], (
+        "a complete login forgets them"
+    )
+
+
+async def test_a_shown_password_forgives_no_other_failures(gateway: Running, seeded: Database) -> None:
+    await add_user(gateway, "ann", "trade")
+    async with gateway.client(None) as client:
+        headers = bearer((await log_in(client, "ann")).json()["access_token"])
+        for _ in range(3):
+            await log_in(client, "ann", "wrong horse battery")
+        await enrol(client, headers)
+    (row,) = await seeded.sql("SELECT failures FROM login_failures WHERE key = 'user:ann'")
+    assert row["failures"] == 3
+
+
+@pytest.mark.parametrize("path", ["/auth/totp", "/auth/totp/confirm"])
+async def test_guesses_sent_at_once_in_a_session_are_not_more_than_five(gateway: Running, path: str) -> None:
+    await add_user(gateway, "ann", "trade")
+    async with gateway.client(None) as client:
+        headers = bearer((await log_in(client, "ann")).json()["access_token"])
+        assert (await client.post("/auth/totp", json={"password": PASSWORD}, headers=headers)).status_code == 200
+        body = {"totp": "000000"} if path.endswith("confirm") else {"password": "wrong horse battery"}
+        answers = await asyncio.gather(*(client.post(path, json=body, headers=headers) for _ in range(12)))
+    codes = [answer.json()["code"] for answer in answers]
+    assert (codes.count("LOGIN_FAILED"), codes.count("LOGIN_LOCKED")) == (5, 7)
 
 
 async def test_a_second_factor_is_offered_after_the_password_and_once(gateway: Running) -> None:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
 from fks.api.auth import bearer_of
-from fks.api.callers import address_of, is_own_origin
+from fks.api.callers import address_of, admits_peer, is_local, is_own_origin
 from fks.api.client import Client, topics_of
 from fks.api.exact import dump, number, parse
 from fks.api.query import moment
+from fks.config.settings import Http
 from fks.model.errors import InputError
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15, places=12)
@@ -89,6 +90,29 @@ def test_the_address_is_the_sockets_unless_a_proxy_is_trusted() -> None:
     assert address_of(behind, behind_proxy=False) == "10.0.0.1"
     assert address_of(behind, behind_proxy=True) == "203.0.113.9"  # the hop the proxy itself saw; the rest is hearsay
     assert address_of(_connection(None), behind_proxy=False) == "unknown"
+
+
+def test_the_last_of_several_header_lines_is_the_proxys() -> None:
+    lines = [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-for", b"7.7.7.7, 203.0.113.9")]
+    behind = HTTPConnection({"type": "http", "headers": lines, "client": ("10.0.0.1", 1)})
+    assert address_of(behind, behind_proxy=True) == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("peer", "asked", "is_own"),
+    [
+        ("10.0.0.7", "10.0.0.7:8000", True),
+        ("127.0.0.1", "localhost:8000", True),
+        ("10.0.0.8", "10.0.0.7:8000", False),
+        ("10.0.0.7", "evil.example", False),
+    ],
+)
+def test_a_peer_with_the_address_that_the_gateway_binds_is_this_host(peer: str, asked: str, is_own: bool) -> None:
+    scope = {"type": "http", "scheme": "http", "path": "/", "query_string": b"", "server": ("10.0.0.7", 8000)}
+    connection = HTTPConnection(scope | {"headers": [(b"host", asked.encode())], "client": (peer, 1)})
+    assert is_local(connection, "10.0.0.7") is is_own
+    http = Http(host="10.0.0.7", behind_proxy=True)
+    assert admits_peer(peer, http) is (peer != "10.0.0.8")
 
 
 @pytest.mark.parametrize(

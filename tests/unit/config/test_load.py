@@ -219,7 +219,6 @@ OFF = {"FKS_SIM_ENABLED": "false"}
     ("env", "part"),
     [
         ({"FKS_HTTP_HOST": "0.0.0.0"}, "behind_proxy"),
-        ({"FKS_HTTP_HOST": "0.0.0.0", "FKS_HTTP_BEHIND_PROXY": "true"}, "http.trusted_proxies"),
         ({"FKS_HTTP_TRUSTED_PROXIES": "proxy.example"}, "is no address and no network"),
         ({"FKS_HTTP_TLS_CERT": "/nowhere/cert.pem"}, "other half"),
         ({"FKS_HTTP_TLS_CERT": "/nowhere/cert.pem", "FKS_HTTP_TLS_KEY": "/nowhere/key.pem"}, "is no file"),
@@ -258,6 +257,11 @@ def test_behind_a_proxy_the_gateway_may_face_the_network(home: Path) -> None:
         ).settings.http.host
         == "0.0.0.0"
     )
+
+
+def test_a_proxy_that_is_not_named_stops_nothing(home: Path) -> None:
+    found = _load(home, {"FKS_HTTP_HOST": "0.0.0.0", "FKS_HTTP_BEHIND_PROXY": "true"})
+    assert found.settings.http.trusted_proxies == (), "the gateway then answers this host alone"
 
 
 def test_names_of_other_programs_are_left_alone(home: Path) -> None:

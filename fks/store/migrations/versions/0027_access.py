@@ -12,6 +12,8 @@ revision = "0027"
 down_revision = "0026"
 branch_labels = None
 depends_on = None
+#: an earlier build does not know scope `approve`
+can_roll = False
 
 #: The audit's rows can be added and read, by every role, and changed by none: not by its owner either.
 AUDIT_GUARD = (

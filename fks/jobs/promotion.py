@@ -110,6 +110,12 @@ async def _write(
     by: str,
     request: uuid.UUID | None,
 ) -> dict[str, Any]:
+    entries = (await ChallengerStore(tx).standing(row.id)).entries
+    if entries:  # it was placed at the old parameters' price, and the new ones know nothing of it
+        raise _refused(
+            f"{entries} order(s) that enter for instance {row.id} are open",
+            "wait until they end, or cancel them: 'fks orders cancel ID'",
+        )
     kept = dict(provenance) if request is None else {**provenance, "request": str(request)}
     version = await StrategyStore(tx).set_params(row.id, params, by=by, provenance=kept)
     assert version is not None

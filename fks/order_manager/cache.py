@@ -262,7 +262,7 @@ class OrderCache:
             pyramiding=values.pyramiding,
             balances=self.balances.get(intent.venue, {}),
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
-            instance_state=self._instance_state(intent),
+            instance_state="" if intent.role in (Role.ORDER, Role.KILL) else self.instance_state(intent.instance),
         )
 
     def equity(self, signal: Signal, now_ns: int) -> Decimal | None:
@@ -285,11 +285,12 @@ class OrderCache:
         """Return the account when the venue's session is its own: through another's, money of others would move."""
         return self.accounts.get(account_id) if self.venues[venue].account_id == account_id else None
 
-    def _instance_state(self, intent: Intent) -> str:
-        if intent.role in (Role.ORDER, Role.KILL) or not intent.instance:
+    def instance_state(self, instance: str) -> str:
+        """Return why an instance may not enter: CRASHED, DISABLED; "" when it may, and for a person's orders."""
+        if not instance:
             return ""
-        known = self.instances.get(intent.instance)
-        if intent.instance in self.halted or (known is not None and known.state == "CRASHED"):
+        known = self.instances.get(instance)
+        if instance in self.halted or (known is not None and known.state == "CRASHED"):
             return "CRASHED"
         return "" if known is not None and known.is_enabled else "DISABLED"
 

@@ -137,25 +137,27 @@ class Refresher:
 
     # ── acting ───────────────────────────────────────────────────────────────────────────────────
     async def _expire(self) -> None:
-        """End pending signals that no person approved, and cancel resting orders whose time is over."""
+        """End pending signals that no person approved, and cancel resting orders whose time is over, or whose instance
+        no longer decides: nothing else would end them."""
         now_ns = self._clock.now_ns()
         for record in await self._signals.expire(now_ns):
             self._meter.count("fks_signals_total", state=SignalState.EXPIRED.value)
             self._publisher.signal(record, SignalState.EXPIRED, "SIGNAL_EXPIRED")
         for order in list(self._cache.orders.values()):
-            if self._is_over(order, now_ns):
-                await self._requests.cancel(order.client_order_id, by="", reason="valid_until has passed")
+            if (reason := self._end_reason(order, now_ns)) is not None:
+                await self._requests.cancel(order.client_order_id, by="", reason=reason)
 
-    @staticmethod
-    def _is_over(order: Order, now_ns: int) -> bool:
-        return (
-            order.valid_until_ns is not None
-            and now_ns > order.valid_until_ns
-            and order.request is Request.NONE
-            and order.state in OPEN
-            and order.state is not State.SENDING
-            and order.role in (Role.ENTRY, Role.ORDER)
-        )
+    def _end_reason(self, order: Order, now_ns: int) -> str | None:
+        """Return why an order is to be cancelled now, or None."""
+        if order.request is not Request.NONE or order.state not in OPEN or order.state is State.SENDING:
+            return None
+        if order.role not in (Role.ENTRY, Role.ORDER):
+            return None
+        if order.valid_until_ns is not None and now_ns > order.valid_until_ns:
+            return "valid_until has passed"
+        if order.role is Role.ENTRY and (state := self._cache.instance_state(order.instance)):
+            return f"instance {order.instance} is {state.lower()}"
+        return None
 
     async def _cancel_wanted(self) -> None:
         """Carry out cancels that persons asked for over HTTP."""

@@ -50,6 +50,28 @@ async def search_of(db: Database, findings: list[str] | None = None) -> uuid.UUI
     return id
 
 
+async def test_parameters_are_not_changed_while_an_order_that_enters_is_open(
+    gateway: Running, seeded: Database, instance: str
+) -> None:
+    """It rests at a price of the old parameters, and nothing would ever end it."""
+    promote, body = f"/optimizations/{await search_of(seeded)}/promote", {"instance": instance}
+    await seeded.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, quantity,"
+        " state) VALUES ('o1', gen_random_uuid(), 1, 'paper', 'BTCUSDT', $1, 'entry', 'buy', 'limit', 1, 'WORKING')",
+        instance,
+    )
+    async with gateway.client("trade") as client:
+        refused = await client.post(promote, json=body)
+        assert (refused.status_code, refused.json()["code"]) == (409, "PROMOTION_REFUSED")
+        assert "1 order(s) that enter for instance a are open" in refused.text
+        await seeded.sql("UPDATE orders SET role = 'sl'")  # a stop of a position stands in no one's way
+        assert (await client.post(promote, json=body)).status_code == 200
+        await seeded.sql("UPDATE orders SET role = 'entry'")
+        assert (await client.post(f"/strategies/{instance}/rollback")).status_code == 409
+        await seeded.sql("UPDATE orders SET state = 'CANCELLED'")
+        assert (await client.post(f"/strategies/{instance}/rollback")).status_code == 200
+
+
 async def test_promotion_and_rollback_with_a_key_are_done_once(
     gateway: Running, seeded: Database, instance: str
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from fks.model.order import State
+import pytest
+
+from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
@@ -49,3 +51,29 @@ async def test_the_first_signal_of_a_symbol_just_collected_is_not_denied(rig: Ri
         " VALUES ('sol', 'sma_cross', 'binance', 'SOLUSDT', '1m', 1, 'ccxt', 1000)"
     )
     assert await rig.outcome(await rig.signal(symbol="SOLUSDT", instance="sol")) == ("ordered", None)
+
+
+@pytest.mark.parametrize(
+    "change", ["is_enabled = false", "state = 'CRASHED'", "is_enabled = false, state = 'DISABLED'"]
+)
+async def test_a_resting_entry_ends_with_its_instance(rig: Rig, change: str) -> None:
+    """Nothing decides for the instance any more, so nothing else would ever cancel it; its neighbours' orders rest on."""
+    at_99 = {"type": OrderType.LIMIT, "limit_price": D(99)}
+    ended = await rig.signal(**at_99)
+    other = await rig.signal(instance="two", source="strategy:two", **at_99)
+    for id in (ended, other):
+        assert await rig.outcome(id) == ("ordered", None)
+        await rig.becomes((await rig.entry(id)).client_order_id, State.WORKING)
+    await rig.db.sql(f"UPDATE strategy_instances SET {change} WHERE id = 'one'")
+    await rig.becomes((await rig.entry(ended)).client_order_id, State.CANCELLED)
+    assert [held.order.instance for held in rig.venue.live()] == ["two"]
+
+
+async def test_the_protections_of_a_position_stay_when_its_instance_is_disabled(rig: Rig) -> None:
+    await rig.signal(stop_loss=D(90))
+    await until(lambda: len(rig.venue.live()) == 1)
+    resting = await rig.signal(type=OrderType.LIMIT, limit_price=D(99))
+    await rig.outcome(resting)
+    await rig.db.sql("UPDATE strategy_instances SET is_enabled = false WHERE id = 'one'")
+    await rig.becomes((await rig.entry(resting)).client_order_id, State.CANCELLED)
+    assert [held.order.role.value for held in rig.venue.live()] == ["sl"]

@@ -30,6 +30,8 @@ D = Decimal
 DOCS = (Path(__file__).resolve().parents[3] / "docs" / "api.md").read_text()
 #: checked, and never the answer to a request: while one of them holds, signals wait for the order manager in charge
 HELD = frozenset({Code.NOT_LEADER, Code.JOURNAL_DOWN})
+#: needs a week of stored bars of two symbols: tests/contract/order_manager/test_limits.py provokes it
+WITH_HISTORY = frozenset({Code.EXPOSURE_CORRELATED})
 MARKET = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1", "venue": "ccxt"}
 LIMIT = {**MARKET, "type": "limit", "price": "99"}
 
@@ -289,5 +291,5 @@ async def test_a_request_waits_while_no_order_manager_is_in_charge(outside: Open
 def test_every_checked_code_is_provoked_here_and_in_the_docs() -> None:
     text = Path(__file__).read_text()
     provoked = {code for code, _ in CHECKS if f'denied("{code.value}"' in text or f'("denied", "{code.value}")' in text}
-    assert {code for code, _ in CHECKS} - provoked - HELD == set()
+    assert {code for code, _ in CHECKS} - provoked - HELD - WITH_HISTORY == set()
     assert not [code for code, _ in CHECKS if f"| `{code.value}` |" not in DOCS]

@@ -73,6 +73,6 @@ async def test_metrics_are_for_this_host_or_a_reader(gateway: Running) -> None:
         behind = {"X-Forwarded-For": "203.0.113.9"}
         assert (await client.get("/metrics", headers=behind)).status_code == 401
         rebound = {"Host": "evil.example"}  # a page whose name was made to mean 127.0.0.1
-        assert (await client.get("/metrics", headers=rebound)).status_code == 401
+        assert (await client.get("/metrics", headers=rebound)).status_code == 421
     async with gateway.client("read") as client:
         assert (await client.get("/metrics", headers=behind)).status_code == 200

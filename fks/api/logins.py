@@ -87,7 +87,7 @@ class Logins:
         self._totp_key = base64.urlsafe_b64encode(derived(key, "totp"))
         self._hasher = PasswordHasher()
         self._gate = asyncio.Semaphore(COMPARED_MAX)
-        self._nobody = ""  # a hash that no password has, made at the first login
+        self._no_user_hash = ""  # a hash that no password has, made at the first login
 
     @property
     def idle_s(self) -> float:
@@ -114,9 +114,9 @@ class Logins:
         """Return whether the password is the user's; it takes as long for a user that does not exist."""
         from argon2.exceptions import InvalidHashError, VerificationError
 
-        if not self._nobody:
-            self._nobody = await self.hash(uuid.uuid4().hex)
-        wanted = self._nobody if user is None else user.password_hash
+        if not self._no_user_hash:
+            self._no_user_hash = await self.hash(uuid.uuid4().hex)
+        wanted = self._no_user_hash if user is None else user.password_hash
         async with self._gate:
             try:
                 await asyncio.to_thread(self._hasher.verify, wanted, password)
@@ -278,7 +278,7 @@ class Logins:
         await self.store.raise_session(principal.session_id)
 
     async def proven(self, principal: Principal, password: str, address: str) -> User:
-        """Return the user of a session who has shown the password again. Errors: Problem 401, 429."""
+        """Return the user of a session once the password was given again. Errors: Problem 401, 429."""
         user = await self._user(principal)
         keys = (f"user:{user.name}", f"address:{address}")
         await self._count(keys)

@@ -2,7 +2,7 @@
 use, and what the audit records.
 
 A route that is in none of these tables costs one, counts, and is closed to callers that are bound to accounts: a new
-route is safe until somebody opens it here. The scope itself stands at each route (`fks.api.auth.require`), and
+route is closed until a table here names it. The scope itself stands at each route (`fks.api.auth.require`), and
 `fks.api.app.table` shows all of it.
 """
 

@@ -62,7 +62,7 @@ class Refused:
         self._until: OrderedDict[str, float] = OrderedDict()
 
     def note(self, address: str, wait_s: float) -> None:
-        """Refuse `address` for `wait_s` seconds, at most REFUSED_S: a sender that was corrected is heard soon."""
+        """Refuse `address` for `wait_s` seconds, at most REFUSED_S: a corrected sender is accepted soon."""
         if address in TRADINGVIEW:
             return
         self._until.pop(address, None)

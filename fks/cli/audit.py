@@ -11,7 +11,7 @@ from fks.cli.shown import time_of
 
 @click.group()
 def audit() -> None:
-    """Show what was changed, by whom, from where."""
+    """Show changes: author, action, address."""
 
 
 @audit.command("list")

@@ -23,6 +23,7 @@ from fks.config.settings import Settings
 from fks.jobs.backtest import Request
 from fks.jobs.bars import load_stored
 from fks.jobs.checking import CHECK_S, checked_in_thread
+from fks.jobs.instances import instance_of, unknown_instance
 from fks.jobs.promotion import promotable
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
@@ -91,7 +92,7 @@ async def run_challenge(
 
 def is_due(challenger: Challenger, timeframe: str, bars_min: int) -> bool:
     """Return whether a challenger is tested by itself: after `bars_min` bars, and after each doubling. Each test is a
-    chance more to look good by luck, so there are few."""
+    chance more to look good by chance, so there are few."""
     if challenger.stage not in ("shadow", "proposed") or challenger.begun_ns is None or challenger.cursor_ns is None:
         return False
     bar_ns = (TIMEFRAMES[timeframe] or 30 * 86_400) * NS
@@ -152,7 +153,7 @@ async def _test(
 
 
 def trials_of(everyone: Sequence[Challenger], tested: str) -> int:
-    """Return how many chances there were to look good by luck: each challenger that was ever tried, and each further
+    """Return how many chances there were to look good by chance: each challenger that was ever tried, and each further
     test of one; that of `tested` which is made now included."""
     return sum(max(1, one.looks + (one.id == tested)) for one in everyone)
 
@@ -397,7 +398,7 @@ def _ensure_may_swap(challenger: Challenger, *, despite_findings: bool) -> None:
 def _ensure_same(before: Instance, now: Instance | None) -> Instance:
     """Return the held instance. Errors: InputError INSTANCE_CHANGED when it is not the one that was checked."""
     if now is None:
-        raise _unknown_instance(before.id)
+        raise unknown_instance(before.id)
     if (now.strategy, now.params_version) != (before.strategy, before.params_version):
         raise InputError(
             f"the parameters of instance {before.id} changed while those of its challenger were checked",
@@ -460,7 +461,7 @@ async def demote(db: Database, instance_id: str, catalogue: Catalogue, *, by: st
         store = ChallengerStore(tx)
         instance = await store.lock_instance(instance_id)
         if instance is None:
-            raise _unknown_instance(instance_id)
+            raise unknown_instance(instance_id)
         waiting = [id for id, owner in await store.waiting() if owner == instance_id]
         known = None if not waiting else await store.get(waiting[0])
         if known is not None and "rolled_back_to" in (known.provenance or {}):
@@ -501,29 +502,12 @@ def came_from_challenger(provenance: Mapping[str, Any] | None) -> Mapping[str, A
     return provenance
 
 
-async def instance_of(db: Database, instance_id: str) -> Instance:
-    """Return an instance. Errors: InputError INSTANCE_UNKNOWN."""
-    found = await StrategyStore(db).get(instance_id)
-    if found is None:
-        raise _unknown_instance(instance_id)
-    return found
-
-
 async def challenger_of(db: Database, instance_id: str, challenger_id: str) -> Challenger:
     """Return a challenger of an instance. Errors: InputError CHALLENGER_UNKNOWN."""
     found = await ChallengerStore(db).get(challenger_id)
     if found is None or found.instance_id != instance_id:
         raise _unknown(challenger_id)
     return found
-
-
-def _unknown_instance(instance_id: str) -> InputError:
-    return InputError(
-        f"there is no instance {instance_id!r}",
-        code="INSTANCE_UNKNOWN",
-        status=404,
-        remedy="see 'fks strategies instances'",
-    )
 
 
 def _unknown(challenger_id: str) -> InputError:

@@ -20,6 +20,7 @@ from fks.config.settings import Settings
 from fks.jobs.backtest import Loaded, Request
 from fks.jobs.bars import load_stored
 from fks.jobs.challenge import came_from_challenger, demote
+from fks.jobs.instances import instance_of
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.model.errors import InputError
@@ -66,14 +67,7 @@ async def run_drift(
     """Compare one instance and return the document; with `is_watched` an excess opens an alert, and pauses entries when
     `strategies.drift_pause` is set. Errors: InputError INSTANCE_UNKNOWN, NO_DATA, of the strategy; OutageError."""
     wanted = parse_spec(spec)
-    instance = await StrategyStore(db).get(wanted.instance)
-    if instance is None:
-        raise InputError(
-            f"there is no instance {wanted.instance!r}",
-            code="INSTANCE_UNKNOWN",
-            status=404,
-            remedy="see 'fks strategies instances'",
-        )
+    instance = await instance_of(db, wanted.instance)
     drift, loaded = await measure(db, instance, settings, catalogue, since=wanted.since)
     document = document_of(instance, drift, loaded)
     document["excess"] = excess_of(drift, settings)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from fks.jobs.checking import CHECK_S, checked_in_thread
+from fks.jobs.instances import unknown_instance
 from fks.model.errors import InputError
 from fks.store.challengers import ChallengerStore
 from fks.store.db import Database, Session
@@ -26,11 +29,13 @@ async def promote(
     by: str,
     despite_findings: bool = False,
     request: uuid.UUID | None = None,
+    check_s: float = CHECK_S,
 ) -> dict[str, Any]:
     """Give the best parameters of a search to an instance as its next version, and return it as JSON values.
 
     `request`: the caller's id of this request; made again, the version of the first time is returned.
-    Errors: InputError OPTIMIZATION_UNKNOWN, INSTANCE_UNKNOWN, PROMOTION_REFUSED, IDEMPOTENCY_CONFLICT; of the strategy.
+    Errors: InputError OPTIMIZATION_UNKNOWN, INSTANCE_UNKNOWN, PROMOTION_REFUSED, IDEMPOTENCY_CONFLICT,
+    STRATEGY_SLOW after `check_s` seconds; of the strategy.
     """
     job = await JobStore(db).get(search_id)
     if job is None:
@@ -40,17 +45,27 @@ async def promote(
             status=404,
             remedy="see 'fks optimize list'",
         )
-    async with db.transaction() as tx:
-        row, mode = await _held(tx, instance_id)
-        done = await _done(tx, request, instance_id, lambda kept: kept.get("optimization") == str(search_id))
-        if done is not None:
-            return _document(instance_id, mode, done)
-        params = ((job.result or {}).get("best") or {}).get("all_params") or {}
-        on_paper_s = await StrategyStore(tx).on_paper_s(str(search_id), params)
-        found, provenance = promotable(job, row, mode=mode, on_paper_s=on_paper_s, despite_findings=despite_findings)
-        made = catalogue.make(row.strategy, found)
-        ensure_checked(made)
-        return await _write(tx, row, mode, made.model_dump(mode="json"), provenance, by=by, request=request)
+    made: dict[str, Any] | None = None
+    while True:
+        async with db.transaction() as tx:
+            row, mode = await _held(tx, instance_id)
+            done = await _done(tx, request, instance_id, lambda kept: kept.get("optimization") == str(search_id))
+            if done is not None:
+                return _document(instance_id, mode, done)
+            params = ((job.result or {}).get("best") or {}).get("all_params") or {}
+            on_paper_s = await StrategyStore(tx).on_paper_s(str(search_id), params)
+            found, provenance = promotable(
+                job, row, mode=mode, on_paper_s=on_paper_s, despite_findings=despite_findings
+            )
+            if made is not None:  # of the search's strategy, which is the instance's: `promotable` compared them
+                return await _write(tx, row, mode, made, provenance, by=by, request=request)
+        made = await checked_in_thread(row.strategy, partial(_checked, catalogue, row.strategy, found), limit_s=check_s)
+
+
+def _checked(catalogue: Catalogue, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    made = catalogue.make(strategy, params)
+    ensure_checked(made)
+    return made.model_dump(mode="json")
 
 
 async def rollback(
@@ -73,12 +88,7 @@ async def _held(tx: Session, instance_id: str) -> tuple[Instance, str]:
     """Return an instance, whose row is held until the transaction ends, and the mode of its account."""
     row, mode = await ChallengerStore(tx).lock_instance(instance_id), await StrategyStore(tx).mode(instance_id)
     if row is None or mode is None:
-        raise InputError(
-            f"there is no instance {instance_id!r}",
-            code="INSTANCE_UNKNOWN",
-            status=404,
-            remedy="see 'fks strategies instances'",
-        )
+        raise unknown_instance(instance_id)
     return row, mode
 
 

@@ -139,7 +139,7 @@ class AccountValues:
         except OutageError:
             if news == DayNews():
                 raise
-            # the next call reads them again; what was stored above is told by this call or by none
+            # the next call reads them again; what was stored above is reported by this call or never
         self._news = DayNews()
         return news
 

@@ -93,7 +93,7 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
             f"no such account: {body.account}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}"
         )
     symbols = [(await ReadingStore(gate.db).spelled(symbol, listed=True))[0].symbol for symbol in body.symbols]
-    if len({folded(symbol) for symbol in symbols}) < len(symbols):  # a message could not tell them apart
+    if len({folded(symbol) for symbol in symbols}) < len(symbols):  # in a message they would be the same
         raise _wrong("two of the symbols are one in messages", "name each symbol once, in one spelling")
     salt, key_check = gate.webhooks.new_salt()
     store = WebhookStore(gate.db)

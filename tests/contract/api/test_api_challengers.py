@@ -16,6 +16,7 @@ from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running
+from tests.support.searches import search_of
 from tests.support.strategies import add_instance
 
 FAST = {"fast": 5, "slow": 20}
@@ -25,29 +26,6 @@ FAST = {"fast": 5, "slow": 20}
 async def instance(seeded: Database) -> str:
     await add_instance(seeded, "a", "sma_cross", {"fast": 10, "slow": 30})
     return "a"
-
-
-async def search_of(db: Database, findings: list[str] | None = None) -> uuid.UUID:
-    """Return a finished search of the instance's strategy and market."""
-    id = await JobStore(db).submit("optimization", {})
-    job = await JobStore(db).claim(["optimization"])
-    assert job is not None
-    result = {
-        "name": "sma",
-        "strategy": "sma_cross",
-        "symbol": "BTCUSDT",
-        "timeframe": "1m",
-        "findings": findings or [],
-        "best": {"all_params": {**FAST, "short": False, "sl_pct": None, "tp_pct": None}},
-        "overfitting": {"trials": 9, "deflated_sharpe": 0.97, "cross_validation": None},
-        "out_of_sample": None,
-        "inputs_hash": "x",
-        "objectives": ["sharpe"],
-        "from": "2026-01-01T00:00:00Z",
-        "to": "2026-02-01T00:00:00Z",
-    }
-    await JobStore(db).finish(job, "done", result=result)
-    return id
 
 
 async def test_parameters_are_not_changed_while_an_order_that_enters_is_open(
@@ -92,7 +70,7 @@ async def test_promotion_and_rollback_with_a_key_are_done_once(
         assert again.json() == back.json()
         versions = (await client.get(f"/strategies/{instance}/versions")).json()["items"]
         assert [one["version"] for one in versions] == [3, 2, 1]
-        refused = await client.post(f"/optimizations/{await search_of(seeded, ['luck'])}/promote", json=body)
+        refused = await client.post(f"/optimizations/{await search_of(seeded, ['chance'])}/promote", json=body)
         assert (refused.status_code, refused.json()["code"]) == (409, "PROMOTION_REFUSED")
         for wrong, code in ((f"/optimizations/{uuid.uuid4()}/promote", "OPTIMIZATION_UNKNOWN"),):
             assert (await client.post(wrong, json=body)).json()["code"] == code
@@ -174,7 +152,7 @@ async def test_challengers_on_the_command_line(
 
     made = await done("add", instance, "--set", "fast=5", "--set", "slow=20")
     assert (made["id"], made["params"]["fast"]) == ("a~1", 5)
-    search = await search_of(seeded, ["luck"])
+    search = await search_of(seeded, ["chance"])
     assert (await done("add", instance, "--search", str(search)))["id"] == "a~1", "the same parameters"
     code, _, err = await fks(*group, "add", instance)
     assert code == 2, err

@@ -19,6 +19,7 @@ from fks.clock import FakeClock
 from fks.config.settings import Settings, Strategies
 from fks.jobs.challenge import add_challenger, complete_swaps, demote, run_challenge, swap_in
 from fks.jobs.drift import run_drift
+from fks.jobs.promotion import promote
 from fks.jobs.runner import run_one
 from fks.jobs.schedule import Schedules
 from fks.model.bar import Bars
@@ -32,6 +33,7 @@ from fks.store.strategies import StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import Catalogue, Entry, load_catalogue
+from tests.support.searches import search_of
 from tests.support.strategies import add_account, add_instance
 
 CATALOGUE = load_catalogue()
@@ -254,6 +256,24 @@ async def test_code_is_checked_before_the_instance_is_held_and_what_changed_mean
     with pytest.raises(InputError, match="changed while"):
         await swapping
     assert await stage(database, challenger) == "shadow"
+
+
+async def test_code_of_a_promotion_is_checked_before_the_instance_is_held(database: Database) -> None:
+    await add_account(database)
+    await add_instance(database, "a", "held", {"number": 1})
+    (row,) = await database.sql("SELECT timeframe FROM strategy_instances")
+    search = await search_of(database, strategy="held", timeframe=row["timeframe"], best={"number": 2})
+    Held.begun.clear()
+    Held.go.clear()
+    promoting = asyncio.create_task(promote(database, OWN, search, "a", by="me"))
+    await begun_of(promoting)
+    await database.sql("SELECT 1 FROM strategy_instances FOR UPDATE NOWAIT")
+    Held.go.set()
+    assert (await promoting)["params"] == {"number": 2}
+    Held.go.clear()
+    with pytest.raises(InputError, match=r"held took longer than 0\.05 s"):
+        await promote(database, OWN, search, "a", by="me", check_s=0.05)
+    Held.go.set()
 
 
 async def test_code_that_takes_too_long_is_refused(database: Database) -> None:

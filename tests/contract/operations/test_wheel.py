@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -133,5 +134,5 @@ async def test_wheel_that_renames_columns_is_not_installed_on_any_node(
     """Its migrations lack one that renamed columns: a child that starts again from it would use the old names."""
     code, out, err = await fks("deploy", "--wheel", str(wheel(tmp_path)), *more)
     assert (code, out) == (USAGE, "")
-    assert "cannot be rolled out: migration 0019 renames or removes columns" in err
+    assert re.search(r"cannot be rolled out: migration 0019(, \d{4})* renames or removes columns", err)
     assert "fks down" in err

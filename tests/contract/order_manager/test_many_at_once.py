@@ -88,7 +88,7 @@ async def test_a_fill_after_the_end_is_booked_whatever_was_reported_before(rig: 
     name = held.order.client_order_id
     rig.venue.end(held, end)
     await rig.becomes(name, end)
-    fill = rig.venue.fill(name, D(10))
+    fill = rig.venue.fill(name, held.order.quantity)
     late = await rig.becomes(name, State.FILLED)
     assert late.is_late
     rig.venue.push(fill)

@@ -114,16 +114,16 @@ def ours(bars: Bars) -> Backtest:
     return run(SmaCross(fast=FAST, slow=SLOW), bars, SETUP, engine="compiled", check=False)
 
 
-def vectorbt_of(bars: Bars) -> Callable[[], Any]:
+def vectorbt_of(bars: Bars, fast_bars: int = FAST, slow_bars: int = SLOW) -> Callable[[], Any]:
     import pandas as pd
 
     vbt: Any = importlib.import_module("vectorbt")
     close, open_ = pd.Series(bars.close), pd.Series(bars.open)
 
     def go() -> Any:
-        fast, slow = vbt.MA.run(close, FAST), vbt.MA.run(close, SLOW)
+        fast, slow = vbt.MA.run(close, fast_bars), vbt.MA.run(close, slow_bars)
         above, below = (fast.ma > slow.ma).to_numpy().copy(), (fast.ma < slow.ma).to_numpy().copy()
-        above[:SLOW] = below[:SLOW] = False
+        above[:slow_bars] = below[:slow_bars] = False
         entries, exits = (np.concatenate([[False], side[:-1]]) for side in (above, below))  # a tie is neither
         return vbt.Portfolio.from_signals(
             close, entries, exits, size=1.0, price=open_, fees=RATE, init_cash=CASH, freq="1min"

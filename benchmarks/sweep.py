@@ -1,0 +1,272 @@
+"""A sweep of 1,000 SMA pairs over a year of minutes, and a strategy with a method per bar, ours against floors and peers.
+
+Sweep: fast 5..50 x slow 20..200, a trial is what `fks optimize` does: exact fills, trades, equity, drawdown, Sharpe.
+Floor: a numba loop over the pairs in float64, drawdown and moments inline, one core. The number of trades and the final
+equity of every pair are compared before anything is printed. vectorbt, when it is installed, runs pairs one at a time.
+Callback: SMA 20/50 in `on_bar`; its trades are those of the vectorised strategy. Floor: a plain Python loop over bar
+objects with the same decisions. CPU time for one core, wall time for two workers; medians of interleaved rounds.
+
+    python benchmarks/sweep.py [--pairs 1000] [--bars 525600] [--rounds 3] [--callback-bars 100000]
+
+Exits 1 when the results differ. Peers: pip install -e .[peers]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.backtest import CASH, RATE, SETUP, backtesting_of, tape, vectorbt_of
+from fks.backtest import run
+from fks.indicators import sma
+from fks.jobs.pool import Processes
+from fks.model.bar import Bars, Floats
+from fks.search import Plan, Search, Task, Validation, evaluate, task_of
+from fks.strategies.base import BarStrategy, Context
+from fks.strategies.sma_cross import SmaCross
+
+
+# ── the sweep ────────────────────────────────────────────────────────────────────────────────────
+@numba.njit(cache=True)
+def bare(open_: Any, close: Any, fast: int, slow: int, rate: float, cash: float) -> Any:
+    """Return (trades, final equity, drawdown, mean and variance of the returns by bar) of one pair, in one pass."""
+    start, trades, held, wants = cash, 0, 0.0, False
+    fast_sum, slow_sum, peak, fall, total, squares, before = 0.0, 0.0, cash, 0.0, 0.0, 0.0, cash
+    equity = cash
+    for i in range(len(close)):
+        if wants and held == 0.0:
+            cash -= open_[i] * (1.0 + rate)
+            held = 1.0
+        elif not wants and held > 0.0:
+            cash += open_[i] * (1.0 - rate)
+            held = 0.0
+            trades += 1
+        fast_sum += close[i]
+        slow_sum += close[i]
+        if i >= fast:
+            fast_sum -= close[i - fast]
+        if i >= slow:
+            slow_sum -= close[i - slow]
+            side = fast_sum * slow - slow_sum * fast
+            if side > 0.0:
+                wants = True
+            elif side < 0.0:
+                wants = False
+        equity = cash + held * close[i]
+        peak = max(peak, equity)
+        fall = max(fall, (peak - equity) / peak)
+        change = equity / before - 1.0
+        total += change
+        squares += change * change
+        before = equity
+    mean = total / len(close)
+    return trades, equity - start, fall, mean, squares / len(close) - mean * mean
+
+
+def pairs_of(count: int) -> list[tuple[int, int]]:
+    """Return `count` pairs spread evenly over the grid of fast < slow."""
+    grid = [(fast, slow) for fast in range(5, 51) for slow in range(20, 201) if fast < slow]
+    return [grid[place] for place in np.linspace(0, len(grid) - 1, count).astype(int)]
+
+
+def sweep_of(bars: Bars, count: int) -> tuple[Task, list[Any]]:
+    """Return the task of a search over all pairs, and `count` of its proposals."""
+    space = {"fast": "5:50", "slow": "20:200"}
+    task = task_of(SmaCross, space, bars, SETUP, Plan(method="grid"), validation=Validation(kind="none"))
+    driver, wanted, found = Search(task), set(pairs_of(count)), []
+    while asked := driver.ask():
+        found += [one for one in asked if (one[1].params["fast"], one[1].params["slow"]) in wanted]
+    return task, found
+
+
+def same(task: Task, asked: list[Any], bars: Bars) -> int:
+    """Return the trades of all pairs. Errors: AssertionError when a pair's trades or final equity are not the floor's."""
+    trades = 0
+    for fold, proposal in asked:
+        count, gain, *_ = bare(bars.open, bars.close, proposal.params["fast"], proposal.params["slow"], RATE, CASH)
+        trial = evaluate(task, fold, proposal)
+        assert trial.state == "done", trial.error
+        assert trial.metrics["trades"] == count, (proposal.params, trial.metrics["trades"], count)
+        mine = trial.metrics["return_pct"] / 100.0 * CASH
+        assert abs(mine - gain) <= 1e-4 * max(1.0, abs(gain)), (proposal.params, mine, gain)
+        trades += count
+    return trades
+
+
+def _only(task: Task, asked: list[Any]) -> None:
+    for fold, proposal in asked:
+        evaluate(task, fold, proposal)
+
+
+def _over(task: Task, asked: list[Any], workers: int) -> None:
+    with Processes(workers) as evaluate_all:
+        for _ in evaluate_all(task, asked):
+            pass
+
+
+def peak_gb(task: Task, asked: list[Any]) -> float:
+    """Return the greatest resident memory of a process of its own that runs the trials, in GB."""
+
+    def measured(line: Any) -> None:
+        _only(task, asked)
+        line.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=measured, args=(theirs,))
+    process.start()
+    found: float = ours.recv()
+    process.join()
+    return found
+
+
+# ── a method per bar ─────────────────────────────────────────────────────────────────────────────
+class CrossByBar(BarStrategy):
+    """SMA 20/50, long only, with a method per bar."""
+
+    name: ClassVar[str] = "cross_by_bar"
+
+    def warmup(self) -> int:
+        return 50
+
+    def indicators(self, bars: Bars) -> Mapping[str, Floats]:
+        return {"fast": sma(bars.close, 20), "slow": sma(bars.close, 50)}
+
+    def on_bar(self, ctx: Context, bar: Any) -> None:
+        if bar.fast > bar.slow:
+            ctx.buy()
+        elif bar.fast < bar.slow:
+            ctx.close()
+
+
+def plain_loop(bars: Bars) -> int:
+    """Return the entries of a plain Python loop over bar objects: what a callback costs at the least."""
+    Row = namedtuple("Row", "time_ns open high low close volume fast slow")
+    columns = (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume)
+    averages = sma(bars.close, 20), sma(bars.close, 50)
+    held, entries = False, 0
+
+    def on_bar(bar: Any) -> bool | None:
+        return True if bar.fast > bar.slow else False if bar.fast < bar.slow else None
+
+    for values in zip(*(column.tolist() for column in (*columns, *averages)), strict=True):
+        wants = on_bar(Row(*values))
+        if wants is not None and wants != held:
+            held = wants
+            entries += wants
+    return entries
+
+
+def callback(bars: Bars) -> Any:
+    return run(CrossByBar(), bars, SETUP, engine="compiled", check=False)
+
+
+def check_callback(bars: Bars) -> int:
+    """Return the trades. Errors: AssertionError when they are not those of the vectorised strategy."""
+    mine, other = callback(bars), run(SmaCross(fast=20, slow=50), bars, SETUP, engine="compiled", check=False)
+    assert np.array_equal(mine.fill_columns.bar, other.fill_columns.bar), "the callback trades on other bars"
+    assert np.array_equal(mine.pnl, other.pnl), "the callback's profits differ"
+    return len(mine.pnl)
+
+
+# ── timing ───────────────────────────────────────────────────────────────────────────────────────
+def timed(contenders: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the median of each, in seconds, of interleaved rounds."""
+    took: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, go in contenders.items():
+            start = clock()
+            go()
+            took[name].append(clock() - start)
+    return {name: statistics.median(times) for name, times in took.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=1000)
+    parser.add_argument("--bars", type=int, default=525_600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--callback-bars", type=int, default=100_000)
+    parser.add_argument("--peer-pairs", type=int, default=20, help="pairs that vectorbt runs")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    bars = tape(options.bars)
+    task, asked = sweep_of(bars, options.pairs)
+    trades = same(task, asked, bars)
+    found: dict[str, Any] = {"bars": options.bars, "pairs": len(asked), "trades": trades}
+    floor = {
+        "floor": lambda: [
+            bare(bars.open, bars.close, one.params["fast"], one.params["slow"], RATE, CASH) for _, one in asked
+        ]
+    }
+    cpu = timed({**floor, "ours": lambda: _only(task, asked)}, options.rounds, time.process_time)
+    wall = timed(
+        {"one worker": lambda: _over(task, asked, 1), "two workers": lambda: _over(task, asked, 2)},
+        options.rounds,
+        time.perf_counter,
+    )
+    found |= {name: round(seconds, 3) for name, seconds in (cpu | wall).items()}
+    found["x floor"] = round(cpu["ours"] / cpu["floor"], 2)
+    found["two over one"] = round(wall["one worker"] / wall["two workers"], 2)
+    found["peak GB"] = round(peak_gb(task, asked), 2)
+    found["peak GB, 100 pairs"] = round(peak_gb(task, asked[:100]), 2)
+    found |= _vectorbt(bars, options.peer_pairs, cpu["ours"] / len(asked))
+    found |= _callbacks(tape(options.callback_bars), options.rounds)
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:34}{value}")
+
+
+def _vectorbt(bars: Bars, count: int, each_s: float) -> dict[str, Any]:
+    """Return how long vectorbt takes a pair, one at a time, with its final value, drawdown and Sharpe ratio."""
+    try:
+        importlib.import_module("vectorbt")
+    except ImportError:
+        return {"vectorbt": "not installed (pip install -e .[peers])"}
+    took = []
+    for fast, slow in pairs_of(count):
+        go = vectorbt_of(bars, fast, slow)
+        go().total_profit()
+        start = time.process_time()
+        found = go()
+        found.total_profit(), found.max_drawdown(), found.sharpe_ratio()
+        took.append(time.process_time() - start)
+    median = statistics.median(took)
+    return {"vectorbt, ms a pair": round(1e3 * median, 1), "x ours": round(median / each_s, 1)}
+
+
+def _callbacks(bars: Bars, rounds: int) -> dict[str, Any]:
+    trades = check_callback(bars)
+    contenders: dict[str, Callable[[], Any]] = {"loop": lambda: plain_loop(bars), "ours": lambda: callback(bars)}
+    try:
+        contenders["backtesting.py"] = backtesting_of(bars)
+    except ImportError:
+        pass
+    took = timed(contenders, rounds, time.process_time)
+    found: dict[str, Any] = {"callback: bars": len(bars), "callback: trades": trades}
+    found |= {f"callback: {name}, us a bar": round(1e6 * seconds / len(bars), 2) for name, seconds in took.items()}
+    found["callback: x plain loop"] = round(took["ours"] / took["loop"], 2)
+    if "backtesting.py" in took:
+        found["callback: backtesting.py x ours"] = round(took["backtesting.py"] / took["ours"], 1)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ Exits 1 when the results differ. Peers: pip install -e .[peers]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -255,10 +256,8 @@ def _vectorbt(bars: Bars, count: int, each_s: float) -> dict[str, Any]:
 def _callbacks(bars: Bars, rounds: int) -> dict[str, Any]:
     trades = check_callback(bars)
     contenders: dict[str, Callable[[], Any]] = {"loop": lambda: plain_loop(bars), "ours": lambda: callback(bars)}
-    try:
+    with contextlib.suppress(ImportError):
         contenders["backtesting.py"] = backtesting_of(bars)
-    except ImportError:
-        pass
     took = timed(contenders, rounds, time.process_time)
     found: dict[str, Any] = {"callback: bars": len(bars), "callback: trades": trades}
     found |= {f"callback: {name}, us a bar": round(1e6 * seconds / len(bars), 2) for name, seconds in took.items()}

@@ -127,14 +127,20 @@ def run(
     """Search the parameters of strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
     from fks.backtest import TapeRefused
     from fks.cli.base import Denied
-    from fks.jobs.backtest import with_costs
-    from fks.jobs.optimization import check_strategy_of, document_of_search, parse_optimization, task_for
+    from fks.jobs.backtest import load_joined, with_costs
+    from fks.jobs.optimization import (
+        check_strategy_of,
+        document_of_search,
+        parse_optimization,
+        symbols_of,
+        task_for,
+    )
     from fks.search import Search
 
     spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs))
     catalogue = catalogue_of(ctx)
-    catalogue.kind(spec.strategy)  # errors of the request are reported before any data is loaded
-    loaded = load_bars(ctx, spec.request(), tape)
+    symbols = symbols_of(spec, catalogue)  # errors of the request are reported before any data is loaded
+    loaded = load_joined(symbols, spec.request(), lambda request: load_bars(ctx, request, tape))
     began = time.perf_counter()
     try:
         task = task_for(spec, loaded, catalogue, settings_of(ctx).risk)

@@ -109,7 +109,7 @@ def run_account_spec(
         request = Request(
             wanted.symbol, wanted.exchange, wanted.timeframe, wanted.start_ns, wanted.end_ns, strategy.warmup()
         )
-        loaded = load_joined(strategy, request, load_bars)
+        loaded = load_joined(strategy.inputs(), request, load_bars)
         setup = Setup(
             loaded.instrument,
             CostModel.of(wanted),

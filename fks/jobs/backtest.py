@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,7 +21,6 @@ from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
 from fks.risk.sizing import Sizing
-from fks.strategies.base import Strategy
 from fks.strategies.registry import Catalogue, load_catalogue
 
 KIND = "backtest"
@@ -125,13 +124,16 @@ def with_costs(spec: Mapping[str, Any], costs: Costs) -> dict[str, Any]:
     return {**costs.model_dump(), **maker, **own}
 
 
-def load_joined(strategy: Strategy, request: Request, load_bars: LoadBars) -> Loaded:
-    """Return the bars of a request, with those of the strategy's further symbols beside them.
+def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -> Loaded:
+    """Return the bars of a request, with those of further symbols (`Strategy.inputs`) beside them.
 
     Errors: as `load_bars`.
     """
-    loaded = load_bars(request)
-    others = {symbol: load_bars(replace(request, symbol=symbol)) for symbol in strategy.inputs()}
+    return joined(load_bars(request), {symbol: load_bars(replace(request, symbol=symbol)) for symbol in symbols})
+
+
+def joined(loaded: Loaded, others: Mapping[str, Loaded]) -> Loaded:
+    """Return what was loaded with the bars of further symbols, by name, beside its own."""
     if not others:
         return loaded
     return replace(loaded, bars=loaded.bars.joined({symbol: other.bars for symbol, other in others.items()}))
@@ -156,7 +158,7 @@ def run_spec(
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
     progress(0.05)
     request = Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
-    loaded = load_joined(strategy, request, load_bars)
+    loaded = load_joined(strategy.inputs(), request, load_bars)
     progress(0.3)
     check_beginning(strategy, loaded.bars)
     progress(0.4)

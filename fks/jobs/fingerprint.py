@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,6 +15,9 @@ from fks.model.instrument import folded
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.strategies.registry import Catalogue, source_hash
+
+if TYPE_CHECKING:
+    from fks.jobs.backtest import BacktestSpec
 
 _NOT = ("workers",)  # in a spec, and nothing in a result depends on it
 
@@ -33,7 +36,7 @@ async def fingerprint(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     parsed = parse_optimization(spec) if kind == KIND else parse_spec(spec)
     series = []
     exchange = parsed.exchange or "binance"
-    wanted = [parsed.symbol, *_inputs(catalogue, parsed.strategy, parsed.params)]
+    wanted = [parsed.symbol, *_inputs(catalogue, parsed)]
     for symbol, timeframe in ((symbol, tf) for symbol in wanted for tf in sorted({parsed.timeframe, "1m"})):
         found = await BarStore(db).series(symbol, timeframe, exchange=exchange)
         if found is not None and found.newest_ns is not None:
@@ -65,12 +68,13 @@ async def _of_account(db: Database, kind: str, spec: Mapping[str, Any], catalogu
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _inputs(catalogue: Catalogue, name: str, params: Mapping[str, Any]) -> list[str]:
-    """Return the further symbols of a strategy as they are stored."""
-    try:
-        return [folded(symbol) for symbol in catalogue.make(name, params).inputs()]
-    except InputError:  # parameters that are right only with those that a search adds
-        return []
+def _inputs(catalogue: Catalogue, spec: BacktestSpec) -> list[str]:
+    """Return the further symbols of a strategy as they are stored. Errors: InputError for an unknown strategy."""
+    from fks.jobs.optimization import OptimizationSpec, symbols_of
+
+    if isinstance(spec, OptimizationSpec):
+        return [folded(symbol) for symbol in symbols_of(spec, catalogue)]
+    return [folded(symbol) for symbol in catalogue.make(spec.strategy, spec.params).inputs()]
 
 
 def _source(catalogue: Catalogue, name: str, params: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
 from fks.search import Plan, Search, Task, Trial, Validation, task_of
 from fks.search.objectives import check_objectives
+from fks.search.space import space_of
 from fks.strategies.registry import Catalogue, source_hash
 
 KIND = "optimization"
@@ -92,6 +93,12 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
         trades_min=spec.trades_min,
         context=catalogue.context,
     )
+
+
+def symbols_of(spec: OptimizationSpec, catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the further symbols that a search reads. Errors: InputError STRATEGY_UNKNOWN, SPACE_WRONG."""
+    kind = catalogue.kind(spec.strategy)
+    return space_of(kind, spec.space, spec.params, context=catalogue.context).inputs()
 
 
 def check_strategy_of(task: Task, params: Mapping[str, Any]) -> None:

@@ -13,11 +13,12 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from fks.config.settings import Settings
-from fks.jobs.backtest import Loaded
+from fks.jobs.backtest import Loaded, joined
 from fks.jobs.bars import load_stored
 from fks.jobs.optimization import (
     WORKER,
@@ -26,6 +27,7 @@ from fks.jobs.optimization import (
     document_of_search,
     parse_optimization,
     result_of,
+    symbols_of,
     task_for,
     trial_of,
 )
@@ -154,10 +156,17 @@ def _check(work: Work) -> None:
 
 async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
     columns = None if work.node is None else ColumnCache.of(work.db, work.settings)
-    loaded: Loaded = await _persist(lambda: load_stored(work.db, spec.request(), columns), work)
+    catalogue = await asyncio.to_thread(load_catalogue, work.folder)
+
+    async def load(symbol: str) -> Loaded:
+        wanted = replace(spec.request(), symbol=symbol)
+        return await _persist(lambda: load_stored(work.db, wanted, columns), work)
+
+    loaded = await load(spec.symbol)
+    loaded = joined(loaded, {symbol: await load(symbol) for symbol in symbols_of(spec, catalogue)})
 
     def make() -> Task:
-        return task_for(spec, loaded, load_catalogue(work.folder), work.settings.risk)
+        return task_for(spec, loaded, catalogue, work.settings.risk)
 
     return await asyncio.to_thread(make), loaded.source
 

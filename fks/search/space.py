@@ -56,6 +56,13 @@ class Dimension:
         found = _exact(self.low) + index * _exact(self.step)
         return int(found) if self.kind == "int" else float(found)
 
+    def end(self, place: int) -> Value:
+        """Return the lowest value, or the first choice, for place 0; the highest or last one for place -1."""
+        if self.kind == "choice":
+            return self.choices[place]
+        value = self.high if place else self.low
+        return int(value) if self.kind == "int" else value
+
     def as_dict(self) -> dict[str, Any]:
         if self.kind == "choice":
             return {"choices": list(self.choices)}
@@ -96,6 +103,14 @@ class Space:
         except ValidationError:
             return None
 
+    def inputs(self) -> tuple[str, ...]:
+        """Return the further symbols whose bars the combinations read: at both ends of each range, and at each choice
+        with the others at an end."""
+        ends = [{one.name: one.end(place) for one in self.dimensions} for place in (0, -1)]
+        chosen = [{**end, one.name: value} for end in ends for one in self.dimensions for value in one.choices]
+        made = (self.make(params) for params in (*ends, *chosen))
+        return tuple(dict.fromkeys(symbol for one in made if one is not None for symbol in one.inputs()))
+
     def as_dict(self) -> dict[str, Any]:
         return {dimension.name: dimension.as_dict() for dimension in self.dimensions}
 
@@ -107,7 +122,8 @@ def space_of(
     *,
     context: dict[str, Any] | None = None,
 ) -> Space:
-    """Return the space over the parameters in `wanted`; all others keep `fixed` or their defaults.
+    """Return the space over the parameters in `wanted`; all others keep `fixed` or their defaults. The dimensions have
+    the order of the strategy's fields, whatever that of `wanted` is (a stored spec does not keep it).
 
     `context`: `Catalogue.context`, with which a combination finds a user's strategies.
 
@@ -121,13 +137,12 @@ def space_of(
     schema = strategy.model_json_schema()
     fields, shared = schema.get("properties", {}), schema.get("$defs", {})
     fixed = dict(fixed or {})
-    dimensions = []
-    for name, given in wanted.items():
+    for name in wanted:
         if name not in fields:
             raise _wrong(f"strategy {strategy.name} has no parameter {name!r}", f"parameters: {' '.join(fields)}")
         if name in fixed:
             raise _wrong(f"{name} is both fixed and searched", "leave out one of the two")
-        dimensions.append(_dimension(name, given, _Field.of(fields[name], shared)))
+    dimensions = [_dimension(name, wanted[name], _Field.of(fields[name], shared)) for name in fields if name in wanted]
     return Space(strategy, tuple(dimensions), fixed, context)
 
 

@@ -15,11 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from fks.config.settings import Database as DatabaseSettings
+from fks.jobs.backtest import joined
 from fks.jobs.bars import load_stored
-from fks.jobs.optimization import KIND, document_of_search, parse_optimization, task_for
+from fks.jobs.optimization import KIND, document_of_search, parse_optimization, symbols_of, task_for
+from fks.model.bar import Bars
 from fks.search import Search, serial
 from fks.search.run import Evaluate
 from fks.store import migrate
@@ -27,7 +30,8 @@ from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import SEARCHES, Job, JobStore
 from fks.store.trials import TrialStore
-from fks.strategies.check import synthetic
+from fks.strategies.check import synthetic, with_inputs
+from fks.strategies.pairs import Pairs
 from fks.strategies.registry import load_catalogue
 from tests.support.servers import mortal_postgres
 
@@ -63,13 +67,28 @@ async def stored(db: Database, count: int = 900) -> None:
     await BarStore(db).merge(replace(synthetic(count), symbol="BTCUSDT"), source="test")
 
 
+async def stored_pair(db: Database, count: int = 900) -> None:
+    """Store bars of BTCUSDT, and of ETHUSDT where `synthetic` has them."""
+    bars = with_inputs(Pairs(), synthetic(count))
+    other = bars.inputs["ETHUSDT"]
+    there = np.flatnonzero(~np.isnan(other.close))
+    columns = (getattr(other, name)[there] for name in ("open", "high", "low", "close", "volume"))
+    await BarStore(db).merge(replace(bars, symbol="BTCUSDT", inputs={}), source="test")
+    await BarStore(db).merge(Bars("ETHUSDT", "1m", other.time_ns[there], *columns), source="test")
+
+
 async def here(
     db: Database, spec: dict[str, Any], evaluate_all: Evaluate = serial, folder: Path | None = None
 ) -> dict[str, Any]:
     """Return what the search of a spec gives in this process. `folder`: of strategies' files."""
     parsed = parse_optimization(spec)
+    catalogue = load_catalogue(folder)
     loaded = await load_stored(db, parsed.request())
-    driver = Search(task_for(parsed, loaded, load_catalogue(folder)))
+    others = {
+        symbol: await load_stored(db, replace(parsed.request(), symbol=symbol))
+        for symbol in symbols_of(parsed, catalogue)
+    }
+    driver = Search(task_for(parsed, joined(loaded, others), catalogue))
     while asked := driver.ask():
         for trial in evaluate_all(driver.task, asked):
             driver.tell(trial)

@@ -25,7 +25,18 @@ from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.store.strategies import StrategyStore
 from fks.store.trials import LOST_MAX, TrialRow, TrialStore
-from tests.support.searching import COUNTED, PATIENT, SPEC, ended, here, stored, submit, survive_deaths, take
+from tests.support.searching import (
+    COUNTED,
+    PATIENT,
+    SPEC,
+    ended,
+    here,
+    stored,
+    stored_pair,
+    submit,
+    survive_deaths,
+    take,
+)
 from tests.support.strategies import add_account, add_instance
 from tests.support.waiting import until
 
@@ -48,6 +59,20 @@ async def test_a_search_as_a_job_gives_what_it_gives_here(
     counts = await TrialStore(database, id).counts()
     assert (counts.queued, counts.running) == (0, 0)
     assert counts.ended == job.result["trials"]["total"]  # type: ignore[index]
+
+
+async def test_a_search_of_a_strategy_of_two_symbols_reads_both(database: Database, tmp_path: Path) -> None:
+    await stored_pair(database)
+    spec = {**SPEC, "strategy": "pairs", "params": {"leave": 0.1}, "allow_gaps": True, "allow_short": True}
+    spec["space"] = {"period": "30:90:30", "entry": "0.5:1.5:0.5", "other": "ETH/USDT"}
+    id = await submit(database, spec)
+    await take(database)
+    await run_one(database, id, tmp_path, settings=Settings(research=Research(slots=1)))
+    job = await ended(database, id)
+    assert (job.state, job.error) == ("done", None)
+    assert job.result == await here(database, spec)
+    assert job.result["trials"] == {**job.result["trials"], "total": 9, "done": 9, "failed": 0}  # type: ignore[index]
+    assert job.result["best"]["metrics"]["trades"] > 0  # type: ignore[index]
 
 
 async def test_helpers_share_the_trials_and_end_with_the_search(database: Database, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.search import Plan, planner_of, space_of
 from fks.strategies.base import Decisions, Protected
+from fks.strategies.pairs import Pairs
 from fks.strategies.sma_cross import SmaCross
 
 
@@ -114,3 +115,10 @@ def test_a_grid_has_each_valid_combination_once_and_counts_the_others(low: int, 
     assert set(got) == valid
     assert planner.invalid == (w + 1) * (h + 1) - len(valid)
     assert planner.total == len(valid)
+
+
+def test_a_space_names_the_further_symbols_of_all_its_combinations() -> None:
+    assert space_of(SmaCross, {"fast": "2:5"}).inputs() == ()
+    assert space_of(Pairs, {"period": "20:60"}, {"other": "SOL/USDT"}).inputs() == ("SOL/USDT",)
+    searched = space_of(Pairs, {"other": "SOL/USDT,ETH/USDT", "entry": "0.4:3.0:0.2"})  # 0.4 is below `leave`: invalid
+    assert sorted(searched.inputs()) == ["ETH/USDT", "SOL/USDT"]

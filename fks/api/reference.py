@@ -145,6 +145,9 @@ PROBLEMS: dict[str, str] = {
     "CONFIG_ROLLING": "409: another version of the settings is still being rolled out",
     "CONFIG_VERSION_UNKNOWN": "404: no such version of the settings",
     "SERVICE_UNKNOWN": "404: no such service, or no component runs for it",
+    "GRAPHQL_INVALID": "400 in `extensions`: the text is no query, or asks for a field that there is not",
+    "GRAPHQL_LIMIT": "422 in `extensions`: the query is too long, too deep or too costly; `message` names the limit",
+    "GRAPHQL_INTROSPECTION": "403 in `extensions`: the schema is described to callers with a token, or on this host",
     "SPAN_TOO_LONG": "422: more bars than one request may value",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -152,7 +155,13 @@ _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.
 
 def rewritten(text: str, app: FastAPI) -> str:
     """Return a document with its generated blocks rewritten. Errors: KeyError for an unknown block."""
-    makers = {"routes": lambda: routes(app), "problems": problems, "denials": denials, "metrics": metrics}
+    makers = {
+        "routes": lambda: routes(app),
+        "reads": lambda: reads(app),
+        "problems": problems,
+        "denials": denials,
+        "metrics": metrics,
+    }
     return _BLOCK.sub(lambda found: f"{found[1]}{makers[found[2]]()}{found[3]}", text)
 
 
@@ -160,6 +169,19 @@ def routes(app: FastAPI) -> str:
     """Return the table of routes."""
     rows = [(f"`{method} {path}`", scope, summary) for method, path, scope, summary in table(app)]
     return _table(("Route", "Scope", "What it does"), rows)
+
+
+def reads(app: FastAPI) -> str:
+    """Return the table of GraphQL fields."""
+    from fks.api.graphql.reads import reads_of
+    from fks.api.graphql.schema import type_name
+
+    rows = []
+    for read in reads_of(app):
+        arguments = ", ".join(argument.name + ("!" if argument.is_needed else "") for argument in read.arguments)
+        kind = "JSON" if read.model is None else type_name(read.model)
+        rows.append((f"`{read.name}`", f"`{arguments}`" if arguments else "", f"`{kind}`", f"`GET {read.path}`"))
+    return _table(("Field", "Arguments", "Type", "Route"), rows)
 
 
 def problems() -> str:

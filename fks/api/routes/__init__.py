@@ -9,6 +9,7 @@ from fks.api.routes import (
     config,
     denials,
     execution,
+    graphql,
     health,
     history,
     incidents,
@@ -57,5 +58,6 @@ ROUTERS = (
     challengers.router,
     tokens.router,
     stream.router,
+    graphql.router,
     monitor.router,
 )

@@ -11,6 +11,7 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Exact, Gate, Reader, body_of, page, takes
+from fks.api.views import AccountView, Page
 from fks.model.account import VenueName
 
 router = APIRouter(tags=["accounts"])
@@ -56,7 +57,7 @@ async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(
     return ExactJson(dict(row))
 
 
-@router.get("/accounts")
+@router.get("/accounts", response_model=Page[AccountView])
 async def accounts(gate: Gate, who: Reader) -> ExactJson:
     """List accounts with the balances their venues report."""
     return ExactJson(page(await gate.db.fetch("gateway.accounts", who.account_list)))

@@ -11,6 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
+from fks.api.views import AssetView, Page
 from fks.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
 from fks.store.assets import AssetStore
 
@@ -31,7 +32,7 @@ class AssetBody(Body):
 Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
 
 
-@router.get("/assets")
+@router.get("/assets", response_model=Page[AssetView])
 async def assets(gate: Gate, who: Reader, exchange: Exchange = None) -> ExactJson:
     """List assets: status (backfilling, live, stale, off), the newest price and its age."""
     return ExactJson(page(await AssetStore(gate.db).all(exchange)))

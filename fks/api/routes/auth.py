@@ -14,6 +14,7 @@ from fks.api.gateway import Gateway
 from fks.api.logins import Login, check_password
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, body_of, takes
+from fks.api.views import CallerView
 
 router = APIRouter(tags=["auth"])
 
@@ -86,7 +87,7 @@ async def refresh(
     return _answer(gate, found, is_browser=False)
 
 
-@router.get("/auth/session")
+@router.get("/auth/session", response_model=CallerView)
 async def session(request: Request, gate: Gate, who: Reader) -> ExactJson:
     """Return the caller: name, scope, accounts, and for a browser's session its CSRF token."""
     cookie = request.cookies.get(gate.tokens.cookie_name)

@@ -16,6 +16,7 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
+from fks.api.views import JobView, Page
 from fks.config.settings import Costs
 from fks.store.jobs import JobStore
 from fks.store.reading import ReadingStore
@@ -68,7 +69,7 @@ async def submit(
     return ExactJson(found, status_code=202, headers={"Location": f"/backtests/{job_id}"})
 
 
-@router.get("/backtests")
+@router.get("/backtests", response_model=Page[JobView])
 async def backtests(
     gate: Gate, who: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
 ) -> ExactJson:
@@ -77,7 +78,7 @@ async def backtests(
     return ExactJson({"items": [view(job) for job in found], "next": None})
 
 
-@router.get("/backtests/{id}")
+@router.get("/backtests/{id}", response_model=JobView)
 async def backtest(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
     """Return one backtest: its state, its progress, and when it is done its result."""
     return ExactJson(await _view(JobStore(gate.db), id))

@@ -14,6 +14,7 @@ from fks.api.jobs import Key, plain
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
 from fks.api.routes.promotions import catalogue_of
+from fks.api.views import ChallengerView, Page
 from fks.model import ids
 from fks.store.challengers import Challenger, ChallengerStore, shown
 from fks.store.jobs import JobStore
@@ -36,7 +37,7 @@ class SwapBody(Body):
     despite_findings: bool = Field(False, description="although no test speaks for it")
 
 
-@router.get("/strategies/{id}/challengers")
+@router.get("/strategies/{id}/challengers", response_model=Page[ChallengerView])
 async def challengers(
     gate: Gate, who: Reader, id: str, ended: Annotated[bool, Query(description="also those that have ended")] = False
 ) -> ExactJson:
@@ -64,7 +65,7 @@ async def add(
     return ExactJson(shown(found), status_code=201, headers={"Location": f"/challengers/{found.id}"})
 
 
-@router.get("/challengers/{id}")
+@router.get("/challengers/{id}", response_model=ChallengerView)
 async def challenger(gate: Gate, who: Reader, id: str) -> ExactJson:
     """Return one challenger."""
     return ExactJson(shown(await _find(gate, id)))

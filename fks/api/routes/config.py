@@ -13,6 +13,7 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
 from fks.api.routes.operations import view as operation_view
+from fks.api.views import ConfigVersionView, Page
 from fks.config.load import load_settings
 from fks.config.runtime import CHANGEABLE, changed, checked, difference, overlay, plain
 from fks.config.settings import Settings
@@ -58,14 +59,14 @@ async def config(gate: Gate, who: Reader) -> ExactJson:
     )
 
 
-@router.get("/config/versions")
+@router.get("/config/versions", response_model=Page[ConfigVersionView])
 async def versions(gate: Gate, who: Reader, limit: Limit = 50) -> ExactJson:
     """List the versions of the settings, newest first: changes, author, reason, outcome."""
     found = await RuntimeConfigStore(gate.db).history(limit)
     return ExactJson({"items": [view(version) for version in found], "next": None})
 
 
-@router.get("/config/versions/{version}")
+@router.get("/config/versions/{version}", response_model=ConfigVersionView)
 async def version(gate: Gate, who: Reader, version: int) -> ExactJson:
     """Return one version."""
     return ExactJson(view(await _known(gate, version)))

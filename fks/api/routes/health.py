@@ -14,6 +14,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Gate
+from fks.api.views import HealthView, ReadyView
 from fks.monitor.health import DOWN, HEALTHY, OWNER_SERVICES
 from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, merge
 
@@ -21,7 +22,7 @@ router = APIRouter(tags=["health"], dependencies=[require("open")])
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/health")
+@router.get("/health", response_model=HealthView)
 @router.get("/api/health", include_in_schema=False)
 async def health(gate: Gate) -> ExactJson:
     """Return the state of the system: 200 when healthy or degraded, 503 when down (the database does not answer)."""
@@ -29,7 +30,7 @@ async def health(gate: Gate) -> ExactJson:
     return ExactJson(report, status_code=503 if report["status"] == DOWN else 200)
 
 
-@router.get("/ready")
+@router.get("/ready", response_model=ReadyView)
 async def ready(gate: Gate) -> ExactJson:
     """Return whether this gateway can serve routes that need the journal: 200 ready, 503 not_ready."""
     dependencies = await gate.health.dependencies(gate.db, gate.bus)
@@ -38,7 +39,7 @@ async def ready(gate: Gate) -> ExactJson:
     return ExactJson(body, status_code=200 if is_ready else 503)
 
 
-@router.get("/{service}/health")
+@router.get("/{service}/health", response_model=HealthView)
 async def service_health(gate: Gate, service: str) -> ExactJson:
     """Return the health of one replaced service (fks_main, fks_api, …, fks_web) in the form of /health; 503 when it is
     down: none of its components is well, or none exists."""
@@ -46,7 +47,7 @@ async def service_health(gate: Gate, service: str) -> ExactJson:
     return ExactJson(report, status_code=503 if report["status"] == DOWN else 200)
 
 
-@router.get("/{service}/ready")
+@router.get("/{service}/ready", response_model=ReadyView)
 async def service_ready(gate: Gate, service: str) -> ExactJson:
     """Return whether one replaced service works: 200 ready, 503 not_ready. That of fks_ninja has `ninja_connected`."""
     report = await gate.health.service_report(_service(service), gate.db, gate.bus)

@@ -17,6 +17,7 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader, moment
 from fks.api.routes.market import identity
+from fks.api.views import BarsView
 from fks.model.timeframe import check_timeframe, iso, to_datetime, to_ns
 from fks.store.bars import BarStore
 from fks.store.reading import ReadingStore, read_columns
@@ -27,7 +28,7 @@ PAGE = 50_000
 _MICROSECOND = timedelta(microseconds=1)
 
 
-@router.get("/historical/{symbol:path}")
+@router.get("/historical/{symbol:path}", response_model=BarsView)
 async def historical(
     gate: Gate,
     who: Reader,

@@ -11,6 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.api.views import IncidentView, Page
 from fks.model.timeframe import iso
 from fks.store.bus import WAKE
 from fks.store.incidents import Incident, IncidentStore, Resolution
@@ -69,7 +70,7 @@ async def reconciled(gate: Gate, who: Reader, id: Number) -> ExactJson:
     return ExactJson(rows[0])
 
 
-@router.get("/incidents")
+@router.get("/incidents", response_model=Page[IncidentView])
 async def incidents(
     gate: Gate,
     who: Reader,

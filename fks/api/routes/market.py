@@ -12,6 +12,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader
+from fks.api.views import LatestView
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import folded
 from fks.model.timeframe import bar_end, iso, to_ns
@@ -21,7 +22,7 @@ from fks.store.reading import Listed, ReadingStore
 router = APIRouter(tags=["market data"])
 
 
-@router.get("/market-data/{symbol:path}")
+@router.get("/market-data/{symbol:path}", response_model=LatestView)
 async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
     """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed
     bars.

@@ -11,6 +11,7 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
+from fks.api.views import OperationView, Page, WheelView
 from fks.config.runtime import GATEWAY, SUPERVISOR
 from fks.model import ids
 from fks.model.timeframe import iso
@@ -62,7 +63,7 @@ async def ask(
     return ExactJson(view(operation), status_code=202, headers={"Location": f"/operations/{operation.id}"})
 
 
-@router.get("/operations")
+@router.get("/operations", response_model=Page[OperationView])
 async def operations(
     gate: Gate, who: Reader, state: Annotated[OperationState | None, Query()] = None, limit: Limit = 50
 ) -> ExactJson:
@@ -71,14 +72,14 @@ async def operations(
     return ExactJson({"items": [view(operation) for operation in found], "next": None})
 
 
-@router.get("/operations/last-wheel")
+@router.get("/operations/last-wheel", response_model=WheelView)
 async def last_wheel(gate: Gate, who: Reader) -> ExactJson:
     """Return the wheel of the newest deployment, and the one for a rollback; both null when there was none."""
     args = await OperationStore(gate.db).last_wheel() or {}
     return ExactJson({"wheel": args.get("wheel"), "previous_wheel": args.get("previous_wheel")})
 
 
-@router.get("/operations/{id}")
+@router.get("/operations/{id}", response_model=OperationView)
 async def operation(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
     """Return one operation: its state, its progress, and every step with its duration."""
     found = await OperationStore(gate.db).get(id)

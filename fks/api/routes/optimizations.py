@@ -16,6 +16,7 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
+from fks.api.views import JobView, Page, SearchView
 from fks.config.settings import Costs
 from fks.store.jobs import Job, JobStore
 from fks.store.reading import ReadingStore
@@ -78,7 +79,7 @@ async def submit(
     return ExactJson(found, status_code=202, headers={"Location": f"/optimizations/{job_id}"})
 
 
-@router.get("/optimizations")
+@router.get("/optimizations", response_model=Page[JobView])
 async def optimizations(
     gate: Gate, who: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
 ) -> ExactJson:
@@ -87,7 +88,7 @@ async def optimizations(
     return ExactJson({"items": [view(job) for job in found], "next": None})
 
 
-@router.get("/optimizations/{id}")
+@router.get("/optimizations/{id}", response_model=SearchView)
 async def optimization(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
     """Return one search: its state, its trials by state with their rate and the time left, and when it is done its
     result."""

@@ -28,6 +28,7 @@ from fks.api.query import (
     page,
     takes,
 )
+from fks.api.views import OrderEventView, OrderPage, OrderView, Page
 from fks.model import ids
 from fks.model.errors import InputError
 from fks.model.order import Role, State
@@ -105,7 +106,7 @@ def checked_key(key: str | None) -> str | None:
     return key
 
 
-@router.get("/orders")
+@router.get("/orders", response_model=OrderPage)
 async def orders(
     gate: Gate,
     who: Reader,
@@ -124,7 +125,7 @@ async def orders(
     return ExactJson(page(rows, limit, "client_order_id"))
 
 
-@router.get("/orders/{id}")
+@router.get("/orders/{id}", response_model=OrderView)
 async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
     """Return one order, by client_order_id or by the id in the answer of POST /orders."""
     found = await _find(gate, id, who)
@@ -214,7 +215,7 @@ def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
     return (ReportedFill("", body.quantity, body.price, body.fee, currency),)
 
 
-@router.get("/orders/{id}/events")
+@router.get("/orders/{id}/events", response_model=Page[OrderEventView])
 async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
     """Return every step of one order, in order."""
     found = await _find(gate, id, who)

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Query
 from fks.api.exact import ExactJson
 from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
 from fks.api.routes.market import name_of
+from fks.api.views import FillView, Page, PositionView, SymbolPosition
 from fks.store.reading import ReadingStore, ambiguous
 
 router = APIRouter(tags=["positions"])
 WithFlat = Annotated[bool, Query(alias="all", description="also the flat ones, for their realised profit")]
 
 
-@router.get("/positions")
+@router.get("/positions", response_model=Page[PositionView])
 async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJson:
     """List the positions of each strategy instance (instance "" is persons, "external" is not ours), at the newest
     price."""
@@ -24,7 +25,7 @@ async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJs
     return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home, who.account_list)))
 
 
-@router.get("/positions/{symbol:path}")
+@router.get("/positions/{symbol:path}", response_model=SymbolPosition)
 async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
     """Return the position in one symbol: the sum, and its parts by instance, flat ones included.
 
@@ -46,7 +47,7 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
     return ExactJson({"symbol": item.symbol, "name": name_of(item), **total, "items": rows})
 
 
-@router.get("/fills")
+@router.get("/fills", response_model=Page[FillView])
 async def fills(
     gate: Gate,
     who: Reader,

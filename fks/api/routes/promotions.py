@@ -14,6 +14,7 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import Key
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.api.views import Page, ParametersVersion
 from fks.model import ids
 from fks.model.timeframe import iso
 from fks.store.strategies import StrategyStore
@@ -64,7 +65,7 @@ async def rollback(gate: Gate, who: Trader, id: str, key: Key = None) -> ExactJs
     return ExactJson(await rollback_(gate.db, catalogue, id, by=who.name, request=request_of(who, key)))
 
 
-@router.get("/strategies/{id}/versions")
+@router.get("/strategies/{id}/versions", response_model=Page[ParametersVersion])
 async def versions(gate: Gate, who: Reader, id: str, limit: Limit = 100) -> ExactJson:
     """Return the versions of an instance's parameters with where they came from, newest first."""
     if await StrategyStore(gate.db).get(id) is None:

@@ -11,6 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Approver, Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
+from fks.api.views import Page, SignalView
 from fks.model.signal import SignalState
 from fks.store.bus import SIGNALS
 from fks.store.signals import SignalStore
@@ -19,7 +20,7 @@ from fks.store.tokens import Principal
 router = APIRouter(tags=["signals"])
 
 
-@router.get("/signals")
+@router.get("/signals", response_model=Page[SignalView])
 async def signals(
     gate: Gate,
     who: Reader,
@@ -37,7 +38,7 @@ async def signals(
     return ExactJson(page(rows, limit))
 
 
-@router.get("/signals/{id}")
+@router.get("/signals/{id}", response_model=SignalView)
 async def signal(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
     """Return one signal and its outcome."""
     return ExactJson(await _find(gate, id, who))

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
+from fks.api.views import KillView
 from fks.model.timeframe import iso
 from fks.monitor.status import assemble, kill_view
 from fks.monitor.tree import shape_of
@@ -25,7 +26,7 @@ async def status(gate: Gate, who: Reader) -> ExactJson:
     return ExactJson({**found, "tree": shape_of(found["components"])})
 
 
-@router.get("/kill")
+@router.get("/kill", response_model=KillView)
 async def kill(gate: Gate, who: Reader) -> ExactJson:
     """Return the kill switch: the journal's rows and the guardian's own file. It is engaged by `fks kill`, not here."""
     rows = [dict(row) for row in await gate.db.fetch("monitor.kills")]

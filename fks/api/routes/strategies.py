@@ -9,11 +9,12 @@ from fastapi import APIRouter
 
 from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
+from fks.api.views import StrategiesView
 
 router = APIRouter(tags=["strategies"])
 
 
-@router.get("/strategies")
+@router.get("/strategies", response_model=StrategiesView)
 async def strategies(gate: Gate, who: Reader) -> ExactJson:
     """Return the catalogue (name, parameters, origin) and every running instance."""
     # loading the catalogue imports the strategies' libraries: in a thread, and only on request

@@ -13,6 +13,7 @@ from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Time, body_of, takes
 from fks.api.routes.users import Accounts, numbers_of
+from fks.api.views import Page, TokenView
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.tokens import LOCAL, TokenStore
 
@@ -54,7 +55,7 @@ async def create(gate: Gate, who: Admin, body: Annotated[TokenBody, Depends(body
     return ExactJson(made | kept, status_code=201)
 
 
-@router.get("/tokens")
+@router.get("/tokens", response_model=Page[TokenView])
 async def tokens(gate: Gate, who: Admin) -> ExactJson:
     """List tokens, revoked ones included, without their secret part."""
     return ExactJson({"items": [asdict(record) for record in await TokenStore(gate.db).list()], "next": None})

@@ -13,6 +13,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.logins import check_password
 from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, page, takes
+from fks.api.views import AuditView, Page
 from fks.model.errors import InputError
 from fks.store.audit import AuditStore
 
@@ -121,7 +122,7 @@ async def log_out(gate: Gate, who: Admin, name: str) -> ExactJson:
     return ExactJson({"name": name, "ended": ended})
 
 
-@router.get("/audit")
+@router.get("/audit", response_model=Page[AuditView])
 async def audit(
     gate: Gate,
     who: Admin,

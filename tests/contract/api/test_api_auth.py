@@ -9,7 +9,7 @@ from tests.support.gateway import Running
 OPEN_ROUTES = {"/health", "/api/health", "/ready", "/monitor/", "/monitor", "/docs", "/"}
 OPEN_ROUTES |= {"/{service}/health", "/{service}/ready", "/auth/login", "/auth/refresh"}
 ASK_INSIDE = {"/metrics", "/ws", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
-ASK_INSIDE |= {"/webhook/tradingview"}
+ASK_INSIDE |= {"/webhook/tradingview", "/graphql"}
 
 
 async def test_every_route_names_a_scope_and_only_a_short_list_is_open(gateway: Running) -> None:

@@ -1,0 +1,509 @@
+"""Response models of reads, by which OpenAPI and GraphQL describe the answers.
+
+A route names its model with `response_model`. It still answers what it reads (`ExactJson`): the model is never used to
+copy or to filter an answer. tests/contract/api compares every model with real answers, name by name.
+Decimal is a JSON string of plain digits, float a JSON number; times are ISO 8601 with Z. Any member may be null in
+GraphQL.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    """Members of an answer, all of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Page(View, Generic[T]):
+    """Rows, newest first unless the route says otherwise; `next` is the `before` of the following page."""
+
+    items: list[T]
+    next: int | None = None
+
+
+# ── orders and positions ─────────────────────────────────────────────────────────────────────────
+class OrderView(View):
+    """An order, or a request that has not become one yet: then `state` is null and `signal_state` is set."""
+
+    client_order_id: str | None = None
+    id: uuid.UUID | None = None
+    account: str | None = None
+    venue: str | None = None
+    exchange: str | None = None
+    symbol: str | None = None
+    instance: str | None = None
+    role: str | None = None
+    side: str | None = None
+    type: str | None = None
+    time_in_force: str | None = None
+    quantity: Decimal | None = None
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    state: str | None = None
+    request: str | None = None
+    filled: Decimal | None = None
+    average_price: Decimal | None = None
+    venue_order_id: str | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    is_reduce_only: bool | None = None
+    is_late: bool | None = None
+    trace_id: str | None = None
+    valid_until: datetime | None = None
+    created_at: datetime | None = None
+    sent_at: datetime | None = None
+    updated_at: datetime | None = None
+    signal_state: str | None = None
+    kind: str | None = None
+
+
+class OrderPage(View):
+    """Orders; `next` is a client_order_id."""
+
+    items: list[OrderView]
+    next: str | None = None
+
+
+class OrderEventView(View):
+    """One step of an order."""
+
+    seq: int
+    event: str
+    from_state: str | None
+    to_state: str | None
+    source: str
+    venue_time: datetime | None
+    recv_time: datetime | None
+    epoch: int | None
+    payload: Any
+
+
+class FillView(View):
+    """One execution."""
+
+    fill_id: str
+    seq: int
+    client_order_id: str | None
+    venue_order_id: str | None
+    venue_trade_id: str | None
+    account: str
+    venue: str
+    symbol: str
+    instance: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal | None
+    fee_currency: str | None
+    realized_pnl: Decimal | None
+    is_maker: bool | None
+    is_late: bool
+    source: str
+    time: datetime
+
+
+class PositionView(View):
+    """The position of one strategy instance in one symbol."""
+
+    account: str
+    venue: str
+    symbol: str
+    instance: str
+    quantity: Decimal
+    average_price: Decimal | None
+    realized_pnl: Decimal
+    fees: Decimal
+    mark_price: Decimal | None
+    unrealized_pnl: Decimal | None
+    updated_at: datetime
+
+
+class SymbolPosition(View):
+    """The position in one symbol, and its parts by instance."""
+
+    symbol: str
+    name: str
+    quantity: Decimal
+    realized_pnl: Decimal
+    fees: Decimal
+    items: list[PositionView]
+
+
+class BalanceView(View):
+    """A balance as the venue reports it."""
+
+    currency: str
+    free: Decimal
+    locked: Decimal
+
+
+class AccountView(View):
+    """An account with its balances."""
+
+    id: int
+    name: str
+    account_type: str
+    venue: str
+    broker: str | None
+    currency: str
+    initial_balance: Decimal
+    mode: str
+    is_enabled: bool
+    created_at: datetime
+    environment: str | None
+    uid: str | None
+    network_epoch: int | None
+    balances: list[BalanceView]
+
+
+# ── decisions ────────────────────────────────────────────────────────────────────────────────────
+class SignalView(View):
+    """A signal and its outcome."""
+
+    id: uuid.UUID
+    seq: int
+    source: str
+    instance: str
+    account: str
+    venue: str
+    exchange: str | None
+    symbol: str
+    timeframe: str | None
+    ts_event: datetime
+    kind: str
+    side: str
+    type: str
+    size: Decimal | None
+    limit_price: Decimal | None
+    stop_price: Decimal | None
+    stop_loss: Decimal | None
+    take_profit: Decimal | None
+    time_in_force: str
+    reference_price: Decimal | None
+    valid_until: datetime | None
+    reason: str | None
+    state: str
+    code: str | None
+    detail: str | None
+    client_order_id: str | None
+    decided_by: str | None
+    decided_at: datetime | None
+    trace_id: str
+    created_at: datetime
+
+
+class InstanceView(View):
+    """A strategy instance."""
+
+    id: str
+    strategy: str
+    params: Any
+    params_version: int
+    exchange: str
+    symbol: str
+    timeframe: str
+    account: str
+    venue: str
+    sizing: str
+    size: Decimal
+    approval: str
+    valid_for_s: float | None
+    is_enabled: bool
+    shard: int | None
+    state: str
+    error: str | None
+    anchor_time: datetime | None
+    cursor_time: datetime | None
+    last_target: Any
+    updated_at: datetime
+
+
+class StrategyView(View):
+    """A strategy of the catalogue; `params` is a JSON schema."""
+
+    name: str
+    origin: str
+    summary: str
+    error: str | None
+    params: Any
+
+
+class StrategiesView(View):
+    """The catalogue and the instances."""
+
+    catalogue: list[StrategyView]
+    instances: list[InstanceView]
+
+
+class ParametersVersion(View):
+    """One version of an instance's parameters."""
+
+    version: int
+    created_at: datetime
+    by: str
+    params: Any
+    provenance: Any
+
+
+class ChallengerView(View):
+    """A challenger of an instance."""
+
+    id: str
+    instance: str
+    number: int
+    params: Any
+    provenance: Any
+    added_by: str
+    stage: str
+    state: str
+    error: str | None
+    target: Any
+    crashes: int
+    decisions: int
+    begun: datetime | None
+    cursor: datetime | None
+    evaluation: Any
+    evaluated_at: datetime | None
+    looks: int
+    swap_requested_by: str | None
+    swap_requested_at: datetime | None
+    ended_by: str | None
+    ended_at: datetime | None
+    created_at: datetime
+
+
+class IncidentView(View):
+    """A difference that a person explains."""
+
+    id: int
+    account: str
+    kind: str
+    subject: str
+    detail: str
+    payload: Any
+    opened_at: datetime
+    updated_at: datetime
+    is_open: bool
+    closed_by: str | None
+    closed_at: datetime | None
+    resolution: str | None
+
+
+# ── market data ──────────────────────────────────────────────────────────────────────────────────
+class AssetView(View):
+    """A symbol that is collected, or was."""
+
+    exchange: str
+    symbol: str
+    name: str
+    is_enabled: bool
+    is_trading: bool
+    status: str
+    timeframes: list[str] | None
+    history_days: int | None
+    channels: list[str] | None
+    source: str | None
+    state: str | None
+    last_price: Decimal | None
+    age_ms: int | None
+    updated_at: datetime
+
+
+class BarView(View):
+    """One bar; prices and volume are JSON numbers."""
+
+    time: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trades: int | None
+    is_complete: bool
+    is_empty: bool
+    revision: int
+
+
+class BarsView(View):
+    """Stored bars of one series, oldest first; `next` is the `from` of the following page."""
+
+    symbol: str
+    name: str
+    exchange: str
+    timeframe: str
+    revision: int
+    bars: list[BarView]
+    next: datetime | None
+
+
+class LatestView(View):
+    """The latest of a symbol; `quote`, `book` and `bars` are JSON as the route gives them."""
+
+    symbol: str
+    name: str
+    exchange: str
+    price: Decimal | None
+    time: datetime | None
+    age_ms: int | None
+    source: str
+    state: str | None
+    quote: Any
+    book: Any
+    bars: Any
+
+
+# ── jobs ─────────────────────────────────────────────────────────────────────────────────────────
+class JobView(View):
+    """A durable job: a backtest or a search."""
+
+    id: uuid.UUID
+    state: str
+    progress: float
+    spec: Any
+    result: Any
+    error: str | None
+    submitted_by: str
+    attempts: int
+    priority: int
+    fingerprint: str | None
+    is_cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class SearchView(JobView):
+    """A search of parameters with the counts of its trials."""
+
+    trials: Any
+
+
+# ── the system ───────────────────────────────────────────────────────────────────────────────────
+class OperationView(View):
+    """A request of a person to the running system."""
+
+    id: uuid.UUID
+    kind: str
+    target: str
+    args: Any
+    reason: str
+    requested_by: str
+    state: str
+    progress: Any
+    error: str | None
+    result: Any
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class WheelView(View):
+    """The wheel of the newest deployment, and the one for a rollback."""
+
+    wheel: str | None
+    previous_wheel: str | None
+
+
+class ConfigVersionView(View):
+    """One version of the settings that change while the system runs."""
+
+    version: int
+    state: str
+    kind: str
+    rolls_back_to: int | None
+    values: Any
+    changes: Any
+    changed_by: str
+    reason: str
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class HealthView(View):
+    """The health document."""
+
+    status: str
+    service: str
+    version: str
+    timestamp: datetime
+    dependencies: Any
+    metadata: Any
+
+
+class ReadyView(View):
+    """Whether a part can serve."""
+
+    status: str
+    dependencies: Any
+    ninja_connected: bool | None = None
+
+
+class KillView(View):
+    """The kill switch: the newest of its rows, all of them, and the guardian's own file."""
+
+    engaged: bool
+    scope: str | None = None
+    reason: str | None = None
+    by: str | None = None
+    since: datetime | None = None
+    count: int | None = None
+    kills: Any
+    guardian: Any
+
+
+class CallerView(View):
+    """The caller itself."""
+
+    name: str
+    kind: str
+    scope: str
+    granted_scope: str
+    accounts: list[int] | None
+    csrf_token: str | None
+
+
+class TokenView(View):
+    """A token without its secret part."""
+
+    name: str
+    scope: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+    accounts: list[int] | None
+    expires_at: datetime | None
+    limit_per_hour: int | None
+    created_by: str
+
+
+class AuditView(View):
+    """A row of the audit."""
+
+    seq: int
+    at: datetime
+    request_id: str
+    phase: str
+    actor: str
+    kind: str
+    action: str
+    object: str
+    status: int | None
+    address: str
+    detail: Any

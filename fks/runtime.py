@@ -6,6 +6,7 @@ bus when Redis answers, so that a component can come up degraded.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass, replace
@@ -18,13 +19,16 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, load_secrets
 from fks.config.settings import Settings
+from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.ports import Lease, Log, Meter
 from fks.process.log import open_log
 from fks.process.metrics import PrometheusMeter
+from fks.process.self_metrics import SelfMetrics
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease
+from fks.store.metrics import MetricStore
 from fks.store.runtime_config import overlaid
 
 SNAPSHOTS = "fks:snapshots"  # a hash in Redis: component -> its last metric snapshot
@@ -162,10 +166,18 @@ class Component:
         return True
 
     async def publish_metrics(self) -> None:
-        """Put a snapshot of the metrics into Redis, every PUBLISH_S. An outage of Redis costs one sample."""
+        """Put a snapshot of the metrics into Redis, every PUBLISH_S, or into PostgreSQL while Redis is away.
+
+        An outage of both costs samples, and no counts.
+        """
+        own, kept = SelfMetrics(self.meter, self.clock, VERSION), MetricStore(self.db)
         while True:
-            await self.bus.put(SNAPSHOTS, self.name, orjson.dumps(self.meter.snapshot()), ttl_s=SNAPSHOTS_TTL_S)
-            await self.clock.sleep(PUBLISH_S)
+            own.sample()
+            body = orjson.dumps(self.meter.snapshot())
+            if not await self.bus.put(SNAPSHOTS, self.name, body, ttl_s=SNAPSHOTS_TTL_S):
+                with contextlib.suppress(OutageError):
+                    await kept.save(self.name, body.decode())
+            await own.sleep(PUBLISH_S)
 
     async def close(self) -> None:
         """Close the connections."""

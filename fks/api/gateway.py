@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import orjson
 from pydantic import SecretStr
 
 from fks.api.auditing import Auditing
@@ -33,10 +32,12 @@ from fks.config.version import build_id
 from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate
 from fks.monitor.status import NodeView
-from fks.process.metrics import SNAPSHOT_PREFIX, PrometheusMeter
+from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
+from fks.process.self_metrics import SelfMetrics
 from fks.store.audit import AuditStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.metrics import MetricStore
 from fks.store.reading import ReadingStore
 from fks.store.tokens import TokenStore
 from fks.store.users import UserStore
@@ -56,6 +57,8 @@ PATIENCE_S = 2.0
 #: Age of the last beat at which a replica's row is removed by its neighbours.
 GONE_S = 20.0
 _SWEEP_BEATS = 10
+#: How old the actors' metrics may be that are shown while Redis is away.
+TEXT_AGE_MAX_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Gateway:
         self.audit = Auditing(AuditStore(db), deps.log)
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0
+        self._own_metrics = SelfMetrics(meter, deps.clock, build_id())
+        self._last_text = (b"", float("-inf"))  # of the actors' metrics, and when it was read
         self._order_entry: OrderEntry | None = None
         self._execution: Execution | None = None
         self._webhooks: Webhooks | None = None
@@ -174,6 +179,7 @@ class Gateway:
             "requests_per_minute": self.rate.per_minute(),
             "space": process_space(),
         }
+        is_database_up = False
         with contextlib.suppress(OutageError):
             await self.db.execute(
                 "monitor.beat",
@@ -188,15 +194,34 @@ class Gateway:
                 deps.config_version,
                 retry=False,
             )
+            is_database_up = True
             if self._beats % _SWEEP_BEATS == 0:
                 await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
-        await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)
+        self._own_metrics.sample()
+        is_redis_up = await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)
+        self.meter.gauge("fks_database_up", float(is_database_up))
+        self.meter.gauge("fks_redis_up", float(is_redis_up))
+        self.meter.gauge("fks_websocket_clients", float(len(self.hub)))
+
+    async def metrics_text(self) -> bytes:
+        """Return the text of all actors as the monitor merged it last: from Redis, else from PostgreSQL, and for a
+        minute from memory. Empty without any."""
+        text = await self.bus.get(TEXT_KEY)
+        if text is None:
+            with contextlib.suppress(OutageError):
+                text = await MetricStore(self.db).text(TEXT_AGE_MAX_S)
+        now_s = self.deps.clock.monotonic()
+        if text is not None:
+            self._last_text = (text, now_s)
+            return text
+        text, at_s = self._last_text
+        return text if now_s - at_s <= TEXT_AGE_MAX_S else b""
 
     async def keep_beating(self) -> None:
         """Beat once a second until cancelled."""
         while True:
             await self.beat()
-            await self.deps.clock.sleep(BEAT_S)
+            await self._own_metrics.sleep(BEAT_S)
 
 
 @asynccontextmanager
@@ -207,11 +232,11 @@ async def opened(deps: Deps) -> AsyncIterator[Gateway]:
     patient = kept.model_copy(
         update={"retry_s": min(kept.retry_s, PATIENCE_S), "pool_min": 1, "pool_max": min(kept.pool_max, 4)}
     )
-    db = await Database.lazy(deps.database_url, patient, application=deps.name)
+    db = await Database.lazy(deps.database_url, patient, application=deps.name, is_api=True)
     bus = await Bus.connect(deps.redis_url, timeout_s=deps.settings.redis.timeout_s)
     # counters go on where the replica of this name stopped, so that /metrics never falls when one is replaced
     before = await bus.get(SNAPSHOT_PREFIX + deps.name)
-    gateway = Gateway(deps, db, bus, PrometheusMeter(deps.name, _snapshot(before)))
+    gateway = Gateway(deps, db, bus, PrometheusMeter(deps.name, parse_snapshot(before)))
     tasks = [asyncio.create_task(run_for_ever(work, deps)) for work in (gateway.keep_beating, gateway.hub.listen)]
     try:
         yield gateway
@@ -222,16 +247,6 @@ async def opened(deps: Deps) -> AsyncIterator[Gateway]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await bus.close()
         await db.close()
-
-
-def _snapshot(kept: bytes | None) -> dict[str, float]:
-    if kept is None:
-        return {}
-    try:
-        found = orjson.loads(kept)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 async def run_for_ever(work: Callable[[], Awaitable[None]], deps: Deps) -> None:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fks.api.callers import admits_peer, is_own_host
 from fks.api.limits import Allowance
-from fks.api.problems import Problem, of_error
+from fks.api.problems import Problem, count_refusal, of_error
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.errors import FksError, InputError
@@ -77,6 +77,7 @@ class RequestMiddleware:
                 raise refusal
             await self._app(scope, receive, send_with_headers)
         except (InputError, Problem) as error:
+            count_refusal(_gateway_of(scope), error)
             await of_error(error, scope["path"])(scope, receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller gets a document and the log the trace
             self._log_failure(error, request_id, scope)

@@ -81,10 +81,17 @@ def of_error(error: Exception, path: str) -> Response:
     )
 
 
+def count_refusal(gateway: Any, error: Exception) -> None:
+    """Count a refused caller by the code of its problem: the codes are those of the source, so they are few."""
+    if gateway is not None and isinstance(error, Problem) and error.status in (401, 403, 421, 429):
+        gateway.meter.count("fks_auth_failures_total", code=error.code)
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem document."""
 
     async def on_fks(request: Request, error: Exception) -> Response:
+        count_refusal(getattr(app.state, "gateway", None), error)
         return of_error(error, request.url.path)
 
     async def on_http(request: Request, error: Exception) -> Response:

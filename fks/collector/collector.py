@@ -229,6 +229,7 @@ class Collector:
             await self._writer.flush_all([feed])
         await self._store.set_state(symbol, FeedState.OFF)
         del self._feeds[symbol], self._wanted[symbol]
+        self._meter.remove("fks_feed_age_seconds", symbol=symbol)
         self._latest.drop(symbol)
 
     # ── events of connections (Subscriber) ───────────────────────────────────────────────────────
@@ -340,6 +341,8 @@ class Collector:
             if silent:
                 self._connections.move(silent)
             self._counter_metrics.export()
+            waiting = sum(len(feed.unstored.sealed) for feed in self._feeds.values())
+            self._meter.gauge("fks_queue_depth", float(waiting), queue="bars to store")
 
     # ── the store ────────────────────────────────────────────────────────────────────────────────
     async def _write(self) -> None:

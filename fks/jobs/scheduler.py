@@ -137,8 +137,10 @@ class Scheduler:
         """Start queued jobs up to the limit of each lane; jobs of an earlier process count, and ours that are not in
         the table yet."""
         waits: list[tuple[float, bool]] = []
+        depth = 0
         for lane in self._lanes:
-            running, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
+            running, queued, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
+            depth += queued
             running = max(running, sum(known is lane for known, _ in self._running.values()))
             while not self._is_draining and running < lane.at_once:
                 claimed = await jobs.claim(lane.kinds, besides=lane.besides)
@@ -148,6 +150,7 @@ class Scheduler:
                 self._launch(lane, jobs, claimed)
             if waits_s is not None and not lane.may_wait:
                 waits.append((waits_s, running >= lane.at_once))
+        self._c.meter.gauge("fks_queue_depth", float(depth), queue="jobs")
         self._waits_s, self._is_full = max(waits, default=(None, False))
 
     def _launch(self, lane: Lane, jobs: JobStore, job: Job) -> None:

@@ -23,6 +23,10 @@ class Meter(Protocol):
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
     def observe(self, name: str, value: float, **labels: str) -> None: ...
 
+    def remove(self, name: str, **labels: str) -> None:
+        """Forget a gauge's series: its object is gone, and a last value would look like a living one."""
+        ...
+
 
 class Log(Protocol):
     """Structured logging: a named event and key-values (`order.denied`, symbol=…)."""

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import orjson
 
 from fks.model.errors import OutageError
 from fks.model.health import FailedCheck
+from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
-from fks.runtime import SNAPSHOTS, Component
+from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
 from fks.store.bus import ALERTS
+from fks.store.metrics import TEXT, MetricStore
 from fks.store.nodes import PAGE_S, NodeStore
 
 EVERY_S = 2.0
 METRICS_KEY = "fks:metrics"
+#: Redis key of the merger's state, with which counters go on when this process is replaced.
+STATE_KEY = "fks:metrics-state"
+STATE_TTL_S = 3600.0
+_STATE_LOOKS = 5  # looks between two writes of it
+#: A component that has published nothing new for this long is forgotten, with its counters.
+FORGET_S = 3600.0
 
 
 class Watcher:
@@ -33,23 +45,55 @@ class Watcher:
         self._nodes = NodeStore(component.db)
         self._new_alerts = NewAlerts(component.db)
         self._has_looked = False
+        self._kept = MetricStore(component.db)
+        self._seen: dict[str, tuple[bytes, float]] = {}  # component -> its last snapshot, and when it was new
 
     async def start(self) -> None:
-        """Load the merger."""
+        """Load the merger, with the counters of its predecessor."""
         from fks.process.metrics import Merger
 
         self._merger = Merger()
+        state = await self._c.bus.get(STATE_KEY)
+        if state is not None and (found := _object(state)) is not None:
+            self._merger.restore(found)
 
     async def run(self) -> None:
         """Merge every two seconds until cancelled."""
-        while True:
+        for look in itertools.count():
             await self._check()
             await self._update_alerts()
-            for name, kept in (await self._c.bus.fields(SNAPSHOTS)).items():
-                if (snapshot := _snapshot(kept)) is not None:
-                    self._merger.take(name, snapshot)
-            await self._c.bus.set(METRICS_KEY, self._merger.exposition().encode(), ttl_s=60.0)
+            host_metrics(self._c.meter, self._c.paths.home)
+            await self._merge()
+            if look % _STATE_LOOKS == 0:
+                await self._c.bus.set(STATE_KEY, orjson.dumps(self._merger.state()), ttl_s=STATE_TTL_S)
             await self._c.clock.sleep(EVERY_S)
+
+    async def _merge(self) -> None:
+        """Take in what is new, and publish the text: in Redis, or in PostgreSQL while Redis is away."""
+        now_s = self._c.clock.monotonic()
+        for name, body in (await self._snapshots()).items():
+            before = self._seen.get(name)
+            if before is not None and (before[0] == body or name == self._c.name):
+                continue
+            if (snapshot := _object(body)) is not None:
+                self._merger.take(name, snapshot)
+                self._seen[name] = (body, now_s)
+        self._merger.take(self._c.name, self._c.meter.snapshot())  # its own is always the newest
+        self._seen[self._c.name] = (b"", now_s)
+        for name in [name for name, (_, at_s) in self._seen.items() if now_s - at_s > FORGET_S]:
+            self._merger.forget(name)  # what stays in `_seen` is not taken again
+        text = self._merger.exposition({name: now_s - at_s for name, (_, at_s) in self._seen.items()})
+        if not await self._c.bus.set(METRICS_KEY, text.encode(), ttl_s=60.0):
+            with contextlib.suppress(OutageError):
+                await self._kept.save(TEXT, text)
+
+    async def _snapshots(self) -> Mapping[str, bytes]:
+        if self._redis_is_up or not self._database_is_up:
+            return await self._c.bus.fields(SNAPSHOTS)
+        try:
+            return await self._kept.young(SNAPSHOTS_TTL_S)
+        except OutageError:
+            return {}
 
     async def _check(self) -> None:
         try:
@@ -103,8 +147,14 @@ class Watcher:
         return {"database": self._database_is_up, "redis": self._redis_is_up}
 
 
-def _snapshot(kept: bytes) -> dict[str, float] | None:
-    """Return the snapshot of a component; None for anything else (other programs may write to Redis)."""
+def host_metrics(meter: Meter, home: Path) -> None:
+    """Set the gauges of this machine."""
+    with contextlib.suppress(OSError):
+        meter.gauge("fks_disk_free_bytes", float(shutil.disk_usage(home).free))
+
+
+def _object(kept: bytes) -> dict[str, Any] | None:
+    """Return a snapshot, or the merger's state; None for anything else (other programs may write to Redis)."""
     try:
         found = orjson.loads(kept)
     except orjson.JSONDecodeError:

@@ -190,6 +190,17 @@ class AccountValues:
     ) -> tuple[Decimal, tuple[str, ...]]:
         """Return the greatest loss of the day so far when it reached the limit, else the loss now; and what has no
         price."""
+        total, unvalued = self._profit_of(cache, account, exchange, now_ns)
+        loss = -total
+        if not unvalued and loss > self._losses.get(account.id, _ZERO):
+            self._losses[account.id] = loss
+        worst = self._losses.get(account.id, _ZERO)
+        return (worst if worst >= cache.settings.risk.loss_day_max else loss), unvalued
+
+    def _profit_of(
+        self, cache: OrderCache, account: Account, exchange: str, now_ns: int
+    ) -> tuple[Decimal, tuple[str, ...]]:
+        """Return the day's profit in the account's currency, and what has no price."""
         flows = self._flows.get(account.id, DayFlows())
         held = _held(cache, account.id)
         listing = self._listing(cache, exchange, now_ns)
@@ -205,11 +216,34 @@ class AccountValues:
         profit = day_profit(held, flows, instruments, prices, start)
         rates = rates_into(listing.rates, account.currency, profit.by_currency)
         total, missing = valued(profit.by_currency, rates)
-        loss, unvalued = -total, (*profit.unpriced, *missing)
-        if not unvalued and loss > self._losses.get(account.id, _ZERO):
-            self._losses[account.id] = loss
-        worst = self._losses.get(account.id, _ZERO)
-        return (worst if worst >= cache.settings.risk.loss_day_max else loss), unvalued
+        return total, (*profit.unpriced, *missing)
+
+    def _exposures_of(
+        self, cache: OrderCache, account: Account, exchange: str, now_ns: int
+    ) -> tuple[dict[str, Decimal], tuple[str, ...]]:
+        """Return the value of what an account holds, by symbol, in its currency; and what has no price."""
+        listing = self._listing(cache, exchange, now_ns)
+        exposures: dict[str, Decimal] = {}
+        unvalued: tuple[str, ...] = ()
+        for symbol, quantity in _held(cache, account.id).items():
+            key = _key(cache, exchange, symbol)
+            price = None if key is None else cache.mark(*key)
+            rate = None if key is None else listing.rates.rate(cache.instruments[key].quote, account.currency)
+            if key is None or price is None or rate is None:
+                unvalued = (*unvalued, symbol)
+            else:
+                exposures[symbol] = abs(quantity) * price * cache.instruments[key].multiplier * rate
+        return exposures, unvalued
+
+    def figures(self, cache: OrderCache, now_ns: int) -> dict[str, tuple[Decimal | None, Decimal | None]]:
+        """Return each account's profit of the day and exposure, by name; None where something held has no price."""
+        found = {}
+        for account in cache.accounts.values():
+            profit, unpriced = self._profit_of(cache, account, "", now_ns)
+            exposures, unvalued = self._exposures_of(cache, account, "", now_ns)
+            exposure = sum(exposures.values(), _ZERO)
+            found[account.name] = (None if unpriced else profit, None if unvalued else exposure)
+        return found
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
     def of(self, cache: OrderCache, intent: Intent, now_ns: int) -> Values:
@@ -231,16 +265,9 @@ class AccountValues:
         if instrument is not None:
             quotes.add(instrument.quote)
         loss, unvalued = self._loss_of(cache, account, intent.exchange, now_ns)
-        exposures: dict[str, Decimal] = {}
         held = _held(cache, account.id)
-        for symbol, quantity in held.items():
-            key = _key(cache, intent.exchange, symbol)
-            price = None if key is None else cache.mark(*key)
-            rate = None if key is None else listing.rates.rate(cache.instruments[key].quote, account.currency)
-            if key is None or price is None or rate is None:
-                unvalued = (*unvalued, symbol)
-            else:
-                exposures[symbol] = abs(quantity) * price * cache.instruments[key].multiplier * rate
+        exposures, unpriced = self._exposures_of(cache, account, intent.exchange, now_ns)
+        unvalued = (*unvalued, *unpriced)
         entries, pyramiding = 0, 1
         if instrument is not None and intent.instance:
             own = cache.position(account.id, intent.venue, intent.symbol, intent.instance)

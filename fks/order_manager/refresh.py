@@ -19,6 +19,7 @@ from fks.store.facts import Facts
 from fks.store.signals import SignalStore
 
 _PERIOD_S = 1.0
+_FIGURES = ("fks_account_pnl_day", "fks_account_exposure")
 _SLOW_EVERY = 10  # periods between reads of what hardly changes
 
 
@@ -169,3 +170,13 @@ class Refresher:
     def _gauge(self) -> None:
         for state, count in self._cache.counts().items():
             self._meter.gauge("fks_orders_open", float(count), state=state)
+        self._meter.gauge("fks_queue_depth", float(sum(w.count for w in self._cache.ready.values())), queue="signals")
+        for account, figures in self._cache.values.figures(self._cache, self._clock.now_ns()).items():
+            for name, value in zip(_FIGURES, figures, strict=True):
+                if value is None:  # what is held has no price: an old figure would look like a true one
+                    self._meter.remove(name, account=account)
+                else:
+                    self._meter.gauge(name, float(value), account=account)
+        for venue in self._cache.venues.values():
+            if venue.skew_ms is not None:
+                self._meter.gauge("fks_clock_offset_seconds", venue.skew_ms / 1000, source=venue.name)

@@ -155,6 +155,7 @@ class Submissions:
                 self._context.meter.observe(
                     "fks_order_send_seconds", max(self._clock.monotonic() - started_s - since_s, 0.0)
                 )
+                self._context.meter.observe("fks_order_answer_seconds", max(since_s, 0.0), venue=intent.venue)
 
     def _intend(self, record: SignalRecord) -> Intent | Denied:
         """Size a signal; what cannot be sized is denied with what is missing."""

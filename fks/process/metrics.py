@@ -6,8 +6,10 @@ Ray, Redis and a restart alike. The label `component` is added when snapshots ar
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
+import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fks.model.errors import BugError
@@ -17,6 +19,8 @@ from fks.model.metrics import METRICS, Metric
 TEXT_KEY = "fks:metrics"
 #: Redis key prefix of one gateway replica's snapshot; the component's name follows.
 SNAPSHOT_PREFIX = "fks:metrics:"
+#: A component whose snapshot has not changed for this long is silent: its gauges are not shown any more.
+SILENT_S = 30.0
 #: Seconds, from a venue's answer on loopback to a slow reconciliation.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -55,6 +59,14 @@ class PrometheusMeter:
         assert isinstance(child, Histogram)
         child.observe(value)
 
+    def remove(self, name: str, **labels: str) -> None:
+        """Forget a gauge's series; harmless when there is none."""
+        row = self._row(name, "gauge", labels)
+        instrument = self._instruments.get(name)
+        if instrument is not None:
+            with contextlib.suppress(KeyError):
+                instrument.remove(*(labels[label] for label in row.labels))
+
     def snapshot(self) -> dict[str, float]:
         """Return every series of this process, base included, as plain numbers."""
         found = dict(self._base)
@@ -65,10 +77,15 @@ class PrometheusMeter:
                     found[key] = sample.value + self._base.get(key, 0.0)
         return found
 
-    def _child(self, name: str, kind: str, labels: Mapping[str, str]) -> _Instrument:
+    @staticmethod
+    def _row(name: str, kind: str, labels: Mapping[str, str]) -> Metric:
         row = METRICS.get(name)
         if row is None or row.kind != kind or set(labels) != set(row.labels):
             raise BugError(f"{kind} {name}{sorted(labels)} is no row of fks.model.metrics", remedy="add it there first")
+        return row
+
+    def _child(self, name: str, kind: str, labels: Mapping[str, str]) -> _Instrument:
+        row = self._row(name, kind, labels)
         instrument = self._instruments.get(name)
         if instrument is None:
             instrument = self._instruments[name] = self._make(row)
@@ -78,6 +95,22 @@ class PrometheusMeter:
         if row.kind == "histogram":
             return Histogram(row.name, row.help, row.labels, registry=self._registry, buckets=BUCKETS)
         return (Counter if row.kind == "counter" else Gauge)(row.name, row.help, row.labels, registry=self._registry)
+
+
+def parse_snapshot(kept: bytes | None) -> dict[str, float]:
+    """Return the numbers of a snapshot that was kept as JSON; nothing of what is none (other programs may write to
+    Redis)."""
+    try:
+        found = orjson.loads(kept or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        key: float(value)
+        for key, value in found.items()
+        if isinstance(value, int | float) and family_of(key) is not None
+    }
 
 
 def series(name: str, labels: Mapping[str, str]) -> str:
@@ -143,9 +176,16 @@ class Merger:
             for component, (_, last) in self._last.items()
         }
 
-    def exposition(self) -> str:
-        """Return the Prometheus text of all components."""
-        return exposition(self.totals())
+    def exposition(self, silent_s: Mapping[str, float] | None = None) -> str:
+        """Return the Prometheus text of all components.
+
+        `silent_s`: for how long each has published nothing new. An age grows by that time, so that a feed whose
+        collector is dead does not look fresh; other gauges are left out after SILENT_S.
+        """
+        since = silent_s or {}
+        return exposition(
+            {name: _now(values, since.get(name, 0.0)) for name, values in self.totals().items()},
+        )
 
     def state(self) -> dict[str, object]:
         """Return what `restore` needs, JSON-able."""
@@ -157,6 +197,30 @@ class Merger:
         if isinstance(ended, dict) and isinstance(last, dict):
             self._ended = {name: dict(values) for name, values in ended.items()}
             self._last = {name: (str(pair[0]), dict(pair[1])) for name, pair in last.items()}
+
+
+def joined(*texts: str) -> str:
+    """Return one Prometheus text of several: each family once, and no line that is not a series of METRICS."""
+    lines: dict[str, list[str]] = {}
+    for text in texts:
+        for line in text.splitlines():
+            row = None if line.startswith("#") else family_of(line)
+            if row is not None:
+                lines.setdefault(row.name, []).append(line)
+    return "".join(_family(METRICS[name], lines[name]) for name in METRICS if name in lines)
+
+
+def _now(values: Snapshot, silent_s: float) -> dict[str, float]:
+    """Return what a component's values are `silent_s` after its last snapshot."""
+    found = {}
+    for key, value in values.items():
+        if is_monotonic(key):
+            found[key] = value
+        elif key.partition("{")[0].endswith("_age_seconds"):
+            found[key] = value + silent_s
+        elif silent_s <= SILENT_S:
+            found[key] = value
+    return found
 
 
 def _fell(before: Snapshot, now: Snapshot) -> bool:

@@ -30,6 +30,7 @@ from fks.config.settings import Database as DatabaseSettings
 from fks.model.backoff import Backoff
 from fks.model.errors import BugError, ConfigError, OutageError
 from fks.store.copy import copy_out
+from fks.store.roles import TAKE
 
 Row = asyncpg.Record
 T = TypeVar("T")
@@ -170,10 +171,15 @@ class Database:
         return await _persist(attempt, chosen.retry_s if retry_s is None else retry_s, is_safe=True, what="connect")
 
     @staticmethod
-    async def lazy(url: str, settings: DatabaseSettings | None = None, *, application: str = "fks") -> Database:
-        """Return a Database that connects at its first use: for components that must start while the server is away."""
+    async def lazy(
+        url: str, settings: DatabaseSettings | None = None, *, application: str = "fks", is_api: bool = False
+    ) -> Database:
+        """Return a Database that connects at its first use: for components that must start while the server is away.
+
+        With `is_api` its connections take the role of the gateway (`fks.store.roles`), where the database has it.
+        """
         chosen = settings or DatabaseSettings()
-        checks: Checks = []
+        checks: Checks = [_take_api_role] if is_api else []
         pool = await _open_pool(url, chosen.model_copy(update={"pool_min": 0}), application, checks)
         return Database(pool, chosen, checks)
 
@@ -401,6 +407,10 @@ async def _open_pool(
             **({"default_transaction_read_only": "on"} if is_readonly else {}),
         },
     )
+
+
+async def _take_api_role(connection: Any) -> None:
+    await connection.execute(TAKE)
 
 
 async def _prepare_connection(connection: Any) -> None:

@@ -121,11 +121,12 @@ class JobStore:
 
     async def load(
         self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()
-    ) -> tuple[int, float | None]:
-        """Return how many jobs run on all machines, and how long the oldest queued one waits (None: none does)."""
+    ) -> tuple[int, int, float | None]:
+        """Return how many jobs run on all machines and are queued, and how long the oldest queued one waits (None: none
+        does)."""
         row = await self._db.fetchrow("jobs.load", None if kinds is None else list(kinds), list(besides))
         assert row is not None
-        return int(row["running"]), row["oldest_queued_s"]
+        return int(row["running"]), int(row["queued"]), row["oldest_queued_s"]
 
     async def beat(self, job: Job, progress: float) -> bool:
         """Record that the attempt is alive; return whether a person asked to cancel it. Errors: StaleEpochError when

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from fks.model.errors import ConfigError, InputError, OutageError
+from fks.store.roles import GRANT
 
 T = TypeVar("T")
 #: where a build keeps its migrations, within its sources
@@ -61,7 +62,7 @@ async def upgrade(url: str, revision: str = "head") -> str | None:
     Errors: OutageError when PostgreSQL is away, InputError for an unknown revision, ConfigError when the database was
     made by a newer FKS.
     """
-    return await _run(url, lambda connection: _act(connection, lambda config: command.upgrade(config, revision)))
+    return await _run(url, lambda connection: _upgraded(connection, revision))
 
 
 async def downgrade(url: str, revision: str) -> str | None:
@@ -157,6 +158,12 @@ def _config(connection: Connection | None) -> Config:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config
+
+
+def _upgraded(connection: Connection, revision: str) -> str | None:
+    at = _act(connection, lambda config: command.upgrade(config, revision))
+    connection.exec_driver_sql(GRANT)  # after each one: a restored or copied table has no grants
+    return at
 
 
 def _act(connection: Connection, action: Callable[[Config], None]) -> str | None:

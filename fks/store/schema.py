@@ -840,7 +840,7 @@ login_failures = Table(  # of one account or one address
     _time("locked_until", null=True),
 )
 
-audit_log = Table(  # append-only: triggers refuse every change, and its owner is not the role that writes
+audit_log = Table(  # append-only: triggers refuse every change, and the gateway's role is not its owner
     "audit_log",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
@@ -856,6 +856,15 @@ audit_log = Table(  # append-only: triggers refuse every change, and its owner i
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     CheckConstraint("phase IN ('requested','answered','noted')", name="phase"),
     Index(None, "at"),
+)
+
+metric_snapshots = Table(  # of components, and the merged text, while Redis is away; unlogged
+    "metric_snapshots",
+    metadata,
+    Column("component", Text, primary_key=True),
+    _text("body"),
+    _time("at", now=True),
+    prefixes=["UNLOGGED"],
 )
 
 webhooks = Table(  # who may send signals without a token; the secret is derived from `salt` by the node's key

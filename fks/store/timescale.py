@@ -21,6 +21,13 @@ from fks.store.db import Database
 from fks.store.performance import COLUMNS
 
 VERSION_MIN = (2, 18)
+#: Removes our schema of TimescaleDB's name (migration 0034), unless it is the extension's: while it exists, CREATE
+#: EXTENSION fails.
+DROP_INFORMATION = """DO $do$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
+    DROP SCHEMA IF EXISTS timescaledb_information CASCADE;
+  END IF;
+END $do$"""
 _STEP_LIMIT_S = 3600.0  # a table is rewritten
 
 
@@ -45,7 +52,9 @@ class Found:
         """Return a sentence on the result and its consequence."""
         if self.version is None:
             hint = (
-                "it is available: CREATE EXTENSION timescaledb" if self.is_available else "native partitions are used"
+                "it is available: 'fks db timescale --apply' runs CREATE EXTENSION timescaledb"
+                if self.is_available
+                else "native partitions are used"
             )
             return f"TimescaleDB is not installed in this database; {hint}"
         name = (
@@ -82,6 +91,8 @@ async def find(db: Database) -> Found:
 
 def plan(found: Found, data: Data) -> list[Step]:
     """Return the remaining steps, in order: none where TimescaleDB is missing, too old, or in use already. Pure."""
+    if found.version is None and found.is_available:
+        return [Step("timescaledb", "the extension, in the place of our views of its names", _EXTENSION)]
     if not found.is_usable:
         return []
     bars, balances = data.bars_compress_days, data.balances_compress_days
@@ -159,6 +170,8 @@ def _compressed(found: Found, table: str, segments: str, order: str, after_days:
         f"CALL add_columnstore_policy('{table}', after => INTERVAL '{after_days:g} days', if_not_exists => true)",
     )
 
+
+_EXTENSION = (DROP_INFORMATION, "CREATE EXTENSION timescaledb")
 
 #: a DELETE trigger has no transition table there: everything is counted again, which is slow and rare
 _FOLLOWING_DELETES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fks.model.ports import Meter
+from fks.supervision.exits import How
 
 _COUNTERS = {
     "started": "fks_actor_starts_total",
@@ -27,6 +28,20 @@ class TreeCounters:
         self._monotonic = monotonic
         self._ended: dict[str, tuple[float, str]] = {}
 
+    def expect(self, child: str) -> None:
+        """Begin a child's counters at zero: an increase from nothing would be no increase to Prometheus."""
+        for name in _COUNTERS.values():
+            self._meter.count(name, 0.0, child=child)
+        for name in _BY_HOW.values():
+            for how in How:
+                self._meter.count(name, 0.0, child=child, how=how.value)
+
+    def forget(self, child: str) -> None:
+        """Let a child that left the tree vanish from the gauges: it is not down."""
+        for name in ("fks_actor_up", "fks_actor_heartbeat_age_seconds"):
+            self._meter.remove(name, child=child)
+        self._ended.pop(child, None)
+
     def note(self, child: str, event: str, *, how: str = "", unseen_s: float | None = None) -> None:
         """Count one event of `child` (the names of `actor_events`). `how`: what ended it; `unseen_s`: how long it had
         given no sign of life when that was noted."""
@@ -42,5 +57,7 @@ class TreeCounters:
                 self._meter.observe("fks_actor_detection_seconds", unseen_s, how=how or "crash")
         elif event in _UP and (ended := self._ended.pop(child, None)) is not None:
             self._meter.observe("fks_actor_recovery_seconds", self._monotonic() - ended[0], how=ended[1])
-        elif event in ("stopped", "removed"):
+        elif event == "stopped":
             self._ended.pop(child, None)
+        elif event == "removed":
+            self.forget(child)

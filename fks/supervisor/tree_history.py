@@ -61,6 +61,10 @@ class TreeHistory:
     def journal(self) -> TreeJournal:
         return self._journal
 
+    @property
+    def counters(self) -> TreeCounters:
+        return self._counters
+
     # ── history ──────────────────────────────────────────────────────────────────────────────────
     def note(self, note: Note, record: Record | None) -> None:
         """Log, count and write one event of the tree. `record`: of a child, as it is at that moment."""

@@ -281,10 +281,12 @@ class TreeSupervisor:
         specs = {spec.id: spec for spec in self._state.tree.workers()}
         for id in [id for id in self._runners if id not in specs]:
             self._runners.pop(id).close()
+            self._history.counters.forget(id)
         for id, spec in specs.items():
             if id in self._runners:
                 self._runners[id].record.spec = spec
             else:
+                self._history.counters.expect(id)
                 self._runners[id] = ChildRunner(
                     self._c, self._world, Record(spec), self._events.put_nowait, self._authority, self._poller
                 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from fks.model.metrics import METRICS
 from fks.process.metrics import family_of
 
 ROOT = Path(__file__).resolve().parents[2]
-BOARD = ROOT / "deploy" / "grafana" / "fks.json"
+BOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 #: counted nowhere yet, so a panel would be empty
 NOT_SHOWN = {"fks_jobs_total"}
@@ -23,10 +26,11 @@ _NAME = re.compile(r"\bfks_[a-z_]+")
 
 
 def expressions() -> Iterator[str]:
-    board = json.loads(BOARD.read_text())
-    for panel in board["panels"]:
-        yield from (target["expr"] for target in panel.get("targets", ()))
-    yield from (note["expr"] for note in board["annotations"]["list"])
+    for file in BOARDS:
+        board = json.loads(file.read_text())
+        for panel in board["panels"]:
+            yield from (target["expr"] for target in panel.get("targets", ()))
+        yield from (note["expr"] for note in board["annotations"]["list"])
     for group in yaml.safe_load(RULES.read_text())["groups"]:
         yield from (rule["expr"] for rule in group["rules"])
 
@@ -57,8 +61,9 @@ def test_labels_belong_to_their_metric_and_parentheses_close(text: str) -> None:
     assert text.count("(") == text.count(")")
 
 
-def test_panels_have_ids_titles_and_places_of_their_own() -> None:
-    panels: list[dict[str, Any]] = json.loads(BOARD.read_text())["panels"]
+@pytest.mark.parametrize("board", BOARDS, ids=lambda file: file.stem)
+def test_panels_have_ids_titles_and_places_of_their_own(board: Path) -> None:
+    panels: list[dict[str, Any]] = json.loads(board.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert all(panel["title"] for panel in panels)
     cells = [
@@ -80,3 +85,39 @@ def test_prometheus_scrapes_the_gateway_and_loads_the_rules() -> None:
             rule["labels"]["severity"] in ("page", "warning") and rule["annotations"]["summary"]
             for rule in group["rules"]
         )
+
+
+def test_boards_differ_in_uid_and_title_and_hold_the_owners_panels() -> None:
+    boards = [json.loads(file.read_text()) for file in BOARDS]
+    assert len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == len(boards)
+    titles = {panel["title"] for board in boards if board["uid"] == "fks-services" for panel in board["panels"]}
+    assert {"uptime, 24 h", "average response time", "requests per second", "error rate"} <= titles
+
+
+def test_every_label_of_a_metric_is_bounded_by_something_of_the_system() -> None:
+    """No metric carries an id, an address, a path or any other text that a caller chooses."""
+    bounded = {"symbol", "exchange", "venue", "account", "timeframe", "child", "strategy_instance", "route", "queue"}
+    bounded |= {"state", "status", "code", "cause", "channel", "kind", "how", "stage", "version", "source"}
+    assert {label for row in METRICS.values() for label in row.labels} <= bounded
+
+
+def test_alert_rules_pass_the_tests_of_a_real_prometheus() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing = "promtool is not installed: apt-get install prometheus"
+        if os.environ.get("FKS_REQUIRE_ALL"):
+            pytest.fail(f"{missing} (FKS_REQUIRE_ALL is set)")
+        pytest.skip(missing)
+    for argv in (
+        ("check", "rules", str(RULES)),
+        ("check", "config", str(RULES.with_name("prometheus.yml"))),
+        ("test", "rules", str(RULES.with_name("alerts.test.yml"))),
+    ):
+        done = subprocess.run([promtool, *argv], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested() -> None:
+    text = RULES.with_name("alerts.test.yml").read_text()
+    names = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    assert [name for name in names if name not in text] == []

@@ -26,6 +26,9 @@ class RecordingMeter:
         self._key(name, "histogram", labels)
         self.observed.setdefault(name, []).append(value)
 
+    def remove(self, name: str, **labels: str) -> None:
+        self.values.pop(self._key(name, "gauge", labels), None)
+
     def total(self, name: str, **labels: str) -> float:
         """Return the sum over every series of `name` that carries `labels`."""
         wanted = set(labels.items())

@@ -152,7 +152,9 @@ async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[An
         clock=RealClock(),
         log=log,
         config_version=0,
-        meter=SimpleNamespace(count=meter.count, gauge=meter.gauge, observe=meter.observe, snapshot=dict),
+        meter=SimpleNamespace(
+            count=meter.count, gauge=meter.gauge, observe=meter.observe, remove=meter.remove, snapshot=dict
+        ),
     )
 
     def start(

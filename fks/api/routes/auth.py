@@ -61,7 +61,6 @@ async def login(request: Request, gate: Gate, body: Annotated[LoginBody, Depends
     try:
         found = await gate.logins.log_in(body.user, body.password, body.totp, kind=body.session, address=address)
     except Problem as problem:
-        gate.meter.count("fks_auth_failures_total", code=problem.code)
         await gate.audit.note(request, actor, "login failed", body.session, code=problem.code)
         raise
     await gate.audit.note(request, actor, "login", body.session, scope=found.scope, session=str(found.session_id))
@@ -77,7 +76,6 @@ async def refresh(
     try:
         found = await gate.logins.refresh(body.refresh_token)
     except Problem as problem:
-        gate.meter.count("fks_auth_failures_total", code=problem.code)
         owner = problem.members.pop("user", None)
         if owner is not None:
             gate.tokens.forget()

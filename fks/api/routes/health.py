@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -16,7 +15,7 @@ from fks.api.problems import Problem
 from fks.api.query import Gate
 from fks.api.views import HealthView, ReadyView
 from fks.monitor.health import DOWN, HEALTHY, OWNER_SERVICES
-from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, merge
+from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
 router = APIRouter(tags=["health"], dependencies=[require("open")])
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -90,11 +89,11 @@ async def is_summary_only(request: Request) -> bool:
 
 async def _merged(gate: Gateway) -> bytes:
     """Return the actors' text as the monitor merged it, and after it that of every gateway replica."""
-    text = await gate.bus.get(TEXT_KEY) or b""
+    text = await gate.metrics_text()
     own = gate.deps.name
     names = [f"gateway:{n}" for n in range(gate.deps.settings.http.replicas)]
     found: dict[str, Any] = {own: gate.meter.snapshot()}
     for name in names:
         if name != own and (kept := await gate.bus.get(SNAPSHOT_PREFIX + name)):
-            found[name] = orjson.loads(kept)
-    return text + merge(found).encode()
+            found[name] = parse_snapshot(kept)
+    return joined(text.decode(errors="replace"), merge(found)).encode()

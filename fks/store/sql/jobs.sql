@@ -33,8 +33,9 @@ UPDATE jobs
 RETURNING *;
 
 -- name: load
--- Count the jobs that run, of these kinds and none of those, and say how long the oldest queued one waits, in seconds.
-SELECT count(*) FILTER (WHERE state = 'running') AS running,
+-- Count the jobs that run and those that are queued, of these kinds and none of those, and say how long the oldest queued one
+-- waits, in seconds.
+SELECT count(*) FILTER (WHERE state = 'running') AS running, count(*) FILTER (WHERE state = 'queued') AS queued,
        extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'queued'))::float8 AS oldest_queued_s
   FROM jobs
  WHERE state IN ('queued', 'running') AND ($1::text[] IS NULL OR kind = ANY($1::text[])) AND NOT kind = ANY($2::text[]);

@@ -24,6 +24,8 @@ SELECT * FROM daily_account_performance WHERE account_id = 1 AND day > NOW() - I
 SELECT symbol, timeframe, COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS newest, MAX(time) - MIN(time) AS time_range FROM ohlcv_data GROUP BY symbol, timeframe ORDER BY symbol, timeframe;
 SELECT symbol, timeframe, COUNT(*) FROM ohlcv_data WHERE close IS NULL OR volume IS NULL GROUP BY symbol, timeframe;
 INSERT INTO sync_status (symbol, timeframe, sync_status) SELECT 'NEWCOINUSDT', tf, 'pending' FROM unnest(ARRAY['1m','5m','15m','30m','1h','4h','1d','1w','1M']) AS tf ON CONFLICT DO NOTHING;
+SELECT * FROM timescaledb_information.hypertables;
+SELECT * FROM timescaledb_information.compression_settings;
 """
 
 

@@ -9,9 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from fks.clock import FakeClock
 from fks.model.errors import BugError
 from fks.model.metrics import METRICS
-from fks.process.metrics import Merger, PrometheusMeter, exposition, is_monotonic, merge, series
+from fks.process.metrics import (
+    SILENT_S,
+    Merger,
+    PrometheusMeter,
+    exposition,
+    is_monotonic,
+    joined,
+    merge,
+    parse_snapshot,
+    series,
+)
+from fks.process.self_metrics import SelfMetrics
 
 
 def _meter() -> PrometheusMeter:
@@ -20,6 +32,20 @@ def _meter() -> PrometheusMeter:
     meter.gauge("fks_database_up", 1)
     meter.observe("fks_order_send_seconds", 0.004)
     return meter
+
+
+class LateClock(FakeClock):
+    """A clock whose sleeps last two seconds longer, as on a loop that is busy meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.at_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.at_s += seconds + 2.0
 
 
 def test_a_snapshot_is_flat_and_survives_json() -> None:
@@ -103,3 +129,61 @@ def test_which_series_only_grow() -> None:
     assert is_monotonic("fks_bars_sealed_total{}")
     assert not is_monotonic("fks_kill_engaged")
     assert not is_monotonic("somebody_elses_total")
+
+
+def test_a_silent_component_ages_and_loses_its_gauges() -> None:
+    merger = Merger()
+    values = {'fks_feed_age_seconds{symbol="B"}': 0.5, "fks_kill_engaged": 1.0, 'fks_fills_total{symbol="B"}': 3.0}
+    merger.take("collector:x", values)
+    soon = merger.exposition({"collector:x": SILENT_S})
+    assert 'fks_feed_age_seconds{component="collector:x",symbol="B"} 30.5' in soon
+    assert 'fks_kill_engaged{component="collector:x"} 1' in soon
+    later = merger.exposition({"collector:x": SILENT_S + 1})
+    assert 'fks_feed_age_seconds{component="collector:x",symbol="B"} 31.5' in later, "a dead feed does not look fresh"
+    assert "fks_kill_engaged{" not in later
+    assert 'fks_fills_total{component="collector:x",symbol="B"} 3' in later
+
+
+def test_joined_texts_have_each_family_once_and_nothing_else() -> None:
+    one, other = merge({"a": {"fks_redis_up": 1.0, "fks_database_up": 1.0}}), merge({"b": {"fks_redis_up": 0.0}})
+    text = joined(one, "[1]", "x 1\n# TYPE x gauge", other)
+    assert text.count("# TYPE fks_redis_up gauge\n") == 1
+    assert text.index('fks_redis_up{component="a"} 1') < text.index('fks_redis_up{component="b"} 0')
+    assert "x 1" not in text
+    assert "[1]" not in text
+    assert joined(text) == text
+
+
+@pytest.mark.parametrize("kept", [None, b"", b"[1]", b"{", b"null", b"\xff", b'{"a": 1, "fks_redis_up": "b"}'])
+def test_what_is_no_snapshot_has_no_numbers(kept: bytes | None) -> None:
+    assert parse_snapshot(kept) == {}
+
+
+def test_a_removed_gauge_vanishes_and_again_is_harmless() -> None:
+    meter = PrometheusMeter("x")
+    meter.remove("fks_feed_age_seconds", symbol="A")
+    meter.gauge("fks_feed_age_seconds", 1, symbol="A")
+    meter.gauge("fks_feed_age_seconds", 2, symbol="B")
+    meter.remove("fks_feed_age_seconds", symbol="A")
+    meter.remove("fks_feed_age_seconds", symbol="A")
+    assert meter.snapshot() == {'fks_feed_age_seconds{symbol="B"}': 2.0}
+    with pytest.raises(BugError):
+        meter.remove("fks_feed_age_seconds", coin="A")
+
+
+async def test_a_process_reports_its_build_memory_and_loop_lag() -> None:
+    clock, meter = LateClock(), PrometheusMeter("x")
+    own = SelfMetrics(meter, clock, "1.2")
+    own.sample()
+    first = meter.snapshot()
+    assert first['fks_build_info{version="1.2"}'] == 1
+    assert first["fks_process_memory_bytes"] > 1e6
+    assert first["fks_loop_lag_seconds"] == 0
+    await own.sleep(1.0)
+    own.sample()
+    found = meter.snapshot()
+    assert found["fks_loop_lag_seconds"] == 2.0
+    assert found["fks_snapshots_total"] == 2
+    assert found["fks_process_cpu_seconds_total"] >= first["fks_process_cpu_seconds_total"] > 0
+    own.sample()
+    assert meter.snapshot()["fks_loop_lag_seconds"] == 0, "each sample begins anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fks.clock import FakeClock
 from fks.process.metrics import PrometheusMeter
+from fks.supervision.exits import How
 from fks.supervisor.counters import TreeCounters
 
 
@@ -40,3 +41,21 @@ async def test_recovery_is_measured_from_the_first_end() -> None:
     await clock.advance(1.0)
     counters.note("orders", "started")
     assert meter.snapshot()['fks_actor_recovery_seconds_sum{how="crash"}'] == 2.0
+
+
+def test_counters_of_a_child_begin_at_zero_and_its_gauges_go_with_it() -> None:
+    meter = PrometheusMeter("supervisor")
+    counters = TreeCounters(meter, FakeClock().monotonic)
+    counters.expect("orders")
+    found = meter.snapshot()
+    assert found['fks_actor_escalations_total{child="orders"}'] == 0
+    for how in How:
+        assert found[f'fks_actor_exits_total{{child="orders",how="{how.value}"}}'] == 0
+    counters.note("orders", "started")
+    counters.note("orders", "exited", how="normal")
+    meter.gauge("fks_actor_heartbeat_age_seconds", 3, child="orders")
+    assert meter.snapshot()['fks_actor_up{child="orders"}'] == 0
+    counters.forget("orders")
+    left = meter.snapshot()
+    assert not [key for key in left if key.startswith(("fks_actor_up{", "fks_actor_heartbeat_age"))]
+    assert left['fks_actor_exits_total{child="orders",how="normal"}'] == 1

@@ -23,13 +23,20 @@ def text(steps: list[Step]) -> str:
     ("found", "part"),
     [
         (Found(), "native partitions are used"),
-        (Found(is_available=True), "CREATE EXTENSION timescaledb"),
         (Found((2, 17, 2), True, "timescale"), "needs 2.18 or newer"),
     ],
 )
 def test_without_a_usable_version_nothing_is_done(found: Found, part: str) -> None:
     assert plan(found, Data()) == []
     assert part in found.summary()
+
+
+def test_an_available_extension_is_made_in_the_place_of_our_views() -> None:
+    found = Found(is_available=True)
+    assert "CREATE EXTENSION timescaledb" in found.summary()
+    (step,) = plan(found, Data())
+    assert "DROP SCHEMA IF EXISTS timescaledb_information CASCADE" in step.statements[0]
+    assert step.statements[1:] == ("CREATE EXTENSION timescaledb",)
 
 
 def test_community_edition_gets_compression_and_the_aggregate() -> None:

@@ -1,0 +1,3 @@
+"""The monitor's fixtures."""
+
+from tests.support.api_fixtures import seeded  # noqa: F401

@@ -1,0 +1,279 @@
+"""Files of deploy/ for Docker, Grafana and Kubernetes: none of it is run here, so its form and its names are checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import pytest
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from fks.cli import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+PINNED = re.compile(r"^[a-z0-9./-]+:(v?\d+\.\d+(\.\d+)?[a-z0-9.-]*|local)$")
+
+
+class Strict(BaseModel):
+    """A mapping of which every key is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# ── Compose ──────────────────────────────────────────────────────────────────────────────────────
+class Build(Strict):
+    context: str
+    dockerfile: str
+
+
+class Service(Strict):
+    """The keys of the Compose specification that are used."""
+
+    image: str
+    build: Build | None = None
+    network_mode: Literal["host"]
+    restart: Literal["unless-stopped"]
+    command: list[str] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
+    volumes: list[str] = Field(default_factory=list)
+    depends_on: list[str] = Field(default_factory=list)
+    profiles: list[str] = Field(default_factory=list)
+    read_only: bool = False
+    init: bool = False
+    shm_size: str = ""
+    stop_grace_period: str = ""
+    cap_drop: list[str]
+    security_opt: list[str]
+
+
+class Compose(Strict):
+    name: str
+    services: dict[str, Service]
+    volumes: dict[str, None]
+
+
+def compose() -> Compose:
+    return Compose.model_validate(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+
+
+def mounts(service: Service) -> Iterator[tuple[str, str, str]]:
+    for text in service.volumes:
+        source, target, mode = (*text.split(":"), "rw")[:3]
+        yield source, target, mode
+
+
+def test_compose_mounts_what_exists_and_listens_on_loopback_only() -> None:
+    found = compose()
+    for name, service in found.services.items():
+        assert PINNED.match(service.image), name
+        assert service.cap_drop == ["ALL"]
+        assert service.security_opt == ["no-new-privileges:true"]
+        assert set(service.depends_on) <= set(found.services)
+        for source, target, mode in mounts(service):
+            assert target.startswith("/")
+            if source.startswith("."):
+                assert (DEPLOY / source).exists(), f"{name} mounts {source}"
+                assert mode == "ro", source
+            else:
+                assert source in found.volumes
+    assert "--web.listen-address=127.0.0.1:9090" in found.services["prometheus"].command
+    grafana = found.services["grafana"].environment
+    assert (grafana["GF_SERVER_HTTP_ADDR"], grafana["GF_SERVER_HTTP_PORT"]) == ("127.0.0.1", "3000")
+    assert grafana["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?"), "no default password"
+    build = found.services["fks"].build
+    assert build is not None
+    assert (DEPLOY / build.context / build.dockerfile).is_file()
+
+
+def test_prometheus_finds_its_configuration_and_the_rules_where_it_looks() -> None:
+    placed = {target: DEPLOY / source for source, target, _ in mounts(compose().services["prometheus"])}
+    config = yaml.safe_load(placed["/etc/prometheus/prometheus.yml"].read_text())
+    for rules in config["rule_files"]:
+        assert f"/etc/prometheus/{rules}" in placed
+
+
+def test_grafana_is_provisioned_with_every_board_and_their_data_source() -> None:
+    service = compose().services["grafana"]
+    placed = {target: DEPLOY / source for source, target, _ in mounts(service)}
+    provisioning = placed["/etc/grafana/provisioning"]
+    source = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())
+    assert source["apiVersion"] == 1
+    (prometheus,) = source["datasources"]
+    assert (prometheus["type"], prometheus["url"]) == ("prometheus", "http://127.0.0.1:9090")
+    provider = yaml.safe_load((provisioning / "dashboards" / "fks.yml").read_text())
+    assert provider["apiVersion"] == 1
+    folder = provider["providers"][0]["options"]["path"]
+    boards = {file for target, file in placed.items() if target.startswith(folder + "/")}
+    assert boards == set((DEPLOY / "grafana").glob("*.json"))
+    for file in boards:
+        board: dict[str, Any] = json.loads(file.read_text())
+        (variable,) = board["templating"]["list"]
+        assert (variable["type"], variable["query"]) == ("datasource", prometheus["type"])
+    assert service.environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in placed
+
+
+# ── the image ────────────────────────────────────────────────────────────────────────────────────
+def instructions() -> list[tuple[str, str]]:
+    """Return the instructions of the Dockerfile; continued lines are one."""
+    text = re.sub(r"\\\n\s*", " ", re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE))
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
+
+
+def test_dockerfile_keeps_the_usual_rules() -> None:
+    known = set(
+        "FROM WORKDIR COPY RUN LABEL ENV USER VOLUME EXPOSE HEALTHCHECK STOPSIGNAL ENTRYPOINT CMD".split()  # noqa: SIM905
+    )
+    found = instructions()
+    assert {name for name, _ in found} <= known, "ADD, MAINTAINER, ARG with secrets: not here"
+    for name, text in found:
+        if name == "FROM":
+            assert PINNED.match(text.split()[0]), "a tag that does not move"
+        if name == "RUN":
+            assert "sudo" not in text
+            assert "apt-get" not in text or "rm -rf /var/lib/apt/lists" in text
+            assert "pip install" not in text or ("--no-cache-dir" in text and "--constraint constraints.txt" in text)
+        if name in ("ENTRYPOINT", "CMD"):
+            assert isinstance(json.loads(text), list), "signals must reach the process: no shell around it"
+        if name == "WORKDIR":
+            assert text.startswith("/")
+    users = [text for name, text in found if name == "USER"]
+    assert users[-1:] not in ([], ["root"], ["0"])
+    assert [name for name, _ in found].count("HEALTHCHECK") == 1
+
+
+def test_image_starts_a_command_that_exists() -> None:
+    found = dict(instructions())
+    argv = [*json.loads(found["ENTRYPOINT"]), *json.loads(found["CMD"])]
+    check_command(argv)
+    check_command(["fks", *compose().services["fks"].command])
+
+
+def test_image_is_built_without_secrets() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {".git", ".env", "**/secrets.toml", "deploy/fks.env", ".fks*"} <= set(ignored)
+
+
+def check_command(argv: list[str]) -> None:
+    """Follow `fks …` through the command line: every command and every option has to be there."""
+    assert argv[0] == "fks"
+    command: click.Command = cli
+    context = click.Context(cli)
+    rest = argv[1:]
+    while isinstance(command, click.Group):
+        name = rest.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"fks has no {name}"
+        command = found
+    options = {text for param in command.params for text in (*param.opts, *param.secondary_opts)}
+    assert {text for text in rest if text.startswith("-")} <= options
+
+
+# ── Kubernetes ───────────────────────────────────────────────────────────────────────────────────
+class Mount(Strict):
+    name: str
+    mountPath: str
+    readOnly: bool = False
+
+
+class Container(Strict):
+    """The fields of a Kubernetes container that are used."""
+
+    name: str
+    image: str
+    command: list[str]
+    args: list[str] = Field(default_factory=list)
+    env: list[dict[str, Any]] = Field(default_factory=list)
+    envFrom: list[dict[str, Any]] = Field(default_factory=list)
+    ports: list[dict[str, Any]] = Field(default_factory=list)
+    readinessProbe: dict[str, Any] | None = None
+    resources: dict[str, dict[str, str]] = Field(default_factory=dict)
+    securityContext: dict[str, Any]
+    volumeMounts: list[Mount]
+
+
+class PodSpec(Strict):
+    terminationGracePeriodSeconds: int
+    automountServiceAccountToken: bool
+    securityContext: dict[str, Any]
+    initContainers: list[Container]
+    containers: list[Container]
+    volumes: list[dict[str, Any]]
+
+
+class Template(Strict):
+    spec: PodSpec
+
+
+class Head(Strict):
+    serviceType: str
+    rayStartParams: dict[str, str]
+    template: Template
+
+
+class Workers(Strict):
+    groupName: str
+    replicas: int
+    minReplicas: int
+    maxReplicas: int
+    rayStartParams: dict[str, str]
+    template: Template
+
+
+class ClusterSpec(Strict):
+    rayVersion: str
+    enableInTreeAutoscaling: bool
+    headGroupSpec: Head
+    workerGroupSpecs: list[Workers]
+
+
+def manifest() -> tuple[dict[str, Any], ClusterSpec, dict[str, Any]]:
+    cluster, claim = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+    return cluster, ClusterSpec.model_validate(cluster["spec"]), claim
+
+
+def test_ray_cluster_has_the_pinned_ray_and_our_own_command() -> None:
+    cluster, spec, _ = manifest()
+    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+    assert cluster["metadata"]["annotations"]["ray.io/overwrite-container-cmd"] == "true"
+    pinned = re.search(r"^ray==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned is not None
+    assert spec.rayVersion == pinned[1]
+    for group in spec.workerGroupSpecs:
+        assert group.minReplicas <= group.replicas <= group.maxReplicas
+
+
+def test_pods_mount_what_they_declare_and_run_without_privileges() -> None:
+    cluster, spec, claim = manifest()
+    templates = [spec.headGroupSpec.template, *(group.template for group in spec.workerGroupSpecs)]
+    for template in templates:
+        pod = template.spec
+        volumes = {volume["name"]: volume for volume in pod.volumes}
+        assert pod.securityContext["runAsNonRoot"] is True
+        assert pod.securityContext["runAsUser"] == 10001, "the user of the image"
+        for container in (*pod.initContainers, *pod.containers):
+            assert PINNED.match(container.image)
+            assert {mount.name for mount in container.volumeMounts} <= set(volumes)
+            assert container.securityContext["allowPrivilegeEscalation"] is False
+        for container in pod.containers:
+            check_command([*container.command, *container.args])
+            assert container.readinessProbe is not None
+            check_command(container.readinessProbe["exec"]["command"])
+            assert not [entry for entry in container.env if "PASSWORD" in entry["name"]], "secrets come by envFrom"
+        claims = [
+            volume["persistentVolumeClaim"]["claimName"] for volume in pod.volumes if "persistentVolumeClaim" in volume
+        ]
+        assert set(claims) <= {claim["metadata"]["name"]}
+    (worker,) = (c for group in spec.workerGroupSpecs for c in group.template.spec.containers)
+    assert f"{cluster['metadata']['name']}-head-svc:6379" in worker.args, "the service that KubeRay makes"
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "Dockerfile", "kuberay.yaml"])
+def test_what_was_never_run_says_so(name: str) -> None:
+    header = [line for line in (DEPLOY / name).read_text().splitlines()[:8] if line.startswith("#")]
+    assert "Not run by any test" in " ".join(header)

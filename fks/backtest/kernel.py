@@ -109,7 +109,7 @@ def load() -> Callable[..., int]:
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
     table = numba.int64[:, ::1]
-    columns = (ints, ints, ints, ints, ints, floats, floats, floats, ints, ints, ints)
+    columns = (ints, ints, ints, ints, ints, floats, floats, floats, floats, ints, ints, ints)
     signature = (numba.from_dtype(_RULES), *columns, numba.int64[::1], table, table, table, numba.float64[::1])
     walk: Callable[..., int]
     walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(compiled.make_walk(version))
@@ -152,8 +152,10 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
         compiled_walk = load()
     except ImportError as error:
         return f"numba cannot be imported: {error}"
-    stops, limits = (_EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit))
-    columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, stops, limits)
+    levels = (
+        _EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit, decisions.trail)
+    )
+    columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, *levels)
     inputs = tuple(np.ascontiguousarray(column) for column in columns)  # a view with a step is not
     sized_by = _volatilities(plan, decisions)
     for rows in (count // 32 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.rule import is_unclear, pair_leg, reach_down, reach_up, slip
+from fks.matching.rule import behind, is_unclear, pair_leg, reach_down, reach_up, slip
 from fks.model.bar import Floats, Ints
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
@@ -35,6 +35,7 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL = 0, 1, 2, 3
     GUARD_SINCE,  # the bar that its entry filled in
     GUARD_STOP,
     GUARD_LIMIT,
+    GUARD_TRAIL,  # the distance at which the stop follows the closes, or NONE
     FILLS,
     TRADES,
     DENIED,
@@ -42,7 +43,7 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL = 0, 1, 2, 3
     STATUS,
     UNCLEAR,  # bars that reached both legs of a protection, and do not show which first
     STATE_SIZE,
-) = range(17)
+) = range(18)
 
 # columns of the tables
 BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
@@ -415,14 +416,17 @@ def enter(
     span: int,
     stop: int,
     limit: int,
+    trail: int,
     loss: int,
     volatility: int,
 ) -> None:
     """Size, check and fill an entry decided on `bar` at the next bar's open, and place its protection."""
     code = OK
-    if stop == FAR or limit == FAR:
+    if stop == FAR or limit == FAR or trail == FAR:
         state[STATUS] = OVERFLOW
         return
+    if stop == NONE and trail != NONE:
+        stop = behind(close, trail, side, rules.tick)
     lots = rules.size
     if rules.sizing == NOTIONAL:
         lots = rules.size // (close * rules.lot * rules.multiplier) * rules.lot
@@ -453,6 +457,7 @@ def enter(
         state[GUARD_SINCE] = bar + 1
         state[GUARD_STOP] = stop
         state[GUARD_LIMIT] = limit
+        state[GUARD_TRAIL] = trail
 
 
 def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int) -> None:
@@ -495,6 +500,28 @@ def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> in
         if low[bar] <= down or high[bar] >= up:
             return bar
     return -1
+
+
+def first_trailed(state: Ints, rules: Rules, low: Ints, high: Ints, close: Ints, start: int, last: int) -> int:
+    """Return what `first_touch` does where the stop follows the closes, and leave the stop as it is in that bar, or
+    after the last one."""
+    stop, limit, trail = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_TRAIL]
+    found = -1
+    if state[GUARD_SELLS] == 1:
+        up = FAR if limit == NONE else limit
+        for bar in range(start, last + 1):
+            if low[bar] <= stop or high[bar] >= up:
+                found = bar
+                break
+            stop = max(stop, behind(close[bar], trail, 1, rules.tick))
+    else:
+        for bar in range(start, last + 1):
+            if high[bar] >= stop or low[bar] <= limit:
+                found = bar
+                break
+            stop = min(stop, behind(close[bar], trail, -1, rules.tick))
+    state[GUARD_STOP] = stop
+    return found
 
 
 def value_bars(rules: Rules, close: Ints, equity: Floats, start: int, end: int, cash: int, factor: int) -> None:
@@ -541,6 +568,7 @@ def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: in
 
 
 HELPERS: tuple[Callable[..., Any], ...] = (
+    behind,
     is_unclear,
     pair_leg,
     reach_down,
@@ -559,6 +587,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     enter,
     protect,
     first_touch,
+    first_trailed,
     value_bars,
     least_worth,
     cut,
@@ -566,7 +595,14 @@ HELPERS: tuple[Callable[..., Any], ...] = (
 
 
 #: of these, what few runs or few bars need: compiled as calls, so that the rest stays small
-SELDOM: tuple[Callable[..., Any], ...] = (slip, divide_wide, share_half_even, share_floor, share_lots)
+SELDOM: tuple[Callable[..., Any], ...] = (
+    slip,
+    divide_wide,
+    share_half_even,
+    share_floor,
+    share_lots,
+    first_trailed,
+)
 
 
 def make_walk(version: int) -> Callable[..., int]:
@@ -583,6 +619,7 @@ def make_walk(version: int) -> Callable[..., int]:
         target: Floats,
         stops: Floats,
         limits: Floats,
+        trails: Floats,
         volatilities: Ints,
         day_first: Ints,
         day_start_ns: Ints,
@@ -594,7 +631,8 @@ def make_walk(version: int) -> Callable[..., int]:
     ) -> int:
         """Return the index of the bar at which the walk ended; the last five arguments are filled.
 
-        `stops`, `limits`: prices, or empty; `volatilities`: 1e-8, -1 for none, read where they size an entry.
+        `stops`, `limits`, `trails`: prices and distances, or empty; `volatilities`: 1e-8, -1 for none, read where they
+        size an entry.
         `day_first`: the bars with which trading days begin after the first one, `len(close)` last; `day_start_ns`: when
         these days begin.
         """
@@ -602,7 +640,8 @@ def make_walk(version: int) -> Callable[..., int]:
         state[CASH] = rules.cash
         state[STATUS] = DONE * version
         capacity = min(len(fills), len(trades), len(denied)) - 3  # a bar adds at most three rows
-        has_stops, has_limits, tracks_loss = len(stops) > 0, len(limits) > 0, rules.loss_max < FAR
+        has_stops, has_limits, has_trails = len(stops) > 0, len(limits) > 0, len(trails) > 0
+        tracks_loss = rules.loss_max < FAR
         before = 0.0
         cash, factor = rules.cash, 0  # after the bar's fills; of a close, to the position's worth
         held_cash, worth = cash, 0  # at the bar's close, before what is decided on it
@@ -621,7 +660,10 @@ def make_walk(version: int) -> Callable[..., int]:
             last = min(change, end - 1)
             filled = state[FILLS]
             if state[GUARD] == 1:
-                touch = first_touch(state, low, high, bar, last)
+                if has_trails and state[GUARD_TRAIL] != NONE:
+                    touch = first_trailed(state, rules, low, high, close, bar, last)
+                else:
+                    touch = first_touch(state, low, high, bar, last)
                 if touch >= 0:
                     value_bars(rules, close, equity, bar, touch, cash, factor)
                     if tracks_loss:
@@ -662,15 +704,18 @@ def make_walk(version: int) -> Callable[..., int]:
                 lowest = FAR
             if wanted != 0.0 and state[STATUS] == DONE:
                 side = 1 if wanted > 0.0 else -1
-                stop, limit = NONE, NONE
+                stop, limit, trail = NONE, NONE, NONE
                 if has_stops:
                     stop = level_ticks(stops[change], rules.tick, rules.price_scale, side < 0)
                 if has_limits:
                     limit = level_ticks(limits[change], rules.tick, rules.price_scale, side > 0)
+                if has_trails:
+                    trail = level_ticks(trails[change], rules.tick, rules.price_scale, True)
                 loss = 0 if is_next_day else state[DAY_REACHED]
                 volatility = volatilities[change] if rules.sizing == OF_VOLATILITY else -1
                 now, at = close[change], open_[bar]
-                enter(state, fills, trades, denied, rules, change, side, now, at, span, stop, limit, loss, volatility)
+                levels = (stop, limit, trail)
+                enter(state, fills, trades, denied, rules, change, side, now, at, span, *levels, loss, volatility)
             if state[STATUS] != DONE:
                 return change
             cash, factor, before = state[CASH], state[POSITION] * rules.multiplier, wanted

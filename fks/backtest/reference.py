@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outco
 from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
 from fks.indicators.exact import Exact
-from fks.matching import BarRange, Leg, Resting, is_triggered, match_market, match_oco, match_resting
+from fks.matching import BarRange, Leg, Resting, behind, is_triggered, match_market, match_oco, match_resting
 from fks.matching.rule import is_unclear
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
@@ -35,7 +35,7 @@ _INT64 = 2**63
 @dataclass(slots=True)
 class _Protection:
     """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on."""
+    from `take_since` on. With `trail` the stop follows the closes; it is that of the bar `scan_from`."""
 
     quantity: Decimal
     side: Side
@@ -45,6 +45,12 @@ class _Protection:
     take_since: int
     scan_from: int
     is_entry_unclear: bool = False  # a stop entry filled inside its bar: whether the SL came before is not known
+    trail: int | None = None
+
+    @property
+    def sign(self) -> int:
+        """Return 1 over a long position, -1 over a short one."""
+        return -self.side.sign
 
 
 @dataclass(slots=True)
@@ -58,6 +64,7 @@ class _Waiting:
     at: int  # the next bar to match
     stop_loss: int | None
     take_profit: int | None
+    trail: int | None
     has_triggered: bool = False
 
     @property
@@ -93,6 +100,10 @@ class _Book:
     trades: list[tuple[int, int, int]] = field(default_factory=list)  # entry, exit, profit
     denied: list[DeniedEntry] = field(default_factory=list)
     denied_index: list[int] = field(default_factory=list)
+
+    @property
+    def tick(self) -> int:
+        return to_units(self.setup.instrument.tick, self.units.price)
 
     def price(self, ticks: int) -> Decimal:
         return from_units(ticks, self.units.price)
@@ -261,13 +272,17 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     reference = book.price(book.close[index])
     stop = _level(book, decisions.stop_loss, index, side.opposite, is_stop=True)
     limit = _level(book, decisions.take_profit, index, side.opposite, is_stop=False)
-    levels = (None if stop is None else book.price(stop), None if limit is None else book.price(limit))
+    trail = _distance(book, decisions.trail, index)
     order = _order(book, decisions, index, side)
+    sized_at = reference if order is None else order.limit or order.stop or reference
+    if stop is None and trail is not None:
+        stop = behind(to_units(sized_at, book.units.price), trail, side.sign, book.tick)
+    levels = (None if stop is None else book.price(stop), None if limit is None else book.price(limit))
     try:
         quantity = entry_quantity(
             setup.sizing,
             setup.size,
-            reference if order is None else order.limit or order.stop or reference,
+            sized_at,
             instrument,
             equity=book.equity(index),
             stop_loss=levels[0],
@@ -287,10 +302,10 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     if order is not None:
         at_limit, at_stop = (None if v is None else to_units(v, book.units.price) for v in (order.limit, order.stop))
         resting = Resting(side, order.type, at_limit, at_stop)
-        book.waiting = _Waiting(side, quantity, resting, index, index + 1, stop, limit)
+        book.waiting = _Waiting(side, quantity, resting, index, index + 1, stop, limit, trail)
         return
     _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY, index)
-    _protect(book, index + 1, side, stop, limit, take_since=index + 1)
+    _protect(book, index + 1, side, stop, limit, trail, take_since=index + 1)
 
 
 def _protect(
@@ -299,6 +314,7 @@ def _protect(
     side: Side,
     stop: int | None,
     limit: int | None,
+    trail: int | None,
     *,
     take_since: int,
     is_unclear: bool = False,
@@ -307,7 +323,7 @@ def _protect(
     instrument = book.setup.instrument
     guarded = exit_quantity(book.position, instrument)
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
-        book.protection = _Protection(guarded, side.opposite, index, stop, limit, take_since, index, is_unclear)
+        book.protection = _Protection(guarded, side.opposite, index, stop, limit, take_since, index, is_unclear, trail)
 
 
 def _order(book: _Book, decisions: Decisions, index: int, side: Side) -> EntryPrices | None:
@@ -326,6 +342,14 @@ def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_sto
         return None
     price = book.setup.instrument.round_price(Decimal(repr(float(column[index]))), side=side.value, is_stop=is_stop)
     return to_units(price, book.units.price)
+
+
+def _distance(book: _Book, column: Floats | None, index: int) -> int | None:
+    """Return the distance of a trailing stop, rounded up to whole ticks; None when there is none."""
+    if column is None or not np.isfinite(column[index]):
+        return None
+    steps = Decimal(repr(float(column[index]))) / book.setup.instrument.tick
+    return int(steps.to_integral_value(ROUND_CEILING)) * book.tick
 
 
 def _leave(book: _Book, index: int) -> None:
@@ -378,6 +402,7 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
         return
     book.unclear += found.is_unclear
     guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
+    guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if guard.trail is not None else guard.stop
     if found.hit is not None:
         _leave_protected(book, guard, index, found.hit)
 
@@ -474,6 +499,7 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             side,
             waiting.stop_loss,
             waiting.take_profit,
+            waiting.trail,
             take_since=index + (is_limit and is_inside),
             is_unclear=is_inside and not is_limit,
         )
@@ -487,6 +513,8 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
     """Return the first bar from the entry's own on whose range reaches a level: in growing slices, so that a near hit
     costs little and a far one is vectorised."""
     is_long = guard.side is Side.SELL
+    if guard.trail is not None:
+        return _first_trailed(book, guard, through)
     if guard.take_since > guard.scan_from:
         down, up = (guard.stop, None) if is_long else (None, guard.stop)
         found = _first_reach(book, guard.scan_from, min(through, guard.take_since - 1), down, up)
@@ -494,6 +522,36 @@ def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:
             return found
     down, up = (guard.stop, guard.limit) if is_long else (guard.limit, guard.stop)
     return _first_reach(book, max(guard.take_since, guard.scan_from), through, down, up)
+
+
+def _first_trailed(book: _Book, guard: _Protection, through: int) -> int | None:
+    """Return what `_first_touch` does where the stop follows the closes, and leave the stop as it is in that bar, or
+    after the last one."""
+    size, is_long = 64, guard.sign > 0
+    while guard.scan_from <= through:
+        start, end = guard.scan_from, min(guard.scan_from + size, through + 1)
+        stops = _stops(book, guard, start, end)
+        low, high = book.low[start:end], book.high[start:end]
+        touched = low <= stops[:-1] if is_long else high >= stops[:-1]
+        if guard.limit is not None:
+            taken = high >= guard.limit if is_long else low <= guard.limit
+            taken[: max(guard.take_since - start, 0)] = False
+            touched = touched | taken
+        place = int(touched.argmax())
+        guard.scan_from, guard.stop = (start + place, int(stops[place])) if touched[place] else (end, int(stops[-1]))
+        if touched[place]:
+            return guard.scan_from
+        size *= 4
+    return None
+
+
+def _stops(book: _Book, guard: _Protection, start: int, end: int) -> Ints:
+    """Return the trailing stop in the bars from `start` to `end`, not included, and after them: (end - start + 1,)."""
+    assert guard.trail is not None, "it trails"
+    assert guard.stop is not None, "a trailing stop has a level"
+    levels = behind(book.close[start:end], np.array(guard.trail), guard.sign, np.array(book.tick))
+    path = np.concatenate([[guard.stop], levels])
+    return np.maximum.accumulate(path) if guard.sign > 0 else np.minimum.accumulate(path)
 
 
 def _first_reach(book: _Book, start: int, through: int, down: int | None, up: int | None) -> int | None:

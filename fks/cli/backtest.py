@@ -51,6 +51,7 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--to", "end", metavar="TIME", help="End, not included."),
             click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
             click.option("--stop-loss", type=float, metavar="PCT", help="Same as --set sl_pct=PCT."),
+            click.option("--trailing-stop", type=float, metavar="PCT", help="Same as --set trail_pct=PCT."),
             click.option("--take-profit", type=float, metavar="PCT", help="Same as --set tp_pct=PCT."),
             click.option("--sizing", type=SizingType(), default="notional", show_default=True, help=SIZING_HELP),
             click.option("--size", default="1000", show_default=True, help=SIZE_HELP),
@@ -94,7 +95,7 @@ _finer_option = click.option(
 def spec_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the spec that the options of `market_options` name."""
     params = params_of(options["pairs"])
-    for option, field in (("stop_loss", "sl_pct"), ("take_profit", "tp_pct")):
+    for option, field in (("stop_loss", "sl_pct"), ("trailing_stop", "trail_pct"), ("take_profit", "tp_pct")):
         if options[option] is not None:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}

@@ -345,11 +345,11 @@ def add(
     from fks.store.accounts import AccountStore
     from fks.store.reading import ReadingStore
     from fks.store.strategies import NewInstance, StrategyStore
-    from fks.strategies.check import ensure_checked, ensure_one_symbol
+    from fks.strategies.check import ensure_checked, ensure_live
 
     made = catalogue_of(ctx).make(strategy, params_of(pairs))
-    ensure_one_symbol(made)
     ensure_checked(made)
+    ensure_live(made)
     check_timeframe(options["timeframe"])
     quantity, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
@@ -503,7 +503,7 @@ def approval(ctx: click.Context, id: str, by: str) -> None:
 def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None) -> None:
     """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once."""
     from fks.store.strategies import StrategyStore
-    from fks.strategies.check import ensure_checked, ensure_one_symbol
+    from fks.strategies.check import ensure_checked, ensure_live
 
     if not pairs and pyramiding is None:
         raise click.UsageError("give NAME=VALUE, or --pyramiding N")
@@ -519,8 +519,8 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
             if not pairs:
                 return row.params_version
             made = catalogue.make(row.strategy, {**row.params, **params_of(pairs)})
-            ensure_one_symbol(made)
             ensure_checked(made)
+            ensure_live(made)
             return await StrategyStore(tx).set_params(id, made.model_dump(mode="json"), by="cli")
 
     version = in_database(ctx, update)

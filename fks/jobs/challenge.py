@@ -38,7 +38,7 @@ from fks.store.facts import Facts
 from fks.store.jobs import JobStore
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.base import Strategy, evaluate, warmup_of
-from fks.strategies.check import ensure_checked, synthetic, with_inputs
+from fks.strategies.check import ensure_checked, ensure_live, synthetic, with_inputs
 from fks.strategies.registry import Catalogue
 
 KIND = "challenge"
@@ -287,6 +287,7 @@ async def add_challenger(
         champion = catalogue.make(before.strategy, before.params)
         made = catalogue.make(before.strategy, {**before.params, **params})
         ensure_checked(made)
+        ensure_live(made)
         values = made.model_dump(mode="json")
         if values == champion.model_dump(mode="json"):
             raise InputError(

@@ -14,7 +14,7 @@ from fks.store.challengers import ChallengerStore
 from fks.store.db import Database, Session
 from fks.store.jobs import Job, JobStore
 from fks.store.strategies import Instance, ParameterVersion, StrategyStore
-from fks.strategies.check import ensure_checked
+from fks.strategies.check import ensure_checked, ensure_live
 from fks.strategies.registry import Catalogue
 
 PAPER_S = 86_400.0  # parameters run on paper for so long before a live instance may have them
@@ -65,6 +65,7 @@ async def promote(
 def _checked(catalogue: Catalogue, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
     made = catalogue.make(strategy, params)
     ensure_checked(made)
+    ensure_live(made)
     return made.model_dump(mode="json")
 
 

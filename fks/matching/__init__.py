@@ -21,15 +21,30 @@ time.
    a maker has no slippage. The bar's range does not bound it.
 7. Fee = money(quantity × price-or-1 × rate) in the asset received (base for buys, quote for sells), 1e-8 half-even; the
    rate is the maker's or the taker's. No partial fills.
+8. A trailing stop moves at the close of each bar, from the bar that its entry filled in on, and never inside one: to
+   the close less its distance (for a short: plus), rounded away from the close onto the tick grid (`behind`), where
+   that is nearer to the market than the stop is; it never moves back. The new price counts from the next bar's open
+   on. It begins at the stop loss of the entry or, without one, that far from the price by which the entry is sized:
+   the deciding bar's close, or its order's limit, else stop.
 
-API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits),
+API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits), `behind`,
 `CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and
 returns them, so both give the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the
 backtest uses ticks.
 """
 
 from fks.matching.costs import CostModel, Fee, Slippage
-from fks.matching.rule import BarRange, Leg, Resting, is_triggered, match_market, match_oco, match_resting, range_of
+from fks.matching.rule import (
+    BarRange,
+    Leg,
+    Resting,
+    behind,
+    is_triggered,
+    match_market,
+    match_oco,
+    match_resting,
+    range_of,
+)
 
 __all__ = [
     "BarRange",
@@ -38,6 +53,7 @@ __all__ = [
     "Leg",
     "Resting",
     "Slippage",
+    "behind",
     "is_triggered",
     "match_market",
     "match_oco",

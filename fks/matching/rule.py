@@ -1,7 +1,7 @@
 """The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
 
-`reach_down`, `reach_up`, `pair_leg`, `is_unclear` and `slip` are the rule itself, on plain numbers. The compiled engine
-of backtests compiles these same functions.
+`reach_down`, `reach_up`, `pair_leg`, `is_unclear`, `slip` and `behind` are the rule itself, on plain numbers. The
+compiled engine of backtests compiles these same functions.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from fks.model.bar import Bar
+from fks.model.bar import Bar, Ints
 from fks.model.errors import BugError
 from fks.model.order import OrderType, Side
 
 #: An exact price: integer ticks or a Decimal in quote. One call uses one of them throughout.
 Price = TypeVar("Price", int, Decimal)
+#: An exact price, or a column of integer ticks
+Prices = TypeVar("Prices", int, Decimal, Ints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,15 @@ def slip(price: Price, sign: int, away: Price, per_tick: Price, tick: Price, fix
         steps += 1
     slipped = price + sign * (steps * tick + fixed)
     return slipped if slipped >= tick else min(price, tick)
+
+
+def behind(price: Prices, distance: Prices, sign: int, tick: Prices) -> Prices:
+    """Return where a stop is that follows a position at `distance`: below a close for a long (`sign` 1), above it for a
+    short (-1), rounded away from it onto the tick grid. `price` less `distance` is not negative."""
+    if sign > 0:
+        return (price - distance) // tick * tick
+    level = (price + distance) // tick * tick
+    return level + tick * (level < price + distance)
 
 
 def pair_leg(is_stopped: bool, is_taken: bool, is_through: bool) -> int:

@@ -155,6 +155,33 @@ def ensure_one_symbol(strategy: Strategy) -> None:
         )
 
 
+def ensure_live(strategy: Strategy) -> None:
+    """Refuse a strategy for live use that reads further symbols, or whose stops trail on the check's tape. Errors:
+    StrategyError STRATEGY_INPUTS, STRATEGY_TRAIL; those of its evaluation."""
+    ensure_one_symbol(strategy)
+    bars = synthetic(max(600, 4 * warmup_of(strategy)))
+    ensure_fixed_stops(strategy, bars, evaluate(strategy, bars))
+
+
+def ensure_fixed_stops(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
+    """Refuse decisions for live use in which an entry's stop trails. Errors: StrategyError STRATEGY_TRAIL."""
+    if decisions.trail is None:
+        return
+    target = decisions.target
+    found = np.flatnonzero(
+        np.isfinite(decisions.trail) & (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
+    )
+    if len(found):
+        raise StrategyError(
+            f"strategy {strategy.name} enters with a trailing stop at bar {found[0]} "
+            f"({iso(int(bars.time_ns[found[0]]))}) of {bars.symbol}, and a venue's stop cannot follow the closes yet",
+            code="STRATEGY_TRAIL",
+            status=422,
+            remedy="backtest it; to trade it, leave the trailing distance (trail, trail_pct) out, or decide the exit "
+            "at each close as atr_trend does",
+        )
+
+
 def remedy_of(strategy: Strategy, finding: Violation) -> str:
     """Return what to change, and in which line of the strategy's file."""
     if finding.check == "lookahead":

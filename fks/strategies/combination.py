@@ -149,6 +149,6 @@ def _json(text: str) -> Any:
 
 def _bare(strategy: Strategy) -> Strategy:
     """Return a member without protections of its own. Errors: ValueError when it has some, which nothing would use."""
-    if isinstance(strategy, Protected) and (strategy.sl_pct is not None or strategy.tp_pct is not None):
-        raise ValueError(f"set sl_pct and tp_pct on the combination, not on its member {strategy.name}")
+    if isinstance(strategy, Protected) and (strategy.sl_pct or strategy.tp_pct or strategy.trail_pct):
+        raise ValueError(f"set sl_pct, tp_pct and trail_pct on the combination, not on its member {strategy.name}")
     return strategy

@@ -31,7 +31,7 @@ from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
-from fks.strategies.check import ensure_checked, ensure_one_symbol
+from fks.strategies.check import ensure_checked, ensure_fixed_stops, ensure_live
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
@@ -293,7 +293,7 @@ class StrategyWorker:
 
     def _make(self, row: Instance) -> Strategy:
         made = load_catalogue(self._folder).make(row.strategy, row.params)
-        ensure_one_symbol(made)
+        ensure_live(made)
         return made
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
@@ -363,6 +363,7 @@ class StrategyWorker:
             decisions = self._sandbox.inline(row.id, bar_ns, lambda: evaluate(strategy, bars))
         else:
             decisions = await self._sandbox.in_thread(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
+        ensure_fixed_stops(strategy, bars, decisions)
         runner.eval_s = self._clock.monotonic() - start
         self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, strategy_instance=row.id)
         return decisions

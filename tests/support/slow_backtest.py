@@ -24,6 +24,7 @@ class Guard:
     stop: Decimal | None
     limit: Decimal | None
     placed_at: int
+    trail: Decimal | None = None
 
 
 @dataclass
@@ -59,13 +60,15 @@ def slow_fills(
     """Return the fills of a strategy on a tape by walking it one bar at a time. Slow: the strategy sees every
     prefix."""
     book = SlowBook(instrument, rate, size, can_short)
-    wanted, before = [], 0.0
+    wanted: list[Wanted] = []
+    before = 0.0
     for t in range(len(bars)):
         o, h, low = (Decimal(repr(float(c[t]))) for c in (bars.open, bars.high, bars.low))
         time_ns = int(bars.time_ns[t])
         for order in wanted:  # decided on the bar before: filled at this open
             _market(book, order, t, time_ns, o)
         _protect(book, t, time_ns, o, h, low)
+        _follow(book, Decimal(repr(float(bars.close[t]))))
         if t < strategy.warmup():
             wanted = []
             continue
@@ -75,22 +78,28 @@ def slow_fills(
         if target != before:
             close = Decimal(repr(float(bars.close[t])))
             if before:
-                wanted.append(("exit", close, None, None))
+                wanted.append(Wanted("exit", close))
             if target:
-                stop, limit = (
+                levels = (
                     None if c is None or np.isnan(c[t]) else float(c[t])
-                    for c in (decisions.stop_loss, decisions.take_profit)
+                    for c in (decisions.stop_loss, decisions.take_profit, decisions.trail)
                 )
-                wanted.append(("buy" if target > 0 else "sell", close, stop, limit))
+                wanted.append(Wanted("buy" if target > 0 else "sell", close, *levels))
         before = target
     return book.fills
 
 
-def _market(
-    book: SlowBook, order: tuple[str, Decimal | None, float | None, float | None], t: int, time_ns: int, o: Decimal
-) -> None:
-    what, reference, stop, limit = order
-    assert reference is not None
+@dataclass(frozen=True)
+class Wanted:
+    what: str  # exit, buy or sell
+    close: Decimal
+    stop: float | None = None
+    limit: float | None = None
+    trail: float | None = None
+
+
+def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> None:
+    what, reference, stop, limit = order.what, order.close, order.stop, order.limit
     if what == "exit":
         quantity = book.step(abs(book.position))
         if quantity * reference >= book.instrument.notional_min:  # less is dust
@@ -103,6 +112,9 @@ def _market(
     # stops away from the market, targets away from it too: a long's stop down, its limit up
     stop_at = None if stop is None else _grid(stop, tick, ROUND_FLOOR if is_long else ROUND_CEILING)
     limit_at = None if limit is None else _grid(limit, tick, ROUND_CEILING if is_long else ROUND_FLOOR)
+    distance = None if order.trail is None else _grid(order.trail, tick, ROUND_CEILING)
+    if distance is not None and stop_at is None:
+        stop_at = _behind(reference, distance, 1 if is_long else -1, tick)
     below, above = (stop_at, limit_at) if is_long else (limit_at, stop_at)
     if (below is not None and below >= reference) or (above is not None and above <= reference):
         return
@@ -111,7 +123,21 @@ def _market(
         return
     book.fill(time_ns, what, quantity, o)
     if stop_at is not None or limit_at is not None:
-        book.guard = Guard(book.step(abs(book.position)), stop_at, limit_at, t)
+        book.guard = Guard(book.step(abs(book.position)), stop_at, limit_at, t, distance)
+
+
+def _behind(price: Decimal, distance: Decimal, sign: int, tick: Decimal) -> Decimal:
+    return ((price - sign * distance) / tick).to_integral_value(ROUND_FLOOR if sign > 0 else ROUND_CEILING) * tick
+
+
+def _follow(book: SlowBook, close: Decimal) -> None:
+    """Move a trailing stop to the close less its distance, unless it is nearer already."""
+    guard = book.guard
+    if guard is None or guard.trail is None or guard.stop is None:
+        return
+    sign = 1 if book.position > 0 else -1
+    level = _behind(close, guard.trail, sign, book.instrument.tick)
+    guard.stop = max(guard.stop, level) if sign > 0 else min(guard.stop, level)
 
 
 def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:

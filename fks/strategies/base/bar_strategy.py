@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import namedtuple
 from collections.abc import Mapping
+from dataclasses import replace
 from keyword import iskeyword
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fks.model.bar import Bars, Floats
-from fks.strategies.base.strategy import Decisions, EntryOrder, Strategy, StrategyError
+from fks.strategies.base.strategy import Decisions, EntryOrder, Strategy, StrategyError, trailed
 
 _NAN = float("nan")
 
@@ -43,6 +44,8 @@ class Context:
         "_loss",
         "_order",
         "_profit",
+        "_stop_loss",
+        "_trail",
         "_wanted",
         "bars_held",
         "entry_price",
@@ -66,7 +69,7 @@ class Context:
         self._bars = bars
         self._columns = columns
         self._wanted = 0
-        self._loss = self._profit = _NAN
+        self._loss = self._stop_loss = self._profit = self._trail = _NAN
         self._order: EntryOrder | None = None  # of the entry that was ordered last; None = at the market
         self._life = 0  # bars that it rests at most; 0 = without end
 
@@ -106,30 +109,34 @@ class Context:
         *,
         stop_loss: float | None = None,
         take_profit: float | None = None,
+        trail: float | None = None,
         limit: float | None = None,
         stop: float | None = None,
         bars: int | None = None,
     ) -> bool:
         """Be long from the next bar's open on, with these protections (absolute prices) when that is an entry.
 
+        `trail`: the distance, in units of the price, at which the stop follows the closes: at the end of each bar to
+        the close less it, never back. Without `stop_loss` the stop begins that far from the price of the entry.
         `limit`, `stop`: enter by such an order, with both by a stop-limit; it rests until it fills, `close` or another
         side is ordered, or `bars` bars have passed.
         Return False and do nothing in the bar whose range closed the position, or in which the order expired: order
         again on the next one.
         """
-        return self._wanted == 1 or self._enter(1, stop_loss, take_profit, limit, stop, bars)
+        return self._wanted == 1 or self._enter(1, stop_loss, take_profit, trail, limit, stop, bars)
 
     def sell(
         self,
         *,
         stop_loss: float | None = None,
         take_profit: float | None = None,
+        trail: float | None = None,
         limit: float | None = None,
         stop: float | None = None,
         bars: int | None = None,
     ) -> bool:
         """Be short from the next bar's open on; like `buy`. Where nothing may be short it is denied."""
-        return self._wanted == -1 or self._enter(-1, stop_loss, take_profit, limit, stop, bars)
+        return self._wanted == -1 or self._enter(-1, stop_loss, take_profit, trail, limit, stop, bars)
 
     def close(self) -> None:
         """Be flat from the next bar's open on, and end an entry's order that rests; nothing when it is flat."""
@@ -140,6 +147,7 @@ class Context:
         side: int,
         stop_loss: float | None,
         take_profit: float | None,
+        trail: float | None,
         limit: float | None,
         stop: float | None,
         bars: int | None,
@@ -151,7 +159,11 @@ class Context:
         if limit is not None or stop is not None:
             self._order = EntryOrder(side, _NAN if limit is None else limit, _NAN if stop is None else stop)
             self._life = bars or 0
-        self._loss = _NAN if stop_loss is None else stop_loss
+        self._stop_loss = _NAN if stop_loss is None else stop_loss
+        self._trail = _NAN if trail is None else trail
+        self._loss = self._stop_loss
+        if trail is not None and stop_loss is None:
+            self._loss = trailed(limit or stop or float(self._bars.close[self.index]), trail, side)
         self._profit = _NAN if take_profit is None else take_profit
         return True
 
@@ -186,7 +198,8 @@ class BarStrategy(Strategy):
         lists = [getattr(bars, name)[first:].tolist() for name in BAR_COLUMNS]
         make = _bar_type((*BAR_COLUMNS, *columns))._make
         rows = zip(*lists, *(column[first:].tolist() for column in columns.values()), strict=True)
-        loss = profit = _NAN  # of the open position
+        trails, has_trails = np.full(count, np.nan), False
+        loss = profit = trail = _NAN  # of the open position
         before = start = 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
             if before:
@@ -199,13 +212,13 @@ class BarStrategy(Strategy):
                     if price is not None:
                         ctx.is_waiting = False
                         ctx.position, ctx.bars_held, ctx.entry_price = before, 0, price
-                        loss, profit = ctx._loss, ctx._profit
+                        loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                         is_late = is_limit and price != bar.open
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0
                 elif ctx.position != before:  # what was ordered on the bar before fills at this one's open
                     ctx.position, ctx.bars_held, ctx.entry_price = before, 0, bar.open
-                    loss, profit = ctx._loss, ctx._profit
+                    loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                 else:
                     ctx.bars_held += 1
                 target_profit = _NAN if is_late else profit
@@ -214,6 +227,9 @@ class BarStrategy(Strategy):
                     ctx.is_stopped = True
                     ctx.position = ctx.bars_held = ctx._wanted = 0
                     ctx.entry_price = _NAN
+                elif ctx.position and trail == trail:  # not NaN
+                    level = trailed(bar.close, trail, before)
+                    loss = max(loss, level) if before > 0 else min(loss, level)
             elif ctx.position:
                 ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN
             on_bar(ctx, bar)
@@ -223,15 +239,15 @@ class BarStrategy(Strategy):
                 before, start = ctx._wanted, ctx.index
                 ctx.is_waiting = bool(before) and ctx._order is not None
                 if before:
-                    losses[start], profits[start] = ctx._loss, ctx._profit
+                    losses[start], profits[start], trails[start] = ctx._stop_loss, ctx._profit, ctx._trail
+                    has_trails |= ctx._trail == ctx._trail
                     if ctx._order is not None:
                         ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN  # a flip leaves at the next open
                         entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
                         has_orders = True
         target[start:] = before
-        if not has_orders:
-            return Decisions(target, losses, profits)
-        return Decisions(target, losses, profits, entry_limits, entry_stops)
+        found = Decisions(target, losses, profits, trail=trails if has_trails else None)
+        return replace(found, entry_limit=entry_limits, entry_stop=entry_stops) if has_orders else found
 
     def _checked(self, columns: Mapping[str, Floats], count: int) -> dict[str, Floats]:
         """Return the indicators as float columns. Errors: StrategyError naming the one that is wrong."""

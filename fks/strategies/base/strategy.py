@@ -18,10 +18,11 @@ from fks.model.timeframe import iso
 from fks.strategies.base.location import defined_at, one_line, raised_at
 
 Flags = npt.NDArray[np.bool_]
+_PLACES = 9
 
 
-#: columns of `Decisions` that hold prices, read where the target enters
-PRICE_COLUMNS = ("stop_loss", "take_profit", "entry_limit", "entry_stop")
+#: columns of `Decisions` in units of the price, read where the target enters
+PRICE_COLUMNS = ("stop_loss", "take_profit", "trail", "entry_limit", "entry_stop")
 
 
 class StrategyError(InputError):
@@ -34,6 +35,8 @@ class Decisions:
 
     `target`: -1 short, 0 flat, 1 long. `stop_loss`, `take_profit`: absolute prices of the protections of an entry
     decided on that bar (NaN = none); they are read only where the target leaves 0 or changes its sign.
+    `trail`: the distance, in units of the price, at which the entry's stop follows the closes (`fks.matching`, clause
+    8), read on the same bars; NaN = it stays where it is.
 
     `entry_limit`, `entry_stop`: absolute prices of the entry's order, read on the same bars: a limit, a stop, both a
     stop-limit, NaN in both a market order. It rests from the next bar until it fills or the target changes.
@@ -47,6 +50,7 @@ class Decisions:
     entry_limit: Floats | None = None
     entry_stop: Floats | None = None
     entry_bars: Floats | None = None
+    trail: Floats | None = None
 
 
 class Strategy(BaseModel, ABC):
@@ -92,16 +96,21 @@ def input_bars(strategy: Strategy, bars: Bars, symbol: str) -> Bars:
 
 
 class Protected(Strategy):
-    """A strategy whose entries may carry a stop loss and a take profit, in percent of the deciding bar's close."""
+    """A strategy whose entries may carry a stop loss, a take profit and a trailing distance of the stop, in percent of
+    the deciding bar's close."""
 
     sl_pct: Annotated[float, Field(gt=0, lt=100)] | None = Field(None, description="stop loss, percent of the close")
     tp_pct: Annotated[float, Field(gt=0, lt=1000)] | None = Field(None, description="take profit, percent of the close")
+    trail_pct: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        None, description="distance at which the stop follows the closes, percent of the entry's close"
+    )
 
     def protect(self, bars: Bars, target: Floats) -> Decisions:
         """Return the target with the protections set by the parameters; mirrored where it is short."""
         stop = None if self.sl_pct is None else _away(bars, target, -self.sl_pct)
         profit = None if self.tp_pct is None else _away(bars, target, self.tp_pct)
-        return Decisions(target, stop, profit)
+        trail = None if self.trail_pct is None else np.abs(bars.close) * self.trail_pct / 100.0
+        return Decisions(target, stop, profit, trail=trail)
 
 
 def _away(bars: Bars, target: Floats, percent: float) -> Floats:
@@ -212,6 +221,11 @@ class EntryOrder:
         if (open_ - limit) * side <= 0:
             return open_
         return limit if (low <= limit if side > 0 else high >= limit) else None
+
+
+def trailed(price: float, distance: float, side: int) -> float:
+    """Return where a trailing stop of a position on `side` (1 or -1) is after a close, in floats."""
+    return round(price - side * distance, _PLACES)  # a difference of floats is not the decimal that the engines have
 
 
 def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:

@@ -76,14 +76,15 @@ class Scripted(Strategy):
     target: tuple[float, ...]
     stop: float | None = None
     limit: float | None = None
+    trail: float | None = None
 
     def warmup(self) -> int:
         return 0
 
     def decide(self, bars: Bars) -> Decisions:
         n = len(bars)
-        columns = (None if v is None else np.full(n, v) for v in (self.stop, self.limit))
-        return Decisions(np.resize(np.array(self.target), n), *columns)
+        stop, limit, trail = (None if v is None else np.full(n, v) for v in (self.stop, self.limit, self.trail))
+        return Decisions(np.resize(np.array(self.target), n), stop, limit, trail=trail)
 
 
 def tape(*rows: tuple[float, float, float, float]) -> Bars:
@@ -93,7 +94,17 @@ def tape(*rows: tuple[float, float, float, float]) -> Bars:
 
 
 # ── G6, part one ─────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3}, {"tp_pct": 0.4}, {"sl_pct": 0.2, "tp_pct": 0.3}])
+@pytest.mark.parametrize(
+    "protected",
+    [
+        {},
+        {"sl_pct": 0.3},
+        {"tp_pct": 0.4},
+        {"sl_pct": 0.2, "tp_pct": 0.3},
+        {"trail_pct": 0.15},
+        {"sl_pct": 0.2, "tp_pct": 0.3, "trail_pct": 0.25},
+    ],
+)
 @pytest.mark.parametrize(("name", "short"), [(n, s) for n in FAST for s in (False, True) if n not in NO_SHORT or not s])
 def test_g6_every_built_in_strategy_equals_the_slow_reading(
     name: str, protected: dict[str, float], short: bool
@@ -123,11 +134,39 @@ def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
         target=target,
         stop=data.draw(st.sampled_from([None, 90.0, 97.5])),
         limit=data.draw(st.sampled_from([None, 104.0, 101.5])),
+        trail=data.draw(st.sampled_from([None, None, 3.0, 7.505])),
     )
     result = run(strategy, bars, setup(can_short=True))
     assert_same_fills(
         result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "price"),
+    [
+        (1.0, {"trail": 3.0}, 103),  # the stop: 97, 100 at the first close, 103 at the second
+        (1.0, {"trail": 3.0, "stop": 90.0}, 103),
+        (1.0, {"trail": 3.0, "stop": 99.0}, 103),
+        (1.0, {"trail": 2.991, "stop": 90.0}, 103),  # the distance is rounded up to a tick
+        (1.0, {"trail": 2.0}, 101),
+        (1.0, {"trail": 30.0, "stop": 90.0}, None),
+        (-1.0, {"trail": 3.0}, 103),  # the entry's own bar reaches it
+    ],
+)
+def test_trailing_stop_follows_the_closes_alone(target: float, changes: dict[str, float], price: float | None) -> None:
+    bars = tape(
+        (100, 101, 99, 100), (100, 103, 100, 103), (103, 110, 101, 106), (106, 106, 102, 104), (104, 104, 104, 104)
+    )
+    result = run(Scripted(target=(target,), **changes), bars, setup(can_short=True))
+    stops = [fill for fill in result.fills if fill.role is Role.STOP_LOSS]
+    assert [float(fill.price) for fill in stops] == ([] if price is None else [price])
+
+
+def test_trailing_stop_that_the_open_gaps_through_fills_at_the_open() -> None:
+    bars = tape((100, 101, 99, 100), (100, 108, 100, 108), (104, 106, 104, 105), (105, 105, 105, 105))
+    result = run(Scripted(target=(1.0,), trail=2.0), bars, setup())
+    assert [(fill.role, float(fill.price)) for fill in result.fills] == [(Role.ENTRY, 100), (Role.STOP_LOSS, 104)]
 
 
 def test_a_difference_of_one_field_is_seen() -> None:

@@ -66,6 +66,7 @@ class Given(Strategy):
     target: tuple[float, ...]
     stop: tuple[float, ...] | None = None
     limit: tuple[float, ...] | None = None
+    trail: tuple[float, ...] | None = None
     warm: int = 0
 
     def warmup(self) -> int:
@@ -73,9 +74,9 @@ class Given(Strategy):
 
     def decide(self, bars: Bars) -> Decisions:
         part = slice(-len(bars), None)
-        return Decisions(
-            np.array(self.target)[part], *(None if v is None else np.array(v)[part] for v in (self.stop, self.limit))
-        )
+        levels = (None if v is None else np.array(v)[part] for v in (self.stop, self.limit, self.trail))
+        stop, limit, trail = levels
+        return Decisions(np.array(self.target)[part], stop, limit, trail=trail)
 
 
 def both(strategy: Strategy, bars: Bars, setup: Setup) -> tuple[Result, Result]:
@@ -193,7 +194,18 @@ class Dice:
         target = np.repeat(np.array(sides)[self.random.integers(0, len(sides), count)], self.one_of(1, 3, 8))[:count]
         side = np.where(target < 0, -1.0, 1.0)
         stop, limit = self.levels(bars, -side, scale), self.levels(bars, side, scale)
-        return Given(target=tuple(target), stop=stop, limit=limit, warm=int(self.random.integers(0, min(3, count - 1))))
+        warm = int(self.random.integers(0, min(3, count - 1)))
+        return Given(target=tuple(target), stop=stop, limit=limit, trail=self.trail(bars, scale), warm=warm)
+
+    def trail(self, bars: Bars, scale: float) -> tuple[float, ...] | None:
+        """Return distances of trailing stops, some of them none, or strange."""
+        if self.one_of(0, 0, 1):
+            return None
+        away = self.random.integers(1, 30, len(bars)) * scale * self.one_of(1.0, 1.0 / 3.0)
+        strange = np.array([np.nan, np.inf, -1.0, 0.0, 1e-9, 1e3 / 7])
+        return tuple(
+            np.where(self.random.random(len(bars)) < 0.8, away, strange[self.random.integers(0, 6, len(bars))])
+        )
 
 
 @given(st.integers(0, 2**32))
@@ -219,7 +231,7 @@ def built_in() -> list[str]:
     return sorted(entry.name for entry in CATALOGUE.entries.values() if entry.origin == "builtin")
 
 
-@pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3, "tp_pct": 0.41}])
+@pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3, "tp_pct": 0.41}, {"trail_pct": 0.2, "tp_pct": 0.6}])
 @pytest.mark.parametrize("name", built_in())
 def test_engines_agree_on_the_sample_for_built_in_strategies(name: str, protected: dict[str, float]) -> None:
     bars = unpack_tape(SAMPLE.read_bytes()).bars()[20_000:50_000]

@@ -95,12 +95,14 @@ def test_orders_that_rest_fill_and_expire_as_in_a_backtest(seed: int, away: floa
     expiries_as_in_a_backtest(seed, away)
 
 
-def test_orders_that_rest_expire() -> None:
-    assert sum(expiries_as_in_a_backtest(seed, 0.4) for seed in range(5)) > 5
+def test_orders_that_rest_fill_and_expire_often() -> None:
+    found = [expiries_as_in_a_backtest(seed, 0.4) for seed in range(5)]
+    assert sum(expired for expired, _ in found) > 5
+    assert sum(fills for _, fills in found) > 100
 
 
-def expiries_as_in_a_backtest(seed: int, away: float) -> int:
-    """Compare one random run with its backtest, and return how many of its orders expired."""
+def expiries_as_in_a_backtest(seed: int, away: float) -> tuple[int, int]:
+    """Compare one random run with its backtest, and return how many of its orders expired, and how many filled."""
     tape = synthetic(400)
     dice = np.random.Generator(np.random.PCG64(seed)).random((len(tape), 3))
     seen: list[tuple[int, float]] = []
@@ -137,13 +139,17 @@ def expiries_as_in_a_backtest(seed: int, away: float) -> int:
     for at, (position, price) in enumerate(seen):
         if position and not np.isnan(prices[at]):
             assert price == prices[at]
-    assert len(result.fills) > 20
-    return len(expired)
+    return len(expired), len(result.fills)
 
 
-@given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]), profit=st.sampled_from([0.1, 0.5]))
+@given(
+    seed=st.integers(0, 10**6),
+    loss=st.sampled_from([0.05, 0.2, 1.0]),
+    profit=st.sampled_from([0.1, 0.5]),
+    trail=st.sampled_from([None, 0.1, 0.3]),
+)
 @settings(deadline=None)
-def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit: float) -> None:
+def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit: float, trail: float | None) -> None:
     """Random orders with protections on the price grid: after each bar `ctx.position` is the backtest's."""
     tape = synthetic(400)
     dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
@@ -152,10 +158,20 @@ def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit:
     def on_bar(ctx: Context, bar: Any) -> None:
         seen.append(ctx.position)
         draw, away = dice[ctx.index], bar.close * loss / 100
+        distance = None if trail is None else round(bar.close * trail / 100, 2)
+        stop = None if trail is not None and draw % 0.1 < 0.05 else away
         if draw < 0.1:
-            ctx.buy(stop_loss=round(bar.close - away, 2), take_profit=round(bar.close * (1 + profit / 100), 2))
+            ctx.buy(
+                stop_loss=None if stop is None else round(bar.close - stop, 2),
+                take_profit=round(bar.close * (1 + profit / 100), 2),
+                trail=distance,
+            )
         elif draw < 0.2:
-            ctx.sell(stop_loss=round(bar.close + away, 2), take_profit=round(bar.close * (1 - profit / 100), 2))
+            ctx.sell(
+                stop_loss=None if stop is None else round(bar.close + stop, 2),
+                take_profit=round(bar.close * (1 - profit / 100), 2),
+                trail=distance,
+            )
         elif draw < 0.25:
             ctx.close()
 

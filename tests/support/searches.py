@@ -9,7 +9,7 @@ from typing import Any
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 
-BEST = {"fast": 5, "slow": 20, "short": False, "sl_pct": None, "tp_pct": None}
+BEST = {"fast": 5, "slow": 20, "short": False, "sl_pct": None, "tp_pct": None, "trail_pct": None}
 
 
 async def search_of(

@@ -252,7 +252,7 @@ async def test_instances_are_added_changed_and_switched(
     assert (await _off_loop(fks, "strategies", "approval", "nobody", "auto"))[0] == USAGE
     assert (await _off_loop(fks, "strategies", "disable", "mine"))[0] == OK
     (row,) = (await _off_loop(fks.json, "strategies", "instances"))["items"]
-    assert row["params"] == {"sl_pct": None, "tp_pct": None, "fast": 5, "slow": 30, "short": False}
+    assert row["params"] == {"sl_pct": None, "tp_pct": None, "trail_pct": None, "fast": 5, "slow": 30, "short": False}
     assert (row["params_version"], row["is_enabled"], row["symbol"], row["venue"]) == (2, False, "BTCUSDT", "paper")
     assert row["size"] == "250"
     versions = await database.sql("SELECT version, params->>'slow' AS slow FROM strategy_parameters ORDER BY version")

@@ -55,7 +55,7 @@ def spread(columns: dict[str, Floats], per: int) -> dict[str, Floats]:
     """Return decisions of bars as decisions of their minutes: made on the last minute of each."""
     count = len(columns["target"]) * per
     found = {"target": np.concatenate([np.zeros(per - 1), np.repeat(columns["target"], per)])[:count]}
-    for name in PRICE_COLUMNS:
+    for name in (name for name in PRICE_COLUMNS if name in columns):
         column = np.full(count, np.nan)
         column[per - 1 :: per] = columns[name]
         found[name] = column

@@ -25,7 +25,7 @@ CATALOGUE = load_catalogue()
 BARS = synthetic(1500)
 H, L, C, V = (getattr(BARS, name).tolist() for name in ("high", "low", "close", "volume"))
 
-_PROTECTED = {"sl_pct": None, "tp_pct": None}
+_PROTECTED = {"sl_pct": None, "tp_pct": None, "trail_pct": None}
 #: the parameters that instances in databases hold: a name or a default that changes would change their orders
 PARAMS = {
     "bollinger": {"period": 20, "deviations": 2.0, "short": False},

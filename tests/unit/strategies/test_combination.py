@@ -160,7 +160,10 @@ def test_a_combination_may_be_a_member() -> None:
         ({"members": []}, "members: tuple should have at least 1 item"),
         ({"members": "[{"}, "members: is no JSON"),
         ({"members": [{"strategy": "rsi", "weight": 0}]}, "members.0.weight: input should be greater than 0"),
-        ({"members": [{"strategy": "rsi", "params": {"sl_pct": 1}}]}, "set sl_pct and tp_pct on the combination"),
+        (
+            {"members": [{"strategy": "rsi", "params": {"sl_pct": 1}}]},
+            "set sl_pct, tp_pct and trail_pct on the combination",
+        ),
         ({"rule": "mood"}, "rule: input should be 'vote' or 'weights'"),
         ({"regime": "nope"}, "unknown strategy 'nope'"),
     ],

@@ -95,7 +95,10 @@ def test_installed_packages_add_strategies(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"fst": 2}, "strategy sma_cross has no parameter 'fst'; parameters: sl_pct=None tp_pct=None fast=20 slow=50"),
+        (
+            {"fst": 2},
+            "strategy sma_cross has no parameter 'fst'; parameters: sl_pct=None tp_pct=None trail_pct=None fast=20 slow=50",
+        ),
         ({"fast": "x"}, "fast: input should be a valid integer.*not 'x'"),
         ({"fast": 0}, "fast: input should be greater than or equal to 1, not 0"),
         ({"fast": 50}, r"fast \(50\) must be smaller than slow \(50\)"),
@@ -123,6 +126,7 @@ def test_text_from_the_command_line_becomes_numbers() -> None:
     assert made.model_dump() == {
         "sl_pct": None,
         "tp_pct": None,
+        "trail_pct": None,
         "period": 7,
         "low": 25.5,
         "high": 70.0,

@@ -61,6 +61,8 @@ class Signal:
     reference_price: Decimal | None = None  # close of the deciding bar: what sizing divides by
     volatility: Decimal | None = None  # of a bar, in quote, for sizings that divide by it
     valid_until_ns: int | None = None
+    rests_until_ns: int | None = None  # of a strategy's limit or stop entry: its order's end at the latest
+    is_reduce_only: bool = False  # of a person's order: denied unless it can only bring the position nearer to zero
     reason: str = ""
     state: SignalState = SignalState.READY
     trace_id: str = ""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from fks.model.account import Account
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import FailedCheck
-from fks.model.order import OPEN, Order, Role, State
+from fks.model.order import OPEN, Order, OrderType, Role, State
 from fks.model.ports import Venue
 from fks.model.signal import Signal
 from fks.order_manager.account_identity import session_accounts
@@ -336,7 +336,9 @@ class OrderManager:
         self._workers.order_changed(order)
 
     def _cancel_unless_valid(self, order: Order) -> None:
-        if order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns():
+        # a strategy that its order's end was reported to waits for it no longer, however long the order might rest
+        rests = order.role is Role.ENTRY and order.type is not OrderType.MARKET
+        if rests or order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns():
             self._tasks.spawn(
                 self._requests.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late"
             )

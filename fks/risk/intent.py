@@ -149,7 +149,10 @@ def _intent(
         take_profit=price(signal.take_profit, side.opposite),
         reference_price=reference,
         # a strategy's decision may be traded until then; its order, once at the venue, rests until the strategy ends it
-        valid_until_ns=None if signal.source.startswith("strategy:") and not is_market else signal.valid_until_ns,
+        # or its bars are over
+        valid_until_ns=signal.rests_until_ns
+        if signal.source.startswith("strategy:") and not is_market
+        else signal.valid_until_ns,
         is_by_person=signal.source.startswith("principal:"),
         trace_id=signal.trace_id,
     )

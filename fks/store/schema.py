@@ -462,6 +462,8 @@ signals = Table(
     _money("reference_price", null=True),
     _money("volatility", null=True),
     _time("valid_until", null=True),
+    _time("rests_until", null=True),
+    _flag("is_reduce_only"),
     _text("reason", default=""),
     _text("state", default="ready"),
     _text("code", null=True),

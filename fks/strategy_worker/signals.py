@@ -26,6 +26,9 @@ from fks.store.challengers import ShadowDecision
 from fks.store.strategies import Instance
 from fks.strategies.base import Decisions
 
+_MONTH_MAX_S = 31 * 86_400
+_RESTS_MAX_S = 10 * 365 * 86_400  # an order that may rest for longer than this has no end of its own
+
 
 @dataclass(frozen=True, slots=True)
 class Missed:
@@ -107,6 +110,7 @@ def signals_for(
             kind,
             side,
             None if kind is Kind.EXIT else now_ns + round((most - float(ages[place])) * NS),
+            0 if kind is Kind.EXIT else now_ns - round(float(ages[place]) * NS),
         )
         for place, ordinal, kind, side in edges
     ], missed
@@ -165,6 +169,20 @@ def _price(column: Floats | None, index: int) -> Decimal | None:
     return Decimal(repr(float(column[index])))
 
 
+def _rests_until_ns(decisions: Decisions, bars: Bars, index: int, decided_ns: int) -> int | None:
+    """Return when the order of an entry ends at the latest, also without a worker; None = without end.
+
+    `decided_ns`: the deciding bar's end on our clock. It is a bar (at least AGE_LEAST_S) later than the end of the bar
+    on which the decisions let the order expire: the strategy's own expiry, by the stored bars, comes first while these
+    are late by less.
+    """
+    if decisions.entry_bars is None or not np.isfinite(decisions.entry_bars[index]):
+        return None
+    bar_s = TIMEFRAMES[bars.timeframe] or _MONTH_MAX_S
+    rests_s = max(float(decisions.entry_bars[index]) // 1, 1.0) * bar_s + max(bar_s, AGE_LEAST_S)
+    return None if rests_s > _RESTS_MAX_S else decided_ns + round(rests_s * NS)
+
+
 def _type(limit: Decimal | None, stop: Decimal | None) -> OrderType:
     if limit is None:
         return OrderType.MARKET if stop is None else OrderType.STOP
@@ -185,6 +203,7 @@ def _signal(
     kind: Kind,
     side: Side,
     until_ns: int | None,
+    decided_ns: int,
 ) -> Signal:
     time_ns = int(bars.time_ns[index])
     is_entry = kind is Kind.ENTER
@@ -213,6 +232,7 @@ def _signal(
         reference_price=Decimal(repr(float(bars.close[index]))),
         volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
         valid_until_ns=until_ns,
+        rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
         reason=f"{instance.strategy} v{instance.params_version}",
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),

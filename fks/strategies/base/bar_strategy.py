@@ -193,6 +193,7 @@ class BarStrategy(Strategy):
         columns = self._checked(self.indicators(bars), count)
         target, losses, profits = np.zeros(count), np.full(count, np.nan), np.full(count, np.nan)
         entry_limits, entry_stops = np.full(count, np.nan), np.full(count, np.nan)
+        lives = np.full(count, np.nan)
         has_orders = False
         ctx, on_bar = Context(bars, columns), self.on_bar
         lists = [getattr(bars, name)[first:].tolist() for name in BAR_COLUMNS]
@@ -244,10 +245,13 @@ class BarStrategy(Strategy):
                     if ctx._order is not None:
                         ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN  # a flip leaves at the next open
                         entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
+                        lives[start] = ctx._life or _NAN
                         has_orders = True
         target[start:] = before
         found = Decisions(target, losses, profits, trail=trails if has_trails else None)
-        return replace(found, entry_limit=entry_limits, entry_stop=entry_stops) if has_orders else found
+        if not has_orders:
+            return found
+        return replace(found, entry_limit=entry_limits, entry_stop=entry_stops, entry_bars=lives)
 
     def _checked(self, columns: Mapping[str, Floats], count: int) -> dict[str, Floats]:
         """Return the indicators as float columns. Errors: StrategyError naming the one that is wrong."""

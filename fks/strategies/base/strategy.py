@@ -176,7 +176,7 @@ def decide(strategy: Strategy, bars: Bars) -> Decisions:
     found = Decisions(**columns)
     if found.entry_bars is None or (found.entry_limit is None and found.entry_stop is None):
         return found
-    return replace(found, target=_expired(found, bars), entry_bars=None)
+    return replace(found, target=_expired(found, bars))
 
 
 def _expired(decisions: Decisions, bars: Bars) -> Floats:

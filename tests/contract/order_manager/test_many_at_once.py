@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -13,6 +14,7 @@ from fks.clock import RealClock
 from fks.model import ids
 from fks.model.order import OrderType, Role, State
 from fks.model.signal import Kind
+from fks.model.timeframe import NS
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
@@ -96,9 +98,22 @@ async def test_a_fill_after_the_end_is_booked_whatever_was_reported_before(rig: 
     assert await rig.held() == rig.venue.totals["BTC"]
 
 
-async def test_an_impossible_fill_goes_to_the_account_and_halts_the_strategy(rig: Rig) -> None:
-    from dataclasses import replace
+async def test_an_entry_that_lives_after_its_end_is_cancelled_though_it_might_rest(rig: Rig) -> None:
+    """The strategy was told of the end: nothing would end the order before its bars are over."""
+    rests_until_ns = rig.clock.now_ns() + 3_600 * NS
+    signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(99), rests_until_ns=rests_until_ns)
+    await rig.outcome(signal)
+    await until(lambda: rig.venue.live())
+    held = rig.venue.live()[0]
+    rig.venue.end(held, State.CANCELLED)
+    await rig.becomes(held.order.client_order_id, State.CANCELLED)
+    held.state, held.time_ns = State.WORKING, held.time_ns + NS
+    rig.venue.push(replace(rig.venue.report(held), source="stream"))
+    await until(lambda: held.state is State.CANCELLED)
+    assert (await rig.becomes(held.order.client_order_id, State.CANCELLED)).is_late
 
+
+async def test_an_impossible_fill_goes_to_the_account_and_halts_the_strategy(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     denied = await rig.signal(size=D(999))
     await rig.outcome(denied)
@@ -129,8 +144,6 @@ async def test_an_exit_refused_for_a_passing_reason_is_decided_again(rig: Rig) -
 
 async def test_a_fill_whose_order_row_comes_late_finds_it(rig: Rig) -> None:
     """The guardian closes while PostgreSQL is away: its fills are here before its rows."""
-    from dataclasses import replace
-
     await rig.outcome(await rig.signal())
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     name = ids.client_order_id(uuid.uuid4(), Role.KILL)

@@ -170,6 +170,21 @@ async def test_an_entry_rests_for_longer_than_its_decision_may_wait(
     assert order["valid_until"] is None
 
 
+async def test_an_entry_ends_by_itself_when_its_bars_are_over(paper: Rig) -> None:
+    """No worker decides: the end of the order's bars is in the signal."""
+    await seal(paper, 10)
+    await paper.start()
+    ends_ns = paper.clock.now_ns() + 3 * NS
+    entry = await decide(paper, 2, Kind.ENTER, type=OrderType.LIMIT, limit_price=D(93), rests_until_ns=ends_ns)
+    assert await paper.outcome(entry) == ("ordered", None)
+
+    async def ended() -> bool:
+        rows = await paper.db.sql("SELECT state FROM orders WHERE role = 'entry'")
+        return [row["state"] for row in rows] == ["CANCELLED"]
+
+    await until(ended, deadline_s=20)
+
+
 async def test_an_exit_ends_an_entry_that_rests(paper: Rig) -> None:
     await seal(paper, 10)
     entry = await decide(paper, 2, Kind.ENTER, type=OrderType.LIMIT, limit_price=D(93))

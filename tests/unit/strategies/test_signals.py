@@ -268,3 +268,38 @@ def test_after_a_catch_up_the_exit_of_an_entry_that_may_rest_is_kept(
     )
     assert missed is not None
     assert [(s.kind.value, s.side.value, (s.ts_event_ns - START_NS) // (60 * NS)) for s in found] == expected
+
+
+def rests_s(
+    entry_bars: Sequence[float], *, timeframe: str = "1m", ages: Sequence[float] = (0.0,)
+) -> list[float | None]:
+    """Return for how many seconds from now the order of an entry on each second bar may rest."""
+    count = 2 * len(entry_bars)
+    wide = np.array([[value, NAN] for value in entry_bars]).ravel()
+    decisions = Decisions(
+        np.tile([1.0, 0.0], len(entry_bars)), entry_limit=np.tile([99.0, NAN], len(entry_bars)), entry_bars=wide
+    )
+    bars = bars_of([100.0] * count, timeframe=timeframe)
+    row = instance(timeframe=timeframe, valid_for_s=10.0**9)
+    found, _ = signals_for(row, bars, decisions, first=0, ages=np.resize(ages, count), now_ns=NOW_NS)
+    entries = [signal for signal in found if signal.kind is Kind.ENTER]
+    assert all(signal.rests_until_ns is None for signal in found if signal.kind is Kind.EXIT)
+    return [None if one.rests_until_ns is None else (one.rests_until_ns - NOW_NS) / NS for one in entries]
+
+
+def test_the_order_of_an_entry_ends_a_bar_after_its_own_bars() -> None:
+    """Without a worker nothing else ends it: three bars, and one of margin, after the deciding one (on our clock)."""
+    assert rests_s([3.0, NAN, 0.0]) == [240.0, None, 120.0]
+    assert rests_s([3.0], ages=[20.0]) == [220.0], "it counts from the end of the deciding bar"
+
+
+def test_the_end_of_an_order_leaves_time_for_short_and_long_bars() -> None:
+    assert rests_s([2.0], timeframe="1s") == [7.0], "a bar may be sealed seconds late"
+    assert rests_s([1.0], timeframe="1M") == [2 * 31 * 86_400.0], "no month is longer"
+    assert rests_s([1e300]) == [None], "no clock counts so far"
+
+
+def test_an_entry_at_the_market_has_no_end_of_an_order() -> None:
+    decisions = Decisions(np.array([1.0]), entry_bars=np.array([3.0]))
+    found, _ = signals_for(instance(), bars_of([100.0]), decisions, first=0, ages=np.zeros(1), now_ns=NOW_NS)
+    assert [signal.rests_until_ns for signal in found] == [None]

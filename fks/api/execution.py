@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from fks.api.exact import shown
-from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
+from fks.api.order_entry import Draft, EntryAnswer, Make, OrderEntry, OrderRequest, positive
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.errors import InputError
@@ -31,7 +31,7 @@ ACTIONS = {"buy": Side.BUY, "long": Side.BUY, "sell": Side.SELL, "short": Side.S
 _ALIASES = {"sl": "stop_loss", "tp": "take_profit", "type": "order_type"}
 _SENT = (
     *("symbol", "order_type", "stop_price", "stop_loss", "take_profit", "time_in_force", "valid_until"),
-    *("account", "venue", "exchange", "strategy_id", "signal_id"),
+    *("account", "venue", "exchange", "strategy_id", "signal_id", "reduce_only"),
 )
 FIELDS = ("action", "price", "quantity", "risk", *_SENT)
 #: How a size is read: of the base asset, of the quote currency, or the quote currency that is lost at the stop-loss.
@@ -103,11 +103,19 @@ class Execution:
         self._instruments = InstrumentStore(db)
 
     async def submit(
-        self, request: ExecutionRequest, principal: str, key: str | None, *, arrived_ns: int
+        self,
+        request: ExecutionRequest,
+        principal: str,
+        key: str | None,
+        *,
+        arrived_ns: int,
+        must_reduce: bool = False,
     ) -> EntryAnswer:
         """Commit the signal and return its order, as order entry does. Errors: those of `OrderEntry.submit`, and
         InputError SIZE_WRONG when a size cannot be computed."""
-        draft = Draft(principal, request.body_hash, arrived_ns, partial(self.signal_of, request))
+        make: Make = partial(self.signal_of, request)
+        make = self._entry.reducing(make) if must_reduce else make
+        draft = Draft(principal, request.body_hash, arrived_ns, make)
         return await self._entry.enter(draft, key)
 
     async def signal_of(self, request: ExecutionRequest, principal: str, key: str, arrived_ns: int) -> Signal:

@@ -8,7 +8,7 @@ uncounted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from fks.api import policy
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PERIOD_S: Final = 3600
 _PREFIX: Final = "fks:limit:"
+_REFUSAL: Final = "limit_refusal"
 
 # KEYS: the caller's hash. ARGV: limit, cost, period in seconds.
 # Returns {1 when counted, what is left, ms until this hour of the caller ends, ms to wait}.
@@ -80,7 +81,8 @@ class Limits:
     ) -> Allowance | None:
         """Count a request of `principal`; None when it does not count. The answer's headers will say what is left.
 
-        Errors: Problem 429 RATE_LIMITED; 503 LIMITS_UNKNOWN for a change while Redis is away.
+        Past the limit of orders it returns all the same: their handler lets those pass that only reduce a position
+        (`refusal_of`). Errors: Problem 429 RATE_LIMITED; 503 LIMITS_UNKNOWN for a change while Redis is away.
         """
         bucket = policy.bucket_of(route)
         own = principal.limit_per_hour
@@ -115,17 +117,34 @@ class Limits:
             return None
         allowed, left, reset_ms, wait_ms = (int(number) for number in answer)
         found = Allowance(limit, bool(allowed), left, reset_ms / 1000, wait_ms / 1000)
-        connection.scope.setdefault("state", {})["allowance"] = found
+        state = connection.scope.setdefault("state", {})
+        state["allowance"] = found
         if not found.is_allowed:
-            raise Problem(
+            refusal = Problem(
                 429,
                 "RATE_LIMITED",
                 f"more than {limit} requests in an hour",
-                remedy=f"wait {_up(found.wait_s)} s; cancelling orders, reading them and the kill switch are not "
-                "limited",
+                remedy=f"wait {_up(found.wait_s)} s; cancelling orders, reading them, orders that only reduce a "
+                "position and the kill switch are not limited",
                 headers={"Retry-After": str(_up(found.wait_s))},
             )
+            if route not in policy.ORDERS or scope == "open":
+                raise refusal
+            state[_REFUSAL] = refusal
         return found
+
+
+def refusal_of(connection: HTTPConnection) -> Problem | None:
+    """Return why an order is refused unless it only reduces a position: its caller is past the limit. Else None."""
+    refusal: Problem | None = connection.scope.get("state", {}).get(_REFUSAL)
+    return refusal
+
+
+def admit(connection: HTTPConnection) -> None:
+    """Take the refusal of an order back: it was proven to only reduce a position."""
+    state = connection.scope["state"]
+    del state[_REFUSAL]
+    state["allowance"] = replace(state["allowance"], is_allowed=True)
 
 
 def _up(seconds: float) -> int:

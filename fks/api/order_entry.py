@@ -26,6 +26,7 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.backoff import Backoff
+from fks.model.codes import Code
 from fks.model.errors import InputError, OutageError
 from fks.model.ids import client_order_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
@@ -52,8 +53,10 @@ _TYPES = {
 }
 _NUMBERS = ("quantity", "price", "stop_price", "take_profit", "stop_loss")
 _LABELS = ("strategy_id", "signal_id")
+_REDUCE_ONLY = "reduce_only"
 _TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until", *_LABELS)
 T = TypeVar("T")
+Make = Callable[[str, str, int], Awaitable[Signal]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class OrderRequest:
     exchange: str | None = None
     strategy_id: str | None = None  # the caller's own names of what decided: kept with the signal, used for nothing
     signal_id: str | None = None
+    reduce_only: bool = False  # denied REDUCE_ONLY unless it can only bring the position nearer to zero
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> OrderRequest:
@@ -83,9 +87,10 @@ class OrderRequest:
         Errors: InputError naming the field and a valid form.
         """
         body = _with_type(body)
-        unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS))
+        unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS) - {_REDUCE_ONLY})
         if unknown:
-            raise _bad(f"unknown field {shown(unknown[0])}", f"use {', '.join((*_TEXTS, *_NUMBERS))}", "FIELD_UNKNOWN")
+            fields = ", ".join((*_TEXTS, *_NUMBERS, _REDUCE_ONLY))
+            raise _bad(f"unknown field {shown(unknown[0])}", f"use {fields}", "FIELD_UNKNOWN")
         numbers = {name: positive(name, body.get(name)) for name in _NUMBERS}
         quantity = numbers.pop("quantity")
         if quantity is None:
@@ -102,6 +107,7 @@ class OrderRequest:
             exchange=_text("exchange", body.get("exchange")),
             strategy_id=_text("strategy_id", body.get("strategy_id")),
             signal_id=_text("signal_id", body.get("signal_id")),
+            reduce_only=_truth(_REDUCE_ONLY, body.get(_REDUCE_ONLY)),
             **numbers,
         ).checked()
 
@@ -136,8 +142,8 @@ class OrderRequest:
     def body_hash(self) -> str:
         """Return a hash that is equal for equal requests."""
         plain = {name: value if value is None else _canonical(value) for name, value in asdict(self).items()}
-        for name in ("exchange", *_LABELS):
-            if plain[name] is None:  # hashes of requests from before these fields existed stay the same
+        for name in ("exchange", _REDUCE_ONLY, *_LABELS):
+            if not getattr(self, name):  # hashes of requests from before these fields existed stay the same
                 del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -167,7 +173,7 @@ class Draft:
     principal: str
     body_hash: str
     arrived_ns: int
-    make: Callable[[str, str, int], Awaitable[Signal]]
+    make: Make
 
 
 def exchange_of(venue: str, settings: Settings) -> str | None:
@@ -206,10 +212,12 @@ class OrderEntry:
         *,
         arrived_ns: int | None = None,
         accounts: Collection[int] | None = None,
+        must_reduce: bool = False,
     ) -> EntryAnswer:
         """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
 
-        `accounts`: the numbers of those that the principal may trade; None for all.
+        `accounts`: the numbers of those that the principal may trade; None for all. `must_reduce`: take it only when it
+        can only bring the position nearer to zero (`reducing`).
 
         The answer is 202 with the order, or with `state` null when the order manager has not decided yet, or when the
         database went away after the commit; 422 with the code when it was denied. Without a key the same request of
@@ -219,7 +227,8 @@ class OrderEntry:
         """
         request = request.checked()
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
-        make = partial(self.signal_of, request, accounts=accounts)
+        make: Make = partial(self.signal_of, request, accounts=accounts)
+        make = self.reducing(make) if must_reduce else make
         draft = Draft(principal, request.body_hash(), arrived_ns, make)
         return await self.enter(draft, idempotency_key)
 
@@ -380,10 +389,31 @@ class OrderEntry:
             take_profit=request.take_profit,
             time_in_force=TimeInForce(request.time_in_force),
             valid_until_ns=request.valid_until_ns,
+            is_reduce_only=request.reduce_only,
             reason=" ".join([f"order of {principal}", *request.labels()]),
             state=SignalState.READY,
             trace_id=request_signal_id(principal, key).hex[:16],
         )
+
+    def reducing(self, make: Make) -> Make:
+        """Return `make` for orders that must reduce: as the rows stand now, and again when the order manager checks it,
+        which denies it REDUCE_ONLY otherwise. Errors: those of `make`; InputError REDUCE_ONLY."""
+
+        async def made(principal: str, key: str, arrived_ns: int) -> Signal:
+            signal = await make(principal, key, arrived_ns)
+            held, pending = await self._orders.holding(signal.account_id, signal.venue, signal.symbol, signal.side)
+            left = held * -signal.side.sign - pending
+            is_plain = signal.stop_loss is None and signal.take_profit is None
+            if signal.size is None or not is_plain or signal.size > left:
+                raise InputError(
+                    f"{signal.side.value} {signal.size} {signal.symbol} may do more than reduce what is held",
+                    code=Code.REDUCE_ONLY.value,
+                    status=422,
+                    remedy=f"at most {max(left, Decimal(0)):f} of {held:f} are left to close, without protections",
+                )
+            return replace(signal, is_reduce_only=True)
+
+        return made
 
     @staticmethod
     def _account(accounts: list[Account], request: OrderRequest) -> Account:
@@ -550,6 +580,12 @@ def _text(name: str, value: object, *, is_needed: bool = False) -> str | None:
     if not text or len(text) > _KEY_MAX or not text.isprintable():
         raise _bad(f"{name} {shown(value)} is not usable", f"give a {name}", name.upper())
     return text
+
+
+def _truth(name: str, value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise _bad(f"{name} {shown(value)} is neither true nor false", "give true or false, or leave it out", "INVALID")
 
 
 def _one_of(name: str, value: object, choices: Mapping[str, T]) -> T:

@@ -61,7 +61,8 @@ MONITORING: Final[frozenset[Route]] = frozenset(
 )
 
 #: Counted in a bucket of their own, which no reading uses up, and served uncounted while Redis is away: a position is
-#: closed by an order. What an order may do is bounded by the risk checks, which need no Redis.
+#: closed by an order. What an order may do is bounded by the risk checks, which need no Redis. Past the limit their
+#: handlers take what only reduces a position, and refuse the rest (`fks.api.limits.refusal_of`).
 ORDERS: Final[frozenset[Route]] = frozenset({("POST", "/orders"), ("POST", "/execute/signal")})
 
 #: Counted by address in a bucket of their own, which no other request without a token uses up.

@@ -144,6 +144,7 @@ class _Place(click.Command):
 @click.option("--account", help="Account name.")
 @click.option("--venue", help="Venue name.")
 @click.option("--exchange", help="Whose symbol is meant (default: the account's; on paper the one that is collected).")
+@click.option("--reduce-only", is_flag=True, help="Deny it unless it only brings the position nearer to zero.")
 @click.option("--key", help="Idempotency key; the same key again is the same order.")
 @as_json
 @click.pass_context
@@ -154,12 +155,15 @@ def place(
     quantity: str,
     symbol: str,
     kind: str,
+    reduce_only: bool,
     key: str | None,
     as_json: bool,
     **more: str | None,
 ) -> None:
     """Place an order: fks orders place buy 0.01 BTC/USDT --type limit --price 60000."""
-    body = {"side": side, "quantity": quantity, "symbol": symbol, "type": kind, **more}
+    body: dict[str, Any] = {"side": side, "quantity": quantity, "symbol": symbol, "type": kind, **more}
+    if reduce_only:
+        body["reduce_only"] = True
     with gateway_of(ctx) as gateway:
         answer = gateway.post("/orders", body, key=key or new_key())
     emit(answer, as_json=as_json, schema="fks.order/1")

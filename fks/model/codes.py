@@ -76,6 +76,7 @@ class Code(StrEnum):
     PYRAMIDING = "PYRAMIDING"
     ESCALATED = "ESCALATED"
     INCIDENT_OPEN = "INCIDENT_OPEN"
+    REDUCE_ONLY = "REDUCE_ONLY"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -142,6 +143,7 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.PYRAMIDING, False, "the instance has as many entries in this direction as its pyramiding allows"),
     (Code.ESCALATED, False, "the order manager or the guardian died too often in a row: a person restarts it before anything is entered"),
     (Code.INCIDENT_OPEN, False, "what the venue holds of the base or quote asset is not what was expected; an incident is open"),
+    (Code.REDUCE_ONLY, False, "the order may only reduce a position, and it could open or enlarge one"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

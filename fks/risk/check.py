@@ -37,6 +37,20 @@ class Denied:
     all: tuple[Denial, ...]
 
 
+def _reduce_only(intent: Intent, view: View) -> Denial | None:
+    if not intent.must_reduce or reduces(intent, view):
+        return None
+    pending = view.pending(intent.symbol, intent.side)
+    return Denial(
+        Code.REDUCE_ONLY,
+        "only what reduces a position",
+        f"{intent.side.value} {intent.quantity} with {view.held} held and {pending} in open orders on that side",
+        intent.symbol,
+        "cancel the open orders on that side first, its stop loss and take profit too, and send at most what is held, "
+        "without protections",
+    )
+
+
 #: The checks, in the order they are tried. The key is the code that a failure carries.
 CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.KILLED, limits.killed),
@@ -79,6 +93,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.PYRAMIDING, limits.pyramiding),
     (Code.ESCALATED, limits.escalated),
     (Code.INCIDENT_OPEN, limits.incident_open),
+    (Code.REDUCE_ONLY, _reduce_only),
 )
 
 #: Codes that are decided before an intent exists, and the place. A meta test reads this and NOT_YET beside CHECKS.

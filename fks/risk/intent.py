@@ -42,6 +42,7 @@ class Intent:
     max_age_s: float | None = None  # for how long the decision may be traded; None = no limit
     attempt: int = 0
     is_by_person: bool = False
+    must_reduce: bool = False  # denied unless it can only bring the holding nearer to zero
     trace_id: str = ""
 
     @property
@@ -154,5 +155,6 @@ def _intent(
         if signal.source.startswith("strategy:") and not is_market
         else signal.valid_until_ns,
         is_by_person=signal.source.startswith("principal:"),
+        must_reduce=signal.is_reduce_only,
         trace_id=signal.trace_id,
     )

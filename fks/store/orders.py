@@ -287,6 +287,13 @@ class OrderStore:
         row = await self._db.fetchrow("orders.get", client_order_id)
         return None if row is None else order_of(row)
 
+    async def holding(self, account_id: int, venue: str, symbol: str, side: Side) -> tuple[Decimal, Decimal]:
+        """Return what an account holds of a symbol at a venue (base, signed, external holdings included), and how much
+        its open orders on `side` may still fill."""
+        row = await self._db.fetchrow("orders.holding", account_id, venue, symbol, side.value)
+        assert row is not None
+        return row["held"], row["pending"]
+
     async def by_venue_id(self, venue: str, symbol: str, venue_order_id: str) -> Order | None:
         """Return the order with that `venue_order_id`, or None."""
         row = await self._db.fetchrow("orders.by_venue_id", venue, symbol, venue_order_id)

@@ -10,7 +10,7 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.problems import MEDIA_TYPE, document
 from fks.api.query import Body, Gate, JsonObject, Reader, Time, Trader, body_of, takes
-from fks.api.routes.orders import Key, Positive, checked_key, key_headers
+from fks.api.routes.orders import Key, Positive, checked_key, key_headers, within_limit
 
 router = APIRouter(tags=["execution"])
 
@@ -36,6 +36,7 @@ class ExecutionBody(Body):
     venue: str | None = None
     exchange: str | None = None
     valid_until: Time | None = Field(None, description="ISO 8601; after it the signal is given up")
+    reduce_only: bool = Field(False, description="deny it unless it only brings the position nearer to zero")
     strategy_id: str | None = Field(None, max_length=200)
     signal_id: str | None = Field(None, max_length=200)
 
@@ -66,9 +67,16 @@ async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, k
     """
     from fks.api.execution import ExecutionRequest
 
-    wanted = ExecutionRequest.parse(body)
-    answer = await gate.execution.submit(wanted, who.name, checked_key(key), arrived_ns=request.state.arrived_ns)
-    return execution_answer(answer, gate.deps.clock.now_ns())
+    async def submit(must_reduce: bool) -> Any:
+        return await gate.execution.submit(
+            ExecutionRequest.parse(body),
+            who.name,
+            checked_key(key),
+            arrived_ns=request.state.arrived_ns,
+            must_reduce=must_reduce,
+        )
+
+    return execution_answer(await within_limit(request, submit), gate.deps.clock.now_ns())
 
 
 @router.post("/emergency-stop", openapi_extra=takes(EmergencyBody))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
+from fks.api.limits import admit, refusal_of
 from fks.api.problems import MEDIA_TYPE, Problem, document
 from fks.api.query import (
     Admin,
@@ -73,6 +75,7 @@ class OrderBody(Body):
         None, max_length=200, description="your name of what decided; kept, used for nothing"
     )
     signal_id: str | None = Field(None, max_length=200, description="the same, of its signal")
+    reduce_only: bool = Field(False, description="deny it unless it only brings the position nearer to zero")
 
 
 @router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
@@ -86,12 +89,32 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
     """
     from fks.api.order_entry import OrderRequest
 
-    wanted = OrderRequest.parse(body)
-    arrived_ns: int = request.state.arrived_ns
-    answer = await gate.order_entry.submit(
-        wanted, who.name, checked_key(key), arrived_ns=arrived_ns, accounts=who.account_list
-    )
+    async def submit(must_reduce: bool) -> Any:
+        return await gate.order_entry.submit(
+            OrderRequest.parse(body),
+            who.name,
+            checked_key(key),
+            arrived_ns=request.state.arrived_ns,
+            accounts=who.account_list,
+            must_reduce=must_reduce,
+        )
+
+    answer = await within_limit(request, submit)
     return _answer(answer)
+
+
+async def within_limit(request: Request, submit: Callable[[bool], Awaitable[Any]]) -> Any:
+    """Return the answer of `submit(False)`; of a caller past the limit, that of `submit(True)`, which takes only orders
+    that reduce a position. Errors: those of `submit`; past the limit Problem 429 for all that is not such an order."""
+    refusal = refusal_of(request)
+    if refusal is None:
+        return await submit(False)
+    try:
+        answer = await submit(True)
+    except InputError:
+        raise refusal from None
+    admit(request)
+    return answer
 
 
 def checked_key(key: str | None) -> str | None:

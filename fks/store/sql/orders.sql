@@ -215,3 +215,15 @@ SELECT t.* FROM trades t
 -- name: trade
 -- One execution.
 SELECT * FROM trades WHERE fill_id = $1;
+
+-- name: holding
+-- Give what an account holds of a symbol at a venue, external holdings included, and what its open orders on one side may
+-- still fill. Of two orders of which one cancels the other, the larger counts; a leg that waits for its entry does not.
+SELECT (SELECT coalesce(sum(p.quantity), 0) FROM positions p
+         WHERE p.account_id = $1 AND p.venue = $2 AND p.symbol = $3) AS held,
+       (SELECT coalesce(sum(g.quantity), 0)
+          FROM (SELECT max(greatest(o.quantity - o.filled, 0)) AS quantity FROM orders o
+                 WHERE o.account_id = $1 AND o.venue = $2 AND o.symbol = $3 AND o.side = $4
+                   AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+                   AND NOT (o.state = 'INTENDED' AND o.is_reduce_only)
+                 GROUP BY coalesce(o.group_id, o.client_order_id)) g) AS pending;

@@ -144,6 +144,7 @@ async def test_the_order_itself_and_what_it_would_lead_to(outside: Open) -> None
         await callers.is_denied("BALANCE", side="sell")
         await callers.is_denied("SIGNAL_EXPIRED", type="limit", price="99", valid_until="2026-01-01T00:00:00Z")
         await callers.is_denied("EXPOSURE_INSTRUMENT", quantity="16")
+        await callers.is_denied("REDUCE_ONLY", reduce_only=True)
         assert (await callers.post(quantity="14"))[1]["state"] == "FILLED"
         await callers.is_denied("EXPOSURE_ACCOUNT", symbol="ETHUSDT", quantity="120")
         assert (await callers.post(side="sell", type="limit", price="105"))[1]["state"] == "WORKING"

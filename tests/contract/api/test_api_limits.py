@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,6 +76,76 @@ async def test_orders_have_a_count_of_their_own(
         assert [answer.status_code for answer in sent] == [202, 202, 429]
         assert (await client.post("/execute/signal", json={})).status_code == 429
         assert (await client.get("/assets")).status_code == 200
+
+
+CLOSE = {"symbol": "BTCUSDT", "side": "sell", "type": "market", "quantity": "0.3"}
+EXECUTE = {"symbol": "BTCUSDT", "action": "sell", "quantity": "0.3"}
+
+
+async def test_past_the_limit_only_orders_that_reduce_are_taken(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    """A position is closed by an order: whatever was sent before, the way out stays open, and no way in does."""
+    (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, quantity) VALUES ($1, $2, 'BTCUSDT', 0.5)",
+        account["id"],
+        account["venue"],
+    )
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=1) as gateway,
+        gateway.client("trade") as client,
+    ):
+        assert (await client.post("/orders", json=ORDER)).status_code == 202
+
+        async def send(path: str, **body: Any) -> Any:
+            return await client.post(path, json=body, headers={"Idempotency-Key": str(uuid.uuid4())})
+
+        closing = await send("/orders", **CLOSE)
+        assert (closing.status_code, closing.headers["ratelimit-remaining"]) == (202, "0")
+        assert "retry-after" not in closing.headers
+        assert (await send("/execute/signal", **EXECUTE)).status_code == 202
+        rows = await seeded.sql("SELECT is_reduce_only, size FROM signals WHERE side = 'sell'")
+        assert [row["is_reduce_only"] for row in rows] == [True, True], "the order manager checks it again"
+        refused = [
+            ("/orders", ORDER),
+            ("/orders", ORDER | {"reduce_only": True}),
+            ("/orders", CLOSE | {"quantity": "0.51"}),
+            ("/orders", CLOSE | {"quantity": "0.51", "reduce_only": True}),
+            ("/orders", CLOSE | {"stop_loss": "1000000"}),
+            ("/orders", CLOSE | {"symbol": "ETHUSDT"}),
+            ("/orders", CLOSE | {"side": "nonsense"}),
+            ("/execute/signal", EXECUTE | {"action": "buy"}),
+            ("/execute/signal", EXECUTE | {"quantity": "0.51"}),
+            ("/execute/signal", {}),
+        ]
+        for path, body in refused:
+            answer = await send(path, **body)
+            assert (answer.status_code, answer.json()["code"]) == (429, "RATE_LIMITED"), (path, body)
+            assert "retry-after" in answer.headers
+        count = await seeded.sql("SELECT 1 FROM signals")
+        assert len(count) == 3, "what was refused left nothing"
+
+
+async def test_past_the_limit_what_open_orders_sell_is_not_sold_twice(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
+    at = (account["id"], account["venue"])
+    await seeded.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES ($1, $2, 'BTCUSDT', 0.5)", *at)
+    await seeded.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, role, side, type,"
+        " quantity, filled, group_id, state) SELECT name, gen_random_uuid(), $1, $2, 'binance', 'BTCUSDT', role, 'sell',"
+        " 'limit', 0.3, 0.1, 'pair', 'WORKING' FROM (VALUES ('a', 'stop_loss'), ('b', 'take_profit')) AS o (name, role)",
+        *at,
+    )
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, limit_per_hour=1) as gateway,
+        gateway.client("trade") as client,
+    ):
+        assert (await client.post("/orders", json=ORDER)).status_code == 202
+        assert (await client.post("/orders", json=CLOSE | {"quantity": "0.301"})).status_code == 429
+        assert (await client.post("/orders", json=CLOSE)).status_code == 202
 
 
 async def test_each_token_has_its_own_count_and_may_have_its_own_limit(

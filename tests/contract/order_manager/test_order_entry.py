@@ -56,6 +56,24 @@ async def test_the_same_key_at_the_same_time_is_one_order(rig: Rig, entry: Order
     assert len(rig.venue.received) == 1
 
 
+async def test_an_order_that_may_only_reduce_closes_and_never_opens(rig: Rig, entry: OrderEntry) -> None:
+    opening = await entry.submit(asked(reduce_only=True), "ann", "k1")
+    assert (opening.status, opening.body["code"]) == (422, "REDUCE_ONLY")
+    assert rig.venue.received == []
+    await entry.submit(asked(), "ann", "k2")
+    await until(lambda: rig.position_is(D("1.4985"), ""))  # less its fee
+    beyond = await entry.submit(asked(side="sell", quantity="1.499", reduce_only=True), "ann", "k3")
+    assert beyond.status == 422
+    closed = await entry.submit(asked(side="sell", quantity="1.498", reduce_only=True), "ann", "k4")
+    assert (closed.status, closed.body["state"]) == (202, "FILLED")
+
+
+def test_a_request_without_reduce_only_has_the_hash_that_it_always_had() -> None:
+    assert asked().body_hash() == asked(reduce_only=False).body_hash() != asked(reduce_only=True).body_hash()
+    with pytest.raises(InputError):
+        asked(reduce_only="yes")
+
+
 async def test_a_denied_order_is_422_with_the_code(rig: Rig, entry: OrderEntry) -> None:
     answer = await entry.submit(asked(quantity="0.0005"), "ann", "k1")
     assert (answer.status, answer.body["code"], answer.body["state"]) == (422, "QTY_STEP", "DENIED")

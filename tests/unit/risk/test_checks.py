@@ -216,6 +216,7 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     (Code.BALANCE, {"quantity": D(8)}, {"coins_of_others": D(200)}, {"quantity": D("8.001")}, {"coins_of_others": D(200)}),
     (Code.INCIDENT_OPEN, {}, {"drifting": {"ETH": 1}}, {}, {"drifting": {"BTC": 1}}),
     (Code.INCIDENT_OPEN, {}, {}, {}, {"drifting": {"USDT": 2}}),
+    (Code.REDUCE_ONLY, {}, {}, {"must_reduce": True}, {}),
 ]  # fmt: skip
 
 
@@ -241,6 +242,31 @@ def test_spot_is_never_sold_below_what_is_held() -> None:
     rich = {"held": D(1), "balances": {"BTC": Balance("BTC", D(9), D(0))}}
     assert code_of(an_intent(side=Side.SELL, quantity=D(2)), a_view(**rich)) is Code.SHORT_FORBIDDEN
     assert code_of(an_intent(side=Side.SELL), a_view(venue=VenueView(capabilities=SHORT))) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_denied"),
+    [
+        ({"quantity": D("1.5")}, False),
+        ({"quantity": D("1.501")}, True),
+        ({"side": Side.BUY}, True),
+        ({"stop_loss": D(110)}, True),
+        ({"must_reduce": False, "quantity": D("1.501")}, False),
+    ],
+)
+def test_an_order_that_must_reduce_is_denied_when_it_could_do_more(changes: dict[str, Any], is_denied: bool) -> None:
+    """Of 2 that are held, half a unit is sold by another order already."""
+    selling = an_order(client_order_id="s", state=State.WORKING, side=Side.SELL, quantity=D("0.5"))
+    view = a_view(
+        held=D(2),
+        position=D(2),
+        open_orders=(selling,),
+        venue=VenueView(capabilities=SHORT),
+        balances={"USDT": Balance("USDT", D(1000), D(0)), "BTC": Balance("BTC", D(2), D(0))},
+    )
+    intent = an_intent(**({"side": Side.SELL, "quantity": D(1), "is_by_person": True, "must_reduce": True} | changes))
+    verdict = check(intent, view, only={Code.REDUCE_ONLY})
+    assert isinstance(verdict, Denied) is is_denied
 
 
 @pytest.mark.parametrize(("side", "held"), [(Side.SELL, D(2)), (Side.BUY, D(-2))])

@@ -2,8 +2,9 @@
 
 The guardian of this machine is asked first; it cancels and closes without the database. Where none answers (the gateway
 runs on another machine, or the guardian is being restarted) the kill is written as a row: the order manager denies
-entries from then on, and the guardian takes the row over and does the rest. Engaging is idempotent: an engaged kill is
-joined. There is no way back here: a person releases it with `fks resume`.
+entries from then on, and the guardian takes the row over and does the rest. Engaging is idempotent: a row that no
+guardian has taken over yet is joined. Beside a guardian's own row a new one is written, as the guardian's file may know
+of a release that the row does not show yet. There is no way back here: a person releases all with `fks resume`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fks.clock import Clock
 from fks.model.errors import InputError, OutageError
-from fks.model.timeframe import iso, to_datetime
+from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store.bus import KILL, Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore
@@ -75,34 +77,50 @@ class EmergencyStop:
         return answer if isinstance(answer, dict) and answer.get("ok") else None
 
     async def _write(self, *, scope: str, reason: str, by: str, flatten: bool) -> dict[str, Any]:
-        engaged = await self._store.engaged()
-        more = not engaged or (flatten and not any(row["flatten"] for row in engaged))
-        kill_id, now_ns = (engaged[0]["kill_id"] if engaged else uuid.uuid4().hex), self._clock.now_ns()
-        if more:  # a kill that is engaged without closing positions is asked for more under its own id
-            first = engaged[0] if engaged else None
-            await self._store.save(
-                kill_id=kill_id,
-                scope=scope,
-                is_engaged=True,
-                reason=first["reason"] if first else reason,
-                by=first["engaged_by"] if first else by,
-                engaged_at=first["engaged_at"] if first else to_datetime(now_ns),
-                released_by=None,
-                released_at=None,
-                report={"flatten": flatten},
-            )
-            kill = {"type": "kill", "engaged": True, "kill_id": kill_id, "scope": scope, "reason": reason, "by": by}
-            await self._bus.publish(KILL, kill)
+        engaged, now_ns = await self._store.engaged(), self._clock.now_ns()
+        for row in engaged:  # a kill that is engaged without closing positions is asked for more under its own id
+            if flatten and not row["flatten"]:
+                await self._save(row, {"flatten": True, "asked": row["asked"]})
+        # A guardian's own row may be released in its file already, and is then released here as soon as it merges: it
+        # says nothing about a kill that is asked for now, which would end with it.
+        joined = next((row for row in engaged if row["asked"]), None)
+        asked = joined or {
+            "kill_id": uuid.uuid4().hex,
+            "scope": scope,
+            "reason": reason,
+            "engaged_by": by,
+            "engaged_at": to_datetime(now_ns),
+            "flatten": flatten,
+        }
+        if joined is None:
+            await self._save(asked, {"flatten": flatten, "asked": True})
+        kill_id = asked["kill_id"]
+        kill = {"type": "kill", "engaged": True, "kill_id": kill_id, "scope": scope, "reason": reason, "by": by}
+        await self._bus.publish(KILL, kill)
         return {
             "ok": True,
             "engaged": True,
-            "already": bool(engaged),
+            "already": joined is not None,
             "kill_id": kill_id,
-            "scope": scope,
-            "reason": reason,
-            "by": by,
-            "engaged_at": iso(now_ns),
-            "flatten": flatten,
+            "scope": asked["scope"],
+            "reason": asked["reason"],
+            "by": asked["engaged_by"],
+            "engaged_at": iso(to_ns(asked["engaged_at"])),
+            "flatten": flatten or any(row["flatten"] for row in engaged),
             "is_quiet": False,
             "through": "database",
+            "beside": [row["kill_id"] for row in engaged if row["kill_id"] != kill_id],
         }
+
+    async def _save(self, row: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+        await self._store.save(
+            kill_id=row["kill_id"],
+            scope=row["scope"],
+            is_engaged=True,
+            reason=row["reason"],
+            by=row["engaged_by"],
+            engaged_at=row["engaged_at"],
+            released_by=None,
+            released_at=None,
+            report=report,
+        )

@@ -71,6 +71,7 @@ class Guardian:
         self._renewing: asyncio.Task[None] | None = None
         self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
+        self._resuming, self._resumed = 0, 0  # resumes under way, and ended
         self._tables = KillTables(context, self._journal)
         self._taken: tuple[str, int] | None = (
             None  # (kill, lease epoch) for which a predecessor's orders are in the file
@@ -186,6 +187,13 @@ class Guardian:
 
     async def resume(self, *, by: str, force: bool = False) -> dict[str, Any]:
         """Release the kill switch. Without `force` not while there is still something to cancel or close."""
+        self._resuming += 1
+        try:
+            return await self._resume(by=by, force=force)
+        finally:
+            self._resuming, self._resumed = self._resuming - 1, self._resumed + 1
+
+    async def _resume(self, *, by: str, force: bool) -> dict[str, Any]:
         async with self._acting:
             record = self._journal.record
             if record is None or not record.is_engaged:
@@ -243,11 +251,14 @@ class Guardian:
     async def _follow(self) -> None:
         """Follow what happened at another machine's guardian: a kill engaged, more asked for, a release; then see to it
         that its flattening orders are known here."""
+        resumed, is_resuming = self._resumed, self._resuming > 0
         found = await self._tables.elsewhere()
         async with self._acting:  # not while PostgreSQL is waited for: a kill waits for this lock
+            # a resume releases every row: what was read before its end may be among them, and is read again
+            is_old = is_resuming or self._resuming > 0 or resumed != self._resumed
             if self._tables.take_release(found):
                 await self._end_work()
-            elif self._tables.adopt(found):
+            elif not is_old and self._tables.adopt(found):
                 self._meter.gauge("fks_kill_engaged", 1.0)
                 if self._work is None:
                     self._begin()

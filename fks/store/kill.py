@@ -43,8 +43,9 @@ class KillStore:
         )
 
     async def engaged(self) -> list[Row]:
-        """Return kill_id, scope, reason, engaged_by, engaged_at and flatten of the kills that are engaged, oldest
-        first."""
+        """Return kill_id, scope, reason, engaged_by, engaged_at, flatten and asked of the kills that are engaged.
+
+        The oldest comes first. `asked`: a request that no guardian has taken over yet."""
         return list(await self._db.fetch("kill.engaged"))
 
     async def orders(self, since: datetime) -> list[Row]:

@@ -86,7 +86,8 @@ async def emergency_stop(
     """Engage the kill switch: cancel every open order, close our positions, deny entries until `fks resume`.
 
     200 with what became of it so far; repeating it joins the kill that is engaged. `through` is `database` when the
-    guardian could not be asked directly: it takes the kill over from there. It cannot be released here.
+    guardian could not be asked directly: it takes the kill over from there, and `beside` names the kills that it found
+    engaged. It cannot be released here.
     """
     reason = body.reason.strip() or "no reason given"
     done = await gate.emergency_stop.engage(scope=body.scope, reason=reason, by=who.name, flatten=body.flatten)

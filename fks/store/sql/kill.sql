@@ -35,7 +35,9 @@ SELECT
 
 -- name: engaged
 -- Give the kills that are engaged, oldest first.
-SELECT kill_id, scope, reason, engaged_by, engaged_at, coalesce((report ->> 'flatten')::boolean, true) AS flatten
+-- `asked`: a request that no guardian has taken over yet, as their own rows have reports of their own.
+SELECT kill_id, scope, reason, engaged_by, engaged_at, coalesce((report ->> 'flatten')::boolean, true) AS flatten,
+       coalesce((report ->> 'asked')::boolean, false) AS asked
   FROM kill_switch WHERE is_engaged ORDER BY engaged_at;
 
 -- name: upsert

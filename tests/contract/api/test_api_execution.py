@@ -106,6 +106,25 @@ async def test_without_a_guardian_the_kill_is_a_row_that_denies_and_is_joined(
     assert row["report"]["flatten"] is True, "closing was asked for later and stays asked for"
 
 
+async def test_a_stop_beside_a_guardians_kill_outlives_its_release(gateway: Running, seeded: Database) -> None:
+    """A resume while PostgreSQL was away is in the guardian's file, and reaches the table only now."""
+    await seeded.sql(
+        "INSERT INTO kill_switch (kill_id, scope, is_engaged, reason, engaged_by, engaged_at, report) VALUES"
+        " ('old', 'system', true, 'earlier', 'me', now() - interval '1 hour', '{\"flatten\": false}')"
+    )
+    async with gateway.client("trade") as client:
+        first = (await client.post("/emergency-stop", json={"reason": "now"})).json()
+        again = (await client.post("/emergency-stop", json={"reason": "now, please"})).json()
+        assert (first["already"], first["reason"], first["flatten"]) == (False, "now", True)
+        assert first["beside"] == ["old"]
+        assert (again["already"], again["kill_id"]) == (True, first["kill_id"])
+        rows = await seeded.sql("SELECT (report ->> 'flatten')::bool AS flatten FROM kill_switch WHERE is_engaged")
+        assert [row["flatten"] for row in rows] == [True, True], "closing was asked for of each that is engaged"
+        await seeded.sql("UPDATE kill_switch SET is_engaged = false, released_at = now() WHERE kill_id = 'old'")
+        left = await seeded.sql("SELECT kill_id FROM kill_switch WHERE is_engaged")
+        assert [row["kill_id"] for row in left] == [first["kill_id"]]
+
+
 async def test_a_wrong_stop_is_refused_clearly(gateway: Running, seeded: Database) -> None:
     async with gateway.client("trade") as client:
         other = await client.post("/emergency-stop", json={"scope": "BTCUSDT", "reason": "x"})

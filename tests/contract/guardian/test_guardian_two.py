@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from decimal import Decimal
 from pathlib import Path
 
+from fks.api.emergency_stop import EmergencyStop
+from fks.clock import RealClock
 from fks.guardian.service import last_kill
+from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore
 from fks.venues.ccxt import CcxtVenue
@@ -39,6 +43,30 @@ async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
         await until(lambda: not other.report()["engaged"], deadline_s=10)
     assert len(sells(exchange, since)) == 1
     assert await KillStore(database).engaged() == []
+
+
+async def test_a_stop_through_the_database_acts_although_an_earlier_kill_was_never_released_there(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
+) -> None:
+    """The guardian's file knows the release of the row, and passes the row over."""
+    await seed_account(database, position="0.3")
+    since = mark(exchange)
+    stop = EmergencyStop(database, bus, RealClock(), folder / "nobody.sock")
+    guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
+    async with at_work(guardian):
+        earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
+        await until(lambda: guardian.report().get("is_done"), deadline_s=10)
+        await guardian.resume(by="me")
+        await database.sql("UPDATE kill_switch SET is_engaged = true, released_at = NULL, released_by = NULL")
+        done = await stop.engage(scope="system", reason="now", by="me", flatten=True)
+        assert (done["already"], done["beside"]) == (False, [earlier["kill_id"]])
+        await until(lambda: guardian.report().get("is_done"), deadline_s=15)
+        assert (guardian.report()["kill_id"], guardian.report()["reason"]) == (done["kill_id"], "now")
+        assert len(sells(exchange, since)) == 1
+        await guardian.resume(by="me")
+        assert await KillStore(database).engaged() == []
+    records = [json.loads(line) for line in (folder / "kill.jsonl").read_text().splitlines()]
+    assert [line["kill_id"] for line in records if line["act"] == "engaged"] == [earlier["kill_id"], done["kill_id"]]
 
 
 async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_way(

@@ -84,7 +84,7 @@ class EmergencyStop:
         # A guardian's own row may be released in its file already, and is then released here as soon as it merges: it
         # says nothing about a kill that is asked for now, which would end with it.
         joined = next((row for row in engaged if row["asked"]), None)
-        asked = joined or {
+        asked: Mapping[str, Any] = joined or {
             "kill_id": uuid.uuid4().hex,
             "scope": scope,
             "reason": reason,

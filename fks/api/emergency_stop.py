@@ -77,7 +77,8 @@ class EmergencyStop:
         return answer if isinstance(answer, dict) and answer.get("ok") else None
 
     async def _write(self, *, scope: str, reason: str, by: str, flatten: bool) -> dict[str, Any]:
-        engaged, now_ns = await self._store.engaged(), self._clock.now_ns()
+        engaged: list[Mapping[str, Any]] = [dict(row) for row in await self._store.engaged()]
+        now_ns = self._clock.now_ns()
         for row in engaged:  # a kill that is engaged without closing positions is asked for more under its own id
             if flatten and not row["flatten"]:
                 await self._save(row, {"flatten": True, "asked": row["asked"]})

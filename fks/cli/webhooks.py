@@ -14,7 +14,7 @@ from fks.cli.shown import time_of
 
 @click.group()
 def webhooks() -> None:
-    """Make, rotate, test, list and remove webhooks: what TradingView and others may send without a token."""
+    """Make, edit, rotate, test, list and remove webhooks: what TradingView and others may send without a token."""
 
 
 @webhooks.command()
@@ -61,6 +61,48 @@ def add(
     }
     with gateway_of(ctx) as gateway:
         _show(gateway.post("/webhooks", body), as_json=as_json)
+
+
+@webhooks.command()
+@click.argument("name")
+@click.option("--symbol", "symbols", multiple=True, help="Symbols that it may trade from now on; repeat it for more.")
+@click.option("--sizing", type=click.Choice(["payload", "quantity", "notional", "risk"]), help="Needs --size.")
+@click.option("--size", help="See 'fks webhooks add'.")
+@click.option("--quota", type=int, help="Signals in an hour.")
+@click.option("--confidence-min", help="Lowest confidence, where a message has one.")
+@click.option("--tradingview-only/--any-address", default=None, help="TradingView's four addresses alone, or any.")
+@as_json
+@click.pass_context
+def edit(
+    ctx: click.Context,
+    /,
+    name: str,
+    symbols: tuple[str, ...],
+    sizing: str | None,
+    size: str | None,
+    quota: int | None,
+    confidence_min: str | None,
+    tradingview_only: bool | None,
+    as_json: bool,
+) -> None:
+    """Change what a webhook's sender may do; its secret and its account stay."""
+    given: dict[str, object] = {
+        "symbols": list(symbols) or None,
+        "sizing": sizing,
+        "size": size,
+        "quota_per_hour": quota,
+        "confidence_min": confidence_min,
+        "tradingview_only": tradingview_only,
+    }
+    with gateway_of(ctx) as gateway:
+        body = {key: value for key, value in given.items() if value is not None}
+        changed = gateway.post(f"/webhooks/{quote(name, safe='')}", body)
+    emit(changed, as_json=as_json, schema="fks.webhook-changed/1")
+    if not as_json:
+        click.echo(
+            f"webhook {name}: {' '.join(changed['symbols'])}, {changed['sizing']} {changed['size']}, "
+            f"{changed['quota_per_hour']} an hour"
+        )
 
 
 @webhooks.command()

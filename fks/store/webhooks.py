@@ -93,6 +93,26 @@ class WebhookStore:
                 remedy="choose another name, or remove it first",
             )
 
+    async def change(
+        self,
+        name: str,
+        *,
+        symbols: Sequence[str] | None = None,
+        sizing: str | None = None,
+        size: Decimal | None = None,
+        quota_per_hour: int | None = None,
+        confidence_min: Decimal | None = None,
+        is_tradingview_only: bool | None = None,
+    ) -> None:
+        """Change what the sender may do; None stays. The next message meets it, on every replica. Errors: InputError
+        404."""
+        listed = None if symbols is None else [*symbols]
+        row = await self._db.fetchrow(
+            "webhooks.change", name, listed, sizing, size, quota_per_hour, confidence_min, is_tradingview_only
+        )
+        if row is None:
+            raise _unknown(name)
+
     async def rotate(self, name: str, *, salt: str, key_check: str) -> None:
         """Replace the salt, and so the secret. Errors: InputError 404."""
         if await self._db.fetchrow("webhooks.rotate", name, salt, key_check) is None:

@@ -47,6 +47,17 @@ class WebhookBody(Body):
     tradingview_only: bool = Field(False, description="take messages from TradingView's four addresses alone")
 
 
+class WebhookChange(Body):
+    """Changes of what a sender may do; omitted fields stay. The account stays: make another webhook for another one."""
+
+    symbols: tuple[Annotated[str, Field(max_length=64)], ...] | None = Field(None, min_length=1, max_length=100)
+    sizing: Literal["payload", "quantity", "notional", "risk"] | None = None
+    size: Annotated[Exact, Field(gt=0)] | None = Field(None, description="needed when sizing changes")
+    quota_per_hour: int | None = Field(None, ge=1, le=100_000)
+    confidence_min: Annotated[Exact, Field(ge=0, le=1)] | None = None
+    tradingview_only: bool | None = None
+
+
 @router.post("/webhook/tradingview", status_code=202, dependencies=[asks_inside("trade")])
 async def tradingview(gate: Gate, request: Request) -> ExactJson:
     """Take a signal of an alert: JSON, whatever its content type, with the webhook's secret in it, or signed; no token.
@@ -92,9 +103,7 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
         raise InputError(
             f"no such account: {body.account}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}"
         )
-    symbols = [(await ReadingStore(gate.db).spelled(symbol, listed=True))[0].symbol for symbol in body.symbols]
-    if len({folded(symbol) for symbol in symbols}) < len(symbols):  # in a message they would be the same
-        raise _wrong("two of the symbols are one in messages", "name each symbol once, in one spelling")
+    symbols = await _symbols_of(gate, body.symbols)
     salt, key_check = gate.webhooks.new_salt()
     store = WebhookStore(gate.db)
     await store.add(
@@ -102,7 +111,7 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
         salt=salt,
         key_check=key_check,
         account_id=account.id,
-        symbols=sorted(symbols),
+        symbols=symbols,
         sizing=body.sizing,
         size=body.size,
         quota_per_hour=body.quota_per_hour,
@@ -113,6 +122,31 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
     gate.deps.log.info("webhook.added", name=body.name, account=account.name, by=who.name)
     made = await store.get(body.name)
     return ExactJson(_view(made) | _shown_once(gate, made), status_code=201)
+
+
+@router.post("/webhooks/{name}", openapi_extra=takes(WebhookChange))
+async def change(
+    gate: Gate, who: Admin, name: str, body: Annotated[WebhookChange, Depends(body_of(WebhookChange))]
+) -> ExactJson:
+    """Change what a webhook's sender may do; its secret stays. The next message meets the change on every replica."""
+    store = WebhookStore(gate.db)
+    before = await store.get(name)
+    changes = body.model_dump(exclude_none=True)
+    if not changes:
+        raise _wrong("nothing is to be changed", "name a field: symbols, size, quota_per_hour, …")
+    if body.sizing not in (None, before.sizing) and body.size is None:
+        raise _wrong(f"size {before.size:f} was meant for sizing {before.sizing}", "give size along with sizing")
+    await store.change(
+        name,
+        symbols=None if body.symbols is None else await _symbols_of(gate, body.symbols),
+        sizing=body.sizing,
+        size=body.size,
+        quota_per_hour=body.quota_per_hour,
+        confidence_min=body.confidence_min,
+        is_tradingview_only=body.tradingview_only,
+    )
+    gate.deps.log.info("webhook.changed", name=name, by=who.name, fields=sorted(changes))
+    return ExactJson(_view(await store.get(name)))
 
 
 @router.post("/webhooks/{name}/rotate")
@@ -151,6 +185,14 @@ _SIGNAL = (
     *("account_id", "venue", "exchange", "symbol", "side", "type", "size", "limit_price", "stop_price"),
     *("stop_loss", "take_profit", "time_in_force", "valid_until"),
 )
+
+
+async def _symbols_of(gate: Gateway, texts: tuple[str, ...]) -> list[str]:
+    """Return the symbols as they are listed, sorted. Errors: InputError for one that is unknown, or named twice."""
+    symbols = [(await ReadingStore(gate.db).spelled(symbol, listed=True))[0].symbol for symbol in texts]
+    if len({folded(symbol) for symbol in symbols}) < len(symbols):  # in a message they would be the same
+        raise _wrong("two of the symbols are one in messages", "name each symbol once, in one spelling")
+    return sorted(symbols)
 
 
 def _view(webhook: Webhook) -> dict[str, Any]:

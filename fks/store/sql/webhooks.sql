@@ -9,6 +9,15 @@ INSERT INTO webhooks (name, salt, key_check, account_id, symbols, sizing, size, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (name) DO NOTHING
 RETURNING id;
 
+-- name: change
+-- Change what a webhook's sender may do; a null stays what it is. No row back when there is none of that name.
+UPDATE webhooks
+   SET symbols = coalesce($2, symbols), sizing = coalesce($3, sizing), size = coalesce($4, size),
+       quota_per_hour = coalesce($5, quota_per_hour), confidence_min = coalesce($6, confidence_min),
+       is_tradingview_only = coalesce($7, is_tradingview_only)
+ WHERE name = $1
+RETURNING id;
+
 -- name: rotate
 -- Give a webhook another secret; no row back when there is none of that name.
 UPDATE webhooks SET salt = $2, key_check = $3, rotated_at = now() WHERE name = $1 RETURNING id;

@@ -389,3 +389,42 @@ async def test_a_webhook_that_cannot_be_made_is_refused(gateway: Running, seeded
         assert (await trader.post("/webhooks", json=HOOK)).status_code == 403
         assert (await trader.get("/webhooks")).status_code == 403
     assert not await seeded.sql("SELECT id FROM webhooks")
+
+
+async def test_a_webhook_is_changed_over_http_and_the_next_message_meets_it(
+    gateway: Running, seeded: Database, fks: Fks
+) -> None:
+    secret = await _made(gateway)
+    async with gateway.client() as admin:
+        for body, code in (
+            ({}, "WEBHOOK_WRONG"),
+            ({"sizing": "notional"}, "WEBHOOK_WRONG"),
+            ({"symbols": ["BTC/USDT", "BTC-USDT"]}, "WEBHOOK_WRONG"),
+            ({"account": "sim"}, "INVALID"),
+            ({"secret": "x"}, "INVALID"),
+            ({"quota_per_hour": 0}, "INVALID"),
+        ):
+            answer = await admin.post("/webhooks/tv", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (422, code), body
+        assert (await admin.post("/webhooks/other", json={"quota_per_hour": 5})).status_code == 404
+        changed = await admin.post("/webhooks/tv", json={"symbols": ["ETH/USDT"], "quota_per_hour": 5})
+        assert changed.status_code == 200, changed.text
+        found = changed.json()
+        assert (found["symbols"], found["quota_per_hour"], found["sizing"], found["size"]) == (
+            ["ETHUSDT"],
+            5,
+            "payload",
+            "0.5",
+        )
+        assert "secret" not in found
+        audited = (await admin.get("/audit", params={"action": "POST /webhooks/{name}"})).json()["items"]
+        assert audited[0]["detail"] == {"symbols": ["ETH/USDT"], "quota_per_hour": 5}
+    assert (await _send(gateway, _message(secret))).status_code == 422
+    assert (await _send(gateway, _message(secret, symbol="ETHUSDT"))).status_code == 202, "the secret stays"
+    code, out, err = await fks(
+        "webhooks", "edit", "tv", "--sizing", "notional", "--size", "50", "--tradingview-only", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["is_tradingview_only"] is True
+    assert (await _send(gateway, _message(secret, symbol="ETHUSDT"))).status_code in (401, 403)
+    assert (await fks("webhooks", "edit", "nobody", "--quota", "5"))[0] == 2

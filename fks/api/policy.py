@@ -54,6 +54,7 @@ MONITORING: Final[frozenset[Route]] = frozenset(
         ("GET", "/monitor/api/health/{service}/"),
         ("GET", "/monitor/api/services/"),
         ("GET", "/monitor/api/registry/"),
+        ("GET", "/monitor/api/dependencies/"),
         ("GET", "/monitor/api/ping/"),
         ("GET", "/{service}/health"),
         ("GET", "/{service}/ready"),
@@ -75,6 +76,7 @@ COSTS: Final[dict[Route, int]] = {
     ("GET", "/denials/cost"): 5,
     ("POST", "/backtests"): 10,
     ("POST", "/optimizations"): 50,
+    ("POST", "/monitor/api/check/"): 10,
     ("POST", "/graphql"): 5,
 }
 

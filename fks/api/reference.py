@@ -148,6 +148,9 @@ PROBLEMS: dict[str, str] = {
     "GRAPHQL_INVALID": "400 in `extensions`: the text is no query, or asks for a field that there is not",
     "GRAPHQL_LIMIT": "422 in `extensions`: the query is too long, too deep or too costly; `message` names the limit",
     "GRAPHQL_INTROSPECTION": "403 in `extensions`: the schema is described to callers with a token, or on this host",
+    "SERVICE_WRONG": "422: a service cannot be registered like this",
+    "SERVICE_EXISTS": "409: the name is a component's, or too many services of others are registered",
+    "HOST_NOT_ALLOWED": "403: the host of a service is not in `monitor.hosts`, or its address is not allowed",
     "SPAN_TOO_LONG": "422: more bars than one request may value",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)

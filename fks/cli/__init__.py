@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tree": ("fks.cli.tree", "Draw the supervision tree and what happened last; live with --watch."),
     "events": ("fks.cli.events", "Show what happened to the parts: starts, ends, restarts, escalations."),
     "alerts": ("fks.cli.alerts", "List what wants a person; settle what has been seen to."),
+    "monitor": ("fks.cli.monitor", "Show services with uptime; run deep checks; register services."),
     "doctor": ("fks.cli.doctor", "Check this machine and the running system; name what to fix."),
     "logs": ("fks.cli.logs", "Show logs of all or one component."),
     "config": ("fks.cli.config", "Show, check, explain and change the settings."),

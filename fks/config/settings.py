@@ -399,6 +399,32 @@ class Mt5(Section):
     server: str | None = Field(None, description="broker's server name")
 
 
+class Monitor(Section):
+    """Deep checks, and services of others that the monitor looks at."""
+
+    hosts: tuple[str, ...] = Field(
+        ("localhost",),
+        description="hosts of services that may be registered: names, addresses or networks (10.0.0.0/24). A name that "
+        "resolves to a private address needs that address or its network here, too; link-local is never allowed",
+    )
+    ntp_server: str = Field(
+        "pool.ntp.org", description="NTP server that the clock is compared with, host or host:port; 'none' = no check"
+    )
+    clock_offset_max_ms: float = Field(
+        250.0, gt=0, description="difference to NTP beyond which the clock is degraded, four times that down, ms"
+    )
+    response_max_ms: float = Field(
+        1000.0, gt=0, description="answer of the database, Redis or a registered service that is degraded, ms"
+    )
+    disk_free_min_mb: int = Field(
+        1000, ge=1, description="free space under FKS_HOME below which the disk is down, four times that degraded, MB"
+    )
+    certificate_min_days: int = Field(14, ge=1, description="days before its end at which a certificate is degraded")
+    backup_max_h: float = Field(168.0, gt=0, description="age of the newest backup that is degraded, hours")
+    checks_keep_days: int = Field(35, ge=31, description="days for which health checks are kept")
+    metrics_keep_days: int = Field(7, ge=1, description="days for which metrics by the minute are kept")
+
+
 class Alerts(Section):
     discord_webhook_url: SecretStr | None = Field(None, description="Discord webhook that alerts go to")
 
@@ -431,5 +457,6 @@ class Settings(Section):
     log: Log = Log()
     ninja: Ninja = Ninja()
     mt5: Mt5 = Mt5()
+    monitor: Monitor = Monitor()
     alerts: Alerts = Alerts()
     ai: Ai = Ai()

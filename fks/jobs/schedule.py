@@ -64,6 +64,16 @@ async def _old_trials(c: Context) -> str:
     return f"{trials} trials of {searches} searches deleted"
 
 
+async def _old_checks(c: Context) -> str:
+    monitor, now_ns = c.settings.monitor, c.clock.now_ns()
+    first_check, first_minute = (
+        to_datetime(now_ns - days * DAY_NS) for days in (monitor.checks_keep_days, monitor.metrics_keep_days)
+    )
+    checks = await c.db.execute("registry.delete_old_checks", first_check)
+    minutes = await c.db.execute("registry.delete_old_metrics", first_minute)
+    return f"{checks.rpartition(' ')[2]} checks and {minutes.rpartition(' ')[2]} minutes of metrics deleted"
+
+
 async def _performance(c: Context) -> str:
     return await refresh(c.db)
 
@@ -110,6 +120,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "old-bars": ("25 0 * * *", _old_bars),
     "old-doubts": ("35 0 * * *", _old_quarantine),
     "old-trials": ("40 0 * * *", _old_trials),
+    "old-checks": ("30 0 * * *", _old_checks),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "drift": ("45 0 * * *", _drift),

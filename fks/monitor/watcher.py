@@ -1,7 +1,8 @@
-"""Watcher of the system: merges the metrics of all components, checks database and Redis, settles alerts."""
+"""Watcher of the system: merges the metrics of all components, runs the deep checks, settles alerts."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import shutil
@@ -16,6 +17,7 @@ from fks.model.health import FailedCheck
 from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
+from fks.monitor.statuses import DOWN
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
 from fks.store.bus import ALERTS
 from fks.store.metrics import TEXT, MetricStore
@@ -58,7 +60,42 @@ class Watcher:
             self._merger.restore(found)
 
     async def run(self) -> None:
-        """Merge every two seconds until cancelled."""
+        """Merge every two seconds and run the deep checks every two minutes, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_deeply())
+            tasks.create_task(self._keep_minutes())
+            tasks.create_task(self._watch())
+
+    async def _check_deeply(self) -> None:
+        """Run the deep checks every two minutes. The first waits: after a start the parts are not ready yet."""
+        from fks.monitor.deep import EVERY_S as DEEP_EVERY_S
+        from fks.monitor.deep import DeepChecks
+
+        c = self._c
+        checks = DeepChecks(c.db, c.bus, c.clock, c.settings, c.paths)
+        before: list[str] = []
+        while True:
+            await c.clock.sleep(DEEP_EVERY_S)
+            look = await checks.run()
+            down = sorted(name for name, found in look.reported.items() if found.status == DOWN)
+            if look.reported and down != before:
+                if down:
+                    c.log.warning("monitor.changed", down=down, were_down=before)
+                else:
+                    c.log.info("monitor.changed", down=down, were_down=before)
+                before = down
+
+    async def _keep_minutes(self) -> None:
+        """Write a row of metrics for each component, once a minute; an outage costs the minute."""
+        from fks.monitor.minutes import MinuteStore
+
+        minutes = MinuteStore(self._c.db, self._c.bus, self._c.clock, self._c.settings.node.name or "")
+        while True:
+            await self._c.clock.sleep(60.0)
+            with contextlib.suppress(OutageError):
+                await minutes.write()
+
+    async def _watch(self) -> None:
         for look in itertools.count():
             await self._check()
             await self._update_alerts()

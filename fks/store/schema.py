@@ -965,6 +965,64 @@ component_health = Table(  # the last beat of every component, for a status requ
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
 )
 
+service_registry = (
+    Table(  # what the monitor knows of: written from heartbeats, but external services, which persons register
+        "service_registry",
+        metadata,
+        Column("name", Text, primary_key=True),
+        _text("kind"),
+        _text("service_type", default=""),
+        Column("services", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),  # of which it is a part
+        _text("host", default=""),
+        Column("port", Integer, nullable=True),
+        _text("health_endpoint", default=""),
+        _text("version", default=""),
+        _text("registered_by", default="system"),
+        _time("registered_at", now=True),
+        _time("seen_at", null=True),  # last heartbeat, or last answer of an external one
+        CheckConstraint("kind IN ('service','component','node','external')", name="kind"),
+    )
+)
+
+service_dependencies = Table(  # down of a critical one is down, of an optional one degraded
+    "service_dependencies",
+    metadata,
+    _text("service"),
+    _text("depends_on"),
+    _flag("is_critical"),
+    PrimaryKeyConstraint("service", "depends_on"),
+)
+
+health_checks = Table(  # one row a service or dependency and look; `reported`: the status with flapping damped
+    "health_checks",
+    metadata,
+    _text("service"),
+    _time("at"),
+    _text("status"),
+    _text("reported"),
+    Column("response_ms", Float(53), nullable=True),
+    _text("error", null=True),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    CheckConstraint("status IN ('healthy','degraded','down','unknown')", name="status"),
+    CheckConstraint("reported IN ('healthy','degraded','down','unknown')", name="reported"),
+    PrimaryKeyConstraint("service", "at"),
+    Index(None, "at", postgresql_using="brin"),
+)
+
+service_metrics = Table(  # one row a component and minute
+    "service_metrics",
+    metadata,
+    _text("service"),
+    _time("at"),
+    Column("cpu_percent", Float(53), nullable=True),  # of one core
+    Column("memory_mb", Float(53), nullable=True),
+    Column("requests", Integer, nullable=True),
+    Column("errors", Integer, nullable=True),
+    Column("latency_ms", Float(53), nullable=True),  # mean of the requests of the minute
+    PrimaryKeyConstraint("service", "at"),
+    Index(None, "at", postgresql_using="brin"),
+)
+
 operations = Table(  # operations requested by persons: claimed and performed by the supervisor, kept as the audit
     "operations",
     metadata,

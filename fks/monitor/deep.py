@@ -1,0 +1,337 @@
+"""Deep checks: every dependency is looked at, services are rolled up, and the results are rows.
+
+A look measures the database, Redis, the exchanges, the venues, the disk, the clock, the certificate, the backups and
+the queues, and asks registered services of others for their health. While the database does not answer, results are
+kept in memory and written when it is back, so that its outage is part of the uptime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.model.errors import FksError, InputError, OutageError
+from fks.model.timeframe import iso, to_datetime
+from fks.monitor import measures, probes
+from fks.monitor.health import owner_services
+from fks.monitor.hosts import get_status
+from fks.monitor.measures import Check
+from fks.monitor.registry import Registry
+from fks.monitor.status import FEED_MS, component_view, node_view
+from fks.monitor.statuses import (
+    DEGRADED,
+    DOWN,
+    HEALTHY,
+    REMEMBERED,
+    UNKNOWN,
+    Dependency,
+    Reported,
+    damped,
+    rolled_up,
+    uptime_percent,
+)
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.jobs import SEARCHES
+
+EVERY_S = 120.0
+#: Age at which the results of the last look say nothing about now.
+FRESH_S = 3 * EVERY_S
+WINDOWS = ("24h", "7d", "30d")
+_UNSAVED_MAX = 50
+_AT_ONCE = 10
+_STARTING = frozenset({"starting", "restarting", "waiting", "draining"})
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look: when, the results by service, and what they became with dependencies counted in and flapping damped."""
+
+    at_ns: int
+    checks: Mapping[str, Check]
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    reported: Mapping[str, Reported] = field(default_factory=dict)
+    services: frozenset[str] = frozenset()  # the others are dependencies
+
+    def document(self) -> dict[str, Any]:
+        """Return the look for JSON."""
+        return {
+            "at": iso(self.at_ns),
+            "checks": [
+                {
+                    "service": name,
+                    "status": self.statuses.get(name, check.status),
+                    "reported": self.reported[name].status if name in self.reported else check.status,
+                    "is_flapping": name in self.reported and self.reported[name].is_flapping,
+                    "response_ms": check.response_ms,
+                    "error": check.error,
+                    "detail": dict(check.detail),
+                }
+                for name, check in self.checks.items()
+            ],
+        }
+
+
+class DeepChecks:
+    """Looks at every dependency and writes the results. Soft state: results that could not be written yet."""
+
+    def __init__(self, db: Database, bus: Bus, clock: Clock, settings: Settings, paths: Paths) -> None:
+        self._db, self._bus, self._clock, self._settings, self._paths = db, bus, clock, settings, paths
+        self._registry = Registry(db)
+        self._unsaved: deque[Look] = deque(maxlen=_UNSAVED_MAX)
+        self._known: frozenset[str] = frozenset()  # services at the last look that reached the database
+
+    async def run(self) -> Look:
+        """Look, write the results, alert of what is down and resolve what is not any more; return the look.
+
+        Without the database the look is returned as it is, to be written by the next one. Never raises for an outage.
+        """
+        at_ns = self._clock.now_ns()
+        checks = {check.service: check for check in await self._measured()}
+        if checks["database"].status == DOWN:
+            return self._postponed(at_ns, checks)
+        try:
+            dependencies = await self._registry.dependencies()
+            while self._unsaved:
+                earlier = self._unsaved[0]
+                await self._save(await self._judged(earlier.at_ns, earlier.checks, earlier.services, dependencies))
+                self._unsaved.popleft()
+            services = await self._services()
+            self._known = frozenset(services)
+            dependencies = await self._registry.dependencies()  # the first registration adds them
+            look = await self._judged(at_ns, checks | services, self._known, dependencies)
+            await self._save(look)
+            await self._alert(look)
+        except OutageError as error:  # it went away meanwhile
+            return self._postponed(at_ns, checks | {"database": Check("database", DOWN, None, str(error))})
+        return look
+
+    def _postponed(self, at_ns: int, checks: Mapping[str, Check]) -> Look:
+        """Return a look without the database, which is written later. Of the services it knows nothing itself."""
+        services = {name: Check(name, UNKNOWN, error="the database does not answer") for name in self._known}
+        look = Look(at_ns, {**checks, **services}, services=self._known)
+        self._unsaved.append(look)
+        return look
+
+    # ── measuring ────────────────────────────────────────────────────────────────────────────────
+    async def _measured(self) -> list[Check]:
+        found = await asyncio.gather(
+            self._answering("database", self._db.ping),
+            self._answering("redis", self._bus.ping),
+            self._from_rows(),
+            self._clock_check(),
+            asyncio.to_thread(self._files),
+        )
+        database, redis, rows, clock, files = found
+        return [database, redis, *rows, clock, *files]
+
+    async def _answering(self, name: str, call: Callable[[], Awaitable[object]]) -> Check:
+        limit_ms = self._settings.monitor.response_max_ms
+        try:
+            return measures.answering(name, await probes.answer_ms(call), None, degraded_ms=limit_ms)
+        except (OSError, FksError) as error:
+            return measures.answering(name, None, str(error) or "no answer in time", degraded_ms=limit_ms)
+
+    async def _from_rows(self) -> list[Check]:
+        limits = self._settings.supervision
+        try:
+            async with asyncio.timeout(5.0):
+                await self._db.ping()
+                feeds = [dict(row) for row in await self._db.fetch("monitor.feeds")]
+                venues = [dict(row) for row in await self._db.fetch("monitor.venues")]
+                queues = await self._db.fetchrow("registry.queues", list(SEARCHES))
+        except (OSError, FksError):
+            return [
+                Check(name, UNKNOWN, error="the database does not answer") for name in ("exchange", "venue", "queue")
+            ]
+        assert queues is not None
+        return [
+            measures.feeds(feeds, stale_ms=FEED_MS),
+            measures.venues(venues),
+            measures.queues(
+                queues["jobs"],
+                queues["jobs_wait_s"],
+                queues["signals"],
+                queues["signals_wait_s"],
+                jobs_max_s=limits.jobs_wait_max_s,
+                signals_max_s=limits.signals_wait_max_s,
+            ),
+        ]
+
+    async def _clock_check(self) -> Check:
+        monitor = self._settings.monitor
+        offset: tuple[float, float] | None = None
+        error = "no NTP server is set"
+        if monitor.ntp_server != "none":
+            try:
+                offset = await probes.ntp_offset_ms(monitor.ntp_server, self._clock)
+            except (OSError, FksError, ValueError) as failed:
+                error = f"{monitor.ntp_server}: {failed or 'no answer in time'}"
+        return measures.clock(
+            None if offset is None else offset[0],
+            error,
+            offset_max_ms=monitor.clock_offset_max_ms,
+            response_ms=None if offset is None else offset[1],
+        )
+
+    def _files(self) -> list[Check]:
+        """Return the checks that read files: disk, backup, and the certificate where the gateway has one."""
+        monitor, now_s = self._settings.monitor, self._clock.now_ns() / 1e9
+        free_mb, total_mb = probes.disk_mb(self._paths.home) or (None, None)
+        place = str(self._paths.home)
+        found = [
+            measures.disk(free_mb, total_mb, free_min_mb=monitor.disk_free_min_mb, place=place),
+            measures.backup(
+                probes.backup_age_h(self._paths.backups, now_s),
+                max_h=monitor.backup_max_h,
+                is_own_server=self._settings.database.url is None,
+            ),
+        ]
+        file = self._settings.http.tls_cert
+        if file is not None:
+            days, error = None, None
+            try:
+                days = probes.certificate_days(file, now_s)
+            except (OSError, ValueError) as failed:
+                error = str(failed)
+            found.append(measures.certificate(days, error, min_days=monitor.certificate_min_days, file=str(file)))
+        return found
+
+    async def _services(self) -> dict[str, Check]:
+        """Return the checks of our own services, from their components, and of others, by asking them. The registry is
+        written on the way."""
+        components = [component_view(dict(row)) for row in await self._db.fetch("monitor.components")]
+        nodes = [node_view(dict(row)) for row in await self._db.fetch("monitor.nodes")]
+        await self._registry.register_own(components, nodes)
+        found = {}
+        problems, states = ({c["name"]: c[key] for c in components} for key in ("problem", "state"))
+        for row in owner_services(components, iso(self._clock.now_ns())):
+            bad = [f"{name}: {problems[name]}" if problems[name] else name for name in row["unhealthy"]]
+            error = "; ".join(bad)[:500] or None
+            is_starting = any(states[name] in _STARTING for name in row["unhealthy"])
+            status = DEGRADED if row["status"] == DOWN and is_starting else row["status"]
+            found[row["name"]] = Check(row["name"], status, None, error, {"components": row["components"]})
+        external = [row for row in await self._registry.list() if row["kind"] == "external"]
+        gate = asyncio.Semaphore(_AT_ONCE)
+        asked = await asyncio.gather(*(self._ask(row, gate) for row in external))
+        found |= {check.service: check for check in asked}
+        answered = [check.service for check in asked if check.status in (HEALTHY, DEGRADED)]
+        if answered:
+            await self._db.execute("registry.seen", answered)
+        return found
+
+    async def _ask(self, row: Mapping[str, Any], gate: asyncio.Semaphore) -> Check:
+        monitor, statuses = self._settings.monitor, list[int]()
+
+        async def call() -> None:
+            status = await get_status(row["host"], row["port"], row["health_endpoint"], monitor.hosts)
+            statuses.append(status)
+
+        async with gate:
+            try:
+                took_ms = await probes.answer_ms(call, timeout_s=4.0)
+            except InputError as error:  # what it resolves to is no longer allowed
+                return Check(row["name"], UNKNOWN, None, error.message)
+            except (OSError, FksError) as error:
+                return Check(row["name"], DOWN, None, str(error) or "Connection timeout")
+        status = statuses[0]
+        if 200 <= status < 300:
+            return measures.answering(row["name"], took_ms, None, degraded_ms=monitor.response_max_ms)
+        text = "answers with a redirect, which is not followed" if 300 <= status < 400 else f"answers {status}"
+        return Check(row["name"], DOWN, took_ms, text)
+
+    # ── judging and writing ──────────────────────────────────────────────────────────────────────
+    async def _judged(
+        self, at_ns: int, checks: Mapping[str, Check], services: frozenset[str], dependencies: Sequence[Dependency]
+    ) -> Look:
+        own = {name: check.status for name, check in checks.items()}
+        rolled = rolled_up(own, dependencies)
+        recent: dict[str, list[Any]] = {}
+        for row in await self._db.fetch("registry.recent_checks", list(own), REMEMBERED - 1):
+            recent.setdefault(row["service"], []).append(row)
+        reported, judged = {}, {}
+        for name, check in checks.items():
+            before = recent.get(name, [])
+            last = Reported(before[-1]["reported"], bool(before[-1]["detail"].get("is_flapping"))) if before else None
+            status = rolled[name].status
+            reported[name] = damped([*(row["status"] for row in before), status], last)
+            because = rolled[name].because
+            judged[name] = check
+            if because:
+                reasons = [check.error] if check.error else []
+                reasons += [_because(one, checks[one]) for one in because]
+                judged[name] = Check(name, status, check.response_ms, "; ".join(reasons)[:500], check.detail)
+        statuses = {name: rolled[name].status for name in checks}
+        return Look(at_ns, judged, statuses, reported, services)
+
+    async def _save(self, look: Look) -> None:
+        at = to_datetime(look.at_ns)
+        uptime = await self.uptime(look.at_ns)
+        await self._db.execute(
+            "registry.save_checks",
+            [
+                {
+                    "service": name,
+                    "at": at,
+                    "status": look.statuses[name],
+                    "reported": look.reported[name].status,
+                    "response_ms": check.response_ms,
+                    "error": check.error,
+                    "detail": {
+                        **check.detail,
+                        "is_flapping": look.reported[name].is_flapping,
+                        "uptime": uptime.get(name, {}),
+                    },
+                }
+                for name, check in look.checks.items()
+            ],
+        )
+
+    async def uptime(self, at_ns: int) -> dict[str, dict[str, float | None]]:
+        """Return the uptime of each service over 24 hours, 7 and 30 days before a time, in percent."""
+        rows = await self._db.fetch("registry.uptime", to_datetime(at_ns))
+        return {
+            row["service"]: {
+                window: uptime_percent(*(row[f"{status}_{window}"] for status in ("healthy", "degraded", "down")))
+                for window in WINDOWS
+            }
+            for row in rows
+        }
+
+    async def _alert(self, look: Look) -> None:
+        fallen = []
+        for name, reported in look.reported.items():
+            if reported.status != DOWN:
+                continue
+            is_service = name in look.services
+            error = look.checks[name].error or "no reason is known"
+            fallen.append(
+                {
+                    "service": name,
+                    "severity": "page" if is_service else "warning",
+                    "event": "service.down" if is_service else "check.down",
+                    "message": f"{'service' if is_service else 'check'} {name} is down: {error}",
+                    "payload": {"service": name, "status": "Down", "error": error, "last_seen": await self._seen(name)},
+                }
+            )
+        if fallen:
+            await self._db.execute("registry.page_down", fallen)
+        down = {row["service"] for row in fallen}
+        over = [row["id"] for row in await self._db.fetch("registry.open_down") if row["component"] not in down]
+        if over:
+            await self._db.fetch("monitor.resolve_alerts", over, "its cause is over")
+
+    async def _seen(self, name: str) -> str | None:
+        """Return when the last look found the service at work, ISO 8601; None: never within what is kept."""
+        rows = await self._db.fetch("registry.last_seen", name)
+        return None if not rows or rows[0]["at"] is None else rows[0]["at"].isoformat().replace("+00:00", "Z")
+
+
+def _because(name: str, check: Check) -> str:
+    return f"{name} is {check.status}" + (f": {check.error}" if check.error else "")

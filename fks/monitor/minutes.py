@@ -1,0 +1,143 @@
+"""Metrics of each component by the minute: CPU, memory, requests, errors and latency, from counters and processes.
+
+`minute_of` is pure; the rest reads the snapshots in Redis and the processes of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from fks.clock import Clock
+from fks.model.timeframe import to_datetime
+from fks.process.metrics import SNAPSHOT_PREFIX
+from fks.runtime import SNAPSHOTS
+from fks.store.bus import Bus
+from fks.store.db import Database
+
+Snapshot = Mapping[str, float]
+Usage = tuple[float, float]  # CPU seconds so far, resident memory in MB
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """One component over one interval. None: not known (no requests are served, or the process is elsewhere)."""
+
+    service: str
+    cpu_percent: float | None
+    memory_mb: float | None
+    requests: int | None
+    errors: int | None
+    latency_ms: float | None
+
+    def row(self, at: Any) -> dict[str, Any]:
+        """Return the row of service_metrics for the minute that began `at`."""
+        names = ("service", "cpu_percent", "memory_mb", "requests", "errors", "latency_ms")
+        return {"at": at, **{name: getattr(self, name) for name in names}}
+
+
+def minute_of(
+    service: str,
+    before: Snapshot,
+    now: Snapshot,
+    usage_before: Usage | None,
+    usage: Usage | None,
+    elapsed_s: float,
+) -> Minute:
+    """Return a component's minute from two metric snapshots and two usages, `elapsed_s` apart.
+
+    A counter that fell belongs to a new process and counts from zero. CPU is in percent of one core.
+    """
+    requests = errors = 0
+    took_s = count = 0.0
+    has_requests = False
+    for key, value in now.items():
+        name = key.partition("{")[0]
+        grown = value - before.get(key, 0.0) if value >= before.get(key, 0.0) else value
+        if name == "fks_http_requests_total":
+            has_requests = True
+            requests += round(grown)
+            errors += round(grown) if 'status="5' in key else 0
+        elif name == "fks_http_request_seconds_sum":
+            took_s += grown
+        elif name == "fks_http_request_seconds_count":
+            count += grown
+    cpu = None
+    if usage is not None and usage_before is not None and usage[0] >= usage_before[0] and elapsed_s > 0:
+        cpu = round(100 * (usage[0] - usage_before[0]) / elapsed_s, 2)
+    return Minute(
+        service,
+        cpu,
+        None if usage is None else round(usage[1], 1),
+        requests if has_requests else None,
+        errors if has_requests else None,
+        round(1000 * took_s / count, 3) if count else None,
+    )
+
+
+def process_usage(pid: int) -> Usage | None:
+    """Return the CPU seconds and the resident memory of a process of this machine; None when there is none."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return times.user + times.system, process.memory_info().rss / 1e6
+    return None
+
+
+class MinuteStore:
+    """Writes one row a component and minute. Soft state: the counters of the minute before."""
+
+    def __init__(self, db: Database, bus: Bus, clock: Clock, node: str = "") -> None:
+        """`node`: the name of this machine in the cluster; "" is its host name."""
+        self._db, self._bus, self._clock = db, bus, clock
+        self._here = {"", node, socket.gethostname()}
+        self._before: dict[str, tuple[Snapshot, Usage | None]] = {}
+        self._at_s = clock.monotonic()
+
+    async def write(self) -> int:
+        """Write what each component did since the call before, and return how many rows that are.
+
+        The first sight of a component writes its memory alone. Processes of other machines have no CPU and memory here.
+        Errors: OutageError.
+        """
+        components = [dict(row) for row in await self._db.fetch("monitor.components")]
+        kept = {name: _parsed(text) for name, text in (await self._bus.fields(SNAPSHOTS)).items()}
+        for row in components:
+            if row["kind"] == "serve" and (text := await self._bus.get(SNAPSHOT_PREFIX + row["name"])) is not None:
+                kept[row["name"]] = _parsed(text)
+        now_s = self._clock.monotonic()
+        pids = {row["name"]: row["pid"] for row in components if row["pid"] and row["node"] in self._here}
+        usages = await asyncio.to_thread(lambda: {name: process_usage(pid) for name, pid in pids.items()})
+        elapsed_s, self._at_s = now_s - self._at_s, now_s
+        at = to_datetime(self._clock.now_ns() // _MINUTE_NS * _MINUTE_NS)
+        rows, seen = [], {}
+        for row in components:
+            name = row["name"]
+            now, usage = kept.get(name, {}), usages.get(name)
+            before, usage_before = self._before.get(name, (now, None))
+            seen[name] = (now, usage)
+            rows.append(minute_of(name, before, now, usage_before, usage, elapsed_s).row(at))
+        self._before = seen
+        if rows:
+            await self._db.execute("registry.save_metrics", rows)
+        return len(rows)
+
+
+def _parsed(text: bytes) -> Snapshot:
+    """Return a snapshot; an empty one for anything else (other programs may write to Redis)."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        found = orjson.loads(text)
+        if isinstance(found, dict):
+            return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+    return {}
+
+
+_MINUTE_NS = 60 * 10**9

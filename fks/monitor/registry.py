@@ -1,0 +1,170 @@
+"""The service registry: own services, components and nodes, written from their heartbeats, and services of others.
+
+A component is never registered by hand: the heartbeats in `component_health` and `nodes` are the source, and the rows
+here repeat them for those who read the owner's tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fks import __version__
+from fks.model.errors import InputError
+from fks.monitor.health import OWNER_SERVICES, kind_of
+from fks.monitor.hosts import addresses_of, checked_path
+from fks.monitor.statuses import Dependency
+from fks.store.db import Querier
+
+EXTERNAL_MAX = 200
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: service -> what it needs, True where it is down without it. Written once as rows, which may be changed.
+DEPENDENCIES: dict[str, dict[str, bool]] = {
+    "fks_main": {"database": True, "redis": False, "disk": False, "clock": False, "queue": False, "backup": False},
+    "fks_api": {"database": True, "redis": False, "certificate": False},
+    "fks_app": {"database": True, "redis": False, "fks_data": False},
+    "fks_data": {"database": True, "exchange": True, "redis": False, "disk": False},
+    "fks_execution": {"database": True, "venue": True, "redis": False, "clock": False},
+    "fks_web": {"fks_api": True},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A service that a person registers: the owner's six fields."""
+
+    name: str
+    service_type: str
+    host: str
+    port: int
+    health_endpoint: str = "/health"
+    version: str = ""
+
+
+class Registry:
+    """Rows of service_registry and service_dependencies. Errors of all: OutageError."""
+
+    def __init__(self, db: Querier) -> None:
+        self._db = db
+
+    async def register_own(
+        self, components: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
+        """Write what runs, from the rows of status, with the dependencies that FKS knows; return the names."""
+        rows = own_rows(components, nodes)
+        names = [str(row["name"]) for row in rows]
+        await self._db.execute("registry.register_own", rows)
+        await self._db.execute("registry.forget_own", names)
+        await self._db.executemany(
+            "registry.seed_dependency",
+            [(name, needed, how) for name, wants in DEPENDENCIES.items() for needed, how in wants.items()],
+        )
+        return names
+
+    async def register(self, wanted: Registration, allowed: Sequence[str], *, by: str) -> dict[str, Any]:
+        """Register a service that a person names, or change it, and return its row.
+
+        One of our own services keeps being judged by its components. Errors: InputError 422 when a field is wrong, 403
+        when its host is not allowed, 409 when the name is a component's or there are too many.
+        """
+        if not _NAME.fullmatch(wanted.name):
+            raise InputError(
+                f"name {wanted.name[:80]!r} is not usable",
+                code="SERVICE_WRONG",
+                status=422,
+                remedy="use 1 to 64 letters, digits, dots, dashes or underscores",
+            )
+        path = checked_path(wanted.health_endpoint)
+        with contextlib.suppress(OSError):  # a name that is unknown today may be known later; each look checks again
+            async with asyncio.timeout(3.0):
+                await addresses_of(wanted.host, allowed)
+        kind = "service" if wanted.name in OWNER_SERVICES else "external"
+        if kind == "external" and await self._db.fetchval("registry.count_external") >= EXTERNAL_MAX:
+            raise InputError(
+                f"{EXTERNAL_MAX} services of others are registered", code="SERVICE_EXISTS", status=409,
+                remedy="remove one: fks monitor remove NAME",
+            )  # fmt: skip
+        row = await self._db.fetchrow(
+            "registry.register",
+            wanted.name,
+            kind,
+            wanted.service_type,
+            wanted.host,
+            wanted.port,
+            path,
+            wanted.version,
+            by,
+        )
+        if row is None:
+            raise InputError(
+                f"{wanted.name} is a component of FKS", code="SERVICE_EXISTS", status=409, remedy="choose another name"
+            )
+        return dict(row)
+
+    async def remove(self, name: str) -> None:
+        """Remove a service of others. Errors: InputError 404."""
+        if await self._db.fetchrow("registry.remove", name) is None:
+            raise unknown(name)
+
+    async def dependencies(self) -> list[Dependency]:
+        """Return which service needs which."""
+        return [
+            Dependency(row["service"], row["depends_on"], row["is_critical"])
+            for row in await self._db.fetch("registry.dependencies")
+        ]
+
+    async def list(self) -> list[dict[str, Any]]:
+        """Return every row, services first."""
+        return [dict(row) for row in await self._db.fetch("registry.list")]
+
+
+def unknown(name: str) -> InputError:
+    """Return the error for a service that is not registered."""
+    return InputError(
+        f"there is no service {name[:80]!r}", code="SERVICE_UNKNOWN", status=404, remedy="see /monitor/api/services/"
+    )
+
+
+def own_rows(components: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of our own services, components and nodes. A service without a component is left out.
+
+    `age_s`: since the last heartbeat.
+    """
+    found: list[dict[str, Any]] = []
+    for service, kinds in OWNER_SERVICES.items():
+        ages = [_age_s(c["heartbeat_age_ms"]) for c in components if kind_of(c) in kinds]
+        if ages:
+            found.append(_row(service, "service", service.removeprefix("fks_"), [], "", __version__, min(ages)))
+    for component in components:
+        kind = kind_of(component)
+        services = [service for service, kinds in OWNER_SERVICES.items() if kind in kinds]
+        age_s = _age_s(component["heartbeat_age_ms"])
+        found.append(
+            _row(component["name"], "component", kind, services, component["node"], component["version"], age_s)
+        )
+    for node in nodes:
+        age_s = _age_s(node["beat_age_ms"])
+        found.append(_row(f"node:{node['name']}", "node", node["role"], [], node["address"], node["version"], age_s))
+    return found
+
+
+def _row(
+    name: str, kind: str, service_type: str, services: list[str], host: str, version: str, age_s: float
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "service_type": service_type,
+        "services": services,
+        "host": host or "",
+        "version": version or "",
+        "age_s": age_s,
+    }
+
+
+def _age_s(age_ms: int | None) -> float:
+    return 1e9 if age_ms is None else age_ms / 1000  # never: long ago

@@ -1,0 +1,297 @@
+"""Deep checks on real PostgreSQL and Redis: what they find, write, alert of, and keep over an outage."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import Http, Monitor, Settings
+from fks.model.errors import InputError
+from fks.monitor.deep import DeepChecks, Look
+from fks.monitor.hosts import get_status
+from fks.monitor.registry import Registration, Registry
+from fks.servers.embedded import PostgresServer
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.support.health_servers import http_service, ntp_server
+
+
+def deep(db: Database, bus: Bus, home: Path, *, http: Http | None = None, **monitor: Any) -> DeepChecks:
+    monitor.setdefault("ntp_server", "none")
+    settings = Settings(home=home, monitor=Monitor(**monitor), http=http or Http())
+    return DeepChecks(db, bus, RealClock(), settings, Paths.of(home).ensure())
+
+
+async def components(db: Database, **states: str) -> None:
+    for name, state in states.items():
+        await db.sql(
+            "INSERT INTO component_health (name, kind, state, pid, node, beat_at, since, version)"
+            " VALUES ($1, 'actor', $2, 1, 'here', now(), now(), '9')"
+            " ON CONFLICT (name) DO UPDATE SET state = $2, beat_at = now()",
+            name,
+            state,
+        )
+
+
+def statuses(look: Look) -> dict[str, str]:
+    return {name: check.status for name, check in look.checks.items()}
+
+
+async def test_each_dependency_is_measured_and_written(database: Database, bus: Bus, tmp_path: Path) -> None:
+    async with ntp_server(time.time) as ntp:
+        checks = deep(database, bus, tmp_path, ntp_server=ntp.address, disk_free_min_mb=1)
+        found = statuses(await checks.run())
+        assert found == {
+            "database": "healthy",
+            "redis": "healthy",
+            "exchange": "unknown",
+            "venue": "unknown",
+            "queue": "healthy",
+            "clock": "healthy",
+            "disk": "healthy",
+            "backup": "degraded",
+        }
+        ntp.ahead_s = -10.0
+        assert (await checks.run()).checks["clock"].status == "down"
+        ntp.is_silent = True
+        silent = (await checks.run()).checks["clock"]
+    assert (silent.status, "127.0.0.1" in str(silent.error)) == ("unknown", True)
+    rows = await database.sql("SELECT status, reported FROM health_checks WHERE service = 'clock' ORDER BY at")
+    assert [tuple(row) for row in rows] == [("healthy", "healthy"), ("down", "healthy"), ("unknown", "healthy")]
+
+
+async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Database, bus: Bus, tmp_path: Path) -> None:
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'ccxt')")
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at) VALUES"
+        " ('binance', 'BTCUSDT', 'trades', 'LIVE', now()), ('binance', 'ETHUSDT', 'trades', 'STALE', now())"
+    )
+    await database.sql("INSERT INTO venue_states (venue, account_id, state) VALUES ('ccxt', 1, 'SYNCING')")
+    await database.sql(
+        "INSERT INTO jobs (id, kind, spec, created_at) VALUES"
+        " (gen_random_uuid(), 'backtest', '{}', now() - interval '5 minutes'),"
+        " (gen_random_uuid(), 'optimization', '{}', now() - interval '5 hours')"
+    )
+    look = await deep(database, bus, tmp_path).run()
+    found = statuses(look)
+    assert (found["exchange"], found["venue"], found["queue"]) == ("degraded", "down", "degraded")
+    assert look.checks["queue"].detail["jobs"] == 1, "a search may wait"
+    assert "ETHUSDT" in str(look.checks["exchange"].error)
+
+
+def certificate(file: Path, days: float) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fks")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=90))
+        .not_valid_after(now + dt.timedelta(days=days))
+        .sign(key, hashes.SHA256())
+    )
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+async def test_certificate_and_backup_have_an_age(database: Database, bus: Bus, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    found = []
+    for days in (30.0, 5.0, -1.0):
+        http = Http(tls_cert=certificate(tmp_path / "cert.pem", days), tls_key=key)
+        found.append((await deep(database, bus, tmp_path, http=http).run()).checks["certificate"].status)
+    assert found == ["healthy", "degraded", "down"]
+    backups = Paths.of(tmp_path).backups
+    backups.mkdir(parents=True, exist_ok=True)
+    file = backups / "20260101T000000Z-backup.dump"
+    file.touch()
+    assert (await deep(database, bus, tmp_path).run()).checks["backup"].status == "healthy"
+    os.utime(file, (time.time() - 200 * 3600,) * 2)
+    assert (await deep(database, bus, tmp_path).run()).checks["backup"].status == "degraded"
+
+
+async def test_what_runs_registers_itself_and_leaves_the_registry(database: Database, bus: Bus, tmp_path: Path) -> None:
+    await components(database, **{"supervisor": "ready", "collector:binance": "ready", "gateway:0": "ready"})
+    await database.sql(
+        "INSERT INTO nodes (name, role, address, state, version, config_hash, beat_at)"
+        " VALUES ('head', 'head', '10.0.0.1', 'ready', '9', '', now())"
+    )
+    checks = deep(database, bus, tmp_path)
+    await checks.run()
+    rows = {row["name"]: row for row in await Registry(database).list()}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "fks_main": "service",
+        "fks_api": "service",
+        "fks_data": "service",
+        "fks_web": "service",
+        "node:head": "node",
+        "supervisor": "component",
+        "collector:binance": "component",
+        "gateway:0": "component",
+    }
+    assert rows["gateway:0"]["services"] == ["fks_api", "fks_web"]
+    assert rows["collector:binance"]["version"] == "9"
+    await database.sql("DELETE FROM component_health WHERE name = 'collector:binance'")
+    await checks.run()
+    assert "collector:binance" not in {row["name"] for row in await Registry(database).list()}
+
+
+async def test_a_failed_dependency_reaches_the_services_and_one_alert(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    await components(database, orders="ready", guardian="ready", supervisor="ready")
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'ccxt')")
+    await database.sql("INSERT INTO venue_states (venue, account_id, state) VALUES ('ccxt', 1, 'READY')")
+    checks = deep(database, bus, tmp_path)
+    assert (await checks.run()).statuses["fks_execution"] == "healthy"
+    await database.sql("UPDATE venue_states SET state = 'STALE'")
+    first = await checks.run()
+    assert (first.statuses["fks_execution"], first.reported["fks_execution"].status) == ("down", "healthy")
+    assert "venue is down: ccxt STALE" in str(first.checks["fks_execution"].error)
+
+    async def alerts() -> list[tuple[Any, ...]]:
+        rows = await database.sql("SELECT event, component, resolved_at IS NULL FROM alerts ORDER BY event, component")
+        return [tuple(row) for row in rows]
+
+    assert await alerts() == [], "one look is not enough"
+    for _ in range(3):
+        assert (await checks.run()).reported["fks_execution"].status == "down"
+    assert await alerts() == [("check.down", "venue", True), ("service.down", "fks_execution", True)]
+    payload = (await database.sql("SELECT payload FROM alerts WHERE event = 'service.down'"))[0]["payload"]
+    assert (payload["service"], payload["status"]) == ("fks_execution", "Down")
+    assert "STALE" in payload["error"]
+    assert payload["last_seen"].endswith("Z")
+    await database.sql("UPDATE venue_states SET state = 'READY'")
+    await checks.run()
+    assert (await alerts())[1] == ("service.down", "fks_execution", True)
+    await checks.run()
+    assert await alerts() == [("check.down", "venue", False), ("service.down", "fks_execution", False)]
+
+
+async def test_services_that_start_are_degraded_not_down(database: Database, bus: Bus, tmp_path: Path) -> None:
+    await components(database, orders="starting", guardian="starting")
+    assert (await deep(database, bus, tmp_path).run()).statuses["fks_execution"] == "degraded"
+
+
+async def register(database: Database, port: int, *, host: str = "localhost", name: str = "theirs") -> None:
+    await Registry(database).register(Registration(name, "x", host, port), (host,), by="t")
+
+
+async def test_a_service_of_others_is_asked_at_the_address_that_was_checked(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    checks = deep(database, bus, tmp_path)
+    async with http_service() as service:
+        await register(database, service.port)
+        look = await checks.run()
+        assert (look.checks["theirs"].status, look.checks["theirs"].error) == ("healthy", None)
+        request = service.asked[0].decode()
+        assert request.startswith("GET /health HTTP/1.1\r\n")
+        assert f"Host: localhost:{service.port}\r\n" in request
+        assert "uthorization" not in request
+        service.answer = b"HTTP/1.1 503 No\r\n\r\n"
+        assert (await checks.run()).checks["theirs"].status == "down"
+    refused = (await checks.run()).checks["theirs"]
+    assert refused.status == "down"
+    rows = await database.sql("SELECT count(*) AS count FROM health_checks WHERE service = 'theirs'")
+    assert rows[0]["count"] == 3
+
+
+async def test_a_redirect_is_not_followed(database: Database, bus: Bus, tmp_path: Path) -> None:
+    async with http_service() as service, http_service() as inner:
+        service.answer = f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{inner.port}/secret\r\n\r\n".encode()
+        await register(database, service.port)
+        found = (await deep(database, bus, tmp_path).run()).checks["theirs"]
+        assert (found.status, found.error) == ("down", "answers with a redirect, which is not followed")
+        assert inner.asked == []
+
+
+async def test_a_name_that_comes_to_resolve_elsewhere_is_not_asked(database: Database) -> None:
+    """DNS rebinding: the name is allowed, its second answer is the metadata service."""
+    answers = ["127.0.0.1", "169.254.169.254"]
+
+    async def resolve(host: str) -> Sequence[str]:
+        return [answers.pop(0)]
+
+    async with http_service() as service:
+        where = ("localhost", service.port, "/health", ("localhost",))
+        assert await get_status(*where, resolve=resolve) == 200
+        with pytest.raises(InputError, match=r"169\.254\.169\.254"):
+            await get_status(*where, resolve=resolve)
+        assert len(service.asked) == 1
+
+
+async def test_a_host_that_is_no_longer_allowed_is_not_asked(database: Database, bus: Bus, tmp_path: Path) -> None:
+    async with http_service() as service:
+        await register(database, service.port)
+        found = (await deep(database, bus, tmp_path, hosts=()).run()).checks["theirs"]
+        assert (found.status, "monitor.hosts" in str(found.error)) == ("unknown", True)
+        assert service.asked == []
+
+
+async def test_a_server_that_never_ends_its_line_is_no_http(database: Database) -> None:
+    async with http_service() as service:
+        service.answer = b"x" * 200_000
+        with pytest.raises(OSError, match="does not answer in HTTP"):
+            await get_status("localhost", service.port, "/", ("localhost",))
+
+
+async def test_an_outage_of_the_database_is_written_when_it_is_over(
+    database: Database, database_url: str, postgres: PostgresServer, bus: Bus, tmp_path: Path
+) -> None:
+    name = database_url.rpartition("/")[2].partition("?")[0]
+    own = await Database.lazy(database_url, DatabaseSettings(retry_s=0, connect_timeout_s=2), application="deep")
+    checks = deep(own, bus, tmp_path)
+    await components(database, supervisor="ready")
+    assert (await checks.run()).statuses["fks_main"] == "healthy"
+    admin = await asyncpg.connect(postgres.url("postgres"))
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        for _ in range(2):
+            assert (await checks.run()).checks["database"].status == "down"
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()
+    await components(database, supervisor="ready")
+    await checks.run()
+    rows = await database.sql(
+        "SELECT service, status FROM health_checks WHERE service IN ('database', 'fks_main') ORDER BY at"
+    )
+    by_service = {s: [row["status"] for row in rows if row["service"] == s] for s in ("database", "fks_main")}
+    assert by_service["database"] == ["healthy", "down", "down", "healthy"]
+    assert by_service["fks_main"] == ["healthy", "down", "down", "healthy"]
+    uptime = await checks.uptime(RealClock().now_ns())
+    assert uptime["fks_main"] == {"24h": 50.0, "7d": 50.0, "30d": 50.0}
+    await own.close()
+
+
+async def test_uptime_is_counted_within_its_windows(database: Database, bus: Bus, tmp_path: Path) -> None:
+    for ago, status in (("1 hour", "healthy"), ("2 hours", "degraded"), ("3 days", "down"), ("20 days", "down")):
+        await database.sql(
+            f"INSERT INTO health_checks (service, at, status, reported) VALUES ('x', now() - interval '{ago}', $1, $1)",
+            status,
+        )
+    await database.sql(
+        "INSERT INTO health_checks (service, at, status, reported) VALUES"
+        " ('x', now() - interval '31 days', 'down', 'down'), ('x', now() - interval '5 hours', 'unknown', 'unknown')"
+    )
+    found = await deep(database, bus, tmp_path).uptime(RealClock().now_ns())
+    assert found["x"] == {"24h": 100.0, "7d": pytest.approx(66.667), "30d": 50.0}

@@ -75,7 +75,8 @@ async def run_challenge(
     """Test challengers of an instance against it and return the document. One that passes is proposed, with an alert;
     on a paper account it is swapped in when `strategies.challenger_swap` is paper.
 
-    Errors: InputError INSTANCE_UNKNOWN, CHALLENGER_UNKNOWN, CHALLENGER_ENTRY_ORDERS, NO_DATA; OutageError.
+    One that cannot be tested is reported with the reason (`refused`), and the others are tested. Errors: InputError
+    INSTANCE_UNKNOWN; of a named challenger CHALLENGER_UNKNOWN, CHALLENGER_ENTRY_ORDERS, NO_DATA; OutageError.
     """
     wanted = parse_spec(spec)
     instance, store = await instance_of(db, wanted.instance), ChallengerStore(db)
@@ -86,7 +87,12 @@ async def run_challenge(
         asked = [one for one in everyone if is_due(one, instance.timeframe, settings.strategies.challenger_bars_min)]
     tested = []
     for challenger in asked:
-        tested.append(await _test(db, instance, challenger, settings, catalogue))
+        try:
+            tested.append(await _test(db, instance, challenger, settings, catalogue))
+        except InputError as error:
+            if wanted.challenger is not None:
+                raise
+            tested.append(_refused(challenger, error))
     return {"instance": instance.id, "at": iso(now_ns), "tested": tested}
 
 
@@ -149,6 +155,18 @@ async def _test(
         "stage": challenger.stage if stages is None else stages[0],
         "is_new": stages == ("proposed", "shadow"),
         "swap": swap,
+        "refused": None,
+    }
+
+
+def _refused(challenger: Challenger, error: InputError) -> dict[str, Any]:
+    return {
+        "challenger": challenger.id,
+        "evaluation": None,
+        "stage": challenger.stage,
+        "is_new": False,
+        "swap": None,
+        "refused": {"code": error.code, "detail": error.message, "remedy": error.remedy},
     }
 
 

@@ -222,6 +222,25 @@ async def test_entry_orders_are_not_valued_and_not_swapped_in(
     assert (await instance(database))["params_version"] == 1
 
 
+async def test_a_challenger_that_cannot_be_tested_leaves_the_others_to_be_tested(database: Database) -> None:
+    refused = await contest(database, count=900)
+    await database.sql("UPDATE strategy_instances SET strategy = 'limits', params = $1", {"is_limit": False})
+    other = (await add_challenger(database, "a", {"minutes": 20}, OWN, by="me")).id
+    await database.sql(
+        "UPDATE challengers c SET begun_time = o.begun_time, cursor_time = o.cursor_time FROM challengers o"
+        " WHERE o.id = $1 AND c.id <> o.id",
+        refused,
+    )
+    await database.sql("UPDATE challengers SET params = $2 WHERE id = $1", refused, {"is_limit": True, "minutes": 30})
+    document = await run_challenge({"instance": "a"}, database, ON_PAPER, OWN, now_ns=0)
+    first, second = document["tested"]
+    assert (first["challenger"], first["refused"]["code"]) == (refused, "CHALLENGER_ENTRY_ORDERS")
+    assert "limit or stop orders" in first["refused"]["detail"]
+    assert (first["evaluation"], first["stage"], first["swap"]) == (None, "shadow", None)
+    assert (second["challenger"], second["refused"]) == (other, None)
+    assert second["evaluation"]["bars"] > 100
+
+
 # ── checks of a person's code ────────────────────────────────────────────────────────────────────
 async def begun_of(call: asyncio.Task[Any]) -> None:
     """Return when the strategy of a call decides; its loop goes on meanwhile."""

@@ -245,16 +245,23 @@ class OrderEntry:
 
     async def _enter_derived(self, draft: Draft, wait_s: float | None) -> EntryAnswer:
         own = f"derived-{draft.body_hash[:16]}-{draft.arrived_ns}"
-        key = await self._signals.derived_key(draft.principal, draft.body_hash, DERIVED_S)
         signal = None
-        if key is None:
-            signal = await draft.make(draft.principal, own, draft.arrived_ns)  # a wrong request claims no key
         try:
+            key = await self._signals.derived_key(draft.principal, draft.body_hash, DERIVED_S)
             if key is None:
+                signal = await draft.make(draft.principal, own, draft.arrived_ns)  # a wrong request claims no key
                 key = await self._signals.claim_key(draft.principal, draft.body_hash, own, DERIVED_S)
+        except OutageError as error:
+            # the claim may be on disk, or that of an equal request may have been first: no key can be promised
+            raise OutageError(
+                f"{error.message}; nothing of this request was committed",
+                remedy="send it again without an Idempotency-Key; when you sent the same order more than "
+                f"{DERIVED_S:g} s ago, too, look at GET /orders first",
+            ) from error
+        try:
             record = await self._commit(draft, key, signal if key == own else None)
         except OutageError as error:
-            remedy = f"try again in a moment, with the header Idempotency-Key: {key or own}"
+            remedy = f"try again in a moment, with the header Idempotency-Key: {key}"
             raise OutageError(error.message, remedy=remedy) from error
         answer = await self._await_answer(record, wait_s)
         named = {"idempotency_key": key, "is_repeat": key != own}

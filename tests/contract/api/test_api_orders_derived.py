@@ -245,3 +245,30 @@ async def test_an_outage_after_the_commit_is_an_accepted_order_with_its_key(
         again = await client.post("/orders", json=ORDER, headers={"Idempotency-Key": key})
     assert again.json()["id"] == first.json()["id"]
     assert await _count(seeded) == 1
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+async def test_an_outage_of_the_claim_promises_no_key_and_may_be_repeated(
+    gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch, is_claimed: bool
+) -> None:
+    """Whether the claim is on disk is unknown, and another replica's may have been first."""
+    claim = SignalStore.claim_key
+
+    async def unheard(store: SignalStore, principal: str, body_hash: str, key: str, window_s: float) -> str:
+        if is_claimed:
+            await claim(store, principal, body_hash, key, window_s)
+        raise OutageError("PostgreSQL does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SignalStore, "claim_key", unheard)
+        async with gateway.client("trade") as client:
+            lost = await client.post("/orders", json=ORDER)
+    assert (lost.status_code, lost.json()["code"]) == (503, "UNAVAILABLE")
+    assert "nothing of this request was committed" in lost.json()["detail"]
+    assert "derived-" not in lost.text
+    assert "idempotency-key" not in lost.headers
+    assert await _count(seeded) == 0
+    async with gateway.client("trade") as client:
+        again, repeat = [await client.post("/orders", json=ORDER) for _ in range(2)]
+    assert again.json()["id"] == repeat.json()["id"]
+    assert await _count(seeded) == 1

@@ -501,31 +501,37 @@ def approval(ctx: click.Context, id: str, by: str) -> None:
 @click.option("--pyramiding", type=click.IntRange(1), help="Most entries that one position may have, from now on.")
 @click.pass_context
 def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None) -> None:
-    """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once."""
+    """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once.
+
+    New parameters are refused while an order that enters is open, or a signal to enter waits.
+    """
+    from fks.jobs.instances import change_params, held_instance, instance_of
     from fks.store.strategies import StrategyStore
-    from fks.strategies.check import ensure_checked, ensure_live
+    from fks.strategies.check import ensure_checked, ensure_one_symbol
 
     if not pairs and pyramiding is None:
         raise click.UsageError("give NAME=VALUE, or --pyramiding N")
     catalogue = catalogue_of(ctx)
 
-    async def update(db: Database) -> int | None:
+    async def update(db: Database) -> int:
+        before = await instance_of(db, id)
+        made = catalogue.make(before.strategy, {**before.params, **params_of(pairs)}) if pairs else None
+        if made is not None:
+            ensure_one_symbol(made)
+            ensure_checked(made)
         async with db.transaction() as tx:
-            row = await StrategyStore(tx).get(id)
-            if row is None:
-                return None
+            row = await held_instance(tx, id)
             if pyramiding is not None:
                 await StrategyStore(tx).set_pyramiding(id, pyramiding)
-            if not pairs:
+            if made is None:
                 return row.params_version
-            made = catalogue.make(row.strategy, {**row.params, **params_of(pairs)})
-            ensure_checked(made)
-            ensure_live(made)
-            return await StrategyStore(tx).set_params(id, made.model_dump(mode="json"), by="cli")
+            if row.params_version != before.params_version:
+                raise InputError(
+                    f"the parameters of instance {id} changed meanwhile", code="INSTANCE_CHANGED", remedy="try again"
+                )
+            return await change_params(tx, row, made.model_dump(mode="json"), by="cli")
 
     version = in_database(ctx, update)
-    if version is None:
-        raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     if pyramiding is not None:
         click.echo(f"{id}: a position may have {pyramiding} {'entry' if pyramiding == 1 else 'entries'}")
     if pairs:

@@ -1,9 +1,13 @@
-"""Instances that commands and jobs name."""
+"""Instances that commands and jobs name, and the change of their parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fks.model.errors import InputError
-from fks.store.db import Database
+from fks.store.challengers import ChallengerStore
+from fks.store.db import Database, Session
 from fks.store.strategies import Instance, StrategyStore
 
 
@@ -13,6 +17,49 @@ async def instance_of(db: Database, instance_id: str) -> Instance:
     if found is None:
         raise unknown_instance(instance_id)
     return found
+
+
+async def held_instance(tx: Session, instance_id: str) -> Instance:
+    """Return an instance and hold its row until the transaction ends: its worker commits no signal meanwhile. Errors:
+    InputError INSTANCE_UNKNOWN."""
+    found = await ChallengerStore(tx).lock_instance(instance_id)
+    if found is None:
+        raise unknown_instance(instance_id)
+    return found
+
+
+async def change_params(
+    tx: Session,
+    instance: Instance,
+    params: Mapping[str, Any],
+    *,
+    by: str,
+    provenance: Mapping[str, Any] | None = None,
+    code: str = "ENTRIES_OPEN",
+) -> int:
+    """Give an instance, which the transaction holds (`held_instance`), parameters as its next version; return that.
+
+    Errors: InputError `code` while an order that enters is open or a signal to enter waits: its prices are those of the
+    old parameters, and the new ones know nothing of it.
+    """
+    standing = await ChallengerStore(tx).standing(instance.id)
+    if standing.entries:
+        raise InputError(
+            f"{standing.entries} order(s) that enter for instance {instance.id} are open",
+            code=code,
+            status=409,
+            remedy="wait until they end, or cancel them: 'fks orders cancel ID'",
+        )
+    if standing.entering:
+        raise InputError(
+            f"{standing.entering} signal(s) to enter for instance {instance.id} are not ordered yet",
+            code=code,
+            status=409,
+            remedy="wait until they are decided, or reject them: 'fks signals reject ID'",
+        )
+    version = await StrategyStore(tx).set_params(instance.id, params, by=by, provenance=provenance)
+    assert version is not None, "the row is held"
+    return version
 
 
 def unknown_instance(instance_id: str) -> InputError:

@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any
 
 from fks.jobs.checking import CHECK_S, checked_in_thread
-from fks.jobs.instances import unknown_instance
+from fks.jobs.instances import change_params, held_instance, unknown_instance
 from fks.model.errors import InputError
-from fks.store.challengers import ChallengerStore
 from fks.store.db import Database, Session
 from fks.store.jobs import Job, JobStore
 from fks.store.strategies import Instance, ParameterVersion, StrategyStore
 from fks.strategies.check import ensure_checked, ensure_live
 from fks.strategies.registry import Catalogue
 
+_REFUSED = "PROMOTION_REFUSED"
 PAPER_S = 86_400.0  # parameters run on paper for so long before a live instance may have them
 
 
@@ -87,8 +87,8 @@ async def rollback(
 
 async def _held(tx: Session, instance_id: str) -> tuple[Instance, str]:
     """Return an instance, whose row is held until the transaction ends, and the mode of its account."""
-    row, mode = await ChallengerStore(tx).lock_instance(instance_id), await StrategyStore(tx).mode(instance_id)
-    if row is None or mode is None:
+    row, mode = await held_instance(tx, instance_id), await StrategyStore(tx).mode(instance_id)
+    if mode is None:
         raise unknown_instance(instance_id)
     return row, mode
 
@@ -121,15 +121,8 @@ async def _write(
     by: str,
     request: uuid.UUID | None,
 ) -> dict[str, Any]:
-    entries = (await ChallengerStore(tx).standing(row.id)).entries
-    if entries:  # it was placed at the old parameters' price, and the new ones know nothing of it
-        raise _refused(
-            f"{entries} order(s) that enter for instance {row.id} are open",
-            "wait until they end, or cancel them: 'fks orders cancel ID'",
-        )
     kept = dict(provenance) if request is None else {**provenance, "request": str(request)}
-    version = await StrategyStore(tx).set_params(row.id, params, by=by, provenance=kept)
-    assert version is not None
+    version = await change_params(tx, row, params, by=by, provenance=kept, code=_REFUSED)
     return _document(row.id, mode, ParameterVersion(version, params, by, 0, kept))
 
 
@@ -215,4 +208,4 @@ def _whole(provenance: Mapping[str, Any] | None, name: str) -> int:
 
 
 def _refused(message: str, remedy: str) -> InputError:
-    return InputError(message, code="PROMOTION_REFUSED", status=409, remedy=remedy)
+    return InputError(message, code=_REFUSED, status=409, remedy=remedy)

@@ -171,13 +171,14 @@ def _as_instance(row: Row) -> Instance:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What keeps an instance from being flat. `orders`: open ones, `entries` of them enter. `held`: its holdings of a
-    lot or more, in words; None: nothing."""
+    """What keeps an instance from being flat. `orders`: open ones, `entries` of them enter. `signals`: not ordered yet,
+    `entering` of them enter. `held`: its holdings of a lot or more, in words; None: nothing."""
 
     signals: int
     orders: int
     held: str | None
     entries: int = 0
+    entering: int = 0
 
     @property
     def reason(self) -> str | None:
@@ -389,7 +390,7 @@ class ChallengerStore:
         of orders that had ended which their venue has not reported at all yet."""
         row = await self._db.fetchrow("challengers.standing", instance_id)
         assert row is not None
-        return Standing(row["signals"], row["orders"], row["held"], row["entries"])
+        return Standing(row["signals"], row["orders"], row["held"], row["entries"], row["entering"])
 
     async def wait(self, challenger_id: str, *, by: str) -> bool:
         """Let a challenger wait until its instance is flat; False when it waits already, or has ended."""

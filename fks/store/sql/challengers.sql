@@ -130,8 +130,8 @@ SELECT id, instance_id FROM challengers WHERE stage = 'waiting' ORDER BY id;
 
 -- name: standing
 -- Give what stands between an instance and being flat: signals that are not ordered yet, orders that are open or whose
--- venue reported more than was booked (that fill still comes), open orders that enter, holdings of a
--- lot or more.
+-- venue reported more than was booked (that fill still comes), open orders that enter, signals to enter that are not
+-- ordered yet, holdings of a lot or more.
 SELECT (SELECT count(*) FROM signals s WHERE s.instance = $1 AND s.state IN ('ready', 'pending')) AS signals,
        (SELECT count(*) FROM orders o
          WHERE o.instance = $1
@@ -140,6 +140,8 @@ SELECT (SELECT count(*) FROM signals s WHERE s.instance = $1 AND s.state IN ('re
        (SELECT count(*) FROM orders o
          WHERE o.instance = $1 AND o.role = 'entry'
            AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')) AS entries,
+       (SELECT count(*) FROM signals s
+         WHERE s.instance = $1 AND s.kind = 'enter' AND s.state IN ('ready', 'pending')) AS entering,
        (SELECT string_agg(trim_scale(p.quantity) || ' ' || p.symbol, ', ' ORDER BY p.symbol) FROM positions p
           JOIN strategy_instances i ON i.id = p.instance
           LEFT JOIN instruments n ON n.exchange = i.exchange AND n.symbol = p.symbol

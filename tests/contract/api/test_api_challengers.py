@@ -47,7 +47,23 @@ async def test_parameters_are_not_changed_while_an_order_that_enters_is_open(
         await seeded.sql("UPDATE orders SET role = 'entry'")
         assert (await client.post(f"/strategies/{instance}/rollback")).status_code == 409
         await seeded.sql("UPDATE orders SET state = 'CANCELLED'")
+        await signal_waits(seeded, instance)
+        for state in ("pending", "ready"):
+            await seeded.sql("UPDATE signals SET state = $1", state)
+            late = await client.post(f"/strategies/{instance}/rollback")
+            assert late.status_code == 409, state
+            assert "1 signal(s) to enter for instance a are not ordered yet" in late.text
+        await seeded.sql("UPDATE signals SET kind = 'exit'")  # an exit closes what the old parameters opened
         assert (await client.post(f"/strategies/{instance}/rollback")).status_code == 200
+
+
+async def signal_waits(db: Database, instance: str) -> None:
+    """Insert a signal to enter that is not ordered yet."""
+    await db.sql(
+        "INSERT INTO signals (id, source, instance, account_id, venue, symbol, ts_event, kind, side)"
+        " VALUES (gen_random_uuid(), 'strategy:a', $1, 1, 'paper', 'BTCUSDT', now(), 'enter', 'buy')",
+        instance,
+    )
 
 
 async def test_promotion_and_rollback_with_a_key_are_done_once(

@@ -236,6 +236,13 @@ async def test_instances_are_added_changed_and_switched(
     assert (await _off_loop(fks, *add))[0] == USAGE  # the id is taken
     assert (await _off_loop(fks, *add[:2], "other", *add[3:-3], "nobody", *add[-2:]))[0] == USAGE
     assert (await _off_loop(fks, *add, "--set", "fast=500"))[0] == USAGE
+    await database.sql(
+        "INSERT INTO signals (id, source, instance, account_id, venue, symbol, ts_event, kind, side, state) VALUES"
+        " (gen_random_uuid(), 'strategy:mine', 'mine', 1, 'paper', 'BTCUSDT', now(), 'enter', 'buy', 'pending')"
+    )
+    code, _, err = await _off_loop(fks, "strategies", "set", "mine", "slow=30")
+    assert (code, "1 signal(s) to enter for instance mine are not ordered yet" in err) == (USAGE, True), err
+    await database.sql("DELETE FROM signals")
     assert (await _off_loop(fks, "strategies", "set", "mine", "slow=30"))[0] == OK
     assert (await _off_loop(fks, "strategies", "set", "mine", "--pyramiding", "3"))[:2] == (
         OK,

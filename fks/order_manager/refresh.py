@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
@@ -76,21 +76,24 @@ class Refresher:
             await self._read_fast()
 
     async def run(self) -> None:
-        """Read and act for ever; an outage skips a turn."""
+        """Read and act for ever. An outage of one read skips that alone: no cancel waits for what it does not need."""
         turn = 0
         while True:
             self._again.clear()
-            try:
-                if turn % _SLOW_EVERY == 0:
-                    await self._read_slow()
-                await self._read_fast()
-                await self._expire()
-                await self._cancel_wanted()
-            except OutageError as error:
-                self._log.debug("watch.skipped", error=str(error))
+            await self._unless_away(self._cancel_wanted)
+            if turn % _SLOW_EVERY == 0:
+                await self._unless_away(self._read_slow)
+            await self._unless_away(self._read_fast)
+            await self._unless_away(self._expire)
             self._gauge()
             turn += 1
             await wait_for_event(self._again, _PERIOD_S, self._clock)
+
+    async def _unless_away(self, act: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await act()
+        except OutageError as error:
+            self._log.debug("watch.skipped", error=str(error))
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
     async def _read_slow(self) -> None:

@@ -12,8 +12,10 @@ import pytest
 from fks.api.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.config.settings import Http
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
 from fks.model.order import State
+from fks.model.timeframe import NS, iso
+from fks.order_manager.correlations import Correlations
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -54,6 +56,24 @@ async def test_the_same_key_at_the_same_time_is_one_order(rig: Rig, entry: Order
     answers = await asyncio.gather(*(entry.submit(asked(), "ann", "k1") for _ in range(10)))
     assert len({answer.body["client_order_id"] for answer in answers}) == 1
     assert len(rig.venue.received) == 1
+
+
+async def test_orders_are_cancelled_while_what_entries_need_cannot_be_read(
+    rig: Rig, entry: OrderEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = [await entry.submit(asked(type="limit", price="99"), "ann", f"k{number}") for number in range(2)]
+    names = [answer.body["client_order_id"] for answer in placed]
+
+    async def away(*_: object) -> None:
+        raise OutageError("bars cannot be read")
+
+    monkeypatch.setattr(Correlations, "refresh", away)
+    await entry.cancel(names[0], "ann")
+    await rig.becomes(names[0], State.CANCELLED)
+    timed = await entry.submit(
+        asked(type="limit", price="99", valid_until=iso(RealClock().now_ns() + 2 * NS)), "ann", "k2"
+    )
+    await rig.becomes(timed.body["client_order_id"], State.CANCELLED, deadline_s=10)
 
 
 async def test_an_order_that_may_only_reduce_closes_and_never_opens(rig: Rig, entry: OrderEntry) -> None:

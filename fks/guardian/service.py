@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,21 @@ from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.ports import Venue
-from fks.model.timeframe import iso
+from fks.model.timeframe import iso, to_ns
 from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
 _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that the venue alone is asked about each id
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    scope: str
+    reason: str
+    by: str
+    flatten: bool
+    at_ns: int
 
 
 class Guardian:
@@ -72,6 +82,7 @@ class Guardian:
         self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
         self._resuming, self._resumed = 0, 0  # resumes under way, and ended
+        self._joined: _Asked | None = None  # the newest kill that joined the one that is engaged
         self._tables = KillTables(context, self._journal)
         self._taken: tuple[str, int] | None = (
             None  # (kill, lease epoch) for which a predecessor's orders are in the file
@@ -164,17 +175,11 @@ class Guardian:
             is_new = not self._is_engaged
             now = self._clock.now_ns()
             record = self._journal.record
+            asked = _Asked(scope, reason, by, flatten, now)
             if is_new:
-                record = self._journal.engage(
-                    kill_id=uuid.uuid4().hex, scope=scope, reason=reason, by=by, flatten=flatten, now_ns=now
-                )
-                self._taken = (
-                    record.kill_id,
-                    self._lease.epoch,
-                )  # no other guardian can have sent an order of a new kill
-                self._log.error("kill.engaged", kill_id=record.kill_id, reason=reason, by=by, flatten=flatten)
-                self._begin()
+                self._engage(asked)
             elif record is not None:
+                self._joined = asked
                 is_more = flatten and not record.flatten
                 if is_more:
                     self._journal.want_flatten(by=by, now_ns=now)
@@ -184,6 +189,19 @@ class Guardian:
         self._publish_soon()
         await self._wait_quiet()
         return self.report(already=not is_new)
+
+    def _engage(self, asked: _Asked) -> None:
+        record = self._journal.engage(
+            kill_id=uuid.uuid4().hex,
+            scope=asked.scope,
+            reason=asked.reason,
+            by=asked.by,
+            flatten=asked.flatten,
+            now_ns=asked.at_ns,
+        )
+        self._taken = record.kill_id, self._lease.epoch  # no other guardian can have sent an order of a new kill
+        self._log.error("kill.engaged", kill_id=record.kill_id, reason=asked.reason, by=asked.by, flatten=asked.flatten)
+        self._begin()
 
     async def resume(self, *, by: str, force: bool = False) -> dict[str, Any]:
         """Release the kill switch. Without `force` not while there is still something to cancel or close."""
@@ -207,6 +225,7 @@ class Guardian:
                     remedy="look at 'fks kill --json', or give it up with 'fks resume --force'",
                 )
             await self._end_work()
+            self._joined = None
             record = self._journal.release(by=by, now_ns=self._clock.now_ns())
             self._tables.is_merged = False
             self._log.warning("kill.released", kill_id=record.kill_id, by=by)
@@ -258,6 +277,13 @@ class Guardian:
             is_old = is_resuming or self._resuming > 0 or resumed != self._resumed
             if self._tables.take_release(found):
                 await self._end_work()
+                asked, released = self._joined, found.released
+                # the kill was asked for again after a release elsewhere that this guardian had not read then
+                if asked is not None and released is not None and to_ns(released["released_at"]) < asked.at_ns:
+                    self._engage(asked)
+                    self._tables.is_merged = False
+                    self._meter.gauge("fks_kill_engaged", 1.0)
+                self._joined = None
             elif not is_old and self._tables.adopt(found):
                 self._meter.gauge("fks_kill_engaged", 1.0)
                 if self._work is None:

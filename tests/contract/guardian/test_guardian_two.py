@@ -69,6 +69,28 @@ async def test_a_stop_through_the_database_acts_although_an_earlier_kill_was_nev
     assert [line["kill_id"] for line in records if line["act"] == "engaged"] == [earlier["kill_id"], done["kill_id"]]
 
 
+async def test_a_kill_that_is_asked_for_after_a_release_elsewhere_does_not_end_with_it(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
+) -> None:
+    """The release is read a second later: the guardian takes the request for one that joins the old kill."""
+    await seed_account(database)
+    guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
+    async with at_work(guardian):
+        earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
+        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        await database.sql(
+            "UPDATE kill_switch SET is_engaged = false, released_by = 'other', released_at = now() - interval '1 ms'"
+        )
+        await guardian.kill(reason="again", by="me", flatten=False)
+        await until(lambda: guardian.report().get("kill_id") != earlier["kill_id"], deadline_s=10)
+        assert (guardian.report()["engaged"], guardian.report()["reason"]) == (True, "again")
+
+        async def is_in_the_table() -> bool:
+            return [row["reason"] for row in await KillStore(database).engaged()] == ["again"]
+
+        await until(is_in_the_table, deadline_s=10)
+
+
 async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_way(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, tmp_path: Path, database: Database, database_url: str
 ) -> None:

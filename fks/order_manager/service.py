@@ -317,7 +317,7 @@ class OrderManager:
                 if act is Act.ASK or order.reported_cum_qty > order.filled:
                     self._requests.query_soon(name, is_forced=act is Act.ASK)
             elif act is Act.CANCEL_UNLESS_VALID:
-                self._cancel_unless_valid(order)
+                self._cancel_unless_valid(order, step.before)
             elif act is Act.HALT:
                 self._halt(order)
         if Act.PAGE in step.acts or Act.ALERT in step.acts:
@@ -335,10 +335,11 @@ class OrderManager:
     def _on_placed(self, order: Order) -> None:
         self._workers.order_changed(order)
 
-    def _cancel_unless_valid(self, order: Order) -> None:
+    def _cancel_unless_valid(self, order: Order, before: State | None) -> None:
         # a strategy that its order's end was reported to waits for it no longer, however long the order might rest
         rests = order.role is Role.ENTRY and order.type is not OrderType.MARKET
-        if rests or order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns():
+        is_over = order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns()
+        if rests or is_over or before is State.CANCELLED:  # what a person cancelled is not kept for its time
             self._tasks.spawn(
                 self._requests.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late"
             )

@@ -55,7 +55,7 @@ class Act(StrEnum):
     ASK = "ask the venue by client order id, on the ladder of C1"
     FETCH_FILLS = "fetch the missing executions"
     PROTECT = "fit SL and TP to the position"
-    CANCEL_UNLESS_VALID = "cancel it unless its signal is still valid"
+    CANCEL_UNLESS_VALID = "cancel it unless its signal is still valid and it was not cancelled"
     REEVALUATE = "send or abandon it"
     NOTIFY = "notify the strategy"
     ALERT = "raise an alert"

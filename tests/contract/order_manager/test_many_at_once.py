@@ -98,10 +98,15 @@ async def test_a_fill_after_the_end_is_booked_whatever_was_reported_before(rig: 
     assert await rig.held() == rig.venue.totals["BTC"]
 
 
-async def test_an_entry_that_lives_after_its_end_is_cancelled_though_it_might_rest(rig: Rig) -> None:
-    """The strategy was told of the end: nothing would end the order before its bars are over."""
-    rests_until_ns = rig.clock.now_ns() + 3_600 * NS
-    signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(99), rests_until_ns=rests_until_ns)
+@pytest.mark.parametrize("is_by_person", [False, True])
+async def test_an_order_that_lives_after_its_cancel_is_cancelled_again(rig: Rig, is_by_person: bool) -> None:
+    """However long it might rest: the strategy, or the person, was told of its end."""
+    until_ns, limit = rig.clock.now_ns() + 3_600 * NS, {"type": OrderType.LIMIT, "limit_price": D(99)}
+    person = {"source": "principal:me", "instance": "", "timeframe": None, "size": D(1), "valid_until_ns": until_ns}
+    if is_by_person:
+        signal = await rig.signal(Kind.ORDER, ts_event_ns=rig.clock.now_ns(), **person, **limit)
+    else:
+        signal = await rig.signal(rests_until_ns=until_ns, **limit)
     await rig.outcome(signal)
     await until(lambda: rig.venue.live())
     held = rig.venue.live()[0]

@@ -18,6 +18,7 @@ from typing import Any
 
 from fks.api.problems import Problem
 from fks.clock import Clock
+from fks.config.secrets import derived
 from fks.config.settings import Auth
 from fks.model.errors import InputError
 from fks.store.tokens import SCOPES, Principal
@@ -42,11 +43,6 @@ class Login:
     scope: str
     granted: str
     access: str = ""
-
-
-def derived(key: str, label: str) -> bytes:
-    """Return a 256-bit key for one purpose, so that no key serves two."""
-    return hmac.digest(key.encode(), f"fks:{label}".encode(), "sha256")
 
 
 def check_password(password: str, name: str) -> str:

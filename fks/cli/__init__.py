@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("fks.cli.status", "Show components, feeds, venues and the kill switch."),
     "tree": ("fks.cli.tree", "Draw the supervision tree and what happened last; live with --watch."),
     "events": ("fks.cli.events", "Show what happened to the parts: starts, ends, restarts, escalations."),
-    "alerts": ("fks.cli.alerts", "List what wants a person; settle what has been seen to."),
+    "alerts": ("fks.cli.alerts", "List what wants a person; rules, channels and silences of alerts."),
     "monitor": ("fks.cli.monitor", "Show services with uptime; run deep checks; register services."),
     "doctor": ("fks.cli.doctor", "Check this machine and the running system; name what to fix."),
     "logs": ("fks.cli.logs", "Show logs of all or one component."),

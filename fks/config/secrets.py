@@ -7,6 +7,7 @@ environment, which any user of the host may see.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
 import re
@@ -60,6 +61,11 @@ class Setup:
 
 
 NAMES: tuple[str, ...] = tuple(field.name for field in fields(Secrets))
+
+
+def derived(key: str, label: str) -> bytes:
+    """Return a 256-bit key for one purpose, so that no key serves two."""
+    return hmac.digest(key.encode(), f"fks:{label}".encode(), "sha256")
 
 
 def load_secrets(paths: Paths) -> Secrets:

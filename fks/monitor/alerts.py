@@ -158,7 +158,8 @@ async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]
 
     Errors: OutageError.
     """
-    alerts = [dict(row) for row in await db.fetch("monitor.alerts", 500)]
+    rows = [dict(row) for row in await db.fetch("monitor.alerts", 500)]
+    alerts = [row for row in rows if row["rule"] is None]  # what a rule raised, that rule settles
     if not alerts:
         return []
     facts = await _facts(db, alerts, now)

@@ -764,7 +764,103 @@ alerts = Table(
     _text("component", default=""),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _time("resolved_at", null=True),
+    _text("rule", null=True),  # the rule that raised it; None: the part that it comes from
+    _text("dedupe_key", null=True),  # of one that a rule raised: it is open once
+    _text("source_ref", null=True),  # of a notice: the occurrence that it is about, which is noticed once for ever
+    _text("acknowledged_by", null=True),
+    _time("acknowledged_at", null=True),
+    _time("routed_at", null=True),  # the deliveries of its beginning are rows; None: they are still to be made
+    _time("resolve_routed_at", null=True),  # those of its end
+    _time("escalated_at", null=True),
     Index(None, "time"),
+    Index("ix_alerts_unrouted", "id", postgresql_where=text("routed_at IS NULL")),
+    Index("ix_alerts_open", "id", postgresql_where=text("resolved_at IS NULL")),
+    Index(
+        "ix_alerts_resolve_unrouted",
+        "id",
+        postgresql_where=text("resolved_at IS NOT NULL AND resolve_routed_at IS NULL"),
+    ),
+    Index(
+        "uq_alerts_open_key",
+        "dedupe_key",
+        unique=True,
+        postgresql_where=text("dedupe_key IS NOT NULL AND resolved_at IS NULL"),
+    ),
+    Index("uq_alerts_source_ref", "source_ref", unique=True, postgresql_where=text("source_ref IS NOT NULL")),
+)
+
+alert_rules = Table(  # rules of persons; one with the name of a rule that comes with FKS takes its place
+    "alert_rules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("spec", JSONB, nullable=False),
+    _flag("is_removed"),
+    Column("revision", Integer, nullable=False, server_default="1"),
+    _text("changed_by", default=""),
+    _time("changed_at", now=True),
+)
+
+alert_silences = Table(  # what is not delivered before `until`
+    "alert_silences",
+    metadata,
+    Column("id", Integer, Identity(always=False), primary_key=True),
+    _text("event", default="*"),
+    _text("component", default="*"),
+    _time("until"),
+    _text("reason", default=""),
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+)
+
+alert_channels = Table(  # where alerts are sent to
+    "alert_channels",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("kind"),
+    _text("address"),  # encrypted with a key derived from the node's session key: it holds a token
+    _text("base", null=True),
+    _text("severity_min", default="warning"),
+    _flag("is_enabled", "true"),
+    _text("created_by", default=""),
+    _time("created_at", now=True),
+)
+
+alert_deliveries = Table(  # messages to channels: claimed by one process at a time, fenced by its epoch and the attempt
+    "alert_deliveries",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("channel"),
+    _text("about"),
+    _text("rule", default=""),
+    _text("state", default="queued"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("lost", Integer, nullable=False, server_default="0"),  # attempts whose process ended without an outcome
+    _flag("is_repeat"),  # an earlier attempt may have arrived: the text says so
+    Column("epoch", BigInteger, nullable=True),
+    _time("not_before", now=True),
+    _text("error", null=True),
+    _time("created_at", now=True),
+    _time("claimed_at", null=True),
+    _time("finished_at", null=True),
+    CheckConstraint("about IN ('raised','resolved','escalated','test')", name="about"),
+    CheckConstraint("state IN ('queued','sending','sent','failed','unknown')", name="state"),
+    Index(
+        "ix_alert_deliveries_open",
+        "channel",
+        "not_before",
+        postgresql_where=text("state IN ('queued','sending')"),
+    ),
+    Index(None, "created_at"),
+)
+
+alert_delivery_items = Table(  # the alerts of a message; the key makes each one delivered once to each channel
+    "alert_delivery_items",
+    metadata,
+    Column("alert_id", BigInteger, ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("about", Text, primary_key=True),
+    Column("delivery_id", BigInteger, ForeignKey("alert_deliveries.id", ondelete="CASCADE"), nullable=False),
+    Index(None, "delivery_id"),
 )
 
 api_tokens = Table(

@@ -2,6 +2,7 @@
 
 from fks.api.routes import (
     accounts,
+    alerting,
     assets,
     auth,
     backtests,
@@ -35,6 +36,7 @@ ROUTERS = (
     health.router,
     status.router,
     system.router,
+    alerting.router,
     operations.router,
     config.router,
     assets.router,

@@ -54,12 +54,12 @@ SELECT kill_id, scope, reason, engaged_by, engaged_at FROM kill_switch WHERE is_
 
 -- name: alerts
 -- The newest alerts that nothing has resolved.
-SELECT id, time, severity, event, message, component, payload
+SELECT id, time, severity, event, message, component, payload, rule, acknowledged_at, acknowledged_by
   FROM alerts WHERE resolved_at IS NULL ORDER BY time DESC, id DESC LIMIT $1;
 
 -- name: all_alerts
 -- The newest alerts, settled ones too, before an id.
-SELECT id, time, severity, event, message, component, payload, resolved_at
+SELECT id, time, severity, event, message, component, payload, rule, acknowledged_at, acknowledged_by, resolved_at
   FROM alerts WHERE $2::bigint IS NULL OR id < $2 ORDER BY id DESC LIMIT $1;
 
 -- name: alerts_after

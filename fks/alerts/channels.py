@@ -1,0 +1,234 @@
+"""Channels of alerts: Discord, e-mail, Telegram, Slack and webhooks, addressed and sent to through apprise.
+
+The address of a channel holds its token: it is sealed with a key derived from the node's session key, kept in no log,
+and shown nowhere. apprise reports an attempt only as done or not done, and describes the rest in its log; `outcome_of`
+reads from there whether it is worth another attempt, and whether the message may have arrived all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from fks.alerts.texts import Text
+from fks.config.secrets import derived
+from fks.model.errors import InputError
+
+#: Schemes of apprise that may be used, and what each is.
+SCHEMES = {
+    "discord": "discord",
+    "mailto": "email",
+    "mailtos": "email",
+    "tgram": "telegram",
+    "slack": "slack",
+    "json": "webhook",
+    "jsons": "webhook",
+}
+#: A service's own webhook address is taken as well.
+_HOSTS = {"discord.com": "discord", "discordapp.com": "discord", "hooks.slack.com": "slack"}
+CONNECT_S, READ_S = 5.0, 10.0
+RETRY_AFTER_MAX_S = 3600.0
+Result = Literal["sent", "refused", "later", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one attempt. sent: accepted; refused: another attempt would fail as well; later: it surely did not
+    arrive, and may at another attempt; unclear: it may have arrived. `retry_after_s` is what the service asked for."""
+
+    result: Result
+    error: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel. `address` is a secret. `base` replaces the public address of the service's API (a proxy, a Bot API
+    server of one's own)."""
+
+    name: str
+    address: SecretStr
+    severity_min: str = "warning"
+    is_enabled: bool = True
+    base: str | None = None
+    created_at: datetime | None = None
+    is_from_settings: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Return discord, email, telegram, slack or webhook."""
+        return kind_of(self.address.get_secret_value())
+
+
+class Sealer:
+    """Encrypts addresses with a key of their own, derived from the node's session key."""
+
+    def __init__(self, session_key: SecretStr) -> None:
+        self._key = urlsafe_b64encode(derived(session_key.get_secret_value(), "alert-channels"))
+
+    def seal(self, address: str) -> str:
+        """Return the address, encrypted."""
+        from cryptography.fernet import Fernet
+
+        return Fernet(self._key).encrypt(address.encode()).decode()
+
+    def open(self, sealed: str) -> SecretStr | None:
+        """Return the address; None when it was sealed with another session key."""
+        from cryptography.fernet import Fernet, InvalidToken
+
+        try:
+            return SecretStr(Fernet(self._key).decrypt(sealed.encode()).decode())
+        except InvalidToken:
+            return None
+
+
+def kind_of(address: str) -> str:
+    """Return what an address leads to, or "" when it is none that may be used."""
+    parts = urlsplit(address.strip())
+    if parts.scheme in ("http", "https"):
+        return _HOSTS.get((parts.hostname or "").lower(), "")
+    return SCHEMES.get(parts.scheme.lower(), "")
+
+
+def checked(address: str, base: str | None = None) -> str:
+    """Return a channel's address. The address itself is in no error. Errors: InputError CHANNEL_WRONG."""
+    if not kind_of(address):
+        raise _wrong("the address is none of discord, mailto, mailtos, tgram, slack, json and jsons")
+    if base is not None and urlsplit(base).scheme not in ("http", "https"):
+        raise _wrong("base is no http or https address")
+    with _Captured():
+        found = _plugin(address, base)
+    if found is None:
+        raise _wrong("apprise cannot read the address")
+    return address.strip()
+
+
+def _wrong(message: str) -> InputError:
+    return InputError(
+        message,
+        code="ALERT_CHANNEL_WRONG",
+        status=422,
+        remedy="see docs/alerts.md for the form of each, for example discord://WEBHOOK_ID/WEBHOOK_TOKEN",
+    )
+
+
+def send(channel: Channel, text: Text, key: str) -> Outcome:
+    """Send a text; blocks for up to READ_S and more. `key` goes with it where the receiver can tell repeats by it (a
+    webhook: header Idempotency-Key and field `delivery`). Never raises."""
+    try:
+        with _Captured() as lines:
+            plugin = _plugin(channel.address.get_secret_value(), channel.base, {"delivery": key})
+            if plugin is None:
+                return Outcome("refused", "apprise cannot read the address of the channel")
+            is_sent = bool(plugin.notify(body=text.body, title=text.title))
+        return outcome_of(is_sent, lines.text)
+    except Exception as error:  # a fault of a plugin must not end the process that delivers for all channels
+        return Outcome("unclear", type(error).__name__)
+
+
+def _plugin(address: str, base: str | None, extras: Mapping[str, str] | None = None) -> Any:
+    from apprise import Apprise
+
+    plugin: Any = Apprise.instantiate(address.strip(), suppress_exceptions=True)
+    if plugin is None:
+        return None
+    plugin.socket_connect_timeout, plugin.socket_read_timeout = CONNECT_S, READ_S
+    kind = kind_of(address)
+    if kind == "webhook" and extras:
+        plugin.headers = {**plugin.headers, "Idempotency-Key": extras["delivery"]}
+        plugin.payload_extras = {**plugin.payload_extras, **extras}
+    if base is not None:
+        for name, path in _BASES.get(kind, {}).items():
+            setattr(plugin, name, base.rstrip("/") + path)
+    return plugin
+
+
+#: By kind: the attributes of apprise's plugin with the service's address, and the path of each.
+_BASES: dict[str, dict[str, str]] = {
+    "discord": {"notify_url": "/api/webhooks"},
+    "telegram": {"notify_url": "/bot"},
+    "slack": {"webhook_url": "/services", "api_url": "/api/{}"},
+}
+
+_STATUS = re.compile(r"error=(\d{3})\b")
+_RETRY_AFTER = re.compile(r"retry[_-]after\\?[\"']?\s*:\s*([0-9]+(?:\.[0-9]+)?)", re.I)
+_NOT_SENT = (
+    "NewConnectionError",
+    "ConnectTimeout",
+    "NameResolution",
+    "Connection refused",
+    "Name or service not known",
+)
+_UNCLEAR = ("timed out", "Connection aborted", "RemoteDisconnected", "Connection reset", "unexpectedly closed")
+_SMTP = re.compile(r"\(?\b([45]\d{2})\b,? b?['\"]")
+
+
+def outcome_of(is_sent: bool, log: str) -> Outcome:
+    """Return the outcome of an attempt from apprise's answer and from what it logged meanwhile.
+
+    Statuses: 408, 425, 429 and 5xx pass; any other is final. A 5xx is no answer of the service itself but, as with a
+    lost answer, of what stands before it: the message may have arrived only when the answer is missing altogether.
+    """
+    if is_sent:
+        return Outcome("sent")
+    statuses = _STATUS.findall(log)
+    if statuses:
+        status = int(statuses[-1])
+        if status >= 500 or status in (408, 425, 429):
+            wait = _RETRY_AFTER.search(log)
+            wait_s = min(float(wait.group(1)), RETRY_AFTER_MAX_S) if wait is not None else None
+            return Outcome("later", f"status {status}", wait_s)
+        return Outcome("refused", f"status {status}")
+    if any(word in log for word in _NOT_SENT):
+        return Outcome("later", "no connection")
+    if any(word in log for word in _UNCLEAR):
+        return Outcome("unclear", "no answer")
+    reply = _SMTP.search(log)
+    if reply is not None:
+        return Outcome("later" if reply.group(1)[0] == "4" else "refused", f"SMTP {reply.group(1)}")
+    return Outcome("later", "not accepted")
+
+
+class _Captured:
+    """Collects what apprise logs in this thread, at every level, and keeps it from all other logs: it has tokens."""
+
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._handler = _Lines(threading.get_ident())
+
+    def __enter__(self) -> _Lines:
+        logger = logging.getLogger("apprise")
+        with _Captured._lock:
+            logger.propagate = False
+            logger.setLevel(logging.DEBUG)
+            logger.addHandler(self._handler)
+        return self._handler
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("apprise").removeHandler(self._handler)
+
+
+class _Lines(logging.Handler):
+    def __init__(self, thread: int) -> None:
+        super().__init__(logging.DEBUG)
+        self._thread = thread
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record of our thread."""
+        if record.thread == self._thread and len(self._lines) < 200:
+            self._lines.append(record.getMessage()[:4000])
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self._lines)

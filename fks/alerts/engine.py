@@ -1,0 +1,224 @@
+"""Evaluation of alert rules: observations and a time in, alerts to raise and to settle out. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fks.alerts.rules import WINDOW_MAX_S, Kind, Rule
+
+#: Keys of one rule that are followed at once. A rule whose labels never repeat must not fill the memory.
+KEYS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A value now. A measure that is not observed any more is over."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """Something that happened once. `ref` names it for ever; `at_s` is when, in seconds."""
+
+    name: str
+    ref: str
+    at_s: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that was read together. Occurrences may come again, in any order; `ref` tells them apart."""
+
+    now_s: float
+    measures: Sequence[Measure] = ()
+    occurrences: Sequence[Occurrence] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """An alert to be raised. `key`: while one with it is open, no other is raised. `ref`: of a notice, which is raised
+    once for ever and has no end."""
+
+    rule: str
+    severity: str
+    event: str
+    key: str
+    message: str
+    labels: Mapping[str, str]
+    at_s: float
+    ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """An alert whose cause is over."""
+
+    rule: str
+    key: str
+    message: str
+
+
+class Engine:
+    """Evaluates rules. Soft state: since when a condition holds, and the occurrences within each window.
+
+    What is open is not part of it: the caller passes the keys of open alerts, so that a restart raises nothing twice.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}  # a level's key -> since when it is beyond its limit
+        self._seen: dict[str, float] = {}  # an absence's key -> when it was seen last
+        self._times: dict[str, deque[tuple[float, str]]] = {}  # a rate's key -> its occurrences
+        self._refs: dict[tuple[str, str], float] = {}  # (rule, ref) -> its time: counted already
+
+    def step(self, rules: Iterable[Rule], observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
+        """Return what follows from the observations. `open_keys`: those of alerts that rules raised and are open."""
+        found: list[Raise | Settle] = []
+        known = {rule.name: rule for rule in rules if rule.is_enabled}
+        for rule in known.values():
+            mine = {key for key in open_keys if key.partition("|")[0] == rule.name}
+            if rule.kind is Kind.ROUTE:
+                continue
+            if rule.kind is Kind.RATE:
+                found += self._rate(rule, observed, mine)
+            elif rule.kind is Kind.ABSENCE:
+                found += self._absence(rule, observed, mine)
+            else:
+                found += self._level(rule, observed, mine)
+        for key in sorted(open_keys):  # of a rule that was switched off or removed
+            if key.partition("|")[0] not in known:
+                found.append(Settle(key.partition("|")[0], key, "the rule is not in use any more"))
+        self._forget(observed.now_s, known)
+        return found
+
+    def _level(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
+        beyond: dict[str, Measure] = {}
+        labels: dict[str, Measure] = {}
+        for measure in observed.measures:
+            if rule.matches(measure.name):
+                key = key_of(rule, measure.name, measure.labels)
+                labels[key] = measure
+                if rule.is_beyond(measure.value):
+                    beyond.setdefault(key, measure)
+        prefix = f"{rule.name}|"
+        for key in [key for key in self._since if key.startswith(prefix) and key not in beyond]:
+            del self._since[key]
+        found: list[Raise | Settle] = []
+        for key, measure in beyond.items():
+            since_s = self._since.setdefault(key, observed.now_s)
+            if key not in open_keys and observed.now_s - since_s >= rule.for_s:
+                found.append(_raised(rule, key, measure.name, measure.labels, measure.message, since_s, measure.value))
+        for key in sorted(set(open_keys) - set(beyond)):
+            last = labels.get(key)
+            text = filled(rule.resolve_message, last.labels, last.value) if last is not None else ""
+            found.append(Settle(rule.name, key, text))
+        return found
+
+    def _absence(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
+        seen: dict[str, float] = {}
+        for measure in observed.measures:
+            if rule.matches(measure.name):
+                seen[key_of(rule, measure.name, measure.labels)] = observed.now_s
+        for item in observed.occurrences:
+            if rule.matches(item.name):
+                key = key_of(rule, item.name, item.labels)
+                seen[key] = max(seen.get(key, item.at_s), item.at_s)
+        prefix = f"{rule.name}|"
+        if not seen and not any(key.startswith(prefix) for key in self._seen) and not open_keys:
+            self._seen[prefix] = observed.now_s  # nothing was ever seen: it counts from the first look
+        for key, at_s in seen.items():
+            self._seen[key] = max(self._seen.get(key, at_s), at_s)
+        if seen:
+            self._seen.pop(prefix, None) if prefix not in seen else None
+        found: list[Raise | Settle] = []
+        for key, at_s in [item for item in self._seen.items() if item[0].startswith(prefix)]:
+            is_absent = observed.now_s - at_s >= rule.for_s
+            if is_absent and key not in open_keys:
+                found.append(_raised(rule, key, rule.on, {}, f"no {rule.on} {key[len(prefix) :]}".strip(), at_s))
+            elif not is_absent and key in open_keys:
+                found.append(Settle(rule.name, key, filled(rule.resolve_message, {}, None)))
+        if seen and prefix in open_keys and prefix not in self._seen:
+            found.append(Settle(rule.name, prefix, filled(rule.resolve_message, {}, None)))
+        return found
+
+    def _rate(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
+        found: list[Raise | Settle] = []
+        newest: dict[str, Occurrence] = {}
+        for item in sorted(observed.occurrences, key=lambda item: (item.at_s, item.ref)):
+            if not rule.matches(item.name) or (rule.name, item.ref) in self._refs:
+                continue
+            self._refs[rule.name, item.ref] = item.at_s
+            if rule.is_notice:
+                key = f"{rule.name}|{item.ref}"
+                found.append(_raised(rule, key, item.name, item.labels, item.message, item.at_s, ref=item.ref))
+                continue
+            key = key_of(rule, item.name, item.labels)
+            if key in self._times or len(self._times) < KEYS_MAX:
+                self._times.setdefault(key, deque(maxlen=rule.count)).append((item.at_s, item.ref))
+                newest[key] = item
+        if rule.is_notice:
+            return found
+        prefix, oldest_s = f"{rule.name}|", observed.now_s - rule.window_s
+        for key in [key for key in self._times if key.startswith(prefix)]:
+            times = self._times[key]
+            while times and times[0][0] <= oldest_s:
+                times.popleft()
+            if not times:
+                del self._times[key]
+            if len(times) >= rule.count and key not in open_keys and key in newest:
+                item = newest[key]
+                found.append(_raised(rule, key, item.name, item.labels, item.message, item.at_s, float(len(times))))
+        for key in sorted(open_keys):
+            if len(self._times.get(key, ())) < rule.count:
+                found.append(Settle(rule.name, key, filled(rule.resolve_message, {}, None)))
+        return found
+
+    def _forget(self, now_s: float, known: Collection[str]) -> None:
+        """Forget occurrences that cannot come again, and the state of rules that are gone."""
+        old_s = now_s - 2 * WINDOW_MAX_S
+        self._refs = {item: at_s for item, at_s in self._refs.items() if at_s > old_s and item[0] in known}
+        for state in (self._since, self._seen, self._times):
+            for key in [key for key in state if key.partition("|")[0] not in known]:
+                del state[key]
+
+
+def key_of(rule: Rule, name: str, labels: Mapping[str, str]) -> str:
+    """Return the dedupe key of an observation under a rule."""
+    names = rule.by or tuple(sorted(labels))
+    exact = [name] if "*" in rule.on else []
+    return f"{rule.name}|" + ",".join([*exact, *(f"{label}={labels.get(label, '')}" for label in names)])
+
+
+def filled(text: str, labels: Mapping[str, str], value: float | None) -> str:
+    """Return a message with its {labels} and {value} replaced; what is not known stays as it is."""
+    if value is not None:
+        text = text.replace("{value}", f"{value:.6g}")
+    for label, shown in labels.items():
+        text = text.replace("{" + label + "}", shown)
+    return text
+
+
+def _raised(
+    rule: Rule,
+    key: str,
+    event: str,
+    labels: Mapping[str, str],
+    message: str,
+    at_s: float,
+    value: float | None = None,
+    *,
+    ref: str | None = None,
+) -> Raise:
+    text = filled(rule.message, labels, value) if rule.message else message or f"{event} {_shown(labels)}".strip()
+    return Raise(rule.name, rule.severity, event, key, text, labels, at_s, ref)
+
+
+def _shown(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in labels.items() if value)

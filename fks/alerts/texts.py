@@ -1,0 +1,94 @@
+"""Texts of notifications. A service that is down is told in the owner's words (docs/deviations.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from fks.alerts.routing import About, Alert
+
+_MARKS = {"info": "\N{INFORMATION SOURCE}\ufe0f", "warning": "⚠️", "error": "❌", "page": "🚨"}
+_LISTED_MAX = 15
+_LINE_MAX = 400
+REPEATED = "(repeated)"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A notification. `title` is "" where the body holds it, too."""
+
+    title: str
+    body: str
+
+
+def compose(alerts: Sequence[Alert], about: About, now: datetime, *, is_repeat: bool = False) -> Text:
+    """Return the text about alerts of one rule: the whole of one, or a list. `is_repeat`: an earlier attempt to send it
+    may have succeeded."""
+    text = _of_one(alerts[0], about, now) if len(alerts) == 1 else _of_many(alerts, about)
+    return Text(text.title, f"{text.body}\n{REPEATED}") if is_repeat else text
+
+
+def ago(seconds: float) -> str:
+    """Return a duration in the largest unit that fits: 2 minutes."""
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {unit}{'' if number == 1 else 's'}"
+    number = max(int(seconds), 0)
+    return f"{number} second{'' if number == 1 else 's'}"
+
+
+def _of_one(alert: Alert, about: About, now: datetime) -> Text:
+    if alert.event == "service.down" and about != "escalated":
+        return _service(alert, about, now)
+    word = {"raised": alert.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
+    mark = "✅" if about == "resolved" else _MARKS.get(alert.severity, "🚨")
+    message = alert.message
+    if about == "resolved":
+        message = str(alert.payload.get("resolve_message") or alert.message)
+    lines = [message[:_LINE_MAX], f"from {alert.component or 'rule ' + str(alert.rule)} at {_at(alert.time)}"]
+    if about == "resolved" and alert.resolved_at is not None:
+        lines.append(f"it lasted {ago((alert.resolved_at - alert.time).total_seconds())}")
+    if about == "escalated":
+        lines.append(f"nobody has acknowledged it for {ago((now - alert.time).total_seconds())}")
+    if about != "resolved" and alert.resolved_at is None:
+        lines.append(f"acknowledge: fks alerts ack {alert.id}")
+    lines.append(f"alert {alert.id}")
+    return Text(f"{mark} {word}: {alert.event}", "\n".join(lines))
+
+
+def _of_many(alerts: Sequence[Alert], about: About) -> Text:
+    first = alerts[0]
+    mark = "✅" if about == "resolved" else _MARKS.get(first.severity, "🚨")
+    word = {"raised": first.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
+    lines = [f"- {alert.event}: {alert.message[:200]} (alert {alert.id})" for alert in alerts[:_LISTED_MAX]]
+    if len(alerts) > _LISTED_MAX:
+        lines.append(f"and {len(alerts) - _LISTED_MAX} more: fks alerts --all")
+    return Text(f"{mark} {word}: {len(alerts)} alerts", "\n".join(lines))
+
+
+def _service(alert: Alert, about: About, now: datetime) -> Text:
+    service = str(alert.payload.get("service") or alert.component)
+    if about == "resolved":
+        end = alert.resolved_at or now
+        lines = [
+            "✅ **Service Recovered**",
+            f"Service: {service}",
+            "Status: Up",
+            f"Down For: {ago((end - alert.time).total_seconds())}",
+        ]
+    else:
+        seen_s = float(alert.payload.get("last_seen_s") or 0.0)
+        lines = [
+            "❌ **Service Down Alert**",
+            f"Service: {service}",
+            "Status: Down",
+            f"Error: {alert.message[:_LINE_MAX]}",
+            f"Last Seen: {ago(seen_s)} ago",
+        ]
+    return Text("", "\n".join(lines))
+
+
+def _at(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,214 @@
+"""Rules, silences, channels and deliveries of alerts in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fks.model.errors import InputError
+from fks.model.ports import Lease
+from fks.store.db import Database, Row
+from fks.store.leases import fence_of
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that was claimed. `attempt` fences its outcome; `at` is the database's time."""
+
+    id: int
+    channel: str
+    about: str
+    rule: str
+    attempt: int
+    is_repeat: bool
+    created_at: datetime
+    at: datetime
+
+
+class AlertingStore:
+    """Reads and writes. With a lease, only its holder routes and claims. Errors: OutageError."""
+
+    def __init__(self, db: Database, lease: Lease | None = None) -> None:
+        self._db = db
+        self._lease = lease
+
+    # ── rules ────────────────────────────────────────────────────────────────────────────────────
+    async def rules(self) -> list[dict[str, Any]]:
+        """Return the rules of persons: name, spec, is_removed, revision, changed_by, changed_at."""
+        return [dict(row) for row in await self._db.fetch("alerting.rules")]
+
+    async def save_rule(
+        self, name: str, spec: Mapping[str, Any], *, by: str, is_removed: bool = False, revision: int | None = None
+    ) -> int:
+        """Make or replace a rule; return its revision. Errors: InputError 409 when another revision is stored."""
+        row = await self._db.fetchrow("alerting.save_rule", name, dict(spec), revision, is_removed, by)
+        if row is None:
+            raise InputError(
+                f"rule {name} was changed meanwhile",
+                code="ALERT_RULE_CHANGED",
+                status=409,
+                remedy="look at it again: fks alerts rules",
+            )
+        return int(row["revision"])
+
+    # ── silences ─────────────────────────────────────────────────────────────────────────────────
+    async def silences(self, *, is_all: bool = False) -> list[dict[str, Any]]:
+        """Return the silences that hold; with `is_all` those of the last 30 days, too."""
+        return [dict(row) for row in await self._db.fetch("alerting.silences", is_all)]
+
+    async def add_silence(self, *, event: str, component: str, lasts_s: float, reason: str, by: str) -> dict[str, Any]:
+        """Make a silence and return it."""
+        row = await self._db.fetchrow("alerting.add_silence", event, component, lasts_s, reason, by, retry=False)
+        assert row is not None
+        return dict(row)
+
+    async def end_silence(self, id: int) -> bool:
+        """End a silence; return False when it does not hold."""
+        return await self._db.fetchrow("alerting.end_silence", id) is not None
+
+    # ── channels ─────────────────────────────────────────────────────────────────────────────────
+    async def channels(self) -> list[dict[str, Any]]:
+        """Return the channels; `address` is sealed."""
+        return [dict(row) for row in await self._db.fetch("alerting.channels")]
+
+    async def save_channel(
+        self, name: str, *, kind: str, address: str, base: str | None, severity_min: str, is_enabled: bool, by: str
+    ) -> None:
+        """Make a channel or replace it. `address` is sealed."""
+        await self._db.fetchrow("alerting.save_channel", name, kind, address, base, severity_min, is_enabled, by)
+
+    async def change_channel(self, name: str, *, severity_min: str | None, is_enabled: bool | None) -> bool:
+        """Change what is given; return False when there is no such channel."""
+        return await self._db.fetchrow("alerting.change_channel", name, severity_min, is_enabled) is not None
+
+    async def remove_channel(self, name: str) -> bool:
+        """Remove a channel and give up what waits for it; return False when there is none."""
+        return await self._db.fetchrow("alerting.remove_channel", name) is not None
+
+    async def channel_states(self) -> dict[str, dict[str, Any]]:
+        """Return by channel how the deliveries of the last 7 days went."""
+        return {row["channel"]: dict(row) for row in await self._db.fetch("alerting.channel_states")}
+
+    # ── alerts ───────────────────────────────────────────────────────────────────────────────────
+    async def raise_alert(
+        self,
+        *,
+        at: datetime,
+        severity: str,
+        event: str,
+        message: str,
+        component: str,
+        payload: Mapping[str, Any],
+        rule: str,
+        key: str,
+        ref: str | None,
+    ) -> bool:
+        """Keep an alert of a rule; return False when it is kept already."""
+        row = await self._db.fetchrow(
+            "alerting.raise", at, severity, event, message, component, dict(payload), rule,
+            None if ref is not None else key, None if ref is None else f"{rule}|{ref}",
+        )  # fmt: skip
+        return row is not None
+
+    async def settle(self, key: str, message: str) -> Row | None:
+        """Settle the open alert of a key; return it, or None."""
+        return await self._db.fetchrow("alerting.settle", key, message)
+
+    async def open_keys(self) -> frozenset[str]:
+        """Return the keys of the open alerts that rules raised."""
+        return frozenset(row["dedupe_key"] for row in await self._db.fetch("alerting.open_keys"))
+
+    async def unrouted(self) -> list[dict[str, Any]]:
+        """Return the alerts that routing has to look at, oldest first."""
+        return [dict(row) for row in reversed(await self._db.fetch("alerting.unrouted"))]
+
+    async def acknowledge(self, id: int, by: str) -> dict[str, Any] | None:
+        """Record that a person has seen an alert; return who did first and when, or None when there is none."""
+        row = await self._db.fetchrow("alerting.acknowledge", id, by)
+        return None if row is None else dict(row)
+
+    # ── deliveries ───────────────────────────────────────────────────────────────────────────────
+    async def route(
+        self,
+        wanted: Sequence[tuple[int, str, str, str, float]],
+        *,
+        routed: Sequence[int],
+        resolve_routed: Sequence[int],
+        escalated: Sequence[int],
+    ) -> int:
+        """Write the deliveries of alerts and that they were routed, all of it or nothing; return how many.
+
+        `wanted`: alert, channel, about, rule, group_s. Of an alert that was routed meanwhile nothing is written.
+        """
+        names = ("alert_id", "channel", "about", "rule", "group_s")
+        items = [dict(zip(names, item, strict=True)) for item in wanted]
+        rows = await self._db.fetch(
+            "alerting.route", list(routed), list(resolve_routed), list(escalated), *fence_of(self._lease), items,
+            retry=False,
+        )  # fmt: skip
+        return len(rows)
+
+    async def enqueue_test(self, channel: str) -> int:
+        """Make a message that is about no alert; return its id."""
+        return int(await self._db.fetchval("alerting.enqueue_test", channel, retry=False))
+
+    async def claim(self, channel: str) -> Delivery | None:
+        """Take the oldest message of a channel that is due, or None."""
+        row = await self._db.fetchrow("alerting.claim", channel, *fence_of(self._lease), retry=False)
+        if row is None:
+            return None
+        return Delivery(
+            row["id"], row["channel"], row["about"], row["rule"], row["attempts"], row["is_repeat"], row["created_at"],
+            row["at"],
+        )  # fmt: skip
+
+    async def alerts_of(self, delivery: int) -> list[dict[str, Any]]:
+        """Return the alerts of a message."""
+        return [dict(row) for row in await self._db.fetch("alerting.alerts_of", delivery)]
+
+    async def finish(
+        self, delivery: Delivery, state: str, *, wait_s: float = 0.0, error: str | None = None, is_unclear: bool = False
+    ) -> bool:
+        """Write the outcome of an attempt; return False when it is not the attempt under way any more."""
+        row = await self._db.fetchrow(
+            "alerting.finish", delivery.id, delivery.attempt, state, wait_s, error, is_unclear
+        )
+        return row is not None
+
+    async def recover(self, *, epoch: int, after_s: float) -> list[dict[str, Any]]:
+        """Take back attempts of earlier epochs, and those older than `after_s`; return them."""
+        return [dict(row) for row in await self._db.fetch("alerting.recover", epoch, after_s)]
+
+    async def delivery(self, id: int) -> dict[str, Any] | None:
+        """Return one message, or None."""
+        row = await self._db.fetchrow("alerting.delivery", id)
+        return None if row is None else dict(row)
+
+    async def deliveries(
+        self, *, channel: str | None = None, state: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Return messages, newest first."""
+        return [dict(row) for row in await self._db.fetch("alerting.deliveries", channel, state, before, limit)]
+
+    async def prune(self) -> None:
+        """Drop messages of more than 30 days ago."""
+        await self._db.execute("alerting.prune", retry=True)
+
+    # ── what rules look at ───────────────────────────────────────────────────────────────────────
+    async def new_fills(self, back_s: float) -> list[dict[str, Any]]:
+        """Return the executions booked in the last `back_s` seconds, at most 500."""
+        return [dict(row) for row in await self._db.fetch("alerting.new_fills", back_s)]
+
+    async def new_denials(self, back_s: float) -> list[dict[str, Any]]:
+        """Return the signals denied in the last `back_s` seconds, at most 500."""
+        return [dict(row) for row in await self._db.fetch("alerting.new_denials", back_s)]
+
+    async def pending(self) -> list[dict[str, Any]]:
+        """Return the signals that wait for a person, at most 500."""
+        return [dict(row) for row in await self._db.fetch("alerting.pending")]
+
+    async def drawdowns(self) -> list[dict[str, Any]]:
+        """Return by account how far its equity is below the highest of 30 days, percent."""
+        return [dict(row) for row in await self._db.fetch("alerting.drawdowns")]

@@ -1,0 +1,361 @@
+"""Alerts are delivered once and their end once, over real sockets, while receivers and our own process fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from fks.alerts import channels, service
+from fks.alerts.channels import Channel, Outcome, Sealer
+from fks.alerts.service import AlertService
+from fks.alerts.texts import Text
+from fks.clock import RealClock
+from fks.config.settings import Alerts, Settings
+from fks.store.alerting import AlertingStore
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.leases import HeldLease, raise_epoch
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.receivers import HttpReceiver, http_receiver, smtp_receiver
+from tests.support.waiting import until
+
+SEALER = Sealer(SecretStr("s" * 43))
+DISCORD = "discord://1234567890/abcdefghijklmnopqrstuvwxyz"
+TELEGRAM = "tgram://123456789:abcdefghijklmnopqrstuvwxyzABCDEFGHI/12345?format=text"
+SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#ops"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of a test, instead of those of production."""
+    monkeypatch.setattr(service, "RETRY", service.Backoff(0.05, 0.1))
+    monkeypatch.setattr(service, "RETRY_UNCLEAR", service.Backoff(0.05, 0.1))
+
+
+class _Rig:
+    """The alerting of one process after the other, on one database."""
+
+    def __init__(self, db: Database, bus: Bus, log: CollectingLog) -> None:
+        self.db, self.bus, self.log = db, bus, log
+        self.store = AlertingStore(db)
+        self.epoch = 0
+
+    async def add(self, name: str, address: str, base: str | None = None, severity_min: str = "info") -> None:
+        await self.store.save_channel(
+            name, kind=channels.kind_of(address), address=SEALER.seal(address), base=base, severity_min=severity_min,
+            is_enabled=True, by="test",
+        )  # fmt: skip
+
+    async def begin(self, settings: Settings | None = None, sender: Any = channels.send) -> AlertService:
+        """Return the service of a new process: its epoch is above that of the one before."""
+        self.epoch = await raise_epoch(self.db, "monitor", "test")
+        lease = HeldLease(
+            self.db, RealClock(), name="monitor", epoch=self.epoch, holder="test", ttl_s=2, renew_s=0.5
+        )  # fmt: skip
+        return AlertService(
+            self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or Settings(), SEALER, lease=lease,
+            sender=sender,
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def running(self, **kwargs: Any) -> AsyncIterator[AlertService]:
+        """Tick ten times a second."""
+        made = await self.begin(**kwargs)
+
+        async def tick() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await made.tick(tasks)
+                    await asyncio.sleep(0.1)
+
+        task = asyncio.create_task(tick())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def page(self, event: str = "child.escalated", message: str = "it died", severity: str = "page") -> int:
+        return await Facts(self.db).note_alert(severity, event, message, "orders", {})
+
+    async def states(self) -> list[tuple[str, str]]:
+        return [(row["about"], row["state"]) for row in reversed(await self.store.deliveries())]
+
+
+@pytest.fixture
+def rig(database: Database, bus: Bus, log: CollectingLog) -> _Rig:
+    return _Rig(database, bus, log)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[HttpReceiver]:
+    async with http_receiver() as found:
+        yield found
+
+
+async def _ended(rig: _Rig, count: int) -> bool:
+    states = await rig.states()
+    return len(states) == count and all(state not in ("queued", "sending") for _, state in states)
+
+
+async def test_alert_and_its_end_reach_every_kind_of_channel_once(rig: _Rig, receiver: HttpReceiver) -> None:
+    async with smtp_receiver() as mail:
+        await rig.add("d", DISCORD, receiver.url)
+        await rig.add("t", TELEGRAM, receiver.url)
+        await rig.add("s", SLACK, receiver.url)
+        await rig.add("w", f"json://{receiver.host}/hook")
+        await rig.add("m", f"mailto://127.0.0.1:{mail.port}?from=fks@example.org&to=me@example.org&mode=insecure")
+        async with rig.running():
+            id = await rig.page()
+            await until(lambda: _ended(rig, 5))
+            await rig.db.sql("UPDATE alerts SET resolved_at = now() WHERE id = $1", id)
+            await until(lambda: _ended(rig, 10))
+            await asyncio.sleep(0.3)
+    assert [row for row in await rig.store.deliveries() if row["state"] != "sent"] == []
+    paths = sorted(item.path.split("/")[1] for item in receiver.received)
+    assert paths == sorted([*(["api", "bot123456789:abcdefghijklmnopqrstuvwxyzABCDEFGHI", "hook", "services"] * 2)])
+    assert len(mail.received) == 2
+    assert "it died" in mail.received[0]
+    keys = [item.headers["Idempotency-Key"] for item in receiver.received if item.path == "/hook"]
+    assert len(set(keys)) == 2
+    assert all("child.escalated" in str(item.body) and "it died" in str(item.body) for item in receiver.received)
+
+
+async def test_service_down_is_told_in_discord_in_the_owners_words(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("d", DISCORD, receiver.url)
+    await rig.store.save_rule(
+        "service",
+        {"kind": "threshold", "on": "service.down", "severity": "error", "above": 1, "by": ["service"]},
+        by="test",
+    )
+    await rig.db.sql(
+        "INSERT INTO component_health (name, kind, state, pid, beat_at, since, detail) VALUES "
+        "('collector:binance', 'actor', 'failed', 1, now() - interval '130 s', now() - interval '1 hour', "
+        '\'{"reason": "Connection timeout"}\')'
+    )
+    async with rig.running():
+        await until(lambda: _ended(rig, 1))
+        await rig.db.sql("UPDATE component_health SET state = 'ready', beat_at = now() + interval '1 hour'")
+        await until(lambda: _ended(rig, 2))
+    assert receiver.texts[0].splitlines() == [
+        "❌ **Service Down Alert**",
+        "Service: fks_data",
+        "Status: Down",
+        "Error: collector:binance: Connection timeout",
+        "Last Seen: 2 minutes ago",
+    ]
+    assert receiver.texts[1].splitlines()[:3] == ["✅ **Service Recovered**", "Service: fks_data", "Status: Up"]
+
+
+async def test_outages_of_the_receiver_delay_and_lose_nothing(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    receiver.answers.extend([(500, {}), (503, {}), (429, {"retry_after": 0.3})])
+    async with rig.running():
+        await rig.page()
+        await until(lambda: _ended(rig, 1))
+    assert await rig.states() == [("raised", "sent")]
+    assert len(receiver.received) == 1
+    assert "(repeated)" not in receiver.texts[0], "an answered refusal has not arrived"
+    assert (await rig.store.deliveries())[0]["attempts"] == 4
+
+
+async def test_refused_connection_is_tried_again(rig: _Rig) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    await rig.add("w", f"json://127.0.0.1:{port}/hook")
+    async with rig.running():
+        await rig.page()
+        await until(lambda: _attempted(rig, 2))
+        async with http_receiver(port) as back:
+            await until(lambda: _ended(rig, 1))
+    assert ["(repeated)" in text for text in back.texts] == [False]
+
+
+async def _attempted(rig: _Rig, count: int) -> bool:
+    rows = await rig.store.deliveries()
+    return bool(rows) and rows[0]["attempts"] >= count
+
+
+async def test_message_without_an_answer_is_repeated_with_a_mark(
+    rig: _Rig, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "READ_S", 1.0)
+    await rig.add("w", f"json://{receiver.host}/hook")
+    receiver.answers.append("hang")
+    async with rig.running():
+        await rig.page()
+        await until(lambda: _ended(rig, 1))
+    assert ["(repeated)" in text for text in receiver.texts] == [False, True]
+    keys = {item.headers["Idempotency-Key"] for item in receiver.received}
+    assert len(keys) == 1, "a receiver that knows the header drops the second"
+
+
+async def test_final_refusal_is_given_up_at_once_and_others_go_on(rig: _Rig, receiver: HttpReceiver) -> None:
+    async with smtp_receiver() as mail:
+        mail.replies.append("451 later")
+        await rig.add("w", f"json://{receiver.host}/hook")
+        await rig.add("m", f"mailto://127.0.0.1:{mail.port}?from=fks@example.org&to=me@example.org&mode=insecure")
+        receiver.answers.append((404, {}))
+        async with rig.running():
+            await rig.page()
+            await until(lambda: _ended(rig, 2))
+    rows = {row["channel"]: row for row in await rig.store.deliveries()}
+    assert (rows["w"]["state"], rows["w"]["error"]) == ("failed", "status 404")
+    assert (rows["m"]["state"], len(mail.received)) == ("sent", 1)
+    assert "alert.delivery_failed" in [event for _, event, _ in rig.log.lines]
+
+
+class _Died(BaseException):
+    """Our process ends between the send and the record of it."""
+
+
+async def test_death_between_send_and_record_repeats_once_with_a_mark(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+
+    def dying(channel: Channel, text: Text, key: str) -> Outcome:
+        channels.send(channel, text, key)
+        raise _Died
+
+    await rig.page()
+    for _ in range(2):
+        first = await rig.begin(sender=dying)
+        with pytest.raises(BaseExceptionGroup):
+            async with asyncio.TaskGroup() as tasks:
+                await first.tick(tasks)
+    async with rig.running():
+        await until(lambda: _ended(rig, 1))
+        await asyncio.sleep(0.3)
+    assert ["(repeated)" in text for text in receiver.texts] == [False, True], "never a third time"
+    assert await rig.states() == [("raised", "unknown")]
+    rows = [event for _, event, _ in rig.log.lines if event == "alert.delivery_lost"]
+    assert len(rows) == 2
+
+
+async def test_replaced_process_neither_claims_nor_routes(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    old = await rig.begin()
+    new = await rig.begin()
+    await rig.page()
+    async with asyncio.TaskGroup() as tasks:
+        await old.tick(tasks)
+    assert (await rig.states(), receiver.received) == ([], [])
+    async with asyncio.TaskGroup() as tasks:
+        await new.tick(tasks)
+    assert await rig.states() == [("raised", "sent")]
+
+
+async def test_two_processes_deliver_each_message_once(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    await rig.store.save_rule("other", {"kind": "route", "on": "*"}, by="test")
+    for number in range(12):
+        await rig.page(f"event.{number}")
+    async with rig.running(), rig.running():
+        await until(lambda: _ended(rig, 12))
+    assert sorted(item.body["title"].rpartition(".")[2] for item in receiver.received) == sorted(map(str, range(12)))
+
+
+async def test_group_is_one_message(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    await rig.store.save_rule("other", {"kind": "route", "on": "*", "group_s": 1}, by="test")
+    async with rig.running():
+        await rig.page("event.first")
+        await until(lambda: _ended(rig, 1))
+        for number in range(5):
+            await rig.page(f"event.{number}")
+        await until(lambda: _ended(rig, 2))
+    assert [len(row["alerts"]) for row in reversed(await rig.store.deliveries())] == [1, 5]
+    assert receiver.received[1].body["title"] == "🚨 PAGE: 5 alerts"
+
+
+async def test_silence_holds_back_and_acknowledgement_stops_the_escalation(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/first")
+    await rig.add("boss", f"json://{receiver.host}/boss")
+    spec = {"kind": "route", "on": "*", "channels": ["w"], "escalate_after_s": 0.5, "escalate_to": ["boss"]}
+    await rig.store.save_rule("other", spec, by="test")
+    silence = await rig.store.add_silence(event="quiet.*", component="*", lasts_s=600, reason="known", by="me")
+    async with rig.running():
+        seen, unseen, _ = await rig.page("event.a"), await rig.page("event.b"), await rig.page("quiet.c")
+        acknowledged = await rig.store.acknowledge(seen, "user:ann")
+        again = await rig.store.acknowledge(seen, "user:bob")
+        await until(lambda: _ended(rig, 3))
+        await rig.store.end_silence(silence["id"])
+        await until(lambda: _ended(rig, 5))
+    assert acknowledged is not None
+    assert again is not None
+    assert again["acknowledged_by"] == "user:ann", "the first one counts"
+    told = [(item.path, item.body["title"].split(": ")[1]) for item in receiver.received]
+    assert sorted(told) == [
+        ("/boss", "event.b"), ("/boss", "quiet.c"), ("/first", "event.a"), ("/first", "event.b"), ("/first", "quiet.c")
+    ]  # fmt: skip
+    assert unseen
+
+
+async def test_trading_events_become_messages(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    await rig.db.sql("INSERT INTO accounts (name, venue) VALUES ('demo','paper')")
+    await rig.db.sql(
+        "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, time) "
+        "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', 'BUY', 0.5, 45000, now())"
+    )
+    for state, code in (("denied", "STALE_DECISION"), ("pending", None)):
+        await rig.db.sql(
+            "INSERT INTO signals (id, source, account_id, venue, symbol, ts_event, kind, side, size, state, code, decided_at,"
+            " valid_until) VALUES (gen_random_uuid(), 'x', 1, 'paper', 'BTCUSDT', now(), 'order', 'buy', 1, $1, $2, now(),"
+            " now() + interval '1 hour')",
+            state,
+            code,
+        )
+    await rig.db.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k', 'enough', 'user:ann')")
+    for equity in (1000, 850):
+        await rig.db.sql("INSERT INTO balance_history (account_id, balance, equity) VALUES (1, $1, $1)", equity)
+    async with rig.running():
+        await until(lambda: _ended(rig, 5))
+        await rig.db.sql("UPDATE signals SET state = 'ready' WHERE state = 'pending'")
+        await rig.db.sql("UPDATE kill_switch SET is_engaged = false")
+        await until(lambda: _ended(rig, 7))
+        await asyncio.sleep(0.3)
+    async with rig.running():  # a restart reads the same rows again
+        await asyncio.sleep(0.5)
+    found = {item.body["title"]: item.body["message"].splitlines()[0] for item in receiver.received}
+    assert len(receiver.received) == 7
+    assert found["ℹ️ INFO: trade.fill"] == "demo: buy 0.5 BTCUSDT at 45000"
+    assert found["⚠️ WARNING: signal.denied"] == "demo: buy BTCUSDT was denied: STALE_DECISION"
+    assert found["⚠️ WARNING: signal.pending"].startswith("approve or decline: order buy 1 BTCUSDT on demo, until")
+    assert found["✅ RESOLVED: signal.pending"].startswith("signal.pending") or found["✅ RESOLVED: signal.pending"]
+    assert found["🚨 PAGE: kill.switch"] == "the kill switch is engaged by user:ann: enough"
+    assert "✅ RESOLVED: kill.switch" in found
+    assert found["❌ ERROR: account.drawdown_percent"] == "account demo is 15% below its highest equity of 30 days"
+
+
+async def test_owners_setting_is_a_channel(rig: _Rig) -> None:
+    url = "https://discord.com/api/webhooks/1234567890/abcdefghijklmnopqrstuvwxyz"
+    sent: list[tuple[Channel, Text]] = []
+
+    def keep(channel: Channel, text: Text, key: str) -> Outcome:
+        sent.append((channel, text))
+        return Outcome("sent")
+
+    async with rig.running(settings=Settings(alerts=Alerts(discord_webhook_url=SecretStr(url))), sender=keep):
+        await rig.page()
+        await until(lambda: _ended(rig, 1))
+    assert (sent[0][0].name, sent[0][0].kind) == ("discord", "discord")
+
+
+async def test_no_address_is_in_a_row_or_a_log_line(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("d", DISCORD, receiver.url)
+    receiver.answers.extend([(500, {}), (404, {})])
+    async with rig.running():
+        await rig.page()
+        await until(lambda: _ended(rig, 1))
+    kept = json.dumps([str(row) for row in await rig.store.channels()]) + str(rig.log.lines)
+    kept += str(await rig.store.deliveries())
+    assert "abcdefghijklmnop" not in kept

@@ -1,0 +1,163 @@
+"""Rules, silences, channels and acknowledgements of alerts over HTTP and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from fks.alerts.channels import Sealer
+from fks.alerts.service import AlertService
+from fks.clock import RealClock
+from fks.config.settings import Settings
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.facts import Facts
+from tests.support.api_fixtures import Fks
+from tests.support.gateway import Running
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.receivers import http_receiver
+
+DISCORD = "discord://1234567890/abcdefghijklmnopqrstuvwxyz"
+
+
+async def _call(gateway: Running, method: str, path: str, body: Any = None, scope: str = "admin") -> tuple[int, Any]:
+    async with gateway.client(scope) as client:
+        answer = await client.request(method, path, json=body)
+        return answer.status_code, answer.json()
+
+
+async def test_channel_is_made_changed_and_removed_and_its_address_never_shown(
+    gateway: Running, seeded: Database
+) -> None:
+    status, made = await _call(gateway, "POST", "/alerts/channels", {"name": "ops", "url": DISCORD})
+    assert (status, made["kind"], made["severity_min"]) == (201, "discord", "warning")
+    status, changed = await _call(gateway, "POST", "/alerts/channels/ops", {"severity_min": "page", "enabled": False})
+    assert (status, changed["severity_min"], changed["is_enabled"]) == (200, "page", False)
+    shown = json.dumps((await _call(gateway, "GET", "/alerts/channels"))[1])
+    kept = await seeded.sql("SELECT row_to_json(c)::text AS row FROM alert_channels c")
+    audit = await seeded.sql("SELECT row_to_json(a)::text AS row FROM audit_log a")
+    everything = shown + str(kept) + str(audit) + str(gateway.log.lines) + json.dumps(made)
+    assert "abcdefghijkl" not in everything
+    assert "1234567890/" not in everything
+    assert "POST /alerts/channels" in str(audit)
+    assert (await _call(gateway, "DELETE", "/alerts/channels/ops"))[0] == 200
+    status, problem = await _call(gateway, "DELETE", "/alerts/channels/ops")
+    assert (status, problem["code"]) == (404, "ALERT_CHANNEL_UNKNOWN")
+
+
+async def test_wrong_channels_are_refused(gateway: Running) -> None:
+    for body in (
+        {"name": "x", "url": "file:///etc/passwd"},
+        {"name": "x", "url": DISCORD, "base": "file:///etc"},
+        {"name": "x", "url": DISCORD, "severity_min": "loud"},
+        {"name": "X y", "url": DISCORD},
+    ):
+        assert (await _call(gateway, "POST", "/alerts/channels", body))[0] == 422
+    assert (await _call(gateway, "GET", "/alerts/channels"))[1]["items"] == []
+
+
+async def test_rule_is_made_changed_removed_and_restored(gateway: Running) -> None:
+    rule = {"name": "deep", "kind": "threshold", "on": "account.drawdown_percent", "above": 20, "severity": "page"}
+    status, made = await _call(gateway, "POST", "/alerts/rules", rule)
+    assert (status, made["above"], made["revision"]) == (200, 20, 1)
+    status, changed = await _call(gateway, "POST", "/alerts/rules/deep", {"above": 25})
+    assert (status, changed["above"], changed["severity"], changed["revision"]) == (200, 25, "page", 2)
+    status, problem = await _call(gateway, "POST", "/alerts/rules?revision=1", rule)
+    assert (status, problem["code"]) == (409, "ALERT_RULE_CHANGED")
+    assert (await _call(gateway, "POST", "/alerts/rules/deep", {"below": 3}))[0] == 422
+    assert (await _call(gateway, "POST", "/alerts/rules/deep", {"channels": ["nobody"]}))[0] == 404
+    assert (await _call(gateway, "POST", "/alerts/rules/none", {"above": 3}))[0] == 404
+
+    async def in_force() -> dict[str, Any]:
+        items = (await _call(gateway, "GET", "/alerts/rules", scope="read"))[1]["items"]
+        return {item["name"]: item for item in items if not item.get("is_removed")}
+
+    assert (await in_force())["deep"]["origin"] == "person"
+    for name in ("deep", "fill"):
+        assert (await _call(gateway, "DELETE", f"/alerts/rules/{name}"))[0] == 200
+        assert name not in await in_force()
+    assert (await _call(gateway, "DELETE", "/alerts/rules/fill?restore=true"))[0] == 200
+    assert "fill" in await in_force()
+    assert (await _call(gateway, "DELETE", "/alerts/rules/deep?restore=true"))[0] == 404
+
+
+async def test_changes_need_admin_and_acknowledging_needs_trade(gateway: Running, seeded: Database) -> None:
+    id = await Facts(seeded).note_alert("page", "fill.stray", "x", "orders", {})
+    rule = {"name": "deep", "kind": "route", "on": "*"}
+    for method, path, body in (
+        ("POST", "/alerts/rules", rule),
+        ("POST", "/alerts/rules/other", {"group_s": 1}),
+        ("DELETE", "/alerts/rules/other", None),
+        ("POST", "/alerts/silences", {"minutes": 5}),
+        ("POST", "/alerts/channels", {"name": "x", "url": DISCORD}),
+        ("POST", "/alerts/channels/x/test", None),
+    ):
+        assert (await _call(gateway, method, path, body, scope="trade"))[0] == 403
+    assert (await _call(gateway, "POST", f"/alerts/{id}/acknowledge", scope="approve"))[0] == 403
+    status, seen = await _call(gateway, "POST", f"/alerts/{id}/acknowledge", scope="trade")
+    assert (status, seen["id"]) == (200, id)
+    by = seen["acknowledged_by"]
+    assert (await _call(gateway, "POST", f"/alerts/{id}/acknowledge"))[1]["acknowledged_by"] == by, "the first counts"
+    shown = (await _call(gateway, "GET", "/alerts"))[1]["items"][0]
+    assert (shown["acknowledged_by"], shown["acknowledged_at"]) == (by, seen["acknowledged_at"])
+    assert (await _call(gateway, "POST", "/alerts/999/acknowledge"))[0] == 404
+    assert (await _call(gateway, "POST", f"/alerts/{2**70}/acknowledge"))[0] == 404
+
+
+async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: Bus) -> None:
+    key = gateway.app.state.gateway.deps.session_key
+    made = AlertService(
+        seeded, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(key), lease=None
+    )
+
+    async def deliver() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await made.tick(tasks)
+                await asyncio.sleep(0.1)
+
+    async with http_receiver() as receiver:
+        code, _, error = await fks("alerts", "channels", "add", "ops", "--url", DISCORD, "--base", receiver.url)
+        assert code == 0, error
+        task = asyncio.create_task(deliver())
+        try:
+            code, out, error = await fks("alerts", "test", "ops", "--json")
+            assert (code, json.loads(out)["state"]) == (0, "sent"), error
+            receiver.answers.append((404, {}))
+            code, out, _ = await fks("alerts", "test", "ops")
+            assert (code, out.strip()) == (1, "failed: status 404")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert "Messages from FKS reach this channel (ops)." in receiver.texts[0]
+    code, out, _ = await fks("alerts", "deliveries", "--json")
+    assert [row["state"] for row in json.loads(out)["items"]] == ["failed", "sent"]
+    code, out, _ = await fks("alerts", "channels")
+    assert (code, "status 404" in out, "abcdefghij" in out) == (0, True, False)
+    assert (await fks("alerts", "channels", "change", "ops", "--off"))[0] == 0
+    assert (await fks("alerts", "test", "ops"))[0] != 0, "it is switched off"
+
+    code, out, _ = await fks(
+        *("alerts", "rules", "set", "storm", "kind=rate", "on=signal.denied", "count=20", "window_s=60"),
+        *("by=instance,symbol", "channels=ops", "--json"),
+    )
+    rule = json.loads(out)
+    assert (code, rule["count"], rule["by"], rule["channels"]) == (0, 20, ["instance", "symbol"], ["ops"])
+    assert (await fks("alerts", "rules", "set", "storm", "severity=page"))[0] == 0
+    code, out, _ = await fks("alerts", "rules")
+    assert "page" in next(line for line in out.splitlines() if line.startswith("storm"))
+    assert (await fks("alerts", "rules", "set", "none", "severity=page"))[0] == 2
+    assert (await fks("alerts", "rules", "set", "storm", "count"))[0] == 2
+    assert (await fks("alerts", "rules", "remove", "storm"))[0] == 0
+
+    assert (await fks("alerts", "silence", "--event", "child.*"))[0] == 2
+    code, out, _ = await fks("alerts", "silence", "--event", "child.*", "--minutes", "5", "--reason", "known", "--json")
+    number = json.loads(out)["id"]
+    assert "child.*" in (await fks("alerts", "silence"))[1]
+    assert (await fks("alerts", "silence", "--end", str(number)))[0] == 0
+    assert "nothing is held back" in (await fks("alerts", "silence"))[1]
+
+    id = await Facts(seeded).note_alert("page", "fill.stray", "x", "orders", {})
+    code, out, _ = await fks("alerts", "ack", str(id))
+    assert (code, "acknowledged by" in out) == (0, True)

@@ -1,0 +1,73 @@
+"""Addresses of channels, and outcomes read from what apprise logs."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from fks.alerts.channels import Channel, Sealer, checked, kind_of, outcome_of
+from fks.model.errors import InputError
+
+GOOD = {
+    "discord://1234567890/abcdefghijklmnopqrstuvwxyz": "discord",
+    "https://discord.com/api/webhooks/1234567890/abcdefghijklmnopqrstuvwxyz": "discord",
+    "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ": "slack",
+    "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#ops": "slack",
+    "tgram://123456789:abcdefghijklmnopqrstuvwxyzABCDEFGHI/12345": "telegram",
+    "mailto://user:pass@127.0.0.1:2525?from=a@example.org&to=b@example.org": "email",
+    "json://127.0.0.1:8080/path": "webhook",
+}
+
+
+@pytest.mark.parametrize("address", GOOD)
+def test_addresses_that_may_be_used(address: str) -> None:
+    assert checked(address) == address
+    assert kind_of(address) == GOOD[address]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "file:///etc/passwd", "syslog://", "https://example.org/x", "discord://", "exec://x", "dbus://"]
+)
+def test_other_addresses_are_refused_without_repeating_them(address: str) -> None:
+    with pytest.raises(InputError) as refused:
+        checked(address)
+    assert refused.value.code == "ALERT_CHANNEL_WRONG"
+    assert len(address) < 12 or address not in str(refused.value)
+
+
+def test_sealed_address_needs_the_same_session_key() -> None:
+    sealed = Sealer(SecretStr("k" * 43)).seal("discord://a/b")
+    assert "discord" not in sealed
+    opened = Sealer(SecretStr("k" * 43)).open(sealed)
+    assert opened is not None
+    assert opened.get_secret_value() == "discord://a/b"
+    assert Sealer(SecretStr("x" * 43)).open(sealed) is None
+    assert "discord://" not in repr(Channel("c", opened))
+
+
+@pytest.mark.parametrize(
+    ("log", "result", "retry_after_s"),
+    [
+        ("Failed to send Discord notification: Too Many, error=429.\nb'{\"retry_after\": 2.5}'", "later", 2.5),
+        (
+            'Failed to send Telegram ...: Too Many Requests, error=429.\nb\'{"parameters":{"retry_after":7}}\'',
+            "later",
+            7,
+        ),
+        ("Failed ...: Bad Gateway, error=502.", "later", None),
+        ("Failed ...: Not Found, error=404.", "refused", None),
+        ("Socket Exception: ... NewConnectionError(... [Errno 111] Connection refused)", "later", None),
+        ("Socket Exception: ... Read timed out. (read timeout=10)", "unclear", None),
+        ("Socket Exception: ('Connection aborted.', RemoteDisconnected(...))", "unclear", None),
+        ("Socket Exception: (550, b'no such user')", "refused", None),
+        ("Socket Exception: (451, b'try again later')", "later", None),
+        ("", "later", None),
+    ],
+)
+def test_outcome_of_an_attempt(log: str, result: str, retry_after_s: float | None) -> None:
+    outcome = outcome_of(False, log)
+    assert (outcome.result, outcome.retry_after_s) == (result, retry_after_s)
+
+
+def test_sent_is_sent_whatever_was_logged() -> None:
+    assert outcome_of(True, "error=500").result == "sent"

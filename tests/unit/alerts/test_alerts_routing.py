@@ -1,0 +1,174 @@
+"""Routing of alerts: each is sent once to each channel that takes it, its end only where its beginning was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.alerts.engine import Measure
+from fks.alerts.observing import parsed, services
+from fks.alerts.routing import Alert, Recipient, Routing, has_recipient, route
+from fks.alerts.rules import DEFAULTS, Rule, Silence, rule_for
+from fks.alerts.texts import ago, compose
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+ALL = Recipient("all", "info")
+PAGES = Recipient("pages", "page")
+
+
+def _alert(id: int = 1, event: str = "child.escalated", severity: str = "error", **fields: Any) -> Alert:
+    return Alert(id, NOW - timedelta(minutes=2), severity, event, "orders", "it died", **fields)
+
+
+def _sent(plan: Routing) -> set[tuple[int, str, str]]:
+    return {(item.alert_id, item.channel, item.about) for item in plan.wanted}
+
+
+def test_channel_takes_alerts_from_its_severity_on() -> None:
+    plan = route([_alert(1), _alert(2, severity="page")], DEFAULTS, [], [ALL, PAGES], NOW)
+    assert _sent(plan) == {(1, "all", "raised"), (2, "all", "raised"), (2, "pages", "raised")}
+    assert plan.routed == (1, 2)
+
+
+def test_rule_names_its_channels() -> None:
+    rules = (Rule(name="x", kind="route", on="child.*", channels=("pages",)), *DEFAULTS)
+    assert _sent(route([_alert()], rules, [], [ALL, PAGES], NOW)) == {(1, "pages", "raised")}
+
+
+def test_longest_pattern_of_a_route_decides() -> None:
+    assert [getattr(rule_for(event, DEFAULTS), "name", None) for event in ("order.unknown", "position.x", "a")] == [
+        *("unknown-order", "unprotected"),
+        "other",
+    ]
+    assert rule_for("order.unknown", DEFAULTS, "service").name == "service"  # type: ignore[union-attr]
+
+
+def test_end_is_sent_where_the_beginning_was() -> None:
+    over = _alert(routed_at=NOW, resolved_at=NOW, raised_to=("all", "gone"))
+    assert _sent(route([over], DEFAULTS, [], [ALL, PAGES], NOW)) == {(1, "all", "resolved")}
+    quiet = (Rule(name="x", kind="route", on="child.*", is_resolve_sent=False), *DEFAULTS)
+    plan = route([over], quiet, [], [ALL], NOW)
+    assert (_sent(plan), plan.resolve_routed) == (set(), (1,))
+
+
+def test_silenced_alert_waits_and_is_dropped_when_it_ends_meanwhile() -> None:
+    silence = Silence(event="child.*", until=NOW + timedelta(hours=1))
+    plan = route([_alert()], DEFAULTS, [silence], [ALL], NOW)
+    assert (plan.wanted, plan.routed) == ((), ())
+    after = route([_alert()], DEFAULTS, [silence], [ALL], NOW + timedelta(hours=2))
+    assert _sent(after) == {(1, "all", "raised")}
+    ended = route([_alert(resolved_at=NOW)], DEFAULTS, [silence], [ALL], NOW)
+    assert (ended.wanted, ended.routed, ended.resolve_routed) == ((), (1,), (1,))
+
+
+def test_escalation_is_sent_once_unless_acknowledged() -> None:
+    rules = (Rule(name="x", kind="route", on="*", escalate_after_s=60, escalate_to=("pages",)),)
+    raised = _alert(routed_at=NOW, raised_to=("all",))
+    plan = route([raised], rules, [], [ALL, PAGES], NOW)
+    assert (_sent(plan), plan.escalated) == ({(1, "pages", "escalated")}, (1,))
+    for change in ({"acknowledged_at": NOW}, {"escalated_at": NOW}, {"time": NOW}):
+        assert route([replace(raised, **change)], rules, [], [ALL, PAGES], NOW).wanted == ()
+
+
+def test_alert_from_before_the_channel_is_not_for_it() -> None:
+    assert route([_alert()], DEFAULTS, [], [replace(ALL, created_at=NOW)], NOW).wanted == ()
+
+
+def test_notice_without_a_taker() -> None:
+    fill = next(rule for rule in DEFAULTS if rule.name == "fill")
+    assert [has_recipient(fill, [item]) for item in (ALL, PAGES, replace(ALL, is_enabled=False))] == [
+        True,
+        False,
+        False,
+    ]
+
+
+_ALERTS = st.builds(
+    _alert,
+    st.integers(1, 6),
+    st.sampled_from(["child.x", "order.unknown", "service.down"]),
+    st.sampled_from(["info", "warning", "page"]),
+    resolved_at=st.sampled_from([None, NOW]),
+    routed_at=st.sampled_from([None, NOW]),
+    resolve_routed_at=st.sampled_from([None, NOW]),
+    raised_to=st.sampled_from([(), ("all",)]),
+)
+_SILENCES = st.lists(st.builds(lambda s: Silence(until=NOW + timedelta(seconds=s)), st.integers(-5, 5)), max_size=2)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(_ALERTS, unique_by=lambda a: a.id, max_size=6), _SILENCES)
+def test_routing_again_after_its_rows_are_written_sends_nothing(alerts: list[Alert], silences: list[Silence]) -> None:
+    plan = route(alerts, DEFAULTS, silences, [ALL, PAGES], NOW)
+    keys = [(item.alert_id, item.channel, item.about) for item in plan.wanted]
+    assert len(keys) == len(set(keys)), "alert, channel and what about are one delivery"
+    after = [
+        replace(
+            item,
+            routed_at=NOW if item.id in plan.routed else item.routed_at,
+            resolve_routed_at=NOW if item.id in plan.resolve_routed else item.resolve_routed_at,
+            raised_to=(*item.raised_to, *(c for i, c, about in keys if i == item.id and about == "raised")),
+        )
+        for item in alerts
+    ]
+    assert route(after, DEFAULTS, silences, [ALL, PAGES], NOW).wanted == ()
+
+
+# ── texts ────────────────────────────────────────────────────────────────────────────────────────
+def test_service_that_is_down_is_told_in_the_owners_words() -> None:
+    alert = Alert(
+        7, NOW - timedelta(minutes=2), "error", "service.down", "fks_data", "Connection timeout",
+        {"service": "fks_data", "last_seen_s": "120"}, "service",
+    )  # fmt: skip
+    text = compose([alert], "raised", NOW)
+    assert (text.title, text.body) == (
+        "",
+        "❌ **Service Down Alert**\nService: fks_data\nStatus: Down\nError: Connection timeout\nLast Seen: 2 minutes ago",
+    )
+    over = compose([replace(alert, resolved_at=NOW)], "resolved", NOW)
+    assert over.body == "✅ **Service Recovered**\nService: fks_data\nStatus: Up\nDown For: 2 minutes"
+
+
+def test_text_of_one_and_of_many() -> None:
+    one = compose([_alert()], "raised", NOW, is_repeat=True)
+    assert one.title == "❌ ERROR: child.escalated"
+    assert one.body.splitlines() == [
+        "it died",
+        "from orders at 2026-05-01 11:58:00 UTC",
+        "acknowledge: fks alerts ack 1",
+        "alert 1",
+        "(repeated)",
+    ]
+    many = compose([_alert(number) for number in range(1, 20)], "resolved", NOW)
+    assert many.title == "✅ RESOLVED: 19 alerts"
+    assert many.body.splitlines()[-1] == "and 4 more: fks alerts --all"
+    assert len(many.body) < 4000
+
+
+def test_durations_in_words() -> None:
+    assert [ago(s) for s in (0, 1, 59.9, 60, 7200, 90000)] == [
+        *("0 seconds", "1 second", "59 seconds", "1 minute", "2 hours"),
+        "1 day",
+    ]
+
+
+# ── measures ─────────────────────────────────────────────────────────────────────────────────────
+def _component(name: str, state: str) -> dict[str, Any]:
+    return {"name": name, "state": state, "heartbeat_age_ms": 120_000, "problem": "Connection timeout"}
+
+
+def test_service_is_down_when_one_of_its_kinds_is() -> None:
+    rows = [_component("postgres", "ready"), _component("collector:binance", "silent"), _component("orders", "ready")]
+    found = {item.labels["service"]: item for item in services(rows)}
+    assert {name: item.value for name, item in found.items()} == {"fks_data": 1.0, "fks_execution": 0.0}
+    down: Measure = found["fks_data"]
+    assert (down.message, down.labels["last_seen_s"]) == ("collector:binance: Connection timeout", "120")
+
+
+def test_series_of_a_metric() -> None:
+    assert parsed('fks_x{a="b c",d="e"}') == ("fks_x", {"a": "b c", "d": "e"})
+    assert parsed("fks_x") == ("fks_x", {})

@@ -253,9 +253,9 @@ def _walk(
     log = _Log(names, tapes, walkers, checks, taken=[0] * len(walkers))
     everyone = range(len(walkers))
     steps = [
-        (int(tapes[number].bars.time_ns[index + 1]), number, index, bool(before), bool(wanted))
+        (int(tapes[number].bars.time_ns[change.index + 1]), number, change)
         for number in everyone
-        for index, before, wanted in walkers[number].changes()
+        for change in walkers[number].changes()
     ]
     steps.sort(key=lambda step: step[:2])
     at = 0
@@ -266,13 +266,13 @@ def _walk(
         for number in everyone:
             walkers[number].resolve(tapes[number].ended_by(moment))
         log.note(everyone, is_in_bar=True)
-        for _, number, index, leaves, _ in steps[at:end]:
-            if leaves:
-                walkers[number].leave(index)
+        for _, number, change in steps[at:end]:
+            if change.leaves:
+                walkers[number].leave(change.index)
                 log.note([number], is_in_bar=False)
-        for _, number, index, _, enters in steps[at:end]:
-            if enters:
-                walkers[number].enter(index)
+        for _, number, change in steps[at:end]:
+            if change.enters:
+                walkers[number].enter(change.index, change.opened)
                 log.note([number], is_in_bar=False)
         at = end
     for number in everyone:

@@ -119,6 +119,7 @@ class AccountChecks:
         quantity: Decimal,
         close: Decimal,
         levels: tuple[Decimal | None, Decimal | None],
+        entries: int,
     ) -> Denial | None:
         """Return why live would deny an entry that a member decided on bar `index`, or None."""
         tape, now_ns = self._tapes[number], int(self._tapes[number].ends_ns[index])
@@ -137,6 +138,7 @@ class AccountChecks:
             exposures={symbol: self._series[symbol].worth(abs(amount), now_ns) for symbol, amount in positions.items()},
             shorts=frozenset(symbol for symbol, amount in positions.items() if amount < 0),
             correlations=self._correlations(tape.symbol, positions, now_ns),
+            entries=entries,
         )
         return self._single[number].denial(index, side, quantity, close, levels, funds)
 
@@ -230,7 +232,7 @@ class MemberChecks:
     ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None."""
         assert order is None, "members of an account enter at the market"
-        return self.account.refusal(self.number, index, side, quantity, close, levels)
+        return self.account.refusal(self.number, index, side, quantity, close, levels, holding.entries)
 
 
 @dataclass(frozen=True, slots=True)

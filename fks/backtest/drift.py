@@ -95,8 +95,8 @@ def expected_steps(result: Result, from_ns: int) -> list[Step]:
         if fill.role in _DECIDED:
             decided_ns = int(times[max(index, 0)])
             opened_ns = decided_ns if fill.role is Role.ENTRY else opened_ns
-        else:
-            decided_ns = opened_ns
+        else:  # of several entries each has its own legs
+            decided_ns = opened_ns if columns.decided is None else int(times[index])
         fee = fill.fee * (fill.price if fill.fee_currency == item.base else 1)
         if decided_ns >= from_ns:
             steps.append(Step(decided_ns, fill.role, fill.side, fill.quantity, fill.price, fee, fill.time_ns))

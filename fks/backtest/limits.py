@@ -58,6 +58,7 @@ _CHECKS = tuple(
         Code.ORDER_COUNT,
         Code.NO_PROTECTION,
         Code.LOSS_DAY,
+        Code.PYRAMIDING,
         Code.SHORT_FORBIDDEN,
     )
 )
@@ -73,12 +74,14 @@ UNLIMITED = Risk(
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What the account has at a decision: base (signed), quote, and every fill so far with the index of its bar."""
+    """What the account has at a decision: base (signed), quote, every fill so far with the index of its bar, and of how
+    many entries the position is made."""
 
     position: Decimal
     cash: Decimal
     fills: Sequence[FillRow]
     fill_index: Sequence[int]
+    entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Funds:
     exposures: Mapping[str, Decimal] = field(default_factory=dict)
     shorts: frozenset[str] = frozenset()
     correlations: Mapping[str, float | None] = field(default_factory=dict)
+    entries: int = 0
 
 
 def denial_text(denial: Denial) -> str:
@@ -178,7 +182,8 @@ class TapeChecks:
         """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit;
         `order`: the prices of one that rests (None: a market order)."""
         loss = self._loss(index, self._end_ns(index), holding)
-        return self.denial(index, side, quantity, close, levels, Funds(holding.position, holding.cash, loss), order)
+        funds = Funds(holding.position, holding.cash, loss, entries=holding.entries)
+        return self.denial(index, side, quantity, close, levels, funds, order)
 
     def denial(
         self,
@@ -201,7 +206,7 @@ class TapeChecks:
             venue=_VENUE,
             exchange=item.exchange,
             symbol=item.symbol,
-            instance="",
+            instance="" if self.setup.pyramiding is None else _VENUE,
             role=Role.ENTRY,
             side=side,
             type=OrderType.MARKET if order is None else order.type,
@@ -232,6 +237,8 @@ class TapeChecks:
                 item.base: Balance(item.base, max(position, _ZERO), _ZERO),
             },
             loss_today=funds.loss,
+            entries=funds.entries,
+            pyramiding=self.setup.pyramiding or funds.entries + 1,
         )
         return next((denial for known in _CHECKS if (denial := known(intent, view)) is not None), None)
 

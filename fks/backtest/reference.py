@@ -35,9 +35,11 @@ _INT64 = 2**63
 @dataclass(slots=True)
 class _Protection:
     """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on. With `trail` the stop follows the closes; it is that of the bar `scan_from`."""
+    from `take_since` on. `parts`: what the legs of each entry cover, oldest entry first (`_parts`). With `trail` the
+    stop follows the closes; it is that of the bar `scan_from`."""
 
-    quantity: Decimal
+    parts: list[Decimal]
+    decided: list[int]  # the bars that decided these entries
     side: Side
     since: int
     stop: int | None
@@ -46,6 +48,10 @@ class _Protection:
     scan_from: int
     is_entry_unclear: bool = False  # a stop entry filled inside its bar: whether the SL came before is not known
     trail: int | None = None
+    newest: int = -1  # the bar that a further entry filled in
+    parts_before: list[Decimal] = field(default_factory=list)  # what the legs of the entries before that one cover
+    order: list[int] = field(default_factory=lambda: [0])  # entries in the order in which the venue has their legs
+    order_before: list[int] = field(default_factory=list)
 
     @property
     def sign(self) -> int:
@@ -88,7 +94,8 @@ class _Book:
     equity_of_account: Callable[[int], Decimal] | None
     position: Decimal = _ZERO
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
-    entry: int | None = None  # the number of the newest entry's fill
+    entry: int | None = None  # the number of the fill of the position's first entry
+    entered: list[Decimal] = field(default_factory=list)  # what each entry of the position bought, oldest first
     protection: _Protection | None = None
     waiting: _Waiting | None = None
     finer: FinerBars | None = None
@@ -147,14 +154,25 @@ def walk(bars: Bars, first: int, setup: Setup, decisions: Decisions, reason: str
     Errors: InputError SIZING_UNKNOWN, PRICE_MISSING.
     """
     walker = Walker(bars, first, setup, decisions, TapeChecks(bars, setup), finer=finer)
-    for index, before, wanted in walker.changes():
-        walker.resolve(index)
-        if before:
-            walker.leave(index)
-        if wanted:
-            walker.enter(index)
+    for change in walker.changes():
+        walker.resolve(change.index)
+        if change.leaves:
+            walker.leave(change.index)
+        if change.enters:
+            walker.enter(change.index, change.opened)
     walker.resolve(len(bars) - 1)
     return walker.outcome(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A bar that changes the target: whether it closes what is held, and then enters. `opened`: the bar that decided
+    the first entry of the position it wants."""
+
+    index: int
+    leaves: bool
+    enters: bool
+    opened: int
 
 
 class Walker:
@@ -197,13 +215,21 @@ class Walker:
         """Return the index of each fill's bar."""
         return self._book.fill_index
 
-    def changes(self) -> Iterator[tuple[int, float, float]]:
-        """Yield the bars that change the target, but for the last bar: index, target before, target from there on."""
-        target, first = self._decisions.target, self._first
-        before = np.concatenate([[0.0], target[first:-1]])
-        places = np.flatnonzero(target[first:] != before)
-        for place in places[places + first < len(target) - 1].tolist():
-            yield first + place, float(before[place]), float(target[first + place])
+    def changes(self) -> Iterator[Change]:
+        """Yield the bars that change the target, but for the last bar."""
+        first = self._first
+        target = self._decisions.target[first:]
+        before = np.concatenate([[0.0], target[:-1]])
+        is_other = np.sign(target) != np.sign(before)
+        opened = np.maximum.accumulate(np.where(is_other, np.arange(len(target)), 0))
+        for place in np.flatnonzero(target[:-1] != before[:-1]).tolist():
+            is_more = bool(is_other[place]) or abs(target[place]) > abs(before[place])
+            yield Change(
+                first + place,
+                bool(before[place] and is_other[place]),
+                bool(target[place] and is_more),
+                first + int(opened[place]),
+            )
 
     def resolve(self, through: int) -> None:
         """Fill what rests at the first bar up to `through` (inclusive) that reaches it."""
@@ -213,10 +239,11 @@ class Walker:
         """Close what is held, as decided on bar `index`: at the open of the next one."""
         _leave(self._book, index)
 
-    def enter(self, index: int) -> None:
-        """Enter what bar `index` wants, at the open of the next one, unless it is denied."""
+    def enter(self, index: int, opened: int) -> None:
+        """Enter what bar `index` wants, at the open of the next one, unless it is denied. `opened`: the bar that
+        decided the first entry of the position."""
         side = Side.BUY if self._decisions.target[index] > 0 else Side.SELL
-        _enter(self._book, index, side, self._decisions)
+        _enter(self._book, index, side, self._decisions, opened)
 
     def outcome(self, reason: str) -> Outcome:
         """Return what was traded. `reason`: why this engine walked the tape."""
@@ -266,13 +293,16 @@ def _open_book(
     return _Book(bars, setup, units, open_, high, low, close, setup.cash, checks, equity, finer=inside)
 
 
-def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
-    """Size, check and fill an entry decided on bar `index`, and place its protections."""
+def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: int) -> None:
+    """Size, check and fill an entry decided on bar `index`, and place its protections: those of the position, if it has
+    some, else those of bar `opened`."""
     setup, instrument = book.setup, book.setup.instrument
-    reference = book.price(book.close[index])
-    stop = _level(book, decisions.stop_loss, index, side.opposite, is_stop=True)
-    limit = _level(book, decisions.take_profit, index, side.opposite, is_stop=False)
-    trail = _distance(book, decisions.trail, index)
+    reference, guard = book.price(book.close[index]), book.protection if opened < index else None
+    stop = _level(book, decisions.stop_loss, opened, side.opposite, is_stop=True)
+    limit = _level(book, decisions.take_profit, opened, side.opposite, is_stop=False)
+    trail = _distance(book, decisions.trail, opened)
+    if guard is not None:
+        stop = guard.stop
     order = _order(book, decisions, index, side)
     sized_at = reference if order is None else order.limit or order.stop or reference
     if stop is None and trail is not None:
@@ -291,7 +321,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     except SizingMissing as error:
         book.deny(index, side, error.code, error.message)
         return
-    holding = Holding(book.position, book.cash, book.fills, book.fill_index)
+    holding = Holding(book.position, book.cash, book.fills, book.fill_index, len(book.entered))
     if order is None:
         refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
     else:
@@ -320,10 +350,31 @@ def _protect(
     is_unclear: bool = False,
 ) -> None:
     """Place the protections of an entry that filled in bar `index`, over what is held."""
-    instrument = book.setup.instrument
+    instrument, guard = book.setup.instrument, book.protection
+    if guard is not None and len(book.entered) > 1:
+        guard.parts_before, guard.newest, guard.parts = guard.parts, index, _parts(book)
+        guard.decided.append(book.decided[-1])
+        guard.order_before = list(guard.order)
+        guard.order.append(len(guard.parts) - 1)
+        if guard.parts[0] != guard.parts_before[0]:  # its legs are placed again, after the new ones
+            guard.order.remove(0)
+            guard.order.append(0)
+        return
     guarded = exit_quantity(book.position, instrument)
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
-        book.protection = _Protection(guarded, side.opposite, index, stop, limit, take_since, index, is_unclear, trail)
+        book.protection = _Protection(
+            [guarded], book.decided[-1:], side.opposite, index, stop, limit, take_since, index, is_unclear, trail
+        )
+
+
+def _parts(book: _Book) -> list[Decimal]:
+    """Return what the legs of each entry cover, oldest first: a position is made of its newest entries, as live has it
+    (`fks.orders.protection`), so that fees in base make the oldest one's part smaller."""
+    left, found = exit_quantity(book.position, book.setup.instrument), []
+    for bought in reversed(book.entered[1:]):
+        found.append(min(left, bought))
+        left -= found[-1]
+    return [left, *reversed(found)]
 
 
 def _order(book: _Book, decisions: Decisions, index: int, side: Side) -> EntryPrices | None:
@@ -356,6 +407,7 @@ def _leave(book: _Book, index: int) -> None:
     """End an entry's order that rests, and close what is held at the open of the bar after `index`; nothing when only
     dust is left."""
     book.waiting = None
+    book.entered.clear()
     instrument = book.setup.instrument
     quantity = exit_quantity(book.position, instrument)
     if quantity <= 0:
@@ -381,11 +433,13 @@ def _resolve(book: _Book, through: int) -> None:
         return
     hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
     assert hit is not None, "a touched protection fills"
+    is_known = False
     if hit[0] is Leg.STOP and _is_unclear(book, guard, index):
         found = None if guard.is_entry_unclear and index == guard.since else _within(book, guard, index, None)
         book.unclear += found is None or found.is_unclear
+        is_known = found is not None and found.hit is not None
         hit = hit if found is None or found.hit is None else found.hit
-    _leave_protected(book, guard, index, hit)
+    _leave_protected(book, guard, index, hit, is_known=is_known)
 
 
 def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resting[int]) -> None:
@@ -404,14 +458,29 @@ def _resolve_entry_bar(book: _Book, guard: _Protection, index: int, entry: Resti
     guard.take_since, guard.scan_from, guard.is_entry_unclear = index + 1, index + 1, False
     guard.stop = int(_stops(book, guard, index, index + 1)[-1]) if guard.trail is not None else guard.stop
     if found.hit is not None:
-        _leave_protected(book, guard, index, found.hit)
+        _leave_protected(book, guard, index, found.hit, is_known=True)
 
 
-def _leave_protected(book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int]) -> None:
-    """Book the fill of a protection in bar `index`."""
+def _leave_protected(
+    book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int], *, is_known: bool = False
+) -> None:
+    """Book the fills of a protection in bar `index`, one for each entry; they are one trade. In the bar in which an
+    entry filled its legs cannot have the open, unless finer bars said what filled (`is_known`)."""
     book.protection = None
-    role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
-    _fill(book, index, guard.side, guard.quantity, hit[1], role, index - 1)
+    item = book.setup.instrument
+    is_entry_bar = index == guard.newest
+    parts = [*guard.parts_before, guard.parts[-1]] if is_entry_bar else guard.parts
+    order = [*guard.order_before, len(parts) - 1] if is_entry_bar else guard.order
+    is_joined = False
+    for number in order:
+        quantity = min(parts[number], exit_quantity(book.position, item))
+        if is_entry_bar and not is_known and number == len(parts) - 1:
+            hit = _match(guard, book.range(index), placed_in_bar=True, takes=True) or hit
+        if quantity >= max(item.qty_min, item.lot_step):
+            role = Role.STOP_LOSS if hit[0] is Leg.STOP else Role.TAKE_PROFIT
+            _fill(book, index, guard.side, quantity, hit[1], role, guard.decided[number], is_joined=is_joined)
+            is_joined = True
+    book.entered.clear()
 
 
 class _Within(NamedTuple):
@@ -594,9 +663,10 @@ def _fill(
     *,
     limit: int | None = None,
     is_maker: bool = False,
+    is_joined: bool = False,
 ) -> None:
     """Book a fill at the price of the fill rule: slipped when it takes, no worse than `limit`; the position net of base
-    fees, the cash net of quote fees, the trade when it closes one."""
+    fees, the cash net of quote fees, the trade when it closes one. `is_joined`: it belongs to the newest trade."""
     instrument, costs = book.setup.instrument, book.setup.costs
     price, is_maker = book.price(ticks), is_maker or role is Role.TAKE_PROFIT
     if not is_maker:
@@ -612,11 +682,14 @@ def _fill(
     moved = side.sign * quantity - (fee.amount if in_base else _ZERO)
     paid = side.sign * quantity * price * instrument.multiplier + (_ZERO if in_base else fee.amount)
     if role is Role.ENTRY:
-        book.entry, book.cost = len(book.fills) - 1, book.cost + paid
+        book.entry = book.entry if book.entered else len(book.fills) - 1
+        book.cost += paid
+        book.entered.append(quantity)
     elif book.position:
         share = _share(book, quantity)
         assert book.entry is not None, "only an entry opens a position"
-        book.trades.append((book.entry, len(book.fills) - 1, to_units(-paid - share, book.units.cash)))
+        profit = to_units(-paid - share, book.units.cash) + (book.trades.pop()[2] if is_joined else 0)
+        book.trades.append((book.entry, len(book.fills) - 1, profit))
         book.cost -= share
     book.position += moved
     book.cash -= paid

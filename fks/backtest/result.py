@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -68,7 +68,7 @@ class FillColumns:
     fee: Exact
     is_base_fee: Flags
     role: Ints
-    decided: Ints | None = None  # index of the deciding bar; None = of market orders the bar before
+    decided: Ints | None = None  # index of the bar that decided it, or the entry it protects; None = the bar before
 
     def __len__(self) -> int:
         return len(self.bar)
@@ -213,22 +213,34 @@ class Result:
 
     @cached_property
     def trades(self) -> tuple[TradeRow, ...]:
-        """Return every round trip, exact."""
+        """Return every round trip, exact. Of one with several entries the prices are the average ones, to 8 places more
+        than the bars have."""
         columns, fills = self.trade_columns, self.fills
         rows = zip(columns.entry.tolist(), columns.exit.tolist(), columns.pnl.tolist(), strict=True)
-        return tuple(
-            TradeRow(
-                fills[entry].side,
-                fills[entry].time_ns,
-                fills[exit_].time_ns,
-                fills[exit_].quantity,
-                fills[entry].price,
-                fills[exit_].price,
-                from_units(pnl, self.units.cash),
-                fills[exit_].role,
+        found = []
+        for entry, exit_, pnl in rows:
+            own = fills[entry : exit_ + 1]
+            bought = [fill for fill in own if fill.role is Role.ENTRY]
+            sold = [fill for fill in own if fill.role is not Role.ENTRY]
+            found.append(
+                TradeRow(
+                    own[0].side,
+                    own[0].time_ns,
+                    own[-1].time_ns,
+                    sum((fill.quantity for fill in sold), Decimal(0)),
+                    self._average_price(bought),
+                    self._average_price(sold),
+                    from_units(pnl, self.units.cash),
+                    own[-1].role,
+                )
             )
-            for entry, exit_, pnl in rows
-        )
+        return tuple(found)
+
+    def _average_price(self, fills: Sequence[FillRow]) -> Decimal:
+        if len(fills) == 1:
+            return fills[0].price
+        worth = sum((fill.quantity * fill.price for fill in fills), Decimal(0))
+        return round(worth / sum((fill.quantity for fill in fills), Decimal(0)), self.units.price + 8)
 
     @cached_property
     def denied(self) -> tuple[DeniedEntry, ...]:

@@ -25,6 +25,7 @@ class Setup:
     can_short: bool = False
     allow_gaps: bool = False
     limits: Risk = field(default_factory=Risk)  # ours, in quote; fks.backtest.limits.UNLIMITED for none
+    pyramiding: int | None = None  # most entries of one position; None = as many as the strategy makes
     start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
 
 

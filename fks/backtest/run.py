@@ -95,6 +95,8 @@ def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: Engi
     if engine == "auto":
         engine, reason = _cheaper(len(bars))
     decisions = decide(strategy, bars)
+    if engine == "compiled" and strategy.entries_max() > 1:
+        engine, reason = "reference", "positions may have several entries"
     if engine == "compiled":
         plan = kernel.plan(bars, first, setup)
         try:

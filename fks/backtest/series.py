@@ -149,6 +149,9 @@ def trade_table(result: Result) -> TradeTable:
     sign = fills.side[trades.entry].astype(np.float64)
     quantity = as_floats(fills.quantity[trades.exit], result.units.quantity)
     entry, leave = (as_floats(fills.price[which], result.units.price) for which in (trades.entry, trades.exit))
+    for at in np.flatnonzero(trades.exit - trades.entry > 1).tolist():  # of several entries, or legs
+        row = result.trades[at]
+        quantity[at], entry[at], leave[at] = float(row.quantity), float(row.entry_price), float(row.exit_price)
     pnl = result.pnl
     low, high = _range(bars, start, end, entry, leave)
     down, up = 100.0 * (low / entry - 1.0), 100.0 * (high / entry - 1.0)

@@ -8,9 +8,10 @@ from decimal import Decimal
 import numpy as np
 
 from fks.backtest.curve import deepest_fall
-from fks.backtest.result import Result
+from fks.backtest.result import ROLES, Result
 from fks.backtest.units import from_units
 from fks.indicators.exact import Exact
+from fks.model.order import Role
 from fks.model.timeframe import NS
 
 _DAY_NS = 86_400 * NS
@@ -66,8 +67,9 @@ def statistics_of(result: Result) -> Statistics:
     wins, losses = pnl[pnl > 0], pnl[pnl <= 0]
     fills, trades = result.fill_columns, result.trade_columns
     held = int((fills.bar[trades.exit] - fills.bar[trades.entry]).sum())
-    if len(fills) % 2:
-        held += len(result.bars) - int(fills.bar[-1])
+    if len(fills) and ROLES[int(fills.role[-1])] is Role.ENTRY:  # a position is open
+        opened = int(trades.exit[-1]) + 1 if len(trades) else 0
+        held += len(result.bars) - int(fills.bar[opened])
     final = float(equity[-1]) if len(equity) else cash
     return Statistics(
         bars=len(bars),

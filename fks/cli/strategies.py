@@ -331,9 +331,7 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
 @click.option(
     "--pyramiding",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Most entries that one position may have.",
+    help="Most entries that one position may have (default: as many as the strategy makes).",
 )
 @click.option("--disabled", is_flag=True, help="Add it switched off.")
 @click.pass_context
@@ -351,6 +349,7 @@ def add(
     ensure_checked(made)
     ensure_live(made)
     check_timeframe(options["timeframe"])
+    options["pyramiding"] = options["pyramiding"] or made.entries_max()
     quantity, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
     async def insert(db: Database) -> bool:

@@ -104,7 +104,7 @@ class Combination(Protected):
         return max(part.warmup() for part in self.parts())
 
     def decide(self, bars: Bars) -> Decisions:
-        targets = [evaluate(member, bars).target for member in self._members]
+        targets = [np.sign(evaluate(member, bars).target) for member in self._members]
         if self.rule == "vote":
             half = len(targets) / 2
             longs, shorts = (_sum((t == side).astype(float) for t in targets) for side in (1.0, -1.0))
@@ -114,7 +114,7 @@ class Combination(Protected):
             mean = np.round(_sum(w * t for w, t in zip(weights, targets, strict=True)) / sum(weights), 9)
             target = (mean >= self.threshold).astype(float) - (mean <= -self.threshold)
         if self._regime is not None:
-            side = evaluate(self._regime, bars).target
+            side = np.sign(evaluate(self._regime, bars).target)
             target = np.where((side == target) if self.allow == "same" else (side != 0.0), target, 0.0)
         return self.protect(bars, target)
 

@@ -71,7 +71,7 @@ class TimeOfDay(Protected):
                 remedy="choose a shorter timeframe",
             )
         local = local_seconds(bars.time_ns + length_s * NS, self.zone)
-        start, end = _second(self.start), _second(self.end)
+        start, end = second_of(self.start), second_of(self.end)
         since = (local - start) % _DAY_S
         weekday = ((local - since) // _DAY_S + 3) % 7  # 1970-01-01 was a Thursday
         is_day = np.isin(weekday, [_DAYS.index(day) for day in self.days.split()])
@@ -79,6 +79,7 @@ class TimeOfDay(Protected):
         return self.protect(bars, np.where(is_in, -1.0 if self.short else 1.0, 0.0))
 
 
-def _second(clock: str) -> int:
+def second_of(clock: str) -> int:
+    """Return the seconds since midnight of a time of day, HH:MM."""
     hours, minutes = clock.split(":")
     return int(hours) * 3600 + int(minutes) * 60

@@ -24,7 +24,7 @@ from fks.risk.sizing import Sizing
 from fks.risk.volatility import volatility_at
 from fks.store.challengers import ShadowDecision
 from fks.store.strategies import Instance
-from fks.strategies.base import Decisions
+from fks.strategies.base import Decisions, opened_at
 
 _MONTH_MAX_S = 31 * 86_400
 _RESTS_MAX_S = 10 * 365 * 86_400  # an order that may rest for longer than this has no end of its own
@@ -156,10 +156,12 @@ def _caught_up(
 
 
 def _edges(before: float, after: float) -> Iterator[tuple[Kind, Side]]:
-    """Yield the signals of a change of target: exit the old one, then enter the new one."""
-    if before:
+    """Yield the signals of a change of target: exit the old one, then enter the new one. A target that grows on its
+    side enters once more."""
+    is_other = before * after <= 0
+    if before and is_other:
         yield Kind.EXIT, Side.SELL if before > 0 else Side.BUY
-    if after:
+    if after and (is_other or abs(after) > abs(before)):
         yield Kind.ENTER, Side.BUY if after > 0 else Side.SELL
 
 
@@ -207,6 +209,7 @@ def _signal(
 ) -> Signal:
     time_ns = int(bars.time_ns[index])
     is_entry = kind is Kind.ENTER
+    opened = opened_at(decisions.target, index) if is_entry else index  # its protections are those of the position
     limit, stop = (
         _price(column, index) if is_entry else None for column in (decisions.entry_limit, decisions.entry_stop)
     )
@@ -227,8 +230,8 @@ def _signal(
         type=_type(limit, stop),
         limit_price=limit,
         stop_price=stop,
-        stop_loss=_price(decisions.stop_loss, index) if is_entry else None,
-        take_profit=_price(decisions.take_profit, index) if is_entry else None,
+        stop_loss=_price(decisions.stop_loss, opened) if is_entry else None,
+        take_profit=_price(decisions.take_profit, opened) if is_entry else None,
         reference_price=Decimal(repr(float(bars.close[index]))),
         volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
         valid_until_ns=until_ns,

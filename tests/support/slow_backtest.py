@@ -5,7 +5,7 @@ It shares with the backtest only the strategies and the values; sizing, rounding
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
@@ -19,12 +19,21 @@ E8 = Decimal("0.00000001")
 
 
 @dataclass
-class Guard:
+class Leg:
+    """The legs of one entry. `seq`: the order in which the venue has them."""
+
+    bought: Decimal
     quantity: Decimal
+    placed_at: int
+    seq: int
+
+
+@dataclass
+class Guard:
     stop: Decimal | None
     limit: Decimal | None
-    placed_at: int
-    trail: Decimal | None = None
+    trail: Decimal | None
+    legs: list[Leg]
 
 
 @dataclass
@@ -35,6 +44,7 @@ class SlowBook:
     can_short: bool
     position: Decimal = Decimal(0)
     guard: Guard | None = None
+    seq: int = 0
     fills: list[PlainFill] = field(default_factory=list)
 
     def step(self, quantity: Decimal) -> Decimal:
@@ -61,7 +71,7 @@ def slow_fills(
     prefix."""
     book = SlowBook(instrument, rate, size, can_short)
     wanted: list[Wanted] = []
-    before = 0.0
+    before, first = 0.0, None
     for t in range(len(bars)):
         o, h, low = (Decimal(repr(float(c[t]))) for c in (bars.open, bars.high, bars.low))
         time_ns = int(bars.time_ns[t])
@@ -69,6 +79,7 @@ def slow_fills(
             _market(book, order, t, time_ns, o)
         _protect(book, t, time_ns, o, h, low)
         _follow(book, Decimal(repr(float(bars.close[t]))))
+        _resize(book)
         if t < strategy.warmup():
             wanted = []
             continue
@@ -77,14 +88,19 @@ def slow_fills(
         wanted = []
         if target != before:
             close = Decimal(repr(float(bars.close[t])))
-            if before:
+            if before and before * target <= 0:
                 wanted.append(Wanted("exit", close))
-            if target:
+            if target and before * target > 0:
+                assert abs(target) > abs(before)
+                assert first is not None
+                wanted.append(replace(first, close=close, is_further=True))
+            elif target:
                 levels = (
                     None if c is None or np.isnan(c[t]) else float(c[t])
                     for c in (decisions.stop_loss, decisions.take_profit, decisions.trail)
                 )
-                wanted.append(Wanted("buy" if target > 0 else "sell", close, *levels))
+                first = Wanted("buy" if target > 0 else "sell", close, *levels)
+                wanted.append(first)
         before = target
     return book.fills
 
@@ -96,6 +112,7 @@ class Wanted:
     stop: float | None = None
     limit: float | None = None
     trail: float | None = None
+    is_further: bool = False
 
 
 def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> None:
@@ -113,7 +130,10 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     stop_at = None if stop is None else _grid(stop, tick, ROUND_FLOOR if is_long else ROUND_CEILING)
     limit_at = None if limit is None else _grid(limit, tick, ROUND_CEILING if is_long else ROUND_FLOOR)
     distance = None if order.trail is None else _grid(order.trail, tick, ROUND_CEILING)
-    if distance is not None and stop_at is None:
+    guard = book.guard if order.is_further else None
+    if guard is not None:
+        stop_at, limit_at = guard.stop, guard.limit
+    elif distance is not None and stop_at is None:
         stop_at = _behind(reference, distance, 1 if is_long else -1, tick)
     below, above = (stop_at, limit_at) if is_long else (limit_at, stop_at)
     if (below is not None and below >= reference) or (above is not None and above <= reference):
@@ -122,8 +142,12 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     if quantity * reference < book.instrument.notional_min:
         return
     book.fill(time_ns, what, quantity, o)
-    if stop_at is not None or limit_at is not None:
-        book.guard = Guard(book.step(abs(book.position)), stop_at, limit_at, t, distance)
+    book.seq += 1
+    if guard is not None:
+        guard.legs.append(Leg(quantity, quantity, t, book.seq))
+    elif stop_at is not None or limit_at is not None:
+        whole = book.step(abs(book.position))
+        book.guard = Guard(stop_at, limit_at, distance, [Leg(whole, whole, t, book.seq)])
 
 
 def _behind(price: Decimal, distance: Decimal, sign: int, tick: Decimal) -> Decimal:
@@ -140,27 +164,45 @@ def _follow(book: SlowBook, close: Decimal) -> None:
     guard.stop = max(guard.stop, level) if sign > 0 else min(guard.stop, level)
 
 
+def _resize(book: SlowBook) -> None:
+    """Give each entry its part of the position, the newest ones first; a leg that changes is placed again."""
+    if book.guard is None or len(book.guard.legs) == 1:
+        return
+    left = book.step(abs(book.position))
+    for leg in reversed(book.guard.legs):
+        part = left if leg is book.guard.legs[0] else min(left, leg.bought)
+        left -= part
+        if part != leg.quantity:
+            book.seq += 1
+            leg.quantity, leg.seq = part, book.seq
+
+
 def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
     guard = book.guard
     if guard is None:
         return
-    has_open = guard.placed_at != t
-    sign = 1 if book.position > 0 else -1
+    for leg in sorted(guard.legs, key=lambda leg: leg.seq):
+        sign = 1 if book.position > 0 else -1
+        price = _leg_price(guard, sign, leg.placed_at != t, o, h, low)
+        quantity = min(leg.quantity, book.step(abs(book.position)))
+        if price is not None and quantity:
+            book.guard = None
+            book.fill(time_ns, "sell" if sign > 0 else "buy", quantity, price)
+
+
+def _leg_price(guard: Guard, sign: int, has_open: bool, o: Decimal, h: Decimal, low: Decimal) -> Decimal | None:
     worst, best = (low, h) if sign > 0 else (h, low)
 
     def beyond(price: Decimal, level: Decimal) -> bool:
         return (price - level) * sign >= 0  # at or above for a long, at or below for a short
 
-    price = None
     is_through = (guard.limit is not None and beyond(o, guard.limit)) or (
         guard.stop is not None and beyond(guard.stop, o)
     )
     if has_open and is_through:
-        price = o
-    elif guard.stop is not None and beyond(guard.stop, worst):
-        price = guard.stop
-    elif guard.limit is not None and beyond(best, guard.limit):
-        price = guard.limit
-    if price is not None:
-        book.guard = None
-        book.fill(time_ns, "sell" if sign > 0 else "buy", guard.quantity, price)
+        return o
+    if guard.stop is not None and beyond(guard.stop, worst):
+        return guard.stop
+    if guard.limit is not None and beyond(best, guard.limit):
+        return guard.limit
+    return None

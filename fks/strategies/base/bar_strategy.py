@@ -33,8 +33,9 @@ class Context:
     `position`: 1 long, 0 flat, -1 short, as the bars fill it: an entry is filled at the open of the bar after its
     order, or where its limit or stop is reached, and a stop loss or take profit when a bar's range reaches it (both in
     one bar: the stop). What a limit denies or a venue fills otherwise is not in it. `entry_price` (NaN while flat) and
-    `bars_held` are of the open position, `index` is the bar's number. `is_waiting`: an entry's limit or stop order
-    rests. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
+    `bars_held` are of the open position, and `entries` is how many made it (`add`); of several the price is the average
+    one of equal amounts of quote, as the sizing `notional` buys. `index` is the bar's number. `is_waiting`: an entry's
+    limit or stop order rests. `state` is the strategy's own: set any attribute; it is empty at each evaluation's start.
     """
 
     __slots__ = (
@@ -42,12 +43,14 @@ class Context:
         "_columns",
         "_life",
         "_loss",
+        "_most",
         "_order",
         "_profit",
         "_stop_loss",
         "_trail",
         "_wanted",
         "bars_held",
+        "entries",
         "entry_price",
         "index",
         "is_expired",
@@ -57,9 +60,11 @@ class Context:
         "state",
     )
 
-    def __init__(self, bars: Bars, columns: Mapping[str, Floats]) -> None:
+    def __init__(self, bars: Bars, columns: Mapping[str, Floats], entries_max: int = 1) -> None:
         self.index = 0
         self.position = 0
+        self.entries = 0
+        self._most = entries_max
         self.entry_price = _NAN
         self.bars_held = 0
         self.is_stopped = False  # a protection closed the position in this bar
@@ -123,7 +128,7 @@ class Context:
         Return False and do nothing in the bar whose range closed the position, or in which the order expired: order
         again on the next one.
         """
-        return self._wanted == 1 or self._enter(1, stop_loss, take_profit, trail, limit, stop, bars)
+        return self._wanted > 0 or self._enter(1, stop_loss, take_profit, trail, limit, stop, bars)
 
     def sell(
         self,
@@ -136,7 +141,19 @@ class Context:
         bars: int | None = None,
     ) -> bool:
         """Be short from the next bar's open on; like `buy`. Where nothing may be short it is denied."""
-        return self._wanted == -1 or self._enter(-1, stop_loss, take_profit, trail, limit, stop, bars)
+        return self._wanted < 0 or self._enter(-1, stop_loss, take_profit, trail, limit, stop, bars)
+
+    def add(self) -> bool:
+        """Enter once more at the next bar's open, on the side that is held, by the same sizing and under the same
+        protections.
+
+        Return False and do nothing while flat, when it closes or turns, and when the position has the entries that
+        `entries_max` of the strategy allows, one that was ordered in this bar included.
+        """
+        if self._wanted * self.position <= 0 or abs(self._wanted) >= self._most or abs(self._wanted) > self.entries:
+            return False
+        self._wanted += self.position
+        return True
 
     def close(self) -> None:
         """Be flat from the next bar's open on, and end an entry's order that rests; nothing when it is flat."""
@@ -195,7 +212,7 @@ class BarStrategy(Strategy):
         entry_limits, entry_stops = np.full(count, np.nan), np.full(count, np.nan)
         lives = np.full(count, np.nan)
         has_orders = False
-        ctx, on_bar = Context(bars, columns), self.on_bar
+        ctx, on_bar = Context(bars, columns, self.entries_max()), self.on_bar
         lists = [getattr(bars, name)[first:].tolist() for name in BAR_COLUMNS]
         make = _bar_type((*BAR_COLUMNS, *columns))._make
         rows = zip(*lists, *(column[first:].tolist() for column in columns.values()), strict=True)
@@ -204,6 +221,7 @@ class BarStrategy(Strategy):
         before = start = 0  # the target of the bar before, and since which bar it has been the same
         for ctx.index, bar in enumerate(map(make, rows), first):
             if before:
+                side = 1 if before > 0 else -1
                 is_late = False  # a limit filled inside this bar: its take profit counts from the next one on
                 if ctx.is_waiting:
                     order = ctx._order
@@ -212,38 +230,44 @@ class BarStrategy(Strategy):
                     price = order.reach(bar.open, bar.high, bar.low)
                     if price is not None:
                         ctx.is_waiting = False
-                        ctx.position, ctx.bars_held, ctx.entry_price = before, 0, price
+                        ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, price
                         loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                         is_late = is_limit and price != bar.open
                     elif ctx._life and ctx.index >= start + ctx._life:
                         ctx.is_waiting, ctx.is_expired, ctx._wanted = False, True, 0
-                elif ctx.position != before:  # what was ordered on the bar before fills at this one's open
-                    ctx.position, ctx.bars_held, ctx.entry_price = before, 0, bar.open
+                elif ctx.position != side:  # what was ordered on the bar before fills at this one's open
+                    ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = side, 1, 0, bar.open
                     loss, profit, trail = ctx._loss, ctx._profit, ctx._trail
                 else:
                     ctx.bars_held += 1
+                    if ctx.entries != abs(before):
+                        ctx.entry_price = (ctx.entries + 1) / (ctx.entries / ctx.entry_price + 1.0 / bar.open)
+                        ctx.entries += 1
                 target_profit = _NAN if is_late else profit
                 down, up = (loss, target_profit) if before > 0 else (target_profit, loss)
                 if ctx.position and (bar.low <= down or bar.high >= up):
                     ctx.is_stopped = True
-                    ctx.position = ctx.bars_held = ctx._wanted = 0
+                    ctx.position = ctx.entries = ctx.bars_held = ctx._wanted = 0
                     ctx.entry_price = _NAN
                 elif ctx.position and trail == trail:  # not NaN
-                    level = trailed(bar.close, trail, before)
+                    level = trailed(bar.close, trail, side)
                     loss = max(loss, level) if before > 0 else min(loss, level)
             elif ctx.position:
-                ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN
+                ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = 0, 0, 0, _NAN
             on_bar(ctx, bar)
             ctx.is_stopped = ctx.is_expired = False
             if ctx._wanted != before:
                 target[start : ctx.index] = before
+                is_further = before * ctx._wanted > 0
                 before, start = ctx._wanted, ctx.index
+                if is_further:
+                    continue
                 ctx.is_waiting = bool(before) and ctx._order is not None
                 if before:
                     losses[start], profits[start], trails[start] = ctx._stop_loss, ctx._profit, ctx._trail
                     has_trails |= ctx._trail == ctx._trail
-                    if ctx._order is not None:
-                        ctx.position, ctx.bars_held, ctx.entry_price = 0, 0, _NAN  # a flip leaves at the next open
+                    if ctx._order is not None:  # a flip leaves at the next open
+                        ctx.position, ctx.entries, ctx.bars_held, ctx.entry_price = 0, 0, 0, _NAN
                         entry_limits[start], entry_stops[start] = ctx._order.limit, ctx._order.stop
                         lives[start] = ctx._life or _NAN
                         has_orders = True

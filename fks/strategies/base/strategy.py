@@ -33,7 +33,10 @@ class StrategyError(InputError):
 class Decisions:
     """Decisions of a strategy at the close of each bar; columns of the bars' length.
 
-    `target`: -1 short, 0 flat, 1 long. `stop_loss`, `take_profit`: absolute prices of the protections of an entry
+    `target`: -1 short, 0 flat, 1 long. Of a strategy whose positions may have several entries (`entries_max`) it is
+    their number, negative for shorts: each bar on which it grows makes one more entry of the same sizing, at the
+    market; 0 or the other side closes them all, and it never shrinks otherwise. All entries of a position have the
+    protections of its first one. `stop_loss`, `take_profit`: absolute prices of the protections of an entry
     decided on that bar (NaN = none); they are read only where the target leaves 0 or changes its sign.
     `trail`: the distance, in units of the price, at which the entry's stop follows the closes (`fks.matching`, clause
     8), read on the same bars; NaN = it stays where it is.
@@ -75,6 +78,10 @@ class Strategy(BaseModel, ABC):
     def inputs(self) -> tuple[str, ...]:
         """Return the further symbols whose bars `decide` reads, in any spelling (`input_bars`): those of its parts."""
         return tuple(dict.fromkeys(symbol for part in self.parts() for symbol in part.inputs()))
+
+    def entries_max(self) -> int:
+        """Return the most entries that a position of this strategy may have."""
+        return 1
 
     def parts(self) -> tuple[Strategy, ...]:
         """Return the strategies that this one asks; their code is part of a result's fingerprint (C12)."""
@@ -148,10 +155,37 @@ def checked(strategy: Strategy, decisions: Decisions, bars: Bars) -> Decisions:
     warmup = warmup_of(strategy)
     target = decisions.target.copy()
     target[:warmup] = 0.0
-    wrong = np.flatnonzero((target != 0.0) & (target != 1.0) & (target != -1.0))
+    most = strategy.entries_max()
+    wrong = np.flatnonzero((target != np.rint(target)) | ~(np.abs(target) <= most))
     if len(wrong):
         raise target_wrong(strategy, decisions, bars, int(wrong[0]))
+    if most > 1:
+        _ensure_entries(strategy, replace(decisions, target=target), bars)
     return replace(decisions, target=target)
+
+
+def _ensure_entries(strategy: Strategy, decisions: Decisions, bars: Bars) -> None:
+    """Refuse what positions of several entries cannot do: leave in parts, or enter by an order that rests. Errors:
+    StrategyError."""
+    target = decisions.target
+    before = np.concatenate([[0.0], target[:-1]])
+    less = np.flatnonzero((target * before > 0.0) & (np.abs(target) < np.abs(before)))
+    if len(less):
+        at = int(less[0])
+        what = f"target falls from {before[at]:g} to {target[at]:g} at bar {_bar(bars, at)}"
+        raise _broken(strategy, f"{what}; a position is closed as a whole: 0, or the other side")
+    for name in ("entry_limit", "entry_stop"):
+        column = getattr(decisions, name)
+        if column is not None and (rests := (target != before) & (target != 0.0) & np.isfinite(column)).any():
+            bar = _bar(bars, int(np.argmax(rests)))
+            raise _broken(strategy, f"{name} is set at bar {bar}; positions of several entries enter at the market")
+
+
+def opened_at(target: Floats, index: int) -> int:
+    """Return the row of the first entry of the position that row `index` wants; its protections are those of all."""
+    side = np.sign(target[index])
+    other = np.flatnonzero(np.sign(target[:index]) != side)
+    return int(other[-1]) + 1 if len(other) else 0
 
 
 def decide(strategy: Strategy, bars: Bars) -> Decisions:
@@ -234,7 +268,7 @@ def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
     Part of the check of a strategy; the engines take a level as it is.
     """
     target = decisions.target
-    is_entry = (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
+    is_entry = (target != 0.0) & (np.sign(target) != np.sign(np.concatenate([[0.0], target[:-1]])))
     for name in PRICE_COLUMNS:
         column = getattr(decisions, name)
         if column is not None and (is_wrong := is_entry & (column <= 0.0)).any():
@@ -244,8 +278,10 @@ def ensure_prices(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
 
 
 def target_wrong(strategy: Strategy, decisions: Decisions, bars: Bars, index: int) -> StrategyError:
-    """Return the error of a target that is none of -1, 0 and 1."""
-    return _broken(strategy, f"target is {decisions.target[index]} at bar {_bar(bars, index)}; it may be -1, 0 or 1")
+    """Return the error of a target that is none of -1, 0 and 1, or of the entries that a position may have."""
+    most = strategy.entries_max()
+    allowed = "-1, 0 or 1" if most == 1 else f"a whole number from -{most} to {most}"
+    return _broken(strategy, f"target is {decisions.target[index]} at bar {_bar(bars, index)}; it may be {allowed}")
 
 
 def _readonly(bars: Bars) -> Bars:

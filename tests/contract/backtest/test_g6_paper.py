@@ -52,6 +52,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "pullback": {"factor": 2, "fast": 2, "slow": 4, "period": 2, "low": 45.0, "leave": 55.0},
     "rsi_dip": {"period": 2, "low": 35.0, "leave": 60.0, "sl_pct": 0.1, "hold": 5, "pause": 1},
     "time_of_day": {"zone": "UTC", "start": "01:20", "end": "02:00"},
+    "dca": {"every": 3, "buys": 4, "tp_pct": 0.1},
+    "grid": {"period": 5, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1, "sl_pct": 1.0},
     "combination": {
         "members": [
             {"strategy": "donchian", "params": {"entry": 2, "leave": 2}, "weight": 2.0},
@@ -109,13 +111,15 @@ class Market:
             await self.db.sql(
                 "INSERT INTO strategy_instances (id, strategy, params, exchange, symbol, timeframe, account_id, "
                 "venue, size,"
-                " anchor_time, cursor_time) VALUES ($1, $2, $3, 'binance', $1, '1m', 1, 'paper', $4, $5, $6)",
+                " anchor_time, cursor_time, pyramiding)"
+                " VALUES ($1, $2, $3, 'binance', $1, '1m', 1, 'paper', $4, $5, $6, $7)",
                 symbol,
                 strategy.name,
                 strategy.model_dump(mode="json"),
                 SIZE,
                 to_datetime(anchor),
                 to_datetime(int(self.tape.time_ns[self.first - 1])),
+                strategy.entries_max(),
             )
             await seal(self.db, replace(self.tape[: self.first], symbol=symbol))
             await self.db.sql(

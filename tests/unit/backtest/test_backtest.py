@@ -21,7 +21,7 @@ from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Role
 from fks.model.timeframe import NS
-from fks.strategies.base import Decisions, Strategy
+from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
 from tests.support.backtests import run
@@ -77,6 +77,10 @@ class Scripted(Strategy):
     stop: float | None = None
     limit: float | None = None
     trail: float | None = None
+    most: int = 1
+
+    def entries_max(self) -> int:
+        return self.most
 
     def warmup(self) -> int:
         return 0
@@ -167,6 +171,109 @@ def test_trailing_stop_that_the_open_gaps_through_fills_at_the_open() -> None:
     bars = tape((100, 101, 99, 100), (100, 108, 100, 108), (104, 106, 104, 105), (105, 105, 105, 105))
     result = run(Scripted(target=(1.0,), trail=2.0), bars, setup())
     assert [(fill.role, float(fill.price)) for fill in result.fills] == [(Role.ENTRY, 100), (Role.STOP_LOSS, 104)]
+
+
+@given(st.data(), st.sampled_from(["received", "quote"]))
+@settings(max_examples=80, deadline=None)
+def test_g6_on_any_tape_with_several_entries(data: st.DataObject, fee_in: str) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    count, target = 60, [0.0]
+    for draw in random.random(count - 1):
+        now = target[-1]
+        more = now + np.sign(now) if 0 < abs(now) < 4 else now
+        target.append(more if draw < 0.4 else now if draw < 0.75 else 0.0 if draw < 0.9 else random.choice([-1.0, 1.0]))
+        if now * target[-1] > 0 and abs(target[-1]) < abs(now):
+            target[-1] = now
+    target[-3:] = [0.0] * 3
+    moves = random.integers(-6, 7, 2 * count) + (random.random(2 * count) < 0.05) * random.integers(-25, 26, 2 * count)
+    path = np.maximum(400 + np.cumsum(moves), 60)
+    reach = random.integers(0, 6, (2, count))
+    rows = zip(path[0::2], path[1::2], *reach, strict=True)
+    bars = tape(*((o, max(o, c) + up, min(o, c) - down, c) for o, c, up, down in rows))
+    strategy = Scripted(
+        target=tuple(target),
+        stop=random.choice([None, 380.0, 391.5]),
+        limit=random.choice([None, 420.0, 411.5]),
+        trail=random.choice([None, None, 9.0, 14.505]),
+        most=4,
+    )
+    if fee_in == "quote":
+        result = run(strategy, bars, setup(can_short=True, costs=CostModel(Decimal(0))))
+        rate = Decimal(0)
+    else:
+        result = run(strategy, bars, setup(can_short=True))
+        rate = Decimal("0.001")
+    assert result.engine.name == "reference"
+    wanted = slow_fills(strategy, bars, BTC, rate=rate, size=Decimal(1000), can_short=True)
+    assert_same_fills(result.fills, wanted)
+    if fee_in == "quote":
+        held, trips = Decimal(0), 0
+        for fill in result.fills:
+            held += fill.side.sign * fill.quantity
+            trips += held == 0
+        assert (held, len(result.trades)) == (0, trips)
+        assert sum((trade.pnl for trade in result.trades), result.setup.cash) == result.cash
+
+
+def test_a_position_of_several_entries_is_one_trade_at_average_prices() -> None:
+    bars = tape((100, 100, 100, 100), (100, 101, 99, 100), (80, 81, 79, 80), (80, 110, 80, 110), (110, 111, 109, 110))
+    free = setup(costs=CostModel(Decimal(0)), sizing="quantity", size=Decimal(1))
+    result = run(Scripted(target=(1.0, 2.0, 2.0, 0.0, 0.0), most=2), bars, free)
+    assert [(fill.role, float(fill.price), fill.quantity) for fill in result.fills] == [
+        (Role.ENTRY, 100, 1),
+        (Role.ENTRY, 80, 1),
+        (Role.EXIT, 110, 2),
+    ]
+    (trade,) = result.trades
+    assert (trade.quantity, trade.entry_price, trade.exit_price, trade.pnl) == (2, 90, 110, 40)
+    assert (trade.entry_ns, trade.exit_ns) == (int(bars.time_ns[1]), int(bars.time_ns[4]))
+    statistics = statistics_of(result)
+    assert (statistics.trades, statistics.net_profit, statistics.exposure_pct) == (1, 40.0, 60.0)
+
+
+def test_entries_beyond_the_pyramiding_of_the_setup_are_denied_as_live_denies_them() -> None:
+    bars = tape(*[(100, 101, 99, 100)] * 6)
+    result = run(Scripted(target=(1.0, 2.0, 3.0, 3.0, 0.0, 0.0), most=3), bars, setup(pyramiding=2))
+    assert [fill.role for fill in result.fills] == [Role.ENTRY, Role.ENTRY, Role.EXIT]
+    assert [(row.code, row.detail) for row in result.denied] == [("PYRAMIDING", "2 held or open, limit 2 entries")]
+
+
+def test_further_entries_have_the_protections_of_the_first() -> None:
+    bars = tape((100, 101, 99, 100), (100, 101, 99, 100), (100, 101, 99, 100), (100, 101, 94, 100), (100, 101, 99, 100))
+    result = run(
+        Scripted(target=(1.0, 2.0, 2.0, 2.0, 2.0), stop=95.0, most=2), bars, setup(costs=CostModel(Decimal(0)))
+    )
+    assert [(fill.role, float(fill.price)) for fill in result.fills[:4]] == [
+        (Role.ENTRY, 100),
+        (Role.ENTRY, 100),
+        (Role.STOP_LOSS, 95),
+        (Role.STOP_LOSS, 95),
+    ]
+    assert len(result.trades) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ((0.0, 3.0), "target is 3.0 at bar 1 .*; it may be a whole number from -2 to 2"),
+        ((0.0, 1.5), "target is 1.5 at bar 1 .*; it may be a whole number from -2 to 2"),
+        ((2.0, 1.0), "target falls from 2 to 1 at bar 1 .*; a position is closed as a whole"),
+    ],
+)
+def test_entries_that_cannot_be_made_are_refused(target: tuple[float, ...], message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        run(Scripted(target=target, most=2), tape(*[(100, 101, 99, 100)] * 6), setup())
+
+
+@pytest.mark.parametrize("protected", [{}, {"sl_pct": 1.0}])
+def test_g6_dca_and_grid_equal_the_slow_reading(protected: dict[str, float]) -> None:
+    bars = synthetic(400)
+    grid = CATALOGUE.make("grid", {"period": 10, "step_pct": 0.1, "levels": 4, "tp_pct": 0.1, **protected})
+    dca = CATALOGUE.make("dca", {"every": 7, "buys": 4, "tp_pct": 0.1})
+    for strategy in (grid, dca):
+        result = run(strategy, bars, setup(size=Decimal(777)))
+        assert len(result.fills) > 20
+        assert_same_fills(result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(777)))
 
 
 def test_a_difference_of_one_field_is_seen() -> None:
@@ -478,7 +585,7 @@ def test_a_year_of_minutes_takes_well_under_two_seconds() -> None:
 
     bars = synthetic(525_600)
     strategy = CATALOGUE.make("sma_cross", {"sl_pct": 0.5, "tp_pct": 1.0})
-    run(strategy, bars[:1000], setup())  # the compiled engine may have to be compiled first
+    run(strategy, bars[:1000], setup(), engine="compiled")  # it may have to be compiled first
     start = time.process_time()
     result = run(strategy, bars, setup())
     assert time.process_time() - start < 2.0

@@ -33,11 +33,14 @@ FREE = Setup(INSTRUMENT, CostModel(D(0)), "quantity", D(1), cash=D(10**9), can_s
 OnBar = Callable[[Context, Any], None]
 
 
-def made(on_bar: OnBar, warmup: int = 0, columns: Mapping[str, Any] | None = None) -> BarStrategy:
+def made(on_bar: OnBar, warmup: int = 0, columns: Mapping[str, Any] | None = None, entries: int = 1) -> BarStrategy:
     """Return a strategy that does this on each bar."""
 
     class Made(BarStrategy):
         name: ClassVar[str] = "made"
+
+        def entries_max(self) -> int:
+            return entries
 
         def warmup(self) -> int:
             return warmup
@@ -181,6 +184,49 @@ def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit:
         moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
     assert seen == np.cumsum(moves).round().astype(int).tolist()
     assert set(seen) == {-1, 0, 1}
+
+
+@given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]))
+@settings(deadline=None)
+def test_further_entries_are_those_that_a_backtest_has(seed: int, loss: float) -> None:
+    tape = synthetic(400)
+    dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))
+    seen: list[tuple[int, int]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        seen.append((ctx.position, ctx.entries))
+        draw, away = dice[ctx.index], bar.close * loss / 100
+        if draw < 0.1:
+            ctx.buy(stop_loss=round(bar.close - away, 2))
+        elif draw < 0.2:
+            ctx.sell(stop_loss=round(bar.close + away, 2))
+        elif draw < 0.25:
+            ctx.close()
+        elif draw < 0.6:
+            ctx.add()
+
+    result = run(made(on_bar, entries=3), tape, FREE)
+    moves = np.zeros(len(tape))
+    for fill in result.fills:
+        moves[int(np.searchsorted(tape.time_ns, fill.time_ns))] += float(fill.side.sign * fill.quantity)
+    held = np.cumsum(moves).round().astype(int).tolist()
+    assert [position * entries for position, entries in seen] == held
+    assert max(entries for _, entries in seen) == 3
+
+
+def test_several_entries_have_the_average_price_of_equal_amounts() -> None:
+    rows: list[tuple[int, float, bool]] = []
+
+    def on_bar(ctx: Context, bar: Any) -> None:
+        is_added = ctx.add()
+        rows.append((ctx.entries, ctx.entry_price, is_added))
+        ctx.buy()
+
+    evaluate(made(on_bar, entries=3), bars_of([10.0, 10.0, 40.0, 20.0, 20.0]))
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert rows[:2] == [(0, nan, False), (1, 10.0, True)]
+    assert [(entries, round(price, 6)) for entries, price, _ in rows[2:]] == [(2, 10.0), (3, 13.333333), (3, 13.333333)]
+    assert [is_added for _, _, is_added in rows] == [False, True, True, False, False]
 
 
 def test_context_tells_the_entry_price_and_how_long_it_is_held() -> None:

@@ -77,6 +77,22 @@ def decided(targets: Sequence[float], ages: Sequence[float], held: float) -> tup
     return [(s.kind.value, s.side.value, (s.ts_event_ns - START_NS) // (60 * NS)) for s in found], missed
 
 
+def test_a_growing_target_enters_again_with_the_protections_of_the_first_entry() -> None:
+    target, stops = np.array([0.0, 1.0, 2.0, 2.0, 3.0, -1.0, -2.0, 0.0]), np.arange(90.0, 98.0)
+    found, _ = signals_for(
+        instance(), bars_of([100.0] * 8), Decisions(target, stops), first=0, ages=np.zeros(8), now_ns=NOW_NS
+    )
+    assert [(s.kind.value, s.side.value, s.stop_loss) for s in found] == [
+        ("enter", "buy", 91),
+        ("enter", "buy", 91),
+        ("enter", "buy", 91),
+        ("exit", "sell", None),
+        ("enter", "sell", 95),
+        ("enter", "sell", 95),
+        ("exit", "buy", None),
+    ]
+
+
 @given(TARGETS, st.sampled_from([-1.0, 0.0, 1.0]))
 def test_every_edge_of_fresh_bars_is_a_signal(targets: list[float], held: float) -> None:
     found, missed = decided(targets, [1.0] * len(targets), held)

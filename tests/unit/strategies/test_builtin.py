@@ -20,6 +20,7 @@ from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import StrategyError, evaluate
 from fks.strategies.check import check_strategy, synthetic
 from fks.strategies.registry import load_catalogue
+from tests.support.strategies import bars_of
 
 CATALOGUE = load_catalogue()
 BARS = synthetic(1500)
@@ -278,3 +279,55 @@ def test_bars_longer_than_a_day_have_no_time_of_day() -> None:
     bars = week("1w", datetime(2026, 1, 5, tzinfo=UTC), 70)
     with pytest.raises(StrategyError, match="needs bars of at most a day, not 1w"):
         evaluate(CATALOGUE.make("time_of_day"), bars)
+
+
+# ── several entries ──────────────────────────────────────────────────────────────────────────────
+def changes_of(strategy: Any, bars: Bars) -> list[tuple[int, float]]:
+    """Return the rows on which the target changes, and the target there."""
+    target = evaluate(strategy, bars).target
+    return [(int(row), float(target[row])) for row in np.flatnonzero(np.diff(target, prepend=0.0))]
+
+
+def test_dca_buys_every_so_many_bars_wherever_the_run_starts() -> None:
+    bars = bars_of([100.0] * 30)
+    strategy = CATALOGUE.make("dca", {"every": 6, "buys": 3})
+    whole = changes_of(strategy, bars)
+    assert [wanted for _, wanted in whole] == [1.0, 2.0, 3.0]
+    assert np.diff([row for row, _ in whole]).tolist() == [6, 6]
+    late = changes_of(strategy, bars[4:])
+    assert (late[0][0] + 4 - whole[0][0]) % 6 == 0
+
+
+def test_dca_buys_once_a_day_on_the_clock_of_its_zone() -> None:
+    bars = bars_of([100.0] * 72, timeframe="1h")
+    strategy = CATALOGUE.make("dca", {"at": "09:30", "zone": "Europe/Berlin"})
+    ends = [int(bars.time_ns[row]) // 10**9 % 86_400 + 3_600 for row, _ in changes_of(strategy, bars)]
+    assert ends == [9 * 3_600] * 3  # 10:00 in winter in Berlin: the first hour that ends at or after 09:30
+    with pytest.raises(StrategyError, match="needs bars of at most a day"):
+        evaluate(strategy, bars_of([100.0] * 5, timeframe="1w"))
+
+
+def test_dca_takes_its_profit_over_the_average_price_and_begins_again() -> None:
+    closes = [100.0, 50.0, 50.0, 50.0, 66.0, 67.0, 68.0, 68.0]  # bought at 100 and 50: 66.67 on average
+    strategy = CATALOGUE.make("dca", {"every": 1, "buys": 2, "tp_pct": 0.4})
+    assert changes_of(strategy, bars_of(closes)) == [(0, 1.0), (1, 2.0), (5, 0.0), (6, 1.0), (7, 2.0)]
+
+
+def test_grid_buys_each_level_once_and_sells_over_the_average_price() -> None:
+    closes = [100.0] * 5 + [98.9, 98.5, 97.5, 90.0, 90.0, 90.0, 99.0, 99.0]
+    bars = bars_of(closes)
+    strategy = CATALOGUE.make("grid", {"period": 3, "step_pct": 1.0, "levels": 4, "tp_pct": 5.0})
+    # the high is 100.5, so that the levels are 99.495, 98.49, 97.485 and 96.48
+    assert changes_of(strategy, bars) == [(5, 1.0), (7, 2.0), (8, 3.0), (9, 4.0), (11, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"levels": 50, "step_pct": 2.0}, "50 levels of 2 % are 100 % or more"),
+        ({"levels": 5, "step_pct": 1.0, "sl_pct": 5.0}, "must be below the last level"),
+    ],
+)
+def test_grid_refuses_levels_that_cannot_be(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CATALOGUE.make("grid", params)

@@ -14,7 +14,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import BarStrategy, Context, StrategyError
-from fks.strategies.time_of_day import Clock, second_of
+from fks.strategies.base.daytime import Clock, second_of
 
 _DAY_S = 86_400
 

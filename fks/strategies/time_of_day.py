@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fks.indicators import local_seconds
 from fks.indicators.sessions import zone_of
@@ -14,8 +14,8 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.strategies.base import Decisions, Protected, StrategyError
+from fks.strategies.base.daytime import Clock, second_of
 
-Clock = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_S = 86_400
 
@@ -77,9 +77,3 @@ class TimeOfDay(Protected):
         is_day = np.isin(weekday, [_DAYS.index(day) for day in self.days.split()])
         is_in = is_day & (since < (end - start) % _DAY_S)
         return self.protect(bars, np.where(is_in, -1.0 if self.short else 1.0, 0.0))
-
-
-def second_of(clock: str) -> int:
-    """Return the seconds since midnight of a time of day, HH:MM."""
-    hours, minutes = clock.split(":")
-    return int(hours) * 3600 + int(minutes) * 60

@@ -116,7 +116,7 @@ def test_wrong_parameters_are_one_clear_line(params: dict[str, object], message:
 def test_an_unknown_strategy_names_those_there_are() -> None:
     with pytest.raises(
         InputError,
-        match="unknown strategy 'x'; known: atr_trend bollinger buy_and_hold combination donchian ema_cross macd",
+        match="unknown strategy 'x'; known: atr_trend bollinger buy_and_hold combination dca donchian ema_cross grid macd",
     ):
         load_catalogue().make("x")
 

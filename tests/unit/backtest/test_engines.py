@@ -224,6 +224,8 @@ FAST: dict[str, dict[str, Any]] = {
     "rsi": {"period": 4},
     "bollinger": {"period": 6, "deviations": 1.0},
     "buy_and_hold": {},
+    "dca": {"every": 60, "buys": 5, "tp_pct": 0.2},
+    "grid": {"step_pct": 0.05, "levels": 4, "tp_pct": 0.1},
 }
 
 

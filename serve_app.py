@@ -85,6 +85,7 @@ def gateway_app(home: str, name: str) -> Any:
         node=lambda: _node_now(paths),
         config_version=runtime.version,
         session_key=secrets.session_key,
+        is_behind_serve=True,
     )
     return create_app(deps, pages=(router,))
 

@@ -61,17 +61,27 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
             allow_credentials=False,
             allow_methods=["GET", "POST", "DELETE"],
             max_age=600,
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "X-API-Key",
+                "Traceparent",
+                "X-Request-ID",
+            ],
             expose_headers=[
                 "Location",
                 "Retry-After",
                 "X-Request-ID",
+                "Traceparent",
                 "RateLimit-Limit",
                 "RateLimit-Remaining",
                 "RateLimit-Reset",
             ],
         )
-    app.add_middleware(RequestMiddleware, clock=deps.clock, log=deps.log, http=http)
+    app.add_middleware(
+        RequestMiddleware, clock=deps.clock, log=deps.log, http=http, is_behind_serve=deps.is_behind_serve
+    )
     return app
 
 

@@ -342,6 +342,8 @@ class Scope:
             return None
         found = await authenticate(connection, self.scope)
         check_parameters(connection)
+        if connection.scope["type"] == "http":
+            await connection.app.state.gateway.idempotency.begin(connection, found, route_of(connection))
         return found
 
 

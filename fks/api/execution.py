@@ -110,12 +110,13 @@ class Execution:
         *,
         arrived_ns: int,
         must_reduce: bool = False,
+        trace_id: str = "",
     ) -> EntryAnswer:
         """Commit the signal and return its order, as order entry does. Errors: those of `OrderEntry.submit`, and
         InputError SIZE_WRONG when a size cannot be computed."""
         make: Make = partial(self.signal_of, request)
         make = self._entry.reducing(make) if must_reduce else make
-        draft = Draft(principal, request.body_hash, arrived_ns, make)
+        draft = Draft(principal, request.body_hash, arrived_ns, make, trace_id)
         return await self._entry.enter(draft, key)
 
     async def signal_of(self, request: ExecutionRequest, principal: str, key: str, arrived_ns: int) -> Signal:

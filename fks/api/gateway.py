@@ -22,6 +22,7 @@ from fks.api.auditing import Auditing
 from fks.api.auth import Tokens
 from fks.api.exact import dump
 from fks.api.hub import Hub
+from fks.api.idempotency import Idempotency
 from fks.api.limits import Limits
 from fks.api.logins import Logins
 from fks.clock import Clock
@@ -77,6 +78,7 @@ class Deps:
     node: Callable[[], NodeView | None] = lambda: None
     host: str = field(default_factory=socket.gethostname)
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
+    is_behind_serve: bool = False  # Ray Serve's proxy answers with the request's id itself
     # signs access tokens and encrypts second factors; all replicas need the same one
     session_key: SecretStr = field(default_factory=lambda: SecretStr(secrets.token_urlsafe(32)))
 
@@ -94,6 +96,7 @@ class Gateway:
         self.logins = Logins(UserStore(db), deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
         self.tokens = Tokens(TokenStore(db), deps.clock, deps.settings.http, self.logins)
         self.limits = Limits(bus, deps.settings.auth)
+        self.idempotency = Idempotency(bus, deps.session_key.get_secret_value())
         self.audit = Auditing(AuditStore(db), deps.log)
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0

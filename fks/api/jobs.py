@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
+import orjson
 from fastapi import Header, Query
 
+from fks.api.exact import dump
 from fks.api.gateway import Gateway
+from fks.api.problems import Problem
 from fks.model import ids
 from fks.model.timeframe import iso
 from fks.store.bus import JOBS
@@ -36,7 +39,10 @@ async def submit_once(
     store = JobStore(gate.db)
     known, fresh = await store.same(kind, fingerprint)
     by_key = ids.request_signal_id(f"{kind}:{who.name}", key) if key else None
-    if by_key is not None and await store.get(by_key) is not None:
+    if by_key is not None and (kept := await store.get(by_key)) is not None:
+        if orjson.loads(dump(dict(kept.spec))) != orjson.loads(dump(dict(spec))):
+            text = f"the Idempotency-Key was used for another {kind}"
+            raise Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
         return by_key, True
     if known is not None and not again:
         return known, True

@@ -3,15 +3,17 @@ answer, a count, a duration, and a last exception handler that leaks nothing."""
 
 from __future__ import annotations
 
-import secrets
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fks.api import aliases, policy
 from fks.api.callers import admits_peer, is_own_host
+from fks.api.idempotency import BufferedBody
 from fks.api.limits import Allowance
-from fks.api.problems import Problem, count_refusal, of_error
+from fks.api.problems import Answered, Problem, count_refusal, of_error
+from fks.api.tracing import Trace, request_id_of, trace_of
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.errors import FksError, InputError
@@ -36,7 +38,9 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 class RequestMiddleware:
     """Pure ASGI, because Starlette's helper class would buffer and re-raise."""
 
-    def __init__(self, app: ASGIApp, clock: Clock, log: Log, http: Http) -> None:
+    def __init__(self, app: ASGIApp, clock: Clock, log: Log, http: Http, *, is_behind_serve: bool = False) -> None:
+        """`is_behind_serve`: Ray Serve's proxy adds the request's `x-request-id` to the answer itself."""
+        self._is_behind_serve = is_behind_serve
         self._app = app
         self._clock = clock
         self._log = log
@@ -49,14 +53,18 @@ class RequestMiddleware:
         if scope["type"] == "websocket" and self._refusal(scope) is not None:
             await send({"type": "websocket.close", "code": 1008})  # before the handshake: the client gets a 403
             return
+        if scope["type"] == "websocket":
+            scope = aliases.resolved(scope)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = self._clock.monotonic()
-        request_id = secrets.token_hex(8)
+        scope = aliases.resolved(scope)
+        request_id = request_id_of(_header(scope, b"x-request-id"))
+        trace = trace_of(_header(scope, b"traceparent"))
         state = scope.setdefault("state", {})
         state["arrived_ns"] = self._clock.now_ns()  # the age of an order request counts from here
-        state["request_id"] = request_id
+        state["request_id"], state["trace_id"] = request_id, trace.trace_id
         seen: dict[str, Any] = {"status": 0}
 
         async def send_with_headers(message: Message) -> None:
@@ -65,9 +73,17 @@ class RequestMiddleware:
                 gateway = _gateway_of(scope)
                 if gateway is not None and "audited" in state:
                     await gateway.audit.answered(scope, message["status"])
-                message = {**message, "headers": self._headers(list(message["headers"]), request_id, state)}
+                if "idempotent" in state and gateway is not None:
+                    gateway.idempotency.note(state["idempotent"], message)
+                message = {**message, "headers": self._headers(list(message["headers"]), request_id, trace, state)}
+            elif "idempotent" in state:
+                idempotency = _gateway_of(scope).idempotency
+                if idempotency.note(state["idempotent"], message):  # kept before the caller can repeat the call
+                    await idempotency.finish(state.pop("idempotent"))
             await send(message)
 
+        if scope["method"] not in policy.READS and _header(scope, b"idempotency-key") is not None:
+            receive = state["buffered_body"] = BufferedBody(receive)
         try:
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL cannot even compare with it
                 raise InputError(
@@ -76,7 +92,7 @@ class RequestMiddleware:
             if (refusal := self._refusal(scope)) is not None:
                 raise refusal
             await self._app(scope, receive, send_with_headers)
-        except (InputError, Problem) as error:
+        except (InputError, Problem, Answered) as error:
             count_refusal(_gateway_of(scope), error)
             await of_error(error, scope["path"])(scope, receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller gets a document and the log the trace
@@ -108,19 +124,23 @@ class RequestMiddleware:
         return None
 
     def _headers(
-        self, headers: list[tuple[bytes, bytes]], request_id: str, state: dict[str, Any]
+        self, headers: list[tuple[bytes, bytes]], request_id: str, trace: Trace, state: dict[str, Any]
     ) -> list[tuple[bytes, bytes]]:
         names = {name.lower() for name, _ in headers}
         allowance: Allowance | None = state.get("allowance")
         limits = [] if allowance is None else [(k.lower().encode(), v.encode()) for k, v in allowance.headers.items()]
         extra = [(name, value) for name, value in (*self._fixed, _CSP, _NO_STORE, *limits) if name not in names]
-        return [*headers, *extra, (b"x-request-id", request_id.encode())]
+        own = [(b"traceparent", trace.header.encode())]
+        if not self._is_behind_serve:
+            own.append((b"x-request-id", request_id.encode()))
+        return [*headers, *extra, *own]
 
     def _log_failure(self, error: Exception, request_id: str, scope: Scope) -> None:
         trace = "" if isinstance(error, FksError) else "".join(traceback.format_exception(error))[-4000:]
         self._log.error(
             "gateway.failed",
             request_id=request_id,
+            trace_id=scope["state"]["trace_id"],
             path=scope["path"],
             error=f"{type(error).__name__}: {error}",
             trace=trace,
@@ -136,6 +156,12 @@ class RequestMiddleware:
         gateway.rate.note()
         gateway.meter.count("fks_http_requests_total", route=route, status=str(status))
         gateway.meter.observe("fks_http_request_seconds", seconds, route=route)
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    """Return a header's value; None without it, or when it is there more than once."""
+    found = [value for name, value in scope["headers"] if name == wanted]
+    return found[0].decode("latin-1") if len(found) == 1 else None
 
 
 def _gateway_of(scope: Scope) -> Any:

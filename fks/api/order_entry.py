@@ -174,6 +174,12 @@ class Draft:
     body_hash: str
     arrived_ns: int
     make: Make
+    trace_id: str = ""  # of the request; default one that is derived from the key
+
+    async def signal(self, key: str) -> Signal:
+        """Return the signal under `key`, in the trace of its request."""
+        made = await self.make(self.principal, key, self.arrived_ns)
+        return replace(made, trace_id=self.trace_id) if self.trace_id else made
 
 
 def exchange_of(venue: str, settings: Settings) -> str | None:
@@ -213,6 +219,7 @@ class OrderEntry:
         arrived_ns: int | None = None,
         accounts: Collection[int] | None = None,
         must_reduce: bool = False,
+        trace_id: str = "",
     ) -> EntryAnswer:
         """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
 
@@ -229,7 +236,7 @@ class OrderEntry:
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
         make: Make = partial(self.signal_of, request, accounts=accounts)
         make = self.reducing(make) if must_reduce else make
-        draft = Draft(principal, request.body_hash(), arrived_ns, make)
+        draft = Draft(principal, request.body_hash(), arrived_ns, make, trace_id)
         return await self.enter(draft, idempotency_key)
 
     async def enter(self, draft: Draft, key: str | None, *, wait_s: float | None = None) -> EntryAnswer:
@@ -249,7 +256,7 @@ class OrderEntry:
         try:
             key = await self._signals.derived_key(draft.principal, draft.body_hash, DERIVED_S)
             if key is None:
-                signal = await draft.make(draft.principal, own, draft.arrived_ns)  # a wrong request claims no key
+                signal = await draft.signal(own)  # a wrong request claims no key
                 key = await self._signals.claim_key(draft.principal, draft.body_hash, own, DERIVED_S)
         except OutageError as error:
             # the claim may be on disk, or that of an equal request may have been first: no key can be promised
@@ -272,7 +279,7 @@ class OrderEntry:
         signal_id = request_signal_id(draft.principal, key)
         record = await self._signals.get(signal_id)
         if record is None:
-            signal = signal or await draft.make(draft.principal, key, draft.arrived_ns)
+            signal = signal or await draft.signal(key)
             is_new = bool(await self._signals.insert([signal], draft.body_hash))
             if is_new:
                 await self._wake(signal)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from fks.api.aliases import route_path
 from fks.api.exact import dump
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
 
@@ -38,6 +39,14 @@ class Problem(FksError):
         self.members = members
 
 
+class Answered(FksError):
+    """The answer to a request is known already: the one of an earlier call."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__("answered before")
+        self.response = response
+
+
 def document(status: int, code: str, detail: str, *, remedy: str = "", **members: object) -> dict[str, Any]:
     """Return the members of a problem. `type` is a URN of the code: docs/api.md lists them."""
     found: dict[str, Any] = {
@@ -59,6 +68,8 @@ def answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Re
 
 def of_error(error: Exception, path: str) -> Response:
     """Return the response to an error; an unexpected exception becomes a bare 500."""
+    if isinstance(error, Answered):
+        return error.response
     if isinstance(error, Problem):
         body = document(error.status, error.code, error.message, remedy=error.remedy, instance=path, **error.members)
         return answer(body, error.headers)
@@ -104,7 +115,7 @@ def install(app: FastAPI) -> None:
         )
         headers = dict(error.headers) if error.headers else {}
         if error.status_code == 405:
-            headers["Allow"] = ", ".join(_allowed(app, request.url.path))
+            headers["Allow"] = ", ".join(_allowed(app, route_path(request.scope)))
         return answer(document(error.status_code, code, detail, remedy=remedy, instance=request.url.path), headers)
 
     async def on_invalid(request: Request, error: Exception) -> Response:

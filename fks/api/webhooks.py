@@ -143,7 +143,9 @@ class Webhooks:
         )
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────
-    async def take(self, webhook: Webhook, body: Mapping[str, object], address: str, arrived_ns: int) -> EntryAnswer:
+    async def take(
+        self, webhook: Webhook, body: Mapping[str, object], address: str, arrived_ns: int, *, trace_id: str = ""
+    ) -> EntryAnswer:
         """Commit the signal of a message and return its order, as order entry does, at most WAIT_S after the commit.
 
         Errors: those of `check`; Problem 429 beyond the quota; those of `OrderEntry.submit`.
@@ -156,7 +158,7 @@ class Webhooks:
                 raise _over(webhook)
             return signal
 
-        draft = Draft(webhook.principal, request.body_hash, arrived_ns, make)
+        draft = Draft(webhook.principal, request.body_hash, arrived_ns, make, trace_id)
         return await self._entry.enter(draft, f"message-{request.body_hash}", wait_s=WAIT_S)
 
     async def rehearse(self, webhook: Webhook, body: Mapping[str, object]) -> Signal:

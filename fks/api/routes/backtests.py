@@ -8,9 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
+from starlette.responses import Response
 
+from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
@@ -79,9 +81,9 @@ async def backtests(
 
 
 @router.get("/backtests/{id}", response_model=JobView)
-async def backtest(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
+async def backtest(gate: Gate, who: Reader, request: Request, id: uuid.UUID) -> Response:
     """Return one backtest: its state, its progress, and when it is done its result."""
-    return ExactJson(await _view(JobStore(gate.db), id))
+    return conditional(request, ExactJson(await _view(JobStore(gate.db), id)))
 
 
 @router.delete("/backtests/{id}", status_code=202)

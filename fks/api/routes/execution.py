@@ -74,6 +74,7 @@ async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, k
             checked_key(key),
             arrived_ns=request.state.arrived_ns,
             must_reduce=must_reduce,
+            trace_id=request.state.trace_id,
         )
 
     return execution_answer(await within_limit(request, submit), gate.deps.clock.now_ns())

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from fks.api import columns
+from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
@@ -72,7 +73,7 @@ async def historical(
         more = rows[count]["time"] if start and len(rows) > count else None
         bars = [dict(row) for row in rows[:count]]
         body = {**identity(item), "timeframe": timeframe, "revision": revision, "bars": bars, "next": more}
-        return ExactJson(body, headers=_link(timeframe, more, end, count, exchange))
+        return conditional(request, ExactJson(body, headers=_link(timeframe, more, end, count, exchange)))
     oldest = None if state is None or state.oldest_ns is None else to_datetime(state.oldest_ns)
     first = start or (oldest if limit is None else await gate.db.fetchval("reading.nth_newest", *series, end, limit))
     pages = _pages(gate, series, first, end, limit or sys.maxsize)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
+from fks.api.parts import ORDER_MANAGER, need
 from fks.api.problems import Problem
 from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
 from fks.api.views import IncidentView, Page
@@ -49,6 +50,7 @@ async def reconcile(
         raise Problem(
             404, "VENUE_UNKNOWN", f"there is no venue {body.venue}", remedy=f"known: {', '.join(known) or 'none'}"
         )
+    await need(gate, ORDER_MANAGER)
     store, clock = SettlementStore(gate.db), gate.deps.clock
     ids = [await store.request_reconcile(venue, by=who.name, now_ns=clock.now_ns()) for venue in wanted]
     await gate.bus.publish(WAKE, {"type": "reconcile"})

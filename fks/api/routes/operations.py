@@ -59,6 +59,9 @@ async def ask(
     operation = await store.request(
         body.kind, target=target, args=args, reason=body.reason, requested_by=who.name, id=id
     )
+    if (operation.kind, operation.target, dict(operation.args)) != (body.kind, target, args):
+        text = "the Idempotency-Key was used for another operation"
+        raise Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
     await gate.bus.publish(CHANNEL, {"id": str(operation.id)})
     return ExactJson(view(operation), status_code=202, headers={"Location": f"/operations/{operation.id}"})
 

@@ -8,9 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
+from starlette.responses import Response
 
+from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
@@ -89,10 +91,10 @@ async def optimizations(
 
 
 @router.get("/optimizations/{id}", response_model=SearchView)
-async def optimization(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
+async def optimization(gate: Gate, who: Reader, request: Request, id: uuid.UUID) -> Response:
     """Return one search: its state, its trials by state with their rate and the time left, and when it is done its
     result."""
-    return ExactJson(await _shown(gate, id))
+    return conditional(request, ExactJson(await _shown(gate, id)))
 
 
 @router.get("/optimizations/{id}/trials")

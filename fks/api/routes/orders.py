@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
+from starlette.responses import Response
 
+from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.limits import admit, refusal_of
+from fks.api.parts import ORDER_MANAGER, need
 from fks.api.problems import MEDIA_TYPE, Problem, document
 from fks.api.query import (
     Admin,
@@ -97,6 +100,7 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
             arrived_ns=request.state.arrived_ns,
             accounts=who.account_list,
             must_reduce=must_reduce,
+            trace_id=request.state.trace_id,
         )
 
     answer = await within_limit(request, submit)
@@ -219,6 +223,7 @@ async def settle(
     if body.confirm is None:
         assert request is not None
         return _answer(await gate.settling.propose(found["client_order_id"], request, who.name))
+    await need(gate, ORDER_MANAGER)
     return _answer(await gate.settling.confirm(found["client_order_id"], body.confirm, request, who.name))
 
 
@@ -239,12 +244,13 @@ def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
 
 
 @router.get("/orders/{id}/events", response_model=Page[OrderEventView])
-async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
+async def events(gate: Gate, who: Reader, request: Request, id: str) -> Response:
     """Return every step of one order, in order."""
     found = await _find(gate, id, who)
     if found is None:
         raise _unknown(id)
-    return ExactJson(page(await gate.db.fetch("gateway.order_events", found["client_order_id"])))
+    rows = await gate.db.fetch("gateway.order_events", found["client_order_id"])
+    return conditional(request, ExactJson(page(rows)))
 
 
 def _answer(answer: Any) -> ExactJson:

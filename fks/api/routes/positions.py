@@ -5,8 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
+from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
 from fks.api.routes.market import name_of
@@ -51,14 +53,15 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
 async def fills(
     gate: Gate,
     who: Reader,
+    request: Request,
     symbol: Symbol = None,
     exchange: Exchange = None,
     instance: Name = None,
     order: Annotated[str | None, Query(description="a client_order_id", max_length=64)] = None,
     before: Before = None,
     limit: Limit = 100,
-) -> ExactJson:
+) -> Response:
     """List executions, newest first."""
     symbols, at = await gate.narrowed(symbol, exchange)
     rows = await gate.db.fetch("gateway.fills", symbols, instance, order, before, limit, at, who.account_list)
-    return ExactJson(page(rows, limit))
+    return conditional(request, ExactJson(page(rows, limit)))

@@ -81,7 +81,7 @@ async def tradingview(gate: Gate, request: Request) -> ExactJson:
         if error.status < 500:
             await _count_refused(request, webhooks, address)
         raise
-    answer = await webhooks.take(sender, body, address, arrived_ns)
+    answer = await webhooks.take(sender, body, address, arrived_ns, trace_id=request.state.trace_id)
     return execution_answer(answer, gate.deps.clock.now_ns())
 
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 #: where a build keeps its migrations, within its sources
 VERSIONS = "fks/store/migrations/versions"
 _REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
+_PARENT = re.compile(r'^down_revision = "(\w+)"$', re.MULTILINE)
 _CANNOT_ROLL = re.compile(r"^can_roll = False$", re.MULTILINE)
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7_206_151  # an arbitrary number, the same in every process
@@ -93,7 +94,7 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
         config = _config(connection)
         if folder is not None:
             config.set_main_option("version_locations", str(folder))
-        number = "0001" if folder is not None else f"{len(history()) + 1:04d}"
+        number = "0001" if folder is not None else f"{max(int(step.id) for step in history()) + 1:04d}"
         try:
             made = command.revision(config, message=message, autogenerate=True, rev_id=number)
         except CommandError as error:
@@ -116,8 +117,9 @@ def check_rolling(at: str | None, sources: Iterable[str], *, build: str) -> None
     """
     theirs = {_REVISION.findall(text)[0]: text for text in sources if _REVISION.search(text)}
     ours = {file.stem.split("_")[0]: file.read_text() for file in (_FOLDER / "versions").glob("[0-9]*.py")}
-    missing = sorted(id for id in theirs if at is None or id > at)
-    unknown = sorted(id for id in ours if max(theirs, default="") < id <= (at or ""))
+    applied = _applied(at, (theirs | ours).values())
+    missing = sorted(theirs.keys() - applied)
+    unknown = sorted(applied & ours.keys() - theirs.keys())
     breaking = [id for id in (*missing, *unknown) if _CANNOT_ROLL.search((theirs | ours)[id])]
     if breaking:
         raise InputError(
@@ -132,6 +134,16 @@ def check_rolling(at: str | None, sources: Iterable[str], *, build: str) -> None
             code="DEPLOY_SCHEMA",
             remedy="run 'fks db upgrade' of that build first, or 'fks down', install it, 'fks up'",
         )
+
+
+def _applied(at: str | None, sources: Iterable[str]) -> set[str]:
+    """Return the revisions of a database at `at`: the chain decides, not the numbers, which parallel work mixes up."""
+    found: set[str] = set()
+    parents = {ids[0]: (_PARENT.findall(text) or [None])[0] for text in sources if (ids := _REVISION.findall(text))}
+    while at is not None and at not in found:
+        found.add(at)
+        at = parents.get(at)
+    return found
 
 
 def history() -> list[Revision]:

@@ -100,7 +100,7 @@ async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database
 
 
 def migration(id: str, body: str = "") -> str:
-    return f'revision = "{id}"\n{body}'
+    return f'revision = "{id}"\ndown_revision = "{migrate.head()}"\n{body}'
 
 
 FILES = sorted((Path(migrate.__file__).parent / "migrations/versions").glob("[0-9]*.py"))
@@ -109,6 +109,17 @@ INSTALLED = [file.read_text() for file in FILES]
 
 def test_a_build_with_the_same_migrations_may_roll() -> None:
     migrate.check_rolling(migrate.head(), INSTALLED, build="fks-1.whl")
+
+
+def test_the_chain_and_not_the_number_says_what_a_database_has() -> None:
+    """Parallel work lands a higher number first."""
+    first = f'revision = "9003"\ndown_revision = "{migrate.head()}"\n'
+    second = 'revision = "9002"\ndown_revision = "9003"\n'
+    migrate.check_rolling("9002", [*INSTALLED, first, second], build="fks-1.whl")
+    with pytest.raises(InputError, match="needs migration 9001, 9002"):
+        migrate.check_rolling(
+            "9003", [*INSTALLED, first, second, 'revision = "9001"\ndown_revision = "9002"\n'], build="f"
+        )
 
 
 def test_a_build_that_renames_columns_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -174,7 +175,7 @@ async def save_channel(
 ) -> ExactJson:
     """Make a channel, or replace the one of this name. It takes alerts from now on."""
     _check_severity(body.severity_min)
-    address = checked(body.url, body.base)
+    address = await asyncio.to_thread(checked, body.url, body.base)  # the first call loads apprise: a second
     await AlertingStore(gate.db).save_channel(
         body.name,
         kind=kind_of(address),

@@ -38,6 +38,7 @@ from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
+_CANCEL_AGAIN_S = 1.0
 _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that the venue alone is asked about each id
 
 
@@ -135,9 +136,7 @@ class Guardian:
         """Close the socket and the sessions. An engaged kill stays engaged and goes on at the next start."""
         await self._socket.close()
         for task in (*self._publishing, *(task for task in (self._work, self._renewing) if task is not None)):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await _ended(task)
         await self._lease.release()
         for venue in self._venues.values():
             await venue.close()
@@ -343,9 +342,7 @@ class Guardian:
     async def _end_work(self) -> None:
         """Stop working: the kill is released."""
         if self._work is not None:
-            self._work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._work
+            await _ended(self._work)
         self._works, self._work = {}, None
         self._meter.gauge("fks_kill_engaged", 0.0)
 
@@ -437,6 +434,16 @@ class Guardian:
         if operation is None:
             raise InputError("not understood", code="OP_UNKNOWN", remedy=f'send {{"op": one of {sorted(OPERATIONS)}}}')
         return await operation(self, request)
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended: a venue's library may turn one cancellation into an error of its own, and a
+    round that failed is followed by the next one. The lock of kills is held meanwhile."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
+    if not task.cancelled():
+        task.exception()
 
 
 async def _on_kill(guardian: Guardian, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fks.api.execution import Execution, ExecutionRequest, canonical_hash, reque
 from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, positive
 from fks.api.problems import Problem
 from fks.clock import Clock
+from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.model.signal import Signal
 from fks.model.timeframe import NS, to_ns
@@ -154,12 +155,26 @@ class Webhooks:
 
         async def make(principal: str, key: str, at_ns: int) -> Signal:
             signal = await self._execution.signal_of(request, principal, key, at_ns)
-            if not await self._store.use(webhook):  # last: what is refused otherwise does not count
-                raise _over(webhook)
-            return signal
+            if await self._store.use(webhook):  # last: what is refused otherwise does not count
+                return signal
+            return await self._reducing(webhook, signal, key, at_ns)
 
         draft = Draft(webhook.principal, request.body_hash, arrived_ns, make, trace_id)
         return await self._entry.enter(draft, f"message-{request.body_hash}", wait_s=WAIT_S)
+
+    async def _reducing(self, webhook: Webhook, signal: Signal, key: str, at_ns: int) -> Signal:
+        """Return a signal beyond the quota that only reduces a position: a sender's way out is never used up. Errors:
+        Problem 429 for any other, and when the webhook was removed or got another secret."""
+
+        async def sized(*_: object) -> Signal:
+            return signal
+
+        try:
+            if (await self._store.get(webhook.name)).salt == webhook.salt:
+                return await self._entry.reducing(sized)(webhook.principal, key, at_ns)
+        except InputError:
+            pass
+        raise _over(webhook)
 
     async def rehearse(self, webhook: Webhook, body: Mapping[str, object]) -> Signal:
         """Return the signal that a message would become. Nothing is committed, nothing is counted. Errors: those of

@@ -219,6 +219,28 @@ async def test_the_quota_holds_also_for_messages_at_once(gateway: Running, seede
         assert (await client.post(PATH, json=_message(secret, alert_id="later"))).status_code == 202
 
 
+async def test_beyond_the_quota_only_what_reduces_a_position_is_taken(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway, quota_per_hour=1)
+    (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, quantity) VALUES ($1, $2, 'BTCUSDT', 0.1)",
+        account["id"],
+        account["venue"],
+    )
+    async with gateway.client(None) as client:
+        assert (await client.post(PATH, json=_message(secret))).status_code == 202
+        again = await client.post(PATH, json=_message(secret, alert_id="in"))
+        assert (again.status_code, again.json()["code"]) == (429, "WEBHOOK_QUOTA")
+        leaving = _message(secret, action="sell")
+        await seeded.sql("UPDATE positions SET quantity = 0.05")
+        beyond = await client.post(PATH, json=leaving)
+        assert (beyond.status_code, beyond.json()["code"]) == (429, "WEBHOOK_QUOTA")
+        await seeded.sql("UPDATE positions SET quantity = 0.1")
+        assert (await client.post(PATH, json=leaving)).status_code == 202
+    rows = await seeded.sql("SELECT side, is_reduce_only FROM signals ORDER BY seq")
+    assert [(row["side"], row["is_reduce_only"]) for row in rows] == [("buy", False), ("sell", True)]
+
+
 async def test_only_tradingviews_addresses_where_the_row_says_so(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

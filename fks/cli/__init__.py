@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("fks.cli.events", "Show what happened to the parts: starts, ends, restarts, escalations."),
     "alerts": ("fks.cli.alerts", "List what wants a person; rules, channels and silences of alerts."),
     "monitor": ("fks.cli.monitor", "Show services with uptime; run deep checks; register services."),
+    "schedule": ("fks.cli.schedule", "List, add, edit, run, pause and remove schedules."),
     "doctor": ("fks.cli.doctor", "Check this machine and the running system; name what to fix."),
     "logs": ("fks.cli.logs", "Show logs of all or one component."),
     "config": ("fks.cli.config", "Show, check, explain and change the settings."),

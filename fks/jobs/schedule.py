@@ -71,6 +71,7 @@ async def _old_checks(c: Context) -> str:
     )
     checks = await c.db.execute("registry.delete_old_checks", first_check)
     minutes = await c.db.execute("registry.delete_old_metrics", first_minute)
+    await c.db.execute("schedules.delete_old_runs", first_check)
     return f"{checks.rpartition(' ')[2]} checks and {minutes.rpartition(' ')[2]} minutes of metrics deleted"
 
 
@@ -169,7 +170,7 @@ class Schedules:
         now = to_datetime(self._context.clock.now_ns())
         ran: list[tuple[str, str]] = []
         for row in await db.fetch("schedules.list"):
-            if not row["is_enabled"] or row["task"] not in TASKS:
+            if not row["is_enabled"] or row["task"] not in TASKS or row["cron"] is None:
                 self._failing.pop(row["name"], None)
                 continue
             try:

@@ -16,6 +16,7 @@ from fks.store.bus import JOBS
 
 if TYPE_CHECKING:
     from fks.config.settings import Settings
+    from fks.jobs.personal import PersonalSchedules
     from fks.jobs.schedule import Schedules
     from fks.store.jobs import Job, JobStore
 
@@ -69,18 +70,21 @@ class Scheduler:
         self._waits_s: float | None = None
         self._is_full = False
         self._failing: Mapping[str, str] = {}
+        self._personal: PersonalSchedules | None = None
 
     async def run(self) -> None:
         """Look for due work every second, and at each submitted job, until cancelled; a database that is away only
         delays it."""
+        from fks.jobs.personal import PersonalSchedules
         from fks.jobs.schedule import Schedules
         from fks.store.jobs import JobStore
 
+        self._personal = PersonalSchedules(self._c)
         schedules, jobs = Schedules(self._c.db, self._c.clock, self._c.settings), JobStore(self._c.db)
         self._failing = schedules.failing
         listening = asyncio.create_task(self._listen())
         try:
-            await self._work(schedules, jobs)
+            await self._work(schedules, self._personal, jobs)
         finally:
             listening.cancel()
 
@@ -88,7 +92,7 @@ class Scheduler:
         async for _ in self._c.bus.subscribe(JOBS):
             self._wake.set()
 
-    async def _work(self, schedules: Schedules, jobs: JobStore) -> None:
+    async def _work(self, schedules: Schedules, personal: PersonalSchedules, jobs: JobStore) -> None:
         from fks.jobs.schedule import NOTHING
 
         while True:
@@ -107,6 +111,7 @@ class Scheduler:
                 for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=ATTEMPTS_MAX):
                     self._c.log.warning("job.requeued", job=str(id))
                 if not self._is_draining:
+                    await personal.run_due()
                     await schedules.start_waiting()
                     await self._swap_challengers()
                 await self._claim(jobs)
@@ -177,6 +182,8 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Leave running jobs to the cluster; they end by themselves or are queued again."""
+        if self._personal is not None:
+            self._personal.stop()
         for _, task in self._running.values():
             task.cancel()
 

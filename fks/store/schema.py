@@ -1036,12 +1036,36 @@ schedules = Table(
     "schedules",
     metadata,
     Column("name", Text, primary_key=True),
-    _text("cron"),
+    _text("cron", null=True),  # UTC; None: every_s
     _text("task"),
     Column("spec", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _time("last_run_at", null=True),
     _text("last_result", null=True),
     _flag("is_enabled", "true"),
+    Column("every_s", Integer, nullable=True),
+    _text("created_by", default="system"),
+    _time("created_at", now=True),
+    _time("requested_at", null=True),  # a person wants a run now
+    CheckConstraint("(cron IS NULL) <> (every_s IS NULL)", name="rhythm"),
+)
+
+schedule_runs = Table(  # of the schedules of persons: one row a run, inserted by the scheduler that holds the lease
+    "schedule_runs",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _text("schedule"),
+    _time("due_at"),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    _text("cause"),
+    _text("state", default="running"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _time("started_at", now=True),
+    _time("finished_at", null=True),
+    _text("result", null=True),
+    CheckConstraint("cause IN ('due','late','again','person')", name="cause"),
+    CheckConstraint("state IN ('running','done','failed','lost')", name="state"),
+    UniqueConstraint("schedule", "due_at", "attempt"),
+    Index("ix_schedule_runs_running", "id", postgresql_where=text("state = 'running'")),
 )
 
 component_health = Table(  # the last beat of every component, for a status request from outside the tree

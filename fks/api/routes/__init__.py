@@ -21,6 +21,7 @@ from fks.api.routes import (
     orders,
     positions,
     promotions,
+    schedules,
     signals,
     status,
     strategies,
@@ -62,4 +63,5 @@ ROUTERS = (
     stream.router,
     graphql.router,
     monitor.router,
+    schedules.router,
 )

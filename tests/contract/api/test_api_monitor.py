@@ -34,11 +34,11 @@ async def gateway(seeded: Database, database_url: str, redis_url: str, tmp_path:
 
 @pytest.fixture
 async def parts(seeded: Database) -> Database:
-    """The database with the heartbeats of some components."""
+    """The database with the heartbeats of some components, which last for the test on a slow machine too."""
     await seeded.sql(
         "INSERT INTO component_health (name, kind, state, pid, beat_at, since) VALUES"
-        " ('supervisor','actor','ready',1,now(),now()), ('collector:binance','actor','ready',2,now(),now()),"
-        " ('gateway:9','serve','ready',3,now(),now()), ('orders','actor','ready',4,now(),now())"
+        " ('supervisor','actor','ready',1,now() + interval '1 hour',now()), ('collector:binance','actor','ready',2,now() + interval '1 hour',now()),"
+        " ('gateway:9','serve','ready',3,now() + interval '1 hour',now()), ('orders','actor','ready',4,now() + interval '1 hour',now())"
     )
     return seeded
 

@@ -40,8 +40,8 @@ async def components(db: Database, **states: str) -> None:
     for name, state in states.items():
         await db.sql(
             "INSERT INTO component_health (name, kind, state, pid, node, beat_at, since, version)"
-            " VALUES ($1, 'actor', $2, 1, 'here', now(), now(), '9')"
-            " ON CONFLICT (name) DO UPDATE SET state = $2, beat_at = now()",
+            " VALUES ($1, 'actor', $2, 1, 'here', now() + interval '1 hour', now(), '9')"
+            " ON CONFLICT (name) DO UPDATE SET state = $2, beat_at = excluded.beat_at",
             name,
             state,
         )

@@ -1,0 +1,130 @@
+"""Actions that a schedule of a person may run: a fixed list, each with the parameters that it checks."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fks.jobs.spec import checked_spec
+from fks.model.errors import InputError
+from fks.store.jobs import JobStore
+
+if TYPE_CHECKING:
+    from fks.runtime import Component
+
+_LABEL = "schedule"
+
+
+class NoParams(BaseModel):
+    """Takes none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackupParams(NoParams):
+    """`keep`: so many backups of schedules stay, the newest."""
+
+    keep: int = Field(7, ge=1, le=1000)
+
+
+class SyncParams(NoParams):
+    """Of which symbol, and which timeframes (default: those that are collected)."""
+
+    symbol: str = Field(min_length=1, max_length=64)
+    exchange: str | None = Field(None, max_length=64)
+    timeframes: tuple[str, ...] | None = Field(None, max_length=20)
+
+
+class DriftParams(NoParams):
+    """Of which strategy instance."""
+
+    instance: str = Field(min_length=1, max_length=128)
+
+
+Run = Callable[["Component", Any, uuid.UUID], Awaitable[str]]
+
+
+async def _deep_check(c: Component, params: Any, id: uuid.UUID) -> str:
+    from fks.monitor.deep import DeepChecks
+
+    look = await DeepChecks(c.db, c.bus, c.clock, c.settings, c.paths).run()
+    bad = sorted(name for name, check in look.checks.items() if check.status in ("down", "degraded"))
+    return f"{len(look.checks)} checks, not healthy: {', '.join(bad) or 'none'}"
+
+
+async def _backup(c: Component, params: BackupParams, id: uuid.UUID) -> str:
+    from fks.servers import backup
+
+    file = await asyncio.to_thread(backup.dump, c.node.database_url, c.paths, label=_LABEL, clock=c.clock)
+    for old in sorted(c.paths.backups.glob(f"*-{_LABEL}.dump"))[: -params.keep]:
+        old.unlink(missing_ok=True)
+    return f"{file.name}, {file.stat().st_size / 1e6:.1f} MB"
+
+
+async def _sync(c: Component, params: SyncParams, id: uuid.UUID) -> str:
+    from fks.store.reading import ReadingStore
+    from fks.store.sync import SyncStore
+
+    item = await ReadingStore(c.db).find(params.symbol, params.exchange)
+    timeframes = params.timeframes or c.settings.data.timeframes
+    await SyncStore(c.db).want(item.exchange, item.symbol, list(timeframes))
+    return f"sync of {item.symbol} {' '.join(timeframes)} requested"
+
+
+async def _drift(c: Component, params: DriftParams, id: uuid.UUID) -> str:
+    from fks.jobs.drift import KIND
+
+    spec = {"instance": params.instance, "is_watched": True}
+    await JobStore(c.db).submit(KIND, spec, submitted_by=_LABEL, job_id=id)
+    return f"job {id}"
+
+
+async def _retention(c: Component, params: Any, id: uuid.UUID) -> str:
+    from fks.jobs.schedule import TASKS, Context
+    from fks.jobs.sync import Continuous
+
+    context = Context(c.db, c.clock, c.settings, Continuous(c.db, c.clock, c.settings))
+    return "; ".join([await run(context) for name, (_, run) in TASKS.items() if name.startswith("old-")])
+
+
+async def _backtest(c: Component, params: Any, id: uuid.UUID) -> str:
+    from fks.jobs.backtest import KIND, with_costs
+    from fks.store.reading import ReadingStore
+
+    spec = type(params).model_validate(
+        with_costs(params.model_dump(by_alias=True, exclude_unset=True), c.settings.costs)
+    )
+    item = await ReadingStore(c.db).find(spec.symbol, spec.exchange)
+    found = {**spec.model_dump(mode="json", by_alias=True), "symbol": item.symbol, "exchange": item.exchange}
+    await JobStore(c.db).submit(KIND, found, submitted_by=_LABEL, job_id=id)
+    return f"job {id}"
+
+
+#: action -> (its parameters; None: those of a backtest, its function). A run has an id of its own, by which
+#: work that it submits is submitted once, however often the run is begun
+ACTIONS: dict[str, tuple[type[BaseModel] | None, Run]] = {
+    "deep-check": (NoParams, _deep_check),
+    "backup": (BackupParams, _backup),
+    "sync": (SyncParams, _sync),
+    "drift-check": (DriftParams, _drift),
+    "retention": (NoParams, _retention),
+    "backtest": (None, _backtest),
+}
+
+
+def checked_params(action: str, params: Mapping[str, Any]) -> BaseModel:
+    """Return the parameters of an action. Errors: InputError ACTION_UNKNOWN, SPEC_WRONG naming the field."""
+    if action not in ACTIONS:
+        raise InputError(
+            f"there is no action {action[:80]!r}", code="ACTION_UNKNOWN", status=422, remedy=f"use {', '.join(ACTIONS)}"
+        )
+    model = ACTIONS[action][0]
+    if model is None:
+        from fks.jobs.backtest import parse_spec
+
+        return parse_spec(params)
+    return checked_spec(model, params, action, remedy="see 'fks schedule add --help'")

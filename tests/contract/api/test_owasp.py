@@ -29,7 +29,11 @@ from tests.support.gateway import Running, running
 ORDER = {"symbol": "BTCUSDT", "side": "buy", "quantity": "0.1", "type": "market", "account": "demo"}
 #: Fields by which a caller names a machine; each route that has one is named here, with what keeps it from any address.
 MACHINE_FIELDS = ("url", "uri", "host", "callback", "endpoint", "redirect", "webhook_url", "server")
-ADDRESSED = {"/monitor/api/discover/": "an allow-list of hosts"}
+ADDRESSED = {
+    "/monitor/api/discover/": "an allow-list of hosts",
+    # docs/security.md says so: an administrator chooses the receivers of alerts, local ones included
+    "/alerts/channels": "scope admin; adding one sends nothing",
+}
 #: Served, and not in the OpenAPI document: pages, probes and aliases.
 UNLISTED_SCOPED = {"/openapi.json"}
 

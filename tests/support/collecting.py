@@ -202,7 +202,8 @@ async def check_stored(db: Database, exchange: LocalExchange, frames: tuple[str,
                     f"{symbol} {frame}: a bar is missing after {to_datetime(before)}"
                 )
             assert all(row["is_complete"] for row in rows)
-            assert {bar_of(row) for row in rows} == set(klines(exchange, symbol, frame, times[0], times[-1]))
+            stored, wanted = {bar_of(row) for row in rows}, set(klines(exchange, symbol, frame, times[0], times[-1]))
+            assert stored == wanted, f"{symbol} {frame}: stored {stored - wanted}, the exchange has {wanted - stored}"
 
 
 def bar_of(row: Any) -> Bar:

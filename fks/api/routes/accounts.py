@@ -5,16 +5,17 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Exact, Gate, Reader, body_of, page, takes
+from fks.api.routing import Router
 from fks.api.views import AccountView, Page
 from fks.model.account import VenueName
 
-router = APIRouter(tags=["accounts"])
+router = Router(tags=["accounts"])
 
 
 class AccountBody(Body):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import Field, ValidationError
 
 from fks.alerts.channels import Channel, Sealer, checked, kind_of
@@ -15,10 +15,11 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem, of_model
 from fks.api.query import Admin, Before, Body, Gate, JsonObject, Limit, Name, Reader, Trader, body_of, page, takes
+from fks.api.routing import Router
 from fks.model.errors import InputError
 from fks.store.alerting import AlertingStore
 
-router = APIRouter(tags=["alerts"])
+router = Router(tags=["alerts"])
 TEST_WAIT_S = 8.0
 TEST_POLL_S = 0.2
 _DEFAULTS = {rule.name: rule for rule in DEFAULTS}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
+from fks.api.routing import Router
 from fks.api.views import AssetView, Page
 from fks.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
 from fks.store.assets import AssetStore
 
-router = APIRouter(tags=["market data"])
+router = Router(tags=["market data"])
 
 
 class AssetBody(Body):

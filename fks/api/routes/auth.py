@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -14,9 +14,10 @@ from fks.api.gateway import Gateway
 from fks.api.logins import Login, check_password
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, body_of, takes
+from fks.api.routing import Router
 from fks.api.views import CallerView
 
-router = APIRouter(tags=["auth"])
+router = Router(tags=["auth"])
 
 
 class LoginBody(Body):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
@@ -14,13 +14,14 @@ from fks.api.jobs import Key, plain
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
 from fks.api.routes.promotions import catalogue_of
+from fks.api.routing import Router
 from fks.api.views import ChallengerView, Page
 from fks.model import ids
 from fks.store.challengers import Challenger, ChallengerStore, shown
 from fks.store.jobs import JobStore
 from fks.store.strategies import StrategyStore
 
-router = APIRouter(tags=["challengers"])
+router = Router(tags=["challengers"])
 
 
 class ChallengerBody(Body):

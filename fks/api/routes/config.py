@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
@@ -13,6 +13,7 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
 from fks.api.routes.operations import view as operation_view
+from fks.api.routing import Router
 from fks.api.views import ConfigVersionView, Page
 from fks.config.load import load_settings
 from fks.config.runtime import CHANGEABLE, changed, checked, difference, overlay, plain
@@ -21,7 +22,7 @@ from fks.model.timeframe import iso
 from fks.store.operations import CHANNEL
 from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore, propose
 
-router = APIRouter(tags=["config"])
+router = Router(tags=["config"])
 
 
 class ChangeBody(Body):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from fks.api.denials import DenialLedger
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Gate, Name, Reader, moment
+from fks.api.routing import Router
 from fks.matching import CostModel
 from fks.model.timeframe import to_datetime
 
-router = APIRouter(tags=["signals"])
+router = Router(tags=["signals"])
 _SPAN = timedelta(days=7)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.problems import MEDIA_TYPE, document
 from fks.api.query import Body, Gate, JsonObject, Reader, Time, Trader, body_of, takes
 from fks.api.routes.orders import Key, Positive, checked_key, key_headers, within_limit
+from fks.api.routing import Router
 
-router = APIRouter(tags=["execution"])
+router = Router(tags=["execution"])
 
 
 class ExecutionBody(Body):

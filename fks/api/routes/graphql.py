@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import Field
 
 from fks.api.auth import asks_inside, authenticate, count_anonymous
@@ -13,11 +13,12 @@ from fks.api.callers import is_local
 from fks.api.exact import ExactJson
 from fks.api.parameters import check_parameters
 from fks.api.query import Body, Gate, body_of, takes
+from fks.api.routing import Router
 
 if TYPE_CHECKING:
     from fks.api.graphql.schema import GraphQL
 
-router = APIRouter(tags=["graphql"])
+router = Router(tags=["graphql"])
 
 
 class GraphQLBody(Body):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from fks.api.auth import asks_inside, authenticate, require
@@ -13,11 +13,12 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Gate
+from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
 from fks.monitor.health import DOWN, HEALTHY, OWNER_SERVICES
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
-router = APIRouter(tags=["health"], dependencies=[require("open")])
+router = Router(tags=["health"], dependencies=[require("open")])
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from fks.api import columns
@@ -18,12 +18,13 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader, moment
 from fks.api.routes.market import identity
+from fks.api.routing import Router
 from fks.api.views import BarsView
 from fks.model.timeframe import check_timeframe, iso, to_datetime, to_ns
 from fks.store.bars import BarStore
 from fks.store.reading import ReadingStore, read_columns
 
-router = APIRouter(tags=["market data"])
+router = Router(tags=["market data"])
 JSON_MAX = 10_000
 PAGE = 50_000
 _MICROSECOND = timedelta(microseconds=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
@@ -12,13 +12,14 @@ from fks.api.gateway import Gateway
 from fks.api.parts import ORDER_MANAGER, need
 from fks.api.problems import Problem
 from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.api.routing import Router
 from fks.api.views import IncidentView, Page
 from fks.model.timeframe import iso
 from fks.store.bus import WAKE
 from fks.store.incidents import Incident, IncidentStore, Resolution
 from fks.store.settlements import SettlementStore
 
-router = APIRouter(tags=["incidents"])
+router = Router(tags=["incidents"])
 _WAIT_S, _LOOK_S = 8.0, 0.1
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 

@@ -6,12 +6,11 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from fastapi import APIRouter
-
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader
+from fks.api.routing import Router
 from fks.api.views import LatestView
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import folded
@@ -19,7 +18,7 @@ from fks.model.timeframe import bar_end, iso, to_ns
 from fks.store.latest import Latest, Message, Seen
 from fks.store.reading import Listed, ReadingStore
 
-router = APIRouter(tags=["market data"])
+router = Router(tags=["market data"])
 
 
 @router.get("/market-data/{symbol:path}", response_model=LatestView)

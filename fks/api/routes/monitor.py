@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import Field, ValidationError
 
@@ -14,6 +14,7 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem, of_model
 from fks.api.query import Admin, Body, Gate, Reader, body_of, read_body, takes
 from fks.api.routes.health import is_summary_only
+from fks.api.routing import Router
 from fks.model.timeframe import iso
 from fks.monitor.deep import DeepChecks
 from fks.monitor.health import OWNER_SERVICES
@@ -21,7 +22,7 @@ from fks.monitor.overview import history_of, overview, summary_of
 from fks.monitor.registry import Registration, Registry, unknown
 from fks.monitor.status import component_view, node_view
 
-router = APIRouter(tags=["monitor"])
+router = Router(tags=["monitor"])
 _CHECKS = 20
 _MINUTES = 60
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import Depends, Header, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
+from fks.api.routing import Router
 from fks.api.views import OperationView, Page, WheelView
 from fks.config.runtime import GATEWAY, SUPERVISOR
 from fks.model import ids
 from fks.model.timeframe import iso
 from fks.store.operations import CHANNEL, Operation, OperationStore
 
-router = APIRouter(tags=["operations"])
+router = Router(tags=["operations"])
 OperationState = Literal["queued", "running", "done", "failed"]
 WHEEL = (
     r"^fks-[A-Za-z0-9.+!_-]+\.whl$"  # a name and never a path: `fks deploy --rollback` looks for it in FKS_HOME/wheels

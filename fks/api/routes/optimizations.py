@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -18,13 +18,14 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
 from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
+from fks.api.routing import Router
 from fks.api.views import JobView, Page, SearchView
 from fks.config.settings import Costs
 from fks.store.jobs import Job, JobStore
 from fks.store.reading import ReadingStore
 from fks.store.trials import TrialStore
 
-router = APIRouter(tags=["optimizations"])
+router = Router(tags=["optimizations"])
 KIND = "optimization"
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -33,6 +33,7 @@ from fks.api.query import (
     page,
     takes,
 )
+from fks.api.routing import Router
 from fks.api.views import OrderEventView, OrderPage, OrderView, Page
 from fks.model import ids
 from fks.model.errors import InputError
@@ -40,7 +41,7 @@ from fks.model.order import Role, State
 from fks.store.settlements import ReportedFill
 from fks.store.tokens import Principal
 
-router = APIRouter(tags=["orders"])
+router = Router(tags=["orders"])
 Positive = Annotated[Exact, Field(gt=0)]
 Key = Annotated[
     str | None,

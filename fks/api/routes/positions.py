@@ -5,17 +5,18 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
 from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
 from fks.api.routes.market import name_of
+from fks.api.routing import Router
 from fks.api.views import FillView, Page, PositionView, SymbolPosition
 from fks.store.reading import ReadingStore, ambiguous
 
-router = APIRouter(tags=["positions"])
+router = Router(tags=["positions"])
 WithFlat = Annotated[bool, Query(alias="all", description="also the flat ones, for their realised profit")]
 
 

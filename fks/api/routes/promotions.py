@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
@@ -14,13 +14,14 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import Key
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.api.routing import Router
 from fks.api.views import Page, ParametersVersion
 from fks.model import ids
 from fks.model.timeframe import iso
 from fks.store.strategies import StrategyStore
 from fks.store.tokens import Principal
 
-router = APIRouter(tags=["strategies"])
+router = Router(tags=["strategies"])
 
 
 class PromotionBody(Body):

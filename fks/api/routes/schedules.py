@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
@@ -13,9 +13,10 @@ from fks.api.gateway import Gateway
 from fks.api.jobs import plain
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Gate, Reader, body_of, takes
+from fks.api.routing import Router
 from fks.model.timeframe import to_datetime
 
-router = APIRouter(tags=["schedules"])
+router = Router(tags=["schedules"])
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUNS = 50
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Approver, Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
+from fks.api.routing import Router
 from fks.api.views import Page, SignalView
 from fks.model.signal import SignalState
 from fks.store.bus import SIGNALS
 from fks.store.signals import SignalStore
 from fks.store.tokens import Principal
 
-router = APIRouter(tags=["signals"])
+router = Router(tags=["signals"])
 
 
 @router.get("/signals", response_model=Page[SignalView])

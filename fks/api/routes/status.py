@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
-
 from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
+from fks.api.routing import Router
 from fks.api.views import KillView
 from fks.model.timeframe import iso
 from fks.monitor.status import assemble, kill_view
 from fks.monitor.tree import shape_of
 
-router = APIRouter(tags=["status"])
+router = Router(tags=["status"])
 
 
 @router.get("/api/status")

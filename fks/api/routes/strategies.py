@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter
-
 from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
+from fks.api.routing import Router
 from fks.api.views import StrategiesView
 
-router = APIRouter(tags=["strategies"])
+router = Router(tags=["strategies"])
 
 
 @router.get("/strategies", response_model=StrategiesView)

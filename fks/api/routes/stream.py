@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
+from fastapi import Query, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
 from fks.api.auth import asks_inside, authenticate, check_scope, make_ticket, unauthorized, use_ticket
@@ -18,13 +18,14 @@ from fks.api.gateway import Gateway
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
+from fks.api.routing import Router
 from fks.api.subscriptions import handle, is_checked, wide
 from fks.api.window import Window
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
 from fks.store.tokens import Principal
 
-router = APIRouter(tags=["stream"])
+router = Router(tags=["stream"])
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013
 SEND_S = 10.0  # for a client that does not read, or leaves a check unanswered
 RECHECK_S = 10.0  # a socket outlives its token by no more

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Before, Gate, Limit, Name, Reader, Trader, moment, page
+from fks.api.routing import Router
 from fks.monitor.alerts import listed
 from fks.monitor.history import events as history
 from fks.monitor.status import assemble
 from fks.monitor.tree import tree_view
 
-router = APIRouter(tags=["system"])
+router = Router(tags=["system"])
 
 Since = Annotated[str | None, Query(description="only what happened from then on, ISO 8601")]
 After = Annotated[int | None, Query(description="only ids above this one: how to follow", ge=0, lt=2**63)]

@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.logins import check_password
 from fks.api.query import Admin, Before, Body, Gate, Limit, body_of, moment, page, takes
+from fks.api.routing import Router
 from fks.api.views import AuditView, Page
 from fks.model.errors import InputError
 from fks.store.audit import AuditStore
 
-router = APIRouter(tags=["users"])
+router = Router(tags=["users"])
 Accounts = Annotated[
     tuple[str | int, ...] | None, Field(max_length=1000, description="names or numbers; null or left out: all")
 ]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import Field
 
 from fks.api.auth import asks_inside, count_anonymous
@@ -16,6 +16,7 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Exact, Gate, JsonObject, body_of, read_body, takes
 from fks.api.routes.execution import execution_answer
+from fks.api.routing import Router
 from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.model.timeframe import iso
@@ -27,7 +28,7 @@ from fks.store.webhooks import NAME, Webhook, WebhookStore
 if TYPE_CHECKING:
     from fks.api.webhooks import Webhooks
 
-router = APIRouter(tags=["webhooks"])
+router = Router(tags=["webhooks"])
 _HIDDEN = ("id", "salt", "key_check", "account_id")
 
 

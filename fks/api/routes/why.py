@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Name, Reader, moment
+from fks.api.routing import Router
 
-router = APIRouter(tags=["why"])
+router = Router(tags=["why"])
 
 
 @router.get("/why")

@@ -141,7 +141,7 @@ def serve_bare(port: int, replicas: int) -> None:
     app = FastAPI()
 
     @app.get("/")
-    async def hello() -> dict[str, str]:
+    async def root() -> dict[str, str]:
         """Answer."""
         return {"status": "ok"}
 
@@ -153,13 +153,13 @@ def serve_bare(port: int, replicas: int) -> None:
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
     @serve.ingress(app)
-    class Hello:
+    class Bare:
         """A bare deployment."""
 
     # "local": not the Ray of the system beside
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Hello.bind())
+    serve.run(Bare.bind())
     print("ready", flush=True)
     sys.stdin.read()
     serve.shutdown()

@@ -1,4 +1,4 @@
-"""A sweep of 1,000 SMA pairs over a year of minutes, and a strategy with a method per bar, ours against floors and peers.
+"""A sweep of 1,000 SMA pairs over a year of minutes, and a strategy with a method per bar, beside floors and peers.
 
 Sweep: fast 5..50 x slow 20..200, a trial is what `fks optimize` does: exact fills, trades, equity, drawdown, Sharpe.
 Floor: a numba loop over the pairs in float64, drawdown and moments inline, one core. The number of trades and the final
@@ -96,7 +96,7 @@ def sweep_of(bars: Bars, count: int) -> tuple[Task, list[Any]]:
 
 
 def same(task: Task, asked: list[Any], bars: Bars) -> int:
-    """Return the trades of all pairs. Errors: AssertionError when a pair's trades or final equity are not the floor's."""
+    """Return the trades of all pairs. Errors: AssertionError when trades or final equity differ from the floor's."""
     trades = 0
     for fold, proposal in asked:
         count, gain, *_ = bare(bars.open, bars.close, proposal.params["fast"], proposal.params["slow"], RATE, CASH)

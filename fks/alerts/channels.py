@@ -188,9 +188,9 @@ def outcome_of(is_sent: bool, log: str) -> Outcome:
             wait_s = min(float(wait.group(1)), RETRY_AFTER_MAX_S) if wait is not None else None
             return Outcome("later", f"status {status}", wait_s)
         return Outcome("refused", f"status {status}")
-    if any(word in log for word in _NOT_SENT):
+    if any(part in log for part in _NOT_SENT):
         return Outcome("later", "no connection")
-    if any(word in log for word in _UNCLEAR):
+    if any(part in log for part in _UNCLEAR):
         return Outcome("unclear", "no answer")
     reply = _SMTP.search(log)
     if reply is not None:

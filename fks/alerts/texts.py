@@ -1,4 +1,4 @@
-"""Texts of notifications. A service that is down is told in the owner's words (docs/deviations.md)."""
+"""Texts of notifications. A service that is down is reported in the owner's words (docs/deviations.md)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ago(seconds: float) -> str:
 def _of_one(alert: Alert, about: About, now: datetime) -> Text:
     if alert.event == "service.down" and about != "escalated":
         return _service(alert, about, now)
-    word = {"raised": alert.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
+    label = {"raised": alert.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
     mark = "✅" if about == "resolved" else _MARKS.get(alert.severity, "🚨")
     message = alert.message
     if about == "resolved":
@@ -55,17 +55,17 @@ def _of_one(alert: Alert, about: About, now: datetime) -> Text:
     if about != "resolved" and alert.resolved_at is None:
         lines.append(f"acknowledge: fks alerts ack {alert.id}")
     lines.append(f"alert {alert.id}")
-    return Text(f"{mark} {word}: {alert.event}", "\n".join(lines))
+    return Text(f"{mark} {label}: {alert.event}", "\n".join(lines))
 
 
 def _of_many(alerts: Sequence[Alert], about: About) -> Text:
     first = alerts[0]
     mark = "✅" if about == "resolved" else _MARKS.get(first.severity, "🚨")
-    word = {"raised": first.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
+    label = {"raised": first.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
     lines = [f"- {alert.event}: {alert.message[:200]} (alert {alert.id})" for alert in alerts[:_LISTED_MAX]]
     if len(alerts) > _LISTED_MAX:
         lines.append(f"and {len(alerts) - _LISTED_MAX} more: fks alerts --all")
-    return Text(f"{mark} {word}: {len(alerts)} alerts", "\n".join(lines))
+    return Text(f"{mark} {label}: {len(alerts)} alerts", "\n".join(lines))
 
 
 def _service(alert: Alert, about: About, now: datetime) -> Text:

@@ -118,7 +118,7 @@ def register(
     version: str,
     as_json: bool,
 ) -> None:
-    """Register FKS's own services again, or service NAME of somebody else's, which is looked at every two minutes."""
+    """Register FKS's own services again, or service NAME of another system, which is checked every two minutes."""
     body: dict[str, object] = {}
     if name is not None:
         if host is None or port is None:
@@ -144,7 +144,7 @@ def register(
 @as_json
 @click.pass_context
 def remove(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Remove a service of somebody else's from the registry."""
+    """Remove a service of another system from the registry."""
     with gateway_of(ctx) as gateway:
         answer = gateway.delete(f"/monitor/api/registry/{quote(name, safe='')}/")
     emit(answer, as_json=as_json, schema="fks.monitor-removed/1")

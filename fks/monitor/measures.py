@@ -98,7 +98,7 @@ def certificate(days_left: float | None, error: str | None, *, min_days: float, 
 
 def backup(age_h: float | None, *, max_h: float, is_own_server: bool) -> Check:
     """Return the check of the newest backup: degraded when there is none or it is older than `max_h`; unknown for a
-    database server of somebody else's without backups here."""
+    database server of another operator without backups here."""
     if age_h is None:
         if not is_own_server:
             return Check("backup", UNKNOWN, error="the database server is not FKS's own: its operator backs it up")

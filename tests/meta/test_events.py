@@ -53,6 +53,8 @@ def test_every_event_is_listed_and_every_listed_one_exists() -> None:
     rows = [
         line.split("|")[1] for line in (ROOT / "docs" / "events.md").read_text().splitlines() if line.startswith("| `")
     ]
-    listed = {name for row in rows for name in re.findall(r"`([^`]+)`", re.sub(r"\(.*\)", "", row))}
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", re.sub(r"\(.*\)", "", row))]
+    listed = set(named)
+    assert sorted(name for name in listed if named.count(name) > 1) == [], "listed more than once"
     assert sorted(logged - listed) == [], "not in docs/events.md"
     assert sorted(listed - logged) == [], "in docs/events.md only"

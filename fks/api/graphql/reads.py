@@ -65,24 +65,24 @@ def reads_of(app: FastAPI) -> list[Read]:
 
 
 def field_name(path: str) -> str:
-    """Return the field of a route: its words joined by `_`, where a word before a parameter is singular.
+    """Return the field of a route: its path segments joined by `_`, where one before a parameter is singular.
 
     `/orders` is `orders`, `/orders/{id}/events` is `order_events`, `/historical/{symbol}` is `historical_by_symbol`.
     """
-    words: list[str] = []
+    segments: list[str] = []
     for part in filter(None, path.split("/")):
         if not part.startswith("{"):
-            words.append(part.replace("-", "_"))
+            segments.append(part.replace("-", "_"))
             continue
         parameter = part[1:-1].partition(":")[0]
-        words += [_singular(words.pop(), parameter)] if words else [parameter]
-    return "_".join(words)
+        segments += [_singular(segments.pop(), parameter)] if segments else [parameter]
+    return "_".join(segments)
 
 
-def _singular(word: str, parameter: str) -> str:
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else f"{word}_by_{parameter}"
+def _singular(segment: str, parameter: str) -> str:
+    if segment.endswith("ies"):
+        return segment[:-3] + "y"
+    return segment[:-1] if segment.endswith("s") and not segment.endswith("ss") else f"{segment}_by_{parameter}"
 
 
 def _is_read(route: RouteContext) -> bool:

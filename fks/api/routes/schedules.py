@@ -126,7 +126,7 @@ async def _list(gate: Gateway) -> list[dict[str, Any]]:
         try:
             rhythm = Rhythm(row["cron"], row["every_s"])
             due = rhythm.next(row["last_run_at"] or row["created_at"], now) if row["is_enabled"] else None
-        except ValueError:  # a cron that somebody wrote into the row; its last result says so
+        except ValueError:  # a cron that was written into the row by hand; its last result says so
             due = None
         shown |= {"action": shown.pop("task"), "params": shown.pop("spec"), "next_run_at": due}
         found.append({**shown, "is_own": row["created_by"] == "system"})

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from fks.api import policy
@@ -63,6 +64,8 @@ class BufferedBody:
             async with asyncio.timeout(timeout_s):
                 while is_more:
                     message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect  # a part of a body is none
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > BODY_MAX:

@@ -16,7 +16,9 @@ API_ROLE: Final = "fks_api"
 
 #: Makes the role and its grants as far as they are missing. Safe while others write: what is granted is not touched.
 GRANT: Final = """DO $do$
-DECLARE thing record;
+DECLARE
+  thing record;
+  may_take text := CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
   IF to_regclass('public.audit_log') IS NULL THEN RETURN; END IF;
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fks_api') THEN
@@ -27,7 +29,8 @@ BEGIN
       WHEN duplicate_object OR unique_violation THEN NULL;  -- another database of this server made it just now
     END;
   END IF;
-  IF NOT pg_has_role(current_user, 'fks_api', 'MEMBER') THEN
+  -- from PostgreSQL 16 on a creator that is no superuser may administer the role it made, and not yet take it
+  IF NOT pg_has_role(current_user, 'fks_api', may_take) THEN
     BEGIN
       EXECUTE format('GRANT fks_api TO %I', current_user);
     EXCEPTION WHEN insufficient_privilege THEN RETURN;
@@ -58,4 +61,6 @@ END $do$"""
 #: Makes a connection act as the role, where it exists with its grants; else the connection stays what it is.
 TAKE: Final = """SELECT set_config('role', 'fks_api', false)
  WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'fks_api')
-   AND has_table_privilege('fks_api', to_regclass('public.audit_log'), 'INSERT')"""
+   AND has_table_privilege('fks_api', to_regclass('public.audit_log'), 'INSERT')
+   AND pg_has_role(current_user, 'fks_api',
+                   CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)"""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fks.config.settings import Data
 from fks.store.db import Database
 from fks.store.performance import COLUMNS
+from fks.store.roles import GRANT
 
 VERSION_MIN = (2, 18)
 #: Removes our schema of TimescaleDB's name (migration 0034), unless it is the extension's: while it exists, CREATE
@@ -144,7 +145,7 @@ async def apply(db: Database, steps: list[Step]) -> None:
     """Run steps, each in a transaction of its own. What failed can be planned again. Errors: OutageError, asyncpg's."""
     for step in steps:
         async with db.transaction() as tx:
-            for statement in ("SET LOCAL statement_timeout = 0", *step.statements):
+            for statement in ("SET LOCAL statement_timeout = 0", *step.statements, GRANT):
                 await tx.connection.execute(statement, timeout=_STEP_LIMIT_S)
 
 

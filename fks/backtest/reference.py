@@ -241,7 +241,7 @@ class Walker:
 
     def enter(self, index: int, opened: int) -> None:
         """Enter what bar `index` wants, at the open of the next one, unless it is denied. `opened`: the bar that
-        decided the first entry of the position."""
+        decided the first entry of the position; a later one adds to it, and does nothing when that is not open."""
         side = Side.BUY if self._decisions.target[index] > 0 else Side.SELL
         _enter(self._book, index, side, self._decisions, opened)
 
@@ -295,7 +295,9 @@ def _open_book(
 
 def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: int) -> None:
     """Size, check and fill an entry decided on bar `index`, and place its protections: those of the position, if it has
-    some, else those of bar `opened`."""
+    some, else those of bar `opened`. A growth of the target (`opened` is earlier) adds to an open position only."""
+    if opened < index and not book.entered:
+        return
     setup, instrument = book.setup, book.setup.instrument
     reference, guard = book.price(book.close[index]), book.protection if opened < index else None
     stop = _level(book, decisions.stop_loss, opened, side.opposite, is_stop=True)

@@ -43,6 +43,7 @@ class SlowBook:
     size: Decimal
     can_short: bool
     position: Decimal = Decimal(0)
+    is_open: bool = False  # an entry filled, and neither an exit nor a protection closed the position since
     guard: Guard | None = None
     seq: int = 0
     fills: list[PlainFill] = field(default_factory=list)
@@ -118,12 +119,15 @@ class Wanted:
 def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> None:
     what, reference, stop, limit = order.what, order.close, order.stop, order.limit
     if what == "exit":
+        book.is_open = False
         quantity = book.step(abs(book.position))
         if quantity * reference >= book.instrument.notional_min:  # less is dust
             book.guard = None
             book.fill(time_ns, "sell" if book.position > 0 else "buy", quantity, o)
         return
     if what == "sell" and not book.can_short:
+        return
+    if order.is_further and not book.is_open:
         return
     is_long, tick = what == "buy", book.instrument.tick
     # stops away from the market, targets away from it too: a long's stop down, its limit up
@@ -142,6 +146,7 @@ def _market(book: SlowBook, order: Wanted, t: int, time_ns: int, o: Decimal) -> 
     if quantity * reference < book.instrument.notional_min:
         return
     book.fill(time_ns, what, quantity, o)
+    book.is_open = True
     book.seq += 1
     if guard is not None:
         guard.legs.append(Leg(quantity, quantity, t, book.seq))
@@ -186,7 +191,7 @@ def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: 
         price = _leg_price(guard, sign, leg.placed_at != t, o, h, low)
         quantity = min(leg.quantity, book.step(abs(book.position)))
         if price is not None and quantity:
-            book.guard = None
+            book.guard, book.is_open = None, False
             book.fill(time_ns, "sell" if sign > 0 else "buy", quantity, price)
 
 

@@ -36,8 +36,11 @@ class Decisions:
     `target`: -1 short, 0 flat, 1 long. Of a strategy whose positions may have several entries (`entries_max`) it is
     their number, negative for shorts: each bar on which it grows makes one more entry of the same sizing, at the
     market; 0 or the other side closes them all, and it never shrinks otherwise. All entries of a position have the
-    protections of its first one. `stop_loss`, `take_profit`: absolute prices of the protections of an entry
-    decided on that bar (NaN = none); they are read only where the target leaves 0 or changes its sign.
+    protections of its first one. A growth while the first entry's position is not open, because a protection closed it
+    or it was denied, is no entry: nothing is entered until the target returns to 0 or changes its sign.
+
+    `stop_loss`, `take_profit`: absolute prices of the protections of an entry decided on that bar (NaN = none); they
+    are read only where the target leaves 0 or changes its sign.
     `trail`: the distance, in units of the price, at which the entry's stop follows the closes (`fks.matching`, clause
     8), read on the same bars; NaN = it stays where it is.
 

@@ -253,6 +253,39 @@ def test_further_entries_have_the_protections_of_the_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "first_entries"),
+    [
+        ((1, 1, 2, 3, 3, 3, 3), [1]),  # the target only grows: it stands aside to the end
+        ((1, 1, 2, 0, 1, 2, 2), [1, 5, 6]),  # a target of 0 in between begins a new position, which may be added to
+        ((1, 1, 2, -1, -2, -2, -2), [1, 4, 5]),  # and so does the other side
+        ((1, 2, 3, 3, 3, 3, 3), [1, 2]),  # decided on the bar before the stop: it fills at the open, and is stopped too
+    ],
+)
+@pytest.mark.parametrize("engine", ["reference", "compiled"])
+def test_growth_after_a_protection_closed_the_position_is_no_entry(
+    target: tuple[float, ...], first_entries: list[int], engine: Any
+) -> None:
+    bars = tape(*[(100, 101, 99, 100)] * 2, (100, 101, 80, 95), *[(100, 101, 99, 100)] * 4)
+    strategy = Scripted(target=target, trail=9.0, most=3)
+    result = run(strategy, bars, setup(can_short=True), engine=engine)
+    entered = [int(np.searchsorted(bars.time_ns, fill.time_ns)) for fill in result.fills if fill.role is Role.ENTRY]
+    assert entered == first_entries
+    assert_same_fills(
+        result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
+    )
+
+
+def test_growth_of_a_position_that_was_denied_is_no_entry() -> None:
+    bars = tape(*[(100, 101, 99, 100)] * 3, *[(100, 101, 99, 99)] * 3)
+    strategy = Scripted(target=(1.0, 2.0, 2.0, 3.0, 0.0, 1.0), limit=99.5, most=3)
+    result = run(strategy, bars, setup())
+    assert result.fills == ()
+    assert [(row.code, int(np.searchsorted(bars.time_ns, row.time_ns))) for row in result.denied] == [
+        ("STOP_WRONG_SIDE", 0)
+    ]
+
+
+@pytest.mark.parametrize(
     ("target", "message"),
     [
         ((0.0, 3.0), "target is 3.0 at bar 1 .*; it may be a whole number from -2 to 2"),

@@ -136,12 +136,15 @@ def send(channel: Channel, text: Text, key: str) -> Outcome:
 
 
 def _plugin(address: str, base: str | None, extras: Mapping[str, str] | None = None) -> Any:
-    from apprise import Apprise
+    from apprise import Apprise, OverflowMode
 
     plugin: Any = Apprise.instantiate(address.strip(), suppress_exceptions=True)
     if plugin is None:
         return None
     plugin.socket_connect_timeout, plugin.socket_read_timeout = CONNECT_S, READ_S
+    # a text that is too long is cut: Discord refuses one of more than 2,000 characters, and parts could arrive without
+    # the others
+    plugin.overflow_mode = OverflowMode.TRUNCATE
     kind = kind_of(address)
     if kind == "webhook" and extras:
         plugin.headers = {**plugin.headers, "Idempotency-Key": extras["delivery"]}

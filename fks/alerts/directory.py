@@ -37,6 +37,14 @@ class Directory:
                 found[row["name"]] = rule
         return tuple(found[name] for name in sorted(found))
 
+    async def rule(self, name: str) -> tuple[Rule, int] | None:
+        """Return a rule in force and the revision of its row (0: it has none), read together; or None."""
+        found = next((rule for rule in DEFAULTS if rule.name == name), None)
+        row = next((row for row in await self._store.rules() if row["name"] == name), None)
+        if row is not None:
+            found = None if row["is_removed"] else _rule(row)
+        return None if found is None else (found, 0 if row is None else int(row["revision"]))
+
     async def channels(self) -> tuple[Channel, ...]:
         """Return the channels, by name. One whose address was sealed with another session key has an empty address."""
         found: dict[str, Channel] = {}

@@ -14,12 +14,14 @@ KEYS_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value now. A measure that is not observed any more is over."""
+    """A value now; None: it could not be measured, and what is known of it stays. A measure that is not observed any
+    more is over. `detail` is shown with an alert, and is no part of its dedupe key."""
 
     name: str
-    value: float
+    value: float | None
     labels: Mapping[str, str] = field(default_factory=dict)
     message: str = ""
+    detail: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,16 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that was read together. Occurrences may come again, in any order; `ref` tells them apart."""
+    """Everything that was read together. Occurrences may come again, in any order; `ref` tells them apart.
+
+    `incomplete`: names of the rules of whose measures some could not be read. Nothing of theirs ends on that, and
+    nothing counts as absent.
+    """
 
     now_s: float
     measures: Sequence[Measure] = ()
     occurrences: Sequence[Occurrence] = ()
+    incomplete: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +108,27 @@ class Engine:
     def _level(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
         beyond: dict[str, Measure] = {}
         labels: dict[str, Measure] = {}
+        unknown: set[str] = set()
         for measure in observed.measures:
             if rule.matches(measure.name):
                 key = key_of(rule, measure.name, measure.labels)
                 labels[key] = measure
-                if rule.is_beyond(measure.value):
+                if measure.value is None:
+                    unknown.add(key)
+                elif rule.is_beyond(measure.value):
                     beyond.setdefault(key, measure)
         prefix = f"{rule.name}|"
-        for key in [key for key in self._since if key.startswith(prefix) and key not in beyond]:
+        if rule.name in observed.incomplete:
+            unknown |= {key for key in (*open_keys, *self._since) if key.startswith(prefix) and key not in labels}
+        for key in [key for key in self._since if key.startswith(prefix) and key not in beyond and key not in unknown]:
             del self._since[key]
         found: list[Raise | Settle] = []
         for key, measure in beyond.items():
             since_s = self._since.setdefault(key, observed.now_s)
             if key not in open_keys and observed.now_s - since_s >= rule.for_s:
-                found.append(_raised(rule, key, measure.name, measure.labels, measure.message, since_s, measure.value))
-        for key in sorted(set(open_keys) - set(beyond)):
+                labelled = {**measure.labels, **measure.detail}
+                found.append(_raised(rule, key, measure.name, labelled, measure.message, since_s, measure.value))
+        for key in sorted(set(open_keys) - set(beyond) - unknown):
             last = labels.get(key)
             text = filled(rule.resolve_message, last.labels, last.value) if last is not None else ""
             found.append(Settle(rule.name, key, text))
@@ -124,14 +137,14 @@ class Engine:
     def _absence(self, rule: Rule, observed: Observed, open_keys: Collection[str]) -> list[Raise | Settle]:
         seen: dict[str, float] = {}
         for measure in observed.measures:
-            if rule.matches(measure.name):
+            if rule.matches(measure.name) and measure.value is not None:
                 seen[key_of(rule, measure.name, measure.labels)] = observed.now_s
         for item in observed.occurrences:
             if rule.matches(item.name):
                 key = key_of(rule, item.name, item.labels)
                 seen[key] = max(seen.get(key, item.at_s), item.at_s)
-        prefix = f"{rule.name}|"
-        if not seen and not any(key.startswith(prefix) for key in self._seen) and not open_keys:
+        prefix, is_whole = f"{rule.name}|", rule.name not in observed.incomplete
+        if is_whole and not seen and not any(key.startswith(prefix) for key in self._seen) and not open_keys:
             self._seen[prefix] = observed.now_s  # nothing was ever seen: it counts from the first look
         for key, at_s in seen.items():
             self._seen[key] = max(self._seen.get(key, at_s), at_s)
@@ -140,7 +153,7 @@ class Engine:
         found: list[Raise | Settle] = []
         for key, at_s in [item for item in self._seen.items() if item[0].startswith(prefix)]:
             is_absent = observed.now_s - at_s >= rule.for_s
-            if is_absent and key not in open_keys:
+            if is_absent and is_whole and key not in open_keys:
                 found.append(_raised(rule, key, rule.on, {}, f"no {rule.on} {key[len(prefix) :]}".strip(), at_s))
             elif not is_absent and key in open_keys:
                 found.append(Settle(rule.name, key, filled(rule.resolve_message, {}, None)))

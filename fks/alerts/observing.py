@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,22 +11,29 @@ import orjson
 from fks.alerts.engine import Measure, Observed, Occurrence
 from fks.alerts.rules import WINDOW_MAX_S, Rule
 from fks.clock import Clock
+from fks.model.timeframe import iso, to_ns
+from fks.monitor.deep import FRESH_S
 from fks.monitor.health import DOWN, OWNER_SERVICES, kind_of, status_of
 from fks.monitor.status import WELL, component_view, kill_view
-from fks.runtime import SNAPSHOTS
+from fks.monitor.statuses import UNKNOWN
+from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.metrics import MetricStore
 
 #: How far back occurrences are read again: a row may be committed after a later one.
 BACK_S = 120.0
 DRAWDOWN_EVERY_S = 30.0
 _SERIES = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})?")
 _LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
+_METRICS = "fks_"
+_ANY = re.compile(r"[*?\[]")
 
 
 class Observer:
-    """Reads what the rules need. Soft state: the drawdowns of the last half minute."""
+    """Reads what the rules need. Soft state: the drawdowns of the last half minute, and the names of the metrics that
+    each component published last."""
 
     def __init__(self, db: Database, bus: Bus, clock: Clock) -> None:
         self._db = db
@@ -35,6 +42,8 @@ class Observer:
         self._store = AlertingStore(db)
         self._drawdowns: list[Measure] = []
         self._drawdowns_s: float | None = None
+        self._published: dict[str, frozenset[str]] = {}
+        self._snapshots = MetricStore(db)
         self._has_looked = False
 
     async def look(self, rules: Sequence[Rule]) -> Observed:
@@ -47,16 +56,21 @@ class Observer:
         if any(rule.matches("signal.denied") for rule in names):
             occurrences += [_denial(row) for row in await self._store.new_denials(back_s)]
         components = [component_view(dict(row)) for row in await self._db.fetch("monitor.components")]
-        measures = [*services(components), *[_pending(row) for row in await self._store.pending()]]
+        verdicts = [dict(row) for row in await self._db.fetch("registry.verdicts", FRESH_S)]
+        measures = [*services(components, verdicts, self._clock.now_ns()), *checks(verdicts)]
+        measures += [_pending(row) for row in await self._store.pending()]
         kill = kill_view([dict(row) for row in await self._db.fetch("monitor.kills")])
         if kill["engaged"]:
             labels = {"scope": str(kill["scope"]), "by": str(kill["by"]), "reason": str(kill["reason"])}
             measures.append(Measure("kill.switch", 1.0, labels))
         measures += await self._drawdown()
-        if any(rule.on.startswith("fks_") for rule in names):
-            measures += await self._metrics()
+        incomplete: frozenset[str] = frozenset()
+        if any(rule.on.startswith(_METRICS) for rule in names):
+            found, missing = await self._metrics({item["name"] for item in components})
+            measures += found
+            incomplete = frozenset(rule.name for rule in names if _is_incomplete(rule, missing))
         self._has_looked = True
-        return Observed(self._clock.now_ns() / 1e9, measures, occurrences)
+        return Observed(self._clock.now_ns() / 1e9, measures, occurrences, incomplete)
 
     async def _drawdown(self) -> list[Measure]:
         now_s = self._clock.monotonic()
@@ -68,45 +82,104 @@ class Observer:
             self._drawdowns_s = now_s
         return self._drawdowns
 
-    async def _metrics(self) -> list[Measure]:
-        """Return every series of every component that published within the last minute."""
+    async def _metrics(self, components: Collection[str]) -> tuple[list[Measure], frozenset[str] | None]:
+        """Return every series of every component that published within the last minute, and the names of the series
+        that are missing: a component of the system published them, and its snapshot is not there. None: of all.
+
+        Redis that is away, or was flushed, is no evidence that a series has ended. Components then publish to
+        PostgreSQL. Errors: OutageError.
+        """
+        kept = await self._bus.known_fields(SNAPSHOTS)
+        snapshots = kept if kept is not None else await self._snapshots.young(SNAPSHOTS_TTL_S)
         found: list[Measure] = []
-        for component, kept in (await self._bus.fields(SNAPSHOTS)).items():
+        present: dict[str, frozenset[str]] = {}
+        for component, body in snapshots.items():
             try:
-                snapshot = orjson.loads(kept)
+                snapshot = orjson.loads(body)
             except orjson.JSONDecodeError:
                 continue
             if isinstance(snapshot, dict):
-                found += [
+                series = [
                     Measure(name, float(value), {"component": component, **labels})
-                    for series, value in snapshot.items()
+                    for text, value in snapshot.items()
                     if isinstance(value, int | float)
-                    for name, labels in [parsed(str(series))]
+                    for name, labels in [parsed(str(text))]
                 ]
-        return found
+                found += series
+                present[component] = frozenset(item.name for item in series)
+        self._published = {name: names for name, names in self._published.items() if name in components} | present
+        if not present:  # the monitor publishes, too: an empty answer is a lost one
+            return found, None
+        missing = [names for name, names in self._published.items() if name not in present]
+        return found, frozenset().union(*missing)
 
 
-def services(components: Sequence[Mapping[str, Any]]) -> list[Measure]:
-    """Return a measure `service.down` for each of the owner's services that has components: 1 while a kind of them is
-    down altogether (the collector of fks_data), else 0."""
+def _is_incomplete(rule: Rule, missing: frozenset[str] | None) -> bool:
+    """Return whether a rule may be about a series that is missing; None: every metric is."""
+    if missing is not None:
+        return any(rule.matches(name) for name in missing)
+    literal = _ANY.split(rule.on, maxsplit=1)[0]
+    return literal.startswith(_METRICS) or (literal != rule.on and _METRICS.startswith(literal))
+
+
+def services(
+    components: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]], now_ns: int
+) -> list[Measure]:
+    """Return a measure `service.down` for each service: 1 while a kind of its components is down altogether (the
+    collector of fks_data), or the deep checks report it down, else 0.
+
+    `verdicts`: the newest look of the deep checks (`registry.verdicts`). One that is too old ends nothing.
+    """
+    looked = {str(row["service"]): row for row in verdicts if row["is_service"]}
     found: list[Measure] = []
-    for service, kinds in OWNER_SERVICES.items():
+    for service in sorted({*OWNER_SERVICES, *looked}):
+        kinds = OWNER_SERVICES.get(service, ())
         members = [item for item in components if kind_of(item) in kinds]
-        if not members:
+        if not members and service not in looked:
             continue
         bad: list[Mapping[str, Any]] = []
         for kind in sorted({kind_of(item) for item in members}):
             of_kind = [item for item in members if kind_of(item) == kind]
             if status_of(of_kind) == DOWN:
                 bad += of_kind
-        labels = {"service": service}
-        error = "; ".join(_fault(item) for item in bad[:3])
         if bad:
             ages = [float(item["heartbeat_age_ms"]) for item in bad if item["heartbeat_age_ms"] is not None]
-            labels |= {"components": ", ".join(str(item["name"]) for item in bad[:10])}
-            labels |= {"last_seen_s": f"{max(ages, default=0.0) / 1000:.0f}"}
-        found.append(Measure("service.down", float(bool(bad)), labels, error))
+            detail = {
+                "components": ", ".join(str(item["name"]) for item in bad[:10]),
+                "last_seen": iso(now_ns - round(max(ages, default=0.0)) * 1_000_000),
+            }
+            error = "; ".join(_fault(item) for item in bad[:3])
+            found.append(_service(service, 1.0, error, detail))
+        elif service in looked:
+            found.append(_service(service, *_judged(looked[service])))
+        else:
+            found.append(_service(service, 0.0, "", {}))
     return found
+
+
+def checks(verdicts: Sequence[Mapping[str, Any]]) -> list[Measure]:
+    """Return a measure `check.down` for each dependency that the deep checks look at: 1 while it is reported down."""
+    found = []
+    for row in verdicts:
+        if not row["is_service"]:
+            value, error, detail = _judged(row)
+            name = str(row["service"])
+            message = f"check {name} is down: {error}" if error else ""
+            found.append(Measure("check.down", value, {"service": name}, message, detail))
+    return found
+
+
+def _service(service: str, value: float | None, error: str, detail: Mapping[str, str]) -> Measure:
+    shown = {**detail, "status": "Down", "error": error} if value else {}
+    return Measure("service.down", value, {"service": service}, error, shown)
+
+
+def _judged(row: Mapping[str, Any]) -> tuple[float | None, str, dict[str, str]]:
+    """Return value, error and detail of a verdict. One that is too old does not say that it is over."""
+    if row["reported"] != DOWN:
+        return None if row["reported"] == UNKNOWN else 0.0, "", {}
+    seen = "" if row["last_seen"] is None else iso(to_ns(row["last_seen"]))
+    return 1.0 if row["is_fresh"] else None, str(row["error"] or "no reason is known"), {"last_seen": seen}
 
 
 def _fault(component: Mapping[str, Any]) -> str:

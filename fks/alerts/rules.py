@@ -124,6 +124,7 @@ DEFAULTS: tuple[Rule, ...] = (
         resolve_message="account {account} is no longer 10% below its highest equity of 30 days",
     ),
     Rule(name="service", kind=Kind.DURATION, on="service.down", severity="error", above=1, for_s=10, by=("service",)),
+    Rule(name="check", kind=Kind.THRESHOLD, on="check.down", severity="warning", above=1, by=("service",)),
     Rule(name="other", kind=Kind.ROUTE, on="*", severity="warning", group_s=30),
 )  # fmt: skip
 

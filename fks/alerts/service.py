@@ -8,10 +8,12 @@ HTTP and SMTP give no way to ask a receiver what it has.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from fks.alerts import texts
 from fks.alerts.channels import Channel, Outcome, Sealer, send
@@ -27,12 +29,17 @@ from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
 from fks.model.ports import Lease, Log, Meter
 from fks.model.timeframe import NS, to_datetime
+from fks.monitor.guard import Guard
 from fks.store.alerting import AlertingStore, Delivery
 from fks.store.bus import Bus
 from fks.store.db import Database
 
 EVERY_S = 2.0
-#: An attempt ends by its own timeouts well before this.
+#: Attempts that are made at once; each channel has at most one.
+SENDERS_MAX = 16
+#: An attempt that has not ended by its own timeouts is given up, and its thread left to itself.
+SEND_MAX_S = 60.0
+#: An attempt of this process that is not under way any more is lost after so long.
 LOST_AFTER_S = 120.0
 #: A message that cannot be delivered for so long is given up.
 GIVE_UP_S = 86400.0
@@ -45,7 +52,10 @@ Sender = Callable[[Channel, texts.Text, str], Outcome]
 
 
 class AlertService:
-    """One per cluster. Hard state: none besides rows. Soft state: the engine's, and the attempts under way."""
+    """One per cluster. Hard state: none besides rows. Soft state: the engine's, and the attempts under way.
+
+    Threads of its own send: receivers that do not answer must not take those of the process, nor these the others'.
+    """
 
     def __init__(
         self,
@@ -59,45 +69,66 @@ class AlertService:
         *,
         lease: Lease | None = None,
         sender: Sender = send,
+        send_max_s: float = SEND_MAX_S,
     ) -> None:
         self._clock = clock
         self._log = log
         self._meter = meter
+        self._guard = Guard("alerts", log, meter)
         self._store = AlertingStore(db, lease)
         self._directory = Directory(self._store, settings.alerts, sealer)
         self._observer = Observer(db, bus, clock)
         self._engine = Engine()
         self._epoch = lease.epoch if lease is not None else 0
         self._sender = sender
+        self._send_max_s = send_max_s
+        self._senders = concurrent.futures.ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="alert")
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._stuck: dict[str, concurrent.futures.Future[Outcome]] = {}  # by channel: an attempt that was given up
+        self._under_way: set[int] = set()
         self._pruned_s: float | None = None
 
     async def run(self) -> None:
         """Evaluate, route and deliver until cancelled. An outage of PostgreSQL is waited out."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                with contextlib.suppress(OutageError):
-                    await self.tick(tasks)
-                await self._clock.sleep(EVERY_S)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    with contextlib.suppress(OutageError):
+                        await self.tick(tasks)
+                    await self._clock.sleep(EVERY_S)
+        finally:
+            self._senders.shutdown(wait=False, cancel_futures=True)
 
     async def tick(self, tasks: asyncio.TaskGroup) -> None:
-        """Do what is due now; the attempts to send go on in `tasks`. Errors: OutageError."""
-        await self._recover()
-        channels = await self._directory.channels()
-        rules = await self._directory.rules()
-        await self._evaluate(rules, channels)
-        await self._route(rules, channels)
+        """Do what is due now; the attempts to send go on in `tasks`. A part that fails is reported, and the others are
+        done. Errors: OutageError."""
+        guard = self._guard
+        await guard.call("recover", self._recover)
+        channels = await guard.call("channels", self._directory.channels)
+        rules = await guard.call("rules", self._directory.rules)
+        if channels is None:
+            return
+        if rules is not None:
+            await guard.call("evaluate", partial(self._evaluate, rules, channels))
+            await guard.call("route", partial(self._route, rules, channels))
         for channel in channels:
             task = self._sending.get(channel.name)
-            if channel.is_enabled and (task is None or task.done()):
-                self._sending[channel.name] = tasks.create_task(self._deliver(channel))
+            if channel.is_enabled and (task is None or task.done()) and not self._is_stuck(channel.name):
+                self._sending[channel.name] = tasks.create_task(self._deliver_or_wait(channel))
         now_s = self._clock.monotonic()
         if self._pruned_s is None or now_s - self._pruned_s >= _PRUNE_EVERY_S:
             self._pruned_s = now_s
-            await self._store.prune()
+            await guard.call("prune", self._store.prune)
+
+    def _is_stuck(self, channel: str) -> bool:
+        """Return whether a thread still sends to a channel although its attempt was given up: it gets no other one."""
+        if channel in self._stuck and self._stuck[channel].done():
+            del self._stuck[channel]
+        return channel in self._stuck
 
     async def _recover(self) -> None:
-        for row in await self._store.recover(epoch=self._epoch, after_s=LOST_AFTER_S):
+        under_way = sorted(self._under_way)
+        for row in await self._store.recover(epoch=self._epoch, after_s=LOST_AFTER_S, under_way=under_way):
             self._log.warning("alert.delivery_lost", delivery=row["id"], channel=row["channel"], state=row["state"])
 
     # ── rules ────────────────────────────────────────────────────────────────────────────────────
@@ -152,15 +183,39 @@ class AlertService:
             )
 
     # ── delivery ─────────────────────────────────────────────────────────────────────────────────
-    async def _deliver(self, channel: Channel) -> None:
-        """Send what is due to one channel, one message after the other, until one fails."""
+    async def _deliver_or_wait(self, channel: Channel) -> None:
         with contextlib.suppress(OutageError):
-            while (delivery := await self._store.claim(channel.name)) is not None:
-                text = await self._text(delivery)
-                outcome = await asyncio.to_thread(self._sender, channel, text, f"fks-{delivery.id}")
+            await self._guard.call("deliver", partial(self._deliver, channel))
+
+    async def _deliver(self, channel: Channel) -> None:
+        """Send what is due to one channel, one message after the other, until one fails. Errors: OutageError."""
+        while (delivery := await self._store.claim(channel.name)) is not None:
+            self._under_way.add(delivery.id)
+            try:
+                outcome = await self._attempt(channel, delivery)
                 await self._finish(delivery, outcome)
-                if outcome.result not in ("sent", "refused"):
-                    return
+            finally:
+                self._under_way.discard(delivery.id)
+            if outcome.result not in ("sent", "refused"):
+                return
+
+    async def _attempt(self, channel: Channel, delivery: Delivery) -> Outcome:
+        """Send a message and return the outcome, after `send_max_s` at the latest. Errors: OutageError."""
+        try:
+            text = await self._text(delivery)
+        except OutageError:
+            raise
+        except Exception as error:  # rows that no text can be made of: another attempt would fail as well
+            return Outcome("refused", f"no text: {type(error).__name__}: {error}"[:200])
+        sending = self._senders.submit(self._sender, channel, text, f"fks-{delivery.id}")
+        try:
+            async with asyncio.timeout(self._send_max_s):
+                return await asyncio.wrap_future(sending)
+        except TimeoutError:
+            if sending.cancel():
+                return Outcome("later", "all senders are busy")
+            self._stuck[channel.name] = sending
+            return Outcome("unclear", f"no end within {self._send_max_s:g} s")
 
     async def _text(self, delivery: Delivery) -> texts.Text:
         if delivery.about == "test":

@@ -79,15 +79,24 @@ def _service(alert: Alert, about: About, now: datetime) -> Text:
             f"Down For: {ago((end - alert.time).total_seconds())}",
         ]
     else:
-        seen_s = float(alert.payload.get("last_seen_s") or 0.0)
         lines = [
             "❌ **Service Down Alert**",
             f"Service: {service}",
             "Status: Down",
             f"Error: {alert.message[:_LINE_MAX]}",
-            f"Last Seen: {ago(seen_s)} ago",
+            f"Last Seen: {_last_seen(alert, now)}",
         ]
     return Text("", "\n".join(lines))
+
+
+def _last_seen(alert: Alert, now: datetime) -> str:
+    """Return when a service worked last, in words: from `last_seen` (ISO 8601), or `last_seen_s` before the alert."""
+    seen = str(alert.payload.get("last_seen") or "")
+    if seen:
+        return f"{ago((now - datetime.fromisoformat(seen)).total_seconds())} ago"
+    if "last_seen_s" in alert.payload:
+        return f"{ago(float(alert.payload['last_seen_s'] or 0.0))} ago"
+    return "never"
 
 
 def _at(moment: datetime) -> str:

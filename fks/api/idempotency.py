@@ -3,8 +3,9 @@
 One rule, two places. Orders, jobs, operations and parameters keep the key in their own rows in PostgreSQL (their routes
 take the header themselves), because what they do must never happen twice. Every other change that comes with a key
 keeps its answer here, encrypted, in Redis, for a day. Only answers that changed something (2xx) are kept: a refusal may
-be repeated. Without a key nothing is kept. What reduces risk (cancel, emergency stop) takes no notice of a key: it is
-the same however often it is repeated, and never waits for Redis.
+be repeated. A call without an answer (its replica was killed, or it failed midway: 500) has an unknown outcome: its key
+stays as long, and no call with it runs again. Without a key nothing is kept. What reduces risk (cancel, emergency stop)
+takes no notice of a key: it is the same however often it is repeated, and never waits for Redis.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,21 +33,31 @@ if TYPE_CHECKING:
 
 HEADER: Final = "idempotency-key"
 KEPT_S: Final = 86_400.0
-#: How long a call that never ended (its replica was killed) keeps its key.
-RUNNING_S: Final = 60
+#: A call without an answer for so long has an unknown outcome. No call takes as long while it is well.
+RUNNING_S: Final = 60.0
 KEY_MAX: Final = 200
 _PREFIX: Final = "fks:idempotency:"
 _RUNNING: Final = b"running"
+_UNKNOWN: Final = b"unknown"
+_KEPT_MS: Final = round(KEPT_S * 1000)
 #: Headers of an answer that belong to it and not to the connection.
 _KEPT_HEADERS: Final = frozenset({"content-type", "location", "warning"})
 
-# KEYS: the call. ARGV: the marker of a call in progress, its seconds.
-# Returns {0} when the key is new, else {1, what is kept}.
+# KEYS: the call. ARGV: the marker of a call in progress, its milliseconds, what is replaced by it ('' nothing).
+# Returns {0} when the key is the caller's now, else {1, what is kept, its age in milliseconds}.
 CLAIM: Final = """
 local kept = redis.call('GET', KEYS[1])
-if kept then return {1, kept} end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+if kept and kept ~= ARGV[3] then return {1, kept, ARGV[2] - redis.call('PTTL', KEYS[1])} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {0}
+"""
+
+# KEYS: the call. ARGV: its marker, what takes its place ('' nothing), the milliseconds of that. A key that another call
+# has by now stays as it is.
+FINISH: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
 """
 
 
@@ -93,6 +105,7 @@ class Call:
 
     name: str
     body_hash: str
+    marker: bytes = b""
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     parts: list[bytes] = field(default_factory=list)
@@ -109,7 +122,8 @@ class Idempotency:
         """Claim the key of a change, when it has one and the route does not keep it itself.
 
         Errors: Answered with the kept answer of an equal call; Problem 409 IDEMPOTENCY_CONFLICT for another body,
-        IDEMPOTENCY_RUNNING while the first call runs; 400, 422 for an unusable key; 503 while Redis is away.
+        IDEMPOTENCY_RUNNING while the first call runs, IDEMPOTENCY_UNKNOWN when it has no answer after RUNNING_S or
+        failed midway; 400, 422 for an unusable key; 503 while Redis is away.
         """
         key = connection.headers.get(HEADER)
         if key is None or not is_kept_here(connection.scope, route):
@@ -124,27 +138,40 @@ class Idempotency:
         digest.update(b"\0" + connection.url.path.encode() + b"?" + connection.url.query.encode())
         named = "\0".join((principal.key, *route, key))
         call = Call(_PREFIX + hashlib.sha256(named.encode()).hexdigest(), digest.hexdigest())
-        marker = _RUNNING + b" " + call.body_hash.encode()
-        found = await self._bus.script(CLAIM, [call.name], [marker.decode(), RUNNING_S])
-        if found is None:
-            text, remedy = "Redis keeps the keys and is away: nothing was changed", "try again, or without a key"
-            raise Problem(503, "UNAVAILABLE", text, remedy=remedy, headers={"Retry-After": "1"})
-        if int(found[0]):
-            self._refuse_or_answer(bytes(found[1]), call, marker)
+        call.marker = b" ".join((_RUNNING, call.body_hash.encode(), secrets.token_hex(8).encode()))
+        replaced = b""
+        while True:
+            found = await self._bus.script(CLAIM, [call.name], [call.marker, _KEPT_MS, replaced])
+            if found is None:
+                text, remedy = "Redis keeps the keys and is away: nothing was changed", "try again, or without a key"
+                raise Problem(503, "UNAVAILABLE", text, remedy=remedy, headers={"Retry-After": "1"})
+            if not int(found[0]):
+                break
+            # unreadable: made with another session key, so the call runs as new, unless another one was faster
+            replaced = self._refuse_or_answer(bytes(found[1]), int(found[2]) / 1000, call)
         state["idempotent"] = call
 
-    def _refuse_or_answer(self, kept: bytes, call: Call, marker: bytes) -> None:
+    def _refuse_or_answer(self, kept: bytes, age_s: float, call: Call) -> bytes:
+        """Return what is kept when it cannot be read. Errors: Answered, Problem 409."""
         conflict = Problem(
             409, "IDEMPOTENCY_CONFLICT", "this idempotency key was used for another body", remedy="use a new key"
         )
-        if kept.startswith(_RUNNING):
-            if kept != marker:
+        state, _, rest = kept.partition(b" ")
+        if state in (_RUNNING, _UNKNOWN):
+            if rest.partition(b" ")[0] != call.body_hash.encode():
                 raise conflict
-            text, remedy = "the first call with this key is still running", "ask again in a moment"
-            raise Problem(409, "IDEMPOTENCY_RUNNING", text, remedy=remedy, headers={"Retry-After": "1"})
+            if state == _RUNNING and age_s < RUNNING_S:
+                text, remedy = "the first call with this key is still running", "ask again in a moment"
+                raise Problem(409, "IDEMPOTENCY_RUNNING", text, remedy=remedy, headers={"Retry-After": "1"})
+            raise Problem(
+                409,
+                "IDEMPOTENCY_UNKNOWN",
+                "the first call with this key has no answer: it may have changed something, or may still do so",
+                remedy="look at what it was to change, then use a new key if it did not",
+            )
         found = self._opened(kept)
         if found is None:
-            return  # made with another session key: unreadable, so the call runs as new
+            return kept
         if found["body_hash"] != call.body_hash:
             raise conflict
         headers = {**found["headers"], "Idempotent-Replayed": "true"}
@@ -161,9 +188,12 @@ class Idempotency:
         return not message.get("more_body", False)
 
     async def finish(self, call: Call) -> None:
-        """Keep the answer of a call that changed something; free the key of any other."""
+        """Keep the answer of a call that changed something; free the key of a refusal. A call that failed midway has
+        neither: its outcome is unknown."""
         if not 200 <= call.status < 300:
-            await self._bus.delete(call.name)
+            is_refusal = call.status < 500 or call.status == 503
+            left = b"" if is_refusal else b" ".join((_UNKNOWN, call.body_hash.encode()))
+            await self._bus.script(FINISH, [call.name], [call.marker, left, _KEPT_MS])
             return
         from cryptography.fernet import Fernet
 
@@ -173,7 +203,8 @@ class Idempotency:
             "headers": call.headers,
             "body": base64.b64encode(b"".join(call.parts)).decode(),
         }
-        await self._bus.set(call.name, Fernet(self._key).encrypt(orjson.dumps(found)), KEPT_S)
+        kept = Fernet(self._key).encrypt(orjson.dumps(found))
+        await self._bus.script(FINISH, [call.name], [call.marker, kept, _KEPT_MS])
 
     def _opened(self, kept: bytes) -> Any:
         from cryptography.fernet import Fernet, InvalidToken

@@ -62,6 +62,8 @@ PROBLEMS: dict[str, str] = {
     "IDEMPOTENCY_KEY": "422: the `Idempotency-Key` is not usable",
     "IDEMPOTENCY_CONFLICT": "409: the key was used for another body",
     "IDEMPOTENCY_RUNNING": "409: the first call with this key is still running; `Retry-After` says when to ask again",
+    "IDEMPOTENCY_UNKNOWN": "409: the first call with this key has no answer after a minute, or failed midway: look at "
+    "what it was to change, and use a new key if it did not",
     "PART_DOWN": "503: a part of the system that the call needs is down; `part` names it; nothing was changed",
     "FIELD_UNKNOWN": "422: the order has an unknown field",
     "QUANTITY": "422: the quantity is missing",

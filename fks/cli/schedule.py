@@ -81,7 +81,7 @@ def add(
     """Add a schedule that runs ACTION.
 
     Actions: deep-check, retention; backup {"keep": 7}; sync {"symbol": "BTCUSDT"}; drift-check {"instance": ID};
-    backtest {the spec of POST /backtests, of one strategy}.
+    backtest {the spec of POST /backtests, of one strategy}; optimize {the spec of POST /optimizations}.
     """
     body = {"name": name, "action": action, "cron": cron, "every_s": every_s, "params": _object(params)}
     with gateway_of(ctx) as gateway:

@@ -92,19 +92,31 @@ async def _retention(c: Component, params: Any, id: uuid.UUID) -> str:
 
 
 async def _backtest(c: Component, params: Any, id: uuid.UUID) -> str:
-    from fks.jobs.backtest import KIND, with_costs
+    from fks.jobs.backtest import KIND
+
+    return await _submitted(c, KIND, params, id)
+
+
+async def _optimize(c: Component, params: Any, id: uuid.UUID) -> str:
+    from fks.jobs.optimization import KIND
+
+    return await _submitted(c, KIND, params, id)
+
+
+async def _submitted(c: Component, kind: str, params: Any, id: uuid.UUID) -> str:
+    """Submit a job on stored bars, with the costs of the settings. The same id again is the same job."""
+    from fks.jobs.backtest import with_costs
     from fks.store.reading import ReadingStore
 
-    spec = type(params).model_validate(
-        with_costs(params.model_dump(by_alias=True, exclude_unset=True), c.settings.costs)
-    )
+    given = params.model_dump(by_alias=True, exclude_unset=True)
+    spec = type(params).model_validate(with_costs(given, c.settings.costs))
     item = await ReadingStore(c.db).find(spec.symbol, spec.exchange)
     found = {**spec.model_dump(mode="json", by_alias=True), "symbol": item.symbol, "exchange": item.exchange}
-    await JobStore(c.db).submit(KIND, found, submitted_by=_LABEL, job_id=id)
+    await JobStore(c.db).submit(kind, found, submitted_by=_LABEL, job_id=id)
     return f"job {id}"
 
 
-#: action -> (its parameters; None: those of a backtest, its function). A run has an id of its own, by which
+#: action -> (its parameters; None: `_parsed` reads them, its function). A run has an id of its own, by which
 #: work that it submits is submitted once, however often the run is begun
 ACTIONS: dict[str, tuple[type[BaseModel] | None, Run]] = {
     "deep-check": (NoParams, _deep_check),
@@ -113,6 +125,7 @@ ACTIONS: dict[str, tuple[type[BaseModel] | None, Run]] = {
     "drift-check": (DriftParams, _drift),
     "retention": (NoParams, _retention),
     "backtest": (None, _backtest),
+    "optimize": (None, _optimize),
 }
 
 
@@ -124,7 +137,15 @@ def checked_params(action: str, params: Mapping[str, Any]) -> BaseModel:
         )
     model = ACTIONS[action][0]
     if model is None:
-        from fks.jobs.backtest import parse_spec
-
-        return parse_spec(params)
+        return _parsed(action, params)
     return checked_spec(model, params, action, remedy="see 'fks schedule add --help'")
+
+
+def _parsed(action: str, params: Mapping[str, Any]) -> BaseModel:
+    if action == "optimize":
+        from fks.jobs.optimization import parse_optimization
+
+        return parse_optimization(params)
+    from fks.jobs.backtest import parse_spec
+
+    return parse_spec(params)

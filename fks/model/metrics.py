@@ -45,6 +45,9 @@ METRICS: dict[str, Metric] = {
             "fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"
         ),
         Metric("fks_alert_deliveries_total", "counter", ("channel", "state"), "attempts to deliver alerts, by outcome"),
+        Metric(
+            "fks_monitor_faults_total", "counter", ("kind",), "faults in a part of the monitor, which go on being tried"
+        ),
         Metric("fks_signals_total", "counter", ("state",), "signals by outcome"),
         Metric("fks_orders_total", "counter", ("state",), "orders by state entered"),
         Metric("fks_denials_total", "counter", ("code",), "intents denied, by code"),

@@ -88,7 +88,7 @@ class DeepChecks:
         self._known: frozenset[str] = frozenset()  # services at the last look that reached the database
 
     async def run(self) -> Look:
-        """Look, write the results, alert of what is down and resolve what is not any more; return the look.
+        """Look, write the results and return the look. Rules on `service.down` and `check.down` alert of it.
 
         Without the database the look is returned as it is, to be written by the next one. Never raises for an outage.
         """
@@ -107,7 +107,7 @@ class DeepChecks:
             dependencies = await self._registry.dependencies()  # the first registration adds them
             look = await self._judged(at_ns, checks | services, self._known, dependencies)
             await self._save(look)
-            await self._alert(look)
+            await self._db.execute("registry.settle_unruled")
         except OutageError as error:  # it went away meanwhile
             return self._postponed(at_ns, checks | {"database": Check("database", DOWN, None, str(error))})
         return look
@@ -303,34 +303,6 @@ class DeepChecks:
             }
             for row in rows
         }
-
-    async def _alert(self, look: Look) -> None:
-        fallen = []
-        for name, reported in look.reported.items():
-            if reported.status != DOWN:
-                continue
-            is_service = name in look.services
-            error = look.checks[name].error or "no reason is known"
-            fallen.append(
-                {
-                    "service": name,
-                    "severity": "page" if is_service else "warning",
-                    "event": "service.down" if is_service else "check.down",
-                    "message": f"{'service' if is_service else 'check'} {name} is down: {error}",
-                    "payload": {"service": name, "status": "Down", "error": error, "last_seen": await self._seen(name)},
-                }
-            )
-        if fallen:
-            await self._db.execute("registry.page_down", fallen)
-        down = {row["service"] for row in fallen}
-        over = [row["id"] for row in await self._db.fetch("registry.open_down") if row["component"] not in down]
-        if over:
-            await self._db.fetch("monitor.resolve_alerts", over, "its cause is over")
-
-    async def _seen(self, name: str) -> str | None:
-        """Return when the last look found the service at work, ISO 8601; None: never within what is kept."""
-        rows = await self._db.fetch("registry.last_seen", name)
-        return None if not rows or rows[0]["at"] is None else rows[0]["at"].isoformat().replace("+00:00", "Z")
 
 
 def _because(name: str, check: Check) -> str:

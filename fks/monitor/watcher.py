@@ -17,6 +17,7 @@ from fks.model.health import FailedCheck
 from fks.model.ports import Meter
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
+from fks.monitor.guard import Guard
 from fks.monitor.statuses import DOWN
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
 from fks.store.bus import ALERTS
@@ -41,6 +42,7 @@ class Watcher:
 
     def __init__(self, component: Component) -> None:
         self._c = component
+        self._guard = Guard("monitor", component.log, component.meter)
         self._database_is_up = False
         self._redis_is_up = False
         self._database_up_s = component.clock.monotonic()  # not seen away since then
@@ -76,7 +78,9 @@ class Watcher:
         before: list[str] = []
         while True:
             await c.clock.sleep(DEEP_EVERY_S)
-            look = await checks.run()
+            look = await self._guard.call("checks", checks.run)
+            if look is None:
+                continue
             down = sorted(name for name, found in look.reported.items() if found.status == DOWN)
             if look.reported and down != before:
                 if down:
@@ -93,14 +97,14 @@ class Watcher:
         while True:
             await self._c.clock.sleep(60.0)
             with contextlib.suppress(OutageError):
-                await minutes.write()
+                await self._guard.call("minutes", minutes.write)
 
     async def _watch(self) -> None:
         for look in itertools.count():
             await self._check()
-            await self._update_alerts()
+            await self._guard.call("alerts", self._update_alerts)
             host_metrics(self._c.meter, self._c.paths.home)
-            await self._merge()
+            await self._guard.call("merge", self._merge)
             if look % _STATE_LOOKS == 0:
                 await self._c.bus.set(STATE_KEY, orjson.dumps(self._merger.state()), ttl_s=STATE_TTL_S)
             await self._c.clock.sleep(EVERY_S)

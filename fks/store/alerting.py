@@ -177,9 +177,10 @@ class AlertingStore:
         )
         return row is not None
 
-    async def recover(self, *, epoch: int, after_s: float) -> list[dict[str, Any]]:
-        """Take back attempts of earlier epochs, and those older than `after_s`; return them."""
-        return [dict(row) for row in await self._db.fetch("alerting.recover", epoch, after_s)]
+    async def recover(self, *, epoch: int, after_s: float, under_way: Sequence[int] = ()) -> list[dict[str, Any]]:
+        """Take back attempts of earlier epochs, and those older than `after_s`; return them. `under_way`: those that
+        the caller makes now stay."""
+        return [dict(row) for row in await self._db.fetch("alerting.recover", epoch, after_s, list(under_way))]
 
     async def delivery(self, id: int) -> dict[str, Any] | None:
         """Return one message, or None."""

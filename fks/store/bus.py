@@ -136,10 +136,14 @@ class Bus:
 
     async def fields(self, key: str) -> dict[str, bytes]:
         """Return the fields of the hash `key`; empty when it is absent or Redis is away."""
+        return await self.known_fields(key) or {}
+
+    async def known_fields(self, key: str) -> dict[str, bytes] | None:
+        """Return the fields of the hash `key`, empty when it is absent; None when Redis is away."""
         found = await self._try(self._client.hgetall(key))
-        return (
-            {name.decode(errors="replace"): value for name, value in found.items()} if isinstance(found, dict) else {}
-        )
+        if not isinstance(found, dict):
+            return None
+        return {name.decode(errors="replace"): value for name, value in found.items()}
 
     async def delete(self, *keys: str) -> bool:
         """Drop `keys`; return whether Redis answered."""
@@ -153,7 +157,7 @@ class Bus:
         answer = await self._try(pipe.execute())
         return int(answer[1]) if answer else None
 
-    async def script(self, text: str, keys: Sequence[str], args: Sequence[float | str]) -> Any:
+    async def script(self, text: str, keys: Sequence[str], args: Sequence[float | str | bytes]) -> Any:
         """Run a Lua script atomically; None when Redis is away."""
         return await self._try(self._client.eval(text, len(keys), *keys, *args))
 

@@ -95,17 +95,18 @@ async def save_rule(
 
 @router.post("/alerts/rules/{name}")
 async def change_rule(gate: Gate, who: Admin, name: str, change: JsonObject) -> ExactJson:
-    """Change fields of a rule; omitted ones stay."""
-    rule = next((item for item in await directory_of(gate).rules() if item.name == name), None)
-    if rule is None:
+    """Change fields of a rule; omitted ones stay. 409 when another change of it was made meanwhile."""
+    known = await directory_of(gate).rule(name)
+    if known is None:
         raise _no_rule(name)
+    rule, revision = known
     try:
         changed = Rule.model_validate({**rule.model_dump(), **change, "name": name})
     except ValidationError as error:
         raise of_model(error, f"/alerts/rules/{name}") from None
     await _check_channels(gate, (*changed.channels, *changed.escalate_to))
     spec = changed.model_dump(mode="json")
-    saved = await AlertingStore(gate.db).save_rule(name, spec, by=who.name)
+    saved = await AlertingStore(gate.db).save_rule(name, spec, by=who.name, revision=revision)
     gate.deps.log.info("alert.rule_changed", rule=name, by=who.name)
     return ExactJson({**spec, "revision": saved})
 

@@ -25,7 +25,9 @@ class ScheduleBody(Body):
     """A new schedule: an action, and either `cron` (five fields, UTC) or `every_s`."""
 
     name: str = Field(max_length=64)
-    action: str = Field(max_length=64, description="deep-check, backup, sync, drift-check, retention or backtest")
+    action: str = Field(
+        max_length=64, description="deep-check, backup, sync, drift-check, retention, backtest or optimize"
+    )
     cron: str | None = Field(None, max_length=100)
     every_s: int | None = None
     params: dict[str, Any] = Field(default_factory=dict, description="of the action")

@@ -3,8 +3,9 @@
 SELECT name, spec, is_removed, revision, changed_by, changed_at FROM alert_rules ORDER BY name;
 
 -- name: save_rule
--- Make or replace a rule; no row back when another revision than $3 is stored ($3 null: whichever).
-INSERT INTO alert_rules (name, spec, is_removed, changed_by) VALUES ($1, $2, $4, $5)
+-- Make or replace a rule; no row back when another revision than $3 is stored (0: none is; $3 null: whichever).
+INSERT INTO alert_rules (name, spec, is_removed, changed_by)
+SELECT $1, $2, $4, $5 WHERE coalesce($3::int, 0) = 0 OR EXISTS (SELECT FROM alert_rules WHERE name = $1)
 ON CONFLICT (name) DO UPDATE
    SET spec = excluded.spec, is_removed = excluded.is_removed, changed_by = excluded.changed_by, changed_at = now(),
        revision = alert_rules.revision + 1
@@ -160,12 +161,14 @@ UPDATE alert_deliveries
 RETURNING id;
 
 -- name: recover
--- Take back the attempts of processes that ended without an outcome: once more with the mark of a repeat, then never again.
+-- Take back the attempts of processes that ended without an outcome: once more with the mark of a repeat, then never again. $3 are
+-- under way.
 UPDATE alert_deliveries
    SET lost = lost + 1, is_repeat = true, not_before = now(), error = 'the process ended before it knew the outcome',
        state = CASE WHEN lost >= 1 THEN 'unknown' ELSE 'queued' END,
        finished_at = CASE WHEN lost >= 1 THEN now() ELSE NULL END
- WHERE state = 'sending' AND (coalesce(epoch, 0) < $1 OR claimed_at < now() - make_interval(secs => $2))
+ WHERE state = 'sending' AND NOT id = ANY($3::bigint[])
+   AND (coalesce(epoch, 0) < $1 OR claimed_at < now() - make_interval(secs => $2))
 RETURNING id, channel, state;
 
 -- name: delivery

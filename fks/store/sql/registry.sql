@@ -103,22 +103,25 @@ SELECT (SELECT count(*) FROM jobs WHERE state = 'queued' AND NOT kind = ANY($1::
        (SELECT count(*) FROM signals WHERE state = 'ready') AS signals,
        (SELECT extract(epoch FROM now() - min(created_at))::float8 FROM signals WHERE state = 'ready') AS signals_wait_s;
 
--- name: page_down
--- Alert of each service that is reported down, once as long as the alert is open.
-INSERT INTO alerts (severity, event, message, component, payload)
-SELECT severity, event, message, service, payload
-  FROM jsonb_to_recordset($1::jsonb) AS fallen (service text, severity text, event text, message text, payload jsonb)
- WHERE NOT EXISTS (SELECT 1 FROM alerts a
-                    WHERE a.event = fallen.event AND a.component = fallen.service AND a.resolved_at IS NULL)
-RETURNING id, component;
+-- name: verdicts
+-- The newest look: what it reports of each service and check, whether it is younger than $1 seconds, and of those that are down
+-- when a look found them at work last. Every look has the check of the database.
+WITH newest AS (SELECT max(at) AS at FROM health_checks WHERE service = 'database'),
+     services AS (SELECT name AS service FROM service_registry WHERE kind IN ('service', 'external')),
+     names AS (SELECT service, true AS is_service FROM services
+               UNION
+               SELECT depends_on, false FROM service_dependencies WHERE depends_on NOT IN (SELECT service FROM services))
+SELECT c.service, n.is_service, c.reported, c.error, c.at > now() - make_interval(secs => $1) AS is_fresh,
+       CASE WHEN c.reported = 'down' THEN (
+           SELECT h.at FROM health_checks h WHERE h.service = c.service AND h.status IN ('healthy', 'degraded')
+            ORDER BY h.at DESC LIMIT 1) END AS last_seen
+  FROM newest CROSS JOIN names n JOIN health_checks c ON c.service = n.service AND c.at = newest.at
+ ORDER BY c.service;
 
--- name: open_down
--- The open alerts of services that were down.
-SELECT id, component FROM alerts WHERE event IN ('service.down', 'check.down') AND resolved_at IS NULL;
-
--- name: last_seen
--- When the last look found a service at work.
-SELECT max(at) AS at FROM health_checks WHERE service = $1 AND status IN ('healthy', 'degraded');
+-- name: settle_unruled
+-- Resolve alerts of services that no rule raised: before there were rules for them the deep checks did.
+UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'a rule decides of it now')
+ WHERE event IN ('service.down', 'check.down') AND rule IS NULL AND resolved_at IS NULL;
 
 -- name: save_metrics
 -- Write one minute of each component; the same minute again changes nothing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,17 +13,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts import channels, service
+from fks.alerts import channels, observing, service
 from fks.alerts.channels import Channel, Outcome, Sealer
+from fks.alerts.directory import Directory
 from fks.alerts.service import AlertService
 from fks.alerts.texts import Text
 from fks.clock import RealClock
 from fks.config.settings import Alerts, Settings
+from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.leases import HeldLease, raise_epoch
+from fks.store.metrics import MetricStore
+from tests.support import servers
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import HttpReceiver, http_receiver, smtp_receiver
 from tests.support.waiting import until
@@ -54,7 +59,9 @@ class _Rig:
             is_enabled=True, by="test",
         )  # fmt: skip
 
-    async def begin(self, settings: Settings | None = None, sender: Any = channels.send) -> AlertService:
+    async def begin(
+        self, settings: Settings | None = None, sender: Any = channels.send, send_max_s: float = service.SEND_MAX_S
+    ) -> AlertService:
         """Return the service of a new process: its epoch is above that of the one before."""
         self.epoch = await raise_epoch(self.db, "monitor", "test")
         lease = HeldLease(
@@ -62,7 +69,7 @@ class _Rig:
         )  # fmt: skip
         return AlertService(
             self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or Settings(), SEALER, lease=lease,
-            sender=sender,
+            sender=sender, send_max_s=send_max_s,
         )  # fmt: skip
 
     @asynccontextmanager
@@ -238,6 +245,181 @@ async def test_death_between_send_and_record_repeats_once_with_a_mark(rig: _Rig,
     assert await rig.states() == [("raised", "unknown")]
     rows = [event for _, event, _ in rig.log.lines if event == "alert.delivery_lost"]
     assert len(rows) == 2
+
+
+async def test_attempt_that_is_under_way_is_not_taken_back(
+    rig: _Rig, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LOST_AFTER_S", 0.2)
+    await rig.add("w", f"json://{receiver.host}/hook")
+    may_end = threading.Event()
+
+    def slow(channel: Channel, text: Text, key: str) -> Outcome:
+        assert may_end.wait(10)
+        return channels.send(channel, text, key)
+
+    async with rig.running(sender=slow):
+        await rig.page()
+        await until(lambda: _attempted(rig, 1))
+        await asyncio.sleep(0.6)  # three times as long as the attempt of a dead process is waited for
+        may_end.set()
+        await until(lambda: _ended(rig, 1))
+        await asyncio.sleep(0.3)
+    assert ["(repeated)" in text for text in receiver.texts] == [False]
+    assert "alert.delivery_lost" not in rig.log.events()
+
+
+async def test_sender_that_never_ends_is_given_up_and_stops_no_other_channel(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("bad", f"json://{receiver.host}/bad")
+    await rig.add("good", f"json://{receiver.host}/good")
+    may_end, begun = threading.Event(), []
+
+    def hung(channel: Channel, text: Text, key: str) -> Outcome:
+        if channel.name == "bad":
+            begun.append(key)
+            assert may_end.wait(20)
+            return Outcome("sent")
+        return channels.send(channel, text, key)
+
+    await rig.store.save_rule("other", {"kind": "route", "on": "*"}, by="test")
+    async with rig.running(sender=hung, send_max_s=0.3):
+        for number in range(3):
+            await rig.page(f"event.{number}")
+
+        async def are_good_ones_sent() -> bool:
+            rows = await rig.store.deliveries(channel="good")
+            return [row["state"] for row in rows] == ["sent"] * 3
+
+        await until(are_good_ones_sent)
+        await until(lambda: "alert.delivery_waits" in rig.log.events())
+        await asyncio.sleep(0.5)
+        assert len(begun) == 1, "a thread that hangs gets no second one beside it"
+        rows = await rig.store.deliveries(channel="bad")
+        assert {(row["state"], row["is_repeat"]) for row in rows if row["error"]} == {("queued", True)}
+        may_end.set()
+
+        async def are_all_sent() -> bool:
+            return {row["state"] for row in await rig.store.deliveries()} == {"sent"}
+
+        await until(are_all_sent)
+
+
+async def test_fault_in_one_part_is_reported_and_messages_are_delivered(
+    rig: _Rig, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ill(*_: object) -> None:
+        raise ZeroDivisionError("of a rule")
+
+    monkeypatch.setattr(observing.Observer, "look", ill)
+    await rig.add("w", f"json://{receiver.host}/hook")
+    async with rig.running():
+        await rig.page()
+        await until(lambda: _ended(rig, 1))
+    assert await rig.states() == [("raised", "sent")]
+    faults = [fields for _, event, fields in rig.log.lines if event == "monitor.fault"]
+    assert faults == [{"part": "alerts.evaluate", "error": "ZeroDivisionError: of a rule"}]
+
+
+async def test_message_that_no_text_can_be_made_of_is_given_up(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    await rig.store.save_rule("other", {"kind": "route", "on": "*"}, by="test")
+    async with rig.running():
+        await Facts(rig.db).note_alert("page", "service.down", "m", "orders", {"last_seen": "yesterday"})
+        await until(lambda: _ended(rig, 1))
+        await rig.page()
+        await until(lambda: _ended(rig, 2))
+    assert await rig.states() == [("raised", "failed"), ("raised", "sent")]
+    assert "no text" in (await rig.store.deliveries())[1]["error"]
+
+
+async def test_long_text_is_cut_to_what_the_service_takes(rig: _Rig, receiver: HttpReceiver) -> None:
+    await rig.add("d", DISCORD, receiver.url)
+    await rig.add("t", TELEGRAM, receiver.url)
+    receiver.text_max = {"/api/": 2000, "/bot": 4096}
+    sent = [
+        await asyncio.to_thread(channels.send, channel, Text("title", "x" * 9000), "k")
+        for channel in await Directory(rig.store, Alerts(), SEALER).channels()
+    ]
+    assert [outcome.result for outcome in sent] == ["sent", "sent"]
+    assert len(receiver.received) == 2, "a part of a text is one message"
+
+
+class _Metrics:
+    """One alerting on the rule `hot`, and snapshots that components have published."""
+
+    def __init__(self, rig: _Rig) -> None:
+        self._rig = rig
+
+    async def begin(self) -> AlertService:
+        await self._rig.store.save_rule(
+            "hot", {"kind": "threshold", "on": "fks_feed_age_seconds", "above": 30, "by": ["symbol"]}, by="test"
+        )
+        await self._rig.db.sql(
+            "INSERT INTO component_health (name, kind, state, pid, beat_at, since) VALUES"
+            " ('collector', 'actor', 'ready', 1, now() + interval '1 hour', now()),"
+            " ('monitor', 'actor', 'ready', 1, now() + interval '1 hour', now())"
+        )
+        self._made = await self._rig.begin()
+        return self._made
+
+    async def publish(self, **ages: float) -> None:
+        """Replace every snapshot in Redis."""
+        await self._rig.bus.delete(SNAPSHOTS)
+        for name, age_s in ages.items():
+            body = json.dumps({'fks_feed_age_seconds{symbol="B"}': age_s} if name == "collector" else {"fks_x": age_s})
+            await self._rig.bus.put(SNAPSHOTS, name, body.encode(), 60.0)
+
+    async def open(self) -> list[str]:
+        """Look once, and return the rules with an open alert."""
+        async with asyncio.TaskGroup() as tasks:
+            await self._made.tick(tasks)
+        rows = await self._rig.db.sql("SELECT rule FROM alerts WHERE resolved_at IS NULL ORDER BY rule")
+        return [row["rule"] for row in rows]
+
+
+async def test_metric_rule_keeps_its_alert_while_redis_is_away_or_was_flushed(rig: _Rig) -> None:
+    with servers.home() as home:
+        with servers.running_redis(home) as redis:
+            rig.bus = await Bus.connect(redis.url())
+            metrics = _Metrics(rig)
+            await metrics.begin()
+            await metrics.publish(collector=99.0, monitor=0.0)
+            assert await metrics.open() == ["hot"]
+            await metrics.publish()
+            assert await metrics.open() == ["hot"], "it was flushed: nobody has published since"
+            await metrics.publish(monitor=0.0)
+            assert await metrics.open() == ["hot"], "the component that measures it has not published yet"
+            await metrics.publish(collector=1.0, monitor=0.0)
+            assert await metrics.open() == []
+            await metrics.publish(collector=99.0, monitor=0.0)
+            assert await metrics.open() == ["hot"]
+        assert await metrics.open() == ["hot"], "Redis is away, and nothing is published elsewhere"
+        await MetricStore(rig.db).save("monitor", "{}")
+        assert await metrics.open() == ["hot"]
+        await MetricStore(rig.db).save("collector", json.dumps({'fks_feed_age_seconds{symbol="B"}': 1.0}))
+        assert await metrics.open() == [], "it is measured, and fine"
+        await rig.bus.close()
+
+
+async def test_successor_ends_no_metric_alert_on_an_empty_redis(rig: _Rig) -> None:
+    metrics = _Metrics(rig)
+    await metrics.begin()
+    await metrics.publish(collector=99.0, monitor=0.0)
+    assert await metrics.open() == ["hot"]
+    await rig.db.sql("DELETE FROM component_health")
+    await metrics.begin()
+    await metrics.publish()
+    assert await metrics.open() == ["hot"]
+
+
+async def test_metric_of_a_component_that_is_gone_is_over(rig: _Rig) -> None:
+    metrics = _Metrics(rig)
+    await metrics.begin()
+    await metrics.publish(collector=99.0, monitor=0.0)
+    assert await metrics.open() == ["hot"]
+    await rig.db.sql("DELETE FROM component_health WHERE name = 'collector'")
+    await metrics.publish(monitor=0.0)
+    assert await metrics.open() == []
 
 
 async def test_replaced_process_neither_claims_nor_routes(rig: _Rig, receiver: HttpReceiver) -> None:

@@ -82,6 +82,32 @@ async def test_rule_is_made_changed_removed_and_restored(gateway: Running) -> No
     assert (await _call(gateway, "DELETE", "/alerts/rules/deep?restore=true"))[0] == 404
 
 
+async def test_changes_of_a_rule_at_once_lose_none(gateway: Running) -> None:
+    """Each that was answered 200 is in force; the others were told that the rule was changed meanwhile."""
+    rule = {"name": "deep", "kind": "threshold", "on": "account.drawdown_percent", "above": 20}
+    changes = ({"above": 25}, {"severity": "page"}, {"message": "m"}, {"resolve_message": "r"}, {"group_s": 5})
+    for name in ("deep", "fill"):  # one of a person, and one that comes with FKS and has no row yet
+        if name == "deep":
+            assert (await _call(gateway, "POST", "/alerts/rules", rule))[0] == 200
+        wanted = changes if name == "deep" else changes[1:]
+        answers = await asyncio.gather(*[_call(gateway, "POST", f"/alerts/rules/{name}", body) for body in wanted])
+        items = (await _call(gateway, "GET", "/alerts/rules"))[1]["items"]
+        found = next(item for item in items if item["name"] == name)
+        assert {status for status, _ in answers} <= {200, 409}
+        assert {body["code"] for status, body in answers if status == 409} <= {"ALERT_RULE_CHANGED"}
+        for change, (status, _) in zip(wanted, answers, strict=True):
+            (field, value), *_ = change.items()
+            assert status == 409 or found[field] == value, f"{name}: {change} was confirmed and is gone"
+
+
+async def test_rule_that_is_not_there_has_no_revision(gateway: Running) -> None:
+    rule = {"name": "deep", "kind": "threshold", "on": "account.drawdown_percent", "above": 20}
+    status, problem = await _call(gateway, "POST", "/alerts/rules?revision=3", rule)
+    assert (status, problem["code"]) == (409, "ALERT_RULE_CHANGED")
+    assert (await _call(gateway, "POST", "/alerts/rules?revision=0", rule))[0] == 200
+    assert (await _call(gateway, "POST", "/alerts/rules?revision=0", rule))[0] == 409
+
+
 async def test_changes_need_admin_and_acknowledging_needs_trade(gateway: Running, seeded: Database) -> None:
     id = await Facts(seeded).note_alert("page", "fill.stray", "x", "orders", {})
     rule = {"name": "deep", "kind": "route", "on": "*"}

@@ -7,11 +7,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from fks.api.app import routes_of, table
-from fks.api.idempotency import has_own_key, is_kept_here
+from fks.api.idempotency import KEPT_S, RUNNING_S, has_own_key, is_kept_here
 from fks.api.policy import FREE, JOURNALED, READS
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -185,6 +186,101 @@ async def test_two_calls_at_once_with_one_key_make_one(gateway: Running) -> None
     assert len(made) == 1
     refused = {answer.json()["code"] for answer in answers if answer.status_code != 201}
     assert refused <= {"IDEMPOTENCY_RUNNING"}
+
+
+async def _kept(gateway: Running, *, age_s: float | None = None, value: bytes | None = None) -> bytes:
+    """Return the one call that is kept under a key; make it `age_s` old, or put `value` in its place."""
+    async with raw_redis(gateway.app.state.gateway.deps.redis_url) as redis:
+        (name,) = [name async for name in redis.scan_iter("fks:idempotency:*")]
+        if value is not None:
+            await redis.set(name, value, keepttl=True)
+        if age_s is not None:
+            await redis.pexpire(name, round((KEPT_S - age_s) * 1000))
+        return bytes(await redis.get(name))
+
+
+async def _is_claimed(gateway: Running) -> bool:
+    async with raw_redis(gateway.app.state.gateway.deps.redis_url) as redis:
+        return bool([name async for name in redis.scan_iter("fks:idempotency:*")])
+
+
+async def _flush(gateway: Running) -> None:
+    async with raw_redis(gateway.app.state.gateway.deps.redis_url) as redis:
+        await redis.flushdb()
+
+
+async def test_call_without_an_answer_is_not_made_again_under_its_key(gateway: Running, database_url: str) -> None:
+    await _flush(gateway)
+    headers, body = {"Idempotency-Key": _key()}, {"name": "slow"}
+    blocker = await asyncpg.connect(database_url)
+    async with gateway.client() as client:
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE")
+        first = asyncio.create_task(client.post("/accounts", json=body, headers=headers))
+        try:
+            await until(lambda: _is_claimed(gateway))
+            early = await client.post("/accounts", json=body, headers=headers)
+            assert (early.status_code, early.json()["code"]) == (409, "IDEMPOTENCY_RUNNING")
+            await _kept(gateway, age_s=RUNNING_S + 1)
+            unknown = await client.post("/accounts", json=body, headers=headers)
+            assert (unknown.status_code, unknown.json()["code"]) == (409, "IDEMPOTENCY_UNKNOWN")
+            assert "new key" in unknown.json()["remedy"]
+            other = await client.post("/accounts", json={"name": "other"}, headers=headers)
+            assert other.json()["code"] == "IDEMPOTENCY_CONFLICT"
+        finally:
+            await transaction.rollback()
+            await blocker.close()
+        made = await first
+        assert made.status_code == 201
+        again = await client.post("/accounts", json=body, headers=headers)
+        assert (again.status_code, again.content) == (201, made.content), "it had an answer in the end"
+
+
+async def test_call_that_failed_midway_is_not_made_again_under_its_key(gateway: Running, seeded: Database) -> None:
+    await seeded.sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'midway'; END $$"
+    )
+    await seeded.sql("CREATE TRIGGER fail BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION fail()")
+    headers = {"Idempotency-Key": _key()}
+    async with gateway.client() as client:
+        assert (await client.post("/accounts", json={"name": "x"}, headers=headers)).status_code == 500
+        await seeded.sql("DROP TRIGGER fail ON accounts")
+        again = await client.post("/accounts", json={"name": "x"}, headers=headers)
+        assert (again.status_code, again.json()["code"]) == (409, "IDEMPOTENCY_UNKNOWN")
+        assert (await client.post("/accounts", json={"name": "x"}, headers={"Idempotency-Key": _key()})).is_success
+
+
+async def test_answer_that_cannot_be_read_is_replaced_by_one_call(gateway: Running) -> None:
+    """It was made with another session key: of many repeats at once one runs, and it is not overwritten."""
+    await _flush(gateway)
+    headers, body = {"Idempotency-Key": _key()}, {"name": "one", "scope": "read"}
+    async with gateway.client() as client:
+        assert (await client.post("/tokens", json=body, headers=headers)).status_code == 201
+        await _kept(gateway, value=b"gAAAAA-of-another-key")
+        body["name"] = "two"
+        answers = await asyncio.gather(*[client.post("/tokens", json=body, headers=headers) for _ in range(6)])
+        assert len({answer.content for answer in answers if answer.status_code == 201}) == 1
+        refused = {answer.json()["code"] for answer in answers if answer.status_code != 201}
+        assert refused <= {"IDEMPOTENCY_RUNNING"}, "TOKEN_EXISTS would mean that two ran"
+
+
+async def test_late_end_of_a_call_leaves_a_key_that_another_call_has(gateway: Running, database_url: str) -> None:
+    await _flush(gateway)
+    headers, body = {"Idempotency-Key": _key()}, {"name": "slow"}
+    blocker = await asyncpg.connect(database_url)
+    async with gateway.client() as client:
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE")
+        first = asyncio.create_task(client.post("/accounts", json=body, headers=headers))
+        await until(lambda: _is_claimed(gateway))
+        other = (await _kept(gateway)).rpartition(b" ")[0] + b" of-another-call"
+        await _kept(gateway, value=other)
+        await transaction.rollback()
+        await blocker.close()
+        assert (await first).status_code == 201
+        assert await _kept(gateway) == other
 
 
 async def test_refusal_keeps_no_key_and_unusable_keys_are_refused(gateway: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,8 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
+
+ROOT = Path(__file__).parents[3]
 
 
 def scheduler(db: Database, home: Path, *, epoch: int = 0, bus: Bus | None = None) -> tuple[PersonalSchedules, Any]:
@@ -134,6 +137,75 @@ async def test_a_run_whose_scheduler_was_killed_is_marked_and_made_again_once(
     assert slow.begun == 2, "a run that kills its process is not tried for ever"
 
 
+async def test_kill_9_in_the_middle_of_a_run_makes_it_again_once_and_then_waits(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    await add(database, action="endless")
+    begun = []
+    for epoch in (1, 2, 3):
+        await own(database, epoch)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.support.scheduler_process", database_url, str(epoch)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        try:
+            lines = [(await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip() for _ in range(5)]
+        finally:
+            process.kill()
+            await process.wait()
+        begun.append(lines.count("begun"))
+    assert begun == [1, 1, 0], "a run that kills its process is not tried for ever"
+    assert await runs(database) == [("mine", 1, "late", "lost"), ("mine", 2, "again", "lost")]
+    await database.sql("UPDATE schedules SET last_run_at = now() - interval '60 minutes 30 seconds'")
+    await own(database, 4)
+    last, _ = scheduler(database, tmp_path, epoch=4)
+    await database.sql("UPDATE schedules SET task = 'retention'")
+    assert await last.run_due() == ["mine"], "at its next due time it runs as ever"
+
+    async def is_done() -> bool:
+        await last.run_due()
+        return (await runs(database))[-1] == ("mine", 1, "due", "done")
+
+    await until(is_done)
+
+
+async def test_a_search_by_schedule_is_submitted_once_for_each_due_time(database: Database, tmp_path: Path) -> None:
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance','BTCUSDT')")
+    spec = {"strategy": "sma_cross", "symbol": "BTC/USDT", "space": {"fast": "2:4", "slow": "8:10"}, "cash": "5000"}
+    await database.execute("schedules.add", "tuning", None, 3600, "optimize", spec, "me")
+    await database.sql("UPDATE schedules SET last_run_at = now() - interval '61 minutes'")
+    one, _ = scheduler(database, tmp_path)
+    assert await one.run_due() == ["tuning"]
+
+    async def jobs() -> list[Any]:
+        await one.run_due()
+        return list(await database.sql("SELECT id, kind, state, spec, submitted_by FROM jobs ORDER BY created_at"))
+
+    async def are_done() -> bool:
+        await one.run_due()
+        return {row[3] for row in await runs(database)} == {"done"}
+
+    (job,) = await until(jobs)
+    assert (job["kind"], job["state"], job["submitted_by"]) == ("optimization", "queued", "schedule")
+    assert (job["spec"]["symbol"], job["spec"]["exchange"], job["spec"]["cash"]) == ("BTCUSDT", "binance", "5000")
+    assert job["spec"]["space"] == spec["space"]
+    await until(are_done)
+    result = (await database.sql("SELECT result FROM schedule_runs"))[0]["result"]
+    assert result == f"job {job['id']}"
+    due_at = (await database.sql("SELECT due_at FROM schedule_runs"))[0]["due_at"]
+    await database.sql("DELETE FROM schedule_runs")  # as if nothing was known of it: the same due time again
+    await database.sql("UPDATE schedules SET last_run_at = $1::timestamptz - interval '1 hour'", due_at)
+    assert await one.run_due() == ["tuning"]
+    await until(are_done)
+    assert [row["id"] for row in await jobs()] == [job["id"]], "the same due time is the same search"
+
+
 async def test_the_end_of_a_lost_run_counts_no_more(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +264,10 @@ def test_parameters_are_checked_by_action() -> None:
         ("drift-check", {"instance": ""}),
         ("deep-check", {"x": 1}),
         ("backtest", {"symbol": "BTCUSDT"}),
+        ("optimize", {"symbol": "BTCUSDT", "strategy": "sma_cross"}),
+        ("optimize", {"symbol": "BTCUSDT", "strategy": "sma_cross", "space": {}, "objectives": "luck"}),
         ("shell", {"command": "rm"}),
     ):
         with pytest.raises(InputError):
             checked_params(action, params)
-    assert set(ACTIONS) >= {"deep-check", "backup", "sync", "drift-check", "retention", "backtest"}
+    assert set(ACTIONS) >= {"deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize"}

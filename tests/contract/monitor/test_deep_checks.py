@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import os
 import time
@@ -15,7 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import SecretStr
 
+from fks.alerts.channels import Sealer
+from fks.alerts.service import AlertService
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
@@ -25,9 +29,11 @@ from fks.monitor.deep import DeepChecks, Look
 from fks.monitor.hosts import get_status
 from fks.monitor.registry import Registration, Registry
 from fks.servers.embedded import PostgresServer
+from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.health_servers import http_service, ntp_server
+from tests.support.ports import CollectingLog, RecordingMeter
 
 
 def deep(db: Database, bus: Bus, home: Path, *, http: Http | None = None, **monitor: Any) -> DeepChecks:
@@ -166,7 +172,18 @@ async def test_a_failed_dependency_reaches_the_services_and_one_alert(
     assert (first.statuses["fks_execution"], first.reported["fks_execution"].status) == ("down", "healthy")
     assert "venue is down: ccxt STALE" in str(first.checks["fks_execution"].error)
 
+    rules = AlertService(
+        database, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(SecretStr("s" * 43))
+    )
+    await AlertingStore(database).save_rule(
+        "service",
+        {"kind": "threshold", "on": "service.down", "severity": "error", "above": 1, "by": ["service"]},
+        by="test",
+    )
+
     async def alerts() -> list[tuple[Any, ...]]:
+        async with asyncio.TaskGroup() as tasks:
+            await rules.tick(tasks)
         rows = await database.sql("SELECT event, component, resolved_at IS NULL FROM alerts ORDER BY event, component")
         return [tuple(row) for row in rows]
 
@@ -183,6 +200,57 @@ async def test_a_failed_dependency_reaches_the_services_and_one_alert(
     assert (await alerts())[1] == ("service.down", "fks_execution", True)
     await checks.run()
     assert await alerts() == [("check.down", "venue", False), ("service.down", "fks_execution", False)]
+
+
+async def test_outage_that_components_and_deep_checks_find_is_one_alert(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    """Whichever finds it first, and whichever finds it well first; a look that is too old ends nothing."""
+    await AlertingStore(database).save_rule(
+        "service",
+        {"kind": "threshold", "on": "service.down", "severity": "error", "above": 1, "by": ["service"]},
+        by="test",
+    )
+    rules = AlertService(
+        database, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(SecretStr("s" * 43))
+    )
+    checks = deep(database, bus, tmp_path)
+
+    async def open_ones() -> list[bool]:
+        async with asyncio.TaskGroup() as tasks:
+            await rules.tick(tasks)
+        rows = await database.sql("SELECT resolved_at IS NULL AS is_open FROM alerts WHERE event = 'service.down'")
+        return [row["is_open"] for row in rows]
+
+    await components(database, orders="ready", guardian="ready")
+    await checks.run()
+    await components(database, orders="failed", guardian="failed")
+    assert await open_ones() == [True], "the components say so at once"
+    for _ in range(3):
+        await checks.run()
+        assert await open_ones() == [True], "the deep checks join, and resolve nothing before they are sure"
+    assert (await checks.run()).reported["fks_execution"].status == "down"
+    await components(database, orders="ready", guardian="ready")
+    assert await open_ones() == [True], "the deep checks do not know it yet"
+    await database.sql("UPDATE health_checks SET at = at - interval '1 hour'")
+    assert await open_ones() == [True], "they have not looked for an hour"
+    for _ in range(3):
+        await checks.run()
+    assert await open_ones() == [False]
+    await components(database, orders="failed", guardian="failed")
+    assert await open_ones() == [False, True], "that is another outage"
+
+
+async def test_alert_from_before_there_were_rules_for_services_is_settled(
+    database: Database, bus: Bus, tmp_path: Path
+) -> None:
+    await database.sql(
+        "INSERT INTO alerts (severity, event, message, component, payload) VALUES"
+        " ('page', 'service.down', 'm', 'fks_data', '{}')"
+    )
+    await deep(database, bus, tmp_path).run()
+    rows = await database.sql("SELECT resolved_at IS NOT NULL AS is_over FROM alerts")
+    assert [row["is_over"] for row in rows] == [True]
 
 
 async def test_services_that_start_are_degraded_not_down(database: Database, bus: Bus, tmp_path: Path) -> None:

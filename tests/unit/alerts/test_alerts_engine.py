@@ -71,6 +71,50 @@ def test_measure_that_is_gone_settles() -> None:
     assert [type(item) for item in desk.step(1)] == [Settle]
 
 
+def test_measure_that_is_not_known_ends_and_begins_nothing() -> None:
+    rule = _rule(Kind.DURATION, above=1, for_s=10)
+    desk = _Desk(rule)
+    desk.step(0, 1.0)
+
+    def unknown(now_s: float) -> list[Raise | Settle]:
+        observed = Observed(now_s, [Measure("m", None, {"n": "0"})])
+        return desk.engine.step(desk.rules, observed, frozenset(desk.open))
+
+    assert unknown(20) == [], "it may be over by now"
+    assert len(desk.step(21, 1.0)) == 1, "it is not: it lasts since the beginning"
+    assert unknown(22) == []
+    assert [type(item) for item in desk.step(23, 0.0)] == [Settle]
+
+
+def test_rule_whose_measures_are_incomplete_ends_nothing() -> None:
+    for rule in (_rule(Kind.THRESHOLD, above=1), _rule(Kind.DURATION, above=1, for_s=1)):
+        desk = _Desk(rule)
+        desk.step(0, 1, 1)
+        desk.step(1, 1, 1)
+        assert len(desk.open) == 2
+        lost = Observed(2, [Measure("m", 0.0, {"n": "0"})], incomplete=frozenset({"r"}))
+        found = desk.engine.step(desk.rules, lost, frozenset(desk.open))
+        assert [item.key for item in found] == ["r|n=0"], "what is measured and fine is over; what is missing is not"
+        assert [type(item) for item in desk.step(3)] == [Settle, Settle]
+
+
+def test_nothing_counts_as_absent_while_its_measures_are_incomplete() -> None:
+    desk = _Desk(_rule(Kind.ABSENCE, for_s=10))
+    desk.step(0, 1.0)
+    for now_s in (5, 15, 25):
+        lost = Observed(now_s, incomplete=frozenset({"r"}))
+        assert desk.engine.step(desk.rules, lost, frozenset()) == []
+    assert desk.step(26, 1.0) == []
+    assert len(desk.step(36)) == 1
+
+
+def test_detail_is_shown_and_is_no_part_of_the_key() -> None:
+    engine, rule = Engine(), _rule(Kind.THRESHOLD, above=1, message="{n} {age}")
+    first = engine.step([rule], Observed(0, [Measure("m", 1, {"n": "a"}, detail={"age": "5"})]), frozenset())
+    assert [(item.key, item.message) for item in first if isinstance(item, Raise)] == [("r|n=a", "a 5")]
+    assert engine.step([rule], Observed(1, [Measure("m", 1, {"n": "a"}, detail={"age": "6"})]), {"r|n=a"}) == []
+
+
 def test_duration_fires_after_its_time_and_starts_again() -> None:
     desk = _Desk(_rule(Kind.DURATION, above=1, for_s=10))
     assert [bool(desk.step(now, value)) for now, value in ((0, 1), (9, 1), (9.5, 0), (10, 1), (19.9, 1), (20, 1))] == [

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.alerts.engine import Measure
-from fks.alerts.observing import parsed, services
+from fks.alerts.observing import checks, parsed, services
 from fks.alerts.routing import Alert, Recipient, Routing, has_recipient, route
 from fks.alerts.rules import DEFAULTS, Rule, Silence, rule_for
 from fks.alerts.texts import ago, compose
+from fks.model.timeframe import iso, to_ns
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ALL = Recipient("all", "info")
@@ -129,6 +130,13 @@ def test_service_that_is_down_is_told_in_the_owners_words() -> None:
         "",
         "❌ **Service Down Alert**\nService: fks_data\nStatus: Down\nError: Connection timeout\nLast Seen: 2 minutes ago",
     )
+    for payload, shown in (
+        ({"last_seen": "2026-05-01T11:50:00Z"}, "10 minutes ago"),
+        ({"last_seen": ""}, "never"),
+        ({}, "never"),
+    ):
+        found = compose([replace(alert, payload={"service": "fks_data", **payload})], "raised", NOW)
+        assert found.body.splitlines()[-1] == f"Last Seen: {shown}"
     over = compose([replace(alert, resolved_at=NOW)], "resolved", NOW)
     assert over.body == "✅ **Service Recovered**\nService: fks_data\nStatus: Up\nDown For: 2 minutes"
 
@@ -163,10 +171,45 @@ def _component(name: str, state: str) -> dict[str, Any]:
 
 def test_service_is_down_when_one_of_its_kinds_is() -> None:
     rows = [_component("postgres", "ready"), _component("collector:binance", "silent"), _component("orders", "ready")]
-    found = {item.labels["service"]: item for item in services(rows)}
+    found = {item.labels["service"]: item for item in services(rows, (), to_ns(NOW))}
     assert {name: item.value for name, item in found.items()} == {"fks_data": 1.0, "fks_execution": 0.0}
     down: Measure = found["fks_data"]
-    assert (down.message, down.labels["last_seen_s"]) == ("collector:binance: Connection timeout", "120")
+    assert (down.message, down.detail["last_seen"]) == (
+        "collector:binance: Connection timeout", iso(to_ns(NOW - timedelta(seconds=120)))
+    )  # fmt: skip
+    assert (down.labels, down.detail["components"]) == ({"service": "fks_data"}, "collector:binance")
+
+
+def _verdict(service: str, reported: str, *, is_service: bool = True, is_fresh: bool = True) -> dict[str, Any]:
+    seen = NOW - timedelta(minutes=5) if reported == "down" else None
+    return {"service": service, "is_service": is_service, "reported": reported, "error": "e", "is_fresh": is_fresh,
+            "last_seen": seen}  # fmt: skip
+
+
+def test_service_is_down_by_its_components_or_by_the_deep_checks() -> None:
+    rows = [_component("postgres", "ready"), _component("orders", "ready")]
+    for reported, is_fresh, value in (
+        ("down", True, 1.0),
+        ("down", False, None),
+        ("healthy", True, 0.0),
+        ("healthy", False, 0.0),
+        ("unknown", True, None),
+    ):
+        (found,) = [
+            item
+            for item in services(rows, [_verdict("fks_data", reported, is_fresh=is_fresh)], to_ns(NOW))
+            if item.labels["service"] == "fks_data"
+        ]
+        assert found.value == value, (reported, is_fresh)
+    ill = [_component("collector:binance", "silent")]
+    (both,) = services(ill, [_verdict("fks_data", "healthy")], to_ns(NOW))
+    assert (both.value, both.message) == (1.0, "collector:binance: Connection timeout")
+    (theirs,) = services([], [_verdict("theirs", "down"), _verdict("disk", "down", is_service=False)], to_ns(NOW))
+    assert theirs.detail == {
+        "status": "Down", "error": "e", "last_seen": iso(to_ns(NOW - timedelta(minutes=5)))
+    }  # fmt: skip
+    (disk,) = checks([_verdict("theirs", "down"), _verdict("disk", "down", is_service=False)])
+    assert (disk.name, disk.value, disk.message) == ("check.down", 1.0, "check disk is down: e")
 
 
 def test_series_of_a_metric() -> None:

@@ -1,0 +1,67 @@
+"""The monitor's actor goes on delivering alerts while a part of it fails, and shows the fault."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from actors.monitor import MonitorActor
+from fks.alerts.channels import Sealer
+from fks.clock import RealClock
+from fks.config.endpoints import Node
+from fks.config.paths import Paths
+from fks.config.secrets import ensure_secrets, load_secrets
+from fks.config.settings import Settings
+from fks.monitor import deep
+from fks.runtime import Component
+from fks.store.alerting import AlertingStore
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.facts import Facts
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.receivers import http_receiver
+from tests.support.waiting import until
+
+
+class _Meter(RecordingMeter):
+    """A meter of a component: it can be published."""
+
+    def snapshot(self) -> dict[str, float]:
+        return {}
+
+
+async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
+    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ill(self: object) -> None:
+        raise UnicodeError("label too long")  # what a host name that is none raises, in a probe
+
+    monkeypatch.setattr(deep, "EVERY_S", 0.05)
+    monkeypatch.setattr(deep.DeepChecks, "run", ill)
+    paths = Paths.of(tmp_path).ensure()
+    ensure_secrets(paths)
+    secrets, log, meter = load_secrets(paths), CollectingLog(), _Meter()
+    component = Component(
+        "monitor", 1, Settings(home=tmp_path), paths, secrets, Node("", "", "", {}), RealClock(), log, meter, database,
+        bus, None,
+    )  # fmt: skip
+    monitor = MonitorActor(component, ())
+    async with http_receiver() as receiver:
+        address = f"json://{receiver.host}/hook"
+        await AlertingStore(database).save_channel(
+            "w", kind="webhook", address=Sealer(secrets.session_key).seal(address), base=None, severity_min="info",
+            is_enabled=True, by="test",
+        )  # fmt: skip
+        await monitor.start()
+        running = asyncio.create_task(monitor.run())
+        try:
+            await until(lambda: meter.total("fks_monitor_faults_total", kind="monitor.checks") >= 2)
+            await Facts(database).note_alert("page", "child.escalated", "it died", "orders", {})
+            await until(lambda: receiver.received)
+            assert not running.done()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert ("error", "monitor.fault", {"part": "monitor.checks", "error": "UnicodeError: label too long"}) in log.lines

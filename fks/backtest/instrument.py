@@ -9,6 +9,7 @@ import numpy as np
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
 from fks.config.risk import Risk
+from fks.futures import instrument_of_symbol
 from fks.indicators import places_of
 from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars, Floats
@@ -36,10 +37,14 @@ def instrument_of(bars: Bars) -> Instrument:
     """Return trading rules derived from bars: currencies from the symbol (the quote is USD when it names none), tick
     and lot from the decimals of the newest 1,000 bars, a smallest order of 5 in quote, no largest.
 
-    Bars without volume get a lot of 1e-8. Errors: InputError NO_DATA without a bar.
+    Bars without volume get a lot of 1e-8. A futures contract (`ES 03-25`) has the rules of its specification. Errors:
+    InputError NO_DATA without a bar.
     """
     if not len(bars):
         raise InputError("no bars to derive trading rules from", code="NO_DATA", status=422, remedy="give some bars")
+    future = instrument_of_symbol("", bars.symbol)
+    if future is not None:
+        return future
     newest = bars[-_SHOWN:]
     prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
     lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
@@ -69,11 +74,12 @@ def setup_for(
     not say when. `limits=False` leaves the [risk] limits out. Errors: InputError for a value that is no number or out
     of range.
     """
+    instrument = instrument_of(bars)
     return Setup(
-        instrument_of(bars),
+        instrument,
         CostModel(
             _number("fee_rate", fee_rate, least=Decimal(0)),
-            "quote" if can_short else "received",
+            "quote" if can_short or instrument.is_contract else "received",
             None if fee_rate_maker is None else _number("fee_rate_maker", fee_rate_maker, least=Decimal(0)),
             Slippage.parse(slippage),
         ),

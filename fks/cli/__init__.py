@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "webhooks": ("fks.cli.webhooks", "Make, rotate, test and list webhooks (TradingView)."),
     "data": ("fks.cli.data", "Load, sync and inspect market data."),
     "assets": ("fks.cli.assets", "List, enable and disable what is collected."),
+    "instruments": ("fks.cli.instruments", "Show futures contracts: specifications, front month, expiry and roll."),
     "indicators": ("fks.cli.indicators", "List and show indicators: inputs, parameters, warm-up."),
     "strategies": ("fks.cli.strategies", "List, show, check and make strategies."),
     "signals": ("fks.cli.signals", "List signals; approve or reject them."),

@@ -29,6 +29,7 @@ from fks.files.source import open_source
 from fks.files.symbols import alphanumeric, check_exchange, symbol_at
 from fks.files.table import Table, read_table
 from fks.files.times import read_times
+from fks.history.gaps import calendar_for
 from fks.model.bar import Bars, Ints
 from fks.model.timeframe import NS, iso
 
@@ -37,8 +38,8 @@ from fks.model.timeframe import NS, iso
 class ImportOptions:
     """Options of an import; "" or None: detect it. `zone` is for timestamps without one, `columns` are in order.
 
-    `calendar` is the market's, 24/7 or a name of exchange_calendars; missing bars follow from it. `date_order`: one
-    of `fks.files.times.ORDERS`.
+    `calendar` is the market's, 24/7 or a name of exchange_calendars; missing bars follow from it. The default
+    is that of the exchange, and CMES for futures. `date_order`: one of `fks.files.times.ORDERS`.
     """
 
     exchange: str = ""
@@ -47,7 +48,7 @@ class ImportOptions:
     zone: str | None = None
     columns: str = ""
     is_end: bool | None = None
-    calendar: str = ALWAYS
+    calendar: str = ""
     date_order: str = ""
 
 
@@ -57,6 +58,7 @@ class FileBars:
 
     `missing` counts the expected bars that the file lacks, `gaps` the runs of them. `suspects` are outliers and bars
     outside sessions, `suspect_texts` describe them: they are stored, since a crash is no mistake, and reported.
+    `is_calendar_given`: the calendar was chosen, not found by exchange and symbol; it is kept with the series.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class FileBars:
     suspect_texts: tuple[str, ...]
     notes: tuple[str, ...]
     calendar: str = ALWAYS
+    is_calendar_given: bool = False
 
 
 def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
@@ -108,7 +111,8 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
     notes += note_rounded(rows, [*mapping.prices, *(() if mapping.volume is None else (mapping.volume,))])
     if mapping.volume is None:
         notes.append("no volume: stored as 0")
-    calendar = None if options.calendar == ALWAYS else calendar_of(options.calendar)
+    calendar_name = calendar_for(exchange, options.calendar or None, symbol)
+    calendar = None if calendar_name == ALWAYS else calendar_of(calendar_name)
     gaps = _gap_lengths(bars, calendar)
     suspects = tuple(
         fault for fault in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not fault.is_refused
@@ -127,7 +131,8 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
         suspects,
         tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in suspects),
         tuple(notes),
-        options.calendar,
+        calendar_name,
+        bool(options.calendar),
     )
 
 

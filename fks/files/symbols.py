@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.futures import stored_name
 from fks.model.errors import InputError
 
 #: quotes with which symbols without a separator may end; the longest match is taken
@@ -51,12 +52,13 @@ def alphanumeric(symbol: str) -> str:
 
 
 def symbol_at(exchange: str, symbol: str) -> str:
-    """Return `symbol` (BTCUSDT, btc/usdt, BTC-USDT) as `exchange` writes it; unchanged for an unknown exchange.
+    """Return `symbol` (BTCUSDT, btc/usdt, BTC-USDT) as `exchange` writes it; unchanged for an unknown exchange, but
+    ESH25 as ES 03-25 for one of futures.
 
     "" when the exchange separates base and quote and the end of the base is unknown.
     """
     if exchange not in EXCHANGES:
-        return symbol
+        return stored_name(exchange, symbol)
     separator = capabilities_of(exchange).separator
     if separator is None:
         return symbol.upper()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.clock import Clock
 from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.futures import futures_calendar
 from fks.model.backoff import Backoff
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.db import Database
@@ -64,7 +65,7 @@ def expected_gaps(
 ) -> list[Missing]:
     """Return the `spans` in which bars are expected, cut to those. `calendar` is the series' own, None: the
     exchange's."""
-    parts = (expected_part(span, timeframe, calendar_for(exchange, calendar)) for span in spans)
+    parts = (expected_part(span, timeframe, calendar_for(exchange, calendar, symbol)) for span in spans)
     return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
 
 
@@ -118,11 +119,14 @@ def closed_until(now_ns: int, timeframe: str) -> int:
     return bar_start(now_ns - SETTLE_NS, timeframe)
 
 
-def calendar_for(exchange: str, kept: str | None = None) -> str:
-    """Return the name of a series' calendar: the one stored with it, else that of its exchange."""
+def calendar_for(exchange: str, kept: str | None = None, symbol: str = "") -> str:
+    """Return the name of a series' calendar: the one stored with it, else that of its exchange; of a futures contract
+    that its exchange has."""
     if kept is not None:
         return kept
-    return capabilities_of(exchange).calendar if exchange in EXCHANGES else ALWAYS
+    if exchange in EXCHANGES:
+        return capabilities_of(exchange).calendar
+    return futures_calendar(exchange, symbol) or ALWAYS
 
 
 def has_empty_bars(exchange: str) -> bool:

@@ -123,7 +123,7 @@ class QualityReport:
             gap.span for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
         ]
         known = await self._store.known(*key)  # also those that are due again
-        calendar = calendar_for(one.exchange, one.calendar)
+        calendar = calendar_for(one.exchange, one.calendar, one.symbol)
         refused = [gap.span for gap in known if gap.cause == REFUSED]
         lacking = [gap.span for gap in known if gap.cause != REFUSED]
         absent = sum(count_bars(span, one.timeframe, calendar) for span in overlap(subtract(spans, refused), lacking))

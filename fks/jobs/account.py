@@ -112,7 +112,7 @@ def run_account_spec(
         loaded = load_joined(strategy.inputs(), request, load_bars)
         setup = Setup(
             loaded.instrument,
-            CostModel.of(wanted),
+            CostModel.of(wanted, loaded.instrument),
             wanted.sizing,
             wanted.size,
             spec.cash,

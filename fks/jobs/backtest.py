@@ -164,7 +164,7 @@ def run_spec(
     progress(0.4)
     setup = Setup(
         loaded.instrument,
-        CostModel.of(spec),
+        CostModel.of(spec, loaded.instrument),
         spec.sizing,
         spec.size,
         spec.cash,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fks.backtest import resample
 from fks.backtest.instrument import guess_instrument
+from fks.futures import contract_of, instrument_of_symbol
 from fks.jobs.backtest import Loaded, Request
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -21,7 +22,7 @@ from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
-from fks.store.reading import ReadingStore
+from fks.store.reading import Listed, ReadingStore
 
 _SHOWN = 1000  # bars from which tick and lot of an unlisted symbol are derived
 
@@ -51,11 +52,14 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
 
 
 async def _instrument(db: Database, request: Request) -> Instrument:
-    """Return the instrument; for an unlisted symbol, tick and lot are derived from its bars."""
-    found = await ReadingStore(db).find(request.symbol, request.exchange)
+    """Return the instrument: as listed, by the specification of a futures contract, else derived from its bars."""
+    found = await _found(db, request)
     if found.is_listed:
         every = await InstrumentStore(db).all(found.exchange)
         return next(item for item in every if item.symbol == found.symbol)
+    future = instrument_of_symbol(found.exchange, found.symbol)
+    if future is not None:
+        return future
     for timeframe in (request.timeframe, "1m"):
         bars = await BarStore(db).read(
             found.symbol, timeframe, 0, None, _SHOWN, exchange=found.exchange, is_newest=True
@@ -64,6 +68,19 @@ async def _instrument(db: Database, request: Request) -> Instrument:
             break
     prices = np.concatenate([bars.open, bars.high, bars.low, bars.close])
     return guess_instrument(found.exchange, found.symbol, _step(prices), _step(bars.volume))
+
+
+async def _found(db: Database, request: Request) -> Listed:
+    """Return the symbol that a request names; ESH25 is ES 03-25 too. Errors: those of `ReadingStore.find`."""
+    store = ReadingStore(db)
+    try:
+        return await store.find(request.symbol, request.exchange)
+    except InputError as error:
+        prefix, _, rest = request.symbol.rpartition(":")
+        contract = contract_of(rest)
+        if error.code != "SYMBOL_UNKNOWN" or contract is None or contract.name == rest.strip().upper():
+            raise
+    return await store.find(f"{prefix}:{contract.name}" if prefix else contract.name, request.exchange)
 
 
 def _step(values: npt.NDArray[np.float64]) -> Decimal:
@@ -110,7 +127,7 @@ async def _stored(store: BarStore, instrument: Instrument, request: Request) -> 
 def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
     """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange,
     TIMEFRAME_FINER, NO_DATA."""
-    instrument = guess_instrument(
+    instrument = instrument_of_symbol(tape.exchange, tape.symbol) or guess_instrument(
         tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
     )
     find_instrument(request.symbol, [instrument])

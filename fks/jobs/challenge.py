@@ -217,10 +217,10 @@ async def measure(
     sizing, size = instance.sizing, instance.size
     if Sizing.parse(sizing).needs_equity:  # both are compared with entries of one value
         sizing, size = "notional", _COMPARED
-    value = size if sizing == "notional" else size * Decimal(repr(float(later.close[0])))
+    value = size if sizing == "notional" else size * Decimal(repr(float(later.close[0]))) * loaded.instrument.multiplier
     setup = Setup(
         loaded.instrument,
-        CostModel.of(settings.costs),
+        CostModel.of(settings.costs, loaded.instrument),
         sizing,
         size,
         value * _SIZES,

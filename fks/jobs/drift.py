@@ -94,7 +94,7 @@ async def measure(
         instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + 1, 0
     )
     loaded = await load_stored(db, request)
-    costs = CostModel.of(settings.costs)
+    costs = CostModel.of(settings.costs, loaded.instrument)
     sizing, size, lot_step = instance.sizing, instance.size, loaded.instrument.lot_step
     if Sizing.parse(sizing).needs_equity:  # the past equity of the account is not stored: quantities are not compared
         sizing, size, lot_step = "notional", _COMPARED, _HUGE

@@ -73,7 +73,7 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
     """
     setup = Setup(
         loaded.instrument,
-        CostModel.of(spec),
+        CostModel.of(spec, loaded.instrument),
         spec.sizing,
         spec.size,
         spec.cash,

@@ -109,9 +109,13 @@ class CostModel:
     slippage: Slippage = Slippage()
 
     @staticmethod
-    def of(costs: HasCosts) -> CostModel:
-        """Return the cost model of settings or of a spec. Errors: InputError SLIPPAGE_UNKNOWN."""
-        return CostModel(costs.fee_rate, costs.fee_in, costs.fee_rate_maker, Slippage.parse(costs.slippage))
+    def of(costs: HasCosts, instrument: Instrument | None = None) -> CostModel:
+        """Return the cost model of settings or of a spec, for `instrument`: fees of contracts are in quote.
+
+        Errors: InputError SLIPPAGE_UNKNOWN.
+        """
+        fee_in = "quote" if instrument is not None and instrument.is_contract else costs.fee_in
+        return CostModel(costs.fee_rate, fee_in, costs.fee_rate_maker, Slippage.parse(costs.slippage))
 
     def rate(self, *, is_maker: bool) -> Decimal:
         """Return the fee of a fill as a fraction of it."""

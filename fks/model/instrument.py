@@ -72,6 +72,12 @@ class Instrument:
     order_types: frozenset[str] = frozenset()  # values of OrderType
     has_oco: bool = True
 
+    @property
+    def is_contract(self) -> bool:
+        """Return whether a unit is a contract on several units of the base, or on a part of one, not the asset itself:
+        no fee can be taken from it."""
+        return self.multiplier != 1
+
     def lot(self, *, is_market: bool) -> Lot:
         """Return the lot that a quantity must fit: a market order must fit both lots."""
         return Lot(self.qty_min, self.qty_max, self.lot_step).within(self.market_lot if is_market else None)

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option("--columns", default="", metavar="NAMES", help="What the columns are: time,open,high,low,close,volume,-")
 @click.option(
-    "--calendar", default="24/7", show_default=True, help="When the market trades: XNYS, CMES, … (what is missing)."
+    "--calendar",
+    default="",
+    help="When the market trades: 24/7, XNYS, CMES, … Default: the exchange's; CMES for futures.",
 )
 @click.option("--larger", is_flag=True, help="Also store the larger bars that the file's bars make whole.")
 @click.option("--replace", is_flag=True, help="Replace stored bars that differ; without it such a file is refused.")
@@ -99,7 +101,9 @@ def _imported(
             try:
                 read = read_bars(path, options, now_ns=clock.now_ns())
                 done = await import_file(db, read, is_dry=is_dry, replaces=replaces, with_larger=with_larger)
-                rows.append(_row(done) | {"calendar": options.calendar, "seconds": round(time.monotonic() - begin, 2)})
+                rows.append(
+                    _row(done) | {"calendar": done.file.calendar, "seconds": round(time.monotonic() - begin, 2)}
+                )
             except InputError as error:  # only this file is refused
                 rows.append({"file": str(path), "error": error.message, "remedy": error.remedy, "code": error.code})
         return rows

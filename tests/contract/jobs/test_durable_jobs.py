@@ -210,6 +210,35 @@ async def test_unlisted_symbol_has_the_tick_and_lot_of_its_bars(database: Databa
         assert (item.tick, item.lot_step, len(loaded.bars)) == (Decimal("0.00001"), Decimal(1), 60)
 
 
+async def test_backtest_of_a_future_uses_its_contract_specification(database: Database) -> None:
+    bars = bars_of([5000.0, 5001.0, 5002.0, 5004.0] * 30, symbol="ES 03-25")
+    await BarStore(database).merge(bars, exchange="ninjatrader", source="import")
+    for symbol in ("ES 03-25", "ESH25", "ninjatrader:ESH25", "es 03-25"):
+        item = (await load_stored(database, Request(symbol, None, "1m", None, None, 0))).instrument
+        assert (item.exchange, item.symbol, item.base, item.quote) == ("ninjatrader", "ES 03-25", "ESH25", "USD")
+        assert (item.tick, item.multiplier, item.lot_step) == (Decimal("0.25"), Decimal(50), Decimal(1))
+    with pytest.raises(InputError, match="unknown symbol 'ES 06-25'"):
+        await load_stored(database, Request("ESM25", None, "1m", None, None, 0))
+    spec = parse_spec(
+        {
+            **SPEC,
+            "symbol": "ESH25",
+            "sizing": "quantity",
+            "size": "2",
+            "cash": "2000000",
+            "limits": False,
+            "fee_rate": "0.00001",
+        }
+    )
+    loaded = await load_stored(database, Request("ESH25", None, "1m", None, None, 0))
+    result, _ = run_spec(spec, lambda request: loaded)
+    assert {fill.fee_currency for fill in result.fills} == {"USD"}
+    assert {fill.quantity for fill in result.fills} == {Decimal(2)}
+    first = result.trades[0]
+    gross = (first.exit_price - first.entry_price) * 2 * 50
+    assert first.pnl == gross - sum(fill.fee for fill in result.fills[:2])
+
+
 def test_a_tape_is_cut_to_the_request() -> None:
     tape, name = read_tape("sample")
     start, end = int(tape.time_ns[5000]), int(tape.time_ns[6000])

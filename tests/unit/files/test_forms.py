@@ -242,7 +242,7 @@ def test_rounded_numbers_are_noted(tmp_path: Path) -> None:
     [
         ("raw/binance_archive/BTCUSDT-1m-2026-05.zip", 44640, "2026-05-01T00:00:00Z", 0, 0),
         ("raw/binance_archive/NEARUSDT-1m-2023-08.usdm.csv.gz", 44640, "2023-08-01T00:00:00Z", 0, 0),
-        ("raw/ninjatrader/NQ_06-25.Last.txt.gz", 78631, "2025-03-13T04:00:00Z", 39936, 295),
+        ("raw/ninjatrader/NQ_06-25.Last.txt.gz", 78631, "2025-03-13T04:00:00Z", 309, 208),
         ("bars/binance_spot_BTCUSDT_1m_2021-03-26_2021-04-30_gaps.csv.gz", 50000, "2021-03-26T03:00:00Z", 434, 2),
         ("bars/coinbase_spot_BTCUSD_4h_2016_2025.csv.gz", 20695, "2016-05-18T04:00:00Z", 5, 3),
     ],
@@ -262,6 +262,30 @@ def test_calendar_decides_missing_bars_and_sessions() -> None:
     found = read_bars(raw, ImportOptions(calendar="CMES"), now_ns=NOW)
     assert found.missing == 309, "nights, weekends and holidays are not missing (24/7 would miss 39,936)"
     assert len([text for text in found.suspect_texts if "off session" in text]) == 33, "as the recording's notes say"
+
+
+def test_ninjatraders_futures_have_the_calendar_of_globex(tmp_path: Path) -> None:
+    friday = "20250314 205900;10;12;9;11;5\n20250314 210000;10;12;9;11;5\n"  # the last minutes of a week
+    sunday = "20250316 220100;10;12;9;11;5\n20250316 220200;10;12;9;11;5\n"
+    found = read(tmp_path / "ES 06-25.Last.txt", friday + sunday, ImportOptions())
+    assert (found.calendar, found.is_calendar_given, found.missing, found.suspects) == ("CMES", False, 0, ())
+    chosen = read(tmp_path / "ES 06-25.Last.txt", friday + sunday, ImportOptions(calendar="24/7"))
+    assert (chosen.calendar, chosen.is_calendar_given, chosen.missing) == ("24/7", True, 2940)
+    stock = read(tmp_path / "x.txt", friday + sunday, ImportOptions(symbol="AAPL"))
+    assert (stock.exchange, stock.calendar) == ("ninjatrader", "24/7")
+
+
+def test_bars_of_futures_in_years_to_come_are_in_session(tmp_path: Path) -> None:
+    text = "".join(f"2040010{day};10;12;9;11;5\n" for day in (3, 4, 5, 6))
+    path = tmp_path / "ES 03-40.Last.txt"
+    path.write_text(text)
+    found = read_bars(path, ImportOptions(), now_ns=2_300_000_000 * NS)
+    assert (found.calendar, found.missing, found.suspects) == ("CMES", 0, ())
+
+
+def test_codes_of_futures_become_the_stored_symbol(tmp_path: Path) -> None:
+    found = read(tmp_path / "x.csv", lines("s"), ImportOptions("cme", "ESH25"))
+    assert (found.bars.symbol, found.exchange, found.calendar) == ("ES 03-25", "cme", "CMES")
 
 
 def test_sessions_of_new_york_are_whole(tmp_path: Path) -> None:

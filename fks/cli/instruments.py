@@ -1,0 +1,149 @@
+"""`fks instruments`: futures contracts, from the specifications and the exchange calendar that FKS ships."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import as_json, emit, table
+from fks.model.errors import InputError
+
+if TYPE_CHECKING:
+    from fks.futures import Contract, ContractSpec
+
+_on = click.option("--on", "day", metavar="DATE", help="Trade date, as 2026-03-20. Default: the present one.")
+
+
+@click.group()
+def instruments() -> None:
+    """Show futures contracts: specifications, front month, expiry and roll."""
+
+
+@instruments.command()
+@click.argument("roots", nargs=-1)
+@_on
+@as_json
+def futures(roots: tuple[str, ...], day: str | None, as_json: bool) -> None:
+    """List the products that FKS knows, or ROOTS of them (ES NQ), with their front months.
+
+    Front month and roll follow the exchange calendar; see docs/futures.md. With --json: every figure with its source.
+    """
+    from fks.futures import SPECS, spec_of
+
+    on = _day(day)
+    rows = [_product(spec_of(root), on) for root in roots or tuple(SPECS)]
+    emit({"on": on.isoformat(), "items": rows}, as_json=as_json, schema="fks.instruments.futures/1")
+    if as_json:
+        return
+    table(
+        (
+            (
+                row["root"],
+                row["name"],
+                row["exchange"],
+                f"{row['tick']:f}",
+                f"{row['point_value']:f}",
+                f"{row['tick_value']:f}",
+                " ".join(row["months"]),
+                row["front"]["name"],
+                row["front"]["code"],
+                row["front"]["roll_date"],
+                row["front"]["last_trading_day"],
+            )
+            for row in rows
+        ),
+        (
+            "ROOT",
+            "PRODUCT",
+            "EXCHANGE",
+            "TICK",
+            "POINT USD",
+            "TICK USD",
+            "MONTHS",
+            "FRONT",
+            "CODE",
+            "ROLLS ON",
+            "LAST DAY",
+        ),
+    )
+    oldest = min(row["source_date"] for row in rows)
+    click.echo(f"trade date {on}; specifications read on {oldest}: check them against the exchange's pages")
+
+
+@instruments.command()
+@click.argument("name")
+@_on
+@as_json
+def contract(name: str, day: str | None, as_json: bool) -> None:
+    """Show one contract by NAME: "ES 03-25", ESH25 or ESH5.
+
+    Exit code 2 for one that is expired or past its roll date when --on is left out: entries in it are refused.
+    """
+    from fks.clock import RealClock
+    from fks.futures import Contract, check_entry
+
+    on = _day(day)
+    found = Contract.parse(name, on)
+    row = _contract(found) | {"on": on.isoformat(), "state": str(found.listing(on))}
+    emit(row, as_json=as_json, schema="fks.instruments.contract/1")
+    if not as_json:
+        table(((key.replace("_", " "), _text(value)) for key, value in row.items()), ("FIELD", "VALUE"))
+    if day is None:
+        check_entry(found, RealClock().now_ns())
+
+
+def _day(text: str | None) -> date:
+    """Return the trade date that was asked for, else the present one. Errors: InputError."""
+    from fks.clock import RealClock
+    from fks.futures import trade_date
+
+    if text is None:
+        return trade_date(RealClock().now_ns())
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no date", remedy="write it as 2026-03-20") from None
+
+
+def _product(spec: ContractSpec, on: date) -> dict[str, Any]:
+    from fks.futures import front_month
+
+    root, number = spec.full_size
+    return {
+        "root": spec.root,
+        "name": spec.name,
+        "exchange": spec.exchange,
+        "currency": spec.currency,
+        "tick": spec.tick,
+        "point_value": spec.point_value,
+        "tick_value": spec.tick_value,
+        "months": spec.months,
+        "front_months": spec.front_months,
+        "last_day_rule": spec.last_day,
+        "micro_of": root if spec.is_micro else None,
+        "micros_per_contract": number,
+        "calendar": spec.calendar,
+        "source": spec.source,
+        "source_date": spec.source_date,
+        "front": _contract(front_month(spec.root, on)),
+    }
+
+
+def _contract(found: Contract) -> dict[str, Any]:
+    from fks.model.timeframe import iso
+
+    return {
+        "name": found.name,
+        "code": found.code,
+        "short_code": found.short_code,
+        "roll_date": found.roll_date,
+        "first_notice": found.first_notice,
+        "last_trading_day": found.last_trading_day,
+        "expires": iso(found.expires_ns),
+    }
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value)

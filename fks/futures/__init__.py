@@ -1,0 +1,35 @@
+"""Futures contracts: specifications, names, expiry and roll dates, the front month, prices in 32nds. Pure."""
+
+from fks.futures.contract import Contract, Listing, check_entry, front_month, listed_contracts
+from fks.futures.instrument import (
+    EXCHANGES,
+    contract_of,
+    futures_calendar,
+    futures_instrument,
+    instrument_of_symbol,
+    stored_name,
+)
+from fks.futures.prices import format_price, parse_price
+from fks.futures.specs import SPECS, ContractSpec, spec_of
+from fks.futures.trading_days import session_close_ns, trade_date
+
+__all__ = [
+    "EXCHANGES",
+    "SPECS",
+    "Contract",
+    "ContractSpec",
+    "Listing",
+    "check_entry",
+    "contract_of",
+    "format_price",
+    "front_month",
+    "futures_calendar",
+    "futures_instrument",
+    "instrument_of_symbol",
+    "listed_contracts",
+    "parse_price",
+    "session_close_ns",
+    "spec_of",
+    "stored_name",
+    "trade_date",
+]

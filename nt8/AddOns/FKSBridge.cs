@@ -389,6 +389,11 @@ namespace NinjaTrader.NinjaScript.AddOns
             get { return orders; }
         }
 
+        public IList<FKSSession> Sessions
+        {
+            get { return server.Sessions; }
+        }
+
         public Account FindAccount(string name)
         {
             lock (Account.All)

@@ -82,6 +82,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             this.server = server;
             this.wire = wire;
             peer = remote.Address.ToString();
+            PeerPort = remote.Port;
             loopback = IPAddress.IsLoopback(remote.Address);
             openedTick = receivedTick = sentTick = server.Clock.TickMs();
             State = FKSSessionState.Open;
@@ -100,9 +101,12 @@ namespace NinjaTrader.NinjaScript.AddOns
             get { return State == FKSSessionState.Replaying || State == FKSSessionState.Ready; }
         }
 
-        internal string Peer
+        /// <summary>The peer's port and the number of lines handled, for diagnosis.</summary>
+        public int PeerPort { get; private set; }
+
+        public long Lines
         {
-            get { return peer; }
+            get { return lines; }
         }
 
         /// <summary>True while the send queue is half full: what may be left out is left out.</summary>
@@ -753,15 +757,17 @@ namespace NinjaTrader.NinjaScript.AddOns
             return false;
         }
 
+        /// <summary>No other program may bind the port beside the bridge. On Unix the option means something else: there an old
+        /// connection of an ended process must not block the port.</summary>
         private static void Exclusive(Socket made)
         {
-            try
+            if (Environment.OSVersion.Platform == PlatformID.Unix)
+            {
+                made.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.ReuseAddress, true);
+            }
+            else
             {
                 made.ExclusiveAddressUse = true;
-            }
-            catch (SocketException)
-            {
-                return; // only Windows has the option; elsewhere a second bind fails anyway
             }
         }
 

@@ -26,6 +26,8 @@ namespace NinjaTrader.Cbi
         private static readonly Dictionary<string, Instrument> instruments = new Dictionary<string, Instrument>();
         private static readonly Dictionary<string, MarketDataEventArgs> quotes = new Dictionary<string, MarketDataEventArgs>();
         internal static readonly List<string> Calls = new List<string>();
+        internal static readonly List<Order> Submits = new List<Order>();
+        internal static long SubmitMs;
         internal static readonly List<string> Faults = new List<string>();
         internal static readonly List<string> Printouts = new List<string>();
         internal static readonly Dictionary<string, Bars> HistoryBars = new Dictionary<string, Bars>();
@@ -168,9 +170,9 @@ namespace NinjaTrader.Cbi
             }
         }
 
-        internal static void Tick(Instrument instrument, MarketDataType type, double price, long volume)
+        internal static void Tick(Instrument instrument, MarketDataType type, double price, long volume, double bid, double ask)
         {
-            MarketDataEventArgs e = new MarketDataEventArgs { Instrument = instrument, MarketDataType = type, Price = price, Volume = volume, Time = Now() };
+            MarketDataEventArgs e = new MarketDataEventArgs { Instrument = instrument, MarketDataType = type, Price = price, Volume = volume, Bid = bid, Ask = ask, Time = Now() };
             lock (gate)
             {
                 quotes[Key(instrument, type)] = e;
@@ -264,18 +266,6 @@ namespace NinjaTrader.Cbi
 
         // ---- calls of the AddOn ----
 
-        private static string Number(double value)
-        {
-            return value.ToString("0.##########", CultureInfo.InvariantCulture);
-        }
-
-        internal static string Text(Order o)
-        {
-            string price = o.OrderType == OrderType.StopMarket ? Number(o.StopPrice) : o.OrderType == OrderType.Limit ? Number(o.LimitPrice)
-                : o.OrderType == OrderType.StopLimit ? Number(o.StopPrice) + "/" + Number(o.LimitPrice) : "market";
-            return o.Name + " " + o.OrderAction + " " + o.OrderType + " " + o.Quantity.ToString(CultureInfo.InvariantCulture) + " @ " + price + " " + o.OrderEntry + " " + o.TimeInForce;
-        }
-
         internal static Order Create(Account account, Instrument instrument, OrderAction action, OrderType type, OrderEntry entry, TimeInForce tif,
             int quantity, double limit, double stop, string oco, string name, DateTime gtd)
         {
@@ -310,6 +300,7 @@ namespace NinjaTrader.Cbi
             {
                 throw new InvalidOperationException("Submit failed before the broker");
             }
+            Stopwatch watch = Stopwatch.StartNew();
             foreach (Order order in orders)
             {
                 lock (account.Orders)
@@ -323,7 +314,11 @@ namespace NinjaTrader.Cbi
                     order.OrderState = OrderState.Submitted;
                     account.Orders.Add(order);
                 }
-                Call("Submit " + Text(order) + " oco=" + order.Oco);
+                lock (gate)
+                {
+                    Submits.Add(order.Renewed());
+                }
+                Call("Submit " + order.Name);
                 Action<Account, Order> inside = InsideSubmit;
                 if (inside != null)
                 {
@@ -334,6 +329,7 @@ namespace NinjaTrader.Cbi
                     State(order, OrderState.Submitted, ErrorCode.NoError, "");
                 }
             }
+            SubmitMs = Math.Max(SubmitMs, watch.ElapsedMilliseconds);
             if (Switches.Remove("submit_throws_after"))
             {
                 throw new InvalidOperationException("Submit failed after the broker had the order");
@@ -347,7 +343,7 @@ namespace NinjaTrader.Cbi
                 double limit = order.LimitPriceChanged != 0 ? order.LimitPriceChanged : order.LimitPrice;
                 double stop = order.StopPriceChanged != 0 ? order.StopPriceChanged : order.StopPrice;
                 int quantity = order.QuantityChanged != 0 ? order.QuantityChanged : order.Quantity;
-                Call("Change " + order.Name + " " + quantity.ToString(CultureInfo.InvariantCulture) + " limit=" + Number(limit) + " stop=" + Number(stop));
+                Call("Change " + order.Name);
                 order.LimitPriceChanged = 0;
                 order.StopPriceChanged = 0;
                 order.QuantityChanged = 0;
@@ -380,7 +376,7 @@ namespace NinjaTrader.Cbi
 
         internal static void Flatten(Account account, Instrument[] found)
         {
-            Call("Flatten [" + string.Join(",", found.Select(i => i.MasterInstrument.Name + " " + i.Expiry.ToString("MM-yy", CultureInfo.InvariantCulture)).ToArray()) + "]");
+            Call("Flatten " + string.Join(",", found.Select(i => i.MasterInstrument.Name + " " + i.Expiry.ToString("MM-yy", CultureInfo.InvariantCulture)).ToArray()));
         }
 
         // ---- events of the broker ----

@@ -1,0 +1,748 @@
+"""The simulated NinjaTrader 8: accounts, orders, executions, positions, connections and prices on a virtual clock.
+
+Names and states are those of NinjaTrader's `Account` class. The platform calls its handlers synchronously, as
+NinjaTrader raises events on a thread of its own choosing; a handler must only copy and enqueue.
+
+With `broker` on, orders are accepted and filled against a seeded random walk. With it off nothing happens by itself:
+a script gives each state and each fill.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from fks.sim.nt8.contracts import Contract, find_contract
+from fks.sim.nt8.unkindness import KIND, Unkindness
+
+TERMINAL = frozenset({"Filled", "Cancelled", "Rejected"})
+CONNECTED = "Connected"
+LOST = "ConnectionLost"
+_ZERO = Decimal(0)
+_AVERAGE_STEP = Decimal("0.0000001")  # averages are cut here: the wire has at most ten decimals
+_TICK_MS = 250  # pace of the simulated market
+_LATENCY_MS = 20  # of the simulated broker
+_ORDERS_MAX = 200_000
+
+
+class PlatformError(Exception):
+    """An exception that CreateOrder or Submit throws."""
+
+
+@dataclass(slots=True)
+class Order:
+    """A live order: the platform changes it while others hold it. Prices are None where the type has none."""
+
+    name: str
+    account: str
+    instrument: str
+    action: str
+    type: str
+    tif: str
+    qty: int
+    limit: Decimal | None
+    stop: Decimal | None
+    oco: str
+    order_id: str = ""
+    state: str = "Initialized"
+    filled: int = 0
+    avg_price: Decimal = _ZERO
+    created_ms: int = 0
+    automated: bool = True
+
+    @property
+    def is_buy(self) -> bool:
+        return self.action in ("Buy", "BuyToCover")
+
+    @property
+    def is_live(self) -> bool:
+        return self.state not in TERMINAL and self.state != "Initialized"
+
+    @property
+    def left(self) -> int:
+        return max(self.qty - self.filled, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderUpdate:
+    """The arguments of OrderUpdate: what happened; `order` is live and may be ahead of it."""
+
+    order: Order
+    name: str
+    account: str
+    order_id: str
+    state: str
+    qty: int
+    filled: int
+    avg_price: Decimal
+    limit: Decimal | None
+    stop: Decimal | None
+    error: str = "NoError"
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One execution. `name` is empty when the platform gives no order with it. `op`: add, update or remove."""
+
+    account: str
+    instrument: str
+    exec_id: str
+    name: str
+    order_id: str
+    is_buy: bool
+    qty: int
+    price: Decimal
+    at_ms: int
+    op: str = "add"
+    is_sod: bool = False
+    commission: Decimal = _ZERO
+    fee: Decimal = _ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position: `qty` is signed, positive when long. Also the arguments of PositionUpdate."""
+
+    account: str
+    instrument: str
+    qty: int
+    avg_price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionUpdate:
+    """The arguments of ConnectionStatusUpdate, once for each account of the connection."""
+
+    account: str
+    status: str
+    price_status: str
+    previous: str
+    native_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Prices of one instrument at a time: the last trade, bid and ask with their sizes."""
+
+    instrument: str
+    at_ms: int
+    last: Decimal
+    qty: int
+    bid: Decimal
+    ask: Decimal
+    is_trade: bool = True
+    side: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar of the history, stamped as NinjaTrader does: at its close."""
+
+    close_ms: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: int
+
+
+Event = OrderUpdate | Execution | Position | ConnectionUpdate | Quote
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that the bridge made: submit, change, cancel or flatten."""
+
+    kind: str
+    account: str
+    name: str
+    instruments: tuple[str, ...] = ()
+    qty: int = 0
+
+
+@dataclass(slots=True)
+class Account:
+    """One account. `has_connection` false is NinjaTrader's `Account.Connection == null`."""
+
+    name: str
+    is_sim: bool = True
+    status: str = CONNECTED
+    price_status: str = CONNECTED
+    connected_ms: int = 0
+    has_connection: bool = True
+    features: tuple[str, ...] = ("NativeOcoOrders",)
+    cash: Decimal = Decimal(50_000)
+    realized: Decimal = _ZERO
+    orders: list[Order] = field(default_factory=list)
+    executions: list[Execution] = field(default_factory=list)
+    positions: dict[str, Position] = field(default_factory=dict)
+    hidden: set[int] = field(default_factory=set)
+
+
+class Platform:
+    """One NinjaTrader process and the broker behind it. `advance` moves its clock; everything else happens at once."""
+
+    def __init__(self, now_ms: int, *, seed: int = 1, unkind: Unkindness = KIND, broker: bool = False) -> None:
+        self.now_ms = now_ms
+        self.unkind = unkind
+        self.broker = broker
+        self.calls: list[Call] = []
+        self.scripts: dict[str, Callable[[Order], None]] = {}  # by order name: called inside Submit
+        self._accounts: dict[str, Account] = {}
+        self._handlers: list[Callable[[Event], None]] = []
+        self._dice = random.Random(seed)  # noqa: S311
+        self._due: list[tuple[int, int, Callable[[], None]]] = []
+        self._numbers = itertools.count(1)
+        self._quotes: dict[str, Quote] = {}
+        self._market_ms = now_ms
+        self._flatten_rejects = 1 if unkind.flatten_rejected_once else 0
+        self._carried_over: set[str] = set()
+
+    # ── what the bridge sees ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        return self._accounts
+
+    @property
+    def handlers(self) -> int:
+        """Return how many handlers are attached: 1 while one bridge runs, 0 after it ended."""
+        return len(self._handlers)
+
+    def subscribe(self, handler: Callable[[Event], None]) -> Callable[[], None]:
+        """Attach `handler` to every event and return what detaches it."""
+        self._handlers.append(handler)
+
+        def detach() -> None:
+            if handler in self._handlers:
+                self._handlers.remove(handler)
+
+        return detach
+
+    def orders(self, account: str) -> list[Order]:
+        """Return the account's orders as the platform lists them now."""
+        found = self._accounts.get(account)
+        return [order for order in found.orders if id(order) not in found.hidden] if found else []
+
+    def executions(self, account: str) -> list[Execution]:
+        return list(self._accounts[account].executions) if account in self._accounts else []
+
+    def positions(self, account: str) -> list[Position]:
+        found = self._accounts.get(account)
+        return [one for one in found.positions.values() if one.qty] if found else []
+
+    def contract(self, name: str) -> Contract | None:
+        """Return `Instrument.GetInstrument(name)`."""
+        return find_contract(name)
+
+    def quote(self, instrument: str) -> Quote | None:
+        return self._quotes.get(instrument)
+
+    def values(self, account: str) -> dict[str, Decimal | None]:
+        """Return the account items that the broker reports; None where it reports none."""
+        found = self._accounts[account]
+        unrealized = sum((self._open_profit(one) for one in found.positions.values()), _ZERO)
+        return {
+            "CashValue": found.cash + found.realized,
+            "NetLiquidation": found.cash + found.realized + unrealized,
+            "RealizedProfitLoss": found.realized,
+            "UnrealizedProfitLoss": unrealized,
+            "BuyingPower": None,
+        }
+
+    def create_order(
+        self,
+        account: str,
+        instrument: str,
+        action: str,
+        kind: str,
+        tif: str,
+        qty: int,
+        limit: Decimal | None,
+        stop: Decimal | None,
+        oco: str,
+        name: str,
+    ) -> Order | None:
+        """Return `Account.CreateOrder(…)`, with NinjaTrader's order of arguments. Errors: PlatformError."""
+        if len(name) > 50:
+            raise PlatformError(f"order name {name!r} is longer than 50 characters")
+        if self.unkind.create_returns_null and self._chance():
+            return None
+        if self.unkind.create_throws and self._chance():
+            raise PlatformError("CreateOrder failed")
+        return Order(name, account, instrument, action, kind, tif, qty, limit, stop, oco, created_ms=self.now_ms)
+
+    def submit(self, order: Order) -> None:
+        """Send a created order. Errors: PlatformError, which leaves open whether the broker has it."""
+        if self.unkind.submit_throws_before and self._chance():
+            raise PlatformError("Submit failed")
+        self.calls.append(Call("submit", order.account, order.name, (order.instrument,), order.qty))
+        self._accounts[order.account].orders.append(order)
+        order.order_id = "" if self.unkind.order_id_replaced else self._id("N")
+        order.state = "Submitted"
+        if (script := self.scripts.pop(order.name, None)) is not None:
+            script(order)
+        elif self.broker:
+            if self.unkind.update_inside_submit:
+                self._raise_order(order)
+            else:
+                self._after(2_000 if self.unkind.update_late and self._chance() else 1, self._update_of(order))
+            self._after(_LATENCY_MS, lambda: self._accept(order))
+        if self.unkind.submit_throws_after and self._chance():
+            raise PlatformError("Submit failed late")
+
+    def change(self, order: Order, *, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
+        """Ask for another quantity or price of a live order."""
+        self.calls.append(Call("change", order.account, order.name, (order.instrument,), qty))
+        if not self.broker:
+            order.qty, order.limit, order.stop = qty, limit, stop
+            return
+        self._after(_LATENCY_MS, lambda: self._changed(order, qty, limit, stop))
+
+    def cancel(self, order: Order) -> None:
+        """Ask for the cancellation of a live order."""
+        self.calls.append(Call("cancel", order.account, order.name, (order.instrument,)))
+        if self.broker:
+            self._after(_LATENCY_MS, lambda: self._cancelled(order))
+
+    def flatten(self, account: str, instruments: Iterable[str]) -> None:
+        """Cancel the orders and close the positions of `instruments`; returns before either is done."""
+        names = tuple(instruments)
+        self.calls.append(Call("flatten", account, "", names))
+        if self.broker:
+            self._after(3_000 if self.unkind.flatten_slow else _LATENCY_MS, lambda: self._flatten(account, names))
+
+    # ── what a script does ────────────────────────────────────────────────────────────────────────
+
+    def add_account(self, name: str, *, is_sim: bool = True, status: str = CONNECTED) -> Account:
+        """Add an account, connected unless `status` is another."""
+        account = Account(name, is_sim, status, status, self.now_ms)
+        self._accounts[name] = account
+        if status == CONNECTED:
+            self._raise(ConnectionUpdate(name, status, status, "Connecting"))
+        return account
+
+    def remove_account(self, name: str) -> None:
+        self._accounts.pop(name, None)
+
+    def connect(self, account: str) -> None:
+        """Bring both feeds of an account up; orders come back as new objects, perhaps late or without a name."""
+        found = self._accounts[account]
+        if self._has_come_back(found):
+            found.connected_ms = self.now_ms
+            found.orders = [replace(order) for order in found.orders]
+            self._mistreat(found)
+        self.set_status(account, CONNECTED, CONNECTED)
+        if self.unkind.executions_replayed:
+            for execution in list(found.executions):
+                self._raise(execution)
+
+    def set_status(self, account: str, status: str, price_status: str) -> None:
+        """Set the order feed's and the price feed's status and raise the event when either changed."""
+        found = self._accounts[account]
+        before, found.status = found.status, status
+        price_before, found.price_status = found.price_status, price_status
+        if status == CONNECTED != before:
+            found.connected_ms = self.now_ms
+        if (before, price_before) != (status, price_status):
+            self._raise(ConnectionUpdate(account, status, price_status, before))
+
+    def restart(self) -> None:
+        """End the process and start it again: no handler is left, nothing is connected, the broker goes on."""
+        self._handlers.clear()
+        self.scripts.clear()
+        for account in self._accounts.values():
+            account.status = account.price_status = "Disconnected"
+
+    def find_order(self, name: str) -> Order:
+        """Return the newest order called `name`. Errors: KeyError."""
+        for account in self._accounts.values():
+            for order in reversed(account.orders):
+                if order.name == name:
+                    return order
+        raise KeyError(f"no order {name}")
+
+    def set_state(
+        self, name: str, state: str, *, error: str = "NoError", comment: str = "", order_id: str = ""
+    ) -> None:
+        """Give an order another state and raise OrderUpdate."""
+        order = self.find_order(name)
+        order.order_id = order_id or order.order_id
+        if state == "Filled":
+            order.filled = order.qty
+        order.state = state
+        self._raise_order(order, error, comment)
+
+    def fill(self, name: str, qty: int, price: Decimal, exec_id: str = "", *, events: str = "") -> Execution:
+        """Fill an order and raise the events: order, execution, position, or as `events` ("oep") orders them."""
+        return self._fill(self.find_order(name), qty, price, exec_id or self._id("X"), events)
+
+    def amend(self, execution: Execution, op: str) -> None:
+        """Raise an execution again as `update` or `remove`."""
+        self._raise(replace(execution, op=op))
+
+    def set_position(self, account: str, instrument: str, qty: int, avg_price: Decimal = _ZERO) -> None:
+        """Set a position (signed) and raise PositionUpdate."""
+        position = Position(account, instrument, qty, avg_price)
+        self._accounts[account].positions[instrument] = position
+        self._raise(position)
+
+    def trade(self, instrument: str, price: Decimal, qty: int = 1, *, side: str = "") -> None:
+        """Print a trade: the last price, and with the broker on the fills that it causes."""
+        contract = find_contract(instrument)
+        assert contract is not None, instrument
+        quote = Quote(
+            instrument, self.now_ms, price, qty, price - contract.tick, price + contract.tick, is_trade=True, side=side
+        )
+        self._quotes[instrument] = quote
+        self._raise(quote)
+        if self.broker:
+            self._match(instrument, price)
+
+    def keep_quotes(self) -> None:
+        """Renew the time of each last price, as a market does that trades at an unchanged price."""
+        for name, quote in self._quotes.items():
+            self._quotes[name] = replace(quote, at_ms=self.now_ms)
+
+    def open_orders(self, account: str, instrument: str) -> list[Order]:
+        """Return the live orders of an instrument, hidden ones included: the broker's truth."""
+        return [one for one in self._accounts[account].orders if one.instrument == instrument and one.is_live]
+
+    def submits_of(self, name: str) -> int:
+        return sum(call.kind == "submit" and call.name == name for call in self.calls)
+
+    def next_due_ms(self) -> int | None:
+        """Return when the next thing happens by itself, or None."""
+        return self._due[0][0] if self._due else None
+
+    def advance(self, now_ms: int) -> None:
+        """Move the clock to `now_ms`; what is due happens in its order."""
+        while self._due and self._due[0][0] <= now_ms:
+            due_ms, _, action = heapq.heappop(self._due)
+            self._walk(due_ms)
+            self.now_ms = max(self.now_ms, due_ms)
+            action()
+        self._walk(now_ms)
+        self.now_ms = max(self.now_ms, now_ms)
+
+    def settle(self) -> None:
+        """Finish what the broker has begun: for a script that wants the end of a run."""
+        while (due := self.next_due_ms()) is not None:
+            self.advance(due)
+
+    def strike(self) -> None:
+        """Do one of the bad things that come by themselves: a feed lost, an execution amended, a clock jump."""
+        for account in self._accounts.values():
+            if self.unkind.price_feed_lost and self._chance() and account.status == CONNECTED:
+                self.set_status(account.name, CONNECTED, LOST)
+                self._after(1_500, self._reconnection(account.name))
+            elif self.unkind.order_feed_lost and self._chance():
+                self.set_status(account.name, LOST, account.price_status)
+                self._after(2_500, self._reconnection(account.name))
+            elif self.unkind.connection_flaps and self._chance():
+                for n in range(5):
+                    self._after(200 * n + 1, self._loss(account.name))
+                    self._after(200 * n + 100, self._reconnection(account.name))
+            if self.unkind.execution_amended and account.executions and self._chance():
+                self.amend(self._dice.choice(account.executions), "update")
+            if self.unkind.position_carried_over and account.name not in self._carried_over:
+                self._carried_over.add(account.name)
+                self._raise(
+                    Execution(
+                        account.name,
+                        "NQ 03-25",
+                        self._id("SOD"),
+                        "",
+                        "",
+                        True,
+                        1,
+                        Decimal(16_000),
+                        self.now_ms,
+                        is_sod=True,
+                    )
+                )
+
+    # ── the broker ────────────────────────────────────────────────────────────────────────────────
+
+    def _chance(self) -> bool:
+        return self._dice.random() < self.unkind.chance
+
+    def _id(self, prefix: str) -> str:
+        return f"{prefix}{next(self._numbers)}"
+
+    def _after(self, delay_ms: int, action: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.now_ms + delay_ms, next(self._numbers), action))
+
+    def _raise(self, event: Event) -> None:
+        for handler in list(self._handlers):
+            handler(event)
+
+    def _update_of(self, order: Order) -> Callable[[], None]:
+        """Return an action that raises the order's state of now, whatever the order has become by then."""
+        update = self._snapshot(order)
+        return lambda: self._raise(update)
+
+    def _snapshot(self, order: Order, error: str = "NoError", comment: str = "") -> OrderUpdate:
+        return OrderUpdate(
+            order, order.name, order.account, order.order_id, order.state, order.qty, order.filled, order.avg_price,
+            order.limit, order.stop, error, comment,
+        )  # fmt: skip
+
+    def _raise_order(self, order: Order, error: str = "NoError", comment: str = "") -> None:
+        update = self._snapshot(order, error, comment)
+        if self._accounts[order.account].status != CONNECTED and self.broker:
+            return  # nobody reports it: the platform learns it at the reconnect
+        self._raise(update)
+        if self.unkind.updates_doubled and self._chance():
+            self._raise(update)
+
+    def _accept(self, order: Order) -> None:
+        if not order.is_live:
+            return
+        if self.unkind.order_id_replaced:
+            order.order_id = order.order_id or self._id("local-")
+            self._raise_order(order)
+            order.order_id = self._id("B")
+        is_stop = order.type == "StopMarket"
+        if (self.unkind.stop_rejected and is_stop and self._chance()) or (
+            self.unkind.submit_rejected and order.name.endswith(":E") and self._chance()
+        ):
+            self._end(order, "Rejected", "OrderRejected", "rejected by the simulated broker")
+            return
+        if self.unkind.state_unknown and self._chance():
+            order.state = "Unknown"
+            self._raise_order(order)
+            self._after(1_000, lambda: self._accept_now(order))
+            return
+        self._accept_now(order)
+
+    def _accept_now(self, order: Order) -> None:
+        if not order.is_live:
+            return
+        is_stop = order.type == "StopMarket"
+        if self.unkind.stop_held_on_pc and is_stop and self._chance():
+            order.state = "TriggerPending"
+            self._raise_order(order)
+            return
+        order.state = "Accepted"
+        accepted = self._snapshot(order)
+        if not (self.unkind.stop_only_accepted and is_stop):
+            order.state = "Working"
+        if self.unkind.order_ahead_of_event:
+            self._raise(accepted)  # `order` is Working already
+        else:
+            order.state = "Accepted"
+            self._raise_order(order)
+        if not (self.unkind.stop_only_accepted and is_stop):
+            order.state = "Working"
+            self._raise_order(order)
+        quote = self._quotes.get(order.instrument)
+        if quote is not None:
+            self._try_to_fill(order, quote.last)
+
+    def _changed(self, order: Order, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
+        if not order.is_live:
+            return
+        if self.unkind.change_rejected and self._chance():
+            self._raise_order(order, "UnableToChangeOrder", "change rejected")
+            return
+        order.qty, order.limit, order.stop = max(qty, order.filled), limit, stop
+        if self.unkind.order_id_unstable:
+            order.order_id = self._id("B")
+        if order.left == 0:
+            self._end(order, "Filled")
+            return
+        self._raise_order(order)
+
+    def _cancelled(self, order: Order) -> None:
+        if not order.is_live:
+            return
+        if self.unkind.cancel_rejected and self._chance():
+            self._raise_order(order, "UnableToCancelOrder", "cancel rejected")
+            return
+        quote = self._quotes.get(order.instrument)
+        if self.unkind.fill_during_cancel and quote is not None and order.left and self._chance():
+            order.state = "CancelPending"
+            self._raise_order(order)
+            qty = self._dice.randint(1, order.left)
+            self._fill(order, qty, order.limit or quote.last, self._id("X"), "")
+            if not order.is_live:
+                return
+        self._end(order, "Cancelled")
+
+    def _end(self, order: Order, state: str, error: str = "NoError", comment: str = "") -> None:
+        order.state = state
+        self._raise_order(order, error, comment)
+
+    def _flatten(self, account: str, instruments: tuple[str, ...]) -> None:
+        for instrument in instruments:
+            for order in self.open_orders(account, instrument):
+                if not (self.unkind.flatten_leaves_entry and order.name.endswith(":E")):
+                    self._end(order, "Cancelled")
+            position = self._accounts[account].positions.get(instrument)
+            if position is None or position.qty == 0:
+                continue
+            action = "Sell" if position.qty > 0 else "BuyToCover"
+            close = Order(
+                "Close", account, instrument, action, "Market", "Day", abs(position.qty), None, None, "",
+                self._id("N"), "Submitted", created_ms=self.now_ms,
+            )  # fmt: skip
+            self._accounts[account].orders.append(close)
+            if self._flatten_rejects:
+                self._flatten_rejects -= 1
+                self._end(close, "Rejected", "OrderRejected", "closing order rejected")
+                continue
+            close.state = "Working"
+            price = self._last(instrument)
+            self._fill(close, close.qty, price, self._id("X"), "")
+
+    def _last(self, instrument: str) -> Decimal:
+        quote = self._quotes.get(instrument)
+        contract = find_contract(instrument)
+        assert contract is not None, instrument
+        return quote.last if quote is not None else contract.first_price
+
+    def _match(self, instrument: str, price: Decimal) -> None:
+        for account in self._accounts.values():
+            for order in list(account.orders):
+                if order.instrument == instrument and order.is_live:
+                    self._try_to_fill(order, price)
+
+    def _try_to_fill(self, order: Order, price: Decimal) -> None:
+        if order.state not in ("Working", "Accepted", "PartFilled", "Suspended", "TriggerPending", "Unknown"):
+            return
+        at = _fill_price(order, price)
+        if at is None:
+            return
+        while order.is_live and order.left:
+            qty = self._dice.randint(1, order.left) if self.unkind.partial_fills else order.left
+            if self.unkind.overfill and qty == order.left and order.name.endswith(":E") and self._chance():
+                qty += 1
+            self._fill(order, qty, at, self._id("X"), "")
+            if self.unkind.partial_fills and order.type == "Limit" and self._chance():
+                return  # the rest waits for the next trade
+
+    def _fill(self, order: Order, qty: int, price: Decimal, exec_id: str, events: str) -> Execution:
+        account = self._accounts[order.account]
+        total = order.avg_price * order.filled + price * qty
+        order.filled += qty
+        order.avg_price = (total / order.filled).quantize(_AVERAGE_STEP)
+        order.state = "Filled" if order.filled >= order.qty else "PartFilled"
+        name = "" if self.unkind.execution_without_order and self.broker and self._chance() else order.name
+        execution = Execution(
+            account.name, order.instrument, exec_id, name, order.order_id, order.is_buy, qty, price, self.now_ms,
+            commission=Decimal("2.04") * qty,
+        )  # fmt: skip
+        account.executions.append(execution)
+        self._move_position(account, execution)
+        self._report_fill(order, execution, events or self._order_of_events())
+        if self.broker:
+            self._end_partners(order)
+            if self.unkind.working_after_filled and order.state == "Filled" and self._chance():
+                late = replace(self._snapshot(order), state="Working", filled=0)
+                self._after(50, lambda: self._raise(late))
+        return execution
+
+    def _order_of_events(self) -> str:
+        if self.unkind.positions_first and self._chance():
+            return "peo"
+        return "eop" if self.unkind.executions_first and self._chance() else "oep"
+
+    def _report_fill(self, order: Order, execution: Execution, events: str) -> None:
+        account = self._accounts[order.account]
+        if self.broker and account.status != CONNECTED:
+            return  # the execution is listed; its event is lost with the connection
+        for letter in events:
+            if letter == "o":
+                self._raise_order(order)
+            elif letter == "e":
+                self._raise(execution)
+            else:
+                self._raise(account.positions[order.instrument])
+
+    def _end_partners(self, order: Order) -> None:
+        if not order.oco or (order.state != "Filled" and not self.unkind.oco_cancels_on_partial):
+            return
+        if self.unkind.oco_partner_kept and self._chance():
+            return
+        for partner in self.open_orders(order.account, order.instrument):
+            if partner.oco == order.oco and partner is not order:
+                self._end(partner, "Cancelled")
+
+    def _move_position(self, account: Account, execution: Execution) -> None:
+        before = account.positions.get(execution.instrument)
+        had, avg = (before.qty, before.avg_price) if before else (0, _ZERO)
+        signed = execution.qty if execution.is_buy else -execution.qty
+        closed = min(abs(had), abs(signed)) if had * signed < 0 else 0
+        contract = find_contract(execution.instrument)
+        value = contract.point_value if contract is not None else Decimal(1)
+        account.realized += (execution.price - avg) * closed * (1 if had > 0 else -1) * value - execution.commission
+        now = had + signed
+        if now == 0:
+            avg = _ZERO
+        elif had * signed >= 0:
+            avg = ((avg * abs(had) + execution.price * abs(signed)) / abs(now)).quantize(_AVERAGE_STEP)
+        elif had * now < 0:
+            avg = execution.price
+        account.positions[execution.instrument] = Position(account.name, execution.instrument, now, avg)
+
+    def _open_profit(self, position: Position) -> Decimal:
+        contract = find_contract(position.instrument)
+        if contract is None or not position.qty:
+            return _ZERO
+        return (self._last(position.instrument) - position.avg_price) * position.qty * contract.point_value
+
+    # ── connections and prices ────────────────────────────────────────────────────────────────────
+
+    def _has_come_back(self, account: Account) -> bool:
+        return account.status != CONNECTED
+
+    def _mistreat(self, account: Account) -> None:
+        """Hide one order for 3 s, or take the name from one: what a reconnect may do."""
+        live = [order for order in account.orders if order.is_live and order.name.startswith("FKS:")]
+        if live and self.unkind.order_missing and self._chance():
+            hidden = self._dice.choice(live)
+            account.hidden.add(id(hidden))
+            self._after(3_000, lambda: account.hidden.discard(id(hidden)))
+        if live and self.unkind.names_lost and self._chance():
+            self._dice.choice(live).name = ""
+
+    def _loss(self, account: str) -> Callable[[], None]:
+        return lambda: self.set_status(account, LOST, LOST) if account in self._accounts else None
+
+    def _reconnection(self, account: str) -> Callable[[], None]:
+        return lambda: self.connect(account) if account in self._accounts else None
+
+    def _walk(self, until_ms: int) -> None:
+        """Let the market trade each quarter of a second up to `until_ms`; instruments move that had a first price."""
+        if not self.broker:
+            return
+        while self._market_ms + _TICK_MS <= until_ms:
+            self._market_ms += _TICK_MS
+            self.now_ms = max(self.now_ms, self._market_ms)
+            for name, quote in sorted(self._quotes.items()):
+                contract = find_contract(name)
+                assert contract is not None, name
+                step = self._dice.choice((-2, -1, 0, 0, 1, 2)) * contract.tick
+                side = "buy" if step > 0 else "sell" if step < 0 else ""
+                self.trade(name, max(quote.last + step, contract.tick), self._dice.randint(1, 5), side=side)
+
+
+def _fill_price(order: Order, last: Decimal) -> Decimal | None:
+    """Return the price at which `order` fills when the market trades at `last`, or None."""
+    if order.type == "Market":
+        return last
+    if order.type == "Limit":
+        assert order.limit is not None
+        return order.limit if (last <= order.limit if order.is_buy else last >= order.limit) else None
+    assert order.stop is not None
+    if not (last >= order.stop if order.is_buy else last <= order.stop):
+        return None
+    if order.type == "StopLimit" and order.limit is not None:
+        return order.limit if (last <= order.limit if order.is_buy else last >= order.limit) else None
+    return last

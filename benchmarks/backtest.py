@@ -4,7 +4,10 @@ Entries, exits and profits are compared before anything is timed. Contenders tak
 of the rounds, and the ratio to the floor of the same round. The tape's tick is 1/64, so that float averages and exact
 ones agree on ties (docs/performance.md).
 
-    python benchmarks/backtest.py [--bars 525600] [--rounds 9] [--only ours,bare]
+With `--orders`: the compiled engine against the reference engine on the same decisions, for market entries, entries by
+limit orders that end, and positions of several entries, all with stop loss and take profit. The fills are compared.
+
+    python benchmarks/backtest.py [--bars 525600] [--rounds 9] [--only ours,bare] [--orders]
 
 Peers (vectorbt, backtesting.py) run when they are installed: pip install -e .[peers]
 """
@@ -17,8 +20,10 @@ import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from os import getloadavg
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
@@ -29,6 +34,7 @@ from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
+from fks.strategies.base import Decisions, Strategy, decide
 from fks.strategies.sma_cross import SmaCross
 
 FAST, SLOW, RATE, CASH = 20, 50, 0.001, 1e8
@@ -197,13 +203,73 @@ def check(bars: Bars) -> int:
     return len(trades)
 
 
+# ── entries that rest, and several of them ───────────────────────────────────────────────────────
+def given(decisions: Decisions, most: int) -> Strategy:
+    """Return a strategy whose decisions are made already, so that a run is the walk and what surrounds it."""
+
+    class Given(Strategy):
+        name: ClassVar[str] = "given"
+
+        def warmup(self) -> int:
+            return SLOW
+
+        def entries_max(self) -> int:
+            return most
+
+        def decide(self, bars: Bars) -> Decisions:
+            return decisions
+
+    return Given()
+
+
+def order_cases(bars: Bars) -> dict[str, Strategy]:
+    """Return the strategies: the SMA cross with a stop 0.2 % and a target 0.4 % away, entered in three ways."""
+    plain = SmaCross(fast=FAST, slow=SLOW, sl_pct=0.2, tp_pct=0.4).decide(bars)
+    since = np.arange(len(bars)) - np.maximum.accumulate(
+        np.where(np.diff(plain.target, prepend=0.0), np.arange(len(bars)), 0)
+    )
+    limit, ends = bars.close * 0.9995, np.full(len(bars), 30.0)
+    resting = decide(given(replace(plain, entry_limit=limit, entry_bars=ends), 1), bars)
+    several = replace(plain, target=plain.target * np.minimum(1.0 + since // 15, 4.0))
+    return {
+        "market entries": given(plain, 1),
+        "limit entries that end after 30 bars": given(replace(resting, entry_bars=None), 1),
+        "up to 4 entries, one every 15 bars": given(several, 4),
+    }
+
+
+def compare_engines(bars: Bars, repetitions: int) -> None:
+    """Print the CPU time of both engines on each case. Errors: AssertionError when their fills differ."""
+    print(f"{'':40}{'fills':>8}{'compiled ms':>13}{'reference ms':>14}{'ratio':>8}")
+    for name, strategy in order_cases(bars).items():
+        results = {e: run(strategy, bars, SETUP, engine=e, check=False) for e in ("compiled", "reference")}
+        compiled, reference = results["compiled"], results["reference"]
+        assert compiled.engine.name == "compiled", compiled.engine.reason
+        assert compiled.fills == reference.fills, f"{name}: the fills differ"
+        assert np.array_equal(compiled.equity, reference.equity), f"{name}: the equity differs"
+        took: dict[str, list[float]] = {engine: [] for engine in results}
+        for _ in range(repetitions):
+            for engine, times in took.items():
+                start = time.process_time()
+                run(strategy, bars, SETUP, engine=engine, check=False)  # type: ignore[arg-type]
+                times.append(1e3 * (time.process_time() - start))
+        fast, slow = (statistics.median(times) for times in took.values())
+        print(f"{name:40}{len(compiled.fills):8}{fast:13.2f}{slow:14.1f}{slow / fast:8.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bars", type=int, default=525_600)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="contenders, by the start of their names, comma separated")
+    parser.add_argument("--orders", action="store_true", help="both engines on entries that rest or are several")
     options = parser.parse_args()
     bars = tape(options.bars)
+    if options.orders:
+        load = getloadavg()[0]
+        print(f"{options.bars} bars, equal fills and equity; medians of {options.rounds} rounds, load {load:.1f}")
+        compare_engines(bars, options.rounds)
+        return
     trades = check(bars)
     contenders: dict[str, Callable[[], Any]] = {
         "bare numba pass": lambda: bare(bars.open, bars.close, FAST, SLOW, RATE, CASH),

@@ -61,6 +61,7 @@ def main() -> None:
     print("compiling the engine of backtests (some seconds)")
     loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"
+    code += f"\nimportlib.import_module({loops[0]!r}).load_orders()"
     subprocess.run([str(python), "-c", code])  # what fails here is compiled at its first use
 
 

@@ -1,4 +1,6 @@
-"""The compiled engine: prepares integers for `kernel_walk`, decides by bounds whether 64 bits suffice, and compiles it.
+"""The compiled engine: prepares integers for the walks, decides by bounds whether 64 bits suffice, and compiles them.
+
+`kernel_walk` walks one entry at a time at the market, `kernel_orders` entries that rest and positions of several.
 
 numba is imported when the engine first runs. Compiled code is kept in numba's cache on disk.
 """
@@ -16,13 +18,14 @@ from pathlib import Path
 import numpy as np
 
 import fks.matching.rule
+from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
 from fks.backtest.kernel_walk import FAR, Rules
-from fks.backtest.limits import Funds, TapeChecks, denial_text
+from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text
 from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import Setup, plain
 from fks.backtest.units import Units, from_units, places, to_units
-from fks.model.bar import Bars, Ints
+from fks.model.bar import Bars, Floats, Ints
 from fks.model.codes import Code
 from fks.model.errors import BugError, InputError
 from fks.model.order import OrderType, Side
@@ -52,6 +55,7 @@ CODES = (
     Code.LOSS_DAY,
     Code.NO_PROTECTION,
     Code.PRICE_MISSING,
+    Code.PYRAMIDING,
 )
 #: sizings by their number in the walk
 _SIZINGS = {
@@ -90,30 +94,53 @@ class Plan:
     day_start_ns: Ints
 
 
-def is_loaded() -> bool:
-    """Return whether the walk is compiled in this process already."""
-    return load.cache_info().currsize > 0
+def is_loaded(*, has_orders: bool = False) -> bool:
+    """Return whether the walk is compiled in this process already; `has_orders`: the one of `load_orders`."""
+    return (load_orders if has_orders else load).cache_info().currsize > 0
+
+
+def needs_orders(decisions: Decisions, entries_max: int) -> bool:
+    """Return whether decisions need the walk of entries that rest or are several."""
+    return entries_max > 1 or decisions.entry_limit is not None or decisions.entry_stop is not None
 
 
 @cache
 def load() -> Callable[..., int]:
     """Import numba and return the compiled walk. Takes tenths of a second from the cache on disk, seconds the first
     time. Errors: ImportError where numba has no package."""
-    import numba
-    from numba.extending import register_jitable
+    return _compiled(compiled.make_walk, prices=4, tables=3)
 
-    for helper in compiled.HELPERS:
-        register_jitable(_nrt=False, forceinline=helper not in compiled.SELDOM)(helper)
-    sources = [Path(fks.matching.rule.__file__), Path(compiled.__file__), Path(__file__)]
+
+@cache
+def load_orders() -> Callable[..., int]:
+    """Return the compiled walk of entries that rest or are several. Errors: as `load`."""
+    return _compiled(orders.make_walk, prices=6, tables=4)
+
+
+def _compiled(make: Callable[[int], Callable[..., int]], *, prices: int, tables: int) -> Callable[..., int]:
+    """Compile a walk with this number of columns of floats, and of tables that it fills."""
+    import numba
+
+    _register()
+    sources = [Path(module.__file__ or "") for module in (fks.matching.rule, compiled, orders)]
     version = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()[:4])
     ints = numba.types.Array(numba.int64, 1, "C", readonly=True)
     floats = numba.types.Array(numba.float64, 1, "C", readonly=True)
-    table = numba.int64[:, ::1]
-    columns = (ints, ints, ints, ints, ints, floats, floats, floats, floats, ints, ints, ints)
-    signature = (numba.from_dtype(_RULES), *columns, numba.int64[::1], table, table, table, numba.float64[::1])
+    columns = (*(ints,) * 5, *(floats,) * prices, ints, ints, ints)
+    filled = (numba.int64[::1], *(numba.int64[:, ::1],) * tables, numba.float64[::1])
+    signature = (numba.from_dtype(_RULES), *columns, *filled)
     walk: Callable[..., int]
-    walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(compiled.make_walk(version))
+    walk = numba.njit(signature, cache=True, nogil=True, error_model="numpy", _nrt=False)(make(version))
     return walk
+
+
+@cache
+def _register() -> None:
+    """Let compiled code call the helpers of the walks."""
+    from numba.extending import register_jitable
+
+    for helper in (*compiled.HELPERS, *orders.ORDERS_HELPERS):
+        register_jitable(_nrt=False, forceinline=helper not in compiled.SELDOM)(helper)
 
 
 def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
@@ -137,32 +164,36 @@ def plan(bars: Bars, first: int, setup: Setup) -> Plan | str:
     return Plan(bars, setup, units, ticks, rules, day_first, starts)
 
 
-def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
+def walk(plan: Plan, decisions: Decisions, reason: str, entries_max: int = 1) -> Outcome | str:
     """Return what the decisions would have traded, or why the reference engine must run instead.
 
-    Errors: TargetWrong.
+    `entries_max`: the most entries that a position may have. Where `needs_orders` is true the targets of `decisions`
+    are checked already; else errors: TargetWrong.
     """
-    if decisions.entry_limit is not None or decisions.entry_stop is not None:
-        return "entries by limit or stop orders"
-    rules, ticks, units = plan.rules, plan.ticks, plan.units
+    has_orders = needs_orders(decisions, entries_max)
+    if has_orders and (missing := _orders_not_covered(plan.setup, decisions)):
+        return missing
+    rules, ticks = plan.rules, plan.ticks
     count = len(plan.bars)
     equity = np.empty(count - rules.first)
-    state = np.zeros(compiled.STATE_SIZE, np.int64)
+    state = np.zeros(orders.ORDERS_STATE_SIZE, np.int64)
     try:
-        compiled_walk = load()
+        compiled_walk = load_orders() if has_orders else load()
     except ImportError as error:
         return f"numba cannot be imported: {error}"
-    levels = (
-        _EMPTY if column is None else column for column in (decisions.stop_loss, decisions.take_profit, decisions.trail)
-    )
-    columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, *levels)
+    levels = [decisions.stop_loss, decisions.take_profit, decisions.trail]
+    levels += [decisions.entry_limit, decisions.entry_stop] if has_orders else []
+    prices = (_EMPTY if column is None else column for column in levels)
+    columns = (plan.bars.time_ns, ticks.open, ticks.high, ticks.low, ticks.close, decisions.target, *prices)
     inputs = tuple(np.ascontiguousarray(column) for column in columns)  # a view with a step is not
     sized_by = _volatilities(plan, decisions)
-    for rows in (count // 32 + 16, 3 * count + 16):  # a walk that fills the small tables is repeated
+    legs = (np.zeros((2 * entries_max + 4, orders.LEG_WIDTH), np.int64),) if has_orders else ()
+    width = orders.ORDERS_FILL_WIDTH if has_orders else compiled.FILL_WIDTH
+    more = 4 * entries_max if has_orders else 0
+    for rows in (count // 32 + 16 + more, 3 * count + 16 + more):  # a walk that fills the small tables is repeated
         state[:] = 0
         fills, trades, denied = (
-            np.empty((rows, width), np.int64)
-            for width in (compiled.FILL_WIDTH, compiled.TRADE_WIDTH, compiled.DENIED_WIDTH)
+            np.empty((rows, wide), np.int64) for wide in (width, compiled.TRADE_WIDTH, compiled.DENIED_WIDTH)
         )
         ended = compiled_walk(
             np.array([rules], dtype=_RULES)[0],
@@ -174,6 +205,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
             fills,
             trades,
             denied,
+            *legs,
             equity,
         )
         if state[compiled.STATUS] != compiled.TABLE_FULL:
@@ -182,12 +214,19 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
         raise TargetWrong(ended)
     if state[compiled.STATUS] == compiled.OVERFLOW:
         return f"an amount did not fit 64 bits at bar {ended}"
+    if state[compiled.STATUS] != compiled.DONE:
+        return f"the price of an entry's order, or the number of legs, is out of range at bar {ended}"
+    return _outcome(plan, reason, state, fills, trades, denied, equity)
+
+
+def _outcome(plan: Plan, reason: str, state: Ints, fills: Ints, trades: Ints, denied: Ints, equity: Floats) -> Outcome:
+    """Return the filled tables of a walk as columns."""
     fills = fills[: state[compiled.FILLS]]
     trades = trades[: state[compiled.TRADES]]
     denied = denied[: state[compiled.DENIED]]
     return Outcome(
         engine=Engine("compiled", reason),
-        units=units,
+        units=plan.units,
         fills=FillColumns(
             bar=fills[:, compiled.BAR],
             side=fills[:, compiled.SIDE],
@@ -196,6 +235,7 @@ def walk(plan: Plan, decisions: Decisions, reason: str) -> Outcome | str:
             fee=fills[:, compiled.FEE],
             is_base_fee=fills[:, compiled.IS_BASE] == 1,
             role=fills[:, compiled.ROLE],
+            decided=fills[:, orders.DECIDED] if fills.shape[1] > orders.DECIDED else None,
         ),
         trades=TradeColumns(
             trades[:, compiled.TRADE_ENTRY], trades[:, compiled.TRADE_EXIT], trades[:, compiled.TRADE_PNL]
@@ -239,6 +279,19 @@ def _not_covered(setup: Setup, units: Units) -> str:
     return ""
 
 
+def _orders_not_covered(setup: Setup, decisions: Decisions) -> str:
+    """Return what of entries that rest the walk does not know, or nothing."""
+    item = setup.instrument
+    if decisions.entry_limit is None and decisions.entry_stop is None:
+        return ""
+    if item.order_types and not {OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT} <= item.order_types:
+        return "the instrument forbids an order type"
+    has_few = item.orders_max is not None and item.orders_max < 3
+    if has_few or (item.algo_orders_max is not None and item.algo_orders_max < 2):
+        return "the instrument allows hardly any open order"
+    return ""
+
+
 def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> Rules:
     item, costs, limits = setup.instrument, setup.costs, setup.limits
     makers, takers = (costs.rate(is_maker=is_maker) for is_maker in (True, False))
@@ -249,7 +302,8 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
     slip_places = max(map(places, slip_of))
     multiplier = to_units(item.multiplier, units.multiplier)
     value_places = units.lot + units.price + units.multiplier
-    market = item.lot(is_market=True)
+    market, limited = item.lot(is_market=True), item.lot(is_market=False)
+    away_places = places(limits.price_band_pct)
     base_excess, quote_excess = units.lot + rate_places - 8, value_places + rate_places - 8
     sizing = Sizing.parse(setup.sizing)
     share_times, share_over = _share(sizing, setup.size, units) if sizing.needs_equity else (0, 1)
@@ -296,6 +350,9 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         quantity_least=_bound(market.least, units.quantity, ROUND_CEILING),
         quantity_most=_bound(market.most, units.quantity, ROUND_FLOOR),
         guard_least=_bound(max(item.qty_min, item.lot_step), units.quantity, ROUND_CEILING),
+        limit_least=_bound(limited.least, units.quantity, ROUND_CEILING),
+        limit_most=_bound(limited.most, units.quantity, ROUND_FLOOR),
+        notional_min_order=_bound(item.notional_min, value_places, ROUND_CEILING),
         notional_min=_bound(item.notional_min, value_places, ROUND_CEILING)
         if item.is_notional_min_for_market
         else -FAR,
@@ -303,6 +360,9 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         exposure_instrument=_bound(limits.exposure_max_instrument, units.worth, ROUND_FLOOR),
         exposure_account=_bound(limits.exposure_max_account, units.worth, ROUND_FLOOR),
         loss_max=_bound(limits.loss_day_max, units.worth, ROUND_CEILING),
+        away_most=_bound(limits.price_band_pct, away_places, ROUND_FLOOR),
+        away_unit=100 * 10**away_places,
+        entries_most=setup.pyramiding or FAR,
         has_band=int(band is not None),
         band_unit=10**band_places,
         band_sell_low=to_units(factors[0], band_places),
@@ -377,21 +437,23 @@ class _Details:
         if row[compiled.D_CODE] == compiled.DUST:
             return f"exit of {plain(from_units(row[compiled.D_LOTS], units.lot))}"
         close = from_units(plan.ticks.close[index], units.price)
-        levels = [
+        *levels, at_limit, at_stop = (
             None if row[column] == compiled.NONE else from_units(row[column], units.price)
-            for column in (compiled.D_STOP, compiled.D_LIMIT)
-        ]
+            for column in (compiled.D_STOP, compiled.D_LIMIT, compiled.D_ORDER_LIMIT, compiled.D_ORDER_STOP)
+        )
+        order = None if at_limit is None and at_stop is None else EntryPrices(at_limit, at_stop)
         funds = Funds(
             from_units(row[compiled.D_POSITION], units.quantity),
             from_units(row[compiled.D_CASH], units.cash),
             from_units(row[compiled.D_LOSS], units.worth),
+            entries=int(row[compiled.D_ENTRIES]),
         )
         side = Side.BUY if row[compiled.D_SIDE] > 0 else Side.SELL
         try:
             quantity = entry_quantity(
                 setup.sizing,
                 setup.size,
-                close,
+                at_limit or at_stop or close,
                 setup.instrument,
                 equity=funds.cash + funds.position * close * setup.instrument.multiplier,
                 stop_loss=levels[0],
@@ -399,7 +461,8 @@ class _Details:
             )
         except SizingMissing as error:
             return error.message
-        denial = TapeChecks(plan.bars, setup).denial(index, side, quantity, close, (levels[0], levels[1]), funds)
+        checks = TapeChecks(plan.bars, setup)
+        denial = checks.denial(index, side, quantity, close, (levels[0], levels[1]), funds, order)
         if denial is None or denial.code != CODES[int(row[compiled.D_CODE])]:
             raise BugError(f"the compiled engine denied {CODES[int(row[compiled.D_CODE])]}, the checks {denial}")
         return denial_text(denial)

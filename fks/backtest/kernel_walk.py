@@ -2,7 +2,8 @@
 
 `fks.backtest.kernel` prepares what they are given and compiles them. They book, match, size and check exactly what
 `fks.backtest.reference` does; the fill rule is `fks.matching`'s own functions. Where 64 bits could overflow they stop
-with `OVERFLOW`, and the reference engine runs instead.
+with `OVERFLOW`, and the reference engine runs instead. `make_walk` is for one market entry at a time;
+`fks.backtest.kernel_orders` has the walk of entries that rest and of positions of several entries, by the same helpers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.rule import behind, is_unclear, pair_leg, reach_down, reach_up, slip
+from fks.matching.rule import behind, is_unclear, no_worse, pair_leg, reach_down, reach_up, slip
 from fks.model.bar import Floats, Ints
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
@@ -21,7 +22,7 @@ FAR = 2**62
 NONE = -(2**62)  # no level
 
 # outcomes of a walk
-DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL = 0, 1, 2, 3
+DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL, NOT_COVERED = 0, 1, 2, 3, 4
 
 # fields of the state
 (
@@ -48,7 +49,21 @@ DONE, OVERFLOW, TARGET_WRONG, TABLE_FULL = 0, 1, 2, 3
 # columns of the tables
 BAR, SIDE, QUANTITY, PRICE, FEE, IS_BASE, ROLE, FILL_WIDTH = range(8)
 TRADE_ENTRY, TRADE_EXIT, TRADE_PNL, TRADE_WIDTH = range(4)
-D_BAR, D_SIDE, D_CODE, D_STOP, D_LIMIT, D_POSITION, D_CASH, D_LOSS, D_LOTS, DENIED_WIDTH = range(10)
+(
+    D_BAR,
+    D_SIDE,
+    D_CODE,
+    D_STOP,
+    D_LIMIT,
+    D_POSITION,
+    D_CASH,
+    D_LOSS,
+    D_LOTS,
+    D_ORDER_LIMIT,  # of an entry's order that rests
+    D_ORDER_STOP,
+    D_ENTRIES,  # that the position had
+    DENIED_WIDTH,
+) = range(13)
 
 # roles, as in fks.backtest.result.ROLES
 ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
@@ -71,7 +86,8 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
     LOSS_DAY,
     NO_STOP,  # to size by
     NO_VOLATILITY,
-) = range(16)
+    PYRAMIDING,
+) = range(17)
 
 # sizings
 NOTIONAL, FIXED, OF_EQUITY, OF_RISK, OF_VOLATILITY = range(5)
@@ -115,11 +131,17 @@ class Rules(NamedTuple):
     quantity_least: int  # places of quantities, as the limits below
     quantity_most: int
     guard_least: int
+    limit_least: int  # of limit and stop-limit orders
+    limit_most: int
     notional_min: int  # value
+    notional_min_order: int  # of orders that rest
     notional_max: int
     exposure_instrument: int  # worth
     exposure_account: int
     loss_max: int  # worth; 2^62 = none
+    away_most: int  # percent from the close that a limit may be, in units of 1 / away_unit; 2^62 = any
+    away_unit: int
+    entries_most: int  # of one position
     has_band: int
     band_unit: int
     band_sell_low: int
@@ -227,15 +249,23 @@ def book(
     ticks: int,
     span: int,
     role: int,
+    is_maker: bool,
+    worst: int,
+    is_more: bool,
 ) -> None:
     """Book a fill of `lots` (places of lots) at the price of the fill rule: slipped when it takes, the position net of
-    base fees, the cash net of quote fees, and the trade when it closes one. `span`: high less low of the bar."""
+    base fees, the cash net of quote fees, and the trade when it closes one.
+
+    `span`: high less low of the bar; `worst`: a limit that slippage does not exceed, or NONE. `is_more`: an entry adds
+    to the position, or an exit belongs to the newest trade.
+    """
     rate = rules.fee_rate
-    if role == LIMIT_ROLE:
+    if is_maker:
         rate = rules.fee_rate_maker
     elif rules.has_slip:
         away = ticks * rules.slip_of_price + span * rules.slip_of_range
-        ticks = slip(ticks, side, away, rules.slip_per_tick, rules.tick, rules.slip_fixed)
+        slipped = slip(ticks, side, away, rules.slip_per_tick, rules.tick, rules.slip_fixed)
+        ticks = slipped if worst == NONE else no_worse(slipped, ticks, worst, side)
     value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
     if float(lots) * float(ticks) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
         state[STATUS] = OVERFLOW
@@ -263,7 +293,8 @@ def book(
     state[FILLS] = number + 1
     position = state[POSITION]
     if role == ENTRY_ROLE:
-        state[ENTRY] = number
+        if not is_more:
+            state[ENTRY] = number
         state[COST] += paid
     elif position != 0:
         held = abs(position)
@@ -273,11 +304,16 @@ def book(
             if kept == FAR:
                 state[STATUS] = OVERFLOW
                 return
-        trade = state[TRADES]
+        profit = -paid - (state[COST] - kept)
+        if is_more:
+            trade = state[TRADES] - 1
+            profit += trades[trade, TRADE_PNL]
+        else:
+            trade = state[TRADES]
+            state[TRADES] = trade + 1
         trades[trade, TRADE_ENTRY] = state[ENTRY]
         trades[trade, TRADE_EXIT] = number
-        trades[trade, TRADE_PNL] = -paid - (state[COST] - kept)
-        state[TRADES] = trade + 1
+        trades[trade, TRADE_PNL] = profit
         state[COST] = kept
     position += moved
     state[POSITION] = position
@@ -290,8 +326,25 @@ def book(
         state[STATUS] = OVERFLOW
 
 
+def closing_lots(state: Ints, rules: Rules) -> int:
+    """Return the lots that close what is held; less than a step stays as dust."""
+    lots: int = abs(state[POSITION]) // (rules.lot * rules.lot_to_quantity) * rules.lot
+    return lots
+
+
 def deny(
-    state: Ints, denied: Ints, bar: int, side: int, code: int, stop: int, limit: int, loss: int, lots: int
+    state: Ints,
+    denied: Ints,
+    bar: int,
+    side: int,
+    code: int,
+    stop: int,
+    limit: int,
+    loss: int,
+    lots: int,
+    order_limit: int,
+    order_stop: int,
+    entries: int,
 ) -> None:
     """Note a denied entry, or an exit that is dust, with what its words need."""
     number = state[DENIED]
@@ -304,6 +357,9 @@ def deny(
     denied[number, D_CASH] = state[CASH]
     denied[number, D_LOSS] = loss
     denied[number, D_LOTS] = lots
+    denied[number, D_ORDER_LIMIT] = order_limit
+    denied[number, D_ORDER_STOP] = order_stop
+    denied[number, D_ENTRIES] = entries
     state[DENIED] = number + 1
 
 
@@ -311,12 +367,10 @@ def leave(
     state: Ints, fills: Ints, trades: Ints, denied: Ints, rules: Rules, bar: int, close: int, next_open: int, span: int
 ) -> None:
     """Close what is held at the open of the bar after `bar`; nothing when only dust is left."""
-    position = state[POSITION]
-    step = rules.lot * rules.lot_to_quantity
-    lots = abs(position) // step * rules.lot
+    lots = closing_lots(state, rules)
     if lots <= 0:
         return
-    side = -1 if position > 0 else 1
+    side = -1 if state[POSITION] > 0 else 1
     sellable = lots // rules.market_step * rules.market_step
     if float(sellable) * float(close) * float(rules.multiplier) >= SAFE:
         state[STATUS] = OVERFLOW
@@ -326,16 +380,58 @@ def leave(
         or sellable * rules.lot_to_quantity < rules.quantity_least
         or sellable * close * rules.multiplier < rules.notional_min
     ):
-        deny(state, denied, bar, side, DUST, NONE, NONE, 0, lots)
+        deny(state, denied, bar, side, DUST, NONE, NONE, 0, lots, NONE, NONE, 0)
         return
     state[GUARD] = 0
-    book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, EXIT_ROLE)
+    book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, EXIT_ROLE, False, NONE, False)
 
 
-def refusal(state: Ints, rules: Rules, side: int, lots: int, close: int, stop: int, limit: int, loss: int) -> int:
-    """Return the first of live's checks that denies an entry, in live's order, or OK."""
+def entry_price(close: int, order_limit: int, order_stop: int) -> int:
+    """Return the price that sizes and checks an entry: its order's limit, else its stop, else the close."""
+    if order_limit != NONE:
+        return order_limit
+    return order_stop if order_stop != NONE else close
+
+
+def is_out_of_band(state: Ints, rules: Rules, side: int, close: int, limit: int) -> bool:
+    """Return whether the limit of an order that rests is too far from the close, by our setting or the exchange's
+    filter."""
+    if rules.away_most < FAR:
+        away = abs(limit - close)
+        if float(max(away, close)) * float(max(rules.away_unit, rules.away_most)) >= SAFE:
+            state[STATUS] = OVERFLOW
+        elif away * rules.away_unit > rules.away_most * close:
+            return True
+    if rules.has_band:
+        low = rules.band_buy_low if side > 0 else rules.band_sell_low
+        high = rules.band_buy_high if side > 0 else rules.band_sell_high
+        if float(max(limit, close)) * float(max(rules.band_unit, high)) >= SAFE:
+            state[STATUS] = OVERFLOW
+        else:
+            return limit * rules.band_unit < low * close or limit * rules.band_unit > high * close
+    return False
+
+
+def refusal(
+    state: Ints,
+    rules: Rules,
+    side: int,
+    lots: int,
+    close: int,
+    order_limit: int,
+    order_stop: int,
+    stop: int,
+    limit: int,
+    loss: int,
+    entries: int,
+) -> int:
+    """Return the first of live's checks that denies an entry, in live's order, or OK. `order_limit`, `order_stop`: the
+    prices of an order that rests, above 0, or NONE."""
+    at = entry_price(close, order_limit, order_stop)
     if (stop != NONE and stop <= 0) or (limit != NONE and limit <= 0):
         return PRICE_TICK
+    if order_limit != NONE and is_out_of_band(state, rules, side, close, order_limit):
+        return PRICE_BAND
     if rules.has_band and limit != NONE:
         low = rules.band_sell_low if side > 0 else rules.band_buy_low
         high = rules.band_sell_high if side > 0 else rules.band_buy_high
@@ -343,17 +439,23 @@ def refusal(state: Ints, rules: Rules, side: int, lots: int, close: int, stop: i
             state[STATUS] = OVERFLOW
         elif limit * rules.band_unit < low * close or limit * rules.band_unit > high * close:
             return PRICE_BAND
-    if (stop != NONE and (stop - close) * side >= 0) or (limit != NONE and (limit - close) * side <= 0):
+    if order_stop != NONE and (order_stop - close) * side <= 0:
+        return WRONG_SIDE
+    if (stop != NONE and (stop - at) * side >= 0) or (limit != NONE and (limit - at) * side <= 0):
         return WRONG_SIDE
     quantity = lots * rules.lot_to_quantity
-    if lots % rules.market_step != 0:
+    if order_limit == NONE or stop != NONE:  # a market order, once it triggers, or its stop loss does
+        step, least, most = rules.market_step, rules.quantity_least, rules.quantity_most
+    else:
+        step, least, most = rules.lot, rules.limit_least, rules.limit_most
+    if lots % step != 0:
         return QTY_STEP
-    if quantity < rules.quantity_least or quantity <= 0:
+    if quantity < least or quantity <= 0:
         return QTY_MIN
-    if quantity > rules.quantity_most:
+    if quantity > most:
         return QTY_MAX
-    value = lots * close * rules.multiplier
-    if value < rules.notional_min:
+    value = lots * at * rules.multiplier
+    if value < (rules.notional_min if order_limit == NONE and order_stop == NONE else rules.notional_min_order):
         return NOTIONAL_MIN
     if value > rules.notional_max:
         return NOTIONAL_MAX
@@ -363,26 +465,28 @@ def refusal(state: Ints, rules: Rules, side: int, lots: int, close: int, stop: i
     elif not rules.can_short and quantity > max(state[POSITION], 0):
         return BALANCE
     after = state[POSITION] * side + quantity
-    if float(after) * float(close) * float(rules.multiplier) >= SAFE:
+    if float(after) * float(at) * float(rules.multiplier) >= SAFE:
         state[STATUS] = OVERFLOW
         return OK
-    exposure = max(after, 0) * close * rules.multiplier
+    exposure = max(after, 0) * at * rules.multiplier
     if exposure > rules.exposure_instrument:
         return EXPOSURE_INSTRUMENT
     if exposure > rules.exposure_account:
         return EXPOSURE_ACCOUNT
     if loss >= rules.loss_max:
         return LOSS_DAY
+    if entries >= rules.entries_most:
+        return PYRAMIDING
     return OK
 
 
-def share_lots(state: Ints, rules: Rules, close: int, stop: int, volatility: int) -> tuple[int, int]:
-    """Return the lots of an entry whose size is a share of the equity, and OK or why it has none."""
-    per_unit = close
+def share_lots(state: Ints, rules: Rules, close: int, at: int, stop: int, volatility: int) -> tuple[int, int]:
+    """Return the lots of an entry at the price `at` whose size is a share of the equity, and OK or why it has none."""
+    per_unit = at
     if rules.sizing == OF_RISK:
         if stop == NONE:
             return 0, NO_STOP
-        per_unit = abs(close - stop)
+        per_unit = abs(at - stop)
     elif rules.sizing == OF_VOLATILITY:
         if volatility < 0:
             return 0, NO_VOLATILITY
@@ -403,6 +507,44 @@ def share_lots(state: Ints, rules: Rules, close: int, stop: int, volatility: int
     return steps * rules.lot, OK
 
 
+def entry_lots(
+    state: Ints,
+    denied: Ints,
+    rules: Rules,
+    bar: int,
+    side: int,
+    close: int,
+    order_limit: int,
+    order_stop: int,
+    stop: int,
+    limit: int,
+    loss: int,
+    volatility: int,
+    entries: int,
+) -> int:
+    """Return the lots of an entry decided on `bar`, -1 when it is denied or does not fit."""
+    code, at, lots = OK, entry_price(close, order_limit, order_stop), rules.size
+    if rules.sizing == NOTIONAL:
+        lots = rules.size // (at * rules.lot * rules.multiplier) * rules.lot
+    elif rules.sizing != FIXED:
+        lots, code = share_lots(state, rules, close, at, stop, volatility)
+        if code != OK:
+            deny(state, denied, bar, side, code, stop, limit, loss, 0, order_limit, order_stop, entries)
+    if state[STATUS] != DONE or code != OK:
+        return -1
+    value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
+    if float(lots) * float(at) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
+        state[STATUS] = OVERFLOW
+        return -1
+    code = refusal(state, rules, side, lots, close, order_limit, order_stop, stop, limit, loss, entries)
+    if state[STATUS] != DONE:
+        return -1
+    if code != OK:
+        deny(state, denied, bar, side, code, stop, limit, loss, lots, order_limit, order_stop, entries)
+        return -1
+    return lots
+
+
 def enter(
     state: Ints,
     fills: Ints,
@@ -421,35 +563,18 @@ def enter(
     volatility: int,
 ) -> None:
     """Size, check and fill an entry decided on `bar` at the next bar's open, and place its protection."""
-    code = OK
     if stop == FAR or limit == FAR or trail == FAR:
         state[STATUS] = OVERFLOW
         return
     if stop == NONE and trail != NONE:
         stop = behind(close, trail, side, rules.tick)
-    lots = rules.size
-    if rules.sizing == NOTIONAL:
-        lots = rules.size // (close * rules.lot * rules.multiplier) * rules.lot
-    elif rules.sizing != FIXED:
-        lots, code = share_lots(state, rules, close, stop, volatility)
-        if code != OK:
-            deny(state, denied, bar, side, code, stop, limit, loss, 0)
-    if state[STATUS] != DONE or code != OK:
+    lots = entry_lots(state, denied, rules, bar, side, close, NONE, NONE, stop, limit, loss, volatility, 0)
+    if lots < 0:
         return
-    value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
-    if float(lots) * float(close) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
-        state[STATUS] = OVERFLOW
-        return
-    code = refusal(state, rules, side, lots, close, stop, limit, loss)
-    if state[STATUS] != DONE:
-        return
-    if code != OK:
-        deny(state, denied, bar, side, code, stop, limit, loss, lots)
-        return
-    book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, ENTRY_ROLE)
+    book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, ENTRY_ROLE, False, NONE, False)
     if stop == NONE and limit == NONE:
         return
-    guarded = abs(state[POSITION]) // (rules.lot * rules.lot_to_quantity) * rules.lot
+    guarded = closing_lots(state, rules)
     if guarded * rules.lot_to_quantity >= rules.guard_least:
         state[GUARD] = 1
         state[GUARD_LOTS] = guarded
@@ -460,34 +585,44 @@ def enter(
         state[GUARD_TRAIL] = trail
 
 
-def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int) -> None:
-    """Fill the resting protection when `bar` reaches it."""
-    stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
-    placed_in_bar = bar == state[GUARD_SINCE]
+def leg_hit(
+    stop: int, limit: int, sells: bool, placed_in_bar: bool, takes: bool, open_: int, high: int, low: int
+) -> tuple[int, int, bool]:
+    """Return which leg of a protection fills in a bar (0 none, 1 the stop, 2 the limit), at which price, and whether
+    the bar does not show which came first. `takes`: the bar may fill the limit at all."""
     is_stopped, is_taken, is_through, is_open_stopped = False, False, False, False
     at_stop, at_limit = stop, limit
     if sells:
         if stop != NONE:
             is_stopped, at_stop = reach_down(stop, open_, low, placed_in_bar)
             is_open_stopped = not placed_in_bar and open_ <= stop
-        if limit != NONE:
+        if limit != NONE and takes:
             is_taken, at_limit = reach_up(limit, open_, high, placed_in_bar)
             is_through = not placed_in_bar and open_ >= limit
     else:
         if stop != NONE:
             is_stopped, at_stop = reach_up(stop, open_, high, placed_in_bar)
             is_open_stopped = not placed_in_bar and open_ >= stop
-        if limit != NONE:
+        if limit != NONE and takes:
             is_taken, at_limit = reach_down(limit, open_, low, placed_in_bar)
             is_through = not placed_in_bar and open_ <= limit
     leg = pair_leg(is_stopped, is_taken, is_through)
+    ticks = at_stop if leg == 1 else at_limit
+    return leg, ticks, is_unclear(is_stopped, is_taken, is_open_stopped, is_through)
+
+
+def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open_: int, high: int, low: int) -> None:
+    """Fill the resting protection when `bar` reaches it."""
+    sells, placed_in_bar = state[GUARD_SELLS] == 1, bar == state[GUARD_SINCE]
+    leg, ticks, has_both = leg_hit(state[GUARD_STOP], state[GUARD_LIMIT], sells, placed_in_bar, True, open_, high, low)
     if leg == 0:
         return
     state[GUARD] = 0
-    if is_unclear(is_stopped, is_taken, is_open_stopped, is_through):
+    if has_both:
         state[UNCLEAR] += 1
-    ticks, role = (at_stop, STOP_ROLE) if leg == 1 else (at_limit, LIMIT_ROLE)
-    book(state, fills, trades, rules, bar, -1 if sells else 1, state[GUARD_LOTS], ticks, high - low, role)
+    role = STOP_ROLE if leg == 1 else LIMIT_ROLE
+    side, lots = -1 if sells else 1, state[GUARD_LOTS]
+    book(state, fills, trades, rules, bar, side, lots, ticks, high - low, role, leg == 2, NONE, False)
 
 
 def first_touch(state: Ints, low: Ints, high: Ints, start: int, last: int) -> int:
@@ -570,6 +705,7 @@ def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: in
 HELPERS: tuple[Callable[..., Any], ...] = (
     behind,
     is_unclear,
+    no_worse,
     pair_leg,
     reach_down,
     reach_up,
@@ -580,11 +716,16 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     share_floor,
     level_ticks,
     book,
+    closing_lots,
     deny,
     leave,
+    entry_price,
+    is_out_of_band,
     refusal,
     share_lots,
+    entry_lots,
     enter,
+    leg_hit,
     protect,
     first_touch,
     first_trailed,
@@ -597,9 +738,11 @@ HELPERS: tuple[Callable[..., Any], ...] = (
 #: of these, what few runs or few bars need: compiled as calls, so that the rest stays small
 SELDOM: tuple[Callable[..., Any], ...] = (
     slip,
+    no_worse,
     divide_wide,
     share_half_even,
     share_floor,
+    is_out_of_band,
     share_lots,
     first_trailed,
 )

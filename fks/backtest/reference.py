@@ -35,10 +35,11 @@ _INT64 = 2**63
 @dataclass(slots=True)
 class _Protection:
     """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on. `parts`: what the legs of each entry cover, oldest entry first (`_parts`). With `trail` the
-    stop follows the closes; it is that of the bar `scan_from`."""
+    from `take_since` on. `parts`: what the legs of each entry cover, oldest entry first (`_parts`); `bought`: what
+    these entries bought. With `trail` the stop follows the closes; it is that of the bar `scan_from`."""
 
     parts: list[Decimal]
+    bought: list[Decimal]
     decided: list[int]  # the bars that decided these entries
     side: Side
     since: int
@@ -354,7 +355,8 @@ def _protect(
     """Place the protections of an entry that filled in bar `index`, over what is held."""
     instrument, guard = book.setup.instrument, book.protection
     if guard is not None and len(book.entered) > 1:
-        guard.parts_before, guard.newest, guard.parts = guard.parts, index, _parts(book)
+        guard.bought.append(book.entered[-1])
+        guard.parts_before, guard.newest, guard.parts = guard.parts, index, _parts(book, guard.bought)
         guard.decided.append(book.decided[-1])
         guard.order_before = list(guard.order)
         guard.order.append(len(guard.parts) - 1)
@@ -364,17 +366,18 @@ def _protect(
         return
     guarded = exit_quantity(book.position, instrument)
     if (stop is not None or limit is not None) and guarded >= max(instrument.qty_min, instrument.lot_step):
+        decided = book.decided[-1:]
         book.protection = _Protection(
-            [guarded], book.decided[-1:], side.opposite, index, stop, limit, take_since, index, is_unclear, trail
+            [guarded], [guarded], decided, side.opposite, index, stop, limit, take_since, index, is_unclear, trail
         )
 
 
-def _parts(book: _Book) -> list[Decimal]:
+def _parts(book: _Book, bought: list[Decimal]) -> list[Decimal]:
     """Return what the legs of each entry cover, oldest first: a position is made of its newest entries, as live has it
     (`fks.orders.protection`), so that fees in base make the oldest one's part smaller."""
     left, found = exit_quantity(book.position, book.setup.instrument), []
-    for bought in reversed(book.entered[1:]):
-        found.append(min(left, bought))
+    for quantity in reversed(bought[1:]):
+        found.append(min(left, quantity))
         left -= found[-1]
     return [left, *reversed(found)]
 
@@ -423,15 +426,25 @@ def _leave(book: _Book, index: int) -> None:
 
 
 def _resolve(book: _Book, through: int) -> None:
-    """Fill the entry's order that rests, and then the protection, at the first bar up to `through` (inclusive) that
-    reaches it."""
+    """Fill what rests at the first bar up to `through` (inclusive) that reaches it: in one bar the entry's order, then
+    the protection. Both rest where a position was too small to be closed; they are matched in order of time."""
+    while book.waiting is not None and book.protection is not None and book.waiting.at <= through:
+        index = book.waiting.at
+        _resolve_waiting(book, book.waiting, index)
+        _resolve_protection(book, index)
     if book.waiting is not None:
         _resolve_waiting(book, book.waiting, through)
+    _resolve_protection(book, through)
+
+
+def _resolve_protection(book: _Book, through: int) -> None:
+    """Fill the protection at the first bar up to `through` that reaches it."""
     guard = book.protection
     if guard is None:
         return
     index = _first_touch(book, guard, through)
     if index is None:
+        guard.scan_from = max(guard.scan_from, through + 1)
         return
     hit = _match(guard, book.range(index), placed_in_bar=index == guard.since, takes=index >= guard.take_since)
     assert hit is not None, "a touched protection fills"
@@ -574,7 +587,7 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             take_since=index + (is_limit and is_inside),
             is_unclear=is_inside and not is_limit,
         )
-        if book.protection is not None and is_inside:
+        if book.protection is not None and book.protection.since == index and is_inside:
             _resolve_entry_bar(book, book.protection, index, order)
         return
     waiting.at = max(waiting.at, through + 1)

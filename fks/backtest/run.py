@@ -91,16 +91,17 @@ def _ensure_finer(bars: Bars, finer: Bars | None) -> None:
 
 
 def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: EngineName, finer: Bars | None) -> Outcome:
-    reason = "chosen"
-    if engine == "auto":
-        engine, reason = _cheaper(len(bars))
+    reason, most = "chosen", strategy.entries_max()
     decisions = decide(strategy, bars)
-    if engine == "compiled" and strategy.entries_max() > 1:
-        engine, reason = "reference", "positions may have several entries"
+    has_orders = kernel.needs_orders(decisions, most)
+    if engine == "auto":
+        engine, reason = _cheaper(len(bars), has_orders=has_orders)
     if engine == "compiled":
         plan = kernel.plan(bars, first, setup)
+        if has_orders:
+            decisions = checked(strategy, decisions, bars)
         try:
-            outcome: Outcome | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason)
+            outcome: Outcome | str = plan if isinstance(plan, str) else kernel.walk(plan, decisions, reason, most)
         except kernel.TargetWrong as error:
             raise target_wrong(strategy, decisions, bars, error.index) from None
         if isinstance(outcome, Outcome) and (finer is None or not outcome.unclear):
@@ -112,8 +113,8 @@ def _walk(strategy: Strategy, bars: Bars, first: int, setup: Setup, engine: Engi
     return reference.walk(bars, first, setup, checked(strategy, decisions, bars), reason, finer)
 
 
-def _cheaper(count: int) -> tuple[EngineName, str]:
-    if kernel.is_loaded():
+def _cheaper(count: int, *, has_orders: bool) -> tuple[EngineName, str]:
+    if kernel.is_loaded(has_orders=has_orders):
         return "compiled", "loaded"
     if count >= _LOAD_FROM:
         return "compiled", f"{_LOAD_FROM} bars or more"

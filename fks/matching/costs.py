@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from fks.matching.rule import slip
+from fks.matching.rule import no_worse, slip
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, money
 from fks.model.order import Side
@@ -80,9 +80,7 @@ class Slippage:
             return price
         ticks, of_price, of_span = self.factors
         found = slip(price, side.sign, price * of_price + span * of_span, tick, tick, ticks * tick)
-        if limit is None:
-            return found
-        return min(found, max(limit, price)) if side is Side.BUY else max(found, min(limit, price))
+        return found if limit is None else no_worse(found, price, limit, side.sign)
 
 
 class HasCosts(Protocol):

@@ -1,7 +1,7 @@
 """The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
 
-`reach_down`, `reach_up`, `pair_leg`, `is_unclear`, `slip` and `behind` are the rule itself, on plain numbers. The
-compiled engine of backtests compiles these same functions.
+`reach_down`, `reach_up`, `is_accepted`, `pair_leg`, `is_unclear`, `slip`, `no_worse` and `behind` are the rule itself,
+on plain numbers. The compiled engine of backtests compiles these same functions.
 """
 
 from __future__ import annotations
@@ -86,6 +86,20 @@ def slip(price: Price, sign: int, away: Price, per_tick: Price, tick: Price, fix
     return slipped if slipped >= tick else min(price, tick)
 
 
+def no_worse(slipped: Price, price: Price, limit: Price, sign: int) -> Price:
+    """Return a taker's slipped price, no worse than its order's `limit`, or than the rule's `price` where that is
+    beyond it; `sign` as in `slip`."""
+    if sign > 0:
+        return min(slipped, max(limit, price))
+    return max(slipped, min(limit, price))
+
+
+def is_accepted(price: Price, limit: Price, sign: int) -> bool:
+    """Return whether the limit of a stop-limit accepts the price that triggers it: a buy (`sign` 1) at most the limit,
+    a sell (-1) at least."""
+    return price <= limit if sign > 0 else price >= limit
+
+
 def behind(price: Prices, distance: Prices, sign: int, tick: Prices) -> Prices:
     """Return where a stop is that follows a position at `distance`: below a close for a long (`sign` 1), above it for a
     short (-1), rounded away from it onto the tick grid. `price` less `distance` is not negative."""
@@ -149,8 +163,7 @@ def match_resting(order: Resting[Price], bar: BarRange[Price], *, placed_in_bar:
         trigger = _stop_price(order, bar, placed_in_bar=placed_in_bar)
         if trigger is None or order.price is None:
             return None
-        is_good = trigger >= order.price if order.side is Side.SELL else trigger <= order.price
-        return trigger if is_good else None
+        return trigger if is_accepted(trigger, order.price, order.side.sign) else None
     return _limit_price(order, bar, placed_in_bar=placed_in_bar)
 
 

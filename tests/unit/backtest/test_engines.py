@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +25,7 @@ from fks.model.bar import Bars
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES
-from fks.strategies.base import Decisions, Strategy, StrategyError
+from fks.strategies.base import Decisions, Strategy, StrategyError, decide
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.registry import load_catalogue
 from tests.support.backtests import run
@@ -67,16 +68,23 @@ class Given(Strategy):
     stop: tuple[float, ...] | None = None
     limit: tuple[float, ...] | None = None
     trail: tuple[float, ...] | None = None
+    entry_limit: tuple[float, ...] | None = None
+    entry_stop: tuple[float, ...] | None = None
+    entry_bars: tuple[float, ...] | None = None
     warm: int = 0
+    most: int = 1
 
     def warmup(self) -> int:
         return self.warm
 
+    def entries_max(self) -> int:
+        return self.most
+
     def decide(self, bars: Bars) -> Decisions:
         part = slice(-len(bars), None)
-        levels = (None if v is None else np.array(v)[part] for v in (self.stop, self.limit, self.trail))
-        stop, limit, trail = levels
-        return Decisions(np.array(self.target)[part], stop, limit, trail=trail)
+        entry = (self.entry_limit, self.entry_stop, self.entry_bars)
+        levels = (None if v is None else np.array(v)[part] for v in (self.stop, self.limit, *entry, self.trail))
+        return Decisions(np.array(self.target)[part], *levels)
 
 
 def both(strategy: Strategy, bars: Bars, setup: Setup) -> tuple[Result, Result]:
@@ -89,8 +97,11 @@ def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     is_beyond = setup.sizing.partition(":")[0] in ("risk_pct", "atr_pct", "stdev_pct") and any(
         text in compiled.engine.reason for text in ("did not fit 64 bits", "may not fit 64 bits")
     )  # a stop or a volatility of one tick buys more than 64 bits hold
-    wanted = "reference" if is_beyond or strategy.entries_max() > 1 else "compiled"
+    wanted = "reference" if is_beyond else "compiled"
     assert (compiled.engine.name, reference.engine.name) == (wanted, "reference"), compiled.engine.reason
+    if compiled.fill_columns.decided is not None and reference.fill_columns.decided is not None:
+        assert compiled.fill_columns.decided.tolist() == reference.fill_columns.decided.tolist()
+    assert compiled.unclear == reference.unclear
     assert compiled.fills == reference.fills
     assert compiled.trades == reference.trades
     assert compiled.denied == reference.denied
@@ -197,6 +208,39 @@ class Dice:
         warm = int(self.random.integers(0, min(3, count - 1)))
         return Given(target=tuple(target), stop=stop, limit=limit, trail=self.trail(bars, scale), warm=warm)
 
+    def resting(self, bars: Bars, scale: float) -> Given:
+        """Return decisions whose entries are limit, stop, stop-limit and market orders, some with an end."""
+        plain, count = self.strategy(bars, scale), len(bars)
+        side = np.where(np.array(plain.target) < 0, -1.0, 1.0)
+        near = self.one_of(1, 4, 12) * scale * self.one_of(1.0, 1.0, 1.0 / 3.0)
+        away = np.where(self.random.random((2, count)) < 0.1, -1, self.random.integers(1, 4, (2, count))) * near
+        draw, nothing = self.random.random((2, count)), np.full(count, np.nan)
+        limits, stops = bars.close - side * away[0], bars.close + side * away[1]
+        with_both = stops + side * self.random.integers(-1, 3, count) * near
+        kind = self.random.integers(0, 4, count)
+        limit = np.where(kind == 0, limits, np.where(kind == 1, with_both, nothing))
+        stop = np.where((kind == 1) | (kind == 2), stops, nothing)
+        lives = np.where(draw[0] < 0.5, nothing, np.floor(draw[1] * 6.0))
+        return plain.model_copy(
+            update={
+                "entry_limit": tuple(np.where(limit > 0, limit, nothing)) if self.one_of(0, 1, 1, 1) else None,
+                "entry_stop": tuple(np.where(stop > 0, stop, nothing)) if self.one_of(0, 1, 1, 1) else tuple(nothing),
+                "entry_bars": tuple(lives) if self.one_of(0, 1) else None,
+            }
+        )
+
+    def several(self, bars: Bars, scale: float) -> Given:
+        """Return decisions whose targets grow on their side, at most to some entries, and never shrink to less."""
+        plain, most = self.strategy(bars, scale), self.one_of(2, 3, 5)
+        grows, found, now = self.random.random(len(bars)) < self.one_of(0.2, 0.5), [], 0.0
+        for wanted, more in zip(plain.target, grows, strict=True):
+            if wanted * now > 0:
+                now = min(abs(now) + more * self.one_of(1, 1, 2), most) * wanted
+            else:
+                now = wanted * self.one_of(1, 1, 1, 2)
+            found.append(now)
+        return plain.model_copy(update={"target": tuple(found), "most": most})
+
     def trail(self, bars: Bars, scale: float) -> tuple[float, ...] | None:
         """Return distances of trailing stops, some of them none, or strange."""
         if self.one_of(0, 0, 1):
@@ -215,6 +259,100 @@ def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     setup, scale = dice.setup()
     bars = dice.tape(scale)
     assert_equal(dice.strategy(bars, scale), bars, setup)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=300, deadline=None)
+def test_engines_agree_on_entries_that_rest(seed: int) -> None:
+    dice = Dice(seed)
+    setup, scale = dice.setup()
+    bars = dice.tape(scale)
+    assert_equal(dice.resting(bars, scale), bars, setup)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=300, deadline=None)
+def test_engines_agree_on_positions_of_several_entries(seed: int) -> None:
+    dice = Dice(seed)
+    setup, scale = dice.setup()
+    bars = dice.tape(scale)
+    assert_equal(dice.several(bars, scale), bars, replace(setup, pyramiding=dice.one_of(None, None, 1, 2)))
+
+
+def by_hand(*rows: tuple[float, float, float, float]) -> Bars:
+    columns = np.array(rows, dtype=float).T
+    times = START_NS + np.arange(len(rows), dtype=np.int64) * 60 * NS
+    return Bars("TAPE", "1m", times, *columns, np.ones(len(rows)))
+
+
+def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() -> None:
+    """The first position's exit is below the least notional, so its stop stays; the next entry's limit rests beside
+    it."""
+    bars = by_hand(
+        (100, 101, 99, 100),
+        (100, 100, 80, 80),
+        (80, 81, 79.5, 80),
+        (80, 80, 78, 78),
+        (78, 78, 75, 76),
+        (76, 76, 69, 70),
+    )
+    nan = float("nan")
+    strategy = Given(
+        target=(1, 0, 1, 1, 1, 1), stop=(79, nan, 70, nan, nan, nan), entry_limit=(nan, nan, 76, nan, nan, nan)
+    )
+    result = assert_equal(strategy, bars, Setup(BTC, size=Decimal(6), limits=UNLIMITED))
+    assert [(fill.role.value, float(fill.price)) for fill in result.fills] == [
+        ("entry", 100),
+        ("sl", 79),
+        ("entry", 76),
+        ("sl", 70),
+    ]
+    assert result.denied_count == {"QTY_MIN": 1}
+
+
+def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> None:
+    """What the fee leaves of the first entry is below the least lot: the second entry's leg covers both."""
+    bars = by_hand(*[(100, 101, 99, 100)] * 4, (100, 101, 80, 90), (90, 91, 89, 90))
+    strategy = Given(target=(1, 2, 3, 3, 3, 3), stop=(90,) * 6, most=3)
+    item = replace(BTC, qty_min=Decimal(10), lot_step=Decimal("0.01"))
+    result = assert_equal(strategy, bars, Setup(item, sizing="quantity", size=Decimal(10), limits=UNLIMITED))
+    assert [(fill.role.value, fill.quantity) for fill in result.fills] == [
+        *[("entry", 10)] * 3,
+        ("sl", 10),
+        ("sl", Decimal("19.97")),
+    ]
+
+
+def test_generated_entries_rest_expire_trigger_and_pile_up() -> None:
+    """The generators of the tests above reach what these are about."""
+    resting, several = Counter[str](), Counter[str]()
+    for seed in range(150):
+        dice = Dice(seed)
+        setup, scale = dice.setup()
+        bars = dice.tape(scale)
+        strategy = dice.resting(bars, scale)
+        result = run(strategy, bars, setup, engine="compiled")
+        resting.update(f"{fill.role.value} {fill.side.value}" for fill in result.fills)
+        resting.update(result.denied_count)
+        resting["unclear"] += result.unclear
+        decided = result.fill_columns.decided
+        assert decided is not None
+        is_entry = result.fill_columns.role == 0
+        resting["late"] += int((result.fill_columns.bar - decided > 1)[is_entry].sum())
+        resting["expired"] += bool(strategy.entry_bars and np.any(decide(strategy, bars).target != strategy.target))
+        dice = Dice(seed)
+        setup, scale = dice.setup()
+        bars = dice.tape(scale)
+        limited = replace(setup, pyramiding=dice.one_of(None, 1))
+        result = run(dice.several(bars, scale), bars, limited, engine="compiled")
+        trades = result.trade_columns
+        several["legs"] += int((trades.exit - trades.entry > 1).sum())
+        several.update(fill.role.value for fill in result.fills)
+        several.update(result.denied_count)
+    sides = ("entry buy", "entry sell", "exit buy", "exit sell", "sl buy", "sl sell", "tp buy", "tp sell")
+    checks = ("PRICE_BAND", "STOP_WRONG_SIDE", "BALANCE", "NOTIONAL_MIN")
+    assert min(resting[name] for name in (*sides, *checks, "late", "unclear", "expired")) >= 10, resting
+    assert min(several[name] for name in ("legs", "entry", "exit", "sl", "tp", "PYRAMIDING")) >= 10, several
 
 
 FAST: dict[str, dict[str, Any]] = {

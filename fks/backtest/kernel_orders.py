@@ -1,0 +1,369 @@
+"""The compiled walk of entries that rest as limit or stop orders, and of positions of several entries.
+
+It goes bar by bar and books, sizes, checks and matches by the functions of `fks.backtest.kernel_walk`; the fill rule is
+`fks.matching`'s own. `fks.backtest.kernel` compiles it apart from that module's walk, which stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fks.backtest.kernel_walk import (
+    CASH,
+    DAY_REACHED,
+    DENIED,
+    DONE,
+    ENTRY_ROLE,
+    FAR,
+    FILL_WIDTH,
+    FILLS,
+    GUARD,
+    GUARD_LIMIT,
+    GUARD_SELLS,
+    GUARD_SINCE,
+    GUARD_STOP,
+    GUARD_TRAIL,
+    LIMIT_ROLE,
+    NONE,
+    NOT_COVERED,
+    OF_VOLATILITY,
+    OVERFLOW,
+    POSITION,
+    STATE_SIZE,
+    STATUS,
+    STOP_ROLE,
+    TABLE_FULL,
+    UNCLEAR,
+    Rules,
+    book,
+    closing_lots,
+    cut,
+    entry_lots,
+    entry_price,
+    leave,
+    leg_hit,
+    level_ticks,
+)
+from fks.matching.rule import behind, is_accepted, reach_down, reach_up
+from fks.model.bar import Floats, Ints
+
+# fields of the state, after those of kernel_walk
+(
+    GUARD_TAKES,  # the bar from which on the limit of the protection may fill
+    GUARD_UNCLEAR,  # 1: its entry was a stop that filled inside its bar
+    GUARD_NEWEST,  # the bar that a further entry filled in
+    LEGS,  # of the protection: one for each of its entries
+    FIRST_AT,  # how many of the others come before the first entry's leg, where all of them fill
+    FIRST_BEFORE,  # the same before the newest entry
+    ENTRIES,  # of the position
+    WAITING,  # the side of an entry's order that rests, or 0
+    WAITING_LOTS,
+    WAITING_LIMIT,
+    WAITING_STOP,  # NONE once it has triggered
+    WAITING_DECIDED,  # the bar that decided it
+    WAITING_STOP_LOSS,
+    WAITING_TAKE_PROFIT,
+    WAITING_TRAIL,
+    ORDERS_STATE_SIZE,
+) = range(STATE_SIZE, STATE_SIZE + 16)
+
+# a column more of the fills: the bar that decided it, or the entry that it protects
+DECIDED, ORDERS_FILL_WIDTH = FILL_WIDTH, FILL_WIDTH + 1
+# columns of the legs, oldest entry first, in places of lots
+BOUGHT, PART, PART_BEFORE, LEG_DECIDED, LEG_WIDTH = range(5)
+
+
+def reach_entry(side: int, limit: int, stop: int, open_: int, high: int, low: int) -> tuple[bool, int, bool]:
+    """Return whether an entry's order fills in a bar, at which price, and whether its stop has triggered. `stop`: NONE
+    for a limit order, and for a stop-limit that has triggered."""
+    if stop == NONE:
+        is_hit, ticks = reach_down(limit, open_, low, False) if side > 0 else reach_up(limit, open_, high, False)
+        return is_hit, ticks, False
+    is_hit, ticks = reach_up(stop, open_, high, False) if side > 0 else reach_down(stop, open_, low, False)
+    if is_hit and limit != NONE and not is_accepted(ticks, limit, side):
+        return False, ticks, True
+    return is_hit, ticks, is_hit
+
+
+def place_legs(
+    state: Ints,
+    legs: Ints,
+    rules: Rules,
+    bar: int,
+    side: int,
+    stop: int,
+    limit: int,
+    trail: int,
+    takes_since: int,
+    is_entry_unclear: bool,
+    decided: int,
+    lots: int,
+) -> bool:
+    """Place the protection of an entry that filled in `bar` over what is held, or another leg of the one that is there.
+    Return whether it is a new one."""
+    count = state[LEGS]
+    if state[GUARD] == 1 and state[ENTRIES] > 1:
+        if count == len(legs):
+            state[STATUS] = NOT_COVERED
+            return False
+        legs[count, BOUGHT], legs[count, LEG_DECIDED], legs[count, PART] = lots, decided, 0
+        left = closing_lots(state, rules)
+        for number in range(count, -1, -1):
+            legs[number, PART_BEFORE] = legs[number, PART]
+            legs[number, PART] = min(left, legs[number, BOUGHT]) if number > 0 else left
+            left -= legs[number, PART]
+        state[FIRST_BEFORE] = state[FIRST_AT]
+        if legs[0, PART] != legs[0, PART_BEFORE]:  # it is placed again, after the new one
+            state[FIRST_AT] = count
+        state[LEGS] = count + 1
+        state[GUARD_NEWEST] = bar
+        return False
+    guarded = closing_lots(state, rules)
+    if (stop == NONE and limit == NONE) or guarded * rules.lot_to_quantity < rules.guard_least:
+        return False
+    legs[0, BOUGHT], legs[0, PART], legs[0, LEG_DECIDED] = guarded, guarded, decided
+    state[GUARD] = 1
+    state[GUARD_SELLS] = 1 if side > 0 else 0
+    state[GUARD_SINCE] = bar
+    state[GUARD_STOP] = stop
+    state[GUARD_LIMIT] = limit
+    state[GUARD_TRAIL] = trail
+    state[GUARD_TAKES] = takes_since
+    state[GUARD_UNCLEAR] = 1 if is_entry_unclear else 0
+    state[GUARD_NEWEST] = -1
+    state[LEGS] = 1
+    state[FIRST_AT] = 0
+    state[FIRST_BEFORE] = 0
+    return True
+
+
+def fill_waiting(
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    legs: Ints,
+    rules: Rules,
+    bar: int,
+    open_: int,
+    high: int,
+    low: int,
+) -> None:
+    """Match the entry's order that rests with a bar, and place its protection when it fills."""
+    side, limit, stop = state[WAITING], state[WAITING_LIMIT], state[WAITING_STOP]
+    is_hit, ticks, has_triggered = reach_entry(side, limit, stop, open_, high, low)
+    if not is_hit:
+        if has_triggered:
+            state[WAITING_STOP] = NONE
+        return
+    state[WAITING] = 0
+    decided, lots, number = state[WAITING_DECIDED], state[WAITING_LOTS], state[FILLS]
+    is_limit, is_inside = stop == NONE, ticks != open_
+    is_maker = is_limit and (is_inside or bar > decided + 1)
+    is_more = state[ENTRIES] > 0
+    book(state, fills, trades, rules, bar, side, lots, ticks, high - low, ENTRY_ROLE, is_maker, limit, is_more)
+    if state[STATUS] != DONE:
+        return
+    fills[number, DECIDED] = decided
+    state[ENTRIES] += 1
+    stop_loss, take_profit, trail = state[WAITING_STOP_LOSS], state[WAITING_TAKE_PROFIT], state[WAITING_TRAIL]
+    takes_since = bar + 1 if is_limit and is_inside else bar
+    is_unclear = is_inside and not is_limit
+    levels = (stop_loss, take_profit, trail, takes_since, is_unclear)
+    if place_legs(state, legs, rules, bar, side, *levels, decided, lots) and takes_since > bar and take_profit != NONE:
+        is_taken = high >= take_profit if side > 0 else low <= take_profit
+        state[UNCLEAR] += 1 if is_taken else 0
+
+
+def fill_legs(
+    state: Ints,
+    fills: Ints,
+    trades: Ints,
+    legs: Ints,
+    rules: Rules,
+    bar: int,
+    open_: int,
+    high: int,
+    low: int,
+    close: int,
+) -> None:
+    """Fill the protection when a bar reaches it, each entry's leg apart, as one trade; else move its trailing stop to
+    the close. In the bar in which an entry filled, its leg cannot have the open."""
+    stop, limit, sells = state[GUARD_STOP], state[GUARD_LIMIT], state[GUARD_SELLS] == 1
+    placed_in_bar, takes = bar == state[GUARD_SINCE], bar >= state[GUARD_TAKES]
+    leg, ticks, has_both = leg_hit(stop, limit, sells, placed_in_bar, takes, open_, high, low)
+    if leg == 0:
+        trail = state[GUARD_TRAIL]
+        if trail != NONE:
+            level = behind(close, trail, 1 if sells else -1, rules.tick)
+            state[GUARD_STOP] = max(stop, level) if sells else min(stop, level)
+        return
+    if leg == 1 and (has_both or (placed_in_bar and state[GUARD_UNCLEAR] == 1)):
+        state[UNCLEAR] += 1
+    state[GUARD] = 0
+    count, is_newest = state[LEGS], bar == state[GUARD_NEWEST]
+    first_at = state[FIRST_BEFORE] if is_newest else state[FIRST_AT]
+    is_more = False
+    for place in range(count):
+        number = place + 1 if place < first_at else 0 if place == first_at else place
+        part = legs[number, PART]
+        if is_newest and number == count - 1:
+            again, at, _ = leg_hit(stop, limit, sells, True, True, open_, high, low)
+            if again != 0:
+                leg, ticks = again, at
+        elif is_newest:
+            part = legs[number, PART_BEFORE]
+        lots = min(part, closing_lots(state, rules))
+        if lots * rules.lot_to_quantity < rules.guard_least:
+            continue
+        role, side, fill = STOP_ROLE if leg == 1 else LIMIT_ROLE, -1 if sells else 1, state[FILLS]
+        book(state, fills, trades, rules, bar, side, lots, ticks, high - low, role, leg == 2, NONE, is_more)
+        if state[STATUS] != DONE:
+            return
+        fills[fill, DECIDED] = legs[number, LEG_DECIDED]
+        is_more = True
+    state[ENTRIES] = 0
+
+
+ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (is_accepted, reach_entry, place_legs, fill_waiting, fill_legs)
+
+
+def make_walk(version: int) -> Callable[..., int]:
+    """Return the walk. `version`: as `fks.backtest.kernel_walk.make_walk`."""
+
+    def walk(
+        rules: Rules,
+        time_ns: Ints,
+        open_: Ints,
+        high: Ints,
+        low: Ints,
+        close: Ints,
+        target: Floats,
+        stops: Floats,
+        limits: Floats,
+        trails: Floats,
+        entry_limits: Floats,
+        entry_stops: Floats,
+        volatilities: Ints,
+        day_first: Ints,
+        day_start_ns: Ints,
+        state: Ints,
+        fills: Ints,
+        trades: Ints,
+        denied: Ints,
+        legs: Ints,
+        equity: Floats,
+    ) -> int:
+        """Return the index of the bar at which the walk ended; the last six arguments are filled.
+
+        Arguments as those of the walk of `kernel_walk`; `target` is a valid number of entries everywhere.
+        `entry_limits`, `entry_stops`: prices, or empty; `legs`: room for the legs of one protection.
+        """
+        count, first = len(close), rules.first
+        state[CASH] = rules.cash
+        state[STATUS] = DONE * version
+        capacity = min(len(fills), len(trades), len(denied)) - len(legs) - 3  # the most rows that a bar adds
+        has_stops, has_limits, has_trails = len(stops) > 0, len(limits) > 0, len(trails) > 0
+        has_entry_limits, has_entry_stops = len(entry_limits) > 0, len(entry_stops) > 0
+        tracks_loss = rules.loss_max < FAR
+        before, opened = 0.0, first  # the target, and the bar that decided the position's first entry
+        held_cash, worth = rules.cash, 0  # at the bar's close, before what is decided on it
+        start_cash, start_worth, lowest, day = held_cash, 0, FAR, 0
+        for bar in range(first, count):
+            if bar == day_first[day]:
+                while day_first[day] == bar:
+                    day += 1
+                start_cash, start_worth, lowest = held_cash, worth, FAR
+                state[DAY_REACHED] = 0
+            if max(state[FILLS], state[DENIED]) > capacity:
+                state[STATUS] = TABLE_FULL
+                return bar
+            if state[WAITING] != 0 or state[GUARD] != 0:
+                cash, filled = state[CASH], state[FILLS]
+                if state[WAITING] != 0:
+                    fill_waiting(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar])
+                if state[GUARD] != 0:
+                    fill_legs(state, fills, trades, legs, rules, bar, open_[bar], high[bar], low[bar], close[bar])
+                if tracks_loss and state[FILLS] != filled:
+                    cut(state, rules, start_worth, start_cash, lowest, cash)
+                    lowest = FAR
+                if state[STATUS] != DONE:
+                    return bar
+            held_cash = state[CASH]
+            worth = close[bar] * state[POSITION] * rules.multiplier
+            lowest = min(lowest, worth)
+            equity[bar - first] = float(held_cash) / float(rules.cash_scale) + float(worth) / float(rules.worth_scale)
+            wanted = target[bar]
+            if wanted == before or bar + 1 == count:
+                continue
+            is_other = before * wanted <= 0.0
+            if is_other:
+                opened = bar
+            filled, span = state[FILLS], high[bar + 1] - low[bar + 1]
+            if before != 0.0 and is_other:
+                state[WAITING] = 0
+                state[ENTRIES] = 0
+                leave(state, fills, trades, denied, rules, bar, close[bar], open_[bar + 1], span)
+                if state[FILLS] != filled:
+                    fills[filled, DECIDED] = bar
+            is_more = not is_other and abs(wanted) > abs(before)
+            before = wanted
+            enters = (wanted != 0.0 and is_other) or (is_more and state[ENTRIES] > 0)
+            is_next_day = time_ns[bar] + rules.bar_ns >= day_start_ns[day]
+            if tracks_loss and not is_next_day and (enters or state[FILLS] != filled):
+                cut(state, rules, start_worth, start_cash, lowest, held_cash)
+                lowest = FAR
+            if enters and state[STATUS] == DONE:
+                side = 1 if wanted > 0.0 else -1
+                stop, limit, trail, order_limit, order_stop = NONE, NONE, NONE, NONE, NONE
+                if has_stops:
+                    stop = level_ticks(stops[opened], rules.tick, rules.price_scale, side < 0)
+                if has_limits:
+                    limit = level_ticks(limits[opened], rules.tick, rules.price_scale, side > 0)
+                if has_trails:
+                    trail = level_ticks(trails[opened], rules.tick, rules.price_scale, True)
+                if has_entry_limits:
+                    order_limit = level_ticks(entry_limits[bar], rules.tick, rules.price_scale, side < 0)
+                if has_entry_stops:
+                    order_stop = level_ticks(entry_stops[bar], rules.tick, rules.price_scale, side > 0)
+                if max(max(stop, limit), max(trail, max(order_limit, order_stop))) == FAR:
+                    state[STATUS] = OVERFLOW
+                    return bar
+                if (order_limit != NONE and order_limit <= 0) or (order_stop != NONE and order_stop <= 0):
+                    state[STATUS] = NOT_COVERED
+                    return bar
+                if is_more and state[GUARD] == 1:
+                    stop = state[GUARD_STOP]
+                at = entry_price(close[bar], order_limit, order_stop)
+                if float(at) * float(rules.lot) * float(rules.multiplier) >= FAR:
+                    state[STATUS] = OVERFLOW
+                    return bar
+                if stop == NONE and trail != NONE:
+                    stop = behind(at, trail, side, rules.tick)
+                loss = 0 if is_next_day else state[DAY_REACHED]
+                volatility = volatilities[bar] if rules.sizing == OF_VOLATILITY else -1
+                entries, number = state[ENTRIES], state[FILLS]
+                prices = (close[bar], order_limit, order_stop, stop, limit)
+                lots = entry_lots(state, denied, rules, bar, side, *prices, loss, volatility, entries)
+                if lots >= 0 and (order_limit != NONE or order_stop != NONE):
+                    state[WAITING] = side
+                    state[WAITING_LOTS] = lots
+                    state[WAITING_LIMIT] = order_limit
+                    state[WAITING_STOP] = order_stop
+                    state[WAITING_DECIDED] = bar
+                    state[WAITING_STOP_LOSS] = stop
+                    state[WAITING_TAKE_PROFIT] = limit
+                    state[WAITING_TRAIL] = trail
+                elif lots >= 0:
+                    at_open = (open_[bar + 1], span)
+                    more = entries > 0
+                    book(state, fills, trades, rules, bar + 1, side, lots, *at_open, ENTRY_ROLE, False, NONE, more)
+                    fills[number, DECIDED] = bar
+                    state[ENTRIES] = entries + 1
+                    levels = (stop, limit, trail, bar + 1, False)
+                    place_legs(state, legs, rules, bar + 1, side, *levels, bar, lots)
+            if state[STATUS] != DONE:
+                return bar
+        return count
+
+    return walk

@@ -1,0 +1,17 @@
+"""`fks ninja`: NinjaTrader 8 and the rules of prop accounts; each command is registered here."""
+
+from __future__ import annotations
+
+import click
+
+from fks.cli.ninja.rules import rules
+
+__all__ = ["ninja"]
+
+
+@click.group()
+def ninja() -> None:
+    """Work with NinjaTrader 8 and the rules of its prop accounts."""
+
+
+ninja.add_command(rules)

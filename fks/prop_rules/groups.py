@@ -1,0 +1,152 @@
+"""Rule files: TOML or JSON text to a checked group, the shipped groups, and the JSON that the NT8 add-on reads."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import fields
+from decimal import Decimal
+from importlib import resources
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fks.model.errors import ConfigError, InputError
+from fks.prop_rules.account import AccountState
+from fks.prop_rules.rules import REQUIRED, News, RuleGroup
+
+#: names of the shipped groups
+SHIPPED = ("topstep-50k", "topstep-100k", "topstep-150k", "apex-50k", "fxify-starter", "fxify-expert", "custom")
+#: keys that the add-on knows in each rule; it refuses others
+_ADDON_KEYS = {
+    *("value", "unit", "trailing", "action", "micro_factor", "tz", "own", "no_entries_from"),
+    *("source", "source_date", "verified_on", "verified_by"),
+}
+_UNVERIFIED = {"verified_on": "1970-01-01", "verified_by": "not verified"}  # too old for the add-on: it relays
+_DOCS = "see docs/prop-firms.md for the form of a rule file"
+
+
+def parse_group(text: str, name: str) -> RuleGroup:
+    """Return the group of a rule file; a name that ends with .json is JSON, every other TOML.
+
+    Errors: ConfigError naming the file and each wrong key.
+    """
+    try:
+        data = json.loads(text, parse_float=Decimal) if name.endswith(".json") else _toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} cannot be read: {error}", remedy=_DOCS) from None
+    try:
+        return RuleGroup.model_validate(data)
+    except ValidationError as error:
+        wrong = "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors())
+        raise ConfigError(f"{name}: {wrong}", remedy=_DOCS) from None
+
+
+def shipped_text(name: str) -> str:
+    """Return the text of a shipped rule file. Errors: InputError RULES_UNKNOWN."""
+    if name not in SHIPPED:
+        raise unknown_group(name, SHIPPED)
+    return (resources.files("fks.prop_rules") / "firms" / f"{name}.toml").read_text()
+
+
+def shipped_group(name: str) -> RuleGroup:
+    """Return a shipped group. Errors: InputError RULES_UNKNOWN."""
+    return parse_group(shipped_text(name), f"{name}.toml")
+
+
+def find_group(groups: Iterable[RuleGroup], name: str) -> RuleGroup:
+    """Return the group of a name. Errors: InputError RULES_UNKNOWN naming those there are."""
+    every = list(groups)
+    found = next((group for group in every if group.group == name), None)
+    if found is None:
+        raise unknown_group(name, [group.group for group in every])
+    return found
+
+
+def unknown_group(name: str, known: Iterable[str]) -> InputError:
+    """Return the error for a group that is not there."""
+    return InputError(
+        f"there are no rules for group {name!r}",
+        code="RULES_UNKNOWN",
+        status=404,
+        remedy=f"there are {' '.join(known)}",
+    )
+
+
+def parse_state(text: str, name: str) -> AccountState:
+    """Return the account values of a JSON text; docs/prop-firms.md has its form. Errors: InputError STATE_WRONG."""
+    known = {field.name for field in fields(AccountState)}
+    try:
+        data = json.loads(text, parse_float=Decimal)
+        unknown = sorted(set(data) - known) if isinstance(data, dict) else []
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        return TypeAdapter(AccountState).validate_python(data)
+    except ValidationError as error:
+        wrong = "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors())
+    except ValueError as error:
+        wrong = str(error)
+    raise InputError(
+        f"{name}: {wrong}", code="STATE_WRONG", status=422, remedy=f"the keys are {' '.join(sorted(known))}"
+    )
+
+
+def addon_document(group: RuleGroup) -> dict[str, Any]:
+    """Return the rules as the NT8 add-on reads them: JSON values, amounts in USD, only keys that it knows.
+
+    Rules that the firm does not have are left out, percentages become amounts of the starting balance, news become
+    windows in ms. A figure that was never verified gets a date so old that the add-on does not automate. Errors:
+    InputError RULES_INCOMPLETE for a group with a missing rule, which the add-on would take for no limit.
+    """
+    missing = [name for name in REQUIRED if name not in group.rules.present()]
+    if missing:
+        raise InputError(
+            f"the rules of {group.group} are incomplete: {', '.join(missing)} missing",
+            code="RULES_INCOMPLETE",
+            status=422,
+            remedy='add them; a firm without such a rule has value = "none"',
+        )
+    rules: dict[str, Any] = {}
+    for name, rule in group.rules.present().items():
+        if name not in REQUIRED or not rule.has_value:
+            continue
+        found = rule.model_dump(mode="json", exclude_none=True)
+        if rule.verified_on is None:
+            found |= _UNVERIFIED
+        if name == "max_loss":
+            found |= {"value": group.max_loss, "unit": "USD"}
+        if name == "daily_loss":
+            found |= {"value": group.daily_loss(group.starting_balance), "unit": "USD"}
+        if name == "flat_by":
+            found |= {key: str(found[key])[:5] for key in ("value", "own", "no_entries_from") if key in found}
+        numbers = {key: _number(value) for key, value in found.items() if key in ("value", "micro_factor")}
+        rules[name] = {key: value for key, value in (found | numbers).items() if key in _ADDON_KEYS}
+    if group.rules.news is not None:
+        rules["news"] = _windows(group.rules.news)
+    return {"group": group.group, "rules": rules}
+
+
+def _windows(news: News) -> list[dict[str, int]]:
+    windows = sorted(news.window_ns(event) for event in news.value)
+    return [{"from_ms": begin // 1_000_000, "to_ms": end // 1_000_000} for begin, end in windows]
+
+
+def _number(value: object) -> object:
+    """Return a decimal as a JSON number; it has few digits, and int where it is whole."""
+    if isinstance(value, str):
+        try:
+            value = Decimal(value)
+        except ArithmeticError:
+            return value
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value
+
+
+def _toml(text: str) -> dict[str, Any]:
+    return tomllib.loads(text, parse_float=Decimal)
+
+
+def _fault(where: tuple[int | str, ...], message: str) -> str:
+    return f"{'.'.join(str(part) for part in where) or 'the file'}: {message.removeprefix('Value error, ')}"

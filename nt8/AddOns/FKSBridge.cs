@@ -121,7 +121,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 started = true;
                 clock = MakeClock();
                 queue = new BlockingCollection<Action>();
-                worker = new Thread(Run);
+                worker = new Thread(delegate() { FKSThreads.Guard("worker", Run); });
                 worker.IsBackground = true;
                 worker.Name = "FKS worker";
                 worker.Start();
@@ -144,7 +144,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             queue.Add(delegate { });
             if (!found.Join(StopMsMax))
             {
-                Print("FKS bridge: the worker did not end within 2 s", true);
+                WriteOut("FKS bridge: the worker did not end within 2 s", true);
             }
             Unsubscribe(); // again: a worker that hangs must not keep the old assembly's handlers
         }
@@ -452,10 +452,10 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         public void Log(string text, bool isError)
         {
-            Print(text, isError);
+            WriteOut(text, isError);
         }
 
-        private static void Print(string text, bool isError)
+        private static void WriteOut(string text, bool isError)
         {
             NinjaTrader.Code.Output.Process(text, PrintTo.OutputTab1);
             if (isError)
@@ -546,17 +546,28 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         private void OnOrderUpdate(object sender, OrderEventArgs e)
         {
-            FKSOrderCopy copy = FKSOrderCopy.From(e);
-            Post(delegate { orders.OnOrder(copy); });
+            FKSThreads.Guard("order event", delegate
+            {
+                FKSOrderCopy copy = FKSOrderCopy.From(e);
+                Post(delegate { orders.OnOrder(copy); });
+            });
         }
 
         private void OnExecutionUpdate(object sender, ExecutionEventArgs e)
         {
-            FKSExecutionCopy copy = FKSExecutionCopy.From(e);
-            Post(delegate { orders.OnExecution(copy); });
+            FKSThreads.Guard("execution event", delegate
+            {
+                FKSExecutionCopy copy = FKSExecutionCopy.From(e);
+                Post(delegate { orders.OnExecution(copy); });
+            });
         }
 
         private void OnPositionUpdate(object sender, PositionEventArgs e)
+        {
+            FKSThreads.Guard("position event", delegate { CopyPosition(sender, e); });
+        }
+
+        private void CopyPosition(object sender, PositionEventArgs e)
         {
             Account account = sender as Account ?? e.Position.Account;
             string name = account.Name;
@@ -571,11 +582,14 @@ namespace NinjaTrader.NinjaScript.AddOns
         /// <summary>These come very often: only the newest value is kept, nothing is queued.</summary>
         private void OnAccountItemUpdate(object sender, AccountItemEventArgs e)
         {
-            string key = e.Account.Name + "|" + e.AccountItem;
-            lock (valueGate)
+            FKSThreads.Guard("account event", delegate
             {
-                values[key] = e.Value;
-            }
+                string key = e.Account.Name + "|" + e.AccountItem;
+                lock (valueGate)
+                {
+                    values[key] = e.Value;
+                }
+            });
         }
 
         private void OnAccountStatus(object sender, AccountStatusEventArgs e)

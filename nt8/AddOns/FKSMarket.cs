@@ -62,7 +62,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             feed = new Feed { Name = name, Instrument = instrument, Data = new MarketData(instrument), QuietTick = clock.TickMs() };
             Feed made = feed;
-            feed.Handler = delegate(object sender, MarketDataEventArgs e) { OnUpdate(made, e); };
+            feed.Handler = delegate(object sender, MarketDataEventArgs e) { FKSThreads.Guard("market data event", delegate { OnUpdate(made, e); }); };
             feed.Data.Update += feed.Handler;
             feeds[name] = feed;
             return feed;
@@ -344,8 +344,9 @@ namespace NinjaTrader.NinjaScript.AddOns
             string name = m.Text("instrument");
             request.Request(delegate(BarsRequest made, ErrorCode error, string text)
             {
-                List<FKSObject> bars = error == ErrorCode.NoError && made.Bars != null ? CopyBars(made.Bars, rid, name, period, from, to) : null;
-                made.Dispose();
+                List<FKSObject> bars = null;
+                FKSThreads.Guard("history", delegate { bars = error == ErrorCode.NoError && made.Bars != null ? CopyBars(made.Bars, rid, name, period, from, to) : null; });
+                FKSThreads.Guard("history", made.Dispose);
                 post(delegate { Answer(session, rid, bars, text); });
             });
         }

@@ -36,6 +36,22 @@ namespace NinjaTrader.NinjaScript.AddOns
         }
     }
 
+    public static class FKSThreads
+    {
+        /// <summary>Run the body of a thread or a handler: an exception that leaves it could end NinjaTrader itself.</summary>
+        public static void Guard(string name, Action body)
+        {
+            try
+            {
+                body();
+            }
+            catch (Exception cause)
+            {
+                NinjaTrader.Code.Output.Process("FKS " + name + ": " + cause, PrintTo.OutputTab1);
+            }
+        }
+    }
+
     /// <summary>The bridge behind the server; every method is called on the worker thread.</summary>
     public interface IFKSApplication
     {
@@ -470,8 +486,8 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         internal void Start(FKSSession session)
         {
-            Thread reader = new Thread(delegate() { Read(session); });
-            Thread writer = new Thread(Write);
+            Thread reader = new Thread(delegate() { FKSThreads.Guard("reader", delegate { Read(session); }); });
+            Thread writer = new Thread(delegate() { FKSThreads.Guard("writer", Write); });
             reader.IsBackground = writer.IsBackground = true;
             reader.Name = "FKS reader";
             writer.Name = "FKS writer";
@@ -748,7 +764,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 }
                 listener = made;
                 BoundPort = port;
-                Thread accept = new Thread(Accept);
+                Thread accept = new Thread(delegate() { FKSThreads.Guard("accept", delegate { Accept(made); }); });
                 accept.IsBackground = true;
                 accept.Name = "FKS accept";
                 accept.Start();
@@ -771,15 +787,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
         }
 
-        private void Accept()
+        private void Accept(Socket mine)
         {
-            Socket mine = listener;
             while (true)
             {
-                Socket made;
+                Socket found;
                 try
                 {
-                    made = mine.Accept();
+                    found = mine.Accept();
                 }
                 catch (SocketException)
                 {
@@ -797,10 +812,10 @@ namespace NinjaTrader.NinjaScript.AddOns
                 if (Interlocked.Increment(ref openSockets) > ConnectionsMax + 8)
                 {
                     Interlocked.Decrement(ref openSockets);
-                    made.Close();
+                    found.Close();
                     continue;
                 }
-                Post(delegate { Admit(made); });
+                Post(delegate { Admit(found); });
             }
         }
 

@@ -103,7 +103,7 @@ namespace FKS.Host
                     FKSObject command = FKSJson.ParseObject(line);
                     RunPending();
                     answer = Run(command.Text("do"), command) ?? new FKSObject();
-                    bool settled = bridge == null || bridge.Settle();
+                    bool settled = bridge == null || FKSBridge.Current != bridge || bridge.Settle();
                     answer.Set("ok", settled);
                     if (!settled)
                     {
@@ -143,7 +143,7 @@ namespace FKS.Host
                     return null;
                 case "activate":
                     bridge = Activate();
-                    return new FKSObject().Set("listening", WaitCurrent());
+                    return new FKSObject().Set("listening", WaitCurrent(c.Long("wait_ms", 10000)));
                 case "terminate":
                     bridge.Enter(State.Terminated);
                     bridge = null;
@@ -153,7 +153,7 @@ namespace FKS.Host
                     bridge = Activate();
                     Thread.Sleep(100); // the new instance is refused the folder and the port meanwhile
                     old.Enter(State.Terminated);
-                    return new FKSObject().Set("listening", WaitCurrent());
+                    return new FKSObject().Set("listening", WaitCurrent(10000));
                 case "cycle":
                     return Cycle(c.Int("count", 1));
                 case "advance":
@@ -162,8 +162,34 @@ namespace FKS.Host
                 case "crash_at":
                     HostedBridge.CrashAt = c.Text("point");
                     return null;
+                case "scripts":
+                    return Scripts(c);
                 case "switch":
-                    Sim.Switches.Add(c.Text("name"));
+                    if (c.Flag("on", true))
+                    {
+                        Sim.Switches.Add(c.Text("name"));
+                    }
+                    else
+                    {
+                        Sim.Switches.Remove(c.Text("name"));
+                    }
+                    return null;
+                case "orders_unnamed":
+                    Account sim = Sim.AccountOf("Sim101");
+                    lock (sim.Orders)
+                    {
+                        foreach (Order order in sim.Orders)
+                        {
+                            order.Name = "";
+                        }
+                    }
+                    Sim.Save();
+                    return null;
+                case "exec_change":
+                    Sim.Raise(executions[c.Text("exec")], Parse<Operation>(c.Text("op")));
+                    return null;
+                case "value":
+                    Sim.AccountOf(c.Text("name") ?? "Sim101").Set(Parse<AccountItem>(c.Text("item")), Double(c, "value"));
                     return null;
                 case "report":
                     return Report(c.Text("id"));
@@ -182,10 +208,10 @@ namespace FKS.Host
             return made;
         }
 
-        private static bool WaitCurrent()
+        private static bool WaitCurrent(long most)
         {
             Stopwatch watch = Stopwatch.StartNew();
-            while (FKSBridge.Current != bridge && watch.ElapsedMilliseconds < 10000)
+            while (FKSBridge.Current != bridge && watch.ElapsedMilliseconds < most)
             {
                 Thread.Sleep(2);
             }
@@ -201,7 +227,7 @@ namespace FKS.Host
                 copy.Enter(State.SetDefaults);
                 copy.Enter(State.Terminated);
                 bridge = Activate();
-                if (!WaitCurrent())
+                if (!WaitCurrent(10000))
                 {
                     throw new InvalidOperationException("instance " + i.ToString(CultureInfo.InvariantCulture) + " did not start");
                 }
@@ -209,6 +235,54 @@ namespace FKS.Host
                 bridge = null;
             }
             return null;
+        }
+
+        /// <summary>Run the three indicators and the strategy over historical and real-time bars, then end them.</summary>
+        private static FKSObject Scripts(FKSObject c)
+        {
+            NinjaScriptBase[] all =
+            {
+                new NinjaTrader.NinjaScript.Indicators.FKSSignalIndicator(), new NinjaTrader.NinjaScript.Indicators.FKSStatusIndicator(),
+                new NinjaTrader.NinjaScript.Indicators.FKSSignalRelay(), new NinjaTrader.NinjaScript.Strategies.FKSAutomatedStrategy()
+            };
+            ((NinjaTrader.NinjaScript.Strategies.Strategy)all[3]).Account = Sim.AccountOf("Sim101");
+            bool removed = true;
+            foreach (NinjaScriptBase script in all)
+            {
+                script.Instrument = Instrument.GetInstrument("ES 03-25");
+                script.ChartControl = new NinjaTrader.Gui.Chart.ChartControl();
+                foreach (State state in new[] { State.SetDefaults, State.Configure, State.DataLoaded, State.Historical })
+                {
+                    script.Enter(state);
+                }
+                int number = 0;
+                foreach (object price in c.List("historical"))
+                {
+                    script.Bar(Sim.Now().AddMinutes(-100 + number++), (double)(decimal)price);
+                }
+                script.Enter(State.Transition);
+                script.Enter(State.Realtime);
+                foreach (object price in c.List("realtime"))
+                {
+                    script.Bar(Sim.Now().AddMinutes(number++), (double)(decimal)price);
+                }
+                Thread.Sleep(50); // the chart's dispatcher works on another thread
+                removed = removed && Press(script, c.Flag("kill", false));
+            }
+            return new FKSObject().Set("buttons_removed", removed);
+        }
+
+        private static bool Press(NinjaScriptBase script, bool kill)
+        {
+            List<System.Windows.Controls.Button> buttons = script.UserControlCollection.OfType<System.Windows.Controls.StackPanel>()
+                .SelectMany(p => p.Children.OfType<System.Windows.Controls.Button>()).ToList();
+            if (kill && buttons.Count > 0)
+            {
+                buttons[0].Press();
+            }
+            script.Enter(State.Terminated);
+            Thread.Sleep(50);
+            return script.UserControlCollection.Count == 0 && buttons.All(b => b.Handlers == 0);
         }
 
         // ================= state =================
@@ -359,7 +433,7 @@ namespace FKS.Host
                 .Set("handlers", new FKSObject().Set("OrderUpdate", account.Handlers[0]).Set("ExecutionUpdate", account.Handlers[1]).Set("PositionUpdate", account.Handlers[2])
                     .Set("AccountItemUpdate", account.Handlers[3]).Set("AccountStatusUpdate", Account.StatusHandlers).Set("ConnectionStatusUpdate", Connection.Handlers)
                     .Set("MarketData", Sim.MarketHandlers()));
-            if (bridge == null)
+            if (bridge == null || FKSBridge.Current != bridge)
             {
                 return made;
             }

@@ -432,6 +432,7 @@ namespace NinjaTrader.Core
 
         public static readonly DateTime MaxDate = new DateTime(2099, 12, 1);
         public static GeneralOptions GeneralOptions { get { return Options; } }
+        public static string InstallDir { get { return NinjaTrader.Cbi.Sim.Folder; } }
         public static DateTime Now { get { return NinjaTrader.Cbi.Sim.Now(); } }
         public static string UserDataDir { get { return NinjaTrader.Cbi.Sim.Folder; } }
         public static string ProductVersion { get { return "8.1.2.0"; } }

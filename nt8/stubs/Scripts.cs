@@ -21,6 +21,8 @@ namespace System.Windows
     {
     }
 
+    public delegate void RoutedEventHandler(object sender, RoutedEventArgs e);
+
     public static class MessageBox
     {
         internal static MessageBoxResult Answer = MessageBoxResult.Yes;
@@ -34,11 +36,9 @@ namespace System.Windows
 
 namespace System.Windows.Controls
 {
-    public delegate void RoutedEventHandler(object sender, System.Windows.RoutedEventArgs e);
-
     public class Button : System.Windows.FrameworkElement
     {
-        public event RoutedEventHandler Click;
+        public event System.Windows.RoutedEventHandler Click;
         public object Content { get; set; }
 
         internal void Press()
@@ -118,6 +118,11 @@ namespace NinjaTrader.NinjaScript
     public enum ConnectionLossHandling { KeepRunning, Recalculate, StopStrategy }
     public enum StartBehavior { WaitUntilFlat, WaitUntilFlatSynchronizeAccount, ImmediatelySubmit, ImmediatelySubmitSynchronizeAccount, AdoptAccountPosition }
 
+    [AttributeUsage(AttributeTargets.Property)]
+    public class NinjaScriptPropertyAttribute : Attribute
+    {
+    }
+
     public abstract class NinjaScript
     {
         public string Description { get; set; }
@@ -189,6 +194,11 @@ namespace NinjaTrader.NinjaScript
         protected void Print(object value)
         {
             Sim.Printed(Convert.ToString(value, System.Globalization.CultureInfo.InvariantCulture));
+        }
+
+        public void RemoveDrawObject(string tag)
+        {
+            Sim.Printed("remove " + tag);
         }
 
         protected void PlaySound(string path)

@@ -57,11 +57,16 @@ def parse_json(text: str) -> Any:
 
 def load(path: Path) -> Script:
     """Parse a conversation file."""
+    return parse(path.stem, path.read_text(encoding="utf-8"))
+
+
+def parse(title: str, text: str) -> Script:
+    """Parse the text of a conversation."""
     against: frozenset[str] = frozenset()
     clock = START
     config: dict[str, Any] = {}
     steps: list[Step] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.partition(" ")
@@ -76,7 +81,7 @@ def load(path: Path) -> Script:
             connection = int(found.group(1)) if found else None
             steps.append(Step(number, name, connection, rest[found.end() :] if found else rest))
     at = datetime.fromisoformat(clock.replace("Z", "+00:00"))
-    return Script(path.stem, against, int(at.timestamp() * 1000), config, tuple(steps))
+    return Script(title, against, int(at.timestamp() * 1000), config, tuple(steps))
 
 
 def raw_bytes(text: str) -> bytes:

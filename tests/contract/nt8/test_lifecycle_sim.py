@@ -1,0 +1,72 @@
+"""Loading and unloading the AddOn, its indicators and its strategy, with the simulated platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import mono, nt8_host
+
+NOW = 1738594800000
+
+
+@pytest.fixture
+def host(nt8_build: mono.Build, tmp_path: Path) -> Iterator[nt8_host.Host]:
+    folder = tmp_path / "NinjaTrader 8"
+    (folder / "fks").mkdir(parents=True)
+    (folder / "fks" / "secret.key").write_bytes(nt8_host.SECRET)
+    config = {"port": nt8_host.free_port(), "port_fallback": nt8_host.free_port()}
+    (folder / "fks" / "config.json").write_text(nt8_host.dump(config))
+    made = nt8_host.Host(nt8_build, folder)
+    made.start(NOW, ["Sim101"])
+    yield made
+    made.kill()
+
+
+def test_hundred_loads_leave_no_handler(host: nt8_host.Host) -> None:
+    host.do("cycle", count=100)
+    report = host.do("report")
+    assert set(report["handlers"].values()) == {0}
+    assert sum("listening" in line for line in report["printed"]) == 100
+    assert report["faults"] == []
+
+
+def test_missing_secret_is_reported_with_the_remedy(host: nt8_host.Host) -> None:
+    (host.folder / "fks" / "secret.key").unlink()
+    assert not host.do("activate", wait_ms=500)["listening"]
+    printed = " ".join(host.do("report")["printed"])
+    assert "secret.key is missing" in printed
+    assert "openssl rand -hex 32" in printed
+
+
+def test_secret_is_never_printed_nor_stored(host: nt8_host.Host) -> None:
+    host.do("activate")
+    assert nt8_host.SECRET.decode() not in " ".join(host.do("report")["printed"])
+    stored = [path for path in (host.folder / "fks").iterdir() if path.name != "secret.key"]
+    assert all(nt8_host.SECRET not in path.read_bytes() for path in stored)
+
+
+def test_scripts_run_without_a_bridge(host: nt8_host.Host) -> None:
+    answer = host.do("scripts", historical=[4500] * 30, realtime=[4500, 4600])
+    assert answer["buttons_removed"]
+    report = host.do("report")
+    assert "FKS: no bridge, the signal is dropped" in report["printed"]
+    assert report["submits"] == []
+
+
+def test_strategy_hands_over_only_real_time_signals_once_a_bar(host: nt8_host.Host) -> None:
+    host.do("activate")
+    for _ in range(60):
+        host.do("advance", ms=100)
+    host.do("trade", instrument="ES 03-25", price=4500, qty=1)
+    host.do("scripts", historical=[4500] * 25 + [4600] + [4500] * 25, realtime=[4500, 4600])
+    printed = host.do("report")["printed"]
+    assert sum(line.startswith("local signal") for line in printed) == 1
+
+
+def test_kill_button_halts_the_bridge(host: nt8_host.Host) -> None:
+    host.do("activate")
+    host.do("scripts", historical=[4500], realtime=[4500], kill=True)
+    assert host.do("report")["halted"] is True

@@ -870,7 +870,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                     {
                         answer(FKSProtocol.Result(null, flat).SetIf("code", code).Set("flat", flat).Set("remaining", remaining));
                     }
-                });
+                }, true);
             }
         }
 
@@ -976,7 +976,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 {
                     if (config.Accounts[name] == "auto")
                     {
-                        orders.StartFlatten(name, null, "client lost", null);
+                        orders.StartFlatten(name, null, "client lost", null, true);
                     }
                 }
             }
@@ -1015,7 +1015,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 Log(name + ": " + breach.Code + ": " + breach.Detail, true);
                 if (config.Accounts[name] == "auto")
                 {
-                    orders.StartFlatten(name, null, breach.Code, null);
+                    orders.StartFlatten(name, null, breach.Code, null, true);
                 }
             }
         }

@@ -273,6 +273,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         private readonly Dictionary<string, int> booked = new Dictionary<string, int>(StringComparer.Ordinal);
         private readonly Dictionary<string, long> outsideTick = new Dictionary<string, long>(StringComparer.Ordinal);
         private readonly Dictionary<string, decimal> realized = new Dictionary<string, decimal>(StringComparer.Ordinal);
+        private readonly Dictionary<string, string> demanded = new Dictionary<string, string>(StringComparer.Ordinal);
         private readonly List<FKSObject> afterAnswer = new List<FKSObject>();
         private string realizedDay = "";
 
@@ -1257,7 +1258,11 @@ namespace NinjaTrader.NinjaScript.AddOns
                 t.State = "open";
                 EmitSignal(t, "open", null, null);
             }
-            if (!FlattenAgain(t) && lot != null && t.ExitId == null)
+            if (IsFlattening(t))
+            {
+                FlattenAgain(t, parts.Role);
+            }
+            else if (lot != null && t.ExitId == null)
             {
                 PlaceExits(t, lot);
             }
@@ -1456,8 +1461,8 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 t.ShortTick = now;
             }
-            bool waited = now - t.ShortTick > ShortMsMax && settled.Contains(t.Signal.Account);
-            if (!t.StopRejected && !waited)
+            bool waited = now - t.ShortTick > ShortMsMax && settled.Contains(t.Signal.Account) && IsHeld(t);
+            if ((!t.StopRejected && !waited) || !IsOrderFeedUp(t.Signal.Account))
             {
                 return;
             }
@@ -1473,6 +1478,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             t.GaveUp = true;
             EmitRisk(t, "unprotected", "no stop for " + (t.Open - live) + " contracts: the instrument is flattened", t.Open - live, null);
             StartFlatten(t.Signal.Account, new List<string> { t.Signal.Instrument }, "unprotected", null);
+        }
+
+        /// <summary>True while the platform holds what the signals of this instrument opened: a stop for more would open a reverse position.</summary>
+        private bool IsHeld(FKSTrack t)
+        {
+            Account account = runtime.FindAccount(t.Signal.Account);
+            int held = account == null ? 0 : Held(account, t.Signal.Instrument);
+            return (t.Signal.IsBuy ? held : -held) >= OpenQty(t.Signal.Account, t.Signal.Instrument);
         }
 
         private void Repair(FKSTrack t, int qty)
@@ -1821,9 +1834,19 @@ namespace NinjaTrader.NinjaScript.AddOns
         /// <summary>Cancel entries and close positions; `done` gets (flat, remaining, code) when flat or after 30 s. `instruments` null = all.</summary>
         public void StartFlatten(string name, List<string> instruments, string reason, Action<bool, List<object>, string> done)
         {
+            StartFlatten(name, instruments, reason, done, false);
+        }
+
+        /// <summary>As above; one that a limit or the kill latch demands is repeated when a lost connection is up again.</summary>
+        public void StartFlatten(string name, List<string> instruments, string reason, Action<bool, List<object>, string> done, bool isDemanded)
+        {
             Account account = runtime.FindAccount(name);
             if (account == null || !IsOrderFeedUp(name))
             {
+                if (isDemanded)
+                {
+                    demanded[name] = reason;
+                }
                 if (done != null)
                 {
                     done(false, account == null ? new List<object>() : Remaining(account, instruments), "not_connected");
@@ -1903,17 +1926,13 @@ namespace NinjaTrader.NinjaScript.AddOns
         }
 
         /// <summary>An entry filled while its instrument is flattened: close it too instead of placing exits.</summary>
-        private bool FlattenAgain(FKSTrack t)
+        private void FlattenAgain(FKSTrack t, string role)
         {
-            foreach (FKSFlatten f in flattens)
+            FKSFlatten f = flattens.Find(delegate(FKSFlatten other) { return other.Account == t.Signal.Account && other.Covers(t.Signal.Instrument); });
+            if (role == "E" && !t.Signal.IsExit)
             {
-                if (f.Account == t.Signal.Account && f.Covers(t.Signal.Instrument))
-                {
-                    CallFlatten(f);
-                    return true;
-                }
+                CallFlatten(f);
             }
-            return false;
         }
 
         private static List<object> Remaining(Account account, List<string> instruments)
@@ -1978,6 +1997,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             else
             {
+                foreach (FKSTrack t in active)
+                {
+                    if (t.Signal.Account == f.Account && f.Covers(t.Signal.Instrument))
+                    {
+                        t.GaveUp = false; // protect again what could not be closed
+                        t.Repairs = 0;
+                    }
+                }
                 runtime.Emit("risk", new FKSObject().Set("account", f.Account).Set("code", "not_flat").Set("detail", "not flat 30 s after flatten: " + f.Reason));
             }
             if (f.Done != null)
@@ -2022,6 +2049,12 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 connectedTick[name] = runtime.Clock.TickMs();
                 Scan(name, false);
+                string reason;
+                if (demanded.TryGetValue(name, out reason))
+                {
+                    demanded.Remove(name);
+                    StartFlatten(name, null, reason, null, true);
+                }
             }
         }
 
@@ -2223,20 +2256,36 @@ namespace NinjaTrader.NinjaScript.AddOns
             outsideTick[key] = -1; // reported once until the difference ends
             runtime.Emit("risk", new FKSObject().Set("account", account).Set("instrument", instrument).Set("code", "position_mismatch")
                 .Set("detail", "the platform holds another quantity than the signals' executions").Set("value", held).Set("limit", expected));
-            if (held != 0)
-            {
-                return;
-            }
+            int gone = Math.Sign(held) == -Math.Sign(expected) ? Math.Abs(expected) : Math.Abs(expected) - Math.Abs(held);
             foreach (FKSTrack t in active.ToArray())
             {
-                if (t.Signal.Account == account && t.Signal.Instrument == instrument && t.Open > 0)
+                if (t.Signal.Account != account || t.Signal.Instrument != instrument || t.Open == 0 || gone <= 0)
                 {
-                    CancelExits(t);
-                    t.ExitFilled = t.Filled;
-                    if (t.IsEntryDone)
-                    {
-                        Finish(t, "closed", "closed_outside", "the position was closed by other orders");
-                    }
+                    continue;
+                }
+                int part = Math.Min(gone, t.Open);
+                gone -= part;
+                TakeOutside(t, part);
+            }
+        }
+
+        /// <summary>Other orders closed a part of this signal's position: reduce its exits, or end it.</summary>
+        private void TakeOutside(FKSTrack t, int qty)
+        {
+            t.ExitFilled += qty;
+            int left = qty;
+            foreach (FKSLot lot in t.Lots)
+            {
+                int share = Math.Min(left, lot.Open);
+                lot.ExitFilled += share;
+                left -= share;
+            }
+            if (t.Open == 0)
+            {
+                CancelExits(t);
+                if (t.IsEntryDone)
+                {
+                    Finish(t, "closed", "closed_outside", "the position was closed by other orders");
                 }
             }
         }

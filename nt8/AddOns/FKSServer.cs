@@ -631,6 +631,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         }
 
         private volatile bool readerDone;
+        private int aliveIsPosted;
 
         private void Read(FKSSession session)
         {
@@ -653,7 +654,14 @@ namespace NinjaTrader.NinjaScript.AddOns
                     {
                         continue;
                     }
-                    server.Post(session.Alive);
+                    if (Interlocked.Exchange(ref aliveIsPosted, 1) == 0)
+                    {
+                        server.Post(delegate
+                        {
+                            aliveIsPosted = 0;
+                            session.Alive();
+                        });
+                    }
                     for (int i = 0; i < got && !tooLong; i++)
                     {
                         if (buffer[i] != (byte)'\n')

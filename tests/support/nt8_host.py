@@ -115,7 +115,7 @@ class Wire:
     ended: bool = False
     silent: bool = False
     closed: bool = False
-    hello: dict[str, Any] = field(default_factory=dict)
+    opening: dict[str, Any] = field(default_factory=dict)
     nonce: str = ""
     mac: str = ""
     authenticated: bool = False
@@ -228,22 +228,22 @@ class Conversation:
         self._last_price()
 
     def _x(self, step: Step) -> None:
-        word, _, rest = step.text.partition(" ")
-        if word == "CRASH_AT":
+        verb, _, rest = step.text.partition(" ")
+        if verb == "CRASH_AT":
             self._host.do("crash_at", point=rest)
-        elif word == "STOP":
+        elif verb == "STOP":
             self._host.do("terminate")
-        elif word == "START":
+        elif verb == "START":
             self._activate()
-        elif word == "RESTART":
+        elif verb == "RESTART":
             self._restart()
-        elif word == "RECOMPILE":
+        elif verb == "RECOMPILE":
             assert self._host.do("recompile")["listening"], "the new instance did not start"
-        elif word == "DELETE_JOURNAL":
+        elif verb == "DELETE_JOURNAL":
             for path in (self._host.folder / "fks").glob("journal-*"):
                 path.unlink()
         else:
-            raise AssertionError(f"unknown X {word}")
+            raise AssertionError(f"unknown X {verb}")
 
     # ---- steps ----
 
@@ -336,7 +336,7 @@ class Conversation:
             message = step.json
         filled = self._vars.fill(message)
         if filled.get("t") == "hello":
-            wire.hello = filled
+            wire.opening = filled
         if filled.get("t") == "auth":
             wire.mac = self._client_mac(wire)
             filled["mac"] = self._mac_to_send(filled["mac"], wire)
@@ -369,12 +369,12 @@ class Conversation:
 
     @staticmethod
     def _client_mac(wire: Wire) -> str:
-        parts = ("fks1", "client", wire.nonce, wire.hello["nonce"], wire.hello["instance"], wire.hello["group"])
+        parts = ("fks1", "client", wire.nonce, wire.opening["nonce"], wire.opening["instance"], wire.opening["group"])
         return hmac.new(SECRET, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
 
     @staticmethod
     def _bridge_mac(wire: Wire, epoch: str) -> str:
-        parts = ("fks1", "bridge", wire.hello["nonce"], wire.nonce, epoch, wire.hello["group"])
+        parts = ("fks1", "bridge", wire.opening["nonce"], wire.nonce, epoch, wire.opening["group"])
         return hmac.new(SECRET, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
 
     # ---- expectations ----
@@ -445,7 +445,7 @@ class Conversation:
         self._connect(step)
         wire = self._wires[self._last]
         nonce = secrets.token_hex(32)
-        wire.hello = {
+        wire.opening = {
             "t": "hello",
             "v": 1,
             "client": "conversation",
@@ -454,7 +454,7 @@ class Conversation:
             "role": role,
             "nonce": nonce,
         }
-        wire.send((dump(wire.hello) + "\n").encode())
+        wire.send((dump(wire.opening) + "\n").encode())
         challenge = self._next(wire)
         assert challenge is not None, "no challenge"
         assert challenge["t"] == "challenge", f"got {challenge}"
@@ -494,13 +494,13 @@ class Conversation:
                 self._sync()
 
     def _platform(self, step: Step) -> None:
-        verb, arguments = step.worded
+        verb, arguments = step.command
         self._host.do(verb, **self._vars.fill(arguments))
 
     # ---- checks ----
 
     def _check(self, step: Step) -> None:
-        name, asked = step.worded
+        name, asked = step.command
         asked = self._vars.fill(asked)
         getattr(self, f"_check_{name}")(asked)
 

@@ -33,10 +33,10 @@ class Step:
         return parsed
 
     @property
-    def worded(self) -> tuple[str, dict[str, Any]]:
-        """The argument as a word and a JSON object, as in `P order {…}`."""
-        word, _, rest = self.text.partition(" ")
-        return word, parse_json(rest) if rest else {}
+    def command(self) -> tuple[str, dict[str, Any]]:
+        """The argument as a verb and a JSON object, as in `P order {…}`."""
+        verb, _, rest = self.text.partition(" ")
+        return verb, parse_json(rest) if rest else {}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tests.support import mono
 
-CALLS = re.compile(
-    r"\b(CreateOrder|Submit|SubmitLocal|Change|Cancel|Flatten|EnterLong|EnterShort|ExitLong|ExitShort|AtmStrategyCreate)\s*\("
+METHODS = (
+    "CreateOrder Submit SubmitLocal Change Cancel Flatten EnterLong EnterShort ExitLong ExitShort AtmStrategyCreate"
 )
+CALLS = re.compile(rf"\b({METHODS.replace(' ', '|')})\s*\(")
 
 
 def _build(target: Path) -> bytes:

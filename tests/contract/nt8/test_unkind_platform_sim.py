@@ -1,4 +1,4 @@
-"""What the simulated platform may do to the AddOn, one behaviour each, in the language of the conversation files."""
+"""Hostile behaviours of the simulated platform, one each, in the language of the conversation files."""
 
 from __future__ import annotations
 
@@ -76,6 +76,24 @@ A cancels {"names":["FKS:a1:S","FKS:a1:T"]}
 E* {"t":"ev","kind":"risk","code":"position_mismatch"}
 E* {"t":"ev","kind":"signal","id":"a1","state":"closed"}
 A submits {"count":3}
+""",
+    "part_closed_by_hand_reduces_the_exits": OPENED
+    + """\
+P position {"instrument":"ES 03-25","side":"long","qty":1,"avg":4500.00}
+T +4000
+A live_stops {"id":"a1","qty":1}
+A calls {"order":["Change FKS:a1:S","Change FKS:a1:T"]}
+E* {"t":"ev","kind":"risk","code":"position_mismatch","value":1,"limit":2}
+A submits {"count":3}
+""",
+    "kill_without_a_connection_flattens_when_it_is_back": OPENED
+    + """\
+P connection {"status":"ConnectionLost"}
+I {"t":"kill","rid":"k1","reason":"x"}
+E* {"t":"result","rid":"k1","ok":false,"code":"not_connected","flat":false}
+A flattens {"instruments":["ES 03-25"],"count":0}
+P connection {"status":"Connected"}
+A flattens {"instruments":["ES 03-25"],"count":1}
 """,
     "overfill_by_one_contract_is_protected": OPENED
     + """\

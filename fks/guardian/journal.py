@@ -1,11 +1,12 @@
 """The kill switch's own journal: JSON lines in one file, fsynced line by line, written by the guardian alone (G5).
 
 One line per act, each with `kill_id`, `at` (UTC) and `act`:
-`engaged` (scope, reason, by, flatten) · `flatten_wanted` (a later kill asked for it) · `cancelled` (one order, what the
-venue said) · `sending` (a flattening order, written before its first byte leaves) · `outcome` (what became of it; more
-than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
-after that) · `released` (with the person). A line cut short by a crash is ignored: what it was to
-record had not been acted upon, or is asked of the venue.
+`engaged` (scope, reason, by, flatten) · `joined` (a later kill was asked for: scope, reason, by, flatten) ·
+`flatten_wanted` (asked for at another guardian) · `cancelled` (one order, what the venue said) · `sending` (a
+flattening order, written before its first byte leaves) · `outcome` (what became of it; more than one may follow, the
+last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up after that) · `released`
+(with the person). A line cut short by a crash is ignored: what it was to record had not been acted upon, or is asked of
+the venue.
 """
 
 from __future__ import annotations
@@ -62,6 +63,17 @@ class KillOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A kill that was asked for here. `at_ns`: when, on this machine's clock."""
+
+    scope: str
+    reason: str
+    by: str
+    flatten: bool
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class KillRecord:
     """One kill, as its lines in the file say."""
 
@@ -78,6 +90,7 @@ class KillRecord:
     report: Mapping[str, Any] = field(default_factory=dict)
     released_by: str | None = None
     released_ns: int | None = None
+    joined: Asked | None = None  # the newest kill that joined this one
 
     def order(self, client_order_id: str) -> KillOrder | None:
         """Return the flattening order of that id, or None: it attributes a fill while the database is
@@ -116,20 +129,20 @@ def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
     for line in lines:
         act = line.get("act")
         if act == "engaged":
-            record = KillRecord(
-                kill_id=str(line["kill_id"]),
-                scope=str(line["scope"]),
-                reason=str(line["reason"]),
-                by=str(line["by"]),
-                engaged_ns=to_ns(datetime.fromisoformat(line["at"])),
-                flatten=bool(line["flatten"]),
-            )
+            asked = _asked_of(line)
+            record = KillRecord(str(line["kill_id"]), asked.scope, asked.reason, asked.by, asked.at_ns, asked.flatten)
         elif record is not None and line.get("kill_id") == record.kill_id:
             record = _apply(record, str(act), line)
     return record
 
 
 def _apply(record: KillRecord, act: str, line: Mapping[str, Any]) -> KillRecord:
+    if act == "joined":
+        asked = _asked_of(line)
+        is_more = asked.flatten and not record.flatten
+        return replace(
+            record, joined=asked, flatten=record.flatten or asked.flatten, is_done=record.is_done and not is_more
+        )
     if act == "flatten_wanted":
         return replace(record, flatten=True, is_done=False)
     if act == "cancelled":
@@ -146,6 +159,20 @@ def _apply(record: KillRecord, act: str, line: Mapping[str, Any]) -> KillRecord:
         at = to_ns(datetime.fromisoformat(line["at"]))
         return replace(record, is_engaged=False, released_by=str(line["by"]), released_ns=at)
     return record
+
+
+def _asked_of(line: Mapping[str, Any]) -> Asked:
+    return Asked(
+        scope=str(line["scope"]),
+        reason=str(line["reason"]),
+        by=str(line["by"]),
+        flatten=bool(line["flatten"]),
+        at_ns=to_ns(datetime.fromisoformat(line["at"])),
+    )
+
+
+def _fields(asked: Asked) -> dict[str, Any]:
+    return {"scope": asked.scope, "reason": asked.reason, "by": asked.by, "flatten": asked.flatten}
 
 
 def _with_outcome(item: KillOrder, line: Mapping[str, Any]) -> KillOrder:
@@ -253,12 +280,16 @@ class KillJournal:
         """Return whether the file ever held that kill: then it knows better than any table what became of it."""
         return kill_id in self._ids or (self.record is not None and self.record.kill_id == kill_id)
 
-    def engage(self, *, kill_id: str, scope: str, reason: str, by: str, flatten: bool, now_ns: int) -> KillRecord:
+    def engage(self, kill_id: str, asked: Asked) -> KillRecord:
         """Begin a kill."""
-        return self._note(kill_id, now_ns, "engaged", scope=scope, reason=reason, by=by, flatten=flatten)
+        return self._note(kill_id, asked.at_ns, "engaged", **_fields(asked))
+
+    def join(self, asked: Asked) -> KillRecord:
+        """Note a kill that was asked for while one was engaged: it outlives a release that a person made before."""
+        return self._note(self._id, asked.at_ns, "joined", **_fields(asked))
 
     def want_flatten(self, *, by: str, now_ns: int) -> KillRecord:
-        """Ask for flattening in a kill that began without."""
+        """Ask for flattening in a kill that began without: that was asked for at another guardian."""
         return self._note(self._id, now_ns, "flatten_wanted", by=by)
 
     def cancelled(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fks.guardian.context import Context
-from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, KillJournal, KillRecord
+from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord
 from fks.guardian.positions import WINDOW_S, Snapshot
 from fks.model import ids
 from fks.model.errors import FksError
@@ -134,14 +134,8 @@ class KillTables:
             elif self._journal.knows(row["kill_id"]):
                 continue
             else:
-                self._journal.engage(
-                    kill_id=row["kill_id"],
-                    scope=row["scope"],
-                    reason=row["reason"],
-                    by=row["engaged_by"],
-                    flatten=row["flatten"],
-                    now_ns=to_ns(row["engaged_at"]),
-                )
+                asked = Asked(row["scope"], row["reason"], row["engaged_by"], row["flatten"], to_ns(row["engaged_at"]))
+                self._journal.engage(row["kill_id"], asked)
             is_more, self.is_merged = True, False
             self._log.warning("kill.adopted", kill_id=row["kill_id"], reason=row["reason"], by=row["engaged_by"])
         return is_more
@@ -172,7 +166,7 @@ class KillTables:
         return await self._try(read, "orders", self._timing.answer_s) or self._is_broken
 
     async def release_all(self, by: str, now_ns: int) -> None:
-        """Leave no kill engaged in the tables."""
+        """Leave no kill engaged in the tables that was engaged by `now_ns`, when a person released all."""
 
         async def write(store: KillStore) -> None:
             await store.release_all(by=by, at=to_datetime(now_ns))

@@ -16,14 +16,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fks.guardian.context import Context
 from fks.guardian.control_socket import ControlSocket
 from fks.guardian.flatten import line_of
-from fks.guardian.journal import KillJournal, KillRecord, last_kill, read_kill
+from fks.guardian.journal import Asked, KillJournal, KillRecord, last_kill, read_kill
 from fks.guardian.lease import HELD, GuardianLease, holder_of
 from fks.guardian.positions import PositionsFile, Snapshot
 from fks.guardian.progress import Progress
@@ -32,22 +31,13 @@ from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.ports import Venue
-from fks.model.timeframe import iso, to_ns
+from fks.model.timeframe import iso
 from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
 _CANCEL_AGAIN_S = 1.0
 _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that the venue alone is asked about each id
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    scope: str
-    reason: str
-    by: str
-    flatten: bool
-    at_ns: int
 
 
 class Guardian:
@@ -82,7 +72,6 @@ class Guardian:
         self._publishing: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
         self._resuming, self._resumed = 0, 0  # resumes under way, and ended
-        self._joined: _Asked | None = None  # the newest kill that joined the one that is engaged
         self._tables = KillTables(context, self._journal)
         self._taken: tuple[str, int] | None = (
             None  # (kill, lease epoch) for which a predecessor's orders are in the file
@@ -105,9 +94,10 @@ class Guardian:
         await self._lease.renew()
         self._renewing = asyncio.create_task(self._lease.keep(), name="guardian lease")
         await self._open_venues()
-        self._tables.take_release(await self._tables.elsewhere())
+        if self._tables.take_release(await self._tables.elsewhere()):
+            self._engage_again()
         record = self._journal.record
-        if record is not None and record.is_engaged:
+        if self._work is None and record is not None and record.is_engaged:
             self._log.warning("kill.engaged_at_start", kill_id=record.kill_id, is_done=record.is_done)
             await self._take_orders()
             self._begin()
@@ -173,30 +163,20 @@ class Guardian:
             is_new = not self._is_engaged
             now = self._clock.now_ns()
             record = self._journal.record
-            asked = _Asked(scope, reason, by, flatten, now)
+            asked = Asked(scope, reason, by, flatten, now)
             if is_new:
                 self._engage(asked)
             elif record is not None:
-                self._joined = asked
-                is_more = flatten and not record.flatten
-                if is_more:
-                    self._journal.want_flatten(by=by, now_ns=now)
-                self._wake(is_more=is_more)
+                self._journal.join(asked)
+                self._wake(is_more=flatten and not record.flatten)
             self._tables.is_merged = False
             self._meter.gauge("fks_kill_engaged", 1.0)
         self._publish_soon()
         await self._wait_quiet()
         return self.report(already=not is_new)
 
-    def _engage(self, asked: _Asked) -> None:
-        record = self._journal.engage(
-            kill_id=uuid.uuid4().hex,
-            scope=asked.scope,
-            reason=asked.reason,
-            by=asked.by,
-            flatten=asked.flatten,
-            now_ns=asked.at_ns,
-        )
+    def _engage(self, asked: Asked) -> None:
+        record = self._journal.engage(uuid.uuid4().hex, asked)
         self._taken = record.kill_id, self._lease.epoch  # no other guardian can have sent an order of a new kill
         self._log.error("kill.engaged", kill_id=record.kill_id, reason=asked.reason, by=asked.by, flatten=asked.flatten)
         self._begin()
@@ -223,12 +203,12 @@ class Guardian:
                     remedy="look at 'fks kill --json', or give it up with 'fks resume --force'",
                 )
             await self._end_work()
-            self._joined = None
-            record = self._journal.release(by=by, now_ns=self._clock.now_ns())
+            now = self._clock.now_ns()
+            record = self._journal.release(by=by, now_ns=now)
             self._tables.is_merged = False
             self._log.warning("kill.released", kill_id=record.kill_id, by=by)
         await self._tables.merge()
-        await self._tables.release_all(by, self._clock.now_ns())
+        await self._tables.release_all(by, now)
         await self._publish()
         return {
             "ok": True,
@@ -275,13 +255,7 @@ class Guardian:
             is_old = is_resuming or self._resuming > 0 or resumed != self._resumed
             if self._tables.take_release(found):
                 await self._end_work()
-                asked, released = self._joined, found.released
-                # the kill was asked for again after a release elsewhere that this guardian had not read then
-                if asked is not None and released is not None and to_ns(released["released_at"]) < asked.at_ns:
-                    self._engage(asked)
-                    self._tables.is_merged = False
-                    self._meter.gauge("fks_kill_engaged", 1.0)
-                self._joined = None
+                self._engage_again()
             elif not is_old and self._tables.adopt(found):
                 self._meter.gauge("fks_kill_engaged", 1.0)
                 if self._work is None:
@@ -289,6 +263,17 @@ class Guardian:
                 else:
                     self._wake(is_more=True)
         await self._take_orders()
+
+    def _engage_again(self) -> None:
+        """Begin the kill that was asked for after a release elsewhere which this guardian had not read then: it was
+        taken for one that joins."""
+        record = self._journal.record
+        if record is None or record.joined is None or record.released_ns is None:
+            return
+        if record.released_ns < record.joined.at_ns:
+            self._engage(record.joined)
+            self._tables.is_merged = False
+            self._meter.gauge("fks_kill_engaged", 1.0)
 
     async def _take_orders(self) -> None:
         record = self._journal.record

@@ -57,7 +57,7 @@ class KillStore:
         return await self._db.fetchrow("kill.release", kill_id)
 
     async def release_all(self, *, by: str, at: datetime) -> None:
-        """Leave no kill engaged."""
+        """Leave no kill engaged that was engaged by `at`."""
         await self._db.execute("kill.release_all", by, at)
 
     async def save_order(

@@ -57,8 +57,9 @@ ON CONFLICT (kill_id) DO UPDATE
 SELECT released_by, released_at FROM kill_switch WHERE kill_id = $1 AND NOT is_engaged AND released_at IS NOT NULL;
 
 -- name: release_all
--- Release every kill that is engaged, whoever wrote it: after a person resumed none may be left over.
-UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WHERE is_engaged;
+-- Release every kill that was engaged when a person resumed, whoever wrote it: none of them may be left over. One that
+-- was engaged since stays.
+UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WHERE is_engaged AND engaged_at <= $2;
 
 -- name: orders
 -- The flattening orders since a moment: a guardian that takes over asks about those of its predecessor.

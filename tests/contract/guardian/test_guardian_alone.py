@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.guardian.journal import KillJournal
+from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.service import last_kill, read_kill
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Presence, Side
@@ -47,7 +47,7 @@ async def test_it_reads_what_the_first_one_wrote_before_it_died(folder: Path) ->
     first, second = KillJournal(folder / "kill.jsonl"), KillJournal(folder / "kill.jsonl")
     assert first.lock()
     assert not second.lock()
-    first.engage(kill_id="k1", scope="system", reason="", by="me", flatten=True, now_ns=1)
+    first.engage("k1", Asked("system", "", "me", True, 1))
     first.close()
     assert second.lock()
     assert second.record is not None
@@ -60,7 +60,7 @@ async def test_a_lock_that_cannot_be_written_stops_no_guardian(folder: Path) -> 
     journal = KillJournal(folder / "kill.jsonl")
     assert journal.lock()
     assert journal.error is not None
-    assert journal.engage(kill_id="k", scope="system", reason="", by="", flatten=True, now_ns=1).is_engaged
+    assert journal.engage("k", Asked("system", "", "", True, 1)).is_engaged
     journal.close()
 
 
@@ -100,7 +100,7 @@ async def test_a_kill_the_file_released_is_not_taken_up_from_a_table_that_lags(
     exchange: LocalExchange, folder: Path, database: Database
 ) -> None:
     journal = KillJournal(folder / "kill.jsonl")
-    journal.engage(kill_id="old", scope="system", reason="", by="me", flatten=True, now_ns=1_700_000_000_000_000_000)
+    journal.engage("old", Asked("system", "", "me", True, 1_700_000_000_000_000_000))
     journal.release(by="me", now_ns=1_700_000_001_000_000_000)
     journal.close()
     await database.sql("INSERT INTO kill_switch (kill_id) VALUES ('old')")
@@ -121,7 +121,7 @@ async def test_a_kill_that_was_released_on_another_machine_is_not_begun_again(
 ) -> None:
     """This machine died in the middle of it, its role moved on, a person resumed there; now the role is back here."""
     journal = KillJournal(folder / "kill.jsonl")
-    journal.engage(kill_id="old", scope="system", reason="", by="me", flatten=True, now_ns=1_700_000_000_000_000_000)
+    journal.engage("old", Asked("system", "", "me", True, 1_700_000_000_000_000_000))
     journal.close()
     await database.sql(
         "INSERT INTO kill_switch (kill_id, is_engaged, released_by, released_at) VALUES ('old', false, 'me', now())"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fks.guardian.journal import ENDED, KillJournal
+from fks.guardian.journal import ENDED, Asked, KillJournal
 from fks.guardian.service import last_kill, read_kill
 from fks.model import ids
 from fks.model.ids import flatten_id
@@ -329,7 +329,7 @@ async def test_a_flattening_booked_long_ago_is_not_counted_again(
     await seed_account(database, position="0.1")
     journal = KillJournal(folder / "kill.jsonl")
     long_ago = time.time_ns() - 3600 * 10**9
-    record = journal.engage(kill_id="k", scope="system", reason="", by="me", flatten=True, now_ns=long_ago)
+    record = journal.engage("k", Asked("system", "", "me", True, long_ago))
     intent = flatten_id(record.kill_id, venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s0")
     sold = order(
         "0.4",

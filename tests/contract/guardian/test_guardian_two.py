@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fks.api.emergency_stop import EmergencyStop
 from fks.clock import RealClock
-from fks.guardian.service import last_kill
+from fks.guardian.journal import Asked, KillJournal, last_kill
+from fks.model.timeframe import to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore
@@ -155,3 +156,51 @@ async def test_without_postgres_a_guardian_that_the_placement_does_not_name_look
     assert exchange.received(method="DELETE", after=since) == []
     assert sells(exchange, since) == []
     assert len(await trader.open_orders()) == 1
+
+
+async def test_a_kill_that_joined_after_a_release_elsewhere_outlives_its_guardian(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
+) -> None:
+    """The guardian ends before it has read the release: its successor reads both."""
+    await seed_account(database)
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+        earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
+        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+    asked = Asked("system", "again", "me", False, RealClock().now_ns())
+    journal = KillJournal(folder / "kill.jsonl")
+    journal.join(asked)
+    journal.close()
+    await database.sql(
+        "UPDATE kill_switch SET is_engaged = false, released_by = 'other', released_at = $1",
+        to_datetime(asked.at_ns - 1_000_000),
+    )
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+        assert (guardian.report()["engaged"], guardian.report()["reason"]) == (True, "again")
+        assert guardian.report()["kill_id"] != earlier["kill_id"]
+
+
+async def test_a_resume_leaves_a_kill_engaged_that_was_asked_for_meanwhile(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
+) -> None:
+    """The old kill's row is held: the release of all that was engaged is written after the row of the new kill."""
+    await seed_account(database)
+    guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
+    async with at_work(guardian):
+        earlier = await guardian.kill(reason="earlier", by="me", flatten=False)
+        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        async with database.transaction() as tx:
+            await tx.sql("SELECT kill_id FROM kill_switch FOR UPDATE")
+            resuming = asyncio.create_task(guardian.resume(by="me"))
+            await until(lambda: not guardian.report()["engaged"], deadline_s=5)
+            killing = asyncio.create_task(guardian.kill(reason="again", by="me", flatten=False))
+            await until(lambda: guardian.report()["engaged"], deadline_s=5)
+            await until(lambda: _has_both(database), deadline_s=5)
+            assert not resuming.done()
+        await asyncio.gather(resuming, killing)
+        await until(lambda: guardian.report().get("database") == "up", deadline_s=10)
+        assert guardian.report()["kill_id"] != earlier["kill_id"]
+        assert [row["reason"] for row in await KillStore(database).engaged()] == ["again"]
+
+
+async def _has_both(database: Database) -> bool:
+    return len(await KillStore(database).engaged()) == 2

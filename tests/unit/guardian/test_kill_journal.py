@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.guardian.journal import ABSENT, ENDED, KillJournal, KillRecord, last_kill, read_kill
+from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, last_kill, read_kill
 from fks.guardian.positions import Holder, Known, Rules, Snapshot, is_ours
 from fks.model import ids
 from fks.model.ids import flatten_id
@@ -46,7 +46,7 @@ def flattening(kill_id: str, attempt: int = 0) -> Order:
 
 def write_all(path: Path) -> KillRecord:
     journal = KillJournal(path)
-    journal.engage(kill_id="k1", scope="system", reason="ünsicher", by="me", flatten=False, now_ns=NOW)
+    journal.engage("k1", Asked("system", "ünsicher", "me", False, NOW))
     journal.cancelled(venue="ccxt", symbol="BTCUSDT", client_order_id="a", outcome="ack", detail="", now_ns=NOW)
     journal.want_flatten(by="me", now_ns=NOW)
     first, second = flattening("k1"), flattening("k1", 1)
@@ -102,7 +102,7 @@ def test_a_file_cut_anywhere_is_a_shorter_story(data: st.DataObject) -> None:
             assert record.kill_id == full.kill_id
             assert [o.order for o in record.orders] == [o.order for o in full.orders][: len(record.orders)]
         journal = KillJournal(path)
-        journal.engage(kill_id="k2", scope="system", reason="", by="me", flatten=True, now_ns=NOW)
+        journal.engage("k2", Asked("system", "", "me", True, NOW))
         journal.close()
         again = read_kill(path)
         assert again is not None
@@ -112,7 +112,7 @@ def test_a_file_cut_anywhere_is_a_shorter_story(data: st.DataObject) -> None:
 def test_a_file_that_cannot_be_written_stops_no_kill(tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("")
     journal = KillJournal(tmp_path / "blocked" / "kill.jsonl")
-    record = journal.engage(kill_id="k", scope="system", reason="", by="me", flatten=True, now_ns=NOW)
+    record = journal.engage("k", Asked("system", "", "me", True, NOW))
     assert record.is_engaged
     assert journal.error
 

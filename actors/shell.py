@@ -102,7 +102,7 @@ class Shell:
 
     async def _live(self) -> None:
         # beside the loop, and beside what is waited for below: importing takes longer than anything else of a start
-        loaded = asyncio.create_task(asyncio.to_thread(_load, getattr(tree.CLASSES[self._role], "MODULES", ())))
+        loaded = asyncio.create_task(asyncio.to_thread(_load, getattr(tree.class_of(self._role), "MODULES", ())))
         # the predecessor is not proven gone: let its lease run out first; the supervisor, which counts from the raised
         # epoch, may end the wait earlier
         if self._wait_s:
@@ -140,7 +140,7 @@ class Shell:
                 if component.lease is not None:
                     await component.lease.renew()
                     component = self._component = await component.with_current_config()
-                child = tree.CLASSES[self._role](component, self._args, **self._ports(self._role, component))
+                child = tree.class_of(self._role)(component, self._args, **self._ports(self._role, component))
                 if await self._start_unless_stopped(child):
                     return child
                 return None

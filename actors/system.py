@@ -36,6 +36,10 @@ _STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
 CALL_S = 60.0  # between two calls of a child whose heartbeat is read: it has to answer the cluster, too
+READY_AFTER_S = 10.0  # a system that starts needs its processors for itself
+READY_EVERY_S = 3.0  # between two looks for a worker process that is ready
+READY_KEEP_S = 86_400  # how long Ray keeps one that is not used; then the next one is made
+READY_CALL_S = 5.0
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 WARM_S = 600.0  # how long a process without a job is kept ready
 WARM_AFTER_S = 0.5  # after a job began the next process is made ready
@@ -57,11 +61,13 @@ class _OnRay(Shell):
         super().__init__(*args)
         with contextlib.suppress(Exception):  # a constructor of the supervisor must not fail
             self._node_id = str(ray.get_runtime_context().get_node_id())
+            if self._role == tree.SUPERVISOR:
+                self._ready_task = asyncio.create_task(keep_worker_ready())
 
 
 def _remote_shell(role: str) -> Any:
     """Return the actor class of a role. Its name is what the dashboard and the process list show: ray::OrderManager."""
-    name = tree.CLASSES[role].__name__.removesuffix("Actor")
+    name = tree.CLASSES[role].rpartition(":")[2].removesuffix("Actor")
     made = type(name, (_OnRay,), {"__module__": __name__, "__qualname__": name})
     globals()[name] = made  # a worker imports the class by this name
     return ray.remote(concurrency_groups={"sys": 16})(made)
@@ -86,6 +92,39 @@ def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int
         )
         .remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)
     )
+
+
+async def keep_worker_ready() -> None:
+    """Keep one worker process of this node waiting, until cancelled: the next child that is started here runs in it,
+    and does not wait for a new process to import Ray.
+
+    It has imported nothing of FKS, so that it fits any build. Ray offers this to its own parts only: where the call
+    fails, a start takes longer and nothing else changes.
+    """
+    await asyncio.sleep(READY_AFTER_S)
+    while True:
+        with contextlib.suppress(Exception):
+            await asyncio.to_thread(_make_worker_ready)
+        await asyncio.sleep(READY_EVERY_S)
+
+
+def _make_worker_ready() -> None:
+    """Have this node's raylet, which is the parent of its workers, start one, unless one waits or starts."""
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
+
+    for process in psutil.Process(os.getppid()).children():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if command.startswith("ray::IDLE") or "default_worker.py" in command:
+                return
+    here = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == here)
+    with init_grpc_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
+        node_manager_pb2_grpc.NodeManagerServiceStub(channel).PrestartWorkers(
+            node_manager_pb2.PrestartWorkersRequest(num_workers=1, keep_alive_duration_secs=READY_KEEP_S),
+            timeout=READY_CALL_S,
+        )
 
 
 class RayChild:

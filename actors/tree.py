@@ -1,7 +1,7 @@
 """Table of the actor tree: every child of the supervisor, its branch, deadline, dependencies and placement.
 
 Started downwards in waves, stopped upwards. `CLASSES` names the class of each role; the classes never meet but by
-message.
+message, and a process imports its own alone: importing takes longer than anything else of a start.
 """
 
 from __future__ import annotations
@@ -9,33 +9,34 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from pkgutil import resolve_name
 from typing import Any
 
-from actors.collector import CollectorActor
-from actors.guardian import GuardianActor
-from actors.monitor import MonitorActor
-from actors.order_manager import OrderManagerActor
-from actors.scheduler import SchedulerActor
-from actors.strategy import StrategyActor
-from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
 from fks.runtime import Component
 from fks.store.challengers import SHADOW_WORKER
 from fks.store.supervision import TreeJournal
 from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree
 
+#: role -> module:class, or a class
 CLASSES: dict[str, Any] = {
-    "supervisor": SupervisorActor,
-    "guardian": GuardianActor,
-    "collector": CollectorActor,
-    "orders": OrderManagerActor,
-    "strategy": StrategyActor,
-    "scheduler": SchedulerActor,
-    "monitor": MonitorActor,
+    "supervisor": "actors.supervisor:SupervisorActor",
+    "guardian": "actors.guardian:GuardianActor",
+    "collector": "actors.collector:CollectorActor",
+    "orders": "actors.order_manager:OrderManagerActor",
+    "strategy": "actors.strategy:StrategyActor",
+    "scheduler": "actors.scheduler:SchedulerActor",
+    "monitor": "actors.monitor:MonitorActor",
 }
 
 SUPERVISOR = "supervisor"
 SHARE = 0.001  # of a node's resource: it says where, not how many
+
+
+def class_of(role: str) -> Any:
+    """Return the class of a role, imported."""
+    found = CLASSES[role]
+    return resolve_name(found) if isinstance(found, str) else found
 
 
 def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSpec:

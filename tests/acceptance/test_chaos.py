@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
+import psutil
 import pytest
 
 from tests.support.audit import assert_sound
@@ -26,6 +28,21 @@ def test_a_killed_actor_is_back_within_five_seconds_and_nothing_is_lost(system: 
     assert after == others, "a neighbour was restarted"
     system.wait_for_fills(1)
     assert_sound(system)
+
+
+def test_a_restart_takes_the_worker_process_that_waits(system: System) -> None:
+    """Importing Ray takes a second of a slow processor: the process that waits has done so."""
+
+    def is_waiting() -> bool:
+        pids = (process.ppid() for process in psutil.process_iter() if process.name().startswith("ray::IDLE"))
+        return psutil.Process(system.components()["supervisor"]["pid"]).ppid() in pids
+
+    wait_until(is_waiting, deadline_s=30.0, every_s=0.5)
+    killed_s = time.time()
+    row = system.kill("strategy:0")
+    system.back_after("strategy:0", row["pid"], deadline_s=ACTOR_BACK_S)
+    assert psutil.Process(system.components()["strategy:0"]["pid"]).create_time() < killed_s
+    wait_until(is_waiting, deadline_s=30.0, every_s=0.5)
 
 
 def test_a_hung_actor_is_killed_and_replaced(system: System) -> None:

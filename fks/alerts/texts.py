@@ -10,6 +10,7 @@ from fks.alerts.routing import About, Alert
 
 _MARKS = {"info": "\N{INFORMATION SOURCE}\ufe0f", "warning": "⚠️", "error": "❌", "page": "🚨"}
 _LISTED_MAX = 15
+_LIST_MAX = 1_800  # characters: Discord refuses a message of more than 2,000
 _LINE_MAX = 400
 REPEATED = "(repeated)"
 
@@ -62,9 +63,14 @@ def _of_many(alerts: Sequence[Alert], about: About) -> Text:
     first = alerts[0]
     mark = "✅" if about == "resolved" else _MARKS.get(first.severity, "🚨")
     label = {"raised": first.severity.upper(), "resolved": "RESOLVED", "escalated": "NOT ACKNOWLEDGED"}[about]
-    lines = [f"- {alert.event}: {alert.message[:200]} (alert {alert.id})" for alert in alerts[:_LISTED_MAX]]
-    if len(alerts) > _LISTED_MAX:
-        lines.append(f"and {len(alerts) - _LISTED_MAX} more: fks alerts --all")
+    lines: list[str] = []
+    for alert in alerts[:_LISTED_MAX]:
+        line = f"- {alert.event}: {alert.message[:200]} (alert {alert.id})"
+        if sum(map(len, lines)) + len(lines) + len(line) > _LIST_MAX:
+            break
+        lines.append(line)
+    if len(alerts) > len(lines):
+        lines.append(f"and {len(alerts) - len(lines)} more: fks alerts --all")
     return Text(f"{mark} {label}: {len(alerts)} alerts", "\n".join(lines))
 
 

@@ -50,7 +50,12 @@ class PersonalSchedules:
         for row in rows:
             if len(self._running) >= AT_ONCE:
                 break
-            if (wanted := _wanted(row, again.get(row["name"]), now)) is None:
+            try:
+                wanted = _wanted(row, again.get(row["name"]), now)
+            except ValueError as error:  # a rhythm of an earlier version must not end the scheduler
+                self._c.log.warning("schedule.failed", schedule=row["name"], result=str(error)[:500])
+                continue
+            if wanted is None:
                 continue
             due_at, attempt, cause = wanted
             id = await db.fetchval("schedules.claim_run", row["name"], due_at, attempt, cause, name, epoch)

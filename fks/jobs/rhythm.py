@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from croniter import croniter
 
@@ -11,6 +11,7 @@ from fks.model.errors import InputError
 
 EVERY_MIN_S, EVERY_MAX_S = 60, 366 * 86_400
 LATE_S = 60.0
+_ANY = datetime(2024, 3, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class Rhythm:
             raise _wrong("give either cron or every_s", "e.g. cron '0 3 * * *' (UTC), or every_s 3600")
         if self.cron is not None and not (len(self.cron.split()) == 5 and croniter.is_valid(self.cron)):
             raise _wrong(f"cron {self.cron[:80]!r} is not one", "use five fields, e.g. '0 3 * * *' for 03:00 UTC")
+        try:
+            if self.cron is not None:
+                croniter(self.cron, _ANY).get_next(datetime), croniter(self.cron, _ANY).get_prev(datetime)
+        except ValueError:  # well formed, and never due: 30 February
+            raise _wrong(f"cron {self.cron!r} is never due", "use a day that its months have") from None
         if self.every_s is not None and not EVERY_MIN_S <= self.every_s <= EVERY_MAX_S:
             raise _wrong(f"every_s {self.every_s} is not usable", f"use {EVERY_MIN_S} to {EVERY_MAX_S} seconds")
         return self

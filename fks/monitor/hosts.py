@@ -122,7 +122,7 @@ async def get_status(
         finally:
             writer.close()
     parts = line.split(b" ", 2)
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not parts[1].isdigit():
+    if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or len(parts[1]) != 3 or not parts[1].isdigit():
         raise OSError(f"{host}:{port} does not answer in HTTP")
     return int(parts[1])
 

@@ -40,6 +40,7 @@ async def test_wrong_schedules_are_refused_and_leave_nothing(gateway: Running, s
     async with gateway.client("admin") as client:
         for changed, code in (
             ({"cron": "at noon"}, "SCHEDULE_WRONG"),
+            ({"cron": "0 0 30 2 *"}, "SCHEDULE_WRONG"),
             ({"every_s": 60}, "SCHEDULE_WRONG"),
             ({"cron": None}, "SCHEDULE_WRONG"),
             ({"name": "a b"}, "SCHEDULE_WRONG"),

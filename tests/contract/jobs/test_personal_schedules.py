@@ -271,3 +271,18 @@ def test_parameters_are_checked_by_action() -> None:
         with pytest.raises(InputError):
             checked_params(action, params)
     assert set(ACTIONS) >= {"deep-check", "backup", "sync", "drift-check", "retention", "backtest", "optimize"}
+
+
+async def test_a_schedule_that_is_never_due_does_not_keep_the_others_from_running(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of an earlier version: the 30 February is refused today."""
+    slow = Slow(monkeypatch)
+    await database.execute("schedules.add", "a-never", "0 0 30 2 *", None, "slow", {}, "me")
+    await add(database)
+    await own(database, 1)
+    personal, component = scheduler(database, tmp_path, epoch=1)
+    assert await personal.run_due() == ["mine"]
+    assert [kept["schedule"] for _, event, kept in component.log.lines if event == "schedule.failed"] == ["a-never"]
+    slow.may_end.set()
+    personal.stop()

@@ -321,6 +321,24 @@ async def test_a_server_that_never_ends_its_line_is_no_http(database: Database) 
             await get_status("localhost", service.port, "/", ("localhost",))
 
 
+async def test_a_server_whose_status_is_no_number_of_three_digits_is_no_http(database: Database) -> None:
+    async with http_service() as service:
+        service.answer = b"HTTP/1.1 " + b"9" * 5_000 + b" OK\r\n\r\n"  # more digits than Python takes for a number
+        with pytest.raises(OSError, match="does not answer in HTTP"):
+            await get_status("localhost", service.port, "/", ("localhost",))
+
+
+async def test_an_alert_of_a_rule_is_settled_by_its_rule_alone(database: Database, bus: Bus, tmp_path: Path) -> None:
+    await components(database, orders="ready", guardian="ready", supervisor="ready")
+    await database.sql(
+        "INSERT INTO alerts (severity, event, message, component, rule) VALUES "
+        "('page', 'service.down', 'of a rule', 'fks_data', 'service')"
+    )
+    for _ in range(3):
+        await deep(database, bus, tmp_path).run()
+    assert (await database.sql("SELECT resolved_at FROM alerts"))[0]["resolved_at"] is None
+
+
 async def test_an_outage_of_the_database_is_written_when_it_is_over(
     database: Database, database_url: str, postgres: PostgresServer, bus: Bus, tmp_path: Path
 ) -> None:

@@ -155,6 +155,10 @@ def test_text_of_one_and_of_many() -> None:
     assert many.title == "✅ RESOLVED: 19 alerts"
     assert many.body.splitlines()[-1] == "and 4 more: fks alerts --all"
     assert len(many.body) < 4000
+    long = [replace(_alert(number), message="x" * 500) for number in range(1, 16)]
+    listed = compose(long, "raised", NOW).body
+    assert len(listed) < 2_000, "Discord refuses more"
+    assert listed.splitlines()[-1] == f"and {15 - len(listed.splitlines()) + 1} more: fks alerts --all"
 
 
 def test_durations_in_words() -> None:

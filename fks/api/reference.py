@@ -115,7 +115,8 @@ PROBLEMS: dict[str, str] = {
     "BACKTEST_UNKNOWN": "404: no such backtest",
     "STRATEGY_SLOW": "422: the strategy's code takes too long to be checked",
     "INSTANCE_UNKNOWN": "404: no such strategy instance",
-    "ENTRIES_OPEN": "409: an order that enters is open, or a signal to enter waits, at the old parameters' prices",
+    "ENTRIES_OPEN": "409: an order that enters is open, or a signal to enter waits, at the old parameters' prices; "
+    "or a position is held that may have several entries",
     "INSTANCE_CHANGED": "409: the instance's parameters changed while those of its challenger were checked",
     "PROMOTION_REFUSED": "409: the parameters of the search may not be given to this instance, or there are none to go "
     "back to",

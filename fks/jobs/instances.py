@@ -40,7 +40,8 @@ async def change_params(
     """Give an instance, which the transaction holds (`held_instance`), parameters as its next version; return that.
 
     Errors: InputError `code` while an order that enters is open or a signal to enter waits: its prices are those of the
-    old parameters, and the new ones know nothing of it.
+    old parameters, and the new ones know nothing of it. So is a position that may have several entries: the new
+    parameters would add to it as if its entries and protections were theirs.
     """
     standing = await ChallengerStore(tx).standing(instance.id)
     if standing.entries:
@@ -56,6 +57,13 @@ async def change_params(
             code=code,
             status=409,
             remedy="wait until they are decided, or reject them: 'fks signals reject ID'",
+        )
+    if instance.pyramiding > 1 and standing.held is not None:
+        raise InputError(
+            f"instance {instance.id} holds {standing.held}, and its positions may have several entries",
+            code=code,
+            status=409,
+            remedy="wait until the position is closed, or disable the instance and close it",
         )
     version = await StrategyStore(tx).set_params(instance.id, params, by=by, provenance=provenance)
     assert version is not None, "the row is held"

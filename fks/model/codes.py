@@ -77,6 +77,7 @@ class Code(StrEnum):
     ESCALATED = "ESCALATED"
     INCIDENT_OPEN = "INCIDENT_OPEN"
     REDUCE_ONLY = "REDUCE_ONLY"
+    NO_POSITION = "NO_POSITION"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -144,6 +145,7 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.ESCALATED, False, "the order manager or the guardian died too often in a row: a person restarts it before anything is entered"),
     (Code.INCIDENT_OPEN, False, "what the venue holds of the base or quote asset is not what was expected; an incident is open"),
     (Code.REDUCE_ONLY, False, "the order may only reduce a position, and it could open or enlarge one"),
+    (Code.NO_POSITION, False, "the entry adds to a position, and there is none: its first entry did not fill, or the position is closed"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

@@ -63,6 +63,7 @@ class Signal:
     valid_until_ns: int | None = None
     rests_until_ns: int | None = None  # of a strategy's limit or stop entry: its order's end at the latest
     is_reduce_only: bool = False  # of a person's order: denied unless it can only bring the position nearer to zero
+    is_add: bool = False  # of a strategy's entry: it adds to a position that an earlier one opened, and opens none
     reason: str = ""
     state: SignalState = SignalState.READY
     trace_id: str = ""

@@ -94,6 +94,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.ESCALATED, limits.escalated),
     (Code.INCIDENT_OPEN, limits.incident_open),
     (Code.REDUCE_ONLY, _reduce_only),
+    (Code.NO_POSITION, limits.no_position),
 )
 
 #: Codes that are decided before an intent exists, and the place. A meta test reads this and NOT_YET beside CHECKS.

@@ -43,6 +43,7 @@ class Intent:
     attempt: int = 0
     is_by_person: bool = False
     must_reduce: bool = False  # denied unless it can only bring the holding nearer to zero
+    is_add: bool = False  # of an entry: denied while the position that it adds to is not open
     trace_id: str = ""
 
     @property
@@ -156,5 +157,6 @@ def _intent(
         else signal.valid_until_ns,
         is_by_person=signal.source.startswith("principal:"),
         must_reduce=signal.is_reduce_only,
+        is_add=signal.is_add,
         trace_id=signal.trace_id,
     )

@@ -306,6 +306,19 @@ def pyramiding(intent: Intent, view: View) -> Denial | None:
     )
 
 
+def no_position(intent: Intent, view: View) -> Denial | None:
+    """What an entry adds to is held, or its own entry is open."""
+    if not intent.is_add or view.entries:
+        return None
+    return Denial(
+        Code.NO_POSITION,
+        "an entry held or open",
+        "none",
+        f"{intent.instance} {intent.symbol}",
+        "the instance enters again once its strategy has left the position and opens the next one",
+    )
+
+
 def rate_account(intent: Intent, view: View) -> Denial | None:
     """The account's orders of the last minute are within their budget."""
     limit, count = view.limits.orders_per_minute, view.orders_last_minute

@@ -464,6 +464,7 @@ signals = Table(
     _time("valid_until", null=True),
     _time("rests_until", null=True),
     _flag("is_reduce_only"),
+    _flag("is_add"),
     _text("reason", default=""),
     _text("state", default="ready"),
     _text("code", null=True),

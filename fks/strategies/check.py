@@ -160,19 +160,20 @@ def ensure_live(strategy: Strategy) -> None:
     StrategyError STRATEGY_INPUTS, STRATEGY_TRAIL; those of its evaluation."""
     ensure_one_symbol(strategy)
     bars = synthetic(max(600, 4 * warmup_of(strategy)))
-    ensure_fixed_stops(strategy, bars, evaluate(strategy, bars))
+    if (refusal := trailing_entry(strategy, bars, evaluate(strategy, bars))) is not None:
+        raise refusal
 
 
-def ensure_fixed_stops(strategy: Strategy, bars: Bars, decisions: Decisions) -> None:
-    """Refuse decisions for live use in which an entry's stop trails. Errors: StrategyError STRATEGY_TRAIL."""
+def trailing_entry(strategy: Strategy, bars: Bars, decisions: Decisions, *, first: int = 0) -> StrategyError | None:
+    """Return why decisions cannot be traded live whose stop trails: STRATEGY_TRAIL, for the first entry from row
+    `first` on that has a trailing distance; None when there is none."""
     if decisions.trail is None:
-        return
+        return None
     target = decisions.target
-    found = np.flatnonzero(
-        np.isfinite(decisions.trail) & (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
-    )
+    entries = np.isfinite(decisions.trail) & (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
+    found = first + np.flatnonzero(entries[first:])
     if len(found):
-        raise StrategyError(
+        return StrategyError(
             f"strategy {strategy.name} enters with a trailing stop at bar {found[0]} "
             f"({iso(int(bars.time_ns[found[0]]))}) of {bars.symbol}, and a venue's stop cannot follow the closes yet",
             code="STRATEGY_TRAIL",
@@ -180,6 +181,7 @@ def ensure_fixed_stops(strategy: Strategy, bars: Bars, decisions: Decisions) -> 
             remedy="backtest it; to trade it, leave the trailing distance (trail, trail_pct) out, or decide the exit "
             "at each close as atr_trend does",
         )
+    return None
 
 
 def remedy_of(strategy: Strategy, finding: Violation) -> str:

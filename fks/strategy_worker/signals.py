@@ -78,18 +78,20 @@ def signals_for(
     `ages`: the age in seconds of each of those bars (`ages_s`). An entry may be used until its decision is `max_age_s`
     old; an exit has no age. An instance that is leaving (`is_leaving`) enters nothing.
 
-    An entry needs a bar on which the decisions themselves change their target. Right after a change of parameters they
-    may be in the middle of a position that `last_target` does not know: its prices stand on an earlier bar.
+    An entry needs a bar on which the decisions themselves enter. Right after a change of parameters they may be in the
+    middle of a position that `last_target` does not know: its prices stand on an earlier bar. Where they grow, the
+    entry is one that adds (`is_add`): if the position never opened, or its protection closed it, it opens none.
     """
     target = decisions.target[first:]
     before = np.concatenate([[instance.last_target], target[:-1]])
+    decided_before = np.concatenate([[decisions.target[first - 1] if first else instance.last_target], target[:-1]])
     most = max_age_s(instance)
     edges = [
         (int(place), ordinal, kind, side)
         for place in np.flatnonzero(target != before)
         for ordinal, (kind, side) in enumerate(_edges(float(before[place]), float(target[place])))
     ]
-    if first > 0 and target[0] == decisions.target[first - 1]:
+    if not any(kind is Kind.ENTER for kind, _ in _edges(float(decided_before[0]), float(target[0]))):
         edges = [edge for edge in edges if edge[0] > 0 or edge[2] is Kind.EXIT]
     if instance.is_leaving:
         edges = [edge for edge in edges if edge[2] is Kind.EXIT]
@@ -109,6 +111,7 @@ def signals_for(
             ordinal,
             kind,
             side,
+            kind is Kind.ENTER and bool(decided_before[place] * target[place] > 0),
             None if kind is Kind.EXIT else now_ns + round((most - float(ages[place])) * NS),
             0 if kind is Kind.EXIT else now_ns - round(float(ages[place]) * NS),
         )
@@ -204,6 +207,7 @@ def _signal(
     ordinal: int,
     kind: Kind,
     side: Side,
+    is_add: bool,
     until_ns: int | None,
     decided_ns: int,
 ) -> Signal:
@@ -236,6 +240,7 @@ def _signal(
         volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
         valid_until_ns=until_ns,
         rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
+        is_add=is_add,
         reason=f"{instance.strategy} v{instance.params_version}",
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),

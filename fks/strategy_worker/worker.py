@@ -30,8 +30,8 @@ from fks.store.bars import BarStore
 from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
 from fks.store.strategies import Instance, Owner, StrategyStore
-from fks.strategies.base import Decisions, Strategy, evaluate
-from fks.strategies.check import ensure_checked, ensure_fixed_stops, ensure_live
+from fks.strategies.base import Decisions, Strategy, evaluate, opened_at
+from fks.strategies.check import ensure_checked, ensure_live, trailing_entry
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
@@ -56,6 +56,15 @@ def _deaths(row: Instance) -> int:
     if row.state != "LOADING" or not (row.error or "").startswith(_DIED):
         return 0
     return int((row.error or "").split()[-2])
+
+
+def _protections(decisions: Decisions) -> tuple[float, ...]:
+    """Return the protective prices (0 = none) of the position that the newest row wants; empty when it wants none."""
+    if not decisions.target[-1]:
+        return ()
+    opened = opened_at(decisions.target, len(decisions.target) - 1)
+    columns = (decisions.stop_loss, decisions.take_profit)
+    return tuple(0.0 if column is None else float(np.nan_to_num(column[opened])) for column in columns)
 
 
 class StalledInstances:
@@ -346,14 +355,19 @@ class StrategyWorker:
                 live_age_s = ages_of_live[first - known :] + (self._clock.monotonic() - read_s)
                 ages = ages_s(view[first:], live_age_s=live_age_s, now_ns=self._clock.now_ns(), is_tape=self._is_tape)
                 target = float(decisions.target[-1])
+        refusal = trailing_entry(runner.strategy, view, decisions, first=min(first, len(view)))
         anchor_ns = await self._moved_anchor(runner, decisions)
+        if refusal is not None:
+            row = replace(row, is_leaving=True)  # its exits are sent all the same
         step = Step(
             row, view, decisions, min(first, len(view)), ages, self._clock.now_ns(), cursor_ns, target, anchor_ns
         )
         made = await self._output.record(step)
         if made is None:
             raise await self._superseded(row)
-        runner.row = replace(row, cursor_ns=cursor_ns, last_target=target, anchor_ns=anchor_ns)
+        runner.row = replace(runner.row, cursor_ns=cursor_ns, last_target=target, anchor_ns=anchor_ns)
+        if refusal is not None:
+            raise refusal
         return made
 
     async def _evaluate(self, runner: _Runner) -> Decisions:
@@ -363,7 +377,6 @@ class StrategyWorker:
             decisions = self._sandbox.inline(row.id, bar_ns, lambda: evaluate(strategy, bars))
         else:
             decisions = await self._sandbox.in_thread(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
-        ensure_fixed_stops(strategy, bars, decisions)
         runner.eval_s = self._clock.monotonic() - start
         self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, strategy_instance=row.id)
         return decisions
@@ -391,6 +404,9 @@ class StrategyWorker:
         shorter = await self._sandbox.in_thread(runner.row.id, strategy.name, last_ns, lambda: evaluate(strategy, part))
         tail = slice(-(len(part) - warmup), None)
         if not np.array_equal(shorter.target[tail], decisions.target[tail]):
+            return runner.anchored_ns
+        # what adds to a position has the protections of its first entry
+        if strategy.entries_max() > 1 and _protections(shorter) != _protections(decisions):
             return runner.anchored_ns
         runner.columns, runner.retry_rows = Columns(part), max(ROWS_MAX, 2 * len(part))
         runner.anchored_ns = int(part.time_ns[0])

@@ -250,6 +250,12 @@ async def test_instances_are_added_changed_and_switched(
     )
     shown = await _off_loop(fks.json, "strategies", "instance", "mine")
     assert (shown["pyramiding"], shown["params_version"], shown["params"]["slow"]) == (3, 2, 30)
+    await database.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'paper', 'BTCUSDT', 'mine', 1)"
+    )
+    code, _, err = await _off_loop(fks, "strategies", "set", "mine", "slow=31")
+    assert (code, "holds 1 BTCUSDT, and its positions may have several entries" in err) == (USAGE, True), err
+    await database.sql("DELETE FROM positions")
     assert (await _off_loop(fks, "strategies", "set", "mine"))[0] == USAGE
     assert (await _off_loop(fks, "strategies", "set", "mine", "--pyramiding", "0"))[0] == USAGE
     assert (await _off_loop(fks, "strategies", "set", "nobody", "--pyramiding", "2"))[0] == USAGE

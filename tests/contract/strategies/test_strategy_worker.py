@@ -288,6 +288,49 @@ def _die(folder: object) -> None:
     raise OutageError("as if killed")
 
 
+TRAILING = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy
+
+class Trailing(Strategy):
+    name = "trailing"
+    def warmup(self) -> int:
+        return 2
+    def decide(self, bars) -> Decisions:
+        close = bars.close
+        return Decisions(
+            np.where(close > 100.0, 1.0, np.where(close < 90.0, -1.0, 0.0)), trail=np.where(close == 77.7, 1.0, np.nan)
+        )
+"""
+
+
+async def test_an_entry_whose_stop_trails_is_refused_and_the_exit_before_it_is_sent(floor: Floor) -> None:
+    """Venues cannot trail a stop yet; the check of the strategy's code cannot see all its bars."""
+    folder = floor.home / "strategies"
+    folder.mkdir()
+    (folder / "trailing.py").write_text(TRAILING)
+    await add_instance(floor.db, "t", "trailing", {}, **EVERY_EDGE)
+    bars = bars_of([95.0, 95.0, 95.0, 101.0, 102.0, 77.7, 95.0, 101.0, 95.0])
+    await seal(floor.db, bars[:3])
+    worker = await floor.worker()
+    await worker.start()
+    await seal(floor.db, bars[:5])
+    await worker.step()
+    await seal(floor.db, bars[:6])
+    await worker.step()
+    kinds = [(row["kind"], row["side"]) for row in await floor.signals("t")]
+    assert kinds == [("enter", "buy"), ("exit", "sell")]
+    crashed = await floor.row("t")
+    assert (crashed["state"], iso(int(bars.time_ns[5])) in crashed["error"]) == ("CRASHED", True)
+    assert to_ns(crashed["cursor_time"]) == int(bars.time_ns[5])
+    await StrategyStore(floor.db).set_enabled("t", True)  # that bar is decided: what follows may be traded
+    await seal(floor.db, bars)
+    await worker.step()
+    kinds = [(row["kind"], row["side"]) for row in await floor.signals("t")]
+    assert kinds[2:] == [("exit", "buy"), ("enter", "buy"), ("exit", "sell")]
+    assert (await floor.row("t"))["state"] == "RUNNING"
+
+
 async def test_unsealed_and_incomplete_bars_are_never_decided_on(floor: Floor) -> None:
     bars = wave(60)
     await add_instance(floor.db, "a", "buy_and_hold")
@@ -469,6 +512,46 @@ async def test_history_in_memory_is_bounded(floor: Floor, monkeypatch: pytest.Mo
     await seal(floor.db, wave(401))
     await again.start()
     assert seen(await floor.signals()) == expected(wave(401)[6:], 4)
+
+
+GROWING = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy
+
+class Growing(Strategy):
+    name = "growing"
+    def warmup(self) -> int:
+        return 2
+    def entries_max(self) -> int:
+        return 2
+    def decide(self, bars) -> Decisions:
+        close = bars.close
+        return Decisions(np.where(close > 120.0, 2.0, np.where(close > 100.0, 1.0, 0.0)), stop_loss=close - 10.0)
+"""
+
+
+async def test_bounded_history_keeps_the_protections_of_an_open_position(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that adds has those of the first entry, however long ago that was."""
+    monkeypatch.setattr(strategy_worker, "ROWS_MAX", 60)
+    monkeypatch.setattr(strategy_worker, "ROWS_KEPT", 20)
+    monkeypatch.setattr(strategy_worker, "BATCH", 10)
+    folder = floor.home / "strategies"
+    folder.mkdir()
+    (folder / "growing.py").write_text(GROWING)
+    await add_instance(floor.db, "g", "growing", {}, **EVERY_EDGE)
+    bars = bars_of([95.0] * 10 + [105.0] + [110.0] * 100 + [125.0])
+    await seal(floor.db, bars[:10])
+    worker = await floor.worker()
+    await worker.start()
+    await seal(floor.db, bars)
+    await worker.step()
+    found = await floor.signals("g")
+    assert [(row["kind"], row["is_add"], row["stop_loss"]) for row in found] == [
+        ("enter", False, 95),
+        ("enter", True, 95),
+    ]
 
 
 async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(floor: Floor) -> None:

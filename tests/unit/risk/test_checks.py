@@ -217,6 +217,7 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     (Code.INCIDENT_OPEN, {}, {"drifting": {"ETH": 1}}, {}, {"drifting": {"BTC": 1}}),
     (Code.INCIDENT_OPEN, {}, {}, {}, {"drifting": {"USDT": 2}}),
     (Code.REDUCE_ONLY, {}, {}, {"must_reduce": True}, {}),
+    (Code.NO_POSITION, {"is_add": True}, {"entries": 1, "pyramiding": 2}, {"is_add": True}, {"pyramiding": 2}),
 ]  # fmt: skip
 
 

@@ -91,6 +91,31 @@ def test_a_growing_target_enters_again_with_the_protections_of_the_first_entry()
         ("enter", "sell", 95),
         ("exit", "buy", None),
     ]
+    assert [s.is_add for s in found] == [False, True, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("held", "target", "expected"),
+    [
+        (0.0, [0.0, 1.0, 2.0, 2.0], [("enter", True)]),  # in the middle of a position that was never opened
+        (1.0, [0.0, 3.0, 2.0, 2.0], []),  # the new parameters hold more, and leave some
+        (1.0, [0.0, 1.0, 2.0, 3.0], [("enter", True), ("enter", True)]),
+        (-1.0, [0.0, 1.0, 2.0, 2.0], [("exit", False), ("enter", True)]),
+        (0.0, [0.0, 0.0, 1.0, 2.0], [("enter", False), ("enter", True)]),
+    ],
+)
+def test_an_entry_that_the_decisions_grow_by_is_one_that_adds(
+    held: float, target: list[float], expected: list[tuple[str, bool]]
+) -> None:
+    found, _ = signals_for(
+        instance(last_target=held),
+        bars_of([100.0] * 4),
+        Decisions(np.array(target)),
+        first=2,
+        ages=np.zeros(2),
+        now_ns=NOW_NS,
+    )
+    assert [(s.kind.value, s.is_add) for s in found] == expected
 
 
 @given(TARGETS, st.sampled_from([-1.0, 0.0, 1.0]))

@@ -8,8 +8,10 @@ closed nights, weekends, holidays and the second half of an early close no bar i
 
 from __future__ import annotations
 
+from datetime import date, datetime, time, timedelta
 from functools import cache
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +19,26 @@ import numpy.typing as npt
 from fks.bars.buckets import starts_of, starts_within
 from fks.model.bar import Ints
 from fks.model.errors import ConfigError, InputError
-from fks.model.timeframe import NS, bar_end, iso
+from fks.model.timeframe import NS, bar_end, iso, to_ns
 
 Bools = npt.NDArray[np.bool_]
 
 ALWAYS = "24/7"
 #: the first and last year that sessions are made for; a time outside is a wrong unit, not a market
 YEAR_FIRST, YEAR_LAST = 1980, 2100
+_CHICAGO = ZoneInfo("America/Chicago")
+_GLOBEX_OPEN_H = 17
 _MARGIN_NS = 10 * 86400 * NS  # a session may begin in another year than it ends
 #: exchange_calendars has no daily break of Globex. Calendar: (hour of a regular close there, ((first day, minutes after
 #: midnight of the real close), …))
 _DAILY_BREAKS: dict[str, tuple[int, tuple[tuple[str, int], ...]]] = {
     "CMES": (17, (("1980-01-01", 16 * 60 + 15), ("2015-09-21", 16 * 60))),
 }
+#: sessions that exchange_calendars lacks. Calendar: ((trade date, minutes after midnight of its close), …). 2025-01-09,
+#: a national day of mourning: equity products until 08:30, by CME's announcement of 2024-12-30
+_SPECIAL_CLOSES = {"CMES": (("2025-01-09", 8 * 60 + 30),)}
+_JUNETEENTH_SINCE = 2022  # CMES ends at 12:00 then, as on other holidays of the United States
+_NOON = 12 * 60
 
 
 class Calendar(Protocol):
@@ -155,11 +164,35 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
     opens, closes = _nanos(made.opens), _nanos(made.closes)
     if name in _DAILY_BREAKS:
         closes = _with_daily_break(made, closes, *_DAILY_BREAKS[name])
+    if name in _SPECIAL_CLOSES:
+        opens, closes = _with_special_closes(name, opens, closes, year_first, year_last)
     pause = made.break_starts.notna().to_numpy()
     if pause.any():
         opens = np.sort(np.concatenate([opens, _nanos(made.break_ends[pause])]))
         closes = np.sort(np.concatenate([closes, _nanos(made.break_starts[pause])]))
     return opens, closes
+
+
+def _with_special_closes(name: str, opens: Ints, closes: Ints, year_first: int, year_last: int) -> tuple[Ints, Ints]:
+    """Return sessions in which those of special days end as they do; a session that is lacking is added."""
+    days = [(date.fromisoformat(day), minutes) for day, minutes in _SPECIAL_CLOSES[name]]
+    days += [(_juneteenth(year), _NOON) for year in range(max(_JUNETEENTH_SINCE, year_first), year_last + 1)]
+    for day, minutes in days:
+        if not year_first <= day.year <= year_last:
+            continue
+        begin = datetime.combine(day - timedelta(days=1), time(_GLOBEX_OPEN_H), _CHICAGO)
+        open_ns, day_end_ns = to_ns(begin), to_ns(datetime.combine(day, time(_GLOBEX_OPEN_H), _CHICAGO))
+        close_ns = to_ns(datetime.combine(day, time(*divmod(minutes, 60)), _CHICAGO))
+        keep = (opens >= day_end_ns) | (closes <= open_ns)
+        opens = np.sort(np.append(opens[keep], open_ns))
+        closes = np.sort(np.append(closes[keep], close_ns))
+    return opens, closes
+
+
+def _juneteenth(year: int) -> date:
+    """Return the day on which 19 June is observed: Friday for a Saturday, Monday for a Sunday."""
+    day = date(year, 6, 19)
+    return day + timedelta(days={5: -1, 6: 1}.get(day.weekday(), 0))
 
 
 def _nanos(column: Any) -> Ints:

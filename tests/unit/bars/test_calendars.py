@@ -98,6 +98,25 @@ def test_globex_has_its_daily_break_its_weekend_and_a_short_sunday() -> None:
     assert len(market.expected("1M", at("2025-01-01"), at("2026-01-01"))) == 12
 
 
+def test_globex_closes_early_on_days_that_the_library_lacks() -> None:
+    market = calendar_of("CMES")
+    mourning = market.sessions(at("2025-01-08T23:00"), at("2025-01-09T23:00"))
+    assert [column.tolist() for column in mourning] == [[at("2025-01-08T23:00")], [at("2025-01-09T14:30")]]
+    assert market.is_open(
+        times("2025-01-08T21:59", "2025-01-09T14:29", "2025-01-09T14:30", "2025-01-09T23:00")
+    ).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    for day, is_early in (("2021-06-18", False), ("2022-06-20", True), ("2025-06-19", True), ("2027-06-18", True)):
+        assert market.is_open(times(f"{day}T16:59", f"{day}T17:00")).tolist() == [True, not is_early]
+    opens, closes = market.sessions(at("2020-01-01"), at("2031-01-01"))
+    assert (opens < closes).all()
+    assert (closes[:-1] <= opens[1:]).all()
+
+
 @given(st.sampled_from(["XNYS", "CMES", "XHKG"]), moments, st.sampled_from(["1m", "30m", "1h", "4h", "1d", "1w", "1M"]))
 @settings(max_examples=40, deadline=None)
 def test_a_bar_is_expected_exactly_when_a_minute_of_it_trades(name: str, time_ns: int, frame: str) -> None:

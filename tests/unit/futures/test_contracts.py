@@ -186,7 +186,7 @@ def test_trade_dates_begin_at_five_in_chicago() -> None:
         ("2025-03-10", "2025-03-10T21:00:00Z"),
         ("2024-11-28", "2024-11-28T18:00:00Z"),  # Thanksgiving
         ("2024-11-29", "2024-11-29T18:00:00Z"),
-        ("2025-06-19", "2025-06-19T17:00:00Z"),  # Juneteenth, which the calendar CMES does not know
+        ("2025-06-19", "2025-06-19T17:00:00Z"),  # Juneteenth
         ("2025-07-03", "2025-07-03T17:00:00Z"),
         ("2024-12-25", None),
         ("2025-04-18", None),

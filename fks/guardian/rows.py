@@ -112,10 +112,17 @@ class KillTables:
         found.kill_id = record.kill_id if record is not None else ""
         return found
 
+    def is_released(self, found: Elsewhere) -> bool:
+        """Return whether a person released the file's engaged kill at another guardian."""
+        record = self._journal.record
+        return (
+            record is not None and record.is_engaged and found.released is not None and record.kill_id == found.kill_id
+        )
+
     def take_release(self, found: Elsewhere) -> bool:
         """Release the file's engaged kill when a person did so at another guardian; return whether that was so."""
         record, row = self._journal.record, found.released
-        if record is None or not record.is_engaged or row is None or record.kill_id != found.kill_id:
+        if not self.is_released(found) or record is None or row is None:
             return False
         self._journal.release(by=row["released_by"] or "", now_ns=to_ns(row["released_at"]))
         self._log.warning("kill.released_elsewhere", kill_id=record.kill_id, by=row["released_by"])

@@ -253,9 +253,10 @@ class Guardian:
         async with self._acting:  # not while PostgreSQL is waited for: a kill waits for this lock
             # a resume releases every row: what was read before its end may be among them, and is read again
             is_old = is_resuming or self._resuming > 0 or resumed != self._resumed
-            if self._tables.take_release(found):
+            if self._tables.is_released(found):
                 await self._end_work()
-                self._engage_again()
+                self._tables.take_release(found)
+                self._engage_again()  # at once: in between, entries would be allowed
             elif not is_old and self._tables.adopt(found):
                 self._meter.gauge("fks_kill_engaged", 1.0)
                 if self._work is None:

@@ -28,7 +28,6 @@ from fks.sim.nt8.platform import (
     Platform,
     PlatformError,
     Position,
-    Quote,
 )
 from fks.sim.nt8.signals import FINAL, LIVE, ORDER_NAME, PROTECTIVE, REPORTED, TABLE, Leg, Signal, content
 
@@ -248,9 +247,7 @@ class Bridge:
         """Take one message of an authenticated session; what follows comes out of the next `turn`."""
         kind = message["t"]
         if kind == "signal":
-            reply = self._signal(peer, message)
-            if reply is not None:
-                self._out.append(Reply(peer, reply))
+            self._answer(peer, lambda: self._signal(peer, message))
         elif kind == "evack":
             self._acknowledge(int(message["seq"]))
         elif kind == "query":
@@ -269,9 +266,15 @@ class Bridge:
             if result is not None:
                 self._out.append(Reply(peer, {"t": "result", "rid": message.get("rid"), **result}))
 
+    def _answer(self, peer: int, decide: Callable[[], Message | None]) -> None:
+        """Send the reply of `decide` before the events that it causes."""
+        before = len(self._out)
+        if (reply := decide()) is not None:
+            self._out.insert(before, Reply(peer, reply))
+
     def handle_seed(self, peer: int, order: Message, *, is_authenticated: bool) -> None:
         """Take one line of the seed dialect; its reply comes out of the next `turn`."""
-        self._out.append(Reply(peer, self._seed(peer, order, is_authenticated=is_authenticated)))
+        self._answer(peer, lambda: self._seed(peer, order, is_authenticated=is_authenticated))
 
     def client_lost(self) -> None:
         """Apply the policy for a control session that is gone and did not come back in time."""
@@ -575,16 +578,16 @@ class Bridge:
         return self._refuse_prices(message, contract, found) or self._refuse_risk(message, found)
 
     def _refuse_prices(self, message: Message, contract: Contract, account: Account) -> Nack | None:
-        quote = self.platform.quote(contract.name)
-        if quote is None or self.platform.now_ms - quote.at_ms > self.config.quote_age_ms:
+        last = self.platform.last_trade(contract.name)
+        if last is None or self.platform.now_ms - last.at_ms > self.config.quote_age_ms:
             return "no_quote", f"no price of {contract.name} in {self.config.quote_age_ms // 1000} s"
         for name in ("price", "stop_price"):
             value = message.get(name)
-            if value is not None and abs(value - quote.last) > self.config.max_distance_ticks * contract.tick:
-                return "too_far", f"{name} {value} is too far from the last price {quote.last}"
+            if value is not None and abs(value - last.price) > self.config.max_distance_ticks * contract.tick:
+                return "too_far", f"{name} {value} is too far from the last price {last.price}"
         if "sl_points" not in message and "sl_price" not in message and not account.is_sim:
             return "no_stop", "an order on a live account needs a stop"
-        return _check_bracket(message, contract, quote.last)
+        return _check_bracket(message, contract, last.price)
 
     def _refuse_risk(self, message: Message, account: Account) -> Nack | None:
         instrument, qty, is_buy = message["instrument"], message["qty"], message["action"] in ("buy", "long")
@@ -718,7 +721,8 @@ class Bridge:
             outcome = self._submit_leg(signal, signal.entry, action, "Market", "Day", None, None, "")
             if outcome == "failed":
                 self._release(signal)
-            self._out.append(Reply(peer, self._answer_submit(signal, outcome, {})))
+            before = len(self._out)
+            self._out.insert(before, Reply(peer, self._answer_submit(signal, outcome, {})))
 
     def _release(self, signal: Signal) -> None:
         """End the reservations of an exit signal that is over: what it did not close gets its stops again."""
@@ -1028,7 +1032,10 @@ class Bridge:
         if leg.is_cancel_asked and self.now_ms - leg.asked_ms < _RETRY_MS:
             return
         order = self._order(signal.account, leg.name)
-        if order is None or order.state in TERMINAL:
+        if order is None:
+            return
+        if order.state in TERMINAL:
+            leg.state = order.state  # its event was lost, and is not waited for
             return
         leg.is_cancel_asked, leg.asked_ms = True, self.now_ms
         self.platform.cancel(order)
@@ -1055,8 +1062,7 @@ class Bridge:
     # ── platform events ───────────────────────────────────────────────────────────────────────────
 
     def _enqueue(self, event: Event) -> None:
-        if not isinstance(event, Quote):
-            self._inbox.append(event)
+        self._inbox.append(event)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, OrderUpdate):
@@ -1474,9 +1480,12 @@ class Bridge:
         self._trim(signal, required)
 
     def _restore(self, signal: Signal, required: int) -> None:
-        held = self._held(signal.account, signal.instrument)
-        # a stop for contracts that the platform does not have would open a reverse position
-        lack = min(required, self._position_of(held) if held else 0) - self._protection(signal)
+        protected = self._protection(signal)
+        lack = required - protected
+        if lack > 0:
+            # a stop for contracts that the platform does not have would open a reverse position
+            held = self._held(signal.account, signal.instrument)
+            lack = min(required, self._position_of(held) if held else 0) - protected
         if lack <= 0:
             signal.lacking_since_ms, signal.repairs = None, 0
             return

@@ -14,7 +14,9 @@ import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 from fks.sim.nt8.contracts import Contract, find_contract
 from fks.sim.nt8.unkindness import KIND, Unkindness
@@ -126,43 +128,54 @@ class ConnectionUpdate:
 
 
 @dataclass(frozen=True, slots=True)
-class Quote:
-    """Prices of one instrument at a time: the last trade, bid and ask with their sizes."""
+class Trade:
+    """One trade of the market data: NinjaTrader's Last. `side` is empty when it is not known."""
 
     instrument: str
     at_ms: int
-    last: Decimal
+    price: Decimal
     qty: int
-    bid: Decimal
-    ask: Decimal
-    is_trade: bool = True
     side: str = ""
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """Best bid and ask of one instrument with their sizes."""
+
+    instrument: str
+    at_ms: int
+    bid: Decimal
+    bid_qty: int
+    ask: Decimal
+    ask_qty: int
+
+
+@dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of the history, stamped as NinjaTrader does: at its close."""
+    """One bar of the history, stamped as NinjaTrader does: at its close, in the platform's time zone."""
 
-    close_ms: int
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: int
+    close: datetime
+    o: Decimal
+    h: Decimal
+    l: Decimal  # noqa: E741 - the name on the wire
+    c: Decimal
+    v: int
 
 
-Event = OrderUpdate | Execution | Position | ConnectionUpdate | Quote
+Event = OrderUpdate | Execution | Position | ConnectionUpdate
+MarketEvent = Trade | Quote | ConnectionUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that the bridge made: submit, change, cancel or flatten."""
+    """One call that the bridge made: submit, change, cancel or flatten. `order` is a copy as it was submitted."""
 
     kind: str
     account: str
     name: str
     instruments: tuple[str, ...] = ()
     qty: int = 0
+    order: Order | None = None
 
 
 @dataclass(slots=True)
@@ -193,12 +206,17 @@ class Platform:
         self.broker = broker
         self.calls: list[Call] = []
         self.scripts: dict[str, Callable[[Order], None]] = {}  # by order name: called inside Submit
+        self.reject_next: dict[str, int] = {}  # by role: how many of the next orders are rejected after Submit
         self._accounts: dict[str, Account] = {}
         self._handlers: list[Callable[[Event], None]] = []
         self._dice = random.Random(seed)  # noqa: S311
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count(1)
-        self._quotes: dict[str, Quote] = {}
+        self._market_handlers: list[Callable[[MarketEvent], None]] = []
+        self._trades: dict[str, Trade] = {}
+        self._minutes: dict[str, dict[int, Bar]] = {}
+        self._history: dict[tuple[str, str], list[Bar]] = {}
+        self.zone = ZoneInfo("UTC")  # of the platform: bars are stamped in it
         self._market_ms = now_ms
         self._flatten_rejects = 1 if unkind.flatten_rejected_once else 0
         self._carried_over: set[str] = set()
@@ -224,10 +242,22 @@ class Platform:
 
         return detach
 
+    def subscribe_market(self, handler: Callable[[MarketEvent], None]) -> Callable[[], None]:
+        """Attach `handler` to trades, quotes and the state of the price feed; return what detaches it."""
+        self._market_handlers.append(handler)
+
+        def detach() -> None:
+            if handler in self._market_handlers:
+                self._market_handlers.remove(handler)
+
+        return detach
+
     def orders(self, account: str) -> list[Order]:
         """Return the account's orders as the platform lists them now."""
         found = self._accounts.get(account)
-        return [order for order in found.orders if id(order) not in found.hidden] if found else []
+        if found is None or not found.hidden:
+            return list(found.orders) if found is not None else []
+        return [order for order in found.orders if id(order) not in found.hidden]
 
     def executions(self, account: str) -> list[Execution]:
         return list(self._accounts[account].executions) if account in self._accounts else []
@@ -240,8 +270,22 @@ class Platform:
         """Return `Instrument.GetInstrument(name)`."""
         return find_contract(name)
 
-    def quote(self, instrument: str) -> Quote | None:
-        return self._quotes.get(instrument)
+    def last_trade(self, instrument: str) -> Trade | None:
+        return self._trades.get(instrument)
+
+    def price_status(self) -> str:
+        """Return the state of the price feed: of the connection of the first account."""
+        return next((one.price_status for one in self._accounts.values()), "Disconnected")
+
+    def bars(self, instrument: str, period: str) -> list[Bar]:
+        """Return what BarsRequest finds, oldest first: a script's bars, else the minutes that were traded here."""
+        if (instrument, period) in self._history:
+            return self._history[instrument, period]
+        minutes = self._minutes.get(instrument, {})
+        return [minutes[at] for at in sorted(minutes)] if period == "1m" else []
+
+    def set_bars(self, instrument: str, period: str, bars: list[Bar]) -> None:
+        self._history[instrument, period] = bars
 
     def values(self, account: str) -> dict[str, Decimal | None]:
         """Return the account items that the broker reports; None where it reports none."""
@@ -281,7 +325,7 @@ class Platform:
         """Send a created order. Errors: PlatformError, which leaves open whether the broker has it."""
         if self.unkind.submit_throws_before and self._chance():
             raise PlatformError("Submit failed")
-        self.calls.append(Call("submit", order.account, order.name, (order.instrument,), order.qty))
+        self.calls.append(Call("submit", order.account, order.name, (order.instrument,), order.qty, replace(order)))
         self._accounts[order.account].orders.append(order)
         order.order_id = "" if self.unkind.order_id_replaced else self._id("N")
         order.state = "Submitted"
@@ -293,6 +337,10 @@ class Platform:
             else:
                 self._after(2_000 if self.unkind.update_late and self._chance() else 1, self._update_of(order))
             self._after(_LATENCY_MS, lambda: self._accept(order))
+        role = order.name.rpartition(":")[2][:1]
+        if self.reject_next.get(role, 0):
+            self.reject_next[role] -= 1
+            self._end(order, "Rejected", "OrderRejected", "rejected by a script")
         if self.unkind.submit_throws_after and self._chance():
             raise PlatformError("Submit failed late")
 
@@ -350,11 +398,14 @@ class Platform:
         if status == CONNECTED != before:
             found.connected_ms = self.now_ms
         if (before, price_before) != (status, price_status):
-            self._raise(ConnectionUpdate(account, status, price_status, before))
+            update = ConnectionUpdate(account, status, price_status, before)
+            self._raise(update)
+            self._raise_market(update)
 
     def restart(self) -> None:
         """End the process and start it again: no handler is left, nothing is connected, the broker goes on."""
         self._handlers.clear()
+        self._market_handlers.clear()
         self.scripts.clear()
         for account in self._accounts.values():
             account.status = account.price_status = "Disconnected"
@@ -386,28 +437,35 @@ class Platform:
         """Raise an execution again as `update` or `remove`."""
         self._raise(replace(execution, op=op))
 
+    def renew_orders(self) -> None:
+        """Replace every order by a new object with a new OrderId, as a reconnect may."""
+        for account in self._accounts.values():
+            account.orders = [replace(order, order_id=self._id("B")) for order in account.orders]
+
     def set_position(self, account: str, instrument: str, qty: int, avg_price: Decimal = _ZERO) -> None:
         """Set a position (signed) and raise PositionUpdate."""
         position = Position(account, instrument, qty, avg_price)
         self._accounts[account].positions[instrument] = position
         self._raise(position)
 
-    def trade(self, instrument: str, price: Decimal, qty: int = 1, *, side: str = "") -> None:
-        """Print a trade: the last price, and with the broker on the fills that it causes."""
-        contract = find_contract(instrument)
-        assert contract is not None, instrument
-        quote = Quote(
-            instrument, self.now_ms, price, qty, price - contract.tick, price + contract.tick, is_trade=True, side=side
-        )
-        self._quotes[instrument] = quote
-        self._raise(quote)
+    def trade(
+        self, instrument: str, price: Decimal, qty: int = 1, *, side: str = "", at_ms: int | None = None
+    ) -> None:
+        """Print a trade: the last price, its bar, and with the broker on the fills that it causes."""
+        trade = Trade(instrument, self.now_ms if at_ms is None else at_ms, price, qty, side)
+        self._trades[instrument] = trade
+        self._count_trade(trade)
+        self._raise_market(trade)
         if self.broker:
             self._match(instrument, price)
 
+    def show_quote(self, quote: Quote) -> None:
+        self._raise_market(quote)
+
     def keep_quotes(self) -> None:
         """Renew the time of each last price, as a market does that trades at an unchanged price."""
-        for name, quote in self._quotes.items():
-            self._quotes[name] = replace(quote, at_ms=self.now_ms)
+        for name, trade in self._trades.items():
+            self._trades[name] = replace(trade, at_ms=self.now_ms)
 
     def open_orders(self, account: str, instrument: str) -> list[Order]:
         """Return the live orders of an instrument, hidden ones included: the broker's truth."""
@@ -482,6 +540,21 @@ class Platform:
         for handler in list(self._handlers):
             handler(event)
 
+    def _raise_market(self, event: MarketEvent) -> None:
+        for handler in list(self._market_handlers):
+            handler(event)
+
+    def _count_trade(self, trade: Trade) -> None:
+        minute = trade.at_ms // 60_000
+        minutes = self._minutes.setdefault(trade.instrument, {})
+        price, known = trade.price, minutes.get(minute)
+        if known is None:
+            end = datetime.fromtimestamp((minute + 1) * 60, self.zone).replace(tzinfo=None)
+            minutes[minute] = Bar(end, price, price, price, price, trade.qty)
+        else:
+            high, low = max(known.h, price), min(known.l, price)
+            minutes[minute] = Bar(known.close, known.o, high, low, price, known.v + trade.qty)
+
     def _update_of(self, order: Order) -> Callable[[], None]:
         """Return an action that raises the order's state of now, whatever the order has become by then."""
         update = self._snapshot(order)
@@ -541,9 +614,9 @@ class Platform:
         if not (self.unkind.stop_only_accepted and is_stop):
             order.state = "Working"
             self._raise_order(order)
-        quote = self._quotes.get(order.instrument)
-        if quote is not None:
-            self._try_to_fill(order, quote.last)
+        trade = self._trades.get(order.instrument)
+        if trade is not None:
+            self._try_to_fill(order, trade.price)
 
     def _changed(self, order: Order, qty: int, limit: Decimal | None, stop: Decimal | None) -> None:
         if not order.is_live:
@@ -565,12 +638,12 @@ class Platform:
         if self.unkind.cancel_rejected and self._chance():
             self._raise_order(order, "UnableToCancelOrder", "cancel rejected")
             return
-        quote = self._quotes.get(order.instrument)
-        if self.unkind.fill_during_cancel and quote is not None and order.left and self._chance():
+        trade = self._trades.get(order.instrument)
+        if self.unkind.fill_during_cancel and trade is not None and order.left and self._chance():
             order.state = "CancelPending"
             self._raise_order(order)
             qty = self._dice.randint(1, order.left)
-            self._fill(order, qty, order.limit or quote.last, self._id("X"), "")
+            self._fill(order, qty, order.limit or trade.price, self._id("X"), "")
             if not order.is_live:
                 return
         self._end(order, "Cancelled")
@@ -602,10 +675,10 @@ class Platform:
             self._fill(close, close.qty, price, self._id("X"), "")
 
     def _last(self, instrument: str) -> Decimal:
-        quote = self._quotes.get(instrument)
+        trade = self._trades.get(instrument)
         contract = find_contract(instrument)
         assert contract is not None, instrument
-        return quote.last if quote is not None else contract.first_price
+        return trade.price if trade is not None else contract.first_price
 
     def _match(self, instrument: str, price: Decimal) -> None:
         for account in self._accounts.values():
@@ -725,12 +798,15 @@ class Platform:
         while self._market_ms + _TICK_MS <= until_ms:
             self._market_ms += _TICK_MS
             self.now_ms = max(self.now_ms, self._market_ms)
-            for name, quote in sorted(self._quotes.items()):
+            for name, trade in sorted(self._trades.items()):
                 contract = find_contract(name)
                 assert contract is not None, name
                 step = self._dice.choice((-2, -1, 0, 0, 1, 2)) * contract.tick
                 side = "buy" if step > 0 else "sell" if step < 0 else ""
-                self.trade(name, max(quote.last + step, contract.tick), self._dice.randint(1, 5), side=side)
+                price = max(trade.price + step, contract.tick)
+                self.trade(name, price, self._dice.randint(1, 5), side=side)
+                sizes = self._dice.randint(1, 20), self._dice.randint(1, 20)
+                self.show_quote(Quote(name, self.now_ms, price, sizes[0], price + contract.tick, sizes[1]))
 
 
 def _fill_price(order: Order, last: Decimal) -> Decimal | None:

@@ -1,0 +1,190 @@
+"""Market data sessions of the bridge: trades with numbers, conflated quotes, the state of the feed, history."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from fks.sim.nt8.platform import ConnectionUpdate, MarketEvent, Platform, Quote, Trade
+
+Message = dict[str, Any]
+QUOTE_EVERY_MS = 100
+STATUS_EVERY_MS = 2_000
+HISTORY_MS = 31 * 86_400_000
+INSTRUMENTS_MAX = 50
+_PERIODS = {"1m": 60_000, "1d": 86_400_000}
+
+
+@dataclass(slots=True)
+class _Subscription:
+    """One instrument of one session."""
+
+    wants_quotes: bool
+    quiet_since_ms: int
+    quoted_ms: int = -QUOTE_EVERY_MS
+    newest: Quote | None = None
+
+
+@dataclass(slots=True)
+class _Reader:
+    """One data session. `is_slow`: its connection is behind, so quotes are dropped."""
+
+    subscriptions: dict[str, _Subscription] = field(default_factory=dict)
+    is_slow: bool = False
+
+
+class MarketData:
+    """Serves any number of data sessions; the handler of the platform only enqueues."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._readers: dict[int, _Reader] = {}
+        self._numbers: dict[str, int] = {}
+        self._inbox: deque[MarketEvent] = deque()
+        self._out: list[tuple[int, Message]] = []
+        self.stop: Callable[[], None] = platform.subscribe_market(self._inbox.append)
+
+    def open(self, session: int) -> None:
+        self._readers[session] = _Reader()
+
+    def close(self, session: int) -> None:
+        self._readers.pop(session, None)
+
+    def set_slow(self, session: int, *, is_slow: bool) -> None:
+        if session in self._readers:
+            self._readers[session].is_slow = is_slow
+
+    def handle(self, session: int, message: Message) -> None:
+        """Take a subscribe, unsubscribe or history request; what it causes comes out of the next `work`."""
+        kind = message["t"]
+        handler = {"subscribe": self._subscribe, "unsubscribe": self._unsubscribe}.get(kind, self._history)
+        self._out.append((session, {"t": "result", "rid": message["rid"], **handler(session, message)}))
+        if kind == "subscribe":
+            for name in message.get("instruments", []):
+                if name in self._readers[session].subscriptions:
+                    self._out.append((session, self._status(name)))
+
+    def work(self) -> list[tuple[int, Message]]:
+        """Return what is to be sent now: (session, message)."""
+        while self._inbox:
+            self._on_event(self._inbox.popleft())
+        now_ms = self._platform.now_ms
+        for session, reader in self._readers.items():
+            for name, one in reader.subscriptions.items():
+                if one.newest is not None and now_ms - one.quoted_ms >= QUOTE_EVERY_MS:
+                    self._send_quote(session, reader, one)
+                if now_ms - one.quiet_since_ms >= STATUS_EVERY_MS:
+                    one.quiet_since_ms = now_ms
+                    self._out.append((session, self._status(name)))
+        out, self._out = self._out, []
+        return out
+
+    def _subscribe(self, session: int, message: Message) -> Message:
+        names = message.get("instruments")
+        if not isinstance(names, list) or not 0 < len(names) <= INSTRUMENTS_MAX or not _are_texts(names):
+            return _bad(f"instruments: 1 to {INSTRUMENTS_MAX} names")
+        if not isinstance(message.get("quotes"), bool):
+            return _bad("quotes: true or false")
+        unknown = [name for name in names if not self._is_known(name)]
+        for name in names:
+            if name not in unknown:
+                self._readers[session].subscriptions[name] = _Subscription(message["quotes"], self._platform.now_ms)
+        if unknown:
+            detail = "unknown or expired: " + ", ".join(unknown)
+            return {"ok": len(unknown) < len(names), "code": "unknown_instrument", "detail": detail[:200]}
+        return {"ok": True}
+
+    def _is_known(self, name: str) -> bool:
+        contract = self._platform.contract(name)
+        today = datetime.fromtimestamp(self._platform.now_ms / 1000, self._platform.zone).date()
+        return contract is not None and contract.expiry >= today
+
+    def _unsubscribe(self, session: int, message: Message) -> Message:
+        names = message.get("instruments")
+        if not isinstance(names, list) or not _are_texts(names):
+            return _bad("instruments: a list of names")
+        for name in names:
+            self._readers[session].subscriptions.pop(name, None)
+        return {"ok": True}
+
+    def _history(self, session: int, message: Message) -> Message:
+        begin, end, period = message.get("from_ms"), message.get("to_ms"), message.get("period")
+        name = message.get("instrument")
+        if not isinstance(begin, int) or not isinstance(end, int) or not 0 <= end - begin <= HISTORY_MS:
+            return _bad("from_ms, to_ms: whole milliseconds, at most 31 days apart")
+        if not isinstance(period, str) or period not in _PERIODS:
+            return _bad("period: 1m or 1d")
+        if not isinstance(name, str) or self._platform.contract(name) is None:
+            return {"ok": False, "code": "unknown_instrument", "detail": f"no instrument {name!r}"}
+        count, before_ms = 0, 0
+        for bar in self._platform.bars(name, period):
+            close_ms = _utc_ms(bar.close, self._platform.zone, after_ms=before_ms)
+            before_ms, at_ms = close_ms, close_ms - _PERIODS[period]
+            if begin <= at_ms < end:
+                count += 1
+                fields = {"instrument": name, "at_ms": at_ms, "o": bar.o, "h": bar.h, "l": bar.l, "c": bar.c, "v": bar.v}
+                self._out.append((session, {"t": "bar", "rid": message["rid"], **fields}))
+        return {"ok": True, "count": count}
+
+    def _on_event(self, event: MarketEvent) -> None:
+        if isinstance(event, ConnectionUpdate):
+            for session, reader in self._readers.items():
+                for name, one in reader.subscriptions.items():
+                    one.quiet_since_ms = self._platform.now_ms
+                    self._out.append((session, self._status(name)))
+        elif isinstance(event, Trade):
+            self._on_trade(event)
+        else:
+            for session, reader in self._readers.items():
+                subscription = reader.subscriptions.get(event.instrument)
+                if subscription is not None and subscription.wants_quotes:
+                    subscription.newest = event
+                    if self._platform.now_ms - subscription.quoted_ms >= QUOTE_EVERY_MS:
+                        self._send_quote(session, reader, subscription)
+
+    def _on_trade(self, trade: Trade) -> None:
+        number = self._numbers[trade.instrument] = self._numbers.get(trade.instrument, 0) + 1
+        message: Message = {
+            "t": "trade",
+            "instrument": trade.instrument,
+            "n": number,
+            "at_ms": trade.at_ms,
+            "price": trade.price,
+            "qty": trade.qty,
+        }
+        message |= {"side": trade.side} if trade.side else {}
+        for session, reader in self._readers.items():
+            subscription = reader.subscriptions.get(trade.instrument)
+            if subscription is not None:
+                subscription.quiet_since_ms = self._platform.now_ms
+                self._out.append((session, message))
+
+    def _send_quote(self, session: int, reader: _Reader, subscription: _Subscription) -> None:
+        quote, subscription.newest = subscription.newest, None
+        if quote is None or reader.is_slow:
+            return
+        subscription.quoted_ms = self._platform.now_ms
+        fields = {"bid": quote.bid, "bid_qty": quote.bid_qty, "ask": quote.ask, "ask_qty": quote.ask_qty}
+        self._out.append((session, {"t": "quote", "instrument": quote.instrument, "at_ms": quote.at_ms, **fields}))
+
+    def _status(self, name: str) -> Message:
+        status = self._platform.price_status()
+        return {"t": "md_status", "instrument": name, "price_status": status, "at_ms": self._platform.now_ms}
+
+
+def _utc_ms(local: datetime, zone: ZoneInfo, *, after_ms: int) -> int:
+    """Return the UTC milliseconds of a local time; of an hour that comes twice, the second one if the first is over."""
+    first = int(local.replace(tzinfo=zone, fold=0).timestamp() * 1000)
+    return first if first > after_ms else int(local.replace(tzinfo=zone, fold=1).timestamp() * 1000)
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _bad(detail: str) -> Message:
+    return {"ok": False, "code": "bad_field", "detail": detail}

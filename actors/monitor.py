@@ -1,20 +1,28 @@
-"""Actor of the monitor: metrics of all components, alerts and their delivery, database and Redis."""
+"""Actor of the monitor: metrics of all components, alerts and their delivery, commands by chat, database and Redis."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from functools import partial
 
 from fks.alerts.channels import Sealer
 from fks.alerts.service import AlertService
+from fks.model.errors import OutageError
+from fks.monitor.guard import Guard
 from fks.monitor.watcher import Watcher
 from fks.runtime import Component
 
+CHAT_AGAIN_S = 5.0
+
 
 class MonitorActor(Watcher):
-    """One `Watcher`, and beside it the delivery of alerts: nothing that trades waits for either."""
+    """One `Watcher`, and beside it the delivery of alerts and the commands by chat: nothing that trades waits for
+    any of them."""
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         super().__init__(component)
+        self._component = component
         self._alerts = AlertService(
             component.db,
             component.bus,
@@ -27,10 +35,23 @@ class MonitorActor(Watcher):
         )
 
     async def run(self) -> None:
-        """Watch, and deliver alerts, until cancelled."""
+        """Watch, deliver alerts, and take commands, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super().run(), name="watch")
             tasks.create_task(self._alerts.run(), name="alerts")
+            if self._component.settings.chat.telegram_token is not None:
+                tasks.create_task(self._take_commands(), name="chat")
+
+    async def _take_commands(self) -> None:
+        """Take commands; a fault in that begins it again, and ends nothing else."""
+        from fks.chat.service import serve  # imports the gateway's parts, which a node without a bot does not need
+
+        c = self._component
+        guard = Guard("chat", c.log, c.meter)
+        while True:
+            with contextlib.suppress(OutageError):
+                await guard.call("bot", partial(serve, c))
+            await c.clock.sleep(CHAT_AGAIN_S)
 
     async def stop(self) -> None:
         """Nothing is left to be written: an attempt to send that was under way is made again by the next process."""

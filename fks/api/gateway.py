@@ -44,6 +44,7 @@ from fks.store.tokens import TokenStore
 from fks.store.users import UserStore
 
 if TYPE_CHECKING:
+    from fks.api.approving import Approving
     from fks.api.emergency_stop import EmergencyStop
     from fks.api.execution import Execution
     from fks.api.order_entry import OrderEntry
@@ -137,6 +138,13 @@ class Gateway:
             key = self.deps.session_key.get_secret_value()
             self._webhooks = Webhooks(store, self.order_entry, self.execution, self.deps.clock, key)
         return self._webhooks
+
+    @property
+    def approving(self) -> Approving:
+        """Return the approval of signals."""
+        from fks.api.approving import Approving
+
+        return Approving(self.db, self.bus, self.deps.clock)
 
     @property
     def emergency_stop(self) -> EmergencyStop:

@@ -283,6 +283,17 @@ class Logins:
         await self._take_back(keys)
         return user
 
+    async def is_code(self, user: User, code: str, key: str) -> bool:
+        """Return whether this is a code of the user's second factor, and spend it. Wrong ones count under `key`.
+
+        Errors: Problem 429 LOGIN_LOCKED after too many wrong ones, 409 TOTP_UNREADABLE; OutageError.
+        """
+        await self._count((key,))
+        if not user.has_totp or not await self._spend(user, code):
+            return False
+        await self._take_back((key,))
+        return True
+
     async def _user(self, principal: Principal) -> User:
         if principal.user_id is None:
             raise Problem(409, "NOT_A_USER", "this is a token, not a user's session", remedy="log in as a user")
@@ -339,11 +350,11 @@ class Logins:
                 headers={"Retry-After": str(int(wait_s) + 1)},
             )
 
-    async def _take_back(self, keys: tuple[str, str]) -> None:
+    async def _take_back(self, keys: tuple[str, ...]) -> None:
         """Take back the count of this attempt. All other failures stay until a complete login."""
         await self.store.take_back(keys, self._settings.attempts_max)
 
-    async def _count(self, keys: tuple[str, str]) -> None:
+    async def _count(self, keys: tuple[str, ...]) -> None:
         """Count this attempt as failed, before anything is compared: of many at once no more than the limit are
         compared. Errors: Problem 429 LOGIN_LOCKED."""
         await self._check_lock(keys)

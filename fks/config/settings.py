@@ -429,6 +429,32 @@ class Alerts(Section):
     discord_webhook_url: SecretStr | None = Field(None, description="Discord webhook that alerts go to")
 
 
+class Chat(Section):
+    """Commands of persons by a Telegram bot (docs/chat.md)."""
+
+    telegram_token: SecretStr | None = Field(
+        None, description="token of the Telegram bot that takes commands; none = no bot"
+    )
+    telegram_users: dict[str, str] = Field(
+        default_factory=dict,
+        description="Telegram's number of an account, and the user that it is bound to; nobody else is answered",
+    )
+    telegram_url: str = Field(
+        "https://api.telegram.org", description="address of the Bot API, if it is a server of your own"
+    )
+
+    @field_validator("telegram_users", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """Take 'number=user, number=user' as well: what an environment variable can say."""
+        if isinstance(value, str):
+            parts = (part.partition("=") for part in value.split(",") if part.strip())
+            value = {number.strip(): user.strip() for number, _, user in parts}
+        if isinstance(value, dict) and not all(str(number).isdigit() and user for number, user in value.items()):
+            raise ValueError("is no table of numbers and users: telegram_users = {12345 = 'ann'}")
+        return value
+
+
 class Ai(Section):
     """Language models. Read by fks.ai, which is not there yet."""
 
@@ -459,4 +485,5 @@ class Settings(Section):
     mt5: Mt5 = Mt5()
     monitor: Monitor = Monitor()
     alerts: Alerts = Alerts()
+    chat: Chat = Chat()
     ai: Ai = Ai()

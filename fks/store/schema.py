@@ -957,6 +957,22 @@ audit_log = Table(  # append-only: triggers refuse every change, and the gateway
     Index(None, "at"),
 )
 
+chat_commands = Table(  # of persons by chat: a row before a command is carried out, so that it is carried out once
+    "chat_commands",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("update_id", BigInteger, primary_key=True),
+    Column("chat_id", BigInteger, nullable=False),
+    _text("user_name"),
+    _text("command"),  # without the code of the authenticator
+    _text("state", default="running"),
+    _text("code", default=""),
+    _time("sent_at"),
+    _time("begun_at", now=True),
+    _time("finished_at", null=True),
+    CheckConstraint("state IN ('running','done','refused','lost')", name="state"),
+)
+
 metric_snapshots = Table(  # of components, and the merged text, while Redis is away; unlogged
     "metric_snapshots",
     metadata,

@@ -1,4 +1,4 @@
-"""The monitor's actor goes on delivering alerts while a part of it fails, and shows the fault."""
+"""The monitor's actor goes on delivering alerts, and taking commands, while a part of it fails, and shows the fault."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from actors.monitor import MonitorActor
 from fks.alerts.channels import Sealer
@@ -13,7 +14,7 @@ from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
-from fks.config.settings import Settings
+from fks.config.settings import Chat, Settings
 from fks.monitor import deep
 from fks.runtime import Component
 from fks.store.alerting import AlertingStore
@@ -22,6 +23,7 @@ from fks.store.db import Database
 from fks.store.facts import Facts
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import http_receiver
+from tests.support.telegram import TOKEN, telegram_server
 from tests.support.waiting import until
 
 
@@ -43,12 +45,26 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
     paths = Paths.of(tmp_path).ensure()
     ensure_secrets(paths)
     secrets, log, meter = load_secrets(paths), CollectingLog(), _Meter()
-    component = Component(
-        "monitor", 1, Settings(home=tmp_path), paths, secrets, Node("", "", "", {}), RealClock(), log, meter, database,
-        bus, None,
-    )  # fmt: skip
-    monitor = MonitorActor(component, ())
-    async with http_receiver() as receiver:
+    async with http_receiver() as receiver, telegram_server() as telegram:
+        chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann"}, telegram_url=telegram.url)
+        settings = Settings(home=tmp_path, chat=chat)
+        monitor = MonitorActor(
+            Component(
+                "monitor",
+                1,
+                settings,
+                paths,
+                secrets,
+                Node("", "", "", {}),
+                RealClock(),
+                log,
+                meter,
+                database,
+                bus,
+                None,
+            ),
+            (),
+        )
         address = f"json://{receiver.host}/hook"
         await AlertingStore(database).save_channel(
             "w", kind="webhook", address=Sealer(secrets.session_key).seal(address), base=None, severity_min="info",
@@ -60,6 +76,8 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
             await until(lambda: meter.total("fks_monitor_faults_total", kind="monitor.checks") >= 2)
             await Facts(database).note_alert("page", "child.escalated", "it died", "orders", {})
             await until(lambda: receiver.received)
+            telegram.write("/help")
+            await until(lambda: telegram.sent)
             assert not running.done()
         finally:
             running.cancel()

@@ -1,0 +1,65 @@
+"""Approval of signals by persons: over HTTP and from bots, by the same steps."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fks.clock import Clock
+from fks.model.errors import InputError
+from fks.model.signal import SignalState
+from fks.store.bus import SIGNALS, Bus
+from fks.store.db import Database
+from fks.store.signals import SignalStore
+from fks.store.tokens import Principal
+
+
+class Approving:
+    """Approves and declines pending signals. Holds no state; many may exist."""
+
+    def __init__(self, db: Database, bus: Bus, clock: Clock) -> None:
+        self._db = db
+        self._bus = bus
+        self._clock = clock
+
+    async def find(self, id: uuid.UUID, who: Principal) -> dict[str, Any]:
+        """Return a signal that this caller may see. Errors: InputError 404."""
+        row = await self._db.fetchrow("gateway.signal", id, who.account_list)
+        if row is None:
+            raise InputError(f"there is no signal {id}", code="SIGNAL_UNKNOWN", status=404, remedy="see GET /signals")
+        return dict(row)
+
+    async def pending(self, who: Principal, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the signals that wait for a person and that this caller may see, newest first."""
+        state = SignalState.PENDING.value
+        rows = await self._db.fetch("gateway.signals", state, None, None, None, limit, None, who.account_list)
+        return [dict(row) for row in rows]
+
+    async def decide(self, id: uuid.UUID, *, approve: bool, who: Principal) -> dict[str, Any]:
+        """Approve or decline a pending signal in the caller's name and return it. A repeat returns the same.
+
+        Errors: InputError 404 for a signal that this caller may not see, 409 when it is not pending any more.
+        """
+        await self.find(id, who)
+        store = SignalStore(self._db)
+        record = await store.decide(id, approve=approve, by=who.name, now_ns=self._clock.now_ns())
+        found = await self.find(id, who)
+        wanted = SignalState.READY if approve else SignalState.DECLINED
+        if record is None and not (found["decided_by"] == who.name and _came_to(found["state"], wanted)):
+            raise InputError(
+                f"signal {id} is {found['state']}, not pending",
+                code="SIGNAL_NOT_PENDING",
+                status=409,
+                remedy="see GET /signals?state=pending",
+            )
+        if record is not None:
+            names = ("instance", "symbol", "kind", "side", "state", "code")
+            await self._bus.publish(SIGNALS, {"type": "signal", "id": str(id), **{name: found[name] for name in names}})
+        return found
+
+
+def _came_to(state: str, wanted: SignalState) -> bool:
+    """Return whether a repeat of a decision finds its own result: then it is confirmed again."""
+    if wanted is SignalState.DECLINED:
+        return state == SignalState.DECLINED
+    return state in (SignalState.READY, SignalState.ORDERED, SignalState.DENIED, SignalState.NOTHING)

@@ -1,0 +1,1 @@
+"""Commands of persons by chat: a Telegram bot."""

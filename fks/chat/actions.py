@@ -1,0 +1,269 @@
+"""The commands of persons, carried out: by the same steps as over HTTP, recorded in the audit.
+
+A change is recorded before it is made, and not made without (`kill` and `reject`, which reduce risk, wait for nothing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from fks.api.approving import Approving
+from fks.api.closing import Closing
+from fks.api.emergency_stop import EmergencyStop
+from fks.api.logins import Logins
+from fks.chat.commands import Command, help_text
+from fks.clock import Clock
+from fks.model.errors import InputError, OutageError
+from fks.model.ports import Log
+from fks.monitor.status import assemble
+from fks.store.audit import AuditStore, Entry
+from fks.store.db import Database
+from fks.store.tokens import SCOPES, Principal
+from fks.store.users import User, UserStore, effective_scope
+
+_SHOWN_MAX = 20
+_PREFIX_MIN = 6
+_WAITS_FOR_NOTHING = frozenset({"kill", "reject"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A person in a chat: the user that the chat account is bound to, where the message came from, and its reference,
+    under which a change is made once."""
+
+    user: str
+    address: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a command. `buttons`: (label, command without its slash) of each."""
+
+    text: str
+    buttons: tuple[tuple[str, str], ...] = ()
+    state: str = "done"
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services that the commands use, shared by all of them."""
+
+    db: Database
+    clock: Clock
+    log: Log
+    logins: Logins
+    approving: Approving
+    closing: Closing
+    stop: EmergencyStop
+
+
+class Actions:
+    """Carries out commands. Holds no state."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._users = UserStore(services.db)
+        self._audit = AuditStore(services.db)
+
+    async def run(self, command: Command, caller: Caller) -> list[Reply]:
+        """Return the answers to a command, at least one.
+
+        Errors: InputError with what is wrong; OutageError when it is not known whether something was changed.
+        """
+        if command.name == "help":
+            return [Reply(help_text())]
+        if command.name == "kill":
+            return [await self._kill(command, caller)]
+        who = await self._principal(command, caller)
+        if command.spec.is_change:
+            await self._note(command, caller, "requested")
+        try:
+            found = await self._answers(command, caller, who)
+        except InputError as error:
+            if command.spec.is_change:
+                await self._note_if_possible(command, caller, "answered", error.status)
+            raise
+        if command.spec.is_change:
+            await self._note_if_possible(command, caller, "answered", 200)
+        return found
+
+    async def _answers(self, command: Command, caller: Caller, who: Principal) -> list[Reply]:
+        match command.name:
+            case "status":
+                return [await self._status()]
+            case "positions":
+                return [await self._positions(who)]
+            case "pnl":
+                return [await self._pnl(who)]
+            case "signals":
+                return await self._signals(who)
+            case "approve" | "reject":
+                return [await self._decide(command, who)]
+            case _:
+                return [await self._close(command, caller, who)]
+
+    # ── who may ──────────────────────────────────────────────────────────────────────────────────
+    async def _principal(self, command: Command, caller: Caller) -> Principal:
+        """Return the user with the scope that this command has shown. Errors: InputError CHAT_REFUSED, CHAT_CODE."""
+        user = await self._enabled(caller)
+        spec = command.spec
+        if spec.scope and SCOPES.index(user.scope) < SCOPES.index(spec.scope):
+            raise _refused(f"user {user.name} has scope {user.scope}, /{command.name} needs {spec.scope}")
+        if spec.needs_code:
+            await self._prove(user, command, caller)
+        scope = effective_scope(user.scope, has_totp=spec.needs_code)
+        accounts = None if user.accounts is None else frozenset(user.accounts)
+        return Principal(f"user:{user.name}", scope, accounts=accounts, user_id=user.id, granted=user.scope)
+
+    async def _enabled(self, caller: Caller) -> User:
+        user = await self._users.find(caller.user)
+        if user is None or user.disabled_at is not None:
+            raise _refused(f"there is no user {caller.user}, or it is disabled")
+        return user
+
+    async def _prove(self, user: User, command: Command, caller: Caller) -> None:
+        if not user.has_totp:
+            raise _refused(f"user {user.name} has no second factor", "set one up: POST /auth/totp")
+        if not await self._services.logins.is_code(user, command.code, f"chat:{caller.address}"):
+            await self._note_if_possible(command, caller, "noted", 401)
+            raise InputError(
+                "the code is wrong, or was used", code="CHAT_CODE", status=401, remedy="wait for the next one"
+            )
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+    async def _status(self) -> Reply:
+        found = await assemble(self._services.db)
+        kill = found["kill"]
+        lines = [f"state: {found['state']}"]
+        lines += [f"- {reason}" for reason in found["reasons"][:_SHOWN_MAX]]
+        if kill["engaged"]:
+            lines.append(f"KILL SWITCH: engaged by {kill['by']}: {kill['reason']}")
+        lines.append(f"open alerts: {len(found['alerts'])}")
+        return Reply("\n".join(lines))
+
+    async def _positions(self, who: Principal) -> Reply:
+        rows = await self._held(who)
+        lines = [
+            f"{row['account']} {row['symbol']}: {row['quantity']:f} at {row['average_price']:f}"
+            + (f" ({row['instance']})" if row["instance"] else "")
+            + ("" if row["unrealized_pnl"] is None else f", {row['unrealized_pnl']:+.2f}")
+            for row in rows
+        ]
+        return Reply(_listed(lines) or "nothing is held")
+
+    async def _pnl(self, who: Principal) -> Reply:
+        sums: dict[str, list[Decimal]] = {}
+        for row in await self._services.db.fetch("gateway.positions", None, True, None, who.account_list):
+            total = sums.setdefault(row["account"], [Decimal(0)] * 3)
+            for number, name in enumerate(("realized_pnl", "unrealized_pnl", "fees")):
+                total[number] += row[name] or Decimal(0)
+        lines = [
+            f"{account}: realised {realized:+.2f}, open {unrealized:+.2f}, fees {fees:.2f}"
+            for account, (realized, unrealized, fees) in sums.items()
+        ]
+        return Reply(_listed(lines) or "nothing was traded yet")
+
+    async def _held(self, who: Principal) -> Sequence[Any]:
+        return await self._services.db.fetch("gateway.positions", None, False, None, who.account_list)
+
+    async def _signals(self, who: Principal) -> list[Reply]:
+        rows = await self._services.approving.pending(who, _SHOWN_MAX)
+        return [
+            Reply(_signal_text(row), (("Reject", f"reject {row['id']}"), ("Approve…", f"ask {row['id']}")))
+            for row in rows
+        ] or [Reply("no signal waits")]
+
+    # ── changing ─────────────────────────────────────────────────────────────────────────────────
+    async def _decide(self, command: Command, who: Principal) -> Reply:
+        given = command.words[0].lower()
+        try:
+            id = uuid.UUID(given)
+        except ValueError:
+            id = await self._by_prefix(given, who)
+        found = await self._services.approving.decide(id, approve=command.name == "approve", who=who)
+        return Reply(f"{_signal_text(found)}\nnow {found['state']}")
+
+    async def _by_prefix(self, given: str, who: Principal) -> uuid.UUID:
+        ids = [row["id"] for row in await self._services.approving.pending(who, 500)]
+        matching = [id for id in ids if len(given) >= _PREFIX_MIN and id.hex.startswith(given.replace("-", ""))]
+        if len(matching) != 1:
+            text = f"{given[:40]} names {len(matching) or 'no'} waiting signal{'s' if len(matching) > 1 else ''}"
+            raise InputError(text, code="SIGNAL_UNKNOWN", status=404, remedy="send /signals")
+        return uuid.UUID(str(matching[0]))
+
+    async def _close(self, command: Command, caller: Caller, who: Principal) -> Reply:
+        closed = await self._services.closing.close(command.words[0], who, caller.ref)
+        lines = []
+        for item in closed:
+            order, place = item["order"], f"{item['account']} {item['symbol']} {item['quantity']:f}"
+            place += f" ({item['instance']})" if item["instance"] else ""
+            end = order.get("code") or order.get("state") or order.get("signal_state") or "committed"
+            lines.append(
+                f"{place}: {end}" + (f", order {order['client_order_id']}" if order.get("client_order_id") else "")
+            )
+        return Reply(_listed(lines))
+
+    async def _kill(self, command: Command, caller: Caller) -> Reply:
+        """Engage the kill switch for any bound user that is not known to be disabled; without the database, too."""
+        with contextlib.suppress(OutageError):
+            await self._enabled(caller)
+        reason = " ".join(command.words)[:200] or f"by {caller.address}"
+        by = f"user:{caller.user}"
+        done = await self._services.stop.engage(scope="system", reason=reason, by=by, flatten=True)
+        self._services.log.warning("kill.requested", by=by, reason=reason, through=done["through"])
+        for phase, status in (("requested", None), ("answered", 200)):
+            await self._note_if_possible(command, caller, phase, status)
+        quiet = (
+            "all is cancelled and closed" if done.get("is_quiet") else "orders are being cancelled, positions closed"
+        )
+        return Reply(f"KILL SWITCH engaged: {quiet}. Trading is resumed on the machine only: fks resume")
+
+    # ── audit ────────────────────────────────────────────────────────────────────────────────────
+    async def _note(self, command: Command, caller: Caller, phase: str, status: int | None = None) -> None:
+        if command.name in _WAITS_FOR_NOTHING:
+            await self._note_if_possible(command, caller, phase, status)
+            return
+        await self._audit.add(_entry(command, caller, phase, status))
+
+    async def _note_if_possible(self, command: Command, caller: Caller, phase: str, status: int | None) -> None:
+        try:
+            await self._audit.add(_entry(command, caller, phase, status))
+        except OutageError as error:
+            self._services.log.error(
+                "audit.lost", action=f"chat /{command.name}", actor=f"user:{caller.user}", phase=phase, error=str(error)
+            )
+
+
+def asked_for_code(id: str) -> Reply:
+    """Return the answer to the button that approves: the code has to be written."""
+    return Reply(f"send: /approve {id} CODE, with a code of your authenticator")
+
+
+def _entry(command: Command, caller: Caller, phase: str, status: int | None) -> Entry:
+    return Entry(
+        caller.ref, f"user:{caller.user}", "user", f"chat /{command.name}", " ".join(command.words)[:200], phase,
+        status, caller.address,
+    )  # fmt: skip
+
+
+def _signal_text(row: Any) -> str:
+    size = "" if row["size"] is None else f" {row['size']:f}"
+    until = "" if row["valid_until"] is None else f", until {row['valid_until']:%H:%M:%S} UTC"
+    by = f" by {row['instance']}" if row["instance"] else ""
+    return f"{row['kind']} {row['side']}{size} {row['symbol']} on {row['account']}{by}{until}\nid {str(row['id'])[:8]}"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _SHOWN_MAX} more"] if len(lines) > _SHOWN_MAX else []
+    return "\n".join([*lines[:_SHOWN_MAX], *more])
+
+
+def _refused(message: str, remedy: str = "an administrator changes it: fks users") -> InputError:
+    return InputError(message, code="CHAT_REFUSED", status=403, remedy=remedy)

@@ -1,0 +1,378 @@
+"""Commands by Telegram over real sockets: bound users alone, confirmed, recorded, once, through outages of Telegram."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from fks.api.logins import Logins
+from fks.chat import bot, telegram
+from fks.chat.service import serve
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.config.settings import Auth, Chat, Http, Settings
+from fks.model.signal import Kind
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.users import UserStore
+from tests.support.order_rig import FAST, Rig, seed
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.scripted_venue import ScriptedVenue
+from tests.support.telegram import TOKEN, TelegramServer, telegram_server
+from tests.support.users import PASSWORD, code_of
+from tests.support.waiting import until
+
+KEY = "s" * 43
+
+
+class _Phone:
+    """A bot process after the other on one database, and the Telegram server between it and a person."""
+
+    def __init__(self, db: Database, bus: Bus, server: TelegramServer, home: Path) -> None:
+        self.db, self.bus, self.server = db, bus, server
+        self.paths = Paths.of(home).ensure()
+        self.log, self.meter = CollectingLog(), RecordingMeter()
+        self.url = server.url
+        self.secret = ""
+
+    @property
+    def component(self) -> Any:
+        chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann", "8": "bob"}, telegram_url=self.url)
+        return SimpleNamespace(
+            db=self.db, bus=self.bus, clock=RealClock(), log=self.log, meter=self.meter, paths=self.paths,
+            settings=FAST.model_copy(update={"chat": chat, "http": Http(order_wait_s=5.0)}),
+            secrets=SimpleNamespace(session_key=SecretStr(KEY)),
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(serve(self.component))
+        try:
+            yield
+            assert not task.done(), task.exception()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def add_user(self, name: str, scope: str = "trade") -> str:
+        """Make a user with a second factor, and return its secret. The code of the step before is spent."""
+        logins = Logins(UserStore(self.db), RealClock(), Auth(), KEY)
+        await logins.store.create(name, await logins.hash(PASSWORD), scope, None, "test")
+        login = await logins.log_in(name, PASSWORD, None, kind="token", address="t")
+        principal = await logins.principal_of(login.access)
+        assert principal is not None
+        secret, _ = await logins.offer_totp(principal, PASSWORD, "t")
+        await logins.confirm_totp(principal, code_of(secret, steps=-1), "t")
+        return secret
+
+    async def pending(self) -> str:
+        """Put a signal there that waits for a person; return its id."""
+        id = str(uuid.uuid4())
+        await self.db.sql(
+            "INSERT INTO signals (id, source, account_id, venue, exchange, symbol, ts_event, kind, side, size, state,"
+            " valid_until) VALUES ($1, 'x', 1, 'ccxt', 'binance', 'BTCUSDT', now(), 'order', 'buy', 1, 'pending',"
+            " now() + interval '1 hour')",
+            uuid.UUID(id),
+        )
+        return id
+
+    async def state_of(self, id: str) -> str:
+        return str((await self.db.sql("SELECT state FROM signals WHERE id = $1", uuid.UUID(id)))[0]["state"])
+
+    async def replies(self, count: int) -> list[str]:
+        await until(lambda: len(self.server.sent) >= count)
+        return self.server.texts
+
+    async def kills(self) -> list[Any]:
+        return list(await self.db.sql("SELECT reason, engaged_by FROM kill_switch WHERE is_engaged"))
+
+
+@pytest.fixture
+async def phone(database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Phone]:
+    monkeypatch.setattr(bot, "_RETRY", bot.Backoff(0.02, 0.05))
+    monkeypatch.setattr(bot, "_REPLY_RETRY", bot.Backoff(0.02, 0.05))
+    monkeypatch.setattr(bot, "REFUSED_WAIT_S", 0.1)
+    await seed(database)
+    async with telegram_server() as server:
+        found = _Phone(database, bus, server, tmp_path)
+        found.secret = await found.add_user("ann")
+        yield found
+
+
+async def test_questions_are_answered(phone: _Phone) -> None:
+    await phone.db.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl)"
+        " VALUES (1, 'ccxt', 'BTCUSDT', 'one', 2, 90, 5)"
+    )
+    async with phone.running():
+        for number, text in enumerate(("/help", "/status", "/positions", "/pnl", "/signals"), 1):
+            phone.server.write(text)
+            await phone.replies(number)
+    texts = phone.server.texts
+    assert "/kill [REASON]" in texts[0]
+    assert texts[1].startswith("state: ")
+    assert texts[2] == "main BTCUSDT: 2 at 90 (one), +20.00"
+    assert texts[3] == "main: realised +5.00, open +20.00, fees 0.00"
+    assert texts[4] == "no signal waits"
+    assert {item["chat_id"] for item in phone.server.sent} == {7}
+    rows = await phone.db.sql("SELECT user_name, command, state FROM chat_commands ORDER BY update_id")
+    assert [tuple(row) for row in rows][1] == ("ann", "/status", "done")
+
+
+async def test_nobody_else_is_answered(phone: _Phone) -> None:
+    server = phone.server
+    async with phone.running():
+        server.write("/kill", user=666)
+        server.write("/kill", chat={"id": -100, "type": "group"})
+        server.write("/kill", chat={"id": -100, "type": "private"})
+        server.write("/kill", forward_origin={"type": "user"})
+        server.write("/kill", **{"from": {"id": 7, "is_bot": True}})
+        server.add({"edited_message": {"text": "/kill", "from": {"id": 7}, "chat": {"id": 7, "type": "private"}}})
+        server.add({"message": "nonsense"})
+        server.press("kill", user=666)
+        server.write("/kill now", user=8)  # bound to a user that does not exist
+        server.write("/help")
+        await phone.replies(2)
+        assert await phone.kills() == []
+    assert {item["chat_id"] for item in server.sent} == {7, 8}
+    assert "there is no user bob" in next(item["text"] for item in server.sent if item["chat_id"] == 8)
+    assert phone.meter.total("fks_auth_failures_total", code="CHAT_STRANGER") == 8
+    strangers = [fields["account"] for _, event, fields in phone.log.lines if event == "chat.stranger"]
+    assert strangers == [666, 7, 0], "each account once"
+
+
+async def test_signal_is_approved_with_a_code_and_declined_without(phone: _Phone) -> None:
+    first, second = await phone.pending(), await phone.pending()
+    async with phone.running():
+        phone.server.write(f"/approve {first} 000000")
+        assert "the code is wrong" in (await phone.replies(1))[0]
+        phone.server.write(f"/approve {first[:8]} {code_of(phone.secret)}")
+        assert (await phone.replies(2))[1].endswith("now ready")
+        phone.server.write(f"/approve {second} {code_of(phone.secret)}")
+        assert "was used" in (await phone.replies(3))[2], "a code is good once"
+        phone.server.write(f"/reject {second[:8]}")
+        assert (await phone.replies(4))[3].endswith("now declined")
+        phone.server.write(f"/approve {second} {code_of(phone.secret, steps=1)}")
+        assert "not pending" in (await phone.replies(5))[4]
+    assert [await phone.state_of(id) for id in (first, second)] == ["ready", "declined"]
+    row = (await phone.db.sql("SELECT decided_by FROM signals WHERE id = $1", uuid.UUID(first)))[0]
+    assert row["decided_by"] == "user:ann"
+
+
+async def test_buttons_decline_and_ask_for_the_code(phone: _Phone) -> None:
+    id = await phone.pending()
+    async with phone.running():
+        phone.server.write("/signals")
+        await phone.replies(1)
+        (row,) = phone.server.sent[0]["reply_markup"]["inline_keyboard"]
+        data = {button["text"]: button["callback_data"] for button in row}
+        assert all(len(item.encode()) <= 64 for item in data.values())
+        phone.server.press(data["Approve…"])
+        assert (await phone.replies(2))[1].startswith(f"send: /approve {id} CODE")
+        assert await phone.state_of(id) == "pending"
+        phone.server.press(data["Reject"])
+        await phone.replies(3)
+    assert await phone.state_of(id) == "declined"
+    assert len(phone.server.confirmed_presses) == 2
+
+
+async def test_wrong_codes_lock_the_chat_and_a_stop_works_all_the_same(phone: _Phone) -> None:
+    id = await phone.pending()
+    async with phone.running():
+        for number in range(6):
+            phone.server.write(f"/approve {id} 00000{number}")
+            await phone.replies(number + 1)
+        phone.server.write(f"/approve {id} {code_of(phone.secret)}")
+        assert "too many" in (await phone.replies(7))[6]
+        phone.server.write("/kill lost phone")
+        assert "KILL SWITCH engaged" in (await phone.replies(8))[7]
+    assert await phone.state_of(id) == "pending"
+    assert [tuple(row) for row in await phone.kills()] == [("lost phone", "user:ann")]
+    assert phone.meter.total("fks_auth_failures_total", code="LOGIN_LOCKED") >= 1
+
+
+async def test_scope_of_the_user_holds(phone: _Phone) -> None:
+    secret = await phone.add_user("bob", "read")
+    id = await phone.pending()
+    async with phone.running():
+        phone.server.write(f"/approve {id} {code_of(secret)}", user=8)
+        phone.server.write("/close BTCUSDT 123456", user=8)
+        phone.server.write(f"/reject {id}", user=8)
+        texts = await phone.replies(3)
+        assert all("has scope read" in text for text in texts)
+        await phone.db.sql("UPDATE users SET disabled_at = now() WHERE name = 'bob'")
+        phone.server.write("/status", user=8)
+        phone.server.write("/kill", user=8)
+        assert all("disabled" in text for text in (await phone.replies(5))[3:])
+    assert (await phone.state_of(id), await phone.kills()) == ("pending", [])
+
+
+async def test_position_is_closed_once_though_the_command_is_received_again_and_again(
+    phone: _Phone, database: Database, bus: Bus
+) -> None:
+    rig = Rig(database, bus, ScriptedVenue())
+    await rig.start(wait_ready=True)
+    try:
+        await rig.outcome(await rig.signal())
+        own = {"source": "principal:me", "instance": "", "timeframe": None, "size": Decimal(2), "reference_price": None}
+        await rig.outcome(await rig.signal(Kind.ORDER, **own))
+        await until(lambda: _are_held(rig))
+        phone.server.repeats_all = True
+        async with phone.running():
+            phone.server.write(f"/close BTC/USDT {code_of(phone.secret)}")
+            (text,) = (await phone.replies(1))[:1]
+            await asyncio.sleep(0.3)
+        async with phone.running():  # a successor receives it as well
+            await asyncio.sleep(0.3)
+        assert "order" in text
+        rows = await database.sql("SELECT quantity FROM positions WHERE quantity <> 0")
+        assert rows == []
+        exits = await database.sql("SELECT source FROM signals WHERE kind = 'exit'")
+        assert [row["source"] for row in exits] == ["principal:user:ann"] * 2, "one for each position"
+        assert len(phone.server.sent) == 1
+    finally:
+        await rig.stop()
+
+
+async def _are_held(rig: Rig) -> bool:
+    return bool(await rig.position("one") and await rig.position(""))
+
+
+async def test_stop_is_engaged_once_though_it_is_received_again_and_again(phone: _Phone) -> None:
+    phone.server.repeats_all = True
+    async with phone.running():
+        phone.server.write("/kill enough")
+        await phone.replies(1)
+        await asyncio.sleep(0.3)
+    await phone.db.sql("UPDATE kill_switch SET is_engaged = false")
+    async with phone.running():
+        await asyncio.sleep(0.3)
+    assert await phone.kills() == [], "a stop that was released is not engaged by an old message"
+    assert len(phone.server.sent) == 1
+
+
+async def test_old_messages_are_not_carried_out(phone: _Phone) -> None:
+    id = await phone.pending()
+    async with phone.running():
+        phone.server.write(f"/reject {id}", age_s=300)
+        phone.server.write("/kill", age_s=1200)
+        texts = await phone.replies(2)
+        assert all("minutes ago and is not carried out" in text for text in texts)
+        assert await phone.kills() == []
+        phone.server.write("/kill late", age_s=600)
+        await phone.replies(3)
+    assert (await phone.state_of(id), len(await phone.kills())) == ("pending", 1)
+
+
+async def test_outages_of_telegram_delay_and_repeat_nothing(phone: _Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telegram, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(bot, "POLL_S", 0)
+    id = await phone.pending()
+    faults = phone.server.faults
+    faults["getUpdates"].extend([(502, {}), (429, {"parameters": {"retry_after": 0.2}}), "hang", (409, {}), "late"])
+    faults["sendMessage"].extend([(429, {"ok": False, "parameters": {"retry_after": 0.2}}), (500, {}), "hang"])
+    async with phone.running():
+        phone.server.write(f"/reject {id}")
+        texts = await phone.replies(1)
+        await asyncio.sleep(0.2)
+    assert (len(texts), await phone.state_of(id)) == (1, "declined")
+    assert phone.server.calls["sendMessage"] == 4
+    assert [event for event in phone.log.events() if event.startswith("chat.")].count("chat.command") == 1
+    assert {"chat.waits", "chat.works"} <= set(phone.log.events())
+
+
+async def test_answer_that_telegram_refuses_for_good_is_given_up(phone: _Phone) -> None:
+    phone.server.faults["sendMessage"].append((403, {"ok": False, "description": "bot was blocked by the user"}))
+    async with phone.running():
+        phone.server.write("/help")
+        await until(lambda: "chat.reply_lost" in phone.log.events())
+        phone.server.write("/help")
+        await phone.replies(1)
+    assert phone.server.calls["sendMessage"] == 2
+
+
+async def test_command_whose_process_died_is_reported_and_a_stop_engaged(phone: _Phone) -> None:
+    insert = (
+        "INSERT INTO chat_commands (service, update_id, chat_id, user_name, command, sent_at)"
+        " VALUES ('telegram', $1, 7, 'ann', $2, now())"
+    )
+    await phone.db.sql(insert, 1, "/close BTCUSDT")
+    await phone.db.sql(insert, 2, "/kill enough")
+    async with phone.running():
+        texts = await phone.replies(2)
+    assert any(text.startswith("/close BTCUSDT: the process ended in the middle") for text in texts)
+    assert [row["reason"] for row in await phone.kills()] == ["enough"]
+
+
+async def test_stop_reaches_the_guardian_while_the_database_is_away(phone: _Phone, database_url: str) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def guardian(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(json.loads(await reader.readline()))
+        writer.write(b'{"ok": true, "engaged": true, "is_quiet": true}\n')
+        writer.close()
+
+    phone.paths.guardian_socket.parent.mkdir(parents=True, exist_ok=True)
+    server = await asyncio.start_unix_server(guardian, phone.paths.guardian_socket)
+    phone.db = await Database.lazy("postgresql://nobody@127.0.0.1:1/none", Settings().database.model_copy(
+        update={"retry_s": 0.0, "connect_timeout_s": 0.5}
+    ), application="chat")  # fmt: skip
+    try:
+        async with phone.running():
+            phone.server.write("/kill fire")
+            phone.server.write("/close BTCUSDT 123456")
+            texts = await phone.replies(2)
+    finally:
+        server.close()
+        await phone.db.close()
+    assert [(item["op"], item["reason"], item["by"]) for item in asked] == [("kill", "fire", "user:ann")]
+    assert any("KILL SWITCH engaged: all is cancelled and closed" in text for text in texts)
+    assert any("nothing was done" in text for text in texts)
+    assert "audit.lost" in phone.log.events()
+
+
+async def test_changes_are_in_the_audit_and_no_secret_is_anywhere(
+    phone: _Phone, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    id, code = await phone.pending(), code_of(phone.secret)
+    phone.server.faults["getUpdates"].append((401, {"ok": False, "description": "Unauthorized"}))
+    phone.server.faults["sendMessage"].append((500, {}))
+    async with phone.running():
+        phone.server.write(f"/approve {id} {code}")
+        phone.server.write("/positions")
+        await phone.replies(2)
+    phone.url = "http://127.0.0.1:1"  # nothing listens there
+    async with phone.running():
+        await until(lambda: phone.log.events().count("chat.waits") >= 2)
+    rows = await phone.db.sql("SELECT phase, actor, action, object, status, address FROM audit_log ORDER BY id")
+    assert [tuple(row) for row in rows] == [
+        ("requested", "user:ann", "chat /approve", id, None, "telegram:7"),
+        ("answered", "user:ann", "chat /approve", id, 200, "telegram:7"),
+    ]
+    kept = str(await phone.db.sql("SELECT row_to_json(c)::text FROM chat_commands c")) + str([tuple(r) for r in rows])
+    everything = kept + caplog.text + str(phone.log.lines)
+    assert TOKEN not in everything
+    assert code not in everything
+
+
+async def test_a_flood_of_one_account_is_not_carried_out_but_a_stop_is(phone: _Phone) -> None:
+    async with phone.running():
+        for _ in range(bot.PER_MINUTE_MAX + 20):
+            phone.server.write("/help")
+        phone.server.write("/kill flood")
+        await until(phone.kills)
+        await phone.replies(bot.PER_MINUTE_MAX + 1)
+        await asyncio.sleep(0.2)
+    assert len(phone.server.sent) == bot.PER_MINUTE_MAX + 1

@@ -109,7 +109,7 @@ class Actions:
             case _:
                 return [await self._close(command, caller, who)]
 
-    # ── who may ──────────────────────────────────────────────────────────────────────────────────
+    # ── authorisation ──────────────────────────────────────────────────────────────────────────────────
     async def _principal(self, command: Command, caller: Caller) -> Principal:
         """Return the user with the scope that this command has shown. Errors: InputError CHAT_REFUSED, CHAT_CODE."""
         user = await self._enabled(caller)
@@ -182,7 +182,7 @@ class Actions:
 
     # ── changing ─────────────────────────────────────────────────────────────────────────────────
     async def _decide(self, command: Command, who: Principal) -> Reply:
-        given = command.words[0].lower()
+        given = command.arguments[0].lower()
         try:
             id = uuid.UUID(given)
         except ValueError:
@@ -199,7 +199,7 @@ class Actions:
         return uuid.UUID(str(matching[0]))
 
     async def _close(self, command: Command, caller: Caller, who: Principal) -> Reply:
-        closed = await self._services.closing.close(command.words[0], who, caller.ref)
+        closed = await self._services.closing.close(command.arguments[0], who, caller.ref)
         lines = []
         for item in closed:
             order, place = item["order"], f"{item['account']} {item['symbol']} {item['quantity']:f}"
@@ -214,7 +214,7 @@ class Actions:
         """Engage the kill switch for any bound user that is not known to be disabled; without the database, too."""
         with contextlib.suppress(OutageError):
             await self._enabled(caller)
-        reason = " ".join(command.words)[:200] or f"by {caller.address}"
+        reason = " ".join(command.arguments)[:200] or f"by {caller.address}"
         by = f"user:{caller.user}"
         done = await self._services.stop.engage(scope="system", reason=reason, by=by, flatten=True)
         self._services.log.warning("kill.requested", by=by, reason=reason, through=done["through"])
@@ -248,7 +248,7 @@ def asked_for_code(id: str) -> Reply:
 
 def _entry(command: Command, caller: Caller, phase: str, status: int | None) -> Entry:
     return Entry(
-        caller.ref, f"user:{caller.user}", "user", f"chat /{command.name}", " ".join(command.words)[:200], phase,
+        caller.ref, f"user:{caller.user}", "user", f"chat /{command.name}", " ".join(command.arguments)[:200], phase,
         status, caller.address,
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """A Telegram bot that takes commands of bound users: long polling, no open port.
 
 Each update is a row before it is carried out, so that it is carried out once however often it is received. A message
-that waited too long at Telegram is not carried out. Only messages of bound accounts, in a chat with nobody else, are
-answered at all. `kill` waits for nothing: not for the database, other commands or the limit.
+that waited too long at Telegram is not carried out. Only messages of bound accounts, in a private chat with the bot,
+are answered at all. `kill` waits for nothing: not for the database, other commands or the limit.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ AT_ONCE_MAX = 16
 REPLIES_MAX = 6  # attempts to send one answer
 _STRANGERS_MAX = 1000
 _SEEN_MAX = 10_000
-_RETRY = Backoff(1.0, 60.0, jitter=0.2)
+RETRY = Backoff(1.0, 60.0, jitter=0.2)
 #: After an answer that another attempt does not change: a wrong token, another reader of the same bot.
 REFUSED_WAIT_S = 60.0
-_REPLY_RETRY = Backoff(0.5, 10.0, jitter=0.2)
+REPLY_RETRY = Backoff(0.5, 10.0, jitter=0.2)
 
 
 class Bot:
@@ -76,7 +76,7 @@ class Bot:
                     if not is_waiting:
                         self._log.warning("chat.waits", service=SERVICE, error=error.message)
                     is_waiting = True
-                    wait_s = _RETRY.next_s(wait_s)
+                    wait_s = RETRY.next_s(wait_s)
                     asked_s = error.wait_s if isinstance(error, OutageError) else REFUSED_WAIT_S
                     await self._clock.sleep(max(wait_s, asked_s))
                     continue
@@ -183,7 +183,7 @@ class Bot:
                 await self._api.send(chat_id, reply.text, reply.buttons)
                 return
             except OutageError as error:
-                wait_s = _REPLY_RETRY.wait_s(attempt, draw=random.random())  # noqa: S311  jitter only
+                wait_s = REPLY_RETRY.wait_s(attempt, draw=random.random())  # noqa: S311  jitter only
                 await self._clock.sleep(max(wait_s, error.wait_s))
             except PeerError as error:
                 self._log.warning("chat.reply_lost", service=SERVICE, error=error.message)
@@ -205,7 +205,7 @@ class Bot:
         return True
 
     def _ignore(self, update: Update) -> None:
-        """Count what came from anybody else; it is never answered."""
+        """Count what came from an account that is not bound; it is never answered."""
         self._meter.count("fks_auth_failures_total", code="CHAT_STRANGER")
         if update.user_id not in self._strangers and len(self._strangers) < _STRANGERS_MAX:
             self._strangers.add(update.user_id)

@@ -14,7 +14,7 @@ _TEXT_MAX = 400
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One command: its usage, the scope that its user needs, whether it changes something, and whether it is confirmed
-    by a code of the authenticator (the last word)."""
+    by a code of the authenticator (the last argument)."""
 
     usage: str
     summary: str
@@ -43,7 +43,7 @@ class Command:
     """A command as it was written. `code` is a secret until it is spent: it is in no log and in no row."""
 
     name: str
-    words: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     code: str = ""
 
     @property
@@ -53,12 +53,12 @@ class Command:
     @property
     def text(self) -> str:
         """Return the command without its code."""
-        return " ".join((f"/{self.name}", *self.words))[:_TEXT_MAX]
+        return " ".join((f"/{self.name}", *self.arguments))[:_TEXT_MAX]
 
 
 def parse(text: str) -> Command:
     """Return the command in a message. Errors: InputError CHAT_COMMAND naming the usage."""
-    name, *words = text.strip().split() or [""]
+    name, *given = text.strip().split() or [""]
     name = name.removeprefix("/").partition("@")[0].lower()
     name = "help" if name == "start" else name
     if not text.strip().startswith("/") or name not in COMMANDS:
@@ -66,15 +66,17 @@ def parse(text: str) -> Command:
         raise _wrong(f"this is no command{resuming}", "send /help")
     spec = COMMANDS[name]
     if name == "kill":
-        return Command(name, tuple(words))
+        return Command(name, tuple(given))
     wanted = len(spec.usage.split()) - 1
-    if len(words) != wanted:
-        raise _wrong(f"/{name} takes {wanted} words", f"send {spec.usage}")
+    if len(given) != wanted:
+        raise _wrong(f"/{name} takes {wanted} arguments", f"send {spec.usage}")
     if not spec.needs_code:
-        return Command(name, tuple(words))
-    *rest, code = words
+        return Command(name, tuple(given))
+    *rest, code = given
     if not _CODE.fullmatch(code):
-        raise _wrong("the last word is no code of six digits", f"send {spec.usage}, with a code of your authenticator")
+        raise _wrong(
+            "the last argument is no code of six digits", f"send {spec.usage}, with a code of your authenticator"
+        )
     return Command(name, tuple(rest), code)
 
 

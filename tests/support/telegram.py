@@ -21,8 +21,8 @@ TOKEN = "123456789:AAE-the-token-of-a-bot-for-tests-only"
 
 @dataclass
 class TelegramServer:
-    """Answers each method well, unless `faults[method]` has an answer: (status, JSON), "hang", or "late" (it is done, and
-    answered with a closed connection)."""
+    """Answers each method well, unless `faults[method]` has an answer: (status, JSON), "hang", or "late" (it is done,
+    and answered with a closed connection)."""
 
     url: str = ""
     updates: list[dict[str, Any]] = field(default_factory=list)

@@ -100,8 +100,8 @@ class _Phone:
 
 @pytest.fixture
 async def phone(database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Phone]:
-    monkeypatch.setattr(bot, "_RETRY", bot.Backoff(0.02, 0.05))
-    monkeypatch.setattr(bot, "_REPLY_RETRY", bot.Backoff(0.02, 0.05))
+    monkeypatch.setattr(bot, "RETRY", bot.Backoff(0.02, 0.05))
+    monkeypatch.setattr(bot, "REPLY_RETRY", bot.Backoff(0.02, 0.05))
     monkeypatch.setattr(bot, "REFUSED_WAIT_S", 0.1)
     await seed(database)
     async with telegram_server() as server:
@@ -130,7 +130,7 @@ async def test_questions_are_answered(phone: _Phone) -> None:
     assert [tuple(row) for row in rows][1] == ("ann", "/status", "done")
 
 
-async def test_nobody_else_is_answered(phone: _Phone) -> None:
+async def test_accounts_that_are_not_bound_are_not_answered(phone: _Phone) -> None:
     server = phone.server
     async with phone.running():
         server.write("/kill", user=666)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +136,22 @@ def test_addons_form_has_amounts_windows_and_no_unverified_figure() -> None:
     assert {rule["verified_on"] for rule in shipped["rules"].values()} == {"1970-01-01"}
     with pytest.raises(InputError, match="max_lots, flat_by missing"):
         addon_document(shipped_group("fxify-starter"))
+
+
+def test_the_addon_knows_every_key_that_is_written_for_it() -> None:
+    source = (Path(__file__).resolve().parents[3] / "nt8" / "AddOns" / "FKSRisk.cs").read_text()
+    sets = re.findall(r"HashSet<string> (Keys|Inner) = new HashSet<string>\s*\{(.*?)\}", source, flags=re.DOTALL)
+    known = {name: set(re.findall(r'"(\w+)"', body)) for name, body in sets}
+    assert set(known) == {"Keys", "Inner"}
+    event = {"at": datetime(2026, 12, 10, 13, 30, tzinfo=UTC), "name": "CPI"}
+    groups = [
+        verified("apex-50k"),
+        verified("fxify-expert", **COMPLETE, news={"value": [event]}),
+        shipped_group("custom"),
+    ]
+    for rules in (addon_document(group)["rules"] for group in groups):
+        assert set(rules) <= known["Keys"]
+        assert all(set(rule) <= known["Inner"] for name, rule in rules.items() if name != "news")
 
 
 # ── modes ────────────────────────────────────────────────────────────────────────────────────────

@@ -296,8 +296,11 @@ namespace NinjaTrader.NinjaScript.AddOns
                 {
                     market.Continue();
                     StepReplays();
-                    journal.Flush();
-                    Reached("before_send");
+                    if (journal.IsDirty)
+                    {
+                        journal.Flush();
+                        Reached("before_send");
+                    }
                 }
                 catch (FKSJournalException cause)
                 {

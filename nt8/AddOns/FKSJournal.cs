@@ -66,6 +66,12 @@ namespace NinjaTrader.NinjaScript.AddOns
         public long CutBytes { get; private set; }
         public bool IsNew { get; private set; }
 
+        /// <summary>True while records wait for Flush.</summary>
+        public bool IsDirty
+        {
+            get { return dirty; }
+        }
+
         public IList<FKSEvent> Events
         {
             get { return events; }

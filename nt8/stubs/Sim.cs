@@ -407,10 +407,6 @@ namespace NinjaTrader.Cbi
             double total = order.AverageFillPrice * order.Filled + price * quantity;
             order.Filled += quantity;
             order.AverageFillPrice = total / order.Filled;
-            if (!quiet)
-            {
-                State(order, order.Filled >= order.Quantity ? OrderState.Filled : OrderState.PartFilled, ErrorCode.NoError, "");
-            }
             Execution made = new Execution
             {
                 Account = order.Account, Order = Switches.Contains("execution_without_order") ? null : order, OrderId = order.OrderId, Name = order.Name, ExecutionId = id,
@@ -422,8 +418,15 @@ namespace NinjaTrader.Cbi
                 order.Account.Executions.Add(made);
             }
             int signed = SignedPosition(order.Account, order.Instrument) + (made.MarketPosition == MarketPosition.Long ? quantity : -quantity);
+            bool known;
+            Position position = StorePosition(order.Account, order.Instrument, signed, price, out known);
+            Save(); // the broker knows all of the fill before the first event of it
+            if (!quiet)
+            {
+                State(order, order.Filled >= order.Quantity ? OrderState.Filled : OrderState.PartFilled, ErrorCode.NoError, "");
+            }
             Raise(made, Operation.Add);
-            SetPosition(order.Account, order.Instrument, signed, price);
+            Raise(position, signed, known);
             return made;
         }
 
@@ -448,14 +451,20 @@ namespace NinjaTrader.Cbi
 
         internal static void SetPosition(Account account, Instrument instrument, int signed, double price)
         {
-            Position found;
-            bool known = true;
+            bool known;
+            Position found = StorePosition(account, instrument, signed, price, out known);
+            Save();
+            Raise(found, signed, known);
+        }
+
+        private static Position StorePosition(Account account, Instrument instrument, int signed, double price, out bool known)
+        {
             lock (account.Positions)
             {
-                found = account.Positions.FirstOrDefault(p => p.Instrument == instrument);
+                Position found = account.Positions.FirstOrDefault(p => p.Instrument == instrument);
+                known = found != null;
                 if (found == null)
                 {
-                    known = false;
                     found = new Position { Account = account, Instrument = instrument };
                     account.Positions.Add(found);
                 }
@@ -466,11 +475,15 @@ namespace NinjaTrader.Cbi
                 {
                     account.Positions.Remove(found);
                 }
+                return found;
             }
-            Save();
-            account.Raise(new PositionEventArgs
+        }
+
+        private static void Raise(Position found, int signed, bool known)
+        {
+            found.Account.Raise(new PositionEventArgs
             {
-                Position = found, MarketPosition = found.MarketPosition, Quantity = found.Quantity, AveragePrice = price,
+                Position = found, MarketPosition = found.MarketPosition, Quantity = found.Quantity, AveragePrice = found.AveragePrice,
                 Operation = signed == 0 ? Operation.Remove : known ? Operation.Update : Operation.Add
             });
         }

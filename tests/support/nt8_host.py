@@ -46,6 +46,10 @@ def dump(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=_plain)
 
 
+class HostEndedError(AssertionError):
+    """The mono process ended during a command."""
+
+
 class Host:
     """One mono process with the simulated platform; commands are answered in order."""
 
@@ -75,10 +79,16 @@ class Host:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(dump({"do": command, **arguments}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, f"the host ended during {command}: {self._process.stderr.read() if self._process.stderr else ''}"
+        try:
+            self._process.stdin.write(dump({"do": command, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._process.wait(WAIT)
+            errors = self._process.stderr.read() if self._process.stderr else ""
+            raise HostEndedError(f"the host ended during {command}: {errors}")
         answer: dict[str, Any] = parse_json(line)
         assert answer.get("ok"), f"{command}: {answer.get('error')}"
         return answer
@@ -91,7 +101,7 @@ class Host:
 
     def kill(self) -> None:
         """End the process with SIGKILL."""
-        if self._process is not None:
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.closed:
             self._process.kill()
             self._process.wait(WAIT)
             self._close_pipes()
@@ -164,6 +174,57 @@ class Wire:
             self.pongs += 1
         else:
             self.lines.append(message)
+
+
+def client_mac(wire: Wire) -> str:
+    """The MAC that the client sends on this connection."""
+    parts = ("fks1", "client", wire.nonce, wire.opening["nonce"], wire.opening["instance"], wire.opening["group"])
+    return hmac.new(SECRET, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+class Client:
+    """A control session that sends one request at a time and keeps the events it reads."""
+
+    def __init__(self, port: int) -> None:
+        self._wire = Wire(socket.create_connection(("127.0.0.1", port), WAIT))
+        self.events: list[dict[str, Any]] = []
+        self._wire.opening = {
+            "t": "hello",
+            "v": 1,
+            "client": "test",
+            "instance": INSTANCE,
+            "group": "sim",
+            "role": "control",
+            "nonce": secrets.token_hex(32),
+        }
+        self.send(self._wire.opening)
+        challenge = self.wait("challenge")
+        assert challenge is not None, "no challenge"
+        self._wire.nonce = challenge["nonce"]
+        self.send({"t": "auth", "mac": client_mac(self._wire), "epoch": None, "last_seq": 0})
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message."""
+        self._wire.send((dump(message) + "\n").encode())
+
+    def wait(self, *types: str) -> dict[str, Any] | None:
+        """Return the next message of one of these types; None when the connection has ended."""
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            while self._wire.lines:
+                line = self._wire.lines.pop(0)
+                if line["t"] == "ev":
+                    self.events.append(line)
+                if line["t"] in types:
+                    return line
+            if self._wire.ended:
+                return None
+            self._wire.read(0.2)
+        raise AssertionError(f"no {types} within {WAIT} s")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.socket.close()
 
 
 class Conversation:
@@ -367,10 +428,8 @@ class Conversation:
             return self._wires[int(mac[5:])].mac
         return "0" * 64 if mac == "$BAD" else mac
 
-    @staticmethod
-    def _client_mac(wire: Wire) -> str:
-        parts = ("fks1", "client", wire.nonce, wire.opening["nonce"], wire.opening["instance"], wire.opening["group"])
-        return hmac.new(SECRET, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+    def _client_mac(self, wire: Wire) -> str:
+        return client_mac(wire)
 
     @staticmethod
     def _bridge_mac(wire: Wire, epoch: str) -> str:

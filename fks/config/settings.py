@@ -383,11 +383,15 @@ class Log(Section):
 
 
 class Ninja(Section):
-    """NinjaTrader 8. Read by its venue, which is not there yet."""
+    """NinjaTrader 8. Read by `fks ninja`; its venue is not there yet."""
 
     host: str = Field("127.0.0.1", description="address of the NinjaTrader machine")
     port: int = Field(8080, ge=1, le=65535, description="port of the NinjaTrader bridge")
     timeout_s: float = Field(5.0, gt=0, description="seconds to wait for NinjaTrader")
+    group: str = Field("sim", min_length=1, max_length=32, description="account group, as in the bridge's file")
+    secret_file: str | None = Field(
+        None, description="file with the secret shared with the bridge; unset = 'ninja.key' in FKS_HOME"
+    )
 
 
 class Mt5(Section):

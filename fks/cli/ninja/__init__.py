@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fks.cli.ninja.connection import tail, test
 from fks.cli.ninja.rules import rules
 
 __all__ = ["ninja"]
@@ -15,3 +16,5 @@ def ninja() -> None:
 
 
 ninja.add_command(rules)
+ninja.add_command(tail)
+ninja.add_command(test)

@@ -1,0 +1,160 @@
+"""`fks ninja test` and `fks ninja tail`: the connection to the bridge in NinjaTrader, and its events."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from fks.cli.base import as_json, emit, paths_of, settings_of, table
+from fks.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fks.ninja import outputs as o
+    from fks.ninja.session import Identity
+    from fks.ninja_link.check import Address, Checked
+
+
+@click.command()
+@click.option("--pings", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Round trips to measure.")
+@as_json
+@click.pass_context
+def test(ctx: click.Context, pings: int, as_json: bool) -> None:
+    """Check the connection to NinjaTrader: secret, status, round trips, clocks.
+
+    Uses [ninja] host, port, group and secret_file. It only looks on, and does not disturb the session that trades.
+    Needs no running system.
+    """
+    from fks.clock import RealClock
+    from fks.ninja_link.check import check_connection
+
+    identity, address = _identity(ctx)
+    checked = asyncio.run(check_connection(identity, address, RealClock(), pings=pings))
+    if as_json:
+        emit(_document(checked, address), as_json=True, schema="fks.ninja.test/1")
+        return
+    welcome = checked.welcome
+    ms = [f"{checked.share_s(share) * 1000:.2f} ms" for share in (0.5, 0.99, 1.0)]
+    click.echo(f"connected to {address.host}:{checked.port}, group {welcome.group}, {welcome.platform}")
+    click.echo(f"journal {welcome.epoch}, last event {welcome.last_seq}, oldest kept {welcome.oldest_seq}")
+    click.echo(f"ready {_yes(welcome.ready)}, halted {_yes(welcome.halted)}")
+    click.echo(f"round trip p50 {ms[0]}, p99 {ms[1]}, max {ms[2]} of {len(checked.round_trips_s)}")
+    click.echo(f"the bridge's clock is {checked.offset_ms:+d} ms from this machine's")
+    found = {account.name: account for account in checked.status.accounts}
+    rows = []
+    for account in welcome.accounts:
+        status = found.get(account.name)
+        shown = (status.status, len(status.positions), len(status.orders)) if status else ("–", "–", "–")
+        rows.append((account.name, "simulation" if account.sim else "live", account.mode, *shown))
+    table(rows, ("account", "kind", "mode", "connection", "positions", "orders"), empty="no accounts")
+
+
+@click.command()
+@click.option("--count", type=click.IntRange(1), help="End after so many events. Default: until Ctrl-C.")
+@click.option("--replay", "is_replay", is_flag=True, help="Also show the events that the bridge still keeps.")
+@as_json
+@click.pass_context
+def tail(ctx: click.Context, count: int | None, is_replay: bool, as_json: bool) -> None:
+    """Show the events of the bridge as they come: orders, fills, positions, connections, alarms.
+
+    With --json one JSON object a line. Connects again by itself. Needs no running system.
+    """
+    from fks.clock import RealClock
+    from fks.ninja import outputs as o
+    from fks.ninja.strict_json import dumps
+    from fks.ninja_link.check import follow
+
+    identity, address = _identity(ctx)
+    shown = 0
+
+    def publish(event: o.Event) -> bool:
+        nonlocal shown
+        if isinstance(event, o.Logged) and (is_replay or not event.event.replay):
+            line = dumps(event.event.fields).decode().rstrip("\n")
+            click.echo(line if as_json else _shown(event))
+            shown += 1
+        elif not isinstance(event, o.Logged):
+            text = _note(event)
+            if text:
+                click.echo(text, err=True)
+        return count is None or shown < count
+
+    asyncio.run(follow(identity, address, RealClock(), publish))
+
+
+def _identity(ctx: click.Context) -> tuple[Identity, Address]:
+    from fks.ninja.auth import parse_secret
+    from fks.ninja.session import Identity
+    from fks.ninja_link.check import Address
+    from fks.ninja_link.link import is_loopback
+
+    settings = settings_of(ctx).ninja
+    path = Path(settings.secret_file).expanduser() if settings.secret_file else paths_of(ctx).home / "ninja.key"
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"the secret of NinjaTrader cannot be read: {error.strerror}: {path}",
+            remedy="copy secret.key of the NinjaTrader machine there, or name the file in ninja.secret_file",
+        ) from None
+    secret = parse_secret(text, source=str(path), is_remote=not is_loopback(settings.host))
+    identity = Identity(
+        group=settings.group, role="observe", instance=uuid.uuid4().hex, secret=secret, client="fks cli"
+    )
+    return identity, Address(settings.host, settings.port, settings.timeout_s)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _document(checked: Checked, address: Address) -> dict[str, Any]:
+    from fks.ninja.fields import written
+
+    welcome = {key: value for key, value in written(checked.welcome).items() if key != "mac"}
+    return {
+        "host": address.host,
+        "port": checked.port,
+        "round_trip_ms": {
+            "p50": checked.share_s(0.5) * 1000, "p99": checked.share_s(0.99) * 1000, "max": checked.share_s(1.0) * 1000,
+            "count": len(checked.round_trips_s),
+        },
+        "offset_ms": checked.offset_ms,
+        "welcome": welcome,
+        "status": written(checked.status),
+    }  # fmt: skip
+
+
+def _shown(event: o.Logged) -> str:
+    from datetime import UTC, datetime
+
+    from fks.ninja.strict_json import dumps
+
+    at = datetime.fromtimestamp(event.event.at_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+    hidden = ("t", "seq", "epoch", "at_ms", "kind", "replay")
+    rest = {key: value for key, value in event.event.fields.items() if key not in hidden and value is not None}
+    values = orjson.loads(dumps(rest))
+    text = " ".join(f"{key}={value}" for key, value in values.items())
+    return f"{at} {event.event.seq:>6} {event.event.kind:<8} {text}"
+
+
+def _note(event: o.Event) -> str:
+    from fks.ninja import outputs as o
+
+    match event:
+        case o.Welcomed():
+            return f"connected to port {event.port}"
+        case o.Disconnected():
+            return f"disconnected: {event.reason}"
+        case o.Waiting():
+            return f"no connection ({event.reason}); next attempt in {event.wait_s:.1f} s"
+        case o.LogLost():
+            return f"events {event.first} to {event.last} are gone"
+        case o.Alarm():
+            return f"alarm {event.code.value}: {event.detail}"
+        case _:
+            return ""

@@ -1,0 +1,116 @@
+"""A scripted bridge on a real socket: authenticates, answers pings and status, and keeps what it received."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from fks.ninja import strict_json
+from fks.ninja.auth import bridge_mac, client_mac
+from tests.support.ninja import BRIDGE_NONCE, EPOCH, SECRET, challenge, status
+
+ACCOUNT = {
+    "name": "Sim101", "status": "Connected", "price_status": "Connected", "trade_date": "2025-02-03", "values": {"CashValue": 100000},
+    "positions": [], "orders": [],
+}  # fmt: skip
+
+
+@dataclass
+class ScriptedBridge:
+    """`events`: the log. `secret`: another than the client's makes an impostor."""
+
+    secret: bytes = SECRET
+    events: list[dict[str, Any]] = field(default_factory=list)
+    received: list[dict[str, Any]] = field(default_factory=list)
+    connections: int = 0
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # answer to a signal, by id
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    port: int = 0
+    _server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> ScriptedBridge:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.drop()
+        await self._server.wait_closed()
+
+    def drop(self) -> None:
+        """Break every connection."""
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers.clear()
+
+    def publish(self, event: dict[str, Any]) -> None:
+        """Append an event to the log and send it."""
+        self.events.append(event)
+        for writer in self.writers:
+            writer.write(strict_json.dumps(event))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        hello: dict[str, Any] = {}
+        try:
+            async for line in reader:
+                found: dict[str, Any] = strict_json.loads(line.strip())
+                self.received.append(found)
+                for answer in self._answers(found, hello):
+                    writer.write(strict_json.dumps(answer))
+                    if answer["t"] == "welcome":
+                        self.writers.append(writer)
+                    if answer["t"] == "bye":
+                        writer.close()
+                if found["t"] == "hello":
+                    hello = found
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+
+    def _answers(self, found: dict[str, Any], hello: dict[str, Any]) -> list[dict[str, Any]]:
+        now_ms = time.time_ns() // 1_000_000
+        match found["t"]:
+            case "hello":
+                return [challenge()]
+            case "auth":
+                return self._welcome(found, hello, now_ms)
+            case "ping":
+                return [{"t": "pong", "n": found["n"], "t_ms": now_ms, "echo_ms": found["t_ms"]}]
+            case "status":
+                return [status(found["rid"], accounts=[ACCOUNT])]
+            case "signal" if found["id"] in self.answers:
+                return [self.answers[found["id"]]]
+            case "query":
+                return [
+                    {
+                        "t": "sigstate",
+                        "rid": found["rid"],
+                        "id": found["id"],
+                        "state": "unknown_id",
+                        "filled": 0,
+                        "avg_price": None,
+                    }
+                ]
+        return []
+
+    def _welcome(self, auth: dict[str, Any], hello: dict[str, Any], now_ms: int) -> list[dict[str, Any]]:
+        names = {"bridge_nonce": BRIDGE_NONCE, "client_nonce": hello["nonce"], "group": hello["group"]}
+        mac = bridge_mac(self.secret, epoch=EPOCH, **names)
+        if auth["mac"] != client_mac(SECRET, instance=hello["instance"], **names):
+            return [{"t": "bye", "code": "auth_failed", "detail": "", "retry_after_ms": 0}]
+        last = len(self.events)
+        replay = [{**event, "replay": True} for event in self.events[auth["last_seq"] :]]
+        return [
+            {
+                "t": "welcome", "mac": mac, "epoch": EPOCH, "last_seq": last, "oldest_seq": 1, "now_ms": now_ms, "hb_ms": 2000,
+                "max_line": 65536, "platform": "NinjaTrader 8 (scripted)", "group": hello["group"], "limits": {}, "halted": False,
+                "ready": True, "accounts": [{"name": "Sim101", "sim": True, "mode": "auto", "connected": True}],
+            },
+            *replay, {"t": "replay_end", "last_seq": last, "count": len(replay)}, status(accounts=[ACCOUNT]),
+        ]  # fmt: skip

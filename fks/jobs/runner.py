@@ -78,6 +78,7 @@ def warm() -> None:
     load_catalogue()
     with contextlib.suppress(ImportError):  # then the reference engine runs, and says so
         kernel.load()
+        kernel.load_orders()
 
 
 def run_claimed(home: str, job_id: str) -> None:

@@ -22,6 +22,7 @@ from fks.backtest.statistics import fees_of
 from fks.config.settings import Risk
 from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
+from fks.model.errors import InputError
 from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.tape import unpack_tape
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -437,6 +438,32 @@ def test_what_64_bits_or_the_walk_do_not_cover_runs_on_the_reference(changes: di
     assert compiled.engine.name == "reference"
     assert reason in compiled.engine.reason
     assert compiled.fills == reference.fills
+
+
+@pytest.mark.parametrize(
+    ("changes", "price", "reason"),
+    [
+        ({"order_types": frozenset({"market", "stop", "take_profit", "stop_limit"})}, 99.0, "forbids an order type"),
+        ({"orders_max": 2}, 99.0, "hardly any open order"),
+        ({"algo_orders_max": 1}, 99.0, "hardly any open order"),
+        ({}, 1e15, "did not fit 64 bits"),
+    ],
+)
+def test_entries_that_rest_use_the_reference_outside_the_walk(
+    changes: dict[str, Any], price: float, reason: str
+) -> None:
+    strategy = Given(target=(0.0,) * 3 + (1.0,) * 20 + (0.0,) * 17, entry_limit=(price,) * 40)
+    compiled, reference = both(strategy, synthetic(40), Setup(replace(BTC, **changes), limits=UNLIMITED))
+    assert compiled.engine.name == "reference"
+    assert reason in compiled.engine.reason
+    assert (compiled.fills, compiled.denied) == (reference.fills, reference.denied)
+
+
+def test_an_entry_price_that_is_none_is_the_same_error_in_both_engines() -> None:
+    strategy = Given(target=(0.0,) * 3 + (1.0,) * 37, entry_limit=(-5.0,) * 40)
+    for engine in ("compiled", "reference"):
+        with pytest.raises(InputError, match="no price to size"):
+            run(strategy, synthetic(40), Setup(BTC), engine=engine)  # type: ignore[arg-type]
 
 
 @settings(deadline=None)  # the first example compiles

@@ -89,7 +89,9 @@ def test_a_run_with_finer_bars_trades_like_one_on_them(seed: int, timeframe: str
     # whether a stop-limit fills in the bar that triggers it stays the rule's: none of them here
     columns["entry_limit"] = np.where(np.isfinite(columns["entry_stop"]), np.nan, columns["entry_limit"])
     close = run(Given(columns=spread(columns, per)), fine, SETUP)
-    found = run(Given(columns=columns), bars, SETUP, finer=fine)
+    found = run(Given(columns=columns), bars, SETUP, engine="reference", finer=fine)
+    compiled = run(Given(columns=columns), bars, SETUP, engine="compiled", finer=fine)
+    assert (compiled.fills, compiled.unclear) == (found.fills, found.unclear)
     if close.unclear or close.denied:
         return
     step_ns = per * 60 * NS

@@ -43,6 +43,7 @@ from fks.backtest.kernel_walk import (
     entry_price,
     leave,
     leg_hit,
+    leg_lots,
     level_ticks,
 )
 from fks.matching.rule import behind, is_accepted, reach_down, reach_up
@@ -213,8 +214,8 @@ def fill_legs(
                 leg, ticks = again, at
         elif is_newest:
             part = legs[number, PART_BEFORE]
-        lots = min(part, closing_lots(state, rules))
-        if lots * rules.lot_to_quantity < rules.guard_least:
+        lots = leg_lots(state, rules, part, sells)
+        if lots == 0:
             continue
         role, side, fill = STOP_ROLE if leg == 1 else LIMIT_ROLE, -1 if sells else 1, state[FILLS]
         book(state, fills, trades, rules, bar, side, lots, ticks, high - low, role, leg == 2, NONE, is_more)

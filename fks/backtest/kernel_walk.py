@@ -332,6 +332,15 @@ def closing_lots(state: Ints, rules: Rules) -> int:
     return lots
 
 
+def leg_lots(state: Ints, rules: Rules, part: int, sells: bool) -> int:
+    """Return the lots that a protection over `part` lots closes: no more than is held, 0 when that is less than a venue
+    takes, or on the other side."""
+    if (state[POSITION] > 0) != sells:
+        return 0
+    lots = min(part, closing_lots(state, rules))
+    return lots if lots * rules.lot_to_quantity >= rules.guard_least else 0
+
+
 def deny(
     state: Ints,
     denied: Ints,
@@ -620,8 +629,10 @@ def protect(state: Ints, fills: Ints, trades: Ints, rules: Rules, bar: int, open
     state[GUARD] = 0
     if has_both:
         state[UNCLEAR] += 1
-    role = STOP_ROLE if leg == 1 else LIMIT_ROLE
-    side, lots = -1 if sells else 1, state[GUARD_LOTS]
+    lots = leg_lots(state, rules, state[GUARD_LOTS], sells)
+    if lots == 0:
+        return
+    role, side = STOP_ROLE if leg == 1 else LIMIT_ROLE, -1 if sells else 1
     book(state, fills, trades, rules, bar, side, lots, ticks, high - low, role, leg == 2, NONE, False)
 
 
@@ -717,6 +728,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     level_ticks,
     book,
     closing_lots,
+    leg_lots,
     deny,
     leave,
     entry_price,

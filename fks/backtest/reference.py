@@ -480,7 +480,9 @@ def _leave_protected(
     book: _Book, guard: _Protection, index: int, hit: tuple[Leg, int], *, is_known: bool = False
 ) -> None:
     """Book the fills of a protection in bar `index`, one for each entry; they are one trade. In the bar in which an
-    entry filled its legs cannot have the open, unless finer bars said what filled (`is_known`)."""
+    entry filled its legs cannot have the open, unless finer bars said what filled (`is_known`). A leg only closes: one
+    over a remainder too small to be closed, after an entry on the other side, fills nothing, as live has cancelled
+    it."""
     book.protection = None
     item = book.setup.instrument
     is_entry_bar = index == guard.newest
@@ -488,7 +490,8 @@ def _leave_protected(
     order = [*guard.order_before, len(parts) - 1] if is_entry_bar else guard.order
     is_joined = False
     for number in order:
-        quantity = min(parts[number], exit_quantity(book.position, item))
+        held = exit_quantity(book.position, item) if book.position * guard.sign > 0 else _ZERO
+        quantity = min(parts[number], held)
         if is_entry_bar and not is_known and number == len(parts) - 1:
             hit = _match(guard, book.range(index), placed_in_bar=True, takes=True) or hit
         if quantity >= max(item.qty_min, item.lot_step):

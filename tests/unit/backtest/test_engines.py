@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict
 
@@ -254,6 +254,7 @@ class Dice:
 
 
 @given(st.integers(0, 2**32))
+@example(11803)  # a stale leg over a remainder of less than a lot
 @settings(max_examples=300, deadline=None)
 def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     dice = Dice(seed)
@@ -309,6 +310,19 @@ def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() 
         ("sl", 70),
     ]
     assert result.denied_count == {"QTY_MIN": 1}
+
+
+def test_protection_of_a_remainder_never_opens_the_other_side() -> None:
+    """The exit is below the least notional, so the take profit stays; the next entry, without one, is short."""
+    bars = by_hand((100, 101, 99, 100), (100, 100, 80, 80), (80, 81, 79, 80), (80, 120, 80, 110), (110, 111, 109, 110))
+    nan = float("nan")
+    strategy = Given(target=(1, 0, -1, -1, -1), limit=(115, nan, nan, nan, nan))
+    item = replace(BTC, lot_step=Decimal("0.01"), qty_min=Decimal("0.01"))
+    setup = Setup(item, CostModel(Decimal(0)), size=Decimal(6), can_short=True, limits=UNLIMITED)
+    result = assert_equal(strategy, bars, setup)
+    assert [(fill.role.value, fill.side.value) for fill in result.fills] == [("entry", "buy"), ("entry", "sell")]
+    assert result.denied_count == {"QTY_MIN": 1}
+    assert result.position < 0
 
 
 def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> None:

@@ -372,7 +372,7 @@ class Conversation:
                 self._receive(number, line)
 
     def _platform(self, step: Step) -> None:
-        verb, arguments = step.worded
+        verb, arguments = step.command
         getattr(self, f"_do_{verb}")(self.vars.fill(arguments))
 
     def _do_account(self, asked: dict[str, Any]) -> None:
@@ -466,7 +466,7 @@ class Conversation:
     # ── checks ────────────────────────────────────────────────────────────────────────────────────
 
     def _check(self, step: Step) -> None:
-        name, asked = step.worded
+        name, asked = step.command
         getattr(self, f"_check_{name}")(self.vars.fill(asked))
 
     def _submitted(self) -> list[Order]:

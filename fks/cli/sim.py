@@ -1,4 +1,4 @@
-"""`fks sim …`: the local exchange as a process, and its faults."""
+"""`fks sim …`: the local exchange as a process, its faults, and a simulated NinjaTrader."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fks.cli.sim_nt8 import nt8
 from fks.cli.sim_replay import replay
 from fks.model.errors import InputError, OutageError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def sim() -> None:
-    """The local exchange: implements Binance spot's wire protocol, for tests and first steps."""
+    """Local stand-ins for tests and first steps: a Binance spot exchange, and NinjaTrader 8."""
 
 
 @sim.command()
@@ -140,6 +141,7 @@ async def _serve(options: Options, *, as_json: bool) -> None:
 
 
 sim.add_command(replay)
+sim.add_command(nt8)
 
 
 @sim.group()

@@ -1,0 +1,225 @@
+"""The process of the simulated NinjaTrader: a listening socket, a market in real time, and faults on a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import socket
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fks.clock import Clock, RealClock
+from fks.model.errors import ConfigError
+from fks.sim.nt8.bridge import Bridge, BridgeConfig
+from fks.sim.nt8.contracts import find_contract
+from fks.sim.nt8.disk import Folder
+from fks.sim.nt8.platform import Platform
+from fks.sim.nt8.sessions import Close, Sessions, Write
+from fks.sim.nt8.unkindness import KIND, Unkindness
+
+log = logging.getLogger(__name__)
+_TICK_S = 0.05
+_READ_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What the command line gives. Units: `strike_s` seconds between draws of a fault, `crash_s` between restarts."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    seed: int = 1
+    accounts: tuple[tuple[str, str, bool], ...] = (("Sim101", "auto", True),)  # name, mode, simulation
+    instruments: tuple[str, ...] = ("ES 03-25",)
+    start_ms: int = 0  # 0: the clock of this machine
+    unkind: Unkindness = KIND
+    strike_s: float = 5.0
+    crash_s: float = 0.0
+    config: BridgeConfig = field(default_factory=BridgeConfig)
+
+
+class Server:
+    """A running stand-in: all decisions run on the event loop's thread, as on the AddOn's worker.
+
+    `failed` is done when it cannot go on: the process should end then.
+    """
+
+    def __init__(self, options: ServerOptions, clock: Clock) -> None:
+        """Take the folder and load or make the secret. Errors: ConfigError when another process has the folder."""
+        self.options = options
+        self.port = 0
+        self.failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._clock = clock
+        self._begun = clock.monotonic()
+        self._start_ms = options.start_ms or clock.now_ns() // 1_000_000
+        self._disk = Folder(options.data_dir)
+        self.secret = self._load_secret()
+        self.platform = Platform(self._start_ms, seed=options.seed, unkind=options.unkind, broker=True)
+        self._modes = {name: mode for name, mode, _ in options.accounts}
+        for name, _, is_sim in options.accounts:
+            status = "Disconnected" if options.unkind.account_late else "Connected"
+            self.platform.add_account(name, is_sim=is_sim, status=status)
+        for name in options.instruments:
+            contract = find_contract(name)
+            assert contract is not None, name
+            self.platform.trade(name, contract.first_price)
+        self._dice = random.Random(options.seed)  # noqa: S311 (faults, not secrets)
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._next = 0
+        self._struck_ms = self._crashed_ms = self._start_ms
+        self._listener: asyncio.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.sessions = self._load_bridge()
+
+    def _load_secret(self) -> bytes:
+        name = "secret.key"
+        if name not in self._disk.names():
+            self._disk.replace(name, secrets.token_hex(32).encode())
+            (self.options.data_dir / name).chmod(0o600)
+        return b"".join(self._disk.read(name).split())
+
+    def _load_bridge(self) -> Sessions:
+        bridge = Bridge(self.platform, self._disk, self.options.config, lambda: secrets.token_hex(16))
+        bridge.modes.update(self._modes)
+        return Sessions(bridge, self.secret, lambda: secrets.token_hex(32))
+
+    async def open(self) -> None:
+        """Listen. Errors: ConfigError when the port is taken."""
+        options = self.options
+        try:
+            self._listener = await asyncio.start_server(self._serve, options.host, options.port, limit=_READ_MAX)
+        except OSError as error:
+            self._disk.close()
+            raise ConfigError(
+                f"the stand-in cannot listen on {options.host}:{options.port}: {error.strerror}",
+                remedy="choose another --port, or 0 for any free one",
+            ) from error
+        self.port = int(self._listener.sockets[0].getsockname()[1])
+        self._task = asyncio.create_task(self._run())
+
+    def info(self) -> dict[str, object]:
+        """Return what the command prints: where it listens, where the secret is, which behaviours are on."""
+        return {
+            "host": self.options.host,
+            "port": self.port,
+            "group": self.options.config.group,
+            "secret_file": str(self.options.data_dir / "secret.key"),
+            "accounts": [name for name, _, _ in self.options.accounts],
+            "instruments": list(self.options.instruments),
+            "seed": self.options.seed,
+            "unkind": self.options.unkind.switched_on(),
+        }
+
+    async def stop(self) -> None:
+        """Say goodbye, close everything, leave no handler on the platform."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._deliver(self.sessions.shutdown())
+        self.sessions.bridge.stop()
+        if self._listener is not None:
+            self._listener.close()
+        for writer in list(self._writers.values()):
+            writer.close()
+        self._disk.close()
+
+    def restart_bridge(self) -> None:
+        """End the bridge without a word, as a killed process, and start it again on the same journal."""
+        for writer in list(self._writers.values()):
+            writer.transport.abort()
+        self._writers.clear()
+        self.platform.restart()
+        self.sessions = self._load_bridge()
+        for name in self.platform.accounts:
+            self.platform.connect(name)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self._work()
+            except Exception as error:
+                log.exception("the stand-in failed")
+                if not self.failed.done():
+                    self.failed.set_result(error)
+                return
+            await self._clock.sleep(_TICK_S)
+
+    def _work(self) -> None:
+        now_ms = self._start_ms + int((self._clock.monotonic() - self._begun) * 1000)
+        options = self.options
+        self.platform.advance(now_ms)
+        if options.unkind.account_late and now_ms - self._start_ms >= 10_000:
+            for account in self.platform.accounts.values():
+                if account.status == "Disconnected":
+                    self.platform.connect(account.name)
+        if now_ms - self._struck_ms >= options.strike_s * 1000:
+            self._struck_ms = now_ms
+            self.platform.strike()
+            if options.unkind.clock_jumps and self._dice.random() < options.unkind.chance:
+                self.sessions.bridge.set_clock_offset(self._dice.randint(-10_000, 10_000))
+        if options.crash_s and now_ms - self._crashed_ms >= options.crash_s * 1000:
+            self._crashed_ms = now_ms
+            self.restart_bridge()
+        for conn, writer in self._writers.items():
+            self.sessions.set_backlog(conn, writer.transport.get_write_buffer_size())
+        self._deliver(self.sessions.work())
+
+    def _deliver(self, out: list[Write | Close]) -> None:
+        for one in out:
+            writer = self._writers.get(one.conn)
+            if writer is None:
+                continue
+            if isinstance(one, Write):
+                writer.write(one.data)
+            else:
+                del self._writers[one.conn]
+                writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._next += 1
+        conn = self._next
+        address = str((writer.get_extra_info("peername") or ("",))[0])
+        if not self.sessions.open(conn, address):
+            writer.transport.abort()
+            return
+        made = writer.get_extra_info("socket")
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._writers[conn] = writer
+        try:
+            while data := await reader.read(_READ_MAX):
+                self.sessions.receive(conn, data)
+                self._deliver(self.sessions.work())
+            self.sessions.half_close(conn)
+        except (ConnectionError, OSError):
+            self.sessions.disconnect(conn)
+        self._deliver(self.sessions.work())
+
+
+def check_instruments(names: tuple[str, ...]) -> list[str]:
+    """Return the names that the stand-in's database does not have."""
+    return [name for name in names if find_contract(name) is None]
+
+
+def front_contract(root: str, now_ms: int) -> str:
+    """Return NinjaTrader's name of the next quarterly contract of `root` that has over a week left."""
+    today = datetime.fromtimestamp(now_ms / 1000, UTC)
+    for step in range(24):
+        year, month = divmod(today.year * 12 + today.month - 1 + step, 12)
+        contract = find_contract(f"{root} {month + 1:02}-{year % 100:02}")
+        if (month + 1) % 3 == 0 and contract is not None and (contract.expiry - today.date()).days > 7:
+            return contract.name
+    raise ConfigError(f"no contract of {root}", remedy="use a root such as ES, NQ or CL")
+
+
+async def start(options: ServerOptions, clock: Clock | None = None) -> Server:
+    """Start a stand-in in this process and return it listening. Errors: ConfigError."""
+    server = Server(options, clock or RealClock())
+    await server.open()
+    return server
+

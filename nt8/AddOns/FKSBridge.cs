@@ -1003,6 +1003,12 @@ namespace NinjaTrader.NinjaScript.AddOns
                         position = position || p.MarketPosition != MarketPosition.Flat;
                     }
                 }
+                decimal high;
+                string day;
+                if (risk.NoteEquity(name, Values(name).NetLiquidation, clock.NowMs(), out high, out day))
+                {
+                    journal.Append(new FKSObject().Set("r", "highest").Set("account", name).Set("value", high).Set("day", day));
+                }
                 FKSRefusal breach = risk.Breach(name, Values(name), position, clock.NowMs());
                 if (breach == null)
                 {

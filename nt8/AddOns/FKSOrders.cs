@@ -330,6 +330,9 @@ namespace NinjaTrader.NinjaScript.AddOns
                     case "block":
                         runtime.Risk.RestoreBlock(r.Text("account"), r.Text("day"));
                         break;
+                    case "highest":
+                        runtime.Risk.RestoreHighest(r.Text("account"), r.Decimal("value") ?? 0, r.Text("day"));
+                        break;
                     case "event":
                         LoadEvent(r.Object("ev"));
                         break;

@@ -177,6 +177,8 @@ namespace NinjaTrader.NinjaScript.AddOns
         private readonly FKSRules rules;
         private readonly Dictionary<string, string> blocked = new Dictionary<string, string>(StringComparer.Ordinal);
         private readonly Dictionary<string, decimal> highest = new Dictionary<string, decimal>(StringComparer.Ordinal);
+        private readonly Dictionary<string, string> highestDay = new Dictionary<string, string>(StringComparer.Ordinal);
+        private readonly Dictionary<string, decimal> lastNet = new Dictionary<string, decimal>(StringComparer.Ordinal);
         private readonly Dictionary<string, string> flattened = new Dictionary<string, string>(StringComparer.Ordinal);
         private readonly Queue<long> times = new Queue<long>();
 
@@ -345,17 +347,41 @@ namespace NinjaTrader.NinjaScript.AddOns
         private decimal Room(string account, decimal net)
         {
             decimal high;
-            if (!highest.TryGetValue(account, out high) || (net > high && rules.TrailsIntraday))
+            return rules.MaxLoss.Value - ((highest.TryGetValue(account, out high) ? high : net) - net);
+        }
+
+        /// <summary>Note the account's net liquidation for a trailing limit: at once (intraday) or the last value of a trade date (eod).
+        /// Returns true where the highest value or its date changed; the caller writes both to the journal.</summary>
+        public bool NoteEquity(string account, decimal? net, long nowMs, out decimal high, out string day)
+        {
+            high = 0;
+            day = TradeDate(nowMs);
+            if (rules == null || rules.MaxLoss == null || net == null)
             {
-                highest[account] = high = net;
+                return false;
             }
-            return rules.MaxLoss.Value - (high - net);
+            string before;
+            decimal last;
+            bool known = highest.TryGetValue(account, out high);
+            highestDay.TryGetValue(account, out before);
+            decimal ended = lastNet.TryGetValue(account, out last) ? last : net.Value;
+            decimal reached = !known || rules.TrailsIntraday ? net.Value : before != day ? ended : high;
+            lastNet[account] = net.Value;
+            if (known && reached <= high && before == day)
+            {
+                return false;
+            }
+            high = known ? Math.Max(high, reached) : reached;
+            highest[account] = high;
+            highestDay[account] = day;
+            return true;
         }
 
         /// <summary>Set the highest balance that a trailing limit counts from, as read from the journal.</summary>
-        public void RestoreHighest(string account, decimal value)
+        public void RestoreHighest(string account, decimal value, string day)
         {
             highest[account] = value;
+            highestDay[account] = day;
         }
 
         public void RestoreBlock(string account, string day)

@@ -115,6 +115,41 @@ namespace FKS.Tests
             Check.Equal(null, Entry(risk, 1, 0, 0, 0, Monday + 9L * 3600000));
         }
 
+        private static FKSRisk Trailing(string kind)
+        {
+            string rules = "{\"rules\":{\"max_loss\":{\"value\":2000,\"trailing\":\"" + kind + "\",\"source\":\"s\",\"verified_on\":\"2025-01-20\",\"verified_by\":\"o\"}}}";
+            return new FKSRisk(FKSConfig.Parse("{}", "c"), FKSRules.Parse(rules, "r"));
+        }
+
+        public static void TrailingLimitRisesIntradayOrAtTheEndOfTheTradeDate()
+        {
+            decimal high;
+            string day;
+            FKSRisk intraday = Trailing("intraday");
+            Check.Equal(true, intraday.NoteEquity("L", 50000, Monday, out high, out day));
+            Check.Equal(true, intraday.NoteEquity("L", 51000, Monday, out high, out day));
+            Check.Equal(51000m, high);
+            Check.Equal(false, intraday.NoteEquity("L", 50500, Monday, out high, out day));
+            Check.Equal("drawdown", intraday.Breach("L", new FKSAccountValues { NetLiquidation = 49400 }, true, Monday).Code);
+            FKSRisk eod = Trailing("eod");
+            eod.NoteEquity("L", 50000, Monday, out high, out day);
+            Check.Equal(false, eod.NoteEquity("L", 51000, Monday, out high, out day));
+            Check.Equal(null, eod.Breach("L", new FKSAccountValues { NetLiquidation = 49400 }, true, Monday));
+            Check.Equal(true, eod.NoteEquity("L", 50900, Monday + 9L * 3600000, out high, out day));
+            Check.Equal(51000m, high);
+            Check.Equal("2025-02-04", day);
+        }
+
+        public static void TrailingLimitOutlivesARestart()
+        {
+            FKSRisk risk = Trailing("eod");
+            risk.RestoreHighest("L", 51000, "2025-02-03");
+            decimal high;
+            string day;
+            Check.Equal(false, risk.NoteEquity("L", 49400, Monday, out high, out day));
+            Check.Equal("drawdown", risk.Breach("L", new FKSAccountValues { NetLiquidation = 49400 }, true, Monday).Code);
+        }
+
         public static void RateIsLimited()
         {
             FKSRisk risk = Made(null);

@@ -973,6 +973,74 @@ chat_commands = Table(  # of persons by chat: a row before a command is carried 
     CheckConstraint("state IN ('running','done','refused','lost')", name="state"),
 )
 
+ninja_links = Table(  # links to NinjaTrader bridges: each actor `ninja:<group>` writes its row every second
+    "ninja_links",
+    metadata,
+    Column("group_name", Text, primary_key=True),
+    Column("writer_epoch", BigInteger, nullable=False),
+    _text("bridge_epoch", null=True),  # the journal of the bridge, and the last event that is stored of it
+    Column("stored_seq", BigInteger, nullable=False, server_default="0"),
+    _text("state"),
+    _flag("is_ready"),
+    _flag("is_halted"),
+    Column("accounts", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("snapshot", JSONB, nullable=True),
+    _time("snapshot_at", null=True),
+    Column("offset_ms", Integer, nullable=False, server_default="0"),
+    _text("alarm", default=""),
+    _time("updated_at", now=True),
+)
+
+ninja_requests = Table(  # to NinjaTrader bridges: signals, and everything else that is asked of one (fks.model.ninja)
+    "ninja_requests",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, Identity(always=True), nullable=False),  # order of arrival
+    _text("group_name"),
+    _text("kind"),
+    Column("body", JSONB, nullable=False),
+    _text("asked_by"),
+    Column("asker_epoch", BigInteger, nullable=True),  # None: a person's
+    _time("valid_until", null=True),
+    _text("state", default="NEW"),
+    Column("line", LargeBinary, nullable=True),  # committed before its first byte leaves
+    _text("bridge_epoch", null=True),
+    Column("answer", JSONB, nullable=True),
+    _text("code", default=""),
+    _text("detail", default=""),
+    _time("created_at"),
+    _time("answered_at", null=True),
+    CheckConstraint("kind IN ('signal','cancel','modify','flatten','kill','resume','status','query')", name="kind"),
+    CheckConstraint(
+        "state IN ('NEW','SENDING','ACKED','NACKED','INDETERMINATE','UNANSWERED','EXPIRED','WITHDRAWN')", name="state"
+    ),
+    CheckConstraint("kind <> 'signal' OR valid_until IS NOT NULL", name="signal_ends"),
+    CheckConstraint("length(id) BETWEEN 1 AND 32", name="id"),
+    Index(
+        "ix_ninja_requests_open", "group_name", "seq",
+        postgresql_where=text("state IN ('NEW','SENDING','UNANSWERED','INDETERMINATE')"),
+    ),
+    Index(None, "created_at", postgresql_using="brin"),
+)  # fmt: skip
+
+ninja_events = Table(  # the logs of NinjaTrader bridges, each event once; one process at a time writes those of a group
+    "ninja_events",
+    metadata,
+    _text("group_name"),
+    _text("bridge_epoch"),
+    Column("seq", BigInteger, nullable=False),
+    Column("position", BigInteger, Identity(always=True), nullable=False),  # order, through changes of the journal
+    _text("kind"),
+    _text("account", null=True),
+    _text("signal_id", null=True),
+    Column("body", JSONB, nullable=False),
+    _time("at"),
+    _time("received_at", now=True),
+    PrimaryKeyConstraint("group_name", "bridge_epoch", "seq"),
+    Index(None, "group_name", "position", unique=True),
+    Index("ix_ninja_events_signal_id", "signal_id", "position", postgresql_where=text("signal_id IS NOT NULL")),
+)
+
 metric_snapshots = Table(  # of components, and the merged text, while Redis is away; unlogged
     "metric_snapshots",
     metadata,

@@ -39,18 +39,23 @@ class MonitorActor(Watcher):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super().run(), name="watch")
             tasks.create_task(self._alerts.run(), name="alerts")
-            if self._component.settings.chat.telegram_token is not None:
-                tasks.create_task(self._take_commands(), name="chat")
+            chat = self._component.settings.chat
+            if chat.telegram_token is not None or chat.discord_token is not None:
+                # imports the gateway's parts, which a node without a bot does not need
+                from fks.chat.service import services_of
 
-    async def _take_commands(self) -> None:
-        """Take commands; a fault in that begins it again, and ends nothing else."""
-        from fks.chat.service import serve  # imports the gateway's parts, which a node without a bot does not need
+                for name in services_of(chat):
+                    tasks.create_task(self._take_commands(name), name=f"chat of {name}")
+
+    async def _take_commands(self, service: str) -> None:
+        """Take commands by one service; a fault in that begins it again, and ends nothing else."""
+        from fks.chat.service import serve
 
         c = self._component
         guard = Guard("chat", c.log, c.meter)
         while True:
             with contextlib.suppress(OutageError):
-                await guard.call("bot", partial(serve, c))
+                await guard.call("bot", partial(serve, c, service))
             await c.clock.sleep(CHAT_AGAIN_S)
 
     async def stop(self) -> None:

@@ -1,1 +1,1 @@
-"""Commands of persons by chat: a Telegram bot."""
+"""Commands of persons by chat: a Telegram or Discord bot."""

@@ -1,13 +1,14 @@
-"""A Telegram bot that takes commands of bound users: long polling, no open port.
+"""A bot that takes commands of bound users by a service of chats: polling, no open port.
 
 Each update is a row before it is carried out, so that it is carried out once however often it is received. A message
-that waited too long at Telegram is not carried out. Only messages of bound accounts, in a private chat with the bot,
+that waited too long at the service is not carried out. Only messages of bound accounts, in a private chat with the bot,
 are answered at all. `kill` waits for nothing: not for the database, other commands or the limit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import httpx
 
 from fks.chat.actions import Actions, Caller, Reply, asked_for_code
 from fks.chat.commands import Command, parse
-from fks.chat.telegram import POLL_S, TelegramApi, Update
+from fks.chat.port import POLL_S, ChatApi, Update
 from fks.clock import Clock
 from fks.model.backoff import Backoff
 from fks.model.errors import FksError, InputError, OutageError, PeerError
@@ -24,7 +25,6 @@ from fks.model.ports import Log, Meter
 from fks.model.timeframe import NS, to_datetime
 from fks.store.chat import ChatStore
 
-SERVICE = "telegram"
 #: Age of a message beyond which it is not carried out; of a stop, longer: late is better than never.
 AGE_MAX_S, KILL_AGE_MAX_S = 120.0, 900.0
 PER_MINUTE_MAX = 30
@@ -32,6 +32,7 @@ AT_ONCE_MAX = 16
 REPLIES_MAX = 6  # attempts to send one answer
 _STRANGERS_MAX = 1000
 _SEEN_MAX = 10_000
+_PRUNE_EVERY_S = 86_400.0
 RETRY = Backoff(1.0, 60.0, jitter=0.2)
 #: After an answer that another attempt does not change: a wrong token, another reader of the same bot.
 REFUSED_WAIT_S = 60.0
@@ -39,11 +40,11 @@ REPLY_RETRY = Backoff(0.5, 10.0, jitter=0.2)
 
 
 class Bot:
-    """Receives, carries out and answers. Hard state: chat_commands. Soft state: the offset, which Telegram keeps."""
+    """Receives, carries out and answers. Hard state: chat_commands."""
 
     def __init__(
         self,
-        api: TelegramApi,
+        api: ChatApi,
         actions: Actions,
         store: ChatStore,
         users: Mapping[str, str],
@@ -54,38 +55,47 @@ class Bot:
         self._api = api
         self._actions = actions
         self._store = store
-        self._users = dict(users)  # Telegram's number of an account -> our user
+        self._users = dict(users)  # the service's number of an account -> our user
         self._clock = clock
         self._log = log
         self._meter = meter
-        self._offset = 0
         self._seen: deque[int] = deque(maxlen=_SEEN_MAX)  # carried out without a row: the database was away
         self._strangers: set[int] = set()
         self._times: dict[int, deque[float]] = {}
         self._gate = asyncio.Semaphore(AT_ONCE_MAX)
+        self._pruned_s: float | None = None
 
     async def run(self) -> None:
-        """Take commands until cancelled, over outages of Telegram and PostgreSQL."""
+        """Take commands until cancelled, over outages of the service and PostgreSQL."""
         wait_s, is_waiting, has_settled = 0.0, False, False
         async with asyncio.TaskGroup() as tasks:
             while True:
                 has_settled = has_settled or await self._settle_lost(tasks)
                 try:
-                    updates = await self._api.updates(self._offset, POLL_S)
+                    updates = await self._api.updates(POLL_S)
                 except (OutageError, PeerError) as error:
                     if not is_waiting:
-                        self._log.warning("chat.waits", service=SERVICE, error=error.message)
+                        self._log.warning("chat.waits", service=self._api.service, error=error.message)
                     is_waiting = True
                     wait_s = RETRY.next_s(wait_s)
                     asked_s = error.wait_s if isinstance(error, OutageError) else REFUSED_WAIT_S
                     await self._clock.sleep(max(wait_s, asked_s))
                     continue
                 if is_waiting:
-                    self._log.info("chat.works", service=SERVICE)
+                    self._log.info("chat.works", service=self._api.service)
                 wait_s, is_waiting = 0.0, False
                 for update in updates:
                     await self._take(update, tasks)
-                    self._offset = max(self._offset, update.id + 1)
+                    self._api.take(update)
+                await self._prune()
+
+    async def _prune(self) -> None:
+        """Delete rows of long ago, once a day."""
+        now_s = self._clock.monotonic()
+        if self._pruned_s is None or now_s - self._pruned_s >= _PRUNE_EVERY_S:
+            self._pruned_s = now_s
+            with contextlib.suppress(OutageError):
+                await self._store.prune()
 
     async def _settle_lost(self, tasks: asyncio.TaskGroup) -> bool:
         """Answer the commands that an earlier process left without an end; engage a kill again. False: not now."""
@@ -94,7 +104,7 @@ class Bot:
         except OutageError:
             return False
         for row in rows:
-            self._log.warning("chat.lost", service=SERVICE, user=row["user_name"], command=row["command"])
+            self._log.warning("chat.lost", service=self._api.service, user=row["user_name"], command=row["command"])
             age_s = self._clock.now_ns() / NS - row["sent_at"].timestamp()
             if row["command"].startswith("/kill") and age_s <= KILL_AGE_MAX_S:
                 update = Update(row["update_id"], row["chat_id"], row["chat_id"], row["command"], is_direct=True)
@@ -144,7 +154,7 @@ class Bot:
         tasks.create_task(self._carry_out(update, command, user))
 
     async def _carry_out(self, update: Update, command: Command, user: str) -> None:
-        caller = Caller(user, f"{SERVICE}:{update.user_id}", f"{SERVICE}-{update.id}")
+        caller = Caller(user, f"{self._api.service}:{update.user_id}", f"{self._api.service}-{update.id}")
         if command.name == "kill":
             replies = await self._answers(command, caller)
         else:
@@ -152,12 +162,17 @@ class Bot:
                 replies = await self._answers(command, caller)
         last = replies[-1]
         self._log.info(
-            "chat.command", service=SERVICE, user=user, command=command.text, state=last.state, code=last.code or None
+            "chat.command",
+            service=self._api.service,
+            user=user,
+            command=command.text,
+            state=last.state,
+            code=last.code or None,
         )
         try:
             await self._store.finish(update.id, last.state, last.code)
         except OutageError:
-            self._log.warning("chat.unrecorded", service=SERVICE, user=user, command=command.text)
+            self._log.warning("chat.unrecorded", service=self._api.service, user=user, command=command.text)
         for reply in replies:
             await self._reply(update.chat_id, reply)
 
@@ -173,11 +188,11 @@ class Bot:
                 self._meter.count("fks_auth_failures_total", code=code)
             return [Reply(f"{command.text}: {error}", state="refused", code=code)]
         except Exception as error:  # one command that fails must not end the others
-            self._log.error("chat.failed", service=SERVICE, command=command.text, error=type(error).__name__)
+            self._log.error("chat.failed", service=self._api.service, command=command.text, error=type(error).__name__)
             return [Reply(f"{command.text}: it failed; see 'fks logs monitor'", state="refused", code="INTERNAL")]
 
     async def _reply(self, chat_id: int, reply: Reply) -> None:
-        """Send an answer, over outages of Telegram for a while. One whose arrival is not known may come twice."""
+        """Send an answer, over outages of the service for a while. One whose arrival is not known may come twice."""
         for attempt in range(1, REPLIES_MAX + 1):
             try:
                 await self._api.send(chat_id, reply.text, reply.buttons)
@@ -186,9 +201,9 @@ class Bot:
                 wait_s = REPLY_RETRY.wait_s(attempt, draw=random.random())  # noqa: S311  jitter only
                 await self._clock.sleep(max(wait_s, error.wait_s))
             except PeerError as error:
-                self._log.warning("chat.reply_lost", service=SERVICE, error=error.message)
+                self._log.warning("chat.reply_lost", service=self._api.service, error=error.message)
                 return
-        self._log.warning("chat.reply_lost", service=SERVICE, error=f"no answer after {REPLIES_MAX} attempts")
+        self._log.warning("chat.reply_lost", service=self._api.service, error=f"no answer after {REPLIES_MAX} attempts")
 
     async def _confirm_press(self, update: Update) -> None:
         try:
@@ -209,7 +224,7 @@ class Bot:
         self._meter.count("fks_auth_failures_total", code="CHAT_STRANGER")
         if update.user_id not in self._strangers and len(self._strangers) < _STRANGERS_MAX:
             self._strangers.add(update.user_id)
-            self._log.warning("chat.stranger", service=SERVICE, account=update.user_id)
+            self._log.warning("chat.stranger", service=self._api.service, account=update.user_id)
 
 
 def http_client() -> httpx.AsyncClient:

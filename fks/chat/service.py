@@ -1,4 +1,4 @@
-"""The bot of this node, made of its settings."""
+"""The bots of this node, made of its settings."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from fks.api.emergency_stop import EmergencyStop
 from fks.api.logins import Logins
 from fks.api.order_entry import OrderEntry
 from fks.chat.actions import Actions, Services
-from fks.chat.bot import SERVICE, Bot, http_client
+from fks.chat.bot import KILL_AGE_MAX_S, Bot, http_client
+from fks.chat.discord import DiscordApi
+from fks.chat.port import ChatApi
 from fks.chat.telegram import TelegramApi
+from fks.config.settings import Chat
 from fks.runtime import Component
 from fks.store.chat import ChatStore
 from fks.store.users import UserStore
 
 
-async def serve(c: Component) -> None:
-    """Take commands by Telegram until cancelled. `chat.telegram_token` has to be set."""
-    token = c.settings.chat.telegram_token
-    assert token is not None
+def services_of(chat: Chat) -> list[str]:
+    """Return the services that have a token."""
+    tokens = {"telegram": chat.telegram_token, "discord": chat.discord_token}
+    return [name for name, token in tokens.items() if token is not None]
+
+
+async def serve(c: Component, service: str) -> None:
+    """Take commands by one of the `services_of` the settings until cancelled."""
+    chat = c.settings.chat
     key = c.secrets.session_key.get_secret_value()
     entry = OrderEntry(c.db, c.bus, c.clock, c.settings)
     services = Services(
@@ -30,7 +38,15 @@ async def serve(c: Component) -> None:
         Closing(c.db, entry, c.clock, c.settings),
         EmergencyStop(c.db, c.bus, c.clock, c.paths.guardian_socket),
     )
+    store = ChatStore(c.db, service)
     async with http_client() as client:
-        api = TelegramApi(client, token, c.settings.chat.telegram_url)
-        users = c.settings.chat.telegram_users
-        await Bot(api, Actions(services), ChatStore(c.db, SERVICE), users, c.clock, c.log, c.meter).run()
+        api: ChatApi
+        if service == "telegram":
+            assert chat.telegram_token is not None
+            users = chat.telegram_users
+            api = TelegramApi(client, chat.telegram_token, chat.telegram_url)
+        else:
+            assert chat.discord_token is not None
+            users = chat.discord_users
+            api = DiscordApi(client, chat.discord_token, chat.discord_url, users, c.clock, store.newest, KILL_AGE_MAX_S)
+        await Bot(api, Actions(services), store, users, c.clock, c.log, c.meter).run()

@@ -8,51 +8,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import orjson
 from pydantic import SecretStr
 
+from fks.chat.port import TIMEOUT_S, Update, document, retry_after_s
 from fks.model.errors import OutageError, PeerError
 
-TIMEOUT_S = 10.0
-#: Telegram holds a poll open for so long when there is nothing.
-POLL_S = 25
 TEXT_MAX = 4096
-RETRY_AFTER_MAX_S = 3600.0
-_BODY_MAX = 4 * 2**20
 _KINDS = ("message", "callback_query")
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """A message or a pressed button. `text` is "" and `is_direct` false for what can be no command: a group, an edited
-    or forwarded message, another bot. `pressed` names the button's query, which wants an answer."""
-
-    id: int
-    chat_id: int = 0
-    user_id: int = 0
-    text: str = ""
-    sent_at_s: float = 0.0
-    pressed: str = ""
-    is_direct: bool = False
-
-
 class TelegramApi:
-    """Calls methods. Errors of all: OutageError for what passes (`wait_s`: what Telegram asks for), PeerError for what
-    another attempt does not change."""
+    """A ChatApi. Telegram holds a poll open until there is something, and keeps what was not confirmed."""
+
+    service = "telegram"
 
     def __init__(self, client: httpx.AsyncClient, token: SecretStr, base: str) -> None:
         self._client = client
         self._token = token
         self._base = base.rstrip("/")
+        self._offset = 0
         _hide(token)
 
-    async def updates(self, offset: int, wait_s: float) -> list[Update]:
-        """Return the updates from `offset` on, and confirm those before; wait for the first one."""
-        body = {"offset": offset, "timeout": int(wait_s), "allowed_updates": list(_KINDS), "limit": 50}
+    def take(self, update: Update) -> None:
+        """The next poll confirms it and those before."""
+        self._offset = max(self._offset, update.id + 1)
+
+    async def updates(self, wait_s: float) -> list[Update]:
+        """Return the updates that were not taken, and confirm those that were; wait for the first one."""
+        body = {"offset": self._offset, "timeout": int(wait_s), "allowed_updates": list(_KINDS), "limit": 50}
         found = await self._call("getUpdates", body, more_s=wait_s)
         return [item for raw in found if (item := update_of(raw)) is not None] if isinstance(found, list) else []
 
@@ -76,12 +63,13 @@ class TelegramApi:
             )
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise OutageError(f"Telegram: {method}: {type(error).__name__}") from None  # its text may hold the address
-        found = _document(answer.content)
+        found = document(answer)
+        found = found if isinstance(found, dict) else {}
         if answer.status_code == 200 and found.get("ok") is True:
             return found.get("result")
         text = f"Telegram: {method}: status {answer.status_code}"
         if answer.status_code == 429 or answer.status_code >= 500:
-            raise OutageError(text, wait_s=_retry_after_s(found))
+            raise OutageError(text, wait_s=retry_after_s(found.get("parameters")))
         raise PeerError(f"{text}: {str(found.get('description', 'no reason'))[:200]}")
 
 
@@ -114,22 +102,6 @@ def update_of(raw: object) -> Update | None:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError):
         return Update(id)
-
-
-def _document(content: bytes) -> Mapping[str, Any]:
-    if len(content) > _BODY_MAX:
-        return {}
-    try:
-        found = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _retry_after_s(found: Mapping[str, Any]) -> float:
-    parameters = found.get("parameters")
-    wait = parameters.get("retry_after") if isinstance(parameters, Mapping) else None
-    return min(float(wait), RETRY_AFTER_MAX_S) if isinstance(wait, int | float) and wait > 0 else 0.0
 
 
 class _Hiding(logging.Filter):

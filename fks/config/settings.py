@@ -434,20 +434,26 @@ class Alerts(Section):
 
 
 class Chat(Section):
-    """Commands of persons by a Telegram bot (docs/chat.md)."""
+    """Commands of persons by a Telegram or Discord bot (docs/chat.md)."""
 
     telegram_token: SecretStr | None = Field(
         None, description="token of the Telegram bot that takes commands; none = no bot"
     )
     telegram_users: dict[str, str] = Field(
-        default_factory=dict,
-        description="Telegram's number of an account, and the user that it is bound to; nobody else is answered",
+        {}, description="Telegram's number of an account, and the user that it is bound to; nobody else is answered"
     )
     telegram_url: str = Field(
         "https://api.telegram.org", description="address of the Bot API, if it is a server of your own"
     )
+    discord_token: SecretStr | None = Field(
+        None, description="token of the Discord bot that takes commands; none = no bot"
+    )
+    discord_users: dict[str, str] = Field(
+        {}, description="Discord's number of an account, and the user that it is bound to; nobody else is read"
+    )
+    discord_url: str = Field("https://discord.com/api/v10", description="address of Discord's HTTP API")
 
-    @field_validator("telegram_users", mode="before")
+    @field_validator("telegram_users", "discord_users", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """Take 'number=user, number=user' as well: what an environment variable can say."""

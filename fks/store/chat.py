@@ -26,6 +26,12 @@ class ChatStore:
         """Record the end of a command: done or refused, and the code of the refusal."""
         await self._db.execute("chat.finish", self._service, update_id, state, code)
 
+    async def newest(self, chat_id: int) -> int | None:
+        """Return the newest update of a chat that was begun."""
+        row = await self._db.fetchrow("chat.newest", self._service, chat_id)
+        found: int | None = None if row is None else row["update_id"]
+        return found
+
     async def lose(self) -> list[dict[str, Any]]:
         """Mark the commands without an end as lost, and return them: their process ended in the middle."""
         return [dict(row) for row in await self._db.fetch("chat.lose", self._service)]

@@ -7,110 +7,38 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from fks.api.logins import Logins
 from fks.chat import bot, telegram
-from fks.chat.service import serve
-from fks.clock import RealClock
-from fks.config.paths import Paths
-from fks.config.settings import Auth, Chat, Http, Settings
+from fks.config.settings import Settings
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.users import UserStore
-from tests.support.order_rig import FAST, Rig, seed
-from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.order_rig import Rig, seed
+from tests.support.phone import Phone
 from tests.support.scripted_venue import ScriptedVenue
-from tests.support.telegram import TOKEN, TelegramServer, telegram_server
-from tests.support.users import PASSWORD, code_of
+from tests.support.telegram import TOKEN, telegram_server
+from tests.support.users import code_of
 from tests.support.waiting import until
-
-KEY = "s" * 43
-
-
-class _Phone:
-    """A bot process after the other on one database, and the Telegram server between it and a person."""
-
-    def __init__(self, db: Database, bus: Bus, server: TelegramServer, home: Path) -> None:
-        self.db, self.bus, self.server = db, bus, server
-        self.paths = Paths.of(home).ensure()
-        self.log, self.meter = CollectingLog(), RecordingMeter()
-        self.url = server.url
-        self.secret = ""
-
-    @property
-    def component(self) -> Any:
-        chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann", "8": "bob"}, telegram_url=self.url)
-        return SimpleNamespace(
-            db=self.db, bus=self.bus, clock=RealClock(), log=self.log, meter=self.meter, paths=self.paths,
-            settings=FAST.model_copy(update={"chat": chat, "http": Http(order_wait_s=5.0)}),
-            secrets=SimpleNamespace(session_key=SecretStr(KEY)),
-        )  # fmt: skip
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(serve(self.component))
-        try:
-            yield
-            assert not task.done(), task.exception()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def add_user(self, name: str, scope: str = "trade") -> str:
-        """Make a user with a second factor, and return its secret. The code of the step before is spent."""
-        logins = Logins(UserStore(self.db), RealClock(), Auth(), KEY)
-        await logins.store.create(name, await logins.hash(PASSWORD), scope, None, "test")
-        login = await logins.log_in(name, PASSWORD, None, kind="token", address="t")
-        principal = await logins.principal_of(login.access)
-        assert principal is not None
-        secret, _ = await logins.offer_totp(principal, PASSWORD, "t")
-        await logins.confirm_totp(principal, code_of(secret, steps=-1), "t")
-        return secret
-
-    async def pending(self) -> str:
-        """Put a signal there that waits for a person; return its id."""
-        id = str(uuid.uuid4())
-        await self.db.sql(
-            "INSERT INTO signals (id, source, account_id, venue, exchange, symbol, ts_event, kind, side, size, state,"
-            " valid_until) VALUES ($1, 'x', 1, 'ccxt', 'binance', 'BTCUSDT', now(), 'order', 'buy', 1, 'pending',"
-            " now() + interval '1 hour')",
-            uuid.UUID(id),
-        )
-        return id
-
-    async def state_of(self, id: str) -> str:
-        return str((await self.db.sql("SELECT state FROM signals WHERE id = $1", uuid.UUID(id)))[0]["state"])
-
-    async def replies(self, count: int) -> list[str]:
-        await until(lambda: len(self.server.sent) >= count)
-        return self.server.texts
-
-    async def kills(self) -> list[Any]:
-        return list(await self.db.sql("SELECT reason, engaged_by FROM kill_switch WHERE is_engaged"))
 
 
 @pytest.fixture
-async def phone(database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Phone]:
+async def phone(database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Phone]:
     monkeypatch.setattr(bot, "RETRY", bot.Backoff(0.02, 0.05))
     monkeypatch.setattr(bot, "REPLY_RETRY", bot.Backoff(0.02, 0.05))
     monkeypatch.setattr(bot, "REFUSED_WAIT_S", 0.1)
     await seed(database)
     async with telegram_server() as server:
-        found = _Phone(database, bus, server, tmp_path)
+        found = Phone(database, bus, server, tmp_path)
         found.secret = await found.add_user("ann")
         yield found
 
 
-async def test_questions_are_answered(phone: _Phone) -> None:
+async def test_questions_are_answered(phone: Phone) -> None:
     await phone.db.sql(
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl)"
         " VALUES (1, 'ccxt', 'BTCUSDT', 'one', 2, 90, 5)"
@@ -130,7 +58,7 @@ async def test_questions_are_answered(phone: _Phone) -> None:
     assert [tuple(row) for row in rows][1] == ("ann", "/status", "done")
 
 
-async def test_accounts_that_are_not_bound_are_not_answered(phone: _Phone) -> None:
+async def test_accounts_that_are_not_bound_are_not_answered(phone: Phone) -> None:
     server = phone.server
     async with phone.running():
         server.write("/kill", user=666)
@@ -152,7 +80,7 @@ async def test_accounts_that_are_not_bound_are_not_answered(phone: _Phone) -> No
     assert strangers == [666, 7, 0], "each account once"
 
 
-async def test_signal_is_approved_with_a_code_and_declined_without(phone: _Phone) -> None:
+async def test_signal_is_approved_with_a_code_and_declined_without(phone: Phone) -> None:
     first, second = await phone.pending(), await phone.pending()
     async with phone.running():
         phone.server.write(f"/approve {first} 000000")
@@ -170,7 +98,7 @@ async def test_signal_is_approved_with_a_code_and_declined_without(phone: _Phone
     assert row["decided_by"] == "user:ann"
 
 
-async def test_buttons_decline_and_ask_for_the_code(phone: _Phone) -> None:
+async def test_buttons_decline_and_ask_for_the_code(phone: Phone) -> None:
     id = await phone.pending()
     async with phone.running():
         phone.server.write("/signals")
@@ -187,7 +115,7 @@ async def test_buttons_decline_and_ask_for_the_code(phone: _Phone) -> None:
     assert len(phone.server.confirmed_presses) == 2
 
 
-async def test_wrong_codes_lock_the_chat_and_a_stop_works_all_the_same(phone: _Phone) -> None:
+async def test_wrong_codes_lock_the_chat_and_a_stop_works_all_the_same(phone: Phone) -> None:
     id = await phone.pending()
     async with phone.running():
         for number in range(6):
@@ -202,7 +130,7 @@ async def test_wrong_codes_lock_the_chat_and_a_stop_works_all_the_same(phone: _P
     assert phone.meter.total("fks_auth_failures_total", code="LOGIN_LOCKED") >= 1
 
 
-async def test_scope_of_the_user_holds(phone: _Phone) -> None:
+async def test_scope_of_the_user_holds(phone: Phone) -> None:
     secret = await phone.add_user("bob", "read")
     id = await phone.pending()
     async with phone.running():
@@ -219,7 +147,7 @@ async def test_scope_of_the_user_holds(phone: _Phone) -> None:
 
 
 async def test_position_is_closed_once_though_the_command_is_received_again_and_again(
-    phone: _Phone, database: Database, bus: Bus
+    phone: Phone, database: Database, bus: Bus
 ) -> None:
     rig = Rig(database, bus, ScriptedVenue())
     await rig.start(wait_ready=True)
@@ -249,7 +177,7 @@ async def _are_held(rig: Rig) -> bool:
     return bool(await rig.position("one") and await rig.position(""))
 
 
-async def test_stop_is_engaged_once_though_it_is_received_again_and_again(phone: _Phone) -> None:
+async def test_stop_is_engaged_once_though_it_is_received_again_and_again(phone: Phone) -> None:
     phone.server.repeats_all = True
     async with phone.running():
         phone.server.write("/kill enough")
@@ -262,7 +190,7 @@ async def test_stop_is_engaged_once_though_it_is_received_again_and_again(phone:
     assert len(phone.server.sent) == 1
 
 
-async def test_old_messages_are_not_carried_out(phone: _Phone) -> None:
+async def test_old_messages_are_not_carried_out(phone: Phone) -> None:
     id = await phone.pending()
     async with phone.running():
         phone.server.write(f"/reject {id}", age_s=300)
@@ -275,7 +203,7 @@ async def test_old_messages_are_not_carried_out(phone: _Phone) -> None:
     assert (await phone.state_of(id), len(await phone.kills())) == ("pending", 1)
 
 
-async def test_outages_of_telegram_delay_and_repeat_nothing(phone: _Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_outages_of_telegram_delay_and_repeat_nothing(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telegram, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(bot, "POLL_S", 0)
     id = await phone.pending()
@@ -292,7 +220,7 @@ async def test_outages_of_telegram_delay_and_repeat_nothing(phone: _Phone, monke
     assert {"chat.waits", "chat.works"} <= set(phone.log.events())
 
 
-async def test_answer_that_telegram_refuses_for_good_is_given_up(phone: _Phone) -> None:
+async def test_answer_that_telegram_refuses_for_good_is_given_up(phone: Phone) -> None:
     phone.server.faults["sendMessage"].append((403, {"ok": False, "description": "bot was blocked by the user"}))
     async with phone.running():
         phone.server.write("/help")
@@ -302,7 +230,7 @@ async def test_answer_that_telegram_refuses_for_good_is_given_up(phone: _Phone) 
     assert phone.server.calls["sendMessage"] == 2
 
 
-async def test_command_whose_process_died_is_reported_and_a_stop_engaged(phone: _Phone) -> None:
+async def test_command_whose_process_died_is_reported_and_a_stop_engaged(phone: Phone) -> None:
     insert = (
         "INSERT INTO chat_commands (service, update_id, chat_id, user_name, command, sent_at)"
         " VALUES ('telegram', $1, 7, 'ann', $2, now())"
@@ -315,7 +243,7 @@ async def test_command_whose_process_died_is_reported_and_a_stop_engaged(phone: 
     assert [row["reason"] for row in await phone.kills()] == ["enough"]
 
 
-async def test_stop_reaches_the_guardian_while_the_database_is_away(phone: _Phone, database_url: str) -> None:
+async def test_stop_reaches_the_guardian_while_the_database_is_away(phone: Phone, database_url: str) -> None:
     asked: list[dict[str, Any]] = []
 
     async def guardian(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -343,7 +271,7 @@ async def test_stop_reaches_the_guardian_while_the_database_is_away(phone: _Phon
 
 
 async def test_changes_are_in_the_audit_and_no_secret_is_anywhere(
-    phone: _Phone, caplog: pytest.LogCaptureFixture
+    phone: Phone, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     id, code = await phone.pending(), code_of(phone.secret)
@@ -367,7 +295,7 @@ async def test_changes_are_in_the_audit_and_no_secret_is_anywhere(
     assert code not in everything
 
 
-async def test_a_flood_of_one_account_is_not_carried_out_but_a_stop_is(phone: _Phone) -> None:
+async def test_a_flood_of_one_account_is_not_carried_out_but_a_stop_is(phone: Phone) -> None:
     async with phone.running():
         for _ in range(bot.PER_MINUTE_MAX + 20):
             phone.server.write("/help")

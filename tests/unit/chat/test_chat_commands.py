@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.chat import discord, telegram
 from fks.chat.commands import COMMANDS, Command, help_text, parse
-from fks.chat.telegram import update_of
 from fks.model.errors import InputError
 
 ID = "3f2a9c1e-0000-4000-8000-000000000000"
@@ -71,5 +71,47 @@ _UPDATE = st.fixed_dictionaries({"update_id": _JSON}, optional={"message": _PART
 
 @given(_JSON | _UPDATE)
 def test_any_document_is_an_update_or_none(raw: Any) -> None:
-    found = update_of(raw)
+    found = telegram.update_of(raw)
     assert found is None or found.text == "" or found.is_direct
+
+
+_DISCORD = {
+    "id": "1442000000000000000",
+    "channel_id": "11",
+    "author": {"id": "7"},
+    "type": 0,
+    "content": "!status",
+}
+_FIELD = st.sampled_from([*_DISCORD, "message_reference", "webhook_id", "edited_timestamp"])
+
+
+@given(_JSON | st.dictionaries(_FIELD, _JSON, max_size=4).map(lambda changed: _DISCORD | changed))
+def test_any_document_is_a_message_of_discord_or_none(raw: Any) -> None:
+    found = discord.update_of(raw)
+    assert found is None or found.text == "" or found.is_direct
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"author": {"id": "7", "bot": True}},
+        {"type": 6},
+        {"message_reference": {"type": 1}},
+        {"webhook_id": "5"},
+        {"edited_timestamp": "2026-11-22T08:00:00+00:00"},
+    ],
+)
+def test_what_a_person_did_not_write_to_the_bot_is_no_command_of_discord(changed: dict[str, Any]) -> None:
+    found = discord.update_of(_DISCORD | changed)
+    assert found is not None
+    assert (found.text, found.is_direct) == ("", False)
+    plain = discord.update_of(_DISCORD)
+    assert plain is not None
+    assert (plain.text, plain.user_id, plain.chat_id) == ("/status", 7, 11)
+
+
+@given(st.integers(1_500_000_000, 4_000_000_000))
+def test_ids_of_discord_hold_their_time(second: int) -> None:
+    assert discord.time_of(discord.snowflake(second)) == second
+    # the example of Discord's reference: 175928847299117063 was given at 2016-04-30 11:18:25.796 UTC
+    assert discord.time_of(175928847299117063) == 1462015105.796

@@ -20,7 +20,8 @@ from fks.prop_rules.rules import REQUIRED, News, RuleGroup
 SHIPPED = ("topstep-50k", "topstep-100k", "topstep-150k", "apex-50k", "fxify-starter", "fxify-expert", "custom")
 #: keys that the add-on knows in each rule; it refuses others
 _ADDON_KEYS = {
-    *("value", "unit", "trailing", "action", "micro_factor", "tz", "own", "no_entries_from"),
+    *("value", "unit", "trailing", "lock", "action", "micro_factor", "tz", "own", "no_entries_from"),
+    "before_early_close_min",
     *("source", "source_date", "verified_on", "verified_by"),
 }
 _UNVERIFIED = {"verified_on": "1970-01-01", "verified_by": "not verified"}  # too old for the add-on: it relays
@@ -95,9 +96,9 @@ def parse_state(text: str, name: str) -> AccountState:
 def addon_document(group: RuleGroup) -> dict[str, Any]:
     """Return the rules as the NT8 add-on reads them: JSON values, amounts in USD, only keys that it knows.
 
-    Rules that the firm does not have are left out, percentages become amounts of the starting balance, news become
-    windows in ms. A figure that was never verified gets a date so old that the add-on does not automate. Errors:
-    InputError RULES_INCOMPLETE for a group with a missing rule, which the add-on would take for no limit.
+    A rule that the firm does not have keeps its value "none": the add-on takes a missing one for not known, and is off.
+    Percentages become amounts of the starting balance, news become windows in ms. A figure that was never verified gets
+    a date so old that the add-on does not automate. Errors: InputError RULES_INCOMPLETE for a missing rule.
     """
     missing = [name for name in REQUIRED if name not in group.rules.present()]
     if missing:
@@ -109,22 +110,24 @@ def addon_document(group: RuleGroup) -> dict[str, Any]:
         )
     rules: dict[str, Any] = {}
     for name, rule in group.rules.present().items():
-        if name not in REQUIRED or not rule.has_value:
+        if name not in (*REQUIRED, "news"):
             continue
         found = rule.model_dump(mode="json", exclude_none=True)
         if rule.verified_on is None:
             found |= _UNVERIFIED
-        if name == "max_loss":
+        if name == "max_loss" and rule.has_value:
             found |= {"value": group.max_loss, "unit": "USD"}
-        if name == "daily_loss":
+        if name == "daily_loss" and rule.has_value:
             found |= {"value": group.daily_loss(group.starting_balance), "unit": "USD"}
+        if not rule.has_value:
+            found.pop("unit", None)
         if name == "flat_by":
             found |= {key: str(found[key])[:5] for key in ("value", "own", "no_entries_from") if key in found}
-        numbers = {key: _number(value) for key, value in found.items() if key in ("value", "micro_factor")}
+        if isinstance(rule, News):
+            found["value"] = _windows(rule)
+        numbers = {key: _number(value) for key, value in found.items() if key in ("value", "micro_factor", "lock")}
         rules[name] = {key: value for key, value in (found | numbers).items() if key in _ADDON_KEYS}
-    if group.rules.news is not None:
-        rules["news"] = _windows(group.rules.news)
-    return {"group": group.group, "rules": rules}
+    return {"group": group.group, "starting_balance": _number(group.starting_balance), "rules": rules}
 
 
 def _windows(news: News) -> list[dict[str, int]]:

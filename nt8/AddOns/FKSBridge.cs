@@ -1009,12 +1009,12 @@ namespace NinjaTrader.NinjaScript.AddOns
                 {
                     journal.Append(new FKSObject().Set("r", "highest").Set("account", name).Set("value", high).Set("day", day));
                 }
-                FKSRefusal breach = risk.Breach(name, Values(name), position, clock.NowMs());
+                FKSRefusal breach = risk.Breach(name, Values(name), position || orders.HasWorkingEntry(name), clock.NowMs());
                 if (breach == null)
                 {
                     continue;
                 }
-                if (breach.Code != "outside_session")
+                if (breach.Code != "news_block" && FKSRisk.IsOpen(clock.NowMs()) && !risk.IsBlocked(name, clock.NowMs()))
                 {
                     risk.Block(name, clock.NowMs());
                     journal.Append(new FKSObject().Set("r", "block").Set("account", name).Set("day", FKSRisk.TradeDate(clock.NowMs())));

@@ -1,5 +1,5 @@
 // Contract table and expiry rules of the futures that the bridge trades. Pure; the platform's own figures must agree.
-// Last trading days ignore exchange holidays; the roll rules are earlier than the exchange's, so that a holiday does no harm.
+// Days are the exchange's business days (FKSCalendar); tests of both sides read nt8/tests/calendar.txt, so that the roll days cannot differ.
 using System;
 using System.Collections.Generic;
 
@@ -13,6 +13,9 @@ namespace NinjaTrader.NinjaScript.AddOns
         public readonly string Months;
         public readonly string Rule;
 
+        /// <summary>True for a part of a full-size contract, such as MES of ES.</summary>
+        public readonly bool IsMicro;
+
         public FKSContract(string root, decimal tick, decimal pointValue, string months, string rule)
         {
             Root = root;
@@ -20,12 +23,22 @@ namespace NinjaTrader.NinjaScript.AddOns
             PointValue = pointValue;
             Months = months;
             Rule = rule;
+            IsMicro = root.Length == 3 && root[0] == 'M';
+        }
+
+        /// <summary>True where the exchange lists this month (1 to 12).</summary>
+        public bool IsListed(int month)
+        {
+            return Months.IndexOf(FKSContracts.MonthCodes[month - 1]) >= 0;
         }
     }
 
     public static class FKSContracts
     {
-        private const string MonthCodes = "FGHJKMNQUVXZ";
+        public const string MonthCodes = "FGHJKMNQUVXZ";
+
+        private const int NoticeLead = -2; // business days before the first notice
+        private const int ExpiryLead = -3; // business days before the last trading day
 
         private static readonly Dictionary<string, FKSContract> Table = MakeTable();
 
@@ -56,68 +69,42 @@ namespace NinjaTrader.NinjaScript.AddOns
             return root != null && Table.TryGetValue(root, out found) ? found : null;
         }
 
-        /// <summary>The first day on which no new entry is accepted: the roll day of this project, earlier than the last trading day.</summary>
+        /// <summary>The first trade date on which no new entry is accepted: the roll day of this project, earlier than the last trading day
+        /// and than the first delivery notice.</summary>
         public static DateTime NoEntriesFrom(FKSContract contract, int year, int month)
         {
             DateTime first = new DateTime(year, month, 1);
+            DateTime last;
             switch (contract.Rule)
             {
                 case "index":
-                    return Weekday(first, DayOfWeek.Friday, 3).AddDays(-4);
+                    last = FKSCalendar.BusinessDay(FKSCalendar.NthWeekday(first, DayOfWeek.Friday, 3), 0);
+                    return FKSCalendar.BusinessDay(last.AddDays(-(((int)last.DayOfWeek + 6) % 7)), 0); // Monday of that week
                 case "oil":
-                    return BusinessDays(OilEnd(first), -3);
                 case "micro_oil":
-                    return BusinessDays(OilEnd(first), -4);
+                    last = FKSCalendar.BusinessDay(first.AddMonths(-1).AddDays(24), -3); // before the 25th of the month before
+                    return FKSCalendar.BusinessDay(FKSCalendar.BusinessDay(last, contract.Rule == "oil" ? 0 : -1), ExpiryLead);
                 case "currency":
-                    return BusinessDays(Weekday(first, DayOfWeek.Wednesday, 3), -4);
+                    last = FKSCalendar.BusinessDay(FKSCalendar.NthWeekday(first, DayOfWeek.Wednesday, 3).AddDays(-1), -1);
+                    return FKSCalendar.BusinessDay(last, ExpiryLead);
                 default:
-                    return BusinessDays(first, -1); // out before the first notice, the last business day of the month before
+                    return FKSCalendar.BusinessDay(FKSCalendar.LastBusinessDayBefore(first), NoticeLead);
             }
         }
 
-        private static DateTime OilEnd(DateTime contractMonth)
-        {
-            DateTime day = contractMonth.AddMonths(-1).AddDays(24);
-            while (!IsBusiness(day))
-            {
-                day = day.AddDays(-1);
-            }
-            return BusinessDays(day, -3);
-        }
-
-        /// <summary>The contract of this root that takes entries on `day`, as text like "ES 03-25".</summary>
+        /// <summary>The contract of this root that takes entries on a trade date, as text like "ES 03-25".</summary>
         public static string Front(FKSContract contract, DateTime day)
         {
             for (int ahead = 0; ahead < 25; ahead++)
             {
                 DateTime month = new DateTime(day.Year, day.Month, 1).AddMonths(ahead);
-                if (contract.Months.IndexOf(MonthCodes[month.Month - 1]) >= 0 && day.Date < NoEntriesFrom(contract, month.Year, month.Month))
+                bool isThin = month.Month == 10 && contract.Rule == "delivery" && contract.Months.IndexOf('V') >= 0; // October gold
+                if (!isThin && contract.IsListed(month.Month) && day.Date < NoEntriesFrom(contract, month.Year, month.Month))
                 {
                     return FKSProtocol.Contract(contract.Root, month);
                 }
             }
             return contract.Root;
-        }
-
-        private static DateTime Weekday(DateTime first, DayOfWeek day, int number)
-        {
-            int ahead = ((int)day - (int)first.DayOfWeek + 7) % 7;
-            return first.AddDays(ahead + 7 * (number - 1));
-        }
-
-        private static bool IsBusiness(DateTime day)
-        {
-            return day.DayOfWeek != DayOfWeek.Saturday && day.DayOfWeek != DayOfWeek.Sunday;
-        }
-
-        private static DateTime BusinessDays(DateTime day, int count)
-        {
-            for (int left = Math.Abs(count); left > 0;)
-            {
-                day = day.AddDays(Math.Sign(count));
-                left -= IsBusiness(day) ? 1 : 0;
-            }
-            return day;
         }
     }
 }

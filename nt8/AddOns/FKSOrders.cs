@@ -762,7 +762,11 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 return new FKSRefusal("instrument_not_allowed", root + " is not in the list instruments of config.json");
             }
-            DateTime day = FKSRisk.CentralTime(now).Date;
+            if (!contract.IsListed(month))
+            {
+                return new FKSRefusal("unknown_instrument", root + " has no contract of month " + month);
+            }
+            DateTime day = FKSRisk.TradeDay(now);
             if (!s.IsExit && day >= FKSContracts.NoEntriesFrom(contract, year, month))
             {
                 return new FKSRefusal("expired_contract", "the contract is expired or in its roll window; current: " + FKSContracts.Front(contract, day));
@@ -846,6 +850,8 @@ namespace NinjaTrader.NinjaScript.AddOns
         {
             FKSSignal s = t.Signal;
             int exposure = 0;
+            Dictionary<string, int> held = PositionsOf(s.Account);
+            decimal lots = runtime.Risk.Lots(contract.Root, s.Qty);
             decimal worst = Worst(t, s.Qty, contract);
             foreach (FKSTrack other in active)
             {
@@ -854,15 +860,63 @@ namespace NinjaTrader.NinjaScript.AddOns
                     continue;
                 }
                 int working = other.IsEntryDone ? 0 : Math.Max(0, other.Signal.Qty - other.Filled);
-                int held = other.Open + working;
-                exposure += held;
-                if (held > 0 && other.Signal.Instrument == s.Instrument && other.Signal.IsBuy != s.IsBuy)
+                int all = other.Open + working;
+                exposure += all;
+                lots += runtime.Risk.Lots(other.Signal.Instrument.Split(' ')[0], working);
+                if (all > 0 && other.Signal.Instrument == s.Instrument && other.Signal.IsBuy != s.IsBuy)
                 {
                     return new FKSRefusal("opposite_position", "FKS holds or works the other side of this instrument");
                 }
                 worst += Worst(other, working, FKSContracts.Find(other.Signal.Instrument.Split(' ')[0]));
             }
-            return runtime.Risk.CheckEntry(s.Account, contract.Root, s.Qty, exposure, worst, runtime.Values(s.Account), simulation, now);
+            foreach (KeyValuePair<string, int> position in held)
+            {
+                lots += runtime.Risk.Lots(position.Key.Split(' ')[0], position.Value);
+            }
+            return runtime.Risk.CheckEntry(s.Account, s.Qty, exposure, lots, worst, runtime.Values(s.Account), simulation, now);
+        }
+
+        /// <summary>Contracts open by instrument: what the platform reports, also what a person opened, or what our executions say if that is more.</summary>
+        private Dictionary<string, int> PositionsOf(string name)
+        {
+            Dictionary<string, int> found = new Dictionary<string, int>(StringComparer.Ordinal);
+            foreach (FKSTrack t in active)
+            {
+                if (t.Signal.Account == name && !t.Signal.IsExit && !t.IsFinal && t.Open > 0)
+                {
+                    int before;
+                    found.TryGetValue(t.Signal.Instrument, out before);
+                    found[t.Signal.Instrument] = before + t.Open;
+                }
+            }
+            Account account = runtime.FindAccount(name);
+            if (account == null)
+            {
+                return found;
+            }
+            lock (account.Positions)
+            {
+                foreach (Position p in account.Positions)
+                {
+                    string instrument = InstrumentName(p.Instrument);
+                    int ours;
+                    found.TryGetValue(instrument ?? "", out ours);
+                    if (instrument != null && p.MarketPosition != MarketPosition.Flat)
+                    {
+                        found[instrument] = Math.Max(ours, p.Quantity);
+                    }
+                }
+            }
+            return found;
+        }
+
+        /// <summary>True while an entry of this account may still fill.</summary>
+        public bool HasWorkingEntry(string account)
+        {
+            return active.Exists(delegate(FKSTrack t)
+            {
+                return t.Signal.Account == account && !t.Signal.IsExit && !t.IsFinal && t.State != "relayed" && !t.IsEntryDone;
+            });
         }
 
         private static decimal Worst(FKSTrack t, int qty, FKSContract contract)

@@ -54,7 +54,8 @@ namespace FKS.Tests
 
         private static string Rules(string verified)
         {
-            return "{\"group\":\"g\",\"rules\":{\"daily_loss\":{\"value\":1000,\"action\":\"flatten_and_block\",\"source\":\"s\",\"verified_on\":\"" + verified + "\",\"verified_by\":\"o\"},"
+            return "{\"group\":\"g\",\"rules\":{\"max_loss\":{\"value\":\"none\",\"source\":\"s\",\"verified_on\":\"" + verified + "\",\"verified_by\":\"o\"},"
+                + "\"daily_loss\":{\"value\":1000,\"action\":\"flatten_and_block\",\"source\":\"s\",\"verified_on\":\"" + verified + "\",\"verified_by\":\"o\"},"
                 + "\"max_lots\":{\"value\":5,\"micro_factor\":1,\"source\":\"s\",\"verified_on\":\"" + verified + "\",\"verified_by\":\"o\"},"
                 + "\"flat_by\":{\"value\":\"15:10\",\"own\":\"15:05\",\"no_entries_from\":\"14:55\",\"tz\":\"America/Chicago\",\"source\":\"s\",\"verified_on\":\"" + verified + "\",\"verified_by\":\"o\"},"
                 + "\"automation\":{\"value\":\"allowed_monitored\",\"source\":\"s\",\"verified_on\":\"" + verified + "\",\"verified_by\":\"o\"}}}";
@@ -68,7 +69,7 @@ namespace FKS.Tests
 
         private static string Entry(FKSRisk risk, int qty, int exposure, decimal worst, decimal? realized, long now)
         {
-            FKSRefusal found = risk.CheckEntry("L", "ES", qty, exposure, worst, new FKSAccountValues { Realized = realized, Unrealized = 0 }, false, now);
+            FKSRefusal found = risk.CheckEntry("L", qty, exposure, exposure + qty, worst, new FKSAccountValues { Realized = realized, Unrealized = 0 }, false, now);
             return found == null ? null : found.Code;
         }
 
@@ -113,6 +114,100 @@ namespace FKS.Tests
             Check.Equal(null, risk.Breach("L", lost, true, Monday));
             Check.Equal("daily_loss", Entry(risk, 1, 0, 0, 0, Monday));
             Check.Equal(null, Entry(risk, 1, 0, 0, 0, Monday + 9L * 3600000));
+        }
+
+        public static void MissingRuleIsNotKnownAndNoneIsNoRule()
+        {
+            FKSConfig config = FKSConfig.Parse("{\"accounts\":[{\"name\":\"L\",\"mode\":\"auto\"},{\"name\":\"Sim101\",\"mode\":\"auto\"}]}", "c");
+            string rule = ",\"source\":\"s\",\"verified_on\":\"2025-01-20\",\"verified_by\":\"o\"}";
+            string text = "{\"rules\":{";
+            foreach (string key in FKSRules.Required)
+            {
+                Check.Equal("off", new FKSRisk(config, FKSRules.Parse(text.TrimEnd(',') + "}}", "r")).Mode("L", false, Monday));
+                text += "\"" + key + "\":{\"value\":\"" + (key == "automation" ? "allowed" : "none") + "\"" + rule + ",";
+            }
+            FKSRisk complete = new FKSRisk(config, FKSRules.Parse(text.TrimEnd(',') + "}}", "r"));
+            Check.Equal("auto", complete.Mode("L", false, Monday));
+            Check.Equal(null, Entry(complete, 1, 0, 1000000, null, Monday));
+            Check.Equal("off", new FKSRisk(config, FKSRules.Parse(text.TrimEnd(',').Replace("2025-01-20", "2025-02-04") + "}}", "r")).Mode("L", false, Monday));
+            Check.Equal("auto", new FKSRisk(config, FKSRules.Parse(text.TrimEnd(',').Replace("2025-01-20", "2025-01-04") + "}}", "r")).Mode("L", false, Monday)); // 30 days
+        }
+
+        public static void WrongRulesAreRefusedWithTheKey()
+        {
+            foreach (string wrong in new[] { "\"trailing\":\"daily\"", "\"trailing\":\"static\"", "\"trailing\":\"eod\",\"lock\":100", "\"trailing\":\"eod\",\"unit\":\"percent\"" })
+            {
+                string text = "{\"rules\":{\"max_loss\":{\"value\":2000," + wrong + ",\"source\":\"s\",\"verified_on\":\"2025-01-20\",\"verified_by\":\"o\"}}}";
+                Check.True(Check.Throws<FKSConfigException>(delegate { FKSRules.Parse(text, "r"); }).Message.Contains("max_loss."), "the key is not named");
+            }
+            string hours = Rules("2025-01-20").Replace("14:55", "15:06");
+            Check.True(Check.Throws<FKSConfigException>(delegate { FKSRules.Parse(hours, "r"); }).Message.Contains("in this order"), "the order is not named");
+        }
+
+        public static void NothingIsEnteredWhileTheMarketIsClosed()
+        {
+            FKSRisk risk = Made("2025-01-20");
+            long day = 86400000;
+            Check.Equal("outside_session", Entry(risk, 1, 0, 0, 0, Monday + 4 * day + 8 * 3600000)); // Friday 17:00
+            Check.Equal("outside_session", Entry(risk, 1, 0, 0, 0, Monday + 5 * day)); // Saturday
+            Check.Equal("outside_session", Entry(risk, 1, 0, 0, 0, Monday + 6 * day + 7 * 3600000)); // Sunday 16:00
+            Check.Equal(null, Entry(risk, 1, 0, 0, 0, Monday + 6 * day + 8 * 3600000)); // Sunday 17:00
+            Check.Equal("outside_session", risk.Breach("L", new FKSAccountValues(), true, Monday + 5 * day).Code);
+            Check.Equal(null, risk.Breach("L", new FKSAccountValues(), true, Monday + 5 * day + 3600000));
+        }
+
+        public static void EarlyCloseEndsEntriesAndClosesBeforeIt()
+        {
+            FKSRisk risk = Made("2025-02-10");
+            long holiday = Monday + 14L * 86400000; // 2025-02-17, Presidents' Day: the session ends at 12:00
+            long minute = 60000;
+            Check.Equal(null, Entry(risk, 1, 0, 0, 0, holiday + 154 * minute)); // 11:34
+            Check.Equal("outside_session", Entry(risk, 1, 0, 0, 0, holiday + 155 * minute)); // 11:35
+            Check.Equal(null, risk.Breach("L", new FKSAccountValues(), true, holiday + 164 * minute));
+            Check.Equal("outside_session", risk.Breach("L", new FKSAccountValues(), true, holiday + 165 * minute).Code); // 11:45
+        }
+
+        public static void PositionOpenedAfterTheFlatTimeIsClosedToo()
+        {
+            FKSRisk risk = Made("2025-01-20");
+            FKSAccountValues none = new FKSAccountValues();
+            long flat = Monday + 6 * 3600000 + 300000; // 15:05
+            Check.Equal("outside_session", risk.Breach("L", none, true, flat).Code);
+            risk.Block("L", flat);
+            Check.Equal(null, risk.Breach("L", none, false, flat + 120000));
+            Check.Equal("outside_session", risk.Breach("L", none, true, flat + 180000).Code);
+            Check.Equal("outside_session", Entry(risk, 1, 0, 0, 0, flat + 180000));
+            Check.Equal(null, Entry(risk, 1, 0, 0, 0, flat + 7200000)); // 17:05, the next trade date
+        }
+
+        public static void LotsAreCountedByProduct()
+        {
+            FKSConfig config = FKSConfig.Parse("{\"max_position\":100}", "c");
+            FKSRisk risk = new FKSRisk(config, FKSRules.Parse(Rules("2025-01-20").Replace("\"micro_factor\":1", "\"micro_factor\":0.1"), "r"));
+            Check.Equal(5.1m, risk.Lots("ES", 5) + risk.Lots("MES", 1));
+            FKSAccountValues known = new FKSAccountValues { Realized = 0, Unrealized = 0 };
+            Check.Equal("position_limit", risk.CheckEntry("L", 1, 5, risk.Lots("ES", 5) + risk.Lots("MES", 1), 0, known, false, Monday).Code);
+            Check.Equal(null, risk.CheckEntry("L", 10, 4, risk.Lots("ES", 4) + risk.Lots("MES", 10), 0, known, false, Monday));
+        }
+
+        public static void ThresholdFollowsTheRulesOfTheFirm()
+        {
+            string rules = "{\"starting_balance\":50000,\"rules\":{\"max_loss\":{\"value\":2000,\"trailing\":\"KIND\",LOCK\"source\":\"s\",\"verified_on\":\"2025-01-20\",\"verified_by\":\"o\"}}}";
+            FKSConfig config = FKSConfig.Parse("{}", "c");
+            FKSRisk still = new FKSRisk(config, FKSRules.Parse(rules.Replace("KIND", "static").Replace("LOCK", ""), "r"));
+            FKSRisk locked = new FKSRisk(config, FKSRules.Parse(rules.Replace("KIND", "eod").Replace("LOCK", "\"lock\":100,"), "r"));
+            FKSRisk eod = new FKSRisk(config, FKSRules.Parse(rules.Replace("KIND", "eod").Replace("LOCK", ""), "r"));
+            foreach (FKSRisk risk in new[] { still, locked, eod })
+            {
+                risk.RestoreHighest("L", 55000, "2025-02-03");
+            }
+            FKSAccountValues now = new FKSAccountValues { NetLiquidation = 50600 };
+            Check.Equal(null, still.Breach("L", now, true, Monday)); // 2600 above 48000
+            Check.Equal(null, locked.Breach("L", now, true, Monday)); // 500 above 50100
+            Check.Equal("drawdown", eod.Breach("L", now, true, Monday).Code); // below 53000
+            FKSRisk begun = new FKSRisk(config, FKSRules.Parse(rules.Replace("KIND", "eod").Replace("LOCK", ""), "r"));
+            begun.RestoreHighest("L", 48300, "2025-02-03"); // first seen after a loss: the starting balance counts
+            Check.Equal("drawdown", begun.Breach("L", new FKSAccountValues { NetLiquidation = 48300 }, true, Monday).Code);
         }
 
         private static FKSRisk Trailing(string kind)

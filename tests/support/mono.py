@@ -49,6 +49,7 @@ def compile_all(folder: Path) -> Build:
     _compile(folder / "platform.dll", [path for path in stubs if path not in host], library)
     _compile(folder / "fks.dll", scripts, [*library, platform])
     _compile(folder / "tests.exe", sorted((NT8 / "tests").glob("*.cs")), [platform, fks])
+    shutil.copy(NT8 / "tests" / "calendar.txt", folder)
     if host:
         _compile(folder / "host.exe", host, [platform, fks])
     return Build(folder)

@@ -1,13 +1,17 @@
-"""The zip that NinjaTrader 8 imports."""
+"""The zip that NinjaTrader 8 imports, and the command that writes it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import OK, USAGE, run
 from tests.support import mono
 
 METHODS = (
@@ -17,8 +21,7 @@ CALLS = re.compile(rf"\b({METHODS.replace(' ', '|')})\s*\(")
 
 
 def _build(target: Path) -> bytes:
-    command = [sys.executable, str(mono.NT8 / "build.py"), str(target)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert run(cli, ["ninja", "package", str(target)]) == OK
     return target.read_bytes()
 
 
@@ -39,6 +42,22 @@ def test_files_of_the_zip_have_the_mark_and_crlf(tmp_path: Path) -> None:
             content = archive.read(info)
             assert content.startswith(b"\xef\xbb\xbf"), info.filename
             assert content.count(b"\n") == content.count(b"\r\n"), info.filename
+
+
+def test_command_names_file_content_and_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "a.zip"
+    assert run(cli, ["ninja", "package", str(target), "--json"]) == OK
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "fks.ninja.package/1"
+    assert document["sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
+    every = {f"{part}\\{path.name}" for part in mono.PARTS for path in (mono.NT8 / part).glob("*.cs")}
+    assert set(document["entries"]) == every | {"Info.xml"}
+
+
+def test_folder_without_sources_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli, ["ninja", "package", str(tmp_path / "a.zip"), "--source", str(tmp_path)]) == USAGE
+    assert "Info.xml" in capsys.readouterr().err
+    assert not (tmp_path / "a.zip").exists()
 
 
 def test_relay_contains_no_order_call() -> None:

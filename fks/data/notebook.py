@@ -19,9 +19,9 @@ from fks.data import frames, manual
 from fks.data.session import Session
 from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.model.timeframe import NS, bar_end, check_timeframe, iso
+from fks.model.timeframe import NS, bar_end, bar_start, check_timeframe, iso
 from fks.store.accounts import AccountStore
-from fks.store.bars import BarStore
+from fks.store.bars import BarStore, Series
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.reading import Listed, ReadingStore
@@ -90,12 +90,15 @@ def get_ohlcv_data(
 ) -> pd.DataFrame:
     """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
 
-    `attrs` holds symbol, timeframe, exchange, `missing`: the number of expected bars between the first and the last one
-    that are not stored (None where no-trade bars are left out, or the market's hours are unknown), and the series'
-    `revision`, which changes when a bar that you may have read was corrected. Errors: InputError, OutageError.
+    `attrs` holds symbol, timeframe, exchange, `missing`, and the series' `revision`, which changes when a bar that you
+    may have read was corrected. `missing`: the number of expected bars from `start` (without it: from the first one)
+    until `end` or the present, whichever is first (without `end`: until the last one), that are not stored; where
+    `limit` cut the answer, between its first and last one. None where that cannot be known: no-trade bars are left out,
+    the market's hours are unknown, or there is neither a bar nor a `start`. Errors: InputError, OutageError.
     """
-    listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
-    return frames.frame_of(bars, exchange=listed.exchange, missing=_missing(listed.exchange, bars), revision=revision)
+    listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
+    missing = _missing(listed, state.calendar, bars, *_span(start, end, limit))
+    return frames.frame_of(bars, exchange=listed.exchange, missing=missing, revision=state.revision)
 
 
 def get_ohlcv_arrays(
@@ -127,8 +130,8 @@ def get_ohlcv_table(
 
     Errors: InputError, OutageError.
     """
-    listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
-    return frames.table_of(bars, exchange=listed.exchange, revision=str(revision))
+    listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
+    return frames.table_of(bars, exchange=listed.exchange, revision=str(state.revision))
 
 
 def get_indicator(
@@ -173,13 +176,13 @@ def get_indicator(
 
 def _read(
     symbol: str, timeframe: str, limit: int | None, start: object, end: object, exchange: str | None
-) -> tuple[Listed, int, Bars]:
-    """Return the listed symbol and exchange, the revision of the series, and the bars."""
+) -> tuple[Listed, Series, Bars]:
+    """Return the listed symbol and exchange, the summary of the series, and the bars."""
     check_timeframe(timeframe)
     first_ns, last_ns, limit = _span(start, end, limit)
     now = session()
 
-    async def work(db: Database) -> tuple[Listed, int, Bars]:
+    async def work(db: Database) -> tuple[Listed, Series, Bars]:
         listed = await ReadingStore(db).find(symbol, exchange)
         store = BarStore(db)
         state = await store.series(listed.symbol, timeframe, exchange=listed.exchange)
@@ -194,22 +197,45 @@ def _read(
             exchange=listed.exchange,
             is_newest=first_ns is None,
         )
-        return listed, 0 if state is None else state.revision, bars
+        return listed, state or Series(0, 0, None, None), bars
 
     return now.run(work)
 
 
-def _missing(exchange: str, bars: Bars) -> int | None:
+def _missing(
+    listed: Listed, kept: str | None, bars: Bars, start_ns: int | None, end_ns: int | None, limit: int | None
+) -> int | None:
+    """Return the number of expected bars that an answer lacks. `kept`: the calendar that is stored with the series."""
     from fks.exchanges.registry import EXCHANGES
+    from fks.futures import futures_calendar
     from fks.history.gaps import calendar_for, count_bars, has_empty_bars
     from fks.store.gaps import Span
 
-    if exchange not in EXCHANGES or not has_empty_bars(exchange):
+    is_known = kept or listed.exchange in EXCHANGES or futures_calendar(listed.exchange, listed.symbol)
+    if not is_known or not has_empty_bars(listed.exchange):
         return None
-    if not len(bars):
+    timeframe, is_cut = bars.timeframe, limit is not None and len(bars) == limit
+
+    def next_open(time_ns: int) -> int:
+        at = bar_start(time_ns, timeframe)
+        return at if at == time_ns else bar_end(at, timeframe)
+
+    if start_ns is not None and not is_cut:
+        first_ns = next_open(start_ns)
+    elif len(bars):
+        first_ns = int(bars.time_ns[0])
+    else:
+        return None
+    closed_ns = bar_start(session().clock.now_ns(), timeframe)
+    if end_ns is not None and not is_cut:
+        last_ns = min(next_open(end_ns), closed_ns)
+    else:
+        last_ns = bar_end(int(bars.time_ns[-1]), timeframe) if len(bars) else closed_ns
+    if last_ns <= first_ns:
         return 0
-    whole = Span(int(bars.time_ns[0]), bar_end(int(bars.time_ns[-1]), bars.timeframe))
-    return count_bars(whole, bars.timeframe, calendar_for(exchange)) - len(bars)
+    return count_bars(Span(first_ns, last_ns), timeframe, calendar_for(listed.exchange, kept, listed.symbol)) - len(
+        bars
+    )
 
 
 def _span(start: object, end: object, limit: int | None) -> tuple[int | None, int | None, int | None]:

@@ -31,12 +31,14 @@ class Series:
 
     `revision` changes whenever a stored bar was changed, deleted, or inserted before the newest: a copy of the same
     revision is exact up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
+    `calendar`: the trading calendar given by an import; None: the exchange's.
     """
 
     revision: int
     candles: int
     oldest_ns: int | None
     newest_ns: int | None
+    calendar: str | None = None
 
 
 class BarStore:
@@ -144,7 +146,7 @@ class BarStore:
         if row is None:
             return None
         oldest, newest = (None if row[name] is None else to_ns(row[name]) for name in ("oldest", "newest"))
-        return Series(row["revision"], row["candles"], oldest, newest)
+        return Series(row["revision"], row["candles"], oldest, newest, row["calendar"])
 
     async def latest(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Bar | None:
         """Return the last bar of a series, complete or not."""

@@ -97,7 +97,7 @@ ON CONFLICT (exchange, symbol, timeframe) DO UPDATE
 
 -- name: series
 -- Give what is stored of one series, without looking at its bars.
-SELECT revision, candles, oldest, newest FROM series WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
+SELECT revision, candles, oldest, newest, calendar FROM series WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
 
 -- name: database
 -- Tell this database from any other, also from itself before a backup was restored (which makes the tables anew).

@@ -82,7 +82,27 @@ async def test_missing_bars_are_counted(store: BarStore, database: Database) -> 
     assert found.attrs["missing"] == 61
     assert found.attrs["revision"] > 0
     await store.merge(bars(5, symbol="ESZ3"), exchange="cme", source="test")
-    assert data.get_ohlcv_data("ESZ3", "1m").attrs["missing"] is None
+    assert data.get_ohlcv_data("ESZ3", "1m").attrs["missing"] is None, "the hours of this market are not known"
+
+
+async def test_missing_bars_of_an_answer_follow_from_what_was_asked(store: BarStore, database: Database) -> None:
+    def missing(symbol: str = "BTCUSDT", timeframe: str = "1m", limit: int | None = None, **span: str) -> int | None:
+        found: int | None = data.get_ohlcv_data(symbol, timeframe, limit, **span).attrs["missing"]
+        return found
+
+    assert missing(start="2026-04-30T23:00", end="2026-05-01T01:00") == 60
+    assert missing(start="2026-05-01T16:00", end="2026-05-01T17:00") == 20
+    assert missing(start="2026-04-01", end="2026-04-02") == 1440, "outside what is stored"
+    assert missing(start="2026-05-01T00:00:30", end="2026-05-01T00:02:30") == 0
+    assert missing(end="2026-04-01") is None, "where it begins is not known"
+    assert missing(limit=10, start="2026-04-30", end="2026-05-02") == 0, "cut by the limit"
+    assert missing(limit=2000, start="2026-04-30T23:59", end="2026-05-01T16:41") == 2
+    assert missing(timeframe="4h", start="2026-05-01", end="2026-05-02") == 6
+    assert missing(start="2999-01-01") == 0, "the future is not missing"
+    await store.merge(bars(5, symbol="ABC"), exchange="shares", source="test")
+    assert missing("ABC", start="2026-05-01", end="2026-05-02") is None
+    await database.sql("UPDATE series SET calendar = 'XNYS' WHERE symbol = 'ABC'")
+    assert missing("ABC", start="2026-05-01", end="2026-05-02") == 390 - 5, "the calendar that an import gave"
 
 
 async def test_long_series_is_mapped_and_correct(store: BarStore, database: Database, tmp_path: Path) -> None:

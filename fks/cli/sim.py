@@ -25,7 +25,9 @@ def sim() -> None:
 
 @sim.command()
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), required=True, help="Where accounts, orders and fills live."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where accounts, orders and fills live (default: sim-exchange in the home; the demo's own is another).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
@@ -49,8 +51,10 @@ def sim() -> None:
 @click.option("--ed25519", is_flag=True, help="Make an Ed25519 key as well, for session.logon.")
 @click.option("--ping-seconds", default=20.0, show_default=True, help="How often sockets are pinged.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
-def exchange(as_json: bool, **given: Any) -> None:
+@click.pass_context
+def exchange(ctx: click.Context, as_json: bool, **given: Any) -> None:
     """Run a local exchange until SIGTERM or Ctrl-C."""
+    given["data_dir"] = given["data_dir"] or Path(ctx.obj["home"]) / "sim-exchange"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: no pool of threads for tiny arrays
     import asyncio
 

@@ -19,7 +19,11 @@ _MODES = ("auto", "relay", "off")
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the journal and the secret live.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the journal and the secret live (default: sim-nt8 in the home).",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the market and of the faults.")
@@ -39,7 +43,8 @@ _MODES = ("auto", "relay", "off")
 @click.option("--crash-seconds", default=0.0, help="Kill and restart the bridge so often; 0: never.")
 @click.option("--list", "is_list", is_flag=True, help="Explain the bad behaviours and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
-def nt8(as_json: bool, is_list: bool, **given: Any) -> None:
+@click.pass_context
+def nt8(ctx: click.Context, as_json: bool, is_list: bool, **given: Any) -> None:
     """Run a simulated NinjaTrader 8 until SIGTERM or Ctrl-C."""
     from fks.sim.nt8.unkindness import KINDS
 
@@ -49,6 +54,7 @@ def nt8(as_json: bool, is_list: bool, **given: Any) -> None:
         return
     import asyncio
 
+    given["data_dir"] = given["data_dir"] or Path(ctx.obj["home"]) / "sim-nt8"
     asyncio.run(_serve(_options(given), as_json=as_json))
 
 
@@ -57,8 +63,6 @@ def _options(given: dict[str, Any]) -> ServerOptions:
     from fks.sim.nt8.server import ServerOptions, check_instruments
     from fks.sim.nt8.unkindness import KINDS, drawn, only
 
-    if given["data_dir"] is None:
-        raise InputError("no data directory", remedy="write --data-dir DIR: the journal and the secret are kept there")
     if unknown := [name for name in given["behaviours"] if name not in KINDS]:
         raise InputError(f"no behaviour {unknown[0]!r}", remedy="see fks sim nt8 --list")
     if not 0 <= given["chance"] <= 1:

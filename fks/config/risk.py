@@ -13,7 +13,7 @@ from fks.model.timeframe import TIMEFRAMES
 class Section(BaseModel):
     """A section of fks.toml: unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Risk(Section):

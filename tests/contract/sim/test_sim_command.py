@@ -46,6 +46,16 @@ def test_bad_input_is_one_line_with_the_remedy(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("command", "place"), [("exchange", "sim-exchange"), ("nt8", "sim-nt8")])
+def test_without_a_directory_it_lives_in_the_home(tmp_path: Path, command: str, place: str) -> None:
+    argv = [sys.executable, "-m", "fks.cli", "--home", str(tmp_path / "home"), "sim", command, "--port", "0", "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())
+        process.terminate()
+    assert any((tmp_path / "home" / place).iterdir())
+
+
 def test_a_directory_holds_one_kind_of_market(tmp_path: Path) -> None:
     sim = Sim(tmp_path / "sim")
     sim.kill()

@@ -90,6 +90,11 @@ def test_broken_toml_is_one_line_with_its_place(home: Path) -> None:
     assert "line 2" in output
 
 
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
+def test_a_number_is_finite(home: Path, text: str) -> None:
+    assert "venue.sweep_s" in _refused(home, {"FKS_VENUE_SWEEP_S": text})
+
+
 def test_a_secret_never_shows_in_an_error(home: Path) -> None:
     output = _refused(
         home,

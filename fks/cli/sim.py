@@ -52,7 +52,7 @@ def sim() -> None:
 @click.option("--ping-seconds", default=20.0, show_default=True, help="How often sockets are pinged.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
 @click.pass_context
-def exchange(ctx: click.Context, as_json: bool, **given: Any) -> None:
+def exchange(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Run a local exchange until SIGTERM or Ctrl-C."""
     given["data_dir"] = given["data_dir"] or Path(ctx.obj["home"]) / "sim-exchange"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: no pool of threads for tiny arrays

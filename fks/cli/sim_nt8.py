@@ -44,7 +44,7 @@ _MODES = ("auto", "relay", "off")
 @click.option("--list", "is_list", is_flag=True, help="Explain the bad behaviours and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
 @click.pass_context
-def nt8(ctx: click.Context, as_json: bool, is_list: bool, **given: Any) -> None:
+def nt8(ctx: click.Context, /, as_json: bool, is_list: bool, **given: Any) -> None:
     """Run a simulated NinjaTrader 8 until SIGTERM or Ctrl-C."""
     from fks.sim.nt8.unkindness import KINDS
 

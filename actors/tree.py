@@ -27,6 +27,7 @@ CLASSES: dict[str, Any] = {
     "strategy": "actors.strategy:StrategyActor",
     "scheduler": "actors.scheduler:SchedulerActor",
     "monitor": "actors.monitor:MonitorActor",
+    "ninja": "actors.ninja:NinjaActor",
 }
 
 SUPERVISOR = "supervisor"
@@ -94,6 +95,10 @@ def tree_of(
     branches = [
         branch("safety", child("guardian", "guardian", stop_s=3.0)),
         branch("trading", child("orders", "orders", stop_s=5.0)),
+        *(
+            branch(f"link:{group}", child(f"ninja:{group}", "ninja", stop_s=4.0, args=(group,)))
+            for group in sorted(settings.ninja.links())
+        ),
         branch("data", child(f"collector:{exchange}", "collector", stop_s=3.0, args=(exchange,))),
         *(branch(f"data:{name}", child(f"collector:{name}", "collector", stop_s=3.0, args=(name,))) for name in others),
         branch(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic_core import PydanticUndefined
 
 from fks.config import aliases
 from fks.config.load import SHORT_NAMES, env_name, is_secret, sections
@@ -44,6 +45,8 @@ def _lines() -> Iterator[str]:
 def _default(section: str, key: str, value: Any) -> str:
     if value is None or is_secret(section, key):
         return "unset"
+    if value is PydanticUndefined:  # an empty table, of a factory
+        return "`{}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
@@ -76,7 +79,7 @@ def _named(kind: Any) -> str:
         "Decimal": "decimal",
         "SecretStr": "secret",
     }
-    name = str(kind.__name__)
+    name = "table" if get_origin(kind) is dict else str(kind.__name__)
     return names.get(name, name)
 
 

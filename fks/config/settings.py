@@ -7,11 +7,12 @@ and the owner's names (docs/deviations.md) are aliases. Ports: 0 means "choose o
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 
 from fks.config.risk import Risk as Risk
 from fks.config.risk import Section as Section
@@ -382,9 +383,24 @@ class Log(Section):
     json_lines: bool = Field(True, description="one JSON object a line in files under FKS_HOME/logs")
 
 
-class Ninja(Section):
-    """NinjaTrader 8. Read by `fks ninja`; its venue is not there yet."""
+_GROUP = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
+
+class NinjaGroup(Section):
+    """The bridge of one account group: a table `[ninja.groups.NAME]`, NAME as in the bridge's file."""
+
+    enabled: bool = Field(True, description="connect to it")
+    host: str = Field("127.0.0.1", description="address of the NinjaTrader machine")
+    port: int = Field(8080, ge=1, le=65535, description="port of the bridge; with 8080 also 47740 is tried")
+    timeout_s: float = Field(5.0, gt=0, description="seconds to wait for NinjaTrader")
+    secret_file: str | None = Field(None, description="file with the secret; unset = 'ninja.key' in FKS_HOME")
+    required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+
+
+class Ninja(Section):
+    """NinjaTrader 8. The keys below are one bridge; each table `[ninja.groups.NAME]` is another one."""
+
+    enabled: bool = Field(False, description="run the link to the bridge that the next keys describe")
     host: str = Field("127.0.0.1", description="address of the NinjaTrader machine")
     port: int = Field(8080, ge=1, le=65535, description="port of the NinjaTrader bridge")
     timeout_s: float = Field(5.0, gt=0, description="seconds to wait for NinjaTrader")
@@ -392,6 +408,36 @@ class Ninja(Section):
     secret_file: str | None = Field(
         None, description="file with the secret shared with the bridge; unset = 'ninja.key' in FKS_HOME"
     )
+    required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    groups: dict[str, NinjaGroup] = Field(
+        default_factory=dict,
+        description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required",
+    )
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        if self.enabled and self.group in self.groups:
+            raise ValueError(f"group {self.group} is there twice: rename ninja.group, or remove [ninja.groups]")
+        if wrong := [name for name in (self.group, *self.groups) if not _GROUP.fullmatch(name)]:
+            raise ValueError(f"group {wrong[0]!r}: a name has 1 to 32 letters, digits, _ or -")
+        places = [(of.host, of.port) for of in self.links().values()]
+        if twice := [place for place in places if places.count(place) > 1]:
+            raise ValueError(f"two groups have the bridge {twice[0][0]}:{twice[0][1]}: each bridge has one group")
+        return self
+
+    def links(self) -> dict[str, NinjaGroup]:
+        """Return the bridges to connect to, by group."""
+        found = {name: group for name, group in self.groups.items() if group.enabled}
+        if self.enabled:
+            found[self.group] = self.single()
+        return found
+
+    def single(self) -> NinjaGroup:
+        """Return the bridge that the section's own keys describe, enabled or not."""
+        return NinjaGroup(
+            host=self.host, port=self.port, timeout_s=self.timeout_s, secret_file=self.secret_file,
+            required=self.required,
+        )  # fmt: skip
 
 
 class Mt5(Section):

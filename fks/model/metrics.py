@@ -121,6 +121,13 @@ METRICS: dict[str, Metric] = {
         Metric("fks_snapshots_total", "counter", (), "snapshots that the process has published"),
         Metric("fks_disk_free_bytes", "gauge", (), "free space where FKS_HOME is, on the head"),
         Metric("fks_clock_offset_seconds", "gauge", ("source",), "a venue's clock minus that of the head"),
+        Metric("fks_ninja_connected", "gauge", ("group",), "1 while the bridge of a NinjaTrader group is connected"),
+        Metric("fks_ninja_ready", "gauge", ("group",), "1 while a NinjaTrader group is able to trade"),
+        Metric("fks_ninja_disconnects_total", "counter", ("group",), "connections to NinjaTrader that were lost"),
+        Metric("fks_ninja_events_total", "counter", ("group", "kind"), "events of the bridges' logs"),
+        Metric("fks_ninja_requests_total", "counter", ("group", "state"), "requests to NinjaTrader, by state entered"),
+        Metric("fks_ninja_round_trip_seconds", "histogram", ("group",), "ping to pong of a bridge"),
+        Metric("fks_ninja_send_seconds", "histogram", ("group",), "a request asked for to its bytes on the socket"),
         Metric("fks_kill_engaged", "gauge", (), "1 while the kill switch is engaged"),
         Metric("fks_jobs_total", "counter", ("state",), "durable jobs by end state"),
     )

@@ -26,6 +26,10 @@ class ScriptedBridge:
     received: list[dict[str, Any]] = field(default_factory=list)
     connections: int = 0
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # answer to a signal, by id
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)  # fields of the answer to a request, by its type
+    welcome: dict[str, Any] = field(default_factory=dict)  # fields of the welcome that differ
+    first_line: dict[str, Any] | None = None  # after the welcome
+    replay_from: int | None = None  # number after which the log is replayed, instead of the client's
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     port: int = 0
     _server: asyncio.Server | None = None
@@ -46,6 +50,15 @@ class ScriptedBridge:
         for writer in self.writers:
             writer.transport.abort()
         self.writers.clear()
+
+    def lines(self, *types: str) -> list[dict[str, Any]]:
+        """Return the lines of these types that were received."""
+        return [line for line in self.received if line["t"] in types]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Send a line to every client."""
+        for writer in self.writers:
+            writer.write(strict_json.dumps(line))
 
     def publish(self, event: dict[str, Any]) -> None:
         """Append an event to the log and send it."""
@@ -86,6 +99,8 @@ class ScriptedBridge:
                 return [status(found["rid"], accounts=[ACCOUNT])]
             case "signal" if found["id"] in self.answers:
                 return [self.answers[found["id"]]]
+            case kind if kind in self.results:
+                return [{"t": "result", "rid": found["rid"], "ok": True, **self.results[kind]}]
             case "query":
                 return [
                     {
@@ -105,12 +120,15 @@ class ScriptedBridge:
         if auth["mac"] != client_mac(SECRET, instance=hello["instance"], **names):
             return [{"t": "bye", "code": "auth_failed", "detail": "", "retry_after_ms": 0}]
         last = len(self.events)
-        replay = [{**event, "replay": True} for event in self.events[auth["last_seq"] :]]
+        after = auth["last_seq"] if self.replay_from is None else self.replay_from
+        replay = [{**event, "replay": True} for event in self.events[after:]]
+        first = [] if self.first_line is None else [self.first_line]
         return [
             {
                 "t": "welcome", "mac": mac, "epoch": EPOCH, "last_seq": last, "oldest_seq": 1, "now_ms": now_ms, "hb_ms": 2000,
                 "max_line": 65536, "platform": "NinjaTrader 8 (scripted)", "group": hello["group"], "limits": {}, "halted": False,
                 "ready": True, "accounts": [{"name": "Sim101", "sim": True, "mode": "auto", "connected": True}],
+                **self.welcome,
             },
-            *replay, {"t": "replay_end", "last_seq": last, "count": len(replay)}, status(accounts=[ACCOUNT]),
+            *first, *replay, {"t": "replay_end", "last_seq": last, "count": len(replay)}, status(accounts=[ACCOUNT]),
         ]  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from fks.cli.base import as_json, emit, paths_of, settings_of, table
 from fks.model.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fks.config.settings import Ninja, NinjaGroup
     from fks.ninja import outputs as o
     from fks.ninja.session import Identity
     from fks.ninja_link.check import Address, Checked
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--pings", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Round trips to measure.")
+@click.option("--group", help="Account group. Default: that of [ninja], or the only one of [ninja.groups].")
 @as_json
 @click.pass_context
-def test(ctx: click.Context, pings: int, as_json: bool) -> None:
+def test(ctx: click.Context, pings: int, group: str | None, as_json: bool) -> None:
     """Check the connection to NinjaTrader: secret, status, round trips, clocks.
 
     Uses [ninja] host, port, group and secret_file. It only looks on, and does not disturb the session that trades.
@@ -56,9 +57,10 @@ def test(ctx: click.Context, pings: int, as_json: bool) -> None:
 @click.command()
 @click.option("--count", type=click.IntRange(1), help="End after so many events. Default: until Ctrl-C.")
 @click.option("--replay", "is_replay", is_flag=True, help="Also show the events that the bridge still keeps.")
+@click.option("--group", help="Account group. Default: that of [ninja], or the only one of [ninja.groups].")
 @as_json
 @click.pass_context
-def tail(ctx: click.Context, count: int | None, is_replay: bool, as_json: bool) -> None:
+def tail(ctx: click.Context, count: int | None, is_replay: bool, group: str | None, as_json: bool) -> None:
     """Show the events of the bridge as they come: orders, fills, positions, connections, alarms.
 
     With --json one JSON object a line. Connects again by itself. Needs no running system.
@@ -87,25 +89,31 @@ def tail(ctx: click.Context, count: int | None, is_replay: bool, as_json: bool) 
 
 
 def _identity(ctx: click.Context) -> tuple[Identity, Address]:
-    from fks.ninja.auth import parse_secret
     from fks.ninja.session import Identity
     from fks.ninja_link.check import Address
-    from fks.ninja_link.link import is_loopback
+    from fks.ninja_link.secret_file import load_secret
 
-    settings = settings_of(ctx).ninja
-    path = Path(settings.secret_file).expanduser() if settings.secret_file else paths_of(ctx).home / "ninja.key"
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(
-            f"the secret of NinjaTrader cannot be read: {error.strerror}: {path}",
-            remedy="copy secret.key of the NinjaTrader machine there, or name the file in ninja.secret_file",
-        ) from None
-    secret = parse_secret(text, source=str(path), is_remote=not is_loopback(settings.host))
-    identity = Identity(
-        group=settings.group, role="observe", instance=uuid.uuid4().hex, secret=secret, client="fks cli"
-    )
-    return identity, Address(settings.host, settings.port, settings.timeout_s)
+    ninja = settings_of(ctx).ninja
+    name, group = group_of(ninja, ctx.params["group"])
+    secret = load_secret(group.secret_file, paths_of(ctx).home, group.host)
+    identity = Identity(group=name, role="observe", instance=uuid.uuid4().hex, secret=secret, client="fks cli")
+    return identity, Address(group.host, group.port, group.timeout_s)
+
+
+def group_of(ninja: Ninja, name: str | None) -> tuple[str, NinjaGroup]:
+    """Return a group and its bridge: the named one, else the section's own, else the only one of the tables.
+
+    Errors: ConfigError when there is none of this name, or several and no name.
+    """
+    known = {**ninja.groups, ninja.group: ninja.groups.get(ninja.group) or ninja.single()}
+    if name is None:
+        names = list(ninja.groups) if ninja.groups and not ninja.enabled else [ninja.group]
+        if len(names) > 1:
+            raise ConfigError(f"there are the groups {', '.join(names)}", remedy="name one with --group")
+        name = names[0]
+    if name not in known:
+        raise ConfigError(f"no group {name!r}; there are {', '.join(known)}", remedy="write [ninja.groups.NAME]")
+    return name, known[name]
 
 
 def _yes(value: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.tree import tree_of
-from fks.config.settings import Settings, Strategies, Supervision
+from fks.config.settings import Ninja, NinjaGroup, Settings, Strategies, Supervision
 from fks.supervision import Strategy, SupervisorSpec
 
 
@@ -60,3 +60,13 @@ def test_challengers_have_one_worker_in_a_branch_of_its_own() -> None:
     assert [branch.id for branch in added] == ["challengers"]
     (worker,) = added[0].children
     assert (worker.id, worker.role, worker.args, worker.is_leased) == ("strategy:shadow", "strategy", ("shadow",), True)
+
+
+def test_each_enabled_ninjatrader_group_has_a_link_in_its_own_branch() -> None:
+    assert not [id for id in branches(tree_of(Settings())) if id.startswith("link")]
+    groups = {"topstep": NinjaGroup(port=9001), "apex": NinjaGroup(port=9002), "old": NinjaGroup(enabled=False)}
+    tree = tree_of(Settings(ninja=Ninja(enabled=True, groups=groups)))
+    links = {id: children for id, children in branches(tree).items() if id.startswith("link")}
+    assert links == {"link:apex": ["ninja:apex"], "link:sim": ["ninja:sim"], "link:topstep": ["ninja:topstep"]}
+    child = next(worker for worker in tree.workers() if worker.id == "ninja:apex")
+    assert (child.role, child.args, child.is_leased) == ("ninja", ("apex",), True)

@@ -1,0 +1,140 @@
+"""Conversion between rows and messages: requests become lines, answers and events become rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from fks.model.ninja import NinjaEvent, RequestKind, RequestRecord, RequestState
+from fks.ninja import messages as m
+from fks.ninja import outputs as o
+from fks.ninja import strict_json
+from fks.ninja.fields import FieldError, read
+from fks.ninja.session import Prepared
+from fks.ninja.signals import SignalState
+
+MS_NS: Final = 1_000_000
+#: Code of a signal whose outcome the bridge cannot know any more: it is not asked about again.
+JOURNAL_LOST: Final = "journal_lost"
+_AT_MS_MAX: Final = 7_258_118_400_000  # 2200-01-01: a bridge's clock may be wrong, and a row must hold its time
+_PRICES: Final = ("price", "stop_price", "sl_points", "sl_price", "tp_points", "tp_price")
+_CLASSES: Final[Mapping[RequestKind, type[m.Request]]] = {
+    RequestKind.CANCEL: m.Cancel,
+    RequestKind.MODIFY: m.Modify,
+    RequestKind.FLATTEN: m.Flatten,
+    RequestKind.KILL: m.Kill,
+    RequestKind.RESUME: m.Resume,
+    RequestKind.STATUS: m.GetStatus,
+    RequestKind.QUERY: m.Query,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a request's row becomes. `is_final`: with the time of the answer. `answer` None: as before."""
+
+    id: str
+    state: RequestState
+    answer: Mapping[str, Any] | None = None
+    code: str = ""
+    detail: str = ""
+    is_final: bool = True
+
+
+def message_of(record: RequestRecord) -> m.Signal | m.Request:
+    """Return the message of a request; a signal's times are those of our clock.
+
+    Errors: FieldError, and ValueError for a price that is no number: no message can be made of the row.
+    """
+    request = record.request
+    found = {key: _decimal(key, value) for key, value in request.body.items()}
+    if request.kind is not RequestKind.SIGNAL:
+        return read(_CLASSES[request.kind], {**found, "rid": request.id})
+    if request.valid_until_ns is None:
+        raise FieldError("missing_field", "valid_until")
+    found.setdefault("created_ms", record.created_ns // MS_NS)
+    return read(m.Signal, {**found, "id": request.id, "valid_until": request.valid_until_ns // MS_NS})
+
+
+def _decimal(key: str, value: object) -> object:
+    if key not in _PRICES or not isinstance(value, str):
+        return value
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        raise FieldError("bad_field", f"{key}: {value[:40]!r} is no number") from None
+
+
+def prepared_of(record: RequestRecord) -> Prepared | None:
+    """Return the signal that an earlier process committed and may have sent; None where there is none."""
+    if record.request.kind is not RequestKind.SIGNAL or record.line is None or record.bridge_epoch is None:
+        return None
+    found = strict_json.loads(record.line.strip())
+    valid_until = found["valid_until"]
+    assert isinstance(valid_until, int)
+    return Prepared(record.request.id, record.line, record.bridge_epoch, valid_until)
+
+
+def outcome_of_signal(event: o.SignalChanged, *, is_same_journal: bool) -> Outcome | None:
+    """Return what a change of a signal makes of its row; None: nothing.
+
+    `is_same_journal`: the bridge still has the journal for which the line was made. Only then its not knowing the
+    signal proves that no order was made.
+    """
+    answer = None if event.message is None else m.as_object(event.message)
+    detail = str((answer or {}).get("detail") or "")
+    match event.state:
+        case SignalState.ACKED:
+            return Outcome(event.id, RequestState.ACKED, answer, event.code, detail)
+        case SignalState.NACKED:
+            return Outcome(event.id, RequestState.NACKED, answer, event.code, detail)
+        case SignalState.INDETERMINATE:
+            return Outcome(event.id, RequestState.INDETERMINATE, answer, event.code, detail, is_final=False)
+        case SignalState.UNANSWERED:
+            text = "the connection was lost before an answer; the bridge is asked once it is back"
+            return Outcome(event.id, RequestState.UNANSWERED, None, "disconnected", text, is_final=False)
+        case SignalState.QUERIED:
+            text = "no answer yet; the bridge is asked for its state"
+            return Outcome(event.id, RequestState.UNANSWERED, None, "queried", text, is_final=False)
+        case SignalState.RETRYABLE if event.code == "halted":
+            # sent again after a resume, it would trade on a decision from before the halt
+            return Outcome(event.id, RequestState.NACKED, answer, event.code, detail)
+        case SignalState.RETRYABLE:
+            return Outcome(event.id, RequestState.SENDING, answer, event.code, detail, is_final=False)
+        case SignalState.DROPPED if is_same_journal:
+            text = "the bridge has no order of it, and its time is over"
+            return Outcome(event.id, RequestState.EXPIRED, answer, "expired", text)
+        case SignalState.DROPPED:
+            text = "the bridge's journal is another one: whether it was executed is seen at the platform alone"
+            return Outcome(event.id, RequestState.UNANSWERED, answer, JOURNAL_LOST, text, is_final=False)
+        case _:
+            return None
+
+
+def outcome_of_request(event: o.Answered | o.NotAnswered) -> Outcome:
+    """Return what the answer to a request other than a signal makes of its row."""
+    if isinstance(event, o.NotAnswered):
+        text = "its effect is not known; look at the next status and repeat it if needed"
+        return Outcome(event.request.rid, RequestState.UNANSWERED, None, event.reason, text, is_final=False)
+    message = event.message
+    answer = m.as_object(message)
+    if isinstance(message, m.Result) and not message.ok:
+        return Outcome(message.rid, RequestState.NACKED, answer, message.code or "", message.detail or "")
+    code = message.code or "" if isinstance(message, m.Result | m.SigState) else ""
+    return Outcome(event.request.rid, RequestState.ACKED, answer, code)
+
+
+def row_of_event(event: m.LogEvent) -> NinjaEvent:
+    """Return the row of an event of the log."""
+    account, signal_id = event.fields.get("account"), event.fields.get("id")
+    return NinjaEvent(
+        event.epoch,
+        event.seq,
+        event.kind,
+        account if isinstance(account, str) else None,
+        signal_id if isinstance(signal_id, str) else None,
+        event.fields,
+        min(event.at_ms, _AT_MS_MAX) * MS_NS,
+    )

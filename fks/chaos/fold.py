@@ -48,6 +48,7 @@ _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("ReplaceRequested", _LIVE, (None,)),
     ("ReplaceAcked", _LIVE, (None,)),
     ("ReplaceRefused", _LIVE, (None,)),
+    ("LegChanged", ("UNKNOWN", *_LIVE), (None,)),
     ("Busted", (*_AT_VENUE, "FILLED", *_ENDED), (None, "CANCELLED", "WORKING")),
 )  # fmt: skip
 
@@ -59,6 +60,7 @@ class Folded:
     state: str | None = None
     filled: Decimal = Decimal(0)
     request: str = "none"
+    quantity: Decimal | None = None  # of a leg that the venue placed: what it says now; None: the row's
     fills: set[str] = field(default_factory=set)
 
 
@@ -107,15 +109,25 @@ def apply(order: Folded, event: Row, quantity: Decimal) -> Iterator[str]:
     if event["source"] == "guardian":  # written from its file, only while the outcome of the order is unknown
         legal: set[str] = {after} if before in (None, "SENDING", "UNKNOWN") else {str(before)}
     elif before is None:
-        legal = {_FIRST[name]} if name in _FIRST else set()
+        legal = _first(name, payload)
     else:
         if event["from_state"] != before:
             yield f"{name} starts at {event['from_state']}, the step before ended at {before}"
-        legal = _after(order, name, payload, quantity)
+        legal = _after(order, name, payload, quantity if order.quantity is None else order.quantity)
     if after not in legal:
         yield f"{name} in state {before or 'none'} made it {after}, legal is {' or '.join(sorted(legal)) or 'nothing'}"
     order.state = after
+    if name in ("LegReported", "LegChanged") and "quantity" in payload:
+        order.quantity = Decimal(payload["quantity"])
     _follow(order, name, str(event["source"]))
+
+
+def _first(name: str, payload: Row) -> set[str]:
+    """Return the legal states after the first event of an order."""
+    if name == "LegReported":  # of an order that the venue placed by itself
+        says = str(payload.get("says"))
+        return {"PARTIAL" if says in _LIVE and Decimal(payload.get("filled") or "0") > 0 else says}
+    return {_FIRST[name]} if name in _FIRST else set()
 
 
 def _after(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str]:

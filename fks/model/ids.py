@@ -34,6 +34,11 @@ def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
     return _uuid5("order", intent, role, attempt).hex
 
 
+def leg_id(parent: str, name: str) -> str:
+    """Return the client order id of a leg that the venue placed for the order `parent`; `name` is its name there."""
+    return _uuid5("leg", parent, name).hex
+
+
 def fill_id(venue: str, account: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
     """Return the id of an execution, version 1: executions booked before version 2, paper fills, and those that persons
     book."""

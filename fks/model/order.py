@@ -236,6 +236,19 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class BracketLeg:
+    """A leg that the venue placed by itself for an order of ours: `parent_id` is our id of that order.
+
+    `number` counts the legs of one role, from 1. The quantity and the limit price are those of the report.
+    """
+
+    parent_id: str
+    role: Role  # STOP_LOSS or TAKE_PROFIT
+    number: int
+    stop_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The venue's snapshot of one order (REST answer, stream, query)."""
 
@@ -252,6 +265,7 @@ class Report:
     code: str | None = None
     detail: str | None = None
     refusal: Refusal | None = None  # of a REJECTED report
+    leg: BracketLeg | None = None  # of an order that a venue placed which keeps brackets itself
 
 
 @dataclass(frozen=True, slots=True)

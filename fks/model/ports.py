@@ -46,6 +46,11 @@ class VenueCapabilities:
     has_oco: bool = False
     can_short: bool = False
     fee_in_received_asset: bool = True
+    keeps_bracket: bool = False  # the venue alone places, resizes and cancels SL and TP; it reports their orders
+    is_margin: bool = (
+        False  # contracts on margin: a position is no asset that was paid for, the broker checks the margin
+    )
+    has_guardian: bool = True  # the guardian has a session of its own there, and flattens in a kill
 
 
 class Budget(Protocol):

@@ -189,11 +189,17 @@ class AccountBalances:
         equity = balance
         for (owner, venue, symbol, _), position in self._cache.positions.items():
             if (owner, venue) == (account.id, self._venue.name) and position.quantity:
-                equity += position.quantity * (self._price(symbol) or position.average_price)
+                price = self._price(symbol) or position.average_price
+                if self._venue.capabilities.is_margin:  # open profit alone: the contracts were not paid for
+                    price = (price - position.average_price) * self._multiplier(symbol)
+                equity += position.quantity * price
         return equity
 
     def _price(self, symbol: str) -> Decimal | None:
         return next((m.price for (_, name), m in self._cache.marks.items() if name == symbol and m.price), None)
+
+    def _multiplier(self, symbol: str) -> Decimal:
+        return next((i.multiplier for (_, name), i in self._cache.instruments.items() if name == symbol), Decimal(1))
 
     def price_in(self, asset: str, currency: str) -> Decimal | None:
         """Return the price of an asset in a currency, None when no collected symbol has it."""

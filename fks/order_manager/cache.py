@@ -178,7 +178,9 @@ class OrderCache:
     def note_flow(self, fill: Fill, instrument: Instrument) -> None:
         """Count what an execution moved of each currency at its venue, since this process began."""
         sign, value = fill.side.sign, fill.quantity * fill.price * instrument.multiplier
-        moves = ((instrument.base, sign * fill.quantity, _ZERO), (instrument.quote, -sign * value, _ZERO))
+        # contracts on margin are not paid for: money moves with their profit, as the venue reports it
+        paid = _ZERO if self._is_margin(fill.venue) else -sign * value
+        moves = ((instrument.base, sign * fill.quantity, _ZERO), (instrument.quote, paid, _ZERO))
         for currency, amount, fee in (*moves, (fill.fee_currency, _ZERO, fill.fee)):
             executed, fees = self.flows.get((fill.venue, currency), (_ZERO, _ZERO))
             self.flows[fill.venue, currency] = executed + amount, fees + fee
@@ -187,7 +189,7 @@ class OrderCache:
         """Bring the venue's balances up to a fill, until it reports them itself."""
         self.note_flow(fill, instrument)
         balances = self.balances.get(fill.venue)
-        if balances is None:
+        if balances is None or self._is_margin(fill.venue):
             return
         value = fill.quantity * fill.price * instrument.multiplier
         is_buy = fill.side is Side.BUY
@@ -201,6 +203,10 @@ class OrderCache:
         paid = balances.get(fill.fee_currency)
         if paid is not None:
             balances[fill.fee_currency] = replace(paid, free=paid.free - fill.fee)
+
+    def _is_margin(self, venue: str) -> bool:
+        status = self.venues.get(venue)
+        return status is not None and status.capabilities.is_margin
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
     def mark(self, exchange: str, symbol: str) -> Decimal | None:
@@ -275,6 +281,8 @@ class OrderCache:
             return None
         rates = self.values.rates(self, signal.exchange, now_ns)
         total = _ZERO
+        if self._is_margin(signal.venue):  # contracts are no assets: the money alone counts
+            balances = {instrument.quote: balances[instrument.quote]} if instrument.quote in balances else {}
         for currency, balance in balances.items():
             rate = signal.reference_price if currency == instrument.base else None
             rate = rates.rate(currency, instrument.quote) if rate is None else rate

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from fks.model.account import Position
 from fks.model.errors import OutageError
-from fks.model.order import Fill, Order, Report, Role, Side
+from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.order_manager.publisher import Publisher
 from fks.orders import events as e
+from fks.orders.build import reported_leg
 from fks.orders.crash_points import At, nowhere
-from fks.orders.machine import Act, Step, advance
+from fks.orders.machine import Act, Step, advance, begin
 from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
 from fks.runtime import Runtime
@@ -147,6 +148,50 @@ class Ledger:
                 self.on_step(plan.order, step)
             self.on_change(plan.order)
         return [plan.order for plan in plans]
+
+    async def report(self, report: Report) -> Order | None:
+        """Apply what a venue says of an order; None when it is not ours.
+
+        A leg that the venue placed by itself for an order of ours becomes an order with its first report, and takes
+        over the prices and the quantity of each further one.
+        """
+        if report.leg is None:
+            return await self.apply(report.client_order_id, self.reported(report))
+        order = await self.find(report.client_order_id) or await self._journal_leg(report, report.leg)
+        if order is None:
+            return None
+        events: list[e.Event] = [self.reported(report)]
+        quantity = order.quantity if report.quantity is None else report.quantity
+        is_changed = (quantity, report.price, report.leg.stop_price) != (order.quantity, order.price, order.stop_price)
+        if is_changed and report.time_ns >= order.venue_time_ns:
+            stamp = self.stamp("leg-changed", report.source)
+            changed = e.LegChanged(**stamp, quantity=quantity, price=report.price, stop_price=report.leg.stop_price)
+            events.insert(0, changed)
+        return await self.apply(report.client_order_id, *events)
+
+    async def _journal_leg(self, report: Report, leg: BracketLeg) -> Order | None:
+        """Write the order of a reported leg with its first event in one statement; None when its entry is not ours."""
+        parent = await self.find(leg.parent_id)
+        if parent is None:
+            return None
+        async with self._lock((parent.account_id, parent.venue, parent.symbol)):
+            known = await self.find(report.client_order_id)
+            if known is not None:
+                return known
+            now_ns = self._clock.now_ns()
+            event = e.LegReported(**self.stamp("leg", report.source), venue_time_ns=report.time_ns, report=report)
+            step = begin(reported_leg(parent, report, leg, epoch=self._lease.epoch, now_ns=now_ns), event)
+            row = self._row(event, step)
+            # written again after an outage it changes nothing: the id is the row's key
+            await self.patiently(
+                lambda: self.journal.place([step.order], [row], signal_id=None, now_ns=now_ns, is_exempt=True)
+            )
+            self._cache.put(step.order)
+        self._meter.count("fks_orders_total", state=step.order.state.value)
+        self._publisher.order(step.order)
+        self.on_step(step.order, step)
+        self.on_change(step.order)
+        return step.order
 
     async def find(self, client_order_id: str) -> Order | None:
         """Return an order from memory or the journal."""
@@ -324,29 +369,46 @@ class Ledger:
 
     # ── what is not ours, and what was found at the start ────────────────────────────────────────
     async def book_external(self, fill: Fill, exchange: str) -> bool:
-        """Book an execution that no order of ours explains; False when it was booked before."""
+        """Book an execution that no order of ours explains; False when it was booked before.
+
+        Where the venue keeps the bracket it also closes by itself (its guard, a person on its platform): what such an
+        execution takes from the account's position is taken from the instances that hold it.
+        """
         instrument = self._cache.instruments.get((exchange, fill.symbol))
         if instrument is None or fill.fill_id in self._recent:
             return False
         key = (fill.account_id, fill.venue, fill.symbol)
         async with self._lock(key):
             while True:
-                position_key = (*key, EXTERNAL)
-                booking = apply_fill(self._cache.position(*position_key), fill, instrument)
-                trade = TradeRow(fill, EXTERNAL, booking.realized)
+                shares = self._external_shares(fill, key)
+                positions: dict[str, Position] = {}
+                realized, taken = _ZERO, _ZERO
+                for name, quantity in shares:
+                    part = share_of(fill, quantity, taken)
+                    booking = apply_fill(positions.get(name) or self._cache.position(*key, name), part, instrument)
+                    positions[name] = booking.position
+                    realized, taken = realized + booking.realized, taken + quantity
+                trade = TradeRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
                 try:
-                    is_new = await self.journal.apply(Changes(trades=[trade], positions=[booking.position]))
+                    is_new = await self.journal.apply(Changes(trades=[trade], positions=list(positions.values())))
                     break
                 except OutageError as error:
                     await self.wait_for_journal(error)
                     await self._reload(key, "")
             self._recent[fill.fill_id] = None
             if is_new:
-                self._cache.put_position(booking.position)
+                for position in positions.values():
+                    self._cache.put_position(position)
                 self._cache.note_flow(fill, instrument)
                 self._publisher.fill(trade, booking.position.quantity)
         self.on_positions(key)
         return is_new
+
+    def _external_shares(self, fill: Fill, key: PositionKey) -> list[tuple[str, Decimal]]:
+        status = self._cache.venues.get(fill.venue)
+        if status is None or not status.capabilities.keeps_bracket:
+            return [(EXTERNAL, fill.quantity)]
+        return allocate(fill, self._cache.buckets(key), EXTERNAL, is_flattening=True)
 
     async def load_person_fills(self) -> None:
         """Read again what persons reported of executions and no venue has replaced."""
@@ -418,20 +480,34 @@ def payload_of(event: e.Event) -> dict[str, object]:
             "fee_currency": fill.fee_currency,
             "venue_trade_id": fill.venue_trade_id,
         }
-    if isinstance(event, e.Reported | e.Acked):
+    if isinstance(event, e.Reported | e.Acked | e.LegReported):
         report = event.report
-        return {
+        said: dict[str, object] = {
             "says": report.state.value,
             "filled": f"{report.filled:f}",
             "venue_order_id": report.venue_order_id,
             "code": report.code,
             "detail": report.detail,
-        } | _checks_of(event)
+        }
+        return said | (_leg_of(event) if isinstance(event, e.LegReported) else _checks_of(event))
+    if isinstance(event, e.LegChanged):
+        return _leg_of(event)
     if isinstance(event, e.Busted):
         return bust_payload(event)
     names = ("code", "detail", "reason", "by", "polls", "age_s", "outcome")
     found = {name: value for name in names if (value := getattr(event, name, None)) is not None and value != ""}
     return found | _checks_of(event)
+
+
+def _leg_of(event: e.LegReported | e.LegChanged) -> dict[str, object]:
+    """Return quantity and prices of a leg that the venue placed or changed."""
+    if isinstance(event, e.LegChanged):
+        found = {"quantity": event.quantity, "price": event.price, "stop_price": event.stop_price}
+    else:
+        report = event.report
+        stop_price = None if report.leg is None else report.leg.stop_price
+        found = {"quantity": report.quantity, "price": report.price, "stop_price": stop_price}
+    return {name: f"{value:f}" for name, value in found.items() if value is not None}
 
 
 def _checks_of(event: e.Event) -> dict[str, object]:

@@ -347,6 +347,7 @@ class PositionWorkers:
             was_ready=status.ready_times > 0 or bool(status.refusal),
             has_oco=status.capabilities.has_oco,
             can_short=status.capabilities.can_short,
+            keeps_bracket=status.capabilities.keeps_bracket,
             closes_on_kill=venue in self._flattened_here,
             is_tape=self._tape_venues,
             exchange_now_ns=self._clock.now_ns() + int((status.skew_ms or 0.0) * 1e6),

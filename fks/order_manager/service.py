@@ -102,7 +102,11 @@ class OrderManager:
             self._requests,
             self._signals,
             limits=limits or Limits(),
-            flattened_here=[name for name, venue in self._venues.items() if isinstance(venue, FedVenue)],
+            flattened_here=[
+                name
+                for name, venue in self._venues.items()
+                if isinstance(venue, FedVenue) or not venue.capabilities.has_guardian
+            ],
             recorder=recorder,
         )
         self._ledger.on_change = self._workers.order_changed

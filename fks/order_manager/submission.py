@@ -122,7 +122,7 @@ class Submissions:
             return False
         if await self._ask_first.refusal(order, None, self._requests.query) is None:
             return False
-        legs = legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=now_ns)
+        legs = self._legs(order, now_ns)
         done = await self._submitter.submit(
             Submission((self._reserve(order),), tuple(legs), record.signal.id, is_exempt=True)
         )
@@ -134,7 +134,7 @@ class Submissions:
         signal, intent = record.signal, approved.intent
         self._seen[intent.client_order_id] = intent, view
         order = self._reserve(order_of(approved, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
-        legs = legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=self._clock.now_ns())
+        legs = self._legs(order, self._clock.now_ns())
         done = await self._submitter.submit(
             Submission(
                 (order,),
@@ -156,6 +156,12 @@ class Submissions:
                     "fks_order_send_seconds", max(self._clock.monotonic() - started_s - since_s, 0.0)
                 )
                 self._context.meter.observe("fks_order_answer_seconds", max(since_s, 0.0), venue=intent.venue)
+
+    def _legs(self, order: Order, now_ns: int) -> list[Order]:
+        """Return the legs that are journaled with an entry; none where the venue keeps the bracket."""
+        if self._cache.venues[order.venue].capabilities.keeps_bracket:
+            return []
+        return legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=now_ns)
 
     def _intend(self, record: SignalRecord) -> Intent | Denied:
         """Size a signal; what cannot be sized is denied with what is missing."""
@@ -356,6 +362,10 @@ class Submissions:
         view = self._cache.view(
             intent, now_ns=self._clock.now_ns(), monotonic_s=self._clock.monotonic(), is_leader=self._lease.holds()
         )
+        if view.venue.capabilities.keeps_bracket and intent.role in (Role.EXIT, Role.ORDER):
+            # the venue ends these legs for a closing order: they hold nothing back
+            others = tuple(o for o in view.open_orders if o.instance != intent.instance or o.role not in _LEG_ROLES)
+            view = replace(view, open_orders=others)
         if intent.role is not Role.EXIT:
             return view
         # legs whose end no venue will ever report do not count: a person was paged, what is known is closed now

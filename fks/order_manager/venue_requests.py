@@ -64,9 +64,17 @@ class VenueRequests:
     # ── cancelling ───────────────────────────────────────────────────────────────────────────────
     async def cancel(self, client_order_id: str, *, by: str, reason: str) -> None:
         """Want an order cancelled: sent now when it is open, as soon as it proves open otherwise, never when it
-        ended."""
+        ended. A leg of a venue that keeps the bracket is never cancelled."""
+        order = await self._ledger.find(client_order_id)
+        if order is not None and self._is_kept_by_venue(order):
+            self._log.warning("order.kept_by_venue", client_order_id=client_order_id, venue=order.venue, reason=reason)
+            return
         event = e.CancelRequested(**self._ledger.stamp("cancel", "person" if by else "us"), by=by, reason=reason)
         await self._ledger.apply(client_order_id, event)
+
+    def _is_kept_by_venue(self, order: Order) -> bool:
+        venue = self._venues.get(order.venue)
+        return order.parent_id is not None and venue is not None and venue.capabilities.keeps_bracket
 
     def send_cancel(self, order: Order) -> None:
         """Send the cancel of an open order in a task of its own; one at a time per order."""

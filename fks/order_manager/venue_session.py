@@ -200,7 +200,7 @@ class VenueSession:
         """Apply what the venue says of an order; an open order that is not ours is reported once, never adopted."""
         if self.status.refusal:
             return
-        if await self._ledger.apply(report.client_order_id, self._ledger.reported(report)) is None:
+        if await self._ledger.report(report) is None:
             self._note_foreign(report)
 
     async def on_fill(self, fill: Fill) -> None:
@@ -345,7 +345,7 @@ class VenueSession:
                 return
             if report.filled > order.filled:
                 await self._requests.fetch_fills(order)
-            await self._ledger.apply(order.client_order_id, self._ledger.reported(report))
+            await self._ledger.report(report)
 
     async def _compare_fills(self) -> None:
         last = await self._ledger.patiently(

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from fks.model.codes import Denial
 from fks.model.ids import client_order_id
-from fks.model.order import Order, OrderType, Role, State, TimeInForce
+from fks.model.order import BracketLeg, Order, OrderType, Report, Role, State, TimeInForce
 from fks.risk.check import Approved, Denied
 from fks.risk.intent import Intent
 
@@ -68,6 +68,28 @@ def legs_of(parent: Order, *, quantity: Decimal, attempt: int, epoch: int, now_n
         limit = _leg(parent, Role.TAKE_PROFIT, OrderType.TAKE_PROFIT, quantity, attempt, epoch, now_ns)
         legs.append(replace(limit, price=parent.take_profit))
     return legs
+
+
+def reported_leg(parent: Order, report: Report, leg: BracketLeg, *, epoch: int, now_ns: int) -> Order:
+    """Return the order of a leg that the venue placed for `parent`, as it reports it, not yet in the journal."""
+    is_stop = leg.role is Role.STOP_LOSS
+    order = _leg(
+        parent,
+        leg.role,
+        OrderType.STOP if is_stop else OrderType.TAKE_PROFIT,
+        parent.quantity if report.quantity is None else report.quantity,
+        leg.number - 1,
+        epoch,
+        now_ns,
+    )
+    return replace(
+        order,
+        client_order_id=report.client_order_id,
+        price=report.price,
+        stop_price=leg.stop_price,
+        venue_time_ns=report.time_ns,
+        created_ns=min(report.time_ns or now_ns, now_ns),
+    )
 
 
 def market_leg(parent: Order, *, role: Role, quantity: Decimal, attempt: int, epoch: int, now_ns: int) -> Order:

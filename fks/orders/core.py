@@ -12,6 +12,8 @@ Rules:
   * While an exit of an instance is in progress, no entry of that instance goes out; one that becomes stale is denied.
   * Protection is looked after in every state of an exit but CLEARING and CLOSING, and under a held kill.
   * Under a kill that flattens, the core starts nothing, except at a venue that only the order manager can flatten.
+  * Where the venue keeps the bracket (`Facts.keeps_bracket`), legs are never placed, renewed or cancelled: they are
+    compared with the position, and an exit or a kill goes out at once, since the venue ends the legs for it.
 """
 
 from __future__ import annotations
@@ -318,6 +320,8 @@ class OrderCore:
         """
         if signal.kind is not Kind.ORDER or signal.type is not OrderType.MARKET or signal.size is None:
             return False
+        if self._facts.keeps_bracket:
+            return False
         held = self._positions.get(signal.instance, ZERO)
         if held * signal.side.sign >= 0 or signal.size > abs(held) or signal.stop_loss or signal.take_profit:
             return False
@@ -552,7 +556,7 @@ class OrderCore:
             is_dust=is_dusty and not may_fill and is_seen,
             quantity=quantity,
             postponed=self._postponed(exit_.signal, instrument),
-            has_legs=self._has_legs(instance),
+            has_legs=not self._facts.keeps_bracket and self._has_legs(instance),
             has_attempt=has_attempt,
         )
 
@@ -710,7 +714,8 @@ class OrderCore:
     def _protect(self, instance: str, wanted_now: list[Want]) -> None:
         facts, exit_ = self._facts, self._exits.get(instance)
         if (
-            facts.kill is m.KillMode.FLATTEN
+            facts.keeps_bracket
+            or facts.kill is m.KillMode.FLATTEN
             or not facts.is_connected
             or not facts.has_positions
             or not facts.can_commit
@@ -828,13 +833,19 @@ class OrderCore:
         """React to a kill at a venue where only the order manager has a session: cancel, then close when it
         flattens."""
         flattens = self._facts.kill is m.KillMode.FLATTEN
-        theirs = [o for o in self._orders.values() if o.role is not Role.KILL and (flattens or o.role is Role.ENTRY)]
+        kept = _LEG_ROLES if self._facts.keeps_bracket else frozenset()  # the venue ends these for the closing order
+        theirs = [
+            o
+            for o in self._orders.values()
+            if o.role is not Role.KILL and o.role not in kept and (flattens or o.role is Role.ENTRY)
+        ]
         for order in theirs:
             self._cancel(order, "kill")
-        if not flattens or theirs:
+        if not flattens or (theirs and not self._facts.keeps_bracket):
             return
         for instance, held in self._positions.items():
-            if instance == EXTERNAL or held <= 0 or instance in self._kill_busy:
+            is_short = held < 0 and self._facts.can_short
+            if instance == EXTERNAL or (held <= 0 and not is_short) or instance in self._kill_busy:
                 continue
             for exchange, instrument in self._facts.instruments.items():
                 quantity = self._allowed(instance, instrument, with_balance=False)
@@ -848,7 +859,7 @@ class OrderCore:
                             self._facts.kill_id,
                             instance,
                             exchange,
-                            Side.SELL,
+                            Side.BUY if is_short else Side.SELL,
                             split_at_lot(quantity, instrument)[0],
                             close.attempt,
                         )

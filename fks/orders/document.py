@@ -75,6 +75,9 @@ An order has one **state** and, beside it, one open **request** (none, cancel, r
 4. Fills come from the answer, the stream, the history and the sweep, each under one id, and are booked in every state.
    Positions come from fills alone.
 5. SL and TP live at the venue as one OCO over exactly what is held. They are ended, and proven ended, before an exit.
+6. Where the venue keeps the bracket (NinjaTrader), it alone places, resizes and ends SL and TP. Each leg becomes an
+   order with its first report (row 43); it is compared with the position and never placed, renewed or cancelled here.
+   An exit goes out at once: the venue ends the legs for it. A position whose live stops cover too little for 5 s pages.
 
 ## States
 | State | Meaning | Money at risk |

@@ -58,6 +58,22 @@ class Abandoned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LegReported(Event):
+    """The venue, which keeps brackets itself, placed a leg of an order of ours."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegChanged(Event):
+    """The venue, which keeps brackets itself, changed a leg in place."""
+
+    quantity: Decimal
+    price: Decimal | None
+    stop_price: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acked(Event):
     """The venue has it: its id and ours came back together. `sent_ns`: when the first byte left."""
 
@@ -214,6 +230,8 @@ EVENTS: tuple[type[Event], ...] = (
     Intended,
     Sent,
     Abandoned,
+    LegReported,
+    LegChanged,
     Acked,
     Refused,
     Ambiguous,

@@ -169,6 +169,9 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(32, ANY - OPEN, e.CancelRefused, r.always, r.same, (), "it had ended before"),
     Row(33, ANY - OPEN, e.RequestAmbiguous, r.always, r.same, (), "it had ended before"),
     Row(29, ANY - OPEN, e.CancelRequested, r.always, r.same, (), "nothing left to cancel"),
+    Row(43, None, e.LegReported, r.always, r.as_reported, (A.RESERVE, A.PROTECT), "the venue keeps the bracket and placed it"),
+    Row(44, LIVE | UNKNOWN, e.LegChanged, r.always, r.leg_changed, (A.PROTECT,), "by the venue that keeps the bracket"),
+    Row(44, ANY - LIVE - UNKNOWN, e.LegChanged, r.always, r.same, (), "it had ended before"),
 )  # fmt: skip
 
 QUARANTINE = Row(
@@ -188,9 +191,11 @@ _ROWS = _index(TRANSITIONS)
 
 
 def begin(order: Order, event: e.Event) -> Step:
-    """Return the first step of an order that is not in the journal yet (rows 1 to 3). Errors: AssertionError, ours."""
+    """Return the first step of an order that is not in the journal yet (rows 1 to 3, 43). Errors: KeyError, ours."""
     row = _ROWS[None, type(event)][0]
-    return Step(None, row.target(evolve(order, updated_ns=event.recv_ns), event), row.acts, row.number)
+    after = row.target(evolve(order, updated_ns=event.recv_ns), event)
+    acts = (*row.acts, Act.FETCH_FILLS) if after.reported_cum_qty > after.filled else row.acts
+    return Step(None, after, acts, row.number)
 
 
 def advance(order: Order, event: e.Event) -> Step:

@@ -56,6 +56,7 @@ class Facts:
     was_ready: bool = True  # the venue was reconciled at least once since the start
     has_oco: bool = True
     can_short: bool = False
+    keeps_bracket: bool = False  # the venue alone looks after SL and TP: they are compared, never touched
     closes_on_kill: bool = False  # only the order manager has a session there (paper): it flattens, not the guardian
     is_tape: bool = False  # decisions have the tape's times, and bars wait for them: their age is not measured here
     account_problem: str = ""  # why no session carries the account; "" = one does

@@ -30,7 +30,7 @@ def is_older_epoch(order: Order, event: e.Event) -> bool:
 
 
 def _report(event: e.Event) -> Report:
-    return cast(e.Reported | e.Acked, event).report
+    return cast(e.Reported | e.Acked | e.LegReported, event).report
 
 
 def reports_open(order: Order, event: e.Event) -> bool:
@@ -195,6 +195,12 @@ def as_reported(order: Order, event: e.Event) -> Order:
             known, code=report.code or order.code, detail=report.detail or order.detail, refusal=report.refusal
         )
     return known
+
+
+def leg_changed(order: Order, event: e.Event) -> Order:
+    """same, new prices and quantity"""
+    change = cast(e.LegChanged, event)
+    return evolve(order, quantity=change.quantity, price=change.price, stop_price=change.stop_price)
 
 
 def as_reported_late(order: Order, event: e.Event) -> Order:

@@ -133,8 +133,11 @@ def stale_decision(intent: Intent, view: View) -> Denial | None:
 
 
 def balance(intent: Intent, view: View) -> Denial | None:
-    """The balance covers this order, after everything open orders may still spend and the holdings of others."""
+    """The balance covers this order, after everything open orders may still spend and the holdings of others; where
+    contracts are held on margin, the broker checks that."""
     assert view.instrument is not None
+    if view.venue.capabilities.is_margin:
+        return None
     is_buy = intent.side is Side.BUY
     currency = view.instrument.quote if is_buy else view.instrument.base
     needed = intent.quantity * (worst_price(intent, view) * view.instrument.multiplier if is_buy else 1)

@@ -192,6 +192,8 @@ def notional_max_order(intent: Intent, view: View) -> Denial | None:
 def no_protection(intent: Intent, view: View) -> Denial | None:
     """The venue and the instrument can hold the stop loss and the take-profit of the intent."""
     instrument, can = view.instrument, view.venue.capabilities
+    if can.keeps_bracket:
+        return None
     wanted = [] if intent.stop_loss is None else [OrderType.STOP]
     if intent.take_profit is not None and intent.stop_loss is None:
         wanted.append(OrderType.TAKE_PROFIT)

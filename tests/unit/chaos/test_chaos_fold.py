@@ -83,7 +83,11 @@ def stamp(number: int, source: str = "rest") -> dict[str, Any]:
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
     """Return a first event and what happens to the order then, in any order that a venue may say it."""
-    first: e.Event = draw(st.sampled_from([e.IntendedAndSent(**stamp(0)), e.Intended(**stamp(0))]))
+    leg = a_report(draw(st.sampled_from(VENUE_STATES)), draw(st.sampled_from([0, 4, 10])), 0, quantity=D(10))
+    first: e.Event = draw(
+        st.sampled_from([e.IntendedAndSent(**stamp(0)), e.Intended(**stamp(0)), e.LegReported(**stamp(0), report=leg)])
+    )
+    is_leg = isinstance(first, e.LegReported)
     found: list[e.Event] = []
     for number in range(1, draw(st.integers(1, 14))):
         source = draw(SOURCES)
@@ -110,6 +114,7 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
                         e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"),
                         e.RequestAmbiguous(**stamp(number)),
                     ]
+                    + [e.LegChanged(**stamp(number), quantity=D(8), price=None, stop_price=D(90))] * is_leg
                 )
             )
         )

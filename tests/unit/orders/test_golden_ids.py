@@ -49,6 +49,16 @@ def test_golden_intent_and_order_ids() -> None:
     assert {key: ids.client_order_id(intent, *key) for key in golden} == golden
 
 
+def test_golden_leg_ids() -> None:
+    """Of legs that a venue placed which keeps brackets itself, by the entry's id and the leg's name there."""
+    golden = {
+        "S": "d7786332f5bf576ca07182177f3b4661",
+        "T": "27d301f49ecc5c7db8275c4b92d2424a",
+        "S2": "95d8d3c5493056678b6bd12de51c95ca",
+    }
+    assert {name: ids.leg_id("e9ebdc8e3ad051c98205e0dc04abf493", name) for name in golden} == golden
+
+
 def test_golden_fill_ids() -> None:
     """Version 1: what every fill booked before the upgrade carries."""
     assert str(ids.fill_id("ccxt", "1", "BTCUSDT", "4711")) == "4da6a83a-77cb-5072-be20-3e49197f8fb1"
@@ -122,6 +132,8 @@ def test_golden_event_names() -> None:
         "FoundAbsent",
         "Intended",
         "IntendedAndSent",
+        "LegChanged",
+        "LegReported",
         "NotListed",
         "Refused",
         "ReplaceAcked",

@@ -143,7 +143,7 @@ class Backfill:
         Where ids are contiguous they follow one another without a gap. Elsewhere they are all from `since_ns` on,
         known ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
         """
-        if self._exchange.capabilities.trades_from is TradesFrom.ID:
+        if self._exchange.capabilities.trades_from in (TradesFrom.ID, TradesFrom.STREAM):
             found = await self.trades_from(symbol, last_id + 1, to_id)
         elif self._exchange.capabilities.trades_from is TradesFrom.TIME:
             found = await self._trades_by_time(symbol, since_ns)

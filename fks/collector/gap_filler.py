@@ -23,7 +23,7 @@ from fks.history.confirmation import BarFilter, whole
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
-from fks.model.market import TradeIds
+from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.rate_limits.budgets import in_background
@@ -57,6 +57,7 @@ class GapFiller:
         self._bar_filter = BarFilter(quarantine, source="klines").filtered
         self._clock, self._log, self._data, self._handle = clock, log, data, handle
         self._is_counted = exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS
+        self._has_past_trades = exchange.capabilities.trades_from is not TradesFrom.STREAM
         self._backfills: dict[tuple[str, ...], Backfill] = {}
         self._tasks: dict[tuple[type[m.Action], str], asyncio.Task[None]] = {}
         self._next: dict[str, m.StartBackfill] = {}  # of symbols whose backfill runs: the one that follows it
@@ -103,7 +104,7 @@ class GapFiller:
             self._begin(feed, action, self._confirm(feed))
         elif isinstance(action, m.RecheckBars):
             self._begin(feed, action, self._recheck(feed))
-        elif isinstance(action, m.RefetchTrades) and self._is_counted:
+        elif isinstance(action, m.RefetchTrades) and self._is_counted and self._has_past_trades:
             self._begin(feed, action, self._refetch(feed))
 
     def _begin(self, feed: SymbolFeed, action: m.Action, work: Coroutine[None, None, None]) -> None:

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validat
 
 from fks.config.risk import Risk as Risk
 from fks.config.risk import Section as Section
+from fks.model.errors import ConfigError
 
 Timeframe = Literal["1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"]
 
@@ -409,6 +410,7 @@ class Ninja(Section):
         None, description="file with the secret shared with the bridge; unset = 'ninja.key' in FKS_HOME"
     )
     required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    prices: str | None = Field(None, description="group whose bridge gives prices; unset = the only one")
     groups: dict[str, NinjaGroup] = Field(
         default_factory=dict,
         description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required",
@@ -431,6 +433,18 @@ class Ninja(Section):
         if self.enabled:
             found[self.group] = self.single()
         return found
+
+    def prices_group(self) -> tuple[str, NinjaGroup]:
+        """Return the group whose bridge gives prices. Errors: ConfigError when it is not known which."""
+        known = dict(self.groups) if self.groups and not self.enabled else {**self.groups, self.group: self.single()}
+        enabled = list(self.links() or known)
+        name = self.prices if self.prices is not None else enabled[0] if len(enabled) == 1 else ""
+        if name not in known:
+            raise ConfigError(
+                f"ninja.prices names {self.prices or 'no group'}, and there are {', '.join(sorted(known))}",
+                remedy="set ninja.prices to the group whose NinjaTrader gives prices",
+            )
+        return name, known[name]
 
     def single(self) -> NinjaGroup:
         """Return the bridge that the section's own keys describe, enabled or not."""

@@ -27,9 +27,12 @@ EXCHANGES = {
     "bybit": "BybitExchange",
     "coinbase": "CoinbaseExchange",
     "kraken": "KrakenExchange",
+    "ninja": "NinjaExchange",
     "okx": "OkxExchange",
     "polygon": "PolygonExchange",
 }
+#: those that have no web address: `of_settings` makes them from a section of their own
+BY_SETTINGS = frozenset({"ninja"})
 #: the only exchange whose protocol the local exchange implements
 SIMULATED = "binance"
 
@@ -110,6 +113,11 @@ def make_exchange(
     Errors: those of `endpoint_of`; ConfigError naming the known ones.
     """
     capabilities = capabilities_of(name)
+    kind: Any
+    if name in BY_SETTINGS:
+        kind = getattr(importlib.import_module(f"fks.exchanges.{name}.exchange"), EXCHANGES[name])
+        found: Exchange = kind.of_settings(settings, clock, log, budget)
+        return found
     make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")
     key = {} if capabilities.key_setting is None else {"key": key_of(settings, name)}
     kind = getattr(importlib.import_module(f"fks.exchanges.{name}.exchange"), EXCHANGES[name])

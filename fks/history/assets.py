@@ -9,6 +9,8 @@ from typing import Any
 from fks.bars.aggregate import by_length, length_of
 from fks.clock import Clock
 from fks.config.settings import Data
+from fks.futures import EXCHANGES as FUTURES_EXCHANGES
+from fks.futures import contract_of
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument, find_instrument, folded
 from fks.model.market import Channel, Subscription
@@ -114,6 +116,16 @@ class AssetSelection:
         named = exchange or prefix.lower() or None
         if named is not None and named not in self._exchanges:
             raise _unknown_exchange(named, self._exchanges)
+        if (named or self._data.exchange) in FUTURES_EXCHANGES:
+            contract = contract_of(rest)
+            if contract is None:
+                raise InputError(
+                    f"{rest!r} is no futures contract",
+                    code="SYMBOL_UNKNOWN",
+                    status=404,
+                    remedy="write it as ES 03-25; 'fks instruments futures' shows the front months",
+                )
+            text = rest = contract.name
         own = [item for item in listed if item.exchange == (named or self._data.exchange)]
         if not own and named is not None:
             return named, rest.strip().upper()

@@ -32,11 +32,17 @@ class TradeIds(StrEnum):
 
 
 class TradesFrom(StrEnum):
-    """Start of a list of past trades at REST: an id, a time, or only the newest trades are available."""
+    """Start of a list of past trades at REST: an id, a time, or only the newest trades are available.
+
+    STREAM: there are no past trades. `fetch_trades` returns those that arrived on the present subscription, from an id
+    or a time, and raises PeerError for older ones; without either it returns one mark of the present: the last id, the
+    exchange's time and quantity 0. It raises OutageError while no trades would arrive.
+    """
 
     ID = "id"
     TIME = "time"
     NEWEST = "newest"
+    STREAM = "stream"
 
 
 @dataclass(frozen=True, slots=True)

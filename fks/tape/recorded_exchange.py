@@ -122,8 +122,11 @@ def make_recorder(
 
 
 def taped(exchange: Exchange, settings: Settings, clock: Clock, log: Log) -> Exchange:
-    """Return `exchange`, recorded into FKS_HOME/tapes when `data.tape` is set."""
+    """Return `exchange`, recorded into FKS_HOME/tapes when `data.tape` is set and it has a wire."""
     if not settings.data.tape:
+        return exchange
+    if not isinstance(exchange, WireExchange):
+        log.warning("tape.none", exchange=exchange.name)
         return exchange
     folder = Paths.of(settings.home).tapes / exchange.name
     recorder = make_recorder(

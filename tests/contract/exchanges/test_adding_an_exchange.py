@@ -16,7 +16,15 @@ from fks.clock import FakeClock
 from fks.config.settings import Data, Settings
 from fks.exchanges import _template
 from fks.exchanges._template.capabilities import CAPABILITIES
-from fks.exchanges.registry import EXCHANGES, SIMULATED, capabilities_of, key_of, make_exchange, rate_limits_of
+from fks.exchanges.registry import (
+    BY_SETTINGS,
+    EXCHANGES,
+    SIMULATED,
+    capabilities_of,
+    key_of,
+    make_exchange,
+    rate_limits_of,
+)
 from fks.files.symbols import symbol_at
 from fks.history.gaps import calendar_for, has_empty_bars
 from fks.model.market import Allowance
@@ -52,8 +60,9 @@ async def test_package_and_registry_line_make_an_exchange(added: str, log: Colle
 
 
 def test_no_code_outside_its_package_names_an_exchange() -> None:
-    """Except the one that the local exchange imitates: it is the default, and a venue has the same name."""
-    names = EXCHANGES.keys() - {SIMULATED}
+    """Except the one that the local exchange imitates, which is the default, and a bridge: venues have the same
+    names."""
+    names = EXCHANGES.keys() - {SIMULATED} - BY_SETTINGS
     found = []
     for path in [*(ROOT / "fks").rglob("*.py"), *(ROOT / "actors").rglob("*.py")]:
         folder = path.relative_to(ROOT).parts

@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from fks.clock import RealClock
 from fks.config.settings import Data, Settings
 from fks.exchanges._template.exchange import TemplateExchange
 from fks.exchanges.base import socket
-from fks.exchanges.registry import EXCHANGES, capabilities_of, endpoint_of, make_exchange
+from fks.exchanges.registry import BY_SETTINGS, EXCHANGES, capabilities_of, endpoint_of, make_exchange
 from fks.history.assets import subscriptions
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
@@ -134,7 +135,8 @@ def test_x10_folder_registry_tapes_and_cases_agree() -> None:
         module.name for module in pkgutil.iter_modules(fks.exchanges.__path__) if not module.name.startswith("_")
     }
     assert modules - {"base", "registry"} == set(EXCHANGES)
-    assert set(EXCHANGES) == set(ALL) - {"template"}
+    assert set(EXCHANGES) - BY_SETTINGS == set(ALL) - {"template"}
+    assert all((Path(__file__).parent / f"test_{name}.py").exists() for name in BY_SETTINGS)  # no websocket, no tape
     tapes = {folder.name for folder in TAPES.iterdir() if folder.is_dir()}
     assert set(ALL) == tapes
     assert all((TAPES / name / "README.md").exists() for name in ALL)

@@ -120,7 +120,12 @@ METRICS: dict[str, Metric] = {
         Metric("fks_process_memory_bytes", "gauge", (), "resident memory of the process"),
         Metric("fks_snapshots_total", "counter", (), "snapshots that the process has published"),
         Metric("fks_disk_free_bytes", "gauge", (), "free space where FKS_HOME is, on the head"),
-        Metric("fks_clock_offset_seconds", "gauge", ("source",), "a venue's clock minus that of the head"),
+        Metric(
+            "fks_clock_offset_seconds",
+            "gauge",
+            ("source",),
+            "a venue's or the NTP server's clock minus that of the head",
+        ),
         Metric("fks_ninja_connected", "gauge", ("group",), "1 while the bridge of a NinjaTrader group is connected"),
         Metric("fks_ninja_ready", "gauge", ("group",), "1 while a NinjaTrader group is able to trade"),
         Metric("fks_ninja_disconnects_total", "counter", ("group",), "connections to NinjaTrader that were lost"),

@@ -81,6 +81,11 @@ class Watcher:
             look = await self._guard.call("checks", checks.run)
             if look is None:
                 continue
+            clock = look.checks.get("clock")
+            if clock is not None and "offset_ms" in clock.detail:
+                c.meter.gauge("fks_clock_offset_seconds", -clock.detail["offset_ms"] / 1000, source="ntp")
+            else:  # an old distance says nothing
+                c.meter.remove("fks_clock_offset_seconds", source="ntp")
             down = sorted(name for name, found in look.reported.items() if found.status == DOWN)
             if look.reported and down != before:
                 if down:

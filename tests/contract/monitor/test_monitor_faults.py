@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -14,13 +16,14 @@ from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
-from fks.config.settings import Chat, Settings
+from fks.config.settings import Chat, Monitor, Settings
 from fks.monitor import deep
 from fks.runtime import Component
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import Facts
+from tests.support.health_servers import ntp_server
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import http_receiver
 from tests.support.telegram import TOKEN, telegram_server
@@ -32,6 +35,15 @@ class _Meter(RecordingMeter):
 
     def snapshot(self) -> dict[str, float]:
         return {}
+
+
+def _monitor(
+    settings: Settings, paths: Paths, meter: _Meter, log: CollectingLog, db: Database, bus: Bus
+) -> MonitorActor:
+    node = Node("", "", "", {})
+    secrets = load_secrets(paths)
+    component: Any = Component("monitor", 1, settings, paths, secrets, node, RealClock(), log, meter, db, bus, None)
+    return MonitorActor(component, ())
 
 
 async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
@@ -48,23 +60,7 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
     async with http_receiver() as receiver, telegram_server() as telegram:
         chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann"}, telegram_url=telegram.url)
         settings = Settings(home=tmp_path, chat=chat)
-        monitor = MonitorActor(
-            Component(
-                "monitor",
-                1,
-                settings,
-                paths,
-                secrets,
-                Node("", "", "", {}),
-                RealClock(),
-                log,
-                meter,
-                database,
-                bus,
-                None,
-            ),
-            (),
-        )
+        monitor = _monitor(settings, paths, meter, log, database, bus)
         address = f"json://{receiver.host}/hook"
         await AlertingStore(database).save_channel(
             "w", kind="webhook", address=Sealer(secrets.session_key).seal(address), base=None, severity_min="info",
@@ -83,3 +79,23 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
     assert ("error", "monitor.fault", {"part": "monitor.checks", "error": "UnicodeError: label too long"}) in log.lines
+
+
+async def test_distance_from_ntp_is_a_metric(
+    database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deep, "EVERY_S", 0.05)
+    paths = Paths.of(tmp_path).ensure()
+    ensure_secrets(paths)
+    meter = _Meter()
+    async with ntp_server(time.time) as ntp:
+        ntp.ahead_s = 10.0
+        settings = Settings(home=tmp_path, monitor=Monitor(ntp_server=ntp.address))
+        monitor = _monitor(settings, paths, meter, CollectingLog(), database, bus)
+        await monitor.start()
+        running = asyncio.create_task(monitor.run())
+        try:
+            await until(lambda: abs(meter.total("fks_clock_offset_seconds", source="ntp") - 10.0) < 1.0)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

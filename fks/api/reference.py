@@ -104,6 +104,7 @@ PROBLEMS: dict[str, str] = {
     "DECISION_UNKNOWN": "404: no such order or signal, or no strategy instance in the symbol",
     "INCIDENT_UNKNOWN": "404: no such incident",
     "INCIDENT_CLOSED": "409: the incident is closed already",
+    "NOTHING_HELD": "409: nothing is held in the symbol",
     "ORDER_ENDED": "409: there is nothing left to cancel, and no exit to end",
     "EXPIRED": "422: the request's `valid_until` passed before it became an order",
     "SIGNAL_UNKNOWN": "404: no such signal",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 from fks.model.timeframe import iso, to_ns
@@ -55,8 +56,12 @@ def plain_fill(fill: Any) -> PlainFill:
 
 
 def differences(left: Iterable[Any], right: Iterable[Any], *, most: int = 5) -> list[str]:
-    """Return the first differences of two ordered lists of fills, one sentence each; empty when they are the same."""
-    a, b = [plain_fill(f) for f in left], [plain_fill(f) for f in right]
+    """Return the first differences of two ordered lists of fills, one sentence each; empty when they are the same.
+
+    Fills of one time, side and price (protections of several entries) have no order between them: they are compared by
+    quantity.
+    """
+    a, b = _ordered(left), _ordered(right)
     found = [
         f"fill {index}: {name} is {getattr(x, name)} and {getattr(y, name)} ({x} / {y})"
         for index, (x, y) in enumerate(zip(a, b, strict=False))
@@ -69,7 +74,12 @@ def differences(left: Iterable[Any], right: Iterable[Any], *, most: int = 5) -> 
     return found[:most]
 
 
+def _ordered(fills: Iterable[Any]) -> list[PlainFill]:
+    runs = groupby((plain_fill(fill) for fill in fills), key=lambda fill: (fill.time, fill.side, fill.price))
+    return [fill for _, run in runs for fill in sorted(run, key=lambda fill: fill.quantity)]
+
+
 def assert_same_fills(left: Iterable[Any], right: Iterable[Any]) -> None:
-    """Fail with the first differing fields unless both lists hold the same fills in the same order."""
+    """Fail with the first differing fields unless both lists hold the same fills in the same order (see `differences`)."""
     found = differences(left, right)
     assert not found, "\n".join(found)

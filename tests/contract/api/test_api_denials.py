@@ -200,6 +200,7 @@ async def test_strategies_alone(outside: Open) -> None:
     async with outside(*sql) as callers:
         await callers.signal_is_denied("STRATEGY_DISABLED", instance="two", source="strategy:two")
         await callers.signal_is_denied("STRATEGY_CRASHED", instance="three", source="strategy:three")
+        await callers.signal_is_denied("NO_POSITION", is_add=True)
         assert (await callers.rig.outcome(await callers.rig.signal()))[0] == "ordered"
         await callers.signal_is_denied("PYRAMIDING")
 

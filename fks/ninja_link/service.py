@@ -127,6 +127,7 @@ class _Sent:
 
     epoch: str
     valid_until_ms: int
+    is_unanswered: bool = False  # its row says so already
     refusals: int = 0
     retry_s: float | None = None  # monotonic time of the next attempt
     is_given_up: bool = False  # its row has a final answer: it is dropped once it is no longer valid
@@ -145,7 +146,7 @@ class NinjaLink:
         self._sent: dict[str, _Sent] = {}
         self._asked: dict[str, float] = {}  # requests other than signals, and when they were sent
         self._events: deque[NinjaEvent] = deque()
-        self._outcomes: deque[Outcome] = deque()
+        self._outcomes: dict[str, Outcome] = {}  # by request, the newest alone: an earlier one says nothing more
         self._alerts: deque[tuple[str, str, str, Mapping[str, object]]] = deque(maxlen=1_000)
         self._has_events, self._has_outcomes, self._has_alerts = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._has_requests, self._has_changed = asyncio.Event(), asyncio.Event()
@@ -369,7 +370,7 @@ class NinjaLink:
         self._has_events.set()
 
     def _queue_outcome(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
+        self._outcomes[outcome.id] = outcome
         self._has_outcomes.set()
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
@@ -383,7 +384,8 @@ class NinjaLink:
         if refusal is not None:
             self._ports.log.warning("ninja.not_adopted", group=self._group, id=prepared.id, reason=refusal.value)
             return False
-        self._sent[prepared.id] = _Sent(prepared.epoch, prepared.valid_until_ms)
+        is_unanswered = record.state is RequestState.UNANSWERED
+        self._sent[prepared.id] = _Sent(prepared.epoch, prepared.valid_until_ms, is_unanswered)
         return True
 
     def _signal_changed(self, event: o.SignalChanged) -> None:
@@ -391,8 +393,11 @@ class NinjaLink:
         if session is None or sent is None:
             return
         outcome = outcome_of_signal(event, is_same_journal=sent.epoch == session.epoch)
-        if outcome is not None and not sent.is_given_up:
+        is_unanswered = outcome is not None and outcome.state is RequestState.UNANSWERED
+        is_known = is_unanswered and sent.is_unanswered and event.state not in ENDED
+        if outcome is not None and not sent.is_given_up and not is_known:
             self._queue_outcome(outcome)
+        sent.is_unanswered = is_unanswered or sent.is_unanswered
         sent.retry_s = None
         if event.state in ENDED:
             del self._sent[event.id]
@@ -538,8 +543,10 @@ class NinjaLink:
             await self._has_outcomes.wait()
             self._has_outcomes.clear()
             while self._outcomes:
-                await self._record(self._outcomes[0])
-                self._outcomes.popleft()
+                id, outcome = next(iter(self._outcomes.items()))
+                await self._record(outcome)
+                if self._outcomes.get(id) is outcome:
+                    del self._outcomes[id]
 
     async def _record(self, outcome: Outcome) -> None:
         now_ns = self._clock.now_ns() if outcome.is_final else None

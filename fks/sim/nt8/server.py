@@ -8,6 +8,7 @@ import logging
 import random
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,15 +44,22 @@ class ServerOptions:
     config: BridgeConfig = field(default_factory=BridgeConfig)
 
 
+class BridgeKilled(BaseException):  # noqa: N818 (no error: the bridge's process ended)
+    """The bridge's process was killed at a named point; its platform goes on."""
+
+
 class Server:
     """A running stand-in: all decisions run on the event loop's thread, as on the AddOn's worker.
 
     `failed` is done when it cannot go on: the process should end then.
     """
 
-    def __init__(self, options: ServerOptions, clock: Clock) -> None:
-        """Take the folder and load or make the secret. Errors: ConfigError when another process has the folder."""
+    def __init__(self, options: ServerOptions, clock: Clock, crash: Callable[[str], None] = lambda _: None) -> None:
+        """Take the folder and load or make the secret. `crash` is called at the bridge's named points and may raise
+        BridgeKilled. Errors: ConfigError when another process has the folder."""
         self.options = options
+        self.kills = 0  # of the bridge
+        self._crash = crash
         self.port = 0
         self.failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._clock = clock
@@ -84,7 +92,7 @@ class Server:
         return b"".join(self._disk.read(name).split())
 
     def _load_bridge(self) -> Sessions:
-        bridge = Bridge(self.platform, self._disk, self.options.config, lambda: secrets.token_hex(16))
+        bridge = Bridge(self.platform, self._disk, self.options.config, lambda: secrets.token_hex(16), self._crash)
         bridge.modes.update(self._modes)
         return Sessions(bridge, self.secret, lambda: secrets.token_hex(32))
 
@@ -131,6 +139,7 @@ class Server:
 
     def restart_bridge(self) -> None:
         """End the bridge without a word, as a killed process, and start it again on the same journal."""
+        self.kills += 1
         for writer in list(self._writers.values()):
             writer.transport.abort()
         self._writers.clear()
@@ -139,10 +148,21 @@ class Server:
         for name in self.platform.accounts:
             self.platform.connect(name)
 
+    def _revive(self) -> None:
+        """Start the bridge again after it was killed; it may be killed again as it starts."""
+        while True:
+            try:
+                self.restart_bridge()
+            except BridgeKilled:
+                continue
+            return
+
     async def _run(self) -> None:
         while True:
             try:
                 self._work()
+            except BridgeKilled:
+                self._revive()
             except Exception as error:
                 log.exception("the stand-in failed")
                 if not self.failed.done():
@@ -198,7 +218,13 @@ class Server:
             self.sessions.half_close(conn)
         except (ConnectionError, OSError):
             self.sessions.disconnect(conn)
-        self._deliver(self.sessions.work())
+        except BridgeKilled:
+            self._revive()
+            return
+        try:
+            self._deliver(self.sessions.work())
+        except BridgeKilled:
+            self._revive()
 
 
 def check_instruments(names: tuple[str, ...]) -> list[str]:
@@ -217,9 +243,11 @@ def front_contract(root: str, now_ms: int) -> str:
     raise ConfigError(f"no contract of {root}", remedy="use a root such as ES, NQ or CL")
 
 
-async def start(options: ServerOptions, clock: Clock | None = None) -> Server:
+async def start(
+    options: ServerOptions, clock: Clock | None = None, crash: Callable[[str], None] = lambda _: None
+) -> Server:
     """Start a stand-in in this process and return it listening. Errors: ConfigError."""
-    server = Server(options, clock or RealClock())
+    server = Server(options, clock or RealClock(), crash)
     await server.open()
     return server
 

@@ -28,9 +28,13 @@ class GuardianActor:
 
     async def start(self) -> None:
         """Open the venue sessions and the socket. Raising is a failed start."""
+        import uuid
+
         from fks.exchanges.registry import rate_limits_of
+        from fks.guardian.bridges import bridge_addresses
         from fks.guardian.context import Context
         from fks.guardian.lease import is_placed_here
+        from fks.guardian.ninja_session import NinjaSession
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
         from fks.rate_limits.venue_budgets import venue_budget
@@ -50,13 +54,18 @@ class GuardianActor:
             log=c.log,
             budget=budget,
         )
+        context = Context(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus)
+        addresses, wrong = bridge_addresses(c.settings, c.paths.home)
+        for fault in wrong:
+            c.log.error("guardian.ninja_unusable", fault=fault)
         self._guardian = Guardian(
-            Context(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus),
+            context,
             venues,
             kill_file=c.paths.kill_file,
             socket_path=c.paths.guardian_socket,
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),
+            bridges=[NinjaSession(context, address, lambda: uuid.uuid4().hex) for address in addresses],
         )
         await self._guardian.start()
 

@@ -61,13 +61,18 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
 @as_json
 @click.pass_context
 def resume(ctx: click.Context, force: bool, as_json: bool) -> None:
-    """Release the kill switch: entries are allowed again. Safe to repeat."""
+    """Release the kill switch: entries are allowed again. Safe to repeat.
+
+    NinjaTrader keeps a latch of its own: it is lifted there, with the button FKS Resume.
+    """
     answer = _ask(paths_of(ctx).guardian_socket, {"op": "resume", "by": _who(), "force": force})
     emit(answer, as_json=as_json, schema="fks.resume/1")
     if not as_json:
         click.echo(
             "no kill was engaged" if answer.get("already") else "the kill switch is released; entries are allowed again"
         )
+        for group in answer.get("still_halted", ()):
+            click.echo(f"NinjaTrader group {group} is still halted: press FKS Resume on its status indicator")
 
 
 def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 One line per act, each with `kill_id`, `at` (UTC) and `act`:
 `engaged` (scope, reason, by, flatten) · `joined` (a later kill was asked for: scope, reason, by, flatten) ·
 `flatten_wanted` (asked for at another guardian) · `cancelled` (one order, what the venue said) · `sending` (a
-flattening order, written before its first byte leaves) · `outcome` (what became of it; more than one may follow, the
+flattening order, written before its first byte leaves) · `asked` and `answered` (a request to a NinjaTrader bridge,
+written before its first byte leaves, and what came back) · `outcome` (what became of it; more than one may follow, the
 last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up after that) · `released`
 (with the person). A line cut short by a crash is ignored: what it was to record had not been acted upon, or is asked of
 the venue.
@@ -347,6 +348,16 @@ class KillJournal:
             venue_order_id=venue_order_id,
             code=code,
             detail=detail,
+        )
+
+    def asked(self, bridge: str, kind: str, about: str, *, now_ns: int) -> KillRecord:
+        """Promise a request to a NinjaTrader bridge; its bytes may leave once this returned."""
+        return self._note(self._id, now_ns, "asked", venue=bridge, kind=kind, about=about)
+
+    def answered(self, bridge: str, kind: str, about: str, outcome: str, detail: str, *, now_ns: int) -> KillRecord:
+        """Note what a NinjaTrader bridge answered: `ok`, `refused`, or `unknown` without an answer."""
+        return self._note(
+            self._id, now_ns, "answered", venue=bridge, kind=kind, about=about, outcome=outcome, detail=detail
         )
 
     def done(self, report: Mapping[str, Any], *, now_ns: int) -> KillRecord:

@@ -7,9 +7,9 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.guardian.journal import KillJournal
+from fks.guardian.kill_work import KillWork
 from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
-from fks.guardian.venue_kill import VenueKill
 from fks.model.ports import Log
 
 _KEPT = ("venues", "remaining", "cancelled", "orders")
@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(
         self,
-        works: Sequence[VenueKill],
+        works: Sequence[KillWork],
         journal: KillJournal,
         tables: KillTables,
         report: Callable[[], Mapping[str, Any]],

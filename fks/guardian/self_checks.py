@@ -8,12 +8,18 @@ from fks.model.health import FailedCheck
 
 
 def guardian_problems(detail: Mapping[str, object]) -> list[FailedCheck]:
-    """Return venues without a session, a kill file that cannot be written, tables that cannot be read."""
+    """Return venues and required NinjaTrader groups without a session, a kill file that cannot be written, tables that
+    cannot be read."""
     found = []
     venues = detail.get("venues")
     for name, venue in venues.items() if isinstance(venues, Mapping) else ():
         if not venue["open"]:
             found.append(FailedCheck("venue", f"no session with {name}: a kill could not cancel there", name))
+    bridges = detail.get("ninja")
+    for group, bridge in bridges.items() if isinstance(bridges, Mapping) else ():
+        if bridge["required"] and not bridge["open"]:
+            text = f"no session with NinjaTrader group {group}: {bridge['reason'] or 'it is opened'}"
+            found.append(FailedCheck("venue", text, f"ninja:{group}"))
     if detail.get("journal", "ok") != "ok":
         found.append(FailedCheck("disk", f"the kill file: {detail['journal']}", about="kill"))
     if why := detail.get("looks_on"):

@@ -2,7 +2,8 @@
 
 It needs nothing but the venues and its file. PostgreSQL down, order manager hung, Redis gone: a kill still cancels
 every open order and closes our positions, capped by the venue's free balance; what it did is merged into the tables
-when they are back. A guardian that dies in the middle goes on from its file when it returns, under the same ids. While
+when they are back. A NinjaTrader group is reached by a session of its own with the bridge, which flattens and keeps a
+latch of its own. A guardian that dies in the middle goes on from its file when it returns, under the same ids. While
 a kill is engaged others deny entries: they read the table `kill_switch` or, without a database, the file (`read_kill`).
 
 Talked to over a unix socket (0600), one JSON object a line each way:
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from fks.guardian.context import Context
 from fks.guardian.control_socket import ControlSocket
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import Asked, KillJournal, KillRecord, last_kill, read_kill
+from fks.guardian.kill_work import KillWork
 from fks.guardian.lease import HELD, GuardianLease, holder_of
+from fks.guardian.ninja_kill import NinjaKill
+from fks.guardian.ninja_session import NinjaSession
 from fks.guardian.positions import PositionsFile, Snapshot
 from fks.guardian.progress import Progress
 from fks.guardian.rows import KillTables
@@ -36,13 +40,14 @@ from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
+_NINJA = "ninja"  # the venue of orders at NinjaTrader, whichever group
 _CANCEL_AGAIN_S = 1.0
 _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that the venue alone is asked about each id
 
 
 class Guardian:
     """start, run, stop; `detail()` and `is_ready` for status. One per system. `exchange`: whose instruments its venues
-    trade."""
+    trade. `bridges`: unstarted sessions with NinjaTrader groups."""
 
     def __init__(
         self,
@@ -53,9 +58,11 @@ class Guardian:
         socket_path: Path,
         exchange: str = "",
         is_placed: bool = True,
+        bridges: Sequence[NinjaSession] = (),
     ) -> None:
         self._context = context
         self._venues = dict(venues)
+        self._bridges = tuple(bridges)
         self._bus, self._clock, self._meter = context.bus, context.clock, context.meter
         self._log, self._timing = context.log, context.timing
         self._exchange = exchange
@@ -65,7 +72,7 @@ class Guardian:
         self._snapshot: Snapshot | None = None
         self._opened: set[str] = set()
         self._skews: dict[str, float] = {}
-        self._works: dict[str, VenueKill] = {}
+        self._works: dict[str, KillWork] = {}
         self._work: asyncio.Task[None] | None = None
         self._socket = ControlSocket(socket_path, self.answer, context.log)
         self._renewing: asyncio.Task[None] | None = None
@@ -93,6 +100,8 @@ class Guardian:
         self.beat = self._clock.monotonic()
         await self._lease.renew()
         self._renewing = asyncio.create_task(self._lease.keep(), name="guardian lease")
+        for bridge in self._bridges:
+            bridge.start(lambda: self._lease.may_act)
         await self._open_venues()
         if self._tables.take_release(await self._tables.elsewhere()):
             self._engage_again()
@@ -127,6 +136,8 @@ class Guardian:
         for task in (*self._publishing, *(task for task in (self._work, self._renewing) if task is not None)):
             await _ended(task)
         await self._lease.release()
+        for bridge in self._bridges:
+            await bridge.close()
         for venue in self._venues.values():
             await venue.close()
         self._journal.close()
@@ -145,6 +156,15 @@ class Guardian:
             "kill_id": record.kill_id if record is not None and record.is_engaged else None,
             "is_done": record.is_done if record is not None and record.is_engaged else None,
             "venues": {name: {"open": name in self._opened, "skew_ms": self._skews.get(name)} for name in self._venues},
+            "ninja": {
+                bridge.address.group: {
+                    "open": bridge.is_open,
+                    "halted": bridge.is_halted,
+                    "required": bridge.address.is_required,
+                    "reason": bridge.reason,
+                }
+                for bridge in self._bridges
+            },
             "positions_age_s": None if age is None else round(age, 1),
             "database": self._tables.state,
             "lease": self._lease.state,
@@ -216,7 +236,12 @@ class Guardian:
             "already": False,
             "kill_id": record.kill_id,
             "database": self._tables.state,
+            **({"still_halted": self._still_halted()} if self._bridges else {}),
         }
+
+    def _still_halted(self) -> list[str]:
+        """Return the NinjaTrader groups whose own latch is on: no session of ours may lift it."""
+        return [bridge.address.group for bridge in self._bridges if bridge.is_halted]
 
     def report(self, *, already: bool = False) -> dict[str, Any]:
         """Return what became of the kill so far."""
@@ -303,7 +328,7 @@ class Guardian:
         return [
             line_of("elsewhere", why, holder=holder, quantity=quantity)
             for holder, quantity in sorted(held.items())
-            if holder.venue not in self._venues
+            if holder.venue not in self._venues and not (self._bridges and holder.venue == _NINJA)
         ]
 
     # ── the work ─────────────────────────────────────────────────────────────────────────────────
@@ -322,6 +347,10 @@ class Guardian:
             )
             for name, venue in self._venues.items()
         }
+        for bridge in self._bridges:
+            self._works[bridge.name] = NinjaKill(
+                self._context, bridge, self._journal, why_not=lambda: self._lease.why_not, is_settled=is_done
+            )
         self._work = asyncio.create_task(self._carry_out(), name="kill")
 
     async def _end_work(self) -> None:
@@ -338,11 +367,15 @@ class Guardian:
 
     async def _carry_out(self) -> None:
         """Work at every venue, and look on, for as long as the kill is engaged."""
-        await self._open_venues()
         progress = Progress(
             list(self._works.values()), self._journal, self._tables, self.report, self._clock, self._log, self._timing
         )
-        await asyncio.gather(progress.run(), *(work.run() for work in self._works.values()))
+        bridges = [work.run() for work in self._works.values() if isinstance(work, NinjaKill)]
+        await asyncio.gather(progress.run(), self._at_venues(), *bridges)
+
+    async def _at_venues(self) -> None:
+        await self._open_venues()  # may take long; a NinjaTrader group does not wait for it
+        await asyncio.gather(*(work.run() for work in self._works.values() if not isinstance(work, NinjaKill)))
 
     async def _wait_quiet(self) -> None:
         waits = [asyncio.ensure_future(work.quiet.wait()) for work in self._works.values()]

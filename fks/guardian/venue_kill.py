@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from typing import Any
 
-from fks.clock.waiting import wait_for_event
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten, line_of
 from fks.guardian.journal import KillJournal
+from fks.guardian.kill_work import KillWork
 from fks.guardian.positions import Snapshot
 from fks.guardian.unresolved import UnresolvedOrder, UnresolvedOrders
 from fks.model import ids
@@ -35,7 +34,7 @@ from fks.model.ports import Venue
 _AT_ONCE = 10  # cancels under way together
 
 
-class VenueKill:
+class VenueKill(KillWork):
     """The work of one kill at one venue. `run` goes on until cancelled; `state` and `remaining` always say where it is.
 
     `why_not`: the reason why this guardian must not act now, "" when it may; asked before each round and each send.
@@ -53,73 +52,17 @@ class VenueKill:
         save: Callable[[], Awaitable[None]],
         is_settled: bool = False,
     ) -> None:
+        super().__init__(context, venue.name, is_settled=is_settled)
         self._venue = venue
         self._journal = journal
         self._look = look
         self._why_not = why_not
-        self._clock, self._log, self._timing = context.clock, context.log, context.timing
         self._unresolved = UnresolvedOrders(venue, context.clock, context.timing)
         self._flatten = Flatten(context, venue, journal, save=save, may_act=lambda: not why_not())
         self._journaled: dict[str, str] = {}  # cancels: client id -> last outcome journaled
         self._ending: dict[str, str] = {}  # client id -> symbol of what was open and is to end
         self._identity: VenueIdentity | None = None  # whose account the session is
         self._symbols: set[str] = set()  # where orders of any kind were seen open
-        self._quiet_since: float | None = None
-        self._again = asyncio.Event()
-        self.state = "working"
-        self.detail = ""
-        self.remaining: list[dict[str, str]] = []
-        self.quiet = asyncio.Event()  # nothing is open, unresolved or left to close
-        self.is_settled = is_settled  # quiet for `settle_s`
-
-    def wake(self, *, is_more: bool = False) -> None:
-        """Look now. `is_more`: more is to be done than before, so that what was settled is not."""
-        self.quiet.clear()
-        if is_more:
-            self._quiet_since, self.is_settled = None, False
-        self._again.set()
-
-    async def run(self) -> None:
-        """Work and look on until cancelled. A venue that is away is tried again for as long as it takes."""
-        wait = self._timing.round_s
-        while True:
-            self._again.clear()
-            is_failed = True
-            try:
-                is_quiet = await self._round()
-                is_failed = False
-                self._note_quiet(is_quiet)
-            except OutageError as error:
-                self.state, self.detail = "unreachable", str(error)
-            except Exception as error:  # the last line of defence does not die of a surprise: it says so and goes on
-                self.state, self.detail = "failed", f"{type(error).__name__}: {error}"
-                self._log.error("kill.round_failed", venue=self._venue.name, error=self.detail)
-            if is_failed:
-                self._quiet_since = None  # what was settled stays so: only a round can say otherwise
-                self.quiet.clear()
-            wait = self._wait(wait, is_failed=is_failed)
-            await wait_for_event(self._again, wait, self._clock)
-
-    def _note_quiet(self, is_quiet: bool) -> None:
-        now = self._clock.monotonic()
-        if not is_quiet:
-            self._quiet_since, self.is_settled = None, False
-            self.quiet.clear()
-            return
-        self._quiet_since = now if self._quiet_since is None else self._quiet_since
-        self.is_settled = self.is_settled or now - self._quiet_since >= self._timing.settle_s
-        self.quiet.set()
-
-    def _wait(self, before: float, *, is_failed: bool) -> float:
-        """Return the wait until the next round: short while there is something to do, long once it is settled."""
-        timing = self._timing
-        if is_failed:
-            return min(before * 2, timing.round_max_s)
-        if self.is_settled:
-            return min(before * 1.5, timing.watch_max_s)
-        if self.quiet.is_set():
-            return max(timing.round_s, timing.settle_s / 6)
-        return min(before * 1.3, timing.round_max_s) if before <= timing.round_max_s else timing.round_s
 
     async def _round(self) -> bool:
         """Do what can be done now; return whether nothing is left that could be."""
@@ -245,10 +188,6 @@ class VenueKill:
             )
             for id, order in self._unresolved.items()
         ]
-
-    def report(self) -> Mapping[str, Any]:
-        """Return where this venue is, for people and programs."""
-        return {"name": self._venue.name, "state": self.state, "detail": self.detail}
 
 
 def _stub(client_order_id: str, symbol: str, venue: str, report: Report | None = None) -> Order:

@@ -1,6 +1,7 @@
 """A guardian as a process of its own: `python -m tests.support.guardian_process '<json>'`, for tests that kill -9 it.
 
-JSON: exchange (a LocalExchange's info), kill_file, socket, database_url?, timing. Prints one line when it listens.
+JSON: exchange (a LocalExchange's info, or null), folder, database_url?, timing, ninja? (group, port, secret). Prints one
+line when it listens.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import select
 import signal
 import subprocess
 import sys
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
 from fks.guardian.context import Context
+from fks.guardian.ninja_session import BridgeAddress, NinjaSession
 from fks.guardian.service import Guardian, Timing
 from fks.model.ports import Venue
 from fks.store.db import Database
@@ -58,25 +61,43 @@ def venue_on(exchange: dict[str, Any], **changes: Any) -> CcxtVenue:
 
 
 def guardian_with(
-    venues: dict[str, Venue], folder: Path, db: Database | None, timing: Timing = QUICK, *, is_placed: bool = True
+    venues: dict[str, Venue],
+    folder: Path,
+    db: Database | None,
+    timing: Timing = QUICK,
+    *,
+    is_placed: bool = True,
+    bridge: dict[str, Any] | None = None,
 ) -> Guardian:
-    """Return an unstarted guardian with its files in `folder`."""
+    """Return an unstarted guardian with its files in `folder`. `bridge`: group, port and secret of a NinjaTrader."""
+    context = Context(RealClock(), CollectingLog(), RecordingMeter(), timing, db)
+    address = bridge and BridgeAddress(bridge["group"], "127.0.0.1", bridge["port"], bridge["secret"].encode(), 2.0)
     return Guardian(
-        Context(RealClock(), CollectingLog(), RecordingMeter(), timing, db),
+        context,
         venues,
         kill_file=folder / "kill.jsonl",
         socket_path=folder / "g.sock",
         is_placed=is_placed,
+        bridges=[NinjaSession(context, address, lambda: uuid.uuid4().hex)] if address else [],
     )
 
 
 class GuardianProcess:
     """Starts and kills the process."""
 
-    def __init__(self, exchange: LocalExchange, folder: Path, database_url: str | None = None, **venue: Any) -> None:
+    def __init__(
+        self,
+        exchange: LocalExchange | None,
+        folder: Path,
+        database_url: str | None = None,
+        *,
+        bridge: dict[str, Any] | None = None,
+        **venue: Any,
+    ) -> None:
         self._argument = json.dumps(
             {
-                "exchange": exchange.info,
+                "exchange": exchange and exchange.info,
+                "bridge": bridge,
                 "folder": str(folder),
                 "database_url": database_url,
                 "timing": asdict(QUICK),
@@ -111,8 +132,8 @@ class GuardianProcess:
 async def _main(given: dict[str, Any]) -> None:
     url = given["database_url"]
     db = await Database.lazy(url, application="guardian") if url else None
-    venue = venue_on(given["exchange"], **given["venue"])
-    guardian = guardian_with({"ccxt": venue}, Path(given["folder"]), db, Timing(**given["timing"]))
+    venues: dict[str, Venue] = {"ccxt": venue_on(given["exchange"], **given["venue"])} if given["exchange"] else {}
+    guardian = guardian_with(venues, Path(given["folder"]), db, Timing(**given["timing"]), bridge=given["bridge"])
     await guardian.start()
     print("ready", flush=True)
     await guardian.run()

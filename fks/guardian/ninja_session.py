@@ -1,0 +1,181 @@
+"""The guardian's own session with the bridge of one NinjaTrader group, in role `guardian`.
+
+It is another socket than the control session of the link: a kill reaches NinjaTrader with that process dead. The
+session is open while this guardian may act, so that two guardians do not take each other's place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fks.guardian.context import Context
+from fks.model.errors import OutageError
+from fks.ninja import messages as m
+from fks.ninja import outputs as o
+from fks.ninja.machine import LIVE
+from fks.ninja.session import REQUEST_S, ClientSession, Identity
+from fks.ninja_link.link import Link, ports_of, system_draws
+
+_LOOK_S = 0.5  # between looks whether this guardian may act
+_AGAIN_S = 15.0  # after the session has ended for good: another guardian took its place, or the group is another one
+_MARGIN_S = 1.0  # an answer is waited for so much longer than the session itself waits
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeAddress:
+    """A NinjaTrader group and where its bridge listens. `is_required`: a missing session is a fault of the system."""
+
+    group: str
+    host: str
+    port: int
+    secret: bytes = field(repr=False)
+    timeout_s: float = 5.0
+    is_required: bool = False
+
+
+class NinjaSession:
+    """`start` and `close` once; `ask` in between. `status`: the newest snapshot. `welcome`: of this connection."""
+
+    def __init__(self, context: Context, address: BridgeAddress, new_instance: Callable[[], str]) -> None:
+        self._clock, self._log = context.clock, context.log
+        self.address, self.name = address, f"ninja:{address.group}"
+        self._new_instance = new_instance
+        self._link: Link | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._asked: dict[str, asyncio.Future[m.Result | m.Status]] = {}
+        self.welcome: m.Welcome | None = None
+        self.status: m.Status | None = None
+        self.reason = "not connected yet"
+
+    def start(self, may_act: Callable[[], bool]) -> None:
+        """Connect, and stay connected while `may_act`."""
+        self._keeping = asyncio.create_task(self._keep(may_act), name=self.name)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+            self._keeping = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request would leave now."""
+        return self._link is not None and self._link.session.state in LIVE
+
+    @property
+    def is_halted(self) -> bool | None:
+        """Whether the kill latch was on when the bridge last reported it; None before that."""
+        if self.status is not None:
+            return self.status.halted
+        return None if self.welcome is None else self.welcome.halted
+
+    async def ask(self, make: Callable[[str], m.Request]) -> m.Result | m.Status:
+        """Send the request that `make` returns for a new id, and return its answer.
+
+        Errors: OutageError without a connection or an answer: whether the bridge acted on it is then unknown.
+        """
+        link = self._link
+        if link is None or not self.is_open:
+            raise OutageError(f"no session with NinjaTrader: {self.reason}")
+        request = make(link.session.new_rid())
+        refusal = link.session.request(request)
+        if refusal is not None:
+            raise OutageError(f"nothing was sent to NinjaTrader: {refusal.value}")
+        answer: asyncio.Future[m.Result | m.Status] = asyncio.get_running_loop().create_future()
+        self._asked[request.rid] = answer
+        link.flush()
+        try:
+            async with asyncio.timeout(REQUEST_S.get(type(request), self.address.timeout_s) + _MARGIN_S):
+                return await answer
+        except TimeoutError:
+            raise OutageError(f"NinjaTrader did not answer {request.t}") from None
+        finally:
+            self._asked.pop(request.rid, None)
+
+    # ── the connection ───────────────────────────────────────────────────────────────────────────
+    async def _keep(self, may_act: Callable[[], bool]) -> None:
+        running: asyncio.Task[None] | None = None
+        again_s = 0.0
+        try:
+            while True:
+                is_allowed, now = may_act(), self._clock.monotonic()
+                if running is not None and running.done():
+                    self._ended(running)
+                    running, again_s = None, now + _AGAIN_S
+                if running is None and is_allowed and now >= again_s:
+                    running = self._opened()
+                elif running is not None and not is_allowed:
+                    await _cancelled(running)
+                    self._ended(running)
+                    running = None
+                    self.reason = "this guardian must not act"
+                await self._clock.sleep(_LOOK_S)
+        finally:
+            if running is not None:
+                await _cancelled(running)
+                self._ended(running)
+
+    def _opened(self) -> asyncio.Task[None]:
+        address = self.address
+        identity = Identity(address.group, "guardian", self._new_instance(), address.secret, "fks guardian")
+        session = ClientSession(
+            identity, self._clock, system_draws(), ports=ports_of(address.port), timeout_s=address.timeout_s
+        )
+        self._link = Link(session, address.host, self._clock, self._take)
+        return asyncio.create_task(self._link.run(), name=f"{self.name} link")
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._link = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.reason = f"{type(error).__name__}: {error}"
+            self._log.error("guardian.ninja_failed", group=self.address.group, error=self.reason)
+        self._fail(self.reason)
+
+    def _take(self, event: o.Event) -> None:
+        match event:
+            case o.Welcomed():
+                self.welcome, self.reason = event.welcome, ""
+                self._log.info("guardian.ninja_connected", group=self.address.group, port=event.port)
+            case o.Snapshot():
+                self.status = event.status
+            case o.Answered(message=m.Result() | m.Status() as message):
+                self._settle(event.request.rid, message)
+            case o.NotAnswered():
+                if (waiting := self._asked.get(event.request.rid)) is not None and not waiting.done():
+                    waiting.set_exception(OutageError(f"NinjaTrader did not answer: {event.reason}"))
+            case o.Logged():
+                # the link stores the log; here it is only let go of, so that a new connection replays little
+                assert self._link is not None
+                self._link.session.stored(event.event.epoch, event.event.seq)
+            case o.Disconnected() | o.Waiting() | o.Stopped():
+                self.reason = event.reason
+                if isinstance(event, o.Disconnected):
+                    self._log.warning("guardian.ninja_lost", group=self.address.group, reason=event.reason)
+                self._fail(event.reason)
+            case o.Alarm():
+                self._log.error(
+                    "guardian.ninja_alarm", group=self.address.group, code=event.code.value, detail=event.detail
+                )
+            case _:
+                return
+
+    def _settle(self, rid: str, message: m.Result | m.Status) -> None:
+        waiting = self._asked.get(rid)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+
+    def _fail(self, reason: str) -> None:
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(OutageError(f"the connection to NinjaTrader was lost: {reason}"))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

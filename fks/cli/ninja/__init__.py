@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fks.cli.ninja.certify import certify
 from fks.cli.ninja.connection import tail, test
 from fks.cli.ninja.package import package
 from fks.cli.ninja.rules import rules
@@ -16,6 +17,7 @@ def ninja() -> None:
     """Work with NinjaTrader 8 and the rules of its prop accounts."""
 
 
+ninja.add_command(certify)
 ninja.add_command(package)
 ninja.add_command(rules)
 ninja.add_command(tail)

@@ -33,7 +33,7 @@ def test(ctx: click.Context, pings: int, group: str | None, as_json: bool) -> No
     from fks.clock import RealClock
     from fks.ninja_link.check import check_connection
 
-    identity, address = _identity(ctx)
+    identity, address = identity_of(ctx)
     checked = asyncio.run(check_connection(identity, address, RealClock(), pings=pings))
     if as_json:
         emit(_document(checked, address), as_json=True, schema="fks.ninja.test/1")
@@ -70,7 +70,7 @@ def tail(ctx: click.Context, count: int | None, is_replay: bool, group: str | No
     from fks.ninja.strict_json import dumps
     from fks.ninja_link.check import follow
 
-    identity, address = _identity(ctx)
+    identity, address = identity_of(ctx)
     shown = 0
 
     def publish(event: o.Event) -> bool:
@@ -88,7 +88,9 @@ def tail(ctx: click.Context, count: int | None, is_replay: bool, group: str | No
     asyncio.run(follow(identity, address, RealClock(), publish))
 
 
-def _identity(ctx: click.Context) -> tuple[Identity, Address]:
+def identity_of(ctx: click.Context) -> tuple[Identity, Address]:
+    """Return who connects, in role `observe`, and where to, for a command with the option --group. Errors:
+    ConfigError."""
     from fks.ninja.session import Identity
     from fks.ninja_link.check import Address
     from fks.ninja_link.secret_file import load_secret

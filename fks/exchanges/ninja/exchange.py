@@ -31,6 +31,7 @@ from fks.model.timeframe import NS
 from fks.model.timeframe import TIMEFRAMES as LENGTHS
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
+from fks.ninja.offset import SKEW_MS
 from fks.ninja_link.secret_file import load_secret
 
 DAY_NS = 86_400 * NS
@@ -124,9 +125,12 @@ class NinjaExchange:
         return found[-limit:]
 
     async def _bars(self, symbol: str, timeframe: str, from_ns: int, to_ns: int, end_ns: int) -> list[Bar]:
+        from_ms, to_ms = -(-from_ns // MS), -(-to_ns // MS)
+        if from_ms >= to_ms:
+            return []
         if self._budget is not None:
             await self._budget.take()
-        rows = await self._session.history(symbol, -(-from_ns // MS), -(-to_ns // MS))
+        rows = await self._session.history(symbol, from_ms, to_ms)
         return closed((history_bar(row, timeframe) for row in rows), end_ns)
 
     async def fetch_trades(
@@ -134,8 +138,15 @@ class NinjaExchange:
     ) -> list[PublicTrade]:
         """Return trades that arrived on the present subscription; see `TradesFrom.STREAM`.
 
-        Errors: OutageError while no trades would arrive; PeerError for trades before the subscription.
+        Errors: OutageError while no trades would arrive, or the bridge's clock, which dates them, is far off; PeerError
+        for trades before the subscription.
         """
+        offset_ms = self._session.offset_ms
+        if abs(offset_ms) > SKEW_MS:
+            raise OutageError(
+                f"the clock of the NinjaTrader machine differs by {offset_ms / 1000:.1f} s",
+                remedy="synchronise it: w32tm /resync",
+            )
         stream = self._streams.get(symbol)
         if stream is None:
             raise OutageError(f"{symbol} is not subscribed at NinjaTrader")

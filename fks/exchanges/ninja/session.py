@@ -58,10 +58,14 @@ class DataSession:
         """Return whether requests may be sent."""
         return self._link is not None and self._link.session.state in (State.READY, State.SUSPECT)
 
+    @property
+    def offset_ms(self) -> int:
+        """Return the bridge's clock minus ours; 0 before it is measured."""
+        return self._link.session.offset.ms if self._link is not None else 0
+
     def present_ns(self) -> int:
         """Return the time of the bridge's clock, as far as it is known; else ours."""
-        offset_ms = self._link.session.offset.ms if self._link is not None else 0
-        return self._clock.now_ns() + offset_ms * 1_000_000
+        return self._clock.now_ns() + self.offset_ms * 1_000_000
 
     async def ready(self) -> None:
         """Return once the session is authenticated. Errors: OutageError, ConfigError when the secrets differ."""

@@ -147,6 +147,7 @@ async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(
     assert await exchange.fetch_bars(SYMBOL, "1m", bars[0].time_ns, 1) == bars[:1]
     until_ns = bars[-1].time_ns + 59 * NS
     assert await exchange.fetch_bars(SYMBOL, "1m", None, 10, until_ns=until_ns) == bars[:-1]
+    assert await exchange.fetch_bars(SYMBOL, "1m", until_ns, 10, until_ns=until_ns) == []
     for timeframe in ("1d", "5m", "7m", ""):
         with pytest.raises(InputError) as refused:
             await exchange.fetch_bars(SYMBOL, timeframe, None, 10)
@@ -422,6 +423,16 @@ async def test_x52_bars_begin_with_a_minute_whose_trades_all_arrived(bridge: Bri
         await listener.until(PublicTrade)
         with pytest.raises(OutageError, match="next minute"):
             await exchange.fetch_trades(SYMBOL, from_id=None, since_ns=MONDAY_NS, limit=10)
+
+
+async def test_x54_prices_of_a_bridge_whose_clock_is_wrong_are_not_trusted(bridge: Bridge, log: CollectingLog) -> None:
+    ahead = FastClock(bridge.clock.now_ns() + 6 * NS)
+    made = make_exchange("ninja", settings=bridge.settings, node=None, clock=ahead, log=log)
+    assert isinstance(made, NinjaExchange)
+    async with listening(made):
+        with pytest.raises(OutageError, match=r"differs by -6\.\d s"):
+            await present(made)
+    await made.close()
 
 
 async def test_x53_a_third_data_session_is_an_outage_that_says_so(

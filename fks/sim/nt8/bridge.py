@@ -15,7 +15,8 @@ from typing import Any
 from fks.sim.nt8.checks import Nack, check_fields, is_id, is_number
 from fks.sim.nt8.contracts import Contract
 from fks.sim.nt8.disk import Disk
-from fks.sim.nt8.journal import EVENTS_MAX, Journal, JournalWriteError, Record
+from fks.sim.nt8.event_log import EventLog
+from fks.sim.nt8.journal import Journal, JournalWriteError, Record
 from fks.sim.nt8.platform import (
     CONNECTED,
     TERMINAL,
@@ -29,6 +30,8 @@ from fks.sim.nt8.platform import (
     PlatformError,
     Position,
 )
+from fks.sim.nt8.prices import bracket_prices, check_bracket, used_prices
+from fks.sim.nt8.seed import SeedOrders, seed_reply
 from fks.sim.nt8.signals import FINAL, LIVE, ORDER_NAME, PROTECTIVE, REPORTED, TABLE, Leg, Signal, content
 
 Message = dict[str, Any]
@@ -138,11 +141,9 @@ class Bridge:
         self.blocked: set[tuple[str, str]] = set()  # (account, instrument) of an ambiguous signal
         self.counters = {"signals": 0, "submits": 0, "events_lost": 0}
         self.journal = Journal(disk, new_id)
-        self.last_seq = 0
-        self.events: deque[Message] = deque()
+        self._log = EventLog()
         self._new_id = new_id
         self._crash = crash
-        self._acked = 0
         self._exec_seen: set[tuple[str, str]] = set()
         self._exec_prints: dict[tuple[object, ...], set[str]] = {}
         self._amended: set[tuple[object, ...]] = set()
@@ -155,7 +156,7 @@ class Bridge:
         self._outside_since: dict[tuple[str, str], int] = {}
         self._late_fills: list[tuple[Signal, int, Decimal]] | None = None  # collected while an account is compared
         self._orphans: dict[tuple[str, str], int] = {}  # since when; 0 once it was reported
-        self._seeds: dict[str, tuple[str, int]] = {}
+        self._seeds = SeedOrders(config.seed_account, config.seed_entry_type, config.seed_unauthenticated)
         self._seen: dict[str, _Seen] = {}
         self._offset_ms = 0
         self._ticked_ms = -1
@@ -177,7 +178,12 @@ class Bridge:
     @property
     def oldest_seq(self) -> int:
         """Return the first event that is kept; last_seq + 1 when none is."""
-        return int(self.events[0]["seq"]) if self.events else self.last_seq + 1
+        return self._log.oldest_seq
+
+    @property
+    def last_seq(self) -> int:
+        """Return the number of the newest event; 0 when there was none."""
+        return self._log.last_seq
 
     @property
     def is_ready(self) -> bool:
@@ -218,7 +224,7 @@ class Bridge:
 
     def events_after(self, seq: int) -> list[Message]:
         """Return the kept events with a higher number, oldest first."""
-        return [event for event in self.events if event["seq"] > seq]
+        return self._log.after(seq)
 
     def mode(self, account: str) -> str:
         """Return auto, relay or off."""
@@ -240,7 +246,7 @@ class Bridge:
                 if one.state not in FINAL
             ],
             "features": sorted({name for one in self.platform.accounts.values() for name in one.features}),
-            "counters": {**self.counters, "events": self.last_seq, "acked": self._acked},
+            "counters": {**self.counters, "events": self._log.last_seq, "acked": self._log.acked},
         }
 
     def handle(self, peer: int, message: Message) -> None:
@@ -274,7 +280,16 @@ class Bridge:
 
     def handle_seed(self, peer: int, order: Message, *, is_authenticated: bool) -> None:
         """Take one line of the seed dialect; its reply comes out of the next `turn`."""
-        self._answer(peer, lambda: self._seed(peer, order, is_authenticated=is_authenticated))
+
+        def decide() -> Message:
+            found = self._seeds.signal_of(order, self.platform.accounts, self.now_ms, is_authenticated=is_authenticated)
+            if "success" in found:
+                return found
+            reply = self._signal(peer, found)
+            assert reply is not None
+            return seed_reply(found["id"], reply)
+
+        self._answer(peer, decide)
 
     def client_lost(self) -> None:
         """Apply the policy for a control session that is gone and did not come back in time."""
@@ -304,8 +319,7 @@ class Bridge:
 
     def compact(self) -> None:
         """Write the journal anew with what still matters. Errors: JournalWriteError."""
-        while self.events and self.events[0]["seq"] <= self._acked:
-            self.events.popleft()
+        self._log.drop_acknowledged()
         self.journal.compact(self._snapshot())
 
     def turn(self) -> list[Output]:
@@ -329,9 +343,7 @@ class Bridge:
             self._journal_failed()
             lost = [one for one in out if isinstance(one, Broadcast) and one.message["t"] == "ev"]
             self.counters["events_lost"] += len(lost)
-            for _ in lost:
-                self.events.pop()
-            self.last_seq -= len(lost)
+            self._log.take_back(len(lost))
             out = [one for one in out if one not in lost]
         self._crash("after_sync")
         return out
@@ -377,7 +389,7 @@ class Bridge:
         self.halted = bool(record["on"])
 
     def _load_acked(self, record: Record) -> None:
-        self._acked = max(self._acked, int(record["seq"]))
+        self._log.acknowledge(int(record["seq"]))
 
     def _load_state(self, record: Record) -> None:
         signal = self.signals[record["id"]]
@@ -389,8 +401,7 @@ class Bridge:
 
     def _load_event(self, record: Record) -> None:
         event = record["ev"]
-        self.events.append(event)
-        self.last_seq = int(event["seq"])
+        self._log.restore(event)
         signal = self.signals.get(event.get("id", ""))
         if event["kind"] == "exec" and event["op"] == "add":
             self._count_execution(signal, event)
@@ -440,13 +451,12 @@ class Bridge:
         for account, exec_id in sorted(self._exec_seen):
             yield {"r": "exec_seen", "account": account, "exec_id": exec_id}
         yield {"r": "halt", "on": self.halted, "reason": "compacted"}
-        yield {"r": "acked", "seq": self._acked}
-        for event in self.events:
+        yield {"r": "acked", "seq": self._log.acked}
+        for event in self._log.after(0):
             yield {"r": "event_kept", "ev": event}
 
     def _load_event_kept(self, record: Record) -> None:
-        self.events.append(record["ev"])
-        self.last_seq = int(record["ev"]["seq"])
+        self._log.restore(record["ev"])
 
     def _write(self, record: Record, *, must: bool = False) -> None:
         """Append a record. A disk that refuses halts the bridge; with `must` the error is the caller's as well."""
@@ -468,20 +478,16 @@ class Bridge:
         if self.journal.has_failed:
             self.counters["events_lost"] += 1
             return
-        event = {"t": "ev", "seq": self.last_seq + 1, "epoch": self.epoch, "at_ms": self.now_ms, "kind": kind, **fields}
+        event = {"t": "ev", "seq": self._log.last_seq + 1, "epoch": self.epoch, "at_ms": self.now_ms, "kind": kind, **fields}
         self._write({"r": "event", "ev": event})
         if self.journal.has_failed:
             self.counters["events_lost"] += 1
             return
-        self.last_seq += 1
-        self.events.append(event)
-        if len(self.events) > EVENTS_MAX:
-            self.events.popleft()
+        self._log.add(event)
         self._out.append(Broadcast(event))
 
     def _acknowledge(self, seq: int) -> None:
-        if self._acked < seq <= self.last_seq:
-            self._acked = seq
+        if seq <= self._log.last_seq and self._log.acknowledge(seq):
             self._write({"r": "acked", "seq": seq})
 
     # ── signals ───────────────────────────────────────────────────────────────────────────────────
@@ -522,7 +528,7 @@ class Bridge:
             return self._nack(message, *refusal)
         contract = self.platform.contract(message["instrument"])
         assert contract is not None
-        used = _used_prices(message, contract)
+        used = used_prices(message, contract)
         if self.mode(message["account"]) == "relay":
             return self._relay(message, used)
         if any(order.name == f"FKS:{message['id']}:E" for order in self.platform.orders(message["account"])):
@@ -587,7 +593,7 @@ class Bridge:
                 return "too_far", f"{name} {value} is too far from the last price {last.price}"
         if "sl_points" not in message and "sl_price" not in message and not account.is_sim:
             return "no_stop", "an order on a live account needs a stop"
-        return _check_bracket(message, contract, last.price)
+        return check_bracket(message, contract, last.price)
 
     def _refuse_risk(self, message: Message, account: Account) -> Nack | None:
         instrument, qty, is_buy = message["instrument"], message["qty"], message["action"] in ("buy", "long")
@@ -917,50 +923,6 @@ class Bridge:
         self.lift_halt(str(message.get("reason", "")))
         return {"ok": True}
 
-    # ── seed dialect ──────────────────────────────────────────────────────────────────────────────
-
-    def _seed(self, peer: int, order: Message, *, is_authenticated: bool) -> Message:
-        known = {"action", "instrument", "price", "tp_points", "sl_points", "quantity", "account"}
-        if unknown := sorted(order.keys() - known):
-            return _seed_failure("unknown_field", f"unknown field {unknown[0]!r}")
-        if order.get("action") not in ("buy", "sell", "long", "short"):
-            return _seed_failure("bad_field", "action: one of buy, sell, long, short")
-        account = order.get("account", self.config.seed_account)
-        found = self.platform.accounts.get(account) if isinstance(account, str) else None
-        if not is_authenticated and (
-            found is None or not found.is_sim or self.config.seed_unauthenticated != "sim_only"
-        ):
-            return _seed_failure("auth_required", "without the secret only a simulation account takes orders")
-        digest = content(order)
-        known_id, at_ms = self._seeds.get(digest, ("", 0))
-        is_repeated = bool(known_id) and 0 <= self.now_ms - at_ms <= 2_000
-        signal_id = known_id if is_repeated else f"s{digest[:12]}-{self.now_ms // 1000:x}"
-        if not is_repeated:
-            self._seeds[digest] = (signal_id, self.now_ms)
-            for old in [one for one, (_, at) in self._seeds.items() if self.now_ms - at > 2_000]:
-                del self._seeds[old]
-        message = {
-            "t": "signal",
-            "id": signal_id,
-            "account": account,
-            "instrument": order.get("instrument"),
-            "action": order["action"],
-            "qty": order.get("quantity", 1),
-            "type": self.config.seed_entry_type,
-            "price": order.get("price"),
-            "sl_points": order.get("sl_points"),
-            "tp_points": order.get("tp_points"),
-            "created_ms": self.now_ms,
-            "valid_until": self.now_ms + 30_000,
-        }
-        reply = self._signal(peer, {name: value for name, value in message.items() if value is not None})
-        assert reply is not None
-        if reply["t"] == "nack":
-            return _seed_failure(reply["code"], reply["detail"], signal_id)
-        prefix = "duplicate " if reply.get("dup") else ""
-        state = reply.get("state", "indeterminate")
-        return {"success": True, "message": f"{prefix}{state} FKS:{signal_id}:E", "signal_id": signal_id}
-
     # ── orders at the platform ────────────────────────────────────────────────────────────────────
 
     def _submit_leg(
@@ -1001,7 +963,7 @@ class Bridge:
         contract = self.platform.contract(signal.instrument)
         if contract is None or signal.is_recovered:
             return  # its lots may have brackets: what is missing is found by the check of the protection
-        stop, target = _bracket_prices(signal.fields, contract, price, is_buy=signal.is_buy)
+        stop, target = bracket_prices(signal.fields, contract, price, is_buy=signal.is_buy)
         signal.lots += 1
         lot = signal.lots
         oco = self._new_id() if stop is not None and target is not None else ""
@@ -1511,7 +1473,7 @@ class Bridge:
         contract = self.platform.contract(signal.instrument)
         if contract is None or not signal.has_stop:
             return None
-        return _bracket_prices(signal.fields, contract, signal.avg_price, is_buy=signal.is_buy)[0]
+        return bracket_prices(signal.fields, contract, signal.avg_price, is_buy=signal.is_buy)[0]
 
     def _trim(self, signal: Signal, required: int) -> None:
         """Cancel or reduce exits that are larger than the position: they would open a reverse one."""
@@ -1690,63 +1652,6 @@ class Bridge:
         }
 
 
-# ── prices ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _used_prices(message: Message, contract: Contract) -> dict[str, Decimal]:
-    """Return the prices on the tick: an entry's limit is never worse than asked, its stop never earlier."""
-    if message["action"] == "exit":
-        return {}
-    is_buy = message["action"] in ("buy", "long")
-    used: dict[str, Decimal] = {}
-    if message.get("price") is not None and message["type"] in ("limit", "stop_limit"):
-        price = Decimal(message["price"])
-        used["price_used"] = contract.floor(price) if is_buy else contract.ceiling(price)
-    if message.get("stop_price") is not None and message["type"] in ("stop", "stop_limit"):
-        price = Decimal(message["stop_price"])
-        used["stop_used"] = contract.ceiling(price) if is_buy else contract.floor(price)
-    anchor = used.get("price_used", used.get("stop_used"))
-    if anchor is not None or "sl_price" in message or "tp_price" in message:
-        base = anchor if anchor is not None else Decimal(0)
-        absolute = {name: value for name, value in message.items() if anchor is not None or name.endswith("_price")}
-        stop, target = _bracket_prices(absolute, contract, base, is_buy=is_buy)
-        used |= {"sl_used": stop} if stop is not None else {}
-        used |= {"tp_used": target} if target is not None else {}
-    return used
-
-
-def _bracket_prices(
-    fields: Message, contract: Contract, fill: Decimal, *, is_buy: bool
-) -> tuple[Decimal | None, Decimal | None]:
-    """Return stop and target of a fill at `fill`, on the tick, rounded toward the entry."""
-    sign = 1 if is_buy else -1
-    stop = fields.get("sl_price")
-    if stop is None and fields.get("sl_points") is not None:
-        stop = fill - sign * fields["sl_points"]
-    target = fields.get("tp_price")
-    if target is None and fields.get("tp_points") is not None:
-        target = fill + sign * fields["tp_points"]
-    up, down = contract.ceiling, contract.floor
-    return (
-        None if stop is None else (up if is_buy else down)(Decimal(stop)),
-        None if target is None else (down if is_buy else up)(Decimal(target)),
-    )
-
-
-def _check_bracket(message: Message, contract: Contract, last: Decimal) -> Nack | None:
-    is_buy = message["action"] in ("buy", "long")
-    for name in ("sl_points", "tp_points"):
-        value = message.get(name)
-        if value is not None and value < contract.tick:
-            return "bad_bracket", f"{name} {value} is below one tick of {contract.tick}"
-    anchor = Decimal(message.get("price") or message.get("stop_price") or last)
-    stop, target = _bracket_prices(message, contract, anchor, is_buy=is_buy)
-    for what, value, is_above in (("stop", stop, not is_buy), ("target", target, is_buy)):
-        if value is not None and (value <= anchor if is_above else value >= anchor):
-            return "bad_bracket", f"the {what} {value} is on the wrong side of {anchor}"
-    return None
-
-
 # ── small functions ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -1761,10 +1666,6 @@ def _is_connected(account: Account) -> bool:
 def _day_of(now_ms: int) -> int:
     """Return the proleptic ordinal of the UTC day of `now_ms`."""
     return now_ms // 86_400_000 + 719_163
-
-
-def _seed_failure(code: str, detail: str, signal_id: str | None = None) -> Message:
-    return {"success": False, "message": f"{code}: {detail}", "signal_id": signal_id}
 
 
 def _leg_record(signal: Signal, leg: Leg) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -34,8 +35,12 @@ def test_a_restart_takes_the_worker_process_that_waits(system: System) -> None:
     """Importing Ray takes a second of a slow processor: the process that waits has done so."""
 
     def is_waiting() -> bool:
-        pids = (process.ppid() for process in psutil.process_iter() if process.name().startswith("ray::IDLE"))
-        return psutil.Process(system.components()["supervisor"]["pid"]).ppid() in pids
+        parents = set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith("ray::IDLE"):
+                    parents.add(process.ppid())
+        return psutil.Process(system.components()["supervisor"]["pid"]).ppid() in parents
 
     wait_until(is_waiting, deadline_s=30.0, every_s=0.5)
     killed_s = time.time()

@@ -158,6 +158,7 @@ PROBLEMS: dict[str, str] = {
     "CONFIG_ROLLING": "409: another version of the settings is still being rolled out",
     "CONFIG_VERSION_UNKNOWN": "404: no such version of the settings",
     "SERVICE_UNKNOWN": "404: no such service, or no component runs for it",
+    "GROUP_UNKNOWN": "404: no NinjaTrader group of this name in the settings",
     "GRAPHQL_INVALID": "400 in `extensions`: the text is no query, or asks for a field that there is not",
     "GRAPHQL_LIMIT": "422 in `extensions`: the query is too long, too deep or too costly; `message` names the limit",
     "GRAPHQL_INTROSPECTION": "403 in `extensions`: the schema is described to callers with a token, or on this host",

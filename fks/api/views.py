@@ -452,6 +452,48 @@ class ReadyView(View):
     status: str
     dependencies: Any
     ninja_connected: bool | None = None
+    ninja_can_trade: bool | None = None
+
+
+class NinjaLinkView(View):
+    """The link of one NinjaTrader group. `waiting`: requests without a final answer, by state."""
+
+    group: str
+    enabled: bool
+    required: bool
+    host: str | None
+    port: int | None
+    state: str
+    connected: bool
+    can_trade: bool
+    halted: bool
+    accounts: Any
+    heartbeat_age_ms: int | None
+    offset_ms: int
+    alarm: str
+    bridge_epoch: str | None
+    stored_seq: int
+    snapshot_at: datetime | None
+    last_event: Any
+    waiting: Any
+    oldest_wait_s: float
+
+
+class NinjaLinksView(View):
+    """The links of all groups."""
+
+    items: list[NinjaLinkView]
+
+
+class ConnectionView(View):
+    """Whether a NinjaTrader group is connected, and where its bridge is."""
+
+    connected: bool
+    host: str
+    port: int
+    group: str
+    can_trade: bool
+    error: str | None = None
 
 
 class KillView(View):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+#: States of a connection whose bridge has proven the secret (`fks.ninja.machine.LIVE`).
+CONNECTED: Final = frozenset({"REPLAY", "READY", "SUSPECT"})
 FRESH_S: Final = 5.0  # a link's row is written at least each second; an older one is of a dead link
 
 
@@ -146,6 +148,11 @@ class LinkRecord:
     def is_fresh(self) -> bool:
         """Whether the actor of the link lives."""
         return self.age_s <= FRESH_S
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the bridge has proven the secret on a connection that lives."""
+        return self.is_fresh and self.report.state in CONNECTED
 
     @property
     def can_trade(self) -> bool:

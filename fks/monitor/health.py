@@ -10,10 +10,12 @@ from typing import Any
 from fks import __version__
 from fks.clock import Clock
 from fks.model.errors import OutageError
+from fks.model.ninja import LinkRecord
 from fks.model.timeframe import iso
 from fks.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.ninja import NinjaStore
 
 HEALTHY, DEGRADED, DOWN = "healthy", "degraded", "down"
 #: The owner's services, and which of our components each of them became (prefix of the component's name).
@@ -61,6 +63,7 @@ class Health:
         self._ttl_s = ttl_s
         self._started = clock.monotonic()
         self._seen: tuple[float, dict[str, str], list[dict[str, Any]]] | None = None
+        self._links: list[LinkRecord] = []
         self._looking = asyncio.Lock()
 
     async def dependencies(self, db: Database | None, bus: Bus | None) -> dict[str, str]:
@@ -88,6 +91,14 @@ class Health:
         up_s = max(self._clock.now_ns() / 1e9 - max(since), 0.0) if since else 0.0
         return self._document(service, status, dependencies, up_s)
 
+    async def ninja(self, db: Database | None, bus: Bus | None) -> dict[str, bool]:
+        """Return whether a link to NinjaTrader is connected, and whether one is able to trade."""
+        await self._checked(db, bus)
+        return {
+            "ninja_connected": any(link.is_connected for link in self._links),
+            "ninja_can_trade": any(link.can_trade for link in self._links),
+        }
+
     def _document(self, service: str, status: str, dependencies: dict[str, str], up_s: float) -> dict[str, Any]:
         return {
             "status": status,
@@ -104,10 +115,11 @@ class Health:
             if self._seen is None or self._clock.monotonic() - self._seen[0] >= self._ttl_s:
                 found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
                 components: list[dict[str, Any]] = []
+                self._links = []
                 if bus is not None:
                     found["redis"] = await _answers(bus)
                 if db is not None:
-                    rows, components = await _from_rows(db)
+                    rows, components, self._links = await _from_rows(db)
                     found |= rows
                 self._seen = (self._clock.monotonic(), found, components)
             return self._seen[1], self._seen[2]
@@ -128,14 +140,15 @@ async def _answers(bus: Bus) -> str:
     return HEALTHY
 
 
-async def _from_rows(db: Database) -> tuple[dict[str, str], list[dict[str, Any]]]:
+async def _from_rows(db: Database) -> tuple[dict[str, str], list[dict[str, Any]], list[LinkRecord]]:
     try:
         await db.ping()  # at once, without the retries of a query: a health check must not wait
         components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
         feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
+        links = await NinjaStore(db).links()
     except OutageError:
-        return {"database": DOWN, "tree": DOWN, "feeds": DOWN}, []
-    return {"database": HEALTHY, "tree": tree_health(components), "feeds": feeds_health(feeds)}, components
+        return {"database": DOWN, "tree": DOWN, "feeds": DOWN}, [], []
+    return {"database": HEALTHY, "tree": tree_health(components), "feeds": feeds_health(feeds)}, components, links
 
 
 def tree_health(components: list[dict[str, Any]]) -> str:

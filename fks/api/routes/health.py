@@ -15,7 +15,7 @@ from fks.api.problems import Problem
 from fks.api.query import Gate
 from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
-from fks.monitor.health import DOWN, HEALTHY, OWNER_SERVICES
+from fks.monitor.health import DOWN, OWNER_SERVICES
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
 router = Router(tags=["health"], dependencies=[require("open")])
@@ -49,12 +49,13 @@ async def service_health(gate: Gate, service: str) -> ExactJson:
 
 @router.get("/{service}/ready", response_model=ReadyView)
 async def service_ready(gate: Gate, service: str) -> ExactJson:
-    """Return whether one replaced service works: 200 ready, 503 not_ready. That of fks_ninja has `ninja_connected`."""
+    """Return whether one replaced service works: 200 ready, 503 not_ready. That of fks_ninja has `ninja_connected`
+    and `ninja_can_trade`: its actors may be ready while NinjaTrader, where it is not required, is away."""
     report = await gate.health.service_report(_service(service), gate.db, gate.bus)
     is_ready = report["status"] != DOWN
     body = {"status": "ready" if is_ready else "not_ready", "dependencies": report["dependencies"]}
     if service == "fks_ninja":
-        body["ninja_connected"] = report["dependencies"].get("ninja") == HEALTHY
+        body |= await gate.health.ninja(gate.db, gate.bus)
     return ExactJson(body, status_code=200 if is_ready else 503)
 
 

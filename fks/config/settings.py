@@ -122,6 +122,11 @@ class Node(Section):
     resources: tuple[str, ...] = Field(
         (), description="what this machine offers to placement besides its role: 'ninja=1'"
     )
+    environment: tuple[str, ...] = Field(
+        (),
+        description="environment variables that Ray's processes (strategies, too) are given besides those that FKS, "
+        "Python, proxies, TLS and CUDA need: 'MODEL_DIR', 'AWS_*'",
+    )
 
 
 class Sim(Section):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from fks.config.environment import passed_on
 from fks.config.paths import Paths
 from fks.config.python import module
 from fks.config.settings import Settings
@@ -65,7 +66,7 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
     """Return the environment of everything that is or talks to our Ray: the head, its workers, `actors.commands`."""
     kept = {
         name: value
-        for name, value in (os.environ if base is None else base).items()
+        for name, value in passed_on(os.environ if base is None else base, settings.node.environment).items()
         if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_gcs_storage", "RAY_gcs_storage_path")
     }
     ray = settings.ray

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from fks.config.environment import passed_on
 from fks.config.paths import Paths
 from fks.config.python import module
 from fks.config.settings import Settings
@@ -109,7 +110,7 @@ def sim_service(paths: Paths, settings: Settings) -> ServiceSpec:
 
     def launch() -> Launch:
         wait_free(sim_ports(settings))
-        env = {**os.environ, "FKS_HOME": str(paths.home), "MALLOC_ARENA_MAX": "2"}
+        env = {**passed_on(os.environ), "FKS_HOME": str(paths.home), "MALLOC_ARENA_MAX": "2"}
         return Launch(sim_command(files, settings), env, err=paths.logs / "sim.log", out=files.ready)
 
     async def is_ready(process: ProcessHandle) -> bool:

@@ -71,6 +71,9 @@ def test_every_port_of_the_head_is_explicit(tmp_path):
         assert port, key
         assert key == "http.port" or str(port) in passed, key
     assert env["RAY_AUTH_MODE"] == "token"
+    given = settings.model_copy(update={"node": settings.node.model_copy(update={"environment": ("MODEL_DIR",)})})
+    base = {"GITHUB_TOKEN": "g", "MODEL_DIR": "/m", "FKS_LOG_LEVEL": "info", "RAY_ADDRESS": "x"}
+    assert ray_env(paths, given, base).keys() - ray_env(paths, settings, {}).keys() == {"MODEL_DIR", "FKS_LOG_LEVEL"}
     assert "token" not in command.replace("--temp-dir", "")
 
 

@@ -1,0 +1,40 @@
+"""Child processes are given what they need of the environment, and no credential of another program."""
+
+from __future__ import annotations
+
+from fks.config.environment import passed_on
+
+NEEDED = {
+    "PATH": "/bin",
+    "FKS_HOME": "/x",
+    "FKS_VENUE_API_KEY": "k",
+    "BINANCE_API_SECRET": "s",
+    "POSTGRES_PASSWORD": "p",
+    "https_proxy": "http://proxy",
+    "NO_PROXY": "localhost",
+    "SSL_CERT_FILE": "/ca.pem",
+    "REQUESTS_CA_BUNDLE": "/ca.pem",
+    "TZ": "UTC",
+    "LC_ALL": "C",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "LD_LIBRARY_PATH": "/lib",
+    "PYTHONPATH": "/src",
+    "RAY_CGRAPH": "1",
+}
+FOREIGN = {
+    "AWS_SECRET_ACCESS_KEY": "a",
+    "GITHUB_TOKEN": "g",
+    "SSH_AUTH_SOCK": "/agent",
+    "MODEL_DIR": "/models",
+    "PGPASSWORD": "p",
+    "DJANGO_SECRET_KEY": "d",
+}
+
+
+def test_what_is_needed_is_passed_on_and_nothing_else() -> None:
+    assert passed_on(NEEDED | FOREIGN) == NEEDED
+
+
+def test_what_the_settings_name_is_passed_on_too() -> None:
+    found = passed_on(NEEDED | FOREIGN, ("MODEL_DIR", "AWS_*", "NONE"))
+    assert found == NEEDED | {name: FOREIGN[name] for name in ("MODEL_DIR", "AWS_SECRET_ACCESS_KEY")}

@@ -20,7 +20,13 @@ class OrderManagerActor:
     entry before the venue is reconciled.
     """
 
-    MODULES = ("fks.order_manager.service", "fks.guardian.service", "fks.venues.registry", "fks.venues.binance.session")
+    MODULES = (
+        "fks.order_manager.service",
+        "fks.order_manager.ninja_rows",
+        "fks.guardian.service",
+        "fks.venues.registry",
+        "fks.venues.binance.session",
+    )
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -30,6 +36,7 @@ class OrderManagerActor:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.journal import kill_mode
+        from fks.order_manager.ninja_rows import NinjaRows
         from fks.order_manager.service import OrderManager
         from fks.orders.sent_ids import SentIds
         from fks.rate_limits.venue_budgets import venue_budget
@@ -53,6 +60,7 @@ class OrderManagerActor:
             log=c.log,
             may_send=c.lease.holds,
             budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange)),
+            ninja=NinjaRows(c.db, c.bus, c.lease, c.clock),
         )
 
         self._service = OrderManager(

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from fks.api.exact import decimal_of, shown
 from fks.clock import Clock
 from fks.config.settings import Settings
-from fks.model.account import Account
+from fks.model.account import BRACKET_KEEPERS, Account
 from fks.model.backoff import Backoff
 from fks.model.codes import Code
 from fks.model.errors import InputError, OutageError
@@ -311,6 +311,13 @@ class OrderEntry:
         if order is None:
             raise InputError(
                 f"unknown order {client_order_id!r}", code="ORDER_UNKNOWN", status=404, remedy="see `fks orders list`"
+            )
+        if order.parent_id is not None and order.venue in BRACKET_KEEPERS:
+            raise InputError(
+                f"order {client_order_id} is a stop or target that {order.venue} keeps by itself",
+                code="LEG_KEPT",
+                status=409,
+                remedy="exit the position, or move the leg at the platform",
             )
         request = None
         if order.role is Role.EXIT and order.signal_id is not None:

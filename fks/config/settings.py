@@ -416,6 +416,10 @@ class Ninja(Section):
     )
     required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
     prices: str | None = Field(None, description="group whose bridge gives prices; unset = the only one")
+    account: str | None = Field(
+        None, min_length=1, description="account at NinjaTrader that the venue 'ninja' trades; unset = no such venue"
+    )
+    account_group: str | None = Field(None, description="group of that account; needed with several groups")
     groups: dict[str, NinjaGroup] = Field(
         default_factory=dict,
         description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required",
@@ -430,7 +434,16 @@ class Ninja(Section):
         places = [(of.host, of.port) for of in self.links().values()]
         if twice := [place for place in places if places.count(place) > 1]:
             raise ValueError(f"two groups have the bridge {twice[0][0]}:{twice[0][1]}: each bridge has one group")
+        if self.account is not None and self.traded() is None:
+            known = ", ".join(self.links()) or "none: set ninja.enabled = true"
+            raise ValueError(f"ninja.account needs ninja.account_group, one of the enabled groups ({known})")
         return self
+
+    def traded(self) -> tuple[str, str] | None:
+        """Return group and account that the venue `ninja` trades; None: there is no such venue."""
+        groups = list(self.links())
+        group = groups[0] if self.account_group is None and len(groups) == 1 else self.account_group
+        return None if self.account is None or group not in groups else (group, self.account)
 
     def links(self) -> dict[str, NinjaGroup]:
         """Return the bridges to connect to, by group."""

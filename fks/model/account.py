@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Literal
 
 #: the venues that an account's orders may go to; `fks.venues.registry.MAKERS` has a maker for each
-VenueName = Literal["paper", "ccxt"]
+VenueName = Literal["paper", "ccxt", "ninja"]
+#: those of them that place, resize and end SL and TP themselves (`VenueCapabilities.keeps_bracket`)
+BRACKET_KEEPERS = frozenset({"ninja"})
 
 
 class Environment(StrEnum):

@@ -82,6 +82,17 @@ class NinjaStore:
         """Return the events of one signal, oldest first."""
         return [_event(row) for row in await self._db.fetch("ninja.events_of", signal_id)]
 
+    async def executions(self, group: str, account: str, instrument: str, since_ns: int) -> list[NinjaEvent]:
+        """Return the executions of an account in an instrument whose events are of `since_ns` or later (the bridge's
+        clock), oldest first."""
+        rows = await self._db.fetch("ninja.executions", group, account, instrument, to_datetime(max(since_ns, 0)))
+        return [_event(row) for row in rows]
+
+    async def leg_names(self, group: str, account: str, since_ns: int) -> list[tuple[str, str]]:
+        """Return signal id and name of every stop and target reported since a moment."""
+        rows = await self._db.fetch("ninja.leg_names", group, account, to_datetime(since_ns))
+        return [(row["signal_id"], row["name"]) for row in rows]
+
     async def last_events(self, count: int = 1) -> list[tuple[str, NinjaEvent]]:
         """Return the newest `count` events of each group, each group's oldest first."""
         return [(row["group_name"], _event(row)) for row in await self._db.fetch("ninja.last_events", count)]

@@ -19,6 +19,7 @@ from fks.model.errors import ConfigError, OutageError
 from fks.model.instrument import Instrument
 from fks.model.ports import Log, Venue, VenueBudget
 from fks.venues.binance.config import SessionConfig
+from fks.venues.ninja.rows import Rows
 from fks.venues.paper import PaperVenue
 
 
@@ -37,6 +38,7 @@ class Making:
     paper_timeframe: str | None = None
     may_send: Callable[[], bool] | None = None
     budget: VenueBudget | None = None
+    ninja: Rows | None = None
 
 
 def make_venue(
@@ -53,10 +55,12 @@ def make_venue(
     paper_timeframe: str | None = None,
     may_send: Callable[[], bool] | None = None,
     budget: VenueBudget | None = None,
+    ninja: Rows | None = None,
 ) -> Venue:
     """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids;
     `may_send` is asked right before the bytes of every send and cancel leave (None: they always may). `budget`: the
-    rate limits, shared with other processes (None: only the venue's own Retry-After counts).
+    rate limits, shared with other processes (None: only the venue's own Retry-After counts). `ninja`: the rows that the
+    venue `ninja` shares with its link.
 
     Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
     the local exchange is to be used and does not run.
@@ -78,6 +82,7 @@ def make_venue(
             paper_timeframe,
             may_send,
             budget,
+            ninja,
         )
     )
 
@@ -93,11 +98,13 @@ def make_venues(
     account_ids: Mapping[str, int] | None = None,
     may_send: Callable[[], bool] | None = None,
     budget: VenueBudget | None = None,
+    ninja: Rows | None = None,
 ) -> dict[str, Venue]:
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
-    a venue address or `venue.live` is configured. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
+    a venue address or `venue.live` is configured; ninja, for the order manager alone, when `ninja.account` is. With
+    `sim.fills = "tape"` paper fills by the bar rule too (G6).
     `secrets` is taken and not needed: venue keys are settings. `may_send` is the order manager's lease; the guardian
     has none. Errors: as `make_venue`.
     """
@@ -105,6 +112,8 @@ def make_venues(
     names = [] if role == "guardian" else ["paper"]
     if settings.sim.enabled or settings.venue.rest_url is not None or settings.venue.live:
         names.append("ccxt")
+    if role != "guardian" and settings.ninja.traded() is not None:
+        names.append("ninja")
     mode: Literal["bar", "last"] = "bar" if settings.sim.fills == "tape" else "last"
     return {
         name: make_venue(
@@ -117,6 +126,7 @@ def make_venues(
             paper_mode=mode,
             may_send=may_send,
             budget=budget,
+            ninja=ninja,
         )
         for name in names
     }
@@ -156,6 +166,22 @@ def _ccxt(making: Making) -> Venue:
     from fks.venues.ccxt import CcxtVenue
 
     return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget)
+
+
+def _ninja(making: Making) -> Venue:
+    """Make the venue of one account at NinjaTrader."""
+    wanted, traded = making.settings.ninja, making.settings.ninja.traded()
+    if traded is None or making.ninja is None:
+        raise ConfigError(
+            "no account at NinjaTrader is configured", remedy="set ninja.account, and ninja.account_group with several"
+        )
+    from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
+
+    group, account = traded
+    # what is waited for ends before the order manager stops waiting for the venue
+    timeout_s = min(wanted.links()[group].timeout_s, making.settings.venue.order_timeout_s)
+    config = NinjaConfig(group, account, timeout_s, making.account_id)
+    return NinjaVenue(config, making.ninja, making.clock, making.log, making.may_send)
 
 
 def limits_of(settings: Settings, node: Node | None) -> tuple[str, str | None, str]:
@@ -220,4 +246,4 @@ def _plain(value: SecretStr | None) -> str:
     return "" if value is None else value.get_secret_value()
 
 
-MAKERS: dict[str, Callable[[Making], Venue]] = {"paper": _paper, "ccxt": _ccxt}
+MAKERS: dict[str, Callable[[Making], Venue]] = {"paper": _paper, "ccxt": _ccxt, "ninja": _ninja}

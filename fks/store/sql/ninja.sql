@@ -103,6 +103,18 @@ SELECT * FROM ninja_events
 -- The events of one signal, in order.
 SELECT * FROM ninja_events WHERE signal_id = $1 ORDER BY position LIMIT 10000;
 
+-- name: executions
+-- The executions of an account in an instrument since a moment of the bridge's clock, in the order of their storing.
+SELECT * FROM ninja_events
+ WHERE group_name = $1 AND kind = 'exec' AND account = $2 AND body ->> 'instrument' = $3 AND at >= $4
+ ORDER BY position;
+
+-- name: leg_names
+-- Names of the legs that the bridge placed for signals of an account, as far as they were reported since a moment.
+SELECT DISTINCT signal_id, body ->> 'name' AS name FROM ninja_events
+ WHERE group_name = $1 AND kind IN ('order', 'exec') AND account = $2 AND at >= $3 AND signal_id IS NOT NULL
+   AND body ->> 'role' IN ('S', 'T');
+
 -- name: last_events
 -- The newest events of each group.
 SELECT e.* FROM ninja_links l CROSS JOIN LATERAL (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.clock import FakeClock
 from fks.config.endpoints import Node
-from fks.config.settings import Settings, Sim, Venue
+from fks.config.settings import Ninja, Settings, Sim, Venue
 from fks.model.account import VenueName
 from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Outcome, State
@@ -167,6 +167,11 @@ def test_each_role_gets_its_venues() -> None:
     alone = {**parts, "settings": settings(sim=Sim(enabled=False))}
     assert list(make_venues(role="orders", **alone)) == ["paper"]
     assert isinstance(make_venues(role="orders", **alone)["paper"], PaperVenue)
+    ninja = {**parts, "settings": settings(ninja=Ninja(enabled=True, account="Sim101")), "ninja": object()}
+    assert list(make_venues(role="orders", **ninja)) == ["paper", "ccxt", "ninja"]
+    assert list(make_venues(role="guardian", **ninja)) == ["ccxt"]
+    with pytest.raises(ConfigError, match=r"account at NinjaTrader"):
+        make("ninja")
 
 
 def test_no_address_of_the_real_exchange_is_left() -> None:

@@ -1,0 +1,544 @@
+"""Orders to NinjaTrader 8 as rows: the link `ninja:<group>` sends them to the bridge and writes what it answers.
+
+The venue holds no socket. A request is committed and then waited for; what is not taken by the link in time is
+withdrawn, which proves that nothing left. Reports and executions are read from the bridge's events, open orders and
+holdings from its status. The bridge keeps the bracket: SL and TP travel with the entry, and its legs are reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from fks.clock import Clock
+from fks.futures import contract_of
+from fks.model.account import Balance, Environment, Transfer, VenueIdentity
+from fks.model.bar import Bar
+from fks.model.codes import Code
+from fks.model.errors import OutageError
+from fks.model.ninja import FRESH_S, LinkRecord, NinjaEvent, NinjaRequest, RequestKind, RequestRecord, RequestState
+from fks.model.order import (
+    Answer,
+    Fill,
+    Lookup,
+    Order,
+    OrderType,
+    Outcome,
+    Presence,
+    Refusal,
+    Report,
+    State,
+    TimeInForce,
+)
+from fks.model.ports import Log, Priority, SessionBack, SessionLost, VenueCapabilities, VenueEvent
+from fks.venues.base import mistake_in, refused
+from fks.venues.ninja import translate as t
+from fks.venues.ninja.rows import Rows
+
+CAPABILITIES: Final = VenueCapabilities(
+    types=frozenset({OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT}),
+    times_in_force=frozenset({TimeInForce.GTC, TimeInForce.IOC}),
+    has_oco=False,  # no leg is ever sent
+    can_short=True,
+    fee_in_received_asset=False,
+    keeps_bracket=True,
+    is_margin=True,
+)
+POLL_S = 1.0
+_LOOK_S = 0.25  # a lost wake-up costs a waiting request this long
+_STATUS_AGE_S = 1.0  # an account's figures are asked for again after this
+_EVENTS_MAX = 1_000
+_NAMES_MAX = 20_000
+_LEGS_NS = 40 * 86_400 * 1_000_000_000  # legs that were reported longer ago have ended
+_RESTS_NS = 23 * 3_600 * 1_000_000_000  # the bridge refuses an order that may rest for more than a day
+_CLOSE_NS = 10 * 1_000_000_000  # the bridge ends the legs first: a closing order may take this long to go out
+_FINAL = frozenset({RequestState.ACKED, RequestState.NACKED, RequestState.EXPIRED, RequestState.WITHDRAWN})
+_GONE = {
+    RequestState.EXPIRED: (Code.SIGNAL_EXPIRED.value, "its time was over before the bridge took it"),
+    RequestState.WITHDRAWN: (Code.VENUE_DOWN.value, "nothing was sent: the link did not take it in time"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NinjaConfig:
+    """Group and account that the venue trades. `timeout_s`: how long an answer of the bridge is waited for."""
+
+    group: str
+    account: str
+    timeout_s: float = 5.0
+    account_id: int = 0  # ours
+
+
+class NinjaVenue:
+    """One account of one NinjaTrader instance. Hard state: the rows. Soft state: the names of legs, the last status."""
+
+    name = t.VENUE
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self, config: NinjaConfig, rows: Rows, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None
+    ) -> None:
+        self._config, self._rows, self._clock, self._log = config, rows, clock, log
+        self._may_send = may_send or (lambda: True)
+        self._refusal = ""
+        self._who: VenueIdentity | None = None
+        self._legs: OrderedDict[str, t.OrderName] = OrderedDict()  # by our id
+        self._symbols: OrderedDict[str, str] = OrderedDict()  # of signals
+        self._status: tuple[float, Mapping[str, Any]] | None = None  # taken at (monotonic)
+
+    async def open(self) -> None:
+        """Learn which legs the bridge has placed. Errors: OutageError."""
+        await asyncio.to_thread(t.load_calendars, self._clock.now_ns())
+        since_ns = self._clock.now_ns() - _LEGS_NS
+        for signal_id, name in await self._rows.leg_names(self._config.group, self._config.account, since_ns):
+            if (found := t.parse_name(name)) is not None and found.leg and found.signal_id == signal_id:
+                self._note_leg(found)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
+    async def submit(self, order: Order) -> Answer:
+        """Ask for the order, once, and wait for the bridge's answer. What the link did not take is withdrawn."""
+        if (no := self._refuse(order)) is not None:
+            return no
+        now_ns = self._clock.now_ns()
+        body = t.signal_body(order, self._config.account, now_ns)
+        if isinstance(body, Answer):
+            return body
+        try:
+            no = await self._unready()
+        except OutageError as error:
+            return refused(Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: {error}")
+        if no is not None:
+            return no
+        self._note_symbol(order.client_order_id, order.symbol)
+        request = NinjaRequest(
+            order.client_order_id,
+            self._config.group,
+            RequestKind.SIGNAL,
+            body,
+            self.name,
+            self._valid_until_ns(order, now_ns),
+        )
+        if not self._may_send():
+            return refused(Code.NOT_LEADER, Refusal.NOT_SENT, "the lease was lost on the way to the bridge")
+        record = await self._asked(request)
+        if isinstance(record, Answer):
+            return record
+        return self._answered(record, order)
+
+    async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
+        """Refuse: the bridge keeps the bracket, and no leg is ever sent."""
+        no = refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge places SL and TP itself")
+        return no, no
+
+    async def cancel(self, order: Order) -> Answer:
+        """Cancel an order that is not filled yet, and wait for its end: ACK proves that it has ended."""
+        if order.parent_id is not None:
+            return refused("KEPT_BY_VENUE", Refusal.OTHER, "NinjaTrader's bridge alone ends SL and TP")
+        if self._refusal:
+            return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
+        if not self._may_send():
+            return refused(Code.NOT_LEADER, Refusal.NOT_SENT, "the lease was lost on the way to the bridge")
+        request = self._request(RequestKind.CANCEL, {"id": order.client_order_id})
+        record = await self._asked(request)
+        if isinstance(record, Answer):
+            return record
+        if record.state is not RequestState.ACKED:
+            return self._answered(record, order)
+        return await self._ended(order)
+
+    async def _ended(self, order: Order) -> Answer:
+        """Wait for the end of an order that the platform was told to cancel: a fill may win the race."""
+        deadline_s = self._clock.monotonic() + self._config.timeout_s
+        while True:
+            try:
+                report = await self._report(order.symbol, order.client_order_id)
+            except OutageError as error:
+                return Answer(Outcome.AMBIGUOUS, detail=str(error))
+            if report is not None and report.state in (State.CANCELLED, State.EXPIRED, State.REJECTED):
+                return Answer(Outcome.ACK, report)
+            if report is not None and report.state is State.FILLED:
+                return refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, "it was filled before it could be cancelled")
+            left_s = deadline_s - self._clock.monotonic()
+            if left_s <= 0:
+                return Answer(Outcome.AMBIGUOUS, detail="the platform has not reported the end of the order yet")
+            await self._rows.wait(self._config.group, min(left_s, _LOOK_S))
+
+    def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
+        """Return 0: the bridge's own limits are answered by a code."""
+        return 0.0
+
+    def _refuse(self, order: Order) -> Answer | None:
+        if self._refusal:
+            return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
+        if order.parent_id is not None:
+            return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge places SL and TP itself")
+        if wrong := mistake_in(order, self.capabilities.types):
+            return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
+        return None
+
+    async def _unready(self) -> Answer | None:
+        """Return why nothing can be sent now, or None. Errors: OutageError."""
+        link, group = await self._rows.link(self._config.group), self._config.group
+        if link is None or not link.is_fresh:
+            return refused(
+                Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: the link ninja:{group} is not running"
+            )
+        if link.report.is_halted:
+            return refused("halted", Refusal.UNAVAILABLE, "nothing was sent: the kill latch of NinjaTrader is engaged")
+        if not link.report.is_ready:
+            detail = f"nothing was sent: NinjaTrader of group {group} is not ready ({link.report.state})"
+            return refused("not_ready", Refusal.UNAVAILABLE, detail)
+        account = self._account(link)
+        if account is None:
+            detail = f"nothing was sent: NinjaTrader of group {group} lists no account {self._config.account}"
+            return refused("unknown_account", Refusal.PERMISSION, detail)
+        if account.get("mode") != "auto":
+            detail = (
+                f"nothing was sent: account {self._config.account} has mode {account.get('mode')} at the bridge, "
+                "where a person trades; set it to auto in the bridge's configuration"
+            )
+            return refused("automation_forbidden", Refusal.PERMISSION, detail)
+        return None
+
+    def _account(self, link: LinkRecord) -> Mapping[str, Any] | None:
+        return next((a for a in link.report.accounts if a.get("name") == self._config.account), None)
+
+    def _valid_until_ns(self, order: Order, now_ns: int) -> int:
+        """Return how long the bridge may still execute the order; what it has not filled by then it cancels."""
+        if t.is_closing(order):
+            return now_ns + _CLOSE_NS
+        rests_ns = now_ns + (int(self._config.timeout_s * 1e9) if order.type is OrderType.MARKET else _RESTS_NS)
+        return rests_ns if order.valid_until_ns is None else min(order.valid_until_ns, rests_ns)
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────
+    def _request(self, kind: RequestKind, body: Mapping[str, Any]) -> NinjaRequest:
+        until_ns = self._clock.now_ns() + int(self._config.timeout_s * 1e9)
+        return NinjaRequest(uuid.uuid4().hex, self._config.group, kind, body, self.name, until_ns)
+
+    async def _asked(self, request: NinjaRequest) -> RequestRecord | Answer:
+        """Store a request and wait for its answer. What nobody took in time is withdrawn."""
+        try:
+            if not await self._rows.ask(request):
+                known = await self._rows.answer_of(request.id)
+                if known is not None:
+                    return Answer(Outcome.EXISTS, detail="another request has this id")
+                return refused(Code.NOT_LEADER, Refusal.NOT_SENT, "a newer epoch writes for this account")
+            return await self._wait_for(request.id)
+        except OutageError as error:  # the request may be committed: the link may send it
+            return Answer(Outcome.AMBIGUOUS, detail=str(error))
+
+    async def _wait_for(self, id: str) -> RequestRecord:
+        """Return a request once it has a final answer, or as it is when the time is over."""
+        deadline_s = self._clock.monotonic() + self._config.timeout_s
+        while True:
+            record = await self._rows.answer_of(id)
+            assert record is not None
+            if record.state in _FINAL or record.state is RequestState.INDETERMINATE:
+                return record
+            left_s = deadline_s - self._clock.monotonic()
+            if left_s > 0:
+                await self._rows.wait(self._config.group, min(left_s, _LOOK_S))
+                continue
+            if record.state is RequestState.NEW:
+                await self._rows.withdraw(id)
+            return await self._rows.answer_of(id) or record
+
+    def _answered(self, record: RequestRecord, order: Order) -> Answer:
+        """Return what the state of a request means for the order."""
+        if record.state is RequestState.ACKED:
+            return Answer(Outcome.ACK, t.acknowledged(order.client_order_id, order.symbol, record.answer or {}))
+        if record.state is RequestState.NACKED:
+            return t.refusal_of(record.code, record.detail)
+        if record.state in _GONE:
+            code, detail = _GONE[record.state]
+            return refused(code, Refusal.UNAVAILABLE, detail)
+        if record.state is RequestState.INDETERMINATE:
+            return Answer(Outcome.AMBIGUOUS, code=record.code, detail=record.detail or "the bridge does not know it")
+        return Answer(Outcome.AMBIGUOUS, code=record.code, detail=record.detail or "no answer of the bridge in time")
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+        """Look an order up: by the bridge's events, then by its request, and else at the bridge. Errors: none."""
+        if self._refusal:
+            return Lookup(Presence.NO_ANSWER, detail=self._refusal)
+        try:
+            report = await self._report(symbol, client_order_id)
+            if report is not None:
+                return Lookup(Presence.FOUND, report)
+            return await self._looked_up(symbol, client_order_id)
+        except OutageError as error:
+            return Lookup(Presence.NO_ANSWER, detail=str(error))
+
+    async def _report(self, symbol: str, client_order_id: str) -> Report | None:
+        """Return what the stored events say of an order; None when they say nothing."""
+        name = self._legs.get(client_order_id) or t.OrderName(client_order_id, "E", 1)
+        found: Report | None = None
+        for event in await self._rows.events_of(name.signal_id):
+            said: Report | None = None
+            if event.kind == "order" and event.body.get("name") == str(name):
+                said = t.report_of(name, event.body, symbol, event.at_ns, "rest")
+            elif event.kind == "signal" and not name.leg:
+                said = t.signal_report(event, symbol)
+                if found is not None and found.state in (State.FILLED, State.CANCELLED, State.REJECTED):
+                    said = None
+            found = said or found
+        return found
+
+    async def _looked_up(self, symbol: str, client_order_id: str) -> Lookup:
+        if client_order_id in self._legs:
+            return Lookup(Presence.NO_ANSWER, detail="the bridge has not reported this leg")
+        record = await self._rows.answer_of(client_order_id)
+        if record is None:
+            return await self._asked_at_bridge(symbol, client_order_id)
+        if record.state is RequestState.NEW and await self._rows.withdraw(client_order_id):
+            record = await self._rows.answer_of(client_order_id) or record
+        if record.state is RequestState.ACKED:
+            return Lookup(Presence.FOUND, t.acknowledged(client_order_id, symbol, record.answer or {}))
+        if record.state in _GONE or record.state is RequestState.NACKED:
+            code, detail = _GONE.get(record.state, (record.code, record.detail))
+            if code in t.EXISTS:
+                return await self._asked_at_bridge(symbol, client_order_id)
+            refusal = t.REFUSALS.get(code, Refusal.NOT_SENT)
+            at_ns = record.answered_ns or record.created_ns
+            report = Report(
+                client_order_id,
+                None,
+                symbol,
+                State.REJECTED,
+                Decimal(0),
+                at_ns,
+                code=code,
+                detail=detail,
+                refusal=refusal,
+            )
+            return Lookup(Presence.FOUND, report)
+        # the link asks the bridge about it as soon as it can: what it finds is in this row, and in events
+        return Lookup(Presence.NO_ANSWER, detail=record.detail or f"its request is {record.state.value}")
+
+    async def _asked_at_bridge(self, symbol: str, client_order_id: str) -> Lookup:
+        """Ask the bridge about an id of which there is no row: a failover may have lost it."""
+        record = await self._asked(self._request(RequestKind.QUERY, {"id": client_order_id}))
+        if isinstance(record, Answer) or record.state is not RequestState.ACKED or record.answer is None:
+            detail = record.detail if isinstance(record, Answer) else record.detail or "the bridge did not answer"
+            return Lookup(Presence.NO_ANSWER, detail=detail)
+        if record.answer.get("state") == "unknown_id":
+            return Lookup(Presence.NOT_FOUND)
+        return Lookup(Presence.FOUND, t.acknowledged(client_order_id, symbol, record.answer))
+
+    async def open_orders(self) -> list[Report]:
+        """Return the live orders of the account by a fresh status. Errors: OutageError."""
+        self._check_refusal()
+        account = await self._account_view(max_age_s=0.0)
+        reports: list[Report] = []
+        for name, fields in account.orders():
+            if name is None:
+                number = str(fields.get("order_id") or fields.get("name"))
+                reports.append(Report(f"nt8:{number}", number, "", State.WORKING, Decimal(0), account.at_ns))
+                continue
+            if name.leg:
+                self._note_leg(name)
+            symbol = await self._symbol_of(name.signal_id)
+            report = t.report_of(name, fields, symbol, account.at_ns, "reconcile")
+            if report is not None:
+                reports.append(report)
+        return reports
+
+    async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
+        """Return the executions of the account in a contract, as the bridge has reported them. Errors: OutageError."""
+        self._check_refusal()
+        contract = contract_of(symbol)
+        if contract is None:
+            return []
+        events = await self._rows.executions(self._config.group, self._config.account, contract.name, since_ns)
+        found = [self._fill(event, symbol, "rest") for event in events]
+        return [fill for fill in found if fill is not None and fill.time_ns >= since_ns]
+
+    async def balances(self) -> dict[str, Balance]:
+        """Return the account's cash, and the contracts that it holds by their code. Errors: OutageError."""
+        account = await self._account_view(max_age_s=_STATUS_AGE_S)
+        return account.balances()
+
+    async def identity(self) -> VenueIdentity:
+        """Return group and account, and whether its money is simulated. Errors: OutageError."""
+        link = await self._fresh_link()
+        account = self._account(link)
+        if account is None:
+            raise OutageError(
+                f"NinjaTrader of group {self._config.group} lists no account {self._config.account}",
+                remedy="check ninja.account, and the accounts of the group in the bridge's configuration",
+            )
+        environment = Environment.SIM if account.get("sim") else Environment.LIVE
+        return VenueIdentity(environment, f"{self._config.group}/{self._config.account}")
+
+    def refuse(self, reason: str) -> None:
+        """Send nothing and answer no read until `admit`."""
+        self._refusal = reason
+
+    def admit(self, identity: VenueIdentity) -> None:
+        """End a refusal. Executions are named after `identity` from now on."""
+        self._refusal, self._who = "", identity
+
+    async def transfers_since(self, since_ns: int) -> list[Transfer]:
+        """Return none: the platform lists no transfers."""
+        return []
+
+    async def skew_ms(self) -> float:
+        """Return the bridge's clock minus ours, as the link measures it. Errors: OutageError."""
+        return float((await self._fresh_link()).report.offset_ms)
+
+    def on_bar(self, bar: Bar) -> None:
+        """Not fed by bars."""
+
+    async def last_price(self, symbol: str) -> Decimal | None:
+        """Return None: prices come from the exchange `ninja`."""
+        return None
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────
+    async def events(self) -> AsyncIterator[VenueEvent]:
+        """Yield what the bridge reports from now on, for ever; SessionLost while its link is away or not ready."""
+        cursor: tuple[str | None, int] | None = None
+        is_up = False
+        while True:
+            try:
+                link = await self._rows.link(self._config.group)
+                if cursor is None and link is not None:
+                    cursor = link.bridge_epoch, link.stored_seq  # what came before is reconciled
+                problem = self._problem(link)
+                if is_up and problem:
+                    is_up = False
+                    yield SessionLost(problem)
+                while cursor is not None and self._who is not None:  # executions are named after whose they are
+                    rows = await self._rows.events_after(self._config.group, *cursor, _EVENTS_MAX)
+                    for event in rows:
+                        cursor = event.epoch, event.seq
+                        async for found in self._translated(event):
+                            yield found
+                    if len(rows) < _EVENTS_MAX:
+                        break
+                if not is_up and not problem:
+                    is_up = True
+                    yield SessionBack()
+            except OutageError as error:
+                if is_up:
+                    is_up = False
+                    yield SessionLost(str(error))
+                await self._clock.sleep(POLL_S)
+                continue
+            await self._rows.wait(self._config.group, POLL_S)
+
+    def _problem(self, link: LinkRecord | None) -> str:
+        if link is None or not link.is_fresh:
+            return f"the link ninja:{self._config.group} is not running"
+        if not link.report.is_ready:
+            return f"NinjaTrader of group {self._config.group} is not ready ({link.report.state})"
+        account = self._account(link)
+        if account is None or not account.get("connected"):
+            return f"account {self._config.account} is not connected to its broker"
+        return ""
+
+    async def _translated(self, event: NinjaEvent) -> AsyncIterator[VenueEvent]:
+        """Yield what an event of the log means for orders."""
+        if event.kind in ("epoch", "gap"):
+            yield SessionLost("events of the bridge are lost: open orders and executions are read again")
+            yield SessionBack()
+            return
+        if event.account is not None and event.account != self._config.account:
+            return
+        if event.kind == "signal" and event.signal_id is not None:
+            report = t.signal_report(event, await self._symbol_of(event.signal_id))
+            if report is not None:
+                yield report
+            return
+        name = t.parse_name(str(event.body.get("name") or ""))
+        if event.kind == "order" and name is not None:
+            if name.leg:
+                self._note_leg(name)
+            report = t.report_of(name, event.body, await self._symbol_of(name.signal_id), event.at_ns, "stream")
+            if report is not None:
+                yield report
+        elif event.kind == "exec":
+            symbol = str(event.body.get("instrument") or "") or await self._symbol_of(event.signal_id or "")
+            if name is not None and name.leg and name.client_order_id not in self._legs:
+                self._note_leg(name)
+                yield t.first_leg_report(name, event, symbol)
+            fill = self._fill(event, symbol, "stream")
+            if fill is not None:
+                yield fill
+            elif event.body.get("op") in ("update", "remove"):
+                self._log.warning(
+                    "ninja.execution_amended",
+                    venue=self.name,
+                    op=event.body.get("op"),
+                    exec_id=event.body.get("exec_id"),
+                )
+
+    def _fill(self, event: NinjaEvent, symbol: str, source: str) -> Fill | None:
+        if self._who is None:
+            raise OutageError("whose account the session is was not checked yet")
+        return t.fill_of(event, symbol, account_id=self._config.account_id, who=self._who, source=source)
+
+    # ── what is known ────────────────────────────────────────────────────────────────────────────
+    def _note_leg(self, name: t.OrderName) -> None:
+        _keep(self._legs, name.client_order_id, name)
+
+    def _note_symbol(self, signal_id: str, symbol: str) -> None:
+        _keep(self._symbols, signal_id, symbol)
+
+    async def _symbol_of(self, signal_id: str) -> str:
+        """Return the contract of a signal, "" when no row knows it."""
+        if signal_id not in self._symbols:
+            record = await self._rows.answer_of(signal_id)
+            if record is None:
+                return ""
+            self._note_symbol(signal_id, str(record.request.body.get("instrument") or ""))
+        return self._symbols[signal_id]
+
+    def _check_refusal(self) -> None:
+        if self._refusal:
+            raise OutageError(self._refusal)
+
+    async def _fresh_link(self) -> LinkRecord:
+        link = await self._rows.link(self._config.group)
+        if link is None or not link.is_fresh:
+            raise OutageError(
+                f"the link ninja:{self._config.group} is not running", remedy="see `fks status` and `fks ninja status`"
+            )
+        return link
+
+    async def _account_view(self, *, max_age_s: float) -> t.AccountView:
+        """Return the account by a status that is at most so old: asked for, or the one that the link has."""
+        status = await self._fresh_status(max_age_s)
+        found = t.account_in(status, self._config.account)
+        if found is None:
+            raise OutageError(f"the status of group {self._config.group} has no account {self._config.account}")
+        if found.fields.get("status") != "Connected":
+            raise OutageError(f"account {self._config.account} is not connected to its broker")
+        return found
+
+    async def _fresh_status(self, max_age_s: float) -> Mapping[str, Any]:
+        now_s = self._clock.monotonic()
+        if self._status is not None and now_s - self._status[0] <= max_age_s:
+            return self._status[1]
+        link = await self._fresh_link()
+        record = await self._asked(self._request(RequestKind.STATUS, {}))
+        if not isinstance(record, Answer) and record.state is RequestState.ACKED and record.answer is not None:
+            self._status = now_s, record.answer
+            return record.answer
+        taken_ns = link.report.snapshot_ns
+        if link.report.snapshot is None or taken_ns is None or self._clock.now_ns() - taken_ns > FRESH_S * 1e9:
+            raise OutageError(f"NinjaTrader of group {self._config.group} does not answer")
+        return link.report.snapshot
+
+
+def _keep(names: OrderedDict[str, Any], key: str, value: Any) -> None:
+    names[key] = value
+    while len(names) > _NAMES_MAX:
+        names.popitem(last=False)

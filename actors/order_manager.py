@@ -9,6 +9,7 @@ from fks.model.health import FailedCheck
 from fks.runtime import Component
 
 if TYPE_CHECKING:
+    from fks.order_manager.ninja_rows import NinjaRows
     from fks.order_manager.service import OrderManager
 
 
@@ -31,6 +32,7 @@ class OrderManagerActor:
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
         self._service: OrderManager | None = None
+        self._ninja: NinjaRows | None = None
 
     async def start(self) -> None:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
@@ -51,6 +53,7 @@ class OrderManagerActor:
         )
         if history.change is not None:
             c.log.warning("database.changed", reason=history.change, epoch=c.lease.epoch)
+        self._ninja = NinjaRows(c.db, c.bus, c.lease, c.clock)
         venues = make_venues(
             role="orders",
             settings=c.settings,
@@ -60,7 +63,7 @@ class OrderManagerActor:
             log=c.log,
             may_send=c.lease.holds,
             budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange)),
-            ninja=NinjaRows(c.db, c.bus, c.lease, c.clock),
+            ninja=self._ninja,
         )
 
         self._service = OrderManager(
@@ -85,6 +88,8 @@ class OrderManagerActor:
         """Send nothing more, commit what is in progress, close the sessions."""
         if self._service is not None:
             await self._service.stop()
+        if self._ninja is not None:
+            await self._ninja.close()
 
     @property
     def is_ready(self) -> bool:

@@ -151,7 +151,13 @@ class Collector:
     def problems(self) -> list[FailedCheck]:
         """Return what is wrong now: silent feeds, an exchange that refuses us, a store that takes nothing."""
         refusal, now_s = self._refusal or self._connections.refusal, self._clock.monotonic()
-        found = feed_problems(self._feeds.values(), now_s, away_max_s=self._data.stale_min_s, is_refused=bool(refusal))
+        found = feed_problems(
+            self._feeds.values(),
+            now_s,
+            away_max_s=self._data.stale_min_s,
+            is_refused=bool(refusal),
+            is_open=is_open_at(self._calendar, self._clock.now_ns()),
+        )
         found += [FailedCheck("feed", refusal, self.exchange.name)] if refusal else []
         return (
             found if self._is_storing else [*found, FailedCheck("database", "the store takes nothing", about="store")]

@@ -12,9 +12,11 @@ WAITING_MAX = 5_000  # sealed bars of one symbol that wait for the store
 
 
 def feed_problems(
-    feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float, is_refused: bool = False
+    feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float, is_refused: bool = False, is_open: bool = True
 ) -> list[FailedCheck]:
     """Return the feeds that are silent beyond their limit, or not live for `away_max_s`, or that wait for the store.
+
+    While the market is closed (`is_open` False) none has to be live: brokers end their price feeds at night.
 
     The collector reconnects by itself, so a restart helps at most once it has tried for long, and not where the
     exchange refuses the feed, or all of us (`is_refused`).
@@ -22,7 +24,7 @@ def feed_problems(
     found = []
     for feed in feeds:
         away_s = 0.0 if feed.live_until_s is None else now_s - feed.live_until_s
-        if feed.state is not FeedState.LIVE and (feed.stream not in TRUSTED or away_s > away_max_s):
+        if is_open and feed.state is not FeedState.LIVE and (feed.stream not in TRUSTED or away_s > away_max_s):
             text = (
                 f"{feed.symbol} is {feed.state}, last message {feed.liveness.age_s(now_s):.1f} s "
                 f"ago{f': {feed.error}' if feed.error else ''}"

@@ -60,7 +60,9 @@ class RecordedExchange:
 
     def __init__(self, exchange: Exchange, recorder: Recorder) -> None:
         if not isinstance(exchange, WireExchange):
-            raise ConfigError(f"{exchange.name} has no wire that could be recorded", remedy="set data.tape = false")
+            raise ConfigError(
+                f"{exchange.name} has no wire that could be recorded", remedy="record one with a websocket"
+            )
         self._exchange: Exchange = exchange
         self.source = exchange
         self.recorder = recorder

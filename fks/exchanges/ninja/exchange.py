@@ -76,7 +76,8 @@ class NinjaExchange:
         return self._counters
 
     async def open(self) -> None:
-        """Do nothing: the first request connects."""
+        """Allow requests; the first one connects."""
+        self._session.open()
 
     async def close(self) -> None:
         """End the session with the bridge."""

@@ -51,6 +51,7 @@ class DataSession:
         self._answers: dict[str, asyncio.Future[m.Result]] = {}
         self._bars: dict[str, list[m.HistoryBar]] = {}
         self._history = asyncio.Lock()
+        self._is_closed = False
         self.connects = 0
 
     @property
@@ -116,8 +117,14 @@ class DataSession:
                 await self._clock.sleep(BUSY_S)
         raise OutageError("NinjaTrader is busy with another program's history request")
 
+    def open(self) -> None:
+        """Allow sessions again after `close`."""
+        self._is_closed = False
+
     async def close(self) -> None:
-        """End the session, waiting at most a second for the bridge."""
+        """End the session, waiting at most a second for the bridge; a call that waits for it fails."""
+        self._is_closed = True
+        self._changed.set()
         link, task = self._link, self._task
         self._link = self._task = None
         if link is None or task is None:
@@ -132,7 +139,10 @@ class DataSession:
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────
     def _start(self) -> None:
-        """Start a link, unless one runs. Errors: ConfigError when the secret cannot be read."""
+        """Start a link, unless one runs. Errors: OutageError after `close`; ConfigError when the secret cannot be
+        read."""
+        if self._is_closed:
+            raise OutageError(self._text("the exchange is closed"))
         if self._task is not None and not self._task.done():
             return
         address = self._address

@@ -338,6 +338,21 @@ async def test_x41_refused_connection_is_an_outage_that_names_the_address(
         await made.close()
 
 
+async def test_x41_closing_ends_a_call_that_waits_and_connects_no_more(
+    bridge: Bridge, exchange: NinjaExchange, log: CollectingLog
+) -> None:
+    bridge.server.platform.trade(SYMBOL, Decimal(4500))
+    waiting = asyncio.create_task(exchange.fetch_bars(SYMBOL, "1m", None, 1))
+    await asyncio.sleep(0)  # it has begun to connect
+    await exchange.close()
+    with pytest.raises(OutageError):
+        await waiting
+    with pytest.raises(OutageError, match="closed"):
+        await exchange.fetch_bars(SYMBOL, "1m", None, 1)
+    await exchange.open()
+    assert await exchange.fetch_bars(SYMBOL, "1m", None, 1) == []
+
+
 async def test_x42_another_secret_is_refused_and_in_no_error_or_log(
     bridge: Bridge, log: CollectingLog, tmp_path: Path
 ) -> None:

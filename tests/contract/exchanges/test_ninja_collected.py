@@ -1,4 +1,4 @@
-"""The collector over NinjaTrader's prices, on a real socket and a real database: every stored bar is the platform's own.
+"""The collector over NinjaTrader's prices, real socket and database: every stored bar is the platform's own.
 
 The clock runs fast, so that a minute takes seconds. The bridge is restarted, loses trades and loses its price feed.
 """
@@ -19,7 +19,7 @@ from fks.store.assets import Asset, AssetStore
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.collecting import Held, running
-from tests.support.ninja_prices import SYMBOL, Bridge, FastClock, bridge_at
+from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, FastClock, bridge_at
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
@@ -27,8 +27,13 @@ SPEED = 20.0
 
 
 @pytest.fixture
-async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with bridge_at(tmp_path, FastClock(speed=SPEED), is_trading=True) as made:
+def start_ns() -> int:
+    return MONDAY_NS
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path, start_ns: int) -> AsyncIterator[Bridge]:
+    async with bridge_at(tmp_path, FastClock(start_ns, SPEED), is_trading=True) as made:
         yield made
 
 
@@ -129,3 +134,18 @@ async def test_a_quiet_market_stays_live_and_its_last_minute_is_sealed(
     assert (await stored(database)).keys() <= bridge.bars().keys()
     assert max(await stored(database)) == last_ns
     await check(bridge, database)
+
+
+@pytest.mark.parametrize(
+    ("start_ns", "is_problem"), [(MONDAY_NS, True), (MONDAY_NS - 48 * 3600 * NS, False)], ids=["open", "weekend"]
+)
+async def test_a_lost_price_feed_is_a_problem_only_while_the_market_is_open(
+    bridge: Bridge, collector: Collector, is_problem: bool
+) -> None:
+    bridge.server.platform.broker = False
+    bridge.lose_prices()
+    await until(lambda: SYMBOL in collector.feeds and "ConnectionLost" in collector.feeds[SYMBOL].error, deadline_s=20)
+    until_s = bridge.clock.monotonic() + 3 * bridge.settings.data.stale_min_s
+    await until(lambda: bridge.clock.monotonic() > until_s, deadline_s=20)
+    assert collector.feeds[SYMBOL].state is not FeedState.LIVE
+    assert [problem.about for problem in collector.problems()] == ([SYMBOL] if is_problem else [])

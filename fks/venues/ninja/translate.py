@@ -40,6 +40,7 @@ VENUE: Final = "ninja"
 CURRENCY: Final = "USD"  # NinjaTrader reports the account's money in its currency; CME contracts are in dollars
 MS_NS: Final = 1_000_000
 _NAME = re.compile(ORDER_NAME)
+_OURS = re.compile(r"[0-9a-f]{32}")
 _ZERO = Decimal(0)
 _LEG_ROLES: Final = {"S": Role.STOP_LOSS, "T": Role.TAKE_PROFIT}
 _CLOSING: Final = (Role.EXIT, Role.KILL)
@@ -95,7 +96,12 @@ class OrderName:
 
     @property
     def client_order_id(self) -> str:
-        """Return our id of it: of a leg the one made of the entry's id and the leg's name."""
+        """Return our id of it: of a leg the one made of the entry's id and the leg's name.
+
+        A signal that another program sent to the bridge has an id of another form, and its legs have their names.
+        """
+        if self.leg and _OURS.fullmatch(self.signal_id) is None:
+            return str(self)
         return ids.leg_id(self.signal_id, self.leg) if self.leg else self.signal_id
 
     def __str__(self) -> str:

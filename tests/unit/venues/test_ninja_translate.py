@@ -148,6 +148,12 @@ def test_names_of_platform_orders(name: str, role: str, leg: str) -> None:
     assert found.client_order_id == (leg_id(ID, leg) if leg else ID)
 
 
+def test_legs_of_another_programs_signal_have_no_id_of_our_form() -> None:
+    found = t.parse_name("FKS:s0123456789ab-67a0d8f0:S")
+    assert found is not None
+    assert found.client_order_id == "FKS:s0123456789ab-67a0d8f0:S"
+
+
 @pytest.mark.parametrize("name", ["", "Close", "FKS:x:Q", "FKS:x:S1", f"FKS:{ID}{ID}:E"])
 def test_names_that_are_not_ours(name: str) -> None:
     assert t.parse_name(name) is None

@@ -401,6 +401,9 @@ class NinjaGroup(Section):
     timeout_s: float = Field(5.0, gt=0, description="seconds to wait for NinjaTrader")
     secret_file: str | None = Field(None, description="file with the secret; unset = 'ninja.key' in FKS_HOME")
     required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    rules: str | None = Field(
+        None, description="rule group of its accounts, see 'fks ninja rules'; unset = no rules of a prop firm"
+    )
 
 
 class Ninja(Section):
@@ -415,6 +418,9 @@ class Ninja(Section):
         None, description="file with the secret shared with the bridge; unset = 'ninja.key' in FKS_HOME"
     )
     required: bool = Field(False, description="the system is degraded, and a person paged, while it cannot trade")
+    rules: str | None = Field(
+        None, description="rule group of its accounts, see 'fks ninja rules'; unset = no rules of a prop firm"
+    )
     prices: str | None = Field(None, description="group whose bridge gives prices; unset = the only one")
     account: str | None = Field(
         None, min_length=1, description="account at NinjaTrader that the venue 'ninja' trades; unset = no such venue"
@@ -422,7 +428,8 @@ class Ninja(Section):
     account_group: str | None = Field(None, description="group of that account; needed with several groups")
     groups: dict[str, NinjaGroup] = Field(
         default_factory=dict,
-        description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required",
+        description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required, "
+        "rules",
     )
 
     @model_validator(mode="after")
@@ -468,7 +475,7 @@ class Ninja(Section):
         """Return the bridge that the section's own keys describe, enabled or not."""
         return NinjaGroup(
             host=self.host, port=self.port, timeout_s=self.timeout_s, secret_file=self.secret_file,
-            required=self.required,
+            required=self.required, rules=self.rules,
         )  # fmt: skip
 
 

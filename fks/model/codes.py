@@ -78,6 +78,7 @@ class Code(StrEnum):
     INCIDENT_OPEN = "INCIDENT_OPEN"
     REDUCE_ONLY = "REDUCE_ONLY"
     NO_POSITION = "NO_POSITION"
+    PROP_OFF = "PROP_OFF"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -146,6 +147,7 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.INCIDENT_OPEN, False, "what the venue holds of the base or quote asset is not what was expected; an incident is open"),
     (Code.REDUCE_ONLY, False, "the order may only reduce a position, and it could open or enlarge one"),
     (Code.NO_POSITION, False, "the entry adds to a position, and there is none: its first entry did not fill, or the position is closed"),
+    (Code.PROP_OFF, False, "the funded account's rules are missing, incomplete or wrong: nothing is entered"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

@@ -13,11 +13,13 @@ from decimal import Decimal
 
 from fks.config.settings import Settings
 from fks.model.account import Account, Balance, Position
+from fks.model.codes import Denial
 from fks.model.instrument import Instrument
 from fks.model.order import OPEN, Fill, Order, Role, Side, State
 from fks.model.ports import VenueCapabilities
 from fks.model.signal import Signal
 from fks.order_manager.account_values import AccountValues
+from fks.order_manager.prop_rules import VENUE, PropGate
 from fks.orders.messages import KillMode, PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
@@ -83,6 +85,7 @@ class OrderCache:
     kill_mode: KillMode = KillMode.NONE
     kill_id: str = ""  # of the kill that wants positions closed
     is_guardian_alive: bool = False
+    prop: PropGate | None = None  # rules of a prop firm for the account at NinjaTrader
     escalated: tuple[str, str] | None = None  # a child that money depends on, and why
     is_journal_up: bool = True
     ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
@@ -262,6 +265,7 @@ class OrderCache:
             rates=values.rates,
             unvalued=values.unvalued,
             loss_today=values.loss_today,
+            prop=self._prop_denial(intent, now_ns),
             coins_of_others=values.coins_of_others,
             own=buckets.get(intent.instance, _ZERO),
             entries=values.entries,
@@ -270,6 +274,15 @@ class OrderCache:
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
             instance_state="" if intent.role in (Role.ORDER, Role.KILL) else self.instance_state(intent.instance),
         )
+
+    def _prop_denial(self, intent: Intent, now_ns: int) -> Denial | None:
+        if self.prop is None or intent.venue != VENUE or intent.role not in (Role.ENTRY, Role.ORDER):
+            return None
+        positions: dict[str, Decimal] = {}
+        for (account_id, venue, symbol, _), position in self.positions.items():
+            if (account_id, venue) == (intent.account_id, intent.venue):
+                positions[symbol] = positions.get(symbol, _ZERO) + position.quantity
+        return self.prop.denial(intent, self.open_of(intent.account_id), positions, now_ns)
 
     def equity(self, signal: Signal, now_ns: int) -> Decimal | None:
         """Return what the account of an entry is worth in the quote of its instrument: all balances at last prices, the

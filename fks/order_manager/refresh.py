@@ -105,6 +105,8 @@ class Refresher:
         self._cache.instances = {i.id: i for i in await self._facts.instances()}
         self._cache.ready = await self._signals.waiting(list(self._cache.venues))
         await self._read_kill()
+        if self._cache.prop is not None:
+            await self._cache.prop.refresh()
         self._cache.is_guardian_alive = await self._facts.is_guardian_alive(
             self._cache.settings.risk.guardian_age_max_s
         )

@@ -30,7 +30,7 @@ ORDER_CODES = {
     "position_limit": OrderCode.PROP_SIZE,
     "outside_session": OrderCode.PROP_HOURS,
     "news_block": OrderCode.PROP_NEWS,
-    "automation_forbidden": OrderCode.ACCOUNT_UNKNOWN,
+    "automation_forbidden": OrderCode.PROP_OFF,
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from decimal import Decimal
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from fks.model.errors import ConfigError, InputError
 from fks.prop_rules.account import AccountState
 from fks.prop_rules.rules import REQUIRED, News, RuleGroup
 
+FOLDER = "prop_rules"  # in FKS_HOME: files there replace shipped groups of the same name
 #: names of the shipped groups
 SHIPPED = ("topstep-50k", "topstep-100k", "topstep-150k", "apex-50k", "fxify-starter", "fxify-expert", "custom")
 #: keys that the add-on knows in each rule; it refuses others
@@ -54,6 +56,17 @@ def shipped_text(name: str) -> str:
 def shipped_group(name: str) -> RuleGroup:
     """Return a shipped group. Errors: InputError RULES_UNKNOWN."""
     return parse_group(shipped_text(name), f"{name}.toml")
+
+
+def stored_groups(folder: Path) -> list[tuple[RuleGroup, str]]:
+    """Return the groups and their files: those of the folder, then the shipped ones of other names.
+
+    Errors: ConfigError for a wrong file.
+    """
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".toml", ".json"))
+    found = [(parse_group(path.read_text(), path.name), str(path)) for path in files]
+    own = {group.group for group, _ in found}
+    return found + [(shipped_group(each), "shipped") for each in SHIPPED if each not in own]
 
 
 def find_group(groups: Iterable[RuleGroup], name: str) -> RuleGroup:

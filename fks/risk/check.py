@@ -82,6 +82,11 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.ORDER_COUNT, limits.order_count),
     (Code.NO_PROTECTION, order_checks.no_protection),
     (Code.LOSS_DAY, limits.loss_day),
+    (Code.PROP_DAILY, limits.prop_daily),
+    (Code.PROP_TRAILING, limits.prop_trailing),
+    (Code.PROP_SIZE, limits.prop_size),
+    (Code.PROP_NEWS, limits.prop_news),
+    (Code.PROP_HOURS, limits.prop_hours),
     (Code.RATE_ACCOUNT, limits.rate_account),
     (Code.RATE_VENUE, limits.rate_venue),
     (Code.SELF_TRADE, limits.self_trade),
@@ -95,6 +100,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.INCIDENT_OPEN, limits.incident_open),
     (Code.REDUCE_ONLY, _reduce_only),
     (Code.NO_POSITION, limits.no_position),
+    (Code.PROP_OFF, limits.prop_off),
 )
 
 #: Codes that are decided before an intent exists, and the place. A meta test reads this and NOT_YET beside CHECKS.
@@ -115,12 +121,7 @@ NOT_YET: dict[Code, str] = {
     Code.RISK_PER_TRADE: "equity curves",
     Code.LOSS_WEEK: "equity curves",
     Code.DRAWDOWN: "equity curves",
-    Code.PROP_DAILY: "prop-firm rules",
-    Code.PROP_TRAILING: "prop-firm rules",
-    Code.PROP_CONSISTENCY: "prop-firm rules",
-    Code.PROP_SIZE: "prop-firm rules",
-    Code.PROP_NEWS: "prop-firm rules",
-    Code.PROP_HOURS: "prop-firm rules",
+    Code.PROP_CONSISTENCY: "prop-firm rules: shown only, it decides no entry",
     Code.LOSS_STREAK: "circuit breakers",
     Code.COOLDOWN: "circuit breakers",
     Code.RATE_STRATEGY: "rate budgets per instance",

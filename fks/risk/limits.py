@@ -322,6 +322,40 @@ def no_position(intent: Intent, view: View) -> Denial | None:
     )
 
 
+def prop_daily(intent: Intent, view: View) -> Denial | None:
+    """The prop firm's daily loss is not reached, also if all stops are hit."""
+    return _prop(view, Code.PROP_DAILY)
+
+
+def prop_trailing(intent: Intent, view: View) -> Denial | None:
+    """The prop firm's largest loss is not reached, also if all stops are hit."""
+    return _prop(view, Code.PROP_TRAILING)
+
+
+def prop_size(intent: Intent, view: View) -> Denial | None:
+    """Positions and working entries stay within the prop firm's number of lots."""
+    return _prop(view, Code.PROP_SIZE)
+
+
+def prop_news(intent: Intent, view: View) -> Denial | None:
+    """No news window of the prop firm's rules is open."""
+    return _prop(view, Code.PROP_NEWS)
+
+
+def prop_hours(intent: Intent, view: View) -> Denial | None:
+    """The market is open, and the prop firm's hours allow entries."""
+    return _prop(view, Code.PROP_HOURS)
+
+
+def prop_off(intent: Intent, view: View) -> Denial | None:
+    """The rules of the prop firm are known, complete and not switched off."""
+    return _prop(view, Code.PROP_OFF)
+
+
+def _prop(view: View, code: Code) -> Denial | None:
+    return view.prop if view.prop is not None and view.prop.code is code else None
+
+
 def rate_account(intent: Intent, view: View) -> Denial | None:
     """The account's orders of the last minute are within their budget."""
     limit, count = view.limits.orders_per_minute, view.orders_last_minute

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from fks.config.risk import Risk
 from fks.model.account import Account, Balance
+from fks.model.codes import Denial
 from fks.model.instrument import Instrument
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
@@ -40,7 +41,7 @@ class View:
     the instrument's (None or absent: not known); `rates` what one unit of a currency is worth in it, `unvalued` the
     symbols and currencies that have no price; `loss_today` is the day's loss in it, its greatest once that reached the
     limit; `coins_of_others` is how much of the currency that the intent spends belongs to others; `open_orders` are all
-    orders of the account that may still fill.
+    orders of the account that may still fill. `prop` is the denial by the prop firm's rules of this account, if any.
     """
 
     now_ns: int
@@ -75,6 +76,7 @@ class View:
     unvalued: tuple[str, ...] = ()
     coins_of_others: Decimal = _ZERO
     loss_today: Decimal = _ZERO
+    prop: Denial | None = None
     instance_state: str = ""  # "" = a person or a running instance; DISABLED, CRASHED
 
     @property

@@ -1158,6 +1158,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                     }
                 }
             }
+            numbers.Set("FksHighest", risk.Highest(account.Name)); // what a trailing limit counts from, which no broker reports
             Connection connection = account.Connection;
             return new FKSObject().Set("name", account.Name).Set("status", connection == null ? "Disconnected" : connection.Status.ToString())
                 .Set("price_status", connection == null ? "Disconnected" : connection.PriceStatus.ToString()).Set("trade_date", FKSRisk.TradeDate(clock.NowMs()))

@@ -509,6 +509,13 @@ namespace NinjaTrader.NinjaScript.AddOns
             highestDay[account] = day;
         }
 
+        /// <summary>The highest balance that a trailing limit counts from; null while there is none.</summary>
+        public decimal? Highest(string account)
+        {
+            decimal found;
+            return highest.TryGetValue(account, out found) ? (decimal?)found : null;
+        }
+
         public void RestoreBlock(string account, string day)
         {
             blocked[account] = day;

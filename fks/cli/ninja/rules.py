@@ -14,8 +14,6 @@ from fks.model.errors import InputError
 if TYPE_CHECKING:
     from fks.prop_rules import AccountState, RuleGroup
 
-FOLDER = "prop_rules"  # in FKS_HOME
-
 
 @click.command()
 @click.option("--group", "name", help="One group. Default: all, of FKS_HOME/prop_rules and the shipped ones.")
@@ -44,6 +42,7 @@ def rules(
     """
     from fks.clock import RealClock
     from fks.prop_rules import AccountState
+    from fks.prop_rules.groups import FOLDER
 
     if (is_copy or target is not None) and name is None:
         raise InputError("--copy and --export need a group", remedy="name it with --group")
@@ -65,13 +64,9 @@ def rules(
 def _groups(folder: Path, name: str | None) -> list[tuple[RuleGroup, str]]:
     """Return the groups and their files: those of the folder, then the shipped ones of other names. Errors:
     ConfigError for a wrong file, InputError RULES_UNKNOWN."""
-    from fks.prop_rules import SHIPPED, parse_group, shipped_group
-    from fks.prop_rules.groups import unknown_group
+    from fks.prop_rules.groups import stored_groups, unknown_group
 
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".toml", ".json"))
-    found = [(parse_group(path.read_text(), path.name), str(path)) for path in files]
-    own = {group.group for group, _ in found}
-    found += [(shipped_group(each), "shipped") for each in SHIPPED if each not in own]
+    found = stored_groups(folder)
     if name is None:
         return found
     wanted = [(group, file) for group, file in found if group.group == name]

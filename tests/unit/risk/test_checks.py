@@ -12,7 +12,7 @@ import pytest
 
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
-from fks.model.codes import REDUCE_ONLY_APPLIES, Code
+from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
 from fks.model.instrument import Lot, PercentPrice
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
@@ -170,6 +170,8 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
      {"venue": VenueView(capabilities=STOPLESS)}),
     (Code.LOSS_DAY, {}, limited(loss_day_max=D(50)) | {"loss_today": D("49.99")}, {},
      limited(loss_day_max=D(50)) | {"loss_today": D(50)}),
+    *((code, {}, {}, {}, {"prop": Denial(code, "rules", "why", "account", "see")}) for code in (
+        Code.PROP_DAILY, Code.PROP_TRAILING, Code.PROP_SIZE, Code.PROP_NEWS, Code.PROP_HOURS, Code.PROP_OFF)),
     (Code.RATE_ACCOUNT, {}, limited(orders_per_minute=5) | {"orders_last_minute": 4}, {},
      limited(orders_per_minute=5) | {"orders_last_minute": 5}),
     (Code.RATE_VENUE, {}, {"venue": VenueView(wait_s=0.25)}, {}, {"venue": VenueView(wait_s=0.26)}),

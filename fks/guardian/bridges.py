@@ -6,14 +6,17 @@ from pathlib import Path
 
 from fks.config.settings import Settings
 from fks.guardian.ninja_session import BridgeAddress
-from fks.model.errors import ConfigError
+from fks.model.errors import ConfigError, FksError
 from fks.ninja_link.secret_file import load_secret
+from fks.prop_rules import RuleGroup
+from fks.prop_rules.groups import FOLDER, find_group, stored_groups
 
 
 def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress], list[str]]:
-    """Return the groups that have a link, and what is wrong with those whose secret cannot be used.
+    """Return the groups that have a link, and what is wrong with those whose secret or rules cannot be used.
 
-    Nothing here raises: a wrong file must not keep the guardian from other venues.
+    Nothing here raises: a wrong file must not keep the guardian from other venues. With wrong rules a kill still
+    reaches the group, and the order manager denies its entries.
     """
     found, wrong = [], []
     for name, group in settings.ninja.links().items():
@@ -22,5 +25,14 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
         except ConfigError as error:
             wrong.append(f"{name}: {error}")
             continue
-        found.append(BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required))
+        rules = None
+        try:
+            rules = None if group.rules is None else _rules(home, group.rules)
+        except (FksError, OSError, UnicodeDecodeError) as error:
+            wrong.append(f"{name}: {error}")
+        found.append(BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, rules))
     return found, wrong
+
+
+def _rules(home: Path, name: str) -> RuleGroup:
+    return find_group([group for group, _ in stored_groups(home / FOLDER)], name)

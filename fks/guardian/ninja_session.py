@@ -18,6 +18,7 @@ from fks.ninja import outputs as o
 from fks.ninja.machine import LIVE
 from fks.ninja.session import REQUEST_S, ClientSession, Identity
 from fks.ninja_link.link import Link, ports_of, system_draws
+from fks.prop_rules import RuleGroup
 
 _LOOK_S = 0.5  # between looks whether this guardian may act
 _AGAIN_S = 15.0  # after the session has ended for good: another guardian took its place, or the group is another one
@@ -26,7 +27,8 @@ _MARGIN_S = 1.0  # an answer is waited for so much longer than the session itsel
 
 @dataclass(frozen=True, slots=True)
 class BridgeAddress:
-    """A NinjaTrader group and where its bridge listens. `is_required`: a missing session is a fault of the system."""
+    """A NinjaTrader group and where its bridge listens. `is_required`: a missing session is a fault of the system.
+    `rules`: of the prop firm of its accounts."""
 
     group: str
     host: str
@@ -34,6 +36,7 @@ class BridgeAddress:
     secret: bytes = field(repr=False)
     timeout_s: float = 5.0
     is_required: bool = False
+    rules: RuleGroup | None = None
 
 
 class NinjaSession:

@@ -27,6 +27,7 @@ from fks.guardian.journal import Asked, KillJournal, KillRecord, last_kill, read
 from fks.guardian.kill_work import KillWork
 from fks.guardian.lease import HELD, GuardianLease, holder_of
 from fks.guardian.ninja_kill import NinjaKill
+from fks.guardian.ninja_rules import RuleWatch
 from fks.guardian.ninja_session import NinjaSession
 from fks.guardian.positions import PositionsFile, Snapshot
 from fks.guardian.progress import Progress
@@ -63,6 +64,7 @@ class Guardian:
         self._context = context
         self._venues = dict(venues)
         self._bridges = tuple(bridges)
+        self._watching: list[asyncio.Task[None]] = []  # of the prop firms' rules
         self._bus, self._clock, self._meter = context.bus, context.clock, context.meter
         self._log, self._timing = context.log, context.timing
         self._exchange = exchange
@@ -102,6 +104,15 @@ class Guardian:
         self._renewing = asyncio.create_task(self._lease.keep(), name="guardian lease")
         for bridge in self._bridges:
             bridge.start(lambda: self._lease.may_act)
+            if bridge.address.rules is not None:
+                watch = RuleWatch(
+                    self._context,
+                    bridge,
+                    bridge.address.rules,
+                    may_act=lambda: self._lease.may_act,
+                    page=self._tables.page,
+                )
+                self._watching.append(asyncio.create_task(watch.run(), name=f"{bridge.name} rules"))
         await self._open_venues()
         if self._tables.take_release(await self._tables.elsewhere()):
             self._engage_again()
@@ -136,6 +147,8 @@ class Guardian:
         for task in (*self._publishing, *(task for task in (self._work, self._renewing) if task is not None)):
             await _ended(task)
         await self._lease.release()
+        for task in self._watching:
+            await _ended(task)
         for bridge in self._bridges:
             await bridge.close()
         for venue in self._venues.values():

@@ -63,6 +63,11 @@ class PropGate:
         self._guarded, self._links = guarded, links
         self._link: LinkRecord | None = None
 
+    @property
+    def fault(self) -> str:
+        """Return why every entry is denied; "" where the rules can be used."""
+        return self._guarded.fault
+
     async def refresh(self) -> None:
         """Read the link's row. Errors: OutageError; the values that are known then grow old."""
         self._link = await self._links.link(self._guarded.link)
@@ -112,6 +117,14 @@ class PropGate:
             f"account {guarded.account}",
             f"see fks ninja rules --group {guarded.rules_name}",
         )
+
+
+def prop_gate(settings: Settings, home: Path, links: Links) -> PropGate | None:
+    """Return the gate of the account that the venue `ninja` trades; None without one, or when its group names no
+    rules."""
+    traded = settings.ninja.traded()
+    guarded = None if traded is None else guarded_account(settings, home, *traded)
+    return None if guarded is None else PropGate(guarded, links)
 
 
 def _more(reported: tuple[Holding, ...], positions: Mapping[str, Decimal]) -> tuple[Holding, ...]:

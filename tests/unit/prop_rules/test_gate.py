@@ -16,7 +16,7 @@ from fks.model.codes import Code
 from fks.model.ninja import LinkRecord, LinkReport
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import NS, to_ns
-from fks.order_manager.prop_rules import GuardedAccount, PropGate, guarded_account
+from fks.order_manager.prop_rules import GuardedAccount, PropGate, guarded_account, prop_gate
 from fks.prop_rules import RuleGroup, shipped_group
 from fks.prop_rules.groups import shipped_text
 from fks.prop_rules.snapshot import account_in, state_of
@@ -167,6 +167,21 @@ async def test_figures_that_were_never_verified_only_relay_and_incomplete_ones_d
     denial = (await gate(Links(), shipped_group("fxify-starter"))).denial(INTENT, (), {}, NOW)
     assert denial is not None
     assert denial.code is Code.PROP_OFF
+
+
+async def test_the_traded_account_has_a_gate_where_its_group_names_rules(tmp_path: Path) -> None:
+    links = Links()
+    traded = {"enabled": True, "group": "apex", "account": "APEX-1"}
+    assert prop_gate(Settings(), tmp_path, links) is None
+    assert prop_gate(Settings(ninja=Ninja(**traded)), tmp_path, links) is None
+    found = prop_gate(Settings(ninja=Ninja(**traded, rules="topstep-50k")), tmp_path, links)
+    assert found is not None
+    assert found.fault == ""
+    await found.refresh()
+    assert found.denial(replace(INTENT, quantity=D(9)), (), {}, NOW) is not None
+    wrong = prop_gate(Settings(ninja=Ninja(**traded, rules="nobody")), tmp_path, links)
+    assert wrong is not None
+    assert "nobody" in wrong.fault
 
 
 def test_settings_name_the_rules_and_a_wrong_file_denies(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 import uuid
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -179,35 +177,3 @@ async def test_a_person_cannot_cancel_a_leg_that_the_bridge_keeps(trading: Tradi
     with pytest.raises(InputError) as refused:
         await gateway.cancel(leg_id(entry.client_order_id, "S"), "ann")
     assert (refused.value.status, refused.value.code) == (409, "LEG_KEPT")
-
-
-@pytest.mark.parametrize("seed", [3])
-async def test_entries_while_link_and_bridge_die_are_submitted_once(trading: Trading, seed: int) -> None:
-    dice, nt, signals, outcomes = random.Random(seed), trading.nt, list[uuid.UUID](), list[str]()
-    for number in range(5):
-        await until(lambda: trading.rig.service.is_ready, deadline_s=60)
-        price = nt.price
-        levels = {"stop_loss": price - 40, "take_profit": price + 40, "reference_price": price}
-        signals.append(await trading.signal(Kind.ENTER, size=D(1), **levels))
-        await asyncio.sleep(dice.random() / 10)
-        if number == 1:
-            nt.server.restart_bridge()
-        elif number == 3:
-            await nt.cut()
-            await nt.connect()
-        outcomes.append((await trading.rig.outcome(signals[-1], deadline_s=60))[0])
-    entries = [await trading.rig.entry(signal) for signal in signals]
-
-    async def is_settled() -> bool:
-        open_ = await trading.rig.db.sql("SELECT 1 FROM orders WHERE state IN ('SENDING', 'UNKNOWN')")
-        held = sum(one.qty for one in nt.server.platform.positions("Sim101"))
-        return not open_ and await trading.rig.held(ES) == held
-
-    await until(is_settled, deadline_s=60)
-    assert set(outcomes) <= {"ordered", "denied"}
-    submits = [nt.submits(entry.client_order_id) for entry in entries]
-    assert max(submits) == 1
-    assert sum(submits) >= 3
-    filled = [await OrderStore(trading.rig.db).get(entry.client_order_id) for entry in entries]
-    assert sum(order.filled for order in filled if order is not None) == await trading.rig.position(symbol=ES)
-    assert await trading.rig.position("external", ES) == 0

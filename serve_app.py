@@ -63,7 +63,7 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
     from fks.config.paths import Paths
-    from fks.config.secrets import load_secrets
+    from fks.config.secrets import load_secrets, secret_values
     from fks.process.log import open_log
     from fks.web.pages import router
 
@@ -73,7 +73,7 @@ def gateway_app(home: str, name: str) -> Any:
     runtime = _in_a_thread(lambda: _overlaid(settings, paths, node.database_url))
     settings = runtime.settings
     secrets = load_secrets(paths)
-    log = open_log("gateway", paths, settings.log, secrets)
+    log = open_log("gateway", paths, settings.log, secret_values(settings, secrets))
     deps = Deps(
         settings=settings,
         paths=paths,

@@ -25,6 +25,7 @@ from fks.clock.waiting import wait_for_any, wait_for_event
 from fks.config.endpoints import load_node
 from fks.config.machine import process_space
 from fks.config.paths import Paths
+from fks.config.secrets import secret_values
 from fks.config.version import VERSION
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import FailedCheck
@@ -258,7 +259,7 @@ class Shell:
         """Write why the process ends: to its log, and to its exit file, which the supervisor reads."""
         text = "".join(traceback.format_exception(error))
         component = self._component
-        redactor = Redactor(component.secrets.values() if component is not None else ())
+        redactor = Redactor(() if component is None else secret_values(component.settings, component.secrets))
         with contextlib.suppress(Exception):
             if component is not None:
                 component.log.error("actor.died", error=f"{type(error).__name__}: {error}", traceback=text)

@@ -17,7 +17,7 @@ from fks.clock import Clock, RealClock, WrongClock
 from fks.config.endpoints import Node, load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
-from fks.config.secrets import Secrets, load_secrets
+from fks.config.secrets import Secrets, load_secrets, secret_values
 from fks.config.settings import Settings
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
@@ -89,7 +89,7 @@ class Component:
         db = await Database.lazy(node.database_url, settings.database, application=name)
         runtime = await overlaid(settings, paths, db)
         settings = runtime.settings
-        log = open_log(name, paths, settings.log, secrets)
+        log = open_log(name, paths, settings.log, secret_values(settings, secrets))
         if runtime.version:
             log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
         bus = await Bus.connect(node.redis_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,26 @@ class Paths:
         return self.home / "strategies"
 
     def ensure(self) -> Paths:
-        """Create the directories (0700 where secrets or sockets live) and return self."""
-        for path in (self.home, self.logs, self.run, self.redis_dir, self.sim_dir, self.backups, self.strategies):
-            path.mkdir(parents=True, exist_ok=True)
+        """Create the directories, private to this user, and return self.
+
+        Root's home can be passed through by others (0711): its PostgreSQL runs under another account. Directories of an
+        earlier version lose what others may do in them; the home and the strategies stay as their user has set them.
+        """
+        _private(self.home, 0o711 if os.geteuid() == 0 else 0o700, is_kept=True)
+        _private(self.strategies, 0o700, is_kept=True)
+        for path in (self.logs, self.run, self.redis_dir, self.sim_dir, self.backups):
+            _private(path, 0o700)
         self.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         return self
+
+
+def _private(path: Path, mode: int, *, is_kept: bool = False) -> None:
+    """Create a directory with `mode`; narrow one that is there to it, unless `is_kept` or it is another user's."""
+    try:
+        path.mkdir(mode=mode, parents=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        found = path.stat()
+        if not is_kept and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~mode:
+            path.chmod(mode)

@@ -20,11 +20,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from fks.config.paths import Paths
 from fks.config.problems import Source, WrongSetting
+from fks.config.settings import Settings
 from fks.model.errors import ConfigError
 
 LENGTH_MIN = 32  # characters; ours have 43, which is 256 bits
@@ -58,6 +60,27 @@ class Setup:
     file: Path
     made: tuple[str, ...]
     kept: tuple[str, ...]
+
+
+def secret_values(settings: Settings, secrets: Secrets | None = None) -> tuple[str, ...]:
+    """Return every plain secret of a node, for redaction only: its own, those of its settings, passwords in URLs."""
+    found = [] if secrets is None else list(secrets.values())
+    waiting: list[object] = [settings]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, SecretStr):
+            plain = value.get_secret_value()
+            found.append(plain)
+            with contextlib.suppress(ValueError):
+                if (password := urlsplit(plain).password) is not None:
+                    found += [password, unquote(password)]
+        elif isinstance(value, BaseModel):
+            waiting += [getattr(value, name) for name in type(value).model_fields]
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    return tuple(found)
 
 
 NAMES: tuple[str, ...] = tuple(field.name for field in fields(Secrets))

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from fks.clock import RealClock
 from fks.config.endpoints import Node, resolve_ports
 from fks.config.load import given_passwords, load
 from fks.config.paths import Paths
-from fks.config.secrets import Secrets, ensure_secrets, load_secrets
+from fks.config.secrets import Secrets, ensure_secrets, load_secrets, secret_values
 from fks.config.settings import Settings
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
@@ -94,12 +92,12 @@ def open_site(paths: Paths) -> Site:
         check_market(SimFiles.of(paths), settings)
     ensure_secrets(paths, given=given_passwords(paths))
     secrets = load_secrets(paths)
-    return Site(paths, settings, secrets, Redactor((*secrets.values(), *_setting_secrets(settings))))
+    return Site(paths, settings, secrets, Redactor(secret_values(settings, secrets)))
 
 
 def make_keeper(site: Site, *, on_progress: ReportProgress | None = None, log: Log | None = None) -> Keeper:
     """Return the keeper of a node."""
-    log = log or open_log("keeper", site.paths, site.settings.log, site.secrets)
+    log = log or open_log("keeper", site.paths, site.settings.log, secret_values(site.settings, site.secrets))
     clock = RealClock()
     presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
     context = KeeperContext(site.paths, site.node, clock, log, site.redactor)
@@ -179,17 +177,6 @@ def _choose_ports(settings: Settings, paths: Paths) -> Settings:
 
 def _are_free(pairs: Iterable[tuple[str, int]]) -> bool:
     return all(ports.is_free(host, port) for host, port in pairs)
-
-
-def _setting_secrets(settings: Settings) -> list[str]:
-    found = []
-    for section in type(settings).model_fields:
-        values = getattr(settings, section)
-        for name in getattr(type(values), "model_fields", ()):
-            value = getattr(values, name)
-            if isinstance(value, SecretStr):
-                found.append(value.get_secret_value())
-    return found
 
 
 def _http(settings: Settings) -> dict[str, Any]:

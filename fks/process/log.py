@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -46,12 +46,6 @@ _SECRET_TEXT = (
     ),
     re.compile(r"(\w+://[^/\s:@]*:)[^@\s/]+(?=@)"),
 )
-
-
-class HasSecrets(Protocol):
-    """Holder of the plain values that may never be shown (`fks.config.secrets.Secrets`)."""
-
-    def values(self) -> tuple[str, ...]: ...
 
 
 class Redactor:
@@ -219,12 +213,13 @@ def log_file(paths: Paths, component: str) -> Path:
     return paths.logs / f"{re.sub(r'[^A-Za-z0-9._-]', '-', base)}.jsonl"
 
 
-def open_log(component: str, paths: Paths, settings: LogSettings, secrets: HasSecrets | None = None) -> JsonLog:
-    """Return the log of a component; warnings of libraries in this process go there, too.
+def open_log(component: str, paths: Paths, settings: LogSettings, hidden: Iterable[str] = ()) -> JsonLog:
+    """Return the log of a component; warnings of libraries in this process go there, too. `hidden`: the plain secrets
+    that are shown nowhere in it.
 
     Opening twice in one process returns the same file without doubling lines.
     """
-    redactor = Redactor(secrets.values() if secrets is not None else ())
+    redactor = Redactor(hidden)
     logger = logging.getLogger(f"fks.component.{component}")
     logger.setLevel(settings.level)
     logger.propagate = False

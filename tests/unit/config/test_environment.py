@@ -1,8 +1,12 @@
-"""Child processes are given what they need of the environment, and no credential of another program."""
+"""Child processes are given what they need of the environment, and no credential of another program; secrets of the
+settings are in no log."""
 
 from __future__ import annotations
 
 from fks.config.environment import passed_on
+from fks.config.secrets import secret_values
+from fks.config.settings import Settings
+from fks.process.log import HIDDEN, Redactor
 
 NEEDED = {
     "PATH": "/bin",
@@ -38,3 +42,19 @@ def test_what_is_needed_is_passed_on_and_nothing_else() -> None:
 def test_what_the_settings_name_is_passed_on_too() -> None:
     found = passed_on(NEEDED | FOREIGN, ("MODEL_DIR", "AWS_*", "NONE"))
     assert found == NEEDED | {name: FOREIGN[name] for name in ("MODEL_DIR", "AWS_SECRET_ACCESS_KEY")}
+
+
+def test_every_secret_of_a_node_is_hidden_in_its_logs() -> None:
+    settings = Settings.model_validate(
+        {
+            "venue": {"api_key": "the-key-of-the-venue", "api_secret": "the-secret-of-the-venue"},
+            "database": {"url": "postgresql://fks:p%40ss-word-1@db/fks"},
+            "alerts": {"discord_webhook_url": "https://discord.test/api/webhooks/1/token-of-the-hook"},
+            "chat": {"telegram_token": "123456789:token-of-the-bot"},
+        }
+    )
+    line = (
+        "the-key-of-the-venue the-secret-of-the-venue p%40ss-word-1 p@ss-word-1 123456789:token-of-the-bot"
+        " https://discord.test/api/webhooks/1/token-of-the-hook"
+    )
+    assert set(Redactor(secret_values(settings)).text(line).split()) == {HIDDEN}

@@ -17,11 +17,6 @@ from fks.process.log import Redactor, SharedRotatingHandler, last_output, log_fi
 SECRET = "hK3mZ0-not-to-be-seen-anywhere-91"
 
 
-class Secrets:
-    def values(self) -> tuple[str, ...]:
-        return (SECRET,)
-
-
 @pytest.fixture
 def paths(tmp_path):
     return Paths.of(tmp_path)
@@ -32,7 +27,7 @@ def lines_of(paths, component="orders"):
 
 
 def test_line_has_time_level_component_event_and_fields(paths):
-    log = open_log("orders", paths, LogSettings(), Secrets())
+    log = open_log("orders", paths, LogSettings(), (SECRET,))
     log.info("order.sent", symbol="BTCUSDT", trace_id="t-1", attempt=2)
     (line,) = lines_of(paths)
     assert {
@@ -73,7 +68,7 @@ def test_an_error_in_an_except_block_carries_its_traceback(paths):
 
 
 def test_warnings_of_libraries_go_to_the_components_file(paths):
-    open_log("orders", paths, LogSettings(), Secrets())
+    open_log("orders", paths, LogSettings(), (SECRET,))
     logging.getLogger("aiohttp.client").warning("cannot connect with %s", SECRET)
     (line,) = lines_of(paths)
     assert (line["event"], line["logger"]) == ("log", "aiohttp.client")

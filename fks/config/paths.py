@@ -143,15 +143,20 @@ class Paths:
     def ensure(self) -> Paths:
         """Create the directories, private to this user, and return self.
 
-        Root's home can be passed through by others (0711): its PostgreSQL runs under another account. Directories of an
-        earlier version lose what others may do in them; the home and the strategies stay as their user has set them.
+        Those of an earlier version are narrowed; the home and the strategies stay as their user has set them.
         """
-        _private(self.home, 0o711 if os.geteuid() == 0 else 0o700, is_kept=True)
+        make_home(self.home)
         _private(self.strategies, 0o700, is_kept=True)
         for path in (self.logs, self.run, self.redis_dir, self.sim_dir, self.backups):
             _private(path, 0o700)
         self.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         return self
+
+
+def make_home(home: Path) -> None:
+    """Create the home, private to this user; root's can be passed through (0711): its PostgreSQL runs under another
+    account."""
+    _private(home, 0o711 if os.geteuid() == 0 else 0o700, is_kept=True)
 
 
 def _private(path: Path, mode: int, *, is_kept: bool = False) -> None:

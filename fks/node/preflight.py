@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fks.config.home import windows_drive
-from fks.config.paths import Paths
+from fks.config.paths import Paths, make_home
 from fks.model.errors import ConfigError
 
 PYTHON_MIN = (3, 11)
@@ -53,7 +53,7 @@ def check_place(paths: Paths, *, free_min_mb: int = FREE_MIN_MB) -> None:
 def check_writable(home: Path) -> None:
     """Create the home if need be. Errors: ConfigError when this user may not write there."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_home(home)
         probe = home / f".write-{os.getpid()}"
         probe.write_text("")
         probe.unlink()

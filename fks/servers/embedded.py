@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import psutil
 
-from fks.config.paths import Paths
+from fks.config.paths import Paths, make_home
 from fks.config.secrets import Secrets, write_private
 from fks.model.errors import ConfigError, OutageError
 from fks.process.handle import Launch, ProcessHandle, runs_in
@@ -174,7 +174,7 @@ class PostgresServer:
         _stop(process, (signal.SIGINT, signal.SIGQUIT), timeout_s)
 
     def _prepare_account(self) -> Account | None:
-        self._paths.home.mkdir(parents=True, exist_ok=True)
+        make_home(self._paths.home)
         account = self._runs_as()
         self._command_prefix()
         return account

@@ -59,6 +59,10 @@ T = TypeVar("T")
 Make = Callable[[str, str, int], Awaitable[Signal]]
 
 
+class CommitUnknownError(OutageError):
+    """The database went away while a signal was committed: it may be on disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
     """A person's order request. Numbers are exact; `account` is a name or a number; enumerations may be plain text."""
@@ -269,7 +273,7 @@ class OrderEntry:
             record = await self._commit(draft, key, signal if key == own else None)
         except OutageError as error:
             remedy = f"try again in a moment, with the header Idempotency-Key: {key}"
-            raise OutageError(error.message, remedy=remedy) from error
+            raise type(error)(error.message, remedy=remedy) from error
         answer = await self._await_answer(record, wait_s)
         named = {"idempotency_key": key, "is_repeat": key != own}
         return EntryAnswer(answer.status, answer.body | named, key, key != own)
@@ -280,7 +284,10 @@ class OrderEntry:
         record = await self._signals.get(signal_id)
         if record is None:
             signal = signal or await draft.signal(key)
-            is_new = bool(await self._signals.insert([signal], draft.body_hash))
+            try:
+                is_new = bool(await self._signals.insert([signal], draft.body_hash))
+            except OutageError as error:
+                raise CommitUnknownError(error.message, remedy=error.remedy) from error
             if is_new:
                 await self._wake(signal)
             record = await self._read_back(signal, draft.body_hash) if is_new else await self._signals.get(signal_id)

@@ -64,7 +64,9 @@ MONITORING: Final[frozenset[Route]] = frozenset(
 #: Counted in a bucket of their own, which no reading uses up, and served uncounted while Redis is away: a position is
 #: closed by an order. What an order may do is bounded by the risk checks, which need no Redis. Past the limit their
 #: handlers take what only reduces a position, and refuse the rest (`fks.api.limits.refusal_of`).
-ORDERS: Final[frozenset[Route]] = frozenset({("POST", "/orders"), ("POST", "/execute/signal")})
+ORDERS: Final[frozenset[Route]] = frozenset(
+    {("POST", "/orders"), ("POST", "/execute/signal"), ("POST", "/signals"), ("POST", "/signals/send")}
+)
 
 #: Counted by address in a bucket of their own, which no other request without a token uses up.
 LOGINS: Final[frozenset[Route]] = frozenset({("POST", "/auth/login"), ("POST", "/auth/refresh")})
@@ -121,8 +123,8 @@ JOURNALED: Final[frozenset[Route]] = frozenset(
         ("DELETE", "/orders/{id}"),
         ("POST", "/execute/signal"),
         ("POST", "/webhook/tradingview"),
-        ("POST", "/api/v1/signals"),
-        ("POST", "/api/v1/signals/send"),
+        ("POST", "/signals"),
+        ("POST", "/signals/send"),
         ("POST", "/ws/ticket"),
         ("POST", "/graphql"),
     }

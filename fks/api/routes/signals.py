@@ -3,17 +3,93 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import Query
+from fastapi import Query, Request
+from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.query import Approver, Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
+from fks.api.problems import MEDIA_TYPE, document
+from fks.api.query import (
+    Approver,
+    Before,
+    Body,
+    Exchange,
+    Gate,
+    JsonObject,
+    Limit,
+    Name,
+    Reader,
+    Symbol,
+    Time,
+    Trader,
+    page,
+    takes,
+)
+from fks.api.routes.orders import Key, Positive, checked_key, key_headers, place, within_limit
 from fks.api.routing import Router
 from fks.api.views import Page, SignalView
+from fks.model.errors import OutageError
 from fks.model.signal import SignalState
 
 router = Router(tags=["signals"])
+
+
+class NinjaSignalBody(Body):
+    """A signal in the form of fks_ninja, for OpenAPI; `fks.api.ninja_signals.NinjaSignal` checks it."""
+
+    action: Literal["buy", "sell", "long", "short"]
+    instrument: str = Field(description="a contract: ES 03-25")
+    price: Positive = Field(description="of the limit order")
+    tp_points: Positive | None = Field(None, description="target: so far from the price, in price units")
+    sl_points: Positive | None = Field(None, description="stop: the same")
+    quantity: Positive | None = Field(None, description="contracts; default 1")
+    account: str | int | None = Field(None, description="name or number; default the first one of the venue ninja")
+    valid_until: Time | None = Field(None, description="ISO 8601; default 30 s from now")
+
+
+@router.post("/signals", openapi_extra=takes(NinjaSignalBody))
+async def submit(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+    """Commit a signal: a body with `action` as POST /signals/send takes it, any other one as POST /orders does."""
+    if "action" in body:
+        return await send(gate, who, request, body, key)
+    return await place(gate, who, request, body, key)
+
+
+@router.post("/signals/send", openapi_extra=takes(NinjaSignalBody))
+async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+    """Commit a signal for NinjaTrader and wait up to a second for its order: success, message, signal_id, order_id and
+    error.
+
+    200 with `success` true: committed, and `message` tells whether it was sent or waits. 422 with the code when it is
+    denied. 503 only when nothing was committed; 504 when that is not known: send it again with the same key. Keys and
+    repeats are those of POST /orders.
+    """
+    from fks.api.ninja_signals import NinjaSignal, answer_of
+    from fks.api.order_entry import CommitUnknownError
+
+    signal, entry = NinjaSignal.parse(body), gate.order_entry
+
+    async def enter(must_reduce: bool) -> Any:
+        draft = signal.draft(entry, who.name, request.state.arrived_ns, request.state.trace_id, must_reduce=must_reduce)
+        return await entry.enter(draft, checked_key(key))
+
+    try:
+        answer = await within_limit(request, enter)
+    except OutageError as error:
+        is_unknown = isinstance(error, CommitUnknownError)
+        code, status = ("COMMIT_UNKNOWN", 504) if is_unknown else ("UNAVAILABLE", 503)
+        what = "it is not known whether the signal was committed" if is_unknown else "nothing was committed"
+        members = {"success": False, "message": f"{what}: {error.message}", "signal_id": None, "error": error.message}
+        problem = document(status, code, error.message, remedy=error.remedy or "try again in a moment", **members)
+        return ExactJson(problem, status_code=status, media_type=MEDIA_TYPE)
+    found = answer_of(answer, gate.deps.clock.now_ns())
+    headers = {"Location": f"/orders/{found['signal_id']}", **key_headers(answer)}
+    if answer.status < 400:
+        return ExactJson(found, status_code=200, headers=headers)
+    code = str(found.pop("code", None) or "REFUSED").upper()
+    problem = document(answer.status, code, str(found["error"]), **found)
+    return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 @router.get("/signals", response_model=Page[SignalView])

@@ -26,8 +26,6 @@ PLACES = ("{id}", "{name}", "{symbol}", "{service}", "{version}", "{key}")
 ASK_INSIDE = {"/metrics", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/", "/webhook/tradingview"}
 #: Routes of the policy that are not served yet: limits and audit hold from their first day.
 PLANNED = {
-    ("POST", "/api/v1/signals"),
-    ("POST", "/api/v1/signals/send"),
     ("POST", "/graphql"),
 }
 

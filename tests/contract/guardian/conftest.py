@@ -17,7 +17,7 @@ from tests.support.local_exchange import LocalExchange
 @pytest.fixture
 def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
     """An exchange of the test's own: the guardian looks into the account's recent history."""
-    arguments = ["--rate-limits", "off", "--balance", "USDT=1000000", "--balance", "BTC=10", "--seed", "5"]
+    arguments = ["--rate-limits", "off", "--balance", "USDT=10000000", "--balance", "BTC=10", "--seed", "5"]
     exchange = LocalExchange(tmp_path, arguments).start()
     yield exchange
     exchange.stop()

@@ -67,7 +67,7 @@ class Client:
 
     def _ask(self) -> None:
         with httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=10.0) as client:
-            while not self._over.wait(0.02):
+            while not self._over.wait(0.1):  # without a pause the requests take the processor from what is timed
                 try:
                     answer = client.get("/positions")
                 except httpx.HTTPError as error:

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 MINUTES = float(os.environ.get("FKS_SOAK_MINUTES", "15"))
 RATE = 50.0
-READS = ("/positions", "/orders", "/signals", "/health", "/alerts", "/status")
+READS = ("/positions", "/orders", "/signals", "/health", "/alerts", "/accounts")
 WRITE_EVERY = 10
 HONEST_S = 5.0  # until health says what is true
 BACK_S = 30.0
@@ -87,7 +87,8 @@ class Load:
         self.statuses[str(answer.status_code)] += 1
         if answer.status_code >= 500:
             self.failed.append((time.monotonic(), path, str(answer.status_code)))
-            assert answer.status_code != 500, f"{path}: {answer.text}"
+            # a plain 500 is the proxy's, of a request that was in a killed replica; ours is a problem document
+            assert "problem" not in answer.headers.get("content-type", "") or answer.status_code == 503, answer.text
         return answer
 
 
@@ -96,7 +97,12 @@ def system() -> Iterator[System]:
     with tempfile.TemporaryDirectory(prefix="fks-soak-") as place:
         Path(place).chmod(0o755)
         # the rate of this test comes from one token and one address
-        found = System.at(Path(place) / "home", FKS_AUTH_LIMIT_PER_HOUR="0", FKS_AUTH_MONITORING_PER_HOUR="0")
+        found = System.at(
+            Path(place) / "home",
+            FKS_AUTH_LIMIT_PER_HOUR="0",
+            FKS_AUTH_MONITORING_PER_HOUR="0",
+            FKS_AUTH_ANONYMOUS_PER_HOUR="0",
+        )
         try:
             found.up()
             yield found
@@ -163,9 +169,9 @@ async def test_parts_killed_in_turn_under_load_lose_nothing_that_was_accepted(sy
         ended.set()
         await running
         print(*report, dict(load.statuses), f"{len(load.accepted)} orders accepted", sep="\n")
-        _assert_each_once(system, load.accepted)
-        assert_sound(system)
-        await _assert_alerts_once(system, receiver)
+        await asyncio.to_thread(_assert_each_once, system, load.accepted)
+        await asyncio.to_thread(assert_sound, system)
+        await asyncio.to_thread(_assert_alerts_once, system, receiver)
 
 
 @pytest.mark.soak
@@ -221,10 +227,10 @@ def _assert_each_once(system: System, accepted: dict[str, str]) -> None:
     assert system.sql(f"SELECT count(*) FROM orders WHERE client_order_id IN ({wanted})")[0][0] == len(accepted)
 
 
-async def _assert_alerts_once(system: System, receiver: Any) -> None:
+def _assert_alerts_once(system: System, receiver: Any) -> None:
     """Every alert that was raised was sent once and resolved once."""
     waiting = "SELECT count(*) FROM alert_deliveries WHERE state IN ('queued', 'sending')"
-    await asyncio.to_thread(wait_until, lambda: system.sql(waiting)[0][0] == 0, deadline_s=120.0, every_s=1.0)
+    wait_until(lambda: system.sql(waiting)[0][0] == 0, deadline_s=120.0, every_s=1.0)
     doubled = system.sql(
         "SELECT alert_id, about, count(*) FROM alert_delivery_items WHERE channel = 'here' GROUP BY 1, 2 HAVING"
         " count(*) > 1"

@@ -229,7 +229,10 @@ def _assert_each_once(system: System, accepted: dict[str, str]) -> None:
 
 def _assert_alerts_once(system: System, receiver: Any) -> None:
     """Every alert that was raised was sent once and resolved once."""
-    waiting = "SELECT count(*) FROM alert_deliveries WHERE state IN ('queued', 'sending')"
+    waiting = (
+        "SELECT (SELECT count(*) FROM alert_deliveries WHERE state IN ('queued', 'sending')) + (SELECT count(*) FROM alerts"
+        " WHERE routed_at IS NULL OR (resolved_at IS NOT NULL AND resolve_routed_at IS NULL))"
+    )
     wait_until(lambda: system.sql(waiting)[0][0] == 0, deadline_s=120.0, every_s=1.0)
     doubled = system.sql(
         "SELECT alert_id, about, count(*) FROM alert_delivery_items WHERE channel = 'here' GROUP BY 1, 2 HAVING"
@@ -237,7 +240,7 @@ def _assert_alerts_once(system: System, receiver: Any) -> None:
     )
     unresolved = system.sql(
         "SELECT i.alert_id FROM alert_delivery_items i JOIN alerts a ON a.id = i.alert_id WHERE i.about = 'raised'"
-        " AND a.resolved_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM alert_delivery_items r WHERE"
+        " AND a.dedupe_key IS NOT NULL AND a.resolved_at > a.time AND NOT EXISTS (SELECT 1 FROM alert_delivery_items r WHERE"
         " r.alert_id = i.alert_id AND r.channel = i.channel AND r.about = 'resolved')"
     )
     sent = system.sql("SELECT count(*) FROM alert_deliveries WHERE channel = 'here' AND state = 'sent'")[0][0]

@@ -11,6 +11,7 @@ https://discord.com/developers/docs/resources/user (Create DM), https://discord.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,12 +92,12 @@ class DiscordApi:
         """Read each account once. What fails for one delays that one alone, unless it fails for all."""
         found: list[Update] = []
         errors: list[OutageError | PeerError] = []
-        for reader in self._readers:
-            if self._clock.monotonic() < reader.not_before_s:
-                continue
-            try:
-                found += await self._read(reader)
-            except (OutageError, PeerError) as error:
+        due = [reader for reader in self._readers if self._clock.monotonic() >= reader.not_before_s]
+        # at the same time: an account that hangs costs the others one time-out, however many hang
+        answers = await asyncio.gather(*(self._answer(reader) for reader in due))
+        for reader, (updates, error) in zip(due, answers, strict=True):
+            found += updates
+            if error is not None:
                 wait_s = error.wait_s if isinstance(error, OutageError) else REFUSED_WAIT_S
                 reader.not_before_s = self._clock.monotonic() + wait_s
                 errors.append(error)
@@ -106,6 +107,12 @@ class DiscordApi:
             raise errors[0]
         return found
 
+    async def _answer(self, reader: _Reader) -> tuple[list[Update], OutageError | PeerError | None]:
+        try:
+            return await self._read(reader), None
+        except (OutageError, PeerError) as error:
+            return [], error
+
     async def _read(self, reader: _Reader) -> list[Update]:
         if not reader.channel_id:
             await self._open(reader)
@@ -113,15 +120,15 @@ class DiscordApi:
         after = reader.taken_id
         while True:
             path = f"/channels/{reader.channel_id}/messages"
-            found = await self._call("GET", path, params={"after": str(after), "limit": str(PAGE_MAX)})
-            page = sorted((item for raw in _listed(found) if (item := update_of(raw))), key=lambda item: item.id)
+            found = _listed(await self._call("GET", path, params={"after": str(after), "limit": str(PAGE_MAX)}))
+            page = sorted((item for raw in found if (item := update_of(raw))), key=lambda item: item.id)
             newer = [item for item in page if item.id > after]
             updates += [item for item in newer if item.user_id == reader.user_id]
-            if len(newer) < PAGE_MAX:
+            after = newer[-1].id if newer else after
+            if len(found) < PAGE_MAX or not newer:
                 break
-            after = newer[-1].id
-        if not updates and page:
-            reader.taken_id = max(reader.taken_id, page[-1].id)  # the bot's own answers
+        if not updates:
+            reader.taken_id = after  # behind the bot's own answers
         return updates
 
     async def _open(self, reader: _Reader) -> None:

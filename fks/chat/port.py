@@ -1,4 +1,4 @@
-"""What a service of chats is to the bot: messages of persons in, answers out."""
+"""The port between the bot and a service of chats: messages of persons in, answers out."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _NAMES = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "VIRTUAL_ENV"),
-        *("NO_COLOR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "WSL_DISTRO_NAME"),
+        *("NO_COLOR", "PGPASSFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "WSL_DISTRO_NAME"),
         *_PROXIES,
         *(name.lower() for name in _PROXIES),
         *DIRECT,
@@ -25,6 +25,7 @@ _NAMES = frozenset(
 )
 _PREFIXES = (
     *("FKS_", "RAY_", "LC_", "LD_", "PYTHON", "COVERAGE_", "SSL_CERT_", "XDG_"),
+    "PGSSL",  # certificates of a PostgreSQL of one's own: PGSSLROOTCERT, …
     *("CUDA", "NVIDIA_", "NCCL_", "NUMBA_", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_"),
 )
 

@@ -35,7 +35,7 @@ class RequestState(StrEnum):
     ACKED = "ACKED"  # the bridge has taken it; what it led to is in the events
     NACKED = "NACKED"  # it is never executed: `code`
     INDETERMINATE = "INDETERMINATE"  # the bridge itself does not know; an event follows
-    UNANSWERED = "UNANSWERED"  # it may have arrived; a signal is asked about, never made anew
+    UNANSWERED = "UNANSWERED"  # it may have arrived; a signal is asked about, never made a second time
     EXPIRED = "EXPIRED"  # it was not executed and never will be: too late
     WITHDRAWN = "WITHDRAWN"  # by its asker, before a byte left
 

@@ -34,6 +34,8 @@ class DiscordServer:
     faults: dict[str, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     strangers: set[int] = field(default_factory=set)
+    silent: set[int] = field(default_factory=set)  # channels whose reading is never answered
+    read_after: dict[int, int] = field(default_factory=dict)  # by channel: the newest `after` that was asked for
     _numbers: Any = field(default_factory=itertools.count)
 
     @property
@@ -98,6 +100,9 @@ async def discord_server() -> AsyncIterator[DiscordServer]:
                 return answer(400, {"message": "Invalid Recipient(s)", "code": 50033})
             result = {"id": str(user + 1000), "type": 1}
         elif call == "read":
+            if int(channel) in server.silent:
+                await released.wait()
+            server.read_after[int(channel)] = int(request.query["after"])
             result = server.after(int(channel), int(request.query["after"]), int(request.query["limit"]))
         else:
             text = orjson.loads(await request.read())["content"]

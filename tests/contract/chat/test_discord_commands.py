@@ -102,6 +102,26 @@ async def test_each_of_very_many_messages_is_read_once(
     assert [row["command"] for row in rows] == [f"/close NONE{number}" for number in range(discord.PAGE_MAX * 2 + 10)]
 
 
+async def test_answers_of_the_bot_itself_are_passed_however_many(phone: Phone, server: DiscordServer) -> None:
+    for number in range(discord.PAGE_MAX + 20):
+        server.answer(1007, f"answer {number}")
+    async with phone.running():
+        await until(lambda: server.calls["read"] >= 6)  # both accounts
+        assert server.after(1007, server.read_after[1007], 1000) == [], "what was passed is not read again"
+        server.write("/help")
+        await until(lambda: server.texts[-1].startswith("/status"))
+
+
+async def test_accounts_that_hang_cost_the_others_one_time_out(
+    phone: Phone, server: DiscordServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discord, "TIMEOUT_S", 1.0)
+    server.silent.add(1008)
+    async with phone.running():
+        server.write("/kill fire")
+        await until(phone.kills, deadline_s=3.0)
+
+
 async def test_account_that_cannot_be_read_delays_no_other(phone: Phone, server: DiscordServer) -> None:
     server.strangers.add(8)
     async with phone.running():

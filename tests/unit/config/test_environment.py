@@ -18,6 +18,8 @@ NEEDED = {
     "NO_PROXY": "localhost",
     "SSL_CERT_FILE": "/ca.pem",
     "REQUESTS_CA_BUNDLE": "/ca.pem",
+    "PGSSLROOTCERT": "/ca.pem",
+    "PGPASSFILE": "/home/fks/.pgpass",
     "TZ": "UTC",
     "LC_ALL": "C",
     "CUDA_VISIBLE_DEVICES": "0",

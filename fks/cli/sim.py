@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,34 +113,17 @@ def _check_number(parse: Any, text: str, what: str, remedy: str) -> None:
 
 
 async def _serve(options: Options, *, as_json: bool) -> None:
-    import asyncio
-    import signal
-
+    from fks.cli.sim_serving import serve_until, stop_signal
     from fks.sim.server import start
 
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = stop_signal()
     server = await start(options)
     info = server.info()
-    line = (
-        json.dumps(info)
-        if as_json
-        else (
-            f"local exchange: {info['rest']} (websockets {info['ws']}); "
-            f"API key in {options.data_dir / 'api-key.json'}; Ctrl-C stops it"
-        )
+    text = (
+        f"local exchange: {info['rest']} (websockets {info['ws']}); "
+        f"API key in {options.data_dir / 'api-key.json'}; Ctrl-C stops it"
     )
-    click.echo(line)
-    sys.stdout.flush()
-    server.failed.add_done_callback(lambda _: stopped.set())
-    await stopped.wait()
-    await server.stop()
-    if server.failed.done():
-        raise OutageError(
-            f"the exchange stopped: {server.failed.result()!r}", remedy="see the log above; start it again"
-        )
+    await serve_until(stopped, server, json.dumps(info) if as_json else text, "the exchange")
 
 
 sim.add_command(replay)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,15 +103,10 @@ def _account(text: str) -> tuple[str, str, bool]:
 
 
 async def _serve(options: ServerOptions, *, as_json: bool) -> None:
-    import asyncio
-    import signal
-
+    from fks.cli.sim_serving import serve_until, stop_signal
     from fks.sim.nt8.server import start
 
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = stop_signal()
     server = await start(options)
     info = server.info()
     behaviours = ", ".join(options.unkind.switched_on()) or "none"
@@ -120,10 +114,4 @@ async def _serve(options: ServerOptions, *, as_json: bool) -> None:
         f"simulated NinjaTrader 8 on {options.host}:{server.port}, group {options.config.group}, "
         f"secret in {info['secret_file']}\nseed {options.seed}, bad behaviours: {behaviours}\nCtrl-C stops it"
     )
-    click.echo(json.dumps(info) if as_json else text)
-    sys.stdout.flush()
-    server.failed.add_done_callback(lambda _: stopped.set())
-    await stopped.wait()
-    await server.stop()
-    if server.failed.done():
-        raise server.failed.result()
+    await serve_until(stopped, server, json.dumps(info) if as_json else text, "the simulated NinjaTrader")

@@ -61,7 +61,7 @@ class Server:
         self.kills = 0  # of the bridge
         self._crash = crash
         self.port = 0
-        self.failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._clock = clock
         self._begun = clock.monotonic()
         self._start_ms = options.start_ms or clock.now_ns() // 1_000_000

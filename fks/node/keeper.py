@@ -19,13 +19,15 @@ from typing import Any
 
 from fks.config.endpoints import clear_node, save_node
 from fks.config.paths import Paths
+from fks.config.urls import is_on_this_host
 from fks.model.errors import FksError, InputError, OutageError
 from fks.node.child_records import ChildRecords
 from fks.node.cluster_driver import ClusterDriver, KeeperContext
 from fks.node.control_socket import ControlSocket
+from fks.node.http_standby import HttpStandby
 from fks.node.ports import check_free
 from fks.node.ray_node import SERVICE as RAY
-from fks.node.ray_node import forget_storage, ray_processes
+from fks.node.ray_node import forget_storage, ray_processes, serve_proxy
 from fks.node.service import Service, ServiceStatus
 from fks.node.spec import RestartPolicy, ServiceSpec
 from fks.node.supervised_child import SupervisedChild
@@ -91,7 +93,8 @@ class Keeper:
         control = ControlSocket(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         await control.open()
-        tasks = [asyncio.create_task(work) for work in (self._keep(), self._beat(), self._hold(), self._stop_wait())]
+        works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), self._stand_by())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -225,6 +228,19 @@ class Keeper:
 
     async def _stop_wait(self) -> None:
         await self.ending.wait()
+
+    async def _stand_by(self) -> None:
+        """Keep the gateway's port open while Serve's proxy is started again, where that is on this machine alone."""
+        http, ray = self._context.make_node().http, self.services.get(RAY)
+        if self._worker or ray is None or not is_on_this_host(http["host"]):
+            await asyncio.Event().wait()  # until cancelled
+            return
+
+        def find_proxy() -> int | None:
+            return serve_proxy(ray.process.pid) if ray.process is not None else None
+
+        address = str(http["host"]), int(http["port"])
+        await HttpStandby(address, find_proxy, lambda: ray.is_ready, self._clock, self._log).run()
 
     # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -28,11 +28,13 @@ from fks.model.errors import ConfigError, OutageError
 from fks.node import probe
 from fks.node.ports import LOOPBACK, ray_ports, wait_free
 from fks.node.spec import ServiceSpec
-from fks.process.handle import Launch, ProcessHandle, find_by_command, kill
+from fks.process import procfs
+from fks.process.handle import Launch, ProcessHandle, find_by_command, kill, session_members
 from fks.servers.directories import own_directory
 
 SERVICE = "ray"
 RESEARCH_BESIDES = 4  # backtests, syncs and the coordinator of a search, besides its workers
+_PROXY = b"ray::ProxyActor"
 _PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
 #: Read by Ray's processes once, at the start of the head; measured (docs/run-a-cluster.md, Ray's settings).
 _ENV = {
@@ -41,6 +43,7 @@ _ENV = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is an outage of 4.6 s, with Ray's defaults 29 s
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "5",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fks.api.serve_proxy.middlewares",
     "RAY_ROTATION_MAX_BYTES": "20000000",
     "RAY_ROTATION_BACKUP_COUNT": "2",
     "RAY_DEDUP_LOGS": "0",
@@ -242,6 +245,14 @@ def _keep_storage(paths: Paths) -> None:
 def ray_processes(paths: Paths) -> list[int]:
     """Return the processes of this home's Ray, in whichever session they are."""
     return find_by_command(f"{paths.ray_temp}/", programs=("ray", "gcs_server", "python"))
+
+
+def serve_proxy(session: int) -> int | None:
+    """Return the pid of Serve's HTTP proxy among the processes of a Ray of ours; None while there is none."""
+    for pid in session_members(session):
+        if any(argument.startswith(_PROXY) for argument in procfs.arguments(pid)[:1]):
+            return pid
+    return None
 
 
 def _parts(process: ProcessHandle) -> dict[str, int]:

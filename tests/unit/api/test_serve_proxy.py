@@ -1,0 +1,60 @@
+"""The middleware of Serve's HTTP proxy, around an application that has its routes after a while."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fks.api import serve_proxy
+from fks.api.serve_proxy import HoldUntilRouted
+
+
+class Proxy:
+    """An ASGI application as Serve's proxy is: 503 to health and 404 to the rest until it has its routes."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks_left = looks
+        self.paths: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer; each look at its health is one step nearer to the routes."""
+        self.paths.append(scope["path"])
+        if scope["path"] == "/-/healthz":
+            self.looks_left -= 1
+            status = 200 if self.looks_left < 0 else 503
+        else:
+            status = 200 if self.looks_left < 0 else 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _ask(app: HoldUntilRouted, path: str) -> int:
+    statuses = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    await app({"type": "http", "path": path}, receive, send)
+    assert len(statuses) == 1
+    return statuses[0]
+
+
+async def test_request_waits_until_the_proxy_has_its_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_proxy, "LOOK_S", 0.0)
+    proxy = Proxy(looks=3)
+    app = HoldUntilRouted(proxy)
+    assert await _ask(app, "/orders") == 200
+    asked = len(proxy.paths)
+    assert await _ask(app, "/orders") == 200
+    assert proxy.paths[asked:] == ["/orders"], "once it has its routes nothing is asked any more"
+
+
+async def test_proxy_without_routes_answers_for_itself_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_proxy, "LOOK_S", 0.0)
+    monkeypatch.setattr(serve_proxy, "ROUTES_S", 0.01)
+    assert await _ask(HoldUntilRouted(Proxy(looks=10**9)), "/orders") == 404

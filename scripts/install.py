@@ -16,6 +16,67 @@ def fail(text: str) -> None:
     sys.exit(f"error: {text}")
 
 
+def run(command: list[str]) -> tuple[int, str]:
+    """Run a command, pass its output on, and return its status with the output."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        lines.append(line)
+    return process.wait(), "".join(lines)
+
+
+#: a part of pip's output -> what is wrong and what to do; the first that fits
+CAUSES = (
+    (("No space left on device",), "the disk is full; make room and run make install again"),
+    (
+        (
+            "Temporary failure in name resolution",
+            "Name or service not known",
+            "Failed to establish a new connection",
+            "Network is unreachable",
+            "Connection refused",
+            "ProxyError",
+            "Read timed out",
+            "ConnectTimeoutError",
+        ),
+        "the package index cannot be reached; check the network (HTTPS_PROXY), or set up your own index in pip's "
+        "configuration (PIP_INDEX_URL), and run make install again",
+    ),
+    (
+        ("CERTIFICATE_VERIFY_FAILED", "SSLError"),
+        "the certificate of the package index is not trusted here; behind a proxy that opens TLS, give pip its root "
+        "certificate (PIP_CERT)",
+    ),
+    (("Permission denied",), "a file cannot be written (see above); do not mix sudo and your own user in one checkout"),
+    (
+        ("THESE PACKAGES DO NOT MATCH THE HASHES",),
+        "a downloaded package is not the one that was expected; clear pip's cache (pip cache purge) and try again",
+    ),
+    (
+        ("error: command 'gcc' failed", "Python.h: No such file", "command 'cc' failed", "Microsoft Visual C++"),
+        "a package has no wheel for this machine and cannot be compiled; install a C compiler and the Python headers "
+        "(Debian: build-essential python3-dev), or use a machine with x86_64 or aarch64 Linux and Python 3.11",
+    ),
+)
+
+
+def cause_of(output: str, here: str) -> str:
+    """Return one line that says why pip failed, from its output, and what to do. `here` is this Python, e.g. 3.12."""
+    for texts, cause in CAUSES:
+        if any(text in output for text in texts):
+            return cause
+    missing = [line for line in output.splitlines() if "No matching distribution found for" in line]
+    if missing:
+        package = missing[0].rpartition(" for ")[2]
+        if here != ".".join(map(str, TESTED)):
+            return f"{package} has no wheel for Python {here}; FKS is tested on 3.11: make install PYTHON=python3.11"
+        return f"the package index does not have {package}; a mirror may be behind: check PIP_INDEX_URL"
+    return "the install failed: see the lines above"
+
+
 def add_shims(python: Path, folder: Path) -> None:
     """Put the modules of the replaced services (data_sync_service, db_utils) on the virtualenv's import path."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -50,13 +111,9 @@ def main() -> None:
         f".[{extras}]",
     ]
     print("installing the pinned packages (about a minute)")
-    if subprocess.run(command).returncode != 0:
-        if sys.version_info[:2] != TESTED:
-            fail(
-                f"a pinned package has no wheel for Python {here}; FKS is tested on 3.11: make install "
-                "PYTHON=python3.11"
-            )
-        fail("the install failed: see the lines above; without network, set up your package index and run it again")
+    status, output = run(command)
+    if status != 0:
+        fail(cause_of(output, here))
     add_shims(python, Path(__file__).resolve().parents[1] / "shims")
     print("compiling the engine of backtests (some seconds)")
     loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _WIDE = 84  # columns of the summary side by side
+SAMPLE_NOTE = "note: nothing is stored here, so this runs on the shipped sample (BTCUSDT, 1m, March to May 2026)"
 REPORTS_MAX = 200  # kept in FKS_HOME/reports/backtests; the oldest go first
 
 
@@ -92,6 +93,11 @@ _finer_option = click.option(
 )
 
 
+_expect_option = click.option(
+    "--expect", metavar="HASH|FILE", help="Exit 1 unless the fingerprint, or the fills of an earlier --json, match."
+)
+
+
 def spec_of(options: dict[str, Any]) -> dict[str, Any]:
     """Return the spec that the options of `market_options` name."""
     params = params_of(options["pairs"])
@@ -119,9 +125,7 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--tape", metavar="sample|FILE", help="Run on the shipped sample or an .fksbars file, not on stored data."
 )
-@click.option(
-    "--expect", metavar="HASH|FILE", help="Exit 1 unless the fingerprint, or the fills of an earlier --json, match."
-)
+@_expect_option
 @click.option("--report", metavar="FILE", help="Write the HTML report there (default: under FKS_HOME/reports).")
 @click.option("--no-report", is_flag=True, help="Write no report; so does --json without --report.")
 @click.option("--trades", metavar="FILE", help="Write the closed trades to a .csv (exact) or .parquet file.")
@@ -138,7 +142,7 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
+    """Run strategy NAME here, on stored data (where nothing is stored: on the shipped sample)."""
     from fks.backtest import TapeRefused
     from fks.backtest.frames import trades_path, write_trades
     from fks.backtest.report import document_of
@@ -223,9 +227,7 @@ def account(
         return
     spec = parse_account(with_costs(wanted, settings_of(ctx).costs))
     if not tapes and _database_url(ctx) is None:
-        click.echo(
-            "note: FKS is not running, so this runs on the shipped sample (BTCUSDT, 1m, March to May 2026)", err=True
-        )
+        click.echo(SAMPLE_NOTE, err=True)
         tapes = ("sample",)
     began = time.perf_counter()
     try:
@@ -369,7 +371,7 @@ def _keep(page: Page, folder: Path, name: str) -> Path | None:
 
 
 def load_bars(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
-    """Return the bars: of a tape when one is named, else of the running database, else of the shipped sample."""
+    """Return the bars: of a tape when one is named, else of the database, else of the shipped sample."""
     from fks.jobs.bars import load_stored, load_tape, read_tape
 
     if tape is None:
@@ -386,24 +388,35 @@ def load_bars(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
                     await db.close()
 
             return asyncio.run(stored())
-        click.echo(
-            "note: FKS is not running, so this runs on the shipped sample (BTCUSDT, 1m, March to May 2026)", err=True
-        )
+        click.echo(SAMPLE_NOTE, err=True)
     found, name = read_tape(tape or "sample")
     return load_tape(found, name, request)
 
 
 def _database_url(ctx: click.Context) -> str | None:
+    """Return the URL of the database: the running one, or this home's own, started until the command ends; None when
+    this home has none, or an empty one."""
+    from fks.cli.store import opened_store
     from fks.config.endpoints import load_node
     from fks.config.paths import Paths
+    from fks.servers.embedded import PostgresServer
+    from fks.store import migrate
 
     settings = settings_of(ctx)
     if settings.database.url is not None:
         return settings.database.url.get_secret_value()
+    paths = Paths.of(settings.home)
     try:
-        return load_node(Paths.of(settings.home)).database_url
+        return load_node(paths).database_url
     except OutageError:
-        return None
+        if not PostgresServer.has_data(paths):
+            return None
+    key = f"{__name__}.url"
+    if key not in ctx.meta:
+        url = ctx.with_resource(opened_store(ctx))[0]
+        ctx.meta[key] = url if asyncio.run(migrate.current(url)) else None
+    found: str | None = ctx.meta[key]
+    return found
 
 
 def _compare(document: dict[str, Any], expect: str) -> None:
@@ -710,15 +723,25 @@ def _show_comparison(compared: dict[str, Any], runs: list[dict[str, Any]]) -> No
 @_finer_option
 @queue_options
 @click.option("--wait", is_flag=True, help="Show the progress, wait for the end, and show the result.")
+@_expect_option
 @as_json
 @click.pass_context
-def submit(ctx: click.Context, /, wait: bool, priority: int, again: bool, as_json: bool, **options: Any) -> None:
-    """Queue a backtest on the running system; it survives restarts of any part."""
+def submit(
+    ctx: click.Context, /, wait: bool, expect: str | None, priority: int, again: bool, as_json: bool, **options: Any
+) -> None:
+    """Queue a backtest on the running system; it survives restarts of any part.
+
+    It takes the options of `run` but for files of this machine: --tape, --report and --trades. --expect waits for the
+    end.
+    """
+    wait = wait or expect is not None
     with gateway_of(ctx) as gateway:
         job = gateway.post(f"/backtests?priority={priority}&again={str(again).lower()}", spec_of(options))
         if wait:
             job = wait_for(gateway, f"/backtests/{job['id']}", is_quiet=as_json)
     _show_job(job, as_json, with_result=wait)
+    if expect is not None:
+        _compare(job["result"], expect)
 
 
 @backtest.command()

@@ -95,8 +95,9 @@ def add(ctx: click.Context, instance: str, pairs: tuple[str, ...], search: Any, 
 
 @challengers.command()
 @click.argument("id")
+@as_json
 @click.pass_context
-def remove(ctx: click.Context, id: str) -> None:
+def remove(ctx: click.Context, id: str, as_json: bool) -> None:
     """End challenger ID. Its decisions stay, and it stays counted as a trial."""
     from fks.cli.catalogue import in_database
     from fks.store.challengers import ChallengerStore
@@ -105,7 +106,9 @@ def remove(ctx: click.Context, id: str) -> None:
         raise InputError(
             f"there is no challenger {id!r}, or it has ended", remedy="see 'fks strategies challengers list --ended'"
         )
-    click.echo(f"{id} decides no more")
+    emit({"id": id, "state": "removed"}, as_json=as_json, schema="fks.challenger.removed/1")
+    if not as_json:
+        click.echo(f"{id} decides no more")
 
 
 @challengers.command()

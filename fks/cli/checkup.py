@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from fks.config.endpoints import Node, load_node
 from fks.config.home import windows_drive
-from fks.config.load import load_settings
+from fks.config.load import load
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets, refuse_tracked
 from fks.config.settings import Settings
+from fks.config.unread import warnings_of
 from fks.model.errors import FksError
 from fks.node import ports, preflight, probe
 from fks.node.lock import holder_of
@@ -118,12 +119,15 @@ def _programs() -> None:
 
 def _settings(paths: Paths) -> tuple[Settings | None, Check]:
     try:
-        settings = load_settings(paths.home)
+        loaded = load(paths.home)
     except FksError as error:
         first, _, rest = str(error).partition("\n")
         return None, Check("settings", "fail", first, rest.strip() or "see 'fks config check'")
     source = paths.config_file if paths.config_file.exists() else "defaults and the environment"
-    return settings, Check("settings", "ok", str(source))
+    if lines := list(warnings_of(loaded.settings, loaded.sources)):
+        remedy = "remove them, or see 'fks config check'"
+        return loaded.settings, Check("settings", "warn", f"{source}; {'; '.join(lines)}", remedy)
+    return loaded.settings, Check("settings", "ok", str(source))
 
 
 def _secrets(paths: Paths) -> Iterator[Check]:

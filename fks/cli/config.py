@@ -69,23 +69,28 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:
-    """Check the settings and the secrets; every problem is named with its key, place and remedy."""
+    """Check the settings and the secrets; every problem is named with its key, place and remedy, and every setting
+    that has no effect."""
     from fks.config.load import config_hash, load
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets
+    from fks.config.unread import warnings_of
 
     loaded = load(home_of(ctx))
     paths = Paths.of(loaded.settings.home)
     if paths.secrets_file.exists():
         load_secrets(paths)
-    answer = {
+    answer: dict[str, Any] = {
         "ok": True,
         "home": str(paths.home),
         "hash": config_hash(loaded.settings),
         "files": [str(f) for f in loaded.files],
+        "warnings": list(warnings_of(loaded.settings, loaded.sources)),
     }
     emit(answer, as_json=as_json, schema="fks.config.check/1")
     if not as_json:
+        for line in answer["warnings"]:
+            click.echo(f"{click.style('warning:', fg='yellow')} {line}", err=True)
         click.echo(f"settings are right ({len(loaded.sources)} set, the others default)")
 
 

@@ -47,8 +47,9 @@ def upgrade(ctx: click.Context, revision: str, as_json: bool) -> None:
 @db.command()
 @click.argument("revision")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 @click.pass_context
-def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
+def downgrade(ctx: click.Context, revision: str, yes: bool, as_json: bool) -> None:
     """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost;
     a backup is made first."""
     from fks.cli.store import opened_store
@@ -60,7 +61,9 @@ def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
     with opened_store(ctx) as (url, _, paths):
         kept = backup.dump(url, paths, label="before-downgrade")
         after = asyncio.run(migrate.downgrade(url, revision))
-    click.echo(f"at {after or 'empty'}; backup {kept}")
+    emit({"revision": after, "backup": str(kept)}, as_json=as_json, schema="fks.db.downgrade/1")
+    if not as_json:
+        click.echo(f"at {after or 'empty'}; backup {kept}")
 
 
 @db.command()
@@ -149,8 +152,9 @@ def backup_command(ctx: click.Context, as_json: bool) -> None:
 @db.command("restore")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 @click.pass_context
-def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
+def restore_command(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
     """Replace the database's content by that of FILE, all or nothing. FKS must be down."""
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError
@@ -162,7 +166,9 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
         click.confirm(f"replace everything in the database by {file}?", abort=True)
     with opened_store(ctx, create=True) as (url, _, paths):
         backup.restore(url, paths, file)
-    click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
+    emit({"file": str(file)}, as_json=as_json, schema="fks.db.restore/1")
+    if not as_json:
+        click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
 
 
 @db.command()

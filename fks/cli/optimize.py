@@ -124,7 +124,7 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Search the parameters of strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
+    """Search the parameters of strategy NAME here, on stored data (where nothing is stored: on the shipped sample)."""
     from fks.backtest import TapeRefused
     from fks.cli.base import Denied
     from fks.jobs.backtest import load_joined, with_costs

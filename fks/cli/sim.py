@@ -179,19 +179,24 @@ def add_fault(url: str, as_json: bool, count: int, **body: Any) -> None:
 @faults.command("clear")
 @_url
 @click.option("--id", "number", type=int, help="Only this one.")
-def clear_faults(url: str, number: int | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def clear_faults(url: str, number: int | None, as_json: bool) -> None:
     """Remove all faults, or one."""
     found = _ask("DELETE", url, query="" if number is None else f"?id={number}")
     if number is not None and not found["cleared"]:
         raise InputError(f"no fault {number}", remedy=f"see 'fks sim faults list --url {url}'")
-    click.echo(f"cleared {found['cleared']}")
+    click.echo(json.dumps(found) if as_json else f"cleared {found['cleared']}")
 
 
 @faults.command("kinds")
-def list_kinds() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_kinds(as_json: bool) -> None:
     """Explain the kinds of fault."""
     from fks.sim.faults import KINDS
 
+    if as_json:
+        click.echo(json.dumps(KINDS))
+        return
     for kind, text in KINDS.items():
         click.echo(f"{kind:<18} {text}")
 

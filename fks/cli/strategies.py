@@ -334,9 +334,18 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
     help="Most entries that one position may have (default: as many as the strategy makes).",
 )
 @click.option("--disabled", is_flag=True, help="Add it switched off.")
+@as_json
 @click.pass_context
 def add(
-    ctx: click.Context, /, id: str, strategy: str, pairs: tuple[str, ...], size: str, disabled: bool, **options: Any
+    ctx: click.Context,
+    /,
+    id: str,
+    strategy: str,
+    pairs: tuple[str, ...],
+    size: str,
+    disabled: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
     from fks.model.timeframe import check_timeframe
@@ -376,7 +385,7 @@ def add(
             f"instance {id!r} exists already, or there is no account {options['account']!r}",
             remedy="see 'fks strategies instances' and 'fks accounts list'",
         )
-    click.echo(f"added {id}")
+    _show_change(f"added {id}", as_json, id=id, is_enabled=not disabled)
 
 
 def _positive(text: str) -> Decimal:
@@ -454,33 +463,43 @@ def _step(step: Mapping[str, Any]) -> tuple[object, ...]:
 
 @strategies.command()
 @click.argument("id")
+@as_json
 @click.pass_context
-def enable(ctx: click.Context, id: str) -> None:
+def enable(ctx: click.Context, id: str, as_json: bool) -> None:
     """Switch an instance on; a crashed one starts again, an isolated one returns to its shard."""
-    _switch(ctx, id, True)
+    _switch(ctx, id, True, as_json)
 
 
 @strategies.command()
 @click.argument("id")
+@as_json
 @click.pass_context
-def disable(ctx: click.Context, id: str) -> None:
+def disable(ctx: click.Context, id: str, as_json: bool) -> None:
     """Switch an instance off, or acknowledge a DISABLED one. It sends no more signals; its position stays."""
-    _switch(ctx, id, False)
+    _switch(ctx, id, False, as_json)
 
 
-def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
+def _switch(ctx: click.Context, id: str, is_enabled: bool, as_json: bool) -> None:
     from fks.store.strategies import StrategyStore
 
     if not in_database(ctx, lambda db: StrategyStore(db).set_enabled(id, is_enabled)):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    click.echo(f"{id} is {'on' if is_enabled else 'off'}")
+    _show_change(f"{id} is {'on' if is_enabled else 'off'}", as_json, id=id, is_enabled=is_enabled)
+
+
+def _show_change(text: str, as_json: bool, **fields: Any) -> None:
+    """Print what was changed: one line, or the instance's changed fields as JSON."""
+    emit(fields, as_json=as_json, schema="fks.strategy.change/1")
+    if not as_json:
+        click.echo(text)
 
 
 @strategies.command()
 @click.argument("id")
 @click.argument("by", type=click.Choice(["auto", "manual", "all"]))
+@as_json
 @click.pass_context
-def approval(ctx: click.Context, id: str, by: str) -> None:
+def approval(ctx: click.Context, id: str, by: str, as_json: bool) -> None:
     """Set the approval of instance ID: at once (auto), by a person for entries (manual), or for exits too (all)."""
     from fks.store.strategies import StrategyStore
 
@@ -491,15 +510,16 @@ def approval(ctx: click.Context, id: str, by: str) -> None:
         "manual": "entries wait for fks signals approve",
         "all": "signals wait for fks signals approve",
     }
-    click.echo(f"{id}: {which[by]} from the next bar on")
+    _show_change(f"{id}: {which[by]} from the next bar on", as_json, id=id, approval=by)
 
 
 @strategies.command("set")
 @click.argument("id")
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE…]")
 @click.option("--pyramiding", type=click.IntRange(1), help="Most entries that one position may have, from now on.")
+@as_json
 @click.pass_context
-def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None) -> None:
+def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None, as_json: bool) -> None:
     """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once.
 
     New parameters are refused while an order that enters is open, or a signal to enter waits.
@@ -531,7 +551,10 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
             return await change_params(tx, row, made.model_dump(mode="json"), by="cli")
 
     version = in_database(ctx, update)
+    lines = []
     if pyramiding is not None:
-        click.echo(f"{id}: a position may have {pyramiding} {'entry' if pyramiding == 1 else 'entries'}")
+        lines.append(f"{id}: a position may have {pyramiding} {'entry' if pyramiding == 1 else 'entries'}")
     if pairs:
-        click.echo(f"{id} runs version {version} from the next bar on")
+        lines.append(f"{id} runs version {version} from the next bar on")
+    changed = {} if pyramiding is None else {"pyramiding": pyramiding}
+    _show_change("\n".join(lines), as_json, id=id, params_version=version, **changed)

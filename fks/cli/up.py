@@ -136,9 +136,14 @@ def _stop(keeper: Any, screen: Screen, number: int) -> None:
 async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
     from fks.cli.live import watch
     from fks.cli.screen import first_screen
+    from fks.config.load import load
+    from fks.config.unread import warnings_of
 
     if not is_json:
         screen.line(click.style(f"FKS starts in {site.paths.home}", bold=True))
+        loaded = load(site.paths.home)
+        for line in warnings_of(loaded.settings, loaded.sources):
+            screen.line(f"{click.style('warning:', fg='yellow')} {line}")
     spinner = asyncio.create_task(screen.spin())
     try:
         await ready.wait()

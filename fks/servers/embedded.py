@@ -108,6 +108,11 @@ class PostgresServer:
         host = quote(str(self._sockets), safe="")
         return f"postgresql://fks:{quote(self._password, safe='')}@/{database}?host={host}&port={_PORT}"
 
+    @staticmethod
+    def has_data(paths: Paths) -> bool:
+        """Return whether this home has a cluster, running or not."""
+        return (paths.pgdata / "PG_VERSION").exists()
+
     def prepare(self) -> None:
         """Create the cluster and the database `fks` once, the configuration each time; clear what a kill -9 left.
 
@@ -121,7 +126,7 @@ class PostgresServer:
         own_directory(self._sockets, mode=0o700, account=account)
         check_socket(self._sockets / f".s.PGSQL.{_PORT}")
         data = self._paths.pgdata
-        if not (data / "PG_VERSION").exists():
+        if not self.has_data(self._paths):
             self._initialise(data, account)
         version = (data / "PG_VERSION").read_text().strip()
         if version != binaries.POSTGRES_VERSION:

@@ -21,6 +21,7 @@ from fks.config.paths import Paths
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars
 from fks.model.tape import Tape, pack_tape
+from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.jobs import JobStore
@@ -61,7 +62,7 @@ def fks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
     code, out, err = fks("backtest", "run", "sma_cross", *SPAN, "--set", "fast=10", "--stop-loss", "0.5")
     assert code == OK
-    assert "FKS is not running, so this runs on the shipped sample" in err
+    assert "nothing is stored here, so this runs on the shipped sample" in err
     for part in (
         "sma_cross sl_pct=0.5 fast=10 slow=50",
         "BTCUSDT 1m, 2026-03-02T00:00:00Z",
@@ -71,6 +72,20 @@ def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
         "fingerprints: inputs ",
     ):
         assert part in out
+
+
+def test_the_store_of_a_stopped_system_is_opened_and_closed_again(fks: Shell) -> None:
+    of_the_sample = fks.json("backtest", "run", "sma_cross", *SPAN)
+    code, _, err = fks("data", "sample")
+    assert code == OK, err
+    code, out, err = fks("backtest", "run", "sma_cross", *SPAN, "--json")
+    assert code == OK, err
+    assert "nothing is stored here" not in err
+    stored = orjson.loads(out)
+    assert stored["fills_hash"] == of_the_sample["fills_hash"]
+    assert stored["source"] != of_the_sample["source"]
+    assert postgres_pid(Paths.of(fks.home)) is None
+
 
 
 def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
@@ -410,7 +425,7 @@ def test_an_account_runs_on_the_sample_with_a_report(fks: Shell, tmp_path: Path)
     report = tmp_path / "account.html"
     code, out, err = fks("backtest", "account", _spec_file(tmp_path), "--report", str(report))
     assert code == OK, err
-    assert err.count("FKS is not running, so this runs on the shipped sample") == 1
+    assert err.count("nothing is stored here, so this runs on the shipped sample") == 1
     for part in ("account of 2 members, USDT", "trend", "dips", "BALANCE", "correlation of daily profits", str(report)):
         assert part in out, part
     assert "backtest of an account" in report.read_text()

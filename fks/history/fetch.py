@@ -3,6 +3,9 @@
 A missing bar is *known* to be missing when it was requested, the exchange has later bars, and RECENT_NS have passed
 since its end. A bar that was returned and cannot be true is known too, with a cause of its own. Everything else is
 requested again. Only bars that were absent in the answer are known: a bar that is lost later is a gap.
+
+Bars that the exchange does not serve are made another way: of stored smaller bars where these are whole, else of its
+trades. What neither gives is unavailable at the source: it counts against coverage, and is requested again.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from fks.bars.aggregate import OpenBar, by_length, exact_decimal, length_of
+from fks.bars.aggregate import OpenBar, aggregate_bars, by_length, exact_decimal, length_of
+from fks.bars.buckets import divides
 from fks.bars.calendars import calendar_of
 from fks.clock import Clock
 from fks.clock.waiting import retry
 from fks.history.confirmation import BarFilter, whole
-from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, count_bars
+from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, UNAVAILABLE, aligned, count_bars
+from fks.history.trade_bars import TradeBars
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, Bars, Ints
 from fks.model.errors import InputError, OutageError
@@ -35,6 +40,11 @@ EMPTY_MAX = 2  # empty windows in a row, before samples are requested to find ou
 SAMPLES = 8
 RECENT_NS = 600 * NS  # younger bars may still be published
 SILENT_RUNS_MAX = 100  # known gaps of one window in which nothing was traded; neighbours are joined beyond it
+SLIDE = 20  # oldest bars of a limited answer that are not counted on: it moves on while requests wait
+#: first length of a window whose bars are built from trades, and the requests of one after which the next is shorter or
+#: longer: about half a minute's share of a small budget, so that little is lost when the process dies
+TRADES_WINDOW_NS = 6 * 3600 * NS
+REQUESTS_MIN, REQUESTS_MAX = 4, 16
 TRIES, RETRY = 6, Backoff(1.0, 60.0)  # of one request, after the exchange has answered another
 
 
@@ -62,6 +72,7 @@ class History:
         self._clock = clock
         self._bars, self._gaps = BarStore(db), GapStore(db)
         self._bar_filter = BarFilter(QuarantineStore(db), source="sync")
+        self._trade_bars = TradeBars(exchange, clock)
         self._calendar = calendar_of(exchange.capabilities.calendar)
         self._page = (
             exchange.capabilities.bars_page_max
@@ -97,24 +108,100 @@ class History:
         source = self.source(timeframe)
         newest_ns = await self._newest(symbol, source)
         proven_ns = min(newest_ns or 0, self._clock.now_ns() - RECENT_NS)
-        start_ns = await self._listed(symbol, timeframe, span)
+        served_ns = self._served_from(source, timeframe, newest_ns)
+        start_ns = await self._listed(symbol, timeframe, span, newest_ns)
         if start_ns > span.start_ns:
             unlisted = Span(span.start_ns, min(start_ns, span.end_ns))
             noted = await self._note(symbol, timeframe, unlisted, {"unlisted": [unlisted]}, proven_ns)
             yield Step(unlisted, 0, 0, noted, is_asked=False)
         end_ns = span.end_ns if newest_ns is None else min(span.end_ns, bar_start(newest_ns, timeframe))
         empty = 0
-        while end_ns > start_ns:
-            window = Span(max(start_ns, self._back(end_ns, timeframe, source)), end_ns)
+        while end_ns > max(start_ns, served_ns):
+            window = Span(max(start_ns, served_ns, self._back(end_ns, timeframe, source)), end_ns)
             step = await self._window(symbol, timeframe, source, window, proven_ns)
             yield step
             end_ns = window.start_ns
             empty = 0 if step.fetched else empty + 1
             before = Span(start_ns, end_ns)
-            if empty == EMPTY_MAX and not await self._has_any(symbol, source, before):
+            if empty == EMPTY_MAX and end_ns > served_ns and not await self._has_any(symbol, source, before):
+                if await self._has_traded(symbol, source, before):
+                    break
                 noted = await self._note(symbol, timeframe, before, {"exchange": [before]}, proven_ns)
                 yield Step(before, 0, 0, noted, is_asked=False)
                 return
+        if end_ns > start_ns:
+            async for step in self._unserved(symbol, timeframe, Span(start_ns, end_ns), proven_ns):
+                yield step
+
+    # ── bars that the exchange does not serve ───────────────────────────────────────────────────
+    async def _unserved(self, symbol: str, timeframe: str, span: Span, proven_ns: int) -> AsyncIterator[Step]:
+        """Build and store the bars of `span`, newest first, yielding after each window."""
+        oldest_ns = await self._trade_bars.served_from(symbol)
+        start_ns = span.end_ns if oldest_ns is None else max(span.start_ns, bar_start(oldest_ns, timeframe))
+        end_ns, size_ns = span.end_ns, TRADES_WINDOW_NS
+        while end_ns > start_ns:
+            begin_ns = bar_start(end_ns - size_ns, timeframe)
+            window = Span(max(start_ns, min(begin_ns, bar_start(end_ns - 1, timeframe))), end_ns)
+            before = self._trade_bars.requests
+            yield await self._built_window(symbol, timeframe, window, proven_ns)
+            spent = self._trade_bars.requests - before
+            if spent <= REQUESTS_MIN:
+                size_ns = min(2 * size_ns, self._page * length_of(timeframe) * NS)
+            elif spent > REQUESTS_MAX:
+                size_ns //= 2
+            end_ns = window.start_ns
+        if span.start_ns < end_ns:
+            rest = Span(span.start_ns, end_ns)
+            is_first = oldest_ns is not None and self._exchange.capabilities.bars_newest_max > 0
+            cause = "unlisted" if is_first else UNAVAILABLE
+            noted = await self._note(symbol, timeframe, rest, {cause: [rest]}, proven_ns)
+            yield Step(rest, 0, 0, noted, is_asked=False)
+
+    async def _built_window(self, symbol: str, timeframe: str, window: Span, proven_ns: int) -> Step:
+        bars, source = await self._built(symbol, timeframe, window)
+
+        async def again(bar: Bar) -> Bar | None:
+            one = Span(bar.time_ns, bar_end(bar.time_ns, timeframe))
+            return next(iter(await self._trade_bars.bars(symbol, timeframe, one)), None)
+
+        bars = await self._bar_filter.confirmed(bars, again)
+        written = await self._store(symbol, timeframe, bars, source)
+        expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
+        absent = runs_missing(expected, times_of(bars), timeframe)
+        if self._exchange.capabilities.has_empty_bars:
+            found = {UNAVAILABLE: absent}
+        else:
+            found = {"silent": bridged(absent, SILENT_RUNS_MAX)}
+        await self._note(symbol, timeframe, window, found, proven_ns)
+        not_had = proven_part(absent, timeframe, proven_ns)
+        return Step(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
+
+    async def _built(self, symbol: str, timeframe: str, window: Span) -> tuple[list[Bar], str]:
+        """Return the bars of `window` and their source: stored smaller bars if none is missing, else trades."""
+        name = self._exchange.name
+        for smaller in reversed(by_length(TIMEFRAMES)):
+            if not divides(smaller, timeframe) or smaller == timeframe:
+                continue
+            stored = await self._bars.read(symbol, smaller, window.start_ns, window.end_ns, exchange=name)
+            if len(stored) and len(stored) == self.count(smaller, window):
+                made = aggregate_bars(stored, timeframe, start_ns=window.start_ns, end_ns=window.end_ns)
+                return [made.bar(row, name) for row in range(len(made))], "sync"
+        return await self._trade_bars.bars(symbol, timeframe, window), "trades"
+
+    async def _has_traded(self, symbol: str, source: str, span: Span) -> bool:
+        """Return whether the exchange's days show that the market traded in `span`, of which it returns no bars."""
+        if source == "1d" or "1d" not in self._exchange.capabilities.timeframes:
+            return False
+        begin_ns = bar_start(span.start_ns, "1d")
+        days = await self._ask(symbol, "1d", begin_ns, self._page, bar_start(span.end_ns, "1d"))
+        return any(day.volume > 0 or day.trades > 0 for day in days)
+
+    def _served_from(self, source: str, timeframe: str, newest_ns: int | None) -> int:
+        """Return the open time of the oldest bar that can be requested, on a boundary of `timeframe`; 0: any."""
+        most = self._exchange.capabilities.bars_newest_max
+        if not most or newest_ns is None:
+            return 0
+        return aligned(newest_ns - (most - SLIDE) * length_of(source) * NS, timeframe)
 
     # ── one window ───────────────────────────────────────────────────────────────────────────────
     async def _window(self, symbol: str, timeframe: str, source: str, window: Span, proven_ns: int) -> Step:
@@ -128,16 +215,7 @@ class History:
 
         returned = rows if source == timeframe else folded(rows, timeframe)
         bars = await self._bar_filter.confirmed(await self._possible(rows, source, timeframe), again)
-        written = 0
-        if bars:
-            await self._prepare(bars[0].time_ns)
-            merged = await self._bars.merge(
-                Bars.of(symbol, timeframe, bars),
-                exchange=self._exchange.name,
-                source="sync",
-                trades=[bar.trades for bar in bars],
-            )
-            written = merged.written
+        written = await self._store(symbol, timeframe, bars, "sync")
         expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
         there = times_of(bars)
         found = {
@@ -151,6 +229,16 @@ class History:
         await self._note(symbol, timeframe, window, found, proven_ns)
         not_had = proven_part([*absent, *found[REFUSED]], timeframe, proven_ns)
         return Step(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
+
+    async def _store(self, symbol: str, timeframe: str, bars: Sequence[Bar], source: str) -> int:
+        """Store bars, oldest first; return how many were new or different."""
+        if not bars:
+            return 0
+        await self._prepare(bars[0].time_ns)
+        trades = [bar.trades for bar in bars]
+        columns = Bars.of(symbol, timeframe, bars)
+        merged = await self._bars.merge(columns, exchange=self._exchange.name, source=source, trades=trades)
+        return merged.written
 
     async def _possible(self, rows: Sequence[Bar], source: str, timeframe: str) -> list[Bar]:
         """Return the `timeframe` bars of `rows`, without those in which a row cannot be true."""
@@ -212,11 +300,13 @@ class History:
         page = await self._ask(symbol, source, None, 3, self._clock.now_ns() - SETTLE_NS)
         return bar_end(page[-1].time_ns, source) if page else None
 
-    async def _listed(self, symbol: str, timeframe: str, span: Span) -> int:
+    async def _listed(self, symbol: str, timeframe: str, span: Span, newest_ns: int | None) -> int:
         """Return the time to begin at: the start of `span`, or the first day of a market that was listed later.
 
         The years before a listing would otherwise be requested page by page, each of them empty.
         """
+        if span.start_ns < self._served_from("1d", "1d", newest_ns):
+            return span.start_ns  # the first day of the answer is no listing
         short = span.end_ns - span.start_ns <= self._page * length_of(timeframe) * NS
         if short or "1d" not in self._exchange.capabilities.timeframes:
             return span.start_ns
@@ -226,10 +316,8 @@ class History:
         return max(span.start_ns, bar_start(days[0].time_ns, timeframe))
 
     async def _has_any(self, symbol: str, source: str, span: Span) -> bool:
-        """Return whether the exchange has bars in `span`, by samples; True without any for a short one.
-
-        Kraken returns only the last 720 bars; another market may have had no trades for a month.
-        """
+        """Return whether the exchange has bars in `span`, by samples; True without any for a short one: a market may
+        have had no trades for a month."""
         size_ns = CONFIRM * length_of(source) * NS
         step_ns = (span.end_ns - span.start_ns) // SAMPLES
         if step_ns <= self._page * length_of(source) * NS:

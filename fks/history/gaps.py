@@ -1,7 +1,8 @@
 """Gaps of stored series: expected bars that are neither stored nor known to be unavailable at the exchange.
 
 A gap of the last days for which the exchange had no bars is requested again once a day, since exchanges complete their
-history later; then it is settled. `GapWatch` checks every series that is to be complete, and skips unchanged ones.
+history later; then it is settled. Bars that an exchange does not serve are requested once a day for good. `GapWatch`
+checks every series that is to be complete, and skips unchanged ones.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ ASK_AGAIN_NS = DAY_NS  # interval in which a young known gap is requested again
 YOUNG_NS = 7 * DAY_NS  # age up to which it is
 SETTLE_NS = 10 * NS  # a bar is requested this long after its end: clocks differ, and exchanges need time to finish it
 REFUSED = "refused"  # cause of a known gap: the exchange has a bar, and the bar cannot be true
+UNAVAILABLE = "unavailable"  # cause of a known gap: the market traded, and the exchange does not serve that time
 LIVE_NS = 600 * NS  # a collected series that lags by more is also fetched as history
 BARS_MAX = 50_000  # limit of one check of bars shorter than a minute: 14 hours of seconds
 LOOK_MAX_S = 5.0  # of one check of all series
@@ -107,8 +109,12 @@ def settled(known: Iterable[KnownGap], now_ns: int) -> list[Span]:
     """Return the parts of known gaps that are not requested again at present."""
     found = []
     for gap in known:
-        is_due = gap.cause in ("exchange", REFUSED) and now_ns - gap.asked_ns >= ASK_AGAIN_NS
-        end = min(gap.span.end_ns, now_ns - YOUNG_NS) if is_due else gap.span.end_ns
+        if now_ns - gap.asked_ns < ASK_AGAIN_NS or gap.cause not in ("exchange", REFUSED, UNAVAILABLE):
+            end = gap.span.end_ns
+        elif gap.cause == UNAVAILABLE:  # of any age: these bars exist, and another request may bring them
+            continue
+        else:
+            end = min(gap.span.end_ns, now_ns - YOUNG_NS)
         if gap.span.start_ns < end:
             found.append(Span(gap.span.start_ns, end))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from fks.clock import Clock
 from fks.history.gaps import (
     REFUSED,
+    UNAVAILABLE,
     Gaps,
     Missing,
     aligned,
@@ -36,7 +37,8 @@ class Quality:
 
     `expected` bars follow from the exchange's calendar. `missing` ones may still come. `absent` ones were requested and
     the exchange does not have them (or nothing was traded): they do not lower `coverage` (a share, 1 is all).
-    `refused` ones the exchange has, and they cannot be true: they are in the quarantine. `longest` is the longest run
+    `refused` ones the exchange has, and they cannot be true: they are in the quarantine. `unavailable` ones it had, and
+    does not serve. `longest` is the longest run
     of missing bars. `nulls`, `duplicates`, `incomplete`, `inconsistent` count stored bars; `corrected` those that
     changed after they were first stored, last at `corrected_ns`; `outages` are those of the feed in this time (of a
     collected series up to the present), `outage_ns` their sum; `quarantined` bars of this series wait for a decision.
@@ -55,6 +57,7 @@ class Quality:
     missing: int
     absent: int
     refused: int
+    unavailable: int
     gaps: int
     longest: Missing | None
     nulls: int
@@ -72,17 +75,16 @@ class Quality:
     def coverage(self) -> float:
         """Return the stored share of the bars that the exchange has; 1.0 means all, never by rounding."""
         there = self.expected - self.absent
-        lacking = self.missing + self.refused
+        lacking = self.missing + self.refused + self.unavailable
         if there <= 0 or lacking == 0:
             return 1.0
         return min(int(10_000 * (there - lacking) / there) / 10_000, 0.9999)
 
     @property
     def is_good(self) -> bool:
-        """Return whether nothing is missing or refused, and no stored bar is wrong."""
-        return not (
-            self.missing or self.refused or self.nulls or self.duplicates or self.incomplete or self.inconsistent
-        )
+        """Return whether nothing is missing, refused or unavailable, and no stored bar is wrong."""
+        lacking = self.missing or self.refused or self.unavailable
+        return not (lacking or self.nulls or self.duplicates or self.incomplete or self.inconsistent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,13 @@ class QualityReport:
         known = await self._store.known(*key)  # also those that are due again
         calendar = calendar_for(one.exchange, one.calendar, one.symbol)
         refused = [gap.span for gap in known if gap.cause == REFUSED]
-        lacking = [gap.span for gap in known if gap.cause != REFUSED]
-        absent = sum(count_bars(span, one.timeframe, calendar) for span in overlap(subtract(spans, refused), lacking))
-        missing = expected_gaps(*key, subtract(spans, [*refused, *lacking]), one.calendar)
+        unserved = [gap.span for gap in known if gap.cause == UNAVAILABLE]
+        lacking = [gap.span for gap in known if gap.cause not in (REFUSED, UNAVAILABLE)]
+
+        def count(parts: Sequence[Span]) -> int:
+            return sum(count_bars(part, one.timeframe, calendar) for part in parts)
+
+        missing = expected_gaps(*key, subtract(spans, [*refused, *unserved, *lacking]), one.calendar)
         counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
         outages = [
             outage
@@ -145,8 +151,9 @@ class QualityReport:
             one.revision,
             expected=count_bars(Span(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
             missing=sum(gap.bars for gap in missing),
-            absent=absent,
-            refused=sum(count_bars(span, one.timeframe, calendar) for span in overlap(spans, refused)),
+            absent=count(overlap(subtract(spans, [*refused, *unserved]), lacking)),
+            refused=count(overlap(spans, refused)),
+            unavailable=count(overlap(subtract(spans, refused), unserved)),
             gaps=len(missing),
             longest=max(missing, key=lambda gap: gap.bars, default=None),
             nulls=counts["nulls"],
@@ -162,7 +169,8 @@ class QualityReport:
         )
 
     async def missing(self, one: Series, *, is_all: bool = False) -> list[tuple[Missing, str]]:
-        """Return the gaps of one series, newest first, each "missing" or, with `is_all`, the cause it is known by."""
+        """Return the gaps of one series, newest first, each "missing", "unavailable" or, with `is_all`, the cause it is
+        known by."""
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
         known = await self._store.known(*key)
@@ -172,8 +180,8 @@ class QualityReport:
         found = [
             (gap, "missing") for gap in expected_gaps(*key, subtract(spans, [gap.span for gap in known]), one.calendar)
         ]
-        if is_all:
-            for gap in known:
+        for gap in known:
+            if is_all or gap.cause == UNAVAILABLE:
                 found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(spans, [gap.span]), one.calendar)]
         return sorted(found, key=lambda item: item[0].span.end_ns, reverse=True)
 

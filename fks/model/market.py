@@ -73,6 +73,8 @@ class ExchangeCapabilities:
     `timeframes`: those of the bars that REST returns; `live_bars`: those that are streamed, None: the same.
     `channels`: the kinds of live data that `watch` accepts. `newest_max`: the number of trades returned where REST
     returns only the newest, 0: not documented. `bars_page_max`: bars to request at once; a page may be shorter.
+    `bars_newest_max`: REST returns only so many of the newest bars of a timeframe, the one that forms included; older
+    ones are built from its trades, which it serves since the listing. 0: it returns bars of any age.
     `streams_max`: subscriptions of one connection. `connections_max`: connections of one address or key, 0: not
     documented. `has_empty_bars`: whether the exchange returns bars in which nothing was traded. `calendar`: "24/7", or
     a name of exchange_calendars. `separator`: the text between base and quote in a symbol, None: symbols are tickers.
@@ -90,6 +92,7 @@ class ExchangeCapabilities:
     live_bars: frozenset[str] | None = None
     connections_max: int = 0
     bars_page_max: int = 1000
+    bars_newest_max: int = 0
     separator: str | None = ""
     key_setting: str | None = None
     limits: RateLimits = RateLimits()

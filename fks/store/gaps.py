@@ -24,7 +24,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class KnownGap:
     """A range of missing bars that was requested already: `cause` is exchange | unlisted | silent (no trade) where the
-    exchange has none, refused where it has one that cannot be true."""
+    exchange has none, refused where it has one that cannot be true, unavailable where it does not serve them."""
 
     span: Span
     cause: str

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fks.store.gaps import Series
 
 OUTAGES_SHOWN = 20
+LACKING = ("missing", "unavailable")  # states of gaps whose bars exist
 
 
 def chosen(symbol: str | None, timeframe: str | None, exchange: str) -> Callable[[Series], bool]:
@@ -79,7 +80,7 @@ def gaps(
                 await GapStore(db).forget_known(one.exchange, one.symbol, one.timeframe)
         found = [item for one in listed for item in await report.missing(one, is_all=is_all)]
         if fill and found:
-            await _fill(ctx, db, [gap for gap, state in found if state == "missing"], is_shown=not as_json)
+            await _fill(ctx, db, [gap for gap, state in found if state in LACKING], is_shown=not as_json)
             found = [item for one in listed for item in await report.missing(one, is_all=is_all)]
         return sorted(found, key=lambda item: item[0].span.end_ns, reverse=True)
 
@@ -100,7 +101,7 @@ def gaps(
     show(rows, as_json, "fks.data.gaps/1", "nothing is missing")
     if len(found) > limit and not as_json:
         click.echo(f"… and {len(found) - limit} more: --limit {len(found)}")
-    if any(state == "missing" for _, state in found):
+    if any(state in LACKING for _, state in found):
         ctx.exit(1)
 
 
@@ -171,6 +172,7 @@ def _print_quality(found: list[Quality], outages: list[Outage]) -> None:
         "MISSING",
         "NOT THERE",
         "REFUSED",
+        "UNAVAILABLE",
         "LONGEST GAP",
         "NULLS",
         "DUPLICATES",
@@ -191,6 +193,7 @@ def _print_quality(found: list[Quality], outages: list[Outage]) -> None:
                 one.missing,
                 one.absent,
                 one.refused,
+                one.unavailable,
                 "" if one.longest is None else _gap(one.longest),
                 one.nulls,
                 one.duplicates,
@@ -250,6 +253,7 @@ def _quality(one: Quality) -> dict[str, Any]:
         "missing": one.missing,
         "absent": one.absent,
         "refused": one.refused,
+        "unavailable": one.unavailable,
         "gaps": one.gaps,
         "longest_gap": longest,
         "nulls": one.nulls,

@@ -15,6 +15,7 @@ CAPABILITIES = ExchangeCapabilities(
     trades_from=TradesFrom.TIME,
     streams_max=200,
     has_empty_bars=True,
+    bars_newest_max=720,
     separator="/",
     limits=RateLimits(
         requests=Allowance(60, 60),

@@ -1,8 +1,9 @@
 """Kraken spot: live data by our own wire, markets and history by ccxt's REST.
 
-Its REST does not have: bars older than the newest 720 of a timeframe (`fetch_bars` then begins later than asked),
-trades by id. Its weeks open on Thursday, so there is no 1w here. No-trade bars are sent, flat. Source:
-docs.kraken.com/api/docs/rest-api (AssetPairs, OHLC, Trades), read 2026-07; ccxt 4.5.90.
+Its REST does not have: bars older than the newest 720 of a timeframe (`fetch_bars` then begins later than asked; all
+trades since the listing are served, and fks.history builds older bars from them), trades by id. Its weeks open on
+Thursday, so there is no 1w here. No-trade bars are sent, flat. Source: docs.kraken.com/api/docs/rest-api (AssetPairs,
+OHLC, Trades), read 2026-07; ccxt 4.5.90.
 """
 
 from __future__ import annotations

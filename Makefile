@@ -7,14 +7,17 @@ FKS := $(BIN)/fks
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
+.PHONY: install web-assets up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
         wheel gpu-up multi-up multi-down multi-logs multi-status multi-build multi-update
 
 install: $(STAMP) ## virtualenv and the pinned packages
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt fks/web/package-lock.json
 	@$(PYTHON) scripts/install.py $(VENV)
 	@touch $(STAMP)
+
+web-assets: install ## fetch the npm packages of the pages (make install does, where the registry can be reached)
+	@$(BIN)/python scripts/web_assets.py
 
 up: install ## start everything and watch it (Ctrl-C stops it)
 	@$(FKS) up $(ARGS)

@@ -1,4 +1,5 @@
-"""Ray Serve: the gateway as one deployment. Builds what `fks.api.create_app` needs on the replica; holds no logic.
+"""Ray Serve: the gateway and the pages, an application each. Builds what `create_app` of `fks.api` and `fks.web`
+needs on the replica; holds no logic.
 
 A replica reads FKS_HOME itself, so no secret travels as an argument. A database or Redis that is away neither stops a
 replica from starting nor makes its health check fail: then Serve would restart what is not broken.
@@ -90,6 +91,48 @@ def gateway_app(home: str, name: str) -> Any:
     return create_app(deps, pages=(router,))
 
 
+class Pages:
+    """One replica of the pages. Hard state: none. Soft state: connections to the gateway, and the files it serves."""
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+        close_replica_port()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Return the ASGI app; Serve calls this after the constructor, on the replica."""
+        return pages_app(self._home)
+
+    async def check_health(self) -> None:
+        """Answer, which shows that the loop turns."""
+
+
+def pages_app(home: str) -> Any:
+    """Return the pages' ASGI app for the node at `home`. It talks to this node's gateway alone. Errors: ConfigError,
+    OutageError when no keeper runs here."""
+    from fks.clock import RealClock
+    from fks.config.endpoints import load_node
+    from fks.config.load import load_settings
+    from fks.config.paths import Paths
+    from fks.config.secrets import derived, load_secrets, secret_values
+    from fks.process.log import open_log
+    from fks.web.app import create_app
+    from fks.web.assets import Assets
+    from fks.web.client import GatewayClient
+    from fks.web.site import Deps
+
+    settings = load_settings(home)
+    paths = Paths.of(settings.home)
+    node, secrets = load_node(paths), load_secrets(paths)
+    log = open_log("web", paths, settings.log, secret_values(settings, secrets))
+    gateway = GatewayClient(
+        node.gateway_url,
+        forward_key=derived(secrets.session_key.get_secret_value(), "pages"),
+        is_tls=settings.http.behind_proxy or settings.http.tls_cert is not None,
+        verify=node.tls_context() or True,
+    )
+    return create_app(Deps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=Assets()))
+
+
 async def _overlaid(settings: Any, paths: Any, database_url: str) -> Any:
     """Return the node's settings with the newest runtime version over them."""
     from fks.store.db import Database
@@ -119,8 +162,8 @@ def _node_now(paths: Any) -> Any:
 
 
 def build(args: Any = None) -> serve.Application:
-    """Return the application. `args`: the node's Settings, or a mapping with `home` and `replicas` (serve's own
-    CLI)."""
+    """Return the application of the gateway. `args`: the node's Settings, or a mapping with `home` and `replicas`
+    (serve's own CLI)."""
     given = args if isinstance(args, dict) else {}
     home = given.get("home") or getattr(args, "home", None) or os.environ.get("FKS_HOME") or ".fks"
     replicas = int(given.get("replicas") or (args.http.replicas if hasattr(args, "http") else 2))
@@ -131,14 +174,33 @@ def build(args: Any = None) -> serve.Application:
         name="gateway",
         num_replicas=replicas,
         max_ongoing_requests=200,  # every open websocket holds one
-        max_queued_requests=1000,  # a flood is answered with 503 instead of filling the proxy's memory
+        **_COMMON,
         ray_actor_options=options,
-        health_check_period_s=1,
-        health_check_timeout_s=5,
-        graceful_shutdown_timeout_s=3,  # an open websocket holds a leaving replica this long
-        graceful_shutdown_wait_loop_s=0.2,
-        # a line per request would be the biggest log of the node; /metrics counts them and failures have their own
-        # event
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(Gateway))
     return deployment.bind(os.path.abspath(str(home)))
+
+
+def build_pages(settings: Any) -> serve.Application:
+    """Return the application of the pages. `settings`: the node's Settings."""
+    options: dict[str, Any] = {"num_cpus": 0}
+    if settings.node.role == "head":
+        options["resources"] = {"head": 0.001}
+    deployment = serve.deployment(
+        name="pages",
+        num_replicas=settings.web.replicas,
+        max_ongoing_requests=100,
+        **_COMMON,
+        ray_actor_options=options,
+    )(serve.ingress()(Pages))
+    return deployment.bind(os.path.abspath(str(settings.home)))
+
+
+_COMMON: dict[str, Any] = {
+    "max_queued_requests": 1000,  # a flood is answered with 503 instead of filling the proxy's memory
+    "health_check_period_s": 1,
+    "health_check_timeout_s": 5,
+    "graceful_shutdown_timeout_s": 3,  # an open websocket holds a leaving replica this long
+    "graceful_shutdown_wait_loop_s": 0.2,
+    # a line per request would be the biggest log of the node; /metrics counts them and failures have their own event
+    "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+}

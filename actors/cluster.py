@@ -88,6 +88,21 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
         raise OutageError(f"the supervisor does not answer: {cause(error)}") from error
 
 
+def deploy_pages(settings: Any) -> None:
+    """Put the pages on Serve, beside the gateway, in place of those that run. It does not wait for them, and their
+    failure is none of the gateway's: Serve goes on trying, and `fks logs web` says why."""
+    from ray import serve
+
+    import serve_app
+
+    if settings.web.enabled:
+        target = serve.RunTarget(serve_app.build_pages(settings), name="pages", route_prefix="/app")
+        with contextlib.suppress(RuntimeError):
+            serve.run_many([target], blocking=False, wait_for_applications_running=False)
+    elif "pages" in serve.status().applications:
+        serve.delete("pages")
+
+
 def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = False) -> None:
     """Put the gateway on Serve and return when it answers; one that runs already is left alone.
 
@@ -107,12 +122,15 @@ def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = 
     serve.start(proxy_location="HeadOnly", http_options=options)
     running = serve.status().applications.get("gateway")
     if running is not None and running.status == ApplicationStatus.RUNNING and not must_replace:
+        if settings.web.enabled and "pages" not in serve.status().applications:
+            deploy_pages(settings)
         return
     try:
         # every deployment is a new version to Serve, however alike the code looks: all replicas are replaced
         serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
     except RuntimeError as error:
         raise OutageError(f"the gateway did not come up: {cause(error)}", remedy="see 'fks logs gateway'") from error
+    deploy_pages(settings)
 
 
 def stop_tree(deadline_s: float) -> None:

@@ -115,6 +115,8 @@ def main() -> None:
     if status != 0:
         fail(cause_of(output, here))
     add_shims(python, Path(__file__).resolve().parents[1] / "shims")
+    print("fetching the files that the pages load")
+    subprocess.run([str(python), str(Path(__file__).with_name("web_assets.py"))])  # says itself what it left out
     print("compiling the engine of backtests (some seconds)")
     loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"

@@ -22,7 +22,6 @@ from starlette.requests import HTTPConnection
 
 from fks.api import policy
 from fks.api.auditing import Auditing
-from fks.api.callers import address_of, is_local, is_own_origin
 from fks.api.limits import Limits
 from fks.api.logins import Logins, needs_totp
 from fks.api.parameters import check_parameters
@@ -30,6 +29,7 @@ from fks.api.problems import Problem
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.errors import OutageError
+from fks.process.callers import address_of, client_of, is_local, is_own_origin
 from fks.store.bus import Bus
 from fks.store.tokens import LOCAL, SCOPES, Principal, TokenStore
 
@@ -86,7 +86,11 @@ class Throttle:
 class Tokens:
     """Cache of recently seen tokens, right or wrong, by hash; it keeps most requests away from the database."""
 
-    def __init__(self, store: TokenStore, clock: Clock, http: Http, logins: Logins) -> None:
+    def __init__(
+        self, store: TokenStore, clock: Clock, http: Http, logins: Logins, forward_key: bytes | None = None
+    ) -> None:
+        """`forward_key`: the pages prove with it that an address in a forwarded request is their client's."""
+        self._forward_key = forward_key
         self._store = store
         self._clock = clock
         self.http = http
@@ -107,6 +111,8 @@ class Tokens:
 
     def address_of(self, connection: HTTPConnection) -> str:
         """Return the caller's address, as far as the settings trust the proxies on the way."""
+        if self._forward_key is not None and (client := client_of(connection, self._forward_key)) is not None:
+            return client
         return address_of(connection, self.http.behind_proxy, self.http.trusted_proxies)
 
     async def principal(self, token: str, address: str) -> Principal:

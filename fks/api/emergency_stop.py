@@ -4,7 +4,7 @@ The guardian of this machine is asked first; it cancels and closes without the d
 runs on another machine, or the guardian is being restarted) the kill is written as a row: the order manager denies
 entries from then on, and the guardian takes the row over and does the rest. Engaging is idempotent: a row that no
 guardian has taken over yet is joined. Beside a guardian's own row a new one is written, as the guardian's file may know
-of a release that the row does not show yet. There is no way back here: a person releases all with `fks resume`.
+of a release that the row does not show yet. A release goes to the guardian alone: only it knows whether all is quiet.
 """
 
 from __future__ import annotations
@@ -58,7 +58,32 @@ class EmergencyStop:
                 remedy="run 'fks kill' on the guardian's machine, or close in the exchange's own app, now",
             ) from error
 
+    async def release(self, *, by: str) -> dict[str, Any]:
+        """Release the kill switch and return the guardian's answer.
+
+        Errors: InputError KILL_WORKING while there is still something to cancel or close; OutageError when the guardian
+        did not answer: it is not known then whether the switch is released.
+        """
+        answer = await self._answer({"op": "resume", "by": by, "force": False})
+        if answer is None:
+            raise OutageError(
+                "the guardian did not answer", remedy="see GET /kill; on the guardian's machine: fks resume"
+            )
+        if not answer.get("ok"):
+            raise InputError(
+                str(answer.get("error") or "the guardian refused"),
+                code=str(answer.get("code") or "KILL_WORKING"),
+                status=409,
+                remedy=str(answer.get("remedy") or "wait until all is cancelled and closed, see GET /kill"),
+            )
+        return answer
+
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the guardian's answer; None when it did not answer or refused: a second kill joins."""
+        answer = await self._answer(request)
+        return answer if answer is not None and answer.get("ok") else None
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the guardian's answer; None when it did not answer, whether or not it acted: a second kill joins."""
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -74,7 +99,7 @@ class EmergencyStop:
             return None
         finally:
             writer.close()
-        return answer if isinstance(answer, dict) and answer.get("ok") else None
+        return answer if isinstance(answer, dict) else None
 
     async def _write(self, *, scope: str, reason: str, by: str, flatten: bool) -> dict[str, Any]:
         engaged: list[Mapping[str, Any]] = [dict(row) for row in await self._store.engaged()]

@@ -28,6 +28,7 @@ from fks.api.logins import Logins
 from fks.clock import Clock
 from fks.config.machine import process_space
 from fks.config.paths import Paths
+from fks.config.secrets import derived
 from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.model.errors import OutageError
@@ -95,7 +96,8 @@ class Gateway:
         self.rate = RequestRate(deps.clock)
         self.health = Health(deps.clock, self.rate)
         self.logins = Logins(UserStore(db), deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
-        self.tokens = Tokens(TokenStore(db), deps.clock, deps.settings.http, self.logins)
+        forward_key = derived(deps.session_key.get_secret_value(), "pages")
+        self.tokens = Tokens(TokenStore(db), deps.clock, deps.settings.http, self.logins, forward_key)
         self.limits = Limits(bus, deps.settings.auth)
         self.idempotency = Idempotency(bus, deps.session_key.get_secret_value())
         self.audit = Auditing(AuditStore(db), deps.log)

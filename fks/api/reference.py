@@ -105,6 +105,7 @@ PROBLEMS: dict[str, str] = {
     "INCIDENT_UNKNOWN": "404: no such incident",
     "INCIDENT_CLOSED": "409: the incident is closed already",
     "NOTHING_HELD": "409: nothing is held in the symbol",
+    "KILL_WORKING": "409: the kill still cancels or closes something; it is released when all is quiet",
     "COMMIT_UNKNOWN": "504: the database went away while the signal was committed; send it again with the same key",
     "LEG_KEPT": "409: the venue keeps this stop or target by itself; exit the position, or move it at the platform",
     "ORDER_ENDED": "409: there is nothing left to cancel, and no exit to end",

@@ -170,6 +170,32 @@ class AccountView(View):
     balances: list[BalanceView]
 
 
+class EquityView(View):
+    """Equity of an account in its currency. `pnl_today` counts from `day_start`, without deposits and withdrawals."""
+
+    account_id: int
+    account: str
+    venue: str
+    currency: str
+    mode: str
+    equity: Decimal
+    time: datetime
+    equity_at_start: Decimal
+    transfers_today: Decimal
+    pnl_today: Decimal
+    day_start: datetime
+
+
+class EquityPoint(View):
+    """Equity and balance of an account at one time, and what changed the balance."""
+
+    time: datetime
+    equity: Decimal
+    balance: Decimal
+    currency: str
+    cause: str
+
+
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────
 class SignalView(View):
     """A signal and its outcome."""

@@ -47,6 +47,13 @@ class Http(Section):
     order_wait_s: float = Field(1.0, gt=0, le=30, description="how long POST /orders waits for the order, seconds")
 
 
+class Web(Section):
+    """The pages for persons, an application beside the gateway."""
+
+    enabled: bool = Field(True, description="serve the pages below /app")
+    replicas: int = Field(1, ge=1, le=16, description="replicas of the pages")
+
+
 class Auth(Section):
     """Logins of users, and rate limits of all callers."""
 
@@ -561,6 +568,7 @@ class Settings(Section):
 
     home: Path = Field(Path(".fks"), description="where all state lives (FKS_HOME)")
     http: Http = Http()
+    web: Web = Web()
     auth: Auth = Auth()
     database: Database = Database()
     redis: Redis = Redis()

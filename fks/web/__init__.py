@@ -1,2 +1,2 @@
-"""Pages, which only use the API: each is one self-contained HTML file with no outside assets and no data in it. They
-ask for a token once and keep it in the tab's sessionStorage."""
+"""Web pages: a Serve application of its own below `/app`. Every byte of data comes from the gateway over HTTP, with the
+reader's own session; this package opens no database. `pages.py` holds the two static pages that the gateway serves."""

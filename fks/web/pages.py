@@ -49,8 +49,15 @@ def docs() -> Response:
     return _html("docs")
 
 
-@router.get("/")
 @router.get("/monitor")
-def front() -> Response:
+def to_monitor() -> Response:
     """Go to the monitor page."""
     return RedirectResponse("/monitor/", status_code=307)
+
+
+@router.get("/")
+@router.get("/admin")
+@router.get("/admin/")
+def front() -> Response:
+    """Go to the pages, which another application serves."""
+    return RedirectResponse("/app/", status_code=307)

@@ -43,7 +43,7 @@ def events_of(tree: ast.AST) -> set[str]:
 
 def test_every_event_is_listed_and_every_listed_one_exists() -> None:
     logged: set[str] = {"log"}
-    silent = {"cli", "sim", "chaos", "web", "supervision"}  # they print, serve tests, or decide the tree's history
+    silent = {"cli", "sim", "chaos", "supervision"}  # they print, serve tests, or decide the tree's history
     for folder in (
         "actors",
         *(f"fks/{p.name}" for p in (ROOT / "fks").iterdir() if p.is_dir() and p.name not in silent),

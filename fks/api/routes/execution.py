@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.problems import MEDIA_TYPE, document
-from fks.api.query import Body, Gate, JsonObject, Reader, Time, Trader, body_of, takes
+from fks.api.query import Admin, Body, Gate, JsonObject, Reader, Time, Trader, body_of, takes
 from fks.api.routes.orders import Key, Positive, checked_key, key_headers, within_limit
 from fks.api.routing import Router
 
@@ -85,15 +85,25 @@ async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, k
 async def emergency_stop(
     gate: Gate, who: Trader, body: Annotated[EmergencyBody, Depends(body_of(EmergencyBody))]
 ) -> ExactJson:
-    """Engage the kill switch: cancel every open order, close our positions, deny entries until `fks resume`.
+    """Engage the kill switch: cancel every open order, close our positions, deny entries until it is released.
 
     200 with what became of it so far; repeating it joins the kill that is engaged. `through` is `database` when the
     guardian could not be asked directly: it takes the kill over from there, and `beside` names the kills that it found
-    engaged. It cannot be released here.
+    engaged. `POST /emergency-stop/release` releases it.
     """
     reason = body.reason.strip() or "no reason given"
     done = await gate.emergency_stop.engage(scope=body.scope, reason=reason, by=who.name, flatten=body.flatten)
     gate.deps.log.warning("kill.requested", by=who.name, reason=reason, through=done["through"])
+    return ExactJson(done)
+
+
+@router.post("/emergency-stop/release")
+async def release(gate: Gate, who: Admin) -> ExactJson:
+    """Release the kill switch: entries are allowed again. Only the guardian of this machine releases it, and not while
+    there is still something to cancel or close (409 KILL_WORKING). NinjaTrader groups in `still_halted` keep a latch of
+    their own."""
+    done = await gate.emergency_stop.release(by=who.name)
+    gate.deps.log.warning("kill.release_requested", by=who.name)
     return ExactJson(done)
 
 

@@ -9,11 +9,11 @@ from fastapi import Depends, Request
 from pydantic import Field
 
 from fks.api.auth import asks_inside, authenticate, count_anonymous
-from fks.api.callers import is_local
 from fks.api.exact import ExactJson
 from fks.api.parameters import check_parameters
 from fks.api.query import Body, Gate, body_of, takes
 from fks.api.routing import Router
+from fks.process.callers import is_local
 
 if TYPE_CHECKING:
     from fks.api.graphql.schema import GraphQL

@@ -8,7 +8,6 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from fks.api.auth import asks_inside, authenticate, require
-from fks.api.callers import is_local
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
@@ -16,6 +15,7 @@ from fks.api.query import Gate
 from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
 from fks.monitor.health import DOWN, OWNER_SERVICES
+from fks.process.callers import is_local
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
 router = Router(tags=["health"], dependencies=[require("open")])

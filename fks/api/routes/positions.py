@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from decimal import Decimal
 from typing import Annotated
 
@@ -10,8 +11,9 @@ from starlette.responses import Response
 
 from fks.api.conditional import conditional
 from fks.api.exact import ExactJson
-from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
+from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Symbol, Trader, page
 from fks.api.routes.market import name_of
+from fks.api.routes.orders import Key, checked_key
 from fks.api.routing import Router
 from fks.api.views import FillView, Page, PositionView, SymbolPosition
 from fks.store.reading import ReadingStore, ambiguous
@@ -48,6 +50,21 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
     rows = [dict(row) for row in held if not at or exchange_of(row["venue"], settings) in {None, *at}]
     total = {name: sum((row[name] for row in rows), Decimal(0)) for name in ("quantity", "realized_pnl", "fees")}
     return ExactJson({"symbol": item.symbol, "name": name_of(item), **total, "items": rows})
+
+
+@router.post("/positions/{symbol:path}/close", status_code=202)
+async def close(gate: Gate, who: Trader, symbol: str, key: Key = None) -> ExactJson:
+    """Close what is held in one symbol: commit an exit for each of its positions, and wait up to a second for each.
+
+    `items` have the position and what became of its exit (`order`, `status` as POST /orders gives it). An exit is
+    capped, split or retried until the position is flat, or a person ends it (DELETE /orders/{id}). Positions that FKS
+    did not open (instance "external") stay. The same `Idempotency-Key` again makes no second exit.
+    """
+    from fks.api.closing import Closing
+
+    closing = Closing(gate.db, gate.order_entry, gate.deps.clock, gate.deps.settings)
+    done = await closing.close(symbol, who, checked_key(key) or uuid.uuid4().hex)
+    return ExactJson({"items": done}, status_code=202)
 
 
 @router.get("/fills", response_model=Page[FillView])

@@ -11,7 +11,6 @@ from fastapi import Query, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
 from fks.api.auth import asks_inside, authenticate, check_scope, make_ticket, unauthorized, use_ticket
-from fks.api.callers import is_own_origin
 from fks.api.client import Client, topics_of
 from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Gateway
@@ -23,6 +22,7 @@ from fks.api.subscriptions import handle, is_checked, wide
 from fks.api.window import Window
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
+from fks.process.callers import is_own_origin
 from fks.store.tokens import Principal
 
 router = Router(tags=["stream"])

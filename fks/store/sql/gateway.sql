@@ -111,3 +111,36 @@ SELECT DISTINCT venue FROM venue_states ORDER BY venue;
 -- name: account_names
 -- The names of the accounts.
 SELECT id, name FROM accounts;
+
+-- name: equity
+-- By enabled account: its newest equity, that at the start of the UTC day (the last one before it, else the first of the day), and
+-- what deposits and withdrawals moved since.
+WITH day AS (SELECT date_trunc('day', now(), 'UTC') AS start)
+SELECT a.id AS account_id, a.name AS account, a.venue, a.currency, a.mode, newest.equity, newest.time, base.equity AS equity_at_start,
+       coalesce(moved.amount, 0) AS transfers_today,
+       newest.equity - base.equity - coalesce(moved.amount, 0) AS pnl_today, day.start AS day_start
+  FROM accounts a CROSS JOIN day
+  JOIN LATERAL (SELECT equity, time FROM balance_history h
+                 WHERE h.account_id = a.id AND h.equity IS NOT NULL ORDER BY h.time DESC, h.id DESC LIMIT 1) newest ON true
+  JOIN LATERAL (
+       SELECT equity FROM (
+              (SELECT 1 AS choice, equity FROM balance_history h
+                WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time < day.start ORDER BY h.time DESC, h.id DESC LIMIT 1)
+               UNION ALL
+              (SELECT 2, equity FROM balance_history h
+                WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time >= day.start ORDER BY h.time, h.id LIMIT 1)) found
+        ORDER BY choice LIMIT 1) base ON true
+  LEFT JOIN LATERAL (
+       SELECT sum(step) AS amount FROM (
+              SELECT cause, time, equity - lag(equity) OVER (ORDER BY time, id) AS step FROM balance_history h
+               WHERE h.account_id = a.id AND h.equity IS NOT NULL AND h.time >= day.start - interval '1 day') steps
+        WHERE cause IN ('deposit', 'withdrawal') AND time >= day.start) moved ON true
+ WHERE a.is_enabled AND ($1::int[] IS NULL OR a.id = ANY($1))
+ ORDER BY a.id;
+
+-- name: equity_history
+-- The last equity of an account in each span of $3 seconds since $2, oldest first.
+SELECT DISTINCT ON (date_bin(make_interval(secs => $3), time, $2)) time, equity, balance, currency, cause
+  FROM balance_history
+ WHERE account_id = $1 AND equity IS NOT NULL AND time >= $2
+ ORDER BY date_bin(make_interval(secs => $3), time, $2), time DESC, id DESC;

@@ -26,6 +26,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 ORDER = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1"}
 SPEC = {"strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m"}
+#: Pages and redirects to them, and the metrics.
+NOT_JSON = {"/docs", "/", "/admin", "/admin/", "/monitor", "/monitor/", "/metrics"}
 #: Changes whose answers are kept under a key: two bodies that differ. The others are listed below, with the reason.
 KEYED: dict[tuple[str, str], tuple[Any, Any]] = {
     ("POST", "/accounts"): ({"name": "one"}, {"name": "two"}),
@@ -61,7 +63,7 @@ SAME_RULE = {
 async def test_every_path_has_its_alias_and_openapi_lists_it_once(gateway: Running) -> None:
     async with gateway.client("read") as client:
         for method, path, _, _ in table(gateway.app):
-            if method != "GET" or "{" in path or path in ("/docs", "/", "/monitor", "/monitor/", "/metrics"):
+            if method != "GET" or "{" in path or path in NOT_JSON:
                 continue
             one, other = await client.get(path), await client.get("/api/v1" + path)
             assert (one.status_code, one.headers["content-type"]) == (other.status_code, other.headers["content-type"])

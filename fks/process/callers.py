@@ -5,6 +5,8 @@ A header that a client sends about itself counts only where the settings name th
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 from collections.abc import Iterable
 
@@ -13,7 +15,9 @@ from starlette.requests import HTTPConnection
 from fks.config.settings import Http
 from fks.config.urls import is_on_this_host
 
-_FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
+#: A client's address as the pages (`fks.web`) saw it, with the proof that they wrote it.
+CLIENT_HEADER = "x-fks-client"
+_FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via", CLIENT_HEADER)
 
 
 def peer_of(connection: HTTPConnection) -> str:
@@ -44,6 +48,21 @@ def address_of(connection: HTTPConnection, behind_proxy: bool, trusted: Iterable
     if behind_proxy and hops and (trusted is None or is_trusted_proxy(peer, trusted)):
         return hops.rpartition(",")[2].strip()
     return peer
+
+
+def client_header(address: str, key: bytes) -> str:
+    """Return the value of CLIENT_HEADER for a request that is forwarded for the client at `address`."""
+    return f"{address} {_proof(address, key)}"
+
+
+def client_of(connection: HTTPConnection, key: bytes) -> str | None:
+    """Return the address in CLIENT_HEADER; None without one, or when another program than the pages wrote it."""
+    address, _, proof = connection.headers.get(CLIENT_HEADER, "").rpartition(" ")
+    return address if address and hmac.compare_digest(proof.encode(), _proof(address, key).encode()) else None
+
+
+def _proof(address: str, key: bytes) -> str:
+    return hmac.new(key, address.encode(), hashlib.sha256).hexdigest()
 
 
 def is_local(connection: HTTPConnection, host: str = "") -> bool:

@@ -1,0 +1,39 @@
+"""Equity of the accounts: now, since the start of the day, and over time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Query
+
+from fks.api.exact import ExactJson
+from fks.api.problems import Problem
+from fks.api.query import Gate, Reader, page
+from fks.api.routing import Router
+from fks.api.views import EquityPoint, EquityView, Page
+from fks.model.timeframe import to_datetime
+
+router = Router(tags=["accounts"])
+#: Points of one answer: more than a chart has pixels to show.
+POINTS_MAX = 600
+Days = Annotated[int, Query(ge=1, le=400, description="how far back, days")]
+
+
+@router.get("/equity", response_model=Page[EquityView])
+async def equity(gate: Gate, who: Reader) -> ExactJson:
+    """Return the newest equity of each enabled account, and its profit since 00:00 UTC without deposits and
+    withdrawals. Accounts without a balance yet are not listed."""
+    return ExactJson(page(await gate.db.fetch("gateway.equity", who.account_list)))
+
+
+@router.get("/equity/{name}", response_model=Page[EquityPoint])
+async def history(gate: Gate, who: Reader, name: str, days: Days = 30) -> ExactJson:
+    """Return the equity of one account over time, oldest first: the last value of each of at most 600 equal spans."""
+    accounts = await gate.db.fetch("gateway.accounts", who.account_list)
+    account = next((row["id"] for row in accounts if row["name"] == name), None)
+    if account is None:
+        raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {name!r}", remedy="see GET /accounts")
+    since = to_datetime(gate.deps.clock.now_ns()) - timedelta(days=days)
+    rows = await gate.db.fetch("gateway.equity_history", account, since, days * 86400 / POINTS_MAX)
+    return ExactJson(page(rows))

@@ -1,0 +1,75 @@
+"""Files that the pages load: our own in `static/`, and in `vendor/` those of other projects (`make install`).
+
+They are read once, at the start, and served with a hash in their address: a browser keeps them for a year, and a new
+version has a new address. Where `vendor/` is empty the pages are plain HTML, and say so.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+#: file in `vendor/` -> file of the npm package
+VENDOR: dict[str, str] = {
+    "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
+    "htmx.min.js": "htmx.org/dist/htmx.min.js",
+    "lightweight-charts.mjs": "lightweight-charts/dist/lightweight-charts.standalone.production.mjs",
+    "bootstrap.LICENSE": "bootstrap/LICENSE",
+    "htmx.LICENSE": "htmx.org/LICENSE",
+    "lightweight-charts.LICENSE": "lightweight-charts/LICENSE",
+}
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".LICENSE": "text/plain; charset=utf-8",
+}
+_GZIP_LEAST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file: its bytes, the same compressed where that is shorter, its media type and the hash in its address."""
+
+    body: bytes = field(repr=False)
+    zipped: bytes | None = field(repr=False)
+    media_type: str
+    digest: str
+
+
+class Assets:
+    """The files of both folders by name. A file of `static/` wins over one of `vendor/`."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._found: dict[str, Asset] = {}
+        for part in ("vendor", "static"):
+            for path in sorted((folder / part).glob("*")):
+                if path.is_file() and path.suffix in _TYPES:
+                    self._found[path.name] = _asset(path)
+
+    @property
+    def missing(self) -> list[str]:
+        """Return the files of other projects that are not installed."""
+        return [name for name in VENDOR if name not in self._found]
+
+    def has(self, name: str) -> bool:
+        """Return whether the file is there."""
+        return name in self._found
+
+    def get(self, name: str) -> Asset | None:
+        """Return a file, or None."""
+        return self._found.get(name)
+
+    def url(self, name: str) -> str:
+        """Return the address of a file, relative to the application. Errors: KeyError."""
+        return f"static/{name}?v={self._found[name].digest}"
+
+
+def _asset(path: Path) -> Asset:
+    body = path.read_bytes()
+    zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _GZIP_LEAST else None
+    return Asset(body, zipped, _TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:12])

@@ -1,0 +1,164 @@
+"""HTTP client of the gateway, with the reader's own session. The only way by which the pages get data."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+
+from fks.process.callers import CLIENT_HEADER, client_header
+
+#: Seconds for one call; the gateway's own limits (statements, an order's wait, the guardian's answer) are shorter.
+TIMEOUT_S = 20.0
+_COOKIE = re.compile(r"[A-Za-z0-9._~-]{1,400}")
+_KEPT_ALIVE_MAX, _CONNECTIONS_MAX = 20, 100
+
+
+class Refusal(Exception):
+    """An answer of the gateway that is an error (RFC 9457), or that did not come."""
+
+    def __init__(self, status: int, code: str, detail: str, remedy: str = "", **members: Any) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.status, self.code, self.detail, self.remedy = status, code, detail, remedy
+        self.members = members
+
+    @property
+    def places(self) -> list[Mapping[str, Any]]:
+        """Return the fields that are wrong, as {where, why}."""
+        found = self.members.get("errors")
+        return [place for place in found if isinstance(place, dict)] if isinstance(found, list) else []
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """Return after how many seconds a repeat may succeed."""
+        found = self.members.get("retry_after")
+        return found if isinstance(found, int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Facts of the browser's request that the gateway needs to decide: `session` is the value of its cookie."""
+
+    session: str = field(repr=False)
+    address: str
+    host: str
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer of the gateway."""
+
+    status: int
+    body: Any
+    set_cookie: tuple[str, ...] = ()
+
+
+class GatewayClient:
+    """Calls of the gateway by all requests of this process. Soft state: its connections, which are kept alive."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        forward_key: bytes,
+        is_tls: bool = False,
+        verify: ssl.SSLContext | bool = True,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """`forward_key` proves to the gateway that the forwarded address of a client is true. `is_tls`: browsers reach
+        this host by TLS, which decides the name of the session's cookie."""
+        self._forward_key = forward_key
+        self.cookie_name = "__Host-fks_session" if is_tls else "fks_session"
+        limits = httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_KEPT_ALIVE_MAX)
+        # retries: a connection that the gateway's proxy had closed meanwhile is opened again; nothing was sent on it
+        transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, retries=1, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout_s, trust_env=False)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    def session_of(self, cookies: Mapping[str, str]) -> str:
+        """Return the session's cookie among those of a request; "" without a usable one."""
+        found = cookies.get(self.cookie_name, "")
+        return found if _COOKIE.fullmatch(found) else ""
+
+    async def read(self, caller: Caller, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Return what GET `path` answers. Errors: Refusal."""
+        known = {name: value for name, value in (params or {}).items() if value is not None}
+        return (await self._call("GET", caller, path, params=known)).body
+
+    async def change(
+        self,
+        caller: Caller,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        csrf: str = "",
+        key: str | None = None,
+    ) -> Answer:
+        """Send a change. `key` makes its repeat harmless where the route takes one. Errors: Refusal."""
+        headers = {} if not csrf else {"X-CSRF-Token": csrf}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        content = None if body is None else orjson.dumps(body)
+        return await self._call(method, caller, path, headers=headers, content=content)
+
+    async def _call(
+        self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> Answer:
+        sent = {
+            "Host": caller.host,
+            CLIENT_HEADER: client_header(caller.address, self._forward_key),
+            "X-Request-ID": uuid.uuid4().hex,
+            **(headers or {}),
+        }
+        if caller.session:
+            sent["Cookie"] = f"{self.cookie_name}={caller.session}"
+        if caller.origin is not None:
+            sent["Origin"] = caller.origin
+        if more.get("content") is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            answer = await self._http.request(method, path, headers=sent, **more)
+        except httpx.TimeoutException:
+            raise _away("the gateway did not answer in time", method) from None
+        except httpx.HTTPError as error:
+            raise _away(f"the gateway cannot be reached ({type(error).__name__})", method) from None
+        body = _parsed(answer)
+        if answer.status_code >= 400:
+            raise _refusal(answer, body)
+        return Answer(answer.status_code, body, tuple(answer.headers.get_list("set-cookie")))
+
+
+def _away(what: str, method: str) -> Refusal:
+    remedy = "this page tries again" if method == "GET" else "look at what happened before you repeat it"
+    return Refusal(503, "GATEWAY_AWAY", what, remedy)
+
+
+def _parsed(answer: httpx.Response) -> Any:
+    try:
+        return orjson.loads(answer.content) if answer.content else None
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _refusal(answer: httpx.Response, body: Any) -> Refusal:
+    found = body if isinstance(body, dict) else {}
+    known = {name: found.get(name) for name in ("code", "detail", "remedy")}
+    members = {name: value for name, value in found.items() if name not in (*known, "status")}
+    wait = answer.headers.get("retry-after", "")
+    if wait.isdigit():
+        members["retry_after"] = int(wait)
+    code = str(known["code"] or f"HTTP_{answer.status_code}")
+    return Refusal(
+        answer.status_code, code, str(known["detail"] or "no reason given"), str(known["remedy"] or ""), **members
+    )

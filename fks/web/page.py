@@ -1,0 +1,47 @@
+"""Description of a page: what the registry lists, and what the application serves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fks.web.forms import Form
+from fks.web.visits import Visit
+
+Loader = Callable[[Visit], Awaitable[dict[str, Any]]]
+Performer = Callable[[Visit, Form], Awaitable["Outcome"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an action, as the gateway reported it: a sentence, and what to follow until it ends.
+
+    `follow` is the id of a signal or an order; the page then asks for its state until that is final.
+    """
+
+    text: str
+    follow: str | None = None
+    kind: str = "info"  # info, good or bad
+    details: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page. `load` gives the template `pages/NAME.html` its values.
+
+    `scope` is what its reads need; the gateway checks it. `live` are channels of `/ws` whose messages make it load its
+    region again, at most twice a second, and besides that every `every_s` seconds (0: never). `actions` are POSTed to
+    PATH/NAME.
+    """
+
+    name: str
+    path: str
+    title: str
+    load: Loader
+    group: str = ""  # of the navigation; "" is in none
+    scope: str = "read"
+    live: tuple[str, ...] = ()
+    every_s: float = 5.0
+    actions: Mapping[str, Performer] = field(default_factory=dict)
+    scripts: tuple[str, ...] = ()  # modules of fks/web/static

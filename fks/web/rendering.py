@@ -1,0 +1,72 @@
+"""Templates: Jinja2 with autoescape, so that every text of a user, a venue or an exchange shows as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, tzinfo
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+
+from fks.model.codes import MEANING, Code
+from fks.web import formats
+from fks.web.assets import Assets
+
+
+class Renderer:
+    """Renders templates of `fks/web/templates`. `root`: path of the application as the browser sees it, `/app`."""
+
+    def __init__(self, assets: Assets) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("fks.web", "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._environment.filters |= {
+            "number": formats.number,
+            "money": formats.money,
+            "percent": formats.percent,
+            "tone": formats.tone,
+            "iso": formats.iso,
+            "span": formats.span,
+            "when": _when,
+            "age": _age,
+            "is_past": _is_past,
+            "meaning": meaning,
+            "short": lambda text: str(text)[:8],
+        }
+        self._environment.globals |= {"assets": assets, "NOTHING": formats.NOTHING}
+
+    def render(self, name: str, values: Mapping[str, Any]) -> str:
+        """Return the text of a template. Errors: jinja2.UndefinedError for a value that the view did not give."""
+        return self._environment.get_template(name).render(values)
+
+
+def meaning(code: object) -> str:
+    """Return what a denial code means, as a sentence; "" for a code that is not one of ours."""
+    text = str(code or "")
+    return MEANING[Code[text]] if text in Code.__members__ else ""
+
+
+@pass_context
+def _when(context: Context, value: object) -> str:
+    zone: tzinfo = context["zone"]
+    now: datetime = context["now"]
+    return formats.when(value, zone, now)
+
+
+@pass_context
+def _age(context: Context, value: object) -> str:
+    return formats.age(value, context["now"])
+
+
+@pass_context
+def _is_past(context: Context, value: object, limit_s: float) -> bool:
+    """Return whether a time is unknown, or longer ago than `limit_s`."""
+    found = formats.moment(value)
+    now: datetime = context["now"]
+    return found is None or now - found > timedelta(seconds=limit_s)

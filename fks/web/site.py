@@ -1,0 +1,241 @@
+"""Serving of pages and their actions: sessions, refusals, and the values that every template has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import RedirectResponse, Response
+
+from fks.clock import Clock
+from fks.config.settings import Http
+from fks.model.timeframe import to_datetime
+from fks.process.callers import address_of, is_own_origin
+from fks.web import formats
+from fks.web.assets import Assets
+from fks.web.client import Caller, GatewayClient, Refusal
+from fks.web.forms import form_of
+from fks.web.page import Outcome, Page, Performer
+from fks.web.rendering import Renderer
+from fks.web.visits import Result, Session, Visit
+
+if TYPE_CHECKING:
+    from fks.model.ports import Log
+
+ZONE_COOKIE, THEME_COOKIE = "fks_zone", "fks_theme"
+_YEAR = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """Arguments of `create_app`. `gateway` is closed with the application."""
+
+    http: Http
+    clock: Clock
+    log: Log
+    gateway: GatewayClient
+    assets: Assets
+
+
+class Site:
+    """Serves the pages. Holds no state of any session."""
+
+    def __init__(self, deps: Deps, pages: tuple[Page, ...]) -> None:
+        self.deps = deps
+        self.pages = pages
+        self._renderer = Renderer(deps.assets)
+
+    # ── handlers ─────────────────────────────────────────────────────────────────────────────────
+    def page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        """Return the handler of a page: the whole of it, or for htmx its region alone."""
+
+        async def show(site: Site, request: Request) -> Response:
+            return await self._shown(page, await self.visit(request))
+
+        return self.guarded(show)
+
+    def action(self, page: Page, perform: Performer) -> Callable[[Request], Awaitable[Response]]:
+        """Return the handler of an action of a page: its outcome alone for htmx, else the page with the outcome."""
+
+        async def act(site: Site, request: Request) -> Response:
+            self.check_origin(request)
+            form = await form_of(request)
+            visit = await self.visit(request)
+            try:
+                outcome = await perform(visit, form)
+            except Refusal as refusal:
+                if refusal.status == 401:
+                    raise
+                if is_htmx(request):
+                    return self.fragment(request, "parts/outcome.html", refusal=refusal, outcome=None)
+                return await self._shown(page, visit, refusal=refusal)
+            if is_htmx(request):
+                answer = self.fragment(request, "parts/outcome.html", refusal=None, outcome=outcome)
+                answer.headers["HX-Trigger"] = "fks:refresh"
+                return answer
+            return await self._shown(page, visit, outcome=outcome)
+
+        return self.guarded(act)
+
+    async def _shown(
+        self, page: Page, visit: Visit, outcome: Outcome | None = None, refusal: Refusal | None = None
+    ) -> Response:
+        values, common = await asyncio.gather(page.load(visit), visit.read_all(kill="/kill"))
+        is_part = is_htmx(visit.request) and visit.request.headers.get("hx-target") == "region"
+        text = self._renderer.render(
+            f"pages/{page.name}.html",
+            {
+                **self.common(visit.request),
+                "layout": "region.html" if is_part else "layout.html",
+                "page": page,
+                "me": visit.session,
+                "may": visit.may,
+                **common,
+                "outcome": outcome,
+                "refusal": refusal,
+                **values,
+            },
+        )
+        return _html(text, 200 if refusal is None else refusal.status)
+
+    async def static(self, request: Request) -> Response:
+        """Serve one file. Its address holds a hash of it, so that it may be kept for a year."""
+        found = self.deps.assets.get(request.path_params["name"])
+        if found is None:
+            return await self.unknown(request, None)
+        headers = {"Cache-Control": _YEAR, "Vary": "Accept-Encoding", "ETag": f'"{found.digest}"'}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        if found.zipped is not None and "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(found.zipped, media_type=found.media_type, headers={**headers, "Content-Encoding": "gzip"})
+        return Response(found.body, media_type=found.media_type, headers=headers)
+
+    async def unknown(self, request: Request, _: Any) -> Response:
+        """Return the page for a path that does not exist."""
+        refusal = Refusal(404, "PAGE_UNKNOWN", "there is no such page", "use the navigation")
+        return self.problem(request, refusal)
+
+    def failed(self, request: Request, request_id: str) -> Response:
+        """Return the page for a fault of ours."""
+        remedy = f"the log has it under {request_id}: fks logs web"
+        return self.problem(request, Refusal(500, "PAGE_FAILED", "this page could not be made", remedy))
+
+    # ── parts of handlers ────────────────────────────────────────────────────────────────────────
+    def guarded(
+        self, handle: Callable[[Site, Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return the handler with refusals answered: an ended session goes to the login, all else is a page."""
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(self, request)
+            except Refusal as refusal:
+                if refusal.status == 401:
+                    return self.to_login(request)
+                if is_htmx(request):
+                    return self.fragment(request, "parts/outcome.html", refusal=refusal, outcome=None)
+                return self.problem(request, refusal)
+
+        return handler
+
+    def caller(self, request: Request) -> Caller:
+        """Return what the gateway has to know about the browser."""
+        http = self.deps.http
+        return Caller(
+            session=self.deps.gateway.session_of(request.cookies),
+            address=address_of(request, http.behind_proxy, http.trusted_proxies),
+            host=request.headers.get("host", ""),
+            origin=request.headers.get("origin"),
+        )
+
+    async def visit(self, request: Request) -> Visit:
+        """Return the visit of a session. Errors: Refusal 401 without one; nothing else is asked with an ended one, as
+        each such call counts as a wrong token of the browser's address."""
+        caller = self.caller(request)
+        if not caller.session:
+            raise Refusal(401, "UNAUTHORIZED", "nobody is logged in", "log in")
+        gateway = self.deps.gateway
+        body = await gateway.read(caller, "/auth/session")
+        return Visit(request, gateway, caller, Session.of(body), self.zone(request), self.now())
+
+    def now(self) -> Any:
+        """Return the present, UTC."""
+        return to_datetime(self.deps.clock.now_ns())
+
+    @staticmethod
+    def zone(request: Request) -> Any:
+        """Return the zone that the reader chose; UTC without one."""
+        return formats.zone_of(request.cookies.get(ZONE_COOKIE, ""))
+
+    @staticmethod
+    def check_origin(request: HTTPConnection) -> None:
+        """Refuse a form of another origin's page. Errors: Refusal 403 ORIGIN_FORBIDDEN."""
+        is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if is_foreign or not is_own_origin(request, ()):
+            raise Refusal(
+                403, "ORIGIN_FORBIDDEN", "a page of another origin may change nothing here", "use the page itself"
+            )
+
+    def common(self, request: Request) -> dict[str, Any]:
+        """Return the values of every template."""
+        theme, zone = request.cookies.get(THEME_COOKIE, ""), self.zone(request)
+        return {
+            "root": request.scope.get("root_path", ""),
+            "pages": [page for page in self.pages if page.group],
+            "theme": theme if theme in ("light", "dark") else "",
+            "zone": zone,
+            "zone_name": str(getattr(zone, "key", "UTC")),
+            "now": self.now(),
+            "path": path_of(request),
+        }
+
+    def render(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        """Return a page that is not in the registry."""
+        text = self._renderer.render(
+            name, {**self.common(request), "me": None, "page": None, "kill": Result(), "outcome": None, **values}
+        )
+        return _html(text, status)
+
+    def fragment(self, request: Request, name: str, **values: Any) -> Response:
+        """Return a part of a page, for htmx."""
+        refusal: Refusal | None = values.get("refusal")
+        text = self._renderer.render(name, {**self.common(request), **values})
+        return _html(text, 200 if refusal is None else refusal.status)
+
+    def problem(self, request: Request, refusal: Refusal) -> Response:
+        """Return a page that shows a refusal alone."""
+        answer = self.render(request, "problem.html", refusal.status, refusal=refusal, layout="layout.html")
+        if refusal.retry_after_s is not None:
+            answer.headers["Retry-After"] = str(refusal.retry_after_s)
+        return answer
+
+    def to_login(self, request: Request) -> Response:
+        """Send the browser to the login, and from there back to this page."""
+        root = request.scope.get("root_path", "")
+        back = path_of(request) if request.method == "GET" and not is_htmx(request) else ""
+        if is_htmx(request) and (shown := request.headers.get("hx-current-url")):
+            back = urlsplit(shown).path.removeprefix(root)
+        address = f"{root}/login?ended={'1' if request.cookies else ''}&next={quote(back, safe='/')}"
+        if is_htmx(request):
+            return Response(status_code=401, headers={"HX-Redirect": address})
+        return RedirectResponse(address, status_code=303)
+
+
+def is_htmx(request: Request) -> bool:
+    """Return whether htmx asks: it takes a part of a page."""
+    return request.headers.get("hx-request") == "true"
+
+
+def path_of(request: Request) -> str:
+    """Return the request's path within the application."""
+    root = str(request.scope.get("root_path", ""))
+    path = str(request.scope["path"])
+    return path.removeprefix(root) or "/"
+
+
+def _html(text: str, status: int) -> Response:
+    return Response(text, status_code=status, media_type="text/html; charset=utf-8")

@@ -1,0 +1,48 @@
+// Draws the charts of a page from the gateway's own answers. Without the library the table below each stays.
+const source = document.body.dataset.charts;
+const charts = new Map();
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function options() {
+  return {
+    autoSize: true,
+    layout: { background: { color: "transparent" }, textColor: colour("--muted"), attributionLogo: false },
+    grid: { vertLines: { color: colour("--line") }, horzLines: { color: colour("--line") } },
+    rightPriceScale: { borderColor: colour("--line") },
+    timeScale: { borderColor: colour("--line"), timeVisible: true },
+  };
+}
+
+async function draw(box, library) {
+  const answer = await fetch(box.dataset.source, { headers: { Accept: "application/json" } });
+  if (!answer.ok) return;
+  const { items } = await answer.json();
+  const byTime = new Map(items.map((point) => [Math.floor(Date.parse(point.time) / 1000), Number(point.equity)]));
+  const chart = library.createChart(box, options());
+  const series = chart.addSeries(library.AreaSeries, {
+    lineColor: colour("--accent"), topColor: `${colour("--accent")}44`, bottomColor: `${colour("--accent")}08`, lineWidth: 2,
+  });
+  series.setData([...byTime].map(([time, value]) => ({ time, value })));
+  chart.timeScale().fitContent();
+  charts.set(box, chart);
+}
+
+async function drawAll() {
+  for (const [box, chart] of charts) {
+    if (!box.isConnected) { chart.remove(); charts.delete(box); }
+  }
+  if (!source) return;
+  const library = await import(source);
+  for (const box of document.querySelectorAll(".chart[data-source]")) {
+    if (!charts.has(box)) await draw(box, library);
+  }
+}
+
+document.addEventListener("fks:theme", () => {
+  for (const chart of charts.values()) chart.applyOptions(options());
+});
+document.body.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target?.id === "region") drawAll(); });
+drawAll();

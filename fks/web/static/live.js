@@ -1,0 +1,143 @@
+// Keeps a page current: one websocket to the gateway says that something happened, and the page's region is loaded
+// again, at most twice a second. What is shown is always the server's; ages are counted on here, second by second.
+const body = document.body;
+const region = document.getElementById("region");
+const stateBox = document.getElementById("live-state");
+const stateText = document.getElementById("live-text");
+const channels = (body.dataset.live ?? "").split(",").filter(Boolean);
+const everyMs = Number(body.dataset.every ?? 0) * 1000;
+const aheadMs = Date.now() - Date.parse(body.dataset.now); // of the browser's clock
+const LEAST_MS = 500, SILENT_MS = 25000, WAIT_MAX_MS = 15000;
+
+let socket = null, waitMs = 500, heardAt = 0, isWanted = false, isLoading = false, loadedAt = Date.now(), lostAt = null;
+
+// ── ages ──────────────────────────────────────────────────────────────────────────────────────
+export function span(seconds) {
+  const left = Math.max(0, Math.floor(seconds));
+  if (left < 60) return `${left} s`;
+  if (left < 3600) return `${Math.floor(left / 60)} min ${left % 60} s`;
+  if (left < 86400) return `${Math.floor(left / 3600)} h ${Math.floor((left % 3600) / 60)} min`;
+  return `${Math.floor(left / 86400)} d ${Math.floor((left % 86400) / 3600)} h`;
+}
+
+export const now = () => Date.now() - aheadMs;
+
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function countAges() {
+  for (const element of document.querySelectorAll("[data-age], [data-age-s]")) {
+    if (element.dataset.ageS !== undefined) element.dataset.shownAt ??= String(Date.now());
+    const seconds = element.dataset.ageS === undefined
+      ? (now() - Date.parse(element.dateTime)) / 1000
+      : Number(element.dataset.ageS) + (Date.now() - Number(element.dataset.shownAt)) / 1000;
+    const isStale = seconds > Number(element.dataset.limit);
+    element.classList.toggle("stale", isStale);
+    write(element, `${isStale ? "stale, " : ""}${span(seconds)} ago`);
+  }
+  for (const element of document.querySelectorAll("[data-until]")) {
+    const left = (Date.parse(element.dataset.until) - now()) / 1000;
+    write(element, left > 0 ? `${span(left)} left` : "expired");
+    element.classList.toggle("urgent", left < 10);
+  }
+  for (const element of document.querySelectorAll("[data-countdown]")) {
+    element.dataset.shownAt ??= String(Date.now());
+    write(element, span(Number(element.dataset.countdown) - (Date.now() - Number(element.dataset.shownAt)) / 1000));
+  }
+}
+
+// ── the region ────────────────────────────────────────────────────────────────────────────────
+// A confirmation that is open, or a field that is being filled in, is not replaced under the reader's hands.
+const isHeld = () =>
+  region.querySelector("details[open]:not([data-free])") !== null ||
+  (region.contains(document.activeElement) && document.activeElement.matches("input, select, textarea"));
+
+async function load() {
+  if (isLoading || document.hidden || isHeld() || !window.htmx) return;
+  isLoading = true;
+  isWanted = false;
+  const begun = Date.now();
+  await window.htmx.ajax("GET", location.pathname + location.search, { target: "#region", swap: "innerHTML" })
+    .catch(() => undefined); // what failed is seen below: loadedAt stays
+  setTimeout(() => {
+    isLoading = false;
+    if (isWanted) load();
+  }, Math.max(LEAST_MS - (Date.now() - begun), 0));
+}
+
+function want() {
+  isWanted = true;
+  load();
+}
+
+body.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.target?.id === "region" && event.detail.successful) loadedAt = Date.now();
+});
+body.addEventListener("htmx:afterSwap", countAges);
+body.addEventListener("fks:refresh", want);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) want(); });
+
+// ── the socket ────────────────────────────────────────────────────────────────────────────────
+function connect() {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  socket = new WebSocket(`${scheme}//${location.host}/ws?channels=-`);
+  socket.addEventListener("message", (event) => {
+    heardAt = Date.now();
+    const message = JSON.parse(event.data);
+    if (message.type === "hello") {
+      socket.send(JSON.stringify({ type: "subscribe", id: 1, channels }));
+    } else if (message.type === "check") {
+      socket.send(JSON.stringify({ type: "checked", n: message.n }));
+    } else if (message.type === "subscribed") {
+      waitMs = 500;
+      if (lostAt !== null) want(); // whatever was missed meanwhile is in the journal
+      lostAt = null;
+    } else if (message.type !== "heartbeat" && message.type !== "snapshot") {
+      want();
+      document.dispatchEvent(new CustomEvent("fks:message", { detail: message }));
+    }
+    show();
+  });
+  socket.addEventListener("close", () => {
+    socket = null;
+    lostAt ??= Date.now();
+    setTimeout(connect, waitMs * (0.5 + Math.random()));
+    waitMs = Math.min(waitMs * 2, WAIT_MAX_MS);
+    show();
+  });
+}
+
+function show() {
+  const isOpen = socket !== null && socket.readyState === WebSocket.OPEN && lostAt === null;
+  const oldMs = Date.now() - loadedAt;
+  const isOld = everyMs > 0 && oldMs > Math.max(3 * everyMs, 15000);
+  const isPaused = isHeld();
+  const state = isOld && !isPaused ? "stale" : isPaused ? "held" : isOpen ? "on" : "off";
+  const texts = {
+    stale: "Stale: the numbers are old, and are asked for again",
+    held: "Waits: nothing is updated while you confirm or type",
+    on: "Live",
+    off: "Not live: numbers are read every few seconds",
+  };
+  stateBox.dataset.state = state;
+  write(stateText, texts[state]);
+  region?.classList.toggle("stale", state === "stale");
+  const note = document.getElementById("stale-note");
+  if (note) {
+    note.hidden = state !== "stale";
+    if (state === "stale") write(note, `These numbers are ${span(oldMs / 1000)} old.`);
+  }
+}
+
+if (region) {
+  if (channels.length > 0) connect();
+  else lostAt = Date.now();
+  if (everyMs > 0) setInterval(want, everyMs);
+}
+setInterval(() => {
+  if (socket !== null && heardAt && Date.now() - heardAt > SILENT_MS) socket.close(); // a silent line is dead
+  countAges();
+  if (region) show();
+}, 1000);
+countAges();

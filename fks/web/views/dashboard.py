@@ -1,0 +1,19 @@
+"""Dashboard: the state of the system, money and risk at a glance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fks.web.visits import Visit
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return the newest of everything that a trader looks at first."""
+    return await visit.read_all(
+        status="/api/status",
+        equity="/equity",
+        positions="/positions",
+        orders=("/orders", {"open": "true", "limit": 50}),
+        signals=("/signals", {"state": "pending", "limit": 50}),
+        alerts="/alerts",
+    )

@@ -1,0 +1,47 @@
+"""Kill switch: what it would cancel and close, engaging it, and its release."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fks.web.forms import Form
+from fks.web.page import Outcome
+from fks.web.visits import Visit
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return what would be cancelled and closed."""
+    return await visit.read_all(
+        orders=("/orders", {"open": "true", "limit": 500}),
+        positions="/positions",
+    )
+
+
+async def engage(visit: Visit, form: Form) -> Outcome:
+    """Engage the kill switch."""
+    body = {"reason": form.needed("reason", "a reason"), "flatten": form.is_ticked("flatten")}
+    answer = (await visit.change("POST", "/emergency-stop", body, csrf=form.text("csrf"))).body
+    through = (
+        "by the guardian" if answer.get("through") == "guardian" else "through the database: the guardian takes it over"
+    )
+    state = "All is quiet" if answer.get("is_quiet") else "It is at work"
+    found = [
+        ("Kill", str(answer.get("kill_id") or "")[:8]),
+        ("Taken", through),
+        ("Orders cancelled", str(answer["cancelled"]) if "cancelled" in answer else ""),
+        ("Left", "; ".join(str(item) for item in answer.get("remaining") or ())),
+    ]
+    joined = "was engaged already and goes on" if answer.get("already") else "is engaged"
+    text = f"The kill switch {joined}. {state}: this page shows what is left."
+    return Outcome(text, kind="good", details=tuple((name, text) for name, text in found if text))
+
+
+async def release(visit: Visit, form: Form) -> Outcome:
+    """Release the kill switch."""
+    answer = (await visit.change("POST", "/emergency-stop/release", csrf=form.text("csrf"))).body
+    halted = answer.get("still_halted") or ()
+    details = (
+        (("Still halted", f"NinjaTrader groups {', '.join(halted)}: release them at the platform"),) if halted else ()
+    )
+    text = "It was not engaged." if answer.get("already") else "The kill switch is released: entries are allowed again."
+    return Outcome(text, kind="good", details=details)

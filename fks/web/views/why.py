@@ -1,0 +1,14 @@
+"""Story of one decision: bar, strategy values, signal, checks, order, its events and fills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fks.web.visits import Visit
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return the stories of an order or a signal."""
+    what = visit.request.path_params["what"]
+    found = await visit.read_all(why=("/why", {"what": what}))
+    return {"what": what, "why": found["why"]}

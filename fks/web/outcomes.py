@@ -54,11 +54,11 @@ async def outcome_of(visit: Visit, id: str) -> Outcome:
     if state == SignalState.DENIED:
         return Outcome(f"Denied: {what}.", kind="bad", details=_denial(signal, id))
     if state in {outcome.value for outcome in OUTCOMES}:
-        words = {"expired": "Expired before it was used", "declined": "Rejected", "nothing": "Nothing to do"}
-        text = f"{words.get(state, state)}: {what}."
+        texts = {"expired": "Expired before it was used", "declined": "Rejected", "nothing": "Nothing to do"}
+        text = f"{texts.get(state, state)}: {what}."
         return Outcome(text, kind="info", details=_detail(signal))
-    words = {"pending": "Waits for approval", "ready": "Approved; the order manager has not decided yet"}
-    return Outcome(f"{words.get(state, state)}: {what}.", follow=id)
+    texts = {"pending": "Waits for approval", "ready": "Approved; the order manager has not decided yet"}
+    return Outcome(f"{texts.get(state, state)}: {what}.", follow=id)
 
 
 def _of_order(order: Mapping[str, Any]) -> Outcome:

@@ -1,4 +1,4 @@
-"""Dashboard: the state of the system, money and risk at a glance."""
+"""Dashboard: the state of the system, money and risk on one page."""
 
 from __future__ import annotations
 

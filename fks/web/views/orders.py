@@ -50,14 +50,14 @@ async def close(visit: Visit, form: Form) -> Outcome:
     answer = await visit.change("POST", f"/positions/{quote(symbol, safe='')}/close", csrf=form.text("csrf"), key=key)
     items = answer.body["items"]
     bodies = [item["order"] for item in items]
-    details = [(f"{item['account']} {item['instance'] or 'a person'}", _said(item["order"])) for item in items]
+    details = [(f"{item['account']} {item['instance'] or 'a person'}", _state_of(item["order"])) for item in items]
     ids = [str(body.get("id") or body.get("client_order_id") or "") for body in bodies]
     if len(items) == 1 and ids[0]:
         return await outcome_of(visit, ids[0])
     return Outcome(f"{len(items)} exits were committed in {symbol}.", details=tuple(details))
 
 
-def _said(body: dict[str, Any]) -> str:
+def _state_of(body: dict[str, Any]) -> str:
     order = body.get("order") or body
     state, code = order.get("state") or body.get("signal_state") or "committed", body.get("code")
     return f"{state}, {code}: {body.get('detail') or ''}" if code else str(state)

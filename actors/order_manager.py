@@ -39,7 +39,7 @@ class OrderManagerActor:
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.journal import kill_mode
         from fks.order_manager.ninja_rows import NinjaRows
-        from fks.order_manager.prop_rules import prop_gate
+        from fks.order_manager.prop_rules import prop_gates
         from fks.order_manager.service import OrderManager
         from fks.orders.sent_ids import SentIds
         from fks.rate_limits.venue_budgets import venue_budget
@@ -73,10 +73,11 @@ class OrderManagerActor:
             kill_file=lambda: kill_mode(c.paths.kill_file),
             sent=SentIds(history.ask_before_ns),
         )
-        gate = prop_gate(c.settings, c.paths.home, self._ninja)
-        if gate is not None and gate.fault:
-            c.log.error("risk.prop_rules_unusable", reason=gate.fault)
-        self._service.cache.prop = gate
+        gates = prop_gates(c.settings, c.paths.home, self._ninja)
+        for venue, gate in gates.items():
+            if gate.fault:
+                c.log.error("risk.prop_rules_unusable", venue=venue, reason=gate.fault)
+        self._service.cache.prop = gates
         await self._service.start()
 
     async def run(self) -> None:

@@ -24,9 +24,10 @@ from typing import Any, TypeVar
 from fks.api.exact import decimal_of, shown
 from fks.clock import Clock
 from fks.config.settings import Settings
-from fks.model.account import BRACKET_KEEPERS, Account
+from fks.model.account import Account, keeps_bracket
 from fks.model.backoff import Backoff
 from fks.model.codes import Code
+from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import InputError, OutageError
 from fks.model.ids import client_order_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
@@ -319,7 +320,7 @@ class OrderEntry:
             raise InputError(
                 f"unknown order {client_order_id!r}", code="ORDER_UNKNOWN", status=404, remedy="see `fks orders list`"
             )
-        if order.parent_id is not None and order.venue in BRACKET_KEEPERS:
+        if order.parent_id is not None and keeps_bracket(order.venue):
             raise InputError(
                 f"order {client_order_id} is a stop or target that {order.venue} keeps by itself",
                 code="LEG_KEPT",
@@ -453,7 +454,7 @@ class OrderEntry:
             for account in accounts
             if account.is_enabled
             and (name is None or name in (account.name, str(account.id)))
-            and request.venue in (None, account.venue)
+            and (request.venue in (None, account.venue) or _is_further(account, request))
         ]
         if found:
             return min(found, key=lambda account: account.id)
@@ -501,6 +502,11 @@ class OrderEntry:
                 await self._clock.sleep(pause_s)
                 record = await self._signals.get(record.signal.id) or record
         return _answer(record, order)
+
+
+def _is_further(account: Account, request: OrderRequest) -> bool:
+    """Return whether a request for the venue `ninja` names a further account at NinjaTrader."""
+    return request.account is not None and request.venue == LEADER and is_ninja(account.venue)
 
 
 def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:

@@ -197,6 +197,28 @@ class EquityPoint(View):
 
 
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────
+class HandExecutionView(View):
+    """An execution at NinjaTrader that no signal of FKS led to."""
+
+    exec_id: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+    at: datetime
+
+
+class RelayView(View):
+    """A signal that was shown to a person (code RELAYED), and what was then traded by hand in the same account and
+    contract: until the next signal was shown there, a day at most."""
+
+    group: str
+    account: str
+    symbol: str
+    shown_at: datetime
+    shown_until: datetime | None
+    executions: list[HandExecutionView]
+
+
 class SignalView(View):
     """A signal and its outcome."""
 
@@ -230,6 +252,7 @@ class SignalView(View):
     decided_at: datetime | None
     trace_id: str
     created_at: datetime
+    relay: RelayView | None = None
 
 
 class InstanceView(View):
@@ -509,6 +532,71 @@ class NinjaLinksView(View):
     """The links of all groups."""
 
     items: list[NinjaLinkView]
+
+
+class CopyPlaceView(View):
+    """An account at NinjaTrader: its venue, its name here, the group of its bridge and its name at the platform."""
+
+    venue: str
+    account: str | None
+    group: str | None
+    platform_account: str | None
+
+
+class FollowerView(CopyPlaceView):
+    """An account that repeats signals. `size`: a factor of the signal's contracts if `is_ratio`, else contracts."""
+
+    name: str
+    size: Decimal | None
+    is_ratio: bool
+    mode: str
+
+
+class CopyPositionView(View):
+    """What a follower holds and should hold by its rule, signed contracts. `difference`: held minus expected."""
+
+    name: str
+    symbol: str
+    leader: Decimal
+    expected: Decimal
+    held: Decimal
+    difference: Decimal
+
+
+class CopyOrderView(View):
+    """What became of a signal on one account. `state`: of the order, of the signal while it has none."""
+
+    signal_id: uuid.UUID
+    venue: str
+    account: str
+    state: str
+    code: str | None
+    detail: str | None
+    client_order_id: str | None
+    quantity: Decimal | None
+    filled: Decimal | None
+    average_price: Decimal | None
+    price_difference: Decimal | None
+
+
+class CopiedSignalView(View):
+    """A signal of the leader, and what became of it on each account, the leader's first."""
+
+    id: uuid.UUID
+    symbol: str
+    kind: str
+    side: str
+    created_at: datetime
+    orders: list[CopyOrderView]
+
+
+class NinjaCopiesView(View):
+    """The trade copier: leader, followers, positions, and the newest signals."""
+
+    leader: CopyPlaceView
+    followers: list[FollowerView]
+    positions: list[CopyPositionView]
+    signals: list[CopiedSignalView]
 
 
 class ConnectionView(View):

@@ -52,7 +52,13 @@ def _tied(item: dict[str, Any]) -> str:
 @accounts.command()
 @click.argument("name")
 @click.option("--type", "account_type", type=click.Choice(["personal", "prop"]), default="personal", show_default=True)
-@click.option("--venue", type=click.Choice(get_args(VenueName)), default="paper", show_default=True)
+@click.option(
+    "--venue",
+    metavar="|".join((*get_args(VenueName), "ninja:NAME")),
+    default="paper",
+    show_default=True,
+    help="Where its orders go; ninja:NAME is the account of a table [ninja.accounts.NAME].",
+)
 @click.option("--broker", default="", help="Name of the broker that holds the account.")
 @click.option("--currency", default="USDT", show_default=True)
 @click.option("--initial-balance", default="0", show_default=True)

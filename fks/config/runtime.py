@@ -63,6 +63,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_keys("supervision", Supervision, "lease_ttl_s", "lease_renew_s", "placement"), ("*", SUPERVISOR)),
     **dict.fromkeys(_SUPERVISORS, (SUPERVISOR,)),
     **dict.fromkeys(_keys("auth", Auth), (GATEWAY,)),
+    "ninja.copies": ("orders", GATEWAY),
     "http.replicas": (GATEWAY,),
     "http.cors_origins": (GATEWAY,),
     "http.order_wait_s": (GATEWAY,),

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validat
 
 from fks.config.risk import Risk as Risk
 from fks.config.risk import Section as Section
+from fks.model.copies import LEADER, NAME, CopyRule, parse_rule, venue_of
 from fks.model.errors import ConfigError
 
 Timeframe = Literal["1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"]
@@ -413,6 +414,13 @@ class NinjaGroup(Section):
     )
 
 
+class NinjaAccount(Section):
+    """One more account at NinjaTrader: a table `[ninja.accounts.NAME]`. Its venue is `ninja:NAME`."""
+
+    group: str | None = Field(None, description="group of the bridge that has it; needed with several groups")
+    account: str = Field(min_length=1, description="its name at NinjaTrader")
+
+
 class Ninja(Section):
     """NinjaTrader 8. The keys below are one bridge; each table `[ninja.groups.NAME]` is another one."""
 
@@ -438,6 +446,33 @@ class Ninja(Section):
         description="tables [ninja.groups.NAME] with enabled (true), host, port, timeout_s, secret_file, required, "
         "rules",
     )
+    accounts: dict[str, NinjaAccount] = Field(
+        default_factory=dict,
+        description="tables [ninja.accounts.NAME] with group and account: further accounts, each a venue 'ninja:NAME'",
+    )
+    copies: tuple[str, ...] = Field(
+        (),
+        description="accounts that repeat each signal of the venue 'ninja': 'NAME 0.5x auto' (a ratio of its "
+        "contracts), 'NAME 2 relay' (contracts, shown to a person), 'NAME 1 off'",
+    )
+
+    roll_page_days: int = Field(
+        3, ge=0, le=30, description="business days before a held contract's last trading day (or first notice) to page"
+    )
+    auto_roll: bool = Field(
+        False, description="must be false: FKS does not roll a position by itself, it alerts and pages"
+    )
+
+    @field_validator("auto_roll")
+    @classmethod
+    def _check_roll(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "true is not supported: between the closing and the opening order of a roll the market moves, and a "
+                "firm may not allow the next contract. FKS alerts from the roll date on, and pages before the end; "
+                "remove ninja.auto_roll, and roll by hand"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -451,13 +486,52 @@ class Ninja(Section):
         if self.account is not None and self.traded() is None:
             known = ", ".join(self.links()) or "none: set ninja.enabled = true"
             raise ValueError(f"ninja.account needs ninja.account_group, one of the enabled groups ({known})")
+        self._check_accounts()
         return self
+
+    def _check_accounts(self) -> None:
+        """Check the further accounts, and the rules for copies. Errors: ValueError."""
+        known = ", ".join(self.links()) or "none: set ninja.enabled = true"
+        for name, account in self.accounts.items():
+            if NAME.fullmatch(name) is None:
+                raise ValueError(f"account {name!r}: a name has 1 to 32 letters, digits, _ or -")
+            if self._place(account.group, account.account) is None:
+                raise ValueError(f"[ninja.accounts.{name}] needs group, one of the enabled groups ({known})")
+        places = list(self.sessions().values())
+        if twice := [place for place in places if places.count(place) > 1]:
+            raise ValueError(
+                f"account {twice[0][1]} of group {twice[0][0]} is there twice: one session trades an account"
+            )
+        rules = self.copy_rules()
+        if unknown := [rule.name for rule in rules if rule.name not in self.accounts]:
+            raise ValueError(f"ninja.copies names {unknown[0]}: write a table [ninja.accounts.{unknown[0]}]")
+        names = [rule.name for rule in rules]
+        if twice_named := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"ninja.copies names {twice_named[0]} twice: one rule for an account")
+        if rules and self.traded() is None:
+            raise ValueError("ninja.copies needs ninja.account: the account whose signals are repeated")
+
+    def _place(self, group: str | None, account: str | None) -> tuple[str, str] | None:
+        """Return group and account, the group by itself when there is only one; None when it is not an enabled one."""
+        groups = list(self.links())
+        group = groups[0] if group is None and len(groups) == 1 else group
+        return None if account is None or group not in groups else (group, account)
+
+    def sessions(self) -> dict[str, tuple[str, str]]:
+        """Return group and account of each venue session: `ninja`, and `ninja:NAME` of each further account."""
+        found = {LEADER: traded} if (traded := self.traded()) is not None else {}
+        for name, account in self.accounts.items():
+            if (place := self._place(account.group, account.account)) is not None:
+                found[venue_of(name)] = place
+        return found
+
+    def copy_rules(self) -> list[CopyRule]:
+        """Return the rules by which accounts repeat the signals of the venue `ninja`. Errors: ValueError."""
+        return [parse_rule(text) for text in self.copies]
 
     def traded(self) -> tuple[str, str] | None:
         """Return group and account that the venue `ninja` trades; None: there is no such venue."""
-        groups = list(self.links())
-        group = groups[0] if self.account_group is None and len(groups) == 1 else self.account_group
-        return None if self.account is None or group not in groups else (group, self.account)
+        return self._place(self.account_group, self.account)
 
     def links(self) -> dict[str, NinjaGroup]:
         """Return the bridges to connect to, by group."""

@@ -34,6 +34,7 @@ from fks.guardian.progress import Progress
 from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
+from fks.model.copies import is_ninja
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.ports import Venue
 from fks.model.timeframe import iso
@@ -41,7 +42,6 @@ from fks.store.bus import KILL
 
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
-_NINJA = "ninja"  # the venue of orders at NinjaTrader, whichever group
 _CANCEL_AGAIN_S = 1.0
 _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that the venue alone is asked about each id
 
@@ -341,7 +341,7 @@ class Guardian:
         return [
             line_of("elsewhere", why, holder=holder, quantity=quantity)
             for holder, quantity in sorted(held.items())
-            if holder.venue not in self._venues and not (self._bridges and holder.venue == _NINJA)
+            if holder.venue not in self._venues and not (self._bridges and is_ninja(holder.venue))
         ]
 
     # ── the work ─────────────────────────────────────────────────────────────────────────────────

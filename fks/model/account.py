@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal, get_args
 
 #: the venues that an account's orders may go to; `fks.venues.registry.MAKERS` has a maker for each
 VenueName = Literal["paper", "ccxt", "ninja"]
+#: a venue as an account names it: one of them, or a further account at NinjaTrader (`fks.model.copies`)
+VENUE_PATTERN: Final = rf"^({'|'.join(get_args(VenueName))}|ninja:[A-Za-z0-9_-]{{1,32}})$"
 #: those of them that place, resize and end SL and TP themselves (`VenueCapabilities.keeps_bracket`)
-BRACKET_KEEPERS = frozenset({"ninja"})
+_BRACKET_KEEPERS = frozenset({"ninja"})
+
+
+def keeps_bracket(venue: str) -> bool:
+    """Return whether a venue places, resizes and ends SL and TP itself."""
+    return venue.partition(":")[0] in _BRACKET_KEEPERS
 
 
 class Environment(StrEnum):

@@ -79,6 +79,7 @@ class Code(StrEnum):
     REDUCE_ONLY = "REDUCE_ONLY"
     NO_POSITION = "NO_POSITION"
     PROP_OFF = "PROP_OFF"
+    RELAYED = "RELAYED"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -148,6 +149,7 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.REDUCE_ONLY, False, "the order may only reduce a position, and it could open or enlarge one"),
     (Code.NO_POSITION, False, "the entry adds to a position, and there is none: its first entry did not fill, or the position is closed"),
     (Code.PROP_OFF, False, "the funded account's rules are missing, incomplete or wrong: nothing is entered"),
+    (Code.RELAYED, False, "the signal was shown to a person at NinjaTrader, who trades: FKS sends no order"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

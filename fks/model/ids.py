@@ -29,6 +29,11 @@ def intent_id(signal: uuid.UUID) -> uuid.UUID:
     return _uuid5("intent", signal)
 
 
+def copy_signal_id(intent: uuid.UUID, account_id: int) -> uuid.UUID:
+    """Return the id of the signal by which another account repeats the one that `intent` came from."""
+    return _uuid5("copy", intent, account_id)
+
+
 def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
     """Return 32 lower-case hex characters: fits every venue's field and never contains the epoch."""
     return _uuid5("order", intent, role, attempt).hex

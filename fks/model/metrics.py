@@ -126,6 +126,13 @@ METRICS: dict[str, Metric] = {
             ("source",),
             "a venue's or the NTP server's clock minus that of the head",
         ),
+        Metric("fks_signal_copies_total", "counter", (), "signals repeated for other accounts at NinjaTrader"),
+        Metric(
+            "fks_copy_difference",
+            "gauge",
+            ("account", "symbol"),
+            "contracts that a follower holds above what its rule gives; 0 is right",
+        ),
         Metric("fks_ninja_connected", "gauge", ("group",), "1 while the bridge of a NinjaTrader group is connected"),
         Metric("fks_ninja_ready", "gauge", ("group",), "1 while a NinjaTrader group is able to trade"),
         Metric("fks_ninja_disconnects_total", "counter", ("group",), "connections to NinjaTrader that were lost"),

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from fks.config.settings import Settings
 from fks.model.account import Account, Position
+from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Order
@@ -272,7 +273,7 @@ class AccountValues:
         if instrument is not None and intent.instance:
             own = cache.position(account.id, intent.venue, intent.symbol, intent.instance)
             entries = entries_of(intent, own, orders, instrument, prices.get(intent.symbol))
-            instance = cache.instances.get(intent.instance)
+            instance = cache.instances.get(copied_instance(intent.instance) or intent.instance)
             pyramiding = 1 if instance is None else instance.pyramiding
         return Values(
             prices=prices,

@@ -14,12 +14,13 @@ from decimal import Decimal
 from fks.config.settings import Settings
 from fks.model.account import Account, Balance, Position
 from fks.model.codes import Denial
+from fks.model.copies import copied_instance
 from fks.model.instrument import Instrument
 from fks.model.order import OPEN, Fill, Order, Role, Side, State
 from fks.model.ports import VenueCapabilities
 from fks.model.signal import Signal
 from fks.order_manager.account_values import AccountValues
-from fks.order_manager.prop_rules import VENUE, PropGate
+from fks.order_manager.prop_rules import PropGate
 from fks.orders.messages import KillMode, PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
@@ -85,7 +86,7 @@ class OrderCache:
     kill_mode: KillMode = KillMode.NONE
     kill_id: str = ""  # of the kill that wants positions closed
     is_guardian_alive: bool = False
-    prop: PropGate | None = None  # rules of a prop firm for the account at NinjaTrader
+    prop: dict[str, PropGate] = field(default_factory=dict)  # rules of prop firms, by venue of the account
     escalated: tuple[str, str] | None = None  # a child that money depends on, and why
     is_journal_up: bool = True
     ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
@@ -276,13 +277,14 @@ class OrderCache:
         )
 
     def _prop_denial(self, intent: Intent, now_ns: int) -> Denial | None:
-        if self.prop is None or intent.venue != VENUE or intent.role not in (Role.ENTRY, Role.ORDER):
+        gate = self.prop.get(intent.venue)
+        if gate is None or intent.role not in (Role.ENTRY, Role.ORDER):
             return None
         positions: dict[str, Decimal] = {}
         for (account_id, venue, symbol, _), position in self.positions.items():
             if (account_id, venue) == (intent.account_id, intent.venue):
                 positions[symbol] = positions.get(symbol, _ZERO) + position.quantity
-        return self.prop.denial(intent, self.open_of(intent.account_id), positions, now_ns)
+        return gate.denial(intent, self.open_of(intent.account_id), positions, now_ns)
 
     def equity(self, signal: Signal, now_ns: int) -> Decimal | None:
         """Return what the account of an entry is worth in the quote of its instrument: all balances at last prices, the
@@ -310,6 +312,7 @@ class OrderCache:
         """Return why an instance may not enter: CRASHED, DISABLED; "" when it may, and for a person's orders."""
         if not instance:
             return ""
+        instance = copied_instance(instance) or instance  # a copy trades as long as what it repeats does
         known = self.instances.get(instance)
         if instance in self.halted or (known is not None and known.state == "CRASHED"):
             return "CRASHED"

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from fks.clock.waiting import wait_for_event
 from fks.model.signal import Signal
 from fks.order_manager.context import Context
+from fks.order_manager.copying import Copier
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders.messages import PositionKey
 from fks.store.signals import SignalRecord, SignalStore
@@ -32,12 +33,14 @@ class Intake:
         prepare: Callable[[Signal], Awaitable[None]],
         *,
         learn: Callable[[uuid.UUID, int], None],
+        copier: Copier,
     ) -> None:
         self._context = context
         self._signals = signals
         self._workers = workers
         self._prepare = prepare
         self._learn = learn
+        self._copier = copier
         self._busy: set[PositionKey] = set()
         self._missed: set[PositionKey] = set()  # signals were seen there while it was busy
         self._given: set[uuid.UUID] = (
@@ -72,6 +75,8 @@ class Intake:
         given = tuple(self._given)
         records = await ledger.patiently(lambda: self._signals.ready(venues, _BATCH, known=given))
         records += await ledger.patiently(lambda: self._signals.ready_elsewhere(venues, _BATCH))
+        if self._copier.is_needed and await self._copier.copy(records):
+            self.wake()
         batches: dict[PositionKey, list[SignalRecord]] = {}
         for record in records:
             signal = record.signal

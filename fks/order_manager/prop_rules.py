@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from fks.config.settings import Settings
 from fks.futures import contract_of
 from fks.model.codes import Code, Denial
+from fks.model.copies import LEADER
 from fks.model.errors import FksError
 from fks.model.ninja import LinkRecord
 from fks.model.order import Order
@@ -19,7 +20,6 @@ from fks.prop_rules.groups import FOLDER, find_group, stored_groups
 from fks.prop_rules.snapshot import account_in, state_of
 from fks.risk.intent import Intent
 
-VENUE = "ninja"
 SNAPSHOT_AGE_MAX_S = 60.0  # the bridge pushes one every 30 s, and after each reconnect
 _NS = 1_000_000_000
 
@@ -57,10 +57,10 @@ def guarded_account(settings: Settings, home: Path, link: str, account: str) -> 
 
 
 class PropGate:
-    """Verdicts for entries of one account. `refresh` reads its values, at least every second."""
+    """Verdicts for entries of the account that `venue` trades. `refresh` reads its values, at least every second."""
 
-    def __init__(self, guarded: GuardedAccount, links: Links) -> None:
-        self._guarded, self._links = guarded, links
+    def __init__(self, guarded: GuardedAccount, links: Links, venue: str = LEADER) -> None:
+        self._guarded, self._links, self._venue = guarded, links, venue
         self._link: LinkRecord | None = None
 
     @property
@@ -80,14 +80,14 @@ class PropGate:
         `positions`: of the journal, by symbol: a fill may be newer than the snapshot.
         """
         guarded = self._guarded
-        if intent.venue != VENUE:
+        if intent.venue != self._venue:
             return None
         if guarded.rules is None:
             return self._denied(Code.PROP_OFF, guarded.fault)
         entries = tuple(
             _entry(order.symbol, order.remaining * order.side.sign, order.price or order.stop_price, order.stop_loss)
             for order in open_orders
-            if order.venue == VENUE
+            if order.venue == self._venue
             and not order.is_reduce_only
             and order.parent_id is None
             and order.intent_id != intent.intent_id  # checked again before its bytes, it is journaled already
@@ -119,12 +119,11 @@ class PropGate:
         )
 
 
-def prop_gate(settings: Settings, home: Path, links: Links) -> PropGate | None:
-    """Return the gate of the account that the venue `ninja` trades; None without one, or when its group names no
-    rules."""
-    traded = settings.ninja.traded()
-    guarded = None if traded is None else guarded_account(settings, home, *traded)
-    return None if guarded is None else PropGate(guarded, links)
+def prop_gates(settings: Settings, home: Path, links: Links) -> dict[str, PropGate]:
+    """Return the gate of each account at NinjaTrader whose group names rules, by venue: each is judged by its own
+    values."""
+    found = {venue: guarded_account(settings, home, *traded) for venue, traded in settings.ninja.sessions().items()}
+    return {venue: PropGate(guarded, links, venue) for venue, guarded in found.items() if guarded is not None}
 
 
 def _more(reported: tuple[Holding, ...], positions: Mapping[str, Decimal]) -> tuple[Holding, ...]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fks.clock.waiting import wait_for_event
+from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
 from fks.model.order import OPEN, Order, Request, Role, State
 from fks.model.signal import Signal, SignalState
@@ -71,7 +72,8 @@ class Refresher:
         if feed not in self._cache.instruments or signal.account_id not in self._cache.accounts:
             await self._read_slow()
         if feed not in self._cache.marks or (
-            signal.timeframe is not None and signal.instance not in self._cache.instances
+            signal.timeframe is not None
+            and (copied_instance(signal.instance) or signal.instance) not in self._cache.instances
         ):
             await self._read_fast()
 
@@ -105,8 +107,8 @@ class Refresher:
         self._cache.instances = {i.id: i for i in await self._facts.instances()}
         self._cache.ready = await self._signals.waiting(list(self._cache.venues))
         await self._read_kill()
-        if self._cache.prop is not None:
-            await self._cache.prop.refresh()
+        for gate in self._cache.prop.values():
+            await gate.refresh()
         self._cache.is_guardian_alive = await self._facts.is_guardian_alive(
             self._cache.settings.risk.guardian_age_max_s
         )

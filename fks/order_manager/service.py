@@ -26,6 +26,8 @@ from fks.order_manager.balances import AccountStores
 from fks.order_manager.bar_feed import BarFeed, FedVenue
 from fks.order_manager.cache import OrderCache, VenueStatus
 from fks.order_manager.context import Context
+from fks.order_manager.copy_watch import CopyWatch
+from fks.order_manager.copying import Copier
 from fks.order_manager.correlations import Correlations
 from fks.order_manager.intake import Intake
 from fks.order_manager.ledger import Ledger
@@ -33,6 +35,7 @@ from fks.order_manager.person_requests import PersonRequests
 from fks.order_manager.position_workers import PositionWorkers, Recorder
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.refresh import Refresher
+from fks.order_manager.roll_watch import RollWatch
 from fks.order_manager.self_checks import order_problems
 from fks.order_manager.submission import Submissions
 from fks.order_manager.tasks import Tasks, settled
@@ -111,7 +114,13 @@ class OrderManager:
         )
         self._ledger.on_change = self._workers.order_changed
         self._ledger.on_positions = self._workers.positions_changed
-        self._intake = Intake(context, self._signals, self._workers, self._prepare, learn=self._sent.learn)
+        rules = settings.ninja.copy_rules()
+        copier = Copier(context, self._signals, rules, prepare=self._prepare, size_of=submissions.quantity_of)
+        submissions.on_ended = copier.ended
+        self._copy_watch, self._roll_watch = CopyWatch(context, rules), RollWatch(context)
+        self._intake = Intake(
+            context, self._signals, self._workers, self._prepare, learn=self._sent.learn, copier=copier
+        )
         self._refresher = Refresher(
             context, self._facts, self._signals, self._accounts, self._workers, self._requests, kill_file=kill_file
         )
@@ -180,6 +189,8 @@ class OrderManager:
         for feed in self._feeds.values():
             self._tasks.spawn(feed.run(), "feed")
         self._tasks.spawn(self._workers.run(), "position workers")
+        self._tasks.spawn(self._copy_watch.run(), "copies")
+        self._tasks.spawn(self._roll_watch.run(), "rolls")
         self._tasks.spawn(self._intake.run(), "intake")
         try:
             await self._tasks.join()

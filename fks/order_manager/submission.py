@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fks.model import ids
 from fks.model.codes import Code, Denial
@@ -42,6 +42,13 @@ _RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/w
 _LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
+@runtime_checkable
+class ShowsExits(Protocol):
+    """A venue that may show an exit to a person."""
+
+    async def show_exit(self, signal: Signal) -> Answer | None: ...
+
+
 class Submissions:
     """Turns the core's commands into orders at the venue. Holds no state but which ids it wrote (`Submitter`)."""
 
@@ -66,6 +73,7 @@ class Submissions:
         self._kill_file = kill_file
         self.refresh_balances = refresh_balances
         self._on_placed = on_placed
+        self.on_ended: Callable[[uuid.UUID], None] = lambda signal_id: None  # called when a signal leads to no order
         self._seen: dict[str, tuple[Intent, View]] = {}  # of orders on their way: what they were checked against
         self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock)
         self._submitter = Submitter(self, at=context.at)
@@ -179,6 +187,14 @@ class Submissions:
             code = Code.NO_PROTECTION if error.code == Code.NO_PROTECTION else Code.PRICE_MISSING
             return denied(intend_order(signal), code, f"what {sizing} sizes by", error.message, error.remedy)
         return self._dated(intent, record)
+
+    def quantity_of(self, record: SignalRecord) -> Decimal | None:
+        """Return the quantity that a signal leads to by what is known now; None when it cannot be sized."""
+        try:
+            intended = self._intend(record)
+        except ArithmeticError:
+            return None
+        return None if isinstance(intended, Denied) else intended.quantity
 
     def _dated(self, intent: Intent, record: SignalRecord) -> Intent:
         decided_ns, max_age_s = max_age_of(record, self._context.settings.risk)
@@ -417,6 +433,7 @@ class Submissions:
             },
         )
         journal = self._ledger.journal
+        self.on_ended(record.signal.id)
         await self._ledger.patiently(lambda: journal.deny(order, row, signal_id=record.signal.id, now_ns=now_ns))
         context.meter.count("fks_signals_total", state=SignalState.DENIED.value)
         context.meter.count("fks_orders_total", state=order.state.value)
@@ -440,7 +457,14 @@ class Submissions:
         await self.deny(record, denied(intent, Code(command.code), command.limit, command.observed, command.remedy))
 
     async def finish(self, record: SignalRecord, state: SignalState, code: Code | None, detail: str) -> None:
-        """Write the outcome of a signal that led to no order."""
+        """Write the outcome of a signal that led to no order. An exit of what FKS does not hold is shown to a person
+        where the account is one that a person trades."""
+        self.on_ended(record.signal.id)
+        if state is SignalState.NOTHING and record.signal.is_exit:
+            venue = self._context.venues.get(record.signal.venue)
+            if isinstance(venue, ShowsExits) and (answer := await venue.show_exit(record.signal)) is not None:
+                code = Code.RELAYED if answer.code == Code.RELAYED else code
+                detail = f"{answer.detail}; {detail}"
         is_mine = await self._ledger.patiently(
             lambda: self._signals.finish(record.signal.id, state, now_ns=self._clock.now_ns(), code=code, detail=detail)
         )

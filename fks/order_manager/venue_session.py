@@ -13,6 +13,7 @@ from dataclasses import replace
 from fks.clock.waiting import wait_for_event
 from fks.model.account import Balance
 from fks.model.backoff import Backoff
+from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import FksError, OutageError, StaleEpochError
 from fks.model.order import LIVE, Fill, Order, Presence, Report, State
 from fks.model.ports import BalancesSeen, SessionBack, SessionLost, Venue
@@ -371,7 +372,8 @@ class VenueSession:
 
     def _symbols(self) -> set[str]:
         name = self._venue.name
-        found = {i.symbol for i in self._cache.instances.values() if i.venue == name}
+        homes = {name, LEADER} if is_ninja(name) else {name}  # a follower repeats what the leader's instances trade
+        found = {i.symbol for i in self._cache.instances.values() if i.venue in homes}
         found |= {o.symbol for o in self._cache.orders.values() if o.venue == name}
         return found | {key[2] for key, p in self._cache.positions.items() if key[1] == name and p.quantity != 0}
 

@@ -109,6 +109,7 @@ ELSEWHERE: dict[Code, str] = {
     "or expires",
     Code.DUPLICATE_INTENT: "fks/store/sql/orders.sql: the client order id is the primary key; a repeat is answered "
     "with the first result",
+    Code.RELAYED: "fks/venues/ninja: the account's mode at the bridge is relay",
     Code.CLIENT_VALIDATION: "fks/venues: the client library refused it before any byte left",
 }
 #: Codes whose data or setting does not exist yet, and the missing part.

@@ -39,6 +39,7 @@ class Making:
     may_send: Callable[[], bool] | None = None
     budget: VenueBudget | None = None
     ninja: Rows | None = None
+    name: str = ""
 
 
 def make_venue(
@@ -66,7 +67,7 @@ def make_venue(
     the local exchange is to be used and does not run.
     """
     try:
-        make = MAKERS[name]
+        make = MAKERS[name.partition(":")[0]]
     except KeyError:
         raise ConfigError(f"unknown venue {name!r}", remedy=f"use one of {', '.join(MAKERS)}") from None
     return make(
@@ -83,6 +84,7 @@ def make_venue(
             may_send,
             budget,
             ninja,
+            name,
         )
     )
 
@@ -103,8 +105,8 @@ def make_venues(
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
-    a venue address or `venue.live` is configured; ninja, for the order manager alone, when `ninja.account` is. With
-    `sim.fills = "tape"` paper fills by the bar rule too (G6).
+    a venue address or `venue.live` is configured; ninja, for the order manager alone, when `ninja.account` is, and
+    ninja:NAME for each table of `ninja.accounts`. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
     `secrets` is taken and not needed: venue keys are settings. `may_send` is the order manager's lease; the guardian
     has none. Errors: as `make_venue`.
     """
@@ -112,8 +114,8 @@ def make_venues(
     names = [] if role == "guardian" else ["paper"]
     if settings.sim.enabled or settings.venue.rest_url is not None or settings.venue.live:
         names.append("ccxt")
-    if role != "guardian" and settings.ninja.traded() is not None:
-        names.append("ninja")
+    if role != "guardian":
+        names += settings.ninja.sessions()
     mode: Literal["bar", "last"] = "bar" if settings.sim.fills == "tape" else "last"
     return {
         name: make_venue(
@@ -169,18 +171,21 @@ def _ccxt(making: Making) -> Venue:
 
 
 def _ninja(making: Making) -> Venue:
-    """Make the venue of one account at NinjaTrader."""
-    wanted, traded = making.settings.ninja, making.settings.ninja.traded()
+    """Make the venue of one account at NinjaTrader: `ninja`, or `ninja:NAME`."""
+    wanted = making.settings.ninja
+    traded = wanted.sessions().get(making.name)
     if traded is None or making.ninja is None:
         raise ConfigError(
-            "no account at NinjaTrader is configured", remedy="set ninja.account, and ninja.account_group with several"
+            f"no account at NinjaTrader is configured for the venue {making.name}",
+            remedy="set ninja.account, and ninja.account_group with several",
         )
     from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
 
     group, account = traded
     # what is waited for ends before the order manager stops waiting for the venue
     timeout_s = min(wanted.links()[group].timeout_s, making.settings.venue.order_timeout_s)
-    config = NinjaConfig(group, account, timeout_s, making.account_id)
+    is_shown = any(rule.venue == making.name and rule.mode == "relay" for rule in wanted.copy_rules())
+    config = NinjaConfig(group, account, timeout_s, making.account_id, name=making.name, is_shown=is_shown)
     return NinjaVenue(config, making.ninja, making.clock, making.log, making.may_send)
 
 

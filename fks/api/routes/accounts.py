@@ -13,17 +13,18 @@ from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Exact, Gate, Reader, body_of, page, takes
 from fks.api.routing import Router
 from fks.api.views import AccountView, Page
-from fks.model.account import VenueName
+from fks.model.account import VENUE_PATTERN
 
 router = Router(tags=["accounts"])
 
 
 class AccountBody(Body):
-    """A new account. `venue` is the destination of its orders; a paper account's stay in this system."""
+    """A new account. `venue` is the destination of its orders: paper (they stay in this system), ccxt, ninja, or
+    ninja:NAME of a table [ninja.accounts.NAME]."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")
     account_type: Literal["personal", "prop"] = "personal"
-    venue: VenueName = "paper"
+    venue: str = Field("paper", pattern=VENUE_PATTERN)
     broker: str = Field("", max_length=64)
     currency: str = Field("USDT", pattern="^[A-Z0-9]{2,12}$")
     initial_balance: Annotated[Exact, Field(ge=0)] = Decimal(0)

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
+from fks.api.copies import Copies
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Gate, Reader
 from fks.api.routing import Router
-from fks.api.views import ConnectionView, NinjaLinksView
+from fks.api.views import ConnectionView, NinjaCopiesView, NinjaLinksView
 from fks.config.settings import NinjaGroup
 from fks.model.ninja import LinkRecord, NinjaEvent
 from fks.model.timeframe import iso
@@ -39,6 +40,15 @@ async def links(gate: Gate, who: Reader) -> ExactJson:
         for name in sorted(found.keys() | settings.keys())
     ]
     return ExactJson({"items": items})
+
+
+@router.get("/ninja/copies", response_model=NinjaCopiesView)
+async def copies(
+    gate: Gate, who: Reader, limit: Annotated[int, Query(ge=1, le=200, description="signals to show")] = 20
+) -> ExactJson:
+    """Return the accounts that repeat the signals of the venue `ninja`: rule and mode of each, the positions that they
+    hold and should hold, and what became of the newest signals on every account: state, code, filled, price."""
+    return ExactJson(await Copies(gate.db, gate.deps.settings.ninja).document(limit, who.account_list))
 
 
 @router.get("/connection/test", response_model=ConnectionView)

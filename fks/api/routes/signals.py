@@ -26,6 +26,7 @@ from fks.api.query import (
     page,
     takes,
 )
+from fks.api.relays import relay_of
 from fks.api.routes.orders import Key, Positive, checked_key, key_headers, place, within_limit
 from fks.api.routing import Router
 from fks.api.views import Page, SignalView
@@ -112,8 +113,12 @@ async def signals(
 
 @router.get("/signals/{id}", response_model=SignalView)
 async def signal(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
-    """Return one signal and its outcome."""
-    return ExactJson(await gate.approving.find(id, who))
+    """Return one signal and its outcome. One that was shown to a person at NinjaTrader has the code RELAYED, and with
+    it what was then traded there by hand."""
+    found = await gate.approving.find(id, who)
+    if found["venue"].startswith("ninja"):
+        found["relay"] = await relay_of(gate.db, id)
+    return ExactJson(found)
 
 
 @router.post("/signals/{id}/approve")

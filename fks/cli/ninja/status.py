@@ -17,10 +17,14 @@ from fks.cli.shown import time_of
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show the links to NinjaTrader: connection, ability to trade, kill latch, accounts, what waits, the last event.
 
+    Where accounts repeat signals (ninja.copies), also each one's rule, the positions that differ from it, and the
+    newest signals with the state, code and price on every account.
+
     `fks ninja test` checks a connection without a running system.
     """
     with gateway_of(ctx) as gateway:
         answer = gateway.get("/ninja/links")
+        answer["copies"] = gateway.get("/ninja/copies", limit=10)
     emit(answer, as_json=as_json, schema="fks.ninja.status/1")
     if as_json:
         return
@@ -28,6 +32,52 @@ def status(ctx: click.Context, as_json: bool) -> None:
     rows = [(i["group"], _state(i), *_words(i), _accounts(i), _waiting(i), _last(i), i["alarm"]) for i in items]
     headers = ("GROUP", "STATE", "CAN TRADE", "KILL LATCH", "ACCOUNTS", "WAITING", "LAST EVENT", "ALARM")
     table(rows, headers, empty="no links: set ninja.enabled, or write [ninja.groups.NAME]")
+    if answer["copies"]["followers"]:
+        _show_copies(answer["copies"])
+
+
+def _show_copies(copies: dict[str, Any]) -> None:
+    rows = [
+        (
+            of["name"],
+            of["account"] or "none",
+            f"{of['group']}/{of['platform_account']}",
+            _rule(of),
+            _differs(of, copies),
+        )
+        for of in copies["followers"]
+    ]
+    click.echo()
+    table(rows, ("FOLLOWER", "ACCOUNT", "AT NINJATRADER", "RULE", "DIFFERS FROM ITS RULE"), empty="")
+    rows = [
+        (time_of(signal["created_at"]), signal["symbol"], f"{signal['kind']} {signal['side']}", *_outcome(order))
+        for signal in copies["signals"]
+        for order in signal["orders"]
+    ]
+    click.echo()
+    headers = ("SIGNAL", "SYMBOL", "WHAT", "ACCOUNT", "STATE", "FILLED", "PRICE", "FROM LEADER", "CODE")
+    table(rows, headers, empty="no signal of the venue ninja yet")
+
+
+def _rule(of: dict[str, Any]) -> str:
+    if of["mode"] == "off":
+        return "off"
+    return f"{of['size']}{'x' if of['is_ratio'] else ' contracts'} {of['mode']}"
+
+
+def _differs(of: dict[str, Any], copies: dict[str, Any]) -> str:
+    found = [
+        f"{at['symbol']}: holds {at['held']}, should hold {at['expected']}"
+        for at in copies["positions"]
+        if at["name"] == of["name"] and float(at["difference"])
+    ]
+    return ", ".join(found) or "–"
+
+
+def _outcome(order: dict[str, Any]) -> tuple[str, ...]:
+    filled = f"{order['filled'] or 0} of {order['quantity'] or '–'}"
+    shown = (order["average_price"], order["price_difference"], order["code"])
+    return (order["account"], order["state"], filled, *("–" if value is None else str(value) for value in shown))
 
 
 def _words(item: dict[str, Any]) -> tuple[str, str]:

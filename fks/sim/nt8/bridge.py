@@ -1591,8 +1591,12 @@ class Bridge:
                 self._book_outside_close(account, instrument, held)
 
     def _find_orphans(self) -> None:
-        """Report a position on an instrument of FKS that belongs to no signal; a person may hold it on purpose."""
-        for key in {(one.account, one.instrument) for one in self.signals.values() if one.state != "nacked"}:
+        """Report a position on an instrument of FKS that belongs to no signal; a person may hold it on purpose.
+
+        In mode relay a person trades: there it belongs to none.
+        """
+        signals = [one for one in self.signals.values() if one.state != "nacked" and self.mode(one.account) == "auto"]
+        for key in {(one.account, one.instrument) for one in signals}:
             account, instrument = key
             has_position = any(one.instrument == instrument for one in self.platform.positions(account))
             if not has_position or self._held(account, instrument) or key in self._flattening:

@@ -9,7 +9,8 @@ SELECT s.id, s.strategy, s.params, s.params_version, s.exchange, s.symbol, s.tim
 -- A page of signals, newest first, with their account's name; of the accounts $7.
 SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange, s.symbol, s.timeframe, s.ts_event, s.kind,
        s.side, s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.time_in_force, s.reference_price,
-       s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
+       s.valid_until, s.reason, s.state,
+       coalesce(s.code, (SELECT o.code FROM orders o WHERE o.signal_id = s.id AND o.code = 'RELAYED' LIMIT 1)) AS code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
        s.created_at
   FROM signals s JOIN accounts a ON a.id = s.account_id
  WHERE ($1::text IS NULL OR s.state = $1) AND ($2::text[] IS NULL OR s.symbol = ANY($2))
@@ -21,7 +22,8 @@ SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange
 -- One signal.
 SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange, s.symbol, s.timeframe, s.ts_event, s.kind,
        s.side, s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.time_in_force, s.reference_price,
-       s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
+       s.valid_until, s.reason, s.state,
+       coalesce(s.code, (SELECT o.code FROM orders o WHERE o.signal_id = s.id AND o.code = 'RELAYED' LIMIT 1)) AS code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
        s.created_at
   FROM signals s JOIN accounts a ON a.id = s.account_id WHERE s.id = $1
    AND ($2::int[] IS NULL OR s.account_id = ANY($2));

@@ -153,3 +153,40 @@ SELECT count(*) FROM events;
 -- name: holds_lease
 -- Whether an epoch still owns a lease.
 SELECT EXISTS (SELECT FROM leases WHERE name = $1 AND epoch = $2);
+
+-- name: leading_signals
+-- The newest signals of the venue whose signals other accounts repeat; of the accounts $2.
+SELECT s.id, s.account_id, s.symbol, s.kind, s.side, s.size, s.created_at FROM signals s
+ WHERE s.venue = 'ninja' AND ($2::int[] IS NULL OR s.account_id = ANY($2)) ORDER BY s.seq DESC LIMIT $1;
+
+-- name: outcomes
+-- Signals with the first order of each.
+SELECT s.id, a.name AS account, s.venue, s.size, s.state, s.code, s.detail, o.client_order_id, o.quantity,
+       o.state AS order_state, o.code AS order_code, o.detail AS order_detail, o.filled, o.average_price
+  FROM signals s JOIN accounts a ON a.id = s.account_id
+  LEFT JOIN LATERAL (SELECT * FROM orders WHERE signal_id = s.id AND parent_id IS NULL ORDER BY created_at, attempt LIMIT 1) o
+    ON true
+ WHERE s.id = ANY($1::uuid[]) AND ($2::int[] IS NULL OR s.account_id = ANY($2));
+
+-- name: held
+-- The contracts that accounts at NinjaTrader hold, by venue, account and symbol; of the accounts $1.
+SELECT p.venue, p.account_id, p.symbol, sum(p.quantity) AS quantity FROM positions p
+ WHERE (p.venue = 'ninja' OR p.venue LIKE 'ninja:%') AND ($1::int[] IS NULL OR p.account_id = ANY($1))
+ GROUP BY p.venue, p.account_id, p.symbol HAVING sum(p.quantity) <> 0;
+
+-- name: relayed
+-- The request of a signal that was shown to a person, under one of its order's ids.
+SELECT group_name, body ->> 'account' AS account, body ->> 'instrument' AS instrument, answered_at AS shown_at, valid_until
+  FROM ninja_requests WHERE id = ANY($1::text[]) AND answer ->> 'state' = 'relayed' ORDER BY seq LIMIT 1;
+
+-- name: by_hand
+-- Executions of an account in a contract that no signal of ours led to, from $4 on until the next signal was shown there,
+-- a day at most.
+SELECT body, at FROM ninja_events
+ WHERE group_name = $1 AND kind = 'exec' AND account = $2 AND signal_id IS NULL AND body ->> 'instrument' = $3
+   AND received_at >= $4::timestamptz AND received_at < coalesce(
+       (SELECT min(r.answered_at) FROM ninja_requests r
+         WHERE r.group_name = $1 AND r.kind = 'signal' AND r.body ->> 'account' = $2 AND r.body ->> 'instrument' = $3
+           AND r.answer ->> 'state' = 'relayed' AND r.answered_at > $4::timestamptz),
+       $4::timestamptz + interval '1 day')
+ ORDER BY position LIMIT 100;

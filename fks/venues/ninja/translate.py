@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -39,9 +40,12 @@ from fks.venues.base import refused, text
 VENUE: Final = "ninja"
 CURRENCY: Final = "USD"  # NinjaTrader reports the account's money in its currency; CME contracts are in dollars
 MS_NS: Final = 1_000_000
+RELAYED: Final = "relayed"  # state of a signal that the bridge shows to a person and never submits
 _NAME = re.compile(ORDER_NAME)
+_SHOWN: Final = "shown to a person at NinjaTrader, who trades; FKS sends no order"
 _OURS = re.compile(r"[0-9a-f]{32}")
 _ZERO = Decimal(0)
+_LOADING: Final = threading.Lock()
 _LEG_ROLES: Final = {"S": Role.STOP_LOSS, "T": Role.TAKE_PROFIT}
 _CLOSING: Final = (Role.EXIT, Role.KILL)
 _TIFS: Final = {TimeInForce.GTC: "gtc", TimeInForce.IOC: "ioc"}
@@ -58,7 +62,7 @@ _ORDER_STATES: Final[Mapping[str, State]] = {
 _SIGNAL_STATES: Final[Mapping[str, State]] = {
     "submitted": State.ACCEPTED, "working": State.WORKING, "cancelling": State.WORKING, "open": State.PARTIAL,
     "flattening": State.PARTIAL, "closed": State.FILLED, "cancelled": State.CANCELLED, "expired": State.EXPIRED,
-    "rejected": State.REJECTED, "not_submitted": State.REJECTED, "nacked": State.REJECTED,
+    "rejected": State.REJECTED, "not_submitted": State.REJECTED, "nacked": State.REJECTED, RELAYED: State.REJECTED,
 }  # fmt: skip
 #: code of a nack -> reason. A code that is not here is OTHER.
 REFUSALS: Final[Mapping[str, Refusal]] = {
@@ -115,10 +119,14 @@ def parse_name(name: str) -> OrderName | None:
 
 
 def load_calendars(now_ns: int) -> None:
-    """Load what the check of an entry's contract needs: the first one would stop its caller for seconds."""
-    for root in SPECS:
-        with contextlib.suppress(InputError):
-            check_entry(front_month(root, trade_date(now_ns)), now_ns)
+    """Load what the check of an entry's contract needs: the first one would stop its caller for seconds.
+
+    Sessions of several accounts open at once: one of them loads, the others wait for it.
+    """
+    with _LOADING:
+        for root in SPECS:
+            with contextlib.suppress(InputError):
+                check_entry(front_month(root, trade_date(now_ns)), now_ns)
 
 
 # ── orders out ───────────────────────────────────────────────────────────────────────────────────
@@ -179,7 +187,11 @@ def refusal_of(code: str, detail: str) -> Answer:
 
 
 def acknowledged(order_id: str, symbol: str, answer: Mapping[str, Any]) -> Report:
-    """Return the report in an `ack` (or a `sigstate` that answered in its place). Executions come as events."""
+    """Return the report in an `ack` (or a `sigstate` that answered in its place). Executions come as events.
+
+    What was shown to a person has ended, as far as orders go: the bridge never submits it.
+    """
+    is_shown = answer.get("state") == RELAYED
     state = _SIGNAL_STATES.get(str(answer.get("state")), State.ACCEPTED)
     if state in (State.PARTIAL, State.FILLED):
         state = State.WORKING  # the executions say how much; an order that has ended is reported by its own event
@@ -190,14 +202,28 @@ def acknowledged(order_id: str, symbol: str, answer: Mapping[str, Any]) -> Repor
         state,
         _ZERO,
         _ns(answer.get("at_ms")),
-        code=_text(answer.get("code")),
+        code=Code.RELAYED.value if is_shown else _text(answer.get("code")),
+        detail=_SHOWN if is_shown else None,
         refusal=_refusal(state, str(answer.get("state"))),
     )
+
+
+def shown_report(event: NinjaEvent, symbol: str) -> Report:
+    """Return the report of a signal in a `relay` event: a person has seen it, and the bridge submits nothing."""
+    assert event.signal_id is not None
+    return acknowledged(event.signal_id, symbol, {"state": RELAYED, "at_ms": event.at_ns // MS_NS})
+
+
+def shown(account: str) -> Answer:
+    """Return the answer to a signal that was shown to a person."""
+    return refused(Code.RELAYED, Refusal.PERMISSION, f"{_SHOWN} (account {account})")
 
 
 def _refusal(state: State, said: str) -> Refusal | None:
     if state is not State.REJECTED:
         return None
+    if said == RELAYED:
+        return Refusal.PERMISSION
     return Refusal.NOT_SENT if said in ("not_submitted", "nacked") else Refusal.OTHER
 
 
@@ -268,7 +294,9 @@ def first_leg_report(name: OrderName, event: NinjaEvent, symbol: str) -> Report:
     )
 
 
-def fill_of(event: NinjaEvent, symbol: str, *, account_id: int, who: VenueIdentity, source: str) -> Fill | None:
+def fill_of(
+    event: NinjaEvent, symbol: str, *, account_id: int, who: VenueIdentity, source: str, venue: str = VENUE
+) -> Fill | None:
     """Return the execution in an `exec` event; None for amendments, start-of-day positions and empty ones."""
     body = event.body
     quantity = _decimal(body.get("qty")) or _ZERO
@@ -283,7 +311,7 @@ def fill_of(event: NinjaEvent, symbol: str, *, account_id: int, who: VenueIdenti
         venue_order_id=None if name is None else str(name),
         venue_trade_id=exec_id,
         account_id=account_id,
-        venue=VENUE,
+        venue=venue,
         symbol=symbol,
         side=Side(str(body["side"])),
         quantity=quantity,

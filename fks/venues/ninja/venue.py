@@ -21,6 +21,7 @@ from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
 from fks.model.errors import OutageError
+from fks.model.ids import client_order_id, intent_id
 from fks.model.ninja import FRESH_S, LinkRecord, NinjaEvent, NinjaRequest, RequestKind, RequestRecord, RequestState
 from fks.model.order import (
     Answer,
@@ -32,10 +33,12 @@ from fks.model.order import (
     Presence,
     Refusal,
     Report,
+    Role,
     State,
     TimeInForce,
 )
 from fks.model.ports import Log, Priority, SessionBack, SessionLost, VenueCapabilities, VenueEvent
+from fks.model.signal import Signal
 from fks.venues.base import mistake_in, refused
 from fks.venues.ninja import translate as t
 from fks.venues.ninja.rows import Rows
@@ -50,6 +53,7 @@ CAPABILITIES: Final = VenueCapabilities(
     is_margin=True,
 )
 POLL_S = 1.0
+_RELAY: Final = "relay"
 _LOOK_S = 0.25  # a lost wake-up costs a waiting request this long
 _STATUS_AGE_S = 1.0  # an account's figures are asked for again after this
 _EVENTS_MAX = 1_000
@@ -57,6 +61,8 @@ _NAMES_MAX = 20_000
 _LEGS_NS = 40 * 86_400 * 1_000_000_000  # legs that were reported longer ago have ended
 _RESTS_NS = 23 * 3_600 * 1_000_000_000  # the bridge refuses an order that may rest for more than a day
 _CLOSE_NS = 10 * 1_000_000_000  # the bridge ends the legs first: a closing order may take this long to go out
+_SHOWN_NS = 60 * 1_000_000_000  # a person needs longer than a program: how long a market order is shown
+_SHOWN_EXIT_NS = 300 * 1_000_000_000
 _FINAL = frozenset({RequestState.ACKED, RequestState.NACKED, RequestState.EXPIRED, RequestState.WITHDRAWN})
 _GONE = {
     RequestState.EXPIRED: (Code.SIGNAL_EXPIRED.value, "its time was over before the bridge took it"),
@@ -66,29 +72,33 @@ _GONE = {
 
 @dataclass(frozen=True, slots=True)
 class NinjaConfig:
-    """Group and account that the venue trades. `timeout_s`: how long an answer of the bridge is waited for."""
+    """Group and account that the venue trades. `timeout_s`: how long an answer of the bridge is waited for. `name`: of
+    the venue in tables. `is_shown`: signals are only shown to a person, so the account must be in mode relay."""
 
     group: str
     account: str
     timeout_s: float = 5.0
     account_id: int = 0  # ours
+    name: str = t.VENUE
+    is_shown: bool = False
 
 
 class NinjaVenue:
     """One account of one NinjaTrader instance. Hard state: the rows. Soft state: the names of legs, the last status."""
 
-    name = t.VENUE
     capabilities = CAPABILITIES
 
     def __init__(
         self, config: NinjaConfig, rows: Rows, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None
     ) -> None:
+        self.name = config.name
         self._config, self._rows, self._clock, self._log = config, rows, clock, log
         self._may_send = may_send or (lambda: True)
         self._refusal = ""
         self._who: VenueIdentity | None = None
         self._legs: OrderedDict[str, t.OrderName] = OrderedDict()  # by our id
         self._symbols: OrderedDict[str, str] = OrderedDict()  # of signals
+        self._relayed: OrderedDict[str, bool] = OrderedDict()  # of signals: whether a person was shown it
         self._status: tuple[float, Mapping[str, Any]] | None = None  # taken at (monotonic)
 
     async def open(self) -> None:
@@ -112,11 +122,11 @@ class NinjaVenue:
         if isinstance(body, Answer):
             return body
         try:
-            no = await self._unready()
+            mode = await self._mode()
         except OutageError as error:
             return refused(Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: {error}")
-        if no is not None:
-            return no
+        if isinstance(mode, Answer):
+            return mode
         self._note_symbol(order.client_order_id, order.symbol)
         request = NinjaRequest(
             order.client_order_id,
@@ -124,7 +134,7 @@ class NinjaVenue:
             RequestKind.SIGNAL,
             body,
             self.name,
-            self._valid_until_ns(order, now_ns),
+            self._valid_until_ns(order, now_ns, is_shown=mode == _RELAY),
         )
         if not self._may_send():
             return refused(Code.NOT_LEADER, Refusal.NOT_SENT, "the lease was lost on the way to the bridge")
@@ -132,6 +142,28 @@ class NinjaVenue:
         if isinstance(record, Answer):
             return record
         return self._answered(record, order)
+
+    async def show_exit(self, signal: Signal) -> Answer | None:
+        """Show a person an exit of which FKS holds nothing: in mode relay the position is the person's own.
+
+        None: the account is automated, or cannot be reached. Safe to repeat. Errors: none.
+        """
+        contract = contract_of(signal.symbol)
+        try:
+            mode = await self._mode()
+        except OutageError:
+            return None
+        if mode != _RELAY or contract is None or self._refusal or not self._may_send():
+            return None
+        body = {"account": self._config.account, "instrument": contract.name, "action": "exit", "type": "market"}
+        id = client_order_id(intent_id(signal.id), Role.EXIT)
+        until_ns = self._clock.now_ns() + _SHOWN_EXIT_NS
+        record = await self._asked(NinjaRequest(id, self._config.group, RequestKind.SIGNAL, body, self.name, until_ns))
+        if isinstance(record, Answer):
+            return record
+        if record.state is RequestState.ACKED:
+            return t.shown(self._config.account)
+        return refused(record.code or record.state.value, Refusal.PERMISSION, record.detail or "it was not shown")
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
         """Refuse: the bridge keeps the bracket, and no leg is ever sent."""
@@ -184,8 +216,9 @@ class NinjaVenue:
             return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
         return None
 
-    async def _unready(self) -> Answer | None:
-        """Return why nothing can be sent now, or None. Errors: OutageError."""
+    async def _mode(self) -> str | Answer:
+        """Return the account's mode at the bridge, auto or relay, or why nothing can be sent now. Errors:
+        OutageError."""
         link, group = await self._rows.link(self._config.group), self._config.group
         if link is None or not link.is_fresh:
             return refused(
@@ -200,22 +233,31 @@ class NinjaVenue:
         if account is None:
             detail = f"nothing was sent: NinjaTrader of group {group} lists no account {self._config.account}"
             return refused("unknown_account", Refusal.PERMISSION, detail)
-        if account.get("mode") != "auto":
+        mode = account.get("mode")
+        if mode == "auto" and self._config.is_shown:
             detail = (
-                f"nothing was sent: account {self._config.account} has mode {account.get('mode')} at the bridge, "
-                "where a person trades; set it to auto in the bridge's configuration"
+                f"nothing was sent: ninja.copies has mode relay for account {self._config.account}, and the bridge "
+                "would trade it; set its mode to relay in the bridge's configuration"
             )
             return refused("automation_forbidden", Refusal.PERMISSION, detail)
-        return None
+        if mode not in ("auto", _RELAY):
+            detail = (
+                f"nothing was sent: account {self._config.account} has mode {mode} at the bridge; "
+                "set it to auto, or to relay, in the bridge's configuration"
+            )
+            return refused("automation_forbidden", Refusal.PERMISSION, detail)
+        return str(mode)
 
     def _account(self, link: LinkRecord) -> Mapping[str, Any] | None:
         return next((a for a in link.report.accounts if a.get("name") == self._config.account), None)
 
-    def _valid_until_ns(self, order: Order, now_ns: int) -> int:
-        """Return how long the bridge may still execute the order; what it has not filled by then it cancels."""
+    def _valid_until_ns(self, order: Order, now_ns: int, *, is_shown: bool) -> int:
+        """Return how long the bridge may still execute the order, or show it; what it has not filled by then it
+        cancels."""
         if t.is_closing(order):
-            return now_ns + _CLOSE_NS
-        rests_ns = now_ns + (int(self._config.timeout_s * 1e9) if order.type is OrderType.MARKET else _RESTS_NS)
+            return now_ns + (_SHOWN_EXIT_NS if is_shown else _CLOSE_NS)
+        market_ns = _SHOWN_NS if is_shown else int(self._config.timeout_s * 1e9)
+        rests_ns = now_ns + (market_ns if order.type is OrderType.MARKET else _RESTS_NS)
         return rests_ns if order.valid_until_ns is None else min(order.valid_until_ns, rests_ns)
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +295,8 @@ class NinjaVenue:
 
     def _answered(self, record: RequestRecord, order: Order) -> Answer:
         """Return what the state of a request means for the order."""
+        if record.state is RequestState.ACKED and (record.answer or {}).get("state") == t.RELAYED:
+            return t.shown(self._config.account)
         if record.state is RequestState.ACKED:
             return Answer(Outcome.ACK, t.acknowledged(order.client_order_id, order.symbol, record.answer or {}))
         if record.state is RequestState.NACKED:
@@ -283,6 +327,8 @@ class NinjaVenue:
         found: Report | None = None
         for event in await self._rows.events_of(name.signal_id):
             said: Report | None = None
+            if event.kind == "relay":
+                return t.shown_report(event, symbol)
             if event.kind == "order" and event.body.get("name") == str(name):
                 said = t.report_of(name, event.body, symbol, event.at_ns, "rest")
             elif event.kind == "signal" and not name.leg:
@@ -453,6 +499,8 @@ class NinjaVenue:
         if event.account is not None and event.account != self._config.account:
             return
         if event.kind == "signal" and event.signal_id is not None:
+            if await self._is_relayed(event.signal_id):
+                return  # its time on the screen is over: nothing of it was an order
             report = t.signal_report(event, await self._symbol_of(event.signal_id))
             if report is not None:
                 yield report
@@ -483,7 +531,9 @@ class NinjaVenue:
     def _fill(self, event: NinjaEvent, symbol: str, source: str) -> Fill | None:
         if self._who is None:
             raise OutageError("whose account the session is was not checked yet")
-        return t.fill_of(event, symbol, account_id=self._config.account_id, who=self._who, source=source)
+        return t.fill_of(
+            event, symbol, account_id=self._config.account_id, who=self._who, source=source, venue=self.name
+        )
 
     # ── what is known ────────────────────────────────────────────────────────────────────────────
     def _note_leg(self, name: t.OrderName) -> None:
@@ -500,6 +550,16 @@ class NinjaVenue:
                 return ""
             self._note_symbol(signal_id, str(record.request.body.get("instrument") or ""))
         return self._symbols[signal_id]
+
+    async def _is_relayed(self, signal_id: str) -> bool:
+        """Return whether a person was shown the signal. Errors: OutageError."""
+        if signal_id not in self._relayed:
+            record = await self._rows.answer_of(signal_id)
+            is_shown = record is not None and (record.answer or {}).get("state") == t.RELAYED
+            if not is_shown:
+                return False  # its answer may be on its way
+            _keep(self._relayed, signal_id, is_shown)
+        return True
 
     def _check_refusal(self) -> None:
         if self._refusal:

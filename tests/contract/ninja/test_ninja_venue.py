@@ -307,12 +307,23 @@ async def test_legs_of_an_earlier_process_are_found_after_a_restart(rig: NinjaRi
     }
 
 
-async def test_an_account_in_another_mode_takes_no_order(database: Database, bus: Bus, tmp_path: Path) -> None:
-    accounts = ((ACCOUNT, "relay", True),)
+@pytest.mark.parametrize(("mode", "code"), [("off", "automation_forbidden"), ("relay", "RELAYED")])
+async def test_an_account_in_another_mode_takes_no_order(
+    database: Database, bus: Bus, tmp_path: Path, mode: str, code: str
+) -> None:
+    accounts = ((ACCOUNT, mode, True),)
     async with ninja_rig(database, bus, tmp_path / "nt8", accounts=accounts, config=BridgeConfig(settle_ms=500)) as rig:
         await rig.up()
-        answer = await rig.venue.submit(rig.order())
-        assert (answer.code, answer.refusal) == ("automation_forbidden", Refusal.PERMISSION)
+        order = rig.order()
+        answer = await rig.venue.submit(order)
+        assert (answer.code, answer.refusal) == (code, Refusal.PERMISSION)
+        assert rig.submits(order.client_order_id) == 0
+        found = await rig.venue.query(ES, order.client_order_id)  # as after a crash between request and answer
+        if mode == "relay":
+            assert found.report is not None
+            assert (found.report.state, found.report.code) == (State.REJECTED, "RELAYED")
+        else:
+            assert found.report is None
 
 
 def _code(symbol: str) -> str:

@@ -49,6 +49,11 @@ def test_golden_intent_and_order_ids() -> None:
     assert {key: ids.client_order_id(intent, *key) for key in golden} == golden
 
 
+def test_golden_copy_ids() -> None:
+    copied = ids.copy_signal_id(uuid.UUID("91cb7522-3b1b-50df-a906-d0a9f53f898c"), 7)
+    assert str(copied) == "65665264-f922-5380-90a1-420366f057be"
+
+
 def test_golden_leg_ids() -> None:
     """Of legs that a venue placed which keeps brackets itself, by the entry's id and the leg's name there."""
     golden = {

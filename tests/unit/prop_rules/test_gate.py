@@ -16,7 +16,7 @@ from fks.model.codes import Code
 from fks.model.ninja import LinkRecord, LinkReport
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import NS, to_ns
-from fks.order_manager.prop_rules import GuardedAccount, PropGate, guarded_account, prop_gate
+from fks.order_manager.prop_rules import GuardedAccount, PropGate, guarded_account, prop_gates
 from fks.prop_rules import RuleGroup, shipped_group
 from fks.prop_rules.groups import shipped_text
 from fks.prop_rules.snapshot import account_in, state_of
@@ -172,16 +172,28 @@ async def test_figures_that_were_never_verified_only_relay_and_incomplete_ones_d
 async def test_the_traded_account_has_a_gate_where_its_group_names_rules(tmp_path: Path) -> None:
     links = Links()
     traded = {"enabled": True, "group": "apex", "account": "APEX-1"}
-    assert prop_gate(Settings(), tmp_path, links) is None
-    assert prop_gate(Settings(ninja=Ninja(**traded)), tmp_path, links) is None
-    found = prop_gate(Settings(ninja=Ninja(**traded, rules="topstep-50k")), tmp_path, links)
-    assert found is not None
+    assert prop_gates(Settings(), tmp_path, links) == {}
+    assert prop_gates(Settings(ninja=Ninja(**traded)), tmp_path, links) == {}
+    found = prop_gates(Settings(ninja=Ninja(**traded, rules="topstep-50k")), tmp_path, links)["ninja"]
     assert found.fault == ""
     await found.refresh()
     assert found.denial(replace(INTENT, quantity=D(9)), (), {}, NOW) is not None
-    wrong = prop_gate(Settings(ninja=Ninja(**traded, rules="nobody")), tmp_path, links)
-    assert wrong is not None
+    wrong = prop_gates(Settings(ninja=Ninja(**traded, rules="nobody")), tmp_path, links)["ninja"]
     assert "nobody" in wrong.fault
+
+
+async def test_each_account_has_the_gate_of_its_own_group(tmp_path: Path) -> None:
+    groups: dict[str, Any] = {"apex": {"port": 8081, "rules": "topstep-50k"}, "free": {"port": 8082}}
+    accounts: dict[str, Any] = {"two": {"group": "apex", "account": "APEX-2"}, "own": {"group": "free", "account": "X"}}
+    settings = Settings(ninja=Ninja(groups=groups, account="APEX-1", account_group="apex", accounts=accounts))
+    gates = prop_gates(settings, tmp_path, Links())
+    assert sorted(gates) == ["ninja", "ninja:two"]
+    for gate in gates.values():
+        await gate.refresh()
+    large = replace(INTENT, quantity=D(9))
+    assert gates["ninja"].denial(large, (), {}, NOW) is not None
+    assert gates["ninja"].denial(replace(large, venue="ninja:two"), (), {}, NOW) is None  # another gate's to judge
+    assert gates["ninja:two"].denial(replace(large, venue="ninja:two"), (), {}, NOW) is not None
 
 
 def test_settings_name_the_rules_and_a_wrong_file_denies(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.config.settings import Settings
 from fks.futures import Contract
-from fks.model.account import BRACKET_KEEPERS, Environment, VenueIdentity
+from fks.model.account import Environment, VenueIdentity, keeps_bracket
 from fks.model.ids import leg_id
 from fks.model.ninja import NinjaEvent
 from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Role, Side, State, TimeInForce
@@ -222,7 +222,7 @@ def test_holdings_are_cash_and_contracts_by_their_code() -> None:
 
 def test_the_venues_that_keep_brackets_are_named_once() -> None:
     assert CAPABILITIES.keeps_bracket
-    assert t.VENUE in BRACKET_KEEPERS
+    assert [keeps_bracket(venue) for venue in (t.VENUE, "ninja:fund", "ccxt")] == [True, True, False]
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────

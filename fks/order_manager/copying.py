@@ -1,0 +1,177 @@
+"""Copies of signals: what the account of the venue `ninja` is asked to do, other accounts at NinjaTrader repeat.
+
+Each copy is a signal of its own, under an id that is a function of the leader's intent and the account. It is committed
+before the leader's signal gets its outcome, and sized, checked, denied or sent on its own position key: a follower
+waits for no other account, and a restart inserts no second copy.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_DOWN, Decimal
+
+from fks.model.copies import LEADER, PREFIX, CopyRule
+from fks.model.ids import client_order_id, copy_signal_id, intent_id
+from fks.model.order import Role
+from fks.model.signal import Kind, Signal, SignalState
+from fks.order_manager.context import Context
+from fks.orders.messages import PositionKey
+from fks.store.signals import SignalRecord, SignalStore
+
+_ZERO, _ONE = Decimal(0), Decimal(1)
+_OPENING = (Role.ENTRY, Role.ORDER)
+_PENDING_MAX = 1_000
+_PENDING_S = 60.0  # a signal without an order after this was denied
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What leader and follower hold in the signal's symbol, orders on their way included (signed contracts)."""
+
+    leader: Decimal
+    follower: Decimal
+
+
+def copy_of(record: SignalRecord, rule: CopyRule, account_id: int, quantity: Decimal | None, held: Held) -> Signal:
+    """Return the signal by which an account repeats a leader's one. Pure.
+
+    `quantity`: the leader's contracts, None when they are not known. An exit closes all that the account holds for the
+    instance. A person's order that only reduces what the leader holds closes the same share of what the follower
+    holds, and never opens: a follower whose entry was denied does not go short when the leader sells.
+    """
+    leader = record.signal
+    is_closing = _is_closing(leader, held)
+    size = None if leader.is_exit else rule.contracts(quantity)
+    if is_closing and leader.size is not None and held.follower * leader.side.sign < 0:
+        share = leader.size / abs(held.leader)
+        size = min((abs(held.follower) * share).quantize(_ONE, ROUND_DOWN), abs(held.follower))
+    is_approved = bool(record.decided_by) and record.decided_ns is not None
+    return replace(
+        leader,
+        id=copy_signal_id(intent_id(leader.id), account_id),
+        instance=PREFIX + leader.instance if leader.instance else "",
+        account_id=account_id,
+        venue=rule.venue,
+        # the age of a signal that a person approved counts from the approval, which only the leader's row has
+        timeframe=None if is_approved else leader.timeframe,
+        ts_event_ns=(record.decided_ns or 0) if is_approved else leader.ts_event_ns,
+        size=size,
+        is_reduce_only=leader.is_reduce_only or is_closing,
+        reason=f"copy of {leader.id} ({rule}): {leader.reason}",
+        state=SignalState.READY,
+    )
+
+
+def _is_closing(leader: Signal, held: Held) -> bool:
+    """Return whether a person's order only reduces what the leader holds."""
+    if leader.kind is not Kind.ORDER or leader.size is None or leader.stop_loss or leader.take_profit:
+        return False
+    return leader.is_reduce_only or leader.size <= -held.leader * leader.side.sign
+
+
+class Copier:
+    """Inserts copies. Soft state: signals whose order is not journaled yet. `prepare`: reads what a signal needs and
+    memory lacks; `size_of`: the contracts that a signal leads to, None when they cannot be sized now."""
+
+    def __init__(
+        self,
+        context: Context,
+        signals: SignalStore,
+        rules: Iterable[CopyRule],
+        *,
+        prepare: Callable[[Signal], Awaitable[None]],
+        size_of: Callable[[SignalRecord], Decimal | None],
+    ) -> None:
+        self._context, self._signals, self._prepare, self._size_of = context, signals, prepare, size_of
+        self._rules = [rule for rule in rules if rule.mode != "off"]
+        self._pending: OrderedDict[uuid.UUID, tuple[PositionKey, Decimal, float, str]] = OrderedDict()
+        self._missing: set[str] = set()
+
+    @property
+    def is_needed(self) -> bool:
+        """Return whether any account repeats signals."""
+        return bool(self._rules)
+
+    async def copy(self, records: Sequence[SignalRecord]) -> bool:
+        """Commit the copies of the leader's signals among `records`; True when one was inserted. Safe to repeat.
+
+        Errors: none; while PostgreSQL is away it waits.
+        """
+        made: list[Signal] = []
+        for record in records:
+            if record.signal.venue == LEADER:
+                await self._prepare(record.signal)
+                made += self._copies(record)
+        if not made:
+            return False
+        inserted = await self._context.ledger.patiently(lambda: self._signals.insert(made))
+        if inserted:
+            self._context.meter.count("fks_signal_copies_total", len(inserted))
+        return bool(inserted)
+
+    def _copies(self, record: SignalRecord) -> list[Signal]:
+        signal, quantity = record.signal, self._quantity(record)
+        key = (signal.account_id, signal.venue, signal.symbol)
+        leader = self._prospective(key)
+        made = []
+        for rule in self._rules:
+            status = self._context.cache.venues.get(rule.venue)
+            if status is None or not status.account_id:
+                self._report_missing(rule)
+                continue
+            follower = self._prospective((status.account_id, rule.venue, signal.symbol))
+            made.append(copy_of(record, rule, status.account_id, quantity, Held(leader, follower)))
+            self._note(made[-1], made[-1].size)
+        self._note(signal, quantity)
+        return made
+
+    def ended(self, signal_id: uuid.UUID) -> None:
+        """Note that a signal leads to no order."""
+        self._pending.pop(signal_id, None)
+
+    def _quantity(self, record: SignalRecord) -> Decimal | None:
+        signal = record.signal
+        if signal.is_exit:
+            return None
+        return signal.size if signal.kind is Kind.ORDER else self._size_of(record)
+
+    # ── what is on its way ───────────────────────────────────────────────────────────────────────
+    def _note(self, signal: Signal, quantity: Decimal | None) -> None:
+        if signal.is_exit or not quantity:
+            return
+        key = (signal.account_id, signal.venue, signal.symbol)
+        now_s = self._context.clock.monotonic()
+        role = Role.ORDER if signal.kind is Kind.ORDER else Role.ENTRY
+        name = client_order_id(intent_id(signal.id), role)
+        self._pending[signal.id] = key, quantity * signal.side.sign, now_s, name
+        while len(self._pending) > _PENDING_MAX:
+            self._pending.popitem(last=False)
+
+    def _prospective(self, key: PositionKey) -> Decimal:
+        """Return what is held once every order on its way has filled."""
+        cache = self._context.cache
+        total = sum(cache.buckets(key).values(), _ZERO)
+        for order in cache.open_at(key):
+            if order.role in _OPENING and order.parent_id is None:
+                total += order.remaining * order.side.sign
+        oldest_s = self._context.clock.monotonic() - _PENDING_S
+        for id, (where, quantity, since_s, name) in list(self._pending.items()):
+            if since_s < oldest_s or cache.recall(name) is not None:
+                del self._pending[id]
+            elif where == key:
+                total += quantity
+        return total
+
+    def _report_missing(self, rule: CopyRule) -> None:
+        if rule.name not in self._missing:
+            self._missing.add(rule.name)
+            self._context.publisher.alert(
+                "warning",
+                "copy.account_missing",
+                f"no account of FKS has the venue {rule.venue}: nothing is copied to {rule.name}; "
+                f"fks accounts create NAME --venue {rule.venue}",
+                venue=rule.venue,
+            )

@@ -121,6 +121,7 @@ class Audit:
     violations: tuple[Violation, ...]
     is_whole: bool = True
     promised: int = 0  # of the signals: orders that the gateway had taken or denied with a code
+    positions: int = 0  # compared with the executions that make them; 0 when none could be compared
 
     @property
     def is_sound(self) -> bool:
@@ -134,6 +135,7 @@ class Audit:
 def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     """Return the audit. Rows younger than `settle_s` may still be under way and count as no violation."""
     before = evidence.now_s - settle_s
+    compared = {} if (is_moving := _is_moving(evidence, before)) else _positions(evidence)
     violations = [
         *_signals(evidence, before),
         *_requests(evidence),
@@ -145,7 +147,7 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         *_journal(evidence),
         *_old(evidence),
         *_fills(evidence, before),
-        *([] if (is_moving := _is_moving(evidence, before)) else _positions(evidence)),
+        *_positions_wrong(compared),
         *_protection(evidence, before),
         *(Violation("protection missing", text) for text in evidence.uncovered),
         *_bars(evidence),
@@ -160,6 +162,7 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         violations=tuple(sorted(violations, key=lambda violation: order[violation.check])),
         is_whole=not is_moving,
         promised=sum(bool(request.promised) for request in evidence.requests),
+        positions=len(compared),
     )
 
 
@@ -428,8 +431,9 @@ def _is_moving(evidence: Evidence, before: float) -> bool:
     )
 
 
-def _positions(evidence: Evidence) -> Iterator[Violation]:
-    """A position is the sum of its executions: the exchange's own where it is the exchange's, else the booked ones."""
+def _positions(evidence: Evidence) -> dict[tuple[str, str, str], tuple[Decimal, Decimal]]:
+    """Return each position as (held, sum of its executions: the exchange's own where it is the exchange's, else the
+    booked ones)."""
     owner = {row["client_order_id"]: row["instance"] for row in evidence.orders}
     killing = {row["client_order_id"] for row in evidence.orders if row["role"] == "kill"}
     client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
@@ -458,9 +462,13 @@ def _positions(evidence: Evidence) -> Iterator[Violation]:
         ]:
             amount = amounts.pop(key)
             amounts[key[0], key[1], "of all"] += amount
-    for key in sorted({*expected, *held}):
-        if key[2] != "external" and expected[key] != held[key]:
-            yield Violation("positions wrong", f"{' '.join(key)} is {held[key]}, its executions make {expected[key]}")
+    return {key: (held[key], expected[key]) for key in sorted({*expected, *held}) if key[2] != "external"}
+
+
+def _positions_wrong(compared: Mapping[tuple[str, str, str], tuple[Decimal, Decimal]]) -> Iterator[Violation]:
+    for key, (held, expected) in compared.items():
+        if expected != held:
+            yield Violation("positions wrong", f"{' '.join(key)} is {held}, its executions make {expected}")
 
 
 def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:

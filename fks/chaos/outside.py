@@ -25,6 +25,7 @@ from fks.chaos.plan import Roster
 from fks.clock import Clock
 from fks.config.endpoints import Node, load_node
 from fks.config.load import load
+from fks.config.machine import can_reach, is_in_this_space
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
@@ -35,6 +36,8 @@ TIMEOUT_S = 3.0
 SERVICES = ("postgres", "redis", "sim")
 DEMO = "chaos is for a demo: 'fks up' with sim.enabled = true and venue.live = false, nothing else"
 _LOOPBACK = re.compile(r"(127\.|localhost\b|\[?::1\b)")
+RAY_TITLE = "ray::"  # of every worker process: ray::OrderManager.join, ray::IDLE
+RAY_PROGRAMS = frozenset({"raylet", "gcs_server"})
 ROLES = frozenset({"supervisor", "guardian", "orders", "collector", "strategy", "scheduler", "monitor"})
 DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -172,6 +175,26 @@ class Outside:
                 if process.name().startswith("raylet") and any(mark in part for part in process.cmdline()):
                     yield process
 
+    def of_home(self) -> list[Task]:
+        """Return the processes of this system's Ray wherever they hang: those that were started with this FKS_HOME.
+
+        An orphan whose raylet died is no descendant of anything; its environment stays. What Ray's titles cannot hold
+        (GCS, raylet) is found by its program.
+        """
+        home, found = str(self.paths.home), []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                title = " ".join(process.cmdline()) or process.name()
+                if not title.startswith(RAY_TITLE) and process.name() not in RAY_PROGRAMS:
+                    continue
+                if (
+                    process.environ().get("FKS_HOME") == home
+                    and is_in_this_space(process.pid)
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(Task(process.pid, title, process.create_time()))
+        return found
+
     def everything(self) -> list[int]:
         """Return the pids of the whole system but ourselves, the keeper first: for a power cut."""
         found = set(self.node.pids.values())
@@ -179,7 +202,7 @@ class Outside:
             with contextlib.suppress(psutil.Error):
                 found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
         keeper = self.node.pids.get("keeper", 0)
-        found |= {task.pid for task in self.tasks()}
+        found |= {task.pid for task in (*self.tasks(), *self.of_home())}
         return [keeper, *sorted(found - {keeper, os.getpid()})]
 
     # ── what is here, and may it be hurt? ────────────────────────────────────────────────────────
@@ -209,6 +232,13 @@ class Outside:
         )
         if rows:
             raise InputError(f"account {rows[0]['name']} is on {rows[0]['venue']}", code="NOT_A_DEMO", remedy=remedy)
+        rows = await self.sql("SELECT name, detail->>'space' AS space FROM component_health WHERE pid IS NOT NULL")
+        if elsewhere := [row["name"] for row in rows if not can_reach(row["space"])]:
+            raise InputError(
+                f"{elsewhere[0]} runs where its pid names another process (another boot or pid namespace)",
+                code="NOT_A_DEMO",
+                remedy=DEMO,
+            )
         if not all(psutil.pid_exists(node.pids.get(name, 0)) for name in SERVICES):
             raise InputError(
                 "PostgreSQL, Redis and the exchange are not all this node's own", code="NOT_A_DEMO", remedy=remedy

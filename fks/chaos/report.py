@@ -64,7 +64,7 @@ def summary(outcome: Outcome, *, seed: int) -> str:
     looked = (
         f"{audit.signals} signals ({audit.promised} asked for over HTTP), {audit.orders} orders, "
         f"{audit.fills} "
-        f"executions, {audit.bars} bars"
+        f"executions, {audit.positions} positions, {audit.bars} bars"
     )
     missing = f", {not_done} could not be injected" if not_done else ""
     missing += "" if outcome.is_well else ", the system was not well in the end"
@@ -104,6 +104,8 @@ def document(
             "orders": outcome.audit.orders,
             "fills": outcome.audit.fills,
             "bars": outcome.audit.bars,
+            "positions": outcome.audit.positions,
+            "is_whole": outcome.audit.is_whole,
             "counts": {check: outcome.audit.count(check) for check in CHECKS},
             "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.violations],
         },

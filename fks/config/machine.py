@@ -44,6 +44,28 @@ def process_space() -> str:
     return f"{boot_id()}:{namespace}"
 
 
+def can_reach(space: object) -> bool:
+    """Return whether a process that reported `space` (`process_space`) can be reached by its pid from here.
+
+    Every signal to a pid of a row or a beat, and every proof that such a process has ended, asks this first. A process
+    that reported no space cannot be reached.
+    """
+    return bool(space) and space == process_space()
+
+
+def is_in_this_space(pid: int) -> bool:
+    """Return whether a process that /proc shows belongs to this pid namespace: the processes of a container below are
+    shown as well, and may have this FKS_HOME's path in theirs."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    return not os.path.exists("/proc/self/ns/pid")  # without namespaces all processes share one
+
+
+def host_name() -> str:
+    """Return the name of this machine, for people: several machines may have one name, so nothing is decided by it."""
+    return os.uname().nodename
+
+
 def boot_id() -> str:
     """Return the id of this boot of the kernel."""
     with contextlib.suppress(OSError):

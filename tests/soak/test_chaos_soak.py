@@ -53,6 +53,8 @@ def test_two_hundred_faults_lose_double_bend_and_leak_nothing() -> None:
                 )
             print(found["audit"])
             assert found["audit"]["findings"] == []
+            assert found["audit"]["is_whole"]
+            assert found["audit"]["positions"] > 0  # else nothing was traded, and nothing was compared
             assert len(found["faults"]) == FAULTS
             assert [fault for fault in found["faults"] if fault["recovered_s"] is None] == []
         finally:

@@ -283,8 +283,9 @@ def test_positions_that_were_not_compared_are_not_called_sound() -> None:
     rows = deepcopy(sound())
     rows["exchange_fills"].append(fill(9, 2, "0.1", "0", "USDT", is_buyer=False) | {"wallTime": (NOW - 1) * 1000})
     audit = audit_evidence(Evidence(**rows))
-    assert (audit.violations, audit.is_whole, audit.is_sound) == ((), False, False)
-    assert audit_evidence(Evidence(**sound())).is_sound
+    assert (audit.violations, audit.is_whole, audit.is_sound, audit.positions) == ((), False, False, 0)
+    whole = audit_evidence(Evidence(**sound()))
+    assert (whole.is_sound, whole.positions) == (True, 1)
 
 
 @pytest.mark.parametrize(

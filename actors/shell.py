@@ -23,7 +23,7 @@ from typing import Any
 from actors import tree
 from fks.clock.waiting import wait_for_any, wait_for_event
 from fks.config.endpoints import load_node
-from fks.config.machine import process_space
+from fks.config.machine import host_name, process_space
 from fks.config.paths import Paths
 from fks.config.secrets import secret_values
 from fks.config.version import VERSION
@@ -292,7 +292,7 @@ class Shell:
         return {
             "component": self._name,
             "pid": os.getpid(),
-            "node": node_name(),
+            "node": host_name(),
             "node_id": self._node_id,
             "space": process_space(),
             "epoch": self._epoch,
@@ -324,8 +324,3 @@ def _load(modules: Sequence[str]) -> None:
 def _paths() -> Paths:
     """Return the node's paths from the environment alone: the settings may be wrong."""
     return Paths.of(os.environ.get("FKS_HOME") or ".fks")
-
-
-def node_name() -> str:
-    """Return this machine's name: for people, containers may share one."""
-    return os.uname().nodename

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from dataclasses import dataclass, replace
 
 import orjson
@@ -16,6 +15,7 @@ import orjson
 from fks.clock import Clock, RealClock, WrongClock
 from fks.config.endpoints import Node, load_node
 from fks.config.load import load_settings
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, load_secrets, secret_values
 from fks.config.settings import Settings
@@ -95,7 +95,7 @@ class Component:
         bus = await Bus.connect(node.redis_url)
         lease = None
         if is_leased:
-            holder = f"{socket.gethostname()}:{os.getpid()}"
+            holder = f"{process_space()}:{os.getpid()}"
             timing = settings.supervision
             lease = HeldLease(
                 db, clock, name=name, epoch=epoch, holder=holder, ttl_s=timing.lease_ttl_s, renew_s=timing.lease_renew_s

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from fks.api.idempotency import Idempotency
 from fks.api.limits import Limits
 from fks.api.logins import Logins
 from fks.clock import Clock
-from fks.config.machine import process_space
+from fks.config.machine import host_name, process_space
 from fks.config.paths import Paths
 from fks.config.secrets import derived
 from fks.config.settings import Settings
@@ -78,7 +77,7 @@ class Deps:
     redis_url: str
     name: str = "gateway:0"
     node: Callable[[], NodeView | None] = lambda: None
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=host_name)
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
     is_behind_serve: bool = False  # Ray Serve's proxy answers with the request's id itself
     # signs access tokens and encrypts second factors; all replicas need the same one

@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +132,9 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
 
 def kill_process(row: dict[str, Any]) -> None:
     """Kill an actor or replica of this machine. It may die at any moment anyway; that is what makes this safe."""
-    from fks.config.machine import process_space
+    from fks.config.machine import can_reach
     from fks.model.errors import InputError
-    from fks.process.handle import kill
+    from fks.process.handle import ProcessHandle
 
     if not row["pid"]:
         raise InputError(
@@ -142,29 +143,22 @@ def kill_process(row: dict[str, Any]) -> None:
             remedy="see 'fks status'",
         )
     # a host name proves nothing: containers share one; a pid means this process only in the same boot and pid namespace
-    if (row.get("detail") or {}).get("space") != process_space():
+    space = (row.get("detail") or {}).get("space")
+    if not can_reach(space):
         raise InputError(
             f"{row['name']} runs on {row['node'] or 'another machine'}, not on this machine (its boot or pid namespace "
             "is another)",
             code="OTHER_NODE",
             remedy="run this command there",
         )
-    if not _is_rays(row["pid"]):  # a row outlives its process, and the pid may belong to another one by now
+    process = ProcessHandle.reported(row["pid"], space, command=b"ray::")
+    if process is None:  # a row outlives its process, and the pid may belong to another one by now
         raise InputError(
             f"{row['name']}: pid {row['pid']} is no process of Ray's any more",
             code="NOT_RUNNING",
             remedy="see 'fks status'",
         )
-    kill([row["pid"]])
-
-
-def _is_rays(pid: int) -> bool:
-    import psutil
-
-    try:
-        return psutil.Process(pid).name().startswith("ray::")
-    except psutil.Error:
-        return False
+    process.send(signal.SIGKILL)
 
 
 def _wait_for_another(paths: Paths, old: dict[str, Any], before: set[int | None]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import orjson
 
 from fks.clock import Clock
+from fks.config.machine import can_reach
 from fks.model.timeframe import to_datetime
 from fks.process.metrics import SNAPSHOT_PREFIX
 from fks.runtime import SNAPSHOTS
@@ -95,10 +95,8 @@ def process_usage(pid: int) -> Usage | None:
 class MinuteStore:
     """Writes one row a component and minute. Soft state: the counters of the minute before."""
 
-    def __init__(self, db: Database, bus: Bus, clock: Clock, node: str = "") -> None:
-        """`node`: the name of this machine in the cluster; "" is its host name."""
+    def __init__(self, db: Database, bus: Bus, clock: Clock) -> None:
         self._db, self._bus, self._clock = db, bus, clock
-        self._here = {"", node, socket.gethostname()}
         self._before: dict[str, tuple[Snapshot, Usage | None]] = {}
         self._at_s = clock.monotonic()
 
@@ -114,7 +112,7 @@ class MinuteStore:
             if row["kind"] == "serve" and (text := await self._bus.get(SNAPSHOT_PREFIX + row["name"])) is not None:
                 kept[row["name"]] = _parsed(text)
         now_s = self._clock.monotonic()
-        pids = {row["name"]: row["pid"] for row in components if row["pid"] and row["node"] in self._here}
+        pids = {row["name"]: row["pid"] for row in components if row["pid"] and can_reach(row["detail"].get("space"))}
         usages = await asyncio.to_thread(lambda: {name: process_usage(pid) for name, pid in pids.items()})
         elapsed_s, self._at_s = now_s - self._at_s, now_s
         at = to_datetime(self._clock.now_ns() // _MINUTE_NS * _MINUTE_NS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from fks.config.machine import boot_id
+from fks.config.machine import process_space
 from fks.config.secrets import write_private
 
 
@@ -23,15 +23,16 @@ class ChildRecord:
 
 
 class ChildRecords:
-    """The file `run/keeper.json`, replaced whole. Records of an earlier boot are void: pids mean nothing across it."""
+    """The file `run/keeper.json`, replaced whole. Records of an earlier boot, or of another pid
+    namespace (a container that was made again on the same volume), are void: their pids mean nothing here."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._boot = boot_id()
+        self._space = process_space()
         self._records: dict[str, ChildRecord] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             document = orjson.loads(file.read_bytes())
-            if document["boot"] == self._boot:
+            if document["space"] == self._space:
                 self._records = {name: ChildRecord(**record) for name, record in document["services"].items()}
 
     def get(self, name: str) -> ChildRecord | None:
@@ -64,4 +65,4 @@ class ChildRecords:
 
     def _save(self) -> None:
         services = {name: asdict(record) for name, record in self._records.items()}
-        write_private(self._file, orjson.dumps({"boot": self._boot, "services": services}).decode())
+        write_private(self._file, orjson.dumps({"space": self._space, "services": services}).decode())

@@ -7,9 +7,8 @@ A machine is identified by its id file and its boot, never by its host name (`fk
 from __future__ import annotations
 
 import asyncio
-import platform
 
-from fks.config.machine import machine_of
+from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError
@@ -46,7 +45,7 @@ class HeadClaim:
         while not self.is_claimed:
             found = await store.claim(
                 self._machine,
-                host=platform.node(),
+                host=host_name(),
                 home=str(self._paths.home),
                 address=self._settings.node.address,
                 is_alone=self._is_alone,

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from fks.config.machine import can_reach, process_space
 from fks.model.errors import FksError
 
 TRIES = 5
@@ -30,7 +31,7 @@ def keeper_lock(file: Path) -> Iterator[None]:
         if not _take(handle):
             raise AlreadyRunning(holder_of(file) or 0)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(handle, f"{os.getpid()} {process_space()}\n".encode(), 0)
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -47,7 +48,8 @@ def _take(handle: int) -> bool:
 
 
 def holder_of(file: Path) -> int | None:
-    """Return the pid of the keeper that holds the lock now, or None when there is none."""
+    """Return the pid of the keeper that holds the lock now, None when there is none; 0 when it cannot be reached by a
+    pid from here: the lock of a volume that two containers share."""
     try:
         handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -55,8 +57,8 @@ def holder_of(file: Path) -> int | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(handle, 32, 0).strip()
-        return int(text) if text.isdigit() else 0
+        pid, _, space = os.pread(handle, 256, 0).decode(errors="replace").strip().partition(" ")
+        return int(pid) if pid.isdigit() and can_reach(space) else 0
     finally:
         os.close(handle)
     return None

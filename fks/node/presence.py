@@ -10,6 +10,7 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.agreement import agreed, agreement_hash
+from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets
 from fks.config.settings import Settings
@@ -33,12 +34,15 @@ class Presence:
         self.name = node_name(settings)
         self.agreed = agreed(settings, secrets.ray_token.get_secret_value())
         self._settings, self._redis_url, self._clock = settings, redis_url, clock
+        self.machine = machine = machine_of(paths)
         self.facts: dict[str, Any] = {
             "agreed": self.agreed,
             "ray": version("ray"),
             "python": platform.python_version(),
-            "host": platform.node(),
+            "host": host_name(),
             "home": str(paths.home),
+            "machine": machine.id,
+            "boot": machine.boot,
             "resources": resources_of(settings),
         }
         self._redis: bool | None = None
@@ -82,7 +86,7 @@ class Presence:
 
 def node_name(settings: Settings) -> str:
     """Return the name of this machine in the cluster."""
-    return settings.node.name or platform.node()
+    return settings.node.name or host_name()
 
 
 async def answers(redis_url: str) -> bool:

@@ -3,12 +3,12 @@ last ones, with the keeper and its services always as they are at this moment.""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 from fks.clock import Clock
 from fks.config.endpoints import Node
+from fks.config.machine import host_name
 from fks.model.timeframe import iso
 from fks.monitor.status import overall, problem_of, sim_view
 from fks.node.service import ServiceStatus
@@ -19,7 +19,7 @@ class StatusView:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._host = socket.gethostname()
+        self._host = host_name()
         self._last: dict[str, Any] = {"components": [], "feeds": [], "venues": [], "kill": {"engaged": None}}
         self._last_at = clock.monotonic()
 

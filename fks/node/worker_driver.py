@@ -77,7 +77,8 @@ class WorkerDriver(ClusterDriver):
                     remedy="install the same on both: Ray admits no other",
                 )
         for row in rows:
-            is_ours = row.detail.get("home") == str(paths.home) and row.detail.get("host") == platform.node()
+            # by the id file, never by a name; a copy of it is another machine as long as its own boot still beats
+            is_ours = (row.detail.get("machine"), row.detail.get("boot")) == (ours.machine.id, ours.machine.boot)
             if row.name == ours.name and row.is_alive and not is_ours:
                 raise ConfigError(
                     f"the name {ours.name} belongs to a {row.role} at {row.address}",

@@ -25,6 +25,7 @@ import psutil
 
 from fks.clock import RealClock
 from fks.clock.waiting import wait_for_event
+from fks.config.machine import can_reach, is_in_this_space
 from fks.process import procfs
 from fks.process.procfs import kill
 
@@ -52,6 +53,12 @@ def start_mark(pid: int) -> str | None:
     return None
 
 
+def is_proven_gone(pid: int, space: object) -> bool:
+    """Return whether the process that reported `pid` and `space` has certainly ended: False where it cannot be reached,
+    and where another process has its number by now."""
+    return can_reach(space) and not psutil.pid_exists(pid)
+
+
 def session_members(session: int) -> list[int]:
     """Return the running processes of a session, its leader included."""
     if sys.platform == "linux":
@@ -66,7 +73,8 @@ def session_members(session: int) -> list[int]:
 
 def find_by_command(text: str, *, programs: tuple[str, ...] = ("",)) -> list[int]:
     """Return the running processes, except this one, whose command line contains `text` and whose name begins with one
-    of `programs`: an editor that shows one of our logs is not one of them."""
+    of `programs`: an editor that shows one of our logs is not one of them, and a container's process with the same
+    paths is not either."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -74,6 +82,7 @@ def find_by_command(text: str, *, programs: tuple[str, ...] = ("",)) -> list[int
                 process.pid != os.getpid()
                 and text in "\0".join(process.cmdline())
                 and process.name().startswith(programs)
+                and is_in_this_space(process.pid)
                 and start_mark(process.pid) is not None
             ):
                 found.append(process.pid)
@@ -169,6 +178,12 @@ class ProcessHandle:
         if handle is None or handle._fd < 0 or command not in b"\0".join(procfs.arguments(pid)):
             return None
         return handle
+
+    @staticmethod
+    def reported(pid: int, space: object, *, command: bytes) -> ProcessHandle | None:
+        """Return the process that a row or a beat names by its pid, as `hold` does; None where `space`, which came with
+        it, is not ours: there the number belongs to another process, or to none."""
+        return ProcessHandle.hold(pid, command=command) if can_reach(space) else None
 
     @property
     def started_at_s(self) -> float:
@@ -324,6 +339,7 @@ __all__ = [
     "ProcessHandle",
     "clear_session",
     "find_by_command",
+    "is_proven_gone",
     "kill",
     "runs_in",
     "session_members",

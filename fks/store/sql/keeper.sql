@@ -19,7 +19,7 @@ WITH seen AS (
      ORDER BY turn, time, name
 )
 INSERT INTO component_health AS c (name, kind, state, pid, node, restarts, since, beat_at, detail)
-SELECT name, kind, state, nullif(pid, 0), $9, restarts, since, now(), jsonb_build_object('detail', detail) FROM seen
+SELECT name, kind, state, nullif(pid, 0), $9, restarts, since, now(), jsonb_build_object('detail', detail, 'space', $10::text) FROM seen
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node,
        restarts = excluded.restarts, since = excluded.since, beat_at = excluded.beat_at, detail = excluded.detail;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from fks.config.machine import process_space
 from fks.monitor.history import events
 from fks.node.cluster_driver import beat_columns
 from fks.node.service import ServiceStatus
@@ -16,7 +17,7 @@ async def _beat(db: Database, state: str, pid: int | None, ended: str = "") -> N
         ("keeper", ServiceStatus("keeper", "ready", 1, 0, now_ns)),
         ("service", ServiceStatus("redis", state, pid, 0, now_ns, "", ended)),
     ]
-    await db.execute("keeper.beat", *beat_columns(rows), "here")
+    await db.execute("keeper.beat", *beat_columns(rows), "here", process_space())
 
 
 async def _history(db: Database, child: str) -> list[tuple[str, str, int]]:

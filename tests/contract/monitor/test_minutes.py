@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import orjson
 
 from fks.clock import RealClock
+from fks.config.machine import host_name, process_space
 from fks.monitor.minutes import MinuteStore
 from fks.process.metrics import SNAPSHOT_PREFIX
 from fks.store.bus import Bus
@@ -18,10 +18,12 @@ SERIES = 'fks_http_requests_total{route="/a",status="200"}'
 
 async def test_each_component_has_one_row_a_minute(database: Database, bus: Bus) -> None:
     await database.sql(
-        "INSERT INTO component_health (name, kind, state, pid, node, beat_at) VALUES"
-        " ('gateway:m', 'serve', 'ready', $1, $2, now()), ('orders', 'actor', 'ready', 1, 'elsewhere', now())",
+        "INSERT INTO component_health (name, kind, state, pid, node, detail, beat_at) VALUES"
+        " ('gateway:m', 'serve', 'ready', $1, $2, jsonb_build_object('space', $3::text), now()),"
+        " ('orders', 'actor', 'ready', $1, $2, '{\"space\": \"a clone of this machine\"}', now())",
         os.getpid(),
-        socket.gethostname(),
+        host_name(),
+        process_space(),
     )
     store = MinuteStore(database, bus, RealClock())
     await bus.set(SNAPSHOT_PREFIX + "gateway:m", orjson.dumps({SERIES: 5.0}), 60.0)

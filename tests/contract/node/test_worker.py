@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import signal
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from fks.cli import cli
 from fks.cli.base import run
 from fks.clock import RealClock
 from fks.config.endpoints import Node as Endpoints
+from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
 from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets
 from fks.config.settings import Node as NodeSettings
@@ -47,7 +47,7 @@ def presence_of(paths, settings):
 async def head_beats(database, paths, settings=None, **changes):
     """Write the row of a head whose settings are these."""
     chosen = presence_of(paths, settings or Settings(home=paths.home, node=NodeSettings(role="head", name="h")))
-    detail = {**chosen.facts, "home": "/elsewhere", "session": "s1"} | changes
+    detail = {**chosen.facts, "home": "/elsewhere", "machine": "the head's", "session": "s1"} | changes
     row = NodeRow(chosen.name, "head", "ready", address="10.9.9.1", version="v", detail=detail)
     await NodeStore(database).beat(row)
     return row
@@ -125,7 +125,13 @@ async def test_node_name_in_use_elsewhere_is_refused_and_our_own_is_not(database
     async with working(paths, database_url) as (_, _, task):
         with pytest.raises(ConfigError, match=r"the name w1 belongs to a worker at 10\.9\.9\.7"):
             await asyncio.wait_for(task, 10.0)
-    ours = {**head.detail, "home": str(paths.home), "host": platform.node()}
+    clone = {**head.detail, "home": str(paths.home), "host": host_name(), "machine": machine_of(paths).id, "boot": "x"}
+    await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.8", detail=clone))
+    await head_beats(database, paths)  # again: it may have been silent for too long by now
+    async with working(paths, database_url) as (_, _, task):
+        with pytest.raises(ConfigError, match=r"the name w1 belongs to a worker at 10\.9\.9\.8"):
+            await asyncio.wait_for(task, 10.0)  # its host name, its paths and its id file, but another boot
+    ours = {**head.detail, "machine": machine_of(paths).id, "boot": machine_of(paths).boot}
     await NodeStore(database).beat(replace(head, name="w1", role="worker", detail=ours))
     await head_beats(database, paths)  # again: it may have been silent for too long by now
     async with working(paths, database_url) as (keeper, _, _):

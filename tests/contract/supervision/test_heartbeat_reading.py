@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from actors import system
-from actors.shell import node_name
 from actors.system import RayChild
-from fks.config.machine import process_space
+from fks.config.machine import host_name, process_space
 from fks.config.paths import Paths
 from fks.process.heartbeat import SIZE, HeartbeatWriter, heartbeat_file
 from fks.supervision import ChildSpec, How
@@ -35,7 +34,7 @@ class Counted:
     def status(self) -> dict[str, Any]:
         return {
             "pid": os.getpid(),
-            "node": node_name(),
+            "node": host_name(),
             "space": self.space,
             "node_id": "n",
             "age_s": 0.0,

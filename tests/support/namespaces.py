@@ -1,0 +1,64 @@
+"""A second machine on this one: processes in network, pid, mount and UTS namespaces of their own, with another boot id.
+
+The host name stays the same, as that of a cloned machine does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BOOT = "/proc/sys/kernel/random/boot_id"
+CLONE_BOOT = "c10ec10e-0000-4000-8000-000000000000"
+UNSHARE = ("unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc")
+
+
+def require_namespaces() -> None:
+    """Skip the test where the kernel refuses namespaces; fail it where FKS_REQUIRE_ALL is set."""
+    reason = "unshare is not installed"
+    if shutil.which("unshare"):
+        tried = subprocess.run([*UNSHARE, "mount", "--bind", "/dev/null", BOOT], capture_output=True, text=True)
+        if tried.returncode == 0:
+            return
+        reason = tried.stderr.strip()
+    missing = f"no namespaces ({reason}), machines that share a host name were left out: run as root, or allow them"
+    if os.environ.get("FKS_REQUIRE_ALL"):
+        pytest.fail(f"{missing} (FKS_REQUIRE_ALL is set)")
+    pytest.skip(missing)
+
+
+class Clone:
+    """A machine that was cloned from this one: the same host name and files, another boot, pids of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._boot = directory / "boot_id"
+        self._boot.write_text(f"{CLONE_BOOT}\n")
+
+    def command(self, code: str, *arguments: str, title: str = sys.executable) -> list[str]:
+        """Return the command that runs Python `code` there; `title` is its first argument."""
+        script = f'mount --bind {self._boot} {BOOT} && exec -a "$0" {sys.executable} -c "$@"'
+        return [*UNSHARE, "bash", "-c", script, title, code, *arguments]
+
+    def output(self, code: str, *arguments: str) -> str:
+        """Return what the code prints."""
+        done = subprocess.run(self.command(code, *arguments), capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @contextmanager
+    def running(self, code: str, *arguments: str, title: str = sys.executable) -> Iterator[str]:
+        """Run the code until the block ends; yield its first line, which it prints when it is up."""
+        command = self.command(code, *arguments, title=title)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                yield process.stdout.readline().strip()
+            finally:
+                process.kill()

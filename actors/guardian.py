@@ -84,8 +84,9 @@ class GuardianActor:
         return self._guardian is not None and self._guardian.is_ready
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return venues without a session, a kill file that cannot be written, tables that cannot be read."""
-        return guardian_problems(self.detail())
+        """Return venues without a session, a kill file that cannot be written, tables that cannot be read, a stuck
+        loop."""
+        return guardian_problems(self.detail(), stuck_max_s=self._component.settings.supervision.stuck_max_s)
 
     def detail(self) -> Mapping[str, object]:
         """Return the kill state and the sessions."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from fks.jobs.scheduler import RunJob, Scheduler
+from fks.jobs.scheduler import EndJob, RunJob, Scheduler
 from fks.runtime import Component
 
 
 class SchedulerActor(Scheduler):
-    """One `Scheduler`; `run_job` runs a claimed job in a process of its own."""
+    """One `Scheduler`; `run_job` runs a claimed job in a process of its own, `end_job` ends that process."""
 
     MODULES = ("fks.jobs.schedule", "fks.store.jobs")
 
-    def __init__(self, component: Component, args: tuple[str, ...], *, run_job: RunJob) -> None:
-        super().__init__(component, run_job)
+    def __init__(
+        self, component: Component, args: tuple[str, ...], *, run_job: RunJob, end_job: EndJob | None = None
+    ) -> None:
+        super().__init__(component, run_job, end_job)
 
     async def start(self) -> None:
         """Nothing to open."""

@@ -20,12 +20,12 @@ import ray
 
 from actors import tree
 from actors.shell import Shell
-from fks.config.machine import process_space
+from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
 from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
 from fks.process.crash_files import exit_of
-from fks.process.handle import ProcessHandle
+from fks.process.handle import ProcessHandle, is_proven_gone
 from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.runtime import Component
 from fks.supervision import ChildSpec
@@ -136,7 +136,7 @@ class RayChild:
         self._paths = paths
         self._pid: int | None = None
         self._node = self._node_id = ""
-        self._is_here = False  # its process can be reached by its pid: a host name would not prove that
+        self._space: object = None  # where its process can be reached by its pid: a host name would not prove that
         self._process: ProcessHandle | None = None
         self._heartbeat: HeartbeatReader | None = None
         self._was_up, self._called_s = False, 0.0  # of its last answer to a call, and when that came
@@ -156,9 +156,9 @@ class RayChild:
         if self._pid is None:
             self._pid, self._node = int(str(beat["pid"])), str(beat["node"])
             self._node_id = str(beat.get("node_id") or "")
-            self._is_here = beat.get("space") == process_space()
-            if self._is_here:
-                self._process = ProcessHandle.hold(self._pid, command=b"ray")
+            self._space = beat.get("space")
+            if can_reach(self._space):
+                self._process = ProcessHandle.reported(self._pid, self._space, command=b"ray")
                 if self._paths is not None:
                     self._heartbeat = HeartbeatReader(heartbeat_file(self._paths.run, self._spec.id), self._pid)
         self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
@@ -240,8 +240,8 @@ class RayChild:
             async with asyncio.timeout(GCS_S):
                 await asyncio.to_thread(ray.kill, self._handle)
         end = await exit_of(how, reason, self._process, self._paths, self._spec.id)
-        if self._process is None and self._pid is not None and self._is_here:
-            end = replace(end, is_gone=not psutil.pid_exists(self._pid))
+        if self._process is None and self._pid is not None:
+            end = replace(end, is_gone=is_proven_gone(self._pid, self._space))
         if self._process is not None and end.is_gone:
             self._process.close()
         return end
@@ -322,7 +322,13 @@ class Job:
         if self._ending is not None:
             self._ending.cancel()
         try:
-            run_claimed(os.environ.get("FKS_HOME") or home, job_id)  # on another machine: that one's own
+            runner = {
+                "actor": ray.get_runtime_context().get_actor_name(),
+                "pid": os.getpid(),
+                "space": process_space(),
+            }
+            home = os.environ.get("FKS_HOME") or home  # on another machine: that one's own
+            run_claimed(home, job_id, runner=runner)
         finally:
             self._end_after(JOB_ENDS_S)
 
@@ -358,12 +364,14 @@ class JobProcesses:
     def __init__(self, keep_s: float = WARM_S) -> None:
         self._keep_s = keep_s
         self._spare: Any = None
+        self._handles: dict[str, Any] = {}  # of the jobs that are waited for
         self._warming: asyncio.Task[None] | None = None
 
     async def run(self, home: str, job_id: str) -> None:
         """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its
         process died."""
         runner = await self._take() or await asyncio.to_thread(_make_job, job_id)
+        self._handles[job_id] = runner
         try:
             ended = runner.run.remote(home, job_id)
             self._warm_next()
@@ -372,7 +380,27 @@ class JobProcesses:
             raise RunnerDied(f"job {job_id}: {cause(error)}") from error
         except ray.exceptions.RayError as error:
             raise OutageError(f"job {job_id}: {cause(error)}") from error
+        finally:
+            self._handles.pop(job_id, None)
         ray.kill(runner)
+
+    async def end(self, job_id: str, runner: Mapping[str, Any] | None) -> None:
+        """End the process of a job that hangs: by its pid where that counts, and through Ray. `runner`: the process as
+        it named itself; without one a process that this scheduler started for the job. Errors: OutageError."""
+        handle, named = self._handles.get(job_id), runner or {}
+        if handle is None and named.get("actor"):
+            with contextlib.suppress(ValueError):  # it has ended
+                handle = await asyncio.to_thread(ray.get_actor, named["actor"], NAMESPACE)
+        if handle is not None:
+            try:
+                await asyncio.to_thread(ray.kill, handle)
+            except ray.exceptions.RayError as error:
+                raise OutageError(f"job {job_id}: {cause(error)}") from error
+        if named.get("pid"):  # Ray alone lets a stopped process live for 5 s
+            process = ProcessHandle.reported(int(named["pid"]), named.get("space"), command=b"ray::")
+            if process is not None:
+                await process.kill(is_hung=True)
+                process.close()
 
     async def _take(self) -> Any:
         """Return the process that is ready and still there, or None."""
@@ -420,5 +448,6 @@ def ports_of(role: str, component: Component) -> dict[str, Any]:
         world = RayWorld(component.paths)
         return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component)}
     if role == "scheduler":
-        return {"run_job": JobProcesses().run}
+        processes = JobProcesses()
+        return {"run_job": processes.run, "end_job": processes.end}
     return {}

@@ -87,12 +87,14 @@ class AlertService:
         self._stuck: dict[str, concurrent.futures.Future[Outcome]] = {}  # by channel: an attempt that was given up
         self._under_way: set[int] = set()
         self._pruned_s: float | None = None
+        self.turned_s = clock.monotonic()  # the last turn of `run`
 
     async def run(self) -> None:
         """Evaluate, route and deliver until cancelled. An outage of PostgreSQL is waited out."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
+                    self.turned_s = self._clock.monotonic()
                     with contextlib.suppress(OutageError):
                         await self.tick(tasks)
                     await self._clock.sleep(EVERY_S)

@@ -374,6 +374,12 @@ class Supervision(Section):
         description="a child whose lease is lost for this long, though PostgreSQL answers, ends itself, seconds",
     )
     lag_max_s: float = Field(0.5, gt=0, description="self-check: a turn of a child's loop later than this, seconds")
+    stuck_max_s: float = Field(
+        30.0,
+        gt=0,
+        description="self-check: a loop of the guardian or the monitor that has not turned for so long; this restarts "
+        "its process, seconds",
+    )
     signals_wait_max_s: float = Field(
         5.0, gt=0, description="self-check: a ready signal older than this while its venue is READY, seconds"
     )

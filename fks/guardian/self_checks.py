@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from fks.model.health import FailedCheck
+from fks.process.self_checks import stuck_problem
 
 
-def guardian_problems(detail: Mapping[str, object]) -> list[FailedCheck]:
+def guardian_problems(detail: Mapping[str, object], *, stuck_max_s: float = math.inf) -> list[FailedCheck]:
     """Return venues and required NinjaTrader groups without a session, a kill file that cannot be written, tables that
-    cannot be read."""
+    cannot be read, a loop that does not turn."""
     found = []
+    turned_s = detail.get("turned_s")
+    if isinstance(turned_s, float) and (stuck := stuck_problem("guardian", turned_s, stuck_max_s)):
+        found.append(stuck)
     venues = detail.get("venues")
     for name, venue in venues.items() if isinstance(venues, Mapping) else ():
         if not venue["open"]:

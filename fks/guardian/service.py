@@ -182,6 +182,7 @@ class Guardian:
             "database": self._tables.state,
             "lease": self._lease.state,
             "looks_on": self._lease.why_not,
+            "turned_s": round(self._clock.monotonic() - self.beat, 1),
             "journal": self._journal.error or "ok",
         }
 

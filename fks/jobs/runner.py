@@ -81,34 +81,44 @@ def warm() -> None:
         kernel.load_orders()
 
 
-def run_claimed(home: str, job_id: str) -> None:
+def run_claimed(home: str, job_id: str, *, runner: Mapping[str, Any] | None = None) -> None:
     """Run a job that was claimed for this process, as the node at `home` is configured, and write its end.
+
+    `runner` names this process in the row, so that it can be ended when it hangs.
 
     An error of the job is stored in its row. Errors: OutageError when the database stays unreachable (the row is queued
     again once its heartbeat is old).
     """
-    asyncio.run(_run_here(home, uuid.UUID(job_id)))
+    asyncio.run(_run_here(home, uuid.UUID(job_id), runner))
 
 
-async def _run_here(home: str, job_id: uuid.UUID) -> None:
+async def _run_here(home: str, job_id: uuid.UUID, runner: Mapping[str, Any] | None) -> None:
     settings = load_settings(home)
     paths = Paths.of(settings.home)
     node = load_node(paths)
     db = await Database.connect(node.database_url, settings.database, application="job")
     try:
-        await run_one(db, job_id, paths.strategies, settings=settings, node=node)
+        await run_one(db, job_id, paths.strategies, settings=settings, node=node, runner=runner)
     finally:
         await db.close()
 
 
 async def run_one(
-    db: Database, job_id: uuid.UUID, folder: Path, *, settings: Settings | None = None, node: Node | None = None
+    db: Database,
+    job_id: uuid.UUID,
+    folder: Path,
+    *,
+    settings: Settings | None = None,
+    node: Node | None = None,
+    runner: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the running attempt of a job and write its end; a job that was ended or claimed meanwhile is not changed."""
     store = JobStore(db)
     job = await store.get(job_id)
     if job is None or job.state != "running":
         return
+    if runner is not None:
+        await store.note_runner(job, runner)
     work = Work(db, asyncio.get_running_loop(), folder, settings or Settings(), node)
     beating = asyncio.create_task(_beat(store, job, work))
     try:

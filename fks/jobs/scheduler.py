@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fks.store.jobs import Job, JobStore
 
 RunJob = Callable[[str, str], Awaitable[None]]
+EndJob = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
+SILENT_S = 30.0  # a runner that sent no heartbeat for so long is dead or hangs
+END_S = 10.0  # to end the process of one that hangs
 JOBS_AT_ONCE = 2
 ATTEMPTS_MAX = 3
 
@@ -58,9 +61,10 @@ class Scheduler:
     runner died is queued again until its attempts are used up.
     """
 
-    def __init__(self, component: Component, run_job: RunJob) -> None:
+    def __init__(self, component: Component, run_job: RunJob, end_job: EndJob | None = None) -> None:
+        """`end_job` ends the process of a job by id and by what it named itself (None: it never did)."""
         self._c = component
-        self._run_job = run_job
+        self._run_job, self._end_job = run_job, end_job
         self._lanes = lanes_of(component.settings)
         self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
@@ -108,7 +112,8 @@ class Scheduler:
                     self._c.log.info("schedule.ran", schedule=name, result=result)
                 for exchange, bars in schedules.missing_bars().items():
                     self._c.meter.gauge("fks_missing_bars", bars, exchange=exchange)
-                for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=ATTEMPTS_MAX):
+                await self._end_hung(jobs)
+                for id in await jobs.requeue_lost(silent_s=SILENT_S, attempts_max=ATTEMPTS_MAX):
                     self._c.log.warning("job.requeued", job=str(id))
                 if not self._is_draining:
                     await personal.run_due()
@@ -122,6 +127,20 @@ class Scheduler:
                 self._is_working = False
             self._turned_s = self._c.clock.monotonic()
             await wait_for_event(self._wake, 1.0, self._c.clock)
+
+    async def _end_hung(self, jobs: JobStore) -> None:
+        """End the processes of jobs that are silent, before they are queued again: a stopped one would keep its place,
+        and a slow one would work beside its successor."""
+        for job in await jobs.silent(silent_s=SILENT_S):
+            try:
+                async with asyncio.timeout(END_S):
+                    if self._end_job is not None:
+                        await self._end_job(str(job.id), job.runner)
+            except (OutageError, TimeoutError) as error:  # its machine is gone; its writes carry an old attempt
+                self._c.log.warning("job.not_ended", job=str(job.id), error=str(error) or f"no end in {END_S:g} s")
+            if known := self._running.get(str(job.id)):
+                known[1].cancel()
+                await asyncio.wait({known[1]})
 
     async def _swap_challengers(self) -> None:
         """Swap in the challengers that wait and whose instances are flat by now."""

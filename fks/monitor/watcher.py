@@ -19,6 +19,7 @@ from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import NewAlerts, message_of, settle_what_is_over
 from fks.monitor.guard import Guard
 from fks.monitor.statuses import DOWN
+from fks.process.self_checks import stuck_problem
 from fks.runtime import SNAPSHOTS, SNAPSHOTS_TTL_S, Component
 from fks.store.bus import ALERTS
 from fks.store.metrics import TEXT, MetricStore
@@ -49,6 +50,7 @@ class Watcher:
         self._nodes = NodeStore(component.db)
         self._new_alerts = NewAlerts(component.db)
         self._has_looked = False
+        self._turned_s = component.clock.monotonic()  # the last turn of `_watch`
         self._kept = MetricStore(component.db)
         self._seen: dict[str, tuple[bytes, float]] = {}  # component -> its last snapshot, and when it was new
 
@@ -98,7 +100,7 @@ class Watcher:
         """Write a row of metrics for each component, once a minute; an outage costs the minute."""
         from fks.monitor.minutes import MinuteStore
 
-        minutes = MinuteStore(self._c.db, self._c.bus, self._c.clock, self._c.settings.node.name or "")
+        minutes = MinuteStore(self._c.db, self._c.bus, self._c.clock)
         while True:
             await self._c.clock.sleep(60.0)
             with contextlib.suppress(OutageError):
@@ -106,6 +108,7 @@ class Watcher:
 
     async def _watch(self) -> None:
         for look in itertools.count():
+            self._turned_s = self._c.clock.monotonic()
             await self._check()
             await self._guard.call("alerts", self._update_alerts)
             host_metrics(self._c.meter, self._c.paths.home)
@@ -180,9 +183,11 @@ class Watcher:
         return self._database_is_up and self._redis_is_up
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return the databases that do not answer."""
+        """Return a stuck loop, and the databases that do not answer."""
         reached = {"database": self._database_is_up, "redis": self._redis_is_up}
-        return [
+        silent_s = self._c.clock.monotonic() - self._turned_s
+        stuck = stuck_problem("monitor", silent_s, self._c.settings.supervision.stuck_max_s)
+        return ([] if stuck is None else [stuck]) + [
             FailedCheck(kind, f"{kind} does not answer")
             for kind, is_up in reached.items()
             if self._has_looked and not is_up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,10 +11,13 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.endpoints import Node
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.model.errors import FksError
 from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
+from fks.node.left_marks import LeftMarks
 from fks.node.presence import Presence
 from fks.node.service import ServiceStatus
 from fks.process.log import Redactor
@@ -52,6 +56,7 @@ class ClusterDriver:
     def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
         self.waits_for = ""
         self._context, self._settings, self._presence = context, settings, presence
+        self._left_marks = LeftMarks(context.paths, presence.name)
         self._db: Database | None = None
 
     async def claim(self) -> None:
@@ -86,8 +91,10 @@ class ClusterDriver:
         """Write the rows of the keeper and its services; return the state of the cluster. Errors: OutageError."""
         async with asyncio.timeout(QUERY_S):
             db = await self._database()
-            await db.execute("keeper.beat", *beat_columns(statuses), self._presence.name)
+            await db.execute("keeper.beat", *beat_columns(statuses), self._presence.name, process_space())
             await self._presence.beat(db, statuses)
+            with contextlib.suppress(FksError):  # the next beat does it
+                await self._left_marks.post(db)
             return await self._cluster_state(db)
 
     async def _cluster_state(self, db: Database) -> ClusterState:

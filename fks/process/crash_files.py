@@ -23,6 +23,15 @@ from fks.supervision.exits import Exit, How
 
 TEXT_MAX = 20_000  # characters of a traceback that a process writes
 TEXT_KEPT_MAX = 8000  # characters of it in an `Exit`
+#: the fault handler's name of each signal that it reports
+_FAULTS = {
+    "Segmentation fault": signal.SIGSEGV,
+    "Floating-point exception": signal.SIGFPE,
+    "Floating point exception": signal.SIGFPE,
+    "Aborted": signal.SIGABRT,
+    "Bus error": signal.SIGBUS,
+    "Illegal instruction": signal.SIGILL,
+}
 LINES, LINE_MAX = 5, 500  # of the log in an `Exit`
 
 
@@ -81,10 +90,13 @@ async def exit_of(how: How, reason: str, process: ProcessHandle | None, paths: P
     trace = ""
     if paths is not None:
         trace, intended_code = _trace(process, paths, component)
-        if code is None and intended_code is not None and not process.was_killed:
-            exit_code, is_inferred = intended_code, True
+        if code is None and not process.was_killed and (intended_code is not None or how is How.CRASH):
+            # the kernel cannot tell (before Linux 6.15 only a parent learns it): what it left says it, or its absence
+            exit_code, number = _inferred(trace, intended_code)
+            is_inferred = True
     if how is How.CRASH:
         reason = _crash_text(exit_code, number, trace) or reason
+        reason += " (inferred: it left no trace)" if is_inferred and number == signal.SIGKILL else ""
     lines = tuple(last_lines(log_file(paths, component))) if paths is not None and how is not How.NORMAL else ()
     return Exit(
         how,
@@ -105,6 +117,20 @@ def _trace(process: ProcessHandle, paths: Paths, component: str) -> tuple[str, i
         found = orjson.loads(text)
         return str(found["traceback"])[-TEXT_KEPT_MAX:], int(found["code"])
     return _left(process, crash_file(paths, component)), None
+
+
+def _inferred(trace: str, intended_code: int | None) -> tuple[int | None, int | None]:
+    """Return (exit code, signal) of an end that left this: an exit file, the fault handler's first line, or nothing.
+
+    Only SIGKILL leaves nothing, the out-of-memory killer's too: every error of Python writes an exit file, and every
+    other deadly signal the stacks.
+    """
+    if intended_code is not None:
+        return intended_code, None
+    for text, number in _FAULTS.items():
+        if f"Fatal Python error: {text}" in trace:
+            return None, int(number)
+    return (None, None) if trace.strip() else (None, int(signal.SIGKILL))
 
 
 def _left(process: ProcessHandle, path: Path) -> str:

@@ -77,6 +77,14 @@ def memory_problem(used_mb: float, limit_mb: float) -> FailedCheck | None:
     return FailedCheck("memory", f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB", is_mended_by_restart=True)
 
 
+def stuck_problem(about: str, silent_s: float, limit_s: float) -> FailedCheck | None:
+    """Return the problem of a loop that has not turned for `silent_s`, if any: one that waits for ever for an answer
+    leaves the process alive and its beat fresh, so only a new process ends it."""
+    if silent_s <= limit_s:
+        return None
+    return FailedCheck("stuck", f"it has not turned for {silent_s:.0f} s", about=about, is_mended_by_restart=True)
+
+
 def lease_problem(*, has_lease: bool, holds: bool) -> FailedCheck | None:
     """Return the problem of a lease that ran out: the database was unavailable for its whole life."""
     if not has_lease or holds:

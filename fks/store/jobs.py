@@ -48,6 +48,15 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
 
+@dataclass(frozen=True, slots=True)
+class SilentJob:
+    """A job whose runner sends no heartbeats. `runner`: its process, as it named itself; None when it never did."""
+
+    id: uuid.UUID
+    attempts: int
+    runner: Mapping[str, Any] | None
+
+
 def _ns(moment: datetime | None) -> int | None:
     return None if moment is None else to_ns(moment)
 
@@ -151,6 +160,15 @@ class JobStore:
         """End a queued job, mark a running one to be ended; return it, or None when there is nothing to cancel."""
         row = await self._db.fetchrow("jobs.cancel", job_id)
         return None if row is None else _job(row)
+
+    async def note_runner(self, job: Job, runner: Mapping[str, Any]) -> None:
+        """Name the process of the running attempt: `actor`, `pid` and the `space` in which the pid counts."""
+        await self._db.execute("jobs.note_runner", job.id, job.attempts, dict(runner))
+
+    async def silent(self, *, silent_s: float) -> Sequence[SilentJob]:
+        """Return the running jobs whose runner was silent for `silent_s`."""
+        rows = await self._db.fetch("jobs.silent", silent_s)
+        return [SilentJob(row["id"], row["attempts"], row["runner"]) for row in rows]
 
     async def requeue_lost(self, *, silent_s: float, attempts_max: int) -> Sequence[uuid.UUID]:
         """Queue jobs again whose runner was silent for `silent_s`; fail those out of attempts. Return all of them."""

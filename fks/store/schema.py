@@ -1093,6 +1093,7 @@ jobs = Table(
     _time("finished_at", null=True),
     _text("fingerprint", null=True),  # of everything that decides the result
     Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("runner", JSONB),  # the process of the running attempt: actor, pid and the space in which the pid counts
     CheckConstraint("state IN ('queued','running','done','failed','cancelled')", name="state"),
     Index("ix_jobs_queued", "created_at", postgresql_where=text("state IN ('queued','running')")),
     Index("ix_jobs_fingerprint", "kind", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
@@ -1267,6 +1268,20 @@ runtime_config = Table(
     _time("created_at", now=True),
     _time("finished_at", null=True),
     CheckConstraint("state IN ('rolling','active','failed','superseded')", name="state"),
+)
+
+crash_marks = (
+    Table(  # the strategy instance that a worker ran when it died: its node's keeper writes, its successor reads
+        "crash_marks",
+        metadata,
+        Column("worker", Text, primary_key=True),
+        Column("epoch", BigInteger, nullable=False),
+        _text("instance"),
+        _time("marked_at"),
+        _time("bar_at", null=True),  # null: while it was loaded
+        _text("node", default=""),
+        _time("settled_at", null=True),
+    )
 )
 
 heads = Table(  # the head of this database, one row: its keeper and its supervisor renew it each second

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from fks.model.timeframe import NS, iso
 from fks.runtime import Runtime
+from fks.store.crash_marks import CrashMarkStore
 from fks.store.strategies import Exposure, Instance
 from fks.strategy_worker.crash_marker import CrashMarker, Mark
 from fks.strategy_worker.outputs import WorkerStore
 from fks.supervision.containment import Disable, Isolate, respond_to_crash
 
 TRACEBACK_MAX = 8000
+POSTED_S = 10.0  # the keeper of the predecessor's node posts its mark within two beats
 EXIT_WAIT_S = 1.5  # the supervisor records how a worker ended at about the time its successor starts
 _US = 1000
 
@@ -30,24 +32,33 @@ class CrashAttribution:
         self._window_s = runtime.settings.strategies.crash_window_s
         self._mark = marker.left()
         self._dump = _read(crash_file) if self._mark is not None else ""
+        self._posted = CrashMarkStore(runtime.db)
+        self._until_s = runtime.clock.monotonic() + POSTED_S
 
     async def settle(self) -> None:
-        """Record the crash of the predecessor's mark, if it left one. Errors: OutageError; then call it again."""
-        mark = self._mark
-        if mark is None:
+        """Record the crash of the predecessor's mark, if it left one here, or if the keeper of another node posted it:
+        for POSTED_S after the start each call looks for that. Errors: OutageError; then call it again."""
+        if self._mark is not None:
+            await self._settle(self._mark)
+            self._drop()
+        if self._clock.monotonic() > self._until_s:
             return
+        row = await self._posted.unsettled(self._owner.lease)
+        if row is not None:
+            await self._settle(Mark(row.instance, row.at_ns, row.bar_ns, row.epoch))
+            await self._posted.settle(self._owner.lease, row.at_ns)
+
+    async def _settle(self, mark: Mark) -> None:
         at_ns = mark.at_ns // _US * _US
         if self._clock.now_ns() - at_ns > self._window_s * NS:
             # too old to be of our predecessor: the worker ran on another machine since, or not at all
             self._log.info("strategy.mark_old", instance=mark.instance, at=iso(at_ns), epoch=mark.epoch)
-            self._drop()
             return
         facts = await self._facts(at_ns)
         before = await self._store.get(mark.instance)
         # an instance that was disabled, or given to another worker, was handled meanwhile
         if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
             await self._record(before, mark, at_ns, facts)
-        self._drop()
 
     def _drop(self) -> None:
         self._mark = None

@@ -1,5 +1,8 @@
 """Crash marker: a small file that names the strategy instance that a worker is running, and survives the worker.
 
+The file is the mark as the dead process leaves it; the keeper of its node posts it as a row (`fks.node.left_marks`), so
+that a successor on another node finds it too.
+
 Before user code runs, the worker marks the instance; after it, the mark is cleared. These are two `pwrite` calls of a
 microsecond each, never fsynced: the page cache survives the process, and the death of a machine is not caused by a
 strategy. If a mark cannot be written (a full disk), a crash is not attributed; the evaluation goes on.
@@ -13,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _HEAD = struct.Struct("<4sqqqH")  # magic, set at, bar time, epoch, length of the id
 _MAGIC = b"FKS1"
@@ -43,6 +46,15 @@ class CrashMarker:
     def path(run: Path, worker: str) -> Path:
         """Return the file of a worker, e.g. run/strategy%3A0.inhand."""
         return run / f"{quote(worker, safe='')}.inhand"
+
+    @classmethod
+    def all_left(cls, run: Path) -> list[tuple[str, Mark]]:
+        """Return (worker, mark) of every mark in a node's run directory; those of living workers are among them."""
+        found = []
+        for path in sorted(run.glob("*.inhand")):
+            if (mark := cls(path).left()) is not None:
+                found.append((unquote(path.stem), mark))
+        return found
 
     def left(self) -> Mark | None:
         """Return the mark that the predecessor left when it died; None when there is none, or it cannot be read."""

@@ -229,8 +229,8 @@ class StrategyWorker:
 
     async def step(self) -> int:
         """Advance every instance of the shard once and return how many signals were committed."""
+        await self._crash_attribution.settle()
         if not self._is_claimed:
-            await self._crash_attribution.settle()
             await self._store.claim()
             self._is_claimed = True
         self._rows = await self._store.due()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from fks.supervision.exits import How
 from fks.supervision.spec import ChildSpec
 
+START_SILENCE = 0.2  # of the time to start
 COMING = frozenset({"starting", "waiting"})
 LOOK_S = 0.05  # between two looks at a child that starts; and the slack of a last call
 
@@ -69,7 +70,8 @@ def _unwell(beat: Mapping[str, object], spec: ChildSpec, limits: LivenessLimits)
     for problem in problems if isinstance(problems, list | tuple) else ():
         if not isinstance(problem, Mapping) or not problem.get("is_mended_by_restart"):
             continue
-        limit_s = limits.silence_max_s if problem.get("kind") == "memory" else limits.unwell_s
+        # a loop is found stuck only after `supervision.stuck_max_s`
+        limit_s = limits.silence_max_s if problem.get("kind") in ("memory", "stuck") else limits.unwell_s
         since_s = _number(problem.get("since_s"))
         if since_s > limit_s:
             return Assessment(How.UNWELL, f"unwell for {since_s:.0f} s: {problem.get('text')}")
@@ -179,6 +181,12 @@ class StartWatch:
 
     def __post_init__(self) -> None:
         self._deadline_s = self.begun_s + self.start_s + self.wait_s
+
+    @property
+    def silence_max_s(self) -> float:
+        """Return how long a child that has answered once may be silent while it starts. More than a child that is up:
+        its imports may hold the interpreter for a while; its share of the deadline, so that a late one has longer."""
+        return self.start_s * START_SILENCE
 
     def take(self, state: object, now_s: float) -> StartStep:
         """Return what follows from the state in a beat."""

@@ -31,6 +31,10 @@ LATE_FACTOR_MAX = 4  # times its deadline for a child that was late repeatedly: 
 DATABASE_RETRY = Backoff(0.25, 0.25)
 
 
+class Silenced(OutageError):
+    """A child that starts answered, and does not any more: it was stopped, or the machine is too slow for it."""
+
+
 @dataclass(slots=True)
 class Record:
     """The state of one child in the supervisor: soft state, refilled from rows and by adoption.
@@ -238,7 +242,8 @@ class ChildRunner:
             beat = await self._until_started(child, StartWatch(start_s, wait_s, raised_s, self._c.clock.monotonic()))
         except (TimeoutError, OutageError) as error:
             reason = str(error) or f"not up within {start_s + wait_s:g} s"
-            self.record.late += int(not str(error))
+            # a machine that is that slow is no broken child: twice as long the next time
+            self.record.late += int(isinstance(error, Silenced) or not str(error))
             if spec.resources and not str(error):
                 reason += f"; it needs a node that offers {', '.join(sorted(spec.resources))}"
             self._c.log.error("child.start_failed", child=spec.id, error=reason)
@@ -250,11 +255,19 @@ class ChildRunner:
         await self._watch_until_end(run, child)
 
     async def _until_started(self, child: Child, watch: StartWatch) -> Mapping[str, object]:
-        """Return the first beat of the child as started. Errors: TimeoutError when it is late; OutageError when it
-        died."""
+        """Return the first beat of the child as started. Errors: TimeoutError when it is late; OutageError when it died
+        or fell silent (Silenced)."""
         timeout_s = watch.start_s + watch.wait_s
+        has_answered = False
         while True:
-            beat = await child.health(timeout_s=timeout_s)
+            try:
+                beat = await child.health(timeout_s=timeout_s)
+            except TimeoutError:
+                if not has_answered:
+                    raise
+                raise Silenced(f"it answered while it started, and then not for {timeout_s:g} s") from None
+            # from here on its process is there, and answers beside its imports: silence means that it was stopped
+            has_answered, timeout_s = True, watch.silence_max_s
             step = watch.take(beat["state"], self._c.clock.monotonic())
             if step is StartStep.UP:
                 return beat

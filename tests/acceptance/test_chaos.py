@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import statistics
 import time
 
 import psutil
@@ -112,9 +113,8 @@ def test_the_keeper_may_die_and_be_started_again(system: System) -> None:
 @pytest.mark.parametrize("name", ["raylet", "gcs"])
 def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -> None:
     took_s: list[float] = []
-    while len(took_s) < 3 and not any(
-        seconds <= SERVICE_BACK_S for seconds in took_s
-    ):  # a busy machine may keep us waiting, not always
+    # the median of three is within the limit once two are: the third need not be tried
+    while len(took_s) < 3 and sum(seconds <= SERVICE_BACK_S for seconds in took_s) < 2:
         row = system.kill(name)
         took_s.append(system.back_after(name, row["pid"], deadline_s=60.0))
         wait_until(
@@ -126,6 +126,6 @@ def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -
             deadline_s=90.0,
             every_s=1.0,
         )
-    assert min(took_s) <= SERVICE_BACK_S, took_s
+    assert statistics.median([*took_s, *took_s[-1:] * (3 - len(took_s))]) <= SERVICE_BACK_S, took_s
     system.wait_for_fills(1)
     assert_sound(system)

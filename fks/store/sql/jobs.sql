@@ -26,7 +26,8 @@ SELECT id, kind, spec, state, progress, NULL::jsonb AS result, error, submitted_
 -- Take the queued job of the highest priority, the oldest of those, of these kinds and none of those, for one attempt; runners
 -- never wait for each other.
 UPDATE jobs
-   SET state = 'running', attempts = attempts + 1, started_at = now(), beat_at = now(), progress = 0, error = NULL
+   SET state = 'running', attempts = attempts + 1, started_at = now(), beat_at = now(), progress = 0, error = NULL,
+       runner = NULL
  WHERE id = (SELECT id FROM jobs WHERE state = 'queued' AND ($1::text[] IS NULL OR kind = ANY($1::text[]))
                 AND NOT kind = ANY($2::text[])
               ORDER BY priority DESC, created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
@@ -45,6 +46,14 @@ SELECT count(*) FILTER (WHERE state = 'running') AS running, count(*) FILTER (WH
 UPDATE jobs SET beat_at = now(), progress = GREATEST(progress, $3)
  WHERE id = $1 AND state = 'running' AND attempts = $2
 RETURNING is_cancel_requested;
+
+-- name: note_runner
+-- Name the process of an attempt; nothing when it is not the running attempt any more.
+UPDATE jobs SET runner = $3 WHERE id = $1 AND state = 'running' AND attempts = $2;
+
+-- name: silent
+-- The running jobs whose runner has been silent for $1 seconds, each with its process.
+SELECT id, attempts, runner FROM jobs WHERE state = 'running' AND beat_at < now() - make_interval(secs => $1) ORDER BY id;
 
 -- name: finish
 -- Write the end of an attempt; no row back when it is not the running attempt any more.

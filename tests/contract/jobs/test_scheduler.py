@@ -16,6 +16,7 @@ from fks.config.settings import Research, Settings, Supervision
 from fks.jobs import schedule
 from fks.jobs.schedule import Context
 from fks.jobs.scheduler import JOBS_AT_ONCE, RunnerDied
+from fks.model.errors import OutageError
 from fks.store.bus import JOBS, Bus
 from fks.store.db import Database
 from fks.store.jobs import JobStore
@@ -53,6 +54,7 @@ def scheduler(
     slots: int = 2,
     log: CollectingLog | None = None,
     clock: Clock | None = None,
+    end_job: Any = None,
 ) -> SchedulerActor:
     settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s), research=Research(slots=slots))
     component: Any = SimpleNamespace(
@@ -64,7 +66,7 @@ def scheduler(
         meter=RecordingMeter(),
         paths=Paths.of("/nowhere"),
     )
-    return SchedulerActor(component, (), run_job=cluster.run_job)
+    return SchedulerActor(component, (), run_job=cluster.run_job, end_job=end_job)
 
 
 async def test_drained_scheduler_claims_no_more_and_its_jobs_finish_once(database: Database, bus: Bus) -> None:
@@ -203,3 +205,67 @@ async def test_a_job_whose_process_is_proven_gone_is_queued_again_at_once(databa
     assert cluster.attempts == [1, 2]
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
+
+
+class Hung(Cluster):
+    """The process of the first attempt hangs, with no heartbeat, until it is ended."""
+
+    def __init__(self, db: Database) -> None:
+        super().__init__(db)
+        self.ended: list[tuple[str, Any]] = []
+        self.living = 0
+        self.most = 0
+
+    async def run_job(self, home: str, job_id: str) -> None:
+        self.living += 1
+        self.most = max(self.most, self.living)
+        self.begun.append(job_id)
+        job = await self._store.get(uuid.UUID(job_id))
+        assert job is not None
+        if len(self.begun) == 1:
+            await self._store.note_runner(job, {"actor": "job:x", "pid": 7, "space": "s"})
+            await asyncio.Event().wait()
+        await self._store.finish(job, "done", result={})
+        self.living -= 1
+
+    async def end_job(self, job_id: str, runner: Any) -> None:
+        self.ended.append((job_id, runner))
+        self.living -= 1
+
+
+async def test_process_of_a_hung_job_is_ended_before_its_next_attempt(database: Database, bus: Bus) -> None:
+    store, cluster = JobStore(database), Hung(database)
+    id = str(await store.submit("backtest", {}))
+    run = asyncio.create_task(scheduler(database, bus, cluster, end_job=cluster.end_job).run())
+
+    async def is_named() -> bool:
+        rows = await database.sql("SELECT runner FROM jobs WHERE runner IS NOT NULL")
+        return bool(rows)
+
+    await until(is_named)
+    await database.sql("UPDATE jobs SET beat_at = now() - interval '31 s'")
+
+    async def is_done() -> bool:
+        job = await store.get(uuid.UUID(id))
+        return job is not None and job.state == "done"
+
+    await until(is_done)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    assert cluster.ended == [(id, {"actor": "job:x", "pid": 7, "space": "s"})]
+    assert (cluster.begun, cluster.most) == ([id, id], 1), "two processes worked on one job"
+
+
+async def test_job_whose_process_cannot_be_ended_is_queued_all_the_same(database: Database, bus: Bus) -> None:
+    async def away(job_id: str, runner: Any) -> None:
+        raise OutageError("its machine is gone")
+
+    store, cluster, log = JobStore(database), Hung(database), CollectingLog()
+    id = str(await store.submit("backtest", {}))
+    run = asyncio.create_task(scheduler(database, bus, cluster, end_job=away, log=log).run())
+    await until(lambda: cluster.begun == [id])
+    await database.sql("UPDATE jobs SET beat_at = now() - interval '31 s'")
+    await until(lambda: cluster.begun == [id, id])
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    assert "job.not_ended" in log.events()

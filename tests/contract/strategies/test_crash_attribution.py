@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock, RealClock
+from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS
+from fks.node.left_marks import LeftMarks
 from fks.store.bars import BarStore
 from fks.store.bus import Bus
+from fks.store.crash_marks import CrashMarkStore
 from fks.store.db import Database
 from fks.strategy_worker import crash_attribution
 from fks.strategy_worker.crash_marker import CrashMarker
@@ -28,7 +31,7 @@ from tests.support.waiting import until
 PARAMS = {"fast": 2, "slow": 4}
 WINDOW_S = Settings().strategies.crash_window_s
 
-Make = Callable[[int], StrategyWorker]
+Make = Callable[..., StrategyWorker]
 
 
 @pytest.fixture
@@ -41,9 +44,9 @@ async def make(
     await seal(database, bars_of([100.0 + k % 3 for k in range(10)]))
     await hold(database, 9)
 
-    def worker(epoch: int = 9) -> StrategyWorker:
+    def worker(epoch: int = 9, home: Path = tmp_path) -> StrategyWorker:
         lease = type("Held", (), {"name": "strategy:0", "epoch": epoch, "holds": lambda self: True})()
-        return StrategyWorker(runtime(database, bus, lease, clock=clock, meter=meter, log=log), 0, 1, home=tmp_path)
+        return StrategyWorker(runtime(database, bus, lease, clock=clock, meter=meter, log=log), 0, 1, home=home)
 
     return worker
 
@@ -119,3 +122,64 @@ async def test_an_old_mark_is_nobodys_fault(
     await worker.step()
     assert (await database.sql("SELECT crashes FROM strategy_instances"))[0]["crashes"] == crashes
     assert mark.left() is None
+
+
+async def crashes_of(database: Database) -> tuple[int, object]:
+    row = (await database.sql("SELECT crashes, traceback FROM strategy_instances"))[0]
+    return row["crashes"], row["traceback"]
+
+
+async def test_mark_left_on_another_node_is_found_as_a_row(
+    make: Make, database: Database, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker died on node w1, which lives; its successor starts on another one, whose disk has no mark."""
+    monkeypatch.setattr(crash_attribution, "EXIT_WAIT_S", 0.0)
+    there, here = Paths.of(tmp_path / "w1").ensure(), tmp_path / "w2"
+    mark = CrashMarker(CrashMarker.path(there.run, "strategy:0"))
+    mark.set("a", at_ns=clock.now_ns() - NS, bar_ns=60 * NS, epoch=8)
+    keeper = LeftMarks(there, "w1")
+    await keeper.post(database)
+    worker = make(9, here)
+    await worker.step()
+    assert (await crashes_of(database))[0] == 1
+    for _ in range(2):  # the file stays on w1: it counts once
+        await LeftMarks(there, "w1").post(database)
+        await worker.step()
+    await make(10, here).step()
+    assert (await crashes_of(database))[0] == 1
+
+
+async def test_mark_that_is_posted_after_the_successor_started_counts(
+    make: Make, database: Database, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crash_attribution, "EXIT_WAIT_S", 0.0)
+    there = Paths.of(tmp_path / "w1").ensure()
+    worker = make(9, tmp_path / "w2")
+    await worker.step()
+    CrashMarker(CrashMarker.path(there.run, "strategy:0")).set("a", at_ns=clock.now_ns() - NS, bar_ns=0, epoch=8)
+    await LeftMarks(there, "w1").post(database)
+    await worker.step()
+    assert (await crashes_of(database))[0] == 1
+
+
+async def test_mark_of_a_living_worker_is_not_posted(
+    make: Make, database: Database, clock: FakeClock, tmp_path: Path
+) -> None:
+    there = Paths.of(tmp_path / "w1").ensure()
+    CrashMarker(CrashMarker.path(there.run, "strategy:0")).set("a", at_ns=clock.now_ns(), bar_ns=0, epoch=9)
+    await LeftMarks(there, "w1").post(database)
+    assert await CrashMarkStore(database).unsettled("strategy:0") is None
+
+
+async def test_one_crash_that_is_found_here_and_as_a_row_counts_once(
+    make: Make, database: Database, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crash_attribution, "EXIT_WAIT_S", 0.0)
+    home = Paths.of(tmp_path / "w1").ensure()
+    CrashMarker(CrashMarker.path(home.run, "strategy:0")).set("a", at_ns=clock.now_ns() - NS + 7, bar_ns=0, epoch=8)
+    await LeftMarks(home, "w1").post(database)
+    worker = make(9, home.home)
+    await worker.step()
+    await worker.step()
+    assert (await crashes_of(database))[0] == 1
+    assert await CrashMarkStore(database).unsettled("strategy:0") is None

@@ -18,7 +18,7 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.process.crash_files import crash_file, exit_file, exit_of, last_lines
-from fks.process.handle import ProcessHandle
+from fks.process.handle import ProcessHandle, start_mark
 from fks.process.log import log_file
 from fks.supervision import How
 from tests.support.waiting import until
@@ -149,3 +149,39 @@ def test_foreign_process_is_never_held() -> None:
 
 def test_missing_log_has_no_last_lines(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code", "number", "reason"),
+    [
+        ("kill", None, signal.SIGKILL, "died: signal SIGKILL (inferred: it left no trace)"),
+        ("fault", None, signal.SIGSEGV, "died: signal SIGSEGV"),
+        ("exit", 3, None, "died: exit code 3: ValueError: no"),
+    ],
+)
+async def test_end_is_told_from_what_was_left_where_the_kernel_reports_none(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, end: str, exit_code: int | None, number: int | None, reason: str
+) -> None:
+    """Before Linux 6.15 only a parent learns how a process ended; Ray's raylet keeps it to itself."""
+
+    def refuses(*args: object) -> int:
+        raise OSError("the kernel does not know this request")
+
+    monkeypatch.setattr("fks.process.handle.fcntl.ioctl", refuses)
+    code = "import faulthandler, sys, time; faulthandler.enable(open(sys.argv[2], 'w')); print('up', flush=True);"
+    code += {"kill": "time.sleep(60)", "fault": "faulthandler._sigsegv()", "exit": "time.sleep(0.5); sys.exit(3)"}[end]
+    arguments = [sys.executable, "-c", code, "ray::Orders", str(crash_file(paths, "orders"))]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
+        held = ProcessHandle(process.pid, start_mark(process.pid) or "")
+        assert process.stdout is not None
+        process.stdout.readline()
+        if end == "exit":
+            exit_file(paths, "orders").write_bytes(orjson.dumps({"code": 3, "traceback": "Traceback\nValueError: no"}))
+        if end == "kill":
+            os.kill(process.pid, signal.SIGKILL)
+        assert await held.ended(5.0)
+        process.wait()
+        found = await exit_of(How.CRASH, "died", held, paths, "orders")
+    assert (found.exit_code, found.signal, found.reason) == (exit_code, number, reason)
+    assert (found.is_inferred, found.is_gone) == (True, True)
+    held.close()

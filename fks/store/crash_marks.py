@@ -1,0 +1,49 @@
+"""Marks that dead strategy workers left on their nodes, as rows: a successor on another node reads them there.
+
+The keeper of the node posts a mark once a later epoch was given out for the worker, so that a living worker's mark is
+never posted. One row per worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class PostedMark:
+    """`instance` was running since `at_ns`, on the bar that opened at `bar_ns` (0: while it was loaded). `at_ns` has
+    whole microseconds."""
+
+    instance: str
+    at_ns: int
+    bar_ns: int
+    epoch: int
+
+
+class CrashMarkStore:
+    """The table `crash_marks`. Errors of all: OutageError."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def post(self, worker: str, mark: PostedMark, *, node: str) -> bool:
+        """Keep a mark; False while its worker lives, or when it is kept already."""
+        bar_at = to_datetime(mark.bar_ns) if mark.bar_ns else None
+        at = to_datetime(mark.at_ns)
+        row = await self._db.fetchrow("crash_marks.post", worker, mark.epoch, mark.instance, at, bar_at, node)
+        return row is not None
+
+    async def unsettled(self, worker: str) -> PostedMark | None:
+        """Return the mark of the worker's predecessor that was not taken up, or None."""
+        row = await self._db.fetchrow("crash_marks.unsettled", worker)
+        if row is None:
+            return None
+        bar_ns = 0 if row["bar_at"] is None else to_ns(row["bar_at"])
+        return PostedMark(row["instance"], to_ns(row["marked_at"]), bar_ns, row["epoch"])
+
+    async def settle(self, worker: str, at_ns: int) -> None:
+        """Note that the mark made at `at_ns` was taken up."""
+        await self._db.execute("crash_marks.settle", worker, to_datetime(at_ns))

@@ -1,0 +1,94 @@
+"""A TCP link to PostgreSQL that a test cuts: the other side falls silent, or cannot be reached at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+class CutLink:
+    """Forwards connections to the server of `url`. `silence` keeps every byte back and accepts connections that nobody
+    answers, as a network that drops packets; `vanish` resets all connections and refuses new ones; `restore` ends both,
+    and delivers what was kept back: a statement whose caller gave up long ago may still be carried out."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> CutLink:
+        await self._listen()
+        return self
+
+    @property
+    def url(self) -> str:
+        """Return the URL that leads through the link."""
+        user = f"{self._parts.username}:{self._parts.password}" if self._parts.password else self._parts.username
+        return f"postgresql://{user}@127.0.0.1:{self._port}{self._parts.path}"
+
+    async def close(self) -> None:
+        await self.vanish()
+
+    def silence(self) -> None:
+        self._flows.clear()
+
+    async def vanish(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def restore(self) -> None:
+        self._flows.set()
+        if self._server is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        theirs: asyncio.StreamWriter | None = None
+        try:
+            await self._flows.wait()
+            source, theirs = await self._connect()
+            self._writers.add(theirs)
+            pumps = [asyncio.create_task(self._pump(reader, theirs)), asyncio.create_task(self._pump(source, writer))]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+        finally:
+            for one in (writer, theirs):
+                if one is not None:
+                    self._writers.discard(one)
+                    one.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        directory = parse_qs(self._parts.query).get("host", [unquote(self._parts.hostname or "")])[0]
+        if directory.startswith("/"):
+            return await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{self._parts.port or 5432}")
+        return await asyncio.open_connection(directory, self._parts.port or 5432)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()

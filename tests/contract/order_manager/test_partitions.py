@@ -1,7 +1,7 @@
 """The database accepts and does not answer, or cannot be reached: no entry on old facts, nothing twice, exits after.
 
-Here for FKS_PARTITION_S seconds; `make soak` has 30 s, with the whole tree. A driver gives a silent server 5 s beyond the
-limit of its statement: until then nothing is sent either, because nothing is journalled.
+The partition lasts FKS_PARTITION_S seconds. A driver gives a silent server 5 s beyond the limit of its statement: until
+then nothing is sent either, because nothing is journalled.
 """
 
 from __future__ import annotations

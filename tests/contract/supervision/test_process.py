@@ -159,7 +159,7 @@ def test_missing_log_has_no_last_lines(tmp_path: Path) -> None:
         ("exit", 3, None, "died: exit code 3: ValueError: no"),
     ],
 )
-async def test_end_is_told_from_what_was_left_where_the_kernel_reports_none(
+async def test_end_is_inferred_where_the_kernel_does_not_report_it(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, end: str, exit_code: int | None, number: int | None, reason: str
 ) -> None:
     """Before Linux 6.15 only a parent learns how a process ended; Ray's raylet keeps it to itself."""

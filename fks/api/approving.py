@@ -38,9 +38,17 @@ class Approving:
     async def decide(self, id: uuid.UUID, *, approve: bool, who: Principal) -> dict[str, Any]:
         """Approve or decline a pending signal in the caller's name and return it. A repeat returns the same.
 
-        Errors: InputError 404 for a signal that this caller may not see, 409 when it is not pending any more.
+        Errors: InputError 404 for a signal that this caller may not see, 403 when the caller would approve a signal
+        that it submitted itself (declining it is allowed), 409 when it is not pending any more.
         """
-        await self.find(id, who)
+        before = await self.find(id, who)
+        if approve and before["source"] == f"principal:{who.name}":
+            raise InputError(
+                f"signal {id} was submitted by {who.name} itself: another caller has to approve it",
+                code="SIGNAL_OWN",
+                status=403,
+                remedy="let another person approve it, or reject it",
+            )
         store = SignalStore(self._db)
         record = await store.decide(id, approve=approve, by=who.name, now_ns=self._clock.now_ns())
         found = await self.find(id, who)

@@ -29,7 +29,7 @@ from fks.api.problems import Problem
 from fks.clock import Clock
 from fks.config.settings import Http
 from fks.model.errors import OutageError
-from fks.process.callers import address_of, client_of, is_local, is_own_origin
+from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin
 from fks.store.bus import Bus
 from fks.store.tokens import LOCAL, SCOPES, Principal, TokenStore
 
@@ -42,6 +42,8 @@ OUTAGE_S = 900.0
 FAILURES_MAX, FAILURES_PERIOD_S = 10, 60.0
 #: Lookups of unknown tokens an address gets per second while it is throttled: its honest users are still served.
 LOOKUPS_PER_S = 5
+#: While PostgreSQL is away, one unknown token in this time is looked up; the others are answered 503 at once.
+AWAY_S = 1.0
 #: Resolution of `last_used_at`, seconds.
 TOUCH_S = 60.0
 _BOUND = 4096
@@ -97,6 +99,7 @@ class Tokens:
         self.logins = logins
         self._seen: OrderedDict[str, tuple[float, Principal | None]] = OrderedDict()
         self._touched: OrderedDict[str, float] = OrderedDict()
+        self._away_until_s = float("-inf")  # no look-up before, but by the one that finds out
         self.throttle = Throttle(clock)
 
     @property
@@ -138,7 +141,7 @@ class Tokens:
             if self.throttle.wait_s(address) and not self.throttle.may_look_up(address):
                 raise self._refusal(address)
             try:
-                found = await find(secret)
+                found = await self._look_up(find, secret, now)
             except OutageError:
                 if found is None or until + OUTAGE_S <= now or self._is_over(found):
                     raise
@@ -152,6 +155,24 @@ class Tokens:
                 await self._touch(found, now)
         if found is None or self._is_over(found):
             raise self._wrong(address)
+        return found
+
+    async def _look_up(
+        self, find: Callable[[str], Awaitable[Principal | None]], secret: str, now_s: float
+    ) -> Principal | None:
+        """Return the owner of a secret from PostgreSQL. Errors: OutageError; at once when it was away just now, so that
+        callers with unknown tokens hold nothing up."""
+        if now_s < self._away_until_s:
+            raise OutageError("tokens cannot be looked up: PostgreSQL does not answer")
+        was_away = self._away_until_s > float("-inf")
+        if was_away:  # this look-up finds out whether it is back; the others wait for its outcome
+            self._away_until_s = now_s + AWAY_S
+        try:
+            found = await find(secret)
+        except OutageError:
+            self._away_until_s = self._clock.monotonic() + AWAY_S
+            raise
+        self._away_until_s = float("-inf")
         return found
 
     def _is_over(self, principal: Principal) -> bool:
@@ -252,9 +273,9 @@ async def admitted(connection: HTTPConnection, principal: Principal, scope: str)
             f"{principal.name} is bound to accounts, and this route is about all of them",
             remedy="use a token without --account",
         )
-    is_here = is_local(connection, connection.app.state.tokens.http.host)
-    is_own_shell = principal.name == LOCAL and is_here
-    is_watching = policy.bucket_of(route) == "monitoring" and is_here
+    http: Http = connection.app.state.tokens.http
+    is_own_shell = principal.name == LOCAL and is_local(connection, http.host)  # its token is a file of this host
+    is_watching = policy.bucket_of(route) == "monitoring" and is_own(connection, http)
     if not (is_own_shell or is_watching):
         await limits.take(connection, principal, route, scope)
     if policy.is_audited(route) and connection.scope["type"] == "http":
@@ -265,7 +286,7 @@ async def admitted(connection: HTTPConnection, principal: Principal, scope: str)
 async def count_anonymous(connection: HTTPConnection) -> None:
     """Count a request without a token on its address; this host's own are not counted. Errors: Problem 429."""
     tokens: Tokens = connection.app.state.tokens
-    if not is_local(connection, tokens.http.host):
+    if not is_own(connection, tokens.http):
         limits: Limits = connection.app.state.gateway.limits
         address = tokens.address_of(connection)
         await limits.take_anonymous(connection, address, route_of(connection))

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from fks.api.settling import Settling
     from fks.api.webhooks import Webhooks
     from fks.api.why import Why
+    from fks.jobs.catalogue import CatalogueReader
+    from fks.jobs.user_code import UserCode
     from fks.model.ports import Log
 
 BEAT_S = 1.0
@@ -109,6 +111,8 @@ class Gateway:
         self._webhooks: Webhooks | None = None
         self._settling: Settling | None = None
         self._why: Why | None = None
+        self._catalogue: CatalogueReader | None = None
+        self._user_code: UserCode | None = None
 
     @property
     def order_entry(self) -> OrderEntry:
@@ -171,6 +175,25 @@ class Gateway:
 
             self._why = Why(self.db, self.deps.paths.home / "strategies")
         return self._why
+
+    @property
+    def catalogue(self) -> CatalogueReader:
+        """Return the reader of the catalogue of strategies."""
+        if self._catalogue is None:
+            from fks.jobs.catalogue import CatalogueReader
+
+            self._catalogue = CatalogueReader(self.db, self.deps.paths.strategies)
+        return self._catalogue
+
+    @property
+    def user_code(self) -> UserCode:
+        """Return the way to operations that need the code of strategies."""
+        if self._user_code is None:
+            from fks.jobs.user_code import UserCode
+
+            deps = self.deps
+            self._user_code = UserCode(self.db, deps.database_url, deps.settings, deps.paths.strategies)
+        return self._user_code
 
     async def narrowed(self, text: str | None, exchange: str | None) -> tuple[list[str] | None, str | None]:
         """Return the filter of a list: the symbols that `text` may mean, and one exchange; None is no limit.

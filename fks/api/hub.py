@@ -51,6 +51,7 @@ class Hub:
         self._clock = clock
         self._log = log
         self.clients: set[Client] = set()
+        self._owners: dict[Client, str] = {}
         self._names = {source: name for name, source in CHANNELS.items()}
         self.own_channel = f"{_TICK}.{secrets.token_hex(8)}"
         self._tick_sent = 0  # on the own channel, which shows that the subscription to the bus stands
@@ -62,18 +63,24 @@ class Hub:
     def __len__(self) -> int:
         return len(self.clients)
 
-    def join(self, client: Client) -> bool:
-        """Add a client; False when this replica is full."""
+    def join(self, client: Client, owner: str = "") -> bool:
+        """Add a client; False when this replica is full. `owner` names the caller, for `held_by`."""
         if len(self.clients) >= CLIENTS_MAX:
             return False
         self.clients.add(client)
+        self._owners[client] = owner
         self.changed()
         return True
 
     def leave(self, client: Client) -> None:
         """Remove a client; harmless when it is removed already."""
         self.clients.discard(client)
+        self._owners.pop(client, None)
         self.changed()
+
+    def held_by(self, owner: str) -> int:
+        """Return how many clients of this replica a caller has."""
+        return sum(one == owner for one in self._owners.values())
 
     def changed(self) -> None:
         """Record that a client's channels changed."""

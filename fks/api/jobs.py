@@ -35,21 +35,50 @@ async def submit_once(
     again: bool,
     priority: int,
 ) -> tuple[uuid.UUID, bool]:
-    """Queue a job, and return its id and whether it was there: the job of the key, or of the same fingerprint."""
+    """Queue a job, and return its id and whether it was there: the job of the key, or of the same fingerprint.
+
+    Errors: Problem 409 IDEMPOTENCY_CONFLICT for a key that was used with another specification.
+    """
     store = JobStore(gate.db)
     known, fresh = await store.same(kind, fingerprint)
     by_key = ids.request_signal_id(f"{kind}:{who.name}", key) if key else None
     if by_key is not None and (kept := await store.get(by_key)) is not None:
         if orjson.loads(dump(dict(kept.spec))) != orjson.loads(dump(dict(spec))):
-            text = f"the Idempotency-Key was used for another {kind}"
-            raise Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
+            raise _conflict(kind)
         return by_key, True
-    if known is not None and not again:
+    job_id = known if known is not None and not again else by_key or (uuid.uuid4() if again else fresh)
+    if by_key is not None:
+        # also for a job that was there: the key stands for this specification from now on
+        claimed = await store.claim_key(by_key, job_id, spec)
+        if claimed is None:
+            raise _conflict(kind)
+        job_id = claimed
+        if await store.get(job_id) is not None:
+            return job_id, True
+    elif job_id == known:
         return known, True
-    job_id = by_key or (uuid.uuid4() if again else fresh)
+    await check_quota(gate, who)
     await store.submit(kind, spec, submitted_by=who.name, job_id=job_id, fingerprint=fingerprint, priority=priority)
     await gate.bus.publish(JOBS, {"type": "job", "id": str(job_id)})
     return job_id, False
+
+
+async def check_quota(gate: Gateway, who: Principal) -> None:
+    """Refuse more work of a caller than it may have at once. Errors: Problem 429 JOBS_MANY."""
+    most = gate.deps.settings.auth.jobs_max
+    if await JobStore(gate.db).open_of(who.name) >= most:
+        raise Problem(
+            429,
+            "JOBS_MANY",
+            f"{who.name} has {most} jobs that are queued or run",
+            remedy="wait for one to end, or cancel one; auth.jobs_max allows more",
+            headers={"Retry-After": "60"},
+        )
+
+
+def _conflict(kind: str) -> Problem:
+    text = f"the Idempotency-Key was used for another {kind}"
+    return Problem(409, "IDEMPOTENCY_CONFLICT", text, remedy="use a new key")
 
 
 def view(job: Job) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Rate limits of callers: a sliding hour per token, user or address, counted in Redis by one script per request.
 
 The count of the hour before is weighted by the share of it that still lies within the last 60 minutes (the sliding
-window counter). The hours of a caller begin with its first request. Redis may lose the counts at any moment: then a
-caller gets a fresh hour. While Redis is away changes are refused (`fks.api.policy`), reads and orders are served
+window counter). The hours of a caller begin with its first request. The counts of tokens and users have no time to
+live, so that Redis does not evict them (`volatile-lru`). A flush or restart of Redis loses all counts: then a caller
+gets a fresh hour. While Redis is away changes are refused (`fks.api.policy`), reads and orders are served
 uncounted.
 """
 
@@ -24,7 +25,7 @@ PERIOD_S: Final = 3600
 _PREFIX: Final = "fks:limit:"
 _REFUSAL: Final = "limit_refusal"
 
-# KEYS: the caller's hash. ARGV: limit, cost, period in seconds.
+# KEYS: the caller's hash. ARGV: limit, cost, period in seconds, 1 when it must not be evicted.
 # Returns {1 when counted, what is left, ms until this hour of the caller ends, ms to wait}.
 TAKE: Final = """
 local t = redis.call('TIME')
@@ -38,7 +39,7 @@ elseif passed >= span then since, before, count, passed = since + span, count, 0
 local used = before * (1 - passed / span) + count
 if used + cost <= limit then
   redis.call('HSET', KEYS[1], 'since', since, 'count', count + cost, 'before', before)
-  redis.call('PEXPIRE', KEYS[1], 2 * span)
+  if ARGV[4] == '1' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], 2 * span) end
   return {1, math.floor(limit - used - cost), span - passed, 0}
 end
 local wait
@@ -104,7 +105,9 @@ class Limits:
         cost = min(policy.cost_of(route, is_anonymous=scope == "open"), limit)
         if cost == 0:
             return None
-        answer = await self._bus.script(TAKE, [_PREFIX + key], [limit, cost, PERIOD_S])
+        # tokens and users are few and their counts stay; addresses may be any number, and may be evicted
+        is_kept = int(scope != "open")
+        answer = await self._bus.script(TAKE, [_PREFIX + key], [limit, cost, PERIOD_S, is_kept])
         if answer is None:
             if policy.is_closed_without_limits(route, scope):
                 raise Problem(

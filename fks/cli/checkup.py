@@ -44,6 +44,8 @@ async def examine(paths: Paths) -> list[Check]:
     settings, check = _settings(paths)
     found.append(check)
     found += _secrets(paths)
+    if settings is not None:
+        found.append(await _clock(settings))
     keeper = holder_of(paths.run / "keeper.lock")
     if keeper is None:
         found += _asleep(paths, settings)
@@ -128,6 +130,24 @@ def _settings(paths: Paths) -> tuple[Settings | None, Check]:
         remedy = "remove them, or see 'fks config check'"
         return loaded.settings, Check("settings", "warn", f"{source}; {'; '.join(lines)}", remedy)
     return loaded.settings, Check("settings", "ok", str(source))
+
+
+async def _clock(settings: Settings) -> Check:
+    """Compare this machine's clock with NTP. Without an answer it is not known, which stops nothing."""
+    from fks.clock import RealClock
+    from fks.monitor.probes import ntp_offset_ms
+
+    server, limit_ms = settings.monitor.ntp_server, settings.monitor.clock_offset_max_ms
+    if server == "none":
+        return Check("clock", "ok", "not compared: monitor.ntp_server is none")
+    try:
+        offset_ms, _ = await ntp_offset_ms(server, RealClock())
+    except (OSError, FksError, ValueError) as error:
+        remedy = "allow UDP port 123, or name a server of your network in monitor.ntp_server (or none)"
+        return Check("clock", "warn", f"not compared: {server} gives no time ({error or 'no answer in 2 s'})", remedy)
+    state = "ok" if abs(offset_ms) <= limit_ms else "warn" if abs(offset_ms) <= 4 * limit_ms else "fail"
+    remedy = "start a time service (chrony, systemd-timesyncd): venues refuse requests with a wrong time"
+    return Check("clock", state, f"{offset_ms:+.0f} ms from {server}", remedy)
 
 
 def _secrets(paths: Paths) -> Iterator[Check]:

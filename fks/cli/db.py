@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from fks.store.timescale import Found, Step
 
 
+_passphrase_file = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File (mode 0600) whose first line is the key file's passphrase.",
+)
+
+
 @click.group()
 def db() -> None:
     """Migrate and inspect the database."""
@@ -138,37 +145,124 @@ def shell(ctx: click.Context, args: tuple[str, ...]) -> None:
 @as_json
 @click.pass_context
 def backup_command(ctx: click.Context, as_json: bool) -> None:
-    """Write the whole database to a file under FKS_HOME/backups."""
-    from fks.cli.store import opened_store
-    from fks.servers import backup
+    """Write a backup: the database as of one moment, restored into a scratch database and compared. With
+    backup.recipient it is encrypted and holds secrets, settings and strategies as well.
 
-    with opened_store(ctx) as (url, _, paths):
-        file = backup.dump(url, paths)
-    emit({"file": str(file), "bytes": file.stat().st_size}, as_json=as_json, schema="fks.db.backup/1")
+    A schedule does the same every night. Exit 1 when the restore was not tried or gave other rows; the file is kept.
+    """
+    from fks.cli.store import opened_store
+    from fks.clock import RealClock
+    from fks.servers import bundle
+
+    with opened_store(ctx) as (url, settings, paths):
+        made = asyncio.run(bundle.make(url, paths, settings, label="backup", clock=RealClock()))
+    found, size = made.manifest, made.file.stat().st_size
+    answer = {
+        "file": str(made.file),
+        "bytes": size,
+        "is_encrypted": made.file.suffix == bundle.ENCRYPTED,
+        "is_verified": found.is_verified,
+        "why": found.why,
+        "rows": sum(found.rows.values()),
+        "files": list(found.files),
+    }
+    emit(answer, as_json=as_json, schema="fks.db.backup/2")
     if not as_json:
-        click.echo(f"{file} ({_size(file.stat().st_size)})")
+        proof = "restored and compared" if found.is_verified else f"NOT verified: {found.why}"
+        click.echo(f"{made.file} ({_size(size)}, {answer['rows']} rows, {proof})")
+        if not answer["is_encrypted"]:
+            click.echo("secrets and strategies are not in it: see 'fks db backup-key --help'", err=True)
+    if not found.is_verified and settings.backup.verify:
+        raise click.exceptions.Exit(1)
+
+
+@db.command("backup-key")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--passphrase", "is_protected", is_flag=True, help="Protect the key by a passphrase, which is asked for.")
+@_passphrase_file
+@as_json
+@click.pass_context
+def backup_key(ctx: click.Context, file: Path, is_protected: bool, passphrase_file: Path | None, as_json: bool) -> None:
+    """Make the key that opens encrypted backups, in FILE outside of FKS_HOME, and show its public part.
+
+    Only FILE opens the backups: keep it on another machine or on paper. The public part goes into backup.recipient.
+    """
+    from fks.servers import bundle
+
+    passphrase = None
+    if passphrase_file is not None:
+        passphrase = _first_line(passphrase_file)
+    elif is_protected:
+        passphrase = click.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    public = bundle.make_key(file, paths_of(ctx), passphrase)
+    emit({"file": str(file), "recipient": public}, as_json=as_json, schema="fks.db.backup-key/1")
+    if not as_json:
+        click.echo(f"{file} is made: keep it where FKS_HOME is not, for nothing else opens the backups", err=True)
+        click.echo(f"fks config set backup.recipient {public}")
 
 
 @db.command("restore")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Key file of an encrypted backup.")
+@_passphrase_file
+@click.option("--replace-files", is_flag=True, help="Write settings, secrets and strategies over those that are there.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @click.pass_context
-def restore_command(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
-    """Replace the database's content by that of FILE, all or nothing. FKS must be down."""
+def restore_command(
+    ctx: click.Context,
+    file: Path,
+    key: Path | None,
+    passphrase_file: Path | None,
+    replace_files: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Replace the database's content by that of FILE, all or nothing. FKS must be down.
+
+    An encrypted backup also brings back secrets, settings and strategies that are not here.
+    """
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError
-    from fks.servers import backup
+    from fks.servers import backup, bundle
 
-    if is_running(paths_of(ctx)):
+    paths = paths_of(ctx)
+    if is_running(paths):
         raise ConfigError("a backup is not restored under a running system", remedy="run 'fks down' first")
+    identity = None
+    if key is not None:
+        passphrase = None if passphrase_file is None else _first_line(passphrase_file)
+        if passphrase is None and bundle.is_protected(key):
+            passphrase = click.prompt("passphrase", hide_input=True, err=True)
+        identity = bundle.identity_of(key, passphrase)
     if not yes:
         click.confirm(f"replace everything in the database by {file}?", abort=True)
-    with opened_store(ctx, create=True) as (url, _, paths):
-        backup.restore(url, paths, file)
-    emit({"file": str(file)}, as_json=as_json, schema="fks.db.restore/1")
+    with bundle.opened(file, paths, identity) as (dump, files):
+        written, kept = bundle.put_files(files, paths, replace=replace_files)
+        with opened_store(ctx, create=True) as (url, _, _):
+            backup.restore(url, paths, dump)
+    emit({"file": str(file), "written": written, "kept": kept}, as_json=as_json, schema="fks.db.restore/1")
     if not as_json:
         click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
+        if written:
+            click.echo(f"also restored: {', '.join(written)}")
+        if kept:
+            click.echo(f"kept as they are here (--replace-files restores them): {', '.join(kept)}", err=True)
+
+
+def _first_line(file: Path) -> str:
+    """Return the passphrase that a file holds. Errors: ConfigError when others can read it, or it is empty."""
+    from fks.config.secrets import check_private
+    from fks.model.errors import ConfigError
+
+    try:
+        check_private(file)
+        found = file.read_text().partition("\n")[0]
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}", remedy="name a file with the passphrase") from error
+    if not found:
+        raise ConfigError(f"{file} is empty", remedy="write the passphrase into its first line")
+    return found
 
 
 @db.command()

@@ -201,7 +201,7 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
         raise AlreadyRunning(pid)
     settings = load_settings(paths.home)
     output = paths.logs / "keeper.out"
-    with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
+    with open(output, "wb", opener=lambda path, flags: os.open(path, flags | os.O_APPEND, 0o600)) as sink:
         child = subprocess.Popen(
             module("fks.node", str(paths.home)),
             stdin=subprocess.DEVNULL,

@@ -72,6 +72,10 @@ class Auth(Section):
     limit_per_hour: int = Field(
         1000, ge=0, description="requests, and orders apart from these, of a token or a user; 0 = no limit"
     )
+    sockets_max: int = Field(20, ge=1, description="websockets that a token or user may have open at one replica")
+    jobs_max: int = Field(
+        100, ge=1, description="backtests and searches that a token or user may have queued and running at once"
+    )
     monitoring_per_hour: int = Field(
         20_000, ge=0, description="status, tree, events and signals read by one token, user or address; 0 = no limit"
     )
@@ -310,6 +314,11 @@ class Research(Section):
 
     slots: int = Field(
         0, ge=0, le=10_000, description="trials of searches that run at once on the cluster; 0 = this machine's cores"
+    )
+    results_keep_days: int = Field(
+        365,
+        ge=7,
+        description="days for which backtests, searches and other jobs that ended are kept with their results",
     )
     trials_keep_days: float = Field(
         90.0,
@@ -596,13 +605,27 @@ class Monitor(Section):
         1000, ge=1, description="free space under FKS_HOME below which the disk is down, four times that degraded, MB"
     )
     certificate_min_days: int = Field(14, ge=1, description="days before its end at which a certificate is degraded")
-    backup_max_h: float = Field(168.0, gt=0, description="age of the newest backup that is degraded, hours")
+    backup_max_h: float = Field(48.0, gt=0, description="age of the newest backup that is degraded, hours")
     checks_keep_days: int = Field(35, ge=31, description="days for which health checks are kept")
+    events_keep_days: int = Field(90, ge=7, description="days for which events of the tree are kept")
     metrics_keep_days: int = Field(7, ge=1, description="days for which metrics by the minute are kept")
+
+
+class Backup(Section):
+    recipient: str | None = Field(
+        None,
+        description="public key that backups are encrypted to (age1…, 'fks db backup-key FILE' makes one): then they "
+        "hold secrets, settings and strategies as well; unset = the database alone, not encrypted",
+    )
+    folder: Path | None = Field(
+        None, description="where backups are written, better on another disk; unset = 'backups' in FKS_HOME"
+    )
+    verify: bool = Field(True, description="restore each backup into a scratch database and compare the rows")
 
 
 class Alerts(Section):
     discord_webhook_url: SecretStr | None = Field(None, description="Discord webhook that alerts go to")
+    keep_days: int = Field(365, ge=7, description="days for which settled alerts are kept")
 
 
 class Chat(Section):
@@ -667,6 +690,7 @@ class Settings(Section):
     ninja: Ninja = Ninja()
     mt5: Mt5 = Mt5()
     monitor: Monitor = Monitor()
+    backup: Backup = Backup()
     alerts: Alerts = Alerts()
     chat: Chat = Chat()
     ai: Ai = Ai()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fks.jobs.spec import checked_spec
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
 from fks.store.jobs import JobStore
 
 if TYPE_CHECKING:
@@ -57,12 +56,16 @@ async def _deep_check(c: Component, params: Any, id: uuid.UUID) -> str:
 
 
 async def _backup(c: Component, params: BackupParams, id: uuid.UUID) -> str:
-    from fks.servers import backup
+    """Write a backup, checked by a scratch restore. Errors: OutageError when it failed, or the check did."""
+    from fks.servers import bundle
 
-    file = await asyncio.to_thread(backup.dump, c.node.database_url, c.paths, label=_LABEL, clock=c.clock)
-    for old in sorted(c.paths.backups.glob(f"*-{_LABEL}.dump"))[: -params.keep]:
-        old.unlink(missing_ok=True)
-    return f"{file.name}, {file.stat().st_size / 1e6:.1f} MB"
+    made = await bundle.make(c.node.database_url, c.paths, c.settings, label=_LABEL, clock=c.clock)
+    size_mb = made.file.stat().st_size / 1e6
+    if not made.manifest.is_verified and c.settings.backup.verify:
+        # older ones stay: they may be the last good ones
+        raise OutageError(f"{made.file.name}, {size_mb:.1f} MB, is not verified: {made.manifest.why}")
+    bundle.prune(made.file.parent, label=_LABEL, keep=params.keep)
+    return f"{made.file.name}, {size_mb:.1f} MB" + (", verified" if made.manifest.is_verified else "")
 
 
 async def _sync(c: Component, params: SyncParams, id: uuid.UUID) -> str:

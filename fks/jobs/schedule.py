@@ -21,6 +21,7 @@ from fks.store.jobs import JobStore
 from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
 from fks.store.performance import refresh
 from fks.store.quarantine import QuarantineStore
+from fks.store.retention import RetentionStore
 from fks.store.trials import delete_old_trials
 
 DAY_NS = 86_400 * 10**9
@@ -75,6 +76,19 @@ async def _old_checks(c: Context) -> str:
     return f"{checks.rpartition(' ')[2]} checks and {minutes.rpartition(' ')[2]} minutes of metrics deleted"
 
 
+async def _old_rows(c: Context) -> str:
+    """Delete what is kept for people and is old. Orders, fills and signals stay."""
+    now_ns, settings, store = c.clock.now_ns(), c.settings, RetentionStore(c.db)
+
+    def before(days: float) -> datetime:
+        return to_datetime(now_ns - round(days * DAY_NS))
+
+    events = await store.events(before(settings.monitor.events_keep_days))
+    alerts = await store.alerts(before(settings.alerts.keep_days))
+    jobs = await store.jobs(before(settings.research.results_keep_days))
+    return f"{events} events, {alerts} alerts and {jobs} results deleted"
+
+
 async def _performance(c: Context) -> str:
     return await refresh(c.db)
 
@@ -122,6 +136,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "old-doubts": ("35 0 * * *", _old_quarantine),
     "old-trials": ("40 0 * * *", _old_trials),
     "old-checks": ("30 0 * * *", _old_checks),
+    "old-rows": ("55 0 * * *", _old_rows),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "drift": ("45 0 * * *", _drift),

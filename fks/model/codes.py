@@ -80,6 +80,7 @@ class Code(StrEnum):
     NO_POSITION = "NO_POSITION"
     PROP_OFF = "PROP_OFF"
     RELAYED = "RELAYED"
+    DISK_FULL = "DISK_FULL"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -150,6 +151,7 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.NO_POSITION, False, "the entry adds to a position, and there is none: its first entry did not fill, or the position is closed"),
     (Code.PROP_OFF, False, "the funded account's rules are missing, incomplete or wrong: nothing is entered"),
     (Code.RELAYED, False, "the signal was shown to a person at NinjaTrader, who trades: FKS sends no order"),
+    (Code.DISK_FULL, False, "the disk under FKS_HOME is nearly full, and PostgreSQL stops when nothing is left"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

@@ -34,11 +34,19 @@ class PeerError(FksError):
 
 
 class OutageError(FksError):
-    """An expected failure: a timeout, a refused connection, a rate limit. `wait_s`: the pause that the peer demands."""
+    """An expected failure: a timeout, a refused connection, a rate limit. `wait_s`: the pause that the peer demands.
 
-    def __init__(self, message: str, *, remedy: str = "", wait_s: float = 0.0) -> None:
+    `detail` is for logs and the command line, never for a caller of the gateway: queries, addresses, texts of drivers.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", wait_s: float = 0.0, detail: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.wait_s = wait_s
+        self.detail = detail
+
+    def __str__(self) -> str:
+        text = f"{self.message} ({self.detail})" if self.detail else self.message
+        return f"{text}; {self.remedy}" if self.remedy else text
 
 
 class ConfigError(FksError):

@@ -188,7 +188,7 @@ class DeepChecks:
         found = [
             measures.disk(free_mb, total_mb, free_min_mb=monitor.disk_free_min_mb, place=place),
             measures.backup(
-                probes.backup_age_h(self._paths.backups, now_s),
+                *(probes.newest_backup(self._settings.backup.folder or self._paths.backups, now_s) or (None, "")),
                 max_h=monitor.backup_max_h,
                 is_own_server=self._settings.database.url is None,
             ),

@@ -96,14 +96,16 @@ def certificate(days_left: float | None, error: str | None, *, min_days: float, 
     return Check("certificate", DEGRADED, None, f"{file} ends in {days_left:.1f} days; renew it", detail)
 
 
-def backup(age_h: float | None, *, max_h: float, is_own_server: bool) -> Check:
-    """Return the check of the newest backup: degraded when there is none or it is older than `max_h`; unknown for a
-    database server of another operator without backups here."""
+def backup(age_h: float | None, unproven: str = "", *, max_h: float, is_own_server: bool) -> Check:
+    """Return the check of the newest backup: degraded when there is none, it is older than `max_h`, or its restore was
+    not proven (`unproven`: why); unknown for a database server of another operator without backups here."""
     if age_h is None:
         if not is_own_server:
             return Check("backup", UNKNOWN, error="the database server is not FKS's own: its operator backs it up")
         return Check("backup", DEGRADED, error="there is no backup; run 'fks db backup' or schedule one")
     detail = {"age_h": round(age_h, 1)}
+    if age_h <= max_h and unproven:
+        return Check("backup", DEGRADED, None, f"the newest backup is not verified: {unproven}", detail)
     if age_h <= max_h:
         return Check("backup", HEALTHY, detail=detail)
     return Check("backup", DEGRADED, None, f"the newest backup is {age_h:.0f} h old, more than {max_h:g} h", detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import struct
 import time
@@ -127,10 +128,18 @@ def certificate_days(file: Path, now_s: float) -> float:
     return (found.not_valid_after_utc.timestamp() - now_s) / 86_400
 
 
-def backup_age_h(folder: Path, now_s: float) -> float | None:
-    """Return the age of the newest complete backup in a folder, in hours; None without one."""
-    times = []
-    for file in folder.glob("*.dump"):
+def newest_backup(folder: Path, now_s: float) -> tuple[float, str] | None:
+    """Return the age in hours of the newest complete backup in a folder, and why its restore was not proven ("" when it
+    was, or nothing is known about that); None without one."""
+    found = []
+    for file in (*folder.glob("*.dump"), *folder.glob("*.age")):
         with contextlib.suppress(OSError):
-            times.append(file.stat().st_mtime)
-    return max(0.0, (now_s - max(times)) / 3600) if times else None
+            found.append((file.stat().st_mtime, file))
+    if not found:
+        return None
+    at_s, file = max(found)
+    why = ""
+    with contextlib.suppress(OSError, ValueError):
+        manifest = json.loads(file.with_name(f"{file.name}.json").read_text())
+        why = "" if manifest.get("is_verified", True) else str(manifest.get("why") or "unknown")
+    return max(0.0, (now_s - at_s) / 3600), why

@@ -34,8 +34,10 @@ from fks.node.supervised_child import SupervisedChild
 from fks.node.tree_deployer import TreeDeployer
 from fks.node.view import StatusView
 from fks.process.handle import ProcessHandle, clear_session, kill
+from fks.process.output_logs import rotate
 
 BEAT_S = 1.0
+ROTATE_S = 60.0  # between two looks at the size of what the servers print
 TREE_LOOK_S = 1.0  # between two looks whether the tree has to be deployed
 FAILURES_MAX = 2  # of a service or of the tree at the first start; later nothing is given up
 RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the records
@@ -93,7 +95,7 @@ class Keeper:
         control = ControlSocket(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         await control.open()
-        works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), self._stand_by())
+        works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), self._stand_by(), self._rotate_logs())
         tasks = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -218,6 +220,12 @@ class Keeper:
         self._deployer.note_beat(state.supervisor_age_s)
         if state.must_rejoin:
             self.services[RAY].restart()
+
+    async def _rotate_logs(self) -> None:
+        """Rotate what the servers print; their programs do not."""
+        while True:
+            await self._clock.sleep(ROTATE_S)
+            await asyncio.to_thread(rotate, self._paths.logs)
 
     async def _hold(self) -> None:
         """Renew the claim to be the head, from the first one on. Errors: SupersededError."""

@@ -88,6 +88,7 @@ class OrderCache:
     is_guardian_alive: bool = False
     prop: dict[str, PropGate] = field(default_factory=dict)  # rules of prop firms, by venue of the account
     escalated: tuple[str, str] | None = None  # a child that money depends on, and why
+    disk_free_mb: float | None = None  # under FKS_HOME
     is_journal_up: bool = True
     ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
     #: signals that were looked at and have to wait for something (a halt, the end of an order): how many, and when
@@ -253,6 +254,8 @@ class OrderCache:
             is_killed=self.is_killed,
             is_guardian_alive=self.is_guardian_alive,
             escalated=self.escalated,
+            disk_free_mb=self.disk_free_mb,
+            disk_free_min_mb=self.settings.monitor.disk_free_min_mb,
             mark=None if mark is None else mark.price,
             feed_age_s=age_s,
             position=held - buckets.get(EXTERNAL, _ZERO),

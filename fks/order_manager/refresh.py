@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from fks.clock.waiting import wait_for_event
 from fks.model.copies import copied_instance
@@ -101,6 +103,7 @@ class Refresher:
     async def _read_slow(self) -> None:
         self._cache.instruments = {(i.exchange, i.symbol): i for i in await self._facts.instruments()}
         self._cache.accounts = {account.id: account for account in await self._accounts.page()}
+        self._cache.disk_free_mb = _free_mb(self._cache.settings.home)
 
     async def _read_fast(self) -> None:
         self._cache.marks = {(m.exchange, m.symbol): m for m in await self._facts.marks()}
@@ -187,3 +190,11 @@ class Refresher:
         for venue in self._cache.venues.values():
             if venue.skew_ms is not None:
                 self._meter.gauge("fks_clock_offset_seconds", venue.skew_ms / 1000, source=venue.name)
+
+
+def _free_mb(home: Path) -> float:
+    """Return the free space of the disk of FKS_HOME, in MB; 0 when it cannot be read."""
+    try:
+        return shutil.disk_usage(next(place for place in (home, *home.parents) if place.exists())).free / 1e6
+    except (OSError, StopIteration):
+        return 0.0

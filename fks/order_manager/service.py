@@ -15,11 +15,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from fks.model.account import Account
+from fks.model.codes import Code
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import FailedCheck
 from fks.model.order import OPEN, Order, OrderType, Role, State
-from fks.model.ports import Venue
-from fks.model.signal import Signal
+from fks.model.ports import Meter, Venue
+from fks.model.signal import OUTCOMES, Signal
 from fks.order_manager.account_identity import session_accounts
 from fks.order_manager.account_values import AccountValues
 from fks.order_manager.balances import AccountStores
@@ -134,6 +135,7 @@ class OrderManager:
         Errors: OutageError when PostgreSQL does not answer, StaleEpochError when a newer epoch owns the lease.
         """
         self._state = "starting"
+        _begin_counters(self._meter)
         await self._check_epoch()
         await self._refresher.load()
         by_venue = self._accounts_by_venue(list(self.cache.accounts.values()))
@@ -377,3 +379,13 @@ class OrderManager:
             row=step.number,
             code=order.code,
         )
+
+
+def _begin_counters(meter: Meter) -> None:
+    """Begin the counters of outcomes at zero: to Prometheus a first increase from nothing is none."""
+    for signal in OUTCOMES:
+        meter.count("fks_signals_total", 0.0, state=signal.value)
+    for state in State:
+        meter.count("fks_orders_total", 0.0, state=state.value)
+    for code in Code:
+        meter.count("fks_denials_total", 0.0, code=code.value)

@@ -65,15 +65,22 @@ def _proof(address: str, key: bytes) -> str:
     return hmac.new(key, address.encode(), hashlib.sha256).hexdigest()
 
 
+def is_own(connection: HTTPConnection, http: Http) -> bool:
+    """Return whether the caller is certainly this host itself. Behind a proxy that the settings trust it is not known:
+    a proxy may forward requests without a header about it, to a name of this host."""
+    is_proxied = http.behind_proxy and is_trusted_proxy(peer_of(connection), http.trusted_proxies)
+    return not is_proxied and is_local(connection, http.host)
+
+
 def is_local(connection: HTTPConnection, host: str = "") -> bool:
-    """Return whether the caller is this host itself, and not a client of a proxy on it. `host`: what the gateway
-    binds; a peer that has this address is this host, too."""
+    """Return whether the caller is this host itself, or a client of a proxy on it that does not tell of it (`is_own`
+    admits none). `host`: what the gateway binds; a peer that has this address is this host, too."""
     if any(name in connection.headers for name in _FORWARDED):
         return False
     # a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name here
     asked = connection.url.hostname or ""
-    is_own = is_on_loopback(asked) or is_same_address(asked, host)
-    return connection.client is not None and is_this_host(connection.client.host, host) and is_own
+    is_asked = is_on_loopback(asked) or is_same_address(asked, host)
+    return connection.client is not None and is_this_host(connection.client.host, host) and is_asked
 
 
 def is_loopback(host: str) -> bool:

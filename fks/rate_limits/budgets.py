@@ -5,6 +5,8 @@ counts when it is more: other programs may use the same address. Each kind of re
 ceiling, so history never delays live feeds, live feeds never delay orders, and entries never delay cancels, exits,
 protection and kills. A 429 or 418 pauses every process at once. Without Redis each process keeps to a fixed share.
 
+Buckets have no time to live: Redis evicts keys that have one (`volatile-lru`) and never these, which are few.
+
 `RedisBudget` is for market data: each request asks Redis. Orders use `fks.rate_limits.venue_budgets`. Connects are
 taken from a second bucket, which all keys of an address share, because exchanges count connects by address.
 """
@@ -55,7 +57,7 @@ else
   used = used + granted
 end
 redis.call('HSET', KEYS[1], 'window', window, 'used', used, 'paused', paused, 'status', status)
-redis.call('PEXPIRE', KEYS[1], math.max(span * 2, paused - now + span))
+redis.call('PERSIST', KEYS[1])
 return {wait, window, granted, window + span - now, paused > now and status or 0}
 """
 

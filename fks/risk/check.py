@@ -101,6 +101,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.REDUCE_ONLY, _reduce_only),
     (Code.NO_POSITION, limits.no_position),
     (Code.PROP_OFF, limits.prop_off),
+    (Code.DISK_FULL, limits.disk_full),
 )
 
 #: Codes that are decided before an intent exists, and the place. A meta test reads this and NOT_YET beside CHECKS.

@@ -47,6 +47,19 @@ def escalated(intent: Intent, view: View) -> Denial | None:
     )
 
 
+def disk_full(intent: Intent, view: View) -> Denial | None:
+    """There is space left for the journal: an entry needs an exit later, and that needs the journal."""
+    if view.disk_free_mb is None or view.disk_free_mb >= view.disk_free_min_mb:
+        return None
+    return Denial(
+        Code.DISK_FULL,
+        f"{view.disk_free_min_mb:.0f} MB free",
+        f"{view.disk_free_mb:.0f} MB",
+        "disk",
+        "see `fks db status`; free some space: `fks data prune`",
+    )
+
+
 def not_leader(intent: Intent, view: View) -> Denial | None:
     """We hold the lease."""
     if view.is_leader:

@@ -57,6 +57,8 @@ class View:
     is_killed: bool = False
     is_guardian_alive: bool = True
     escalated: tuple[str, str] | None = None  # child, why
+    disk_free_mb: float | None = None  # under FKS_HOME; None: not measured
+    disk_free_min_mb: float = 0.0
     mark: Decimal | None = None
     feed_age_s: float | None = 0.0
     position: Decimal = _ZERO

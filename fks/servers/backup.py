@@ -79,6 +79,13 @@ def dump(url: str, paths: Paths, *, label: str = "backup", clock: Clock | None =
     return target
 
 
+def dump_to(url: str, paths: Paths, file: Path, snapshot: str) -> None:
+    """Write the database as of an exported snapshot to a file. Errors: OutageError with pg_dump's error."""
+    file.touch(mode=0o600)
+    options = ("--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={file}")
+    _run(url, paths, "pg_dump", *options)
+
+
 def restore(url: str, paths: Paths, file: Path) -> None:
     """Replace the database's content by that of `file`, all or nothing. Errors: ConfigError, OutageError."""
     if not file.is_file():

@@ -81,7 +81,7 @@ daemonize no
 save ""
 appendonly no
 maxmemory 64mb
-maxmemory-policy allkeys-lru
+maxmemory-policy volatile-lru
 client-output-buffer-limit pubsub 8mb 2mb 60
 databases 1
 loglevel warning

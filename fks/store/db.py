@@ -348,7 +348,7 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
             if time.monotonic() + wait > end:
                 raise _outage(what, error) from error
         except asyncpg.QueryCanceledError as error:
-            raise OutageError(f"{what}: PostgreSQL cancelled the statement: {error}") from error
+            raise OutageError("PostgreSQL cancelled the statement", detail=f"{what}: {error}") from error
         except _MAYBE_LOST as error:
             if not _is_lost(error):
                 raise
@@ -378,7 +378,7 @@ def _drop(connection: Any) -> None:
 
 
 def _outage(what: str, error: BaseException) -> OutageError:
-    return OutageError(f"{what}: PostgreSQL does not answer ({type(error).__name__}: {error})")
+    return OutageError("PostgreSQL does not answer", detail=f"{what}: {type(error).__name__}: {error}")
 
 
 async def _open_pool(

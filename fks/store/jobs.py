@@ -6,11 +6,14 @@ queued → running → done | failed | cancelled. A runner's writes carry its at
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import orjson
 
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_ns
@@ -113,10 +116,24 @@ class JobStore:
         assert row is not None
         return row["id"], uuid.uuid5(_SAME, f"{kind}:{fingerprint}:{row['ended']}")
 
+    async def claim_key(self, key: uuid.UUID, job_id: uuid.UUID, spec: Mapping[str, Any]) -> uuid.UUID | None:
+        """Return the job of a caller's key: the one that it gave before, else `job_id`. None: it was used for another
+        spec. Safe to repeat; of callers at the same time all get the same."""
+        digest = hashlib.sha256(orjson.dumps(dict(spec), option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()
+        if await self._db.fetchrow("jobs.claim_key", key, job_id, digest) is not None:
+            return job_id
+        row = await self._db.fetchrow("jobs.of_key", key)
+        assert row is not None
+        return row["job_id"] if row["spec_hash"] == digest else None
+
     async def get(self, job_id: uuid.UUID) -> Job | None:
         """Return one job with its result, or None."""
         row = await self._db.fetchrow("jobs.get", job_id)
         return None if row is None else _job(row)
+
+    async def open_of(self, submitted_by: str) -> int:
+        """Return how many jobs of a caller are queued or run."""
+        return int(await self._db.fetchval("jobs.open_of", submitted_by))
 
     async def list(self, *, kind: str | None = None, state: str | None = None, limit: int = 50) -> list[Job]:
         """Return the newest jobs, without their results."""

@@ -375,6 +375,18 @@ strategy_instances = Table(
     _time("updated_at", now=True),
 )
 
+strategy_files = Table(  # what users' files and packages offer, by the hash of their source: a cache
+    "strategy_files",
+    metadata,
+    _text("place"),
+    _text("sha256"),
+    _text("build"),
+    Column("entries", JSONB, nullable=False),
+    _flag("is_final", "true"),  # false: it took too long, and is tried again
+    _time("described_at", now=True),
+    PrimaryKeyConstraint("place", "sha256", "build"),
+)
+
 strategy_parameters = Table(  # every version an instance ever ran with
     "strategy_parameters",
     metadata,
@@ -1097,6 +1109,15 @@ jobs = Table(
     CheckConstraint("state IN ('queued','running','done','failed','cancelled')", name="state"),
     Index("ix_jobs_queued", "created_at", postgresql_where=text("state IN ('queued','running')")),
     Index("ix_jobs_fingerprint", "kind", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
+)
+
+job_keys = Table(  # of submitted work: the Idempotency-Key of a caller, as an id, and the job that it gave
+    "job_keys",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    Column("job_id", UUID, nullable=False),
+    _text("spec_hash"),
+    _time("created_at", now=True),
 )
 
 trials = Table(  # of searches; a row is proposed once, run by one attempt of a job at a time, and ended once

@@ -5,12 +5,16 @@ A broken file affects only itself: its row has the error, and loading it raises 
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import pkgutil
+import pwd
+import stat
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -127,27 +131,50 @@ def default_text(value: object) -> str:
 
 
 def load_catalogue(folder: Path | None = None) -> Catalogue:
-    """Return the catalogue: built-in strategies, installed packages', and the `*.py` files of `folder`."""
+    """Return the catalogue: built-in strategies, installed packages', and the `*.py` files of `folder`.
+
+    This runs the code of packages and files in this process: one that hangs, hangs the caller.
+    """
     return Catalogue(_entries(folder))
 
 
+def load_builtin() -> Catalogue:
+    """Return the built-in strategies alone: no code of packages or users is run."""
+    return Catalogue(_builtin())
+
+
+def files_of(folder: Path | None) -> list[Path]:
+    """Return the files of users that a catalogue has, in order."""
+    if folder is None or not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
+
+
+def packages() -> list[importlib.metadata.EntryPoint]:
+    """Return the entry points of installed packages, in order."""
+    return list(importlib.metadata.entry_points(group=GROUP))
+
+
 def _entries(folder: Path | None) -> Iterator[Entry]:
+    yield from _builtin()
+    for point in packages():
+        yield from load_package(point)
+    for path in files_of(folder):
+        yield from load_file(path)
+
+
+def _builtin() -> Iterator[Entry]:
     for found in pkgutil.iter_modules(fks.strategies.__path__):
         if found.name not in _NOT_STRATEGIES:
             module = importlib.import_module(f"fks.strategies.{found.name}")
             yield from _from_module(module, "builtin", module.__name__, found.name)
-    for point in importlib.metadata.entry_points(group=GROUP):
-        yield from _from_point(point)
-    if folder is not None and folder.is_dir():
-        for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith("_"):
-                yield from load_file(path)
 
 
-def _from_point(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
+def load_package(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
+    """Yield the strategies that an installed package offers by one entry point."""
     try:
         loaded = point.load()
-    except Exception as error:  # another package's code may raise anything: it becomes the error of its row
+    except (Exception, SystemExit) as error:  # another package's code may raise anything: its row has the error
         yield Entry(point.name, "package", point.value, error=one_line(error))
         return
     if isinstance(loaded, type) and issubclass(loaded, Strategy):
@@ -159,7 +186,13 @@ def _from_point(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
 
 
 def load_file(path: Path) -> Iterator[Entry]:
-    """Yield the strategies of one file. It is run as a module of its own; a changed file is run again."""
+    """Yield the strategies of one file. It is run as a module of its own; a changed file is run again.
+
+    A file that another account may change is not run: its row has the error.
+    """
+    if refusal := refusal_of(path):
+        yield Entry(path.stem, "file", str(path), error=refusal)
+        return
     try:
         source = path.read_bytes()
         digest = hashlib.sha256(source).hexdigest()
@@ -169,8 +202,37 @@ def load_file(path: Path) -> Iterator[Entry]:
         yield from _from_module(module, "file", str(path), path.stem)
     except FksError as error:
         yield Entry(path.stem, "file", str(path), error=error.message)
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         yield Entry(path.stem, "file", str(path), error=_with_line(error, path))
+
+
+def refusal_of(path: Path) -> str:
+    """Return why a file is not run; empty when it may be: it and its folder are of this account (or root's), and no
+    other account may write to them. A group counts as another account, unless it has no other member."""
+    try:
+        if not path.is_file():
+            return "it is not a regular file"
+        for place in (path, path.parent):
+            found = place.stat()
+            if found.st_uid not in (os.geteuid(), 0):
+                return f"{place} belongs to another account (uid {found.st_uid})"
+            if place is not path and found.st_mode & stat.S_ISVTX:
+                continue  # as of /tmp: there others cannot replace a file of ours
+            group = found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid)
+            if group or found.st_mode & stat.S_IWOTH:
+                return f"other accounts may write to {place}: chmod go-w {place}"
+    except OSError as error:
+        return one_line(error)
+    return ""
+
+
+def _is_private_group(gid: int) -> bool:
+    """Return whether a group is the one that many systems make for each account: of its name, without other members."""
+    try:
+        owner, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return gid == owner.pw_gid and group.gr_name == owner.pw_name and set(group.gr_mem) <= {owner.pw_name}
 
 
 def _run_file(name: str, path: Path) -> ModuleType:
@@ -206,7 +268,7 @@ def _from_module(module: ModuleType, origin: str, where: str, default_name: str)
         yield Entry(kind.name, origin, where, kind)
 
 
-def _with_line(error: Exception, path: Path) -> str:
+def _with_line(error: BaseException, path: Path) -> str:
     """Return an error in one line, with the line of the user's file that raised it."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno})"

@@ -150,6 +150,7 @@ class StrategyWorker:
         self._crash_attribution = CrashAttribution(runtime, self._store, self._crash_marker, crash_file=crash_file)
         self._runners: dict[str, _Runner] = {}
         self._rows: list[Instance] = []
+        self._counted: set[str] = set()  # instances whose counters have begun
         self._wake = asyncio.Event()
         self._is_ready = False
         self._is_claimed = False
@@ -235,6 +236,10 @@ class StrategyWorker:
             self._is_claimed = True
         self._rows = await self._store.due()
         known = {row.id for row in self._rows}
+        for id in known - self._counted:  # from zero: to Prometheus a first increase from nothing is none
+            for name in ("fks_strategy_errors_total", "fks_strategy_worker_crashes_total"):
+                self._meter.count(name, 0.0, strategy_instance=id)
+        self._counted = known
         for gone in [id for id in self._runners if id not in known]:
             del self._runners[gone]
         made = 0

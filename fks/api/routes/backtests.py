@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
@@ -20,9 +18,7 @@ from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
 from fks.api.views import JobView, Page
-from fks.config.settings import Costs
 from fks.store.jobs import JobStore
-from fks.store.reading import ReadingStore
 
 router = Router(tags=["backtests"])
 KIND = "backtest"
@@ -98,51 +94,9 @@ async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
 
 async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
-    from fks.jobs.fingerprint import fingerprint
-
-    settings = gate.deps.settings
-    if "members" in body:
-        return await _account_spec(gate, body)
-    wanted = dict(body)
-    wanted["params"] = plain(body.get("params", {}))
-    # in a thread: the first one imports the strategies' libraries
-    found, catalogue = await asyncio.to_thread(_checked, wanted, settings.costs, gate.deps.paths.strategies)
-    item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
-    spec = {**found, "symbol": item.symbol, "exchange": item.exchange}
-    return spec, await fingerprint(gate.db, KIND, spec, catalogue, settings.risk)
-
-
-async def _account_spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return `_spec` of an account with members."""
-    from fks.jobs.fingerprint import fingerprint
-
-    settings = gate.deps.settings
-    checking = asyncio.to_thread(_checked_account, plain(body), settings.costs, gate.deps.paths.strategies)
-    found, catalogue = await checking
-    for member in found["members"]:
-        item = await ReadingStore(gate.db).find(member["symbol"], member["exchange"])
-        member.update(symbol=item.symbol, exchange=item.exchange)
-    return found, await fingerprint(gate.db, KIND, found, catalogue, settings.risk)
-
-
-def _checked_account(wanted: dict[str, Any], costs: Costs, folder: Path) -> tuple[dict[str, Any], Any]:
-    from fks.jobs.account import parse_account
-    from fks.jobs.backtest import with_costs
-    from fks.strategies.registry import load_catalogue
-
-    spec, catalogue = parse_account(with_costs(wanted, costs)), load_catalogue(folder)
-    for member in spec.members:
-        catalogue.make(member.strategy, member.params)
-    return spec.model_dump(mode="json", by_alias=True), catalogue
-
-
-def _checked(wanted: dict[str, Any], costs: Costs, folder: Path) -> tuple[dict[str, Any], Any]:
-    from fks.jobs.backtest import parse_spec, with_costs
-    from fks.strategies.registry import load_catalogue
-
-    spec, catalogue = parse_spec(with_costs(wanted, costs)), load_catalogue(folder)
-    catalogue.make(spec.strategy, spec.params)
-    return spec.model_dump(mode="json", by_alias=True), catalogue
+    wanted = dict(plain(body)) if "members" in body else {**body, "params": plain(body.get("params", {}))}
+    found = await gate.user_code.run(KIND, body=wanted)
+    return found["spec"], found["fingerprint"]
 
 
 async def _view(store: JobStore, id: uuid.UUID) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
-from fks.api.jobs import Key, plain
+from fks.api.jobs import Key, check_quota, plain
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Reader, Signaller, Trader, body_of, takes
-from fks.api.routes.promotions import catalogue_of
 from fks.api.routing import Router
 from fks.api.views import ChallengerView, Page
 from fks.model import ids
@@ -54,15 +53,15 @@ async def add(
     gate: Gate, who: Signaller, id: str, body: Annotated[ChallengerBody, Depends(body_of(ChallengerBody))]
 ) -> ExactJson:
     """Add a challenger: it decides in shadow and sends nothing. The same parameters again are the same challenger."""
-    from fks.jobs.challenge import add_challenger, best_of
-
     if bool(body.params) == (body.search is not None):
         raise Problem(422, "INVALID", "a challenger has params or a search", remedy="give one of the two")
     params, provenance = plain(body.params), None
     if body.search is not None:
+        from fks.jobs.challenge import best_of
+
         params, provenance = await best_of(gate.db, body.search, id)
-    catalogue = await catalogue_of(gate)
-    found = await add_challenger(gate.db, id, params, catalogue, by=who.name, provenance=provenance)
+    made = await gate.user_code.run("add_challenger", instance=id, params=params, by=who.name, provenance=provenance)
+    found = await _find(gate, made)
     return ExactJson(shown(found), status_code=201, headers={"Location": f"/challengers/{found.id}"})
 
 
@@ -95,6 +94,7 @@ async def propose(gate: Gate, who: Signaller, id: str, key: Key = None) -> Exact
             409, "IDEMPOTENCY_CONFLICT", "the Idempotency-Key was used for another test", remedy="use a new key"
         )
     if known is None:
+        await check_quota(gate, who)
         await JobStore(gate.db).submit(KIND, spec, submitted_by=who.name, job_id=job_id)
     return ExactJson({"job": job_id, "challenger": shown(found)}, status_code=202)
 
@@ -103,13 +103,10 @@ async def propose(gate: Gate, who: Signaller, id: str, key: Key = None) -> Exact
 async def swap(gate: Gate, who: Trader, id: str, body: Annotated[SwapBody, Depends(body_of(SwapBody))]) -> ExactJson:
     """Give its instance the parameters of a challenger once it is flat; until then the instance sends exits alone.
     Repeated, it changes nothing more."""
-    from fks.jobs.challenge import swap_in
-
-    catalogue = await catalogue_of(gate)
-    done = await swap_in(
-        gate.db, id, catalogue, by=who.name, may_wait=body.may_wait, despite_findings=body.despite_findings
+    done = await gate.user_code.run(
+        "swap", challenger=id, by=who.name, may_wait=body.may_wait, despite_findings=body.despite_findings
     )
-    return ExactJson(done.as_dict())
+    return ExactJson(done)
 
 
 @router.delete("/challengers/{id}/swap")
@@ -124,10 +121,8 @@ async def stop_waiting(gate: Gate, who: Trader, id: str) -> ExactJson:
 async def demote(gate: Gate, who: Trader, id: str) -> ExactJson:
     """Give an instance the parameters back that its challenger replaced, once it is flat. Repeated while it waits, it
     changes nothing more."""
-    from fks.jobs.challenge import demote as demote_
-
-    catalogue = await catalogue_of(gate)
-    return ExactJson((await demote_(gate.db, id, catalogue, by=who.name, reason="a person's request")).as_dict())
+    done = await gate.user_code.run("demote", instance=id, by=who.name, reason="a person's request")
+    return ExactJson(done)
 
 
 async def _find(gate: Gateway, id: str) -> Challenger:

@@ -13,7 +13,7 @@ from fks.api.exact import ExactJson
 from fks.api.parameters import check_parameters
 from fks.api.query import Body, Gate, body_of, takes
 from fks.api.routing import Router
-from fks.process.callers import is_local
+from fks.process.callers import is_own
 
 if TYPE_CHECKING:
     from fks.api.graphql.schema import GraphQL
@@ -42,7 +42,7 @@ async def may_introspect(request: Request) -> bool:
         await authenticate(request, "read")
         return True
     await count_anonymous(request)
-    return is_local(request, request.app.state.tokens.http.host)
+    return is_own(request, request.app.state.tokens.http)
 
 
 @router.post("/graphql", dependencies=[asks_inside("read")], openapi_extra=takes(GraphQLBody))

@@ -15,7 +15,7 @@ from fks.api.query import Gate
 from fks.api.routing import Router
 from fks.api.views import HealthView, ReadyView
 from fks.monitor.health import DOWN, OWNER_SERVICES
-from fks.process.callers import is_local
+from fks.process.callers import is_own
 from fks.process.metrics import SNAPSHOT_PREFIX, joined, merge, parse_snapshot
 
 router = Router(tags=["health"], dependencies=[require("open")])
@@ -71,7 +71,7 @@ def _service(name: str) -> str:
 @router.get("/metrics", dependencies=[asks_inside("read")])
 async def metrics(request: Request, gate: Gate) -> Response:
     """Return every component's metrics as Prometheus text. Open on loopback; from elsewhere it needs scope read."""
-    if not is_local(request, request.app.state.tokens.http.host):
+    if not is_own(request, request.app.state.tokens.http):
         await authenticate(request, "read")
     return Response(await _merged(gate), media_type=_TEXT)
 
@@ -81,7 +81,7 @@ async def is_summary_only(request: Request) -> bool:
 
     With credentials they must carry scope read: the caller sees everything. Errors: Problem 401, 403, 429.
     """
-    if is_local(request, request.app.state.tokens.http.host) and not any(
+    if is_own(request, request.app.state.tokens.http) and not any(
         name in request.headers for name in ("authorization", "cookie", "x-api-key")
     ):
         return True

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
@@ -20,9 +18,7 @@ from fks.api.problems import Problem
 from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
 from fks.api.views import JobView, Page, SearchView
-from fks.config.settings import Costs
 from fks.store.jobs import Job, JobStore
-from fks.store.reading import ReadingStore
 from fks.store.trials import TrialStore
 
 router = Router(tags=["optimizations"])
@@ -136,29 +132,12 @@ async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
 
 async def _spec(gate: Gateway, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the job's spec, checked, and its fingerprint. Errors: InputError naming what is wrong."""
-    from fks.jobs.fingerprint import fingerprint
-
-    settings = gate.deps.settings
     wanted = dict(body)
     for name in ("params", "space", "plan", "validation"):
         if name in wanted:
             wanted[name] = plain(wanted[name])
-    # in a thread: the first one imports the strategies' libraries
-    found, catalogue = await asyncio.to_thread(_checked, wanted, settings.costs, gate.deps.paths.strategies)
-    item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
-    spec = {**found, "symbol": item.symbol, "exchange": item.exchange}
-    return spec, await fingerprint(gate.db, KIND, spec, catalogue, settings.risk)
-
-
-def _checked(wanted: dict[str, Any], costs: Costs, folder: Path) -> tuple[dict[str, Any], Any]:
-    from fks.jobs.backtest import with_costs
-    from fks.jobs.optimization import parse_optimization
-    from fks.search import planner_of, space_of
-    from fks.strategies.registry import load_catalogue
-
-    spec, catalogue = parse_optimization(with_costs(wanted, costs)), load_catalogue(folder)
-    planner_of(spec.plan, space_of(catalogue.kind(spec.strategy), spec.space, spec.params), len(spec.objectives))
-    return spec.model_dump(mode="json", by_alias=True), catalogue
+    found = await gate.user_code.run(KIND, body=wanted)
+    return found["spec"], found["fingerprint"]
 
 
 async def _job(gate: Gateway, id: uuid.UUID) -> Job:

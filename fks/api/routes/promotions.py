@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends
 from pydantic import Field
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
 from fks.api.jobs import Key
 from fks.api.problems import Problem
 from fks.api.query import Body, Gate, Limit, Reader, Trader, body_of, takes
@@ -41,14 +39,10 @@ async def promote(
 ) -> ExactJson:
     """Give the best parameters of a search to an instance as its next version; an instance on paper first. With the
     same `Idempotency-Key` again the first answer is given."""
-    from fks.jobs.promotion import promote as promote_
-
-    catalogue = await catalogue_of(gate)
-    found = await promote_(
-        gate.db,
-        catalogue,
-        id,
-        body.instance,
+    found = await gate.user_code.run(
+        "promote",
+        search=str(id),
+        instance=body.instance,
         by=who.name,
         despite_findings=body.despite_findings,
         request=request_of(who, key),
@@ -60,10 +54,8 @@ async def promote(
 async def rollback(gate: Gate, who: Trader, id: str, key: Key = None) -> ExactJson:
     """Give an instance the parameters back that the ones in force replaced, as its next version. With the same
     `Idempotency-Key` again the first answer is given; without one, rolling back twice goes back two steps."""
-    from fks.jobs.promotion import rollback as rollback_
-
-    catalogue = await catalogue_of(gate)
-    return ExactJson(await rollback_(gate.db, catalogue, id, by=who.name, request=request_of(who, key)))
+    found = await gate.user_code.run("rollback", instance=id, by=who.name, request=request_of(who, key))
+    return ExactJson(found)
 
 
 @router.get("/strategies/{id}/versions", response_model=Page[ParametersVersion])
@@ -84,13 +76,6 @@ async def versions(gate: Gate, who: Reader, id: str, limit: Limit = 100) -> Exac
     return ExactJson({"items": items, "next": None})
 
 
-def request_of(who: Principal, key: str | None) -> uuid.UUID | None:
+def request_of(who: Principal, key: str | None) -> str | None:
     """Return the id of a change of parameters that a caller names with a key."""
-    return None if key is None else ids.request_signal_id(f"parameters:{who.name}", key)
-
-
-async def catalogue_of(gate: Gateway) -> Any:
-    """Return the strategies of this node, loaded in a thread: the first time imports their libraries."""
-    from fks.strategies.registry import load_catalogue
-
-    return await asyncio.to_thread(load_catalogue, gate.deps.paths.strategies)
+    return None if key is None else str(ids.request_signal_id(f"parameters:{who.name}", key))

@@ -55,7 +55,15 @@ async def stream(
     try:
         principal = await _admit(socket, gate, ticket)
         client = await _client(gate, channels, symbol, timeframe, exchange)
-        if not gate.hub.join(client):
+        most = gate.deps.settings.auth.sockets_max
+        if gate.hub.held_by(principal.key) >= most:
+            raise Problem(
+                429,
+                "SOCKETS_MANY",
+                f"{principal.name} has {most} sockets at this replica",
+                remedy="close some; one socket takes many channels and symbols",
+            )
+        if not gate.hub.join(client, principal.key):
             raise Problem(
                 503, "SOCKETS_FULL", "this gateway serves as many sockets as it may", headers={"Retry-After": "5"}
             )

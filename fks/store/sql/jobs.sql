@@ -2,6 +2,18 @@
 -- Queue a job; the same id again changes nothing.
 INSERT INTO jobs (id, kind, spec, submitted_by, fingerprint, priority) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING;
 
+-- name: claim_key
+-- Record which job a caller's key gave; no row back when the key has one already.
+INSERT INTO job_keys (id, job_id, spec_hash) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING RETURNING id;
+
+-- name: of_key
+-- Give the job of a caller's key.
+SELECT job_id, spec_hash FROM job_keys WHERE id = $1;
+
+-- name: open_of
+-- Count the jobs of one caller that are queued or run.
+SELECT count(*) FROM jobs WHERE submitted_by = $1 AND state IN ('queued', 'running');
+
 -- name: same
 -- Give how often work of one fingerprint ended without a result, and the newest job of it that has one or will.
 SELECT count(*) FILTER (WHERE state IN ('failed', 'cancelled')

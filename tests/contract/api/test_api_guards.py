@@ -19,6 +19,7 @@ from fks.store.db import Database
 from fks.store.tokens import SCOPES
 from tests.support.gateway import Running, running
 from tests.support.raw_redis import raw_redis
+from tests.support.users import add_user, bearer, log_in
 
 ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
 PLACES = ("{id}", "{name}", "{symbol}", "{service}", "{version}", "{key}")
@@ -49,6 +50,23 @@ async def test_a_lower_scope_is_403_on_every_route(gateway: Running) -> None:
             assert answer.json()["code"] == "SCOPE_MISSING"
             asked += 1
     assert asked > 80
+
+
+async def test_a_user_of_a_lower_scope_is_403_on_every_route(gateway: Running, seeded: Database) -> None:
+    for scope in SCOPES[:-1]:
+        await add_user(gateway, f"u-{scope}", scope)
+        async with gateway.client(None) as client:
+            login = await log_in(client, f"u-{scope}", session="token")
+            client.headers.update(bearer(login.json()["access_token"]))
+            for method, path, needed, _ in table(gateway.app):
+                if needed == OPEN or method == "WS" or path in ASK_INSIDE:
+                    continue
+                if SCOPES.index(needed) <= SCOPES.index(min(scope, "approve", key=SCOPES.index)):
+                    continue
+                answer = await client.request(method, "/api/v1" + path_of(path), content=b"{}")
+                assert answer.status_code == 403, (method, path, scope, answer.text)
+                wanted = "TOTP_MISSING" if scope == "trade" == needed else "SCOPE_MISSING"
+                assert answer.json()["code"] == wanted, (method, path, scope)
 
 
 async def test_a_key_bound_to_accounts_is_403_where_the_policy_does_not_name_it(gateway: Running) -> None:

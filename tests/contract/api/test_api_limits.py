@@ -214,8 +214,9 @@ async def test_a_check_without_a_token_uses_up_no_logins(
 async def test_the_owner_on_this_host_watches_without_limit(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
 ) -> None:
+    auth = {"anonymous_per_hour": 1, "monitoring_per_hour": 1}
     async with (
-        limited(seeded, database_url, redis_url, tmp_path, anonymous_per_hour=1, monitoring_per_hour=1) as gateway,
+        running(seeded, database_url, redis_url, tmp_path, auth=auth) as gateway,
         gateway.client(None) as anyone,
         gateway.client("read") as client,
     ):

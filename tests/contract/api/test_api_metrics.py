@@ -67,6 +67,24 @@ async def test_a_replica_goes_on_counting_where_its_predecessor_stopped(
     assert f'fks_http_requests_total{{component="{name}",route="/assets",status="200"}} 4' in text
 
 
+async def test_a_proxy_on_this_host_opens_nothing(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """nginx's `proxy_pass` alone sends no header about itself, and the name of this host."""
+    paths = ("/metrics", "/monitor/api/ping/", "/health/dashboard/")
+    for number, proxies in enumerate(((), ("127.0.0.1",), ("192.0.2.0/24",))):
+        http = {"behind_proxy": True, "trusted_proxies": proxies}
+        home = tmp_path / str(number)
+        async with (
+            serving(database_url, redis_url, home, {}, http=http) as gateway,
+            gateway.client(None) as client,
+        ):
+            for path in paths:
+                # a proxy elsewhere is named: then who calls from here is on this host
+                wanted = 200 if "192.0.2.0/24" in proxies else 401
+                assert (await client.get(path)).status_code == wanted, (proxies, path)
+
+
 async def test_metrics_are_for_this_host_or_a_reader(gateway: Running) -> None:
     async with gateway.client(None) as client:
         assert (await client.get("/metrics")).status_code == 200

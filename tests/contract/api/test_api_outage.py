@@ -82,10 +82,37 @@ async def test_cached_token_reads_the_newest_price_without_postgresql(
             assert (await client.get("/market-data/BTCUSDT")).status_code == 503
 
 
+async def test_unknown_tokens_cost_nothing_while_postgresql_is_away(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "AWAY_S", 60.0)
+    clock = RealClock()
+    with servers.mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        async with (
+            running_on(postgres.url, redis_url, tmp_path, retry_s=1.0) as (gateway, _),
+            gateway.client(None) as client,
+        ):
+            postgres.kill()
+            headers = [{"Authorization": f"Bearer fks_{number:043d}"} for number in range(16)]
+            first = await client.get("/orders", headers=headers[0])
+            started_s = clock.monotonic()
+            answers = [await client.get("/orders", headers=each) for each in headers[1:]]
+            took_s = clock.monotonic() - started_s
+            for answer in (first, *answers):
+                assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+                assert "tokens." not in answer.text
+                assert "Errno" not in answer.text
+                assert "127.0.0.1" not in answer.text
+            assert took_s < 8.0, "a look-up takes 1 s until it is given up: fifteen would take 15"
+
+
 @contextlib.asynccontextmanager
-async def running_on(url: str, redis_url: str, home: Path) -> AsyncIterator[tuple[Running, str]]:
+async def running_on(
+    url: str, redis_url: str, home: Path, *, retry_s: float = 0.2
+) -> AsyncIterator[tuple[Running, str]]:
     db = await Database.connect(url)
     token, _ = await TokenStore(db).create("reader", "read")
     await db.close()
-    async with serving(url, redis_url, home, {"read": token}, database={"retry_s": 0.2}) as gateway:
+    async with serving(url, redis_url, home, {"read": token}, database={"retry_s": retry_s}) as gateway:
         yield gateway, token

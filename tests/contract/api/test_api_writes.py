@@ -42,6 +42,17 @@ async def test_approval_is_decided_once_and_may_be_repeated(
             assert late.json()["code"] == "SIGNAL_NOT_PENDING"
 
 
+async def test_no_caller_approves_its_own_signal(gateway: Running, seeded: Database) -> None:
+    ids = [await _signal(seeded) for _ in range(2)]
+    await seeded.sql("UPDATE signals SET source = 'principal:t-trade', instance = ''")
+    async with gateway.client("trade") as owner, gateway.client("approve") as other:
+        for _ in range(2):
+            refused = await owner.post(f"/signals/{ids[0]}/approve")
+            assert (refused.status_code, refused.json()["code"]) == (403, "SIGNAL_OWN")
+        assert (await other.post(f"/signals/{ids[0]}/approve")).json()["state"] == "ready"
+        assert (await owner.post(f"/signals/{ids[1]}/reject")).json()["state"] == "declined", "it may be taken back"
+
+
 async def test_a_signal_past_its_time_cannot_be_approved(gateway: Running, seeded: Database) -> None:
     id = await _signal(seeded, valid_s=-1)
     async with gateway.client("approve") as client:
@@ -95,6 +106,25 @@ async def test_a_backtest_is_a_durable_job(gateway: Running, seeded: Database) -
         found = (await client.get(f"/backtests/{id}")).json()
         assert (found["state"], found["result"]) == ("done", {"trades": 3})
         assert (await client.delete(f"/backtests/{id}")).json()["state"] == "done"
+
+
+async def test_a_key_stands_for_one_backtest(gateway: Running) -> None:
+    other = {**BACKTEST, "to": "2026-05-03T00:00:00Z"}
+    async with gateway.client("signal") as client:
+        id = (await client.post("/backtests", json=BACKTEST)).json()["id"]
+        key = {"Idempotency-Key": "two"}
+        # the work is there already: the key has to be kept all the same
+        assert (await client.post("/backtests", json=BACKTEST, headers=key)).json()["id"] == id
+        for _ in range(2):
+            answer = await client.post("/backtests", json=other, headers=key)
+            assert (answer.status_code, answer.json().get("code")) == (409, "IDEMPOTENCY_CONFLICT")
+        answers = await asyncio.gather(
+            *(client.post("/backtests", json=body, headers={"Idempotency-Key": "three"}) for body in (BACKTEST, other))
+        )
+        assert sorted(answer.status_code for answer in answers) == [202, 409]
+        again = await client.post("/backtests", json=BACKTEST, headers=key, params={"again": "true"})
+        assert again.json()["id"] == id, "the same key is the same job"
+        assert len((await client.get("/backtests")).json()["items"]) <= 2
 
 
 async def test_a_queued_backtest_is_cancelled_and_an_unknown_one_is_a_404(gateway: Running) -> None:

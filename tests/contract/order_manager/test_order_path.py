@@ -6,8 +6,9 @@ from decimal import Decimal
 
 import pytest
 
+from fks.model.codes import Code
 from fks.model.order import OrderType, State
-from fks.model.signal import Kind
+from fks.model.signal import OUTCOMES, Kind
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -77,3 +78,15 @@ async def test_the_protections_of_a_position_stay_when_its_instance_is_disabled(
     await rig.db.sql("UPDATE strategy_instances SET is_enabled = false WHERE id = 'one'")
     await rig.becomes((await rig.entry(resting)).client_order_id, State.CANCELLED)
     assert [held.order.role.value for held in rig.venue.live()] == ["sl"]
+
+
+async def test_counters_of_outcomes_begin_at_zero(rig: Rig) -> None:
+    """To Prometheus a series that begins at one has not increased."""
+    labels = {
+        "fks_denials_total": [{"code": code.value} for code in Code],
+        "fks_orders_total": [{"state": state.value} for state in State],
+        "fks_signals_total": [{"state": state.value} for state in OUTCOMES],
+    }
+    for name, sets in labels.items():
+        for one in sets:
+            assert rig.meter.values[name, tuple(one.items())] == 0

@@ -73,6 +73,22 @@ async def test_a_waiting_signal_of_a_dropped_kind_is_denied(empty_database_url: 
     await db.close()
 
 
+async def test_tokens_of_scope_signal_cannot_approve_after_the_upgrade(empty_database_url: str) -> None:
+    await migrate.upgrade(empty_database_url, "0026")
+    db = await Database.connect(empty_database_url)
+    row = "INSERT INTO api_tokens (name, token_hash, scope, prefix) VALUES ($1, $1, $2, 'fks_')"
+    for name, scope in (("bot", "signal"), ("cli", "admin"), ("desk", "trade")):
+        await db.sql(row, name, scope)
+    await migrate.upgrade(empty_database_url, "0044")
+    await db.sql(
+        "INSERT INTO api_tokens (name, token_hash, scope, prefix, created_by) VALUES ('a','a','approve','','cli')"
+    )
+    await migrate.upgrade(empty_database_url)
+    scopes = {row["name"]: row["scope"] for row in await db.sql("SELECT name, scope FROM api_tokens")}
+    assert scopes == {"bot": "signal", "cli": "admin", "desk": "trade", "a": "approve"}
+    await db.close()
+
+
 async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database_url: str) -> None:
     await migrate.upgrade(empty_database_url, "0004")
     db = await Database.connect(empty_database_url)

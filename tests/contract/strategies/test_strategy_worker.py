@@ -238,6 +238,11 @@ async def test_a_strategy_that_raises_or_looks_ahead_stops_alone(floor: Floor) -
     await seal(floor.db, bars[:20])
     await worker.start()
     states = {id: await floor.row(id) for id in "arxbu"}
+    for name in (
+        "fks_strategy_errors_total",
+        "fks_strategy_worker_crashes_total",
+    ):  # so that a first one is an increase
+        assert floor.meter.values[name, (("strategy_instance", "r"),)] == 0
     assert {id: row["state"] for id, row in states.items()} == {
         "a": "RUNNING",
         "r": "RUNNING",

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from fks.supervision.liveness import START_SILENCE
 from tests.support.supervising import FAST, FakeChild, FakeWorld, spec
 from tests.support.waiting import until
 
@@ -243,3 +244,21 @@ async def test_a_detail_that_the_database_cannot_keep_costs_no_row(run: Any, dat
         return rows and rows[0]["detail"]
 
     assert await until(found) == {"problem": ["ab"]}
+
+
+async def test_child_that_is_stopped_while_it_starts_is_not_waited_for_to_the_end(run: Any, database: Any) -> None:
+    """It answered once, so its process is there: silence means SIGSTOP. Without that it has all of its time."""
+    world = FakeWorld(state_at_start="starting")
+    begun_s = time.monotonic()
+    run(world, replace(spec("a"), start_s=20.0))
+    await until(lambda: "a" in world.children and world.children["a"].calls > 0)
+    world.children["a"].is_silent = True
+    world.state_at_start = "ready"
+    await until(lambda: len(world.spawned) == 2 and world.children["a"].calls > 0, deadline_s=15.0)
+    assert 20.0 * START_SILENCE <= time.monotonic() - begun_s < 20.0 * START_SILENCE + 4.0
+
+    async def is_noted() -> bool:
+        rows = await database.sql("SELECT reason FROM actor_events WHERE child = 'a' AND event = 'exited'")
+        return [row["reason"] for row in rows] == ["died: it answered while it started, and then not for 4 s"]
+
+    await until(is_noted)

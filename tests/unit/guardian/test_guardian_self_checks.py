@@ -12,6 +12,13 @@ WELL = {"venues": {"binance": {"open": True}}, "journal": "ok", "looks_on": "", 
 def test_guardian_without_a_fault_has_no_failed_check() -> None:
     assert guardian_problems(WELL) == []
     assert guardian_problems({}) == []
+    assert guardian_problems(WELL | {"turned_s": 30.0}, stuck_max_s=30.0) == []
+
+
+def test_guardian_whose_loop_does_not_turn_needs_a_new_process() -> None:
+    (found,) = guardian_problems(WELL | {"turned_s": 31.0}, stuck_max_s=30.0)
+    assert (found.kind, found.is_mended_by_restart) == ("stuck", True)
+    assert "31 s" in found.text
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_silent_process_and_blocked_loop_are_hung_within_three_beats() -> None:
         (problem(9999.0, mends=False), None),
         (problem(2.0, kind="memory"), None),
         (problem(4.0, kind="memory"), How.UNWELL),
+        (problem(4.0, kind="stuck"), How.UNWELL),
         ({"state": "ready", "age_s": 0.0, "memory_mb": 1200.0}, None),
         ({"state": "ready", "age_s": 0.0, "memory_mb": 1300.0}, How.UNWELL),
         ({**problem(121.0), "state": "starting"}, None),

@@ -131,11 +131,17 @@ def _cancel(id: str, rid: str) -> m.Request:
 
 
 def _entries(status: m.Status) -> Iterator[m.OrderStatus]:
-    """Yield our working orders that may open or add: an exit of ours bears an entry's name, and only reduces."""
+    """Yield our working orders that may open or add: an exit of ours bears an entry's name, and only reduces.
+
+    An AddOn that does not report the action of a signal leaves one sign of an exit: it is always a market order.
+    """
+    actions = {signal.id: signal.action for signal in status.signals_open}
     for account in status.accounts:
         for order in account.orders:
             parts = order.name.split(":")
             if not order.ours or len(parts) != 3 or not parts[2].startswith("E") or order.state in _ENDED:
                 continue
-            if order.type != "Market":
+            action = actions.get(parts[1])
+            is_exit = action == "exit" if action is not None else order.type == "Market"
+            if not is_exit:
                 yield order

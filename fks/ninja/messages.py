@@ -496,7 +496,10 @@ class AccountStatus(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSignal(Record):
+    """A signal that has not ended. `action`: buy, sell or exit; None from an AddOn older than 2026-11-22."""
+
     id: str = need(ID)
+    action: str | None = may(nullable(text(16)))
     state: str = need(text(32, 1))
     filled: int = need(integer())
     protected: bool = need(boolean)

@@ -203,8 +203,15 @@ namespace NinjaTrader.NinjaScript.AddOns
             return (decimal)value;
         }
 
+        /// <summary>The number within what every reader of the protocol takes: an average price has endless decimals.</summary>
         public static string Number(decimal value)
         {
+            int digits = 1;
+            for (decimal whole = Math.Truncate(Math.Abs(value)); whole >= 10; whole = Math.Truncate(whole / 10))
+            {
+                digits++;
+            }
+            value = Math.Round(value, Math.Max(0, Math.Min(DecimalsMax, DigitsMax - digits)));
             // the division removes trailing zeros: 4500.00m -> "4500"
             return (value / 1.0000000000000000000000000000m).ToString(CultureInfo.InvariantCulture);
         }

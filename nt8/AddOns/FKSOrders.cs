@@ -2422,7 +2422,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 {
                     stops += o.Protects ? o.Remaining : 0;
                 }
-                made.Add(new FKSObject().Set("id", t.Signal.Id).Set("state", t.Reported).Set("filled", t.Filled).Set("protected", t.Open == 0 || stops >= t.Open));
+                made.Add(new FKSObject().Set("id", t.Signal.Id).Set("action", t.Signal.Action).Set("state", t.Reported).Set("filled", t.Filled).Set("protected", t.Open == 0 || stops >= t.Open));
             }
             return made;
         }

@@ -37,7 +37,7 @@ class ClientRun:
             try:
                 self._do(step)
             except AssertionError as error:
-                raise AssertionError(f"{self.conversation.path.name}:{step.line}: {error}") from None
+                raise AssertionError(f"{self.conversation.name}:{step.line}: {error}") from None
 
     @property
     def _wire(self) -> Wire:
@@ -53,7 +53,7 @@ class ClientRun:
             case "I":
                 self._wire.give(self._made(step.data))
             case "IRAW":
-                self._wire.give_bytes(step.data["bytes"])
+                self._wire.give_bytes(step.raw)
             case "eDISCONNECT":
                 assert not self._wire.is_open, "the client keeps the connection open"
             case "iDISCONNECT":
@@ -104,10 +104,10 @@ class ClientRun:
 
     def _expect(self, step: Step) -> None:
         wire = self._wire
-        if step.conn is not None and step.conn > self.conn:
+        if step.connection is not None and step.connection > self.conn:
             if len(wire.dialled) <= self.conn:
                 wire.until_dialled()
-            self.conn = step.conn
+            self.conn = step.connection
             wire.open()
         lines = wire.heartbeats if step.data.get("t") in ("ping", "pong") else wire.lines
         assert lines, f"the client sent nothing, {step.data} was expected"

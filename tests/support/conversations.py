@@ -1,4 +1,4 @@
-"""Conversations of the NinjaTrader protocol (`nt8/conversations/*.txt`): the parser, and matching with variables.
+"""Conversations of the NinjaTrader protocol (`nt8/conversations/*.txt`): the one parser, and matching with variables.
 
 The grammar is in `nt8/conversations/README.md`.
 """
@@ -16,7 +16,6 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[2] / "nt8" / "conversations"
 BARE = {"eDISCONNECT", "ENONE"}  # no argument
-WORDS = {"iCONNECT": 0, "iDISCONNECT": 1, "P": 1, "A": 1, "C": 1, "X": 0, "T": 0}
 SIGNAL: dict[str, Any] = {
     "t": "signal", "id": "", "account": "Sim101", "instrument": "ES 03-25", "action": "buy", "qty": 1, "type": "limit",
     "price": Decimal("4500.00"), "sl_points": 10, "tp_points": 20, "created_ms": "$now", "valid_until": "$now+30000",
@@ -25,20 +24,23 @@ SIGNAL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One directive. `word`: what stands before the JSON argument (a verb, a check, an id); `data`: that argument."""
+    """One directive. `word`: what stands before the JSON argument (a verb, a check, an id); `data`: that argument;
+    `raw`: the bytes of IRAW; `text`: the whole argument, as it is written."""
 
     line: int
     name: str
-    conn: int | None
+    connection: int | None
     word: str
     data: dict[str, Any] = field(default_factory=dict)
+    raw: bytes = b""
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Conversation:
     """One file. `against`: the ends that may be under test."""
 
-    path: Path
+    name: str
     title: str
     against: frozenset[str]
     clock_ms: int
@@ -53,53 +55,65 @@ def conversations(against: str) -> list[Path]:
 
 def parse(path: Path) -> Conversation:
     """Return the conversation in a file. Errors: ValueError naming file and line."""
-    title, against, config = "", frozenset[str](), {}
+    found = parse_text(path.stem, path.read_text())
+    if not found.against <= {"bridge", "client"} or not found.against:
+        raise ValueError(f"{path.name}: AGAINST is missing")
+    return found
+
+
+def parse_text(name: str, script: str) -> Conversation:
+    """Return the conversation in a text. Errors: ValueError naming it and the line."""
+    title, against, config = "", frozenset[str](), dict[str, Any]()
     clock = "2025-02-03T15:00:00Z"
     steps = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
+    for number, text in enumerate(script.splitlines(), 1):
         if number == 1:
             title = text.removeprefix("# ")
-        if not text or text.startswith("#"):
+        if not text.strip() or text.startswith("#"):
             continue
-        name, _, rest = text.partition(" ")
+        directive, _, rest = text.partition(" ")
         try:
-            if name == "AGAINST":
+            if directive == "AGAINST":
                 against = frozenset(rest.split())
-            elif name == "CLOCK":
+            elif directive == "CLOCK":
                 clock = rest
-            elif name == "CONFIG":
-                config = _json(rest)
+            elif directive == "CONFIG":
+                config = config | _json(rest)
             else:
-                steps.append(_step(number, name, rest))
+                steps.append(_step(number, directive, rest))
         except (ValueError, IndexError) as error:
-            raise ValueError(f"{path.name}:{number}: {error}") from None
-    if not against <= {"bridge", "client"} or not against:
-        raise ValueError(f"{path.name}: AGAINST is missing")
+            raise ValueError(f"{name}:{number}: {error}") from None
     clock_ms = int(datetime.fromisoformat(clock).timestamp() * 1000)
-    return Conversation(path, title, against, clock_ms, config, tuple(steps))
+    return Conversation(name, title, against, clock_ms, config, tuple(steps))
 
 
 def _step(line: int, name: str, rest: str) -> Step:
-    conn = None
+    connection = None
     if found := re.match(r"@(\d+)(?: |$)", rest):
-        conn, rest = int(found[1]), rest[found.end() :]
+        connection, rest = int(found[1]), rest[found.end() :]
     if name in BARE or name in ("iCONNECT", "iDISCONNECT", "T", "X"):
-        return Step(line, name, conn, rest)
+        return Step(line, name, connection, rest, text=rest)
     if name == "IRAW":
-        return Step(line, name, conn, rest, {"bytes": _raw(rest)})
+        return Step(line, name, connection, rest, raw=_raw(rest), text=rest)
     if name == "I" and rest.startswith("SIG "):
         _, signal_id, *changes = rest.split(" ", 2)
-        return Step(line, "SIG", conn, signal_id, {**SIGNAL, "id": signal_id, **(_json(changes[0]) if changes else {})})
+        data = {**SIGNAL, "id": signal_id, **(_json(changes[0]) if changes else {})}
+        return Step(line, "SIG", connection, signal_id, data, text=rest)
     if name in ("I", "E", "E*", "AUTH"):
-        return Step(line, name, conn, "", _json(rest))
+        return Step(line, name, connection, "", _json(rest), text=rest)
     if name in ("P", "A", "C"):
         word, _, argument = rest.partition(" ")
-        return Step(line, name, conn, word, _json(argument or "{}"))
+        return Step(line, name, connection, word, _json(argument or "{}"), text=rest)
     raise ValueError(f"unknown directive {name}")
 
 
+def parse_json(text: str) -> Any:
+    """Return JSON with its numbers as int and Decimal."""
+    return json.loads(text, parse_float=Decimal)
+
+
 def _json(text: str) -> dict[str, Any]:
-    found = json.loads(text, parse_float=Decimal)
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
@@ -118,7 +132,7 @@ def _raw(text: str) -> bytes:
 
 
 class Variables:
-    """Variables of one run. `special` gives the value of names like `$MAC` where they are sent."""
+    """Variables of one run. `now_ms` gives the value of `$now`."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -138,15 +152,25 @@ class Variables:
             return self.values[found[1]]
         return re.sub(r"\$([a-z][a-z0-9]*)", lambda match: str(self.values[match[1]]), value)
 
-    def difference(self, expected: Any, got: Any, where: str = "") -> str:
-        """Return how `got` differs from what is expected, or an empty text. Binds variables that are unbound."""
+    def difference(self, expected: Any, got: Any) -> str:
+        """Return how `got` differs from what is expected, or an empty text: then unbound variables are bound."""
+        before = dict(self.values)
+        if found := self._difference(expected, got, ""):
+            self.values = before
+        return found
+
+    def matches(self, expected: Any, got: Any) -> bool:
+        """Return whether nothing differs."""
+        return not self.difference(expected, got)
+
+    def _difference(self, expected: Any, got: Any, where: str) -> str:
         if isinstance(expected, dict):
             if not isinstance(got, dict):
                 return f"{where}: {got!r} is no object"
             for key, of in expected.items():
                 if key not in got:
                     return f"{where}.{key} is missing"
-                if found := self.difference(of, got[key], f"{where}.{key}"):
+                if found := self._difference(of, got[key], f"{where}.{key}"):
                     return found
             return ""
         if isinstance(expected, list):
@@ -156,7 +180,7 @@ class Variables:
                 (
                     d
                     for n, (a, b) in enumerate(zip(expected, got, strict=True))
-                    if (d := self.difference(a, b, f"{where}[{n}]"))
+                    if (d := self._difference(a, b, f"{where}[{n}]"))
                 ),
                 "",
             )

@@ -15,8 +15,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from fks.ninja import strict_json
+from tests.support import conversations
+from tests.support.conversations import Step, Variables, parse_json
 from tests.support.mono import Build
-from tests.support.nt8_script import Script, Step, Variables, parse_json, raw_bytes
 
 SECRET = b"correct-horse-battery-staple-0001"
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"
@@ -58,8 +60,8 @@ class Host:
         self.folder = folder
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, now_ms: int, accounts: list[str]) -> None:
-        """Start the process; the AddOn is not yet loaded."""
+    def start(self, now_ms: int, accounts: list[str], **options: Any) -> None:
+        """Start the process; the AddOn is not yet loaded. `live=…`: real time, and a broker that acts by itself."""
         self._process = subprocess.Popen(
             ["mono", str(self._build.folder / "host.exe")],
             stdin=subprocess.PIPE,
@@ -67,7 +69,7 @@ class Host:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.do("init", folder=str(self.folder), now_ms=now_ms, accounts=accounts)
+        self.do("init", folder=str(self.folder), now_ms=now_ms, accounts=accounts, **options)
 
     @property
     def is_alive(self) -> bool:
@@ -164,7 +166,7 @@ class Wire:
         self.buffer += data
         *whole, self.buffer = self.buffer.split(b"\n")
         for line in whole:
-            self._take(parse_json(line.decode()))
+            self._take(dict(strict_json.loads(line)))  # every line is within the limits of the protocol
         return True
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -230,12 +232,13 @@ class Client:
 class Conversation:
     """Runs the steps of one script."""
 
-    def __init__(self, build: Build, script: Script, folder: Path) -> None:
+    def __init__(self, build: Build, script: conversations.Conversation, folder: Path) -> None:
         self._script = script
         self._host = Host(build, folder)
         self._wires: dict[int, Wire] = {}
         self._last = 0
-        self._vars = Variables(script.clock_ms, {})
+        self._now_ms = script.clock_ms
+        self._vars = Variables(lambda: self._now_ms)
         self._ping_ms = script.clock_ms
         self._port = free_port()
         self._highest_seq = 0
@@ -267,7 +270,7 @@ class Conversation:
         config = {"group": "sim", "port": self._port, "port_fallback": free_port(), **self._script.config}
         (folder / "config.json").write_text(dump(config))
         before = SETTLE_MS + 1000
-        self._host.start(self._vars.now_ms - before, self._accounts)
+        self._host.start(self._now_ms - before, self._accounts)
         self._activate()
         for _ in range(before // STEP_MS):
             self._host.do("advance", ms=STEP_MS)
@@ -284,7 +287,7 @@ class Conversation:
     def _restart(self) -> None:
         if self._host.is_alive:
             self._host.kill()
-            self._host.start(self._vars.now_ms, self._accounts)
+            self._host.start(self._now_ms, self._accounts)
         self._activate()
         self._last_price()
 
@@ -316,7 +319,8 @@ class Conversation:
             "iDISCONNECT": self._disconnect,
             "eDISCONNECT": self._expect_end,
             "I": self._send,
-            "IRAW": lambda s: self._wire(s).send(raw_bytes(s.text)),
+            "SIG": self._send,
+            "IRAW": lambda s: self._wire(s).send(s.raw),
             "E": lambda s: self._expect(s, skip=False),
             "E*": lambda s: self._expect(s, skip=True),
             "ENONE": self._expect_none,
@@ -382,7 +386,7 @@ class Conversation:
         wire.closed = True
         if not self._host.is_alive or self._crashed():
             self._host.wait_end()
-            self._host.start(self._vars.now_ms, self._accounts)
+            self._host.start(self._now_ms, self._accounts)
 
     def _crashed(self) -> bool:
         time.sleep(0.05)  # the kernel closes the sockets of a killed process before it can be waited for
@@ -390,36 +394,13 @@ class Conversation:
 
     def _send(self, step: Step) -> None:
         wire = self._wire(step)
-        if step.text.startswith("SIG "):
-            _, name, *rest = step.text.split(" ", 2)
-            message = self._signal(name, parse_json(rest[0]) if rest else {})
-        else:
-            message = step.json
-        filled = self._vars.fill(message)
+        filled = self._vars.filled({key: value for key, value in step.data.items() if value is not None})
         if filled.get("t") == "hello":
             wire.opening = filled
         if filled.get("t") == "auth":
             wire.mac = self._client_mac(wire)
             filled["mac"] = self._mac_to_send(filled["mac"], wire)
         wire.send((dump(filled) + "\n").encode())
-
-    def _signal(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-        signal = {
-            "t": "signal",
-            "id": name,
-            "account": "Sim101",
-            "instrument": "ES 03-25",
-            "action": "buy",
-            "qty": 1,
-            "type": "limit",
-            "price": Decimal("4500.00"),
-            "sl_points": 10,
-            "tp_points": 20,
-            "created_ms": "$now",
-            "valid_until": "$now+30000",
-        }
-        signal.update(changes)
-        return {key: value for key, value in signal.items() if value is not None}
 
     def _mac_to_send(self, mac: str, wire: Wire) -> str:
         if mac == "$MAC":
@@ -467,7 +448,7 @@ class Conversation:
 
     def _expect(self, step: Step, skip: bool) -> None:
         wire = self._wire(step)
-        pattern = step.json
+        pattern = step.data
         skipped: list[Any] = []
         while True:
             line = self._next(wire, pong=pattern.get("t") == "pong")
@@ -494,10 +475,10 @@ class Conversation:
         assert not found, f"got {found}"
 
     def _auth(self, step: Step) -> None:
-        options = step.json
+        options = step.data
         last_seq = options.get("last_seq", 0)
         last_seq = self._highest_seq if last_seq == "*" else last_seq
-        epoch = self._vars.fill(options["epoch"]) if "epoch" in options else None
+        epoch = self._vars.filled(options["epoch"]) if "epoch" in options else None
         if "epoch" not in options and last_seq:
             epoch = self._vars.values["ep"]
         role = options.get("role", "control")
@@ -546,21 +527,21 @@ class Conversation:
         while ms > 0:
             step = min(STEP_MS, ms)
             self._host.do("advance", ms=step)
-            self._vars.now_ms += step
+            self._now_ms += step
             ms -= step
-            if self._vars.now_ms - self._ping_ms >= HEARTBEAT_MS:
-                self._ping_ms = self._vars.now_ms
+            if self._now_ms - self._ping_ms >= HEARTBEAT_MS:
+                self._ping_ms = self._now_ms
                 self._sync()
 
     def _platform(self, step: Step) -> None:
-        verb, arguments = step.command
-        self._host.do(verb, **self._vars.fill(arguments))
+        verb, arguments = step.word, step.data
+        self._host.do(verb, **self._vars.filled(arguments))
 
     # ---- checks ----
 
     def _check(self, step: Step) -> None:
-        name, asked = step.command
-        asked = self._vars.fill(asked)
+        name, asked = step.word, step.data
+        asked = self._vars.filled(asked)
         getattr(self, f"_check_{name}")(asked)
 
     def _report(self, **arguments: Any) -> dict[str, Any]:
@@ -617,7 +598,7 @@ class Conversation:
             assert wanted in calls, f"{wanted} is not in this order in {self._report()['calls']}"
 
     def _check_live_stops(self, asked: dict[str, Any]) -> None:
-        end = self._vars.now_ms + asked.get("within_ms", 0)
+        end = self._now_ms + asked.get("within_ms", 0)
         while True:
             live = [
                 order["qty"] - order["filled"]
@@ -627,7 +608,7 @@ class Conversation:
             ]
             if sum(live) == asked["qty"]:
                 return
-            assert self._vars.now_ms < end, f"live stops: {live}"
+            assert self._now_ms < end, f"live stops: {live}"
             self._advance(STEP_MS)
 
     def _check_submit_ms(self, asked: dict[str, Any]) -> None:
@@ -655,7 +636,7 @@ class Conversation:
         assert len(listening) == asked["count"]
 
 
-def run(build: Build, script: Script, folder: Path) -> None:
+def run(build: Build, script: conversations.Conversation, folder: Path) -> None:
     """Run one conversation against the AddOn."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

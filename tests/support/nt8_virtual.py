@@ -16,8 +16,9 @@ from fks.sim.nt8.bridge import Bridge, BridgeConfig
 from fks.sim.nt8.disk import MemoryDisk
 from fks.sim.nt8.platform import Bar, Order, Platform, Quote
 from fks.sim.nt8.sessions import Close, Sessions, Write
-from tests.support.nt8 import ACCOUNT, ES, Killed, signal
-from tests.support.nt8_script import Script, Step, Variables, parse_json, raw_bytes
+from tests.support import conversations
+from tests.support.conversations import Step, Variables
+from tests.support.nt8 import ACCOUNT, ES, Killed
 
 SECRET = b"correct-horse-battery-staple-0001"
 INSTANCE = "3f0c9c9e5f0b4c3fa0a1d2e3f4a5b6c7"
@@ -54,9 +55,10 @@ class Wire:
 class Conversation:
     """Runs the steps of one script."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: conversations.Conversation) -> None:
         self.script = script
-        self.vars = Variables(script.clock_ms, {})
+        self.now_ms = script.clock_ms
+        self.vars = Variables(lambda: self.now_ms)
         self.platform = Platform(script.clock_ms - SETTLE_MS)
         self.disk = MemoryDisk()
         known = {one.name for one in fields(BridgeConfig)}
@@ -148,7 +150,7 @@ class Conversation:
         for number, wire in self.wires.items():
             for ping in [line for line in wire.lines if line.get("t") == "ping"]:
                 wire.lines.remove(ping)
-                pong = {"t": "pong", "n": ping["n"], "t_ms": self.vars.now_ms, "echo_ms": ping["t_ms"]}
+                pong = {"t": "pong", "n": ping["n"], "t_ms": self.now_ms, "echo_ms": ping["t_ms"]}
                 self._receive(number, strict_json.dumps(pong))
 
     def _receive(self, number: int, data: bytes) -> None:
@@ -191,7 +193,8 @@ class Conversation:
             "iDISCONNECT": self._disconnect,
             "eDISCONNECT": self._expect_end,
             "I": self._send,
-            "IRAW": lambda one: self._receive(one.connection or self.last, raw_bytes(one.text)),
+            "SIG": self._send,
+            "IRAW": lambda one: self._receive(one.connection or self.last, one.raw),
             "E": lambda one: self._expect(one, skip=False),
             "E*": lambda one: self._expect(one, skip=True),
             "ENONE": self._expect_none,
@@ -228,12 +231,7 @@ class Conversation:
 
     def _send(self, step: Step) -> None:
         wire = self._wire(step)
-        if step.text.startswith("SIG "):
-            _, name, *rest = step.text.split(" ", 2)
-            message = signal(name, self.vars.now_ms, **(parse_json(rest[0]) if rest else {}))
-        else:
-            message = step.json
-        filled = self.vars.fill(message)
+        filled = self.vars.filled({key: value for key, value in step.data.items() if value is not None})
         if filled.get("t") == "hello":
             wire.hello = filled
         if filled.get("t") == "auth":
@@ -290,7 +288,7 @@ class Conversation:
 
     def _expect(self, step: Step, *, skip: bool) -> None:
         wire = self._wire(step)
-        pattern = step.json
+        pattern = step.data
         skipped: list[Any] = []
         while True:
             line = self._next(wire, pong=pattern.get("t") == "pong")
@@ -306,10 +304,10 @@ class Conversation:
         assert not found, f"got {found}"
 
     def _auth(self, step: Step) -> None:
-        options = step.json
+        options = step.data
         last_seq = options.get("last_seq", 0)
         last_seq = self._highest_seq if last_seq == "*" else last_seq
-        epoch = self.vars.fill(options["epoch"]) if "epoch" in options else None
+        epoch = self.vars.filled(options["epoch"]) if "epoch" in options else None
         if "epoch" not in options and last_seq:
             epoch = self.vars.values["ep"]
         role = options.get("role", "control")
@@ -359,21 +357,21 @@ class Conversation:
             self.platform.advance(min(self.platform.now_ms + 100, end))
             self.platform.keep_quotes()
             if not is_setup:
-                self.vars.now_ms = self.platform.now_ms
-                if self.vars.now_ms - self._pinged_ms >= 2_000:
+                self.now_ms = self.platform.now_ms
+                if self.now_ms - self._pinged_ms >= 2_000:
                     self._ping()
             self._work()
 
     def _ping(self) -> None:
-        self._pinged_ms = self.vars.now_ms
+        self._pinged_ms = self.now_ms
         for number, wire in self.wires.items():
             if wire.is_authenticated and not wire.is_silent and not wire.is_ended:
-                line = strict_json.dumps({"t": "ping", "n": next(self._pings), "t_ms": self.vars.now_ms})
+                line = strict_json.dumps({"t": "ping", "n": next(self._pings), "t_ms": self.now_ms})
                 self._receive(number, line)
 
     def _platform(self, step: Step) -> None:
-        verb, arguments = step.command
-        getattr(self, f"_do_{verb}")(self.vars.fill(arguments))
+        verb, arguments = step.word, step.data
+        getattr(self, f"_do_{verb}")(self.vars.filled(arguments))
 
     def _do_account(self, asked: dict[str, Any]) -> None:
         name = asked["name"]
@@ -466,8 +464,8 @@ class Conversation:
     # ── checks ────────────────────────────────────────────────────────────────────────────────────
 
     def _check(self, step: Step) -> None:
-        name, asked = step.command
-        getattr(self, f"_check_{name}")(self.vars.fill(asked))
+        name, asked = step.word, step.data
+        getattr(self, f"_check_{name}")(self.vars.filled(asked))
 
     def _submitted(self) -> list[Order]:
         return [call.order for call in self.platform.calls if call.order is not None]
@@ -523,7 +521,7 @@ class Conversation:
             assert wanted in rest, f"{wanted} is not in this order in {log}"
 
     def _check_live_stops(self, asked: dict[str, Any]) -> None:
-        end = self.vars.now_ms + asked.get("within_ms", 0)
+        end = self.now_ms + asked.get("within_ms", 0)
         while True:
             live = [
                 order.left
@@ -532,7 +530,7 @@ class Conversation:
             ]
             if sum(live) == asked["qty"]:
                 return
-            assert self.vars.now_ms < end, f"live stops: {live}"
+            assert self.now_ms < end, f"live stops: {live}"
             self._advance(100)
 
     def _check_submit_ms(self, asked: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ Message = dict[str, Any]
 _TYPES = {"market": "Market", "limit": "Limit", "stop": "StopMarket", "stop_limit": "StopLimit"}
 _TIFS = {"day": "Day", "gtc": "Gtc", "ioc": "Ioc"}
 _TICK_MS = 100
+_VALUE_MS = 1_000  # between two looks at the equity of the accounts
 _LACKING_MS = 2_000  # nt8: a position may be without its stop for 2 s, then it is repaired, then closed
 _SURPLUS_MS = 500  # time for the platform's own OCO to cancel the partner
 _RETRY_MS = 3_000
@@ -158,6 +159,8 @@ class Bridge:
         self._orphans: dict[tuple[str, str], int] = {}  # since when; 0 once it was reported
         self._seeds = SeedOrders(config.seed_account, config.seed_entry_type, config.seed_unauthenticated)
         self._seen: dict[str, _Seen] = {}
+        self._highest: dict[str, Decimal] = {}  # by account: the highest equity, from which a trailing limit counts
+        self._valued_ms = -_VALUE_MS
         self._offset_ms = 0
         self._ticked_ms = -1
         self._load()
@@ -241,7 +244,13 @@ class Bridge:
             "halted": self.halted,
             "accounts": [self._account_status(one) for one in self.platform.accounts.values()],
             "signals_open": [
-                {"id": one.id, "state": one.state, "filled": one.filled, "protected": self._is_protected(one)}
+                {
+                    "id": one.id,
+                    "action": "exit" if one.is_exit else "buy" if one.is_buy else "sell",
+                    "state": one.state,
+                    "filled": one.filled,
+                    "protected": self._is_protected(one),
+                }
                 for one in self.signals.values()
                 if one.state not in FINAL
             ],
@@ -388,6 +397,9 @@ class Bridge:
     def _load_halt(self, record: Record) -> None:
         self.halted = bool(record["on"])
 
+    def _load_highest(self, record: Record) -> None:
+        self._highest[record["account"]] = record["value"]
+
     def _load_acked(self, record: Record) -> None:
         self._log.acknowledge(int(record["seq"]))
 
@@ -451,6 +463,8 @@ class Bridge:
         for account, exec_id in sorted(self._exec_seen):
             yield {"r": "exec_seen", "account": account, "exec_id": exec_id}
         yield {"r": "halt", "on": self.halted, "reason": "compacted"}
+        for account, value in self._highest.items():
+            yield {"r": "highest", "account": account, "value": value}
         yield {"r": "acked", "seq": self._log.acked}
         for event in self._log.after(0):
             yield {"r": "event_kept", "ev": event}
@@ -1230,6 +1244,17 @@ class Bridge:
                 self._protect(signal)  # an exit that outlives its position would open another
         self._find_outside_closes()
         self._find_orphans()
+        if abs(self.now_ms - self._valued_ms) >= _VALUE_MS:
+            self._valued_ms = self.now_ms
+            self._note_equity()
+
+    def _note_equity(self) -> None:
+        """Keep the highest equity of each account, as the AddOn does for a limit that trails it at once."""
+        for name in self.platform.accounts:
+            equity = self.platform.values(name)["NetLiquidation"]
+            if equity is not None and equity > self._highest.get(name, equity - 1):
+                self._highest[name] = equity
+                self._write({"r": "highest", "account": name, "value": equity})
 
     def _continue(self) -> None:
         """Go on with what waits for the platform: exits for their cancels, requests for flat positions."""
@@ -1625,7 +1650,7 @@ class Bridge:
             "status": account.status,
             "price_status": account.price_status,
             "trade_date": None,
-            "values": self.platform.values(account.name),
+            "values": {**self.platform.values(account.name), "FksHighest": self._highest.get(account.name)},
             "positions": [
                 {
                     "instrument": one.instrument,

@@ -1,7 +1,7 @@
 """The bridge's journal: one line per record, `crc32 SP json LF`, synced before what it allows.
 
-Records (key `r`): `epoch`, `intent`, `submitted`, `nack`, `leg`, `recovered`, `event`, `exec_seen`, `halt`, `acked`;
-in a compacted file also `state`, the newest state of a signal, and `event_kept`. A bad last line is cut off at the
+Records (key `r`): `epoch`, `intent`, `submitted`, `nack`, `leg`, `recovered`, `event`, `exec_seen`, `halt`, `highest`,
+`acked`; in a compacted file also `state`, the newest state of a signal, and `event_kept`. A bad last line is cut off at the
 start. A bad line elsewhere means that the memory of known ids has a hole: the file is kept, and a new epoch begins.
 """
 

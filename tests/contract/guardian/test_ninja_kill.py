@@ -91,6 +91,41 @@ async def test_kill_that_keeps_positions_cancels_entries_only(server: Server, fo
     await guardian.stop()
 
 
+async def test_kill_that_keeps_positions_cancels_a_market_entry_that_works(server: Server, folder: Path) -> None:
+    await open_position(server)
+    server.platform.broker = False  # nothing fills: as before the market opens
+    async with control(server) as client:
+        answer = await client.enter(qty=1)
+        assert answer.state.value == "ACKED", answer
+        entry = f"FKS:{answer.id}:E"
+        server.platform.set_state(entry, "Working")
+        await until(lambda: entry in resting(server))
+        guardian = await started(folder, server)
+        killing = asyncio.create_task(guardian.kill(reason="", by="me", flatten=False))
+        await until(lambda: any(call.kind == "cancel" and call.name == entry for call in server.platform.calls))
+        server.platform.set_state(entry, "Cancelled")
+        assert (await killing)["is_quiet"]
+    assert (held(server), is_halted(server)) == (2, False)
+    assert sorted(name.rsplit(":", 1)[1] for name in resting(server)) == ["S", "T"]
+    await guardian.stop()
+
+
+async def test_kill_that_keeps_positions_leaves_an_exit_that_works(server: Server, folder: Path) -> None:
+    await open_position(server)
+    server.platform.broker = False
+    async with control(server) as client:
+        answer = await client.enter(action="exit", qty=1, sl_points=None, tp_points=None)
+        assert answer.state.value == "ACKED", answer
+        out = f"FKS:{answer.id}:E"
+        server.platform.set_state(out, "Working")
+        await until(lambda: out in resting(server))
+        guardian = await started(folder, server)
+        assert (await guardian.kill(reason="", by="me", flatten=False))["is_quiet"]
+    assert sorted(name.rsplit(":", 1)[1] for name in resting(server)) == ["E", "S", "T"]
+    assert [call.name for call in server.platform.calls if call.kind == "cancel"] == []
+    await guardian.stop()
+
+
 async def test_kill_waits_for_a_platform_that_is_away(tmp_path: Path, folder: Path) -> None:
     first = await start(options(tmp_path / "nt8"))
     await open_position(first)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import mono, nt8_host, nt8_script
+from tests.support import mono, nt8_host
+from tests.support.conversations import parse_text
 
 OPENED = """\
 AUTH {"last_seq":0}
@@ -323,4 +324,4 @@ A order {"name":"FKS:a1:S2","type":"StopMarket","qty":1}
 
 @pytest.mark.parametrize("name", CASES)
 def test_addon_survives(nt8_build: mono.Build, name: str, tmp_path: Path) -> None:
-    nt8_host.run(nt8_build, nt8_script.parse(name, CASES[name]), tmp_path / "NinjaTrader 8")
+    nt8_host.run(nt8_build, parse_text(name, CASES[name]), tmp_path / "NinjaTrader 8")

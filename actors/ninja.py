@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.errors import ConfigError
+from fks.model.errors import ConfigError, OutageError
 from fks.model.health import FailedCheck
 from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.ninja_link.service import NinjaLink
+    from fks.ninja_link.secret_file import SecretWait
+    from fks.ninja_link.service import LinkPorts, NinjaLink
+
+OUTAGE_S = 1.0  # after PostgreSQL did not answer
 
 
 class NinjaActor:
@@ -27,11 +30,14 @@ class NinjaActor:
         self._component = component
         self._group = args[0]
         self._link: NinjaLink | None = None
+        self._ports: LinkPorts | None = None
+        self._waiting: SecretWait | None = None
 
     async def start(self) -> None:
-        """Read the stored state and take over what may have been sent. Raising is a failed start."""
-        from fks.ninja_link.secret_file import load_secret
-        from fks.ninja_link.service import LinkOptions, LinkPorts, NinjaLink
+        """Read the stored state and take over what may have been sent. Raising is a failed start; a secret that cannot
+        be used is none: `run` waits for it."""
+        from fks.ninja_link.secret_file import SecretWait, load_secret
+        from fks.ninja_link.service import LinkPorts
         from fks.store.facts import Facts
         from fks.store.ninja import NinjaStore, events_topic
 
@@ -40,9 +46,7 @@ class NinjaActor:
         group = c.settings.ninja.links().get(name)
         if group is None:
             raise ConfigError(f"no group {name!r} in [ninja]", remedy=f"write [ninja.groups.{name}], or restart FKS")
-        secret = load_secret(group.secret_file, c.paths.home, group.host)
-        options = LinkOptions(name, group.host, group.port, group.timeout_s, secret, group.required)
-        ports = LinkPorts(
+        self._ports = ports = LinkPorts(
             NinjaStore(c.db, c.lease),
             Facts(c.db),
             lambda: c.bus.publish(events_topic(name), {"group": name}),
@@ -51,18 +55,51 @@ class NinjaActor:
             c.meter,
             c.lease,
         )
-        link = NinjaLink(options, ports)
-        await link.start()
-        self._link = link
+        self._waiting = SecretWait(
+            name,
+            lambda: load_secret(group.secret_file, c.paths.home, group.host),
+            ports.rows,
+            ports.alerts,
+            c.clock,
+            c.log,
+        )
+        secret = await self._waiting.look()
+        if secret is not None:
+            self._link = await self._started(secret)
 
     async def run(self) -> None:
-        """Keep the link, and look at the rows whenever a request is published, until cancelled."""
-        assert self._link is not None
-        waking = asyncio.create_task(self._wake(self._link))
+        """Wait for the secret, then keep the link and look at the rows whenever a request is published, until
+        cancelled."""
+        if self._link is None:
+            self._link = await self._awaited()
+        link = self._link
+        waking = asyncio.create_task(self._wake(link))
         try:
-            await self._link.run()
+            await link.run()
         finally:
             waking.cancel()
+
+    async def _awaited(self) -> NinjaLink:
+        """Return a started link once the secret can be used and PostgreSQL answers."""
+        assert self._waiting is not None
+        while True:
+            secret = await self._waiting.secret()
+            try:
+                return await self._started(secret)
+            except OutageError as error:
+                self._component.log.warning("actor.waits", error=str(error))
+                await self._component.clock.sleep(OUTAGE_S)
+
+    async def _started(self, secret: bytes) -> NinjaLink:
+        """Return a link that has read the stored state. Errors: OutageError, StaleEpochError."""
+        from fks.ninja_link.service import LinkOptions, NinjaLink
+
+        assert self._ports is not None
+        group = self._component.settings.ninja.links()[self._group]
+        options = LinkOptions(self._group, group.host, group.port, group.timeout_s, secret, group.required)
+        link = NinjaLink(options, self._ports)
+        await link.start()
+        return link
 
     async def _wake(self, link: NinjaLink) -> None:
         from fks.store.ninja import requests_topic
@@ -83,9 +120,12 @@ class NinjaActor:
         return self._link is not None and self._link.is_ready
 
     def problems(self) -> Sequence[FailedCheck]:
-        """Return rows that cannot be written, a session that was taken, a required platform that cannot trade."""
-        return self._link.problems() if self._link else ()
+        """Return a secret that cannot be used, rows that cannot be written, a session that was taken, a required
+        platform that cannot trade."""
+        of = self._link or self._waiting
+        return of.problems() if of else ()
 
     def detail(self) -> Mapping[str, object]:
         """Return connection, ability to trade, kill latch, accounts."""
-        return self._link.detail() if self._link else {"group": self._group}
+        of = self._link or self._waiting
+        return of.detail() if of else {"group": self._group}

@@ -21,7 +21,7 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
     found, wrong = [], []
     for name, group in settings.ninja.links().items():
         try:
-            secret = load_secret(group.secret_file, home, group.host)
+            secret = load_secret(group.secret_file, home, group.host, must_be_private=False)
         except ConfigError as error:
             wrong.append(f"{name}: {error}")
             continue

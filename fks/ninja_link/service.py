@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -49,6 +49,7 @@ BEAT_S = 1.0  # between two writes of the link's row, when nothing changes
 BEAT_LEAST_S = 0.05
 AGAIN_S = 0.5  # after PostgreSQL did not answer
 CLAIM_MAX, EVENTS_BATCH, EVENTS_MAX = 100, 500, 50_000
+EXECUTIONS_MAX = 20_000  # kept to tell what an amendment changes
 DRAIN_S = 2.0
 DISCONNECTED_S = 30.0  # without a connection: a person is paged, if NinjaTrader is required
 PRUNE_S = 3_600.0
@@ -156,6 +157,7 @@ class NinjaLink:
         self._is_paged = False
         self._lost_s = ports.clock.monotonic()  # since when there is no connection
         self._expired_s = float("-inf")
+        self._executions: OrderedDict[tuple[str, str], tuple[object, ...]] = OrderedDict()  # by account and id
         self._written_ns: int | None = None  # time of the status that the row has
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
@@ -345,8 +347,31 @@ class NinjaLink:
                 word = "set" if halt.on else "lifted"
                 text = f"{self._component}: the kill latch of the bridge is {word}: {halt.reason or 'no reason given'}"
                 self._alert("page" if halt.on else "warning", "ninja.halt", text, on=halt.on)
+            case m.Execution() as execution:
+                self._note_execution(execution)
             case m.ConnectionState() if not event.replay and self._session is not None:
                 self._session.request(m.GetStatus(rid=self._session.new_rid()))
+
+    def _note_execution(self, execution: m.Execution) -> None:
+        """Page an execution that the broker amends in quantity, price or side: it stays booked as first reported."""
+        key = execution.account or "", execution.exec_id
+        form = execution.side, execution.qty, execution.price
+        before = self._executions.get(key)
+        if execution.op == "add":
+            self._executions[key] = form
+            while len(self._executions) > EXECUTIONS_MAX:
+                self._executions.popitem(last=False)
+            return
+        now = "removed" if execution.op == "remove" else " ".join(map(str, form))
+        was = "not known here" if before is None else " ".join(map(str, before))
+        fields = {"exec_id": execution.exec_id, "account": key[0], "before": was, "now": now}
+        if execution.op == "update" and before == form:
+            self._ports.log.info("ninja.execution_repeated", group=self._group, **fields)
+            return
+        text = f"{self._component}: the broker amended execution {execution.exec_id} of {key[0]}: was {was}, is {now}"
+        self._alert(
+            "page", "ninja.execution_amended", f"{text}; it stays booked as it was: compare the position", **fields
+        )
 
     def _lose(self, event: o.LogLost) -> None:
         session = self._session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fks.ninja import messages as m
@@ -39,6 +40,12 @@ class ManualClock:
     @property
     def now_ms(self) -> int:
         return self.start_ms + self.elapsed_ms
+
+
+def put_secret(path: Path, secret: bytes = SECRET) -> None:
+    """Write a secret file that its owner alone can read, from its first moment."""
+    path.touch(mode=0o600)
+    path.write_bytes(secret)
 
 
 def draws(share: float = 0.5) -> Draws:

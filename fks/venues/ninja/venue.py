@@ -520,13 +520,6 @@ class NinjaVenue:
             fill = self._fill(event, symbol, "stream")
             if fill is not None:
                 yield fill
-            elif event.body.get("op") in ("update", "remove"):
-                self._log.warning(
-                    "ninja.execution_amended",
-                    venue=self.name,
-                    op=event.body.get("op"),
-                    exec_id=event.body.get("exec_id"),
-                )
 
     def _fill(self, event: NinjaEvent, symbol: str, source: str) -> Fill | None:
         if self._who is None:

@@ -16,6 +16,7 @@ from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
 from fks.sim.nt8.server import Server, start
 from fks.sim.nt8.unkindness import KIND, Unkindness, only
+from tests.support.ninja import put_secret
 from tests.support.nt8_platform import held, open_position, options, resting
 
 PERSON = ("import=pass:8.1.4", "listening=pass", "broker=skip", "restart=done", "network=done", "recompile=done")
@@ -27,7 +28,7 @@ class Rig:
 
     def __init__(self, home: Path, server: Server) -> None:
         self.home, self.server = home, server
-        (home / "ninja.key").write_bytes(server.secret)
+        put_secret(home / "ninja.key", server.secret)
         (home / "fks.toml").write_text(f"[ninja]\nport = {server.port}\ntimeout_s = 2.0\n")
 
     async def certify(self, *arguments: str) -> int:

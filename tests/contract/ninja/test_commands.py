@@ -11,14 +11,14 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import NOT_RUNNING, OK, USAGE, run
 from tests.support.local_exchange import free_port
-from tests.support.ninja import SECRET, log_event
+from tests.support.ninja import SECRET, log_event, put_secret
 from tests.support.ninja_server import ScriptedBridge
 from tests.support.waiting import until
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    (tmp_path / "ninja.key").write_bytes(SECRET + b"\r\n")
+    put_secret(tmp_path / "ninja.key", SECRET + b"\r\n")
     return tmp_path
 
 

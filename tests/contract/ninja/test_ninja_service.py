@@ -247,6 +247,35 @@ async def test_events_are_stored_once_in_order_and_then_acknowledged(rig: LinkRi
     assert (fill.account, fill.body["exec_id"]) == ("Sim101", "X1")
 
 
+async def test_an_amended_execution_pages_with_what_it_was_and_is(rig: LinkRig, bridge: ScriptedBridge) -> None:
+    fill = {
+        "kind": "exec",
+        "id": "a1",
+        "account": "Sim101",
+        "name": "FKS:a1:E",
+        "exec_id": "X1",
+        "side": "buy",
+        "time_ms": 1,
+    }
+    async with rig.running():
+        bridge.events.append(log_event(1, **fill, op="add", qty=2, price=4500))
+        bridge.publish(log_event(2, **fill, op="update", qty=2, price=4500, commission=2))
+        await stored(rig, 2)
+        assert await rig.alerts() == [], "only its fees are amended"
+        bridge.publish(log_event(3, **fill, op="update", qty=1, price=4500))
+        bridge.publish(log_event(4, **fill, op="remove", qty=1, price=4500))
+        await stored(rig, 4)
+
+        async def paged() -> bool:
+            return await rig.alerts() == [("page", "ninja.execution_amended")] * 2
+
+        await until(paged)
+    rows = await rig.db.sql("SELECT payload FROM alerts ORDER BY id")
+    assert [(row["payload"]["before"], row["payload"]["now"]) for row in rows] == [
+        ("buy 2 4500", "buy 1 4500"), ("buy 2 4500", "removed"),
+    ]  # fmt: skip
+
+
 async def test_events_that_are_gone_are_a_row_of_their_own(rig: LinkRig, bridge: ScriptedBridge) -> None:
     bridge.events.append(log_event(1))
     async with rig.running(is_killed=True):

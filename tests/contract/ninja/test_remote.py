@@ -15,7 +15,7 @@ from fks.clock import RealClock
 from fks.ninja import outputs as o
 from fks.ninja.session import ClientSession
 from fks.ninja_link.link import Link, system_draws
-from tests.support.ninja import SECRET, identity
+from tests.support.ninja import SECRET, identity, put_secret
 from tests.support.ninja_server import ScriptedBridge
 from tests.support.waiting import until
 
@@ -61,7 +61,7 @@ async def fks(home: Path, settings: str, *arguments: str) -> int:
 
 
 async def test_a_forwarded_port_is_checked_like_a_local_one(tmp_path: Path) -> None:
-    (tmp_path / "ninja.key").write_bytes(SECRET)
+    put_secret(tmp_path / "ninja.key")
     async with ScriptedBridge() as bridge, Tunnel(bridge.port).running() as tunnel:
         assert await fks(tmp_path, f"port = {tunnel.port}\n", "test", "--pings", "3") == OK
     assert [line["role"] for line in bridge.received if line["t"] == "hello"] == ["observe"]
@@ -69,10 +69,10 @@ async def test_a_forwarded_port_is_checked_like_a_local_one(tmp_path: Path) -> N
 
 async def test_another_address_needs_a_secret_of_32_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = 'host = "192.0.2.1"\nport = 9\n'  # an address of documentation: nothing answers there
-    (tmp_path / "ninja.key").write_bytes(SECRET[:31])
+    put_secret(tmp_path / "ninja.key", SECRET[:31])
     assert await fks(tmp_path, settings, "test") == USAGE
     assert "32" in capsys.readouterr().err
-    (tmp_path / "ninja.key").write_bytes(SECRET)
+    put_secret(tmp_path / "ninja.key")
     assert await fks(tmp_path, settings, "test") == NOT_RUNNING
 
 

@@ -1051,6 +1051,14 @@ ninja_events = Table(  # the logs of NinjaTrader bridges, each event once; one p
     PrimaryKeyConstraint("group_name", "bridge_epoch", "seq"),
     Index(None, "group_name", "position", unique=True),
     Index("ix_ninja_events_signal_id", "signal_id", "position", postgresql_where=text("signal_id IS NOT NULL")),
+    Index(
+        "ix_ninja_events_executions",
+        "group_name",
+        "account",
+        text("(body ->> 'instrument')"),
+        "at",
+        postgresql_where=text("kind = 'exec'"),
+    ),
 )
 
 metric_snapshots = Table(  # of components, and the merged text, while Redis is away; unlogged

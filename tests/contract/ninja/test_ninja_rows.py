@@ -347,3 +347,25 @@ async def test_a_link_reports_itself_and_grows_old(database: Database, asker: Ni
     (found,) = await asker.links()
     assert (found.is_fresh, found.can_trade, round(found.age_s)) == (False, False, 6)
     assert await asker.link("other") is None
+
+
+async def test_executions_of_an_account_are_found_by_their_index(database: Database, asker: NinjaStore) -> None:
+    await database.sql(
+        "INSERT INTO ninja_events (group_name, bridge_epoch, seq, kind, account, body, at) SELECT 'sim', 'e', n,"
+        " (ARRAY['exec', 'order', 'signal', 'order'])[1 + n % 4], 'Sim' || n % 3,"
+        " jsonb_build_object('instrument', 'ES ' || n % 5, 'op', 'add'), timestamptz '2026-01-01' + n * interval '1 s'"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    await database.sql("ANALYZE ninja_events")
+    plan = "\n".join(
+        row["QUERY PLAN"]
+        for row in await database.sql(
+            "EXPLAIN SELECT * FROM ninja_events WHERE group_name = 'sim' AND kind = 'exec' AND account = 'Sim1'"
+            " AND body ->> 'instrument' = 'ES 1' AND at >= timestamptz '2026-01-01 05:00' ORDER BY position"
+        )
+    )
+    assert "ix_ninja_events_executions" in plan, plan
+    found = await asker.executions("sim", "Sim1", "ES 1", NOW + 5 * 3_600 * NS)
+    assert [event.seq for event in found] == [
+        n for n in range(1, 20_001) if n % 4 == 0 and n % 3 == 1 and n % 5 == 1 and n >= 5 * 3_600
+    ]

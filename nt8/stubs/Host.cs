@@ -32,15 +32,18 @@ namespace FKS.Host
     public sealed class HostedBridge : FKSBridge
     {
         public static volatile string CrashAt;
+        /// <summary>Draws whether the process ends at a point that was reached; null where it never does.</summary>
+        public static volatile Func<bool> CrashDrawn;
 
         protected override FKSClock MakeClock()
         {
-            return new SimClock();
+            return Sim.RealClock ? new FKSClock() : new SimClock();
         }
 
         public override void Reached(string point)
         {
-            if (point == CrashAt)
+            Func<bool> drawn = CrashDrawn;
+            if (point == CrashAt || (drawn != null && drawn()))
             {
                 Process.GetCurrentProcess().Kill(); // not an exception: nothing is flushed or closed
                 Thread.Sleep(Timeout.Infinite);
@@ -81,6 +84,7 @@ namespace FKS.Host
     public static class Program
     {
         private static string statePath;
+        private static LiveBroker broker;
         private static HostedBridge bridge;
         private static Connection connection;
         private static readonly List<Action> pending = new List<Action>();
@@ -154,6 +158,10 @@ namespace FKS.Host
                     Thread.Sleep(100); // the new instance is refused the folder and the port meanwhile
                     old.Enter(State.Terminated);
                     return new FKSObject().Set("listening", WaitCurrent(10000));
+                case "calm":
+                    HostedBridge.CrashDrawn = null;
+                    broker.IsCalm = true;
+                    return null;
                 case "cycle":
                     return Cycle(c.Int("count", 1));
                 case "advance":
@@ -183,7 +191,7 @@ namespace FKS.Host
                             order.Name = "";
                         }
                     }
-                    Sim.Save();
+                    Sim.Save(null);
                     return null;
                 case "exec_change":
                     Sim.Raise(executions[c.Text("exec")], Parse<Operation>(c.Text("op")));
@@ -301,6 +309,11 @@ namespace FKS.Host
                 bool simulation = ((string)name).StartsWith("Sim", StringComparison.Ordinal);
                 Sim.AddAccount((string)name, simulation ? Provider.Simulator : Provider.External, connection);
             }
+            if (c.Has("live"))
+            {
+                StartLive(c.Object("live"));
+                return;
+            }
             statePath = Path.Combine(Sim.Folder, "broker.json");
             if (File.Exists(statePath))
             {
@@ -309,7 +322,25 @@ namespace FKS.Host
             Sim.Saved = Save;
         }
 
-        private static FKSObject Json(Order o)
+        /// <summary>Follow the clock of this machine, with a broker that acts by itself (keys: seed, instrument, price, crash_chance).</summary>
+        private static void StartLive(FKSObject c)
+        {
+            Sim.RealClock = true;
+            int seed = c.Int("seed", 1);
+            Random crashes = new Random(seed);
+            double chance = Double(c, "crash_chance");
+            HostedBridge.CrashDrawn = delegate
+            {
+                lock (crashes)
+                {
+                    return crashes.NextDouble() < chance;
+                }
+            };
+            broker = new LiveBroker(Sim.Folder, Sim.AccountOf("Sim101"), connection, Instrument.GetInstrument(c.Text("instrument")), Double(c, "price"), seed);
+            broker.Start();
+        }
+
+        internal static FKSObject Json(Order o)
         {
             return new FKSObject().Set("account", o.Account.Name).Set("name", o.Name).Set("instrument", FKSOrders.InstrumentName(o.Instrument)).Set("action", o.OrderAction.ToString())
                 .Set("type", o.OrderType.ToString()).Set("qty", o.Quantity).Set("limit", o.LimitPrice).Set("stop", o.StopPrice).Set("entry", o.OrderEntry.ToString())
@@ -317,7 +348,7 @@ namespace FKS.Host
                 .Set("order_id", o.OrderId).Set("number", o.Id).Set("time", o.Time.Ticks / 10000);
         }
 
-        private static Order FromJson(FKSObject m)
+        internal static Order FromJson(FKSObject m)
         {
             return new Order
             {
@@ -329,12 +360,29 @@ namespace FKS.Host
             };
         }
 
-        private static T Parse<T>(string text)
+        internal static FKSObject Json(Execution x)
+        {
+            return new FKSObject().Set("account", x.Account.Name).Set("name", x.Name).Set("id", x.ExecutionId).Set("order_id", x.OrderId)
+                .Set("instrument", FKSOrders.InstrumentName(x.Instrument)).Set("qty", x.Quantity).Set("price", x.Price).Set("side", x.MarketPosition.ToString())
+                .Set("time", x.Time.Ticks / 10000);
+        }
+
+        internal static Execution ExecutionOf(FKSObject m)
+        {
+            return new Execution
+            {
+                Account = Sim.AccountOf(m.Text("account")), Name = m.Text("name"), ExecutionId = m.Text("id"), OrderId = m.Text("order_id"),
+                Order = Sim.OrderOf(m.Text("name")), Instrument = Instrument.GetInstrument(m.Text("instrument")), Quantity = m.Int("qty", 0), Price = Double(m, "price"),
+                MarketPosition = Parse<MarketPosition>(m.Text("side")), Time = new DateTime(m.Long("time", 0) * 10000)
+            };
+        }
+
+        internal static T Parse<T>(string text)
         {
             return (T)Enum.Parse(typeof(T), text);
         }
 
-        private static double Double(FKSObject m, string key)
+        internal static double Double(FKSObject m, string key)
         {
             return (double)(m.Decimal(key) ?? 0);
         }
@@ -347,7 +395,7 @@ namespace FKS.Host
             }
         }
 
-        private static void Save()
+        private static void Save(Order changed)
         {
             lock (saveGate)
             {
@@ -362,9 +410,7 @@ namespace FKS.Host
                     }
                     lock (account.Executions)
                     {
-                        fills.AddRange(account.Executions.Select(x => new FKSObject().Set("account", account.Name).Set("name", x.Name).Set("id", x.ExecutionId).Set("order_id", x.OrderId)
-                            .Set("instrument", FKSOrders.InstrumentName(x.Instrument)).Set("qty", x.Quantity).Set("price", x.Price).Set("side", x.MarketPosition.ToString())
-                            .Set("time", x.Time.Ticks / 10000)));
+                        fills.AddRange(account.Executions.Select(x => Json(x)));
                     }
                     lock (account.Positions)
                     {
@@ -398,12 +444,7 @@ namespace FKS.Host
             }
             foreach (FKSObject item in m.List("executions"))
             {
-                Execution made = new Execution
-                {
-                    Account = Sim.AccountOf(item.Text("account")), Name = item.Text("name"), ExecutionId = item.Text("id"), OrderId = item.Text("order_id"),
-                    Order = Sim.OrderOf(item.Text("name")), Instrument = Instrument.GetInstrument(item.Text("instrument")), Quantity = item.Int("qty", 0), Price = Double(item, "price"),
-                    MarketPosition = Parse<MarketPosition>(item.Text("side")), Time = new DateTime(item.Long("time", 0) * 10000)
-                };
+                Execution made = ExecutionOf(item);
                 executions[made.ExecutionId] = made;
                 lock (made.Account.Executions)
                 {
@@ -420,6 +461,14 @@ namespace FKS.Host
 
         // ================= report =================
 
+        private static object[] Submits()
+        {
+            lock (Sim.Turn)
+            {
+                return Sim.Submits.Select(o => (object)Json(o)).ToArray();
+            }
+        }
+
         private static FKSObject Report(string id)
         {
             Account account = Sim.AccountOf("Sim101");
@@ -428,7 +477,12 @@ namespace FKS.Host
             {
                 live.AddRange(account.Orders.Select(o => Json(o)));
             }
-            FKSObject made = new FKSObject().Set("submits", Sim.Submits.ToArray().Select(o => Json(o)).ToArray()).Set("calls", Sim.Calls.ToArray()).Set("orders", live)
+            List<object> fills = new List<object>();
+            lock (account.Executions)
+            {
+                fills.AddRange(account.Executions.Select(x => Json(x)));
+            }
+            FKSObject made = new FKSObject().Set("submits", Submits()).Set("calls", Sim.Calls.ToArray()).Set("orders", live).Set("executions", fills)
                 .Set("submit_ms", Sim.SubmitMs).Set("faults", Sim.Faults.ToArray()).Set("printed", Sim.Printouts.ToArray())
                 .Set("handlers", new FKSObject().Set("OrderUpdate", account.Handlers[0]).Set("ExecutionUpdate", account.Handlers[1]).Set("PositionUpdate", account.Handlers[2])
                     .Set("AccountItemUpdate", account.Handlers[3]).Set("AccountStatusUpdate", Account.StatusHandlers).Set("ConnectionStatusUpdate", Connection.Handlers)
@@ -444,7 +498,7 @@ namespace FKS.Host
                 {
                     lines.Set(session.PeerPort.ToString(CultureInfo.InvariantCulture), session.Lines);
                 }
-                made.Set("lines", lines).Set("session", bridge.Control()).Set("halted", bridge.Journal.Halted);
+                made.Set("lines", lines).Set("session", bridge.Control()).Set("halted", bridge.Journal.Halted).Set("last_seq", bridge.Journal.LastSeq);
                 if (id != null)
                 {
                     made.Set("signal", bridge.Orders.Query("r", id).Text("state"));

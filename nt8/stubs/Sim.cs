@@ -33,7 +33,15 @@ namespace NinjaTrader.Cbi
         internal static readonly Dictionary<string, Bars> HistoryBars = new Dictionary<string, Bars>();
         internal static readonly HashSet<string> Switches = new HashSet<string>();
         internal static Action<Account, Order> InsideSubmit = null;
-        internal static Action Saved = null;
+        /// <summary>Keeps the broker's state: of this order, or of everything where the order is null.</summary>
+        internal static Action<Order> Saved = null;
+        /// <summary>A broker with a thread of its own acts on these; without one a test does.</summary>
+        internal static Action<Order> CancelAsked = null;
+        internal static Action<Order, double, double, int> ChangeAsked = null;
+        internal static Action<Account, Instrument[]> FlattenAsked = null;
+        internal static Action<string> Faulted = null;
+        /// <summary>Held during Submit: a broker with a thread of its own sees all orders of a call or none.</summary>
+        internal static readonly object Turn = new object();
 
         static Sim()
         {
@@ -82,6 +90,11 @@ namespace NinjaTrader.Cbi
             {
                 Faults.Add(text);
             }
+            Action<string> faulted = Faulted;
+            if (faulted != null)
+            {
+                faulted(text);
+            }
         }
 
         internal static void Printed(string text)
@@ -98,15 +111,15 @@ namespace NinjaTrader.Cbi
             {
                 Calls.Add(text);
             }
-            Save();
+            Save(null);
         }
 
-        internal static void Save()
+        internal static void Save(Order order)
         {
-            Action saved = Saved;
+            Action<Order> saved = Saved;
             if (saved != null)
             {
-                saved();
+                saved(order);
             }
         }
 
@@ -243,6 +256,12 @@ namespace NinjaTrader.Cbi
             }
         }
 
+        /// <summary>Numbers of later orders are larger than this one.</summary>
+        internal static void NumberAfter(long number)
+        {
+            orderNumber = Math.Max(orderNumber, number);
+        }
+
         internal static Order OrderOf(string name)
         {
             List<Account> accounts;
@@ -301,6 +320,19 @@ namespace NinjaTrader.Cbi
                 throw new InvalidOperationException("Submit failed before the broker");
             }
             Stopwatch watch = Stopwatch.StartNew();
+            lock (Turn)
+            {
+                Take(account, orders);
+            }
+            SubmitMs = Math.Max(SubmitMs, watch.ElapsedMilliseconds);
+            if (Switches.Remove("submit_throws_after"))
+            {
+                throw new InvalidOperationException("Submit failed after the broker had the order");
+            }
+        }
+
+        private static void Take(Account account, Order[] orders)
+        {
             foreach (Order order in orders)
             {
                 lock (account.Orders)
@@ -329,11 +361,6 @@ namespace NinjaTrader.Cbi
                     State(order, OrderState.Submitted, ErrorCode.NoError, "");
                 }
             }
-            SubmitMs = Math.Max(SubmitMs, watch.ElapsedMilliseconds);
-            if (Switches.Remove("submit_throws_after"))
-            {
-                throw new InvalidOperationException("Submit failed after the broker had the order");
-            }
         }
 
         internal static void Change(Account account, Order[] orders)
@@ -347,6 +374,11 @@ namespace NinjaTrader.Cbi
                 order.LimitPriceChanged = 0;
                 order.StopPriceChanged = 0;
                 order.QuantityChanged = 0;
+                if (ChangeAsked != null)
+                {
+                    ChangeAsked(order, limit, stop, quantity);
+                    continue;
+                }
                 if (Switches.Contains("change_rejected"))
                 {
                     Raise(order, order.OrderState, ErrorCode.UnableToChangeOrder, "change rejected");
@@ -367,7 +399,11 @@ namespace NinjaTrader.Cbi
             foreach (Order order in orders)
             {
                 Call("Cancel " + order.Name);
-                if (Switches.Contains("cancel_at_once") && !Order.IsTerminalState(order.OrderState))
+                if (CancelAsked != null)
+                {
+                    CancelAsked(order);
+                }
+                else if (Switches.Contains("cancel_at_once") && !Order.IsTerminalState(order.OrderState))
                 {
                     State(order, OrderState.Cancelled, ErrorCode.NoError, "");
                 }
@@ -377,6 +413,10 @@ namespace NinjaTrader.Cbi
         internal static void Flatten(Account account, Instrument[] found)
         {
             Call("Flatten " + string.Join(",", found.Select(i => i.MasterInstrument.Name + " " + i.Expiry.ToString("MM-yy", CultureInfo.InvariantCulture)).ToArray()));
+            if (FlattenAsked != null)
+            {
+                FlattenAsked(account, found);
+            }
         }
 
         // ---- events of the broker ----
@@ -388,7 +428,7 @@ namespace NinjaTrader.Cbi
             {
                 order.OrderId = (90000 + order.Id).ToString(CultureInfo.InvariantCulture); // the broker's own number arrives late
             }
-            Save();
+            Save(order);
             Raise(order, state, error, comment);
         }
 
@@ -420,7 +460,7 @@ namespace NinjaTrader.Cbi
             int signed = SignedPosition(order.Account, order.Instrument) + (made.MarketPosition == MarketPosition.Long ? quantity : -quantity);
             bool known;
             Position position = StorePosition(order.Account, order.Instrument, signed, price, out known);
-            Save(); // the broker knows all of the fill before the first event of it
+            Save(order); // the broker knows all of the fill before the first event of it
             if (!quiet)
             {
                 State(order, order.Filled >= order.Quantity ? OrderState.Filled : OrderState.PartFilled, ErrorCode.NoError, "");
@@ -432,7 +472,7 @@ namespace NinjaTrader.Cbi
 
         internal static void Raise(Execution x, Operation operation)
         {
-            Save();
+            Save(x.Order);
             x.Account.Raise(new ExecutionEventArgs
             {
                 Execution = x, ExecutionId = x.ExecutionId, OrderId = x.OrderId, Price = x.Price, Quantity = x.Quantity, MarketPosition = x.MarketPosition,
@@ -453,7 +493,7 @@ namespace NinjaTrader.Cbi
         {
             bool known;
             Position found = StorePosition(account, instrument, signed, price, out known);
-            Save();
+            Save(null);
             Raise(found, signed, known);
         }
 

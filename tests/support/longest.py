@@ -14,6 +14,7 @@ LONGEST = (
     "contract/order_manager/test_order_chaos.py",
     "contract/order_manager/test_database_away.py",
     "contract/order_manager/test_exits.py",
+    "contract/nt8/test_link_faults_sim.py",
     "contract/collector/test_collector.py",
     "contract/exchanges/test_every_exchange.py",
     "contract/fencing/test_zombies.py",

@@ -14,6 +14,7 @@ NT8 = Path(__file__).resolve().parents[2] / "nt8"
 PACKAGES = "mono-mcs mono-runtime libmono-system-core4.0-cil"
 FLAGS = ["-nologo", "-langversion:5", "-warnaserror", "-r:System.Core.dll"]
 PARTS = ("AddOns", "Indicators", "Strategies")
+HOST = ("Host.cs", "Broker.cs")  # of the stubs; the others are the platform
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def compile_all(folder: Path) -> Build:
     """Compile platform, scripts, tests and host program as C# 5; a warning is an error."""
     scripts = [path for part in PARTS for path in sorted((NT8 / part).glob("*.cs"))]
     stubs = sorted((NT8 / "stubs").glob("*.cs"))
-    host = [path for path in stubs if path.name == "Host.cs"]
+    host = [path for path in stubs if path.name in HOST]
     library = ["-target:library"]
     platform = f"-r:{folder / 'platform.dll'}"
     fks = f"-r:{folder / 'fks.dll'}"

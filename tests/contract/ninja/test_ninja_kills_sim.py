@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import pytest
 from fks.model.ninja import FINAL, NinjaRequest, RequestKind, RequestState
 from fks.ninja.messages import order_name
 from fks.sim.nt8.bridge import BridgeConfig
-from fks.sim.nt8.server import BridgeKilled, Server, ServerOptions, front_contract, start
+from fks.sim.nt8.server import BridgeKilled, ServerOptions, front_contract, start
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
+from tests.support.ninja_faults import LinkProcesses
 from tests.support.waiting import until
 
 SIGNALS = int(os.environ.get("FKS_NINJA_SIGNALS", "100"))
@@ -24,39 +24,6 @@ LINK_CHANCE, BRIDGE_CHANCE = 0.04, 0.003
 CONFIG = BridgeConfig(
     settle_ms=200, max_position=10_000, signals_per_s=100_000, signals_per_min=1_000_000, on_client_lost="keep"
 )
-
-
-class _Links:
-    """One process of the link after the other, until `stop`."""
-
-    def __init__(self, url: str, server: Server, dice: random.Random) -> None:
-        self.starts = 0
-        self.chance = LINK_CHANCE
-        self._url, self._server, self._dice = url, server, dice
-        self._process: asyncio.subprocess.Process | None = None
-        self._task = asyncio.create_task(self._keep())
-
-    async def _keep(self) -> None:
-        secret = str(self._server.options.data_dir / "secret.key")
-        while True:
-            seed, self.starts = str(self._dice.randrange(1 << 30)), self.starts + 1
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.support.ninja_link_process", self._url, str(self._server.port), secret,
-                seed, str(self.chance), stderr=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            _, error = await self._process.communicate()
-            assert self._process.returncode == -9, error.decode()[-2000:]
-
-    def check(self) -> None:
-        """Raise what ended the processes, if anything but a kill did."""
-        if self._task.done():
-            self._task.result()
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
 
 
 async def ask(store: NinjaStore, id: str, instrument: str, price: str | None) -> None:
@@ -83,7 +50,8 @@ async def test_killed_link_and_bridge_submit_each_signal_once(
             raise BridgeKilled
 
     server = await start(ServerOptions(tmp_path, seed=seed, instruments=(instrument,), config=CONFIG), crash=crash)
-    links = _Links(database_url, server, random.Random(seed))
+    secret_file = server.options.data_dir / "secret.key"
+    links = LinkProcesses(database_url, server.port, secret_file, random.Random(seed), LINK_CHANCE)
     store = NinjaStore(database)
     ids = [f"s{n}" for n in range(SIGNALS)]
     try:

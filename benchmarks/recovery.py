@@ -68,6 +68,9 @@ def table() -> dict[str, Row]:
         "gcs-stored": Row(parts.gcs_stored, 1.0, 5.0),
         "gcs": Row(parts.gcs, 1.0, 40.0, place="memory"),
         "raylet": Row(nodes.raylet, 4.0, 8.0, place="cluster"),
+        "kill-apart": Row(partial(nodes.apart, how="kill"), 2.0, 6.0, place="apart"),
+        "stop-apart": Row(partial(nodes.apart, how="stop"), 3.5, 10.0, place="apart"),
+        "raylet-apart": Row(partial(nodes.apart, how="raylet"), 4.0, 8.0, place="apart"),
         "orders-1000": Row(actors.orders_full, 0.5, 3.0, place="markets"),
     }
 
@@ -77,6 +80,7 @@ PLACES = {
     "demo": {},
     "memory": {"FKS_RAY_STORAGE": "none"},  # the GCS in memory: its death is the node's
     "cluster": {},
+    "apart": {},  # as "cluster", with each worker in namespaces of its own: as root
     "markets": {"FKS_DATA_SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT,AVAXUSDT,SUIUSDT"},  # each holds 200 orders
 }
 
@@ -181,8 +185,8 @@ async def at_place(
         os.chmod(made, 0o755)  # the database's own user must come through
         rig = Rig.at(home or Path(made) / "home", **settings)
         try:
-            if home is None and place == "cluster":
-                rig.cluster = await asyncio.to_thread(nodes.up, Path(made))
+            if home is None and place in ("cluster", "apart"):
+                rig.cluster = await asyncio.to_thread(partial(nodes.up, Path(made), is_apart=place == "apart"))
                 rig.system = rig.cluster.head
             elif home is None:
                 await asyncio.to_thread(rig.system.up)

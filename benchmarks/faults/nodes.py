@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import time
 from pathlib import Path
 
@@ -16,8 +18,9 @@ PLACEMENT = "guardian=head,orders=head,collector:*=head,monitor=head,strategy:*=
 MOVED = ("strategy:0", "scheduler")
 
 
-def up(place: Path, workers: int = 2) -> Cluster:
-    """Start the head and its workers, with the heartbeat that a user gets."""
+def up(place: Path, workers: int = 2, *, is_apart: bool = False) -> Cluster:
+    """Start the head and its workers, with the heartbeat that a user gets; `is_apart`: each worker in namespaces of its
+    own, so that no process of it is reached by its pid."""
     cluster = Cluster(
         place,
         SETTINGS
@@ -26,6 +29,7 @@ def up(place: Path, workers: int = 2) -> Cluster:
             "FKS_SUPERVISION_PLACEMENT": PLACEMENT,
             "FKS_SUPERVISION_HEARTBEAT_S": "1",
         },
+        is_apart=is_apart,
     )
     try:
         cluster.start(workers)
@@ -61,6 +65,42 @@ async def raylet(rig: Rig) -> dict[str, Sample]:
     if died := [name for name, pid in others.items() if now.get(name) != pid]:
         sample.wrong.append(f"restarted elsewhere: {', '.join(died)}")
     return {"kill -9 raylet of a worker node": sample}
+
+
+def _program(rig: Rig, node: str, title: str) -> int:
+    """Return the pid, as this machine counts, of the node's process whose title starts so."""
+    assert rig.cluster is not None
+    home = str(rig.cluster.nodes[node].home)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            shown = process.name() == title or " ".join(process.cmdline()).startswith(title)
+            if shown and process.environ().get("FKS_HOME") == home and process.status() != psutil.STATUS_ZOMBIE:
+                return process.pid
+    raise Missed(f"{title} on {node}")
+
+
+async def apart(rig: Rig, how: str) -> dict[str, Sample]:
+    """A fault of a machine that cannot be reached by pids: `kill` and `stop` of its strategy worker, `raylet` killed."""
+    spaces = {
+        row["name"]: row["space"]
+        for row in await rig.rows("SELECT name, detail->>'space' AS space FROM component_health")
+    }
+    nodes = [name.partition("@")[2] for name in spaces if name.startswith("keeper@w")]
+    node = next((name for name in nodes if spaces[f"keeper@{name}"] == spaces["strategy:0"]), None)
+    if node is None or spaces["strategy:0"] == spaces["supervisor"]:
+        raise Missed("strategy:0 on a machine of its own")
+    there = [name for name in MOVED if spaces[name] == spaces["strategy:0"]] if how == "raylet" else ["strategy:0"]
+    pid = await asyncio.to_thread(_program, rig, node, "raylet" if how == "raylet" else "ray::Strategy")
+    at = rig.end(pid, signal.SIGSTOP if how == "stop" else signal.SIGKILL)
+    exited = [await rig.event(name, ("exited",), at) for name in there]
+    started = [await rig.event(name, ("started",), at, 90.0) for name in there]
+    sample = Sample(max(row["at"] for row in exited) - at, max(row["at"] for row in started) - at)
+    sample.note = f"{', '.join(there)} on {node}: {exited[0]['reason'][:90]}"
+    for row, before in zip(started, exited, strict=True):
+        if not row["epoch"] > before["epoch"]:
+            sample.wrong.append(f"{row['child']}: epoch {row['epoch']} is not above {before['epoch']}")
+    names = {"kill": "kill -9 strategy:0", "stop": "SIGSTOP strategy:0", "raylet": "kill -9 raylet"}
+    return {f"{names[how]}, on a machine apart": sample}
 
 
 async def _lives_until(pid: int) -> float:

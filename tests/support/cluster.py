@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from tests.support.system import System
+from tests.support.namespaces import apart
+from tests.support.system import FKS, System
 from tests.support.waiting import wait_until
 
 START_S = 170.0
@@ -40,6 +42,8 @@ class Cluster:
     settings: dict[str, str]
     address: str = "127.0.0.2"
     nodes: dict[str, System] = field(default_factory=dict)
+    is_apart: bool = False  # each worker in namespaces of its own: its processes cannot be reached by their pids
+    machines: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def head(self) -> System:
@@ -72,7 +76,8 @@ class Cluster:
     def join(self, name: str, *, port: int | None = None) -> None:
         """Start a worker's keeper; it takes over what an earlier one left."""
         where = self.head.node["ray_address"] if port is None else f"{self.address}:{port}"
-        self.nodes[name].fks(
+        self._run(
+            name,
             "node",
             "worker",
             "--address",
@@ -84,13 +89,30 @@ class Cluster:
             "--token-file",
             str(self.head.home / "ray.token"),
             "--detach",
-            timeout_s=START_S,
         )
+
+    def _run(self, name: str, *args: str) -> None:
+        """Run a command of a node, on its own machine when they are apart."""
+        node = self.nodes[name]
+        if not self.is_apart:
+            node.fks(*args, timeout_s=START_S)
+            return
+        command = apart(self.place, name, [FKS, *args])
+        machine = subprocess.Popen(command, env=node.env, stdout=subprocess.PIPE, text=True)
+        self.machines.append(machine)
+        assert machine.stdout is not None
+        lines: list[str] = []
+        while (line := machine.stdout.readline()) not in ("apart\n", ""):
+            lines.append(line)
+        assert line, "".join(lines)
 
     def stop(self) -> None:
         workers = [node for name, node in self.nodes.items() if name != "h0"]
         with ThreadPoolExecutor() as pool:
             list(pool.map(System.down, workers))
+        for machine in self.machines:
+            machine.kill()
+            machine.wait()
         if "h0" in self.nodes:
             self.head.down()
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,16 @@ def require_namespaces() -> None:
     if os.environ.get("FKS_REQUIRE_ALL"):
         pytest.fail(f"{missing} (FKS_REQUIRE_ALL is set)")
     pytest.skip(missing)
+
+
+def apart(directory: Path, name: str, command: list[str]) -> list[str]:
+    """Return the command that runs `command` on a machine of its own and keeps that machine after its end: another boot,
+    pids and mounts of its own; the network and the files are shared. It prints "apart" once the command has ended
+    well."""
+    boot = directory / f"boot_id.{name}"
+    boot.write_text(f"{uuid.uuid4()}\n")
+    script = f'mount --bind {boot} {BOOT} && "$@" && echo apart && exec sleep infinity'
+    return [*(part for part in UNSHARE if part != "--net"), "bash", "-c", script, "bash", *command]
 
 
 class Clone:

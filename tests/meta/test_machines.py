@@ -14,6 +14,7 @@ NAMING = {"fks/config/machine.py"}
 REACHING = {
     "fks/process/handle.py",  # behind `can_reach`
     "fks/process/procfs.py",
+    "fks/process/isolated.py",  # a child that it started
     "fks/chaos/outside.py",  # sends faults, after it has refused every row that cannot be reached
     "fks/node/ray_host.py",  # its own child
     "fks/supervisor/operations.py",  # itself and a child that it started

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class CutLink:
-    """Forwards connections to the server of `url`. `silence` keeps every byte back and accepts connections that nobody
-    answers, as a network that drops packets; `vanish` resets all connections and refuses new ones; `restore` ends both,
+    """Forwards connections to the server of `url`. `silence` keeps every byte back and accepts connections that get no
+    answer, as a network that drops packets; `vanish` resets all connections and refuses new ones; `restore` ends both,
     and delivers what was kept back: a statement whose caller gave up long ago may still be carried out."""
 
     def __init__(self, url: str) -> None:

@@ -29,9 +29,15 @@ class Deaf:
 async def test_monitor_whose_loop_waits_for_ever_is_restarted(tmp_path: Path) -> None:
     clock, db = FakeClock(), Deaf()
     component: Any = SimpleNamespace(
-        name="monitor", db=db, bus=None, clock=clock, log=CollectingLog(), meter=RecordingMeter(),
-        settings=Settings(supervision=Supervision(stuck_max_s=30.0)), paths=Paths.of(tmp_path),
-    )  # fmt: skip
+        name="monitor",
+        db=db,
+        bus=None,
+        clock=clock,
+        log=CollectingLog(),
+        meter=RecordingMeter(),
+        settings=Settings(supervision=Supervision(stuck_max_s=30.0)),
+        paths=Paths.of(tmp_path),
+    )
     watcher = Watcher(component)
     task = asyncio.create_task(watcher.run())
     await until(lambda: db.asked == 1)

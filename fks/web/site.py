@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
@@ -169,7 +169,7 @@ class Site:
     @staticmethod
     def zone(request: Request) -> Any:
         """Return the zone that the reader chose; UTC without one."""
-        return formats.zone_of(request.cookies.get(ZONE_COOKIE, ""))
+        return formats.zone_of(unquote(request.cookies.get(ZONE_COOKIE, "")))
 
     @staticmethod
     def check_origin(request: HTTPConnection) -> None:

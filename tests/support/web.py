@@ -37,6 +37,12 @@ class Web:
     gateway: Running
     log: CollectingLog
     app: Starlette
+    counter: _Beside
+
+    @property
+    def reads(self) -> int:
+        """Return how many requests the pages have served."""
+        return self.counter.served
 
     def client(self, **more: Any) -> httpx.AsyncClient:
         """Return a browser without scripts: it keeps cookies and follows no redirect."""
@@ -48,10 +54,12 @@ class _Beside:
 
     def __init__(self, pages: ASGIApp, gateway: ASGIApp) -> None:
         self._pages, self._gateway = pages, gateway
+        self.served = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] == "http" and (path == ROOT or path.startswith(ROOT + "/")):
+            self.served += 1
             inner = {**scope, "root_path": ROOT}
             await self._pages(inner, receive, send)
         else:
@@ -67,9 +75,10 @@ async def pages_beside(
     key = gateway.app.state.gateway.deps.session_key.get_secret_value()
     client = GatewayClient(gateway.url, forward_key=derived(key, "pages"), is_tls=gateway.app.state.tokens.is_tls)
     app = create_app(Deps(http=http or Http(), clock=RealClock(), log=log, gateway=client, assets=assets or Assets()))
+    beside = _Beside(app, gateway.app)
     server = Server(
         uvicorn.Config(
-            _Beside(app, gateway.app),
+            beside,
             host="127.0.0.1",
             port=0,
             log_level="warning",
@@ -81,16 +90,16 @@ async def pages_beside(
     try:
         await until(lambda: server.started or task.done(), deadline_s=20)
         assert server.started, "the pages did not start"
-        yield Web(f"http://127.0.0.1:{server.port}", gateway, log, app)
+        yield Web(f"http://127.0.0.1:{server.port}", gateway, log, app, beside)
     finally:
         server.should_exit = True
         await asyncio.wait_for(task, 20)
         await client.close()
 
 
-async def make_user(web: Web, name: str, scope: str) -> str | None:
+async def make_user(web: Web, name: str, scope: str, **more: Any) -> str | None:
     """Make a user with PASSWORD and, where the scope needs it, a second factor; return its secret."""
-    await add_user(web.gateway, name, scope)
+    await add_user(web.gateway, name, scope, **more)
     if scope not in ("trade", "admin"):
         return None
     async with web.gateway.client(None) as client:

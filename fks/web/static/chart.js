@@ -16,22 +16,25 @@ function options() {
   };
 }
 
+function line() {
+  const accent = colour("--accent");
+  return { lineColor: accent, topColor: `${accent}44`, bottomColor: `${accent}08`, lineWidth: 2 };
+}
+
 async function draw(box, library) {
   const answer = await fetch(box.dataset.source, { headers: { Accept: "application/json" } });
   if (!answer.ok) return;
   const { items } = await answer.json();
   const byTime = new Map(items.map((point) => [Math.floor(Date.parse(point.time) / 1000), Number(point.equity)]));
   const chart = library.createChart(box, options());
-  const series = chart.addSeries(library.AreaSeries, {
-    lineColor: colour("--accent"), topColor: `${colour("--accent")}44`, bottomColor: `${colour("--accent")}08`, lineWidth: 2,
-  });
+  const series = chart.addSeries(library.AreaSeries, line());
   series.setData([...byTime].map(([time, value]) => ({ time, value })));
   chart.timeScale().fitContent();
-  charts.set(box, chart);
+  charts.set(box, { chart, series });
 }
 
 async function drawAll() {
-  for (const [box, chart] of charts) {
+  for (const [box, { chart }] of charts) {
     if (!box.isConnected) { chart.remove(); charts.delete(box); }
   }
   if (!source) return;
@@ -42,7 +45,10 @@ async function drawAll() {
 }
 
 document.addEventListener("fks:theme", () => {
-  for (const chart of charts.values()) chart.applyOptions(options());
+  for (const { chart, series } of charts.values()) {
+    chart.applyOptions(options());
+    series.applyOptions(line());
+  }
 });
 document.body.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target?.id === "region") drawAll(); });
 drawAll();

@@ -57,13 +57,12 @@ async function load() {
   if (isLoading || document.hidden || isHeld() || !window.htmx) return;
   isLoading = true;
   isWanted = false;
-  const begun = Date.now();
   await window.htmx.ajax("GET", location.pathname + location.search, { target: "#region", swap: "innerHTML" })
     .catch(() => undefined); // what failed is seen below: loadedAt stays
   setTimeout(() => {
     isLoading = false;
     if (isWanted) load();
-  }, Math.max(LEAST_MS - (Date.now() - begun), 0));
+  }, LEAST_MS);
 }
 
 function want() {
@@ -118,7 +117,7 @@ function show() {
     stale: "Stale: the numbers are old, and are asked for again",
     held: "Waits: nothing is updated while you confirm or type",
     on: "Live",
-    off: "Not live: numbers are read every few seconds",
+    off: everyMs > 0 ? "Not live: numbers are read every few seconds" : "Not live: reload for newer numbers",
   };
   stateBox.dataset.state = state;
   write(stateText, texts[state]);

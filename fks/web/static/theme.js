@@ -4,5 +4,9 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => { document.documentElement.dataset.bsTheme = chosen ?? (dark.matches ? "dark" : "light"); };
   apply();
-  if (!chosen) dark.addEventListener("change", apply);
+  dark.addEventListener("change", () => {
+    if (/(?:^|; )fks_theme=(light|dark)/.test(document.cookie)) return;
+    document.documentElement.dataset.bsTheme = dark.matches ? "dark" : "light";
+    document.dispatchEvent(new Event("fks:theme"));
+  });
 })();

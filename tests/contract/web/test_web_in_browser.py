@@ -1,0 +1,295 @@
+"""The pages in a real browser beside a real gateway: keys, live updates, the kill switch, accessibility, screenshots."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fks.guardian.control_socket import ControlSocket
+from fks.store.bus import SIGNALS, Bus
+from fks.store.db import Database
+from fks.web.registry import PAGES
+from tests.support.browser import Page, page
+from tests.support.ports import CollectingLog
+from tests.support.users import PASSWORD, code_of
+from tests.support.waiting import until
+from tests.support.web import Web, make_user
+from tests.support.web_rows import Rows, populate
+
+ROOT = Path(__file__).parents[3]
+AXE = ROOT / "fks" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+VENDOR = ROOT / "fks" / "web" / "vendor" / "htmx.min.js"
+#: FKS_SCREENSHOTS=docs/images writes the pictures of docs/web.md anew.
+SCREENSHOTS = os.environ.get("FKS_SCREENSHOTS")
+SIZES = {"wide": (1440, 900), "phone": (390, 844)}
+SHOWN = ("dashboard", "signals", "orders", "accounts", "stop")
+
+
+@pytest.fixture(autouse=True)
+def _packages() -> None:
+    """Without the npm packages: skip, or fail where FKS_REQUIRE_ALL is set."""
+    if not (AXE.is_file() and VENDOR.is_file()):
+        if os.environ.get("FKS_REQUIRE_ALL"):
+            pytest.fail("the npm packages are not installed, and FKS_REQUIRE_ALL is set: make web-assets")
+        pytest.skip("the npm packages of the pages are not installed: make web-assets")
+
+
+@pytest.fixture
+async def guardian(web: Web) -> AsyncIterator[list[Mapping[str, Any]]]:
+    """A guardian's control socket that engages and releases at once; the requests that it received."""
+    asked: list[Mapping[str, Any]] = []
+    paths, db = web.gateway.app.state.gateway.deps.paths, web.gateway.app.state.gateway.db
+
+    async def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        if request["op"] == "resume":
+            await db.sql(
+                "UPDATE kill_switch SET released_at = now(), released_by = $1, is_engaged = false", request["by"]
+            )
+            return {"ok": True, "engaged": False, "already": False, "kill_id": "k1"}
+        await db.sql(
+            "INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k1', $1, $2)",
+            request["reason"],
+            request["by"],
+        )
+        return {
+            "ok": True,
+            "engaged": True,
+            "already": False,
+            "kill_id": "k1",
+            "is_quiet": True,
+            "cancelled": 2,
+            "remaining": [],
+        }
+
+    socket = ControlSocket(paths.guardian_socket, answer, CollectingLog())
+    await socket.open()
+    yield asked
+    await socket.close()
+
+
+async def says(tab: Page, *texts: str) -> None:
+    """Wait until the page shows all of these."""
+    seen = ""
+
+    async def is_shown() -> bool:
+        nonlocal seen
+        seen = await tab.run("document.body ? document.body.innerText : ''") or ""
+        return all(text in seen for text in texts)
+
+    try:
+        await until(is_shown, deadline_s=30, every_s=0.1)
+    except BaseException as error:
+        raise AssertionError(f"{texts} are not all in:\n{seen[:3000]}\n{tab.complaints}") from error
+
+
+async def is_true(tab: Page, script: str) -> None:
+    """Wait until an expression is true."""
+
+    async def look() -> bool:
+        return bool(await tab.run(script))
+
+    await until(look, deadline_s=30, every_s=0.1)
+
+
+async def press(tab: Page, key: str) -> None:
+    """Press and release one key."""
+    named = {"Tab": 9, "Enter": 13, " ": 32}
+    text = "\r" if key == "Enter" else key if len(key) == 1 else ""
+    code = named.get(key, ord(key.upper()) if len(key) == 1 else 0)
+    await tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
+    await tab.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+
+async def type_(tab: Page, text: str) -> None:
+    """Type into the element that has the focus."""
+    await tab.call("Input.insertText", text=text)
+
+
+async def enter(tab: Page, web: Web, name: str, code: str = "") -> None:
+    """Log in by keyboard."""
+    await tab.go(web.url + "/app/login")
+    await is_true(tab, "document.activeElement && document.activeElement.id === 'user'")
+    await type_(tab, name)
+    await press(tab, "Tab")
+    await type_(tab, PASSWORD)
+    await press(tab, "Tab")
+    if code:
+        await type_(tab, code)
+    await press(tab, "Enter")
+    await is_true(tab, "location.pathname === '/app/' && document.getElementById('live-state') !== null")
+
+
+async def is_live(tab: Page) -> None:
+    """Wait until the page's socket is open."""
+    await is_true(tab, "document.getElementById('live-state')?.dataset.state === 'on'")
+
+
+async def test_a_trader_approves_by_keyboard_reads_a_denial_and_stops_everything(
+    web: Web, database: Database, bus: Bus, guardian: list[Mapping[str, Any]]
+) -> None:
+    rows = await populate(database)
+    secret = await make_user(web, "root", "admin")
+    async with page() as tab:
+        await enter(tab, web, "root", code_of(str(secret), steps=1))
+        await says(tab, "Dashboard", "64,123.45", "Positions", "Live")
+        await is_live(tab)
+        await _approve(tab, web, database, bus, rows)
+        await _read_denial(tab, web, rows)
+        await _stop(tab, web, guardian)
+        assert tab.complaints == []
+
+
+async def _approve(tab: Page, web: Web, database: Database, bus: Bus, rows: Rows) -> None:
+    await tab.go(web.url + "/app/signals")
+    await says(tab, "Wait for a decision (2)", "left")
+    await is_live(tab)
+    first = await tab.run("document.querySelector('[data-signal]').id")
+    await press(tab, "j")
+    await is_true(tab, f"document.activeElement.id === '{first}'")
+    await press(tab, "j")
+    await press(tab, "k")
+    await is_true(tab, f"document.activeElement.id === '{first}'")
+    await press(tab, "a")
+    await says(tab, "Approved; the order manager has not decided yet", "Wait for a decision (1)")
+    id = first.removeprefix("signal-")
+    await database.sql(
+        "UPDATE signals SET state = 'ordered', client_order_id = $2 WHERE id = $1::text::uuid", id, rows.order
+    )
+    await database.sql(
+        "UPDATE orders SET state = 'FILLED', filled = 0.35, average_price = 63500.5 WHERE client_order_id = $1",
+        rows.order,
+    )
+    await says(tab, "FILLED", "filled 0.35 of 0.35 at 63,500.5")
+    other = rows.second if str(rows.first) == id else rows.first
+    await database.sql("UPDATE signals SET state = 'expired' WHERE id = $1", other)
+    await bus.publish(SIGNALS, {"type": "signal", "id": str(other), "symbol": "BTCUSDT", "state": "expired"})
+    await says(tab, "No signal waits")  # a message of the gateway was enough: nothing was pressed
+
+
+async def _read_denial(tab: Page, web: Web, rows: Rows) -> None:
+    await tab.go(web.url + "/app/signals")
+    await says(tab, "FEED_STALE")
+    await tab.run(f"document.querySelector('a[href$=\"/why/{rows.denied}\"]').click()")
+    await says(tab, "denied FEED_STALE", "the newest price is 12.4 s old", "Reason")
+
+
+async def _stop(tab: Page, web: Web, guardian: list[Mapping[str, Any]]) -> None:
+    await tab.run("document.querySelector('a.stop').click()")
+    await says(tab, "1 open order will be cancelled", "2 positions will be closed at market")
+    await tab.run("document.getElementById('reason').focus()")
+    await type_(tab, "drill")
+    await press(tab, "Enter")
+    await says(tab, "The kill switch is engaged", "Kill switch engaged by user:root", "Release the kill switch")
+    assert guardian[-1] == {"op": "kill", "scope": "system", "reason": "drill", "by": "user:root", "flatten": True}
+    await tab.run("document.getElementById('release').focus()")
+    await press(tab, "Enter")
+    await says(tab, "The kill switch is released", "2 positions will be closed at market")
+    assert guardian[-1] == {"op": "resume", "by": "user:root", "force": False}
+
+
+async def test_a_page_says_when_it_is_not_live_and_reads_again_after_it(web: Web, database: Database) -> None:
+    await populate(database)
+    await make_user(web, "ann", "read")
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        await is_live(tab)
+        gateway = web.gateway.app.state.gateway
+        before = web.reads
+        for client in list(gateway.hub.clients):
+            client.close()
+        await says(tab, "Not live")
+        await is_live(tab)
+        await until(lambda: web.reads > before, deadline_s=10)
+        assert tab.complaints == []
+
+
+async def test_a_burst_of_messages_is_read_twice_a_second_at_most(web: Web, database: Database, bus: Bus) -> None:
+    await populate(database)
+    await make_user(web, "ann", "read")
+    async with page() as tab:
+        await enter(tab, web, "ann")
+        await is_live(tab)
+        await tab.run(
+            "window.loads = []; document.body.addEventListener('htmx:beforeRequest', () => loads.push(Date.now()))"
+        )
+        for number in range(200):
+            await bus.publish(SIGNALS, {"type": "signal", "id": str(number), "symbol": "BTCUSDT", "state": "ready"})
+        await is_true(tab, "window.loads.length >= 3")
+        times = await tab.run("window.loads")
+        assert all(later - earlier >= 490 for earlier, later in itertools.pairwise(times)), times
+
+
+@pytest.mark.timeout(400)  # axe-core looks at each element of twelve pages: minutes on a loaded machine
+async def test_every_page_is_accessible_in_both_themes(web: Web, database: Database) -> None:
+    """axe-core finds nothing serious, nothing is wider than a phone, and the pictures of the docs are made."""
+    rows = await populate(database)
+    secret = await make_user(web, "root", "admin")
+    axe = AXE.read_text()
+    faults: list[str] = []
+    async with page() as tab:
+        await tab.go(web.url + "/app/login")
+        for theme in ("light", "dark"):
+            faults += await _look(tab, axe, "login", "login", theme)
+        await enter(tab, web, "root", code_of(str(secret), steps=1))
+        for each in PAGES:
+            await tab.go(web.url + "/app" + each.path.replace("{what}", str(rows.denied)))
+            await is_true(tab, "document.readyState === 'complete' && document.getElementById('region') !== null")
+            for theme in ("light", "dark"):
+                faults += await _look(tab, axe, each.name, each.name, theme)
+    assert faults == [], "\n".join(faults)
+    assert tab.complaints == []
+
+
+async def _look(tab: Page, axe: str, name: str, title: str, theme: str) -> list[str]:
+    found = []
+    await tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+    for size, (width, height) in SIZES.items():
+        await tab.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=size == "phone",
+        )
+        await is_true(
+            tab, f"matchMedia('(width: {width}px)').matches && document.documentElement.dataset.bsTheme === '{theme}'"
+        )
+        wide = await tab.run("document.documentElement.scrollWidth")
+        if wide > width:
+            found.append(f"{name} {theme} {size}: {wide} px wide: {await tab.run(_TOO_WIDE)}")
+        if SCREENSHOTS and name in (*SHOWN, "login"):
+            await _picture(tab, Path(SCREENSHOTS) / f"web-{name}-{size}-{theme}.png", width, height)
+        if (size, theme) not in (("wide", "light"), ("phone", "dark")):
+            continue  # each theme and each layout once
+        if not await tab.run("typeof axe === 'object'"):
+            await tab.run(axe + ";0")
+        answer = await tab.run(
+            "axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a','wcag2aa','wcag21a','wcag21aa','wcag22aa','best-practice']})"
+            ".then(r => JSON.stringify(r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3), "
+            "v.nodes[0].any.map(a => a.message).slice(0, 1)])))"
+        )
+        for impact, rule, nodes, why in json.loads(answer):
+            if impact in ("serious", "critical"):
+                found.append(f"{name} {theme} {size}: {rule} {why} {nodes}")
+    return found
+
+
+#: The innermost elements that reach beyond the screen and do not lie in a box that scrolls.
+_TOO_WIDE = """[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+  && !e.closest('.table-responsive, .visually-hidden, .skip')).map(e => e.outerHTML.slice(0, 90)).slice(-4).join(' ')"""
+
+
+async def _picture(tab: Page, path: Path, width: int, height: int) -> None:
+    shot = await tab.call(
+        "Page.captureScreenshot", format="png", clip={"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    )
+    await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))

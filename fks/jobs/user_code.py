@@ -55,7 +55,7 @@ class UserCode:
         self._costs: Costs = settings.costs
         self._risk: Risk = settings.risk
         self._builtin: Catalogue | None = None
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, operation: str, **arguments: Any) -> Any:
         """Return the result of an operation, JSON values. `arguments` are JSON values as well.
@@ -71,7 +71,7 @@ class UserCode:
         except InputError as error:
             if error.code != "STRATEGY_UNKNOWN" or not (packages() or files_of(self._folder)):
                 raise
-        async with self._turns:
+        async with self._slots:
             return await self._run_outside(operation, arguments)
 
     async def _run_outside(self, operation: str, arguments: Arguments) -> Any:

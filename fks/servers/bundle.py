@@ -40,7 +40,7 @@ _NOT_KEPT: Final = frozenset({"machine.id", "database.json", "cli.token", "ray.t
 _FILE_MAX: Final = 1_000_000
 _SCRATCH: Final = "fks_check_"
 #: A scratch restore needs so many times the size of the database on the disk.
-_ROOM: Final = 1.5
+_SPACE: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ async def _verify(
     and else why not, or why it could not be tried."""
     if await db.sql("SELECT FROM pg_extension WHERE extname = 'timescaledb'"):
         return False, "not tried: a scratch restore of hypertables is not supported"
-    if is_own and (lacking := await _lacks_room(db, paths)):
+    if is_own and (lacking := await _lacks_space(db, paths)):
         return False, f"not tried: {lacking}"
     name = _SCRATCH + uuid.uuid4().hex[:12]
     try:
@@ -181,12 +181,12 @@ async def _verify(
     return True, ""
 
 
-async def _lacks_room(db: Database, paths: Paths) -> str:
+async def _lacks_space(db: Database, paths: Paths) -> str:
     """Return why the disk is too small for a scratch restore; empty when it is not."""
     size = int((await db.sql("SELECT pg_database_size(current_database()) AS size"))[0]["size"])
     found = os.statvfs(paths.home)
     free = found.f_bavail * found.f_frsize
-    if free >= _ROOM * size + 1e9:
+    if free >= _SPACE * size + 1e9:
         return ""
     return f"the database has {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free under {paths.home}"
 

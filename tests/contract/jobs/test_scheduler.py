@@ -65,6 +65,7 @@ def scheduler(
         log=log or CollectingLog(),
         meter=RecordingMeter(),
         paths=Paths.of("/nowhere"),
+        lease=None,
     )
     return SchedulerActor(component, (), run_job=cluster.run_job, end_job=end_job)
 

@@ -65,6 +65,7 @@ async def scheduler(
         settings=settings,
         log=log,
         paths=Paths.of("/nowhere"),
+        lease=None,
         meter=meter,
     )
     actor = SchedulerActor(component, (), run_job=run_job)

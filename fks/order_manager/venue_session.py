@@ -17,7 +17,7 @@ from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import FksError, OutageError, StaleEpochError
 from fks.model.order import LIVE, Fill, Order, Presence, Report, State
 from fks.model.ports import BalancesSeen, SessionBack, SessionLost, Venue
-from fks.order_manager.account_identity import AccountIdentity, IdentityRefusedError
+from fks.order_manager.account_identity import AccountIdentity, IdentityRefusedError, session_accounts
 from fks.order_manager.balances import AccountBalances, AccountStores
 from fks.order_manager.cache import VenueStatus
 from fks.order_manager.context import Context
@@ -34,6 +34,7 @@ _RETRY = Backoff(0.5, 5.0)
 _SKEW_S = 20.0
 _UNCLAIMED_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
 _READ_S = 15.0
+_ACCOUNT_S = 2.0
 _REFUSED_S = 5.0  # until a session that belongs to another account is looked at again
 _PROTECT_S = 5.0  # how long READY waits for the protection of what is held
 
@@ -78,6 +79,7 @@ class VenueSession:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
     async def run(self) -> None:
         """Open the session, listen, compare, and compare again: after every reconnect and every `sweep_s`."""
+        await self._wait_for_account()
         self._identity.hold()
         await self._open()
         self._tasks.spawn(self._listen(), f"{self._venue.name} events")
@@ -105,6 +107,23 @@ class VenueSession:
                 await self._set_state("STALE" if self.status.state in ("READY", "STALE") else "SYNCING", str(error))
                 wait_s = _RETRY.next_s(wait_s)
                 await self._wait(wait_s)
+
+    async def _wait_for_account(self) -> None:
+        """Return once an account of FKS has this venue: what the session reports belongs to an account.
+
+        One that is made while the order manager runs has no past of ours, and is taken up here.
+        """
+        name = self._venue.name
+        while not self.status.account_id:
+            is_live = self._settings.venue.live
+            account = session_accounts(self._cache.accounts.values(), is_live=is_live).get(name)
+            if account is not None:
+                self.status.account_id = account.id
+                return
+            reason = f"no account has the venue {name}: fks accounts create NAME --venue {name}"
+            if self.status.detail != reason:
+                await self._set_state("COLD", reason)
+            await self._wait(_ACCOUNT_S)
 
     def compare_now(self) -> int:
         """Compare the journal with the venue at once; return which comparison (`status.compares_done`) that will be."""

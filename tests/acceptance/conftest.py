@@ -12,6 +12,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.support.exchange_cases import CASES
 from tests.support.exchange_peer import Peer, playing
+from tests.support.local_exchange import free_port
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -48,7 +49,11 @@ def running(okx: Peer) -> Iterator[System]:
         # from sources of its own, so that a test may change what is installed under it
         sources = copy_sources(Path(place) / "installed")
         endpoint = f"okx http://{okx.url} ws://{okx.url}"
-        system = System.at(Path(place) / "home", PYTHONPATH=str(sources), FKS_DATA_ENDPOINTS=endpoint)
+        # where a simulated NinjaTrader may be started: prices come from there once a contract is enabled
+        bridge = str(free_port())
+        system = System.at(
+            Path(place) / "home", PYTHONPATH=str(sources), FKS_DATA_ENDPOINTS=endpoint, FKS_NINJA_PORT=bridge
+        )
         try:
             system.up()
             yield system

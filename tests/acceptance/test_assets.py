@@ -3,7 +3,9 @@ yet."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -228,3 +230,37 @@ def test_collector_starts_with_first_and_stops_with_last_asset(system: System, o
     assert set(kept) <= set(bars(system, "BTC-USDT", "1s"))
     after = system.components()
     assert {name: after[name]["pid"] for name in pids} == pids
+
+
+@pytest.fixture
+def nt8(system: System) -> Iterator[str]:
+    """Run a simulated NinjaTrader on the port that the system's settings name; yield its contract."""
+    folder = system.home / "nt8"
+    process = subprocess.Popen(
+        [FKS, "sim", "nt8", "--data-dir", str(folder), "--port", system.env["FKS_NINJA_PORT"], "--json"],
+        env=system.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        shutil.copy(started["secret_file"], system.home / "ninja.key")
+        (system.home / "ninja.key").chmod(0o600)
+        yield started["instruments"][0]
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_the_first_contract_starts_the_collector_of_ninjatrader(system: System, nt8: str) -> None:
+    assert "collector:ninja" not in system.components()
+    with system.client() as client:
+        enable(client, symbol=nt8, exchange="ninja", timeframes=["1s"], history=0)
+        try:
+            wait_until(lambda: "collector:ninja" in system.components(), deadline_s=SOON_S)
+            wait_until(lambda: system.components()["collector:ninja"]["state"] == "ready", deadline_s=60.0)
+            wait_until(lambda: len(bars(system, nt8, "1s")) >= 3, deadline_s=60.0)
+        finally:
+            client.post("/assets/disable", json={"symbol": nt8, "exchange": "ninja"}).raise_for_status()
+        wait_until(lambda: "collector:ninja" not in system.components(), deadline_s=30.0)

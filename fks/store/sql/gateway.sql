@@ -77,10 +77,12 @@ SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trad
 -- name: positions
 -- Every position by strategy instance, valued at the newest price: that of $3 where it is collected, a venue's own exchange.
 SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, p.average_price, p.realized_pnl, p.fees,
-       m.last_price AS mark_price, (m.last_price - p.average_price) * p.quantity AS unrealized_pnl, p.updated_at
+       m.last_price AS mark_price, (m.last_price - p.average_price) * p.quantity * coalesce(
+           (SELECT i.multiplier FROM instruments i WHERE i.exchange = m.exchange AND i.symbol = p.symbol), 1) AS unrealized_pnl,
+       p.updated_at
   FROM positions p JOIN accounts a ON a.id = p.account_id
   LEFT JOIN LATERAL (
-       SELECT last_price FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
+       SELECT last_price, exchange FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
         ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true
  WHERE ($4::int[] IS NULL OR p.account_id = ANY($4)) AND ($1::text[] IS NULL OR p.symbol = ANY($1)) AND ($2::bool OR p.quantity <> 0)
  ORDER BY a.name, p.venue, p.symbol, p.instance;

@@ -42,10 +42,11 @@ SELECT f.exchange, f.symbol, f.state, f.last_price,
  ORDER BY f.exchange, f.symbol;
 
 -- name: venues
--- The reconciliation state of every venue and account.
+-- The reconciliation state of every venue and account; of a venue that had none, once it has one, that one's.
 SELECT v.venue AS name, v.state, v.detail, v.skew_ms, a.name AS account,
        (extract(epoch FROM clock_timestamp() - v.updated_at) * 1000)::bigint AS age_ms
   FROM venue_states v LEFT JOIN accounts a ON a.id = v.account_id
+ WHERE v.account_id <> 0 OR NOT EXISTS (SELECT FROM venue_states o WHERE o.venue = v.venue AND o.account_id <> 0)
  ORDER BY v.venue, v.account_id;
 
 -- name: kills

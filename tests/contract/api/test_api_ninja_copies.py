@@ -145,3 +145,24 @@ async def test_the_command_shows_followers_and_signals(fks: Fks, gateway: Runnin
     assert "RELAYED" in out
     code, out, _ = await fks("ninja", "status", "--json")
     assert [of["name"] for of in json.loads(out)["copies"]["followers"]] == ["half", "shown"]
+
+
+async def test_the_open_profit_of_a_contract_counts_its_point_value(
+    gateway: Running, ids: dict[str, Any], seeded: Database
+) -> None:
+    await seeded.sql("UPDATE positions SET average_price = 6000 WHERE venue = 'ninja'")
+    await seeded.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, "
+        "multiplier) VALUES ('ninja', $1, 'ESZ26', 'USD', 0.25, 1, 1, 100, 0, 50)",
+        ES,
+    )
+    await seeded.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
+        " ('ninja', $1, 'trades', 'LIVE', now(), 6001.5)",
+        ES,
+    )
+    async with gateway.client("read") as client:
+        rows = (await client.get("/positions")).json()["items"]
+    assert [float(row["unrealized_pnl"]) for row in rows if row["symbol"] == ES] == [
+        150.0
+    ]  # two contracts, 1.5 points, 50 USD a point

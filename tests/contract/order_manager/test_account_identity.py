@@ -236,3 +236,21 @@ async def test_an_upgrade_in_the_middle_of_a_kill_counts_no_execution_twice(data
     counted = snapshot.with_fills(rig.venue.trades, frozenset())
     assert {holder.instance: quantity for holder, quantity in counted.items()} == {"one": D("5.99")}
     await rig.stop()
+
+
+async def test_a_venue_without_an_account_waits_for_one_and_stops_no_other(database: Database, bus: Bus) -> None:
+    await seed(database)
+    empty = ScriptedVenue(name="ninja", account_id=0, totals={"USD": D(50)})
+    rig = Rig(database, bus, ScriptedVenue())
+    rig.venues = {"ccxt": rig.venue, "ninja": empty}
+    await rig.start(wait_ready=False)
+    statuses = rig.service.cache.venues
+    await until(lambda: statuses["ccxt"].state == "READY" and "fks accounts create" in statuses["ninja"].detail)
+    assert await rig.outcome(await rig.signal()) == ("ordered", None)
+    made = await AccountStore(database).create("nt", venue="ninja", mode="paper")
+    await rig.read_slow()
+    await until(lambda: statuses["ninja"].state == "READY")
+    assert statuses["ninja"].account_id == made.id
+    rows = await database.sql("SELECT account_id FROM balances WHERE currency = 'USD'")
+    assert {row["account_id"] for row in rows} == {made.id}
+    await rig.stop()

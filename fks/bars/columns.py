@@ -122,6 +122,32 @@ def _sums(column: Floats, edge: Ints) -> Floats:
     return np.add.reduceat(scaled.astype(np.int64), edge) / 10.0**places
 
 
+def find_unsummable(time_ns: Ints, volume: Floats) -> tuple[int, str] | None:
+    """Return (row, reason) of the first volume that sums of bars cannot hold, up to a month of them; None when all can.
+
+    Shapes: (n,), n > 0. `aggregate_bars` raises for such a volume.
+    """
+    fewest: tuple[int, Ints] | None = None
+    for places in range(_PLACES_MAX + 1):
+        bad = np.flatnonzero(np.rint(volume * 10.0**places) / 10.0**places != volume)
+        if fewest is None or len(bad) < len(fewest[1]):
+            fewest = (places, bad)
+        if not len(bad):
+            break
+    assert fewest is not None
+    places, bad = fewest
+    if len(bad):
+        return int(bad[0]), f"has more than {_PLACES_MAX} decimal places, or more digits than a float64 holds"
+    edge = np.flatnonzero(np.diff(starts_of(time_ns, "1M"), prepend=-1))
+    sums = np.add.reduceat(np.rint(volume * 10.0**places), edge)
+    if float(sums.max()) < _SUM_MAX:
+        return None
+    at = int(np.argmax(sums >= _SUM_MAX))
+    stop = int(edge[at + 1]) if at + 1 < len(edge) else len(volume)
+    row = int(edge[at]) + int(np.argmax(volume[edge[at] : stop]))
+    return row, f"makes the sum of its month larger than {_SUM_MAX / 10.0**places:.3g}, all that {places} places leave"
+
+
 def _scaled(column: Floats) -> tuple[int, Floats]:
     """Return (places, the column as whole numbers of 10^-places). Errors: InputError beyond 12 places."""
     sample = column[:: max(1, len(column) // _SAMPLE)]

@@ -17,7 +17,8 @@ from fks.config.settings import Settings
 
 @contextlib.contextmanager
 def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[str, Settings, Paths]]:
-    """Yield the database URL with settings and paths. An embedded server that was down is stopped again at the end.
+    """Yield the database URL with settings and paths. An embedded server that was down is stopped again at the end,
+    also when this process is killed.
 
     `create` makes the secrets (and so the cluster) when there are none. Errors: ConfigError, OutageError.
     """
@@ -28,7 +29,7 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
         return
     from fks.config.load import given_passwords
     from fks.config.secrets import ensure_secrets, load_secrets
-    from fks.servers.embedded import PostgresServer, start_and_wait
+    from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 
     if create:
         paths.ensure()
@@ -37,11 +38,13 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
     was_running = server.adopt() is not None
     paths.ensure()
     process = start_and_wait(server, log=paths.logs / "postgres.log")
+    watch = None if was_running else StoppedWithUs(process, paths)
     try:
         yield server.url(), settings, paths
     finally:
-        if not was_running:
+        if watch is not None:
             server.stop(process)
+            watch.close()
 
 
 def is_running(paths: Paths) -> bool:

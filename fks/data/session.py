@@ -20,7 +20,7 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, InputError, OutageError
-from fks.servers.embedded import PostgresServer, start_and_wait
+from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
 from fks.store.db import Database
 
 T = TypeVar("T")
@@ -119,7 +119,14 @@ class Session:
         if server.adopt() is None:
             self.paths.ensure()
             process = start_and_wait(server, log=self.paths.logs / "postgres.log")
-            self._ours = lambda: None if _is_kept(self.paths) else server.stop(process)
+            watch = StoppedWithUs(process, self.paths)
+
+            def stop() -> None:
+                if not _is_kept(self.paths):
+                    server.stop(process)
+                watch.close()
+
+            self._ours = stop
         return server.url()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fks.bars.aggregate import length_of
 from fks.bars.calendars import ALWAYS, Calendar, calendar_of
+from fks.bars.columns import find_unsummable
 from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import Fault, check_bars
 from fks.exchanges.registry import EXCHANGES, capabilities_of
@@ -25,13 +26,14 @@ from fks.files.rows import (
     numbers,
     opens_of,
 )
-from fks.files.source import open_source
+from fks.files.source import Source, open_source
 from fks.files.symbols import alphanumeric, check_exchange, symbol_at
 from fks.files.table import Table, read_table
 from fks.files.times import read_times
+from fks.files.trades import TradeColumns, bars_of_trades, map_trades
 from fks.history.gaps import calendar_for
 from fks.model.bar import Bars, Ints
-from fks.model.timeframe import NS, iso
+from fks.model.timeframe import NS, check_timeframe, iso
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,71 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
     """
     source = open_source(path)
     table = read_table(source)
+    trades = None if options.columns else map_trades(table, source.stem)
+    read = (
+        _read_table(source, table, options, now_ns) if trades is None else _read_trades(table, trades, options, now_ns)
+    )
+    bars, counts, mapping, exchange = read.bars, read.trades, read.mapping, read.exchange
+    if not len(bars):
+        what = "has no bar that is over" if trades is None else "has no bar whose trades are all in it"
+        raise file_error(table.name, what, code="FILE_EMPTY")
+    notes = [*source.notes, *table.notes, *mapping.notes, *read.notes]
+    calendar_name = calendar_for(exchange, options.calendar or None, bars.symbol)
+    calendar = None if calendar_name == ALWAYS else calendar_of(calendar_name)
+    gaps = _gap_lengths(bars, calendar)
+    suspects = tuple(
+        fault for fault in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not fault.is_refused
+    )
+
+    def described(fault: Fault) -> str:
+        place = f"row {read.rows.row(fault.row)}, " if read.rows is not None else ""
+        return f"{place}{iso(fault.time_ns)}, {fault.reason.replace('_', ' ')}: {fault.detail}"
+
+    return FileBars(
+        path,
+        mapping.form,
+        exchange,
+        bars,
+        counts,
+        read.stamps,
+        source.sha256,
+        int(gaps.sum()),
+        len(gaps),
+        int(gaps.max(initial=0)),
+        suspects,
+        tuple(described(fault) for fault in suspects),
+        tuple(notes),
+        calendar_name,
+        bool(options.calendar),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Bars of a file, the numbers of their trades where these are known, and how they were read. `rows`: their rows in
+    the file; None for bars that were built from trades."""
+
+    bars: Bars
+    trades: Ints | None
+    mapping: ColumnMapping
+    exchange: str
+    stamps: str
+    notes: list[str]
+    rows: Rows | None
+
+
+def _read_trades(table: Table, columns: TradeColumns, options: ImportOptions, now_ns: int) -> _Read:
+    symbol, exchange, named = _series(table, columns.mapping, options)
+    found = read_times(table, columns.mapping.time, zone=options.zone, is_utc=True, date_order=options.date_order)
+    timeframe = check_timeframe(options.timeframe) if options.timeframe else "1m"
+    bars, counts, notes = bars_of_trades(
+        table, columns, found, symbol=symbol, exchange=exchange, timeframe=timeframe, now_ns=now_ns
+    )
+    notes = [*named, *notes, *found.unused(options.zone)]
+    return _Read(bars, counts, columns.mapping, exchange, found.written, notes, None)
+
+
+def _read_table(source: Source, table: Table, options: ImportOptions, now_ns: int) -> _Read:
     mapping = map_columns(table, source.stem, columns=options.columns)
     if options.is_end is not None:
         mapping = replace(mapping, is_end=options.is_end)
@@ -100,40 +167,20 @@ def read_bars(path: Path, options: ImportOptions, *, now_ns: int) -> FileBars:
     given = options.timeframe or (mapping.timeframe if table.metadata else "")  # our own export states it
     timeframe = find_timeframe(rows, stamps, given, mapping.timeframe)
     time_ns = opens_of(rows, stamps, timeframe, is_end=mapping.is_end)
+    if mapping.volume is not None and (unsummable := find_unsummable(time_ns, volume)) is not None:
+        row, why = unsummable
+        column = table.column(mapping.volume)
+        raise rows.fail(row, column, f"{float(volume[row])!r} {why}", code="FILE_NUMBER", remedy="round the source")
     if mapping.close_time is not None:
         check_close(rows, mapping.close_time, time_ns, timeframe)
     trades = None if mapping.trades is None else rows.ordered(numbers(table, mapping.trades)).astype(np.int64)
     keep, left_out = count_closed(rows, time_ns, timeframe, now_ns)
     bars = Bars(symbol, timeframe, time_ns, open_, high, low, close, volume)[:keep]
-    if not len(bars):
-        raise file_error(table.name, "has no bar that is over", code="FILE_EMPTY")
-    notes = [*source.notes, *table.notes, *mapping.notes, *named, *rows.notes, *found.unused(options.zone), *left_out]
+    notes = [*named, *rows.notes, *found.unused(options.zone), *left_out]
     notes += note_rounded(rows, [*mapping.prices, *(() if mapping.volume is None else (mapping.volume,))])
     if mapping.volume is None:
         notes.append("no volume: stored as 0")
-    calendar_name = calendar_for(exchange, options.calendar or None, symbol)
-    calendar = None if calendar_name == ALWAYS else calendar_of(calendar_name)
-    gaps = _gap_lengths(bars, calendar)
-    suspects = tuple(
-        fault for fault in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not fault.is_refused
-    )
-    return FileBars(
-        path,
-        mapping.form,
-        exchange,
-        bars,
-        None if trades is None else trades[:keep],
-        found.written,
-        source.sha256,
-        int(gaps.sum()),
-        len(gaps),
-        int(gaps.max(initial=0)),
-        suspects,
-        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in suspects),
-        tuple(notes),
-        calendar_name,
-        bool(options.calendar),
-    )
+    return _Read(bars, None if trades is None else trades[:keep], mapping, exchange, found.written, notes, rows)
 
 
 def _gap_lengths(bars: Bars, calendar: Calendar | None) -> Ints:

@@ -28,6 +28,9 @@ BINANCE = (
 _BINANCE_NAME = re.compile(r"^([A-Z0-9_]+)-(\d+[smhdwM]o?)-\d{4}-\d{2}(-\d{2})?")
 _NINJA_NAME = re.compile(r"^([A-Z0-9]+)[ _](\d{2}-\d{2})\.(Last|Bid|Ask)")
 _NINJA_TIME = re.compile(r"\d{8}( \d{6}( \d{7})?)?")
+_KRAKEN_NAME = re.compile(r"^([A-Z0-9.]{5,20})_(\d{1,5})$")
+_KRAKEN = ("1m", "5m", "15m", "30m", "1h", "4h", "1d")
+_KRAKEN_TIME = re.compile(r"\d{9,10}")
 _PLAIN_NAME = re.compile(r"(?:^|[_-])([A-Z0-9]{5,20})[_-](\d+[smhdwM])(?=$|[_.-])")
 #: names of columns, letters and digits only, lower case. A file may hold a time in several forms: the first name counts
 NAMES: dict[str, tuple[str, ...]] = {
@@ -114,13 +117,16 @@ def map_columns(table: Table, stem: str, *, columns: str = "") -> ColumnMapping:
     Errors: InputError for a file of trades, a missing or ambiguous column, or a table without a header.
     """
     if columns:
-        found = _by_names(table, tuple(_plain(name) for name in columns.split(",")), form="named columns")
+        found = _by_names(table, tuple(plain_name(name) for name in columns.split(",")), form="named columns")
     else:
-        found = _own(table) or _binance(table, stem) or _ninja(table, stem) or _plain_table(table)
+        found = (
+            _own(table) or _binance(table, stem) or _kraken(table, stem) or _ninja(table, stem) or _plain_table(table)
+        )
     return _named(found, stem)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the letters and digits of a column's name, in lower case."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -129,12 +135,12 @@ def _own(table: Table) -> ColumnMapping | None:
     if not table.metadata:
         return None
     metadata = json.loads(table.metadata)
-    found = _by_names(table, tuple(_plain(name) for name in table.names), form="fks parquet")
+    found = _by_names(table, tuple(plain_name(name) for name in table.names), form="fks parquet")
     return replace(found, exchange=metadata["exchange"], symbol=metadata["symbol"], timeframe=metadata["timeframe"])
 
 
 def _binance(table: Table, stem: str) -> ColumnMapping | None:
-    names = tuple(_plain(name) for name in table.names)
+    names = tuple(plain_name(name) for name in table.names)
     has_names = table.has_header and names[:1] == ("opentime",) and len(names) == 12 and names[6] == "closetime"
     if not has_names and (table.has_header or len(table.names) != 12):
         return None
@@ -147,6 +153,28 @@ def _binance(table: Table, stem: str) -> ColumnMapping | None:
         notes = (f"the header says a futures archive: stored as exchange {exchange}",)
     return ColumnMapping(
         "binance archive", (0,), (1, 2, 3, 4), 5, trades=8, close_time=6, is_utc=True, exchange=exchange, notes=notes
+    )
+
+
+def _kraken(table: Table, stem: str) -> ColumnMapping | None:
+    """Return the mapping of a file of Kraken's downloads, XBTUSD_1.csv: minutes in the name, no header."""
+    match = _KRAKEN_NAME.match(stem)
+    if match is None or table.has_header or not _KRAKEN_TIME.fullmatch(table.cell(0, 0)):
+        return None
+    if len(table.names) not in (7, 8):  # older files have the average price before the volume
+        return None
+    timeframe = next((name for name in _KRAKEN if TIMEFRAMES[name] == 60 * int(match[2])), "")
+    volume = len(table.names) - 2
+    return ColumnMapping(
+        "kraken download",
+        (0,),
+        (1, 2, 3, 4),
+        volume,
+        trades=volume + 1,
+        is_utc=True,
+        exchange="kraken",
+        symbol=match[1],
+        timeframe=timeframe,
     )
 
 
@@ -186,7 +214,7 @@ def _ninja(table: Table, stem: str) -> ColumnMapping | None:
 def _plain_table(table: Table) -> ColumnMapping:
     """Return the columns of a table by its header. Errors: InputError for a table without one: no order is assumed."""
     if table.has_header:
-        return _by_names(table, tuple(_plain(name) for name in table.names), form="ohlcv")
+        return _by_names(table, tuple(plain_name(name) for name in table.names), form="ohlcv")
     raise file_error(
         table.name,
         f"has {len(table.names)} columns and no header",
@@ -207,6 +235,14 @@ def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> ColumnMappi
     time = at["end"] if is_end else at["time"]
     wanted = {"time": time} | {what: at[what] for what in ("open", "high", "low", "close")}
     missing = [what for what, position in wanted.items() if position is None]
+    if missing == ["close"] and "price" in names:
+        raise file_error(
+            table.name,
+            "is of Investing.com's form: Price is the close, thousands have commas, and volumes end in K, M or B",
+            row=table.first_row - 1 or None,
+            code="FILE_COLUMNS",
+            remedy="write plain numbers, and name the columns: --columns time,close,open,high,low,volume,-",
+        )
     if missing:
         listed = ", ".join(table.names) or f"{len(table.columns)} without names"
         is_trades = bool(_TRADES & set(names)) or ("price" in names and missing != ["time"])

@@ -32,7 +32,7 @@ class Rows:
         self.table, self.column, self.stamps = table, table.column(mapping.time[0]), stamps
         self.is_assumed_utc = not (stamps.is_zoned or stamps.is_day or has_zone)  # the form defines UTC
         time_ns = stamps.time_ns
-        self.is_turned = len(time_ns) > 1 and bool(time_ns[-1] < time_ns[0])
+        self.is_turned = is_newest_first(time_ns)
         self.notes = ("newest first: turned round",) if self.is_turned else ()
 
     def ordered(self, values: Any) -> Any:
@@ -68,6 +68,12 @@ class Rows:
             then = "say --timezone" if not self.stamps.is_zoned else "its stamps are wrong: export in UTC"
             remedy += f"; or is it local time, in which an hour is twice in autumn? then {then}"
         raise self.fail(index, self.column, what, code="FILE_ORDER", remedy=remedy)
+
+
+def is_newest_first(time_ns: Ints) -> bool:
+    """Return whether most rows are older than the one before them; a single step back is none of order."""
+    steps = np.sign(np.diff(time_ns)).sum()
+    return bool(steps < 0)
 
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from fks.files.errors import file_error
 
 BYTES_MAX = 2 << 30  # unpacked: twice ten years of minutes, and a limit for zip bombs
 _PIECE = 1 << 20
+_GZIP = 31  # zlib: with gzip's header and checksum
 _PARQUET = b"PAR1"
 
 
@@ -28,6 +29,7 @@ class Source:
     is_parquet: bool
     sha256: str
     notes: tuple[str, ...] = ()
+    is_proven_whole: bool = False  # by the checksum inside a zip or gz, or one published beside the file
 
 
 def open_source(path: Path) -> Source:
@@ -48,12 +50,13 @@ def open_source(path: Path) -> Source:
     digest = hashlib.sha256(raw).hexdigest()
     notes = _compared(path, digest)
     inner, data = name, raw
+    is_packed = False
     if raw.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        inner, data = _unzipped(name, raw)
+        (inner, data), is_packed = _unzipped(name, raw), True
     elif name.lower().endswith(".zip"):
         raise file_error(name, "is not a whole zip file", remedy="fetch it again")
     elif raw.startswith(b"\x1f\x8b"):
-        inner, data = name.removesuffix(".gz"), _gunzipped(name, raw)
+        inner, data, is_packed = name.removesuffix(".gz"), _gunzipped(name, raw), True
     if not data.strip():
         raise file_error(name, "is empty", remedy="fetch it again")
     is_parquet = data.startswith(_PARQUET)
@@ -67,7 +70,15 @@ def open_source(path: Path) -> Source:
         raise file_error(
             name, "is neither text nor parquet", remedy="csv, txt, parquet, or one of these in a zip or gz"
         )
-    return Source(path, name, _stem(inner), data, is_parquet, digest, notes)
+    if not is_parquet and _is_json(data):
+        raise file_error(
+            name,
+            "is JSON, not a table",
+            row=1,
+            code="FILE_UNKNOWN",
+            remedy="write it as csv with a header: time,open,high,low,close,volume",
+        )
+    return Source(path, name, _stem(inner), data, is_parquet, digest, notes, is_packed or bool(notes))
 
 
 def _compared(path: Path, digest: str) -> tuple[str, ...]:
@@ -102,19 +113,34 @@ def _unzipped(name: str, raw: bytes) -> tuple[str, bytes]:
 
 
 def _gunzipped(name: str, raw: bytes) -> bytes:
-    found = bytearray()
+    """Return the members of a gzip file. Errors: InputError with the row in which the readable part ends."""
+    found, left = bytearray(), raw
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-            while piece := stream.read(_PIECE):
-                found += piece
-                if len(found) > BYTES_MAX:
-                    raise _too_big(name)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        while left.strip(b"\0"):  # padding after the last member
+            unpacker = zlib.decompressobj(wbits=_GZIP)
+            for start in range(0, len(left), _PIECE):
+                piece = left[start : start + _PIECE]
+                while piece and not unpacker.eof:
+                    found += unpacker.decompress(piece, BYTES_MAX + 1 - len(found))
+                    if len(found) > BYTES_MAX:
+                        raise _too_big(name)
+                    piece = unpacker.unconsumed_tail
+                if unpacker.eof:
+                    left = unpacker.unused_data + left[start + _PIECE :]
+                    break
+            else:
+                raise EOFError("the end is missing")
+    except (EOFError, zlib.error) as error:
         row = found.count(b"\n") + 1
         raise file_error(
             name, "is half-written or damaged: its compressed data ends early", row=row, remedy="fetch it again"
         ) from error
     return bytes(found)
+
+
+def _is_json(data: bytes) -> bool:
+    """Return whether a text begins as JSON does: an object, or an array of objects, arrays or numbers."""
+    return re.match(rb"\s*(\{\s*[\"}]|\[\s*[\[{\"\d\]])", data[:4096].removeprefix(b"\xef\xbb\xbf")) is not None
 
 
 def _too_big(name: str) -> Exception:

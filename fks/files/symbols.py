@@ -4,6 +4,7 @@ bars."""
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.futures import stored_name
@@ -59,14 +60,25 @@ def symbol_at(exchange: str, symbol: str) -> str:
     """
     if exchange not in EXCHANGES:
         return stored_name(exchange, symbol)
-    separator = capabilities_of(exchange).separator
+    capabilities = capabilities_of(exchange)
+    separator = capabilities.separator
     if separator is None:
         return symbol.upper()
     if separator == "":
         return alphanumeric(symbol)
     parts = [part for part in _PARTS.split(symbol.upper()) if part]
-    if len(parts) > 1:
-        return separator.join(parts)
-    whole = "".join(parts)
-    quote = max((quote for quote in QUOTES if whole.endswith(quote) and whole != quote), key=len, default="")
-    return f"{whole.removesuffix(quote)}{separator}{quote}" if quote else ""
+    if len(parts) < 2:
+        parts = _split("".join(parts), capabilities.renamed)
+        if not parts:
+            return ""
+    return separator.join(capabilities.renamed.get(part, part) for part in parts)
+
+
+def _split(whole: str, renamed: Collection[str]) -> list[str]:
+    """Return base and quote of a symbol without a separator; [] when the end of the base is unknown."""
+    quotes = (*QUOTES, *renamed)
+    old = next((old for old in renamed if whole.startswith(old) and whole.removeprefix(old) in quotes), "")
+    if old:  # XBTUSD is of USD, not of TUSD
+        return [old, whole.removeprefix(old)]
+    quote = max((quote for quote in quotes if whole.endswith(quote) and whole != quote), key=len, default="")
+    return [whole.removesuffix(quote), quote] if quote else []

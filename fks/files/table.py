@@ -15,8 +15,8 @@ from fks.files.source import Source
 
 _SAMPLE = 64 << 10  # bytes from which delimiter and header are detected
 _LINES = 50
+COLUMNS_MIN = 3  # of a file of trades; bars have five or more
 _PREAMBLE_MAX = 10  # lines before the header, as some sites write them
-_END = "end the line to take it"
 _NUMBERS = re.compile(r"[-+]?[\d.,: /TZ+-]*\d[\d.,: /TZ+-]*(?:[eE][-+]?\d+)?", re.ASCII)
 
 
@@ -24,7 +24,7 @@ _NUMBERS = re.compile(r"[-+]?[\d.,: /TZ+-]*\d[\d.,: /TZ+-]*(?:[eE][-+]?\d+)?", r
 class Table:
     """Columns of one length. `names` are "" where the file has none; `columns` are Arrow arrays, text ones as written.
 
-    `first_row` is the line of the first row of data. A last line without a line end is left out.
+    `first_row` is the line of the first row of data.
     """
 
     name: str
@@ -93,21 +93,26 @@ def _text(source: Source) -> Table:
     columns = _cut(source.name, data, delimiter, width, first)
     names = tuple(cell.strip() for cell in head) if has_header else ("",) * width
     notes = (f"{skipped} line{'s' if skipped > 1 else ''} before the header passed over",) if skipped else ()
-    if not is_ended:  # a cut number is still a number: only the line end proves that it is complete
-        row = first + len(columns[0])
-        if len(columns[0]) == 1:
-            raise file_error(
-                source.name,
-                "has no end: its last number may have been cut",
-                row=row,
-                remedy=f"fetch it again, or {_END}",
-            )
-        columns = tuple(column[:-1] for column in columns)
-        notes = (
-            *notes,
-            f"row {row} is left out: the last line has no end, so its last number may have been cut; {_END}",
+    if not is_ended and not source.is_proven_whole and not _has_one_form(columns[-1]):
+        raise file_error(
+            source.name,
+            "has no line end: its last number may have been cut, 12 of 123 is a number too",
+            row=first + len(columns[0]),
+            remedy="fetch it again; if the file is whole, end its last line",
         )
     return Table(source.name, names, has_header, columns, first + 1, delimiter, notes=notes)
+
+
+def _has_one_form(column: Any) -> bool:
+    """Return whether all cells of a file's last column have one number of decimal places, or are one word: then its
+    last cell was not cut."""
+    texts = column.to_pylist()
+    if len(texts) < 2:
+        return False
+    if texts[-1] == texts[-2] and len(set(texts)) == 1:
+        return True
+    places = {len(text.partition(".")[2]) for text in texts}
+    return len(places) == 1 and places != {0}
 
 
 def _utf8(source: Source) -> bytes:
@@ -133,14 +138,15 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(name: str, lines: Sequence[str]) -> tuple[str, int]:
-    """Return the delimiter that splits most lines into the same number of cells, five or more, and that number."""
+    """Return the delimiter that splits most lines into the same number of cells, and that number: five or more, or
+    three or four that may be a trade."""
     best: tuple[int, int, str] = (0, 0, "")
     for delimiter in ",;\t|":
         widths = Counter(len(_cells(line, delimiter)) for line in lines if line.strip())
         width, count = widths.most_common(1)[0] if widths else (0, 0)
-        if width >= 5 and (count, width) > best[:2]:
+        if width >= COLUMNS_MIN and (count, width) > best[:2]:
             best = (count, width, delimiter)
-    if not best[2]:
+    if not best[2] or (best[1] < 5 and not _is_trade(_cells(lines[-1], best[2]))):
         raise file_error(
             name,
             "no delimiter cuts its lines into five columns or more",
@@ -150,6 +156,11 @@ def _delimiter(name: str, lines: Sequence[str]) -> tuple[str, int]:
             "bars",
         )
     return best[2], best[1]
+
+
+def _is_trade(cells: Sequence[str]) -> bool:
+    """Return whether a line of few cells may be a trade: time, price, quantity and perhaps a side."""
+    return all(_NUMBERS.fullmatch(cell.strip()) for cell in cells[:3])
 
 
 def is_header(cells: Sequence[str]) -> bool:

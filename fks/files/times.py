@@ -195,6 +195,19 @@ def _civil(table: Table, positions: tuple[int, ...], cells: Any, date_order: str
     _all(table, positions[0], has_clock == has_clock[0], shape, code="UNITS_MIXED")
     number = {name: _number(texts.get(name), len(cells)) for name in "ymdhis"}
     _halves(texts.get("p"), number)
+    swapped = np.flatnonzero((number["m"] > 12) & (number["m"] <= 31) & (number["d"] <= 12))
+    if len(swapped):
+        where = int(swapped[0])
+        other = next((option for option, name in ORDERS.items() if name != form), "")
+        raise file_error(
+            table.name,
+            f"{table.cell(positions[0], where)!r} is a day or a time of day that there is not: day and month may be "
+            "the other way round",
+            row=table.row(where),
+            column=table.column(positions[0]),
+            code="TIME_UNKNOWN",
+            remedy=f"say --date-order {other}" if form in ORDERS.values() else "write 2024-05-31",
+        )
     limits = {"m": (1, 12), "d": (1, 31), "h": (0, 23), "i": (0, 59), "s": (0, 59)}
     for name, (low, high) in limits.items():
         is_in = (number[name] >= low) & (number[name] <= high)

@@ -20,7 +20,7 @@ def to_utc(table: Table, column: str, local_ns: Ints, zone: ZoneInfo) -> Ints:
     A repeated hour is resolved by the order of the rows: its second part begins where the time steps back. Errors:
     InputError for a skipped hour, and for a repeated one without such a step.
     """
-    if len(local_ns) > 1 and local_ns[-1] < local_ns[0]:
+    if np.sign(np.diff(local_ns)).sum() < 0:
         return _ascending(table, column, local_ns[::-1], zone, is_turned=True)[::-1]
     return _ascending(table, column, local_ns, zone, is_turned=False)
 

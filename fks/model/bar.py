@@ -52,6 +52,7 @@ class Bar:
 class PublicTrade(msgspec.Struct, frozen=True, gc=False):
     """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance).
 
+    `is_buyer_maker`: the taker sold; None: the exchange does not say which side took.
     `count` is the number of single trades in an aggregate, as klines count them. `time_ns` is the venue's clock,
     `received_ns` ours when the message came (0 = not from a live message). A struct, as there are tens of thousands a
     second and making a dataclass takes ten times as long.
@@ -63,7 +64,7 @@ class PublicTrade(msgspec.Struct, frozen=True, gc=False):
     time_ns: int
     price: Decimal
     quantity: Decimal
-    is_buyer_maker: bool
+    is_buyer_maker: bool | None
     count: int = 1
     received_ns: int = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -78,6 +79,7 @@ class ExchangeCapabilities:
     `streams_max`: subscriptions of one connection. `connections_max`: connections of one address or key, 0: not
     documented. `has_empty_bars`: whether the exchange returns bars in which nothing was traded. `calendar`: "24/7", or
     a name of exchange_calendars. `separator`: the text between base and quote in a symbol, None: symbols are tickers.
+    `renamed`: currencies that it had another name for, old name -> name: XBT/USD and BTC/USD are one market.
     `key_setting`: the setting of `[data]` that holds the API key for market data, None: no key is needed.
     """
 
@@ -94,6 +96,7 @@ class ExchangeCapabilities:
     bars_page_max: int = 1000
     bars_newest_max: int = 0
     separator: str | None = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
     key_setting: str | None = None
     limits: RateLimits = RateLimits()
 

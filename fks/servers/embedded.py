@@ -386,6 +386,43 @@ def start_and_wait(
     return process
 
 
+#: waits for the end of a pipe that only the starter holds, then stops the server $1: unless it ended, or the lock $2
+#: says that a keeper uses it
+_WATCH = """\
+ticks() { cut -d' ' -f22 "/proc/$1/stat" 2>/dev/null; }
+started=$(ticks "$1")
+read -r _
+[ -n "$started" ] && [ "$(ticks "$1")" = "$started" ] || exit 0
+if command -v flock >/dev/null && [ -e "$2" ]; then flock -n -s "$2" true || exit 0; fi
+kill -INT "$1"
+"""
+
+
+class StoppedWithUs:
+    """Stops a server that was started for a command or a notebook when this process dies, however: kill -9 included.
+
+    A shell does it, so it works while this process cannot. `close` ends that shell and leaves the server as it is.
+    """
+
+    def __init__(self, process: ProcessHandle, paths: Paths) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, "fks-watch", str(process.pid), str(paths.run / "keeper.lock")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        """End the shell. Idempotent."""
+        self._shell.kill()
+        self._shell.wait()
+        if self._shell.stdin is not None:
+            self._shell.stdin.close()
+
+
 def _stop(process: ProcessHandle | int, signals: tuple[signal.Signals, ...], timeout_s: float) -> None:
     """Send `signals` one after the other until the process ends, giving each `timeout_s`; then kill it."""
     handle = ProcessHandle.of(process) if isinstance(process, int) else process

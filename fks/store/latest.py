@@ -79,7 +79,7 @@ def message_of(event: PublicTrade | Quote | Book) -> Message:
         "received": iso(event.received_ns or event.time_ns),
     }
     if isinstance(event, PublicTrade):
-        side = "sell" if event.is_buyer_maker else "buy"
+        side = None if event.is_buyer_maker is None else "sell" if event.is_buyer_maker else "buy"
         return {
             "type": "price",
             **common,

@@ -203,7 +203,7 @@ market_trades = Table(
     Column("trade_id", BigInteger, nullable=False),
     _money("price"),
     _money("quantity"),
-    _flag("is_buyer_maker"),
+    Column("is_buyer_maker", Boolean),  # the taker sold; NULL: the exchange does not say
     _time("received_at", null=True),
     Column("count", Integer, nullable=False, server_default="1"),
     PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"),

@@ -84,7 +84,7 @@ def levels(*pairs: tuple[str, str]) -> tuple[tuple[Decimal, Decimal], ...]:
 
 
 def _trade(
-    exchange: str, symbol: str, number: int, time_ns: int, price: str, size: str, is_buyer_maker: bool
+    exchange: str, symbol: str, number: int, time_ns: int, price: str, size: str, is_buyer_maker: bool | None
 ) -> PublicTrade:
     return PublicTrade(exchange, symbol, number, time_ns, Decimal(price), Decimal(size), is_buyer_maker)
 
@@ -239,8 +239,8 @@ def _polygon() -> Case:
         wanted=subscriptions("AAPL", Channel.TRADES, Channel.BARS, Channel.QUOTES),
         live={
             "trade": (
-                _trade("polygon", "AAPL", day + 1075, live, "271.2050", "100", False),
-                _trade("polygon", "AAPL", day + 1080, live, "271.21", "7", False),
+                _trade("polygon", "AAPL", day + 1075, live, "271.2050", "100", None),
+                _trade("polygon", "AAPL", day + 1080, live, "271.21", "7", None),
             ),
             "bar": (BarSeen(bar, True),),
             "quote": (
@@ -262,8 +262,8 @@ def _polygon() -> Case:
             Bar("polygon", "AAPL", "1m", FRIDAY + 120_000 * MS, 271.25, 271.26, 271.19, 271.2, 80250.5, 900),
         ),
         trades=(
-            _trade("polygon", "AAPL", day + 1063, FRIDAY + 180_001 * MS, "271.1999", "5", False),
-            _trade("polygon", "AAPL", day + 1069, FRIDAY + 180_002 * MS, "271.20", "100", False),
+            _trade("polygon", "AAPL", day + 1063, FRIDAY + 180_001 * MS, "271.1999", "5", None),
+            _trade("polygon", "AAPL", day + 1069, FRIDAY + 180_002 * MS, "271.20", "100", None),
         ),
         not_streamed=Subscription(Channel.BARS, "AAPL", "5m"),
     )

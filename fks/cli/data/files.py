@@ -64,9 +64,10 @@ def import_(
 ) -> int:
     """Import bars from FILES: csv, txt or parquet, also in a zip or gz.
 
-    Binance's public archives, NinjaTrader's export, files of 'fks data export' and plain tables with open, high, low,
-    close and volume are detected. A file is stored completely or not at all; a wrong one is refused with one
-    message that names row and column, and the others go on. Safe to repeat. See docs/import-data.md.
+    Binance's public archives (also trades and aggTrades, which become bars), Kraken's downloads, NinjaTrader's export,
+    files of 'fks data export' and plain tables with open, high, low, close and volume are detected. A file is stored
+    completely or not at all; a wrong one is refused with one message that names row and column, and the others go on.
+    Safe to repeat. See docs/import-data.md.
     """
     from fks.files.bars import ImportOptions
 

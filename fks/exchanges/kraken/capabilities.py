@@ -17,6 +17,7 @@ CAPABILITIES = ExchangeCapabilities(
     has_empty_bars=True,
     bars_newest_max=720,
     separator="/",
+    renamed={"XBT": "BTC", "XDG": "DOGE"},  # REST's old names and those of the websocket's version 2
     limits=RateLimits(
         requests=Allowance(60, 60),
         connects=Allowance(15, 60),  # documented as 150 in 10 minutes; by the minute, so that no connect waits for ten

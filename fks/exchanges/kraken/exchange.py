@@ -30,7 +30,6 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"kraken"}):
     from ccxt.async_support.kraken import kraken as CcxtKraken
 
 PAGE_MAX = 1000  # trades of one answer
-_NEW_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's old names -> those of v2
 
 
 class KrakenExchange(CcxtExchange):
@@ -57,7 +56,7 @@ class KrakenExchange(CcxtExchange):
     def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
         """Return the instrument of one pair's row, and keep REST's name for it."""
         altname = str(row["altname"])
-        base, quote = (_NEW_NAMES.get(part, part) for part in str(row["wsname"]).split("/"))
+        base, quote = (CAPABILITIES.renamed.get(part, part) for part in str(row["wsname"]).split("/"))
         made = Instrument(
             exchange=self.name,
             symbol=f"{base}/{quote}",

@@ -258,7 +258,7 @@ def trade_of(
         time_ns,
         amount_of(price, "price"),
         amount_of(size, "size"),
-        is_buyer_maker=False,
+        is_buyer_maker=None,
         received_ns=received_ns,
     )
     return check_trade(found)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +50,48 @@ def redis_here(home: Paths) -> Iterator[RedisServer]:
     pid = server.adopt()
     if pid is not None:
         server.stop(pid)
+
+
+_COMMAND = """
+import sys, time
+from pathlib import Path
+from fks.config.paths import Paths
+from fks.config.secrets import load_secrets
+from fks.servers.embedded import PostgresServer, StoppedWithUs, start_and_wait
+paths = Paths.of(Path(sys.argv[1]))
+process = start_and_wait(PostgresServer(paths, load_secrets(paths), is_durable=False))
+watch = StoppedWithUs(process, paths)
+print(process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_server_of_a_killed_command_ends_unless_a_keeper_uses_it(
+    home: Paths, postgres_here: PostgresServer, is_kept: bool
+) -> None:
+    home.run.mkdir(parents=True, exist_ok=True)
+    with (
+        (home.run / "keeper.lock").open("wb") as lock,
+        subprocess.Popen([sys.executable, "-c", _COMMAND, str(home.home)], stdout=subprocess.PIPE) as command,
+    ):
+        if is_kept:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command.stdout is not None
+        server = psutil.Process(int(command.stdout.readline()))
+        watching = [child for child in psutil.Process(command.pid).children() if child.pid != server.pid]
+        assert len(watching) == 1
+        command.kill()
+        command.wait()
+        wait_until(lambda: _has_ended(watching[0]))
+        if is_kept:
+            assert not _has_ended(server)
+        else:
+            wait_until(lambda: _has_ended(server))
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def _family(pid: int) -> list[psutil.Process]:

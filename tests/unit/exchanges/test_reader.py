@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from fks.exchanges.base import BROKEN, ConnectionCounters, Reader
+from fks.exchanges.base.reader import LEARNED_MAX
 
 
 class Inner(msgspec.Struct):
@@ -31,6 +32,24 @@ def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> 
         assert str(found.rows[0].p) == "1.50"
         assert found.one == Inner(Decimal(2))
     assert counters.unknown == {"m.new": 1, "m.deep": 1, "m.top": 1}
+
+
+def test_unknown_fields_after_the_first_are_counted_too() -> None:
+    counters = ConnectionCounters()
+    read = Reader("m", Outer, counters)
+    read(b'{"rows":[],"first":1}')
+    read(b'{"rows":[],"first":1,"one":{"p":2,"second":{"a":1}}}')
+    for _ in range(2):
+        assert read(b'{"rows":[{"p":1,"first":2}],"first":[1],"third-one":"x"}').rows[0].p == 1
+    assert counters.unknown == {"m.first": 1, "m.second": 1, "m.third-one": 1}
+
+
+def test_names_without_an_end_are_read_tolerantly() -> None:
+    counters = ConnectionCounters()
+    read = Reader("m", Outer, counters)
+    for number in range(100):
+        assert read(f'{{"rows":[],"f{number}":1}}'.encode()).rows == []
+    assert LEARNED_MAX < len(counters.unknown) <= LEARNED_MAX + 1
 
 
 @pytest.mark.parametrize(

@@ -104,37 +104,76 @@ def test_a_line_with_another_number_of_columns_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_last_line_without_an_end_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(text(ROWS).rstrip("\n"))
-    assert any("the last line has no end" in note for note in read_bars(path, ANY, now_ns=NOW).notes)
-
-
 @pytest.mark.parametrize("end", ["", "  "])
-def test_a_bar_whose_last_number_may_be_cut_is_left_out(tmp_path: Path, end: str) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(text(ROWS)[:-2] + end)  # 139 has become 13
-    found = read_bars(path, ANY, now_ns=NOW)
-    assert (len(found.bars), found.bars.volume[-1]) == (39, 138)
-    assert any(
-        note.startswith("row 41 is left out: ") and note.endswith("end the line to take it") for note in found.notes
+@pytest.mark.parametrize("cut", [0, 1])
+def test_file_that_may_end_inside_a_number_is_refused(tmp_path: Path, end: str, cut: int) -> None:
+    """139 may have become 13, and a whole line without its end looks the same."""
+    whole = text(ROWS).rstrip("\n")
+    assert message_of(tmp_path / "x.csv", whole[: len(whole) - cut] + end) == (
+        "x.csv row 41: has no line end: its last number may have been cut, 12 of 123 is a number too; fetch it again; "
+        "if the file is whole, end its last line"
     )
-    path.write_text(text(ROWS).rstrip("\n") + end + "\n")
-    found = read_bars(path, ANY, now_ns=NOW)
-    assert (len(found.bars), found.bars.volume[-1]) == (40, 139)
-    assert not any("left out" in note for note in found.notes)
+    (tmp_path / "x.csv").write_text(whole + end + "\n")
+    assert len(read_bars(tmp_path / "x.csv", ANY, now_ns=NOW).bars) == 40
 
 
-def test_a_newest_first_file_that_is_cut_loses_its_oldest_bar(tmp_path: Path) -> None:
+def test_last_line_is_read_where_nothing_can_have_been_cut(tmp_path: Path) -> None:
+    fixed = [f"{row}.00" for row in ROWS]
     path = tmp_path / "x.csv"
-    path.write_text(text(ROWS[::-1])[:-2])
-    found = read_bars(path, ANY, now_ns=NOW)
-    assert (len(found.bars), found.bars.volume[0]) == (39, 101)
+    path.write_text(text(fixed).rstrip("\n"))
+    assert len(read_bars(path, ANY, now_ns=NOW).bars) == 40, "every volume has two places"
+    assert "has no line end" in message_of(path, text(fixed)[:-2])
+    path.write_text(text([f"{row},0" for row in ROWS], HEADER + ",ignore").rstrip("\n"))
+    assert len(read_bars(path, ANY, now_ns=NOW).bars) == 40, "the last column is one word"
+
+
+def test_complete_packed_file_keeps_its_last_line_without_an_end(tmp_path: Path) -> None:
+    whole = text(ROWS).rstrip("\n").encode()
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(whole))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.csv", whole)
+    for name in ("x.csv.gz", "x.zip"):
+        assert len(read_bars(tmp_path / name, ANY, now_ns=NOW).bars) == 40
+
+
+def test_gzip_of_several_members_is_one_table(tmp_path: Path) -> None:
+    whole = text(ROWS).encode()
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(whole[:300]) + gzip.compress(whole[300:]))
+    assert len(read_bars(tmp_path / "x.csv.gz", ANY, now_ns=NOW).bars) == 40
+
+
+def test_row_of_a_step_back_in_the_middle_is_named(tmp_path: Path) -> None:
+    """The second half of a file before its first half: the rows are not newest first."""
+    found = message_of(tmp_path / "x.csv", text([*ROWS[20:], *ROWS[:20]]))
+    assert found.startswith("x.csv row 22, column time: 2023-11-14T22:14:00Z comes after 2023-11-14T22:53:00Z")
+
+
+def test_row_where_a_cut_gzip_file_ends_is_named(tmp_path: Path) -> None:
+    rows = [
+        f"{1_600_000_020 + 60 * i},{10 + i % 7},{23 + i % 5},{9 - i % 3},{11 + i % 6},{100 + i}" for i in range(60_000)
+    ]
+    packed = gzip.compress(text(rows).encode())
+    found = message_of(tmp_path / "x.csv.gz", packed[: len(packed) * 9 // 10])
+    row = int(found.partition("row ")[2].partition(":")[0])
+    assert "its compressed data ends early" in found
+    assert 50_000 < row < 60_000
+
+
+@pytest.mark.parametrize(
+    ("row", "volume", "message"),
+    [
+        (9, "0.0000000000001", "1e-13 has more than 12 decimal places"),
+        (11, "5000000000000000000", "5e+18 makes the sum of its month larger than 4.61e+18"),
+    ],
+)
+def test_volume_that_no_sum_can_hold_is_named(tmp_path: Path, row: int, volume: str, message: str) -> None:
+    found = message_of(tmp_path / "x.csv", put(row, 5, volume))
+    assert found.startswith(f"x.csv row {row}, column volume: {message}"), found
 
 
 def test_a_file_of_nothing_but_a_line_without_its_end_is_refused(tmp_path: Path) -> None:
     assert message_of(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith(
-        "x.csv row 2: has no end: its last number may have been cut"
+        "x.csv row 2: has no line end: its last number may have been cut"
     )
 
 
@@ -166,7 +205,23 @@ def test_incomplete_parquet_file_is_refused(tmp_path: Path) -> None:
         ("", "is empty"),
         (HEADER + "\n", "has a header and no rows"),
         ("hello\nworld\n", "no delimiter cuts its lines into five columns or more"),
-        ("id,price,qty,quote_qty,time,is_buyer_maker\n1,2,3,4,1700000040000,true\n", "holds trades, not bars"),
+        (
+            "id,price,qty,quote_qty,time,is_buyer_maker\n1,2,3,4,1700000040000,true\n",
+            "has no bar whose trades are all in it",
+        ),
+        ("symbol,bid,ask,price,x\nA,1,2,3,4\n", "holds trades, not bars"),
+        ('{"t": 1700000040, "o": 1}\n', "x.csv row 1: is JSON, not a table; write it as csv with a header"),
+        ("[[1700000040,1,2,3,4,5]]\n", "is JSON, not a table"),
+        (
+            '"Date","Price","Open","High","Low","Vol.","Change %"\n"05/31/2024","67,472.4","68,352.3","69,018.2",'
+            '"66,670.0","67.79K","-1.29%"\n',
+            "is of Investing.com's form: Price is the close, thousands have commas, and volumes end in K, M or B",
+        ),
+        (
+            "time,open,high,low,close,volume\n2024-05-12,1,2,1,2,5\n2024-13-05,1,2,1,2,5\n",
+            "row 3, column time: '2024-13-05' is a day or a time of day that there is not: day and month may be the "
+            "other way round; write 2024-05-31",
+        ),
         (
             "time,open,high,close,volume\n1,2,3,4,5\n",
             "no column is the low (there are: time, open, high, close, volume)",

@@ -223,7 +223,7 @@ def test_missing_volume_is_stored_as_zero_and_noted(tmp_path: Path) -> None:
 def test_rounded_numbers_are_noted(tmp_path: Path) -> None:
     rows = ["time,open,high,low,close,volume"]
     rows += [
-        f"{1_700_000_040 + 60 * i},100.12345678901234567,102,99,101.000000000000000000,0.00000000000000000123"
+        f"{1_700_000_040 + 60 * i},100.12345678901234567,102,99,101.000000000000000000,0.123000000000000000"
         for i in range(3)
     ]
     rows += ["1700000220,9007199254740993,9007199254740993,9007199254740993,9007199254740993,12345678.12345678"]

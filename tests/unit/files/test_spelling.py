@@ -44,6 +44,10 @@ def test_symbol_is_written_as_its_exchange_does(tmp_path: Path, exchange: str, e
     ("exchange", "given", "expected"),
     [
         ("kraken", "SOLBTC", "SOL/BTC"),
+        ("kraken", "XBT/USDC", "BTC/USDC"),
+        ("kraken", "xbtusd", "BTC/USD"),
+        ("kraken", "ETHXBT", "ETH/BTC"),
+        ("kraken", "XDG/EUR", "DOGE/EUR"),
         ("coinbase", "BTCUSD", "BTC-USD"),
         ("okx", "BTC-USDT-SWAP", "BTC-USDT-SWAP"),
         ("okx", "ETHUSDC", "ETH-USDC"),

@@ -40,6 +40,7 @@ class Listed:
     multiplier: Decimal
     has_bars: bool
     is_collected: bool
+    is_chosen: bool = False  # a person made its exchange the symbol's default
 
     @property
     def is_listed(self) -> bool:
@@ -61,12 +62,12 @@ class ReadingStore:
     async def find(self, text: str, exchange: str | None = None, *, listed: bool = False) -> Listed:
         """Return the one symbol that `text` names: BTCUSDT, BTC/USDT, BTC-USDT, binance:BTCUSDT, in any case.
 
-        The rule of all interfaces: a symbol of several exchanges means `exchange`, else the one where it is collected,
-        else
-        the one with bars. `listed`: only listed symbols. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the
-        candidates.
+        The rule of all interfaces: a symbol of several exchanges means `exchange`, else the default that a person chose
+        (`default_exchanges`), else the one where it is collected, else the one with bars. `listed`: only listed
+        symbols. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the candidates.
         """
         rows = await self.spelled(text, exchange, listed=listed)
+        rows = [row for row in rows if row.is_chosen] or rows
         rows = [row for row in rows if row.is_collected] or rows
         rows = [row for row in rows if row.has_bars] or rows
         if len(rows) > 1:

@@ -133,6 +133,15 @@ series = Table(  # one row a stored series, kept by triggers on ohlcv_data, whic
     postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with free space on the page
 )
 
+default_exchanges = Table(  # of a symbol that several have: the one that the view `ohlcv` shows; kept by triggers
+    "default_exchanges",
+    metadata,
+    _text("symbol"),
+    _text("exchange"),
+    _flag("is_chosen"),  # by a person: the triggers leave it
+    PrimaryKeyConstraint("symbol"),
+)
+
 known_gaps = Table(  # requested already, and the exchange has no bars there: [gap_from, gap_to) is not requested again
     "known_gaps",
     metadata,

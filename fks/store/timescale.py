@@ -102,7 +102,9 @@ def plan(found: Found, data: Data) -> list[Step]:
             "ohlcv_data",
             "bars as a hypertable in chunks of a week",
             (
+                "DROP VIEW ohlcv",  # it would follow the table that is renamed
                 *_copied("ohlcv_data", "7 days", "symbol, timeframe, time, exchange"),
+                _DEFAULTS,
                 *_FOLLOWING_DELETES,
                 "CREATE TRIGGER series_inserted AFTER INSERT ON ohlcv_data REFERENCING NEW TABLE AS fresh"
                 " FOR EACH STATEMENT EXECUTE FUNCTION series_inserted()",
@@ -171,6 +173,10 @@ def _compressed(found: Found, table: str, segments: str, order: str, after_days:
         f"CALL add_columnstore_policy('{table}', after => INTERVAL '{after_days:g} days', if_not_exists => true)",
     )
 
+
+#: bars of each symbol's default exchange, as in migration 0046c
+_DEFAULTS = """CREATE VIEW ohlcv AS SELECT * FROM ohlcv_data o
+ WHERE o.exchange = (SELECT d.exchange FROM default_exchanges d WHERE d.symbol = o.symbol)"""
 
 _EXTENSION = (DROP_INFORMATION, "CREATE EXTENSION timescaledb")
 

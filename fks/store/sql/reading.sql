@@ -2,12 +2,14 @@
 -- Give what a folded symbol may mean: what exchanges list, and what has bars though nobody lists it (imports).
 SELECT i.exchange, i.symbol, i.base, i.quote, i.multiplier,
        EXISTS (SELECT FROM series s WHERE s.exchange = i.exchange AND s.symbol = i.symbol AND s.candles > 0) AS has_bars,
-       EXISTS (SELECT FROM assets a WHERE a.exchange = i.exchange AND a.symbol = i.symbol AND a.is_enabled) AS is_collected
+       EXISTS (SELECT FROM assets a WHERE a.exchange = i.exchange AND a.symbol = i.symbol AND a.is_enabled) AS is_collected,
+       EXISTS (SELECT FROM default_exchanges d WHERE d.exchange = i.exchange AND d.symbol = i.symbol AND d.is_chosen) AS is_chosen
   FROM instruments i
  WHERE $1::text IN (translate(upper(i.symbol), '/-', ''), translate(upper(i.base || i.quote), '/-', ''))
    AND ($2::text IS NULL OR i.exchange = $2)
 UNION ALL
-SELECT DISTINCT s.exchange, s.symbol, '', '', 1::numeric, true, false
+SELECT DISTINCT s.exchange, s.symbol, '', '', 1::numeric, true, false,
+       EXISTS (SELECT FROM default_exchanges d WHERE d.exchange = s.exchange AND d.symbol = s.symbol AND d.is_chosen)
   FROM series s
  WHERE s.candles > 0 AND translate(upper(s.symbol), '/-', '') = $1 AND ($2::text IS NULL OR s.exchange = $2)
    AND NOT EXISTS (SELECT FROM instruments i WHERE i.exchange = s.exchange AND i.symbol = s.symbol)

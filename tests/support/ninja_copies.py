@@ -96,7 +96,7 @@ class Copying:
             rows = await self.db.sql(
                 "SELECT s.state, s.code, o.client_order_id, o.state AS order_state, o.code AS order_code FROM signals s"
                 " LEFT JOIN orders o ON o.signal_id = s.id AND o.parent_id IS NULL WHERE s.id = $1 AND s.state <> 'ready'"
-                " AND (o.state IS NULL OR o.state NOT IN ('INTENDED', 'SENDING', 'ACCEPTED', 'WORKING', 'PARTIAL'))"
+                " AND (o.state IS NULL OR o.state NOT IN ('INTENDED', 'SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL'))"
                 " ORDER BY o.attempt LIMIT 1",
                 id,
             )

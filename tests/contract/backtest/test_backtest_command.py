@@ -87,7 +87,6 @@ def test_the_store_of_a_stopped_system_is_opened_and_closed_again(fks: Shell) ->
     assert postgres_pid(Paths.of(fks.home)) is None
 
 
-
 def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
     arguments = ("backtest", "run", "rsi", *SPAN, "--timeframe", "5m", "--tape", "sample", "--set", "period=5")
     first, second = fks.json(*arguments), fks.json(*arguments)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import uuid
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +21,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ninja_trading import SETTINGS, Trading, ninja_trading
 from tests.support.ninja_venue import ES
+from tests.support.waiting import until
 
 D = Decimal
 
@@ -79,3 +83,54 @@ async def test_a_person_cannot_cancel_a_leg_that_the_bridge_keeps(trading: Tradi
     with pytest.raises(InputError) as refused:
         await gateway.cancel(leg_id(entry.client_order_id, "S"), "ann")
     assert (refused.value.status, refused.value.code) == (409, "LEG_KEPT")
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+async def test_entries_while_link_and_bridge_die_are_submitted_once_or_denied(trading: Trading, seed: int) -> None:
+    dice, nt, rig, signals = random.Random(seed), trading.nt, trading.rig, list[uuid.UUID]()
+    for number in range(8):
+        signals.append(await enter(trading))
+        await asyncio.sleep(dice.random() / 10)
+        if number in (1, 5):
+            nt.server.restart_bridge()
+        elif number == 3:
+            await nt.cut()
+            await nt.connect()
+    outcomes = {signal: await rig.outcome(signal, deadline_s=60) for signal in signals}
+
+    # an entry that comes while link or bridge is away is refused; once both are back, the next one goes
+    async def is_submitted() -> bool:
+        signal = await enter(trading)
+        outcomes[signal] = await rig.outcome(signal, deadline_s=60)
+        if outcomes[signal][0] == "denied":
+            return False
+        id = (await rig.entry(signal)).client_order_id
+        ended = await rig.becomes(id, State.FILLED, State.REJECTED, State.EXPIRED, deadline_s=60)
+        return ended.state is State.FILLED and nt.submits(id) == 1
+
+    await until(is_submitted, deadline_s=60, every_s=1.0)
+
+    async def is_settled() -> bool:
+        open_ = await rig.db.sql("SELECT 1 FROM orders WHERE state IN ('INTENDED', 'SENDING', 'UNKNOWN')")
+        held = sum(one.qty for one in nt.server.platform.positions("Sim101"))
+        return not open_ and await rig.held(ES) == held
+
+    await until(is_settled, deadline_s=60)
+    for signal, (state, code) in outcomes.items():
+        orders = await rig.db.sql("SELECT * FROM orders WHERE signal_id = $1 AND parent_id IS NULL", signal)
+        count = sum(nt.submits(order["client_order_id"]) for order in orders)
+        if state == "denied" or orders[0]["state"] in ("REJECTED", "EXPIRED", "CANCELLED"):
+            assert count == 0, (state, code, orders)
+            assert code or orders[0]["code"], "a denial has a code"
+        else:
+            assert (state, len(orders), count) == ("ordered", 1, 1), (state, code, orders)
+    bought = await rig.db.sql("SELECT coalesce(sum(filled), 0) AS quantity FROM orders WHERE role = 'entry'")
+    assert bought[0]["quantity"] == await rig.position(symbol=ES)
+    assert await rig.position("external", ES) == 0
+
+
+async def enter(trading: Trading) -> uuid.UUID:
+    """Send an entry whose stop and target are far away."""
+    price = trading.nt.price
+    levels = {"stop_loss": price - 40, "take_profit": price + 40, "reference_price": price}
+    return await trading.signal(Kind.ENTER, size=D(1), **levels)

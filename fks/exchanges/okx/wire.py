@@ -4,7 +4,9 @@ What this module relies on in its documentation (*documented*: not recorded from
 * `trades-all` pushes every single trade by the same `tradeId` that `history-trades` pages through (`trades` lumps
   them). Ids rise, not necessarily by one. History is returned backwards: the newest below an id.
 * trades and candles come from another address (`business`) than quotes and books (`public`): one connection each.
-* `bbo-tbt` and `books5` are whole snapshots, so nothing can drift. Levels are price, size, "0", orders.
+* `bbo-tbt` and `books5` are whole snapshots, so nothing can drift. Levels are price, size, "0", orders. `seqId` rises
+  with each change: a snapshot with a smaller one is an older book and left out, unless its time is later: then OKX
+  counts from the beginning again, as it does at maintenance. Both are counted.
 * candles of a day and longer begin in Hong Kong unless their name ends in `utc`; the ninth field says that one is over.
 * after 30 s without a message the socket is cut; the text `ping` is answered `pong`.
 
@@ -113,6 +115,7 @@ class OkxWire:
         self._asked: set[tuple[str, str]] = set()
         self._left: set[tuple[str, str]] = set()
         self._pinged_s: float | None = None
+        self._newest: dict[tuple[Channel, str], tuple[int, int]] = {}  # (seqId, time in ms) of each book
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return the address to connect to: all of `wanted` are of one side."""
@@ -161,7 +164,7 @@ class OkxWire:
             make_quote = partial(self._quote, symbol, received_ns)
             return self._levels.read(message.data, make_quote, Channel.QUOTES, symbol, received_ns)
         if channel == "books5":
-            make_book = partial(_book, symbol, received_ns)
+            make_book = partial(self._book, symbol, received_ns)
             return self._levels.read(message.data, make_book, Channel.BOOK, symbol, received_ns)
         self.counters.unknown[f"okx.{channel}"] += 1
         return []
@@ -187,12 +190,35 @@ class OkxWire:
         self.counters.unknown[f"okx.{message.event}"] += 1
         return []
 
+    def _is_newer(self, channel: Channel, symbol: str, row: _Levels) -> bool:
+        """Return whether a snapshot follows those before it, by its sequence number."""
+        sequence, time_ms = row.seq_id, int(row.time_ms)
+        if sequence <= 0:
+            return True
+        newest, newest_ms = self._newest.get((channel, symbol), (0, 0))
+        if sequence < newest and time_ms <= newest_ms:
+            self.counters.unknown[f"okx.{channel} out of order"] += 1
+            return False
+        if sequence < newest:
+            self.counters.unknown[f"okx.{channel} counted again from the beginning"] += 1
+        self._newest[channel, symbol] = (sequence, time_ms)
+        return True
+
+    def _book(self, symbol: str, received_ns: int, row: _Levels) -> Book | None:
+        bids, asks = _pairs(row.bids), _pairs(row.asks)
+        check_sides(bids, asks)
+        if not self._is_newer(Channel.BOOK, symbol, row):
+            return None
+        return Book("okx", symbol, time_of(int(row.time_ms)), bids, asks, max(row.seq_id, 0), received_ns)
+
     def _quote(self, symbol: str, received_ns: int, row: _Levels) -> Quote | None:
         if not row.bids or not row.asks:
             self.counters.unknown["okx.quote with one side"] += 1
             return None
         bids, asks = _pairs(row.bids), _pairs(row.asks)
         check_sides(bids, asks)
+        if not self._is_newer(Channel.QUOTES, symbol, row):
+            return None
         return Quote("okx", symbol, time_of(int(row.time_ms)), *bids[0], *asks[0], received_ns)
 
 
@@ -204,12 +230,6 @@ def _named(subscriptions: set[tuple[str, str]], message: _Message) -> list[tuple
 
 def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:
     return tuple((level[0], level[1]) for level in levels[:BOOK_LEVELS])
-
-
-def _book(symbol: str, received_ns: int, row: _Levels) -> Book:
-    bids, asks = _pairs(row.bids), _pairs(row.asks)
-    check_sides(bids, asks)
-    return Book("okx", symbol, time_of(int(row.time_ms)), bids, asks, max(row.seq_id, 0), received_ns)
 
 
 def trade(symbol: str, received_ns: int, row: Trade) -> PublicTrade:

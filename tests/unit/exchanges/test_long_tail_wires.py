@@ -163,6 +163,32 @@ def test_okx_refused_subscription_is_reported_and_the_others_stand() -> None:
         wire.receive(b'{"event":"notice","code":"64008","msg":"closed soon for a service upgrade","connId":"c"}', 1)
 
 
+def okx_levels(channel: str, sequence: int, time_ms: int) -> bytes:
+    row = {"asks": [["6", "1", "0", "1"]], "bids": [["5", "1", "0", "1"]], "ts": str(time_ms), "seqId": sequence}
+    return json.dumps({"arg": {"channel": channel, "instId": "BTC-USDT"}, "data": [row]}).encode()
+
+
+@pytest.mark.parametrize(("channel", "kind"), [("books5", Book), ("bbo-tbt", Quote)])
+def test_okx_older_snapshot_is_left_out_by_its_sequence_number(channel: str, kind: type[Book | Quote]) -> None:
+    counters = ConnectionCounters()
+    wire, now = wire_of("okx", counters), NEW_YEAR // MS
+
+    def seen(sequence: int, time_ms: int) -> list[type[object]]:
+        return [type(event) for event in wire.receive(okx_levels(channel, sequence, time_ms), 1)]
+
+    assert seen(7, now) == [kind]
+    assert seen(9, now + 1) == [kind]
+    assert seen(8, now + 1) == [], "it was sent before the one that is known"
+    assert seen(9, now + 2) == [kind], "the same book, sent again"
+    assert seen(3, now + 900) == [kind], "a later time: OKX counts from the beginning again"
+    assert seen(4, now + 901) == [kind]
+    name = "quotes" if kind is Quote else "book"
+    assert counters.unknown == {
+        f"okx.{name} out of order": 1,
+        f"okx.{name} counted again from the beginning": 1,
+    }
+
+
 def test_okx_day_that_begins_in_hong_kong_is_suspect() -> None:
     wire = wire_of("okx")
     row = [str((NEW_YEAR + 16 * 3600 * NS) // MS), "1", "2", "1", "1.5", "3", "4", "4", "1"]

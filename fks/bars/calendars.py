@@ -29,6 +29,7 @@ YEAR_FIRST, YEAR_LAST = 1980, 2100
 _CHICAGO = ZoneInfo("America/Chicago")
 _GLOBEX_OPEN_H = 17
 _MARGIN_NS = 10 * 86400 * NS  # a session may begin in another year than it ends
+_UNKNOWN_YEARS = 2  # after the last day that a calendar has, in which its market counts as open
 #: exchange_calendars has no daily break of Globex. Calendar: (hour of a regular close there, ((first day, minutes after
 #: midnight of the real close), …))
 _DAILY_BREAKS: dict[str, tuple[int, tuple[tuple[str, int], ...]]] = {
@@ -92,6 +93,7 @@ class Sessions:
     def __init__(self, name: str) -> None:
         self.name = name
         self._years = (0, 0)
+        self._known_ns = 2**63 - 1  # the end of the last day whose sessions are known
         self._opens = self._closes = np.empty(0, dtype=np.int64)
 
     def is_open(self, times_ns: Ints) -> Bools:
@@ -99,7 +101,8 @@ class Sessions:
             return np.empty(0, dtype=np.bool_)
         self._reach(int(times_ns.min()), int(times_ns.max()))
         at = np.searchsorted(self._opens, times_ns, side="right") - 1
-        return np.asarray((at >= 0) & (times_ns < self._closes[np.maximum(at, 0)]), dtype=np.bool_)
+        is_within = (at >= 0) & (times_ns < self._closes[np.maximum(at, 0)])
+        return np.asarray(is_within | (times_ns >= self._known_ns), dtype=np.bool_)
 
     def sessions(self, from_ns: int, to_ns: int) -> tuple[Ints, Ints]:
         if to_ns <= from_ns:
@@ -127,7 +130,7 @@ class Sessions:
             return
         known = self._years if self._years[1] else (first, last)
         wanted = (min(first, known[0]), max(last, known[1]))
-        self._opens, self._closes = _made(self.name, *wanted)
+        self._opens, self._closes, self._known_ns = _made(self.name, *wanted)
         self._years = wanted
 
 
@@ -153,12 +156,17 @@ def _year(time_ns: int) -> int:
     return year
 
 
-def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
-    """Return opens and closes (ns UTC) of whole years, lunch breaks and daily breaks taken out."""
+def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints, int]:
+    """Return opens and closes (ns UTC) of whole years, lunch breaks and daily breaks taken out, and until when they are
+    known: the holidays of some markets are announced year by year."""
     import exchange_calendars
 
+    known_ns, end = 2**63 - 1, f"{year_last}-12-31"
+    last = type(exchange_calendars.get_calendar(name)).bound_max()
+    if last is not None and last.year < year_last <= last.year + _UNKNOWN_YEARS:
+        known_ns, end, year_first = int(last.value) + 86400 * NS, str(last.date()), min(year_first, last.year)
     try:
-        made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=f"{year_last}-12-31")
+        made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=end)
     except ValueError as error:  # its holidays are unknown so far back or ahead
         raise InputError(str(error), code="CALENDAR_RANGE", remedy="ask for a nearer time") from None
     opens, closes = _nanos(made.opens), _nanos(made.closes)
@@ -170,7 +178,7 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
     if pause.any():
         opens = np.sort(np.concatenate([opens, _nanos(made.break_ends[pause])]))
         closes = np.sort(np.concatenate([closes, _nanos(made.break_starts[pause])]))
-    return opens, closes
+    return opens, closes, known_ns
 
 
 def _with_special_closes(name: str, opens: Ints, closes: Ints, year_first: int, year_last: int) -> tuple[Ints, Ints]:

@@ -61,7 +61,7 @@ monitor-dashboard: ## where the monitor page is
 	@$(FKS) status | sed -n 's/^.*monitor page: //p' | grep . || { echo "not running: make up"; exit 3; }
 
 clean: ## caches and the virtualenv; never your data
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .web-packages fks/web/vendor build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }

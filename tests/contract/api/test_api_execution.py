@@ -132,3 +132,55 @@ async def test_a_wrong_stop_is_refused_clearly(gateway: Running, seeded: Databas
         for body in ({}, {"reason": ""}, {"reason": "x", "force": True}, []):
             assert (await client.post("/emergency-stop", json=body)).status_code == 422
     assert not await seeded.sql("SELECT kill_id FROM kill_switch")
+
+
+async def test_a_release_goes_to_the_guardian_and_is_recorded(gateway: Running, seeded: Database) -> None:
+    answers: list[dict[str, Any]] = [
+        {"ok": False, "error": "the kill is still at work", "code": "KILL_WORKING", "remedy": "wait"},
+        {"ok": True, "engaged": False, "already": False, "kill_id": "k"},
+    ]
+    asked: list[Mapping[str, Any]] = []
+
+    async def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return answers[len(asked) - 1]
+
+    paths: Paths = gateway.app.state.gateway.deps.paths
+    async with gateway.client("admin") as client:
+        away = await client.post("/emergency-stop/release")
+        socket = ControlSocket(paths.guardian_socket, answer, CollectingLog())
+        await socket.open()
+        try:
+            early = await client.post("/emergency-stop/release")
+            done = await client.post("/emergency-stop/release")
+        finally:
+            await socket.close()
+        audit = (await client.get("/audit", params={"limit": 50})).json()["items"]
+    assert (away.status_code, "fks resume" in away.json()["remedy"]) == (503, True)
+    assert (early.status_code, early.json()["code"]) == (409, "KILL_WORKING")
+    assert (done.status_code, done.json()["engaged"]) == (200, False)
+    assert asked == [{"op": "resume", "by": "t-admin", "force": False}] * 2
+    recorded = [row["status"] for row in audit if row["action"].endswith("/emergency-stop/release")]
+    assert {200, 409, 503} <= set(recorded)
+    async with gateway.client("trade") as client:
+        assert (await client.post("/emergency-stop/release")).status_code == 403
+
+
+async def test_closing_a_position_commits_one_exit_for_each_of_ours(gateway: Running, seeded: Database) -> None:
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
+        " (1,'paper','BTCUSDT','a',0.1,63000), (1,'paper','BTCUSDT','b',-0.2,64000), (1,'paper','BTCUSDT','external',5,1)"
+    )
+    async with gateway.client("trade") as client:
+        headers = {"Idempotency-Key": "close-1"}
+        one = await client.post("/positions/BTC/USDT/close", headers=headers)
+        again = await client.post("/positions/BTC/USDT/close", headers=headers)
+        none = await client.post("/positions/ETHUSDT/close")
+    assert (one.status_code, again.status_code) == (202, 202)
+    assert [(item["instance"], item["quantity"]) for item in one.json()["items"]] == [("a", "0.1"), ("b", "-0.2")]
+    assert (none.status_code, none.json()["code"]) == (409, "NOTHING_HELD")
+    rows = await seeded.sql("SELECT instance, kind, side, source, state FROM signals ORDER BY instance")
+    assert [tuple(row) for row in rows] == [
+        ("a", "exit", "sell", "principal:t-trade", "ready"),
+        ("b", "exit", "buy", "principal:t-trade", "ready"),
+    ]

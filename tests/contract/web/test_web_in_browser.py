@@ -25,7 +25,7 @@ from tests.support.web import Web, make_user
 from tests.support.web_rows import Rows, populate
 
 ROOT = Path(__file__).parents[3]
-AXE = ROOT / "fks" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = ROOT / ".web-packages" / "node_modules" / "axe-core" / "axe.min.js"
 VENDOR = ROOT / "fks" / "web" / "vendor" / "htmx.min.js"
 #: FKS_SCREENSHOTS=docs/images writes the pictures of docs/web.md anew.
 SCREENSHOTS = os.environ.get("FKS_SCREENSHOTS")

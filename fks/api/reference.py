@@ -122,7 +122,7 @@ PROBLEMS: dict[str, str] = {
     "INSTANCE_UNKNOWN": "404: no such strategy instance",
     "ENTRIES_OPEN": "409: an order that enters is open, or a signal to enter waits, at the old parameters' prices; "
     "or a position is held that may have several entries",
-    "INSTANCE_CHANGED": "409: the instance's parameters changed while those of its challenger were checked",
+    "INSTANCE_CHANGED": "409: the parameters of the instance changed meanwhile",
     "PROMOTION_REFUSED": "409: the parameters of the search may not be given to this instance, or there are none to go "
     "back to",
     "CHALLENGER_UNKNOWN": "404: no such challenger",
@@ -168,6 +168,7 @@ PROBLEMS: dict[str, str] = {
     "GRAPHQL_INVALID": "400 in `extensions`: the text is no query, or asks for a field that there is not",
     "GRAPHQL_LIMIT": "422 in `extensions`: the query is too long, too deep or too costly; `message` names the limit",
     "GRAPHQL_INTROSPECTION": "403 in `extensions`: the schema is described to callers with a token, or on this host",
+    "QUARANTINE_UNKNOWN": "404: no suspect value of this number waits for a verdict",
     "SCHEDULE_UNKNOWN": "404: no such schedule",
     "SCHEDULE_EXISTS": "409: a schedule has this name",
     "SCHEDULE_OWN": "409: one of FKS's own schedules cannot be removed",

@@ -174,6 +174,29 @@ async def _promote(c: Context, a: Arguments) -> Any:
     )
 
 
+async def _change_params(c: Context, a: Arguments) -> Any:
+    """Give an instance parameters as its next version, and return that."""
+    from fks.jobs.instances import change_params, held_instance, instance_of
+    from fks.strategies.check import ensure_checked, ensure_one_symbol
+
+    before = await instance_of(c.db, a["instance"])
+    made = await asyncio.to_thread(c.catalogue.make, before.strategy, a["params"])
+    ensure_one_symbol(made)
+    await asyncio.to_thread(ensure_checked, made)
+    params = made.model_dump(mode="json")
+    async with c.db.transaction() as tx:
+        row = await held_instance(tx, a["instance"])
+        if row.params_version != a["base_version"]:
+            raise InputError(
+                f"the parameters of instance {row.id} are of version {row.params_version} meanwhile",
+                code="INSTANCE_CHANGED",
+                status=409,
+                remedy="load them again, and repeat the change",
+            )
+        version = await change_params(tx, row, params, by=a["by"])
+    return {"id": row.id, "version": version, "params": params}
+
+
 async def _rollback(c: Context, a: Arguments) -> Any:
     from fks.jobs.promotion import rollback
 
@@ -211,6 +234,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "optimization": _optimization,
     "promote": _promote,
     "rollback": _rollback,
+    "change_params": _change_params,
     "add_challenger": _add_challenger,
     "swap": _swap,
     "demote": _demote,

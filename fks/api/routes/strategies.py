@@ -1,14 +1,30 @@
-"""Strategies: the catalogue and the running instances."""
+"""Strategies: the catalogue and the running instances; instances switched on and off, and their parameters."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+from fastapi import Depends
+from pydantic import Field
+
 from fks.api.exact import ExactJson
-from fks.api.query import Gate, Reader
+from fks.api.gateway import Gateway
+from fks.api.jobs import plain
+from fks.api.problems import Problem
+from fks.api.query import Body, Gate, Reader, Trader, body_of, takes
 from fks.api.routing import Router
 from fks.api.views import StrategiesView
+from fks.store.strategies import StrategyStore
 
 router = Router(tags=["strategies"])
 _SHOWN = ("name", "origin", "summary", "error", "params")
+
+
+class ParametersBody(Body):
+    """All parameters of an instance; those that are left out have their defaults."""
+
+    params: dict[str, Any] = Field(default_factory=dict)
+    base_version: int = Field(ge=0, description="the `params_version` that the change was made against")
 
 
 @router.get("/strategies", response_model=StrategiesView)
@@ -18,3 +34,36 @@ async def strategies(gate: Gate, who: Reader) -> ExactJson:
     catalogue = [{name: one[name] for name in _SHOWN} for one in await gate.catalogue.read()]
     instances = [dict(row) for row in await gate.db.fetch("gateway.instances")]
     return ExactJson({"catalogue": catalogue, "instances": instances})
+
+
+@router.post("/strategies/{id}/enable")
+async def enable(gate: Gate, who: Trader, id: str) -> ExactJson:
+    """Switch an instance on; a crashed one starts again, an isolated one returns to its shard. Idempotent."""
+    return await _switched(gate, id, True, by=who.name)
+
+
+@router.post("/strategies/{id}/disable")
+async def disable(gate: Gate, who: Trader, id: str) -> ExactJson:
+    """Switch an instance off. It sends no more signals; its position stays, and what protects it. Idempotent."""
+    return await _switched(gate, id, False, by=who.name)
+
+
+async def _switched(gate: Gateway, id: str, is_enabled: bool, *, by: str) -> ExactJson:
+    if not await StrategyStore(gate.db).set_enabled(id, is_enabled):
+        raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
+    gate.deps.log.info("strategy.switched", instance=id, is_enabled=is_enabled, by=by)
+    return ExactJson({"id": id, "is_enabled": is_enabled})
+
+
+@router.post("/strategies/{id}/params", openapi_extra=takes(ParametersBody))
+async def change_params(
+    gate: Gate, who: Trader, id: str, body: Annotated[ParametersBody, Depends(body_of(ParametersBody))]
+) -> ExactJson:
+    """Give an instance parameters as its next version, from the next bar on. The strategy is checked with them first;
+    they are refused while an order that enters is open or a signal to enter waits."""
+    params = plain(body.params)
+    found = await gate.user_code.run(
+        "change_params", instance=id, params=params, base_version=body.base_version, by=who.name
+    )
+    gate.deps.log.info("strategy.params_changed", instance=id, version=found["version"], by=who.name)
+    return ExactJson(found)

@@ -54,3 +54,7 @@ JOIN pg_class leaf ON leaf.oid = root.oid
 WHERE root.relkind IN ('r', 'p') AND NOT root.relispartition
 GROUP BY root.relname
 ORDER BY 2 DESC, 1;
+
+-- name: revision
+-- The revision of the schema.
+SELECT version_num FROM alembic_version;

@@ -128,7 +128,7 @@ class GatewayClient:
         if more.get("content") is not None:
             sent["Content-Type"] = "application/json"
         try:
-            answer = await self._http.request(method, path, headers=sent, **more)
+            answer = await self._sent(method, path, sent, more)
         except httpx.TimeoutException:
             raise _away("the gateway did not answer in time", method) from None
         except httpx.HTTPError as error:
@@ -137,6 +137,17 @@ class GatewayClient:
         if answer.status_code >= 400:
             raise _refusal(answer, body)
         return Answer(answer.status_code, body, tuple(answer.headers.get_list("set-cookie")))
+
+    async def _sent(
+        self, method: str, path: str, headers: Mapping[str, str], more: Mapping[str, Any]
+    ) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, headers=headers, **more)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            if method != "GET":
+                raise  # it may have been done
+            # a connection that was kept alive may be closed while the request is on its way: a read is sent once more
+            return await self._http.request(method, path, headers=headers, **more)
 
 
 def _away(what: str, method: str) -> Refusal:

@@ -24,6 +24,7 @@ class Outcome:
     follow: str | None = None
     kind: str = "info"  # info, good or bad
     details: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()  # (text, path within the application)
 
 
 @dataclass(frozen=True, slots=True)

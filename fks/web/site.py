@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ class Site:
             self.check_origin(request)
             form = await form_of(request)
             visit = await self.visit(request)
+            if not hmac.compare_digest(form.text("csrf").encode(), visit.session.csrf.encode()):
+                raise Refusal(403, "CSRF", "the form has not the token of this session", "load the page again")
             try:
                 outcome = await perform(visit, form)
             except Refusal as refusal:

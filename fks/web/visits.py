@@ -109,3 +109,10 @@ class Visit:
     def may(self, scope: str) -> bool:
         """Return whether the session has `scope`."""
         return self.session.may(scope)
+
+    def ensure(self, scope: str) -> None:
+        """Refuse an action that reads before it changes anything, so that the gateway comes to the scope late. Errors:
+        Refusal 403 SCOPE_MISSING."""
+        if not self.may(scope):
+            detail = f"this needs scope {scope}, and yours is {self.session.scope}"
+            raise Refusal(403, "SCOPE_MISSING", detail, "an administrator gives it: fks users scope NAME SCOPE")

@@ -50,7 +50,7 @@ function countAges() {
 // ── the region ────────────────────────────────────────────────────────────────────────────────
 // A confirmation that is open, or a field that is being filled in, is not replaced under the reader's hands.
 const isHeld = () =>
-  region.querySelector("details[open]:not([data-free])") !== null ||
+  region.querySelector("details[open]:not([data-free]), input:checked") !== null ||
   (region.contains(document.activeElement) && document.activeElement.matches("input, select, textarea"));
 
 async function load() {
@@ -93,7 +93,7 @@ function connect() {
       if (lostAt !== null) want(); // whatever was missed meanwhile is in the journal
       lostAt = null;
     } else if (message.type !== "heartbeat" && message.type !== "snapshot") {
-      want();
+      if (message.type !== "bar") want(); // a chart draws bars itself
       document.dispatchEvent(new CustomEvent("fks:message", { detail: message }));
     }
     show();

@@ -79,6 +79,21 @@ FIELDS = {
     "reason": "test",
     "symbol": "BTCUSDT",
     "key": "0" * 32,
+    "name": "x",
+    "target": "x",
+    "instance": "x",
+    "account": "demo",
+    "symbols": "BTCUSDT",
+    "size": "1",
+    "scope": "read",
+    "password": "x",
+    "minutes": "1",
+    "base": "0",
+    "version": "0",
+    "action": "backup",
+    "verdict": "refused",
+    "strategy": "sma_cross",
+    "p.fast": "5:10",
 }
 
 

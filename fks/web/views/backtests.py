@@ -1,0 +1,192 @@
+"""Backtests and searches of parameters: started, watched, read, compared, promoted."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fks.web.client import Refusal
+from fks.web.forms import Form
+from fks.web.page import Outcome
+from fks.web.schemas import PREFIX, fields_of, params_of
+from fks.web.views.strategies import entry_of
+from fks.web.visits import Result, Visit
+
+_ID = re.compile(r"[0-9a-fA-F-]{32,36}")
+_KEY = re.compile(r"[0-9a-f]{32}")
+TIMEFRAMES = ("1s", "1m", "5m", "15m", "1h", "4h", "1d")
+SIZINGS = ("notional", "quantity", "equity_pct", "risk_pct", "atr_pct", "stdev_pct")
+METHODS = ("tpe", "random", "grid", "cmaes", "nsga2")
+OBJECTIVES = (
+    "sharpe",
+    "sortino",
+    "calmar",
+    "return",
+    "profit",
+    "profit_factor",
+    "average_trade",
+    "win_rate",
+    "drawdown",
+)
+VALIDATIONS = ("none", "holdout", "walk_forward", "k_fold", "combinatorial")
+_COMPARED_MAX = 6
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return the newest jobs, and the form of a new one for the chosen strategy."""
+    found = await visit.read_all(
+        backtests=("/backtests", {"limit": 50}),
+        searches=("/optimizations", {"limit": 30}),
+        strategies="/strategies",
+        listed="/assets",
+    )
+    wanted = visit.request.query_params.get("strategy", "")
+    names = [entry["name"] for entry in found["strategies"].get("catalogue", []) if not entry["error"]]
+    chosen = wanted if wanted in names else next(iter(names), "")
+    kind = entry_of(found["strategies"].data, chosen)
+    fields = fields_of(kind["params"]) if kind else []
+    choices = {"timeframes": TIMEFRAMES, "sizings": SIZINGS, "methods": METHODS, "objectives": OBJECTIVES}
+    return {
+        **found,
+        **choices,
+        "validations": VALIDATIONS,
+        "names": names,
+        "chosen": chosen,
+        "kind": kind,
+        "fields": fields,
+        "key": uuid.uuid4().hex,
+    }
+
+
+async def load_report(visit: Visit) -> dict[str, Any]:
+    """Return one backtest."""
+    id = visit.request.path_params["id"]
+    found = await visit.read_all(job=f"/backtests/{_checked(id)}")
+    return {**found, "id": id, **_parts(found["job"])}
+
+
+async def load_search(visit: Visit) -> dict[str, Any]:
+    """Return one search with its trials, and the instances that may take its parameters."""
+    id = _checked(visit.request.path_params["id"])
+    found = await visit.read_all(
+        job=f"/optimizations/{id}",
+        trials=(f"/optimizations/{id}/trials", {"limit": 1000}),
+        strategies="/strategies",
+    )
+    spec = found["job"].get("spec") or {}
+    instances = [
+        row["id"] for row in found["strategies"].get("instances", []) if row["strategy"] == spec.get("strategy")
+    ]
+    ended = [row for row in found["trials"].items if row["values"]]
+    best = sorted(ended, key=lambda row: row["values"][0], reverse=True)[:20]
+    return {**found, "id": id, "best": best, "instances": instances, **_parts(found["job"]), "key": uuid.uuid4().hex}
+
+
+async def load_comparison(visit: Visit) -> dict[str, Any]:
+    """Return up to six backtests side by side."""
+    asked = [id for id in visit.request.query_params.getlist("id") if _ID.fullmatch(id)][:_COMPARED_MAX]
+    found = await visit.read_all(**{f"job{place}": f"/backtests/{id}" for place, id in enumerate(asked)})
+    jobs = [{"id": id, "job": found[f"job{place}"], **_parts(found[f"job{place}"])} for place, id in enumerate(asked)]
+    whole = [job for job in jobs if job["result"]]
+    rows = {name for job in whole for name in job["figures"]}
+    return {"jobs": jobs, "whole": whole, "figures_of_all": sorted(rows)}
+
+
+def _parts(job: Result) -> dict[str, Any]:
+    """Return the parts of a job's result that the templates show."""
+    result = job.get("result") or {}
+    statistics = {**(result.get("statistics") or {}), **(result.get("metrics") or {})}
+    figures = {name: value for name, value in statistics.items() if isinstance(value, str | int | float)}
+    return {"result": result, "figures": figures, "spec": job.get("spec") or {}}
+
+
+def _checked(id: str) -> str:
+    return id if _ID.fullmatch(id) else str(uuid.UUID(int=0))
+
+
+# ── actions ──────────────────────────────────────────────────────────────────────────────────────
+async def start(visit: Visit, form: Form) -> Outcome:
+    """Queue a backtest."""
+    visit.ensure("signal")
+    body, key = await _body(visit, form), _key(form)
+    answer = (await visit.change("POST", "/backtests", body, csrf=form.text("csrf"), key=key)).body
+    stored = "The same one was done before: its report is there." if answer.get("is_stored") else "It is queued."
+    return Outcome(stored, kind="good", links=(("Its report", f"/backtests/{answer['id']}"),))
+
+
+async def search(visit: Visit, form: Form) -> Outcome:
+    """Queue a search of parameters; its space is the fields with a range `LOW:HIGH` or `LOW:HIGH:STEP`."""
+    visit.ensure("signal")
+    kind = await _kind(visit, form)
+    space, fixed = {}, Form({})
+    for name, text in form.fields.items():
+        if name.startswith(PREFIX) and re.fullmatch(r"\s*[^:\[{]+:[^:]+(:[^:]+)?\s*", text):
+            space[name.removeprefix(PREFIX)] = text.strip()
+        else:
+            fixed.fields[name] = text
+    if not space:
+        raise Refusal(
+            422, "SPACE_MISSING", "no parameter has a range", "write LOW:HIGH or LOW:HIGH:STEP in a field, like 10:50:5"
+        )
+    body = {**_common(form), "params": params_of(fixed, kind["params"]), "space": space}
+    trials = form.text("trials")
+    body["plan"] = {"method": form.text("method") or "tpe"} | ({"trials": int(trials)} if trials.isdigit() else {})
+    body["objectives"] = [form.text("objective") or "sharpe"]
+    body["validation"] = {"kind": form.text("validation") or "holdout"}
+    answer = (await visit.change("POST", "/optimizations", body, csrf=form.text("csrf"), key=_key(form))).body
+    return Outcome("The search is queued.", kind="good", links=(("Its progress", f"/searches/{answer['id']}"),))
+
+
+async def cancel(visit: Visit, form: Form) -> Outcome:
+    """End a backtest or a search."""
+    id = form.needed("id", "the job")
+    if not _ID.fullmatch(id):
+        raise Refusal(422, "JOB_UNKNOWN", "this is no job's id", "use the buttons of the page")
+    path = "/optimizations" if form.text("kind") == "search" else "/backtests"
+    answer = (await visit.change("DELETE", f"{path}/{id}", csrf=form.text("csrf"))).body
+    return Outcome(f"Its state is {answer['state']}; a running one ends within seconds.")
+
+
+async def promote(visit: Visit, form: Form) -> Outcome:
+    """Give the best parameters of a search to an instance."""
+    id = form.needed("id", "the search")
+    if not _ID.fullmatch(id):
+        raise Refusal(422, "OPTIMIZATION_UNKNOWN", "this is no search's id", "use the buttons of the page")
+    body = {"instance": form.needed("instance", "the instance"), "despite_findings": form.is_ticked("despite")}
+    path = f"/optimizations/{id}/promote"
+    answer = (await visit.change("POST", path, body, csrf=form.text("csrf"), key=_key(form))).body
+    plain = tuple((name, str(value)) for name, value in answer.items() if isinstance(value, str | int | float))
+    return Outcome(f"{body['instance']} has the parameters of this search.", kind="good", details=plain)
+
+
+async def _kind(visit: Visit, form: Form) -> Mapping[str, Any]:
+    name = form.needed("strategy", "the strategy")
+    kind = entry_of(await visit.read("/strategies"), name)
+    if kind is None:
+        raise Refusal(404, "STRATEGY_UNKNOWN", f"there is no strategy {name!r}", "choose one of the list")
+    return kind
+
+
+async def _body(visit: Visit, form: Form) -> dict[str, Any]:
+    kind = await _kind(visit, form)
+    return {**_common(form), "params": params_of(form, kind["params"])}
+
+
+def _common(form: Form) -> dict[str, Any]:
+    """Return the fields that backtests and searches share; an empty one is left to the gateway's default."""
+    body: dict[str, Any] = {"strategy": form.needed("strategy"), "symbol": form.needed("symbol", "the symbol")}
+    for name in ("exchange", "timeframe", "from", "to", "sizing", "size", "cash"):
+        if text := form.text(name):
+            body[name] = f"{text}T00:00:00Z" if name in ("from", "to") and len(text) == 10 else text
+    for name in ("allow_short", "allow_gaps"):
+        body[name] = form.is_ticked(name)
+    return body
+
+
+def _key(form: Form) -> str:
+    key = form.text("key")
+    if not _KEY.fullmatch(key):
+        raise Refusal(422, "FIELD_MISSING", "the form has no key", "load the page again")
+    return key

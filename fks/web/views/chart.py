@@ -1,0 +1,135 @@
+"""Chart: bars of one symbol, with its signals, orders and fills at their bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from fks.model.errors import InputError
+from fks.model.timeframe import bar_end, bar_start, check_timeframe, iso, to_ns
+from fks.web import formats
+from fks.web.visits import Result, Visit
+
+TIMEFRAMES = ("1s", "1m", "5m", "15m", "1h", "4h", "1d")
+AVERAGES = (20, 50)
+_BARS, _AROUND = 300, 150
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return the bars around a time, or the newest, and what happened in them."""
+    asked = visit.request.query_params
+    timeframe = _timeframe(asked.get("timeframe", ""))
+    at = formats.moment(asked.get("at", ""))
+    exchange = asked.get("exchange", "")[:64] or None
+    known = await visit.read_all(listed="/assets")
+    names = [row["symbol"] for row in known["listed"].items]
+    symbol = asked.get("symbol", "")[:64] or next(iter(names), "")
+    found: dict[str, Result] = {name: Result() for name in ("bars", "signals", "orders", "fills", "latest")}
+    if symbol:
+        span: dict[str, Any] = {"exchange": exchange}
+        here = {"symbol": symbol, "exchange": exchange, "limit": 200}
+        found = await visit.read_all(
+            bars=(
+                f"/historical/{quote(symbol, safe='')}",
+                {**span, "timeframe": timeframe, "limit": _BARS + max(AVERAGES), **_span(at, timeframe)},
+            ),
+            signals=("/signals", here),
+            orders=("/orders", here),
+            fills=("/fills", here),
+            latest=(f"/market-data/{quote(symbol, safe='')}", span),
+        )
+    bars = with_averages(found["bars"].get("bars", []))
+    marks = marks_of(bars, timeframe, found)
+    marked = "" if at is None else iso(bar_start(to_ns(at), timeframe))
+    return {
+        **known,
+        **found,
+        "symbol": symbol,
+        "exchange": exchange or found["bars"].get("exchange", ""),
+        "timeframe": timeframe,
+        "timeframes": TIMEFRAMES,
+        "averages": AVERAGES,
+        "symbols": names,
+        "rows": bars[-_BARS:],
+        "marks": marks,
+        "at": at,
+        "marked": marked,
+    }
+
+
+def _timeframe(text: str) -> str:
+    try:
+        return check_timeframe(text) if text else "1m"
+    except InputError:
+        return "1m"
+
+
+def _span(at: datetime | None, timeframe: str) -> dict[str, str]:
+    """Return the `from` of the bars around a time; nothing for the newest."""
+    if at is None:
+        return {}
+    start = bar_start(to_ns(at), timeframe)
+    length = bar_end(start, timeframe) - start
+    return {"from": iso(bar_start(max(0, start - (_AROUND + max(AVERAGES)) * length), timeframe))}
+
+
+def with_averages(bars: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the bars with the simple averages of their closes (`average20`, …); None while there are too few."""
+    closes = [bar["close"] for bar in bars]
+    found = []
+    for place, bar in enumerate(bars):
+        row = dict(bar)
+        for count in AVERAGES:
+            chosen = closes[place - count + 1 : place + 1] if place + 1 >= count else []
+            row[f"average{count}"] = sum(chosen) / count if len(chosen) == count else None
+        found.append(row)
+    return found
+
+
+def marks_of(bars: Sequence[Mapping[str, Any]], timeframe: str, found: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Return signals, orders and fills within the bars, newest first, each with the open time of its bar."""
+    if not bars:
+        return []
+    first = to_ns(_moment(bars[0]["time"]))
+    end = bar_end(to_ns(_moment(bars[-1]["time"])), timeframe)
+    rows = [*_signals(found["signals"].items), *_orders(found["orders"].items), *_fills(found["fills"].items)]
+    kept = []
+    for row in rows:
+        when = formats.moment(row["time"])
+        if when is not None and first <= (ns := to_ns(when)) < end:
+            kept.append({**row, "bar": iso(bar_start(ns, timeframe))})
+    return sorted(kept, key=lambda row: str(row["time"]), reverse=True)
+
+
+def _moment(text: Any) -> datetime:
+    found = formats.moment(text)
+    assert found is not None, "a bar has a time"
+    return found
+
+
+def _signals(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    for row in rows:
+        code = f", {row['code']}" if row["code"] else ""
+        text = f"{row['kind']} {row['side']}, {row['state']}{code}"
+        price = row["reference_price"] or row["limit_price"]
+        yield _mark("signal", row["created_at"], row["side"], price, row["size"], text, str(row["id"]))
+
+
+def _orders(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    for row in rows:
+        text = f"{row['role'] or ''} {row['type']}, {row['state'] or row['signal_state']}".strip()
+        price = row["price"] or row["stop_price"] or row["average_price"]
+        id = str(row["client_order_id"] or row["id"])
+        yield _mark("order", row["created_at"], row["side"], price, row["quantity"], text, id)
+
+
+def _fills(rows: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    for row in rows:
+        id = str(row["client_order_id"] or "")
+        yield _mark("fill", row["time"], row["side"], row["price"], row["quantity"], "executed", id)
+
+
+def _mark(kind: str, time: Any, side: Any, price: Any, quantity: Any, text: str, id: str) -> dict[str, Any]:
+    return {"kind": kind, "time": time, "side": side, "price": price, "quantity": quantity, "text": text, "id": id}

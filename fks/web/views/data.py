@@ -1,0 +1,64 @@
+"""Data: assets that are collected, coverage of the stored series, gaps and the quarantine."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from fks.web.client import Refusal
+from fks.web.forms import Form
+from fks.web.page import Outcome
+from fks.web.visits import Visit
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return assets, the coverage of each series, and what is in quarantine."""
+    return await visit.read_all(
+        listed="/assets",
+        coverage=("/data/coverage", {"cells": 30}),
+        quarantine=("/data/quarantine", {"limit": 50}),
+    )
+
+
+async def load_series(visit: Visit) -> dict[str, Any]:
+    """Return the gaps of one series."""
+    asked = visit.request.query_params
+    names = {name: asked.get(name, "")[:64] for name in ("exchange", "symbol", "timeframe")}
+    return {**names, **await visit.read_all(gaps=("/data/gaps", names))}
+
+
+async def enable(visit: Visit, form: Form) -> Outcome:
+    """Collect a symbol and fetch its history."""
+    body: dict[str, Any] = {"symbol": form.needed("symbol", "the symbol")}
+    days = form.text("history")
+    if days:
+        if not days.isdigit() or len(days) > 6:
+            raise Refusal(422, "FIELD_WRONG", f"{days!r} is no number of days", "write 30, or leave it empty")
+        body["history"] = int(days)
+    if form.text("exchange"):
+        body["exchange"] = form.text("exchange")
+    if form.text("timeframes"):
+        body["timeframes"] = form.text("timeframes").replace(",", " ").split()
+    items = (await visit.change("POST", "/assets/enable", body, csrf=form.text("csrf"))).body["items"]
+    return Outcome(
+        f"{_names(items)} is collected, and its history fetched; the state below shows how far.", kind="good"
+    )
+
+
+async def disable(visit: Visit, form: Form) -> Outcome:
+    """Stop to collect a symbol."""
+    body = {"symbol": form.needed("symbol", "the symbol"), "exchange": form.text("exchange") or None}
+    items = (await visit.change("POST", "/assets/disable", body, csrf=form.text("csrf"))).body["items"]
+    return Outcome(f"{_names(items)} is not collected any more; what is stored stays.", kind="good")
+
+
+async def settle(visit: Visit, form: Form) -> Outcome:
+    """Confirm or refuse a value that is in quarantine."""
+    id, verdict = form.needed("id", "the number"), form.text("verdict")
+    path = f"/data/quarantine/{quote(id, safe='')}/settle"
+    answer = (await visit.change("POST", path, {"verdict": verdict}, csrf=form.text("csrf"))).body
+    return Outcome(f"Value {id} is {answer['verdict']}.", kind="good")
+
+
+def _names(items: list[dict[str, Any]]) -> str:
+    return ", ".join(str(item.get("symbol")) for item in items) or "It"

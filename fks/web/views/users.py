@@ -1,0 +1,88 @@
+"""Users and API tokens: made, changed, ended."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from fks.web.client import Refusal
+from fks.web.forms import Form
+from fks.web.page import Outcome
+from fks.web.visits import SCOPES, Visit
+
+_DAY_S = 86_400
+
+
+async def load(visit: Visit) -> dict[str, Any]:
+    """Return users and tokens. Both need scope admin."""
+    found = await visit.read_all(users="/users", tokens="/tokens", accounts="/accounts")
+    names = {row["id"]: row["name"] for row in found["accounts"].items}
+    return {**found, "scopes": SCOPES, "names": names}
+
+
+async def add(visit: Visit, form: Form) -> Outcome:
+    """Make a user."""
+    body: dict[str, Any] = {
+        "name": form.needed("name", "the name"),
+        "password": form.fields.get("password", ""),
+        "scope": form.text("scope") or "read",
+    }
+    if not body["password"]:
+        raise Refusal(422, "FIELD_MISSING", "the password is missing", "fill it in and send the form again")
+    if form.text("accounts"):
+        body["accounts"] = form.text("accounts").replace(",", " ").split()
+    answer = (await visit.change("POST", "/users", body, csrf=form.text("csrf"))).body
+    needs = " It needs a second factor before it may act: fks users totp." if body["scope"] in SCOPES[3:] else ""
+    return Outcome(f"User {answer['name']} is made, with scope {answer['scope']}.{needs}", kind="good")
+
+
+async def change(visit: Visit, form: Form) -> Outcome:
+    """Change a user's scope."""
+    name, scope = form.needed("name", "the user"), form.needed("scope", "the scope")
+    await visit.change("POST", _user(name), {"scope": scope}, csrf=form.text("csrf"))
+    return Outcome(f"{name} has scope {scope} from now on.", kind="good")
+
+
+async def switch(visit: Visit, form: Form) -> Outcome:
+    """Disable or enable a login."""
+    name, is_on = form.needed("name", "the user"), form.text("on") == "1"
+    await visit.change("POST", _user(name), {"disabled": not is_on}, csrf=form.text("csrf"))
+    return Outcome(f"{name} {'may log in again' if is_on else 'is logged out and cannot log in'}.", kind="good")
+
+
+async def unlock(visit: Visit, form: Form) -> Outcome:
+    """Forget the failed logins of a user."""
+    name = form.needed("name", "the user")
+    await visit.change("POST", f"{_user(name)}/unlock", csrf=form.text("csrf"))
+    return Outcome(f"{name} may try to log in again.", kind="good")
+
+
+async def logout(visit: Visit, form: Form) -> Outcome:
+    """End every session of a user."""
+    name = form.needed("name", "the user")
+    answer = (await visit.change("DELETE", f"{_user(name)}/sessions", csrf=form.text("csrf"))).body
+    return Outcome(f"{answer['ended']} sessions of {name} have ended.", kind="good")
+
+
+async def token(visit: Visit, form: Form) -> Outcome:
+    """Make an API token; it is shown once."""
+    body: dict[str, Any] = {"name": form.needed("name", "the name"), "scope": form.text("scope") or "read"}
+    days = form.text("days")
+    if days:
+        if not days.isdigit() or not 0 < int(days) <= 3660:
+            raise Refusal(422, "FIELD_WRONG", f"{days!r} is no number of days", "write 1 to 3660, or leave it empty")
+        body["expires_in_s"] = int(days) * _DAY_S
+    answer = (await visit.change("POST", "/tokens", body, csrf=form.text("csrf"))).body
+    details = (("Token", str(answer["token"])), ("Scope", str(answer["scope"])))
+    return Outcome("The token is made. Copy it now: it is not shown again.", kind="good", details=details)
+
+
+async def revoke(visit: Visit, form: Form) -> Outcome:
+    """End a token."""
+    name = form.needed("name", "the token")
+    await visit.change("DELETE", f"/tokens/{quote(name, safe='')}", csrf=form.text("csrf"))
+    return Outcome(f"Token {name} has ended.", kind="good")
+
+
+def _user(name: str) -> str:
+    return f"/users/{quote(name, safe='')}"

@@ -1,0 +1,311 @@
+"""The pages of research, system and administration, with data, and with hostile text in every column of others."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+
+from fks.store.db import Database
+from fks.web.registry import PAGES
+from tests.support.users import code_of
+from tests.support.web import Web, csrf_of, log_in, make_user
+
+HOSTILE = '<img src=x onerror="window.hacked=1">{{7777*3}}'
+TREE = {
+    "id": "root",
+    "strategy": "one_for_one",
+    "limit": {"restarts_max": 20, "period_s": 60},
+    "used": 1,
+    "state": "ready",
+    "children": [{"id": "orders"}, {"id": "strategies", "strategy": "rest_for_one", "children": [{"id": HOSTILE}]}],
+}
+RESULT = {
+    "strategy": "sma_cross",
+    "exchange": "binance",
+    "symbol": "BTCUSDT",
+    "timeframe": "1m",
+    "inputs_hash": "abc123def",
+    "statistics": {"trades": 42, "return_pct": 3.2, "net_profit": 320.5},
+    "metrics": {"max_drawdown_pct": 4.4, "max_drawdown_s": 86400, "period": "day"},
+    "months": [{"year": 2026, "month": 1, "return_pct": 3.2}],
+    "trades": [
+        {
+            "side": "buy",
+            "entry_time": "2026-01-02T00:00:00Z",
+            "exit_time": "2026-01-03T00:00:00Z",
+            "quantity": "0.1",
+            "entry_price": "64000",
+            "exit_price": "64500",
+            "pnl": "50",
+            "reason": HOSTILE,
+        }
+    ],
+    "denied": {"NOTIONAL_MIN": 3},
+    "equity": [[f"2026-01-{day:02d}T00:00:00Z", 10_000 + 10 * day] for day in range(1, 29)],
+}
+FOUND = {"best": {"all_params": {"fast": 7, "slow": HOSTILE}}, "findings": [HOSTILE], "bars": 1000}
+#: pages with a path of their own, and what each of them has to show besides
+SHOWN = {
+    "chart": ("Signals, orders and fills", "Average 20", "FILLED"),
+    "strategies": ("sma_cross", "Switch off", "version 1"),
+    "instance": ("New parameters", "fast", "Roll back"),
+    "backtests": ("Start the backtest", "40 %"),
+    "backtest": ("3.20", "1 d 0 h", "Equity as a table"),
+    "search": ("1.2500", "Promote to x"),
+    "compare": ("Side by side", "max drawdown"),
+    "data": ("BTCUSDT 1m", "Quarantine", "It is wrong"),
+    "series": ("Missing, newest first", "40"),
+    "monitor": ("rest_for_one", "1 of 20 restarts", "signal 9 (SIGKILL)", "99.50"),
+    "part": ("last log lines",),
+    "alerts": ("I have seen it", "End it"),
+    "schedules": ("0 3 * * *", "Run now"),
+    "schedule": ("Runs of backup",),
+    "ninja": ("not connected",),
+    "users": ("root", "Make a token"),
+    "webhooks": ("New secret",),
+    "settings": ("risk.notional_max_order",),
+    "audit": ("login",),
+    "database": ("Largest tables", "Newest backup"),
+}
+#: pages on which nothing that others wrote is shown
+OWN = {"compare", "series", "users", "audit", "chart"}
+
+
+async def fill(database: Database) -> dict[str, str]:
+    """Put rows into everything that the pages show; return the ids that their paths need."""
+    backtest, search, signal = (str(uuid.uuid4()) for _ in range(3))
+    spec = {"strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m", "params": {"fast": 9}}
+    wanted = {**spec, "space": {"fast": "5:20"}, "objectives": ["sharpe"]}
+    rows: list[tuple[str, tuple[Any, ...]]] = [
+        (
+            "INSERT INTO strategy_instances (id, strategy, params, symbol, timeframe, account_id, venue, sizing, size,"
+            " error) VALUES ('x','sma_cross',$1,'BTCUSDT','1m',1,'paper','notional',1000,$2)",
+            ({"fast": 9}, HOSTILE),
+        ),
+        (
+            "INSERT INTO strategy_parameters (instance_id, version, strategy, params, changed_by, provenance) VALUES"
+            " ('x',1,'sma_cross',$1,$2,$3)",
+            ({"fast": 9}, HOSTILE, {"search": HOSTILE}),
+        ),
+        (
+            "INSERT INTO challengers (id, instance_id, number, params, added_by, error, evaluation, evaluated_at)"
+            " VALUES ('c1','x',1,$1,$2,$2,$3,now())",
+            ({"fast": 12}, HOSTILE, {"verdict": HOSTILE}),
+        ),
+        (
+            "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume, exchange)"
+            " SELECT t, 'BTCUSDT', '1m', 64000, 64010, 63990, 64005, 1.5, 'binance' FROM generate_series("
+            " date_trunc('minute', now()) - interval '300 min', date_trunc('minute', now()) - interval '1 min',"
+            " '1 min') t WHERE t NOT BETWEEN date_trunc('minute', now()) - interval '200 min'"
+            " AND date_trunc('minute', now()) - interval '161 min'",
+            (),
+        ),
+        (
+            "INSERT INTO series (exchange, symbol, timeframe, oldest, newest, candles) SELECT exchange, symbol,"
+            " timeframe, min(time), max(time), count(*) FROM ohlcv_data GROUP BY 1, 2, 3 ON CONFLICT DO NOTHING",
+            (),
+        ),
+        (
+            "INSERT INTO signals (id, source, instance, account_id, venue, exchange, symbol, timeframe, ts_event, kind,"
+            " side, type, size, reason, state, detail, reference_price) VALUES ($1,'strategy','x',1,'paper','binance',"
+            " 'BTCUSDT','1m',now() - interval '20 min','enter','buy','market',0.1,$2,'ordered',$2,64100)",
+            (signal, HOSTILE),
+        ),
+        (
+            "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, exchange, symbol, instance,"
+            " role, side, type, quantity, price, state, detail, attempt, created_at) VALUES ('o1',$1,$2,1,'paper',"
+            " 'binance','BTCUSDT','x','entry','buy','market',0.1,64100,'FILLED',$3,0,now() - interval '5 min')",
+            (str(uuid.uuid4()), signal, HOSTILE),
+        ),
+        (
+            "INSERT INTO quarantine (exchange, symbol, channel, timeframe, time, reason, payload) VALUES"
+            " ('binance',$1,'bars','1m',now(),$1,$2)",
+            (HOSTILE, {"detail": HOSTILE}),
+        ),
+        (
+            "INSERT INTO jobs (id, kind, spec, state, progress, result, submitted_by) VALUES"
+            " ($1,'backtest',$2,'done',1,$3,$4)",
+            (backtest, spec, RESULT, HOSTILE),
+        ),
+        (
+            "INSERT INTO jobs (id, kind, spec, state, progress, error, submitted_by) VALUES"
+            " ($1,'backtest',$2,'running',0.4,$3,'me')",
+            (str(uuid.uuid4()), {**spec, "symbol": HOSTILE}, HOSTILE),
+        ),
+        (
+            "INSERT INTO jobs (id, kind, spec, state, progress, result, submitted_by) VALUES"
+            " ($1,'optimization',$2,'done',1,$3,$4)",
+            (search, wanted, {**FOUND, "trials": {"done": 1, "pruned": 0, "failed": 0}}, HOSTILE),
+        ),
+        (
+            "INSERT INTO trials (search_id, fold, number, params, state, result) VALUES ($1,0,0,$2,'done',$3)",
+            (search, {"fast": HOSTILE}, {"values": [1.25], "metrics": {}}),
+        ),
+        (
+            "INSERT INTO alerts (severity, event, message, component, resolved_at) VALUES ('page',$1,$1,$1,NULL),"
+            " ('warning','x',$1,$1,now())",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO alert_silences (event, component, until, reason, created_by) VALUES"
+            " ($1,$1,now() + interval '1 hour',$1,$1)",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO alert_deliveries (channel, about, rule, error, state) VALUES ($1,'raised',$1,$1,'failed')",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO schedules (name, task, cron, last_result, created_by) VALUES ('x','backup','0 3 * * *',$1,$1)",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO schedule_runs (schedule, due_at, cause, state, result) VALUES ('x',now(),'due','done',$1)",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO operations (id, kind, target, reason, requested_by, progress, state) VALUES"
+            " ($1,'restart',$2,$2,$2,$2,'running')",
+            (str(uuid.uuid4()), HOSTILE),
+        ),
+        (
+            "INSERT INTO runtime_config (version, values, changes, changed_by, reason, state) VALUES"
+            " (1,$1,$1,$2,$2,'active')",
+            ({}, HOSTILE),
+        ),
+        ("INSERT INTO nodes (name, role, state, address, beat_at) VALUES ($1,'head','ready',$1,now())", (HOSTILE,)),
+        ("INSERT INTO venue_states (venue, account_id, state, detail) VALUES ('paper',1,'READY',$1)", (HOSTILE,)),
+        (
+            "INSERT INTO component_health (name, kind, state, pid, beat_at, since, detail) VALUES"
+            " ('supervisor','actor','ready',101,now(),now(),$1)",
+            ({"tree": TREE},),
+        ),
+        (
+            "INSERT INTO component_health (name, kind, state, pid, beat_at, since, version) VALUES"
+            " ('orders','actor','ready',102,now(),now(),$1), ('x','actor','ready',103,now(),now(),'1'),"
+            " ($1,'actor','failed',104,now(),now(),'1')",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO actor_events (child, event, reason, pid, payload, node) VALUES ('x','exited',$1,12,$2,$1)",
+            (HOSTILE, {"how": "crash", "signal": 9, "last_lines": [HOSTILE]}),
+        ),
+        (
+            "INSERT INTO health_checks (service, at, status, reported, response_ms, error, detail) VALUES"
+            " ('database',now(),'healthy','healthy',1.5,$1,$2), ('backup',now(),'degraded','degraded',1.5,$1,$2)",
+            (HOSTILE, {"age_s": 86400, "note": HOSTILE, "uptime": {"24h": 99.5, "7d": 100.0, "30d": 99.9}}),
+        ),
+        (
+            "INSERT INTO service_registry (name, kind, services, host, version) VALUES ($1,'external','{}',$1,$1)",
+            (HOSTILE,),
+        ),
+        (
+            "INSERT INTO ninja_links (group_name, writer_epoch, state, accounts, alarm) VALUES ($1,1,'DOWN',$2,$1)",
+            (HOSTILE, [{"name": HOSTILE, "state": "ok"}]),
+        ),
+        (
+            "INSERT INTO webhooks (name, salt, key_check, account_id, symbols, sizing, size, quota_per_hour,"
+            " confidence_min, created_by) VALUES ($1,'a','b',1,ARRAY['BTCUSDT'],'payload',1,60,0.6,$1)",
+            (HOSTILE,),
+        ),
+    ]
+    for statement, values in rows:
+        await database.sql(statement, *values)
+    return {"backtest": backtest, "search": search}
+
+
+def address(name: str, path: str, ids: dict[str, str]) -> str:
+    """Return the path of a page with what it needs filled in."""
+    path = path.replace("{name}", "x").replace("{id}", ids.get(name, ""))
+    queries = {
+        "series": "?exchange=binance&symbol=BTCUSDT&timeframe=1m",
+        "compare": f"?id={ids['backtest']}",
+        "chart": "?symbol=BTCUSDT&timeframe=1m",
+    }
+    return "/app" + path + queries.get(name, "")
+
+
+async def administrator(web: Web, browser: httpx.AsyncClient) -> str:
+    """Log a browser in with scope admin and return its token for forms."""
+    secret = await make_user(web, "root", "admin")
+    await log_in(web, browser, "root", code_of(str(secret), steps=1))
+    return await csrf_of(browser)
+
+
+async def test_pages_show_their_data_and_hostile_text_as_text(web: Web, seeded: Database) -> None:
+    ids = await fill(seeded)
+    async with web.client() as browser:
+        await administrator(web, browser)
+        for page in PAGES:
+            if page.name not in SHOWN:
+                continue
+            answer = await browser.get(address(page.name, page.path, ids))
+            assert answer.status_code == 200, (page.name, answer.text[-2000:])
+            assert 'class="problem"' not in answer.text, page.name
+            assert ("<img" in answer.text, "23331" in answer.text) == (False, False), page.name
+            assert page.name in OWN or "&lt;img src=x" in answer.text, page.name
+            for text in SHOWN[page.name]:
+                assert text in answer.text, (page.name, text)
+    assert web.log.lines == []
+
+
+async def test_instance_is_switched_and_gets_parameters(web: Web, seeded: Database) -> None:
+    await fill(seeded)
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        answer = await browser.post("/app/strategies/switch", data={"csrf": csrf, "instance": "x", "on": "0"})
+        assert "x is off" in answer.text
+        form = {"csrf": csrf, "instance": "x", "version": "1", "p.fast": "7", "p.slow": "30"}
+        wrong = await browser.post("/app/strategies/change", data={**form, "p.fast": "seven"})
+        assert (wrong.status_code, "PARAMETER_WRONG" in wrong.text) == (422, True)
+        wrong = await browser.post("/app/strategies/change", data={**form, "p.fast": "-7"})
+        assert wrong.status_code == 422
+        answer = await browser.post("/app/strategies/change", data=form)
+        assert "x runs version 2" in answer.text, answer.text
+        again = await browser.post("/app/strategies/change", data=form)
+        assert (again.status_code, "INSTANCE_CHANGED" in again.text) == (409, True)
+    row = (await seeded.sql("SELECT params, is_enabled FROM strategy_instances WHERE id = 'x'"))[0]
+    assert (row["params"]["fast"], row["params"]["slow"], row["is_enabled"]) == (7, 30, False)
+
+
+async def test_backtest_and_search_are_started_by_their_forms(web: Web, seeded: Database) -> None:
+    await fill(seeded)
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        form = {"csrf": csrf, "strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m", "size": "1000"}
+        one = {**form, "key": "1" * 32, "p.fast": "7"}
+        first = await browser.post("/app/backtests/start", data=one)
+        assert ("It is queued" in first.text, "/app/backtests/" in first.text) == (True, True)
+        await browser.post("/app/backtests/start", data=one)  # a form that is sent twice is one backtest
+        none = await browser.post("/app/backtests/search", data={**form, "key": "2" * 32, "p.fast": "7"})
+        assert (none.status_code, "SPACE_MISSING" in none.text) == (422, True)
+        ranged = {**form, "key": "2" * 32, "p.fast": "5:10", "trials": "5"}
+        assert "The search is queued" in (await browser.post("/app/backtests/search", data=ranged)).text
+    rows = await seeded.sql("SELECT kind, spec FROM jobs WHERE state = 'queued' ORDER BY kind")
+    assert [row["kind"] for row in rows] == ["backtest", "optimization"]
+    assert rows[0]["spec"]["params"] == {"fast": 7}
+    assert rows[1]["spec"]["space"] == {"fast": "5:10"}
+
+
+async def test_suspect_value_is_settled_once(web: Web, seeded: Database) -> None:
+    await fill(seeded)
+    id = str((await seeded.sql("SELECT id FROM quarantine"))[0]["id"])
+    async with web.client() as browser:
+        form = {"csrf": await administrator(web, browser), "id": id, "verdict": "refused"}
+        assert f"Value {id} is refused" in (await browser.post("/app/data/settle", data=form)).text
+        again = await browser.post("/app/data/settle", data={**form, "verdict": "confirmed"})
+        assert (again.status_code, "QUARANTINE_UNKNOWN" in again.text) == (404, True)
+    assert (await seeded.sql("SELECT verdict FROM quarantine"))[0]["verdict"] == "refused"
+
+
+@pytest.mark.parametrize("path", ["/monitor", "/users"])
+async def test_administrative_pages_name_the_scope_that_a_reader_lacks(web: Web, path: str) -> None:
+    await make_user(web, "ann", "read")
+    async with web.client() as browser:
+        await log_in(web, browser, "ann")
+        answer = await browser.get("/app" + path)
+        assert (answer.status_code, "admin" in answer.text) == (200, True)
+        assert f'action="/app{path}' not in answer.text

@@ -434,6 +434,7 @@ class NinjaAccount(Section):
 
     group: str | None = Field(None, description="group of the bridge that has it; needed with several groups")
     account: str = Field(min_length=1, description="its name at NinjaTrader")
+    rules: str | None = Field(None, description="rule group of this account; unset = the rules of its group")
 
 
 class Ninja(Section):
@@ -463,7 +464,8 @@ class Ninja(Section):
     )
     accounts: dict[str, NinjaAccount] = Field(
         default_factory=dict,
-        description="tables [ninja.accounts.NAME] with group and account: further accounts, each a venue 'ninja:NAME'",
+        description="tables [ninja.accounts.NAME] with group, account and rules: further accounts, each a venue "
+        "'ninja:NAME'",
     )
     copies: tuple[str, ...] = Field(
         (),
@@ -539,6 +541,15 @@ class Ninja(Section):
             if (place := self._place(account.group, account.account)) is not None:
                 found[venue_of(name)] = place
         return found
+
+    def rules_of(self, group: str, account: str) -> str | None:
+        """Return the rule group of an account: its own, else that of its bridge; None: no rules of a prop firm."""
+        return self.account_rules(group).get(account) or self.links()[group].rules
+
+    def account_rules(self, group: str) -> dict[str, str]:
+        """Return the rule groups of those accounts of a bridge that have rules of their own, by account."""
+        placed = ((self._place(one.group, one.account), one.rules) for one in self.accounts.values())
+        return {place[1]: rules for place, rules in placed if place is not None and place[0] == group and rules}
 
     def copy_rules(self) -> list[CopyRule]:
         """Return the rules by which accounts repeat the signals of the venue `ninja`. Errors: ValueError."""

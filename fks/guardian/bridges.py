@@ -25,14 +25,16 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
         except ConfigError as error:
             wrong.append(f"{name}: {error}")
             continue
-        rules = None
-        try:
-            rules = None if group.rules is None else _rules(home, group.rules)
-        except (FksError, OSError, UnicodeDecodeError) as error:
-            wrong.append(f"{name}: {error}")
-        found.append(BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, rules))
+        named = {} if group.rules is None else {"": group.rules}
+        named |= settings.ninja.account_rules(name)
+        rules: dict[str, RuleGroup] = {}
+        for account, rule_name in named.items():
+            try:
+                rules[account] = find_group([group for group, _ in stored_groups(home / FOLDER)], rule_name)
+            except (FksError, OSError, UnicodeDecodeError) as error:
+                wrong.append(f"{name}: {error}")
+        of_all = rules.pop("", None)
+        found.append(
+            BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, of_all, rules)
+        )
     return found, wrong
-
-
-def _rules(home: Path, name: str) -> RuleGroup:
-    return find_group([group for group, _ in stored_groups(home / FOLDER)], name)

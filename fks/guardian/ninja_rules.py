@@ -23,19 +23,20 @@ _REASON_MAX = 120
 
 
 class RuleWatch:
-    """`run` until cancelled. `may_act` is asked before each request; `page` gets an event, a message and its group."""
+    """`run` until cancelled. `rules_of` gives the rules of an account. `may_act` is asked before each request; `page`
+    gets an event, a message and its group."""
 
     def __init__(
         self,
         context: Context,
         session: NinjaSession,
-        rules: RuleGroup,
+        rules_of: Callable[[str], RuleGroup | None],
         *,
         may_act: Callable[[], bool],
         page: Callable[[str, str], None],
     ) -> None:
         self._clock, self._log = context.clock, context.log
-        self._session, self._rules = session, rules
+        self._session, self._rules_of = session, rules_of
         self._may_act, self._page = may_act, page
         self._demanded: dict[tuple[str, str], float] = {}  # (account, code) -> monotonic time of the last request
 
@@ -66,9 +67,12 @@ class RuleWatch:
 
     def _action(self, account: m.AccountStatus) -> Action | None:
         """Return what the rules demand of an account with something to close, or None."""
+        rules = self._rules_of(account.name)
+        if rules is None:
+            return None
         working = any(order.ours and order.state not in _ENDED and ":E" in order.name for order in account.orders)
         state = state_of(written(account), (WorkingEntry("", 1, None),) if working else ())
-        return required_action(self._rules, state, self._clock.now_ns()) if state.has_risk else None
+        return required_action(rules, state, self._clock.now_ns()) if state.has_risk else None
 
     async def _flatten(self, account: str, action: Action) -> None:
         now, key = self._clock.monotonic(), (account, action.code)
@@ -78,7 +82,9 @@ class RuleWatch:
         self._demanded[key] = now
         group, why = self._session.address.group, f"{action.code}: {action.detail}"
         self._log.error("guardian.rule_flattens", group=group, account=account, code=action.code, detail=action.detail)
-        self._page("prop.flatten", f"account {account} is flattened by the rules of {self._rules.group}: {why}")
+        rules = self._rules_of(account)
+        named = rules.group if rules is not None else "its firm"
+        self._page("prop.flatten", f"account {account} is flattened by the rules of {named}: {why}")
         reason = why.encode("ascii", "replace").decode()[:_REASON_MAX]
         answer = await self._session.ask(
             lambda rid: m.Flatten(rid=rid, account=account, instruments="all", reason=reason)

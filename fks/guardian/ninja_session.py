@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fks.guardian.context import Context
@@ -28,7 +28,7 @@ _MARGIN_S = 1.0  # an answer is waited for so much longer than the session itsel
 @dataclass(frozen=True, slots=True)
 class BridgeAddress:
     """A NinjaTrader group and where its bridge listens. `is_required`: a missing session is a fault of the system.
-    `rules`: of the prop firm of its accounts."""
+    `rules`: of the prop firm of its accounts; `account_rules`: of accounts with rules of their own, by name."""
 
     group: str
     host: str
@@ -37,6 +37,11 @@ class BridgeAddress:
     timeout_s: float = 5.0
     is_required: bool = False
     rules: RuleGroup | None = None
+    account_rules: Mapping[str, RuleGroup] = field(default_factory=dict)
+
+    def rules_of(self, account: str) -> RuleGroup | None:
+        """Return the rules of an account; None: of no prop firm."""
+        return self.account_rules.get(account, self.rules)
 
 
 class NinjaSession:

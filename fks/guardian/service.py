@@ -104,11 +104,11 @@ class Guardian:
         self._renewing = asyncio.create_task(self._lease.keep(), name="guardian lease")
         for bridge in self._bridges:
             bridge.start(lambda: self._lease.may_act)
-            if bridge.address.rules is not None:
+            if bridge.address.rules is not None or bridge.address.account_rules:
                 watch = RuleWatch(
                     self._context,
                     bridge,
-                    bridge.address.rules,
+                    bridge.address.rules_of,
                     may_act=lambda: self._lease.may_act,
                     page=self._tables.page,
                 )

@@ -42,11 +42,11 @@ class GuardedAccount:
 
 
 def guarded_account(settings: Settings, home: Path, link: str, account: str) -> GuardedAccount | None:
-    """Return the account with the rules that its group names in the settings; None when it names none.
+    """Return the account with the rules that it, or its group, names in the settings; None when neither names any.
 
     A file that cannot be used denies every entry: rules that are not known are broken.
     """
-    name = settings.ninja.links()[link].rules
+    name = settings.ninja.rules_of(link, account)
     if name is None:
         return None
     try:
@@ -120,8 +120,7 @@ class PropGate:
 
 
 def prop_gates(settings: Settings, home: Path, links: Links) -> dict[str, PropGate]:
-    """Return the gate of each account at NinjaTrader whose group names rules, by venue: each is judged by its own
-    values."""
+    """Return the gate of each account at NinjaTrader that has rules, by venue: each is judged by its own values."""
     found = {venue: guarded_account(settings, home, *traded) for venue, traded in settings.ninja.sessions().items()}
     return {venue: PropGate(guarded, links, venue) for venue, guarded in found.items() if guarded is not None}
 

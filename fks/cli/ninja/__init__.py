@@ -8,6 +8,7 @@ from fks.cli.ninja.certify import certify
 from fks.cli.ninja.connection import tail, test
 from fks.cli.ninja.package import package
 from fks.cli.ninja.rules import rules
+from fks.cli.ninja.send import send
 from fks.cli.ninja.status import status
 
 __all__ = ["ninja"]
@@ -21,6 +22,7 @@ def ninja() -> None:
 ninja.add_command(certify)
 ninja.add_command(package)
 ninja.add_command(rules)
+ninja.add_command(send)
 ninja.add_command(status)
 ninja.add_command(tail)
 ninja.add_command(test)

@@ -7,12 +7,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from fks.cli.base import OK, USAGE
 from fks.clock import RealClock
 from fks.futures import contract_of
 from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
+from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 
 ES = front_contract("ES", RealClock().now_ns() // 1_000_000)
@@ -76,6 +79,21 @@ async def test_a_short_signal_has_its_stop_above_and_keeps_its_own_end(gateway: 
         "sell", Decimal("4510.25"), Decimal("4480.25"), 2,
     )  # fmt: skip
     assert row["valid_until"].year == 2030
+
+
+async def test_the_command_sends_the_same_signal(fks: Fks, gateway: Running, traded: Database) -> None:
+    arguments = ["ninja", "send", "buy", ES, "--price", "4500.25", "--tp-points", "20", "--sl-points", "10"]
+    code, out, err = await fks(*arguments, "--key", "k1")
+    assert code == OK, err
+    (row,) = await rows(traded)
+    assert str(row["id"]) in out
+    assert "queued" in out
+    assert (row["stop_loss"], row["take_profit"]) == (Decimal("4490.25"), Decimal("4520.25"))
+    code, out, _ = await fks(*arguments, "--key", "k1", "--json")
+    assert (code, orjson.loads(out)["signal_id"]) == (OK, str(row["id"]))
+    code, _, err = await fks("ninja", "send", "buy", "nothing", "--price", "1")
+    assert code == USAGE
+    assert "write it as ES 03-25" in err
 
 
 async def test_a_repeat_is_the_same_signal_and_a_key_names_one_body(gateway: Running, traded: Database) -> None:

@@ -41,12 +41,12 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 class Watched:
     """A session, its watch, and the pages."""
 
-    def __init__(self, server: Server, group: RuleGroup, *, may_act: bool = True) -> None:
+    def __init__(self, server: Server, group: RuleGroup | None, *, may_act: bool = True, **of: RuleGroup) -> None:
         self.pages: list[str] = []
         context = Context(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
-        address = BridgeAddress("sim", "127.0.0.1", server.port, server.secret, rules=group)
+        address = BridgeAddress("sim", "127.0.0.1", server.port, server.secret, rules=group, account_rules=of)
         self.session = NinjaSession(context, address, lambda: uuid.uuid4().hex)
-        self.watch = RuleWatch(context, self.session, group, may_act=lambda: may_act, page=self.page)
+        self.watch = RuleWatch(context, self.session, address.rules_of, may_act=lambda: may_act, page=self.page)
         self.session.start(lambda: True)
 
     def page(self, event: str, message: str) -> None:
@@ -75,6 +75,19 @@ async def test_account_within_its_rules_is_left_alone(server: Server) -> None:
     await watched.look()
     assert (held(server), watched.pages) == (2, [])
     await watched.session.close()
+
+
+async def test_account_with_rules_of_its_own_is_judged_by_those(server: Server) -> None:
+    lost = rules(max_loss={"value": 2000, "trailing": "static"}).model_copy(update={"starting_balance": 60_000})
+    lenient = Watched(server, lost, Sim101=rules())
+    await lenient.look()
+    assert (held(server), lenient.pages) == (2, []), "the group's rules are not this account's"
+    await lenient.session.close()
+    strict = Watched(server, None, Sim101=lost)
+    await strict.look()
+    await until(lambda: held(server) == 0 and not resting(server))
+    assert strict.pages == ["prop.flatten"]
+    await strict.session.close()
 
 
 async def test_guardian_that_must_not_act_only_looks_on(server: Server) -> None:

@@ -196,6 +196,18 @@ async def test_each_account_has_the_gate_of_its_own_group(tmp_path: Path) -> Non
     assert gates["ninja:two"].denial(replace(large, venue="ninja:two"), (), {}, NOW) is not None
 
 
+async def test_an_account_may_have_rules_of_its_own(tmp_path: Path) -> None:
+    groups: dict[str, Any] = {"apex": {"port": 8081, "rules": "topstep-50k"}}
+    own = {"group": "apex", "account": "APEX-2", "rules": "nobody-has-these"}
+    accounts: dict[str, Any] = {"two": own, "three": {"group": "apex", "account": "APEX-3"}}
+    settings = Settings(ninja=Ninja(groups=groups, account="APEX-1", account_group="apex", accounts=accounts))
+    assert settings.ninja.account_rules("apex") == {"APEX-2": "nobody-has-these"}
+    gates = prop_gates(settings, tmp_path, Links())
+    assert "nobody-has-these" in gates["ninja:two"].fault
+    assert gates["ninja"].fault == ""
+    assert gates["ninja:three"].fault == ""
+
+
 def test_settings_name_the_rules_and_a_wrong_file_denies(tmp_path: Path) -> None:
     settings = Settings(ninja=Ninja(enabled=True, group="apex", rules="mine"))
     assert guarded_account(Settings(ninja=Ninja(enabled=True)), tmp_path, "sim", "Sim101") is None

@@ -90,12 +90,15 @@ class Screen:
             self._write("\r\x1b[K")
 
 
-def first_screen(paths: Paths, node: Node, *, market: str, took_s: float, is_detached: bool) -> list[str]:
+def first_screen(
+    paths: Paths, node: Node, *, market: str, took_s: float, is_detached: bool, has_pages: bool
+) -> list[str]:
     """Return the lines that say what runs and where to look."""
     base = node.gateway_url
     home = _short(paths)
     rows = [
         ("gateway", base, "needs a token: fks token create --name me --scope read"),
+        ("pages", f"{base}/app/" if has_pages else "", "log in as a user: fks users add me --scope admin"),
         ("API docs", f"{base}/docs", ""),
         ("monitor", f"{base}/monitor/", "the tree, feeds, orders, live"),
         ("Ray dashboard", node.dashboard_url, f"its token is in {home}/ray.token"),

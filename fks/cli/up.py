@@ -153,7 +153,12 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
             screen.line(_joined(site.settings))
         else:
             for line in first_screen(
-                site.paths, site.node(), market=_market(site.settings), took_s=screen.elapsed_s, is_detached=False
+                site.paths,
+                site.node(),
+                market=_market(site.settings),
+                took_s=screen.elapsed_s,
+                is_detached=False,
+                has_pages=site.settings.web.enabled,
             ):
                 screen.line(line)
         if is_quiet:
@@ -234,7 +239,10 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
         screen.line(_joined(settings))
         return
     market = _market(settings)
-    for line in first_screen(paths, load_node(paths), market=market, took_s=screen.elapsed_s, is_detached=True):
+    node, has_pages = load_node(paths), settings.web.enabled
+    for line in first_screen(
+        paths, node, market=market, took_s=screen.elapsed_s, is_detached=True, has_pages=has_pages
+    ):
         screen.line(line)
 
 

@@ -56,8 +56,13 @@ def to_monitor() -> Response:
 
 
 @router.get("/")
-@router.get("/admin")
-@router.get("/admin/")
 def front() -> Response:
     """Go to the pages, which another application serves."""
     return RedirectResponse("/app/", status_code=307)
+
+
+@router.get("/admin")
+@router.get("/admin/")
+def administration() -> Response:
+    """Go to the first of the administrative pages."""
+    return RedirectResponse("/app/users", status_code=307)

@@ -43,7 +43,7 @@ class Watched:
 def test_up_prints_addresses_and_live_trading_and_ctrl_c_leaves_nothing() -> None:
     with tempfile.TemporaryDirectory(prefix="fks-up-") as place:
         Path(place).chmod(0o755)
-        system = System.at(Path(place) / "home")
+        system = System.at(Path(place) / "home", FKS_WEB_ENABLED="true")
         process = subprocess.Popen(
             [FKS, "up"],
             env=system.env,
@@ -58,11 +58,16 @@ def test_up_prints_addresses_and_live_trading_and_ctrl_c_leaves_nothing() -> Non
                 lambda: seen.first("gateway.*http://") is not None or process.poll() is not None, deadline_s=START_S
             )
             assert process.poll() is None, seen.text()
-            for place_to_look in ("/docs", "/monitor/", "dashboard"):
+            for place_to_look in ("/docs", "/monitor/", "/app/", "dashboard"):
                 assert seen.first(place_to_look) is not None, seen.text()
             for what in (r"\bbar\b", r"\bsignal\b", r"\border\b", r"\bfill\b"):
                 wait_until(lambda what=what: seen.first(what) is not None, deadline_s=2 * LIVE_S)
             assert any("position" in line and "pnl" in line.lower() for _, line in seen.lines), seen.text()
+            with system.client() as client:
+                wait_until(lambda: client.get("/app/login").status_code == 200, deadline_s=START_S, every_s=0.5)
+                page = client.get("/app/login")
+            assert "script-src 'self'" in page.headers["content-security-policy"]
+            assert 'name="password"' in page.text
             sockets = list(Path("/tmp").glob("fks-*"))
             assert sockets
         finally:

@@ -35,6 +35,8 @@ EXCHANGES = {
 BY_SETTINGS = frozenset({"ninja"})
 #: the only exchange whose protocol the local exchange implements
 SIMULATED = "binance"
+#: whose downloads are files without a header, named by its own symbol: XBTUSD_1.csv (bars), XBTUSD.csv (trades)
+DOWNLOADS_BY_SYMBOL = "kraken"
 
 
 class HasSim(Protocol):

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 
+from fks.exchanges.registry import DOWNLOADS_BY_SYMBOL
 from fks.files.errors import file_error
 from fks.files.table import Table
 from fks.model.timeframe import TIMEFRAMES
@@ -172,7 +173,7 @@ def _kraken(table: Table, stem: str) -> ColumnMapping | None:
         volume,
         trades=volume + 1,
         is_utc=True,
-        exchange="kraken",
+        exchange=DOWNLOADS_BY_SYMBOL,
         symbol=match[1],
         timeframe=timeframe,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from fks.bars.aggregate import aggregate_trades, starts_of
 from fks.bars.columns import find_unsummable
-from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.exchanges.registry import DOWNLOADS_BY_SYMBOL, EXCHANGES, capabilities_of
 from fks.files.column_mapping import NAMES, ColumnMapping, plain_name
 from fks.files.errors import file_error
 from fks.files.rows import numbers
@@ -53,7 +53,7 @@ def map_trades(table: Table, stem: str) -> TradeColumns | None:
     if not table.has_header:
         cells = [table.cell(position, 0).strip() for position in range(width)]
         if width == 3 and _KRAKEN_NAME.match(stem):
-            return _columns("kraken download of trades", "kraken", stem, 0, 1, 2)
+            return _columns("kraken download of trades", DOWNLOADS_BY_SYMBOL, stem, 0, 1, 2)
         if width not in (7, 8) or not _WHOLE.fullmatch(cells[0]) or not all(map(_SIDE.fullmatch, cells[-2:])):
             return None
         symbol = match[1] if match else ""

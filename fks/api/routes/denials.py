@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Query
@@ -17,6 +17,7 @@ from fks.model.timeframe import to_datetime
 
 router = Router(tags=["signals"])
 _SPAN = timedelta(days=7)
+_FIRST = datetime.min.replace(tzinfo=UTC)  # of what Python can hold: nothing is before it
 
 
 @router.get("/denials/cost")
@@ -34,7 +35,7 @@ async def cost(
     """
     now = to_datetime(gate.deps.clock.now_ns())
     to = moment(until, "until") or now
-    start = moment(since, "since") or to - _SPAN
+    start = moment(since, "since") or max(to, _FIRST + _SPAN) - _SPAN
     if start >= to:
         raise Problem(422, "TIME_INVALID", "since must be before until", remedy="give an earlier `since`")
     costs = gate.deps.settings.costs

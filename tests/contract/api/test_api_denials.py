@@ -107,7 +107,12 @@ def outside(database: Database, bus: Bus, database_url: str, redis_url: str, tmp
 
     @asynccontextmanager
     async def opened(
-        *sql: str, venue: ScriptedVenue | None = None, is_ready: bool = True, sweep_s: float = 0.5, **risk: Any
+        *sql: str,
+        venue: ScriptedVenue | None = None,
+        is_ready: bool = True,
+        sweep_s: float = 0.5,
+        disk_free_min_mb: int = 1,
+        **risk: Any,
     ) -> AsyncIterator[Outside]:
         await seed(database, pyramiding=1)
         for statement in sql:
@@ -116,6 +121,7 @@ def outside(database: Database, bus: Bus, database_url: str, redis_url: str, tmp
             update={
                 "risk": FAST.risk.model_copy(update=risk),
                 "venue": FAST.venue.model_copy(update={"sweep_s": sweep_s}),
+                "monitor": FAST.monitor.model_copy(update={"disk_free_min_mb": disk_free_min_mb}),
             }
         )
         rig = Rig(database, bus, venue or ScriptedVenue(), settings=settings)
@@ -273,6 +279,11 @@ async def test_a_venue_that_is_away(outside: Open) -> None:
         callers.rig.venue.outages["open_orders"] = 1_000_000
         callers.rig.venue.lose_session()
         await callers.becomes_denied("VENUE_DOWN")
+
+
+async def test_a_disk_with_too_little_room(outside: Open) -> None:
+    async with outside(disk_free_min_mb=10**9) as callers:
+        await callers.becomes_denied("DISK_FULL")
 
 
 async def test_a_request_waits_while_no_order_manager_is_in_charge(outside: Open) -> None:

@@ -30,6 +30,7 @@ from fks.sim.nt8 import platform
 from fks.store.db import Database
 from tests.support.exchange_peer import CountingBudget
 from tests.support.local_exchange import free_port
+from tests.support.ninja import put_secret
 from tests.support.ninja_prices import MONDAY_NS, SYMBOL, Bridge, FastClock, bridge_at
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -326,7 +327,7 @@ async def test_x41_refused_connection_is_an_outage_that_names_the_address(
     tmp_path: Path, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fks.exchanges.ninja.session.READY_S", 0.5)
-    (tmp_path / "key").write_text("a-secret-of-more-than-sixteen-bytes")
+    put_secret(tmp_path / "key")
     port = free_port()
     settings = Settings(ninja=Ninja(port=port, secret_file=str(tmp_path / "key")))
     made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(), log=log)
@@ -382,7 +383,7 @@ async def test_x43_missing_answer_is_an_outage(
 
     monkeypatch.setattr("fks.exchanges.ninja.session.READY_S", 0.5)
     server = await asyncio.start_server(deaf, "127.0.0.1", 0)
-    (tmp_path / "key").write_text("a-secret-of-more-than-sixteen-bytes")
+    put_secret(tmp_path / "key")
     port = server.sockets[0].getsockname()[1]
     settings = Settings(ninja=Ninja(port=port, secret_file=str(tmp_path / "key")))
     made = make_exchange("ninja", settings=settings, node=None, clock=FastClock(), log=log)

@@ -82,3 +82,9 @@ async def test_no_denials_say_so_and_a_wrong_span_is_refused(gateway: Running, f
     code, _, err = await fks("denials", "cost", "--since", "2026-05-02", "--until", "2026-05-01")
     assert code != 0
     assert "before until" in err
+
+
+async def test_span_that_ends_with_the_first_date_there_is_is_refused(gateway: Running) -> None:
+    async with gateway.client() as client:
+        answer = await client.get("/denials/cost", params={"until": "0001-01-01"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "TIME_INVALID")

@@ -35,6 +35,7 @@ async def head(url: str, folder: str) -> None:
         log=CollectingLog(),
         meter=RecordingMeter(),
         paths=Paths.of(folder),
+        lease=None,
     )
 
     async def run_job(home: str, job_id: str) -> None:

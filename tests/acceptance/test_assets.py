@@ -259,7 +259,7 @@ def test_the_first_contract_starts_the_collector_of_ninjatrader(system: System, 
         enable(client, symbol=nt8, exchange="ninja", timeframes=["1s"], history=0)
         try:
             wait_until(lambda: "collector:ninja" in system.components(), deadline_s=SOON_S)
-            wait_until(lambda: system.components()["collector:ninja"]["state"] == "ready", deadline_s=60.0)
+            wait_until(lambda: system.components()["collector:ninja"]["state"] == "ready", deadline_s=150.0)
             wait_until(lambda: len(bars(system, nt8, "1s")) >= 3, deadline_s=60.0)
         finally:
             client.post("/assets/disable", json={"symbol": nt8, "exchange": "ninja"}).raise_for_status()

@@ -25,16 +25,19 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
         except ConfigError as error:
             wrong.append(f"{name}: {error}")
             continue
-        named = {} if group.rules is None else {"": group.rules}
-        named |= settings.ninja.account_rules(name)
-        rules: dict[str, RuleGroup] = {}
-        for account, rule_name in named.items():
-            try:
-                rules[account] = find_group([group for group, _ in stored_groups(home / FOLDER)], rule_name)
-            except (FksError, OSError, UnicodeDecodeError) as error:
-                wrong.append(f"{name}: {error}")
-        of_all = rules.pop("", None)
+        rules, fault = _rules(home, group.rules)
+        own = {account: _rules(home, of) for account, of in settings.ninja.account_rules(name).items()}
+        wrong += [f"{name}: {text}" for text in (fault, *(text for _, text in own.values())) if text]
+        account_rules = {account: found_rules for account, (found_rules, _) in own.items()}
         found.append(
-            BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, of_all, rules)
+            BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, rules, account_rules)
         )
     return found, wrong
+
+
+def _rules(home: Path, name: str | None) -> tuple[RuleGroup | None, str]:
+    """Return the rules of a group, None without a name; or None and why they cannot be used."""
+    try:
+        return (None if name is None else find_group([group for group, _ in stored_groups(home / FOLDER)], name)), ""
+    except (FksError, OSError, UnicodeDecodeError) as error:
+        return None, str(error)

@@ -28,7 +28,8 @@ _MARGIN_S = 1.0  # an answer is waited for so much longer than the session itsel
 @dataclass(frozen=True, slots=True)
 class BridgeAddress:
     """A NinjaTrader group and where its bridge listens. `is_required`: a missing session is a fault of the system.
-    `rules`: of the prop firm of its accounts; `account_rules`: of accounts with rules of their own, by name."""
+    `rules`: of the prop firm of its accounts; `account_rules`: of accounts with rules of their own, by name; None: its
+    rules cannot be used, and those of another firm must not stand in for them."""
 
     group: str
     host: str
@@ -37,7 +38,7 @@ class BridgeAddress:
     timeout_s: float = 5.0
     is_required: bool = False
     rules: RuleGroup | None = None
-    account_rules: Mapping[str, RuleGroup] = field(default_factory=dict)
+    account_rules: Mapping[str, RuleGroup | None] = field(default_factory=dict)
 
     def rules_of(self, account: str) -> RuleGroup | None:
         """Return the rules of an account; None: of no prop firm."""
@@ -52,7 +53,7 @@ class NinjaSession:
         self.address, self.name = address, f"ninja:{address.group}"
         self._new_instance = new_instance
         self._link: Link | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._asked: dict[str, asyncio.Future[m.Result | m.Status]] = {}
         self.welcome: m.Welcome | None = None
         self.status: m.Status | None = None
@@ -60,15 +61,15 @@ class NinjaSession:
 
     def start(self, may_act: Callable[[], bool]) -> None:
         """Connect, and stay connected while `may_act`."""
-        self._keeping = asyncio.create_task(self._keep(may_act), name=self.name)
+        self._connecting = asyncio.create_task(self._keep(may_act), name=self.name)
 
     async def close(self) -> None:
         """Disconnect."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
-            self._keeping = None
+                await self._connecting
+            self._connecting = None
 
     @property
     def is_open(self) -> bool:

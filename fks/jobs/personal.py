@@ -102,7 +102,7 @@ class PersonalSchedules:
 
 
 def _wanted(row: Mapping[str, Any], lost_at: datetime | None, now: datetime) -> tuple[datetime, int, str] | None:
-    """Return due time, attempt and cause of the run to begin, or None. A person's wish comes first."""
+    """Return due time, attempt and cause of the run to begin, or None. A person's request comes first."""
     if row["requested_at"] is not None:
         return row["requested_at"], 1, "person"
     if not row["is_enabled"]:

@@ -5,8 +5,8 @@ sees the death of the process at once, listens on the same port (SO_REUSEPORT, w
 holds what connects. When the new proxy listens, the keeper stops listening first and then passes the held bytes on in
 both directions, TLS included. While a proxy lives the keeper listens nowhere, so that a request costs nothing more.
 
-A client that leaves while it waits is dropped, and none of its bytes are passed on: a request that nobody awaits must
-not become an order. A held request is at most `HOLD_S` old when it reaches the gateway, the default `max_age` of a
+A client that leaves while it waits is dropped, and none of its bytes are passed on: a request without a waiting client
+must not become an order. A held request is at most `HOLD_S` old when it reaches the gateway, the default `max_age` of a
 request without `valid_until`; after that it is answered 503 and was never accepted.
 Used on loopback only: the gateway would take the keeper's address for the client's.
 """
@@ -131,7 +131,11 @@ class HttpStandby:
         self._log.info("http_standby.held", connections=len(held), seconds=self._clock.monotonic() - started_s)
 
     async def _hold(self, connection: socket.socket, is_back: asyncio.Event) -> None:
-        reader, writer = await asyncio.open_connection(sock=connection, limit=BUFFER_MAX)
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection, limit=BUFFER_MAX)
+        except OSError:
+            connection.close()
+            return
         try:
             received = bytearray()
             try:

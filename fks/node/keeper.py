@@ -38,6 +38,7 @@ from fks.process.output_logs import rotate
 
 BEAT_S = 1.0
 ROTATE_S = 60.0  # between two looks at the size of what the servers print
+SIDE_WORK_S = 5.0  # until work that failed beside the services is begun again
 TREE_LOOK_S = 1.0  # between two looks whether the tree has to be deployed
 FAILURES_MAX = 2  # of a service or of the tree at the first start; later nothing is given up
 RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the records
@@ -95,7 +96,8 @@ class Keeper:
         control = ControlSocket(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         await control.open()
-        works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), self._stand_by(), self._rotate_logs())
+        beside = (self._beside("standby", self._stand_by), self._beside("logs", self._rotate_logs))
+        works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), *beside)
         tasks = [asyncio.create_task(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -220,6 +222,15 @@ class Keeper:
         self._deployer.note_beat(state.supervisor_age_s)
         if state.must_rejoin:
             self.services[RAY].restart()
+
+    async def _beside(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do for ever what no service needs: its fault (a full disk, a mistake of ours) must not end the keeper."""
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                self._log.error("keeper.work_failed", work=name, error=f"{type(error).__name__}: {error}")
+            await self._clock.sleep(SIDE_WORK_S)
 
     async def _rotate_logs(self) -> None:
         """Rotate what the servers print; their programs do not."""

@@ -73,7 +73,7 @@ def is_own(connection: HTTPConnection, http: Http) -> bool:
 
 
 def is_local(connection: HTTPConnection, host: str = "") -> bool:
-    """Return whether the caller is this host itself, or a client of a proxy on it that does not tell of it (`is_own`
+    """Return whether the caller is this host itself, or a client of a proxy on it that names no client (`is_own`
     admits none). `host`: what the gateway binds; a peer that has this address is this host, too."""
     if any(name in connection.headers for name in _FORWARDED):
         return False

@@ -91,7 +91,7 @@ async def exit_of(how: How, reason: str, process: ProcessHandle | None, paths: P
     if paths is not None:
         trace, intended_code = _trace(process, paths, component)
         if code is None and not process.was_killed and (intended_code is not None or how is How.CRASH):
-            # the kernel cannot tell (before Linux 6.15 only a parent learns it): what it left says it, or its absence
+            # the kernel does not report it (before Linux 6.15 only a parent learns it): what it left says it
             exit_code, number = _inferred(trace, intended_code)
             is_inferred = True
     if how is How.CRASH:

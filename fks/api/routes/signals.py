@@ -62,7 +62,7 @@ async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key:
     """Commit a signal for NinjaTrader and wait up to a second for its order: success, message, signal_id, order_id and
     error.
 
-    200 with `success` true: committed, and `message` tells whether it was sent or waits. 422 with the code when it is
+    200 with `success` true: committed, and `message` says whether it was sent or waits. 422 with the code when it is
     denied. 503 only when nothing was committed; 504 when that is not known: send it again with the same key. Keys and
     repeats are those of POST /orders.
     """

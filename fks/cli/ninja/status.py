@@ -29,7 +29,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         return
     items = answer["items"]
-    rows = [(i["group"], _state(i), *_words(i), _accounts(i), _waiting(i), _last(i), i["alarm"]) for i in items]
+    rows = [(i["group"], _state(i), *_trading(i), _accounts(i), _waiting(i), _last(i), i["alarm"]) for i in items]
     headers = ("GROUP", "STATE", "CAN TRADE", "KILL LATCH", "ACCOUNTS", "WAITING", "LAST EVENT", "ALARM")
     table(rows, headers, empty="no links: set ninja.enabled, or write [ninja.groups.NAME]")
     if answer["copies"]["followers"]:
@@ -80,7 +80,7 @@ def _outcome(order: dict[str, Any]) -> tuple[str, ...]:
     return (order["account"], order["state"], filled, *("–" if value is None else str(value) for value in shown))
 
 
-def _words(item: dict[str, Any]) -> tuple[str, str]:
+def _trading(item: dict[str, Any]) -> tuple[str, str]:
     return "yes" if item["can_trade"] else "no", "SET" if item["halted"] else "–"
 
 

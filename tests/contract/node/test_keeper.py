@@ -393,3 +393,23 @@ async def test_tree_that_is_not_whole_is_redeployed_later(paths, monkeypatch):
     async with running(paths, [small(paths, "ray")], driver, on_progress=lambda *step: progress.append(step)):
         await until(lambda: ("actors", "ready", "") in progress)
         assert driver.deploys == 2
+
+
+async def test_fault_of_work_beside_the_services_does_not_end_the_keeper(paths, monkeypatch):
+    asked = []
+
+    def rotate(logs):
+        asked.append(logs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fks.node.keeper.rotate", rotate)
+    monkeypatch.setattr("fks.node.keeper.ROTATE_S", 0.01)
+    monkeypatch.setattr("fks.node.keeper.SIDE_WORK_S", 0.01)
+    log = CollectingLog()
+    async with running(paths, [small(paths, "ray")], log=log) as keeper:
+        await until(lambda: len(asked) >= 2)
+        assert keeper.phase == "ready"
+        first = pids_of(paths, "ray")[0]
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: pids_of(paths, "ray")[:1] not in ([first], []))
+    assert any(line[1] == "keeper.work_failed" for line in log.lines)

@@ -93,7 +93,8 @@ class OrderCache:
     ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
     #: signals that were looked at and have to wait for something (a halt, the end of an order): how many, and when
     held: dict[PositionKey, tuple[int, float]] = field(default_factory=dict)
-    halted: set[str] = field(default_factory=set)
+    #: instances that were halted, and when (monotonic): their rows say so to every read that begins later
+    halted: dict[str, float] = field(default_factory=dict)
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from fks.model.account import Position
+from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
 from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side
 from fks.order_manager.cache import OrderCache
@@ -28,6 +29,7 @@ from fks.orders.machine import Act, Step, advance, begin
 from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
 from fks.runtime import Runtime
+from fks.store.facts import Facts
 from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, TradeRow
 from fks.store.positions import PositionStore
 
@@ -59,6 +61,7 @@ class Ledger:
         self._at = at
         self.journal = OrderJournal(runtime.db, lease=runtime.lease.name, epoch=runtime.lease.epoch)
         self.store = OrderStore(runtime.db)
+        self._facts = Facts(runtime.db, runtime.lease)
         self.on_step: OnStep = lambda order, step: None
         self.on_change: Callable[[Order], None] = lambda order: None  # called once after each commit of an order
         self.on_positions: Callable[[PositionKey], None] = lambda key: None  # and after one without an order
@@ -215,6 +218,7 @@ class Ledger:
                 assert order is not None
                 plan = self._plan(order, events, skip)
                 changes = self._changes(plan)
+                await self._halt(plan)
                 if changes.trades:
                     self._at("fill.before")
                 if not (changes.orders or changes.events or changes.trades) or await self.journal.apply(changes):
@@ -226,6 +230,19 @@ class Ledger:
                 await self.wait_for_journal(error)
             # the journal may know more than memory now: a write of unknown outcome took, or an earlier self had booked
             await self._reload(key, client_order_id)
+
+    async def _halt(self, plan: _Plan) -> None:
+        """Deny the instance's entries where a step asks for that: in memory, and in its row, which a restart reads.
+
+        The row is written before the step: once on disk, its cause is never seen as new again. Errors: OutageError.
+        """
+        if not any(Act.HALT in step.acts for _, _, step in plan.steps):
+            return
+        instance = copied_instance(plan.order.instance) or plan.order.instance
+        if instance and instance not in self._cache.halted:
+            name = plan.order.client_order_id
+            await self._facts.halt(instance, f"halted: an execution of order {name} that was never sent")
+            self._cache.halted[instance] = self._clock.monotonic()
 
     async def _reload(self, key: PositionKey, client_order_id: str) -> None:
         async def read() -> tuple[Order | None, list[Position]]:

@@ -107,7 +107,10 @@ class Refresher:
 
     async def _read_fast(self) -> None:
         self._cache.marks = {(m.exchange, m.symbol): m for m in await self._facts.marks()}
+        began_s = self._clock.monotonic()
         self._cache.instances = {i.id: i for i in await self._facts.instances()}
+        # what a person enabled again is halted no longer; a halt that was written meanwhile may not be in what was read
+        self._cache.halted = {name: at_s for name, at_s in self._cache.halted.items() if at_s >= began_s}
         self._cache.ready = await self._signals.waiting(list(self._cache.venues))
         await self._read_kill()
         for gate in self._cache.prop.values():

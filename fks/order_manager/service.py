@@ -335,19 +335,8 @@ class OrderManager:
                     self._requests.query_soon(name, is_forced=act is Act.ASK)
             elif act is Act.CANCEL_UNLESS_VALID:
                 self._cancel_unless_valid(order, step.before)
-            elif act is Act.HALT:
-                self._halt(order)
         if Act.PAGE in step.acts or Act.ALERT in step.acts:
             self._alert(order, step)
-
-    def _halt(self, order: Order) -> None:
-        """Deny the instance's entries from now on: at once in memory, and in its row, which a restart reads."""
-        if order.instance and order.instance not in self.cache.halted:
-            self.cache.halted.add(order.instance)
-            reason = f"halted: an execution of order {order.client_order_id} that was never sent"
-            self._tasks.spawn(
-                self._ledger.patiently(lambda: self._facts.halt(order.instance, reason)), f"halt {order.instance}"
-            )
 
     def _on_placed(self, order: Order) -> None:
         self._workers.order_changed(order)

@@ -17,7 +17,7 @@ import pwd
 import stat
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +111,38 @@ class Catalogue:
         return made
 
 
+class NarrowCatalogue(Catalogue):
+    """A catalogue that runs no more of users' files than a strategy needs: for a process that runs some of them.
+
+    A name that is neither built in nor a package's is looked for in the files whose name or text has it, and in all
+    files only if it is not there. So a file that hangs, or ends its process, ends only instances that use it.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(_builtin())
+        self._folder = folder
+
+    def kind(self, name: str) -> type[Strategy]:
+        """See `Catalogue.kind`."""
+        for files in (None, self._with(name), files_of(self._folder)):
+            if name in self.entries:
+                break
+            self.entries = Catalogue(_entries_of(files or [])).entries | self.entries
+        return super().kind(name)
+
+    def _with(self, name: str) -> list[Path]:
+        """Return the files that may define a strategy of this name: a class without one has its file's or its own."""
+        wanted = name.lower()
+        return [path for path in files_of(self._folder) if path.stem == name or wanted in _text_of(path).lower()]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
@@ -156,10 +188,14 @@ def packages() -> list[importlib.metadata.EntryPoint]:
 
 
 def _entries(folder: Path | None) -> Iterator[Entry]:
+    yield from _entries_of(files_of(folder))
+
+
+def _entries_of(files: Sequence[Path]) -> Iterator[Entry]:
     yield from _builtin()
     for point in packages():
         yield from load_package(point)
-    for path in files_of(folder):
+    for path in files:
         yield from load_file(path)
 
 

@@ -32,7 +32,7 @@ from fks.store.challengers import ShadowStore
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate, opened_at
 from fks.strategies.check import ensure_checked, ensure_live, trailing_entry
-from fks.strategies.registry import load_catalogue
+from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
@@ -306,7 +306,7 @@ class StrategyWorker:
         return _Runner(replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns), strategy, Columns(bars), anchor_ns)
 
     def _make(self, row: Instance) -> Strategy:
-        made = load_catalogue(self._folder).make(row.strategy, row.params)
+        made = NarrowCatalogue(self._folder).make(row.strategy, row.params)  # no other instance's file is run for it
         ensure_live(made)
         return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from fks.clock import FakeClock, RealClock
 from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.timeframe import NS, bar_end, iso, to_ns
+from fks.model.timeframe import NS, bar_end, iso, to_datetime, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.strategies import StrategyStore
@@ -23,6 +24,7 @@ from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker import worker as strategy_worker
 from fks.strategy_worker.worker import StrategyWorker
+from tests.support.cut_link import KINDS, behind_a_link, partition_s
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.runtimes import TAPE, runtime
 from tests.support.strategies import EVERY_EDGE, START_NS, add_account, add_instance, bars_of, hold, seal
@@ -280,7 +282,7 @@ async def test_a_strategy_that_kills_its_worker_while_loading_is_stopped(
     await seal(floor.db, wave(20))
     for epoch in range(1, 5):  # three workers die after they wrote LOADING and before they were done
         with monkeypatch.context() as patch:
-            patch.setattr(strategy_worker, "load_catalogue", _die)
+            patch.setattr(strategy_worker, "NarrowCatalogue", _die)
             await (await floor.worker(epoch)).start()
         assert (await floor.row())["state"] == "LOADING"
     await (await floor.worker(9)).start()
@@ -592,6 +594,44 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
     assert received[0]["instance"] == "a"
     assert len(await floor.signals()) == 1
     assert worker.detail()["instances"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_partition_repeats_no_bar_and_skips_none(floor: Floor, database_url: str, kind: str) -> None:
+    """Bars seal while the worker's database does not answer, or cannot be reached."""
+    floor.clock = RealClock()
+    bars = wave(60)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)
+    await seal(floor.db, bars[:10])
+    async with behind_a_link(database_url) as (db, link):
+        await hold(floor.db, 1)
+        worker = await replace(floor, db=db).worker()
+        await worker.start()
+        task = asyncio.create_task(worker.run())
+        try:
+            for k in range(10, 20):
+                await seal(floor.db, bars[k : k + 1])
+                await floor.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+            await link.cut(kind)
+            cut_s = time.monotonic()
+            await seal(floor.db, bars[20:50])
+            if kind == "gone":
+                await until(lambda: not worker.is_ready, deadline_s=10)
+            await asyncio.sleep(max(partition_s(2.0) - (time.monotonic() - cut_s), 0.0))  # its length
+            before = len(await floor.signals())
+            await link.restore()
+            await seal(floor.db, bars[50:])
+
+            async def is_done() -> bool:
+                return (await floor.row())["cursor_time"] == to_datetime(int(bars.time_ns[-1]))
+
+            await until(is_done, deadline_s=20)
+            await until(lambda: worker.is_ready, deadline_s=10)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert before < len(await floor.signals()), "bars that sealed meanwhile have an edge"
+    assert seen(await floor.signals()) == expected(bars[6:], 4)
 
 
 async def test_corrected_bar_that_is_published_again_is_not_decided_again(floor: Floor) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fks.model.errors import InputError
 from fks.strategies.check import check_strategy
-from fks.strategies.registry import load_catalogue, source_hash
+from fks.strategies.registry import NarrowCatalogue, load_catalogue, source_hash
 from fks.strategies.template import TEMPLATE, TEST
 
 OWN = TEMPLATE.format(title="Mine", kind="Mine", name="mine")
@@ -133,3 +133,35 @@ def test_text_from_the_command_line_becomes_numbers() -> None:
         "leave": 50.0,
         "short": True,
     }
+
+
+NAMED = 'name: ClassVar[str] = "mine"'
+DEADLY = "from pathlib import Path\nPath(__file__).with_name('run').write_text('x')\nraise SystemExit(7)\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name"),
+    [
+        ("mine.py", OWN, "mine"),
+        ("other.py", OWN, "mine"),  # named in its text
+        ("plain.py", OWN.replace(NAMED, ""), "plain"),  # without a name it has its file's
+        ("dynamic.py", OWN.replace("Mine", "Own").replace(NAMED, 'name: ClassVar[str] = "mi" "ne"'), "mine"),
+    ],
+)
+def test_a_narrow_catalogue_finds_what_the_whole_one_does(tmp_path: Path, file: str, text: str, name: str) -> None:
+    assert NAMED in OWN
+    (tmp_path / file).write_text(text)
+    assert NarrowCatalogue(tmp_path).make(name, {"entry": 5}) == load_catalogue(tmp_path).make(name, {"entry": 5})
+
+
+def test_a_narrow_catalogue_runs_no_file_of_another_strategy(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    members = {"members": [{"strategy": "mine"}, {"strategy": "rsi"}]}
+    for name, params in (("mine", {}), ("sma_cross", {}), ("combination", members)):
+        assert NarrowCatalogue(tmp_path).make(name, params).name == name
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        NarrowCatalogue(tmp_path).make("deadly")
+    with pytest.raises(InputError, match="unknown strategy"):
+        NarrowCatalogue(tmp_path).make("none_of_these")

@@ -28,6 +28,7 @@ from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
 from tests.support.audit import audit
 
 HEARTBEAT_S = 1.0  # the default; three missed ones are a hang
+UNWELL_S = 130.0  # bars may wait for 10 s, and the check may fail for 120 s
 Fault = Callable[[Rig], Awaitable[dict[str, Sample]]]
 
 
@@ -58,6 +59,9 @@ def table() -> dict[str, Row]:
         "stop-strategy": Row(partial(actors.stopped, name="strategy:0"), *hung),
         "stop-orders": Row(partial(actors.stopped, name="orders"), *hung),
         "blocked": Row(actors.blocked, *hung),
+        "stop-starting": Row(actors.stopped_starting, 7.0, 10.0),
+        "unwell": Row(actors.unwell, UNWELL_S + 5.0, UNWELL_S + 10.0),
+        "memory": Row(actors.memory, 3.0, 6.0, place="ceiling"),
         "supervisor": Row(actors.supervisor, None, 5.0),
         "replica": Row(parts.replica),
         "proxy": Row(parts.proxy, None, 5.0),
@@ -79,6 +83,7 @@ def table() -> dict[str, Row]:
 PLACES = {
     "demo": {},
     "memory": {"FKS_RAY_STORAGE": "none"},  # the GCS in memory: its death is the node's
+    "ceiling": {"FKS_SUPERVISION_MEMORY_MAX_MB": "800"},  # the default, 2048, is more than a shared machine spares
     "cluster": {},
     "apart": {},  # as "cluster", with each worker in namespaces of its own: as root
     "markets": {"FKS_DATA_SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT,AVAXUSDT,SUIUSDT"},  # each holds 200 orders

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import struct
 import time
 from decimal import Decimal
 from functools import partial
@@ -14,6 +15,7 @@ import asyncpg
 import httpx
 
 from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
+from fks.process.heartbeat import heartbeat_file
 
 GUARDIAN = "guardian"
 ENTRY_S = 0.1  # an entry tried so shortly before the feed is live may be decided after
@@ -261,6 +263,119 @@ async def blocked(rig: Rig) -> dict[str, Sample]:
     blocked_at = float(flag.with_suffix(".since").read_text())
     note = "from the moment it blocked, as the strategy wrote it down"
     return {"event loop blocked (strategy:0)": Sample(exited["at"] - blocked_at, started["at"] - blocked_at, note=note)}
+
+
+HOARDER = '''
+"""A strategy that takes memory once, when a file says how many MB: what a leak looks like from outside."""
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from fks.model.bar import Bars
+from fks.strategies.base import Decisions, Strategy
+
+FLAG = Path(r"{flag}")
+KEPT = []
+
+
+class Hoarder(Strategy):
+    """Always flat; keeps as many MB as FLAG says."""
+
+    name: ClassVar[str] = "hoarder"
+
+    def warmup(self) -> int:
+        return 1
+
+    def decide(self, bars: Bars) -> Decisions:
+        if FLAG.exists():
+            wanted = int(FLAG.read_text())
+            FLAG.unlink()
+            FLAG.with_suffix(".since").write_text(str(time.time()))
+            KEPT.append(np.ones(wanted * 2**17))
+        return Decisions(np.zeros(len(bars)))
+'''
+
+
+async def memory(rig: Rig) -> dict[str, Sample]:
+    """A strategy takes its worker above 1.25 times the ceiling: the worker is drained and started again."""
+    flag, ceiling_mb = rig.system.home / "hoard", int(rig.system.env["FKS_SUPERVISION_MEMORY_MAX_MB"])
+    script = rig.system.home / "strategies" / "hoarder.py"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(HOARDER.format(flag=flag))
+    id = f"hoarder-{int(time.time())}"
+    options = ("--symbol", "BTC/USDT", "--timeframe", "1s", "--account", "paper", "--size", "100")
+    await asyncio.to_thread(rig.system.fks, "strategies", "add", id, "hoarder", *options)
+
+    async def runs() -> bool:
+        return bool(await rig.rows("SELECT 1 FROM strategy_instances WHERE id = $1 AND state = 'RUNNING'", id))
+
+    await rig.until(runs, 60.0, "running hoarder")
+    at = time.time()
+    flag.write_text(str(round(ceiling_mb * 1.3)))  # with what the worker has already, above the limit
+    exited = await rig.event("strategy:0", ("exited",), at)
+    started = await rig.event("strategy:0", ("started",), at)
+    await asyncio.to_thread(rig.system.fks, "strategies", "disable", id, check=False)
+    since = float(flag.with_suffix(".since").read_text())
+    note = f"ceiling {ceiling_mb} MB, {exited['reason']}; the time to take the memory is included"
+    return {
+        "memory above 1.25 times its ceiling (strategy:0)": Sample(
+            exited["at"] - since, started["at"] - since, note=note
+        )
+    }
+
+
+async def unwell(rig: Rig) -> dict[str, Sample]:
+    """Sealed bars wait for the strategy worker, whose rows another session holds: its self-check fails until it is
+    drained."""
+    connection = await asyncpg.connect(rig.system.node["database_url"], timeout=2.0)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.fetch("SELECT id FROM strategy_instances FOR UPDATE")
+        at = time.time()
+        exited = await rig.event("strategy:0", ("exited",), at, deadline_s=240.0)
+        await transaction.rollback()
+        started = await rig.event("strategy:0", ("started",), at)
+    finally:
+        await connection.close()
+    return {"self-check failed (strategy:0)": Sample(exited["at"] - at, started["at"] - at, note=exited["reason"])}
+
+
+async def stopped_starting(rig: Rig, name: str = "strategy:0") -> dict[str, Sample]:
+    """SIGSTOP of a child that has answered and is not up yet."""
+    old = (await rig.pids())[name]
+    killed_at, _ = await rig.kill(name)
+    pulse = heartbeat_file(rig.system.home / "run", name)
+
+    async def fresh() -> int | None:
+        with contextlib.suppress(OSError, struct.error):
+            (pid,) = struct.unpack_from("@q", pulse.read_bytes())
+            return pid if pid not in (0, old) else None
+        return None
+
+    pid = await rig.until(fresh, 30.0, "heartbeat of the next process")
+    await asyncio.sleep(0.1)  # two looks of its supervisor
+    at = rig.end(pid, signal.SIGSTOP)
+    try:
+        exited = await rig.event(name, ("exited",), at)
+        started = await rig.event(name, ("started",), exited["at"])
+    except Missed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        raise
+    sample = Sample(exited["at"] - at, started["at"] - at, note=exited["reason"])
+    early = await rig.rows(
+        "SELECT 1 FROM actor_events WHERE child = $1 AND event = 'started' AND time > to_timestamp($2)"
+        " AND time < to_timestamp($3)",
+        name,
+        killed_at,
+        exited["at"],
+    )
+    if early:
+        sample.wrong.append("it was up before it was stopped")
+    return {f"SIGSTOP {name} while it starts": sample}
 
 
 async def supervisor(rig: Rig) -> dict[str, Sample]:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from fks.config.settings import Database as DatabaseSettings
+from fks.store.db import Database
+
+KINDS = ("silent", "gone")
+
+
+def partition_s(default_s: float) -> float:
+    """Return how long a test's partition lasts: FKS_PARTITION_S seconds (`make soak`: 30), else `default_s`."""
+    return float(os.environ.get("FKS_PARTITION_S", default_s))
 
 
 class CutLink:
@@ -46,6 +58,13 @@ class CutLink:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def cut(self, kind: str) -> None:
+        """Begin a partition of a kind of `KINDS`."""
+        if kind == "silent":
+            self.silence()
+        else:
+            await self.vanish()
 
     async def restore(self) -> None:
         self._flows.set()
@@ -92,3 +111,17 @@ class CutLink:
                 await self._flows.wait()
                 writer.write(data)
                 await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def behind_a_link(url: str, *, statement_s: float = 2.0) -> AsyncIterator[tuple[Database, CutLink]]:
+    """Give a database whose connections go through a link, and the link; at the end it is whole again."""
+    link = await CutLink(url).open()
+    settings = DatabaseSettings(retry_s=0.5, connect_timeout_s=1.0, statement_timeout_s=statement_s)
+    db = await Database.connect(link.url, settings, application="test")
+    try:
+        yield db, link
+    finally:
+        await link.restore()
+        await db.close()
+        await link.close()

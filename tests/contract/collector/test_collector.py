@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +39,7 @@ from tests.support.collecting import (
     settings_for,
     state,
 )
+from tests.support.cut_link import KINDS, behind_a_link, partition_s
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -209,6 +211,24 @@ async def test_database_killed_and_back_misses_nothing(bus: Bus, log: Collecting
         await check_stored(db, exchange)
         await db.close()
     assert "collector.store" in log.events("warning")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_partition_from_the_database_leaves_no_gap(
+    database: Database, database_url: str, bus: Bus, log: CollectingLog, exchange: LocalExchange, kind: str
+) -> None:
+    async with behind_a_link(database_url) as (db, link):
+        async with running(make_collector(settings_for(exchange.info, **FEW), db, bus, log)) as collector:
+            await until(lambda: collector.is_ready, deadline_s=15)
+            await later(database, 2)
+            await link.cut(kind)
+            cut_s = time.monotonic()
+            await until(lambda: max(f["waiting"] for f in collector.detail()["feeds"]) > 3, deadline_s=15)  # type: ignore[attr-defined]
+            await asyncio.sleep(max(partition_s(3.0) - (time.monotonic() - cut_s), 0.0))  # its length
+            await link.restore()
+            await until(lambda: collector.is_ready, deadline_s=15)
+            await later(database, 3)
+        await check_stored(database, exchange)
 
 
 async def test_value_not_published_in_time_is_not_published_later() -> None:

@@ -7,7 +7,6 @@ then nothing is sent either, because nothing is journalled.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -22,14 +21,14 @@ from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
-from tests.support.cut_link import CutLink
+from tests.support.cut_link import KINDS, CutLink, partition_s
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
 
 D = Decimal
 MAX_AGE_S = 2.0
-AWAY_S = float(os.environ.get("FKS_PARTITION_S", "10"))
+AWAY_S = partition_s(10.0)
 STATEMENT_S = 2.0
 NOTICED_S = STATEMENT_S + 5.0 + 2.0  # until the order manager says that its journal is away
 BACK_S = 5.0  # until it serves again: 3 s on a calm machine (docs/recovery.md)
@@ -59,7 +58,7 @@ async def rig(bus: Bus, database: Database, link: CutLink) -> AsyncIterator[Rig]
     await db.close()
 
 
-@pytest.mark.parametrize("kind", ["silent", "gone"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_partition_denies_entries_and_loses_and_doubles_nothing(
     rig: Rig, link: CutLink, database: Database, kind: str
 ) -> None:
@@ -69,10 +68,7 @@ async def test_partition_denies_entries_and_loses_and_doubles_nothing(
     await rig.becomes((await rig.entry(first)).client_order_id, State.FILLED)
     await rig.signal(instance="held", source="strategy:held", reference_price=D(101))  # in flight when the link is cut
     cut_s = time.monotonic()
-    if kind == "silent":
-        link.silence()
-    else:
-        await link.vanish()
+    await link.cut(kind)
     during = signal_of(instance="during", source="strategy:during")
     out = signal_of(Kind.EXIT, instance="held", source="strategy:held")
     await SignalStore(database).insert([during, out])

@@ -41,11 +41,15 @@ class WorkerDriver(ClusterDriver):
                 async with asyncio.timeout(HEAD_S):
                     rows = await NodeStore(await self._database()).all()
                 head = _living_head(rows)
-                if head is not None:
+                if head is not None and not self._is_early(rows):
                     self._check(head, rows)
                     self._wait_for("")
                     return
-                self._wait_for("a beat of the head's keeper")
+                self._wait_for(
+                    "a beat of the head's keeper"
+                    if head is None
+                    else "the end of the earlier build's beats as this node"
+                )
             except (OutageError, OSError) as error:  # TimeoutError is an OSError
                 self._wait_for(f"the database: {error or f'no answer in {HEAD_S:g} s'}")
             await self._context.clock.sleep(WAIT_S)
@@ -60,6 +64,12 @@ class WorkerDriver(ClusterDriver):
         with contextlib.suppress(FksError, OSError):
             async with asyncio.timeout(QUERY_S):
                 await NodeStore(await self._database()).leave(name, (f"keeper@{name}", f"raylet@{name}"))
+
+    def _is_early(self, rows: Sequence[NodeRow]) -> bool:
+        """Return whether a build before machine ids beat under our name a moment ago: our own predecessor, once it is
+        silent. Another machine goes on, and is waited for."""
+        ours = self._presence.name
+        return any(row.name == ours and row.is_alive and "machine" not in row.detail for row in rows)
 
     def _check(self, head: NodeRow, rows: Sequence[NodeRow]) -> None:
         """Refuse a head that does not agree with us. Errors: ConfigError."""

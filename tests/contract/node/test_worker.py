@@ -119,6 +119,19 @@ async def test_head_with_other_settings_is_refused_with_their_keys(database, dat
             await asyncio.wait_for(task, 10.0)
 
 
+async def test_row_of_a_build_without_machine_ids_is_waited_for(database, database_url, paths):
+    """A keeper that is upgraded within five seconds of its last beat finds that beat under its name."""
+    head = await head_beats(database, paths)
+    before = {name: value for name, value in head.detail.items() if name not in ("machine", "boot")}
+    await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.2", detail=before))
+    async with working(paths, database_url) as (keeper, driver, task):
+        await until(lambda: "earlier build" in driver.waits_for)
+        assert not task.done()
+        await database.sql("UPDATE nodes SET beat_at = now() - interval '6 s' WHERE name = 'w1'")
+        await head_beats(database, paths)
+        await until(lambda: keeper.phase == "ready")
+
+
 async def test_node_name_in_use_elsewhere_is_refused_and_our_own_is_not(database, database_url, paths):
     head = await head_beats(database, paths)
     await NodeStore(database).beat(replace(head, name="w1", role="worker", address="10.9.9.7"))

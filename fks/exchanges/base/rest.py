@@ -97,10 +97,16 @@ class CcxtExchange(WireExchange):
         except (ccxt.BaseError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if isinstance(error, ccxt.DDoSProtection | ccxt.RateLimitExceeded) and self._budget is not None:
                 self._budget.pause(retry_after_s(self._header("retry-after")))
+            if isinstance(error, ccxt.ExchangeError):  # refused, and counted all the same
+                self._note_used()
             raise blamed(self.name, error) from error
+        self._note_used()
+        return answer
+
+    def _note_used(self) -> None:
+        """Give the used weight in the last answer's header to the budget, if there is one."""
         if self._budget is not None and (used := self._header(self.used_header)).isdigit():
             self._budget.seen(int(used))
-        return answer
 
     async def rows(self, method: str, request: Mapping[str, Any], *path: str) -> list[Any]:
         """Return the list under `path` of an answer. Errors: as `ask`."""

@@ -234,13 +234,19 @@ async def test_budget_is_taken_usage_is_reported_and_a_refusal_pauses(peer: Peer
         peer.rest = lambda request: web.json_response([], headers={"X-MBX-USED-WEIGHT-1M": "417"})
         await exchange.fetch_trades("BTCUSDT", from_id=1, since_ns=None, limit=10)
         peer.rest = lambda request: web.json_response(
+            {"code": -1121, "msg": "Invalid symbol."}, status=400, headers={"X-MBX-USED-WEIGHT-1M": "431"}
+        )
+        with pytest.raises(InputError):
+            await exchange.fetch_bars("NOSUCH", "1m", None, 5)
+        peer.rest = lambda request: web.json_response(
             {"code": -1003, "msg": "x"}, status=429, headers={"Retry-After": "7"}
         )
         with pytest.raises(OutageError):
             await exchange.fetch_bars("BTCUSDT", "1m", None, 5)
     finally:
         await exchange.close()
-    assert budget.calls == [("take", 4), ("seen", 417), ("take", 2), ("pause", 7.0)]
+    answered = [("take", 4), ("seen", 417), ("take", 2), ("seen", 431)]
+    assert budget.calls == [*answered, ("take", 2), ("pause", 7.0)]
 
 
 class RecordingBudget:

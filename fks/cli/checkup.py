@@ -114,7 +114,7 @@ def _programs() -> None:
     from fks.servers import binaries
 
     binaries.postgres("postgres")
-    binaries.redis("redis-server")
+    binaries.redis_server()
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("the package ray is not installed", remedy="run 'make install'")
 

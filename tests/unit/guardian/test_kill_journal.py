@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, last_kill, read_kill
+from fks.guardian.journal import ABSENT, ENDED, Asked, KillJournal, KillRecord, kill_mode, last_kill, read_kill
 from fks.guardian.positions import Holder, Known, Rules, Snapshot, is_ours
 from fks.model import ids
 from fks.model.ids import flatten_id
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
+from fks.orders.messages import KillMode
 
 NOW = 1_790_000_000_000_000_000
 
@@ -115,6 +118,51 @@ def test_a_file_that_cannot_be_written_stops_no_kill(tmp_path: Path) -> None:
     record = journal.engage("k", Asked("system", "", "me", True, NOW))
     assert record.is_engaged
     assert journal.error
+
+
+def test_every_line_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power failure right after an act has returned leaves its line: so the file is synced after each one."""
+    path, synced = tmp_path / "kill.jsonl", list[bytes]()
+    fsync = os.fsync
+
+    def note(file: int) -> None:
+        fsync(file)
+        synced.append(path.read_bytes() if path.exists() else b"")
+
+    monkeypatch.setattr(os, "fsync", note)
+    journal = KillJournal(path)
+    journal.engage("k", Asked("system", "", "me", True, NOW))
+    assert synced[-1] == path.read_bytes() != b""
+    journal.sending(flattening("k"), now_ns=NOW)
+    assert synced[-1] == path.read_bytes()
+    assert synced[-1].count(b"\n") == 2
+
+
+def test_what_is_asked_for_later_reopens_a_kill_that_was_done(tmp_path: Path) -> None:
+    def done(name: str, *, flatten: bool) -> KillJournal:
+        journal = KillJournal(tmp_path / name)
+        journal.engage("k", Asked("system", "", "me", flatten, NOW))
+        assert journal.done({}, now_ns=NOW).is_done
+        return journal
+
+    more = Asked("system", "", "you", True, NOW + 1_000)
+    less = Asked("system", "", "you", False, NOW + 1_000)
+    joined = done("joined", flatten=False).join(more)
+    assert (joined.flatten, joined.is_done, joined.joined) == (True, False, more)
+    wanted = done("wanted", flatten=False).want_flatten(by="you", now_ns=NOW + 1_000)
+    assert (wanted.flatten, wanted.is_done) == (True, False)
+    same = done("same", flatten=True).join(less)
+    assert (same.flatten, same.is_done) == (True, True)
+
+
+def test_a_kill_file_that_cannot_be_read_counts_as_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "kill.jsonl"
+    assert kill_mode(path) is KillMode.NONE
+    path.mkdir()
+    assert kill_mode(path) is KillMode.FLATTEN
+    held = tmp_path / "held.jsonl"
+    KillJournal(held).engage("k", Asked("system", "", "me", False, NOW))
+    assert kill_mode(held) is KillMode.HELD
 
 
 def test_our_ids_are_distinguished_from_others() -> None:

@@ -189,6 +189,23 @@ def test_a_taker_pays_the_slippage_in_whole_ticks(text: str, side: Side, price: 
     assert found == Decimal(price)
 
 
+@pytest.mark.parametrize(
+    ("side", "limit", "price"),
+    [
+        (Side.BUY, "100.20", "100.20"),  # 100.53 is beyond the limit
+        (Side.BUY, "101.00", "100.53"),
+        (Side.BUY, "99.00", "100.03"),  # the rule's price is beyond it already
+        (Side.SELL, "99.90", "99.90"),
+        (Side.SELL, "99.00", "99.53"),
+        (Side.SELL, "101.00", "100.03"),
+    ],
+)
+def test_a_limit_order_is_never_slipped_beyond_its_limit(side: Side, limit: str, price: str) -> None:
+    slippage = Slippage.parse("50 ticks")
+    found = slippage.apply(side, Decimal("100.03"), Decimal(0), Decimal("0.01"), limit=Decimal(limit))
+    assert found == Decimal(price)
+
+
 def test_a_sell_is_never_slipped_below_one_tick() -> None:
     found = Slippage.parse("500 ticks").apply(Side.SELL, Decimal("1.00"), Decimal(0), Decimal("0.01"))
     assert found == Decimal("0.01")

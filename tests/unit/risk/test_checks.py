@@ -350,6 +350,23 @@ def test_two_orders_cannot_spend_the_same_money() -> None:
     assert code_of(an_intent(quantity=D(4)), spent(open_orders=(first,))) is None
 
 
+def test_exposure_counts_orders_that_may_still_fill() -> None:
+    limits = limited(exposure_max_instrument=D(500))
+    buying = resting(side=Side.BUY, quantity=D(3))
+    assert code_of(an_intent(quantity=D(2)), a_view(**limits, open_orders=(buying,))) is None
+    assert code_of(an_intent(quantity=D(3)), a_view(**limits)) is None
+    assert code_of(an_intent(quantity=D(3)), a_view(**limits, open_orders=(buying,))) is Code.EXPOSURE_INSTRUMENT
+
+
+def test_sells_that_may_still_fill_are_not_sold_again() -> None:
+    rich = {"held": D(3), "balances": {"BTC": Balance("BTC", D(9), D(0))}}
+    selling = resting(side=Side.SELL, quantity=D(2), price=D(120))
+    sell = an_intent(side=Side.SELL, quantity=D(2))
+    assert code_of(sell, a_view(**rich)) is None
+    assert code_of(sell, a_view(**rich, open_orders=(selling,))) is Code.SHORT_FORBIDDEN
+    assert code_of(replace(sell, quantity=D(1)), a_view(**rich, open_orders=(selling,))) is None
+
+
 def test_an_oco_is_reserved_once() -> None:
     legs = tuple(
         an_order(

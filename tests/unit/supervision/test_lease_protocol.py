@@ -211,3 +211,16 @@ def test_a_healthy_holder_holds_between_renewals() -> None:
     assert lease.holds()
     clock.wall_s += 3600 + TTL_S  # a step ahead, or a host that put a paused guest's clock right
     assert not lease.holds()
+
+
+def test_refused_renewal_ends_the_lease_at_once() -> None:
+    """Its deadline is seconds away: a newer epoch exists, and nothing more may be sent."""
+    world = World(epoch=1)
+    database: Any = SlowDatabase()
+    lease = HeldLease(database, HolderClock(world, 1.0), name="x", epoch=1, holder="x", ttl_s=TTL_S, renew_s=0.5)
+    for answer in (1, None):
+        renewal = lease.renew()
+        renewal.send(None)  # type: ignore[attr-defined]
+        with contextlib.suppress(StopIteration, StaleEpochError):
+            renewal.send(answer)  # type: ignore[attr-defined]
+        assert lease.holds() is (answer == 1)

@@ -26,7 +26,7 @@ from fks.config.endpoints import load_node
 from fks.config.machine import host_name, process_space
 from fks.config.paths import Paths
 from fks.config.secrets import secret_values
-from fks.config.version import VERSION
+from fks.config.version import VERSION, is_installed
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import FailedCheck
 from fks.process.crash_files import catch_faults, write_exit
@@ -90,6 +90,10 @@ class Shell:
         """Build, start and run the child. Any error ends the process: the supervisor restarts it."""
         try:
             catch_faults(_paths(), self._name)
+            if not is_installed():  # its process was made ready, and had loaded modules, before the installation
+                raise OutageError(
+                    "another build was installed while this process waited", remedy="none: it is restarted"
+                )
             await self._live()
         except BaseException as error:
             code = 3 if isinstance(error, StaleEpochError) else 1

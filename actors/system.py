@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import sys
 import threading
 import time
 import uuid
@@ -22,6 +24,7 @@ from actors import tree
 from actors.shell import Shell
 from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
+from fks.config.version import is_installed
 from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
 from fks.process.crash_files import exit_of
@@ -65,21 +68,33 @@ class _OnRay(Shell):
                 self._ready_task = asyncio.create_task(keep_worker_ready())
 
 
+def _class_name(role: str) -> str:
+    """Return what the dashboard and the process list show of a role: ray::OrderManager."""
+    name: str = tree.CLASSES[role].rpartition(":")[2]
+    return name.removesuffix("Actor")
+
+
+def __getattr__(name: str) -> Any:
+    """Return the class of a role: a worker imports it by its name, and needs no other."""
+    if name not in {_class_name(role) for role in tree.CLASSES}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals()[name] = type(name, (_OnRay,), {"__module__": __name__, "__qualname__": name})
+    return made
+
+
+@functools.cache
 def _remote_shell(role: str) -> Any:
-    """Return the actor class of a role. Its name is what the dashboard and the process list show: ray::OrderManager."""
-    name = tree.CLASSES[role].rpartition(":")[2].removesuffix("Actor")
-    made = type(name, (_OnRay,), {"__module__": __name__, "__qualname__": name})
-    globals()[name] = made  # a worker imports the class by this name
+    """Return the actor class of a role."""
+    made = getattr(sys.modules[__name__], _class_name(role))
     return ray.remote(concurrency_groups={"sys": 16})(made)
-
-
-_REMOTE = {role: _remote_shell(role) for role in tree.CLASSES}
 
 
 def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int = 0) -> Any:
     """Return the handle of a new detached actor. Errors: ValueError when the name is still taken."""
+    if not is_installed():
+        end_ready_workers()
     return (
-        _REMOTE[spec.role]
+        _remote_shell(spec.role)
         .options(
             name=spec.id,
             namespace=NAMESPACE,
@@ -96,10 +111,9 @@ def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int
 
 async def keep_worker_ready() -> None:
     """Keep one worker process of this node waiting, until cancelled: the next child that is started here runs in it,
-    and does not wait for a new process to import Ray.
+    and does not wait for a new process to import Ray and what this module imports.
 
-    It has imported nothing of FKS, so that it fits any build. Ray offers this to its own parts only: where the call
-    fails, a start takes longer and nothing else changes.
+    Ray offers this to its own parts only: where the call fails, a start takes longer and nothing else changes.
     """
     await asyncio.sleep(READY_AFTER_S)
     while True:
@@ -113,11 +127,8 @@ def _make_worker_ready() -> None:
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
 
-    for process in psutil.Process(os.getppid()).children():
-        with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if command.startswith("ray::IDLE") or "default_worker.py" in command:
-                return
+    if _ready_workers():
+        return
     here = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == here)
     with init_grpc_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
@@ -125,6 +136,24 @@ def _make_worker_ready() -> None:
             node_manager_pb2.PrestartWorkersRequest(num_workers=1, keep_alive_duration_secs=READY_KEEP_S),
             timeout=READY_CALL_S,
         )
+
+
+def _ready_workers() -> list[psutil.Process]:
+    """Return the worker processes of this node's raylet that wait for work or start."""
+    found = []
+    for process in psutil.Process(os.getppid()).children():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if command.startswith("ray::IDLE") or "default_worker.py" in command:
+                found.append(process)
+    return found
+
+
+def end_ready_workers() -> None:
+    """End the worker processes that wait for work: they have loaded a build that is not installed any more."""
+    for process in _ready_workers():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 class RayChild:

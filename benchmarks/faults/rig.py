@@ -164,10 +164,13 @@ class Rig:
     # ── doing ────────────────────────────────────────────────────────────────────────────────────
     async def kill(self, name: str, how: int = signal.SIGKILL) -> tuple[float, int]:
         """Signal a component by the pid that status gives; return the moment and the pid."""
-        row = (await asyncio.to_thread(self.system.components))[name]
-        if not row["pid"]:
-            raise Missed(f"{name} has no pid: {row['state']}")
-        return self.end(row["pid"], how), row["pid"]
+
+        async def running() -> int | None:  # a part that was just started again may not be in the status yet
+            row = (await asyncio.to_thread(self.system.components)).get(name)
+            return row["pid"] if row is not None else None
+
+        pid: int = await self.until(running, 30.0, f"pid of {name}", every_s=0.2)
+        return self.end(pid, how), pid
 
     @staticmethod
     def end(pid: int, how: int = signal.SIGKILL) -> float:

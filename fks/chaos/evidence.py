@@ -23,6 +23,7 @@ from fks.model.errors import OutageError
 PAGE = 1000  # klines an answer
 MEMORY_MB_MAX, FDS_MAX = 200.0, 80  # growth of one process in a run before it counts as a leak
 BACKENDS_MAX = 20  # connections one component may hold
+PAGES = f"{RAY_TITLE}ServeReplica:pages"
 JOB, KEPT_JOB_S = "Job", 900.0  # a job that runs for longer in a demo is one that hangs
 #: titles of Ray's own workers, without the prefix: up to the first of `.:_ `
 RAYS_OWN = frozenset(
@@ -184,14 +185,18 @@ async def sizes(outside: Outside) -> dict[str, Size]:
     return found
 
 
-def left_over(tasks: Sequence[Task], known: AbstractSet[int | None], now_s: float) -> list[Task]:
+def left_over(tasks: Sequence[Task], known: AbstractSet[int | None], now_s: float, *, pages: int = 0) -> list[Task]:
     """Return the processes that no row of `known` pids names and that are old enough to have one.
 
     Every process of Ray's is one of ours unless Ray's own name is in its title: a class that is added to the tree is
     seen without an entry here. A job's process has no row; one that is ready for the next job waits for KEPT_JOB_S.
+    Replicas of the pages have no row, as they open no database: the newest `pages` of them are expected.
     """
     found = []
+    expected = sorted((task for task in tasks if task.title.startswith(PAGES)), key=lambda task: -task.born_s)[:pages]
     for task in tasks:
+        if task in expected:
+            continue
         name = re.split(r"[.:_ ]", task.title.removeprefix(RAY_TITLE), maxsplit=1)[0]
         limit_s = KEPT_JOB_S if name == JOB else ORPHAN_S
         if name not in RAYS_OWN and task.pid not in known and now_s - task.born_s > limit_s:
@@ -205,7 +210,7 @@ async def leaks(outside: Outside, baseline: Baseline) -> list[str]:
     names, pids = {row["name"] for row in rows}, {row["pid"] for row in rows}
     found = [
         f"process {task.pid} ({task.title[:40]}) is in nobody's row"
-        for task in left_over(await asyncio.to_thread(outside.of_home), pids, outside.now_s())
+        for task in left_over(await asyncio.to_thread(outside.of_home), pids, outside.now_s(), pages=outside.pages())
     ]
     sessions = await outside.sql(
         "SELECT application_name AS name, state, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age_s"

@@ -71,6 +71,14 @@ class Outside:
         """Return the node file's present contents. Errors: OutageError when nothing runs."""
         return load_node(self.paths)
 
+    def pages(self) -> int:
+        """Return how many replicas of the pages this node should have. Errors: OutageError when nothing runs."""
+        try:
+            web = settings_of_process(self.paths, self.node.pids.get("keeper", 0)).web
+        except InputError as error:
+            raise OutageError(f"the keeper's settings cannot be read: {error}") from error
+        return web.replicas if web.enabled else 0
+
     # ── PostgreSQL and Redis ─────────────────────────────────────────────────────────────────────
     async def connect(self) -> Any:
         """Return a new connection of our own. Errors: OutageError."""

@@ -48,6 +48,7 @@ _ENV = {
     "RAY_ROTATION_BACKUP_COUNT": "2",
     "RAY_DEDUP_LOGS": "0",
     "RAY_task_events_report_interval_ms": "0",  # the GCS keeps a record of every call: 2.7 MB a minute of heartbeats
+    "RAY_preload_python_modules": "actors.system",  # a killed child is back in 0.8 s instead of 1.6 s
     "RAY_memory_monitor_refresh_ms": "0",  # it kills the Serve controller first; the operator's limits decide here
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -85,3 +85,10 @@ def test_process_without_a_row_is_left_over_when_it_is_old(title: str, age_s: fl
     task = Task(7, title, NOW - age_s)
     assert left_over([task], {8, None}, NOW) == ([task] if is_leaked else [])
     assert left_over([task], {7}, NOW) == []
+
+
+def test_replicas_of_the_pages_beyond_their_number_are_left_over() -> None:
+    older, newer = (Task(pid, "ray::ServeReplica:pages:pages", NOW - 100 * pid) for pid in (9, 7))
+    assert left_over([older, newer], set(), NOW, pages=2) == []
+    assert left_over([older, newer], set(), NOW, pages=1) == [older]
+    assert left_over([older, newer], set(), NOW) == [older, newer]

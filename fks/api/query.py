@@ -22,8 +22,8 @@ from fks.store.tokens import Principal
 M = TypeVar("M", bound=BaseModel)
 
 
-def gateway_of(connection: HTTPConnection) -> Gateway:
-    """Return the replica that serves this connection."""
+async def gateway_of(connection: HTTPConnection) -> Gateway:
+    """Return the replica that serves this connection. A coroutine: FastAPI would call a plain function on a thread."""
     gateway: Gateway = connection.app.state.gateway
     return gateway
 
@@ -90,7 +90,7 @@ async def read_body(request: Request) -> bytes:
     """Return the body. Errors: Problem 413 past the limit, 408 past `http.body_timeout_s`, each without reading on."""
     parts: list[bytes] = []
     size = 0
-    wait_s = gateway_of(request).deps.settings.http.body_timeout_s
+    wait_s = (await gateway_of(request)).deps.settings.http.body_timeout_s
     try:
         async with asyncio.timeout(wait_s):
             async for part in request.stream():

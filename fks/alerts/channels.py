@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from fks.alerts.texts import Text
 from fks.config.secrets import derived
 from fks.model.errors import InputError
+from fks.monitor.hosts import check_destination
 
 #: Schemes of apprise that may be used, and what each is.
 SCHEMES = {
@@ -99,8 +100,9 @@ def kind_of(address: str) -> str:
     return SCHEMES.get(parts.scheme.lower(), "")
 
 
-def checked(address: str, base: str | None = None) -> str:
-    """Return a channel's address. The address itself is in no error. Errors: InputError CHANNEL_WRONG."""
+def checked(address: str, base: str | None = None, *, allowed: Sequence[str]) -> str:
+    """Return a channel's address. The address itself is in no error. `allowed`: hosts and networks that are not public
+    and may be sent to. Errors: InputError ALERT_CHANNEL_WRONG, HOST_NOT_ALLOWED."""
     if not kind_of(address):
         raise _wrong("the address is none of discord, mailto, mailtos, tgram, slack, json and jsons")
     if base is not None and urlsplit(base).scheme not in ("http", "https"):
@@ -109,7 +111,17 @@ def checked(address: str, base: str | None = None) -> str:
         found = _plugin(address, base)
     if found is None:
         raise _wrong("apprise cannot read the address")
+    check_destinations(found, kind_of(address), base, allowed)
     return address.strip()
+
+
+def check_destinations(plugin: Any, kind: str, base: str | None, allowed: Sequence[str]) -> None:
+    """Refuse a channel that leads to an address inside (server-side request forgery, OWASP API7). The hosts of public
+    services are apprise's own. Errors: InputError 403."""
+    hosts = {"webhook": [plugin.host], "email": [getattr(plugin, "smtp_host", None) or plugin.host]}.get(kind, [])
+    for host in (*hosts, urlsplit(base).hostname if base is not None else None):
+        if host:
+            check_destination(host, allowed)
 
 
 def _wrong(message: str) -> InputError:
@@ -121,14 +133,19 @@ def _wrong(message: str) -> InputError:
     )
 
 
-def send(channel: Channel, text: Text, key: str) -> Outcome:
+def send(channel: Channel, text: Text, key: str, *, allowed: Sequence[str]) -> Outcome:
     """Send a text; blocks for up to READ_S and more. `key` goes with it where the receiver can tell repeats by it (a
-    webhook: header Idempotency-Key and field `delivery`). Never raises."""
+    webhook: header Idempotency-Key and field `delivery`). A name may lead elsewhere than when the channel was made, so
+    its address is checked against `allowed` again. Never raises."""
     try:
         with _Captured() as lines:
             plugin = _plugin(channel.address.get_secret_value(), channel.base, {"delivery": key})
             if plugin is None:
                 return Outcome("refused", "apprise cannot read the address of the channel")
+            try:
+                check_destinations(plugin, channel.kind, channel.base, allowed)
+            except InputError as error:
+                return Outcome("refused", error.code)
             is_sent = bool(plugin.notify(body=text.body, title=text.title))
         return outcome_of(is_sent, lines.text)
     except Exception as error:  # a fault of a plugin must not end the process that delivers for all channels
@@ -145,6 +162,7 @@ def _plugin(address: str, base: str | None, extras: Mapping[str, str] | None = N
     # a text that is too long is cut: Discord refuses one of more than 2,000 characters, and parts could arrive without
     # the others
     plugin.overflow_mode = OverflowMode.TRUNCATE
+    plugin.redirects = False  # the address that was checked is the one that is sent to
     kind = kind_of(address)
     if kind == "webhook" and extras:
         plugin.headers = {**plugin.headers, "Idempotency-Key": extras["delivery"]}

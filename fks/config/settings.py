@@ -601,7 +601,8 @@ class Monitor(Section):
     hosts: tuple[str, ...] = Field(
         ("localhost",),
         description="hosts of services that may be registered: names, addresses or networks (10.0.0.0/24). A name that "
-        "resolves to a private address needs that address or its network here, too; link-local is never allowed",
+        "resolves to a private address needs that address or its network here, too, and so does the host of a channel "
+        "of alerts; link-local is never allowed",
     )
     ntp_server: str = Field(
         "pool.ntp.org", description="NTP server that the clock is compared with, host or host:port; 'none' = no check"

@@ -89,6 +89,22 @@ async def addresses_of(host: str, allowed: Sequence[str], resolve: Resolve | Non
     return found
 
 
+def check_destination(host: str, allowed: Sequence[str]) -> None:
+    """Refuse a host with an address that is neither public nor in `allowed`; its name need not be listed. Blocks while
+    it resolves the name; one that has no address passes, as nothing can be sent to it.
+
+    Errors: InputError 403.
+    """
+    try:
+        entries = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return
+    for text in {str(entry[4][0]) for entry in entries}:
+        address = address_of(text.partition("%")[0])
+        if address is None or not is_allowed(address, allowed):
+            raise _refused(f"{host} is {text}, an address that is not allowed")
+
+
 async def get_status(
     host: str,
     port: int,

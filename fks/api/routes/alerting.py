@@ -177,7 +177,8 @@ async def save_channel(
 ) -> ExactJson:
     """Make a channel, or replace the one of this name. It takes alerts from now on."""
     _check_severity(body.severity_min)
-    address = await asyncio.to_thread(checked, body.url, body.base)  # the first call loads apprise: a second
+    allowed = gate.deps.settings.monitor.hosts
+    address = await asyncio.to_thread(checked, body.url, body.base, allowed=allowed)  # the first call loads apprise
     await AlertingStore(gate.db).save_channel(
         body.name,
         kind=kind_of(address),

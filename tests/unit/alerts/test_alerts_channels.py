@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts.channels import Channel, Sealer, checked, kind_of, outcome_of
+from fks.alerts.channels import Channel, Sealer, checked, kind_of, outcome_of, send
+from fks.alerts.texts import Text
 from fks.model.errors import InputError
+
+HOSTS = ("localhost",)  # monitor.hosts
 
 GOOD = {
     "discord://1234567890/abcdefghijklmnopqrstuvwxyz": "discord",
@@ -21,7 +24,7 @@ GOOD = {
 
 @pytest.mark.parametrize("address", GOOD)
 def test_addresses_that_may_be_used(address: str) -> None:
-    assert checked(address) == address
+    assert checked(address, allowed=HOSTS) == address
     assert kind_of(address) == GOOD[address]
 
 
@@ -30,9 +33,34 @@ def test_addresses_that_may_be_used(address: str) -> None:
 )
 def test_other_addresses_are_refused_without_repeating_them(address: str) -> None:
     with pytest.raises(InputError) as refused:
-        checked(address)
+        checked(address, allowed=HOSTS)
     assert refused.value.code == "ALERT_CHANNEL_WRONG"
     assert len(address) < 12 or address not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "base"),
+    [
+        ("json://169.254.169.254/latest/meta-data", None),
+        ("jsons://10.0.0.7/x", None),
+        ("json://[::ffff:10.0.0.7]/x", None),
+        ("json://2852039166/x", None),  # 169.254.169.254 as a number
+        ("mailto://user:pass@example.org?smtp=192.168.0.5&from=a@example.org", None),
+        ("tgram://123456789:abcdefghijklmnopqrstuvwxyzABCDEFGHI/12345", "http://10.0.0.7:8081"),
+    ],
+)
+def test_address_inside_is_refused_when_made_and_when_sent_to(address: str, base: str | None) -> None:
+    with pytest.raises(InputError) as refused:
+        checked(address, base, allowed=HOSTS)
+    assert (refused.value.code, refused.value.status) == ("HOST_NOT_ALLOWED", 403)
+    outcome = send(Channel("inside", SecretStr(address), base=base), Text("title", "body"), "k", allowed=HOSTS)
+    assert (outcome.result, outcome.error) == ("refused", "HOST_NOT_ALLOWED")
+    network = ("10.0.0.0/8", "192.168.0.0/16")
+    if "169.254" in address or "2852039166" in address:  # where clouds serve credentials: never
+        with pytest.raises(InputError):
+            checked(address, base, allowed=(*network, "169.254.0.0/16"))
+    else:
+        assert checked(address, base, allowed=network) == address
 
 
 def test_sealed_address_needs_the_same_session_key() -> None:

@@ -65,7 +65,7 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.config.load import load_settings
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets, secret_values
-    from fks.process.log import open_log
+    from fks.process.log import Redactor, open_log
     from fks.web.pages import router
 
     settings = load_settings(home)
@@ -86,6 +86,7 @@ def gateway_app(home: str, name: str) -> Any:
         node=lambda: _node_now(paths),
         config_version=runtime.version,
         session_key=secrets.session_key,
+        redactor=Redactor(secret_values(settings, secrets)),
         is_behind_serve=True,
     )
     return create_app(deps, pages=(router,))

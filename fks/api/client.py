@@ -112,9 +112,7 @@ class Client:
     def wants(self, channel: str, message: Message) -> bool:
         """Return whether this client subscribed to the message; one without a symbol goes to all clients of its
         channel."""
-        if message.get("symbol") is None:
-            return any(topic.channel == channel for topic in self.topics)
-        return not self.topics.isdisjoint(_matching(channel, message))
+        return wanted(self.topics, channel, message)
 
     # ── subscriptions ────────────────────────────────────────────────────────────────────────────
     def begin(self, topics: Iterable[Topic]) -> None:
@@ -285,6 +283,13 @@ class Client:
             self.is_overrun = True
         self._dropped[channel] = self._dropped.get(channel, 0) + 1
         self._wake.set()
+
+
+def wanted(topics: set[Topic], channel: str, message: Message) -> bool:
+    """Return whether one of `topics` is the message's; one without a symbol belongs to all of its channel."""
+    if message.get("symbol") is None:
+        return any(topic.channel == channel for topic in topics)
+    return not topics.isdisjoint(_matching(channel, message))
 
 
 def _matching(channel: str, message: Message) -> set[Topic]:

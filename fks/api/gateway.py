@@ -33,6 +33,7 @@ from fks.config.version import build_id
 from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate
 from fks.monitor.status import NodeView
+from fks.process.log import Redactor
 from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
 from fks.process.self_metrics import SelfMetrics
 from fks.store.audit import AuditStore
@@ -82,6 +83,7 @@ class Deps:
     host: str = field(default_factory=host_name)
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
     is_behind_serve: bool = False  # Ray Serve's proxy answers with the request's id itself
+    redactor: Redactor = field(default_factory=Redactor)  # removes this node's secrets from log lines
     # signs access tokens and encrypts second factors; all replicas need the same one
     session_key: SecretStr = field(default_factory=lambda: SecretStr(secrets.token_urlsafe(32)))
 

@@ -2,15 +2,20 @@
 
 When Redis was away, and messages may have been missed, every client gets `{"type": "gap"}`. The channels that carry
 every price and quote are subscribed only while a client wants one of them.
+
+Every message of the other channels has a number, `seq`, which grows over all of them. The newest are kept, so that a
+client that reconnects to the same replica is sent what it missed (`missed`); any other one has to read again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fks.api.client import Client, Message
+from fks.api.client import QUEUE_MAX, Client, Message, Queued, Topic, wanted
 from fks.api.exact import dump
 from fks.clock import Clock
 from fks.model.timeframe import iso
@@ -38,6 +43,9 @@ DEFAULT = ("bars", "signals", "orders", "fills")
 #: Sockets one replica serves.
 CLIENTS_MAX = 100
 HEARTBEAT_S = 10.0
+#: Messages that are kept for clients that reconnect, about 3 MB; fewer are replayed than a client may have waiting.
+KEPT_MAX = 2000
+REPLAYED_MAX = QUEUE_MAX // 2
 _TICK = "fks.gateway.tick"
 _TICK_S = 1.0
 _ECHO_S = 0.05  # interval of the first echo requests of a new subscription
@@ -54,6 +62,10 @@ class Hub:
         self._owners: dict[Client, str] = {}
         self._names = {source: name for name, source in CHANNELS.items()}
         self.own_channel = f"{_TICK}.{secrets.token_hex(8)}"
+        self.stream = secrets.token_hex(8)  # names this replica's numbers
+        self.seq = 0
+        self._kept: deque[tuple[int, Queued]] = deque(maxlen=KEPT_MAX)
+        self._complete_from = 0  # every message with a greater number is kept
         self._tick_sent = 0  # on the own channel, which shows that the subscription to the bus stands
         self._tick_seen = 0
         self._demand = asyncio.Event()
@@ -165,14 +177,41 @@ class Hub:
 
     def spread(self, channel: str, message: Message) -> None:
         """Give a message to every client that wants it, encoded once for all of them."""
-        if wanting := [client for client in self.clients if client.wants(channel, message)]:
-            data = dump(message)
-            for client in wanting:
-                client.put(channel, message, data)
+        wanting = [client for client in self.clients if client.wants(channel, message)]
+        if channel in CHANNELS:
+            queued = self._numbered(channel, message)
+        elif wanting:
+            queued = Queued(channel, message, dump(message))
+        for client in wanting:
+            client.put(*queued)
+
+    def _numbered(self, channel: str, message: Message) -> Queued:
+        """Return the message with the next number, and keep it."""
+        self.seq += 1
+        found = {**message, "seq": self.seq}
+        queued = Queued(channel, found, dump(found))
+        if len(self._kept) == KEPT_MAX:
+            self._complete_from = self._kept[0][0]
+        self._kept.append((self.seq, queued))
+        return queued
+
+    def missed(self, stream: str, seq: int, topics: Iterable[Topic]) -> list[Queued] | None:
+        """Return the messages of `topics` after number `seq` of `stream`, oldest first.
+
+        None when they are not known: the numbers are another replica's, are too old, a gap lies between, or there are
+        more than a client may have waiting.
+        """
+        if stream != self.stream or not self._complete_from <= seq <= self.seq:
+            return None
+        chosen = set(topics)
+        found = [queued for number, queued in self._kept if number > seq and wanted(chosen, *queued[:2])]
+        return found if len(found) <= REPLAYED_MAX else None
 
     def _note_tick(self, number: int) -> None:
         if self._tick_seen and number > self._tick_seen + 1:
             self._log.warning("gateway.gap", ticks=number - self._tick_seen - 1)
+            self._kept.clear()
+            self._complete_from = self.seq
             message = {
                 "type": "gap",
                 "time": iso(self._clock.now_ns()),

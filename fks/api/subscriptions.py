@@ -2,8 +2,10 @@
 
 `{"type": "subscribe", "channels": ["bars"], "symbols": ["BTC/USDT"], "timeframes": ["1m"], "bars": 100}` is answered by
 `subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by new messages. Repeated, it
-gives a new snapshot. `unsubscribe` has the same members; an omitted one means all. `exchange` is needed where several
-exchanges have a symbol. `id` is returned in the answers. `checked` acknowledges a check (`window.py`).
+gives a new snapshot. `after`, {"stream": of `hello`, "seq": of the last message}, replays what was missed since, or is
+answered with `resumed` false: then the client reads again. `unsubscribe` has the same members, without `bars` and
+`after`; an omitted one means all. `exchange` is needed where several exchanges have a symbol. `id` is returned in the
+answers. `checked` acknowledges a check (`window.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ NAMES_MAX = 200  # of one message
 BARS_ALL_MAX = 20_000  # of all snapshots of one request: about 3 MB
 _BUSY_WAIT_S = 2.0
 _KEYS = {
-    "subscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes", "bars"},
+    "subscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes", "bars", "after"},
     "unsubscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes"},
     "ping": {"type", "id"},
     "checked": {"type", "id", "n"},
@@ -101,10 +103,14 @@ async def _subscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) 
     ]
     if len(client.topics | set(topics)) > TOPICS_MAX or len(shown) * bars > BARS_ALL_MAX:
         raise _wrong(f"{len(topics)} subscriptions with {bars} bars each are too many", "ask for fewer at a time")
+    after = _after(request)
+    missed = None if after is None else gate.hub.missed(*after, topics)
     added = set(topics) - client.topics
     client.begin(shown)
     client.topics.update(topics)
     gate.hub.changed()
+    for queued in missed or ():
+        client.put(*queued)
     try:
         if any(topic.channel in BUSY for topic in topics):
             await gate.hub.wait_busy(_BUSY_WAIT_S)  # while Redis is away there are no messages, and no snapshot either
@@ -113,7 +119,8 @@ async def _subscribe(gate: Gateway, client: Client, request: Mapping[str, Any]) 
         client.give_up(shown, added)
         gate.hub.changed()
         raise
-    client.answer(_answer(request, {"type": "subscribed", **_described(channels, places, frames)}))
+    resumed = {} if after is None else {"resumed": missed is not None}
+    client.answer(_answer(request, {"type": "subscribed", **_described(channels, places, frames), **resumed}))
     for topic, message, contains in shots:
         client.release(topic, message, contains)
 
@@ -150,6 +157,17 @@ def _exchange(request: Mapping[str, Any]) -> str | None:
     if found is not None and not request.get("symbols"):
         raise _wrong("exchange: of which symbols?", "name symbols along with it")
     return found
+
+
+def _after(request: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return stream and number of the last message that the client received, where it gives them."""
+    found = request.get("after")
+    if found is None:
+        return None
+    stream, seq = (found.get("stream"), found.get("seq")) if isinstance(found, dict) else (None, None)
+    if not isinstance(stream, str) or isinstance(seq, bool) or not isinstance(seq, int):
+        raise _wrong("after names no message", 'use {"after": {"stream": of hello, "seq": of the last message}}')
+    return stream, seq
 
 
 def _channels(request: Mapping[str, Any]) -> list[str]:

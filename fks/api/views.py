@@ -186,6 +186,153 @@ class EquityView(View):
     day_start: datetime
 
 
+class LimitView(View):
+    """One limit: the denial code that it gives, its setting, and what is used and left of it; null: not known, or each
+    order has it for itself."""
+
+    code: str
+    setting: str
+    text: str
+    limit: Decimal
+    used: Decimal | None
+    left: Decimal | None
+    unit: str
+
+
+class FeesView(View):
+    """Fees that an account paid in one currency: since 00:00 UTC, and in 30 days."""
+
+    currency: str
+    today: Decimal
+    days_30: Decimal
+
+
+class PropRuleView(View):
+    """A rule of a prop firm: the firm's figure, FKS's own inside it, what is used and left; null: not known."""
+
+    rule: str
+    limit: Decimal | None
+    own_limit: Decimal | None
+    used: Decimal | None
+    left: Decimal | None
+    text: str
+    unit: str
+
+
+class PropView(View):
+    """Rules of the account's prop firm. `is_known`: the account's values are there and young enough."""
+
+    group: str
+    is_known: bool
+    mode: str
+    reasons: list[str]
+    required_action: str | None
+    rules: list[PropRuleView]
+
+
+class LimitsView(View):
+    """Limits of an account, its fees, and the rules of its prop firm, if it has one."""
+
+    account_id: int
+    account: str
+    venue: str
+    currency: str
+    mode: str
+    is_enabled: bool
+    limits: list[LimitView]
+    fees: list[FeesView]
+    prop: PropView | None
+
+
+class IndicatorParam(View):
+    """A parameter of an indicator: its default and its limits, inclusive."""
+
+    default: float
+    least: float
+    most: float
+
+
+class IndicatorView(View):
+    """An indicator: the columns of bars that it reads (`other.close`: of a second series) and the names of its
+    outputs."""
+
+    name: str
+    group: str
+    summary: str
+    columns: list[str]
+    outputs: list[str]
+    params: dict[str, IndicatorParam]
+
+
+class IndicatorValue(View):
+    """Values of one bar, in the order of `outputs`."""
+
+    time: datetime
+    values: list[float | None]
+
+
+class IndicatorValues(View):
+    """An indicator over stored bars, oldest first."""
+
+    symbol: str
+    name: str
+    exchange: str
+    timeframe: str
+    indicator: str
+    group: str
+    params: dict[str, float]
+    outputs: list[str]
+    items: list[IndicatorValue]
+
+
+class MachineState(View):
+    """A state of a machine; a final one has no way on but late events."""
+
+    name: str
+    is_final: bool
+
+
+class TransitionView(View):
+    """One row of a machine's table. `before` null: there was no order yet. `states`: what `to` may be; none: the
+    same."""
+
+    number: int
+    before: list[str] | None
+    event: str
+    when: str
+    to: str
+    states: list[str]
+    follows: list[str]
+    note: str
+
+
+class MachineView(View):
+    """A state machine: its states and all of its transitions, in the order of their numbers."""
+
+    name: str
+    title: str
+    states: list[MachineState]
+    transitions: list[TransitionView]
+
+
+class LogLine(View):
+    """One line of a log. Lines of other programs have the event `log` and their text in `fields`."""
+
+    time: str
+    level: str
+    component: str
+    event: str
+    fields: dict[str, Any]
+
+
+class LogView(View):
+    """The last lines of a component on one machine."""
+
+    component: str
+    node: str
+    items: list[LogLine]
+
+
 class EquityPoint(View):
     """Equity and balance of an account at one time, and what changed the balance."""
 

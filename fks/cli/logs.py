@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fks.cli.base import as_json, paths_of
+from fks.monitor.logs import BYTES_MAX, BYTES_RECENT, LEVELS, Line, Reader, Wanted, component_of, is_of
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
 
-LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 _COLOURS = {"DEBUG": "bright_black", "INFO": "white", "WARNING": "yellow", "ERROR": "red"}
 _NAMES = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta", "bright_blue", "yellow")
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d+)?)")
-_BAD = re.compile(r"\b(ERROR|FATAL|PANIC|CRITICAL|Traceback)\b")
-_WARN = re.compile(r"\b(WARN|WARNING)\b")
-_FIXED = frozenset({"ts", "level", "component", "event", "pid"})
-_TELLERS = ("keeper", "supervisor")
 POLL_S = 0.2
-BYTES_MAX = 4_000_000  # read from the end of each file when lines are searched for
-BYTES_RECENT = 256_000  # and when only the last ones are wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a log. Raw lines of programs that write none of our JSON have `raw` and no fields."""
-
-    time: str
-    component: str
-    level: str
-    event: str
-    fields: dict[str, Any]
-    raw: str = ""
-    pid: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which lines to show."""
-
-    components: tuple[str, ...] = ()
-    level: str = "DEBUG"
-    trace: str | None = None
-
-    def takes(self, line: Line) -> bool:
-        """Return whether `line` is to be shown."""
-        if LEVELS.get(line.level, 20) < LEVELS[self.level]:
-            return False
-        if self.components and not any(_is_of(line.component, name) for name in self.components):
-            return False
-        return self.trace is None or self.trace in line.raw or any(str(v) == self.trace for v in line.fields.values())
 
 
 @click.command()
@@ -153,7 +112,7 @@ class Restarts:
             return ""
         self._over.add((component, old))
         why = self._why.pop(component, "")
-        if not any(_is_of(component, name) for name in wanted):
+        if not any(is_of(component, name) for name in wanted):
             return ""
         return f"── {component} restarted: pid {old} → {pid}{f', {why}' if why else ''} ──"
 
@@ -165,95 +124,15 @@ def _why(child: object, fields: dict[str, Any]) -> str:
     return describe({"child": child, "event": "exited", "reason": fields.get("reason"), "payload": fields}).why
 
 
-class Reader:
-    """Reads the lines appended to the files of a folder since the last call. Identifies a file by its inode, so a
-    rotated file is read to its end and the new one from its start."""
-
-    def __init__(self, folder: Path, bytes_max: int = BYTES_MAX) -> None:
-        self._folder = folder
-        self._bytes_max = bytes_max
-        self._places: dict[int, int] = {}
-        self._is_first = True
-
-    def drain(self) -> list[Line]:
-        """Return the new lines of all files; the first time those in the last `bytes_max` of each."""
-        found: list[Line] = []
-        # files with restart records last: a record is then never younger than the first line after it
-        for path in sorted(self._folder.glob("*"), key=lambda path: (path.name.startswith(_TELLERS), path.name)):
-            if _component_of(path) is not None:
-                found += self._read(path)
-        self._is_first = False
-        return found
-
-    def _read(self, path: Path) -> Iterator[Line]:
-        try:
-            with path.open("rb") as stream:
-                status = os.fstat(stream.fileno())
-                place = self._places.get(
-                    status.st_ino, max(0, status.st_size - self._bytes_max) if self._is_first else 0
-                )
-                stream.seek(place if place <= status.st_size else 0)
-                data = stream.read()
-                end = data.rfind(b"\n") + 1  # a line still being written is left for the next look
-                self._places[status.st_ino] = stream.tell() - len(data) + end
-        except OSError:
-            return
-        component = _component_of(path) or path.stem
-        last = ""
-        for text in data[:end].decode(errors="replace").splitlines():
-            if text.strip():
-                line = parse(text, component, last)
-                last = line.time
-                yield line
-
-
-def parse(text: str, component: str, before: str = "") -> Line:
-    """Return a line of a file. `before` is the time of the line above, for lines without one."""
-    if text.startswith("{"):
-        import orjson
-
-        try:
-            found = orjson.loads(text)
-            fields = {key: value for key, value in found.items() if key not in _FIXED}
-            pid = found.get("pid")
-            return Line(
-                found["ts"],
-                found["component"],
-                found["level"],
-                found["event"],
-                fields,
-                pid=pid if isinstance(pid, int) else 0,
-            )
-        except (orjson.JSONDecodeError, KeyError):
-            pass
-    match = _TIME.search(text[:80])
-    time = f"{match[1]}T{match[2].replace(',', '.')}" if match else before
-    level = "ERROR" if _BAD.search(text) else "WARNING" if _WARN.search(text) else "INFO"
-    return Line(time, component, level, "", {}, text)
-
-
-def _component_of(path: Path) -> str | None:
-    """Return the component whose file this is: orders.jsonl, orders.jsonl.1, postgres.log; None for other files."""
-    match = re.fullmatch(r"(.+?)\.(?:jsonl|log|out)(?:\.\d+)?", path.name)
-    return match[1] if match and path.is_file() else None
-
-
-def _is_of(component: str, name: str) -> bool:
-    """Return whether `name` means `component`: collector means collector:binance too, raylet and gcs are Ray's."""
-    asked = {"raylet": "ray", "gcs": "ray"}.get(name, name).replace(":", "-")
-    found = component.replace(":", "-")
-    return found == asked or found.startswith(asked + "-")
-
-
 def _check_names(paths: Paths, names: tuple[str, ...]) -> None:
     """Errors: InputError for a component that never wrote anything, naming those that did."""
     from fks.model.errors import InputError, OutageError
 
-    known = sorted({name for path in paths.logs.glob("*") if (name := _component_of(path))})
+    known = sorted({name for path in paths.logs.glob("*") if (name := component_of(path))})
     if not known:
         raise OutageError(f"there are no logs in {paths.logs}", remedy="start FKS with 'fks up'")
     for name in names:
-        if not any(_is_of(found, name) for found in known) and not name.startswith("gateway"):
+        if not any(is_of(found, name) for found in known) and not name.startswith("gateway"):
             import difflib
 
             close = difflib.get_close_matches(name.replace(":", "-"), known, n=1)

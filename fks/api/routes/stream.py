@@ -73,7 +73,8 @@ async def stream(
     try:
         await socket.accept()
         symbols = sorted({topic.symbol for topic in client.topics if topic.symbol})
-        greeting = {"type": "hello", "channels": sorted(client.channels), "symbols": symbols}
+        greeting: dict[str, object] = {"type": "hello", "channels": sorted(client.channels), "symbols": symbols}
+        greeting |= {"stream": gate.hub.stream, "seq": gate.hub.seq}
         await _send(socket, dump({**greeting, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name}))
         await _serve(socket, gate, client, principal)
     except TimeoutError:  # it does not read: the close may lie in its buffers until it does

@@ -1,19 +1,26 @@
-"""The supervision tree, its events, and open alerts."""
+"""The supervision tree, its events, log lines, and open alerts."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from fastapi import Query
+from fastapi import Path, Query
 
 from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.machines import MACHINES
 from fks.api.problems import Problem
-from fks.api.query import Before, Gate, Limit, Name, Reader, Trader, moment, page
+from fks.api.query import Admin, Before, Gate, Limit, Name, Reader, Trader, moment, page
 from fks.api.routing import Router
+from fks.api.views import LogView, MachineView
 from fks.monitor.alerts import listed
 from fks.monitor.history import events as history
+from fks.monitor.logs import Line, newest
 from fks.monitor.status import assemble
 from fks.monitor.tree import tree_view
+from fks.process.log import Redactor
 
 router = Router(tags=["system"])
 
@@ -51,6 +58,52 @@ async def events(
     escalations."""
     rows = await history(gate.db, child=child, since=moment(since, "since"), after=after, limit=limit, is_full=full)
     return ExactJson({"items": rows})
+
+
+@router.get("/system/logs/{component}", response_model=LogView)
+async def logs(
+    gate: Gate,
+    who: Admin,
+    component: Annotated[str, Path(max_length=128)],
+    lines: Annotated[int, Query(ge=1, le=1000, description="how many of the last ones")] = 200,
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Query(description="this level and worse")] = "DEBUG",
+) -> ExactJson:
+    """Return the last log lines of a component (orders, collector, postgres, …) on the gateway's machine, oldest first
+    and without secrets. `fks logs NAME --follow` shows them live, on the machine that has them."""
+    items = await asyncio.to_thread(_lines, gate, component, lines, level)
+    if items is None:
+        raise Problem(
+            404,
+            "COMPONENT_UNKNOWN",
+            f"no component {component!r} has a log on this machine",
+            remedy="GET /system/tree lists the components; one of another machine has its log there",
+        )
+    return ExactJson({"component": component, "node": gate.deps.host, "items": items})
+
+
+def _lines(gate: Gateway, component: str, count: int, level: str) -> list[dict[str, Any]] | None:
+    found = newest(gate.deps.paths.logs, component, count, level)
+    # our own lines are without secrets already, those of PostgreSQL, Redis and Ray are not
+    return None if found is None else [_line(line, gate.deps.redactor) for line in found]
+
+
+def _line(line: Line, redactor: Redactor) -> dict[str, Any]:
+    fields: Mapping[str, Any] = {"message": line.raw} if line.raw else line.fields
+    return {
+        "time": line.time,
+        "level": line.level,
+        "component": line.component,
+        "event": line.event or "log",
+        "fields": {key: redactor.field(key, value) for key, value in fields.items()},
+    }
+
+
+@router.get("/system/machines/{name}", response_model=MachineView)
+async def machine(who: Reader, name: Annotated[str, Path(max_length=32)]) -> ExactJson:
+    """Return a state machine as the code runs it: `orders` (life of an order) or `feeds` (life of a feed)."""
+    if name not in MACHINES:
+        raise Problem(404, "MACHINE_UNKNOWN", f"there is no machine {name!r}", remedy=f"use {' or '.join(MACHINES)}")
+    return ExactJson(MACHINES[name]())
 
 
 @router.get("/alerts")

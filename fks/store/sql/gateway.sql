@@ -148,3 +148,19 @@ SELECT DISTINCT ON (date_bin(make_interval(secs => $3), time, $2)) time, equity,
   FROM balance_history
  WHERE account_id = $1 AND equity IS NOT NULL AND time >= $2
  ORDER BY date_bin(make_interval(secs => $3), time, $2), time DESC, id DESC;
+
+-- name: order_counts
+-- By account: the orders that may still fill, without legs that wait for their parent, and those of the last minute.
+SELECT account_id, count(*) FILTER (WHERE state IN ('SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')) AS orders_open,
+       count(*) FILTER (WHERE created_at > now() - interval '1 minute' AND state <> 'DENIED') AS orders_minute
+  FROM orders
+ WHERE state IN ('SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL') OR created_at > now() - interval '1 minute'
+ GROUP BY account_id;
+
+-- name: account_fees
+-- Fees by account and currency: since 00:00 UTC, and in 30 days.
+SELECT t.account_id, t.fee_currency AS currency, coalesce(sum(t.fee) FILTER (WHERE t.time >= date_trunc('day', now(), 'UTC')), 0) AS today,
+       sum(t.fee) AS days_30
+  FROM trades t
+ WHERE t.time >= now() - interval '30 days' AND t.fee <> 0 AND ($1::int[] IS NULL OR t.account_id = ANY($1))
+ GROUP BY t.account_id, t.fee_currency ORDER BY t.account_id, t.fee_currency;

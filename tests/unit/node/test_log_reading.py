@@ -9,7 +9,8 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import run
-from fks.cli.logs import Line, Reader, Restarts, Wanted, parse, seamed
+from fks.cli.logs import Restarts, seamed
+from fks.monitor.logs import Line, Reader, Wanted, parse
 
 
 def write(folder, name, *entries):

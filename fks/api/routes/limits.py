@@ -1,0 +1,18 @@
+"""Limits of the accounts, and how far each is from them."""
+
+from __future__ import annotations
+
+from fks.api.account_limits import AccountLimits
+from fks.api.exact import ExactJson
+from fks.api.query import Gate, Reader, page
+from fks.api.routing import Router
+from fks.api.views import LimitsView, Page
+
+router = Router(tags=["accounts"])
+
+
+@router.get("/limits", response_model=Page[LimitsView])
+async def limits(gate: Gate, who: Reader) -> ExactJson:
+    """List each account's limits with what is used and left, the rules of its prop firm with their distances, and the
+    fees of today and of 30 days. What is not known is null."""
+    return ExactJson(page(await AccountLimits(gate).document(who.account_list)))

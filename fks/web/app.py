@@ -16,6 +16,7 @@ from fks.web.middleware import PageMiddleware
 from fks.web.page import Page
 from fks.web.registry import PAGES
 from fks.web.site import Deps, Site
+from fks.web.views import diagrams
 
 
 def create_app(deps: Deps, pages: tuple[Page, ...] = PAGES) -> Starlette:
@@ -34,6 +35,7 @@ def create_app(deps: Deps, pages: tuple[Page, ...] = PAGES) -> Starlette:
         Route("/login", site.guarded(login.show), methods=["GET"]),
         Route("/login", site.guarded(login.submit), methods=["POST"]),
         Route("/logout", site.guarded(login.end), methods=["POST"]),
+        Route("/diagram/{name}", site.guarded(diagrams.frame), methods=["GET"]),
         Route("/outcome/{id}", site.guarded(outcomes.show), methods=["GET"]),
     ]
     for page in pages:

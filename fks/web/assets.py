@@ -17,9 +17,11 @@ VENDOR: dict[str, str] = {
     "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
     "htmx.min.js": "htmx.org/dist/htmx.min.js",
     "lightweight-charts.mjs": "lightweight-charts/dist/lightweight-charts.standalone.production.mjs",
+    "mermaid.tiny.js": "@mermaid-js/tiny/dist/mermaid.tiny.js",
     "bootstrap.LICENSE": "bootstrap/LICENSE",
     "htmx.LICENSE": "htmx.org/LICENSE",
     "lightweight-charts.LICENSE": "lightweight-charts/LICENSE",
+    "mermaid.LICENSE": "@mermaid-js/tiny/LICENSE",
 }
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -28,6 +30,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".LICENSE": "text/plain; charset=utf-8",
 }
+#: Scripts of a sandboxed frame, which has no origin: the browser loads them as from elsewhere.
+FRAMED = frozenset({"mermaid.tiny.js", "diagram.js"})
 _GZIP_LEAST = 1024
 
 

@@ -25,6 +25,7 @@ class Outcome:
     kind: str = "info"  # info, good or bad
     details: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str], ...] = ()  # (text, path within the application)
+    picture: str = ""  # address of a picture of what the details say
 
 
 @dataclass(frozen=True, slots=True)

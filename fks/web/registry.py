@@ -12,9 +12,12 @@ from fks.web.views import (
     dashboard,
     data,
     database,
+    diagrams,
+    glossary,
     monitor,
     ninja,
     orders,
+    own,
     schedules,
     settings,
     signals,
@@ -71,7 +74,7 @@ PAGES: tuple[Page, ...] = (
     Page("compare", "/compare", "Compare", backtests.load_comparison, every_s=0),
     Page(
         "data", "/data", "Data", data.load, "Research", every_s=60,
-        actions={"enable": data.enable, "disable": data.disable, "settle": data.settle},
+        actions={"enable": data.enable, "disable": data.disable, "sync": data.sync, "settle": data.settle},
     ),
     Page("series", "/data/series", "Series", data.load_series, every_s=0),
     Page(
@@ -79,11 +82,14 @@ PAGES: tuple[Page, ...] = (
         actions={"restart": monitor.restart, "check": monitor.check},
     ),
     Page("part", "/monitor/{name}", "Part", monitor.load_part),
+    Page("diagrams", "/diagrams", "Diagrams", diagrams.load, "System", every_s=0),
     Page(
         "alerts", "/alerts", "Alerts", alerts.load, "System", live=("alerts",), every_s=30,
         actions={
             "acknowledge": alerts.acknowledge, "settle": alerts.settle, "silence": alerts.silence,
-            "unsilence": alerts.unsilence, "rule": alerts.rule, "test": alerts.test,
+            "unsilence": alerts.unsilence, "rule": alerts.rule, "save": alerts.save, "remove": alerts.remove,
+            "channel": alerts.channel, "channel-change": alerts.channel_change,
+            "channel-remove": alerts.channel_remove, "test": alerts.test,
         },
     ),
     Page(
@@ -113,4 +119,9 @@ PAGES: tuple[Page, ...] = (
     ),
     Page("audit", "/audit", "Audit", audit.load, "Administration", every_s=0),
     Page("database", "/database", "Database", database.load, "Administration", every_s=30),
+    Page(
+        "own", "/own", "Your login", own.load, every_s=0,
+        actions={"begin": own.begin, "confirm": own.confirm, "password": own.password},
+    ),
+    Page("glossary", "/glossary", "Glossary", glossary.load, every_s=0),
 )  # fmt: skip

@@ -8,16 +8,24 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
+from markupsafe import Markup
 
 from fks.model.codes import MEANING, Code
 from fks.web import formats
 from fks.web.assets import Assets
+from fks.web.glossary import Glossary
+
+_EXPLAIN = Markup(
+    '<a class="explain" href="{}/glossary#{}" data-term="{}" data-meaning="{}"><span aria-hidden="true">?</span>'
+    '<span class="visually-hidden"> Explain {}</span></a>'
+)
 
 
 class Renderer:
     """Renders templates of `fks/web/templates`. `root`: path of the application as the browser sees it, `/app`."""
 
     def __init__(self, assets: Assets) -> None:
+        self._glossary = Glossary()
         self._environment = Environment(
             loader=PackageLoader("fks.web", "templates"),
             autoescape=True,
@@ -37,9 +45,18 @@ class Renderer:
             "age": _age,
             "is_past": _is_past,
             "meaning": meaning,
+            "explain": self._explain,
             "short": lambda text: str(text)[:8],
         }
         self._environment.globals |= {"assets": assets, "NOTHING": formats.NOTHING}
+
+    @pass_context
+    def _explain(self, context: Context, text: object) -> Markup:
+        """Return the link from a term to its entry, which a script opens in place; nothing for any other text."""
+        term = self._glossary.find(text)
+        if term is None:
+            return Markup()
+        return _EXPLAIN.format(context["root"], term.slug, term.title, term.meaning, text)  # which escapes each of them
 
     def render(self, name: str, values: Mapping[str, Any]) -> str:
         """Return the text of a template. Errors: jinja2.UndefinedError for a value that the view did not give."""

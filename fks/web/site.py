@@ -17,7 +17,7 @@ from fks.config.settings import Http
 from fks.model.timeframe import to_datetime
 from fks.process.callers import address_of, is_own_origin
 from fks.web import formats
-from fks.web.assets import Assets
+from fks.web.assets import FRAMED, Assets
 from fks.web.client import Caller, GatewayClient, Refusal
 from fks.web.forms import form_of
 from fks.web.page import Outcome, Page, Performer
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fks.model.ports import Log
 
 ZONE_COOKIE, THEME_COOKIE = "fks_zone", "fks_theme"
+#: A 401 about what was typed, such as a wrong password before a change: the session goes on.
+_WRONG_INPUT = ("LOGIN_FAILED", "TOTP_REQUIRED")
 _YEAR = "public, max-age=31536000, immutable"
 
 
@@ -71,7 +73,7 @@ class Site:
             try:
                 outcome = await perform(visit, form)
             except Refusal as refusal:
-                if refusal.status == 401:
+                if refusal.status == 401 and refusal.code not in _WRONG_INPUT:
                     raise
                 if is_htmx(request):
                     return self.fragment(request, "parts/outcome.html", refusal=refusal, outcome=None)
@@ -111,6 +113,8 @@ class Site:
         if found is None:
             return await self.unknown(request, None)
         headers = {"Cache-Control": _YEAR, "Vary": "Accept-Encoding", "ETag": f'"{found.digest}"'}
+        if request.path_params["name"] in FRAMED:
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         if found.zipped is not None and "gzip" in request.headers.get("accept-encoding", ""):

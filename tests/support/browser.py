@@ -15,6 +15,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.waiting import until
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -54,6 +56,49 @@ class Page:
         """Return the value of a JavaScript expression."""
         answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
+
+
+async def says(tab: Page, *texts: str) -> None:
+    """Wait until the page shows all of these."""
+    seen = ""
+
+    async def is_shown() -> bool:
+        nonlocal seen
+        seen = await tab.run("document.body ? document.body.innerText : ''") or ""
+        return all(text in seen for text in texts)
+
+    try:
+        await until(is_shown, deadline_s=30, every_s=0.1)
+    except BaseException as error:
+        raise AssertionError(f"{texts} are not all in:\n{seen[:3000]}\n{tab.complaints}") from error
+
+
+async def is_true(tab: Page, script: str) -> None:
+    """Wait until an expression is true."""
+
+    async def look() -> bool:
+        return bool(await tab.run(script))
+
+    await until(look, deadline_s=30, every_s=0.1)
+
+
+async def press(tab: Page, key: str) -> None:
+    """Press and release one key."""
+    named = {"Tab": 9, "Enter": 13, " ": 32}
+    text = "\r" if key == "Enter" else key if len(key) == 1 else ""
+    code = named.get(key, ord(key.upper()) if len(key) == 1 else 0)
+    await tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
+    await tab.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+
+async def type_(tab: Page, text: str) -> None:
+    """Type into the element that has the focus."""
+    await tab.call("Input.insertText", text=text)
+
+
+async def is_live(tab: Page) -> None:
+    """Wait until the page's socket is open."""
+    await is_true(tab, "document.getElementById('live-state')?.dataset.state === 'on'")
 
 
 @asynccontextmanager

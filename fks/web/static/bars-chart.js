@@ -3,7 +3,7 @@ const source = document.body.dataset.charts;
 const box = document.getElementById("bars-chart");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const seconds = (text) => Math.floor(Date.parse(text) / 1000);
-let chart = null, candles = null, averages = [], marks = null, library = null, isFitted = false, newest = 0;
+let chart = null, candles = null, averages = [], lines = [], marks = null, library = null, isFitted = false, newest = 0;
 
 function options() {
   return {
@@ -49,6 +49,16 @@ async function draw() {
   })));
   ["a", "b"].forEach((key, place) => averages[place].setData(
     rows.filter((row) => row.dataset[key]).map((row) => ({ time: seconds(row.dataset.time), value: Number(row.dataset[key]) })),
+  ));
+  const values = rows.map((row) => (row.dataset.i === undefined ? [] : row.dataset.i.split("|")));
+  const count = Math.max(0, ...values.map((row) => row.length));
+  const tones = ["--good", "--bad", "--accent", "--warn", "--muted", "--text"];
+  while (lines.length < count) {
+    const line = { lineWidth: 1, priceLineVisible: false, lastValueVisible: false, color: colour(tones[lines.length % tones.length]) };
+    lines.push(chart.addSeries(library.LineSeries, line, Number(box.dataset.pane)));
+  }
+  lines.forEach((line, place) => line.setData(
+    rows.flatMap((row, at) => (values[at][place] ? [{ time: seconds(row.dataset.time), value: Number(values[at][place]) }] : [])),
   ));
   const found = [...document.querySelectorAll("tr[data-mark]")].map(mark).sort((one, other) => one.time - other.time);
   const marked = document.querySelector("tr.marked");

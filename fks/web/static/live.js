@@ -1,5 +1,6 @@
 // Keeps a page current: one websocket to the gateway says that something happened, and the page's region is loaded
 // again, at most twice a second. What is shown is always the server's; ages are counted on here, second by second.
+// Messages are numbered: after a reconnect the missed ones are sent again, or the page reads everything anew.
 const body = document.body;
 const region = document.getElementById("region");
 const stateBox = document.getElementById("live-state");
@@ -10,6 +11,8 @@ const aheadMs = Date.now() - Date.parse(body.dataset.now); // of the browser's c
 const LEAST_MS = 500, SILENT_MS = 25000, WAIT_MAX_MS = 15000;
 
 let socket = null, waitMs = 500, heardAt = 0, isWanted = false, isLoading = false, loadedAt = Date.now(), lostAt = null;
+let stream = "", seq = 0; // of the last message; another replica has other numbers
+let fault = ""; // of the last read of the region
 
 // ── ages ──────────────────────────────────────────────────────────────────────────────────────
 export function span(seconds) {
@@ -71,9 +74,24 @@ function want() {
 }
 
 body.addEventListener("htmx:afterRequest", (event) => {
-  if (event.detail.target?.id === "region" && event.detail.successful) loadedAt = Date.now();
+  if (event.detail.target?.id !== "region") return;
+  fault = event.detail.successful ? "" : `The last read failed (${event.detail.xhr?.status || "no answer"}).`;
+  if (event.detail.successful) loadedAt = Date.now();
 });
-body.addEventListener("htmx:afterSwap", countAges);
+// A failed read never takes the place of the numbers: they stay, with their age. Tables that are open stay open.
+let opened = [];
+body.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.target?.id !== "region") return;
+  if (event.detail.xhr.status >= 400) event.detail.shouldSwap = false;
+  opened = [...region.querySelectorAll("details[data-free]")].map((details) => details.open);
+});
+body.addEventListener("htmx:afterSwap", (event) => {
+  if (event.detail.target?.id === "region") {
+    const found = [...region.querySelectorAll("details[data-free]")];
+    if (found.length === opened.length) found.forEach((details, place) => { if (opened[place]) details.open = true; });
+  }
+  countAges();
+});
 body.addEventListener("fks:refresh", want);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) want(); });
 
@@ -85,14 +103,17 @@ function connect() {
     heardAt = Date.now();
     const message = JSON.parse(event.data);
     if (message.type === "hello") {
-      socket.send(JSON.stringify({ type: "subscribe", id: 1, channels }));
+      const after = lostAt !== null && stream === message.stream ? { after: { stream, seq } } : {};
+      ({ stream, seq } = after.after ?? message);
+      socket.send(JSON.stringify({ type: "subscribe", id: 1, channels, ...after }));
     } else if (message.type === "check") {
       socket.send(JSON.stringify({ type: "checked", n: message.n }));
     } else if (message.type === "subscribed") {
       waitMs = 500;
-      if (lostAt !== null) want(); // whatever was missed meanwhile is in the journal
+      if (lostAt !== null && !message.resumed) want(); // what was missed is not known here, but in the journal
       lostAt = null;
     } else if (message.type !== "heartbeat" && message.type !== "snapshot") {
+      seq = message.seq ?? seq;
       if (message.type !== "bar") want(); // a chart draws bars itself
       document.dispatchEvent(new CustomEvent("fks:message", { detail: message }));
     }
@@ -125,7 +146,7 @@ function show() {
   const note = document.getElementById("stale-note");
   if (note) {
     note.hidden = state !== "stale";
-    if (state === "stale") write(note, `These numbers are ${span(oldMs / 1000)} old.`);
+    if (state === "stale") write(note, `These numbers are ${span(oldMs / 1000)} old. ${fault}`.trim());
   }
 }
 

@@ -1,4 +1,4 @@
-"""Accounts: equity over time, and what each holds."""
+"""Accounts: equity over time, what each holds, its limits, its fees, and the rules of its prop firm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DAYS = (1, 7, 30, 365)
 
 async def load(visit: Visit) -> dict[str, Any]:
     """Return the accounts with their equity, and the history of the chosen one."""
-    found = await visit.read_all(accounts="/accounts", equity="/equity")
+    found = await visit.read_all(accounts="/accounts", equity="/equity", limits="/limits")
     by_name = {row["account"]: row for row in found["equity"].items}
     names = [row["name"] for row in found["accounts"].items]
     wanted = visit.request.query_params.get("account")
@@ -22,4 +22,5 @@ async def load(visit: Visit) -> dict[str, Any]:
     history = {}
     if chosen is not None:
         history = await visit.read_all(points=(f"/equity/{quote(chosen, safe='')}", {"days": days}))
-    return {**found, "by_name": by_name, "chosen": chosen, "days": days, "spans": DAYS, **history}
+    own = next((row for row in found["limits"].items if row["account"] == chosen), None)
+    return {**found, "by_name": by_name, "chosen": chosen, "days": days, "spans": DAYS, "own": own, **history}

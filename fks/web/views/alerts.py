@@ -10,10 +10,15 @@ from fks.web.forms import Form
 from fks.web.page import Outcome
 from fks.web.visits import Visit
 
+KINDS = ("threshold", "duration", "absence", "rate", "route")
+SEVERITIES = ("info", "warning", "error", "page")
+_NUMBERS = ("above", "below", "for_s", "count", "window_s")
+
 
 async def load(visit: Visit) -> dict[str, Any]:
-    """Return open and past alerts, and the channels that they are sent to."""
-    return await visit.read_all(
+    """Return open and past alerts, the channels that they are sent to, and the rule that is edited."""
+    wanted = visit.request.query_params.get("rule", "")[:64]
+    found = await visit.read_all(
         opened="/alerts",
         past=("/alerts", {"all": "true", "limit": 50}),
         rules="/alerts/rules",
@@ -21,6 +26,8 @@ async def load(visit: Visit) -> dict[str, Any]:
         channels="/alerts/channels",
         deliveries=("/alerts/deliveries", {"limit": 50}),
     )
+    rules = (row for row in found["rules"].items if row["name"] == wanted and not row.get("is_removed"))
+    return {**found, "edited": next(rules, None), "kinds": KINDS, "severities": SEVERITIES}
 
 
 async def acknowledge(visit: Visit, form: Form) -> Outcome:
@@ -66,6 +73,69 @@ async def rule(visit: Visit, form: Form) -> Outcome:
     path = f"/alerts/rules/{quote(name, safe='')}"
     await visit.change("POST", path, {"is_enabled": is_on}, csrf=form.text("csrf"))
     return Outcome(f"Rule {name} is {'on' if is_on else 'off'}.", kind="good")
+
+
+async def save(visit: Visit, form: Form) -> Outcome:
+    """Make a rule, or give the one of this name the fields of the form; its other fields stay."""
+    name = form.needed("name", "the name")
+    body: dict[str, Any] = {field: form.needed(field) for field in ("kind", "on", "severity")}
+    body |= {field: _amount(form, field) for field in _NUMBERS if form.text(field)}
+    body["channels"] = form.text("channels").replace(",", " ").split()
+    body["message"] = form.text("message")
+    if form.text("known") == name:
+        body |= {field: None for field in ("above", "below") if field not in body}
+        await visit.change("POST", f"/alerts/rules/{quote(name, safe='')}", body, csrf=form.text("csrf"))
+    else:
+        await visit.change("POST", "/alerts/rules", {"name": name, **body}, csrf=form.text("csrf"))
+    return Outcome(f"Rule {name} is in force.", kind="good")
+
+
+async def remove(visit: Visit, form: Form) -> Outcome:
+    """Remove a rule; one that comes with FKS can be restored."""
+    name, is_restored = form.needed("name", "the rule"), form.text("restore") == "1"
+    path = f"/alerts/rules/{quote(name, safe='')}" + ("?restore=true" if is_restored else "")
+    await visit.change("DELETE", path, csrf=form.text("csrf"))
+    text = "is again as it comes with FKS" if is_restored else "is removed; its open alerts are settled"
+    return Outcome(f"Rule {name} {text}.", kind="good")
+
+
+def _amount(form: Form, field: str) -> float | int:
+    try:
+        number = float(form.text(field))
+    except ValueError:
+        raise Refusal(422, "FIELD_WRONG", f"{field}: {form.text(field)!r} is no number", "write 10 or 0.5") from None
+    return int(number) if field == "count" else number
+
+
+async def channel(visit: Visit, form: Form) -> Outcome:
+    """Make a channel, or give the one of this name another address."""
+    body = {
+        "name": form.needed("name", "the name"),
+        "url": form.needed("url", "the address"),
+        "severity_min": form.text("severity_min") or "warning",
+    }
+    answer = (await visit.change("POST", "/alerts/channels", body, csrf=form.text("csrf"))).body
+    return Outcome(f"Channel {answer['name']} ({answer['kind']}) takes alerts from now on. Send a test.", kind="good")
+
+
+async def channel_change(visit: Visit, form: Form) -> Outcome:
+    """Change the lowest severity of a channel, or switch it on or off."""
+    name = form.needed("name", "the channel")
+    body: dict[str, Any] = {}
+    if form.text("severity_min"):
+        body["severity_min"] = form.text("severity_min")
+    if form.text("on"):
+        body["enabled"] = form.text("on") == "1"
+    path = f"/alerts/channels/{quote(name, safe='')}"
+    await visit.change("POST", path, body, csrf=form.text("csrf"))
+    return Outcome(f"Channel {name} is changed.", kind="good")
+
+
+async def channel_remove(visit: Visit, form: Form) -> Outcome:
+    """Remove a channel, and give up what waits for it."""
+    name = form.needed("name", "the channel")
+    await visit.change("DELETE", f"/alerts/channels/{quote(name, safe='')}", csrf=form.text("csrf"))
+    return Outcome(f"Channel {name} is removed.", kind="good")
 
 
 async def test(visit: Visit, form: Form) -> Outcome:

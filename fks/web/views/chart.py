@@ -1,4 +1,4 @@
-"""Chart: bars of one symbol, with its signals, orders and fills at their bars."""
+"""Chart: bars of one symbol with an indicator, and its signals, orders and fills at their bars."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from fks.web.visits import Result, Visit
 
 TIMEFRAMES = ("1s", "1m", "5m", "15m", "1h", "4h", "1d")
 AVERAGES = (20, 50)
+#: Groups of indicators that are drawn over the prices; the others have a pane of their own.
+OVER_PRICES = ("Overlap Studies", "Price Transform", "Sessions")
 _BARS, _AROUND = 300, 150
 
 
@@ -23,7 +25,9 @@ async def load(visit: Visit) -> dict[str, Any]:
     timeframe = _timeframe(asked.get("timeframe", ""))
     at = formats.moment(asked.get("at", ""))
     exchange = asked.get("exchange", "")[:64] or None
-    known = await visit.read_all(listed="/assets")
+    chosen, params = asked.get("indicator", "")[:64], asked.get("params", "")[:200]
+    is_whole = visit.request.headers.get("hx-target") != "region"  # the form stands outside of the region
+    known = await visit.read_all(listed="/assets", **({"indicators": "/indicators"} if is_whole else {}))
     names = [row["symbol"] for row in known["listed"].items]
     symbol = asked.get("symbol", "")[:64] or next(iter(names), "")
     found: dict[str, Result] = {name: Result() for name in ("bars", "signals", "orders", "fills", "latest")}
@@ -41,6 +45,14 @@ async def load(visit: Visit) -> dict[str, Any]:
             latest=(f"/market-data/{quote(symbol, safe='')}", span),
         )
     bars = with_averages(found["bars"].get("bars", []))
+    rows = bars[-_BARS:]
+    drawn = Result()
+    if chosen and rows:
+        where = {"symbol": symbol, "exchange": exchange, "timeframe": timeframe, "params": params or None}
+        path = f"/indicators/{quote(chosen, safe='')}"
+        drawn = (await visit.read_all(drawn=(path, {**where, "from": rows[0]["time"], "limit": len(rows)})))["drawn"]
+    by_time = {one["time"]: one["values"] for one in drawn.items}
+    rows = [{**row, "values": by_time.get(row["time"], ())} for row in rows]
     marks = marks_of(bars, timeframe, found)
     marked = "" if at is None else iso(bar_start(to_ns(at), timeframe))
     return {
@@ -52,11 +64,22 @@ async def load(visit: Visit) -> dict[str, Any]:
         "timeframes": TIMEFRAMES,
         "averages": AVERAGES,
         "symbols": names,
-        "rows": bars[-_BARS:],
+        "rows": rows,
+        "chosen": chosen,
+        "params": params,
+        "choices": one_series(known.get("indicators", Result()).items),
+        "drawn": drawn,
+        "is_over_prices": drawn.get("group") in OVER_PRICES,
         "marks": marks,
         "at": at,
         "marked": marked,
     }
+
+
+def one_series(indicators: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the indicators that read one series: the chart has no second one."""
+    found = (one for one in indicators if not any(name.startswith("other.") for name in one["columns"]))
+    return sorted(found, key=lambda one: (str(one["group"]), str(one["name"])))
 
 
 def _timeframe(text: str) -> str:

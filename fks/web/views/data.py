@@ -45,6 +45,21 @@ async def enable(visit: Visit, form: Form) -> Outcome:
     )
 
 
+async def sync(visit: Visit, form: Form) -> Outcome:
+    """Fetch the history of a collected symbol again, or further back."""
+    days = form.needed("history", "how many days")
+    if not days.isdigit() or not 0 < int(days) <= 10_000:
+        raise Refusal(422, "FIELD_WRONG", f"{days!r} is no number of days", "write 30")
+    body = {"symbol": form.needed("symbol", "the symbol"), "history": int(days)}
+    if form.text("exchange"):
+        body["exchange"] = form.text("exchange")
+    items = (await visit.change("POST", "/assets/enable", body, csrf=form.text("csrf"))).body["items"]
+    return Outcome(
+        f"{days} days of {_names(items)} are fetched; what is stored is only completed. Coverage shows how far.",
+        kind="good",
+    )
+
+
 async def disable(visit: Visit, form: Form) -> Outcome:
     """Stop to collect a symbol."""
     body = {"symbol": form.needed("symbol", "the symbol"), "exchange": form.text("exchange") or None}

@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 from fks.web.forms import Form
 from fks.web.page import Outcome
-from fks.web.visits import Visit
+from fks.web.visits import Result, Visit
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _EVENTS = 60
 #: Events that only repeat the end that stands before them.
 _ECHOES, _ENDS = ("restarted", "stopping"), ("exited", "escalated", "asked")
@@ -39,12 +40,20 @@ async def load_part(visit: Visit) -> dict[str, Any]:
         events=("/system/events", {"child": name, "full": "true", "limit": 50}),
         health=f"/monitor/api/health/{quote(name, safe='')}/",
     )
+    level = visit.request.query_params.get("level", "")
+    level = level if level in LEVELS else LEVELS[0]
+    log = {"log": Result()}
+    if visit.may("admin"):
+        log = await visit.read_all(log=(f"/system/logs/{quote(name, safe='')}", {"lines": 200, "level": level}))
     rows = [row for row in _rows(found["tree"].get("tree") or ()) if row["id"] == name]
     part = rows[0] if rows else None
     is_unknown = part is None and not found["events"].items and found["health"].refusal is not None
     is_service = found["health"].refusal is None
     return {
         **found,
+        **log,
+        "levels": LEVELS,
+        "level": level,
         "name": name,
         "part": part,
         "is_unknown": is_unknown,

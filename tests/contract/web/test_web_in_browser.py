@@ -17,7 +17,7 @@ from fks.guardian.control_socket import ControlSocket
 from fks.store.bus import SIGNALS, Bus
 from fks.store.db import Database
 from fks.web.registry import PAGES
-from tests.support.browser import Page, page
+from tests.support.browser import Page, is_live, is_true, page, press, says, type_
 from tests.support.ports import CollectingLog
 from tests.support.users import PASSWORD, code_of
 from tests.support.waiting import until
@@ -76,44 +76,6 @@ async def guardian(web: Web) -> AsyncIterator[list[Mapping[str, Any]]]:
     await socket.close()
 
 
-async def says(tab: Page, *texts: str) -> None:
-    """Wait until the page shows all of these."""
-    seen = ""
-
-    async def is_shown() -> bool:
-        nonlocal seen
-        seen = await tab.run("document.body ? document.body.innerText : ''") or ""
-        return all(text in seen for text in texts)
-
-    try:
-        await until(is_shown, deadline_s=30, every_s=0.1)
-    except BaseException as error:
-        raise AssertionError(f"{texts} are not all in:\n{seen[:3000]}\n{tab.complaints}") from error
-
-
-async def is_true(tab: Page, script: str) -> None:
-    """Wait until an expression is true."""
-
-    async def look() -> bool:
-        return bool(await tab.run(script))
-
-    await until(look, deadline_s=30, every_s=0.1)
-
-
-async def press(tab: Page, key: str) -> None:
-    """Press and release one key."""
-    named = {"Tab": 9, "Enter": 13, " ": 32}
-    text = "\r" if key == "Enter" else key if len(key) == 1 else ""
-    code = named.get(key, ord(key.upper()) if len(key) == 1 else 0)
-    await tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
-    await tab.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
-
-
-async def type_(tab: Page, text: str) -> None:
-    """Type into the element that has the focus."""
-    await tab.call("Input.insertText", text=text)
-
-
 async def enter(tab: Page, web: Web, name: str, code: str = "") -> None:
     """Log in by keyboard."""
     await tab.go(web.url + "/app/login")
@@ -126,11 +88,6 @@ async def enter(tab: Page, web: Web, name: str, code: str = "") -> None:
         await type_(tab, code)
     await press(tab, "Enter")
     await is_true(tab, "location.pathname === '/app/' && document.getElementById('live-state') !== null")
-
-
-async def is_live(tab: Page) -> None:
-    """Wait until the page's socket is open."""
-    await is_true(tab, "document.getElementById('live-state')?.dataset.state === 'on'")
 
 
 async def test_a_trader_approves_by_keyboard_reads_a_denial_and_stops_everything(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from fks.store.db import Database
 from fks.web.registry import PAGES
-from tests.support.users import code_of
+from tests.support.users import PASSWORD, add_user, code_of
 from tests.support.web import Web, csrf_of, log_in, make_user
 
 HOSTILE = '<img src=x onerror="window.hacked=1">{{7777*3}}'
@@ -299,6 +300,75 @@ async def test_suspect_value_is_settled_once(web: Web, seeded: Database) -> None
         again = await browser.post("/app/data/settle", data={**form, "verdict": "confirmed"})
         assert (again.status_code, "QUARANTINE_UNKNOWN" in again.text) == (404, True)
     assert (await seeded.sql("SELECT verdict FROM quarantine"))[0]["verdict"] == "refused"
+
+
+async def test_chart_draws_an_indicator_of_the_server(web: Web, seeded: Database) -> None:
+    await fill(seeded)
+    async with web.client() as browser:
+        await administrator(web, browser)
+        at = "/app/chart?symbol=BTCUSDT&timeframe=1m"
+        answer = await browser.get(f"{at}&indicator=macd&params=fast:5,slow:9,signal:3")
+        drawn = re.findall(r'data-i="([^"]*)"', answer.text)
+        assert (len(drawn), len(drawn[0].split("|"))) == (260, 3)
+        assert 'data-pane="1"' in answer.text
+        assert 'data-pane="0"' in (await browser.get(f"{at}&indicator=sma")).text
+        assert "INDICATOR_PARAM" in (await browser.get(f"{at}&indicator=sma&params=period:0")).text
+        assert "INDICATOR_UNKNOWN" in (await browser.get(f"{at}&indicator=nothing")).text
+
+
+async def test_rules_and_channels_are_edited(web: Web, seeded: Database) -> None:
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        rule = {"csrf": csrf, "name": "mine", "kind": "threshold", "on": "fks_queue_depth", "severity": "warning"}
+        none = await browser.post("/app/alerts/save", data=rule)
+        assert (none.status_code, "one of above and below" in none.text) == (422, True)
+        assert "Rule mine is in force" in (await browser.post("/app/alerts/save", data={**rule, "above": "5"})).text
+        shown = (await browser.get("/app/alerts?rule=mine")).text
+        assert ("Edit mine" in shown, 'value="fks_queue_depth"' in shown) == (True, True)
+        await browser.post("/app/alerts/save", data={**rule, "known": "mine", "below": "2", "severity": "page"})
+        async with web.gateway.client("read") as client:
+            (found,) = [row for row in (await client.get("/alerts/rules")).json()["items"] if row["name"] == "mine"]
+        assert (found["above"], found["below"], found["severity"], found["changed_by"]) == (
+            None,
+            2,
+            "page",
+            "user:root",
+        )
+        assert "Rule mine is removed" in (await browser.post("/app/alerts/remove", data={**rule})).text
+        channel = {"csrf": csrf, "name": "ops", "url": "json://127.0.0.1:9/token-of-the-channel"}
+        made = await browser.post("/app/alerts/channel", data=channel)
+        assert ("takes alerts from now on" in made.text, "token-of-the-channel" in made.text) == (True, False)
+        off = await browser.post("/app/alerts/channel-change", data={"csrf": csrf, "name": "ops", "on": "0"})
+        assert "Channel ops is changed" in off.text
+        gone = await browser.post("/app/alerts/channel-remove", data={"csrf": csrf, "name": "ops"})
+        assert "Channel ops is removed" in gone.text
+
+
+async def test_second_factor_is_set_up_in_the_page(web: Web, seeded: Database) -> None:
+    await add_user(web.gateway, "eve", "admin")
+    async with web.client() as browser:
+        await log_in(web, browser, "eve")
+        csrf = await csrf_of(browser, "/app/own")
+        wrong = await browser.post("/app/own/begin", data={"csrf": csrf, "password": "no"})
+        assert (wrong.status_code, "LOGIN_FAILED" in wrong.text) == (401, True), "the session goes on"
+        begun = await browser.post("/app/own/begin", data={"csrf": csrf, "password": PASSWORD})
+        secret = re.search(r"<dt>Secret</dt><dd>(\w+)</dd>", begun.text)
+        assert secret
+        assert 'src="data:image/svg+xml' in begun.text
+        assert "Scope now</dt><dd>approve" in begun.text
+        done = await browser.post("/app/own/confirm", data={"csrf": csrf, "totp": code_of(secret[1])})
+        assert "Your scope is admin" in done.text
+        assert "Scope now</dt><dd>admin" in (await browser.get("/app/own")).text
+
+
+async def test_terms_lead_to_the_glossary(web: Web, seeded: Database) -> None:
+    await make_user(web, "ann", "read")
+    async with web.client() as browser:
+        await log_in(web, browser, "ann")
+        stop = (await browser.get("/app/stop")).text
+        link = re.search(r'href="/app/glossary#(term-kill-switch)" data-term="kill switch" data-meaning="cancel', stop)
+        assert link, "the title is a term"
+        assert f'id="{link[1]}"' in (await browser.get("/app/glossary")).text
 
 
 @pytest.mark.parametrize("path", ["/monitor", "/users"])

@@ -52,7 +52,11 @@ def running(okx: Peer) -> Iterator[System]:
         # where a simulated NinjaTrader may be started: prices come from there once a contract is enabled
         bridge = str(free_port())
         system = System.at(
-            Path(place) / "home", PYTHONPATH=str(sources), FKS_DATA_ENDPOINTS=endpoint, FKS_NINJA_PORT=bridge
+            Path(place) / "home",
+            PYTHONPATH=str(sources),
+            FKS_DATA_ENDPOINTS=endpoint,
+            FKS_NINJA_PORT=bridge,
+            FKS_WEB_ENABLED="true",
         )
         try:
             system.up()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _WELL_KNOWN = {
@@ -78,6 +80,26 @@ def database_faults(url: str) -> list[tuple[str, str]]:
     if len(parts.path) < 2:
         faults.append(("it names no database", "end it with /NAME"))
     return faults + _password_faults(parts.password, is_needed=bool(hosts[0]) and not hosts[0].startswith("/"))
+
+
+def certificate_fault(url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return (what is wrong, remedy) when this machine lacks the root certificate that the URL's sslmode needs."""
+    try:
+        query = parse_qs(urlsplit(url).query)
+    except ValueError:
+        return None  # `database_faults` reports it
+    mode = query.get("sslmode", [environ.get("PGSSLMODE", "")])[0]
+    named = query.get("sslrootcert", [environ.get("PGSSLROOTCERT", "")])[0]
+    if mode not in _TLS_MODES or (mode == "require" and not named):
+        return None
+    root = Path(named) if named else Path(environ.get("HOME", "/"), ".postgresql", "root.crt")
+    if root.is_file():
+        return None
+    return (
+        f"sslmode={mode} needs a root certificate, and {root} is not there",
+        "add &sslrootcert=FILE to database.url: the file of your own authority, or the system's "
+        "(/etc/ssl/certs/ca-certificates.crt on Debian)",
+    )
 
 
 def redis_faults(url: str) -> list[tuple[str, str]]:

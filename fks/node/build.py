@@ -16,6 +16,7 @@ from fks.config.load import given_passwords, load
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets, secret_values
 from fks.config.settings import Settings
+from fks.config.urls import certificate_fault
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 from fks.model.ports import Log
@@ -122,6 +123,9 @@ def _check_node(settings: Settings) -> None:
             remedy="give this machine's address in the private network",
         )
     resources_of(settings)
+    url = settings.database.url
+    if url is not None and (fault := certificate_fault(url.get_secret_value(), os.environ)) is not None:
+        raise ConfigError(f"database.url: {fault[0]}", remedy=fault[1])
     if node.role != "worker":
         if settings.ray.address is not None:
             check_head(settings)

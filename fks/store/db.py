@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ import asyncpg
 import orjson
 
 from fks.config.settings import Database as DatabaseSettings
+from fks.config.urls import certificate_fault
 from fks.model.backoff import Backoff
 from fks.model.errors import BugError, ConfigError, OutageError
 from fks.store.copy import copy_out
@@ -389,6 +391,8 @@ async def _open_pool(
         for check in checks:
             await check(connection)
 
+    if (fault := certificate_fault(url, os.environ)) is not None:
+        raise ConfigError(f"database.url: {fault[0]}", remedy=fault[1])
     timeout_ms = str(int(settings.statement_timeout_s * 1000))
     return await asyncpg.create_pool(
         url,

@@ -23,7 +23,7 @@ from typing import Any
 from actors import tree
 from fks.clock.waiting import wait_for_any, wait_for_event
 from fks.config.endpoints import load_node
-from fks.config.machine import host_name, process_space
+from fks.config.machine import host_name, node_name, process_space
 from fks.config.paths import Paths
 from fks.config.secrets import secret_values
 from fks.config.version import VERSION, is_installed
@@ -296,7 +296,7 @@ class Shell:
         return {
             "component": self._name,
             "pid": os.getpid(),
-            "node": host_name(),
+            "node": node_name(component.settings) if component is not None else host_name(),
             "node_id": self._node_id,
             "space": process_space(),
             "epoch": self._epoch,

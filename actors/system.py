@@ -89,24 +89,28 @@ def _remote_shell(role: str) -> Any:
     return ray.remote(concurrency_groups={"sys": 16})(made)
 
 
+def options_of(spec: ChildSpec, *, max_restarts: int = 0) -> dict[str, Any]:
+    """Return the options of a child's actor. Ray takes its own two resources by other names."""
+    wanted = dict(spec.resources)
+    return {
+        "num_cpus": wanted.pop("CPU", 0),
+        "num_gpus": wanted.pop("GPU", None),
+        "resources": wanted or None,
+        "name": spec.id,
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "max_restarts": max_restarts,
+        "max_task_retries": 0,
+        "max_pending_calls": 1000,
+    }
+
+
 def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int = 0) -> Any:
     """Return the handle of a new detached actor. Errors: ValueError when the name is still taken."""
     if not is_installed():
         end_ready_workers()
-    return (
-        _remote_shell(spec.role)
-        .options(
-            name=spec.id,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            num_cpus=0,
-            resources=spec.resources or None,
-            max_restarts=max_restarts,
-            max_task_retries=0,
-            max_pending_calls=1000,
-        )
-        .remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)
-    )
+    kind = _remote_shell(spec.role).options(**options_of(spec, max_restarts=max_restarts))
+    return kind.remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)
 
 
 async def keep_worker_ready() -> None:

@@ -12,10 +12,14 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from fks.config.paths import Paths
+
+if TYPE_CHECKING:
+    from fks.config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ def is_in_this_space(pid: int) -> bool:
 def host_name() -> str:
     """Return the name of this machine, for people: several machines may have one name, so nothing is decided by it."""
     return os.uname().nodename
+
+
+def node_name(settings: Settings) -> str:
+    """Return the name of this machine in the cluster: its own, else the host name."""
+    return settings.node.name or host_name()
 
 
 def boot_id() -> str:

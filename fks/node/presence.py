@@ -10,7 +10,7 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.config.agreement import agreed, agreement_hash
-from fks.config.machine import host_name, machine_of
+from fks.config.machine import host_name, machine_of, node_name
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets
 from fks.config.settings import Settings
@@ -82,11 +82,6 @@ class Presence:
         if self._beats % REDIS_EVERY == 0:
             self._redis = await answers(self._redis_url)
         self._beats += 1
-
-
-def node_name(settings: Settings) -> str:
-    """Return the name of this machine in the cluster."""
-    return settings.node.name or host_name()
 
 
 async def answers(redis_url: str) -> bool:

@@ -17,9 +17,9 @@ from fks.node.service import ServiceStatus
 class StatusView:
     """The last document from the database. Soft state only."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, node: str = "") -> None:
         self._clock = clock
-        self._host = host_name()
+        self._node = node or host_name()
         self._last: dict[str, Any] = {"components": [], "feeds": [], "venues": [], "kill": {"engaged": None}}
         self._last_at = clock.monotonic()
 
@@ -57,7 +57,7 @@ class StatusView:
             "kind": kind,
             "state": status.state,
             "pid": status.pid,
-            "node": self._host,
+            "node": self._node,
             "restarts": status.restarts,
             "since": iso(status.since_ns),
             "heartbeat_age_ms": 0,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from fks.clock.waiting import retry, wait_for_event
-from fks.config.machine import host_name
+from fks.config.machine import node_name
 from fks.config.python import module
 from fks.config.runtime import GATEWAY, SUPERVISOR, concerned
 from fks.config.version import VERSION, installed_version
@@ -349,7 +349,7 @@ class Operations:
     def _seen(self, part: str) -> Part:
         """Return a part as it is known. Errors: InputError for one that is not there."""
         if part == SUPERVISOR:
-            return Part("ready", os.getpid(), VERSION, self._c.config_version, host_name())
+            return Part("ready", os.getpid(), VERSION, self._c.config_version, node_name(self._c.settings))
         if part == GATEWAY:
             return Part("ready")
         return find_part(part, self._parts.children())

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fks.clock.waiting import retry, wait_for_event
-from fks.config.machine import host_name
+from fks.config.machine import node_name
 from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.runtime import Component
@@ -97,7 +97,7 @@ class TreeSupervisor:
         )
         self._runners: dict[str, ChildRunner] = {}
         self._timers: set[asyncio.Task[None]] = set()
-        self._history = TreeHistory(component, world, host_name())
+        self._history = TreeHistory(component, world, node_name(component.settings))
         self._has_news = asyncio.Event()
         self._must_forget = False  # rows of components that are not in the tree have to be removed
         self._has_swept = want is None  # actors outside the tree were stopped

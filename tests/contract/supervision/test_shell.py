@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import ray
 
-from actors import cluster, tree
+from actors import cluster, system, tree
+from fks.config.settings import Settings, Supervision
 from fks.supervision import ChildSpec
 
 
@@ -45,3 +47,16 @@ def test_the_supervisor_of_a_cluster_stays_on_its_head(
     monkeypatch.setattr(cluster, "spawn_shell", lambda spec, **options: made.append(spec))
     assert cluster.ensure_supervisor(lambda: ("4", "machine"), role) == "started"
     assert (made[0].resources, made[0].args) == (asked, ("4", "machine"))
+
+
+@pytest.mark.parametrize(("resource", "asked"), [("GPU", "num_gpus"), ("CPU", "num_cpus"), ("ninja", "resources")])
+def test_child_can_be_placed_on_any_resource_that_ray_knows(resource: str, asked: str) -> None:
+    spec = tree.tree_of(Settings(supervision=Supervision(placement={"monitor": resource})))
+    monitor = next(child for child in spec.workers() if child.id == "monitor")
+    options = system.options_of(monitor)
+    assert options[asked] in (tree.SHARE, {resource: tree.SHARE})
+
+    class Anything:
+        pass
+
+    ray.remote(Anything).options(**options)  # refused resources are refused here

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+from fks.config import env_file
 from fks.config.agreement import differing
 from fks.config.endpoints import load_node
-from fks.config.load import load_settings
+from fks.config.load import load, load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings
@@ -27,6 +31,7 @@ from fks.store.nodes import NodeRow, NodeStore
 SKEW_MAX_MS = 500.0
 VALIDATE_S = 60.0
 ROLES = frozenset({"head", "worker"})
+RAYS_OWN = frozenset({"CPU", "GPU"})  # found by Ray itself on each machine
 #: Ray's own validator: it fills in defaults, then checks schema and sense. No cloud and no machine is contacted.
 _VALIDATOR = """
 import json, sys, yaml
@@ -65,7 +70,7 @@ async def examine(paths: Paths, file: Path) -> list[Check]:
         )
     except FksError as error:
         found.append(Check("settings", "bad", str(error).partition("\n")[0], "see 'fks config check'"))
-    found += await _file(file, settings)
+    found += await _file(file, paths, settings)
     found += await _running(paths, settings)
     return found
 
@@ -73,7 +78,7 @@ async def examine(paths: Paths, file: Path) -> list[Check]:
 # ── before it runs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _file(file: Path, settings: Settings | None) -> list[Check]:
+async def _file(file: Path, paths: Paths, settings: Settings | None) -> list[Check]:
     if not await asyncio.to_thread(file.exists):
         return [
             Check("cluster file", "skipped", f"no {file}", "name it with --file; FKS's own checkout has an example")
@@ -100,7 +105,19 @@ async def _file(file: Path, settings: Settings | None) -> list[Check]:
         reason or f"{file}: Ray accepts it",
         f"mend {file}: 'ray up' would say the same",
     )
-    return [schema, *inspect(document, file.parent, settings)]
+    return [schema, *inspect(document, file.parent, _of_the_machines(document, file.parent, paths) or settings)]
+
+
+def _of_the_machines(document: Mapping[str, Any], place: Path, paths: Paths) -> Settings | None:
+    """Return the settings as the machines will have them: with the environment file that they are given."""
+    given: dict[str, str] = {}
+    for target, source in (document.get("file_mounts") or {}).items():
+        if target.endswith(".env"):
+            with contextlib.suppress(FksError):  # reported by the check of that file
+                given |= env_file.read(_local(source, place))
+    with contextlib.suppress(FksError):
+        return load(paths.home, {**os.environ, **given}).settings
+    return None
 
 
 def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None) -> Iterator[Check]:
@@ -121,12 +138,12 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
     head = " ; ".join(document.get("head_start_ray_commands", ()))
     worker = " ; ".join(document.get("worker_start_ray_commands", ()))
     yield checked_as(
-        "head start", "fks node head" in head, _first(head, "fks node head"), "start it with 'fks node head --detach'"
+        "head start", _runs("head", head), _first(head, "node head"), "start it with 'fks node head --detach'"
     )
     yield checked_as(
         "worker start",
-        "fks node worker" in worker,
-        _first(worker, "fks node worker"),
+        _runs("worker", worker),
+        _first(worker, "node worker"),
         "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'",
     )
     yield checked_as(
@@ -147,12 +164,14 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
         "make them the same",
     )
     yield from _mounts(document.get("file_mounts") or {}, place)
+    yield from _ray_up(document, head, worker, place)
     if settings is not None:
         mentioned = head + worker + json.dumps(document.get("available_node_types", {}))
         offered = (
             ROLES
             | set(re.findall(r"--resource[ =]([A-Za-z_]\w*)=", mentioned))
-            | set(re.findall(r'"([a-z]\w*)": ?\d', mentioned))
+            | set(re.findall(r'"([A-Za-z]\w*)": ?\d', mentioned))
+            | RAYS_OWN
         )
         yield _placement(settings, offered)
         urls = {"database.url": settings.database.url, "redis.url": settings.redis.url}
@@ -198,6 +217,98 @@ def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
     )
 
 
+def _ray_up(document: Mapping[str, Any], head: str, worker: str, place: Path) -> Iterator[Check]:
+    """Yield the checks of what `ray up` and `ray down` do on the machines beside starting Ray."""
+    programs = [name for name in ("ssh", "rsync") if shutil.which(name) is None]
+    yield checked_as(
+        "programs",
+        not programs,
+        f"{', '.join(programs)} not installed here" if programs else "ssh and rsync are installed here",
+        "install them here and on the head: 'ray up' copies files with them",
+    )
+    provider, auth = document.get("provider") or {}, document.get("auth") or {}
+    if provider.get("type") == "local":
+        yield _ssh_key(auth, provider)
+    setup = " ; ".join([*document.get("setup_commands", ()), *document.get("head_setup_commands", ())])
+    starts = (("head", head), ("worker", worker))
+    sourced = [name for name, text in starts if re.search(r"(?:^|[;&(]\s*)(?:\.|source) ", text)]
+    yield checked_as(
+        "environment",
+        not sourced,
+        f"a shell reads it on the {' and the '.join(sourced)}" if sourced else "no shell reads it",
+        "use 'fks node … --env-file FILE': a shell expands $, & and # in a password",
+    )
+    yield checked_as(
+        "upgrade",
+        "--force-reinstall" in setup,
+        "a second 'ray up' installs the wheel again"
+        if "--force-reinstall" in setup
+        else "pip skips a wheel of the version that is installed",
+        "add 'pip install --force-reinstall --no-deps WHEEL' to setup_commands",
+    )
+    is_prepared = re.search(r"fks\b.* node prepare", setup) is not None
+    yield checked_as(
+        "ray down",
+        is_prepared,
+        "stops FKS in order" if is_prepared else "'ray stop' kills, and the keeper starts again",
+        "add 'fks --home HOME node prepare' to setup_commands",
+    )
+    boots = [name for name, text in starts if "--at-boot" not in text]
+    yield checked_as(
+        "boot",
+        not boots,
+        f"the {' and the '.join(boots)} would not start at boot" if boots else "each node starts at boot",
+        "add --at-boot to the start commands, or use deploy/*.service",
+    )
+    for target, source in (document.get("file_mounts") or {}).items():
+        if target.endswith(".env") and _local(source, place).exists():
+            yield from _env_file(_local(source, place), list(document["file_mounts"]))
+
+
+def _ssh_key(auth: Mapping[str, Any], provider: Mapping[str, Any]) -> Check:
+    key = auth.get("ssh_private_key")
+    file = _local(str(key), Path.cwd()) if key else None
+    if not provider.get("worker_ips"):
+        return Check("ssh key", "ok", "no workers")
+    if file is None:
+        text = "auth.ssh_private_key is not set: the head has no key for its workers"
+    elif not file.is_file():
+        text = f"{key} is not there"
+    elif stat.S_IMODE(file.stat().st_mode) & 0o077:
+        text = f"{key} is readable by others: ssh refuses it"
+    else:
+        return Check("ssh key", "ok", f"{key}: 'ray up' copies it to the head")
+    return Check("ssh key", "bad", text, "name a key of its own for this cluster, mode 0600, without a passphrase")
+
+
+def _env_file(file: Path, mounts: Sequence[str]) -> Iterator[Check]:
+    """Yield the checks of the machines' environment file."""
+    try:
+        found = env_file.read(file)
+    except FksError as error:
+        yield Check("fks.env", "bad", error.message, error.remedy)
+        return
+    own = sorted(set(found) & {"FKS_NODE_ADDRESS", "FKS_NODE_NAME", "FKS_NODE_ROLE", "FKS_HOME"})
+    yield checked_as(
+        "fks.env",
+        not own,
+        f"{', '.join(own)} would be the same on every machine" if own else f"{len(found)} variables",
+        "remove them: each machine has its own",
+    )
+    query = parse_qs(urlsplit(found.get("FKS_DATABASE_URL", "")).query)
+    mode = query.get("sslmode", [""])[0]
+    root = query.get("sslrootcert", [found.get("PGSSLROOTCERT", "")])[0]
+    is_delivered = any(target.endswith(".postgresql/root.crt") for target in mounts)
+    if mode.startswith("verify-"):
+        yield checked_as(
+            "certificate",
+            root.startswith("/") or (not root and is_delivered),
+            f"sslmode={mode} with {root or 'no root certificate'}",
+            "add &sslrootcert=/etc/ssl/certs/ca-certificates.crt, or your authority's file by its whole path, "
+            "or deliver ~/.postgresql/root.crt by file_mounts",
+        )
+
+
 def _wheels(path: Path) -> list[str]:
     if path.suffix == ".whl":
         return [str(path)] if path.exists() else []
@@ -232,6 +343,10 @@ def _guardian_node(settings: Settings, alive: Sequence[NodeRow]) -> Check:
 def _local(source: str, place: Path) -> Path:
     path = Path(os.path.expanduser(source))
     return path if path.is_absolute() else place / path
+
+
+def _runs(role: str, commands: str) -> bool:
+    return re.search(rf"fks\b.* node {role}\b", commands) is not None
 
 
 def _first(commands: str, wanted: str) -> str:

@@ -61,13 +61,13 @@ def deploy(
     if install_only:
         if wheel is None or rollback:
             raise InputError("--install-only needs --wheel FILE", remedy="name the wheel")
-        _check_schema(paths, wheel)
+        check_schema(paths, wheel)
         emit(_install(paths, wheel, is_quiet=as_json), as_json=as_json, schema="fks.install/1")
         return
     with gateway_of(ctx) as gateway:
         if rollback:
             wheel = _previous(gateway, paths)
-        _check_schema(paths, wheel)
+        check_schema(paths, wheel)
         args = _install(paths, wheel, is_quiet=as_json) if wheel is not None else {}
         args["build"] = installed_version()
         body = {"kind": "deploy", "only": only, "reason": why, **args}
@@ -87,7 +87,7 @@ def deploy(
         click.echo(f"everything runs {args['build']}" if only is None else f"{only} runs {args['build']}")
 
 
-def _check_schema(paths: Paths, wheel: Path | None) -> None:
+def check_schema(paths: Paths, wheel: Path | None) -> None:
     """Refuse a build that cannot run beside the one that runs. On every node: a child may start again on any of them.
 
     Errors: InputError DEPLOY_SCHEMA; OutageError when FKS does not run here, or PostgreSQL is away.

@@ -18,7 +18,21 @@ if TYPE_CHECKING:
 GCS_PORT = 6379  # where workers look for the head, unless ray.gcs_port says otherwise
 _OUTSIDE = ("192.0.2.1", 9)  # reserved for documentation: nothing is sent, the kernel only picks the way there
 
-_detach = click.option("--detach", "-d", is_flag=True, help="Run in the background; return once it is ready.")
+_detach = click.option(
+    "--detach",
+    "-d",
+    is_flag=True,
+    help="Run in the background; return once it is ready. A node that runs an earlier build is brought to this one.",
+)
+_env_file = click.option(
+    "--env-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Variables of this machine, NAME=VALUE, mode 0600; one that is set already wins.",
+)
+_at_boot = click.option(
+    "--at-boot", is_flag=True, help="With --detach: start it at boot too, by this user's systemd, else by cron."
+)
 _name = click.option("--name", metavar="NAME", help="This machine's name in the cluster (default: host name).")
 _resource = click.option(
     "--resource", "-r", "resources", multiple=True, metavar="NAME=N", help="What this machine offers, e.g. ninja=1."
@@ -31,12 +45,18 @@ def node() -> None:
 
 
 @node.command()
-@click.option("--address", metavar="IP", help="Address at which the workers reach this machine (default: found out).")
+@click.option(
+    "--address",
+    metavar="IP",
+    help="Address at which the workers reach this machine (default: head_ip of `ray up`, else the default route's).",
+)
 @click.option("--port", type=int, help=f"Port of the cluster (default {GCS_PORT}).")
 @_name
 @_resource
 @click.option("--autoscaling-config", metavar="FILE", help="What `ray up` left here for Ray's autoscaler.")
+@_env_file
 @_detach
+@_at_boot
 @as_json
 @click.pass_context
 def head(
@@ -46,7 +66,9 @@ def head(
     name: str | None,
     resources: tuple[str, ...],
     autoscaling_config: str | None,
+    env_file: Path | None,
     detach: bool,
+    at_boot: bool,
     as_json: bool,
 ) -> None:
     """Run the head: PostgreSQL and Redis (unless given by URL), Ray's GCS, a raylet, and the tree.
@@ -55,16 +77,19 @@ def head(
     """
     from fks.config.secrets import adopt_delivered_token
 
+    _take_env(env_file)
     found = _sources(ctx)
+    bootstrap = Path(autoscaling_config).expanduser() if autoscaling_config else None
     if (paths := _paths(ctx)).ray_token_file.exists():  # `ray up` delivers one to all: it must not be replaced
         adopt_delivered_token(paths, paths.ray_token_file)
     given = {
         "FKS_NODE_ROLE": "head",
-        "FKS_NODE_ADDRESS": address or (None if ("node", "address") in found else _own_address(_OUTSIDE[0])),
+        "FKS_NODE_ADDRESS": address or (None if ("node", "address") in found else _head_address(bootstrap)),
         "FKS_RAY_GCS_PORT": str(port) if port else (None if ("ray", "gcs_port") in found else str(GCS_PORT)),
-        "FKS_RAY_AUTOSCALING_CONFIG": os.path.expanduser(autoscaling_config) if autoscaling_config else None,
+        "FKS_RAY_AUTOSCALING_CONFIG": str(bootstrap) if bootstrap else None,
     }
-    _begin(ctx, given, name, resources, detach=detach, is_json=as_json)
+    options = _options(port=port, autoscaling_config=bootstrap, env_file=env_file)
+    _begin(ctx, given, name, resources, options=options, detach=detach, at_boot=at_boot, is_json=as_json)
 
 
 @node.command()
@@ -78,7 +103,9 @@ def head(
 )
 @_name
 @_resource
+@_env_file
 @_detach
+@_at_boot
 @as_json
 @click.pass_context
 def worker(
@@ -88,7 +115,9 @@ def worker(
     token_file: Path | None,
     name: str | None,
     resources: tuple[str, ...],
+    env_file: Path | None,
     detach: bool,
+    at_boot: bool,
     as_json: bool,
 ) -> None:
     """Run a worker: a raylet that joins the head, waits for it as long as it takes, and comes back by itself.
@@ -98,6 +127,7 @@ def worker(
     from fks.config.secrets import adopt_delivered_token
     from fks.model.errors import ConfigError
 
+    _take_env(env_file)
     found = _sources(ctx)
     if address is None and ("ray", "address") not in found:
         raise ConfigError("a worker has to know its head", remedy="give --address HOST:PORT, or set ray.address")
@@ -111,7 +141,8 @@ def worker(
         "FKS_RAY_ADDRESS": address,
         "FKS_NODE_ADDRESS": node_ip or (_own_address(head_host) if is_open and head_host else None),
     }
-    _begin(ctx, given, name, resources, detach=detach, is_json=as_json)
+    options = _options(address=address, node_ip=node_ip, token_file=token_file, env_file=env_file)
+    _begin(ctx, given, name, resources, options=options, detach=detach, at_boot=at_boot, is_json=as_json)
 
 
 @node.command()
@@ -148,13 +179,55 @@ def forget(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 @node.command()
+@click.option(
+    "--all", "is_all", is_flag=True, help="On the head: end the workers too, and start no machine at boot any more."
+)
 @as_json
 @click.pass_context
-def stop(ctx: click.Context, as_json: bool) -> None:
-    """Stop this machine's part of the cluster in order (the same as `fks down`)."""
-    from fks.cli.up import down
+def stop(ctx: click.Context, is_all: bool, as_json: bool) -> None:
+    """Stop this machine's part of the cluster in order (the same as `fks down`); with --all the whole cluster."""
+    from fks.cli.up import stop_home
+    from fks.node.boot import remove
 
-    ctx.invoke(down, as_json=as_json)
+    if is_all:
+        remove(_paths(ctx))
+    stop_home(_paths(ctx), is_all=is_all, is_json=as_json)
+
+
+@node.command()
+@as_json
+@click.pass_context
+def prepare(ctx: click.Context, as_json: bool) -> None:
+    """Prepare this account for `ray up`: a command `ray` by which `ray down` stops FKS in order, on all machines."""
+    import sys
+
+    from fks.cli.base import emit
+    from fks.node.ray_up import prepare as write
+
+    programs = Path(sys.executable).parent
+    account = Path.home()
+    file = write(account / "fks" / "bin", programs / "fks", programs / "ray", _paths(ctx).home, account / ".bashrc")
+    if as_json:
+        emit({"command": str(file)}, as_json=True, schema="fks.node-prepare/1")
+    else:
+        click.echo(f"{file}: 'ray stop' stops FKS in order here")
+
+
+def _take_env(file: Path | None) -> None:
+    from fks.config.env_file import take
+
+    if file is not None:
+        take(file.expanduser(), os.environ)
+
+
+def _options(**given: object) -> tuple[str, ...]:
+    """Return the options of the command line that start the same node again."""
+    found: list[str] = []
+    for name, value in given.items():
+        if value is not None:
+            text = str(value.expanduser().absolute()) if isinstance(value, Path) else str(value)
+            found += [f"--{name.replace('_', '-')}", text]
+    return tuple(found)
 
 
 def _begin(
@@ -163,14 +236,20 @@ def _begin(
     name: str | None,
     resources: tuple[str, ...],
     *,
+    options: tuple[str, ...],
     detach: bool,
+    at_boot: bool,
     is_json: bool,
 ) -> None:
+    from fks.cli.node_upgrade import upgrade
     from fks.cli.up import run_keeper
+    from fks.model.errors import InputError
     from fks.node.build import check_host
     from fks.node.preflight import check_interpreter
 
     check_interpreter()
+    if at_boot and not detach:
+        raise InputError("--at-boot goes with --detach", remedy="add --detach")
     found = _sources(ctx)
     given |= {"FKS_NODE_NAME": name, "FKS_NODE_RESOURCES": ",".join(resources) or None}
     if ("sim", "enabled") not in found:
@@ -182,7 +261,43 @@ def _begin(
         os.environ["FKS_SUPERVISION_PLACEMENT"] = _placement(ctx)
     paths = check_host(_paths(ctx).home)
     os.environ["FKS_HOME"] = str(paths.home)
-    run_keeper(paths, is_detached=detach, is_quiet=given["FKS_NODE_ROLE"] == "worker" or is_json, is_json=is_json)
+    role = str(given["FKS_NODE_ROLE"])
+    unit = False
+    if at_boot:
+        again = [*options, *(["--name", name] if name else []), *(f"--resource={entry}" for entry in resources)]
+        if role == "head":
+            again += ["--address", os.environ.get("FKS_NODE_ADDRESS", "")]
+        unit = _install_at_boot(paths, role, again, is_json=is_json)
+    is_new = run_keeper(
+        paths, is_detached=detach, is_quiet=role == "worker" or is_json, is_json=is_json, unit=unit, is_silent=detach
+    )
+    if not is_new and detach:
+        upgrade(ctx, paths, role, is_json=is_json)
+
+
+def _install_at_boot(paths: Paths, role: str, options: list[str], *, is_json: bool) -> bool:
+    """Have this node start at boot and print how; return whether systemd starts it now, too."""
+    import sys
+
+    from fks.node.boot import BootEntry, install
+
+    program = str(Path(sys.executable).with_name("fks"))
+    command = (program, "--home", str(paths.home), "node", role, *options)
+    kept = {key: os.environ[key] for key in ("TMPDIR", "PATH") if key in os.environ}
+    how = install(BootEntry(paths, role, command, kept))
+    text = {
+        "systemd": "starts at boot: a systemd unit of this user",
+        "cron": "starts at boot: a line @reboot in this user's crontab; no systemd restarts a keeper that dies",
+    }.get(how, "does NOT start at boot: this account has neither systemd nor cron; see deploy/*.service")
+    if not is_json:
+        click.echo(f"this node {text}")
+    return how == "systemd"
+
+
+def _head_address(bootstrap: Path | None) -> str:
+    from fks.node.ray_up import head_address
+
+    return (head_address(bootstrap) if bootstrap else None) or _own_address(_OUTSIDE[0])
 
 
 def _placement(ctx: click.Context) -> str:

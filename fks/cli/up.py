@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
 DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
+WORKERS_S = 40.0  # more, when a head ends its workers first
 
 
 @click.command()
@@ -74,8 +76,17 @@ def up(
         click.echo("  --tape, --speed, --fills and --address count when FKS starts: nothing is changed")
 
 
-def run_keeper(paths: Paths, *, is_detached: bool, is_quiet: bool, is_json: bool) -> bool:
-    """Run this home's keeper, here until it is stopped or in the background; False when one runs already.
+def run_keeper(
+    paths: Paths,
+    *,
+    is_detached: bool,
+    is_quiet: bool,
+    is_json: bool,
+    unit: bool = False,
+    is_silent: bool = False,
+) -> bool:
+    """Run this home's keeper, here until it is stopped or in the background; False when one runs already, which is
+    printed unless `is_silent`. `unit`: systemd starts it, by the unit of this home.
 
     Errors: FksError when the start fails.
     """
@@ -83,11 +94,12 @@ def run_keeper(paths: Paths, *, is_detached: bool, is_quiet: bool, is_json: bool
 
     try:
         if is_detached:
-            _detach(paths, is_json=is_json)
+            _detach(paths, is_json=is_json, unit=unit)
         else:
             asyncio.run(_foreground(paths, is_quiet=is_quiet, is_json=is_json))
     except AlreadyRunning as found:
-        _print_running(paths, found.pid, is_json=is_json)
+        if not is_silent:
+            print_running(paths, found.pid, is_json=is_json)
         return False
     return True
 
@@ -191,35 +203,28 @@ def _token(paths: Paths) -> str | None:
         return None
 
 
-def _detach(paths: Paths, *, is_json: bool) -> None:
-    """Start a keeper in a session of its own and follow its steps until it is ready. Errors: the keeper's own."""
+def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
+    """Start a keeper in a session of its own, or by systemd, and follow its steps until it is ready. Errors: the
+    keeper's own."""
     import threading
 
     from fks.cli.screen import Screen, first_screen
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
-    from fks.model.errors import ConfigError, FksError, OutageError
+    from fks.model.errors import OutageError
     from fks.node.control_socket import ask
     from fks.node.lock import AlreadyRunning, holder_of
 
     if (pid := holder_of(paths.run / "keeper.lock")) is not None:
         raise AlreadyRunning(pid)
     settings = load_settings(paths.home)
-    output = paths.logs / "keeper.out"
-    with open(output, "wb", opener=lambda path, flags: os.open(path, flags | os.O_APPEND, 0o600)) as sink:
-        child = subprocess.Popen(
-            module("fks.node", str(paths.home)),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
+    has_failed = _by_unit(paths) if unit else None
+    if has_failed is None:
+        has_failed = _by_itself(paths)
     screen = Screen(is_quiet=is_json)
     shown = 0
     while screen.elapsed_s < UP_S:
-        if child.poll() is not None:
-            reason = output.read_text(errors="replace").strip() or f"the keeper ended with status {child.returncode}"
-            raise {2: ConfigError, 3: OutageError}.get(child.returncode, FksError)(reason)
+        has_failed()
         try:
             progress = ask(paths.keeper_socket, "progress")
         except OutageError:
@@ -244,6 +249,43 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
         paths, node, market=market, took_s=screen.elapsed_s, is_detached=True, has_pages=has_pages
     ):
         screen.line(line)
+
+
+def _by_itself(paths: Paths) -> Callable[[], None]:
+    """Start a keeper in a session of its own; return a check that raises why it ended."""
+    from fks.model.errors import ConfigError, FksError, OutageError
+
+    output = paths.logs / "keeper.out"
+    with open(output, "wb", opener=lambda path, flags: os.open(path, flags | os.O_APPEND, 0o600)) as sink:
+        child = subprocess.Popen(
+            module("fks.node", str(paths.home)),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+
+    def check() -> None:
+        if child.poll() is not None:
+            reason = output.read_text(errors="replace").strip() or f"the keeper ended with status {child.returncode}"
+            raise {2: ConfigError, 3: OutageError}.get(child.returncode, FksError)(reason)
+
+    return check
+
+
+def _by_unit(paths: Paths) -> Callable[[], None] | None:
+    """Have systemd start the keeper; return a check that raises when it gave up, None when it does not start."""
+    from fks.model.errors import FksError
+    from fks.node.boot import is_failed, start_unit, unit_name
+
+    if not start_unit(paths):
+        return None
+
+    def check() -> None:
+        if is_failed(paths):
+            raise FksError("the keeper ended", remedy=f"see 'journalctl --user -u {unit_name(paths)}'")
+
+    return check
 
 
 def _ready_line(paths: Paths, took_s: float) -> None:
@@ -271,7 +313,7 @@ def _whereabouts(paths: Paths) -> dict[str, object]:
     }
 
 
-def _print_running(paths: Paths, pid: int, *, is_json: bool) -> None:
+def print_running(paths: Paths, pid: int, *, is_json: bool) -> None:
     from fks.model.errors import FksError
 
     try:
@@ -295,21 +337,25 @@ def _print_running(paths: Paths, pid: int, *, is_json: bool) -> None:
 @click.pass_context
 def down(ctx: click.Context, as_json: bool) -> None:
     """Stop a system that runs in the background, in order, with the leftovers of a killed keeper."""
-    import orjson
-
     from fks.config.paths import Paths
 
-    paths = Paths.of(Path(home_of(ctx) or ".fks"))
+    stop_home(Paths.of(Path(home_of(ctx) or ".fks")), is_json=as_json)
+
+
+def stop_home(paths: Paths, *, is_all: bool = False, is_json: bool = False) -> None:
+    """Stop everything of this home and print what ran. `is_all`: a head ends its workers first."""
+    import orjson
+
     start = time.monotonic()
-    found = _down(paths)
+    found = _down(paths, is_all=is_all)
     took_s = time.monotonic() - start
-    if as_json:
+    if is_json:
         click.echo(orjson.dumps({"schema": "fks.down/1", "stopped": found, "took_s": round(took_s, 1)}).decode())
     else:
         click.echo(f"stopped {', '.join(found)} in {took_s:.1f} s" if found else "nothing runs")
 
 
-def _down(paths: Paths) -> list[str]:
+def _down(paths: Paths, *, is_all: bool) -> list[str]:
     """End everything of this home and return the names of what was running."""
     import threading
 
@@ -323,10 +369,10 @@ def _down(paths: Paths) -> list[str]:
     stopped: list[str] = []
     if pid is not None:
         try:
-            stopped += reversed(ask(paths.keeper_socket, "stop")["services"])
+            stopped += reversed(ask(paths.keeper_socket, "stop", all=is_all)["services"])
         except OutageError:
             kill([pid] if pid else [], signal.SIGTERM)
-        end = time.monotonic() + DOWN_S
+        end = time.monotonic() + DOWN_S + (WORKERS_S if is_all else 0.0)
         while holder_of(lock) is not None and time.monotonic() < end:
             threading.Event().wait(0.05)
         if holder_of(lock) is not None:

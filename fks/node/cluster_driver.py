@@ -39,22 +39,27 @@ class KeeperContext:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """What a beat found: the age of the supervisor's own beat, and whether our raylet's cluster is gone."""
+    """What a beat found: the age of the supervisor's own beat, whether our raylet's cluster is gone, and whether the
+    head ends the whole cluster."""
 
     supervisor_age_s: float | None
     must_rejoin: bool = False
+    must_stop: bool = False
 
 
 class ClusterDriver:
     """The defaults do nothing. Soft state: a connection to the database.
 
-    `waits_for`: what is unavailable, "" when nothing is. `worker_name`: the node's name when it is a worker.
+    `waits_for`: what is unavailable, "" when nothing is. `node_name`: this node's; `worker_name`: the same when it is a
+    worker.
     """
 
     worker_name = ""
+    node_name = ""
 
     def __init__(self, context: KeeperContext, settings: Settings, presence: Presence) -> None:
         self.waits_for = ""
+        self.node_name = presence.name
         self._context, self._settings, self._presence = context, settings, presence
         self._left_marks = LeftMarks(context.paths, presence.name)
         self._db: Database | None = None
@@ -80,6 +85,9 @@ class ClusterDriver:
 
     async def stop(self) -> None:
         """Stop the actors."""
+
+    async def end_workers(self, statuses: Callable[[], Sequence[tuple[str, ServiceStatus]]]) -> None:
+        """Have every worker of this head stop, and wait until they have."""
 
     async def cancel(self) -> None:
         """End what is under way."""

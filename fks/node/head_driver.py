@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fks.config.python import module
@@ -18,6 +18,7 @@ from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, Keeper
 from fks.node.head import HeadClaim
 from fks.node.presence import Presence
 from fks.node.ray_node import ray_env
+from fks.node.service import ServiceStatus
 from fks.node.tree_deployer import SILENT_S
 from fks.process.handle import Launch, ProcessHandle
 from fks.process.log import last_output
@@ -27,6 +28,8 @@ from fks.store.nodes import NodeStore
 PREPARE_S = 60.0
 DEPLOY_S = 90.0
 STOP_S = 8.0
+END_WORKERS_S = 30.0  # a worker looks once a second, and ends within 15 s
+END_LOOK_S = 0.5
 TAIL_LINES = 12
 _HELPER_STOP = ((signal.SIGTERM, 0.5),)
 
@@ -83,6 +86,22 @@ class HeadDriver(ClusterDriver):
             with contextlib.suppress(FksError, OSError):
                 async with asyncio.timeout(QUERY_S):
                     await NodeStore(await self._database()).leave(self._presence.name)
+
+    async def end_workers(self, statuses: Callable[[], Sequence[tuple[str, ServiceStatus]]]) -> None:
+        """Report in our row that the cluster ends, until no worker beats any more, for END_WORKERS_S at most."""
+        self._presence.facts |= {"ends": True}
+        name, clock = self._presence.name, self._context.clock
+        end = clock.monotonic() + END_WORKERS_S
+        while clock.monotonic() < end:
+            with contextlib.suppress(FksError, OSError):
+                await self.beat(statuses())
+                rows = await NodeStore(await self._database()).all()
+                if not any(row.role == "worker" and row.is_alive for row in rows):
+                    break
+            await clock.sleep(END_LOOK_S)
+        with contextlib.suppress(FksError, OSError):
+            async with asyncio.timeout(QUERY_S):
+                await NodeStore(await self._database()).leave(name)
 
     async def cancel(self) -> None:
         """End the helper process that runs, if any."""

@@ -20,6 +20,7 @@ from typing import Any
 from fks.config.endpoints import clear_node, save_node
 from fks.config.paths import Paths
 from fks.config.urls import is_on_this_host
+from fks.config.version import build_id
 from fks.model.errors import FksError, InputError, OutageError
 from fks.node.child_records import ChildRecords
 from fks.node.cluster_driver import ClusterDriver, KeeperContext
@@ -74,11 +75,12 @@ class Keeper:
         self._changed = asyncio.Event()
         self.ending = asyncio.Event()
         self._must_hurry = asyncio.Event()
+        self._must_end_all = False  # the workers of this head, too
         self.services = {
             spec.name: Service(spec, self._records, clock, log, policy or RestartPolicy(), self._on_change)
             for spec in self._specs
         }
-        self._view = StatusView(clock)
+        self._view = StatusView(clock, driver.node_name)
         self._reported: set[str] = set()  # services whose first "ready" was reported
         self._deployer = TreeDeployer(driver, self.services.get(RAY), clock, log, self._on_change)
 
@@ -222,6 +224,9 @@ class Keeper:
         self._deployer.note_beat(state.supervisor_age_s)
         if state.must_rejoin:
             self.services[RAY].restart()
+        if state.must_stop:
+            self._log.warning("node.ends", reason="the head ends the whole cluster")
+            self.request_stop()
 
     async def _beside(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do for ever what no service needs: its fault (a full disk, a mistake of ours) must not end the keeper."""
@@ -276,6 +281,8 @@ class Keeper:
             with contextlib.suppress(FksError):
                 await work
         await self._driver.cancel()
+        if self._must_end_all:
+            await self._step("workers stop", self._driver.end_workers(self._statuses))
         await self._driver.close()
         waves = groupby(sorted(self._specs, key=lambda spec: -spec.wave), key=lambda spec: spec.wave)
         for _, wave in waves:
@@ -313,8 +320,9 @@ class Keeper:
             case "status":
                 return {"status": await self.status()}
             case "progress":
-                return {"phase": self.phase, "pid": os.getpid(), "steps": self.steps}
+                return {"phase": self.phase, "pid": os.getpid(), "version": build_id(), "steps": self.steps}
             case "stop":
+                self._must_end_all = bool(request.get("all"))
                 self.request_stop()
                 return {"pid": os.getpid(), "services": list(self.services)}
             case "restart-service":

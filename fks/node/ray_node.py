@@ -54,6 +54,13 @@ _ENV = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
+#: Set by Ray or its user for other clusters, or by `ray up` for the second autoscaler.
+_NOT_TAKEN = frozenset(
+    {
+        *("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_gcs_storage", "RAY_gcs_storage_path"),
+        *("RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME"),
+    }
+)
 #: A node alone is watched by its keeper, which sees its processes end; a lost machine shows by silence only:
 #: 1 s x 3 finds it in 3 s (Ray's own defaults: 15 s). Tighter would declare a busy machine dead, and that is for good.
 _HEALTH_ALONE = {"RAY_health_check_failure_threshold": "10"}
@@ -63,6 +70,8 @@ _HEALTH_CLUSTER = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "300",  # a worker waits so long for a head that is started again
+    # the first autoscaler: the second one installs nothing on a worker that runs, so `ray up` could not upgrade it
+    "RAY_enable_autoscaler_v2": "0",
 }
 
 
@@ -71,7 +80,7 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
     kept = {
         name: value
         for name, value in passed_on(os.environ if base is None else base, settings.node.environment).items()
-        if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_gcs_storage", "RAY_gcs_storage_path")
+        if name not in _NOT_TAKEN
     }
     ray = settings.ray
     if ray.storage == "rocksdb" and has_gcs(settings):

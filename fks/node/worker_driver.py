@@ -15,6 +15,7 @@ from importlib.metadata import version
 from fks.config.agreement import differing
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError, OutageError
+from fks.node import boot
 from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, KeeperContext
 from fks.node.presence import Presence
 from fks.store.db import Database
@@ -41,7 +42,7 @@ class WorkerDriver(ClusterDriver):
                 async with asyncio.timeout(HEAD_S):
                     rows = await NodeStore(await self._database()).all()
                 head = _living_head(rows)
-                if head is not None and not self._is_early(rows):
+                if head is not None and not head.detail.get("ends") and not self._is_early(rows):
                     self._check(head, rows)
                     self._wait_for("")
                     return
@@ -56,7 +57,12 @@ class WorkerDriver(ClusterDriver):
 
     async def _cluster_state(self, db: Database) -> ClusterState:
         """Return the state of the cluster; the tree is the head's to watch."""
-        return ClusterState(0.0, must_rejoin=self._must_rejoin(await NodeStore(db).all()))
+        rows = await NodeStore(db).all()
+        head = _living_head(rows)
+        if head is not None and head.detail.get("ends"):
+            await asyncio.to_thread(boot.remove, self._context.paths)
+            return ClusterState(0.0, must_stop=True)
+        return ClusterState(0.0, must_rejoin=self._must_rejoin(rows))
 
     async def stop(self) -> None:
         """Remove our rows: we leave in order."""

@@ -17,6 +17,7 @@ import yaml
 from fks.cli import cli
 from fks.cli.base import run
 from fks.cli.cluster_check import examine, inspect
+from fks.config import env_file
 from fks.config.paths import Paths
 from fks.config.settings import Database, Redis, Settings, Supervision
 
@@ -36,8 +37,17 @@ def ready(tmp_path):
             (place / "fks-0.1.0-py3-none-any.whl").touch()
         else:
             place.touch(mode=0o600)
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    document["auth"]["ssh_private_key"] = str(key)
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(document))
     return tmp_path
+
+
+def change(folder, **members):
+    """Change members of the cluster file."""
+    file = folder / "cluster.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | members))
 
 
 def found_in(folder, settings=None):
@@ -83,6 +93,71 @@ def test_complete_cluster_passes_and_each_fault_is_reported(ready):
     assert all(check.remedy for check in bad.values())
 
 
+SOURCED = ["set -a && . ~/.fks/fks.env && set +a && ~/v/bin/fks node head --detach --port 6379 --autoscaling-config=x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "detail"),
+    [
+        ("ssh key", {"auth": {"ssh_user": "fks"}}, "ssh_private_key is not set"),
+        ("ssh key", {"auth": {"ssh_user": "fks", "ssh_private_key": "/nowhere/key"}}, "/nowhere/key is not there"),
+        ("environment", {"head_start_ray_commands": SOURCED}, "a shell reads it on the head"),
+        ("boot", {"head_start_ray_commands": SOURCED}, "the head would not start at boot"),
+        ("upgrade", {"setup_commands": ["pip install fks-*.whl"]}, "pip skips"),
+        ("ray down", {"setup_commands": ["pip install fks-*.whl"]}, "the keeper starts again"),
+    ],
+)
+def test_each_cause_of_a_broken_cluster_is_found_beforehand(ready, name, members, detail):
+    assert found_in(ready)[name].state == "ok"
+    change(ready, **members)
+    check = found_in(ready)[name]
+    assert (check.state, bool(check.remedy)) == ("bad", True)
+    assert detail in check.detail
+
+
+def test_key_that_others_may_read_is_found_beforehand(ready):
+    (ready / "key").chmod(0o644)
+    assert "ssh refuses it" in found_in(ready)["ssh key"].detail
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "detail"),
+    [
+        ("FKS_NODE_ADDRESS=10.0.0.1", "fks.env", "the same on every machine"),
+        ("export A=1", "fks.env", "fks.env:1 is no NAME=VALUE"),
+        ("FKS_DATABASE_URL=postgresql://u:p@h/d?sslmode=verify-full", "certificate", "no root certificate"),
+        ("FKS_DATABASE_URL=postgresql://u:p@h/d?sslmode=verify-full&sslrootcert=~/ca.crt", "certificate", "~/ca.crt"),
+    ],
+)
+def test_environment_file_is_examined_beforehand(ready, line, name, detail):
+    file = ready / "deploy" / "fks.env"
+    file.write_text(f"{line}\n")
+    check = found_in(ready)[name]
+    assert (check.state, bool(check.remedy)) == ("bad", True)
+    assert detail in check.detail
+    file.write_text("FKS_DATABASE_URL=postgresql://u:p@h/d?sslmode=verify-full&sslrootcert=/etc/ca.crt\n")
+    assert {name: check.detail for name, check in found_in(ready).items() if check.state == "bad"} == {}
+
+
+def test_machines_settings_are_those_of_their_environment_file(ready):
+    file = ready / "deploy" / "fks.env"
+    urls = "FKS_DATABASE_URL=postgresql://u:p7x@h/d?sslmode=require\nFKS_REDIS_URL=rediss://:p7x@h/0\n"
+    file.write_text(f"{urls}FKS_SUPERVISION_PLACEMENT=orders=moon\n")
+    checks = {check.name: check for check in asyncio.run(examine(Paths.of("/nowhere/fks"), ready / "cluster.yaml"))}
+    assert checks["stores"].state == "ok"
+    assert "moon" in checks["resources"].detail
+
+
+def test_example_environment_is_read_by_the_written_rule():
+    found = env_file.parse((REPOSITORY / "deploy" / "fks.env.example").read_text())
+    assert {"FKS_DATABASE_URL", "FKS_REDIS_URL", "RAY_AUTH_MODE"} == set(found)
+
+
+def test_placement_on_gpus_is_a_resource_that_ray_finds(ready):
+    settings = Settings(supervision=Supervision(placement={"strategy:*": "GPU"}), **URLS)
+    assert found_in(ready, settings)["resources"].state == "ok"
+
+
 def test_ports_that_differ_are_reported(ready):
     file = ready / "cluster.yaml"
     file.write_text(file.read_text().replace("--port 6379", "--port 6380"))
@@ -106,9 +181,10 @@ def test_unit_restarts_its_keeper_and_spares_its_children(role, tmp_path):
     unit.optionxform = str
     unit.read(file)
     service = unit["Service"]
-    assert (service["Type"], service["Restart"], service["KillMode"]) == ("exec", "always", "process")
+    assert (service["Type"], service["Restart"], service["KillMode"]) == ("exec", "on-failure", "process")
     assert service["RestartPreventExitStatus"] == "2"
-    assert f"fks node {role}" in service["ExecStart"]
+    assert f"fks node {role} --env-file /etc/fks/fks.env" in service["ExecStart"]
+    assert "EnvironmentFile" not in service, "one parser reads it"
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
     if (analyze := shutil.which("systemd-analyze")) is None:
         return

@@ -20,7 +20,9 @@ from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets
 from fks.config.settings import Node as NodeSettings
 from fks.config.settings import Ray, Risk, Settings
 from fks.model.errors import ConfigError
+from fks.node import boot
 from fks.node.cluster_driver import KeeperContext
+from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, sweep
 from fks.node.presence import Presence
 from fks.node.worker_driver import WorkerDriver
@@ -130,6 +132,39 @@ async def test_row_of_a_build_without_machine_ids_is_waited_for(database, databa
         await database.sql("UPDATE nodes SET beat_at = now() - interval '6 s' WHERE name = 'w1'")
         await head_beats(database, paths)
         await until(lambda: keeper.phase == "ready")
+
+
+async def test_worker_ends_with_a_head_that_ends_the_whole_cluster(database, database_url, paths, monkeypatch):
+    removed = []
+    monkeypatch.setattr(boot, "remove", removed.append)
+    await head_beats(database, paths)
+    async with working(paths, database_url) as (keeper, _, task):
+        await until(lambda: keeper.phase == "ready")
+        await head_beats(database, paths, ends=True)
+        await asyncio.wait_for(task, 15.0)
+    assert await names(database) == ["h"]
+    assert removed == [paths], "it would come back at the next boot"
+
+
+async def test_head_that_ends_the_cluster_waits_for_its_workers(database, database_url, paths):
+    settings = Settings(home=paths.home, node=NodeSettings(role="head", name="h"))
+    node = lambda: Endpoints(database_url, "unix:///nowhere", "", {"host": "127.0.0.1", "port": 1})  # noqa: E731
+    context = KeeperContext(paths, node, RealClock(), CollectingLog())
+    driver = HeadDriver(context, settings, presence_of(paths, settings))
+    await NodeStore(database).beat(NodeRow("w1", "worker", "ready"))
+    ending = asyncio.create_task(driver.end_workers(list))
+    try:
+
+        async def is_told():
+            return any(row.detail.get("ends") for row in await NodeStore(database).all())
+
+        await until(is_told)
+        assert not ending.done()
+        await NodeStore(database).leave("w1")
+        await asyncio.wait_for(ending, 5.0)
+    finally:
+        await driver.close()
+    assert await names(database) == [], "the next head must not read that it ends"
 
 
 async def test_node_name_in_use_elsewhere_is_refused_and_our_own_is_not(database, database_url, paths):

@@ -250,7 +250,7 @@ def _ray_up(document: Mapping[str, Any], head: str, worker: str, place: Path) ->
     yield checked_as(
         "ray down",
         is_prepared,
-        "stops FKS in order" if is_prepared else "'ray stop' kills, and the keeper starts again",
+        "stops FKS in order" if is_prepared else "Ray's own stop kills, and the keeper starts again",
         "add 'fks --home HOME node prepare' to setup_commands",
     )
     boots = [name for name, text in starts if "--at-boot" not in text]

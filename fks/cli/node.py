@@ -210,7 +210,7 @@ def prepare(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         emit({"command": str(file)}, as_json=True, schema="fks.node-prepare/1")
     else:
-        click.echo(f"{file}: 'ray stop' stops FKS in order here")
+        click.echo(f"{file}: what 'ray down' runs stops FKS in order here")
 
 
 def _take_env(file: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""What `ray up` and `ray down` leave on a machine and run there: the head's address, and the command `ray stop`."""
+"""What `ray up` and `ray down` leave on a machine and run there: the head's address, and a command `ray` that stops FKS in order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fks.model.errors import ConfigError
 from fks.process.handle import find_by_command, kill
 
 _COMMAND = """#!/bin/sh
-# Written by `fks node prepare`. `ray down` runs `ray stop` on the head: here it stops FKS in order, on all machines.
+# Written by `fks node prepare`. `ray down` runs this with `stop` on the head: it stops FKS in order, on all machines.
 # Ray's own would kill the processes, and the keeper would start them again.
 if [ "$1" = stop ]; then exec {fks} --home {home} node stop --all; fi
 exec {ray} "$@"
 """
-_PATH_MARK = "# fks: `ray stop` stops FKS in order"
+_PATH_MARK = "# fks: what `ray down` runs stops FKS in order"
 
 
 def head_address(bootstrap: Path) -> str | None:

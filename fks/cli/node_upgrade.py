@@ -90,7 +90,7 @@ def _wait_for_workers(paths: Paths, build: str, *, is_json: bool) -> None:
         if time.monotonic() > end:
             raise OutageError(
                 f"{', '.join(left)} did not come to {build} within {WORKERS_S:g} s",
-                remedy="see /tmp/ray/session_latest/logs/monitor.log on the head; 'ray up' again goes on from here",
+                remedy=f"see {paths.ray_temp}/session_latest/logs/monitor.log; 'ray up' again goes on from here",
             )
         if (text := ", ".join(left)) != shown:
             shown = text

@@ -1,4 +1,4 @@
-"""What `ray up` and `ray down` leave on a machine and run there: the head's address, and a command `ray` that stops FKS in order."""
+"""What `ray up` leaves on a machine and `ray down` runs there: the head's address, a command `ray` that stops FKS."""
 
 from __future__ import annotations
 

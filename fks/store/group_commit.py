@@ -1,7 +1,8 @@
-"""Group commit: items that arrive while a statement is in flight go into the next one, with one WAL flush for all.
+"""Group commit: items that arrive together go into one statement, with one WAL flush for all.
 
-A lone item never waits: with nothing in flight it is written at once. Items that touch the same row go into different
-statements, in the order in which they came.
+Together are the items of one turn of the event loop, and those that arrive while a statement is in flight. A lone item
+waits for the end of its turn alone. Items that touch the same row go into different statements, in the order in which
+they came.
 """
 
 from __future__ import annotations
@@ -48,21 +49,18 @@ class GroupCommit(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """Write the item and return its result. Cancelled while it waits, it is not written."""
-        if self._is_busy:
-            waiting = _Waiting[Item, Result](item, self._keys_of(item), asyncio.get_running_loop().create_future())
-            self._waiting.append(waiting)
-            return await waiting.future
-        self._is_busy = True
-        try:
-            (result,) = await self._write([item])
-        except OutageError as error:
-            self._fail_waiting(error)
-            raise
-        finally:
-            self._go_on()
-        if isinstance(result, Exception):
-            raise result
-        return result
+        waiting = _Waiting[Item, Result](item, self._keys_of(item), asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if not self._is_busy:
+            self._is_busy = True
+            try:
+                await asyncio.sleep(0)  # what one statement completed goes on in the same turn, and is written together
+            except asyncio.CancelledError:
+                waiting.future.cancel()
+                self._go_on()
+                raise
+            await self._carry(self._take())
+        return await waiting.future
 
     def _go_on(self) -> None:
         """Start the next statement, if anything waits."""
@@ -86,6 +84,10 @@ class GroupCommit(Generic[Item, Result]):
     async def _carry(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
         try:
             results = await self._write([waiting.item for waiting in batch])
+        except asyncio.CancelledError:
+            for waiting in batch:
+                _settle(waiting.future, OutageError("the statement was cancelled: it may have been written"))
+            raise
         except Exception as error:
             for waiting in batch:
                 _settle(waiting.future, error)
@@ -95,8 +97,6 @@ class GroupCommit(Generic[Item, Result]):
             for waiting, result in zip(batch, results, strict=True):
                 _settle(waiting.future, result)
         finally:
-            for waiting in batch:  # only after a cancellation
-                waiting.future.cancel()
             self._go_on()
 
     def _fail_waiting(self, error: OutageError) -> None:
@@ -110,5 +110,6 @@ def _settle(future: asyncio.Future[Result], result: Result | Exception) -> None:
         return
     if isinstance(result, Exception):
         future.set_exception(result)
+        future.exception()  # seen: its caller may have been cancelled
     else:
         future.set_result(result)

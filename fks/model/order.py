@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
+from operator import attrgetter
 
 
 class Side(StrEnum):
@@ -182,26 +183,25 @@ class Order:
         return max(self.quantity - self.filled, Decimal(0)) if self.is_open else Decimal(0)
 
 
-_SLOTS = tuple(
-    (field.name, getattr(Order, field.name).__get__, getattr(Order, field.name).__set__) for field in fields(Order)
-)
+_NAMES = tuple(field.name for field in fields(Order))
+_PLACES = {name: place for place, name in enumerate(_NAMES)}
+_read = attrgetter(*_NAMES)
+_WRITES = tuple(getattr(Order, name).__set__ for name in _NAMES)
 
 
 def evolve(order: Order, **changes: object) -> Order:
     """Return a copy of `order` with `changes`: `dataclasses.replace`, in a third of its time.
 
-    An order is copied some 25 times on its way, and has 37 fields. Errors: TypeError when a name is no field.
+    Each event of an order makes one. Errors: TypeError when a name is no field.
     """
+    values = list(_read(order))
+    for name, value in changes.items():
+        if name not in _PLACES:
+            raise TypeError(f"no field of an order: {name}")
+        values[_PLACES[name]] = value
     copy = object.__new__(Order)
-    left = len(changes)
-    for name, read, write in _SLOTS:
-        if left and name in changes:
-            write(copy, changes[name])
-            left -= 1
-        else:
-            write(copy, read(order))
-    if left:
-        raise TypeError(f"no field of an order: {sorted(set(changes) - {name for name, _, _ in _SLOTS})}")
+    for write, value in zip(_WRITES, values, strict=True):
+        write(copy, value)
     return copy
 
 

@@ -10,15 +10,14 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from fks.model.account import Position
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
-from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side
+from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, evolve
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.order_manager.publisher import Publisher
@@ -45,7 +44,7 @@ class _Plan:
     """What some events would do, worked out on a copy."""
 
     order: Order
-    steps: list[tuple[e.Event, Order, Step]] = field(default_factory=list)  # with the order before each
+    steps: list[tuple[e.Event, Step]] = field(default_factory=list)
     trades: list[TradeRow] = field(default_factory=list)
     positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
     fills: list[tuple[Fill, bool]] = field(default_factory=list)
@@ -117,7 +116,7 @@ class Ledger:
                 return None
             plan = await self._commit(key, client_order_id, events)
             self._remember(plan)
-        for _, _, step in plan.steps:
+        for _, step in plan.steps:
             self.on_step(plan.order, step)
         self.on_change(plan.order)
         return plan.order
@@ -147,7 +146,7 @@ class Ledger:
             for plan in plans:
                 self._remember(plan)
         for plan in plans:
-            for _, _, step in plan.steps:
+            for _, step in plan.steps:
                 self.on_step(plan.order, step)
             self.on_change(plan.order)
         return [plan.order for plan in plans]
@@ -280,9 +279,9 @@ class Ledger:
         before = plan.order
         step = advance(before, event)
         if step.order.epoch < self._lease.epoch:
-            step = replace(step, order=replace(step.order, epoch=self._lease.epoch))
+            step = replace(step, order=evolve(step.order, epoch=self._lease.epoch))
         plan.order = step.order
-        plan.steps.append((event, before, step))
+        plan.steps.append((event, step))
         is_ours = Act.BOOK in step.acts
         if isinstance(event, e.FillSeen):
             fill = replace(event.fill, account_id=before.account_id, client_order_id=before.client_order_id)
@@ -320,12 +319,11 @@ class Ledger:
     def _changes(self, plan: _Plan) -> Changes:
         rows = [
             self._row(event, step)
-            for event, before, step in plan.steps
-            if _differs(before, step.order) or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
+            for event, step in plan.steps
+            if step.is_changed or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
         ]
-        is_changed = any(_differs(before, step.order) for _, before, step in plan.steps)
         return Changes(
-            orders=[plan.order] if is_changed else [],
+            orders=[plan.order] if any(step.is_changed for _, step in plan.steps) else [],
             events=rows,
             trades=plan.trades,
             positions=list(plan.positions.values()),
@@ -362,7 +360,7 @@ class Ledger:
             self._cache.values.note(trade.fill, trade.instance, self._cache.instruments[key])
         order = plan.order
         is_published = bool(plan.trades)
-        for _, _, step in plan.steps:
+        for _, step in plan.steps:
             if step.before is not step.order.state:
                 self._meter.count("fks_orders_total", state=step.order.state.value)
                 is_published = True
@@ -475,14 +473,6 @@ class Ledger:
 
 #: rows whose events are kept though they change nothing: impossible fills, quarantine
 _ALWAYS_KEPT = frozenset({40, 42})
-
-
-_compared = attrgetter(*(field.name for field in fields(Order) if field.name not in ("epoch", "updated_ns")))
-
-
-def _differs(before: Order, after: Order) -> bool:
-    """Return whether anything changed but the epoch and the time: a thousand orders are compared at every start."""
-    return bool(_compared(before) != _compared(after))
 
 
 def payload_of(event: e.Event) -> dict[str, object]:

@@ -17,7 +17,7 @@ _GROUP = "oco"
 
 def order_of(approved: Approved, *, epoch: int, now_ns: int) -> Order:
     """Return the order of an approved intent, not yet begun."""
-    return replace(_order(approved.intent, epoch, now_ns), is_reduce_only=approved.is_reduce_only)
+    return _order(approved.intent, epoch, now_ns, is_reduce_only=approved.is_reduce_only)
 
 
 def denied_order(denied: Denied, *, epoch: int, now_ns: int) -> Order:
@@ -30,7 +30,7 @@ def denial_text(denial: Denial) -> str:
     return f"{denial.scope}: {denial.observed}, limit {denial.limit}; {denial.remedy}"
 
 
-def _order(intent: Intent, epoch: int, now_ns: int) -> Order:
+def _order(intent: Intent, epoch: int, now_ns: int, *, is_reduce_only: bool = False) -> Order:
     return Order(
         client_order_id=intent.client_order_id,
         intent_id=intent.intent_id,
@@ -50,6 +50,7 @@ def _order(intent: Intent, epoch: int, now_ns: int) -> Order:
         stop_price=intent.stop_price,
         stop_loss=intent.stop_loss,
         take_profit=intent.take_profit,
+        is_reduce_only=is_reduce_only,
         epoch=epoch,
         trace_id=intent.trace_id,
         valid_until_ns=intent.valid_until_ns,

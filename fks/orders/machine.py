@@ -78,12 +78,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one event did: the order after it, what to do now, and which row said so."""
+    """What one event did: the order after it, what to do now, and which row said so.
+
+    `is_changed`: a field of the order is another one now; else it is the same object as before.
+    """
 
     before: State | None
     order: Order
     acts: tuple[Act, ...]
     number: int
+    is_changed: bool
 
     @property
     def is_quarantined(self) -> bool:
@@ -193,9 +197,9 @@ _ROWS = _index(TRANSITIONS)
 def begin(order: Order, event: e.Event) -> Step:
     """Return the first step of an order that is not in the journal yet (rows 1 to 3, 43). Errors: KeyError, ours."""
     row = _ROWS[None, type(event)][0]
-    after = row.target(evolve(order, updated_ns=event.recv_ns), event)
+    after = evolve(order, **row.target(order, event), updated_ns=event.recv_ns)
     acts = (*row.acts, Act.FETCH_FILLS) if after.reported_cum_qty > after.filled else row.acts
-    return Step(None, after, acts, row.number)
+    return Step(None, after, acts, row.number, is_changed=True)
 
 
 def advance(order: Order, event: e.Event) -> Step:
@@ -207,7 +211,7 @@ def advance(order: Order, event: e.Event) -> Step:
         if row.guard(order, event):
             return _ride(order, row, event)
     acts = (*QUARANTINE.acts, Act.BOOK_EXTERNAL) if isinstance(event, e.FillSeen) else QUARANTINE.acts
-    return Step(order.state, order, acts, QUARANTINE.number)
+    return Step(order.state, order, acts, QUARANTINE.number, is_changed=False)
 
 
 _VENUE_SPOKE = (e.Acked, e.Reported, e.FillSeen, e.CancelAcked)
@@ -222,26 +226,29 @@ def _sent_ns(event: e.Event) -> int | None:
 
 
 def _ride(before: Order, row: Row, event: e.Event) -> Step:
-    """Apply `row` and the riders of the module's text."""
-    after, acts = row.target(before, event), list(row.acts)
-    changes: dict[str, Any] = {}
+    """Apply `row` and the riders of the module's text, in one copy of the order."""
+    fields, acts = row.target(before, event), list(row.acts)
+
+    def after(name: str) -> Any:
+        return fields[name] if name in fields else getattr(before, name)
+
+    state, request = after("state"), after("request")
     if isinstance(event, _VENUE_SPOKE) and row.number != 41:
-        if event.venue_time_ns > after.venue_time_ns:
-            changes["venue_time_ns"] = event.venue_time_ns
-        if after.is_stale:
-            changes["is_stale"] = False
-    if after.sent_ns is None and (sent_ns := _sent_ns(event)) is not None and after.state is not State.INTENDED:
-        changes["sent_ns"] = sent_ns
-    if after.state not in OPEN:
-        if after.request is not Request.NONE:
-            changes["request"] = Request.NONE
-    elif after.state in LIVE:
-        lost = after.request is Request.CANCEL_UNKNOWN and isinstance(event, e.Reported) and event.source != "stream"
-        if after.request is Request.CANCEL_WANTED or lost:
-            changes["request"] = Request.CANCEL
+        fields["venue_time_ns"] = max(event.venue_time_ns, before.venue_time_ns)
+        fields["is_stale"] = False
+    if before.sent_ns is None and state is not State.INTENDED:
+        fields["sent_ns"] = _sent_ns(event)
+    if state not in OPEN:
+        fields["request"] = Request.NONE
+    elif state in LIVE:
+        lost = request is Request.CANCEL_UNKNOWN and isinstance(event, e.Reported) and event.source != "stream"
+        if request is Request.CANCEL_WANTED or lost:
+            fields["request"] = Request.CANCEL
             acts.append(Act.SEND_CANCEL)
-    if after.reported_cum_qty > after.filled:
+    if after("reported_cum_qty") > after("filled"):
         acts.append(Act.FETCH_FILLS)
-    if changes or after != before:
-        after = evolve(after, **changes, updated_ns=max(event.recv_ns, before.updated_ns))
-    return Step(before.state, after, tuple(dict.fromkeys(acts)), row.number)
+    changed = {name: value for name, value in fields.items() if value != getattr(before, name)}
+    order = before
+    if changed:
+        order = evolve(before, **changed, updated_ns=max(event.recv_ns, before.updated_ns))
+    return Step(before.state, order, tuple(dict.fromkeys(acts)), row.number, is_changed=bool(changed))

@@ -1,6 +1,7 @@
 """Guards and targets of the machine's rows: small pure functions over an order and an event.
 
-The first line of each docstring is what docs/orders.md prints in the row.
+A target returns the fields that its row changes; the machine makes the one copy of the order. The first line of each
+docstring is what docs/orders.md prints in the row.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import cast
 
-from fks.model.order import LIVE, Fill, Order, Report, Request, State, evolve
+from fks.model.order import LIVE, Fill, Order, Report, Request, State
 from fks.orders import events as e
 
+_ZERO = Decimal(0)
 Guard = Callable[[Order, e.Event], bool]
-Change = Callable[[Order, e.Event], Order]
+#: New values of an order, by field; what is equal to the old value counts as unchanged.
+Fields = dict[str, object]
+Change = Callable[[Order, e.Event], Fields]
 #: Ended at or by the venue, and still listening (rows 36 and 37).
 ENDED = frozenset({State.CANCELLED, State.EXPIRED, State.REJECTED, State.ABSENT})
 
@@ -131,51 +135,51 @@ def is_old(order: Order, event: e.Event) -> bool:
 def to(state: State) -> Change:
     """Return the change that only sets the state."""
 
-    def target(order: Order, event: e.Event) -> Order:
-        return evolve(order, state=state)
+    def target(order: Order, event: e.Event) -> Fields:
+        return {"state": state}
 
     target.__doc__ = state.value
     return target
 
 
-def same(order: Order, event: e.Event) -> Order:
+def same(order: Order, event: e.Event) -> Fields:
     """same"""
-    return order
+    return {}
 
 
-def replayed(order: Order, event: e.Event) -> Order:
+def replayed(order: Order, event: e.Event) -> Fields:
     """same, a request that was made is unknown"""
-    return evolve(order, request=_UNRESOLVED.get(order.request, order.request))
+    return {"request": _UNRESOLVED.get(order.request, order.request)}
 
 
 _UNRESOLVED = {Request.CANCEL: Request.CANCEL_UNKNOWN, Request.REPLACE: Request.REPLACE_UNKNOWN}
 
 
-def sent(order: Order, event: e.Event) -> Order:
+def sent(order: Order, event: e.Event) -> Fields:
     """SENDING"""
     sending = cast(e.Sent, event)
     quantity = order.quantity if sending.quantity is None else sending.quantity
-    return evolve(order, state=State.SENDING, quantity=quantity, group_id=sending.group_id)
+    return {"state": State.SENDING, "quantity": quantity, "group_id": sending.group_id}
 
 
-def denied(order: Order, event: e.Event) -> Order:
+def denied(order: Order, event: e.Event) -> Fields:
     """DENIED"""
     denial = cast(e.Denied, event)
-    return evolve(order, state=State.DENIED, code=denial.code, detail=denial.detail)
+    return {"state": State.DENIED, "code": denial.code, "detail": denial.detail}
 
 
-def abandoned(order: Order, event: e.Event) -> Order:
+def abandoned(order: Order, event: e.Event) -> Fields:
     """ABANDONED"""
-    return evolve(order, state=State.ABANDONED, detail=getattr(event, "reason", "") or order.detail)
+    return {"state": State.ABANDONED, "detail": getattr(event, "reason", "") or order.detail}
 
 
-def refused(order: Order, event: e.Event) -> Order:
+def refused(order: Order, event: e.Event) -> Fields:
     """REJECTED"""
     refusal = cast(e.Refused, event)
-    return evolve(order, state=State.REJECTED, code=refusal.code, detail=refusal.detail, refusal=refusal.refusal)
+    return {"state": State.REJECTED, "code": refusal.code, "detail": refusal.detail, "refusal": refusal.refusal}
 
 
-def as_reported(order: Order, event: e.Event) -> Order:
+def as_reported(order: Order, event: e.Event) -> Fields:
     """as reported"""
     report = _report(event)
     state = report.state
@@ -183,142 +187,135 @@ def as_reported(order: Order, event: e.Event) -> Order:
         state = State.PARTIAL
     if state in LIVE and order.filled >= order.quantity:
         state = State.FILLED
-    known = evolve(
-        order,
-        state=state,
-        reported_cum_qty=max(order.reported_cum_qty, report.filled),
-        venue_order_id=report.venue_order_id or order.venue_order_id,
-        is_acknowledged=True,
-    )
+    known: Fields = {
+        "state": state,
+        "reported_cum_qty": max(order.reported_cum_qty, report.filled),
+        "venue_order_id": report.venue_order_id or order.venue_order_id,
+        "is_acknowledged": True,
+    }
     if state is State.REJECTED:
-        return evolve(
-            known, code=report.code or order.code, detail=report.detail or order.detail, refusal=report.refusal
-        )
+        known["code"] = report.code or order.code
+        known["detail"] = report.detail or order.detail
+        known["refusal"] = report.refusal
     return known
 
 
-def leg_changed(order: Order, event: e.Event) -> Order:
+def leg_changed(order: Order, event: e.Event) -> Fields:
     """same, new prices and quantity"""
     change = cast(e.LegChanged, event)
-    return evolve(order, quantity=change.quantity, price=change.price, stop_price=change.stop_price)
+    return {"quantity": change.quantity, "price": change.price, "stop_price": change.stop_price}
 
 
-def as_reported_late(order: Order, event: e.Event) -> Order:
+def as_reported_late(order: Order, event: e.Event) -> Fields:
     """as reported, late"""
-    return evolve(as_reported(order, event), is_late=True)
+    return {**as_reported(order, event), "is_late": True}
 
 
-def raise_reported(order: Order, event: e.Event) -> Order:
+def raise_reported(order: Order, event: e.Event) -> Fields:
     """same, cum raised"""
-    return evolve(order, reported_cum_qty=max(order.reported_cum_qty, _report(event).filled))
+    return {"reported_cum_qty": max(order.reported_cum_qty, _report(event).filled)}
 
 
-def keep_ids(order: Order, event: e.Event) -> Order:
+def keep_ids(order: Order, event: e.Event) -> Fields:
     """same, ids stored"""
     report = _report(event)
-    return evolve(
-        order,
-        venue_order_id=order.venue_order_id or report.venue_order_id,
-        reported_cum_qty=max(order.reported_cum_qty, report.filled),
-        is_acknowledged=True,
-    )
+    return {
+        "venue_order_id": order.venue_order_id or report.venue_order_id,
+        "reported_cum_qty": max(order.reported_cum_qty, report.filled),
+        "is_acknowledged": True,
+    }
 
 
 def _fill(event: e.Event) -> Fill:
     return cast(e.FillSeen, event).fill
 
 
-def _with_fill(order: Order, fill: Fill) -> Order:
+def _with_fill(order: Order, fill: Fill, open_state: State) -> Fields:
+    """Return the fields after a fill: FILLED when nothing is left, else `open_state`."""
     filled = order.filled + fill.quantity
-    paid = (order.average_price or Decimal(0)) * order.filled + fill.price * fill.quantity
-    return evolve(
-        order,
-        filled=filled,
-        average_price=paid / filled,
-        reported_cum_qty=max(order.reported_cum_qty, filled),
-        venue_order_id=order.venue_order_id or fill.venue_order_id,
-        is_acknowledged=True,
-        is_overfilled=order.is_overfilled or filled > order.quantity,
-    )
+    paid = (order.average_price or _ZERO) * order.filled + fill.price * fill.quantity
+    return {
+        "state": State.FILLED if filled >= order.quantity else open_state,
+        "filled": filled,
+        "average_price": paid / filled,
+        "reported_cum_qty": max(order.reported_cum_qty, filled),
+        "venue_order_id": order.venue_order_id or fill.venue_order_id,
+        "is_acknowledged": True,
+        "is_overfilled": order.is_overfilled or filled > order.quantity,
+    }
 
 
-def by_quantity(order: Order, event: e.Event) -> Order:
+def by_quantity(order: Order, event: e.Event) -> Fields:
     """PARTIAL / FILLED"""
-    booked = _with_fill(order, _fill(event))
-    return evolve(booked, state=State.FILLED if booked.filled >= booked.quantity else State.PARTIAL)
+    return _with_fill(order, _fill(event), State.PARTIAL)
 
 
-def by_quantity_late(order: Order, event: e.Event) -> Order:
+def by_quantity_late(order: Order, event: e.Event) -> Fields:
     """PARTIAL / FILLED, late"""
-    return evolve(by_quantity(order, event), is_late=True)
+    return {**by_quantity(order, event), "is_late": True}
 
 
-def completed(order: Order, event: e.Event) -> Order:
+def completed(order: Order, event: e.Event) -> Fields:
     """same, filled raised"""
-    booked = _with_fill(order, _fill(event))
-    return evolve(booked, state=State.FILLED) if booked.filled >= booked.quantity else booked
+    return _with_fill(order, _fill(event), order.state)
 
 
-def busted(order: Order, event: e.Event) -> Order:
+def busted(order: Order, event: e.Event) -> Fields:
     """recomputed from the remaining fills"""
     bust = cast(e.Busted, event)
     filled = order.filled - bust.quantity
-    paid = (order.average_price or Decimal(0)) * order.filled - bust.price * bust.quantity
+    paid = (order.average_price or _ZERO) * order.filled - bust.price * bust.quantity
     state = order.state
     if state is State.FILLED and filled < order.quantity:
         state = State.CANCELLED  # done at the venue, with less than was asked
     elif state is State.PARTIAL and filled == 0:
         state = State.WORKING
-    return evolve(
-        order,
-        state=state,
-        filled=filled,
-        reported_cum_qty=filled,
-        is_overfilled=filled > order.quantity,
-        average_price=paid / filled if filled else None,
-    )
+    return {
+        "state": state,
+        "filled": filled,
+        "reported_cum_qty": filled,
+        "is_overfilled": filled > order.quantity,
+        "average_price": paid / filled if filled else None,
+    }
 
 
-def given_back(order: Order, event: e.Event) -> Order:
+def given_back(order: Order, event: e.Event) -> Fields:
     """same, filled lowered"""
-    after = busted(order, event)
-    return evolve(after, state=order.state, reported_cum_qty=order.reported_cum_qty)
+    return {**busted(order, event), "state": order.state, "reported_cum_qty": order.reported_cum_qty}
 
 
-def settled(order: Order, event: e.Event) -> Order:
+def settled(order: Order, event: e.Event) -> Fields:
     """as the person says"""
     settlement = cast(e.Settled, event)
-    filled = order.filled if settlement.filled is None else max(settlement.filled, order.filled)
-    return evolve(
-        order,
-        state=settlement.outcome,
-        detail=f"settled by {settlement.by}: {settlement.reason}",
-        reported_cum_qty=filled,
-    )
+    return {
+        "state": settlement.outcome,
+        "detail": f"settled by {settlement.by}: {settlement.reason}",
+        "reported_cum_qty": order.filled if settlement.filled is None else max(settlement.filled, order.filled),
+    }
 
 
 def with_request(request: Request) -> Change:
     """Return the change that only sets the request."""
 
-    def target(order: Order, event: e.Event) -> Order:
-        return evolve(order, request=request)
+    def target(order: Order, event: e.Event) -> Fields:
+        return {"request": request}
 
     target.__doc__ = f"same, request={request.value}"
     return target
 
 
-def cancelled(order: Order, event: e.Event) -> Order:
+def cancelled(order: Order, event: e.Event) -> Fields:
     """CANCELLED"""
     filled = cast(e.CancelAcked, event).filled
-    return evolve(order, state=State.CANCELLED, reported_cum_qty=max(order.reported_cum_qty, filled or Decimal(0)))
+    return {"state": State.CANCELLED, "reported_cum_qty": max(order.reported_cum_qty, filled or _ZERO)}
 
 
-def replaced(order: Order, event: e.Event) -> Order:
+def replaced(order: Order, event: e.Event) -> Fields:
     """same, new price and quantity"""
     change = cast(e.ReplaceAcked, event)
-    return evolve(order, quantity=change.quantity, price=change.price, request=Request.NONE)
+    return {"quantity": change.quantity, "price": change.price, "request": Request.NONE}
 
 
-def stale(order: Order, event: e.Event) -> Order:
+def stale(order: Order, event: e.Event) -> Fields:
     """same, stale"""
-    return evolve(order, is_stale=True)
+    return {"is_stale": True}

@@ -240,7 +240,7 @@ class TapeChecks:
             entries=funds.entries,
             pyramiding=self.setup.pyramiding or funds.entries + 1,
         )
-        return next((denial for known in _CHECKS if (denial := known(intent, view)) is not None), None)
+        return next((found for known in _CHECKS if isinstance(found := known(intent, view), Denial)), None)
 
     def _end_ns(self, index: int) -> int:
         return bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)

@@ -30,7 +30,7 @@ from fks.orders.messages import PositionKey
 from fks.orders.sent_ids import SentIds
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.risk.check import Approved, Denied, check
-from fks.risk.explain import as_payload, explain, passed
+from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
 from fks.risk.sizing import Sizing
 from fks.risk.view import View
@@ -74,7 +74,7 @@ class Submissions:
         self.refresh_balances = refresh_balances
         self._on_placed = on_placed
         self.on_ended: Callable[[uuid.UUID], None] = lambda signal_id: None  # called when a signal leads to no order
-        self._seen: dict[str, tuple[Intent, View]] = {}  # of orders on their way: what they were checked against
+        self._seen: dict[str, Approved] = {}  # of orders on their way: what their checks compared
         self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock)
         self._submitter = Submitter(self, at=context.at)
 
@@ -85,7 +85,7 @@ class Submissions:
         is_expired = signal.valid_until_ns is not None and self._clock.now_ns() > signal.valid_until_ns
         try:
             intended = self._intend(record)
-            verdict, view = (intended, None) if isinstance(intended, Denied) else self._check(intended)
+            verdict = intended if isinstance(intended, Denied) else self._check(intended)
         except (
             ArithmeticError
         ) as error:  # its numbers lie outside any grid: a malformed signal must not end the order manager
@@ -112,12 +112,11 @@ class Submissions:
             return
         if isinstance(verdict, Denied) and verdict.denial.code is Code.BALANCE:
             await self.refresh_balances(signal.venue)  # what is known may be a fill behind: read once
-            verdict, view = self._check(intended)
+            verdict = self._check(intended)
         if isinstance(verdict, Denied):
             await self.deny(record, verdict)
             return
-        assert view is not None
-        await self._submit_entry(record, verdict, view, started_s)
+        await self._submit_entry(record, verdict, started_s)
 
     async def _adopt(self, record: SignalRecord, intent: Intent) -> bool:
         """Journal an order that a failover may have taken out of the journal; False when the venue does not have it.
@@ -138,10 +137,10 @@ class Submissions:
             self._report(record, SignalState.ORDERED, None)
         return True
 
-    async def _submit_entry(self, record: SignalRecord, approved: Approved, view: View, started_s: float) -> None:
+    async def _submit_entry(self, record: SignalRecord, approved: Approved, started_s: float) -> None:
         signal, intent = record.signal, approved.intent
-        self._seen[intent.client_order_id] = intent, view
         order = self._reserve(order_of(approved, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
+        self._seen[order.client_order_id] = approved
         legs = self._legs(order, self._clock.now_ns())
         done = await self._submitter.submit(
             Submission(
@@ -152,7 +151,7 @@ class Submissions:
                 recheck=self._recheck(intent),
             )
         )
-        self._seen.pop(intent.client_order_id, None)
+        self._seen.pop(order.client_order_id, None)
         if done.is_killed:
             await self.deny(record, self._as_killed(intent))
         elif done.orders:
@@ -233,11 +232,11 @@ class Submissions:
         name = ids.client_order_id(ids.intent_id(signal.id), Role.EXIT, command.attempt)
         if intent is None:
             return m.CloseDone(command.instance, name, Code.QTY_MIN.value, "less than one step")
-        verdict, view = self._check(intent)
+        verdict = self._check(intent)
         if isinstance(verdict, Denied):
             return m.CloseDone(command.instance, name, verdict.denial.code.value, denial_text(verdict.denial))
-        self._seen[intent.client_order_id] = intent, view
         order = self._reserve(order_of(verdict, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
+        self._seen[order.client_order_id] = verdict
         order = replace(order, is_reduce_only=True)
         done = await self._submitter.submit(
             Submission(
@@ -247,7 +246,7 @@ class Submissions:
                 recheck=self._recheck(intent),
             )
         )
-        self._seen.pop(intent.client_order_id, None)
+        self._seen.pop(order.client_order_id, None)
         if done.is_killed:
             return m.CloseDone(command.instance, name, Code.KILLED.value, "the kill switch is engaged")
         if done.orders and command.takes_signal:
@@ -370,9 +369,8 @@ class Submissions:
         return None
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
-    def _check(self, intent: Intent) -> tuple[Approved | Denied, View]:
-        view = self._view(intent)
-        return check(intent, view), view
+    def _check(self, intent: Intent) -> Approved | Denied:
+        return check(intent, self._view(intent))
 
     def _view(self, intent: Intent) -> View:
         view = self._cache.view(
@@ -397,7 +395,7 @@ class Submissions:
         return order.state is State.UNKNOWN and order.is_acknowledged and age_s > m.Limits().unresolved_s
 
     def _as_killed(self, intent: Intent) -> Denied:
-        verdict, _ = self._check(intent)
+        verdict = self._check(intent)
         if isinstance(verdict, Denied):
             return verdict
         return denied(intent, Code.KILLED, "not engaged", "engaged", "`fks resume` clears it")
@@ -629,12 +627,12 @@ class Submissions:
         return after
 
     def _with_checks(self, order: Order, event: e.Event) -> e.Event:
-        """Return the event with the figures of the checks that the order passed. They are worked out now, after the
+        """Return the event with the figures of the checks that the order passed. Their texts are made now, after the
         bytes."""
-        seen = self._seen.pop(order.client_order_id, None)
-        if seen is None or not isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
+        approved = self._seen.pop(order.client_order_id, None)
+        if approved is None or not isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
             return event
-        return replace(event, checks=passed(*seen))
+        return replace(event, checks=figures(approved))
 
     def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
         """See SubmitPorts."""

@@ -1,9 +1,9 @@
 """Pre-trade checks: one table of codes and functions in a fixed order; the first failure wins.
 
-A check is a pure function of the intent and the view: None, or a Denial with the limit, the actual value, and a value
-that would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a
-position open is worse than none; KILLED alone also stops a strategy's exits, because then the guardian does the
-closing.
+A check is a pure function of the intent and the view: a Denial with the limit, the actual value, and a value that would
+pass; Passed with the first two where it compares them; or None. An order that only reduces risk is denied by the marked
+codes alone, since a risk layer that holds a position open is worse than none; KILLED alone also stops a strategy's
+exits, because then the guardian does the closing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ from dataclasses import dataclass
 from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
 from fks.model.order import Role
 from fks.risk import limits, market, order_checks
+from fks.risk.figures import Passed
 from fks.risk.intent import Intent
 from fks.risk.view import View
 
-Check = Callable[[Intent, View], Denial | None]
+Check = Callable[[Intent, View], Passed | Denial | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """An intent that passed every check; only `check` makes one, and only an Approved becomes an order."""
+    """An intent that passed every check; only `check` makes one, and only an Approved becomes an order.
+
+    `figures`: what its checks compared, in their order.
+    """
 
     intent: Intent
     is_reduce_only: bool
+    figures: tuple[tuple[Code, Passed], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +160,22 @@ def check(
     """
     is_reduce_only = reduces(intent, view)
     failures: list[Denial] = []
+    figures: list[tuple[Code, Passed]] = []
     for code, function in CHECKS:
         if is_reduce_only and not applies(code, intent):
             continue
         if only is not None and code not in only:
             continue
-        denial = function(intent, view)
-        if denial is not None and not is_waived(code, intent, view):
-            failures.append(denial)
+        result = function(intent, view)
+        if isinstance(result, Passed):
+            figures.append((code, result))
+        elif result is not None and not is_waived(code, intent, view):
+            failures.append(result)
             if not explain:
                 break
     if failures:
         return Denied(intent, failures[0], tuple(failures))
-    return Approved(intent, is_reduce_only)
+    return Approved(intent, is_reduce_only, tuple(figures))
 
 
 def is_waived(code: Code, intent: Intent, view: View) -> bool:

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from fks.model.codes import Code, Denial
 from fks.model.order import Order, OrderType, Role, Side, State
+from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.order_checks import worst_price
 from fks.risk.view import WAIT_MAX_S, View, is_dormant
@@ -145,7 +146,7 @@ def stale_decision(intent: Intent, view: View) -> Denial | None:
     )
 
 
-def balance(intent: Intent, view: View) -> Denial | None:
+def balance(intent: Intent, view: View) -> Passed | Denial | None:
     """The balance covers this order, after everything open orders may still spend and the holdings of others; where
     contracts are held on margin, the broker checks that."""
     assert view.instrument is not None
@@ -159,13 +160,12 @@ def balance(intent: Intent, view: View) -> Denial | None:
     held = view.balances.get(currency)
     free = min(held.total - view.reserved(currency), held.free) if held is not None else _ZERO
     free -= view.coins_of_others
-    if needed <= free:
-        return None
     others = f", {view.coins_of_others:f} belong to others" if view.coins_of_others else ""
-    return Denial(
+    return compared(
+        needed <= free,
         Code.BALANCE,
-        f"{free:f} {currency} free of reservations{others}",
-        f"{needed:f} needed",
+        lambda: f"{free:f} {currency} free of reservations{others}",
+        lambda: f"{needed:f} needed",
         f"account {intent.account_id}",
         "lower the size",
     )
@@ -180,15 +180,14 @@ def _added(intent: Intent, view: View) -> Decimal:
     return max(quantity, _ZERO) * price * view.instrument.multiplier
 
 
-def exposure_instrument(intent: Intent, view: View) -> Denial | None:
+def exposure_instrument(intent: Intent, view: View) -> Passed | Denial | None:
     """The instrument's exposure stays below its limit at the worst."""
     limit, value = view.limits.exposure_max_instrument, _added(intent, view)
-    if value <= limit:
-        return None
-    return Denial(
+    return compared(
+        value <= limit,
         Code.EXPOSURE_INSTRUMENT,
-        f"{limit} {view.currency}",
-        f"{value.normalize():f}",
+        lambda: f"{limit} {view.currency}",
+        lambda: f"{value.normalize():f}",
         intent.symbol,
         "lower the size or raise risk.exposure_max_instrument",
     )
@@ -202,23 +201,22 @@ def _opening_elsewhere(intent: Intent, view: View) -> Iterator[Order]:
             yield order
 
 
-def exposure_account(intent: Intent, view: View) -> Denial | None:
+def exposure_account(intent: Intent, view: View) -> Passed | Denial | None:
     """The account's exposure over all instruments stays below its limit at the worst."""
     others = sum((value for symbol, value in view.exposures.items() if symbol != intent.symbol), _ZERO)
     others += sum((view.value_of(order) or _ZERO for order in _opening_elsewhere(intent, view)), _ZERO)
     limit, value = view.limits.exposure_max_account, others + _added(intent, view)
-    if value <= limit:
-        return None
-    return Denial(
+    return compared(
+        value <= limit,
         Code.EXPOSURE_ACCOUNT,
-        f"{limit} {view.currency}",
-        f"{value.normalize():f}",
+        lambda: f"{limit} {view.currency}",
+        lambda: f"{value.normalize():f}",
         f"account {intent.account_id}",
         "lower the size or raise risk.exposure_max_account",
     )
 
 
-def exposure_correlated(intent: Intent, view: View) -> Denial | None:
+def exposure_correlated(intent: Intent, view: View) -> Passed | Denial | None:
     """The exposure in the instrument and in what moves with it stays below its limit at the worst.
 
     What is held or ordered in another instrument moves with the entry when the correlation of the two returns, with the
@@ -238,14 +236,19 @@ def exposure_correlated(intent: Intent, view: View) -> Denial | None:
         known = view.correlations.get(symbol)
         if known is None or known * sign * intent.side.sign >= view.limits.correlation_min:
             found[symbol] = found.get(symbol, _ZERO) + value
-    value = sum(found.values(), _ZERO) + _added(intent, view)
-    if not found or value <= limit:
+    if not found:
         return None
-    shown = ", ".join(f"{symbol} {_correlation(view.correlations.get(symbol))}" for symbol in sorted(found))
-    return Denial(
+    value = sum(found.values(), _ZERO) + _added(intent, view)
+
+    def observed() -> str:
+        shown = ", ".join(f"{symbol} {_correlation(view.correlations.get(symbol))}" for symbol in sorted(found))
+        return f"{value.normalize():f} with {shown}"
+
+    return compared(
+        value <= limit,
         Code.EXPOSURE_CORRELATED,
-        f"{limit} {view.currency}",
-        f"{value.normalize():f} with {shown}",
+        lambda: f"{limit} {view.currency}",
+        observed,
         intent.symbol,
         "lower the size, close one of them, or raise risk.exposure_max_correlated",
     )
@@ -255,15 +258,19 @@ def _correlation(value: float | None) -> str:
     return "(unknown)" if value is None else f"({value:+.2f})"
 
 
-def order_count(intent: Intent, view: View) -> Denial | None:
+def order_count(intent: Intent, view: View) -> Passed | Denial | None:
     """One more open order is within the limit, and at the exchange the order and its protection are."""
     limit, count = view.limits.orders_open_max, sum(not is_dormant(order) for order in view.open_orders)
-    if count >= limit:
-        return Denial(
-            Code.ORDER_COUNT, f"{limit}", f"{count} open", f"account {intent.account_id}", "cancel some orders"
-        )
-    if view.instrument is None:
-        return None
+    result = compared(
+        count < limit,
+        Code.ORDER_COUNT,
+        lambda: f"{limit}",
+        lambda: f"{count} open",
+        f"account {intent.account_id}",
+        "cancel some orders",
+    )
+    if view.instrument is None or isinstance(result, Denial):
+        return result
     open_, stops = _open_at_exchange(intent.symbol, view)
     legs = (intent.stop_loss is not None) + (intent.take_profit is not None)
     more = max(legs, 1) if intent.type is OrderType.MARKET else 1 + legs
@@ -280,7 +287,7 @@ def order_count(intent: Intent, view: View) -> Denial | None:
                 intent.symbol,
                 "cancel some orders, or enter without protection of its own",
             )
-    return None
+    return result
 
 
 def _open_at_exchange(symbol: str, view: View) -> tuple[int, int]:
@@ -293,30 +300,30 @@ def _open_at_exchange(symbol: str, view: View) -> tuple[int, int]:
     return len(here) + legs, stops
 
 
-def loss_day(intent: Intent, view: View) -> Denial | None:
+def loss_day(intent: Intent, view: View) -> Passed | Denial | None:
     """The trading day's loss, realised and open and with all fees, is within its limit; once it was not, until the
     day's end."""
     limit, loss = view.limits.loss_day_max, view.loss_today
-    if loss < limit:
-        return None
     begins = f"{view.limits.day_start_hour:02d}:00 {view.limits.day_zone}"
-    return Denial(
+    return compared(
+        loss < limit,
         Code.LOSS_DAY,
-        f"{limit} {view.currency}",
-        f"{loss.normalize():f} lost today",
+        lambda: f"{limit} {view.currency}",
+        lambda: f"{loss.normalize():f} lost today",
         f"account {intent.account_id}",
         f"wait for the next trading day (it begins at {begins})",
     )
 
 
-def pyramiding(intent: Intent, view: View) -> Denial | None:
+def pyramiding(intent: Intent, view: View) -> Passed | Denial | None:
     """The instance has no entry in this direction yet, or fewer than its `pyramiding` allows."""
-    if intent.role is not Role.ENTRY or not intent.instance or view.entries < view.pyramiding:
+    if intent.role is not Role.ENTRY or not intent.instance:
         return None
-    return Denial(
+    return compared(
+        view.entries < view.pyramiding,
         Code.PYRAMIDING,
-        f"{view.pyramiding} entries",
-        f"{view.entries} held or open",
+        lambda: f"{view.pyramiding} entries",
+        lambda: f"{view.entries} held or open",
         f"{intent.instance} {intent.symbol}",
         "exit first, or raise the instance's pyramiding",
     )
@@ -369,13 +376,16 @@ def _prop(view: View, code: Code) -> Denial | None:
     return view.prop if view.prop is not None and view.prop.code is code else None
 
 
-def rate_account(intent: Intent, view: View) -> Denial | None:
+def rate_account(intent: Intent, view: View) -> Passed | Denial | None:
     """The account's orders of the last minute are within their budget."""
     limit, count = view.limits.orders_per_minute, view.orders_last_minute
-    if count < limit:
-        return None
-    return Denial(
-        Code.RATE_ACCOUNT, f"{limit} a minute", f"{count}", f"account {intent.account_id}", "send fewer orders"
+    return compared(
+        count < limit,
+        Code.RATE_ACCOUNT,
+        lambda: f"{limit} a minute",
+        lambda: f"{count}",
+        f"account {intent.account_id}",
+        "send fewer orders",
     )
 
 
@@ -412,7 +422,7 @@ def self_trade(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def short_forbidden(intent: Intent, view: View) -> Denial | None:
+def short_forbidden(intent: Intent, view: View) -> Passed | Denial | None:
     """A venue without shorts never sells more than the holding that is not promised elsewhere."""
     if view.venue.capabilities.can_short:
         return _beyond_flat(intent, view)
@@ -421,18 +431,17 @@ def short_forbidden(intent: Intent, view: View) -> Denial | None:
     free = view.held - view.pending(intent.symbol, Side.SELL)
     if view.own is not None and not intent.is_by_person:
         free = min(free, view.own)
-    if intent.quantity <= free:
-        return None
-    return Denial(
+    return compared(
+        intent.quantity <= free,
         Code.SHORT_FORBIDDEN,
-        f"{max(free, _ZERO):f} held",
-        f"{intent.quantity:f} sold",
+        lambda: f"{max(free, _ZERO):f} held",
+        lambda: f"{intent.quantity:f} sold",
         intent.symbol,
         "sell at most what is held",
     )
 
 
-def _beyond_flat(intent: Intent, view: View) -> Denial | None:
+def _beyond_flat(intent: Intent, view: View) -> Passed | Denial | None:
     """A person's order never closes, together with the position's own protection, more than the holding.
 
     Both may fill where a venue can go short, and a position in the other direction was never intended.
@@ -442,12 +451,13 @@ def _beyond_flat(intent: Intent, view: View) -> Denial | None:
         return None
     legs = tuple(order for order in view.open_orders if order.role in _LEGS)
     protecting = replace(view, open_orders=legs).pending(intent.symbol, intent.side)
-    if protecting == 0 or intent.quantity <= held - protecting:
+    if protecting == 0:
         return None
-    return Denial(
+    return compared(
+        intent.quantity <= held - protecting,
         Code.SHORT_FORBIDDEN,
-        f"{held:f} held",
-        f"{intent.quantity:f} beside {protecting:f} of its protection",
+        lambda: f"{held:f} held",
+        lambda: f"{intent.quantity:f} beside {protecting:f} of its protection",
         intent.symbol,
         "close at the market, which takes the protection down first, or cancel it",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fks.model.codes import Code, Denial
 from fks.model.order import Role
+from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.view import View
 
@@ -11,16 +12,15 @@ SKEW_AGE_MAX_S = 60.0  # a skew not measured for this long counts as unknown
 _HOUR_NS = 3_600_000_000_000
 
 
-def clock_skew(intent: Intent, view: View) -> Denial | None:
+def clock_skew(intent: Intent, view: View) -> Passed | Denial | None:
     """Our clock and the venue's were compared lately and agree."""
     venue, limit = view.venue, view.skew_limit_ms
-    if venue.skew_ms is not None and venue.skew_age_s <= SKEW_AGE_MAX_S and abs(venue.skew_ms) <= limit:
-        return None
-    seen = "never measured" if venue.skew_ms is None else f"{venue.skew_ms:.0f} ms, {venue.skew_age_s:.0f} s ago"
-    return Denial(
+    is_known = venue.skew_ms is not None and venue.skew_age_s <= SKEW_AGE_MAX_S
+    return compared(
+        is_known and abs(venue.skew_ms or 0.0) <= limit,
         Code.CLOCK_SKEW,
-        f"{limit:.0f} ms, at most {SKEW_AGE_MAX_S:.0f} s old",
-        seen,
+        lambda: f"{limit:.0f} ms, at most {SKEW_AGE_MAX_S:.0f} s old",
+        lambda: "never measured" if venue.skew_ms is None else f"{venue.skew_ms:.0f} ms, {venue.skew_age_s:.0f} s ago",
         intent.venue,
         "set the clock (NTP)",
     )
@@ -63,13 +63,17 @@ def instrument_halted(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.INSTRUMENT_HALTED, "trading", "halted", intent.symbol, "wait until the venue trades it again")
 
 
-def feed_stale(intent: Intent, view: View) -> Denial | None:
+def feed_stale(intent: Intent, view: View) -> Passed | Denial | None:
     """The last market data message is young enough."""
-    limit = view.limits.feed_age_max_s
-    if view.feed_age_s is not None and view.feed_age_s <= limit:
-        return None
-    seen = "no message yet" if view.feed_age_s is None else f"{view.feed_age_s:.1f} s"
-    return Denial(Code.FEED_STALE, f"{limit:g} s", seen, intent.symbol, "wait for the feed")
+    limit, age_s = view.limits.feed_age_max_s, view.feed_age_s
+    return compared(
+        age_s is not None and age_s <= limit,
+        Code.FEED_STALE,
+        lambda: f"{limit:g} s",
+        lambda: "no message yet" if age_s is None else f"{age_s:.1f} s",
+        intent.symbol,
+        "wait for the feed",
+    )
 
 
 def price_missing(intent: Intent, view: View) -> Denial | None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from fks.model.codes import Code, Denial
 from fks.model.instrument import Lot
 from fks.model.order import OrderType
+from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.view import View
 
@@ -57,23 +58,24 @@ def price_tick(intent: Intent, view: View) -> Denial | None:
     return None
 
 
-def price_band(intent: Intent, view: View) -> Denial | None:
+def price_band(intent: Intent, view: View) -> Passed | Denial | None:
     """A limit price is near the mark, and it and the take-profit are within the exchange's percent-price filter."""
     if view.mark is None:
         return None
-    if intent.price is not None:
-        away = abs(intent.price - view.mark) / view.mark * 100
-        if away > view.limits.price_band_pct:
-            return Denial(
-                Code.PRICE_BAND,
-                f"{view.limits.price_band_pct} % from the mark {view.mark:f}",
-                f"{intent.price:f} is {away:.2f} % away",
-                intent.symbol,
-                "move the price or raise risk.price_band_pct",
-            )
+    result: Passed | Denial | None = None
+    if (price := intent.price) is not None:
+        away = abs(price - view.mark) / view.mark * 100
+        result = compared(
+            away <= view.limits.price_band_pct,
+            Code.PRICE_BAND,
+            lambda: f"{view.limits.price_band_pct} % from the mark {view.mark:f}",
+            lambda: f"{price:f} is {away:.2f} % away",
+            intent.symbol,
+            "move the price or raise risk.price_band_pct",
+        )
     band = None if view.instrument is None else view.instrument.percent_price
-    if band is None:
-        return None
+    if band is None or isinstance(result, Denial):
+        return result
     for name, value, side in (
         ("price", intent.price, intent.side),
         ("take_profit", intent.take_profit, intent.side.opposite),
@@ -87,7 +89,7 @@ def price_band(intent: Intent, view: View) -> Denial | None:
                 intent.symbol,
                 f"move {name} nearer to the mark {view.mark:f}",
             )
-    return None
+    return result
 
 
 def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
@@ -134,20 +136,30 @@ def qty_step(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.QTY_STEP, f"step {step}", f"{intent.quantity:f}", intent.symbol, f"use {near or step:f}")
 
 
-def qty_min(intent: Intent, view: View) -> Denial | None:
+def qty_min(intent: Intent, view: View) -> Passed | Denial | None:
     """The quantity is positive and not below the venue's minimum; market orders may have one of their own."""
     least = _lot(intent, view).least
-    if intent.quantity >= least and intent.quantity > 0:
-        return None
-    return Denial(Code.QTY_MIN, f"at least {least}", f"{intent.quantity:f}", intent.symbol, "raise the size")
+    return compared(
+        intent.quantity >= least and intent.quantity > 0,
+        Code.QTY_MIN,
+        lambda: f"at least {least}",
+        lambda: f"{intent.quantity:f}",
+        intent.symbol,
+        "raise the size",
+    )
 
 
-def qty_max(intent: Intent, view: View) -> Denial | None:
+def qty_max(intent: Intent, view: View) -> Passed | Denial | None:
     """The quantity is not above the venue's maximum; market orders may have one of their own."""
     most = _lot(intent, view).most
-    if intent.quantity <= most:
-        return None
-    return Denial(Code.QTY_MAX, f"at most {most}", f"{intent.quantity:f}", intent.symbol, "split the order")
+    return compared(
+        intent.quantity <= most,
+        Code.QTY_MAX,
+        lambda: f"at most {most}",
+        lambda: f"{intent.quantity:f}",
+        intent.symbol,
+        "split the order",
+    )
 
 
 def _notional(intent: Intent, view: View) -> Decimal:
@@ -155,35 +167,35 @@ def _notional(intent: Intent, view: View) -> Decimal:
     return intent.quantity * worst_price(intent, view) * view.instrument.multiplier
 
 
-def notional_min(intent: Intent, view: View) -> Denial | None:
+def notional_min(intent: Intent, view: View) -> Passed | Denial | None:
     """Price times quantity reaches the venue's minimum."""
-    assert view.instrument is not None
-    least, value = view.instrument.notional_min, _notional(intent, view)
-    is_exempt = intent.type is OrderType.MARKET and not view.instrument.is_notional_min_for_market
-    if value >= least or is_exempt:
+    instrument = view.instrument
+    assert instrument is not None
+    if intent.type is OrderType.MARKET and not instrument.is_notional_min_for_market:
         return None
-    return Denial(
+    value = _notional(intent, view)
+    return compared(
+        value >= instrument.notional_min,
         Code.NOTIONAL_MIN,
-        f"at least {least} {view.instrument.quote}",
-        f"{value.normalize():f}",
+        lambda: f"at least {instrument.notional_min} {instrument.quote}",
+        lambda: f"{value.normalize():f}",
         intent.symbol,
         "raise the size",
     )
 
 
-def notional_max_order(intent: Intent, view: View) -> Denial | None:
+def notional_max_order(intent: Intent, view: View) -> Passed | Denial | None:
     """Price times quantity, in the account's currency, stays below our limit for one order."""
     assert view.instrument is not None
     most, rate = view.limits.notional_max_order, view.rate(view.instrument.quote)
     if rate is None:
         return None  # PRICE_MISSING denied it
     value = _notional(intent, view) * rate
-    if value <= most:
-        return None
-    return Denial(
+    return compared(
+        value <= most,
         Code.NOTIONAL_MAX_ORDER,
-        f"{most} {view.currency}",
-        f"{value.normalize():f}",
+        lambda: f"{most} {view.currency}",
+        lambda: f"{value.normalize():f}",
         intent.symbol,
         "lower the size or raise risk.notional_max_order",
     )

@@ -23,6 +23,7 @@ from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
+from fks.risk.figures import Passed
 from fks.risk.market import feed_stale
 from fks.store import migrate
 from fks.store.db import Database
@@ -155,7 +156,7 @@ class FaultRun:
                 age_s = None if mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
                 view: Any = SimpleNamespace(limits=limits, feed_age_s=age_s)
                 intent: Any = SimpleNamespace(symbol=mark.symbol)
-                self.asked.append(Asked(mark.symbol, now_ns, feed_stale(intent, view) is None))
+                self.asked.append(Asked(mark.symbol, now_ns, isinstance(feed_stale(intent, view), Passed)))
             if marks:
                 with contextlib.suppress(OutageError, TimeoutError):
                     async with asyncio.timeout(1.0):

@@ -12,7 +12,7 @@ from fks.model.account import Account, Balance
 from fks.model.codes import Code
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.risk.check import CHECKS, Approved, Denied, check
-from fks.risk.explain import CheckResult, Outcome, as_payload, explain, passed, rules
+from fks.risk.explain import CheckResult, Outcome, as_payload, explain, figures, rules
 from fks.risk.intent import Intent
 from fks.risk.view import View
 from tests.support.order_values import an_instrument, an_order
@@ -109,4 +109,6 @@ def test_a_payload_keeps_figures_and_failures() -> None:
 
 
 def test_an_approved_intent_carries_the_same_figures() -> None:
-    assert passed(INTENT, a_view()) == as_payload(explain(INTENT, a_view()))
+    approved = check(INTENT, a_view())
+    assert isinstance(approved, Approved)
+    assert figures(approved) == as_payload(explain(INTENT, a_view()))

@@ -42,6 +42,7 @@ class OrderManagerActor:
         from fks.order_manager.prop_rules import prop_gates
         from fks.order_manager.service import OrderManager
         from fks.orders.sent_ids import SentIds
+        from fks.process.garbage import freeze_loaded
         from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.failover import watch_failover
         from fks.venues.registry import limits_of, make_venues
@@ -79,6 +80,7 @@ class OrderManagerActor:
                 c.log.error("risk.prop_rules_unusable", venue=venue, reason=gate.fault)
         self._service.cache.prop = gates
         await self._service.start()
+        freeze_loaded()
 
     async def run(self) -> None:
         """Work signals and venue events until cancelled."""

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fks.model.order import OrderType, Side
 from fks.model.signal import Kind, Signal
 from fks.store import migrate
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
@@ -74,7 +74,7 @@ async def fill_up(chaos: OrderChaos, count: int, *, rests: bool) -> None:
     for start in range(0, count, BATCH):
         signals = [order(chaos, start + n, rests=rests) for n in range(min(BATCH, count - start))]
         await SignalStore(chaos.db).insert(signals)
-        await chaos.bus.publish("fks.signals", {"type": "signal"})
+        await chaos.bus.publish(WAKE, {"type": "signal"})
         await until(is_idle, deadline_s=120)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fks.clock import Clock
 from fks.model.errors import InputError
 from fks.model.signal import SignalState
-from fks.store.bus import SIGNALS, Bus
+from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from fks.store.tokens import Principal
@@ -62,7 +62,8 @@ class Approving:
             )
         if record is not None:
             names = ("instance", "symbol", "kind", "side", "state", "code")
-            await self._bus.publish(SIGNALS, {"type": "signal", "id": str(id), **{name: found[name] for name in names}})
+            said = {"type": "signal", "id": str(id), **{name: found[name] for name in names}}
+            await self._bus.publish_many([(WAKE, {"type": "signal", "id": str(id)}), (SIGNALS, said)])
         return found
 
 

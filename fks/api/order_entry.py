@@ -468,19 +468,16 @@ class OrderEntry:
         return await self._reading.find(request.symbol, at, listed=True)
 
     async def _wake(self, signal: Signal) -> None:
-        await self._bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
-        await self._bus.publish(
-            SIGNALS,
-            {
-                "type": "signal",
-                "id": str(signal.id),
-                "instance": signal.instance,
-                "symbol": signal.symbol,
-                "kind": signal.kind.value,
-                "side": signal.side.value,
-                "state": signal.state.value,
-            },
-        )
+        said = {
+            "type": "signal",
+            "id": str(signal.id),
+            "instance": signal.instance,
+            "symbol": signal.symbol,
+            "kind": signal.kind.value,
+            "side": signal.side.value,
+            "state": signal.state.value,
+        }
+        await self._bus.publish_many([(WAKE, {"type": "signal", "id": str(signal.id)}), (SIGNALS, said)])
 
     async def _await_answer(self, record: SignalRecord, wait_s: float | None = None) -> EntryAnswer:
         """Return the answer to a committed signal once its order is settled, or as it is after `wait_s`.

@@ -22,11 +22,22 @@ from fks.order_manager.correlations import Correlations
 from fks.portfolio.position import EXTERNAL
 from fks.risk.holdings import coins_of_others, entries_of
 from fks.risk.intent import Intent
-from fks.risk.valuation import DayFlows, Rates, day_profit, day_start_ns, held_over, rates_into, valued
+from fks.risk.valuation import (
+    DayFlows,
+    Flow,
+    Rates,
+    day_start_ns,
+    held_over,
+    profit_of,
+    rates_into,
+    symbol_profit,
+    valued,
+)
 from fks.store.facts import Instance, Mark
 from fks.store.risk import RiskStore
 
 _ZERO = Decimal(0)
+_NO_FLOW, _NO_FLOWS = Flow(), DayFlows()
 _AT_START_NS = 5 * 10**9  # within this after the day's start the price now is the price at the start
 
 
@@ -49,6 +60,7 @@ class OrderCache(Protocol):
     marks: dict[tuple[str, str], Mark]
 
     def open_of(self, account_id: int) -> tuple[Order, ...]: ...
+    def held_by(self, account_id: int) -> Mapping[str, Decimal]: ...
     def mark(self, exchange: str, symbol: str) -> Decimal | None: ...
     def position(self, account_id: int, venue: str, symbol: str, instance: str) -> Position: ...
 
@@ -82,6 +94,70 @@ class _Listing:
     rates: Rates
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one symbol adds to the figures of an account, and what that follows from beside prices."""
+
+    held: Decimal
+    flow: Flow
+    quote: str
+    profit: Decimal | None  # of the day, in `quote`; None: something that it needs is not known
+    exposure: Decimal | None  # in the account's currency; likewise
+
+
+class _Figures:
+    """Profit of the day and exposures of one account at the prices of one listing, kept by symbol.
+
+    A symbol is valued again when its holding or the day's executions in it changed, so an order costs the valuation of
+    its own symbol, however many the account holds.
+    """
+
+    def __init__(
+        self, listing: _Listing, account: Account, exchange: str, start_prices: Mapping[tuple[str, str], Decimal]
+    ) -> None:
+        self.listing = listing
+        self.account = account
+        self._exchange = exchange
+        self._start_prices = start_prices
+        self._parts: dict[str, _Part] = {}
+        self._fees: Mapping[str, Decimal] = {}
+
+    def update(self, held: Mapping[str, Decimal], day: DayFlows) -> None:
+        """Take in what is held now (base, by symbol) and the day's executions."""
+        self._fees = day.fees
+        for symbol in {*held, *day.flows, *self._parts}:
+            quantity, flow = held.get(symbol, _ZERO), day.flows.get(symbol, _NO_FLOW)
+            known = self._parts.get(symbol)
+            if known is None or known.held != quantity or known.flow is not flow:
+                self._parts[symbol] = self._valued(symbol, quantity, flow)
+
+    def _valued(self, symbol: str, held: Decimal, flow: Flow) -> _Part:
+        listing = self.listing
+        key = _key(listing, self._exchange, symbol)
+        if key is None:
+            return _Part(held, flow, "", symbol_profit(held, flow, None, None, None), None)
+        instrument, mark = listing.listed[key], listing.marks.get(key)
+        price = None if mark is None else mark.price
+        profit = symbol_profit(held, flow, instrument, price, self._start_prices.get(key))
+        rate, exposure = listing.rates.rate(instrument.quote, self.account.currency), None
+        if price is not None and rate is not None:
+            exposure = abs(held) * price * instrument.multiplier * rate
+        return _Part(held, flow, instrument.quote, profit, exposure)
+
+    def profit(self) -> tuple[Decimal, tuple[str, ...]]:
+        """Return the day's profit in the account's currency, and what has no price."""
+        profit = profit_of(((symbol, p.quote, p.profit) for symbol, p in self._parts.items()), self._fees)
+        rates = rates_into(self.listing.rates, self.account.currency, profit.by_currency)
+        total, missing = valued(profit.by_currency, rates)
+        return total, (*profit.unpriced, *missing)
+
+    def exposures(self) -> tuple[dict[str, Decimal], tuple[str, ...]]:
+        """Return the value of what is held, by symbol, in the account's currency; and what has no price."""
+        held = [(symbol, part.exposure) for symbol, part in self._parts.items() if part.held]
+        exposures = {symbol: exposure for symbol, exposure in held if exposure is not None}
+        return exposures, tuple(symbol for symbol, exposure in held if exposure is None)
+
+
 class AccountValues:
     """Values for the checks of one order manager. Everything but `refresh` is synchronous and reads no table."""
 
@@ -97,6 +173,7 @@ class AccountValues:
         self._saved: dict[int, Decimal] = {}
         self._news = DayNews()  # found, and not returned yet
         self._listings: dict[str, _Listing] = {}
+        self._figures: dict[tuple[int, str], _Figures] = {}  # by account and the exchange whose prices come first
 
     # ── the day ──────────────────────────────────────────────────────────────────────────────────
     def note(self, fill: Fill, instance: str, instrument: Instrument) -> None:
@@ -158,6 +235,7 @@ class AccountValues:
         self._day_ns, self._start_prices = day_ns, prices
         self._losses, self._saved = dict(losses), dict(losses)
         self._flows, self._noted = {}, set()
+        self._figures.clear()
         for row in rows:
             instrument = next((i for (_, symbol), i in cache.instruments.items() if symbol == row.symbol), None)
             if instrument is None:
@@ -177,7 +255,7 @@ class AccountValues:
         else the close of the minute before it, else the first price that is known."""
         assert self._store is not None
         flows = self._flows.get(account_id, DayFlows())
-        for symbol in held_over(_held(cache, account_id), flows):
+        for symbol in held_over(cache.held_by(account_id), flows):
             for key in [key for key in cache.marks if key[1] == symbol and key not in self._start_prices]:
                 price = cache.mark(*key)
                 if now_ns - self._day_ns > _AT_START_NS:
@@ -185,63 +263,36 @@ class AccountValues:
                 if price is not None:
                     await self._store.save_start_price(self._day_ns, *key, price)
                     self._start_prices[key] = price
+                    self._figures.clear()
 
     def _loss_of(
         self, cache: OrderCache, account: Account, exchange: str, now_ns: int
     ) -> tuple[Decimal, tuple[str, ...]]:
         """Return the greatest loss of the day so far when it reached the limit, else the loss now; and what has no
         price."""
-        total, unvalued = self._profit_of(cache, account, exchange, now_ns)
+        total, unvalued = self._figures_of(cache, account, exchange, now_ns).profit()
         loss = -total
         if not unvalued and loss > self._losses.get(account.id, _ZERO):
             self._losses[account.id] = loss
         worst = self._losses.get(account.id, _ZERO)
         return (worst if worst >= cache.settings.risk.loss_day_max else loss), unvalued
 
-    def _profit_of(
-        self, cache: OrderCache, account: Account, exchange: str, now_ns: int
-    ) -> tuple[Decimal, tuple[str, ...]]:
-        """Return the day's profit in the account's currency, and what has no price."""
-        flows = self._flows.get(account.id, DayFlows())
-        held = _held(cache, account.id)
+    def _figures_of(self, cache: OrderCache, account: Account, exchange: str, now_ns: int) -> _Figures:
+        """Return the figures of an account as of now."""
         listing = self._listing(cache, exchange, now_ns)
-        instruments, prices, start = {}, {}, {}
-        for symbol in {*held, *flows.flows}:
-            key = _key(cache, exchange, symbol)
-            if key is not None:
-                instruments[symbol] = cache.instruments[key]
-                if (price := cache.mark(*key)) is not None:
-                    prices[symbol] = price
-                if key in self._start_prices:
-                    start[symbol] = self._start_prices[key]
-        profit = day_profit(held, flows, instruments, prices, start)
-        rates = rates_into(listing.rates, account.currency, profit.by_currency)
-        total, missing = valued(profit.by_currency, rates)
-        return total, (*profit.unpriced, *missing)
-
-    def _exposures_of(
-        self, cache: OrderCache, account: Account, exchange: str, now_ns: int
-    ) -> tuple[dict[str, Decimal], tuple[str, ...]]:
-        """Return the value of what an account holds, by symbol, in its currency; and what has no price."""
-        listing = self._listing(cache, exchange, now_ns)
-        exposures: dict[str, Decimal] = {}
-        unvalued: tuple[str, ...] = ()
-        for symbol, quantity in _held(cache, account.id).items():
-            key = _key(cache, exchange, symbol)
-            price = None if key is None else cache.mark(*key)
-            rate = None if key is None else listing.rates.rate(cache.instruments[key].quote, account.currency)
-            if key is None or price is None or rate is None:
-                unvalued = (*unvalued, symbol)
-            else:
-                exposures[symbol] = abs(quantity) * price * cache.instruments[key].multiplier * rate
-        return exposures, unvalued
+        known = self._figures.get((account.id, exchange))
+        if known is None or known.listing is not listing or known.account is not account:
+            known = self._figures[account.id, exchange] = _Figures(listing, account, exchange, self._start_prices)
+        known.update(cache.held_by(account.id), self._flows.get(account.id, _NO_FLOWS))
+        return known
 
     def figures(self, cache: OrderCache, now_ns: int) -> dict[str, tuple[Decimal | None, Decimal | None]]:
         """Return each account's profit of the day and exposure, by name; None where something held has no price."""
         found = {}
         for account in cache.accounts.values():
-            profit, unpriced = self._profit_of(cache, account, "", now_ns)
-            exposures, unvalued = self._exposures_of(cache, account, "", now_ns)
+            now = self._figures_of(cache, account, "", now_ns)
+            profit, unpriced = now.profit()
+            exposures, unvalued = now.exposures()
             exposure = sum(exposures.values(), _ZERO)
             found[account.name] = (None if unpriced else profit, None if unvalued else exposure)
         return found
@@ -266,8 +317,8 @@ class AccountValues:
         if instrument is not None:
             quotes.add(instrument.quote)
         loss, unvalued = self._loss_of(cache, account, intent.exchange, now_ns)
-        held = _held(cache, account.id)
-        exposures, unpriced = self._exposures_of(cache, account, intent.exchange, now_ns)
+        held = cache.held_by(account.id)
+        exposures, unpriced = self._figures_of(cache, account, intent.exchange, now_ns).exposures()
         unvalued = (*unvalued, *unpriced)
         entries, pyramiding = 0, 1
         if instrument is not None and intent.instance:
@@ -282,7 +333,7 @@ class AccountValues:
             shorts=frozenset(symbol for symbol, quantity in held.items() if quantity < 0),
             correlations=self._correlations.of(
                 (intent.exchange, intent.symbol),
-                (key for s in {*held, *(o.symbol for o in orders)} if (key := _key(cache, intent.exchange, s))),
+                (key for s in {*held, *(o.symbol for o in orders)} if (key := _key(listing, intent.exchange, s))),
                 cache.settings.risk,
                 now_ns,
             ),
@@ -321,18 +372,9 @@ class AccountValues:
         return made
 
 
-def _held(cache: OrderCache, account_id: int) -> dict[str, Decimal]:
-    """Return what an account holds by symbol (base, signed), without external holdings."""
-    totals: dict[str, Decimal] = {}
-    for (owner, _, symbol, instance), position in cache.positions.items():
-        if owner == account_id and instance != EXTERNAL and position.quantity:
-            totals[symbol] = totals.get(symbol, _ZERO) + position.quantity
-    return {symbol: total for symbol, total in totals.items() if total}
-
-
-def _key(cache: OrderCache, exchange: str, symbol: str) -> tuple[str, str] | None:
+def _key(listing: _Listing, exchange: str, symbol: str) -> tuple[str, str] | None:
     """Return where a symbol is listed: at `exchange`, else at another one, by name, that has a price of it."""
-    if (exchange, symbol) in cache.instruments:
+    if (exchange, symbol) in listing.listed:
         return exchange, symbol
-    found = [key for key in cache.instruments if key[1] == symbol]
-    return min(found, key=lambda key: (key not in cache.marks, key), default=None)
+    found = [key for key in listing.listed if key[1] == symbol]
+    return min(found, key=lambda key: (key not in listing.marks, key), default=None)

@@ -7,7 +7,7 @@ between them, so two signals cannot spend the same money.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -99,6 +99,7 @@ class OrderCache:
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)
     _quantities: dict[PositionKey, dict[str, Decimal]] = field(default_factory=dict)
+    _held: dict[int, dict[str, Decimal]] = field(default_factory=dict)
     _by_symbol: tuple[object, dict[str, dict[str, Instrument]]] = (None, {})
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
@@ -154,9 +155,19 @@ class OrderCache:
 
     def put_position(self, position: Position) -> None:
         """Keep a position's newest state."""
-        self.positions[position.account_id, position.venue, position.symbol, position.instance] = position
         key = (position.account_id, position.venue, position.symbol)
+        before = self.positions.get((*key, position.instance))
+        self.positions[*key, position.instance] = position
         self._quantities.setdefault(key, {})[position.instance] = position.quantity
+        if position.instance != EXTERNAL:
+            held = self._held.setdefault(position.account_id, {})
+            total = held.pop(position.symbol, _ZERO) + position.quantity - (before.quantity if before else _ZERO)
+            if total:
+                held[position.symbol] = total
+
+    def held_by(self, account_id: int) -> Mapping[str, Decimal]:
+        """Return what an account holds by symbol (base, signed), without external holdings."""
+        return self._held.get(account_id, {})
 
     def buckets(self, key: PositionKey) -> dict[str, Decimal]:
         """Return the quantities of one position key by instance."""

@@ -43,10 +43,7 @@ class Intake:
         self._copier = copier
         self._busy: set[PositionKey] = set()
         self._missed: set[PositionKey] = set()  # signals were seen there while it was busy
-        self._given: set[uuid.UUID] = (
-            set()
-        )  # not read again before the next poll: in a burst that would cost its square
-        self._whole_s = float("-inf")  # when everything that is ready was last read
+        self._preparing: set[uuid.UUID] = set()  # of the keys that are busy
         self._wake = asyncio.Event()
         self._is_draining = False
 
@@ -69,11 +66,8 @@ class Intake:
     async def _pass(self) -> None:
         cache, ledger = self._context.cache, self._context.ledger
         venues = list(cache.venues)
-        if self._context.clock.monotonic() - self._whole_s >= _POLL_S:
-            self._whole_s = self._context.clock.monotonic()
-            self._given.clear()
-        given = tuple(self._given)
-        records = await ledger.patiently(lambda: self._signals.ready(venues, _BATCH, known=given))
+        known = [*self._preparing, *self._workers.in_hand()]  # read again, a burst would cost its square
+        records = await ledger.patiently(lambda: self._signals.ready(venues, _BATCH, known=known))
         records += await ledger.patiently(lambda: self._signals.ready_elsewhere(venues, _BATCH))
         if self._copier.is_needed and await self._copier.copy(records):
             self.wake()
@@ -87,7 +81,7 @@ class Intake:
                 self._missed.add(key)
             else:
                 self._busy.add(key)
-                self._given.update(record.signal.id for record in batch)
+                self._preparing.update(record.signal.id for record in batch)
                 self._context.tasks.spawn(self._work(key, batch), f"signals {key[2]}")
 
     async def _work(self, key: PositionKey, batch: Sequence[SignalRecord]) -> None:
@@ -98,6 +92,7 @@ class Intake:
                     self._workers.signal(record)
         finally:
             self._busy.discard(key)
+            self._preparing.difference_update(record.signal.id for record in batch)
         waiting = self._workers.waiting().get(key, 0)
         self._context.cache.held[key] = waiting, self._context.clock.monotonic()
         if key in self._missed:

@@ -184,6 +184,11 @@ class PositionWorkers:
         worker = self._workers.get(key)
         return worker is None or (worker.core.is_idle and not worker.events)
 
+    def in_hand(self) -> list[UUID]:
+        """Return the signals that wait for nothing but their turn. Those of a key with an exit in progress are left
+        out: that may wait for what has to be read first."""
+        return [id for worker in self._workers.values() if not worker.core.has_exits for id in worker.records]
+
     def waiting(self) -> dict[PositionKey, int]:
         """Return how many signals wait at each key for something that no restart brings."""
         return {key: waiting for key, worker in self._workers.items() if (waiting := worker.core.waiting_on_exit)}
@@ -224,8 +229,7 @@ class PositionWorkers:
         try:
             while worker.events and not self._is_draining:
                 event, now = worker.events.popleft(), m.Now(self._clock.now_ns(), self._clock.monotonic())
-                is_exit = worker.core.has_exits or isinstance(event, m.SignalReady | m.Restored)
-                facts = self.facts(worker.key, with_owned=is_exit)
+                facts = self.facts(worker.key, with_owned=worker.core.has_exits)
                 commands = worker.core.handle(event, now, facts)
                 if self._recorder is not None:
                     self._recorder(worker.key, event, now, facts, commands)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import partial
 
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
 from fks.model.order import Order
 from fks.model.ports import Log
-from fks.model.signal import SignalState
+from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso
 from fks.store.bus import ALERTS, FILLS, ORDERS, SIGNALS, Bus
 from fks.store.db import Database
@@ -28,94 +30,43 @@ RETRY_S = 1.0
 
 
 class Publisher:
-    """Publishes in order, in a task of its own; keeps alerts in the database when it is there."""
+    """Publishes in order, in a task of its own, which also makes the messages; keeps alerts in the database when it is
+    there."""
 
     def __init__(self, db: Database, bus: Bus, log: Log) -> None:
         self._facts = Facts(db)
         self._bus = bus
         self._log = log
-        self._queue: deque[tuple[str, Mapping[str, object]]] = deque(maxlen=QUEUE_MAX)
+        self._queue: deque[tuple[str, Callable[[], Mapping[str, object]]]] = deque(maxlen=QUEUE_MAX)
         self._alerts: deque[tuple[str, str, str, Mapping[str, object]]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self.dropped = 0
 
     def order(self, order: Order) -> None:
         """Publish an order's new state."""
-        self._put(
-            ORDERS,
-            {
-                "type": "order",
-                "client_order_id": order.client_order_id,
-                "state": order.state.value,
-                "request": order.request.value,
-                "symbol": order.symbol,
-                "side": order.side.value,
-                "quantity": _text(order.quantity),
-                "filled": _text(order.filled),
-                "price": _text(order.price),
-                "average_price": _text(order.average_price),
-                "role": order.role.value,
-                "instance": order.instance,
-                "venue": order.venue,
-                "code": order.code,
-                "detail": order.detail,
-                "trace_id": order.trace_id,
-                "time": iso(order.updated_ns),
-            },
-        )
+        self._put(ORDERS, partial(_order_message, order))
 
-    def fill(self, trade: TradeRow, position: object) -> None:
+    def fill(self, trade: TradeRow, position: Decimal) -> None:
         """Publish an execution and the position after it."""
-        fill = trade.fill
-        self._put(
-            FILLS,
-            {
-                "type": "fill",
-                "fill_id": str(fill.fill_id),
-                "client_order_id": fill.client_order_id,
-                "symbol": fill.symbol,
-                "side": fill.side.value,
-                "quantity": _text(fill.quantity),
-                "price": _text(fill.price),
-                "fee": _text(fill.fee),
-                "fee_currency": fill.fee_currency,
-                "instance": trade.instance,
-                "venue": fill.venue,
-                "position": _text(position),
-                "realized_pnl": _text(trade.realized_pnl),
-                "time": iso(fill.time_ns),
-            },
-        )
+        self._put(FILLS, partial(_fill_message, trade, position))
 
     def signal(self, record: SignalRecord, state: SignalState, code: str | None = None) -> None:
         """Publish a signal's outcome."""
-        signal = record.signal
-        self._put(
-            SIGNALS,
-            {
-                "type": "signal",
-                "id": str(signal.id),
-                "instance": signal.instance,
-                "symbol": signal.symbol,
-                "kind": signal.kind.value,
-                "side": signal.side.value,
-                "state": state.value,
-                "code": code,
-            },
-        )
+        self._put(SIGNALS, partial(_signal_message, record.signal, state, code))
 
     def alert(self, severity: str, event: str, message: str, **payload: object) -> None:
         """Raise an alert: logged at once, kept and published as soon as that is possible. `page` wakes a person."""
         write = self._log.error if severity in ("page", "error") else self._log.warning
         write(event, message=message, severity=severity, **payload)
         kept = {name: value if isinstance(value, int | float | None) else str(value) for name, value in payload.items()}
-        self._put(ALERTS, {"type": "alert", "severity": severity, "event": event, "message": message, **kept})
+        said = {"type": "alert", "severity": severity, "event": event, "message": message, **kept}
+        self._put(ALERTS, lambda: said)
         self._alerts.append((severity, event, message, kept))
 
-    def _put(self, channel: str, payload: Mapping[str, object]) -> None:
+    def _put(self, channel: str, message: Callable[[], Mapping[str, object]]) -> None:
         if len(self._queue) == QUEUE_MAX:
             self.dropped += 1
-        self._queue.append((channel, payload))
+        self._queue.append((channel, message))
         self._wake.set()
 
     @property
@@ -128,7 +79,8 @@ class Publisher:
         while True:
             while self._queue:
                 count = min(len(self._queue), BATCH_MAX)
-                await self._bus.publish_many([self._queue.popleft() for _ in range(count)])
+                waiting = [self._queue.popleft() for _ in range(count)]
+                await self._bus.publish_many([(channel, message()) for channel, message in waiting])
             try:
                 while self._alerts:
                     severity, event, message, kept = self._alerts[0]
@@ -138,6 +90,61 @@ class Publisher:
                 pass  # the alert waits in the bounded queue, its log line is written already
             self._wake.clear()
             await wait_for_event(self._wake, RETRY_S if self._alerts else None)  # an unwritten alert is tried again
+
+
+def _order_message(order: Order) -> dict[str, object]:
+    return {
+        "type": "order",
+        "client_order_id": order.client_order_id,
+        "state": order.state,
+        "request": order.request,
+        "symbol": order.symbol,
+        "side": order.side,
+        "quantity": _text(order.quantity),
+        "filled": _text(order.filled),
+        "price": _text(order.price),
+        "average_price": _text(order.average_price),
+        "role": order.role,
+        "instance": order.instance,
+        "venue": order.venue,
+        "code": order.code,
+        "detail": order.detail,
+        "trace_id": order.trace_id,
+        "time": iso(order.updated_ns),
+    }
+
+
+def _fill_message(trade: TradeRow, position: Decimal) -> dict[str, object]:
+    fill = trade.fill
+    return {
+        "type": "fill",
+        "fill_id": fill.fill_id,
+        "client_order_id": fill.client_order_id,
+        "symbol": fill.symbol,
+        "side": fill.side,
+        "quantity": _text(fill.quantity),
+        "price": _text(fill.price),
+        "fee": _text(fill.fee),
+        "fee_currency": fill.fee_currency,
+        "instance": trade.instance,
+        "venue": fill.venue,
+        "position": _text(position),
+        "realized_pnl": _text(trade.realized_pnl),
+        "time": iso(fill.time_ns),
+    }
+
+
+def _signal_message(signal: Signal, state: SignalState, code: str | None) -> dict[str, object]:
+    return {
+        "type": "signal",
+        "id": signal.id,
+        "instance": signal.instance,
+        "symbol": signal.symbol,
+        "kind": signal.kind,
+        "side": signal.side,
+        "state": state,
+        "code": code,
+    }
 
 
 def _text(value: object) -> str | None:

@@ -51,7 +51,7 @@ from fks.orders.sent_ids import SentIds
 from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
-from fks.store.bus import BARS, HEALTH, KILL, SIGNALS, WAKE
+from fks.store.bus import BARS, HEALTH, KILL, WAKE
 from fks.store.facts import Facts
 from fks.store.positions import PositionStore
 from fks.store.risk import RiskStore
@@ -308,14 +308,13 @@ class OrderManager:
 
     async def _listen(self) -> None:
         """Turn messages into wake-ups; what they say is read from the tables."""
-        channels = [SIGNALS, WAKE, KILL, HEALTH, *([BARS] if self._feeds else [])]
+        channels = [WAKE, KILL, HEALTH, *([BARS] if self._feeds else [])]
         async for channel, payload in self._bus.subscribe(*channels):
             if channel == BARS:
                 for feed in self._feeds.values():
                     feed.wake()
-            elif channel == SIGNALS:
-                if not isinstance(payload, dict) or payload.get("state", "ready") == "ready":  # not our own outcomes
-                    self._intake.wake()
+            elif channel == WAKE and isinstance(payload, dict) and payload.get("type") == "signal":
+                self._intake.wake()
             elif channel == HEALTH:  # a part ended, maybe a collector: its feeds are not known to be fresh
                 self._refresher.wake()
             else:

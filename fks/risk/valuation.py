@@ -117,6 +117,25 @@ class DayProfit:
     unpriced: tuple[str, ...] = ()
 
 
+def symbol_profit(
+    now: Decimal, flow: Flow, instrument: Instrument | None, price: Decimal | None, start_price: Decimal | None
+) -> Decimal | None:
+    """Return what one symbol adds to the day's profit, in its quote; None without an instrument or a price for it.
+
+    It is what is held `now` at its price, less what was held at the start at its price then (without one: at the price
+    now), plus the quote that executions brought in.
+    """
+    before = now - flow.quantity
+    if not (now or before or flow.cash):
+        return _ZERO
+    if instrument is None or ((now or before) and price is None):
+        return None
+    if price is None:
+        return flow.cash
+    start = price if start_price is None else start_price
+    return flow.cash + (now * price - before * start) * instrument.multiplier
+
+
 def day_profit(
     positions: Mapping[str, Decimal],
     day: DayFlows,
@@ -126,26 +145,27 @@ def day_profit(
 ) -> DayProfit:
     """Return realised profit, the change of open profit since the day's start, and all fees, by currency.
 
-    They are one sum: what is held now at its price now, less what was held at the start at its price then, plus the
-    quote that executions brought in, less fees. So nothing but the prices at the day's start has to be remembered.
-    `positions`: base held now by symbol, without external holdings. A symbol that was held over the start and has no
-    start price is taken at its price now.
+    They are one sum (`symbol_profit`), less fees: so nothing but the prices at the day's start has to be remembered.
+    `positions`: base held now by symbol, without external holdings.
     """
-    totals: dict[str, Decimal] = {currency: -fee for currency, fee in day.fees.items()}
-    unpriced: list[str] = []
+    parts: list[tuple[str, str, Decimal | None]] = []
     for symbol in sorted({*positions, *day.flows}):
+        instrument = instruments.get(symbol)
         now, flow = positions.get(symbol, _ZERO), day.flows.get(symbol, Flow())
-        before = now - flow.quantity
-        if not (now or before or flow.cash):
-            continue
-        instrument, price = instruments.get(symbol), prices.get(symbol)
-        if instrument is None or ((now or before) and price is None):
+        profit = symbol_profit(now, flow, instrument, prices.get(symbol), start_prices.get(symbol))
+        parts.append((symbol, "" if instrument is None else instrument.quote, profit))
+    return profit_of(parts, day.fees)
+
+
+def profit_of(parts: Iterable[tuple[str, str, Decimal | None]], fees: Mapping[str, Decimal]) -> DayProfit:
+    """Return the sum of what symbols add to the day's profit, less fees. `parts`: symbol, quote, `symbol_profit`."""
+    totals: dict[str, Decimal] = {currency: -fee for currency, fee in fees.items()}
+    unpriced: list[str] = []
+    for symbol, quote, profit in parts:
+        if profit is None:
             unpriced.append(symbol)
-            continue
-        worth = flow.cash
-        if price is not None:
-            worth += (now * price - before * start_prices.get(symbol, price)) * instrument.multiplier
-        totals[instrument.quote] = totals.get(instrument.quote, _ZERO) + worth
+        elif profit:
+            totals[quote] = totals.get(quote, _ZERO) + profit
     return DayProfit({currency: value for currency, value in totals.items() if value}, tuple(unpriced))
 
 

@@ -29,7 +29,7 @@ FEEDS = "fks.feeds"
 ALERTS = "fks.alerts"
 KILL = "fks.kill"
 HEALTH = "fks.health"
-#: wakes the order manager: a new request, or a cancel
+#: wakes the order manager: a signal (`type` is "signal"), a cancel, or anything else that it has to read
 WAKE = "fks.orders.wake"
 #: wakes the scheduler: a new job
 JOBS = "fks.jobs"
@@ -42,6 +42,7 @@ _REST_S = (
     0.5  # after a failure calls are skipped for this long: the order path must not wait for a hung Redis repeatedly
 )
 _RETRY = Backoff(0.05, 2.0)
+_PUBLISH = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end return #ARGV"
 
 
 class Bus:
@@ -76,11 +77,14 @@ class Bus:
         return await self._try(self._client.publish(channel, data)) is not None
 
     async def publish_many(self, messages: Sequence[tuple[str, Mapping[str, object]]]) -> bool:
-        """Publish (channel, payload) in one round trip; return whether Redis took them. Never raises for an outage."""
-        pipeline = self._client.pipeline(transaction=False)
-        for channel, payload in messages:
-            pipeline.publish(channel, orjson.dumps(payload, default=_plain))
-        return await self._try(pipeline.execute()) is not None
+        """Publish (channel, payload) in one command; return whether Redis took them. Never raises for an outage.
+
+        A script is one command and one answer: as commands of their own, the client would pack and parse each message.
+        """
+        if len(messages) == 1:
+            return await self.publish(*messages[0])
+        args = [part for channel, payload in messages for part in (channel, orjson.dumps(payload, default=_plain))]
+        return await self._try(self._client.eval(_PUBLISH, 0, *args)) is not None
 
     async def subscribe(self, *channels: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield (channel, payload) for ever, reconnecting by itself. Messages sent while Redis was away are lost."""

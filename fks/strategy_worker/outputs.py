@@ -14,7 +14,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.signal import Signal
 from fks.model.timeframe import iso
 from fks.runtime import Runtime
-from fks.store.bus import SIGNALS
+from fks.store.bus import SIGNALS, WAKE
 from fks.store.challengers import ShadowStore
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions
@@ -115,10 +115,13 @@ class SignalOutput:
             self._log.info("strategy.reanchored", instance=row.id, reason="history bounded", anchor=moved["to"])
         fresh = [signal for signal in signals if signal.id in new]
         for signal in fresh:
-            await self._publish(signal)
+            self._report(signal)
+        if fresh:
+            wake = (WAKE, {"type": "signal"})
+            await self._bus.publish_many([wake, *((SIGNALS, _message(signal)) for signal in fresh)])
         return len(fresh)
 
-    async def _publish(self, signal: Signal) -> None:
+    def _report(self, signal: Signal) -> None:
         self._meter.count("fks_signals_total", state=signal.state.value)
         self._log.info(
             "signal.committed",
@@ -131,18 +134,19 @@ class SignalOutput:
             state=signal.state.value,
             bar=iso(signal.ts_event_ns),
         )
-        await self._bus.publish(
-            SIGNALS,
-            {
-                "type": "signal",
-                "id": str(signal.id),
-                "instance": signal.instance,
-                "symbol": signal.symbol,
-                "kind": signal.kind.value,
-                "side": signal.side.value,
-                "state": signal.state.value,
-            },
-        )
+
+
+def _message(signal: Signal) -> dict[str, object]:
+    """Return what is published of a new signal."""
+    return {
+        "type": "signal",
+        "id": str(signal.id),
+        "instance": signal.instance,
+        "symbol": signal.symbol,
+        "kind": signal.kind.value,
+        "side": signal.side.value,
+        "state": signal.state.value,
+    }
 
 
 class ShadowOutput:

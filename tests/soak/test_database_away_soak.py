@@ -22,7 +22,7 @@ from fks.model.order import State
 from fks.model.signal import Kind
 from fks.orders.crash_points import CrashPoints
 from fks.store import migrate
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
@@ -96,7 +96,7 @@ async def test_ten_minutes_without_postgres_send_no_old_entry(
         ]
         decided_s.update(dict.fromkeys([one.id for one in found], time.time()))
         await SignalStore(rig.db).insert(found)
-        await rig.bus.publish("fks.signals", {"type": "signal"})
+        await rig.bus.publish(WAKE, {"type": "signal"})
         return [one.id for one in found]
 
     rig.at = CrashPoints("place.before", 4, postgres.kill)  # after the position's own entry and stop

@@ -32,7 +32,7 @@ from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind
 from fks.orders.crash_points import LABELS
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support.local_exchange import LocalExchange
@@ -318,7 +318,7 @@ class OrderChaos:
                 break
             except OutageError:  # the same id again inserts it once
                 await asyncio.sleep(0.05)
-        await self.bus.publish("fks.signals", {"type": "signal", "id": str(signal_.id)})
+        await self.bus.publish(WAKE, {"type": "signal", "id": str(signal_.id)})
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────
     async def run(self, *, lives_min: int, intents: int, faults: Sequence[str] = tuple(FAULTS), most: int = 4) -> None:

@@ -20,7 +20,7 @@ from fks.orders.crash_points import At, nowhere
 from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
 from fks.runtime import Runtime
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
@@ -172,7 +172,7 @@ class Rig:
         """Insert a signal and wake the service."""
         signal = signal_of(kind, **changes)
         await SignalStore(self.db).insert([signal])
-        await self.bus.publish("fks.signals", {"type": "signal", "id": str(signal.id)})
+        await self.bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
         return signal.id
 
     async def outcome(self, signal_id: uuid.UUID, deadline_s: float = 5.0) -> tuple[str, str | None]:

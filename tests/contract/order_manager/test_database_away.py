@@ -18,7 +18,7 @@ from fks.model.order import Answer, Order
 from fks.model.signal import Kind
 from fks.orders.crash_points import LABELS, CrashPoints
 from fks.store import migrate
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
@@ -80,7 +80,7 @@ async def test_no_entry_is_sent_when_its_decision_is_old(rig: Rig, postgres: Mor
         found = [signal_of(instance=name, source=f"strategy:{name}", stop_loss=D(90)) for name in instances]
         decided_s.update(dict.fromkeys([one.id for one in found], loop.time()))
         await SignalStore(rig.db).insert(found)
-        await rig.bus.publish("fks.signals", {"type": "signal"})
+        await rig.bus.publish(WAKE, {"type": "signal"})
         return [one.id for one in found]
 
     await enter("one", "two", "three")

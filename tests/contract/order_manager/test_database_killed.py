@@ -13,7 +13,7 @@ from fks.config.settings import Database as DatabaseSettings
 from fks.model.order import State
 from fks.model.signal import Kind
 from fks.store import migrate
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
@@ -44,7 +44,7 @@ async def test_a_killed_database_pauses_the_orders_and_loses_nothing(own: tuple[
     await rig.start()
     signals = [signal_of(Kind.EXIT if n % 2 else Kind.ENTER) for n in range(8)]
     await SignalStore(rig.db).insert(signals)
-    await rig.bus.publish("fks.signals", {"type": "signal"})
+    await rig.bus.publish(WAKE, {"type": "signal"})
     await until(lambda: len(rig.venue.received) >= 2)
     server.kill()
     await until(lambda: not rig.service.is_ready)

@@ -14,7 +14,7 @@ from fks.config.settings import Risk
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind, SignalState
-from fks.store.bus import SIGNALS
+from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
@@ -68,7 +68,7 @@ async def test_drains_under_load_lose_no_signal_and_double_no_order(idle: Rig) -
             signal = signal_of(**size, **limit, reference_price=D(price), trace_id=str(number))
             await SignalStore(rig.db).insert([signal])
             sent.append(signal.id)
-            await rig.bus.publish(SIGNALS, {"type": "signal", "id": str(signal.id)})
+            await rig.bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
             await until(lambda: len(rig.venue.received) > len(sent) - 50, deadline_s=20)
 
     rig.venue.script.extend(["slow", "ok", "ok"] * 2000)
@@ -183,7 +183,7 @@ async def test_signals_that_wait_though_their_venue_is_ready_are_a_problem(idle:
     await SignalStore(idle.db).insert([signal])
     async with idle.db.transaction() as tx:  # whatever holds the one statement up
         await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
-        await idle.bus.publish("fks.signals", {"type": "signal"})
+        await idle.bus.publish(WAKE, {"type": "signal"})
         (found,) = await until(idle.service.problems)
         assert (found.kind, found.about, found.is_mended_by_restart) == ("queue", "ccxt", True)
     await until(lambda: not idle.service.problems())

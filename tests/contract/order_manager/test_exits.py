@@ -12,6 +12,7 @@ from fks.clock import RealClock
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState
 from fks.orders.messages import Limits
+from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
@@ -352,7 +353,7 @@ async def test_an_approval_is_the_decision(rig: Rig) -> None:
     old_ns = RealClock().now_ns() - 10 * MINUTE
     pending = await rig.signal(ts_event_ns=old_ns, state=SignalState.PENDING, valid_until_ns=old_ns + 60 * MINUTE)
     assert await SignalStore(rig.db).decide(pending, approve=True, by="ann", now_ns=RealClock().now_ns())
-    await rig.bus.publish("fks.signals", {"type": "signal"})
+    await rig.bus.publish(WAKE, {"type": "signal"})
     assert await rig.outcome(pending) == ("ordered", None)
 
 
@@ -368,7 +369,7 @@ async def test_a_decision_that_ages_between_commit_and_bytes_is_not_sent(rig: Ri
     await SignalStore(rig.db).insert([signal])
     async with rig.db.transaction() as tx:
         await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
-        await rig.bus.publish("fks.signals", {"type": "signal"})
+        await rig.bus.publish(WAKE, {"type": "signal"})
         await asyncio.sleep(2.0)
     await rig.outcome(signal.id)
     order = await rig.becomes((await rig.entry(signal.id)).client_order_id, State.REJECTED, State.DENIED)
@@ -384,7 +385,7 @@ async def test_sent_at_is_the_time_of_the_first_byte(rig: Rig) -> None:
     await SignalStore(rig.db).insert([signal])
     async with rig.db.transaction() as tx:
         await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
-        await rig.bus.publish("fks.signals", {"type": "signal"})
+        await rig.bus.publish(WAKE, {"type": "signal"})
         await asyncio.sleep(1.0)
     await rig.outcome(signal.id)
     order = await rig.becomes((await rig.entry(signal.id)).client_order_id, State.ABSENT)

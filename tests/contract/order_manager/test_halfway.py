@@ -13,6 +13,7 @@ from fks.model.order import OrderType, Side, State
 from fks.model.ports import SessionBack
 from fks.model.signal import Kind
 from fks.order_manager.venue_requests import VenueRequests
+from fks.store.bus import WAKE
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
@@ -77,7 +78,7 @@ async def test_a_commit_that_lands_after_its_connection_died_is_still_sent_once(
     async with rig.db.transaction() as tx:
         await SignalStore(rig.db).insert([signal])
         await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
-        await rig.bus.publish("fks.signals", {"type": "signal"})
+        await rig.bus.publish(WAKE, {"type": "signal"})
         blocked = (
             "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )

@@ -15,6 +15,7 @@ from fks.model import ids
 from fks.model.order import OrderType, Role, State
 from fks.model.signal import Kind
 from fks.model.timeframe import NS
+from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
@@ -64,7 +65,7 @@ async def test_every_signal_has_exactly_one_outcome_under_fire(rig: Rig) -> None
         levels = {} if kind is Kind.EXIT else {"stop_loss": price * D("0.9"), "take_profit": price * D("1.2")}
         signals.append(signal_of(kind, instance=name, symbol=symbol, reference_price=price, **levels))
     await SignalStore(rig.db).insert(signals)
-    await rig.bus.publish("fks.signals", {"type": "signal"})
+    await rig.bus.publish(WAKE, {"type": "signal"})
     await asyncio.sleep(0)
     await rig.restart()
     for signal in signals:

@@ -18,7 +18,7 @@ from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.order import State
 from fks.model.signal import Kind
-from fks.store.bus import Bus
+from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support.cut_link import KINDS, CutLink, partition_s
@@ -72,7 +72,7 @@ async def test_partition_denies_entries_and_loses_and_doubles_nothing(
     during = signal_of(instance="during", source="strategy:during")
     out = signal_of(Kind.EXIT, instance="held", source="strategy:held")
     await SignalStore(database).insert([during, out])
-    await rig.bus.publish("fks.signals", {"type": "signal"})
+    await rig.bus.publish(WAKE, {"type": "signal"})
     await until(lambda: not rig.service.is_ready, deadline_s=NOTICED_S)
     sent = list(rig.venue.received)
     await asyncio.sleep(max(AWAY_S - (time.monotonic() - cut_s), 0.0))  # the length of the partition

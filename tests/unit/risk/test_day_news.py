@@ -79,6 +79,9 @@ class Cache:
     def open_of(self, account_id: int) -> tuple[Order, ...]:
         return ()
 
+    def held_by(self, account_id: int) -> Mapping[str, Decimal]:
+        return {"BTCUSDT": D(1)}
+
     def mark(self, exchange: str, symbol: str) -> Decimal | None:
         return self.marks[exchange, symbol].price
 

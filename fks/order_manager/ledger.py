@@ -235,7 +235,7 @@ class Ledger:
 
         The row is written before the step: once on disk, its cause is never seen as new again. Errors: OutageError.
         """
-        if not any(Act.HALT in step.acts for _, _, step in plan.steps):
+        if not any(Act.HALT in step.acts for _, step in plan.steps):
             return
         instance = copied_instance(plan.order.instance) or plan.order.instance
         if instance and instance not in self._cache.halted:

@@ -61,8 +61,8 @@ health-check: ## one line and an exit code for scripts
 security-setup: install ## strong secrets in a 0600 file
 	@$(FKS) security-setup
 
-monitor-dashboard: ## where the monitor page is
-	@$(FKS) status | sed -n 's/^.*monitor page: //p' | grep . || { echo "not running: make up"; exit 3; }
+monitor-dashboard: ## open the monitor page in a browser, or print where it is
+	@$(BIN)/python scripts/monitor_dashboard.py
 
 clean: ## caches and the virtualenv; never your data
 	rm -rf $(VENV) .web-packages fks/web/vendor build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

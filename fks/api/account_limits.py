@@ -28,7 +28,8 @@ from fks.store.risk import RiskStore
 
 PROFIT, EXPOSURE = "fks_account_pnl_day", "fks_account_exposure"
 SNAPSHOT_AGE_MAX_S = 60.0  # of a prop account's values; the order manager denies entries beyond it
-_LINE = re.compile(r'^(fks_account_\w+)\{account="((?:[^"\\]|\\.)*)"[^}]*\} (\S+)$', re.MULTILINE)
+_LINE = re.compile(r"^(fks_account_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+_ACCOUNT = re.compile(r'(?:^|,)account="((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(r"\\(.)")
 _ZERO = Decimal(0)
 
@@ -36,8 +37,11 @@ _ZERO = Decimal(0)
 def gauges_of(text: str) -> dict[tuple[str, str], Decimal]:
     """Return the accounts' gauges of a Prometheus text by (metric, account)."""
     found = {}
-    for name, account, value in _LINE.findall(text):
-        plain = _ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], account)
+    for name, labels, value in _LINE.findall(text):
+        account = _ACCOUNT.search(labels)
+        if account is None:
+            continue
+        plain = _ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], account[1])
         try:
             number = Decimal(value)
         except InvalidOperation:

@@ -82,7 +82,7 @@ PAGES: tuple[Page, ...] = (
         actions={"restart": monitor.restart, "check": monitor.check},
     ),
     Page("part", "/monitor/{name}", "Part", monitor.load_part),
-    Page("diagrams", "/diagrams", "Diagrams", diagrams.load, "System", every_s=0),
+    Page("diagrams", "/diagrams", "Diagrams", diagrams.load, "System", every_s=0, scripts=("frame.js",)),
     Page(
         "alerts", "/alerts", "Alerts", alerts.load, "System", live=("alerts",), every_s=30,
         actions={

@@ -12,8 +12,8 @@ from fks.store.db import Database
 from tests.support.gateway import running
 
 GAUGES = (
-    '# TYPE fks_account_pnl_day gauge\nfks_account_pnl_day{account="demo",component="orders"} -250.5\n'
-    'fks_account_exposure{account="demo",component="orders"} 1200\n'
+    '# TYPE fks_account_pnl_day gauge\nfks_account_pnl_day{component="orders",account="demo"} -250.5\n'
+    'fks_account_exposure{component="orders",account="demo"} 1200\n'
 )
 
 

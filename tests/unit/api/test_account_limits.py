@@ -8,7 +8,7 @@ from fks.api.account_limits import EXPOSURE, PROFIT, gauges_of, limits_of
 from fks.config.risk import Risk
 
 TEXT = """# HELP fks_account_pnl_day x
-fks_account_pnl_day{account="a \\"b\\"",component="orders"} -1.5
+fks_account_pnl_day{component="orders",account="a \\"b\\""} -1.5
 fks_account_exposure{account="demo",component="orders"} NaN
 fks_other{account="demo"} 7
 fks_account_pnl_day{account="broken",component="orders"} x

@@ -18,6 +18,7 @@ from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support import servers
+from tests.support.browser import close_shared
 from tests.support.longest import LONGEST
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -30,6 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, for `--no-loadscope-reorder`; the order within a file and of the others stays."""
     rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_sessionfinish() -> None:
+    """End the browser that the tests of this process shared."""
+    close_shared()
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,25 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.browser import Page, is_live, is_true, page, press, says, type_
+from fks.web.registry import PAGES
+from tests.support.browser import (
+    SIZES,
+    Page,
+    is_live,
+    is_true,
+    look_at,
+    page,
+    picture,
+    press,
+    says,
+    type_,
+)
 from tests.support.system import System
 from tests.support.users import PASSWORD, bearer, code_of, enrol, log_in
 from tests.support.waiting import until, wait_until
@@ -36,6 +49,8 @@ class Alternates(Strategy):
         return Decisions(target=(bars.time_ns // 5_000_000_000 % 2).astype("float64"))
 '''
 USER = "trader"
+#: FKS_SCREENSHOTS=FOLDER writes pictures of every page with the data of a running system.
+SCREENSHOTS = os.environ.get("FKS_SCREENSHOTS")
 #: What Chromium itself writes about a request that got no answer, or a 5xx one: no script can prevent it.
 OWN_LINES = ("Failed to load resource", "WebSocket connection to")
 
@@ -71,6 +86,7 @@ async def test_a_trader_s_day_survives_the_deaths_of_what_serves_it(waiting: Sys
         await enter(tab, system, code_of(secret, steps=1))
         await watch_a_bar_close(tab, system)
         await approve(tab, system)
+        await see_limits(tab, system)
         await read_a_denial(tab, system)
         await backtest(tab, system)
         await stop_and_release(tab, system)
@@ -83,9 +99,29 @@ async def test_a_trader_s_day_survives_the_deaths_of_what_serves_it(waiting: Sys
         for which in ("one", "the other"):  # one of them has the socket of the page
             await survive(tab, f"{which} gateway replica", lambda: kill_replica(system, "gateway"))
         await survive(tab, "Redis", lambda: kill_redis(system))
+        if SCREENSHOTS:
+            await take_pictures(tab, system)
         await tab.go(system.url + "/app/orders")  # still logged in
         await says(tab, "Executions")
         assert [text for text in tab.complaints if not text.startswith(OWN_LINES)] == []
+
+
+async def take_pictures(tab: Page, system: System) -> None:
+    """Write every page in both sizes and themes."""
+    report = (await asyncio.to_thread(system.json, "backtest", "list"))["items"][0]["id"]
+    places = {each.name: each.path for each in PAGES if "{" not in each.path}
+    places |= {"backtest": f"/backtests/{report}", "part": "/monitor/orders", "instance": "/strategies/sma-btc-1s"}
+    places |= {"chart": "/chart?symbol=BTCUSDT&timeframe=1s&indicator=rsi"}
+    places |= {f"diagrams-{name}": f"/diagrams?name={name}" for name in ("feeds", "flow", "tree")}
+    for name, path in places.items():
+        await tab.go(system.url + "/app" + path)
+        await is_true(tab, "document.readyState === 'complete' && document.getElementById('region') !== null")
+        for theme in ("light", "dark"):
+            for size in SIZES:
+                await look_at(tab, size, theme)
+                if name.startswith(("diagrams", "chart")):
+                    await asyncio.sleep(2.0)  # a frame of another origin does not say when it has drawn
+                await picture(tab, Path(str(SCREENSHOTS)) / f"web-{name}-{size}-{theme}.png", size)
 
 
 async def enter(tab: Page, system: System, code: str) -> None:
@@ -121,6 +157,22 @@ async def approve(tab: Page, system: System) -> None:
     await is_true(tab, "document.activeElement.matches('[data-signal]')")
     await press(tab, "a")
     await says(tab, "FILLED: buy BTCUSDT, filled")
+
+
+async def see_limits(tab: Page, system: System) -> None:
+    """The order manager's own figures reach the page, by the metrics that the monitor merges."""
+    await tab.go(system.url + "/app/accounts?account=demo")
+    for code in ("LOSS_DAY", "EXPOSURE_ACCOUNT"):
+        look = f"document.querySelector('progress[aria-label=\"{code}, share used\"]') !== null"
+        await until(lambda look=look: is_reloaded(tab, look), deadline_s=30, every_s=2.0)
+
+
+async def is_reloaded(tab: Page, look: str) -> bool:
+    """Return whether an expression is true; else load the page again."""
+    found = bool(await tab.run(look))
+    if not found:
+        await tab.run("location.reload()")
+    return found
 
 
 async def read_a_denial(tab: Page, system: System) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -101,52 +103,112 @@ async def is_live(tab: Page) -> None:
     await is_true(tab, "document.getElementById('live-state')?.dataset.state === 'on'")
 
 
-@asynccontextmanager
-async def page() -> AsyncIterator[Page]:
-    """Give a tab of a fresh chromium. Without chromium: skip, or fail where FKS_REQUIRE_ALL is set."""
+SIZES = {"wide": (1440, 900), "phone": (390, 844)}
+
+
+async def look_at(tab: Page, size: str, theme: str) -> None:
+    """Give the page a size and a theme, and wait until it has both."""
+    width, height = SIZES[size]
+    await tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"}
+    await tab.call("Emulation.setDeviceMetricsOverride", **metrics)
+    await is_true(
+        tab, f"matchMedia('(width: {width}px)').matches && document.documentElement.dataset.bsTheme === '{theme}'"
+    )
+
+
+async def picture(tab: Page, path: Path, size: str) -> None:
+    """Write what the screen shows."""
+    width, height = SIZES[size]
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    shot = await tab.call("Page.captureScreenshot", format="png", clip=clip)
+    await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
+
+
+class Browser:
+    """One headless chromium for all tests of this process: a start takes seconds. Each page has cookies of its own."""
+
+    def __init__(self, program: str) -> None:
+        self._profile = tempfile.mkdtemp(prefix="fks-chromium-")
+        self._process = subprocess.Popen(
+            [
+                program,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--no-proxy-server",
+                "--disable-background-networking",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={self._profile}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    async def address(self) -> str:
+        """Return the DevTools socket of the browser itself, once it listens."""
+        file = Path(self._profile) / "DevToolsActivePort"
+
+        def lines() -> list[str]:
+            assert self._process.poll() is None, "chromium ended before it listened"
+            return file.read_text().split() if file.is_file() else []
+
+        port, path = await until(lambda: found if len(found := lines()) == 2 else None, deadline_s=60) or ("", "")
+        return f"ws://127.0.0.1:{port}{path}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether its process runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+
+_shared: list[Browser] = []
+
+
+def close_shared() -> None:
+    """End the browser of this process, at the end of its tests."""
+    while _shared:
+        _shared.pop().close()
+
+
+def _browser() -> Browser:
+    """Return the browser of this process. Without chromium: skip, or fail where FKS_REQUIRE_ALL is set."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         if os.environ.get("FKS_REQUIRE_ALL"):
             pytest.fail("chromium is not installed, and FKS_REQUIRE_ALL is set: apt-get install chromium")
         pytest.skip("chromium is not installed")
-    profile = tempfile.mkdtemp(prefix="fks-chromium-")
-    process = await asyncio.create_subprocess_exec(
-        program,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--disable-background-networking",
-        "--remote-debugging-port=0",
-        f"--user-data-dir={profile}",
-        "about:blank",
-        stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    drain: asyncio.Task[bytes] | None = None
-    try:
-        assert process.stderr is not None
-        port = await asyncio.wait_for(_port(process.stderr), 30)
-        drain = asyncio.create_task(process.stderr.read())
-        async with httpx.AsyncClient(trust_env=False) as client:
-            tab = (await client.put(f"http://127.0.0.1:{port}/json/new?about:blank")).json()
-        async with connect(tab["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
-            found = Page(socket)
-            for domain in ("Runtime", "Log", "Page"):
-                await found.call(f"{domain}.enable")
-            yield found
-    finally:
-        process.kill()
-        await process.wait()
-        if drain is not None:
-            drain.cancel()
-        shutil.rmtree(profile, ignore_errors=True)
+    if _shared and not _shared[0].is_alive:
+        close_shared()
+    if not _shared:
+        _shared.append(Browser(program))
+    return _shared[0]
 
 
-async def _port(stream: asyncio.StreamReader) -> int:
-    while line := (await stream.readline()).decode():
-        if "DevTools listening on" in line:
-            return int(line.split("://")[1].split("/")[0].rpartition(":")[2])
-    raise AssertionError("chromium ended before it listened")
+@asynccontextmanager
+async def page() -> AsyncIterator[Page]:
+    """Give a tab with cookies and storage of its own. Without chromium: skip, or fail where FKS_REQUIRE_ALL is set."""
+    address = await _browser().address()
+    async with connect(address, max_size=None, proxy=None) as control:
+        browser = Page(control)
+        context = (await browser.call("Target.createBrowserContext", disposeOnDetach=True))["browserContextId"]
+        try:
+            made = await browser.call("Target.createTarget", url="about:blank", browserContextId=context)
+            host = address.split("/devtools/")[0]
+            async with connect(f"{host}/devtools/page/{made['targetId']}", max_size=None, proxy=None) as socket:
+                found = Page(socket)
+                for domain in ("Runtime", "Log", "Page"):
+                    await found.call(f"{domain}.enable")
+                await found.call("Emulation.setFocusEmulationEnabled", enabled=True)
+                yield found
+        finally:
+            await browser.call("Target.disposeBrowserContext", browserContextId=context)

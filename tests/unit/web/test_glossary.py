@@ -25,5 +25,5 @@ def test_meanings_are_plain_text_and_slugs_differ() -> None:
 
 
 def test_missing_file_gives_no_terms(tmp_path: Path) -> None:
-    assert Glossary(tmp_path / "none.md").terms == ()
-    assert parse("## A\n| Word | Meaning |\n|---|---|\n| one, two | [x](y.md) |\n")[0].names == ("one", "two")
+    assert Glossary(tmp_path / "missing").terms == ()
+    assert parse("## A\n| Word | Meaning |\n|---|---|\n| one, two | [x](#y) |\n")[0].names == ("one", "two")

@@ -31,6 +31,7 @@ test: install ## every property, under 12 minutes on 2 cores
 
 soak: install ## the long ones: chaos and memory over 30 minutes
 	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
+	@FKS_EXAMPLES=300 $(BIN)/python -m pytest tests/contract/collector/test_restarts.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_PARTITION_S=30 $(BIN)/python -m pytest -k partition --timeout=600 -o addopts="-q --import-mode=importlib" \
 	    tests/contract/order_manager/test_partitions.py tests/contract/supervision/test_partitions.py \
 	    tests/contract/strategies/test_strategy_worker.py tests/contract/guardian/test_guardian_postgres_dies.py \

@@ -60,7 +60,10 @@ def table() -> dict[str, Row]:
         "stop-orders": Row(partial(actors.stopped, name="orders"), *hung),
         "blocked": Row(actors.blocked, *hung),
         "stop-starting": Row(actors.stopped_starting, 7.0, 10.0),
-        "unwell": Row(actors.unwell, UNWELL_S + 5.0, UNWELL_S + 10.0),
+        "locked": Row(partial(actors.locked, name="its writes wait for a lock"), 15.0, 20.0),
+        "unwell": Row(
+            partial(actors.locked, name="self-check failed"), UNWELL_S + 5.0, UNWELL_S + 10.0, place="locked"
+        ),
         "memory": Row(actors.memory, 3.0, 6.0, place="ceiling"),
         "supervisor": Row(actors.supervisor, None, 5.0),
         "replica": Row(parts.replica),
@@ -84,6 +87,7 @@ PLACES = {
     "demo": {},
     "memory": {"FKS_RAY_STORAGE": "none"},  # the GCS in memory: its death is the node's
     "ceiling": {"FKS_SUPERVISION_MEMORY_MAX_MB": "800"},  # the default, 2048, is more than a shared machine spares
+    "locked": {"FKS_SUPERVISION_LEASE_LOST_S": "600"},  # else the lease is found first
     "cluster": {},
     "apart": {},  # as "cluster", with each worker in namespaces of its own: as root
     "markets": {"FKS_DATA_SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT,AVAXUSDT,SUIUSDT"},  # each holds 200 orders

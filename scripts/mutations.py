@@ -155,6 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="one guarantee, or words of a claim")
     parser.add_argument("--fast", action="store_true", help="unit tests only")
+    parser.add_argument("--slow", action="store_true", help="the others only")
     parser.add_argument("--check", action="store_true", help="check the table, run nothing")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/guarantees.md")
     options = parser.parse_args()
@@ -172,6 +173,7 @@ def main() -> int:
         for mutation in MUTATIONS
         if (not options.only or options.only == mutation.guarantee or options.only in mutation.claim)
         and (not options.fast or mutation.test.startswith("unit/"))
+        and not (options.slow and mutation.test.startswith("unit/"))
     ]
     counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="fks-mutations-") as folder:

@@ -80,20 +80,25 @@ def _print(seam: str, line: Line | None, show: Callable[[Line], str]) -> None:
 
 
 class Restarts:
-    """Detects restarts in the lines: a component's new pid, and the end of its old process with the reason.
+    """Detects restarts in the lines: a component's new pid, and the end of its old process with the reason; and moves:
+    the supervisor recorded its start on another node, whose own logs have its lines from then on.
 
-    Soft state: each component's pid, and its last end as the supervisor or the keeper recorded it.
+    Soft state: each component's pid and node, and its last end as the supervisor or the keeper recorded it.
     """
 
     def __init__(self) -> None:
         self._pids: dict[str, int] = {}
+        self._nodes: dict[str, str] = {}
         self._over: set[tuple[str, int]] = set()
         self._why: dict[str, str] = {}
 
     def note(self, line: Line, wanted: tuple[str, ...]) -> str:
         """Take a line of any component; return the restart line to print before it, "" for none."""
         fields = line.fields
-        if line.event == "child.exited":
+        if line.event in ("child.started", "child.adopted"):
+            if moved := self._move(str(fields.get("child")), str(fields.get("node") or ""), wanted):
+                return moved
+        elif line.event == "child.exited":
             self._why[str(fields.get("child"))] = _why(fields.get("child"), fields)
         elif line.event in ("actor.stopped", "keeper.stopped"):
             self._why[line.component] = "after an orderly stop"
@@ -102,6 +107,14 @@ class Restarts:
         elif line.event == "service.started" and isinstance(fields.get("service_pid"), int):
             return self._turn(str(fields.get("service")), fields["service_pid"], wanted)
         return self._turn(line.component, line.pid, wanted) if line.pid else ""
+
+    def _move(self, component: str, node: str, wanted: tuple[str, ...]) -> str:
+        old = self._nodes.get(component, "")
+        self._nodes[component] = node or old
+        if not old or not node or node == old or not any(is_of(component, name) for name in wanted):
+            return ""
+        self._pids.pop(component, None)  # its next process here is no restart of the one before it moved
+        return f"── {component} moved: {old} → {node}, where 'fks logs -f {component}' shows its lines ──"
 
     def _turn(self, component: str, pid: int, wanted: tuple[str, ...]) -> str:
         old = self._pids.get(component)

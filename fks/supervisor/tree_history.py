@@ -70,6 +70,8 @@ class TreeHistory:
         """Log, count and write one event of the tree. `record`: of a child, as it is at that moment."""
         pid, epoch = (record.pid, record.epoch) if record is not None else (None, 0)
         facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
+        if record is not None and record.node:
+            facts["node"] = record.node
         if note.exit is not None:
             facts |= {"how": note.exit.how.value, "exit_code": note.exit.exit_code, "signal": note.exit.signal}
         is_requested = note.exit is not None and note.exit.is_normal  # an end that was requested is no warning

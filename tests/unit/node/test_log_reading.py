@@ -121,6 +121,24 @@ def test_restart_is_shown_between_the_lines_with_its_reason(folder):
     assert [(bool(seam), line.event) for seam, line in shown] == [(False, "a"), (True, "b"), (False, "late")]
 
 
+def test_a_move_to_another_node_says_where_its_lines_are(folder):
+    """Only the supervisor's node has the record of it; the lines themselves are written where the child runs."""
+    own = {"component": "strategy:0"}
+    write(folder, "strategy-0.jsonl", (1, "INFO", "a", {"pid": 12, **own}), (9, "INFO", "b", {"pid": 34, **own}))
+    starts = ((0, "n1"), (3, "w1"), (5, "w1"), (8, "n1"))
+    write(
+        folder,
+        "supervisor.jsonl",
+        *((time, "INFO", "child.started", {"pid": 1, "child": "strategy:0", "node": node}) for time, node in starts),
+    )
+    hint = "where 'fks logs -f strategy:0' shows its lines ──"
+    assert _seams(Reader(folder).drain(), "strategy:0") == [
+        f"── strategy:0 moved: n1 → w1, {hint}",
+        f"── strategy:0 moved: w1 → n1, {hint}",
+    ]
+    assert _seams(Reader(folder).drain(), "orders") == []
+
+
 def test_restarts_of_foreign_programs_come_from_the_keeper(folder):
     (folder / "postgres.log").write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  ready\n")
     write(

@@ -373,6 +373,20 @@ def test_missing_metadata_leaves_the_stop_at_the_venue() -> None:
     assert (model.covered, model.alerts) == (D(5), [])
 
 
+def test_missing_metadata_leaves_a_stop_that_was_rounded_to_the_lot() -> None:
+    """Without the lot the position is a little more than the stop covers: that is no reason to take it down."""
+    model = Model(good)
+    model.position = D("4.9995")
+    model.give(m.PositionsChanged({"one": model.position}))
+    for _ in range(5):
+        model.time_passes()
+    assert model.covered == INSTRUMENT.round_quantity(model.position) < model.position
+    model.facts, before = replace(FACTS, instruments={}), len(model.used)
+    for _ in range(10):
+        model.time_passes()
+    assert (model.covered, len(model.used)) == (D("4.999"), before)
+
+
 def test_a_position_without_metadata_and_stop_pages() -> None:
     model = Model(good)
     for order in list(model.orders.values()):

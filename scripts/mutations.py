@@ -8,7 +8,7 @@
 
 A mutation is killed when its test fails with it; it survives when the test passes. A test that fails without any
 mutation, or a mutation that keeps the test from being collected, is an error. Exit 1 at a survivor or an error.
-`scripts/mutants.py` makes mutants of a whole module instead.
+`scripts/mutants.py` makes mutants of whole modules instead.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def verdict_of(tree: Path, mutation: Mutation) -> tuple[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="one guarantee, or words of a claim")
+    parser.add_argument("--only", nargs="+", default=[], help="guarantees, or words of claims")
     parser.add_argument("--fast", action="store_true", help="unit tests only")
     parser.add_argument("--slow", action="store_true", help="the others only")
     parser.add_argument("--check", action="store_true", help="check the table, run nothing")
@@ -171,7 +171,7 @@ def main() -> int:
     chosen = [
         mutation
         for mutation in MUTATIONS
-        if (not options.only or options.only == mutation.guarantee or options.only in mutation.claim)
+        if (not options.only or any(only == mutation.guarantee or only in mutation.claim for only in options.only))
         and (not options.fast or mutation.test.startswith("unit/"))
         and not (options.slow and mutation.test.startswith("unit/"))
     ]

@@ -109,17 +109,20 @@ async def test_what_is_being_sent_gets_its_answer_and_what_is_not_stays_ready(ri
     draining = asyncio.create_task(rig.service.drain())
     await until(lambda: rig.service.detail()["state"] == "draining")
     second = await rig.signal(trace_id="second")
+    other = await rig.signal(symbol="ETHUSDT", reference_price=D(10))  # nothing of its symbol is in hand
     await draining  # the venue's call is bounded: its silence is an answer too
-    record = await SignalStore(rig.db).get(second)
-    assert record is not None
-    assert record.signal.state is SignalState.READY
+    for late in (second, other):
+        record = await SignalStore(rig.db).get(late)
+        assert record is not None
+        assert record.signal.state is SignalState.READY
     assert (await rig.outcome(first))[0] == "ordered"
     assert (await rig.entry(first)).state is State.FILLED  # its answer never came, the stream reported it
     await rig.crash()
     await rig.service.stop()
     await rig.start()
     assert await rig.outcome(second) == ("ordered", None)
-    assert len(rig.venue.received) == 2
+    assert await rig.outcome(other) == ("ordered", None)
+    assert len(rig.venue.received) == 3
 
 
 async def test_an_entry_that_fills_while_it_drains_is_protected_by_the_next_epoch(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from fks.model.errors import OutageError, StaleEpochError
 from fks.model.timeframe import NS, bar_end, iso, to_datetime, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
-from fks.store.strategies import StrategyStore
+from fks.store.strategies import Owner, StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker import worker as strategy_worker
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.cut_link import KINDS, behind_a_link, partition_s
+from tests.support.order_rig import signal_of
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.runtimes import TAPE, runtime
 from tests.support.strategies import EVERY_EDGE, START_NS, add_account, add_instance, bars_of, hold, seal
@@ -184,6 +186,27 @@ async def test_an_older_epoch_commits_nothing(floor: Floor, monkeypatch: pytest.
     row = await floor.row()
     assert [await floor.signals(), row] == committed
     assert (row["epoch"], to_ns(row["cursor_time"])) == (2, int(bars.time_ns[-1]))
+
+
+async def test_no_signal_is_committed_without_its_cursor(floor: Floor) -> None:
+    """The cursor is not where the worker left it: another one has decided on those bars."""
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, wave(20))
+    await (await floor.worker()).start()
+    store = StrategyStore(floor.db, Owner("strategy:0", 1, 0, 1, None))
+    (row,) = await store.due()
+    assert row.cursor_ns is not None
+    before = len(await floor.signals())
+    signal = signal_of(instance="a", source="strategy:a", account_id=row.account_id, venue=row.venue)
+    facts: dict[str, Any] = {"cursor_ns": row.cursor_ns + NS, "target": 1.0, "anchor_ns": row.anchor_ns}
+    assert await store.commit(row, [signal], expected_ns=row.cursor_ns - NS, **facts) is None
+    assert len(await floor.signals()) == before
+    assert await store.commit(row, [signal], expected_ns=row.cursor_ns, **facts) == {signal.id}
+    assert len(await floor.signals()) == before + 1
+    await hold(floor.db, 2)  # its cursor fits, and a newer worker owns the shard
+    later, facts["cursor_ns"] = replace(signal, id=uuid.uuid4()), row.cursor_ns + 2 * NS
+    assert await store.commit(row, [later], expected_ns=row.cursor_ns + NS, **facts) is None
+    assert len(await floor.signals()) == before + 1
 
 
 async def test_two_workers_of_one_epoch_do_not_repeat_each_other(floor: Floor) -> None:

@@ -364,6 +364,26 @@ def test_entries_wait_behind_an_exit_and_are_denied_when_they_grow_old() -> None
     assert [(command.signal_id, command.code) for command in denied] == [(entry.id, "STALE_DECISION")]
 
 
+def test_a_resumed_exit_goes_on_under_an_id_of_its_own() -> None:
+    """Its order that has ended keeps its id; one that may still fill is waited for."""
+    held = an_order(client_order_id="e" * 32, state=State.FILLED, quantity=D(5), filled=D(5))
+    for state, expected in ((State.EXPIRED, [1]), (State.WORKING, [])):
+        core, signal = OrderCore(KEY, m.Limits()), a_signal()
+        last = an_order(
+            client_order_id=client_order_id(intent_id(signal.id), Role.EXIT),
+            role=Role.EXIT,
+            side=Side.SELL,
+            state=state,
+            quantity=D(5),
+            signal_id=signal.id,
+            is_reduce_only=True,
+        )
+        orders = (last,) if state in OPEN else ()
+        restored = m.Restored(orders, (held,), {"one": D(5)}, (m.ResumedExit(signal, last),))
+        commands = core.handle(restored, m.Now(0, 0.0), FACTS)
+        assert [command.attempt for command in commands if isinstance(command, m.SubmitClose)] == expected
+
+
 def test_missing_metadata_leaves_the_stop_at_the_venue() -> None:
     model = Model(good)
     assert model.covered == D(5)

@@ -57,6 +57,9 @@ def test_own_stop_and_target_do_not_reduce_an_exit() -> None:
 def test_own_closing_orders_reduce_an_exit() -> None:
     assert allowed({"one": 1}, a_sell("0.4"), total="1", locked="0.4") == D("0.6")
     assert allowed({"one": 1}, a_sell("0.4", state=State.UNKNOWN), total="1") == D("0.6")
+    assert allowed({"one": 1}, a_sell("0.4")) == D("0.6"), "where the balance is not known either"
+    buying = a_sell("0.4", side=Side.BUY)
+    assert allowed({"one": "-1"}, buying, can_short=True) == D("0.6")
 
 
 def test_coins_withdrawn_outside_cap_an_exit() -> None:

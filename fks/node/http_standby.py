@@ -209,6 +209,8 @@ def _listener(address: tuple[str, int]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # what it accepts inherits this: in TIME_WAIT it would keep the port from the next Ray for a minute
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(HELD_MAX)
         listener.setblocking(False)

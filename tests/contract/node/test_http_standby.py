@@ -16,8 +16,10 @@ import pytest
 from fks.clock import RealClock
 from fks.node import http_standby
 from fks.node.http_standby import HttpStandby
+from fks.node.ports import is_free
 from tests.support.local_exchange import free_port
 from tests.support.ports import CollectingLog
+from tests.support.waiting import until
 
 WAIT_S = 15.0
 
@@ -175,3 +177,17 @@ async def test_the_standby_watches_the_next_proxy_too(place: Place) -> None:
         await asyncio.sleep(0.05)
         place.start()
         assert (await asked).status_code == 200
+
+
+async def test_port_is_free_for_the_next_ray_once_held_connections_were_closed(place: Place) -> None:
+    """They stay in TIME_WAIT for a minute: Ray was not started again for so long after a kill -9 of its raylet."""
+    place.kill()
+    await place.until_held()
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    place.is_expected = False
+    async with asyncio.timeout(WAIT_S):
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # the standby closes it first
+    writer.close()
+    await until(lambda: is_free("127.0.0.1", place.port))
+    place.start()

@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
 from actors.shell import Shell
@@ -33,6 +34,7 @@ from fks.process.heartbeat import HeartbeatReader, heartbeat_file
 from fks.runtime import Component
 from fks.supervision import ChildSpec
 from fks.supervision.exits import Exit, How
+from fks.supervision.placement import Place, misplaced, place_for
 
 NAMESPACE = "fks"
 _STEADY = frozenset({"ready", "degraded"})
@@ -89,10 +91,12 @@ def _remote_shell(role: str) -> Any:
     return ray.remote(concurrency_groups={"sys": 16})(made)
 
 
-def options_of(spec: ChildSpec, *, max_restarts: int = 0) -> dict[str, Any]:
-    """Return the options of a child's actor. Ray takes its own two resources by other names."""
+def options_of(spec: ChildSpec, *, max_restarts: int = 0, node_id: str | None = None) -> dict[str, Any]:
+    """Return the options of a child's actor. Ray takes its own two resources by other names. `node_id`: where it is to
+    run, if that node can take it."""
     wanted = dict(spec.resources)
     return {
+        **({"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)} if node_id else {}),
         "num_cpus": wanted.pop("CPU", 0),
         "num_gpus": wanted.pop("GPU", None),
         "resources": wanted or None,
@@ -105,11 +109,13 @@ def options_of(spec: ChildSpec, *, max_restarts: int = 0) -> dict[str, Any]:
     }
 
 
-def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int = 0) -> Any:
+def spawn_shell(
+    spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int = 0, node_id: str | None = None
+) -> Any:
     """Return the handle of a new detached actor. Errors: ValueError when the name is still taken."""
     if not is_installed():
         end_ready_workers()
-    kind = _remote_shell(spec.role).options(**options_of(spec, max_restarts=max_restarts))
+    kind = _remote_shell(spec.role).options(**options_of(spec, max_restarts=max_restarts, node_id=node_id))
     return kind.remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)
 
 
@@ -163,16 +169,21 @@ def end_ready_workers() -> None:
 class RayChild:
     """A child behind a Ray handle, and behind a pidfd where its process is on this host."""
 
-    def __init__(self, spec: ChildSpec, handle: Any, paths: Paths | None = None) -> None:
+    def __init__(self, spec: ChildSpec, handle: Any, paths: Paths | None = None, node_id: str = "") -> None:
         self._spec = spec
         self._handle = handle
         self._paths = paths
         self._pid: int | None = None
-        self._node = self._node_id = ""
+        self._node, self._node_id = "", node_id
         self._space: object = None  # where its process can be reached by its pid: a host name would not prove that
         self._process: ProcessHandle | None = None
         self._heartbeat: HeartbeatReader | None = None
         self._was_up, self._called_s = False, 0.0  # of its last answer to a call, and when that came
+
+    @property
+    def node_id(self) -> str:
+        """Return Ray's id of the node it runs on; until its first answer that of the node it was started for."""
+        return self._node_id
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         """Return the beat, from shared memory or by a call.
@@ -297,6 +308,9 @@ class RayWorld:
     def __init__(self, paths: Paths | None = None) -> None:
         self._paths = paths
         self.was_reconstructed = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        self._children: dict[str, RayChild] = {}  # those that spread, as they were last found or started
+        self._seen_s: dict[str, float] = {}  # node -> when it was first seen
+        self._places_before: list[Place] = []
 
     def node_id(self) -> str:
         """Return Ray's id of the node this process runs on."""
@@ -308,20 +322,49 @@ class RayWorld:
             handle = await asyncio.to_thread(ray.get_actor, spec.id, NAMESPACE)
         except ValueError:
             return None
-        return RayChild(spec, handle, self._paths)
+        return self._note(spec, RayChild(spec, handle, self._paths))
+
+    async def misplaced(self, specs: Sequence[ChildSpec]) -> str | None:
+        """Return a child that should be started again on another node."""
+        return misplaced(specs, await self._places(), self._where())
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
         """Return a new child. Kills no process: a name that stays taken is its holder's. Errors: OutageError then."""
+        node_id = place_for(spec, await self._places(), self._where()) if spec.spreads else None
         for _ in range(NAME_TRIES):
-            making = asyncio.ensure_future(asyncio.to_thread(spawn_shell, spec, epoch=epoch, wait_s=wait_s))
+            making = asyncio.ensure_future(
+                asyncio.to_thread(spawn_shell, spec, epoch=epoch, wait_s=wait_s, node_id=node_id)
+            )
             try:
-                return RayChild(spec, await asyncio.shield(making), self._paths)
+                return self._note(spec, RayChild(spec, await asyncio.shield(making), self._paths, node_id or ""))
             except ValueError:
                 await asyncio.sleep(NAME_PAUSE_S)  # a dead one's is free some 10 ms after its death
             except asyncio.CancelledError:
                 making.add_done_callback(_undo)
                 raise
         raise OutageError(f"the actor name {spec.id} stays taken", remedy="look at it in the Ray dashboard")
+
+    def _note(self, spec: ChildSpec, child: RayChild) -> RayChild:
+        if spec.spreads:
+            self._children[spec.id] = child
+        return child
+
+    def _where(self) -> dict[str, str]:
+        """Return the node of each child that spreads, as far as it is known."""
+        return {id: child.node_id for id, child in self._children.items() if child.node_id}
+
+    async def _places(self) -> list[Place]:
+        """Return the living nodes; those of before while the GCS does not answer, so that no start waits for it."""
+        try:
+            async with asyncio.timeout(GCS_S):
+                nodes = await asyncio.to_thread(ray.nodes)
+        except (ray.exceptions.RayError, TimeoutError):
+            return self._places_before
+        now = time.monotonic()
+        alive = {str(node["NodeID"]): node["Resources"] for node in nodes if node["Alive"]}
+        self._seen_s = {id: self._seen_s.get(id, now) for id in alive}
+        self._places_before = [Place(id, resources, now - self._seen_s[id]) for id, resources in alive.items()]
+        return self._places_before
 
 
 def _undo(making: asyncio.Future[Any]) -> None:
@@ -385,8 +428,11 @@ _Job = ray.remote(max_restarts=0, max_task_retries=0)(Job)
 def _place_of_jobs() -> dict[str, Any]:
     """Return what a job asks of a node: a resource of its own, so that it takes nothing that trading needs. A cluster
     that was started by an earlier build, or by other means, offers none: there it is a CPU."""
-    if ray.cluster_resources().get("research"):
-        return {"num_cpus": 0, "resources": {"research": 1}}
+    offered = ray.cluster_resources()
+    if offered.get("research"):
+        # spread over the workers where there are some: the head trades
+        worker = {tree.WORKER: tree.SHARE} if offered.get(tree.WORKER) else {}
+        return {"num_cpus": 0, "resources": {"research": 1, **worker}, "scheduling_strategy": "SPREAD"}
     return {"num_cpus": 1}
 
 

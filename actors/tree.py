@@ -12,11 +12,11 @@ from functools import lru_cache
 from pkgutil import resolve_name
 from typing import Any
 
-from fks.config.settings import Settings
+from fks.config.settings import WORKERS_MAX, Settings
 from fks.runtime import Component
 from fks.store.challengers import SHADOW_WORKER
-from fks.store.supervision import TreeJournal
-from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree
+from fks.store.supervision import TreeJournal, WantedTree
+from fks.supervision import ChildSpec, Containment, Intensity, RestartBackoff, SupervisorSpec, check_tree, placement
 
 #: role -> module:class, or a class
 CLASSES: dict[str, Any] = {
@@ -31,6 +31,8 @@ CLASSES: dict[str, Any] = {
 }
 
 SUPERVISOR = "supervisor"
+WORKER = placement.WORKER
+SPREAD = frozenset({"collector", "strategy"})  # roles that run on the workers of a cluster unless placed
 SHARE = 0.001  # of a node's resource: it says where, not how many
 
 
@@ -57,9 +59,11 @@ def tree_of(
     exchanges: Sequence[str] = (),
     *,
     has_challengers: bool = False,
+    worker_nodes: int = 0,
 ) -> SupervisorSpec:
     """Return the tree of a system with these settings, checked. `isolated`: strategy instances with a worker of their
-    own; `exchanges`: those besides data.exchange that are collected; `has_challengers`: one worker runs them all.
+    own; `exchanges`: those besides data.exchange that are collected; `has_challengers`: one worker runs them all;
+    `worker_nodes`: the pool of strategy workers grows with them.
 
     Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
     ends another child: a child waits for what it needs of another. The guardian has a branch of its own, and nothing
@@ -85,12 +89,14 @@ def tree_of(
             start_s=timing.start_timeout_s,
             resources=_resources(timing.placement, id),
             memory_max_mb=timing.memory_max_mb,
+            spreads=timing.spread and role in SPREAD,
         )
 
     def branch(id: str, *children: ChildSpec) -> SupervisorSpec:
         return SupervisorSpec(id, children, limit, backoff=backoff, containment=containment)
 
-    exchange, shards = settings.data.exchange, settings.strategies.workers
+    exchange, strategies = settings.data.exchange, settings.strategies
+    shards = min(max(strategies.workers, strategies.workers_per_node * worker_nodes), WORKERS_MAX)
     others = sorted(set(exchanges) - {exchange})
     branches = [
         branch("safety", child("guardian", "guardian", stop_s=3.0)),
@@ -124,12 +130,18 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
     journal = TreeJournal(component.db)
 
     @lru_cache(maxsize=1)  # asked each second, and it is nearly always the same tree
-    def tree(isolated: tuple[str, ...], exchanges: tuple[str, ...], has_challengers: bool) -> SupervisorSpec:
-        known = [name for name in exchanges if name in EXCHANGES]
-        return tree_of(component.settings, isolated, known, has_challengers=has_challengers)
+    def tree(wanted: WantedTree) -> SupervisorSpec:
+        known = [name for name in wanted.exchanges if name in EXCHANGES]
+        return tree_of(
+            component.settings,
+            wanted.isolated,
+            known,
+            has_challengers=wanted.has_challengers,
+            worker_nodes=wanted.worker_nodes,
+        )
 
     async def wanted() -> SupervisorSpec:
-        return tree(*await journal.wanted())
+        return tree(await journal.wanted())
 
     return wanted
 

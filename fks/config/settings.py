@@ -274,8 +274,19 @@ class Paper(Section):
     )
 
 
+WORKERS_MAX = 64
+
+
 class Strategies(Section):
-    workers: int = Field(1, ge=1, le=64, description="strategy workers; instances are spread over them by shard")
+    workers: int = Field(
+        1, ge=1, le=WORKERS_MAX, description="strategy workers; instances are spread over them by shard"
+    )
+    workers_per_node: int = Field(
+        1,
+        ge=0,
+        le=WORKERS_MAX,
+        description="strategy workers for each worker node of a cluster, where that is more than strategies.workers",
+    )
     crash_window_s: float = Field(
         900.0, gt=0, description="two crashes of its worker within this set an instance apart; two more switch it off"
     )
@@ -404,6 +415,9 @@ class Supervision(Section):
     placement: dict[str, str] = Field(
         default_factory=dict,
         description="child pattern = node resource, e.g. 'collector:*' = 'worker'; empty: any node",
+    )
+    spread: bool = Field(
+        True, description="collectors and strategy workers without a placement run on the workers of a cluster"
     )
 
 

@@ -38,6 +38,17 @@ class HealthRow:
     detail: dict[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class WantedTree:
+    """What the tree depends on: the enabled strategy instances with a worker of their own, the exchanges with a symbol
+    to collect, whether challengers decide, and the worker nodes of the cluster."""
+
+    isolated: tuple[str, ...]
+    exchanges: tuple[str, ...]
+    has_challengers: bool
+    worker_nodes: int
+
+
 class TreeJournal:
     """The supervisor's access to its rows. A database that is away costs a line of history, never a restart."""
 
@@ -70,12 +81,13 @@ class TreeJournal:
             return False
         return True
 
-    async def wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-        """Return what the tree needs: the enabled strategy instances with a worker of their own, the exchanges with a
-        symbol to collect, and whether challengers decide. Errors: OutageError."""
+    async def wanted(self) -> WantedTree:
+        """Return what the tree depends on. Errors: OutageError."""
         row = await self._db.fetchrow("supervision.wanted")
         assert row is not None
-        return tuple(sorted(row["isolated"])), tuple(row["exchanges"]), row["has_challengers"]
+        return WantedTree(
+            tuple(sorted(row["isolated"])), tuple(row["exchanges"]), row["has_challengers"], row["worker_nodes"]
+        )
 
     async def lives(self, within_s: float) -> dict[str, list[tuple[str, float]]]:
         """Return the starts and deaths of each child in the last `within_s` as (event, age in s), oldest first.

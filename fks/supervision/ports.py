@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from fks.supervision.exits import Exit, How
@@ -48,6 +48,11 @@ class World(Protocol):
 
     def node_id(self) -> str:
         """Return the id of the node this process runs on, as in the beats of children."""
+        ...
+
+    async def misplaced(self, specs: Sequence[ChildSpec]) -> str | None:
+        """Return a child that should be started again on another node; None when all are where they belong, or that
+        is unknown."""
         ...
 
     async def find(self, spec: ChildSpec) -> Child | None:

@@ -71,6 +71,7 @@ class ChildSpec:
     `is_leased`: the child writes under an epoch that the supervisor raises before it starts it.
     `after`: ids of siblings that must have come up before this one may start; they stop after it. `stop_s`: what
     draining and stopping may take together. `resources`: what its node must offer, e.g. {"ninja": 0.001}.
+    `spreads`: where it needs nothing else of a node, it runs on a worker (`fks.supervision.placement`).
     `memory_max_mb`: resident memory above which it is drained and restarted. How often it may be restarted is its
     supervisor's to say. Any other row for the same id is a reason to restart the child.
     """
@@ -85,6 +86,7 @@ class ChildSpec:
     start_s: float = 30.0
     resources: dict[str, float] = field(default_factory=dict)
     memory_max_mb: int = 2048
+    spreads: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochErr
 from fks.runtime import Component
 from fks.store.heads import HeadStore
 from fks.store.leases import Authority
+from fks.store.operations import OperationStore
 from fks.store.supervision import HealthRow
 from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, decide
 from fks.supervision.machine import HOUR_S
@@ -54,6 +55,8 @@ UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at the states of the children, and at the tree that is wanted
 LOOKS_PER_ROW = 2  # rows of unchanged children are written this seldom: they carry the last beat and the detail
 NEWS_S = 0.1  # rows follow an event within this
+SPREAD_S = 5.0  # between two looks whether a child belongs on another node
+MOVED_S = 60.0  # a child that was moved, or could not be, is left where it is for so long
 BACK_S = 30.0  # a child that is restarted has this long, beyond its own deadlines
 #: the state in the row of a child that is not running
 _AT_REST = {Phase.CONTAINED: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
@@ -97,6 +100,7 @@ class TreeSupervisor:
         )
         self._runners: dict[str, ChildRunner] = {}
         self._timers: set[asyncio.Task[None]] = set()
+        self._operations = OperationStore(component.db)
         self._history = TreeHistory(component, world, node_name(component.settings))
         self._has_news = asyncio.Event()
         self._must_forget = False  # rows of components that are not in the tree have to be removed
@@ -114,6 +118,7 @@ class TreeSupervisor:
             self._report,
             self._follow_want,
             self._hold_head,
+            self._spread,
             Operations(self._c, self).run,
         )
         lost: StaleEpochError | None = None
@@ -399,6 +404,28 @@ class TreeSupervisor:
                     self._c.log.error("tree.refused", error=str(error))
                 refused = str(error)
             await self._c.clock.sleep(REPORT_S)
+
+    async def _spread(self) -> None:
+        """Start children again on the nodes where they belong, one at a time, while all of them are well."""
+        moved: dict[str, float] = {}
+        while True:
+            await self._c.clock.sleep(SPREAD_S)
+            now = self._c.clock.monotonic()
+            specs = [
+                runner.record.spec
+                for runner in self._runners.values()
+                if now - moved.get(runner.record.spec.id, -MOVED_S) >= MOVED_S
+            ]
+            if any(runner.record.state not in UP for runner in self._runners.values()):
+                continue
+            try:
+                if await self._operations.list(state="running", limit=1):
+                    continue
+                if (id := await self._world.misplaced(specs)) is not None:
+                    moved[id] = now
+                    await self.restart_child(id, "it belongs on another node")
+            except (OutageError, InputError) as error:
+                self._c.log.warning("child.not_moved", error=str(error))
 
     async def _sweep(self, tree: SupervisorSpec) -> None:
         """Stop the actors that an earlier supervisor ran and that are not in the tree any more. Errors: OutageError."""

@@ -15,21 +15,30 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 DETECTED_S, ELSEWHERE_S, CONTROL_S = 4.0, 8.0, 5.0
-PLACEMENT = "guardian=head,orders=head,collector:*=head,strategy:*=worker"
+PLACEMENT = "guardian=head,orders=head,collector:*=head"  # the local exchange is on the head's loopback
 CHILD = "strategy:0"
+POOL = ("strategy:0", "strategy:1")  # strategies.workers is 1: the pool grew with the two workers
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with running_cluster(2, FKS_SIM_ENABLED="true", FKS_SUPERVISION_PLACEMENT=PLACEMENT) as found:
+        wait_until(lambda: _pool_nodes(found) == {"w1", "w2"}, deadline_s=90.0, every_s=0.5)
         wait_until(lambda: found.head.status()["state"] == "healthy", deadline_s=90.0, every_s=0.5)
         yield found
+
+
+def _pool_nodes(cluster: Cluster) -> set[str]:
+    """Return the nodes of the strategy workers, as the status shows them."""
+    rows = cluster.head.components()
+    return {rows[name]["node"] if name in rows else "" for name in POOL}
 
 
 def test_children_run_where_they_are_placed_and_the_check_passes(cluster: Cluster) -> None:
     rows = cluster.head.components()
     where = {name: cluster.home_of(row["pid"]) for name, row in rows.items() if row["kind"] == "actor" and row["pid"]}
-    assert where[CHILD] in ("w1", "w2")
+    assert {where[name] for name in POOL} == {"w1", "w2"}, "they started on the head, before the workers joined"
+    assert where == {name: rows[name]["node"] for name in where}, "the node column shows the nodes' names"
     assert {where[name] for name in ("supervisor", "guardian", "orders", "collector:binance")} == {"h0"}
     assert {"keeper", "raylet", "keeper@w1", "raylet@w1", "keeper@w2", "raylet@w2"} <= set(rows)
     checks = json.loads(cluster.head.fks("cluster", "check", "--file", "none.yaml", "--json", check=False).stdout)[

@@ -65,7 +65,8 @@ class SmallTree:
 
     async def _follow(self) -> None:
         while True:
-            isolated, _, has_challengers = await TreeJournal(self._db).wanted()
+            wanted = await TreeJournal(self._db).wanted()
+            isolated, has_challengers = wanted.isolated, wanted.has_challengers
             wanted = {lease_name(only): only for only in isolated} | ({SHADOW_WORKER: None} if has_challengers else {})
             for name, only in wanted.items():
                 if name not in self._tasks:

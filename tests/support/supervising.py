@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -112,10 +112,14 @@ class FakeWorld:
     dies_at_start: bool = False
     state_at_start: str = "ready"
     begins_when_allowed: bool = False
+    moves: list[str] = field(default_factory=list)  # children that belong on another node
     usurper: FakeChild | None = None  # holds the name of the next child that is started
 
     def node_id(self) -> str:
         return "n"
+
+    async def misplaced(self, specs: Sequence[ChildSpec]) -> str | None:
+        return self.moves.pop(0) if self.moves else None
 
     async def find(self, spec: ChildSpec) -> FakeChild | None:
         child = self.usurper or self.children.get(spec.id)

@@ -7,7 +7,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from fks.supervision.liveness import START_SILENCE
+from fks.supervisor import tree_supervisor
 from tests.support.supervising import FAST, FakeChild, FakeWorld, spec
 from tests.support.waiting import until
 
@@ -262,3 +265,17 @@ async def test_child_that_is_stopped_while_it_starts_is_not_waited_for_to_the_en
         return [row["reason"] for row in rows] == ["died: it answered while it started, and then not for 4 s"]
 
     await until(is_noted)
+
+
+async def test_child_that_belongs_on_another_node_is_drained_and_started_again(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_supervisor, "SPREAD_S", 0.02)
+    world = FakeWorld()
+    supervisor = run(world, spec("a"), spec("b"))
+    await until(lambda: supervisor.is_ready)
+    before = world.children["b"]
+    world.moves = ["b"]
+    await until(lambda: len(world.spawned) == 3 and supervisor.is_ready)
+    assert world.spawned[-1][0] == "b"
+    assert before.ended.is_set()

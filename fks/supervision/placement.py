@@ -1,0 +1,68 @@
+"""Nodes on which children are started: those that spread go to the worker that has the fewest of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fks.supervision.spec import ChildSpec
+
+WORKER = "worker"  # the resource that every worker offers
+SETTLED_S = 15.0  # a node that has been there for so long is worth a restart of a child
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One living node of the cluster: its id, what it offers, and for how long it has been seen."""
+
+    id: str
+    resources: Mapping[str, float]
+    age_s: float = SETTLED_S
+
+
+def place_for(spec: ChildSpec, places: Sequence[Place], where: Mapping[str, str]) -> str | None:
+    """Return the node on which a child should start, None when any will do.
+
+    `where`: the node of each child that spreads. Nodes that do not offer what the child needs are left out. Workers
+    come first; of those the one with the fewest such children, the present one among equals.
+    """
+    fitting = _fitting(spec, places)
+    if not spec.spreads or not fitting:
+        return None
+    counts = _counts(where, spec.id)
+    return min(fitting, key=lambda place: (counts.get(place.id, 0), where.get(spec.id) != place.id, place.id)).id
+
+
+def misplaced(specs: Iterable[ChildSpec], places: Sequence[Place], where: Mapping[str, str]) -> str | None:
+    """Return a child to be restarted elsewhere: one beside the workers, or on one with two more of them than another.
+
+    Only nodes that have settled count as elsewhere. A child whose node is unknown or lost is left alone: its restart
+    places it.
+    """
+    settled = [place for place in places if place.age_s >= SETTLED_S]
+    alive = {place.id for place in places}
+    for spec in specs:
+        here = where.get(spec.id)
+        if not spec.spreads or here not in alive:
+            continue
+        there = place_for(spec, settled, where)
+        if there is None or there == here:
+            continue
+        counts = _counts(where, spec.id)
+        is_beside = here not in {place.id for place in _fitting(spec, places)}
+        if is_beside or counts.get(here, 0) > counts.get(there, 0):
+            return spec.id
+    return None
+
+
+def _fitting(spec: ChildSpec, places: Sequence[Place]) -> list[Place]:
+    offered = [place for place in places if all(place.resources.get(name, 0.0) > 0 for name in spec.resources)]
+    return [place for place in offered if WORKER in place.resources] or offered
+
+
+def _counts(where: Mapping[str, str], besides: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for child, node in where.items():
+        if child != besides:
+            counts[node] = counts.get(node, 0) + 1
+    return counts

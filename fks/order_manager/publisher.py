@@ -59,8 +59,8 @@ class Publisher:
         write = self._log.error if severity in ("page", "error") else self._log.warning
         write(event, message=message, severity=severity, **payload)
         kept = {name: value if isinstance(value, int | float | None) else str(value) for name, value in payload.items()}
-        said = {"type": "alert", "severity": severity, "event": event, "message": message, **kept}
-        self._put(ALERTS, lambda: said)
+        alert = {"type": "alert", "severity": severity, "event": event, "message": message, **kept}
+        self._put(ALERTS, lambda: alert)
         self._alerts.append((severity, event, message, kept))
 
     def _put(self, channel: str, message: Callable[[], Mapping[str, object]]) -> None:

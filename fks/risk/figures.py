@@ -17,8 +17,6 @@ class Passed(NamedTuple):
     observed: Text
 
 
-def compared(
-    is_within: bool, code: Code, limit: Text, observed: Text, scope: str, remedy: str
-) -> Passed | Denial:  # fmt: skip
+def compared(is_within: bool, code: Code, limit: Text, observed: Text, scope: str, remedy: str) -> Passed | Denial:
     """Return Passed when the value is within the limit, else the denial with the same two texts."""
     return Passed(limit, observed) if is_within else Denial(code, limit(), observed(), scope, remedy)

@@ -56,15 +56,17 @@ SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS i
 -- the lease's epoch: the share lock makes a takeover wait until what was written before it is there to be read.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
 fill AS (SELECT {fill_columns}, n.unnest AS number FROM ROWS FROM (unnest($7::trades[]), unnest($8::int[])) AS n),
+-- each execution is looked up by its keys; joins read the whole table, for each item, until it was large and analysed
+booked_before AS (
+    SELECT f.number FROM fill f
+     WHERE (SELECT true FROM trades k WHERE k.fill_id = f.fill_id LIMIT 1)
+        -- an execution that was booked under an earlier version of its id
+        OR (SELECT true FROM trades k
+             WHERE k.account_id = f.account_id AND k.venue = f.venue AND k.symbol = f.symbol
+               AND k.venue_trade_id = f.venue_trade_id AND k.venue_trade_id <> '' AND k.venue <> 'manual' LIMIT 1)),
 fresh AS (
     SELECT i.number FROM unnest($11::int[]) AS i(number), lease
-     WHERE NOT EXISTS (SELECT FROM fill f JOIN trades k ON k.fill_id = f.fill_id WHERE f.number = i.number)
-       -- an execution that was booked under an earlier version of its id
-       AND NOT EXISTS (
-            SELECT FROM fill f
-              JOIN trades k ON k.account_id = f.account_id AND k.venue = f.venue AND k.symbol = f.symbol
-                           AND k.venue_trade_id = f.venue_trade_id
-             WHERE f.number = i.number AND k.venue_trade_id <> '' AND k.venue <> 'manual')),
+     WHERE i.number NOT IN (SELECT number FROM booked_before)),
 changed AS (
     UPDATE orders o SET
            quantity = n.quantity, price = n.price, stop_price = n.stop_price, state = n.state,

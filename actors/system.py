@@ -25,7 +25,7 @@ from actors import tree
 from actors.shell import Shell
 from fks.config.machine import can_reach, process_space
 from fks.config.paths import Paths
-from fks.config.version import is_installed
+from fks.config.version import installed_s, is_installed
 from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
 from fks.process.crash_files import exit_of
@@ -160,10 +160,12 @@ def _ready_workers() -> list[psutil.Process]:
 
 
 def end_ready_workers() -> None:
-    """End the worker processes that wait for work: they have loaded a build that is not installed any more."""
-    for process in _ready_workers():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    """End the worker processes that wait for work and have loaded a build that is not installed any more."""
+    with contextlib.suppress(psutil.Error, OSError):
+        at_s = installed_s()
+        for process in _ready_workers():
+            if process.create_time() <= at_s:
+                process.kill()
 
 
 class RayChild:

@@ -47,11 +47,12 @@ def _files(place: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def _stamp() -> tuple[int, int]:
-    """Return what changes when a file of the build is written, added or removed. Reads no content: about 3 ms."""
+def _stamp() -> tuple[int, float]:
+    """Return the number of files of the build and when one was last written, in unix seconds. Reads no content: about
+    3 ms. Time of change of the file's entry: tools that install keep its time of modification."""
     home = Path(fks.__file__).parent
     files = [path for place in (home, *(home.parent / name for name in _BESIDE)) for path in _files(place)]
-    return len(files), max(path.stat().st_mtime_ns for path in files)
+    return len(files), max(path.stat().st_ctime for path in files)
 
 
 #: What this process was started from: taken when it is first imported, before anything can be installed over it.
@@ -65,6 +66,11 @@ def is_installed() -> bool:
         return _stamp() == _STAMP or installed_version() == VERSION
     except OSError:  # files are just being replaced
         return False
+
+
+def installed_s() -> float:
+    """Return when the build on the disk was last written to, in unix seconds. Errors: OSError while it is replaced."""
+    return _stamp()[1]
 
 
 def build_id() -> str:

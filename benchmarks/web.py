@@ -1,0 +1,217 @@
+"""The pages on a demo system of their own: server time, first paint, from a message to the screen, and twenty tabs.
+
+    python benchmarks/web.py [--rounds 10] [--seconds 30] [--tabs 20]
+
+Server time: each page is made in this process as a replica makes it, against the system's gateway; its limit is three
+times the time in which at least one of its reads of the gateway was under way. First paint: a headless Chromium with
+an empty cache opens the dashboard. From a message to the screen: a bar is published on the bus, and the chart of its
+series has drawn it. Tabs: processor time of the whole system with open dashboards, less that without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.config.secrets import derived, load_secrets
+from fks.config.settings import Http
+from fks.model.timeframe import iso
+from fks.store.bus import BARS, Bus
+from fks.web.app import create_app
+from fks.web.assets import Assets
+from fks.web.client import Answer, Caller, GatewayClient
+from fks.web.registry import PAGES
+from fks.web.site import Deps
+from tests.support.browser import Page, close_shared, is_live, is_true, page
+from tests.support.ports import CollectingLog
+from tests.support.system import System
+from tests.support.users import PASSWORD, bearer, code_of, enrol, log_in
+
+READS_RATIO_MAX, PAINT_MAX_S, SCREEN_MAX_S, CORES_MAX = 3.0, 1.5, 0.3, 0.3
+USER = "bench"
+
+
+class Timed(GatewayClient):
+    """A gateway client that measures in how much time at least one call was under way."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.busy_s = 0.0
+        self._open, self._since = 0, 0.0
+
+    async def _call(
+        self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> Answer:
+        if self._open == 0:
+            self._since = time.perf_counter()
+        self._open += 1
+        try:
+            return await super()._call(method, caller, path, headers, **more)
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                self.busy_s += time.perf_counter() - self._since
+
+
+async def session_of(system: System) -> tuple[str, str]:
+    """Make an administrator; return the session's cookie and the secret of the second factor."""
+    token = (system.home / "cli.token").read_text().strip()
+    async with httpx.AsyncClient(base_url=system.url, trust_env=False, timeout=30.0) as client:
+        body = {"name": USER, "password": PASSWORD, "scope": "admin"}
+        (await client.post("/users", json=body, headers=bearer(token))).raise_for_status()
+        access = (await log_in(client, USER)).json()["access_token"]
+        secret = await enrol(client, bearer(access))
+        form = {"user": USER, "password": PASSWORD, "totp": code_of(secret, steps=1)}
+        answer = await client.post("/app/login", data=form)
+        assert answer.status_code == 303, answer.text
+        return answer.cookies["fks_session"], secret
+
+
+async def server_times(system: System, cookie: str, rounds: int) -> list[tuple[str, float, float]]:
+    """Return (page, median seconds, median seconds of its gateway reads)."""
+    secrets = load_secrets(Paths.of(system.home))
+    gateway = Timed(system.url, forward_key=derived(secrets.session_key.get_secret_value(), "pages"))
+    app = create_app(Deps(http=Http(), clock=RealClock(), log=CollectingLog(), gateway=gateway, assets=Assets()))
+    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 40000))
+    found = []
+    async with httpx.AsyncClient(
+        transport=transport, base_url=system.url, cookies={"fks_session": cookie}, timeout=60.0
+    ) as client:
+        for each in PAGES:
+            if "{" in each.path:
+                continue
+            whole, reads = [], []
+            for _ in range(rounds + 1):
+                gateway.busy_s, begun = 0.0, time.perf_counter()
+                answer = await client.get(each.path)
+                whole.append(time.perf_counter() - begun)
+                reads.append(gateway.busy_s)
+                assert answer.status_code == 200, (each.name, answer.status_code)
+            found.append((each.name, statistics.median(whole[1:]), statistics.median(reads[1:])))
+    await gateway.close()
+    return found
+
+
+@contextlib.asynccontextmanager
+async def logged_in(system: System, cookie: str) -> AsyncIterator[Page]:
+    """Give a tab with the session's cookie."""
+    async with page() as tab:
+        await tab.call("Network.setCookie", name="fks_session", value=cookie, url=system.url, httpOnly=True)
+        yield tab
+
+
+async def first_paint(system: System, cookie: str, rounds: int) -> float:
+    """Return the median seconds to the first contentful paint of the dashboard, with an empty cache."""
+    found = []
+    for _ in range(rounds):
+        async with logged_in(system, cookie) as tab:
+            await tab.go(system.url + "/app/")
+            await is_true(tab, "performance.getEntriesByName('first-contentful-paint').length === 1")
+            found.append(await tab.run("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1e3)
+    return statistics.median(found)
+
+
+async def to_screen(system: System, cookie: str, count: int) -> list[float]:
+    """Return the seconds from the publication of bars to the frame in which the chart has them."""
+    bus = await Bus.connect(system.node["redis_url"])
+    found: list[float] = []
+    async with logged_in(system, cookie) as tab:
+        await tab.go(system.url + "/app/chart?symbol=BTCUSDT&timeframe=1m")
+        await is_live(tab)
+        await is_true(tab, "document.querySelector('#bars-chart canvas') !== null")
+        await tab.run(
+            "window.seen = {}; document.addEventListener('fks:message', (e) => { const n = e.detail.bench;"
+            " if (n !== undefined) requestAnimationFrame(() => { window.seen[n] = Date.now(); }); })"
+        )
+        for number in range(count):
+            begun = time.time()
+            bar = {"type": "bar", "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", "bench": number}
+            prices = dict.fromkeys(("open", "high", "low", "close"), "64000.5")
+            await bus.publish(BARS, {**bar, **prices, "time": iso(int(begun // 60 * 60) * 10**9), "volume": "1"})
+            await is_true(tab, f"window.seen[{number}] !== undefined")
+            found.append(await tab.run(f"window.seen[{number}]") / 1e3 - begun)
+    await bus.close()
+    return found
+
+
+def processor_s(system: System) -> float:
+    """Return the processor time of the system's processes so far."""
+    total = 0.0
+    for process in system.processes():
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+async def tabs_cost(system: System, cookie: str, tabs: int, seconds: float) -> tuple[float, float]:
+    """Return the cores that the system takes without and with open dashboards."""
+
+    async def cores() -> float:
+        before, begun = processor_s(system), time.monotonic()
+        await asyncio.sleep(seconds)
+        return (processor_s(system) - before) / (time.monotonic() - begun)
+
+    without = await cores()
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(tabs):
+            tab = await stack.enter_async_context(logged_in(system, cookie))
+            await tab.go(system.url + "/app/")
+        return without, await cores()
+
+
+def shown(name: str, ours: float, limit: float, unit: str) -> bool:
+    """Print one row; return whether it keeps its limit."""
+    print(f"{name:44}{ours:10.3f}{limit:10.3f}{ours / limit:8.2f} {unit}{'' if ours <= limit else '   MISSED'}")
+    return ours <= limit
+
+
+async def main(rounds: int, seconds: float, tabs: int) -> int:
+    print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory(prefix="fks-bench-web-") as place:
+        system = System.at(Path(place) / "home", FKS_WEB_ENABLED="true", FKS_AUTH_LIMIT_PER_HOUR="0")
+        try:
+            system.up()
+            cookie, _ = await session_of(system)
+            print(f"{'':44}{'ours':>10}{'limit':>10}{'ratio':>8}")
+            kept = [
+                shown(f"server time of {name}", whole, READS_RATIO_MAX * reads, "s")
+                for name, whole, reads in await server_times(system, cookie, rounds)
+            ]
+            kept.append(shown("first paint of the dashboard", await first_paint(system, cookie, 5), PAINT_MAX_S, "s"))
+            lags = sorted(await to_screen(system, cookie, 100))
+            print(f"{'message to screen, p50':44}{statistics.median(lags):10.3f}")
+            kept.append(shown("message to screen, p95", lags[94], SCREEN_MAX_S, "s"))
+            without, with_ = await tabs_cost(system, cookie, tabs, seconds)
+            print(f"{'cores of the system without tabs':44}{without:10.3f}")
+            kept.append(shown(f"cores added by {tabs} open dashboards", with_ - without, CORES_MAX, "cores"))
+        finally:
+            close_shared()
+            system.down()
+    print(f"load of this machine: {os.getloadavg()[0]:.1f}")
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--tabs", type=int, default=20)
+    given = parser.parse_args()
+    sys.exit(asyncio.run(main(given.rounds, given.seconds, given.tabs)))

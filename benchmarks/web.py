@@ -35,7 +35,7 @@ from fks.model.timeframe import iso
 from fks.store.bus import BARS, Bus
 from fks.web.app import create_app
 from fks.web.assets import Assets
-from fks.web.client import Answer, Caller, GatewayClient
+from fks.web.client import Caller, GatewayClient
 from fks.web.registry import PAGES
 from fks.web.site import Deps
 from tests.support.browser import Page, close_shared, is_live, is_true, page
@@ -57,7 +57,7 @@ class Timed(GatewayClient):
 
     async def _call(
         self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> Answer:
+    ) -> httpx.Response:
         if self._open == 0:
             self._since = time.perf_counter()
         self._open += 1

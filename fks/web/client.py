@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import orjson
@@ -60,8 +61,21 @@ class Answer:
     set_cookie: tuple[str, ...] = ()
 
 
+class _Read(NamedTuple):
+    """A read, as far as its answer depends on it."""
+
+    caller: Caller
+    path: str
+    params: tuple[tuple[str, Any], ...]
+
+
 class GatewayClient:
-    """Calls of the gateway by all requests of this process. Soft state: its connections, which are kept alive."""
+    """Calls of the gateway by all requests of this process. Soft state: its connections, which are kept alive, and the
+    reads under way.
+
+    Pages that one event makes read again, in several tabs of one session, share a read: a request joins one that has
+    not begun, never one under way, whose answer may be older than the event.
+    """
 
     def __init__(
         self,
@@ -80,6 +94,8 @@ class GatewayClient:
         # retries: a connection that the gateway's proxy had closed meanwhile is opened again; nothing was sent on it
         transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, retries=1, trust_env=False)
         self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout_s, trust_env=False)
+        self._under_way: dict[_Read, asyncio.Task[httpx.Response]] = {}
+        self._next: dict[_Read, asyncio.Task[httpx.Response]] = {}
 
     async def close(self) -> None:
         """Close its connections."""
@@ -92,8 +108,31 @@ class GatewayClient:
 
     async def read(self, caller: Caller, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """Return what GET `path` answers. Errors: Refusal."""
-        known = {name: value for name, value in (params or {}).items() if value is not None}
-        return (await self._call("GET", caller, path, params=known)).body
+        known = tuple(
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in (params or {}).items()
+            if value is not None
+        )
+        wanted = _Read(caller, path, known)
+        task = self._next.get(wanted)
+        if task is None:
+            task = asyncio.create_task(self._begin(wanted, self._under_way.get(wanted)))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its readers may have gone
+            if wanted in self._under_way:
+                self._next[wanted] = task
+            else:
+                self._under_way[wanted] = task
+        return _answer(await asyncio.shield(task)).body
+
+    async def _begin(self, wanted: _Read, before: asyncio.Task[httpx.Response] | None) -> httpx.Response:
+        """Send a read once the one before has ended. Errors: Refusal."""
+        if before is not None:
+            await asyncio.wait({before})
+            self._under_way[wanted] = self._next.pop(wanted)
+        try:
+            return await self._call("GET", wanted.caller, wanted.path, params=dict(wanted.params))
+        finally:
+            del self._under_way[wanted]
 
     async def change(
         self,
@@ -110,11 +149,11 @@ class GatewayClient:
         if key is not None:
             headers["Idempotency-Key"] = key
         content = None if body is None else orjson.dumps(body)
-        return await self._call(method, caller, path, headers=headers, content=content)
+        return _answer(await self._call(method, caller, path, headers=headers, content=content))
 
     async def _call(
         self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> Answer:
+    ) -> httpx.Response:
         sent = {
             "Host": caller.host,
             CLIENT_HEADER: client_header(caller.address, self._forward_key),
@@ -128,15 +167,11 @@ class GatewayClient:
         if more.get("content") is not None:
             sent["Content-Type"] = "application/json"
         try:
-            answer = await self._sent(method, path, sent, more)
+            return await self._sent(method, path, sent, more)
         except httpx.TimeoutException:
             raise _away("the gateway did not answer in time", method) from None
         except httpx.HTTPError as error:
             raise _away(f"the gateway cannot be reached ({type(error).__name__})", method) from None
-        body = _parsed(answer)
-        if answer.status_code >= 400:
-            raise _refusal(answer, body)
-        return Answer(answer.status_code, body, tuple(answer.headers.get_list("set-cookie")))
 
     async def _sent(
         self, method: str, path: str, headers: Mapping[str, str], more: Mapping[str, Any]
@@ -148,6 +183,14 @@ class GatewayClient:
                 raise  # it may have been done
             # a connection that was kept alive may be closed while the request is on its way: a read is sent once more
             return await self._http.request(method, path, headers=headers, **more)
+
+
+def _answer(answer: httpx.Response) -> Answer:
+    """Return an answer with a body of its own for each reader. Errors: Refusal."""
+    body = _parsed(answer)
+    if answer.status_code >= 400:
+        raise _refusal(answer, body)
+    return Answer(answer.status_code, body, tuple(answer.headers.get_list("set-cookie")))
 
 
 def _away(what: str, method: str) -> Refusal:

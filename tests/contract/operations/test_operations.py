@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
+from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.store.bus import Bus
@@ -32,7 +33,9 @@ POLL_S = operations.POLL_S
 async def rig(database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(operations, "POLL_S", 0.1)  # requests here send no message
     parts = FakeParts()
-    component: Any = SimpleNamespace(db=database, bus=bus, clock=RealClock(), log=log, config_version=0)
+    component: Any = SimpleNamespace(
+        db=database, bus=bus, clock=RealClock(), log=log, config_version=0, settings=Settings()
+    )
     rig = Rig(database, OperationStore(database), RuntimeConfigStore(database), parts, log, component=component)
     yield rig
     for task in rig.tasks:

@@ -367,6 +367,8 @@ def add(
         account = next((one for one in await AccountStore(db).page() if one.name == options["account"]), None)
         at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))
         known = await ReadingStore(db).find(symbol, at, listed=True)
+        for other in made.inputs():
+            await ReadingStore(db).find_collected(other, known.exchange)
         new = NewInstance(
             id,
             strategy,
@@ -526,7 +528,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
     """
     from fks.jobs.instances import change_params, held_instance, instance_of
     from fks.store.strategies import StrategyStore
-    from fks.strategies.check import ensure_checked, ensure_one_symbol
+    from fks.strategies.check import ensure_checked
 
     if not pairs and pyramiding is None:
         raise click.UsageError("give NAME=VALUE, or --pyramiding N")
@@ -536,7 +538,6 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
         before = await instance_of(db, id)
         made = catalogue.make(before.strategy, {**before.params, **params_of(pairs)}) if pairs else None
         if made is not None:
-            ensure_one_symbol(made)
             ensure_checked(made)
         async with db.transaction() as tx:
             row = await held_instance(tx, id)

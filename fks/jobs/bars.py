@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from fks.backtest import resample
 from fks.backtest.instrument import guess_instrument
 from fks.futures import contract_of, instrument_of_symbol
-from fks.jobs.backtest import Loaded, Request
+from fks.jobs.backtest import Loaded, Request, joined
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, find_instrument
@@ -49,6 +51,12 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
     source = "database" if bars is native else "database, made from 1m bars"
     has_finer = stored_minutes is not None and len(stored_minutes) > 0
     return Loaded(bars, instrument, source, stored_minutes if has_finer else None)
+
+
+async def load_stored_joined(db: Database, request: Request, symbols: Iterable[str]) -> Loaded:
+    """Return `load_stored` with the bars of further symbols of the exchange (`Strategy.inputs`) beside its own."""
+    loaded = await load_stored(db, request)
+    return joined(loaded, {symbol: await load_stored(db, replace(request, symbol=symbol)) for symbol in symbols})
 
 
 async def _instrument(db: Database, request: Request) -> Instrument:

@@ -21,7 +21,7 @@ from fks.backtest import Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.config.settings import Settings
 from fks.jobs.backtest import Request
-from fks.jobs.bars import load_stored
+from fks.jobs.bars import load_stored_joined
 from fks.jobs.checking import CHECK_S, checked_in_thread
 from fks.jobs.instances import instance_of, unknown_instance
 from fks.jobs.promotion import promotable
@@ -199,7 +199,8 @@ async def measure(
     request = Request(
         instance.symbol, instance.exchange, instance.timeframe, begun_ns, end_ns + _US, champion.warmup() + 1
     )
-    loaded = await load_stored(db, request)
+    symbols = {*champion.inputs(), *catalogue.make(instance.strategy, challenger.params).inputs()}
+    loaded = await load_stored_joined(db, request, sorted(symbols))
     bars = loaded.bars
     later = bars[int((bars.time_ns < begun_ns).sum()) :]
     if len(later) < 3:

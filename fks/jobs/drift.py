@@ -18,7 +18,7 @@ from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import plain
 from fks.config.settings import Settings
 from fks.jobs.backtest import Loaded, Request
-from fks.jobs.bars import load_stored
+from fks.jobs.bars import load_stored_joined
 from fks.jobs.challenge import came_from_challenger, demote
 from fks.jobs.instances import instance_of
 from fks.jobs.spec import checked_spec
@@ -93,7 +93,7 @@ async def measure(
     request = Request(
         instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + 1, 0
     )
-    loaded = await load_stored(db, request)
+    loaded = await load_stored_joined(db, request, strategy.inputs())
     costs = CostModel.of(settings.costs, loaded.instrument)
     sizing, size, lot_step = instance.sizing, instance.size, loaded.instrument.lot_step
     if Sizing.parse(sizing).needs_equity:  # the past equity of the account is not stored: quantities are not compared

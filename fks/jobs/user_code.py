@@ -177,11 +177,10 @@ async def _promote(c: Context, a: Arguments) -> Any:
 async def _change_params(c: Context, a: Arguments) -> Any:
     """Give an instance parameters as its next version, and return that."""
     from fks.jobs.instances import change_params, held_instance, instance_of
-    from fks.strategies.check import ensure_checked, ensure_one_symbol
+    from fks.strategies.check import ensure_checked
 
     before = await instance_of(c.db, a["instance"])
     made = await asyncio.to_thread(c.catalogue.make, before.strategy, a["params"])
-    ensure_one_symbol(made)
     await asyncio.to_thread(ensure_checked, made)
     params = made.model_dump(mode="json")
     async with c.db.transaction() as tx:

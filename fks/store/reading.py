@@ -74,6 +74,20 @@ class ReadingStore:
             raise ambiguous(text, [row.place for row in rows])
         return rows[0]
 
+    async def find_collected(self, text: str, exchange: str) -> Listed:
+        """Return the one symbol at an exchange that `text` names and that is collected, for a strategy that reads its
+        bars. Errors: those of `spelled`; INPUT_MISSING when it is not collected: no bar of it would ever be sealed."""
+        found = await self.find(text, exchange)
+        if not found.is_collected:
+            raise InputError(
+                f"the strategy reads bars of {found.place}, and that is not collected",
+                code="INPUT_MISSING",
+                status=422,
+                remedy=f"'fks assets enable {found.place}'; an instance that was stopped for it: "
+                "'fks strategies enable ID'",
+            )
+        return found
+
     async def spelled(self, text: str, exchange: str | None = None, *, listed: bool = False) -> list[Listed]:
         """Return everything that `text` may mean, by exchange and symbol, never nothing.
 

@@ -143,23 +143,10 @@ def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
         )
 
 
-def ensure_one_symbol(strategy: Strategy) -> None:
-    """Refuse a strategy for live use that reads further symbols. Errors: StrategyError STRATEGY_INPUTS."""
-    if wanted := strategy.inputs():
-        raise StrategyError(
-            f"strategy {strategy.name} reads bars of {' '.join(wanted)} besides its own symbol, and live trading "
-            "gives a strategy the bars of one",
-            code="STRATEGY_INPUTS",
-            status=422,
-            remedy="backtest it (fks backtest account); trade a strategy of one symbol live",
-        )
-
-
 def ensure_live(strategy: Strategy) -> None:
-    """Refuse a strategy for live use that reads further symbols, or whose stops trail on the check's tape. Errors:
-    StrategyError STRATEGY_INPUTS, STRATEGY_TRAIL; those of its evaluation."""
-    ensure_one_symbol(strategy)
-    bars = synthetic(max(600, 4 * warmup_of(strategy)))
+    """Refuse a strategy for live use whose stops trail on the check's tape. Errors: StrategyError STRATEGY_TRAIL; those
+    of its evaluation."""
+    bars = with_inputs(strategy, synthetic(max(600, 4 * warmup_of(strategy))))
     if (refusal := trailing_entry(strategy, bars, evaluate(strategy, bars))) is not None:
         raise refusal
 

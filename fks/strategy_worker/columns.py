@@ -14,13 +14,15 @@ _NAMES = ("time_ns", "open", "high", "low", "close", "volume")
 
 
 class Columns:
-    """Columns with spare capacity, doubled when full, so that not every new bar copies them."""
+    """Columns with spare capacity, doubled when full, so that not every new bar copies them. The inputs of the bars
+    (`Bars.inputs`) grow with them, row by row."""
 
     def __init__(self, bars: Bars) -> None:
         self._symbol, self._timeframe = bars.symbol, bars.timeframe
         self._count = len(bars)
         capacity = max(1024, 2 * self._count)
         self._data = {name: _grown(getattr(bars, name), capacity) for name in _NAMES}
+        self._inputs = {symbol: Columns(part) for symbol, part in bars.inputs.items()}
 
     def __len__(self) -> int:
         return self._count
@@ -32,7 +34,9 @@ class Columns:
 
     def view(self) -> Bars:
         """Return all bars; valid until the next append."""
-        return Bars(self._symbol, self._timeframe, *(self._data[name][: self._count] for name in _NAMES))
+        inputs = {symbol: part.view() for symbol, part in self._inputs.items()}
+        columns = (self._data[name][: self._count] for name in _NAMES)
+        return Bars(self._symbol, self._timeframe, *columns, inputs=inputs)
 
     def append(self, bars: Bars) -> None:
         """Add later bars. Errors: BugError when they are not later."""
@@ -47,6 +51,8 @@ class Columns:
                 self._data[name] = _grown(self._data[name][: self._count], 2 * end)
             self._data[name][self._count : end] = getattr(bars, name)
         self._count = end
+        for symbol, part in self._inputs.items():
+            part.append(bars.inputs[symbol])
 
 
 def _grown(values: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:

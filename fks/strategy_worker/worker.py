@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
+from fks.strategy_worker.inputs import InputBars
 from fks.strategy_worker.outputs import Output, ShadowOutput, SignalOutput, Step, WorkerStore
 from fks.strategy_worker.sandbox import Sandbox
 from fks.strategy_worker.signals import ages_s
@@ -74,12 +75,19 @@ class StalledInstances:
         self._since: dict[str, tuple[int | None, float]] = {}
 
     def problems(
-        self, cursors: Iterable[tuple[str, int | None, int | None]], now_s: float, *, wait_max_s: float
+        self,
+        cursors: Iterable[tuple[str, int | None, int | None]],
+        now_s: float,
+        *,
+        wait_max_s: float,
+        behind: Mapping[str, str] | None = None,
     ) -> list[FailedCheck]:
         """Return the instances behind for longer than `wait_max_s`, of (id, cursor, newest sealed bar).
 
-        One that moves, however slowly, is catching up and is no problem.
+        One that moves, however slowly, is catching up and is no problem. `behind`: the symbol that an instance waits
+        for, by id; a new process would wait for it, too.
         """
+        behind = behind or {}
         since: dict[str, tuple[int | None, float]] = {}
         for id, cursor_ns, sealed_ns in cursors:
             if sealed_ns is None or (cursor_ns is not None and cursor_ns >= sealed_ns):
@@ -89,7 +97,11 @@ class StalledInstances:
         self._since = since
         return [
             FailedCheck(
-                "queue", f"sealed bars wait for {id} for {now_s - began_s:.0f} s", id, is_mended_by_restart=True
+                "queue",
+                f"sealed bars wait for {id} for {now_s - began_s:.0f} s"
+                + (f": bars of {behind[id]} are not sealed" if id in behind else ""),
+                id,
+                is_mended_by_restart=id not in behind,
             )
             for id, (_, began_s) in since.items()
             if now_s - began_s > wait_max_s
@@ -98,13 +110,14 @@ class StalledInstances:
 
 @dataclass(slots=True)
 class _Runner:
-    """One instance in memory. `anchored_ns` is where its columns start; `eval_s` is the duration of the last
-    evaluation."""
+    """One instance in memory. `anchored_ns` is where its columns start; `inputs` has the symbols whose bars it reads
+    besides its own, by the strategy's names of them; `eval_s` is the duration of the last evaluation."""
 
     row: Instance
     strategy: Strategy
     columns: Columns
     anchored_ns: int
+    inputs: Mapping[str, str]
     eval_s: float = 1.0
     retry_rows: int = field(default_factory=lambda: ROWS_MAX)
 
@@ -147,6 +160,8 @@ class StrategyWorker:
         self._sandbox = Sandbox(self._crash_marker, runtime.clock, lease.epoch)
         self._begun: set[str] = set()  # instances whose loading began: an outage meanwhile was no death
         self._store, self._output, self._bars = *_rows(runtime, owner, is_shadow=is_shadow), BarStore(db)
+        self._inputs = InputBars(db)
+        self._behind: dict[str, str] = {}  # the symbol whose bars an instance waits for
         self._crash_attribution = CrashAttribution(runtime, self._store, self._crash_marker, crash_file=crash_file)
         self._runners: dict[str, _Runner] = {}
         self._rows: list[Instance] = []
@@ -211,7 +226,9 @@ class StrategyWorker:
         rows = [row for row in self._rows if row.state != "CRASHED"]
         running = {id: runner.row.cursor_ns for id, runner in self._runners.items()}
         cursors = [(row.id, running.get(row.id, row.cursor_ns), row.sealed_ns) for row in rows]
-        found = self._stalled.problems(cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s)
+        found = self._stalled.problems(
+            cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s, behind=self._behind
+        )
         return found if self._is_ready else [*found, FailedCheck("database", "bars cannot be read", about="bars")]
 
     def detail(self) -> dict[str, object]:
@@ -266,20 +283,38 @@ class StrategyWorker:
             return 0
 
     async def _advance(self, row: Instance) -> int:
+        self._behind.pop(row.id, None)
         if row.sealed_ns is None or (row.cursor_ns is not None and row.sealed_ns <= row.cursor_ns):
             return 0
         runner = self._runners.get(row.id)
         if runner is None or runner.row.params_version != row.params_version or runner.row.cursor_ns != row.cursor_ns:
-            runner = self._runners[row.id] = await self._load(row)
+            runner = await self._load(row)
+            if runner is None:
+                return 0
+            self._runners[row.id] = runner
+        sealed_ns = await self._sealed(row, runner.inputs)
         runner.row = replace(row, anchor_ns=runner.anchored_ns, cursor_ns=runner.row.cursor_ns)
         made = 0
-        while runner.row.cursor_ns is not None and runner.row.cursor_ns < row.sealed_ns and not self._is_draining:
-            made += await self._decide(runner, row.sealed_ns)
+        while (
+            sealed_ns is not None
+            and runner.row.cursor_ns is not None
+            and runner.row.cursor_ns < sealed_ns
+            and not self._is_draining
+        ):
+            made += await self._decide(runner, sealed_ns)
         return made
 
+    async def _sealed(self, row: Instance, inputs: Mapping[str, str]) -> int | None:
+        """Return up to which bar an instance may decide: the last one that is sealed for all symbols it reads."""
+        sealed_ns, behind = await self._inputs.sealed(row, inputs)
+        if behind:
+            self._behind[row.id] = behind
+        return sealed_ns
+
     # ── loading ──────────────────────────────────────────────────────────────────────────────────
-    async def _load(self, row: Instance) -> _Runner:
-        """Build an instance in memory: its strategy, checked, and its bars from the anchor to the cursor."""
+    async def _load(self, row: Instance) -> _Runner | None:
+        """Build an instance in memory: its strategy, checked, and its bars from the anchor to the cursor. None while a
+        symbol that it reads is not sealed up to the cursor."""
         is_first, deaths = row.id not in self._begun, _deaths(row)
         if deaths >= DEATHS_MAX:
             raise InputError(f"strategy {row.strategy}: {row.error}", remedy="correct it and enable the instance again")
@@ -289,9 +324,15 @@ class StrategyWorker:
         if not await self._store.set_state(row.id, state="LOADING", error=died):
             raise await self._superseded(row)
         self._begun.add(row.id)
-        strategy = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
-        anchor_ns, cursor_ns = await self._anchor(row, strategy.warmup())
+        strategy, names = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
+        inputs = await self._inputs.places(row, names)
+        sealed_ns = await self._sealed(row, inputs)
+        if sealed_ns is None or (row.cursor_ns is not None and sealed_ns < row.cursor_ns):
+            await self._store.set_state(row.id, state="NEW", error=f"waits for bars of {self._behind[row.id]}")
+            return None
+        anchor_ns, cursor_ns = await self._anchor(replace(row, sealed_ns=sealed_ns), strategy.warmup())
         bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)
+        bars = await self._inputs.joined(row, bars, inputs)
         await self._sandbox.in_thread(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
         await self._store.set_state(row.id, state="RUNNING")
         self._log.info(
@@ -303,12 +344,14 @@ class StrategyWorker:
             cursor=iso(cursor_ns),
             bars=len(bars),
         )
-        return _Runner(replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns), strategy, Columns(bars), anchor_ns)
+        row = replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns)
+        return _Runner(row, strategy, Columns(bars), anchor_ns, inputs)
 
-    def _make(self, row: Instance) -> Strategy:
+    def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...]]:
+        """Return the instance's strategy, and the further symbols that it reads."""
         made = NarrowCatalogue(self._folder).make(row.strategy, row.params)  # no other instance's file is run for it
         ensure_live(made)
-        return made
+        return made, made.inputs()
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
         """Return (anchor, cursor) of an instance, chosen and stored when it is new: `warmup` bars before the next one.
@@ -349,6 +392,7 @@ class StrategyWorker:
         cursor_ns = sealed_ns if len(bars) < BATCH else int(bars.time_ns[-1])
         if len(bars) and runner.columns.last_ns is not None and int(bars.time_ns[0]) <= runner.columns.last_ns:
             raise OutageError(f"bars of {row.id} moved under the cursor", remedy="it is loaded again")
+        bars = await self._inputs.joined(row, bars, runner.inputs)
         known = len(runner.columns)
         runner.columns.append(bars)
         view, first, ages = runner.columns.view(), len(runner.columns), np.zeros(0)
@@ -422,8 +466,14 @@ class StrategyWorker:
         """Wake the loop for bars of our instances; a lost message costs at most one poll."""
         async for _, payload in self._bus.subscribe(BARS):
             key = (payload.get("symbol"), payload.get("timeframe"))
-            if any((row.symbol, row.timeframe) == key for row in self._rows):
+            if any(key in self._read_by(row) for row in self._rows):
                 self._wake.set()
+
+    def _read_by(self, row: Instance) -> list[tuple[str, str]]:
+        """Return symbol and timeframe of the bars that an instance reads."""
+        runner = self._runners.get(row.id)
+        further = () if runner is None else runner.inputs.values()
+        return [(symbol, row.timeframe) for symbol in (row.symbol, *further)]
 
     async def _rest(self) -> None:
         woken, slept = asyncio.create_task(self._wake.wait()), asyncio.create_task(self._sleep())

@@ -100,7 +100,7 @@ def input_bars(strategy: Strategy, bars: Bars, symbol: str) -> Bars:
             f"strategy {strategy.name} reads {symbol} besides {bars.symbol}, and got no bars of it",
             code="INPUT_MISSING",
             status=422,
-            remedy=f"give it bars.joined({{{symbol!r}: …}}); live trading has no further symbols yet",
+            remedy=f"give it bars.joined({{{symbol!r}: …}})",
         )
     return found
 

@@ -33,6 +33,7 @@ from tests.support.strategies import EVERY_EDGE, START_NS, add_account, add_inst
 from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4}
+COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 
 
 @dataclass
@@ -126,6 +127,65 @@ async def test_signals_are_the_edges_of_the_offline_target(floor: Floor) -> None
     assert (entry["state"], entry["account_id"], entry["venue"]) == ("ready", 1, "paper")
     committed = [f for level, e, f in floor.log.lines if e == "signal.committed"]
     assert {f["trace_id"] for f in committed} == {r["trace_id"] for r in rows}
+
+
+async def test_two_legs_of_a_pair_decide_as_the_backtest(floor: Floor) -> None:
+    """A leg decides on a bar once both symbols are sealed, whichever comes first, also after a restart; bars that one
+    symbol lacks are NaN, as in a backtest."""
+    first, common = wave(90), wave(90, seed=5)
+    second = bars_of(list(np.round(first.close * (1.5 + common.close / 1e4), 2)), symbol="ETHUSDT")
+    lacks = np.delete(np.arange(90), [40, 41, 63])
+    second = Bars("ETHUSDT", "1m", *(getattr(second, name)[lacks] for name in COLUMNS))
+    legs = {
+        "long": ("BTCUSDT", first, second, {"other": "ETH/USDT", "period": 10, "entry": 1.0}),
+        "other": ("ETHUSDT", second, first, {"other": "BTC/USDT", "leg": "second", "period": 10, "entry": 1.0}),
+    }
+    await floor.db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT'), ('binance', 'ETHUSDT')")
+    for symbol, base in (("BTCUSDT", "BTC"), ("ETHUSDT", "ETH")):
+        await floor.db.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+            " VALUES ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 9000, 5)",
+            symbol,
+            base,
+        )
+    for id, (symbol, _, _, params) in legs.items():
+        await add_instance(floor.db, id, "pairs", params, symbol=symbol, **EVERY_EDGE)
+    await seal(floor.db, first[:16])
+    worker = await floor.worker()
+    await worker.start()  # the other symbol has no bar yet: the leg waits, and is neither crashed nor decided
+    row = await floor.row("long")
+    assert (row["state"], row["cursor_time"], row["error"]) == ("NEW", None, "waits for bars of ETHUSDT")
+    await seal(floor.db, second[:16])
+    await worker.step()
+    for k in range(16, 90):
+        early, late = (first, second) if k % 2 else (second, first)
+        for bars in (early, late):
+            end = int(np.searchsorted(bars.time_ns, first.time_ns[k], side="right"))
+            await seal(floor.db, bars[end - 1 : end])
+            await worker.step()
+            if bars is early and k % 10 == 0:
+                assert to_ns((await floor.row("long"))["cursor_time"]) < first.time_ns[k]
+        if k in (30, 64):
+            worker = await floor.worker(k)
+            await worker.start()
+    for id, (_, own, other, params) in legs.items():
+        joined = own.joined({params["other"]: other})
+        target = evaluate(load_catalogue().make("pairs", params), joined).target
+        rows = await floor.signals(id)
+        cursor_ns = to_ns((await floor.row(id))["cursor_time"])
+        changes = [int(t) for t in own.time_ns[1:][np.diff(target) != 0] if own.time_ns[15] < t <= cursor_ns]
+        assert sorted({to_ns(row["ts_event"]) for row in rows}) == changes
+        assert len(changes) > 6
+
+
+async def test_an_instance_whose_input_is_not_collected_is_held_with_the_reason(floor: Floor) -> None:
+    await add_instance(floor.db, "a", "pairs", {"other": "ETH/USDT"})
+    await seal(floor.db, wave(10))
+    await seal(floor.db, replace(wave(10), symbol="ETHUSDT"))
+    await (await floor.worker()).start()
+    row = await floor.row()
+    assert row["state"] == "CRASHED"
+    assert "that is not collected" in row["error"]
 
 
 async def test_a_restart_at_every_bar_gives_the_same_signals_once(floor: Floor) -> None:

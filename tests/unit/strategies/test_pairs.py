@@ -13,9 +13,10 @@ from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, input_bars
-from fks.strategies.check import check_strategy, ensure_one_symbol, synthetic, with_inputs
+from fks.strategies.check import check_strategy, ensure_live, synthetic, with_inputs
 from fks.strategies.combination import Combination
 from fks.strategies.pairs import Pairs, spread_of
+from fks.strategy_worker.columns import Columns
 from tests.support.backtests import run, run_account
 from tests.support.strategies import bars_of
 
@@ -186,8 +187,20 @@ def test_leave_must_be_smaller_than_entry() -> None:
         Pairs(leave=2.0)
 
 
-def test_live_trading_refuses_a_strategy_with_inputs() -> None:
+def test_live_trading_takes_a_strategy_with_inputs() -> None:
     for strategy in (Pairs(), Combination.of([Pairs(other="SOL/USDT")])):
-        with pytest.raises(StrategyError, match=r"reads bars of (ETH|SOL)/USDT besides") as caught:
-            ensure_one_symbol(strategy)
-        assert caught.value.code == "STRATEGY_INPUTS"
+        ensure_live(strategy)
+
+
+def test_columns_of_inputs_grow_with_their_bars() -> None:
+    first, second = pair(120)
+    whole = without(first, [1, 60]).joined({"ETH/USDT": without(second, [3, 80])})
+    columns = Columns(whole[:50])
+    for row in range(50, len(whole), 7):
+        columns.append(whole[row : row + 7])
+    view = columns.view()
+    assert (view.time_ns == whole.time_ns).all()
+    (one,), (other,) = view.inputs.values(), whole.inputs.values()
+    assert (one.time_ns == other.time_ns).all()
+    assert np.array_equal(one.close, other.close, equal_nan=True)
+    assert np.isnan(one.close).any()

@@ -29,9 +29,10 @@ class GuardianActor:
     async def start(self) -> None:
         """Open the venue sessions and the socket. Raising is a failed start."""
         import uuid
+        from functools import partial
 
         from fks.exchanges.registry import rate_limits_of
-        from fks.guardian.bridges import bridge_addresses
+        from fks.guardian.bridges import BridgeFiles
         from fks.guardian.context import Context
         from fks.guardian.lease import is_placed_here
         from fks.guardian.ninja_session import NinjaSession
@@ -55,9 +56,7 @@ class GuardianActor:
             budget=budget,
         )
         context = Context(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus)
-        addresses, wrong = bridge_addresses(c.settings, c.paths.home)
-        for fault in wrong:
-            c.log.error("guardian.ninja_unusable", fault=fault)
+        files = BridgeFiles(c.settings, c.paths.home, c.log)
         self._guardian = Guardian(
             context,
             venues,
@@ -65,7 +64,10 @@ class GuardianActor:
             socket_path=c.paths.guardian_socket,
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),
-            bridges=[NinjaSession(context, address, lambda: uuid.uuid4().hex) for address in addresses],
+            bridges=[
+                NinjaSession(context, files.address(name), lambda: uuid.uuid4().hex, partial(files.changed, name))
+                for name in files.groups
+            ],
         )
         await self._guardian.start()
 

@@ -1,15 +1,17 @@
-"""The NinjaTrader groups that the guardian reaches, from the settings."""
+"""The NinjaTrader groups that the guardian reaches, from the settings and the files that they name."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fks.config.settings import Settings
 from fks.guardian.ninja_session import BridgeAddress
 from fks.model.errors import ConfigError, FksError
-from fks.ninja_link.secret_file import load_secret
+from fks.model.ports import Log
+from fks.ninja_link.secret_file import load_secret, secret_path
 from fks.prop_rules import RuleGroup
-from fks.prop_rules.groups import FOLDER, find_group, stored_groups
+from fks.prop_rules.groups import FOLDER, files_stamp, find_group, stored_groups
 
 
 def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress], list[str]]:
@@ -33,6 +35,65 @@ def bridge_addresses(settings: Settings, home: Path) -> tuple[list[BridgeAddress
             BridgeAddress(name, group.host, group.port, secret, group.timeout_s, group.required, rules, account_rules)
         )
     return found, wrong
+
+
+class BridgeFiles:
+    """The address of each group that has a link, read again when its secret or a rule file has changed.
+
+    A file that has become wrong changes nothing: what was read last is used on, and the fault is logged once. A group
+    whose secret could not be read yet has none (b"").
+    """
+
+    def __init__(self, settings: Settings, home: Path, log: Log) -> None:
+        self._settings, self._home, self._log = settings, home, log
+        self._faults: set[str] = set()
+        self._known = {
+            name: BridgeAddress(name, group.host, group.port, b"", group.timeout_s, group.required)
+            for name, group in settings.ninja.links().items()
+        }
+        self._stamp = self._files()
+        self._read()
+        self._reported = dict(self._known)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Return the groups that have a link."""
+        return tuple(self._known)
+
+    def address(self, group: str) -> BridgeAddress:
+        """Return the newest usable address of a group."""
+        return self._known[group]
+
+    def changed(self, group: str) -> BridgeAddress | None:
+        """Return the address of a group if it is another one than the last that was returned, else None."""
+        stamp = self._files()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._read()
+        if self._known[group] == self._reported[group]:
+            return None
+        self._reported[group] = self._known[group]
+        return self._known[group]
+
+    def _files(self) -> tuple[tuple[str, int, int], ...]:
+        secrets = {secret_path(group.secret_file, self._home) for group in self._settings.ninja.links().values()}
+        return files_stamp((*secrets, *(self._home / FOLDER).glob("*")))
+
+    def _read(self) -> None:
+        found, wrong = bridge_addresses(self._settings, self._home)
+        for address in found:
+            old = self._known[address.group]
+            must_have = self._settings.ninja.links()[address.group].rules is not None
+            own = {
+                account: old.account_rules.get(account) if rules is None else rules
+                for account, rules in address.account_rules.items()
+            }
+            rules = old.rules if must_have and address.rules is None else address.rules
+            self._known[address.group] = replace(address, rules=rules, account_rules=own)
+        for fault in wrong:
+            if fault not in self._faults:
+                self._log.error("guardian.ninja_unusable", fault=fault)
+        self._faults = set(wrong)
 
 
 def _rules(home: Path, name: str | None) -> tuple[RuleGroup | None, str]:

@@ -13,7 +13,7 @@ from fks.guardian.ninja_session import NinjaSession
 from fks.model.errors import OutageError
 from fks.ninja import messages as m
 from fks.ninja.fields import written
-from fks.prop_rules import Action, RuleGroup, WorkingEntry, required_action
+from fks.prop_rules import Action, WorkingEntry, required_action
 from fks.prop_rules.snapshot import state_of
 
 _LOOK_S = 2.0
@@ -23,20 +23,19 @@ _REASON_MAX = 120
 
 
 class RuleWatch:
-    """`run` until cancelled. `rules_of` gives the rules of an account. `may_act` is asked before each request; `page`
-    gets an event, a message and its group."""
+    """`run` until cancelled. The rules are those of the session's present address. `may_act` is asked before each
+    request; `page` gets an event, a message and its group."""
 
     def __init__(
         self,
         context: Context,
         session: NinjaSession,
-        rules_of: Callable[[str], RuleGroup | None],
         *,
         may_act: Callable[[], bool],
         page: Callable[[str, str], None],
     ) -> None:
         self._clock, self._log = context.clock, context.log
-        self._session, self._rules_of = session, rules_of
+        self._session = session
         self._may_act, self._page = may_act, page
         self._demanded: dict[tuple[str, str], float] = {}  # (account, code) -> monotonic time of the last request
 
@@ -54,7 +53,7 @@ class RuleWatch:
 
     async def look(self) -> None:
         """Read the accounts once, and flatten those of which the rules demand it. Errors: OutageError."""
-        if not self._session.is_open or not self._may_act():
+        if not self._session.address.has_rules or not self._session.is_open or not self._may_act():
             return
         status = await self._session.ask(lambda rid: m.GetStatus(rid=rid))
         welcome = self._session.welcome
@@ -67,7 +66,7 @@ class RuleWatch:
 
     def _action(self, account: m.AccountStatus) -> Action | None:
         """Return what the rules demand of an account with something to close, or None."""
-        rules = self._rules_of(account.name)
+        rules = self._session.address.rules_of(account.name)
         if rules is None:
             return None
         working = any(order.ours and order.state not in _ENDED and ":E" in order.name for order in account.orders)
@@ -82,7 +81,7 @@ class RuleWatch:
         self._demanded[key] = now
         group, why = self._session.address.group, f"{action.code}: {action.detail}"
         self._log.error("guardian.rule_flattens", group=group, account=account, code=action.code, detail=action.detail)
-        rules = self._rules_of(account)
+        rules = self._session.address.rules_of(account)
         named = rules.group if rules is not None else "its firm"
         self._page("prop.flatten", f"account {account} is flattened by the rules of {named}: {why}")
         reason = why.encode("ascii", "replace").decode()[:_REASON_MAX]

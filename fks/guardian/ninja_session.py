@@ -40,18 +40,35 @@ class BridgeAddress:
     rules: RuleGroup | None = None
     account_rules: Mapping[str, RuleGroup | None] = field(default_factory=dict)
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether any account of the group has rules."""
+        return self.rules is not None or bool(self.account_rules)
+
     def rules_of(self, account: str) -> RuleGroup | None:
         """Return the rules of an account; None: of no prop firm."""
         return self.account_rules.get(account, self.rules)
 
 
 class NinjaSession:
-    """`start` and `close` once; `ask` in between. `status`: the newest snapshot. `welcome`: of this connection."""
+    """`start` and `close` once; `ask` in between. `status`: the newest snapshot. `welcome`: of this connection.
 
-    def __init__(self, context: Context, address: BridgeAddress, new_instance: Callable[[], str]) -> None:
+    `changed` gives the group's address when its files have changed, and is asked twice a second. Another secret counts
+    for the next connection: the one that is open goes on.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        address: BridgeAddress,
+        new_instance: Callable[[], str],
+        changed: Callable[[], BridgeAddress | None] = lambda: None,
+    ) -> None:
         self._clock, self._log = context.clock, context.log
         self.address, self.name = address, f"ninja:{address.group}"
         self._new_instance = new_instance
+        self._changed = changed
+        self._secret = address.secret  # of the connection that runs
         self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._asked: dict[str, asyncio.Future[m.Result | m.Status]] = {}
@@ -112,10 +129,16 @@ class NinjaSession:
         again_s = 0.0
         try:
             while True:
-                is_allowed, now = may_act(), self._clock.monotonic()
+                self._look_for_change()
+                is_allowed, now = may_act() and bool(self.address.secret), self._clock.monotonic()
                 if running is not None and running.done():
                     self._ended(running)
                     running, again_s = None, now + _AGAIN_S
+                if self._secret != self.address.secret and not self.is_open:
+                    if running is not None:
+                        await _cancelled(running)
+                        self._ended(running)
+                    running, again_s = None, 0.0
                 if running is None and is_allowed and now >= again_s:
                     running = self._opened()
                 elif running is not None and not is_allowed:
@@ -123,14 +146,27 @@ class NinjaSession:
                     self._ended(running)
                     running = None
                     self.reason = "this guardian must not act"
+                if not self.address.secret:
+                    self.reason = "its secret cannot be used"
                 await self._clock.sleep(_LOOK_S)
         finally:
             if running is not None:
                 await _cancelled(running)
                 self._ended(running)
 
+    def _look_for_change(self) -> None:
+        try:
+            found = self._changed()
+        except Exception as error:  # a file must not end the session
+            self._log.error("guardian.ninja_unusable", fault=f"{self.address.group}: {type(error).__name__}: {error}")
+            return
+        if found is not None:
+            self.address = found
+            self._log.info("guardian.ninja_changed", group=found.group)
+
     def _opened(self) -> asyncio.Task[None]:
         address = self.address
+        self._secret = address.secret
         identity = Identity(address.group, "guardian", self._new_instance(), address.secret, "fks guardian")
         session = ClientSession(
             identity, self._clock, system_draws(), ports=ports_of(address.port), timeout_s=address.timeout_s

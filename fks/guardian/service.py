@@ -104,15 +104,8 @@ class Guardian:
         self._renewing = asyncio.create_task(self._lease.keep(), name="guardian lease")
         for bridge in self._bridges:
             bridge.start(lambda: self._lease.may_act)
-            if bridge.address.rules is not None or bridge.address.account_rules:
-                watch = RuleWatch(
-                    self._context,
-                    bridge,
-                    bridge.address.rules_of,
-                    may_act=lambda: self._lease.may_act,
-                    page=self._tables.page,
-                )
-                self._watching.append(asyncio.create_task(watch.run(), name=f"{bridge.name} rules"))
+            watch = RuleWatch(self._context, bridge, may_act=lambda: self._lease.may_act, page=self._tables.page)
+            self._watching.append(asyncio.create_task(watch.run(), name=f"{bridge.name} rules"))
         await self._open_venues()
         if self._tables.take_release(await self._tables.elsewhere()):
             self._engage_again()

@@ -29,13 +29,18 @@ class SecretError(ConfigError):
         self.code = code
 
 
+def secret_path(secret_file: str | None, home: Path) -> Path:
+    """Return where a group's secret is."""
+    return Path(secret_file).expanduser() if secret_file else home / "ninja.key"
+
+
 def load_secret(secret_file: str | None, home: Path, host: str, *, must_be_private: bool = True) -> bytes:
     """Return the secret of a bridge at `host`, from `secret_file` or `ninja.key` in FKS_HOME.
 
     `must_be_private`: False for the guardian, whose kill must not fail for the mode of a file.
     Errors: SecretError when the file cannot be read, others can read it, or its secret is too short.
     """
-    path = Path(secret_file).expanduser() if secret_file else home / "ninja.key"
+    path = secret_path(secret_file, home)
     try:
         mode, text = stat.S_IMODE(path.stat().st_mode), path.read_text()
     except (OSError, UnicodeDecodeError) as error:

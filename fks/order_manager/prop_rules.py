@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from fks.model.errors import FksError
 from fks.model.ninja import LinkRecord
 from fks.model.order import Order
 from fks.prop_rules import ORDER_CODES, EntryRequest, Holding, RuleGroup, WorkingEntry, check_entry
-from fks.prop_rules.groups import FOLDER, find_group, stored_groups
+from fks.prop_rules.groups import FOLDER, files_stamp, find_group, stored_groups
 from fks.prop_rules.snapshot import account_in, state_of
 from fks.risk.intent import Intent
 
@@ -57,10 +58,19 @@ def guarded_account(settings: Settings, home: Path, link: str, account: str) -> 
 
 
 class PropGate:
-    """Verdicts for entries of the account that `venue` trades. `refresh` reads its values, at least every second."""
+    """Verdicts for entries of the account that `venue` trades. `refresh` reads its values, at least every second.
 
-    def __init__(self, guarded: GuardedAccount, links: Links, venue: str = LEADER) -> None:
-        self._guarded, self._links, self._venue = guarded, links, venue
+    `changed` gives the account with its rules when their files have changed; it is asked at each refresh.
+    """
+
+    def __init__(
+        self,
+        guarded: GuardedAccount,
+        links: Links,
+        venue: str = LEADER,
+        changed: Callable[[], GuardedAccount | None] = lambda: None,
+    ) -> None:
+        self._guarded, self._links, self._venue, self._changed = guarded, links, venue, changed
         self._link: LinkRecord | None = None
 
     @property
@@ -69,7 +79,9 @@ class PropGate:
         return self._guarded.fault
 
     async def refresh(self) -> None:
-        """Read the link's row. Errors: OutageError; the values that are known then grow old."""
+        """Read the link's row, and the rules if a file has changed. Errors: OutageError; the values that are known
+        then grow old."""
+        self._guarded = self._changed() or self._guarded
         self._link = await self._links.link(self._guarded.link)
 
     def denial(
@@ -121,8 +133,29 @@ class PropGate:
 
 def prop_gates(settings: Settings, home: Path, links: Links) -> dict[str, PropGate]:
     """Return the gate of each account at NinjaTrader that has rules, by venue: each is judged by its own values."""
-    found = {venue: guarded_account(settings, home, *traded) for venue, traded in settings.ninja.sessions().items()}
-    return {venue: PropGate(guarded, links, venue) for venue, guarded in found.items() if guarded is not None}
+    found = {}
+    for venue, (link, account) in settings.ninja.sessions().items():
+        rules = _Rules(settings, home, link, account)
+        if rules.guarded is not None:
+            found[venue] = PropGate(rules.guarded, links, venue, rules.changed)
+    return found
+
+
+class _Rules:
+    """The rules of one account, read again when a rule file has changed."""
+
+    def __init__(self, settings: Settings, home: Path, link: str, account: str) -> None:
+        self._read = partial(guarded_account, settings, home, link, account)
+        self._folder = home / FOLDER
+        self._stamp = files_stamp(self._folder.glob("*"))
+        self.guarded = self._read()
+
+    def changed(self) -> GuardedAccount | None:
+        stamp = files_stamp(self._folder.glob("*"))
+        if stamp == self._stamp:
+            return None
+        self._stamp = stamp
+        return self._read()
 
 
 def _more(reported: tuple[Holding, ...], positions: Mapping[str, Decimal]) -> tuple[Holding, ...]:

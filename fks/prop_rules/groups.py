@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Iterable
@@ -67,6 +68,16 @@ def stored_groups(folder: Path) -> list[tuple[RuleGroup, str]]:
     found = [(parse_group(path.read_text(), path.name), str(path)) for path in files]
     own = {group.group for group, _ in found}
     return found + [(shipped_group(each), "shipped") for each in SHIPPED if each not in own]
+
+
+def files_stamp(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Return a value that is another one as soon as a file has changed, has come or is gone."""
+    found = []
+    for file in sorted(files):
+        with contextlib.suppress(OSError):
+            about = file.stat()
+            found.append((str(file), about.st_mtime_ns, about.st_size))
+    return tuple(found)
 
 
 def find_group(groups: Iterable[RuleGroup], name: str) -> RuleGroup:

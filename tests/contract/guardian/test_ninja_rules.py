@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Watched:
         context = Context(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
         address = BridgeAddress("sim", "127.0.0.1", server.port, server.secret, rules=group, account_rules=of)
         self.session = NinjaSession(context, address, lambda: uuid.uuid4().hex)
-        self.watch = RuleWatch(context, self.session, address.rules_of, may_act=lambda: may_act, page=self.page)
+        self.watch = RuleWatch(context, self.session, may_act=lambda: may_act, page=self.page)
         self.session.start(lambda: True)
 
     def page(self, event: str, message: str) -> None:
@@ -96,3 +97,32 @@ async def test_guardian_that_must_not_act_only_looks_on(server: Server) -> None:
     await watched.look()
     assert (held(server), watched.pages) == (2, [])
     await watched.session.close()
+
+
+async def test_another_secret_and_other_rules_count_without_a_restart(server: Server) -> None:
+    watched = Watched(server, None)
+    right = watched.session.address
+    lost = rules(max_loss={"value": 2000, "trailing": "static"}).model_copy(update={"starting_balance": 60_000})
+    await watched.session.close()
+    changes: list[BridgeAddress] = []
+    context = Context(RealClock(), CollectingLog(), RecordingMeter(), QUICK)
+    session = watched.session = NinjaSession(
+        context,
+        replace(right, secret=b"a secret that is another one by now"),
+        lambda: uuid.uuid4().hex,
+        lambda: changes.pop() if changes else None,
+    )
+    watched.watch = RuleWatch(context, session, may_act=lambda: True, page=watched.page)
+    session.start(lambda: True)
+    await until(lambda: session.reason != "not connected yet")
+    assert not session.is_open
+    changes.append(right)
+    await watched.look()
+    assert (held(server), watched.pages) == (2, []), "it has no rules yet"
+    changes.append(replace(right, rules=lost))
+    await until(lambda: session.address.has_rules)
+    assert session.is_open, "the connection went on"
+    await watched.look()
+    await until(lambda: held(server) == 0 and not resting(server))
+    assert watched.pages == ["prop.flatten"]
+    await session.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fks.config.settings import Ninja, NinjaAccount, NinjaGroup, Settings
-from fks.guardian.bridges import bridge_addresses
+from fks.guardian.bridges import BridgeFiles, bridge_addresses
+from fks.prop_rules.groups import shipped_text
+from tests.support.ports import CollectingLog
 
 SECRET = "correct-horse-battery-staple-0001"
 
@@ -44,3 +46,48 @@ def test_account_whose_own_rules_cannot_be_used_has_none_not_those_of_another_fi
     assert found.rules_of("X-1") is None, "the group's rules would flatten by the figures of another firm"
     named = {account: rules.group for account in ("X-2", "X-3") if (rules := found.rules_of(account)) is not None}
     assert named == {"X-2": "apex-50k", "X-3": "topstep-50k"}
+
+
+def _one(tmp_path: Path, **group: object) -> tuple[BridgeFiles, CollectingLog]:
+    log = CollectingLog()
+    groups = {"a": NinjaGroup(port=8081, secret_file=str(tmp_path / "a.key"), **group)}  # type: ignore[arg-type]
+    return BridgeFiles(Settings(ninja=Ninja(groups=groups)), tmp_path, log), log
+
+
+def test_changed_secret_and_rules_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.key").write_text(SECRET)
+    files, _ = _one(tmp_path, rules="topstep-50k")
+    assert files.changed("a") is None
+    (tmp_path / "a.key").write_text(f"{SECRET}-another")
+    assert (found := files.changed("a")) is not None
+    assert found.secret == f"{SECRET}-another".encode()
+    assert files.changed("a") is None, "it is reported once"
+    own = tmp_path / "prop_rules"
+    own.mkdir()
+    text = shipped_text("topstep-50k").replace("starting_balance = 50000", "starting_balance = 60000")
+    (own / "topstep-50k.toml").write_text(text)
+    assert (found := files.changed("a")) is not None
+    assert found.rules is not None
+    assert found.rules.starting_balance == 60_000
+
+
+def test_file_that_becomes_wrong_leaves_what_was_read_last(tmp_path: Path) -> None:
+    (tmp_path / "a.key").write_text(SECRET)
+    files, log = _one(tmp_path, rules="topstep-50k")
+    (tmp_path / "a.key").write_text("short")
+    (tmp_path / "prop_rules").mkdir()
+    (tmp_path / "prop_rules" / "topstep-50k.toml").write_text("group = [")
+    assert files.changed("a") is None
+    assert files.address("a").secret == SECRET.encode()
+    assert files.address("a").rules is not None
+    assert [event for _, event, _ in log.lines] == ["guardian.ninja_unusable"]
+    assert files.changed("a") is None
+    assert len(log.lines) == 1, "a fault is logged once"
+
+
+def test_secret_that_comes_later_is_taken_over(tmp_path: Path) -> None:
+    files, log = _one(tmp_path)
+    assert (files.address("a").secret, len(log.lines)) == (b"", 1)
+    (tmp_path / "a.key").write_text(SECRET)
+    assert (found := files.changed("a")) is not None
+    assert found.secret == SECRET.encode()

@@ -227,3 +227,17 @@ def test_settings_name_the_rules_and_a_wrong_file_denies(tmp_path: Path) -> None
     assert broken is not None
     assert broken.rules is None
     assert "max_loss" in broken.fault
+
+
+async def test_changed_rule_file_counts_from_the_next_refresh(tmp_path: Path) -> None:
+    settings = Settings(ninja=Ninja(enabled=True, group="apex", account="APEX-1", rules="topstep-50k"))
+    (gate,) = prop_gates(settings, tmp_path, Links()).values()
+    assert gate.fault == ""
+    (tmp_path / "prop_rules").mkdir()
+    file = tmp_path / "prop_rules" / "topstep-50k.toml"
+    file.write_text(shipped_text("topstep-50k").replace("value = 2000", "value = -1"))
+    await gate.refresh()
+    assert "max_loss" in gate.fault, "rules that cannot be used deny every entry"
+    file.write_text(shipped_text("topstep-50k"))
+    await gate.refresh()
+    assert gate.fault == ""

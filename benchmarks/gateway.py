@@ -1,13 +1,13 @@
 """The gateway against a bare Ray Serve + FastAPI hello in the same run, with the client on the same cores.
 
-    python benchmarks/gateway.py [--seconds 10] [--rounds 3] [--minutes 0] [--home PATH]
+    python benchmarks/gateway.py [--seconds 10] [--rounds 3] [--minutes 0] [--sockets] [--home PATH]
 
 A whole demo system in a temporary FKS_HOME, and beside it a Ray of its own with one FastAPI route behind Serve, with as
 many replicas and the same options. Rounds alternate between the two: 16 connections that send the next request when the
 answer is there. Limits: the cheapest route (`/monitor/api/ping/`) at least 0.8 of bare, an authenticated read that
 counts in a limit (`/market-data`) at least 0.5. Then a webhook against `POST /orders`, in turn and one at a time (p50 at
-most 1.5 times); 100 websocket clients at 2 messages a second beside 50 requests a second (p99 of the lag, from the
-publication to the client, under 250 ms); the highest rate of the authenticated read whose p99 stays under 250 ms; and
+most 1.5 times); 100 websocket clients, ten to a token, at 2 messages a second beside 50 requests a second (p99 of the
+lag, from the publication to the client, under 250 ms); the highest rate of the authenticated read whose p99 stays under 250 ms; and
 with `--minutes` the memory of the replicas under 50 requests a second and 20 sockets.
 """
 
@@ -39,6 +39,7 @@ from fks.store.bus import ALERTS, Bus
 
 CONNECTIONS = 16
 CLIENTS, MESSAGES_PER_S, REQUESTS_PER_S = 100, 2.0, 50.0
+CLIENTS_PER_TOKEN = 10  # of 20 that a replica lets in: all of them may meet the same one
 LAG_MAX_S = 0.25
 SETTLE_S = 2.0
 
@@ -287,12 +288,19 @@ async def listen(url: str, token: str, lags: list[float], ready: asyncio.Event) 
 
 
 @contextlib.asynccontextmanager
-async def listeners(url: str, token: str, count: int, lags: list[float]) -> AsyncIterator[None]:
-    """Keep `count` sockets open."""
+async def listeners(url: str, tokens: list[str], count: int, lags: list[float]) -> AsyncIterator[None]:
+    """Keep `count` sockets open, the tokens in turn. A socket that is refused is raised at once."""
     events = [asyncio.Event() for _ in range(count)]
-    tasks = [asyncio.create_task(listen(url, token, lags, event)) for event in events]
+    tasks = [
+        asyncio.create_task(listen(url, tokens[number % len(tokens)], lags, event))
+        for number, event in enumerate(events)
+    ]
+    opening = asyncio.gather(*(event.wait() for event in events))
     async with asyncio.timeout(60.0):
-        await asyncio.gather(*(event.wait() for event in events))
+        await asyncio.wait([opening, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
     try:
         yield
     finally:
@@ -315,7 +323,9 @@ async def publish(redis_url: str, seconds: float) -> int:
 async def sockets(rig: Rig, token: str, seconds: float) -> bool:
     """Print the lag of CLIENTS sockets beside requests; return whether the limit was missed."""
     url, lags = rig.system.url, list[float]()
-    async with listeners(url, token, CLIENTS, lags):
+    async with rig.client() as client:
+        tokens = [await token_of(client) for _ in range(CLIENTS // CLIENTS_PER_TOKEN)]
+    async with listeners(url, tokens, CLIENTS, lags):
         sent, (took, failed) = await asyncio.gather(
             publish(rig.system.node["redis_url"], seconds),
             open_loop(url, get("/market-data/BTCUSDT", token), REQUESTS_PER_S, seconds),
@@ -363,7 +373,7 @@ async def memory(rig: Rig, token: str, minutes: float) -> bool:
             await asyncio.sleep(5.0)
 
     looking = asyncio.create_task(look())
-    async with listeners(rig.system.url, token, 20, []):
+    async with listeners(rig.system.url, [token], 20, []):
         await asyncio.gather(
             publish(rig.system.node["redis_url"], minutes * 60),
             open_loop(rig.system.url, get("/market-data/BTCUSDT", token), REQUESTS_PER_S, minutes * 60),
@@ -390,13 +400,18 @@ async def token_of(client: httpx.AsyncClient) -> str:
     raise RuntimeError("no token within 30 s")
 
 
-async def measure(rig: Rig, seconds: float, rounds: int, minutes: float) -> int:
+async def measure(rig: Rig, given: argparse.Namespace) -> int:
     """Run the parts on a system that is up; return 1 when a limit was missed."""
+    seconds, minutes = given.seconds, given.minutes
     async with rig.client() as client:
         token = await token_of(client)
+    if given.sockets:
+        is_missed = await sockets(rig, token, max(seconds, 10.0))
+        print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        return int(is_missed)
     missed = []
     async with bare(free_port(), 2) as peer:
-        missed.append(await rates(rig, peer, token, seconds, rounds))
+        missed.append(await rates(rig, peer, token, seconds, given.rounds))
     parts: list[Callable[[], Awaitable[bool | None]]] = [
         lambda: orders(rig, 40),
         lambda: sockets(rig, token, max(seconds, 10.0)),
@@ -410,11 +425,11 @@ async def measure(rig: Rig, seconds: float, rounds: int, minutes: float) -> int:
     return int(any(missed))
 
 
-async def main(seconds: float, rounds: int, minutes: float, home: str | None) -> int:
-    if home is not None:
-        rig = Rig.at(Path(home))
+async def main(given: argparse.Namespace) -> int:
+    if given.home is not None:
+        rig = Rig.at(Path(given.home))
         try:
-            return await measure(rig, seconds, rounds, minutes)
+            return await measure(rig, given)
         finally:
             await rig.close()
     with tempfile.TemporaryDirectory(prefix="fks-gateway-") as made:
@@ -423,7 +438,7 @@ async def main(seconds: float, rounds: int, minutes: float, home: str | None) ->
         try:
             await asyncio.to_thread(rig.system.up)
             await rig.healthy()
-            return await measure(rig, seconds, rounds, minutes)
+            return await measure(rig, given)
         finally:
             await rig.close()
             await asyncio.to_thread(rig.system.down)
@@ -437,6 +452,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.0)
+    parser.add_argument("--sockets", action="store_true", help="only the sockets")
     parser.add_argument("--home", help="measure the system that runs there instead")
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.seconds, given.rounds, given.minutes, given.home)))
+    sys.exit(asyncio.run(main(given)))

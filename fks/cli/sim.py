@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def sim() -> None:
-    """Local stand-ins for tests and first steps: a Binance spot exchange, and NinjaTrader 8."""
+    """Local stand-ins for tests and first steps: an exchange with the wire of Binance or Kraken, and NinjaTrader 8."""
 
 
 @sim.command()
@@ -30,6 +30,13 @@ def sim() -> None:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
+@click.option(
+    "--wire",
+    default="binance",
+    type=click.Choice(["binance", "kraken"]),
+    show_default=True,
+    help="Protocol of market data; kraken: REST and WebSocket v2, beside Binance's.",
+)
 @click.option("--seed", default=1, show_default=True, help="The generated market's seed; kept at the first start.")
 @click.option(
     "--tape", "tapes", multiple=True, type=click.Path(path_type=Path), help="Play a .fksbars file; repeatable."
@@ -85,6 +92,7 @@ def _options(given: dict[str, Any]) -> Options:
         raise InputError(f"speed {given['speed']} is not above 0", remedy="use --hold to stop the tape")
     return Options(
         given["data_dir"],
+        wire=given["wire"],
         seed=given["seed"],
         host=given["host"],
         port=given["port"],

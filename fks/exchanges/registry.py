@@ -33,7 +33,7 @@ EXCHANGES = {
 }
 #: those that have no web address: `of_settings` makes them from a section of their own
 BY_SETTINGS = frozenset({"ninja"})
-#: the only exchange whose protocol the local exchange implements
+#: the exchange that the local exchange of `fks up` plays; another wire is chosen by `fks sim exchange --wire`
 SIMULATED = "binance"
 #: whose downloads are files without a header, named by its own symbol: XBTUSD_1.csv (bars), XBTUSD.csv (trades)
 DOWNLOADS_BY_SYMBOL = "kraken"

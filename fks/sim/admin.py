@@ -171,7 +171,8 @@ class Admin:
             elif fault.kind == "cut_stream":
                 socket.abort()
             elif fault.kind == "server_shutdown":
-                socket.send(orjson.dumps({"event": {"e": "serverShutdown", "E": self._exchange.wall_ms()}}))
+                binance = {"event": {"e": "serverShutdown", "E": self._exchange.wall_ms()}}
+                socket.send(socket.shutdown_frame or orjson.dumps(binance))
                 await socket.shut(1001)
 
     async def _clear_faults(self, request: web.Request) -> object:

@@ -26,7 +26,7 @@ from fks.sim.market import Market
 from fks.sim.options import Options
 from fks.sim.pace import TapePace
 from fks.sim.prints import Trade
-from fks.sim.publisher import Publisher
+from fks.sim.publisher import Publisher, Publishers
 from fks.sim.source import Source
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
@@ -65,6 +65,7 @@ class Exchange:
         for state in self.states.values():
             state.market.seek(self._market_ms())
         self.publisher = Publisher(self.states, self.faults, clock.monotonic)
+        self.publishers = Publishers([self.publisher])
         self.users = Users(self.faults, clock.monotonic, self.wall_ms)
         ledger = self._ledger()
         journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
@@ -209,17 +210,17 @@ class Exchange:
             for state in self.states.values():
                 self._advance_symbol(state)
         for state in self.states.values():
-            self.publisher.tick(state)
+            self.publishers.tick(state)
 
     def _advance_symbol(self, state: SymbolState) -> None:
         trades = state.market.due(self._market_ms())
         if trades:
-            self.publisher.trades(state, trades)
+            self.publishers.trades(state, trades)
             if not self.by_tape:
                 self.engine.on_trades(state, trades)
 
     def _on_print(self, state: SymbolState, trade: Trade) -> None:
-        self.publisher.trades(state, [trade])
+        self.publishers.trades(state, [trade])
 
     def _advance_tape(self) -> None:
         pace = self.pace
@@ -244,7 +245,7 @@ class Exchange:
         end = pace.end_of(pace.row)
         for state in self.states.values():
             trades = state.market.due(end - 1)
-            self.publisher.trades(state, trades)
+            self.publishers.trades(state, trades)
             if not self.by_tape:
                 self.engine.on_trades(state, trades)
             elif (bar := self._tape_bar(state, pace.row)) is not None:
@@ -252,8 +253,8 @@ class Exchange:
         pace.position = float(pace.row + 1)
         self.store.set_meta("tape_position", str(pace.position))
         for state in self.states.values():
-            self.publisher.klines(state, end)
-            self.publisher.tick(state, is_final=True)
+            self.publishers.klines(state, end)
+            self.publishers.tick(state, is_final=True)
         self._open_bars()
 
     def _open_bars(self) -> None:
@@ -266,8 +267,8 @@ class Exchange:
             bar = self._tape_bar(state, pace.row)
             if self.by_tape and bar is not None:
                 self.engine.bars[state.symbol] = bar
-            self.publisher.trades(state, state.market.due(int(pace.grid[pace.row])))
-            self.publisher.klines(state, state.market.now_ms, is_final=True)
+            self.publishers.trades(state, state.market.due(int(pace.grid[pace.row])))
+            self.publishers.klines(state, state.market.now_ms, is_final=True)
 
     def _tape_bar(self, state: SymbolState, row: int) -> TapeBar | None:
         """Return this symbol's bar of the grid's row; None when its tape has none there."""
@@ -283,7 +284,7 @@ class Exchange:
 
     async def flushed(self) -> None:
         """Return when every queued frame is written to its connection."""
-        for socket in self.publisher.sockets() | self.users.sockets():
+        for socket in self.publishers.sockets() | self.users.sockets():
             await socket.flushed()
 
     def close(self) -> None:

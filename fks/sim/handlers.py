@@ -16,6 +16,8 @@ from fks.sim.calls import Call, Reply, answer
 from fks.sim.endpoints import REST
 from fks.sim.errors import ApiError
 from fks.sim.exchange import Exchange
+from fks.sim.kraken.publisher import KrakenPublisher
+from fks.sim.kraken.rest import REST as KRAKEN_REST
 from fks.sim.params import Params
 from fks.sim.sockets import Socket
 
@@ -27,8 +29,10 @@ _GONE = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 class Handlers:
     """Handlers of one exchange. `sockets` are the open websocket connections."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, kraken: KrakenPublisher | None = None) -> None:
         self._exchange = exchange
+        self._kraken = kraken
+        self._endpoints = REST if kraken is None else REST | KRAKEN_REST
         self.sockets: dict[Socket, float] = {}
 
     # -- REST --------------------------------------------------------------------------------------------------------
@@ -39,9 +43,9 @@ class Handlers:
         body = await request.read()
         if path == "/api/v3/userDataStream":
             return self._listen_key(request)
-        endpoint = REST.get((request.method, path))
+        endpoint = self._endpoints.get((request.method, path))
         if endpoint is None:
-            known = any(path == other for _, other in REST)
+            known = any(path == other for _, other in self._endpoints)
             return web.Response(
                 status=405 if known else 404,
                 text="<html><body><h2>404 Not found</h2></body></html>",
@@ -115,6 +119,22 @@ class Handlers:
             await socket.end()
         return socket.ws
 
+    async def kraken_stream(self, request: web.Request) -> web.StreamResponse:
+        """Serve a connection of Kraken's version 2."""
+        kraken, now = self._kraken, self._exchange.clock.monotonic()
+        assert kraken is not None
+        socket = Socket(request.path)
+        await socket.open(request, now)
+        self.sockets[socket] = now
+        kraken.connected(socket)
+        try:
+            await self.read(socket, lambda text: kraken.command(socket, text))
+        finally:
+            self.sockets.pop(socket, None)
+            kraken.gone(socket)
+            await socket.end()
+        return socket.ws
+
     def _listen(self, socket: Socket, names: list[str]) -> None:
         """Subscribe a connection to account events when it names the listen key (and listen keys are switched on)."""
         users = self._exchange.users
@@ -124,6 +144,7 @@ class Handlers:
     async def read(self, socket: Socket, on_text: Callable[[str], object]) -> None:
         """Read messages until the connection ends. More than five a second end it, as on the real exchange."""
         second, count = 0, 0
+        is_limited = self._exchange.options.has_rate_limits and socket.path.split("/")[1] in ("ws", "stream")
         while True:
             message = await socket.ws.receive()
             if message.type in _GONE:
@@ -137,7 +158,7 @@ class Handlers:
                 await socket.ws.pong(message.data)
             elif message.type == WSMsgType.TEXT:
                 second, count = (second, count + 1) if int(now) == second else (int(now), 1)
-                if count > _MESSAGES_PER_S and self._exchange.options.has_rate_limits and socket.path[:7] != "/ws-api":
+                if count > _MESSAGES_PER_S and is_limited:
                     await socket.ws.close(code=1008, message=b"Too many requests")
                     return
                 result = on_text(message.data)

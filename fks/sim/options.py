@@ -13,7 +13,7 @@ class Options:
     `start`: first moment on the tape (ISO 8601), else a day after its first bar. `hold`: the tape moves only by
     request.
     `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
-    texts.
+    texts. `wire` "kraken" adds Kraken's market data to Binance's wire.
     """
 
     data_dir: Path
@@ -36,3 +36,4 @@ class Options:
     tick_s: float = 0.1
     ping_s: float = 20.0
     history_days: int = 30
+    wire: str = "binance"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Protocol
 
 import orjson
 
@@ -21,6 +22,41 @@ from fks.sim.tickers import day_ticker, mini_ticker
 _KLINE = re.compile(r"([a-z0-9]+)@kline_(\w+)")
 _LEAPS_MAX = 600
 _SECOND_MS = 1000
+
+
+class MarketPublisher(Protocol):
+    """Publishes what happens in the markets to the connections of one wire."""
+
+    def trades(self, state: SymbolState, trades: list[Trade]) -> None: ...
+    def klines(self, state: SymbolState, now_ms: int, *, is_final: bool = False) -> None: ...
+    def tick(self, state: SymbolState, *, is_final: bool = False) -> None: ...
+    def sockets(self) -> set[Socket]: ...
+
+
+class Publishers:
+    """The publishers of all wires, as one."""
+
+    def __init__(self, items: list[MarketPublisher]) -> None:
+        self.items = items
+
+    def trades(self, state: SymbolState, trades: list[Trade]) -> None:
+        """Publish trades on every wire."""
+        for publisher in self.items:
+            publisher.trades(state, trades)
+
+    def klines(self, state: SymbolState, now_ms: int, *, is_final: bool = False) -> None:
+        """Publish bars on every wire."""
+        for publisher in self.items:
+            publisher.klines(state, now_ms, is_final=is_final)
+
+    def tick(self, state: SymbolState, *, is_final: bool = False) -> None:
+        """Publish what is due on every wire."""
+        for publisher in self.items:
+            publisher.tick(state, is_final=is_final)
+
+    def sockets(self) -> set[Socket]:
+        """Return the connections of all wires."""
+        return set().union(*(publisher.sockets() for publisher in self.items))
 
 
 class LiveKline:

@@ -16,6 +16,8 @@ from fks.model.errors import ConfigError
 from fks.sim.admin import Admin
 from fks.sim.exchange import Exchange
 from fks.sim.handlers import Handlers
+from fks.sim.kraken.publisher import PATH as KRAKEN_WS
+from fks.sim.kraken.publisher import KrakenPublisher
 from fks.sim.options import Options
 from fks.sim.session import Sessions
 
@@ -28,7 +30,11 @@ class Server:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.handlers = Handlers(exchange)
+        self.kraken: KrakenPublisher | None = None
+        if exchange.options.wire == "kraken":
+            self.kraken = KrakenPublisher(exchange.states, exchange.faults, exchange.clock.monotonic, exchange.wall_ms)
+            exchange.publishers.items.append(self.kraken)
+        self.handlers = Handlers(exchange, self.kraken)
         self.admin = Admin(exchange, self.handlers)
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.port = 0
@@ -40,6 +46,8 @@ class Server:
         options = self.exchange.options
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
+        if self.kraken is not None:
+            app.router.add_get(KRAKEN_WS, self._guarded(self.handlers.kraken_stream))
         app.router.add_get("/ws-api/v3", self._guarded(Sessions(self.exchange, self.handlers).serve))
         app.router.add_get("/{door:ws|stream}", self._guarded(self.handlers.streams))
         app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.handlers.streams))
@@ -64,7 +72,7 @@ class Server:
         at = f"{self.exchange.options.host}:{self.port}"
         return {
             "rest": f"http://{at}",
-            "ws": f"ws://{at}",
+            "ws": f"ws://{at}{KRAKEN_WS if self.kraken is not None else ''}",
             "ws_api": f"ws://{at}/ws-api/v3",
             "api_key": keys.api_key,
             "api_secret": keys.api_secret,

@@ -28,6 +28,7 @@ class Socket:
         self.is_dead = False
         self.session_key = ""  # after session.logon: requests need no key and no signature
         self.last_pong = 0.0
+        self.shutdown_frame = b""  # sent before the exchange closes it; "": that of Binance
         self._request: web.Request | None = None
         self._out: deque[bytes] = deque()
         self._wake = asyncio.Event()

@@ -9,21 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.support.collecting import check_stored
-from tests.support.feed_faults import FaultRun
+from tests.support.feed_faults import WIRES, FaultRun, Wire
 from tests.support.local_exchange import LocalExchange
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(180)
-async def test_whatever_happens_to_a_feed_the_store_equals_the_exchange(redis_url: str, tmp_path: Path) -> None:
-    exchange = LocalExchange(tmp_path, ["--seed", "31", "--rate-limits", "off"]).start()
+@pytest.mark.parametrize("wire", WIRES.values(), ids=list(WIRES))
+async def test_whatever_happens_to_a_feed_the_store_equals_the_exchange(
+    wire: Wire, redis_url: str, tmp_path: Path
+) -> None:
+    exchange = LocalExchange(tmp_path, ["--seed", "31", "--rate-limits", "off", *wire.flags]).start()
     try:
-        async with FaultRun(exchange, redis_url, seed=13).opened() as run:
-            await run.torment(22)
+        async with FaultRun(exchange, redis_url, 13, wire).opened() as run:
+            await run.torment(wire.short_s)
             await run.settled()
             assert await run.check_trades() > 50
-            await check_stored(run.db, exchange)
-            assert await run.check_outages() > 2
+            await check_stored(run.db, exchange, symbols=wire.symbols)
+            assert await run.check_outages() >= wire.outages_min
             assert min(await run.check_entries()) > 0
     finally:
         exchange.stop()

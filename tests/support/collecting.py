@@ -65,9 +65,12 @@ def make_collector(
 ) -> Collector:
     """Return a collector, not started."""
     clock = RealClock()
-    assert endpoint_of(settings, None) != Endpoint()
-    exchange = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
-    runtime = Runtime(settings, clock, db, bus, log, meter or RecordingMeter(), lease or Held(NAME, epoch))
+    name = settings.data.exchange
+    assert endpoint_of(settings, None, name) != Endpoint()
+    exchange = make_exchange(name, settings=settings, node=None, clock=clock, log=log)
+    runtime = Runtime(
+        settings, clock, db, bus, log, meter or RecordingMeter(), lease or Held(f"collector:{name}", epoch)
+    )
     return Collector(exchange, runtime, make_feed=make_feed)
 
 
@@ -94,12 +97,14 @@ async def _main(spec: dict[str, Any]) -> None:
     db = await Database.connect(spec["database"], application="collecting")
     bus = await Bus.connect(spec["redis"])
     log = CollectingLog(lines=Logged())
+    settings = settings_for(spec["info"], **spec["data"])
+    name = f"collector:{settings.data.exchange}"
     lease = HeldLease(
-        db, RealClock(), name=NAME, epoch=spec["epoch"], holder="test", ttl_s=LEASE_S, renew_s=LEASE_S / 3
+        db, RealClock(), name=name, epoch=spec["epoch"], holder="test", ttl_s=LEASE_S, renew_s=LEASE_S / 3
     )
     await lease.renew()
     collector = make_collector(
-        settings_for(spec["info"], **spec["data"]),
+        settings,
         db,
         bus,
         log,
@@ -185,9 +190,17 @@ async def later(db: Database, seconds: float, *, deadline_s: float = 20.0, symbo
     await until(moved, deadline_s=deadline_s)
 
 
-async def check_stored(db: Database, exchange: LocalExchange, frames: tuple[str, ...] = FEW["timeframes"]) -> None:
-    """Every stored bar up to sealed_through is the exchange's own, none is missing, none is from beyond."""
-    for symbol in FEW["symbols"]:
+async def check_stored(
+    db: Database,
+    exchange: LocalExchange,
+    frames: tuple[str, ...] = FEW["timeframes"],
+    symbols: tuple[str, ...] = FEW["symbols"],
+) -> None:
+    """Every stored bar up to sealed_through is the exchange's own, none is missing, none is from beyond.
+
+    The witness is Binance's wire, which the local exchange speaks beside any other.
+    """
+    for symbol in symbols:
         trades = await db.sql("SELECT trade_id FROM market_trades WHERE symbol = $1 ORDER BY trade_id", symbol)
         numbers = [row[0] for row in trades]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "a public trade is missing"
@@ -202,7 +215,10 @@ async def check_stored(db: Database, exchange: LocalExchange, frames: tuple[str,
                     f"{symbol} {frame}: a bar is missing after {to_datetime(before)}"
                 )
             assert all(row["is_complete"] for row in rows)
-            stored, wanted = {bar_of(row) for row in rows}, set(klines(exchange, symbol, frame, times[0], times[-1]))
+            stored, wanted = (
+                {bar_of(row) for row in rows},
+                set(klines(exchange, symbol, frame, times[0], times[-1], rows[0]["exchange"])),
+            )
             assert stored == wanted, f"{symbol} {frame}: stored {stored - wanted}, the exchange has {wanted - stored}"
 
 
@@ -221,14 +237,22 @@ def bar_of(row: Any) -> Bar:
     )
 
 
-def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last_ns: int) -> list[Bar]:
+def klines(
+    exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last_ns: int, name: str = "binance"
+) -> list[Bar]:
     """Return the exchange's bars from first to last; those it does not have are grouped here, from its seconds."""
     interval = {"5s": "1s", "15s": "1s"}.get(frame, frame)
     rows: list[list[Any]] = []
     cursor, end = first_ns // 1_000_000, bar_end(last_ns, frame) // 1_000_000 - 1
     while cursor <= end:
         page = exchange.ask(
-            "GET", "/api/v3/klines", symbol=symbol, interval=interval, startTime=cursor, endTime=end, limit=1000
+            "GET",
+            "/api/v3/klines",
+            symbol=symbol.replace("/", ""),
+            interval=interval,
+            startTime=cursor,
+            endTime=end,
+            limit=1000,
         )
         if not page:
             break
@@ -241,7 +265,7 @@ def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last
         spoken = [row for row in group if row[8]] or group[:1]
         bars.append(
             Bar(
-                "binance",
+                name,
                 symbol,
                 frame,
                 group[0][0] * 1_000_000,

@@ -30,14 +30,11 @@ from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
 from tests.support import servers
-from tests.support.collecting import NAME
 from tests.support.feed_histories import folder_asked_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
 
-SYMBOLS = ("BTCUSDT", "ETHUSDT")
 DATA: dict[str, Any] = {
-    "symbols": SYMBOLS,
     "timeframes": ("1s", "5s", "15s", "1m"),
     "backfill_bars": 20,
     "stale_min_s": 1.5,
@@ -49,6 +46,34 @@ ANSWER_S = 0.1  # of REST, and of our loop
 #: faults after which a collector subscribes again: one that does so in a stall has all trades from REST, and is live
 #: until its own limit
 RECONNECTS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """One exchange's protocol: its symbols, its stream of trades, and the REST paths that are disturbed."""
+
+    exchange: str
+    symbols: tuple[str, str]
+    trades: str
+    paths: tuple[str, str]
+    flags: tuple[str, ...] = ()
+    pause_s: tuple[float, float] = (0.1, 1.2)  # between faults
+    short_s: float = 22.0  # of faults in the short run, and the outages that it leaves at least
+    outages_min: int = 3
+
+
+WIRES = {
+    "binance": Wire("binance", ("BTCUSDT", "ETHUSDT"), "aggTrade", ("/api/v3/aggTrades", "/api/v3/klines")),
+    "kraken": Wire(
+        "kraken",
+        ("BTC/USDT", "ETH/USDT"),
+        "trade",
+        ("/0/public/Trades", "/0/public/OHLC"),
+        ("--wire", "kraken"),
+        (2.0, 14.0),  # a request a second and 15 connects a minute: a feed needs longer until it is live again
+        60.0,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +111,7 @@ class FaultRun:
     exchange: LocalExchange
     redis_url: str
     seed: int
+    wire: Wire = WIRES["binance"]
     done: list[Injected] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     lulls: list[Lull] = field(default_factory=list)
@@ -125,12 +151,12 @@ class FaultRun:
             await asyncio.sleep(0.1)
 
     async def _start(self) -> None:
-        self.epoch = await raise_epoch(self.db, NAME, "test")
+        self.epoch = await raise_epoch(self.db, f"collector:{self.wire.exchange}", "test")
         spec = {
             "database": self._postgres.url,
             "redis": self.redis_url,
             "info": self.exchange.info,
-            "data": DATA,
+            "data": DATA | {"exchange": self.wire.exchange, "symbols": self.wire.symbols},
             "epoch": self.epoch,
             "histories": folder_asked_for(),
         }
@@ -209,14 +235,19 @@ class FaultRun:
             kind = bag.pop()
             self.done.append(Injected(kind, time.time_ns()))
             await faults[kind][1]()
-            await asyncio.sleep(self._dice.uniform(0.1, 1.2))
+            await asyncio.sleep(self._dice.uniform(*self.wire.pause_s))
 
     async def _freeze(self) -> None:
         self.exchange.fault("freeze_stream", seconds=FROZEN_S)
         await asyncio.sleep(FROZEN_S)
 
     async def _freeze_one(self) -> None:
-        self.exchange.fault("freeze_stream", symbol=self._dice.choice(SYMBOLS), event="aggTrade", seconds=FROZEN_S)
+        self.exchange.fault(
+            "freeze_stream",
+            symbol=listed(self._dice.choice(self.wire.symbols)),
+            event=self.wire.trades,
+            seconds=FROZEN_S,
+        )
 
     async def _kill(self) -> None:
         self._kill_collector()
@@ -227,13 +258,13 @@ class FaultRun:
         await asyncio.to_thread(self._postgres.start)
 
     async def _throttle(self) -> None:
-        for path in ("/api/v3/aggTrades", "/api/v3/klines"):
+        for path in self.wire.paths:
             self.exchange.fault("429", path=path, count=self._dice.randint(1, 4), seconds=1)
         self.exchange.fault("cut_stream")
 
     async def _rest(self) -> None:
         kind = self._dice.choice(("http_500", "html_200", "drop", "truncate", "latency", "html_502"))
-        self.exchange.fault(kind, path=self._dice.choice(("/api/v3/aggTrades", "/api/v3/klines")), count=3, seconds=0.5)
+        self.exchange.fault(kind, path=self._dice.choice(self.wire.paths), count=3, seconds=0.5)
         self.exchange.fault("trade_gap", count=3)
 
     async def _skew(self) -> None:
@@ -250,7 +281,7 @@ class FaultRun:
     async def _live(self, since_ns: int) -> None:
         async def is_live() -> bool:
             rows = await self.db.sql("SELECT state, last_message_at FROM feeds WHERE timeframe = 'trades'")
-            return len(rows) == len(SYMBOLS) and all(
+            return len(rows) == len(self.wire.symbols) and all(
                 r["state"] == "LIVE" and to_ns(r["last_message_at"]) > since_ns for r in rows
             )
 
@@ -284,13 +315,16 @@ class FaultRun:
         )  # it lasts until now
 
     async def check_trades(self) -> int:
-        """Compare every stored public trade with the exchange's own, field by field; return how many."""
+        """Compare every stored public trade with the exchange's own, field by field; return how many.
+
+        Binance's wire is asked, which every local exchange speaks.
+        """
         count = 0
-        for symbol in SYMBOLS:
+        for symbol in self.wire.symbols:
             rows = await self.db.sql("SELECT * FROM market_trades WHERE symbol = $1 ORDER BY trade_id", symbol)
             cursor, theirs = rows[0]["trade_id"], []
             while cursor <= rows[-1]["trade_id"]:
-                page = self.exchange.ask("GET", "/api/v3/aggTrades", symbol=symbol, fromId=cursor, limit=1000)
+                page = self.exchange.ask("GET", "/api/v3/aggTrades", symbol=listed(symbol), fromId=cursor, limit=1000)
                 theirs += page
                 cursor = page[-1]["a"] + 1
             wanted = [
@@ -312,7 +346,7 @@ class FaultRun:
         what is left of it may be one.
         """
         rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades' ORDER BY symbol, began_at")
-        for symbol in SYMBOLS:
+        for symbol in self.wire.symbols:
             spans = merged([(to_ns(r["began_at"]), to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol])
             for fault in self.done:
                 if fault.kind not in ("freeze", "kill collector"):
@@ -378,7 +412,7 @@ class FaultRun:
                 for r in rows
                 if r["symbol"] == symbol
             ]
-            for symbol in SYMBOLS
+            for symbol in self.wire.symbols
         }
         whole = [
             (lull.symbol, lull.since_ns, await self._missed_ns(lull.symbol, lull.since_ns) + unseen_ns)
@@ -419,6 +453,11 @@ class FaultRun:
                 f"{lulls}"
             )
         return "\n".join(lines)
+
+
+def listed(symbol: str) -> str:
+    """Return the local exchange's own name of a symbol."""
+    return symbol.replace("/", "")
 
 
 def shown(at_ns: int) -> str:

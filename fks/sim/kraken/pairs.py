@@ -1,0 +1,81 @@
+"""Names of a market on Kraken's wire, and its numbers as Kraken writes them: fixed places, trailing zeros kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import orjson
+
+from fks.sim.atoms import SCALE, show
+from fks.sim.symbol_state import SymbolState
+from fks.sim.symbols import Listing
+
+_OLD_NAMES = {"BTC": "XBT", "DOGE": "XDG"}  # REST's names; the websocket's version 2 uses ours
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One market. `symbol` is version 2's name (BTC/USDT), `altname` REST's (XBTUSDT)."""
+
+    state: SymbolState
+    symbol: str
+    altname: str
+    wsname: str
+    price_places: int
+    lot_places: int
+
+    @property
+    def listing(self) -> Listing:
+        """Return the market's listing, with the filters set last."""
+        return self.state.market.listing
+
+    def price_text(self, ticks: int) -> str:
+        """Return a price with the pair's places."""
+        return _fixed(ticks * self.listing.tick, self.price_places)
+
+    def lots_text(self, lots: int) -> str:
+        """Return a quantity with eight places, as every volume of Kraken's has."""
+        return show(lots * self.listing.step)
+
+    def price(self, ticks: int) -> orjson.Fragment:
+        """Return a price as a JSON number."""
+        return orjson.Fragment(self.price_text(ticks))
+
+    def lots(self, lots: int) -> orjson.Fragment:
+        """Return a quantity as a JSON number."""
+        return orjson.Fragment(self.lots_text(lots))
+
+    def average(self, quote: int, lots: int) -> str:
+        """Return a volume-weighted price: `quote` in ticks times lots; "0.0" for no volume, as Kraken's REST has it."""
+        return _fixed(quote * self.listing.tick // lots, self.price_places) if lots else "0.0"
+
+
+def pair_of(state: SymbolState) -> Pair:
+    """Return the names and places of a market."""
+    listing = state.market.listing
+    base, quote = _OLD_NAMES.get(listing.base, listing.base), _OLD_NAMES.get(listing.quote, listing.quote)
+    return Pair(
+        state,
+        f"{listing.base}/{listing.quote}",
+        base + quote,
+        f"{base}/{quote}",
+        _places(listing.tick),
+        _places(listing.step),
+    )
+
+
+def iso_us(time_ms: int) -> str:
+    """Return a time as version 2 writes it, with six digits of the second."""
+    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}000Z"
+
+
+def _places(grid: int) -> int:
+    """Return the decimal places of a grid in atoms."""
+    return next(places for places in range(9) if grid % 10 ** (8 - places) == 0)
+
+
+def _fixed(atoms: int, places: int) -> str:
+    whole, rest = divmod(atoms, SCALE)
+    return f"{whole}.{rest:08d}"[: -(8 - places) or None] if places else str(whole)

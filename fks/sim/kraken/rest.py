@@ -1,0 +1,154 @@
+"""Kraken's public REST: time, pairs, OHLC and trades. Refusals have status 200 and a text, as Kraken's have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import orjson
+
+from fks.sim.atoms import show
+from fks.sim.endpoints import Endpoint
+from fks.sim.errors import ApiError
+from fks.sim.exchange import Exchange
+from fks.sim.klines import Kline
+from fks.sim.kraken.pairs import Pair, pair_of
+from fks.sim.params import Params
+
+INTERVALS = {1: "1m", 5: "5m", 15: "15m", 30: "30m", 60: "1h", 240: "4h", 1440: "1d"}  # a week of Kraken's is another
+BARS_MAX = 720
+TRADES_MAX = 1000
+WEIGHT = 100  # of 6000 a minute: a request a second
+_MS = 1_000_000
+_NS = 1_000_000_000
+
+
+class KrakenError(ApiError):
+    """A refusal in Kraken's form."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(0, text, status=200)
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON object of the answer."""
+        return {"error": [self.text]}
+
+
+def _answer(found: object) -> dict[str, object]:
+    return {"error": [], "result": found}
+
+
+def server_time(exchange: Exchange, _params: Params) -> object:
+    """Return the server's time in seconds."""
+    now_s = exchange.wall_ms() // 1000
+    return _answer({"unixtime": now_s, "rfc1123": f"{datetime.fromtimestamp(now_s, UTC):%a, %d %b %y %H:%M:%S +0000}"})
+
+
+def system_status(exchange: Exchange, _params: Params) -> object:
+    """Return that it is online."""
+    now_s = exchange.wall_ms() // 1000
+    return _answer({"status": "online", "timestamp": f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%dT%H:%M:%SZ}"})
+
+
+def asset_pairs(exchange: Exchange, params: Params) -> object:
+    """Return the pairs that `pair` names, comma-separated; all without it."""
+    pairs = [pair_of(state) for state in exchange.states.values()]
+    named = params.maybe("pair")
+    if named:
+        pairs = [_pair(exchange, name) for name in named.split(",")]
+    return _answer({pair.altname: _info(pair) for pair in pairs})
+
+
+def _info(pair: Pair) -> dict[str, object]:
+    listing = pair.listing
+    base, quote = pair.wsname.split("/")
+    return {
+        "altname": pair.altname,
+        "wsname": pair.wsname,
+        "aclass_base": "currency",
+        "base": base,
+        "aclass_quote": "currency",
+        "quote": quote,
+        "lot": "unit",
+        "cost_decimals": 8,
+        "pair_decimals": pair.price_places,
+        "lot_decimals": pair.lot_places,
+        "lot_multiplier": 1,
+        "fees": [],
+        "fees_maker": [],
+        "fee_volume_currency": "ZUSD",
+        "ordermin": pair.lots_text(listing.lot_min // listing.step),
+        "costmin": show(listing.notional_min),
+        "tick_size": pair.price_text(1),
+        "status": "online",
+    }
+
+
+def _pair(exchange: Exchange, name: str) -> Pair:
+    for state in exchange.states.values():
+        pair = pair_of(state)
+        if name in (pair.altname, pair.wsname, state.symbol):
+            return pair
+    raise KrakenError("EQuery:Unknown asset pair")
+
+
+def _number(params: Params, name: str) -> int | None:
+    text = params.maybe(name)
+    if text and not text.removeprefix("-").isdigit():
+        raise KrakenError(f"EGeneral:Invalid arguments:{name}")
+    return int(text) if text else None
+
+
+async def ohlc(exchange: Exchange, params: Params) -> object:
+    """Return bars later than `since` (seconds) of the newest 720, the one that forms among them."""
+    pair, since_s = _pair(exchange, params.text("pair")), _number(params, "since")
+    interval = INTERVALS.get(_number(params, "interval") or 1)
+    if interval is None:
+        raise KrakenError("EGeneral:Invalid arguments")
+    bars = await pair.state.klines.fetch(interval, None, None, BARS_MAX)
+    closed_ms = max((bar.start_ms for bar in bars if bar.end_ms <= pair.state.market.now_ms), default=0)
+    rows = [_bar(pair, bar) for bar in bars if since_s is None or bar.start_ms > since_s * 1000]
+    return _answer({pair.altname: rows, "last": closed_ms // 1000})
+
+
+def _bar(pair: Pair, bar: Kline) -> list[object]:
+    prices = [pair.price_text(ticks) for ticks in (bar.open, bar.high, bar.low, bar.close)]
+    average = pair.average(bar.quote, bar.volume)
+    return [bar.start_ms // 1000, *prices, average, pair.lots_text(bar.volume), bar.count]
+
+
+def trades(exchange: Exchange, params: Params) -> object:
+    """Return the first trades later than `since` (ns, or seconds), at most `count`; the newest without it."""
+    pair, since = _pair(exchange, params.text("pair")), _number(params, "since")
+    count = min(_number(params, "count") or TRADES_MAX, TRADES_MAX)
+    market = pair.state.market
+    if since is None:
+        found = market.between(market.id_next - count, market.id_next)
+    else:
+        since_ns = since if since > _NS * 1000 else since * _NS
+        first = market.id_at(since_ns // _MS + 1)
+        found = market.between(first, first + count)
+    last_ns = found[-1].time_ms * _MS if found else since or 0
+    rows = [
+        [
+            pair.price_text(trade.price),
+            pair.lots_text(trade.lots),
+            orjson.Fragment(f"{trade.time_ms // 1000}.{trade.time_ms % 1000:03d}0000"),
+            "s" if trade.is_maker else "b",
+            "m",
+            "",
+            trade.id,
+        ]
+        for trade in found
+    ]
+    return _answer({pair.altname: rows, "last": str(last_ns)})
+
+
+_handlers: dict[str, Callable[[Exchange, Params], object]] = {
+    "Time": server_time,
+    "SystemStatus": system_status,
+    "AssetPairs": asset_pairs,
+    "OHLC": ohlc,
+    "Trades": trades,
+}
+REST = {("GET", f"/0/public/{name}"): Endpoint(handler, WEIGHT) for name, handler in _handlers.items()}

@@ -101,6 +101,7 @@ class OrderCache:
     _quantities: dict[PositionKey, dict[str, Decimal]] = field(default_factory=dict)
     _held: dict[int, dict[str, Decimal]] = field(default_factory=dict)
     _by_symbol: tuple[object, dict[str, dict[str, Instrument]]] = (None, {})
+    _by_base: tuple[object, dict[str, set[str]]] = (None, {})
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
     def put(self, order: Order) -> None:
@@ -184,13 +185,13 @@ class OrderCache:
 
     def owned_elsewhere(self, key: PositionKey, base: str) -> Decimal:
         """Return what positions of the account at the venue in other symbols own of `base`."""
-        total = _ZERO
-        for other, quantities in self._quantities.items():
-            if other[:2] == key[:2] and other[2] != key[2]:
-                instruments = self.instruments_of(other[2]).values()
-                if any(instrument.base == base for instrument in instruments):
-                    total += sum((max(quantity, _ZERO) for quantity in quantities.values()), _ZERO)
-        return total
+        if self._by_base[0] is not self.instruments:
+            symbols: dict[str, set[str]] = {}
+            for (_, symbol), instrument in self.instruments.items():
+                symbols.setdefault(instrument.base, set()).add(symbol)
+            self._by_base = (self.instruments, symbols)
+        others = (self._quantities.get((*key[:2], s), {}) for s in self._by_base[1].get(base, set()) - {key[2]})
+        return sum((max(quantity, _ZERO) for held in others for quantity in held.values()), _ZERO)
 
     def note_flow(self, fill: Fill, instrument: Instrument) -> None:
         """Count what an execution moved of each currency at its venue, since this process began."""

@@ -229,7 +229,7 @@ class PositionWorkers:
         try:
             while worker.events and not self._is_draining:
                 event, now = worker.events.popleft(), m.Now(self._clock.now_ns(), self._clock.monotonic())
-                facts = self.facts(worker.key, with_owned=worker.core.has_exits)
+                facts = self.facts(worker.key)
                 commands = worker.core.handle(event, now, facts)
                 if self._recorder is not None:
                     self._recorder(worker.key, event, now, facts, commands)
@@ -325,8 +325,8 @@ class PositionWorkers:
         self.post(worker.key, m.EntriesRead(command.instance, tuple(entries), tuple(legs)))
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
-    def facts(self, key: PositionKey, *, with_owned: bool = True) -> m.Facts:
-        """Return what the key's core needs to know now; without `with_owned` what exits alone look at is left out."""
+    def facts(self, key: PositionKey) -> m.Facts:
+        """Return what the key's core needs to know now."""
         account_id, venue, symbol = key
         cache = self._cache
         status = cache.venues.get(venue)
@@ -358,5 +358,5 @@ class PositionWorkers:
             instruments=instruments,
             marks=marks,
             base_balance=cache.balances.get(venue, {}).get(base),
-            owned_elsewhere=cache.owned_elsewhere(key, base) if with_owned else _ZERO,
+            owned_elsewhere=cache.owned_elsewhere(key, base),
         )

@@ -1,6 +1,6 @@
 """The gateway against a bare Ray Serve + FastAPI hello in the same run, with the client on the same cores.
 
-    python benchmarks/gateway.py [--seconds 10] [--rounds 3] [--minutes 0] [--sockets] [--home PATH]
+    python benchmarks/gateway.py [--seconds 10] [--repeats 3] [--minutes 0] [--sockets] [--home PATH]
 
 A whole demo system in a temporary FKS_HOME, and beside it a Ray of its own with one FastAPI route behind Serve, with as
 many replicas and the same options. Rounds alternate between the two: 16 connections that send the next request when the
@@ -204,7 +204,7 @@ def free_port() -> int:
 
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────
-async def rates(rig: Rig, peer: str, token: str, seconds: float, rounds: int) -> bool:
+async def rates(rig: Rig, peer: str, token: str, seconds: float, repeats: int) -> bool:
     """Print requests per second against the peer's; return whether a limit was missed."""
     routes = {
         "bare Serve + FastAPI": (peer, get("/"), 0.0),
@@ -216,7 +216,7 @@ async def rates(rig: Rig, peer: str, token: str, seconds: float, rounds: int) ->
         await closed_loop(url, request, SETTLE_S)
     found: dict[str, list[float]] = {name: [] for name in routes}
     slow: dict[str, list[float]] = {name: [] for name in routes}
-    for _ in range(rounds):
+    for _ in range(repeats):
         for name, (url, request, _) in routes.items():
             rate, took = await closed_loop(url, request, seconds)
             found[name].append(rate)
@@ -411,7 +411,7 @@ async def measure(rig: Rig, given: argparse.Namespace) -> int:
         return int(is_missed)
     missed = []
     async with bare(free_port(), 2) as peer:
-        missed.append(await rates(rig, peer, token, seconds, given.rounds))
+        missed.append(await rates(rig, peer, token, seconds, given.repeats))
     parts: list[Callable[[], Awaitable[bool | None]]] = [
         lambda: orders(rig, 40),
         lambda: sockets(rig, token, max(seconds, 10.0)),
@@ -450,7 +450,7 @@ if __name__ == "__main__":
         sys.exit(0)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--sockets", action="store_true", help="only the sockets")
     parser.add_argument("--home", help="measure the system that runs there instead")

@@ -92,9 +92,9 @@ class TimedBridge(ScriptedBridge):
         self.read_s: dict[str, float] = {}
         self.news = asyncio.Event()
 
-    def _answers(self, found: dict[str, Any], hello: dict[str, Any]) -> list[dict[str, Any]]:
+    def _answers(self, found: dict[str, Any], opening: dict[str, Any]) -> list[dict[str, Any]]:
         if found["t"] != "signal":
-            return super()._answers(found, hello)
+            return super()._answers(found, opening)
         self.read_s[found["id"]] = time.monotonic()
         self.news.set()
         return [ack(found["id"])]

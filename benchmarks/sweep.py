@@ -4,9 +4,9 @@ Sweep: fast 5..50 x slow 20..200, a trial is what `fks optimize` does: exact fil
 Floor: a numba loop over the pairs in float64, drawdown and moments inline, one core. The number of trades and the final
 equity of every pair are compared before anything is printed. vectorbt, when it is installed, runs pairs one at a time.
 Callback: SMA 20/50 in `on_bar`; its trades are those of the vectorised strategy. Floor: a plain Python loop over bar
-objects with the same decisions. CPU time for one core, wall time for two workers; medians of interleaved rounds.
+objects with the same decisions. CPU time for one core, wall time for two workers; medians of interleaved repeats.
 
-    python benchmarks/sweep.py [--pairs 1000] [--bars 525600] [--rounds 3] [--callback-bars 100000]
+    python benchmarks/sweep.py [--pairs 1000] [--bars 525600] [--repeats 3] [--callback-bars 100000]
 
 Exits 1 when the results differ. Peers: pip install -e .[peers]
 """
@@ -186,10 +186,10 @@ def check_callback(bars: Bars) -> int:
 
 
 # ── timing ───────────────────────────────────────────────────────────────────────────────────────
-def timed(contenders: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Return the median of each, in seconds, of interleaved rounds."""
+def timed(contenders: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the median of each, in seconds, of interleaved repeats."""
     took: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for _ in range(repeats):
         for name, go in contenders.items():
             start = clock()
             go()
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--bars", type=int, default=525_600)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--callback-bars", type=int, default=100_000)
     parser.add_argument("--peer-pairs", type=int, default=20, help="pairs that vectorbt runs")
     parser.add_argument("--json", action="store_true")
@@ -215,10 +215,10 @@ def main() -> None:
             bare(bars.open, bars.close, one.params["fast"], one.params["slow"], RATE, CASH) for _, one in asked
         ]
     }
-    cpu = timed({**floor, "ours": lambda: _only(task, asked)}, options.rounds, time.process_time)
+    cpu = timed({**floor, "ours": lambda: _only(task, asked)}, options.repeats, time.process_time)
     wall = timed(
         {"one worker": lambda: _over(task, asked, 1), "two workers": lambda: _over(task, asked, 2)},
-        options.rounds,
+        options.repeats,
         time.perf_counter,
     )
     found |= {name: round(seconds, 3) for name, seconds in (cpu | wall).items()}
@@ -227,7 +227,7 @@ def main() -> None:
     found["peak GB"] = round(peak_gb(task, asked), 2)
     found["peak GB, 100 pairs"] = round(peak_gb(task, asked[:100]), 2)
     found |= _vectorbt(bars, options.peer_pairs, cpu["ours"] / len(asked))
-    found |= _callbacks(tape(options.callback_bars), options.rounds)
+    found |= _callbacks(tape(options.callback_bars), options.repeats)
     if options.json:
         print(json.dumps(found))
         return
@@ -253,12 +253,12 @@ def _vectorbt(bars: Bars, count: int, each_s: float) -> dict[str, Any]:
     return {"vectorbt, ms a pair": round(1e3 * median, 1), "x ours": round(median / each_s, 1)}
 
 
-def _callbacks(bars: Bars, rounds: int) -> dict[str, Any]:
+def _callbacks(bars: Bars, repeats: int) -> dict[str, Any]:
     trades = check_callback(bars)
     contenders: dict[str, Callable[[], Any]] = {"loop": lambda: plain_loop(bars), "ours": lambda: callback(bars)}
     with contextlib.suppress(ImportError):
         contenders["backtesting.py"] = backtesting_of(bars)
-    took = timed(contenders, rounds, time.process_time)
+    took = timed(contenders, repeats, time.process_time)
     found: dict[str, Any] = {"callback: bars": len(bars), "callback: trades": trades}
     found |= {f"callback: {name}, us a bar": round(1e6 * seconds / len(bars), 2) for name, seconds in took.items()}
     found["callback: x plain loop"] = round(took["ours"] / took["loop"], 2)

@@ -1,6 +1,6 @@
 """The pages on a demo system of their own: server time, first paint, from a message to the screen, and twenty tabs.
 
-    python benchmarks/web.py [--rounds 10] [--seconds 30] [--tabs 20]
+    python benchmarks/web.py [--repeats 10] [--seconds 30] [--tabs 20]
 
 Server time: each page is made in this process as a replica makes it, against the system's gateway; its limit is three
 times the time in which at least one of its reads of the gateway was under way. First paint: a headless Chromium with
@@ -83,7 +83,7 @@ async def session_of(system: System) -> tuple[str, str]:
         return answer.cookies["fks_session"], secret
 
 
-async def server_times(system: System, cookie: str, rounds: int) -> list[tuple[str, float, float]]:
+async def server_times(system: System, cookie: str, repeats: int) -> list[tuple[str, float, float]]:
     """Return (page, median seconds, median seconds of its gateway reads)."""
     secrets = load_secrets(Paths.of(system.home))
     gateway = Timed(system.url, forward_key=derived(secrets.session_key.get_secret_value(), "pages"))
@@ -97,7 +97,7 @@ async def server_times(system: System, cookie: str, rounds: int) -> list[tuple[s
             if "{" in each.path:
                 continue
             whole, reads = [], []
-            for _ in range(rounds + 1):
+            for _ in range(repeats + 1):
                 gateway.busy_s, begun = 0.0, time.perf_counter()
                 answer = await client.get(each.path)
                 whole.append(time.perf_counter() - begun)
@@ -116,10 +116,10 @@ async def logged_in(system: System, cookie: str) -> AsyncIterator[Page]:
         yield tab
 
 
-async def first_paint(system: System, cookie: str, rounds: int) -> float:
+async def first_paint(system: System, cookie: str, repeats: int) -> float:
     """Return the median seconds to the first contentful paint of the dashboard, with an empty cache."""
     found = []
-    for _ in range(rounds):
+    for _ in range(repeats):
         async with logged_in(system, cookie) as tab:
             await tab.go(system.url + "/app/")
             await is_true(tab, "performance.getEntriesByName('first-contentful-paint').length === 1")
@@ -182,7 +182,7 @@ def shown(name: str, ours: float, limit: float, unit: str) -> bool:
     return ours <= limit
 
 
-async def main(rounds: int, seconds: float, tabs: int) -> int:
+async def main(repeats: int, seconds: float, tabs: int) -> int:
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="fks-bench-web-") as place:
         system = System.at(Path(place) / "home", FKS_WEB_ENABLED="true", FKS_AUTH_LIMIT_PER_HOUR="0")
@@ -192,7 +192,7 @@ async def main(rounds: int, seconds: float, tabs: int) -> int:
             print(f"{'':44}{'ours':>10}{'limit':>10}{'ratio':>8}")
             kept = [
                 shown(f"server time of {name}", whole, READS_RATIO_MAX * reads, "s")
-                for name, whole, reads in await server_times(system, cookie, rounds)
+                for name, whole, reads in await server_times(system, cookie, repeats)
             ]
             kept.append(shown("first paint of the dashboard", await first_paint(system, cookie, 5), PAINT_MAX_S, "s"))
             lags = sorted(await to_screen(system, cookie, 100))
@@ -210,8 +210,8 @@ async def main(rounds: int, seconds: float, tabs: int) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--tabs", type=int, default=20)
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.rounds, given.seconds, given.tabs)))
+    sys.exit(asyncio.run(main(given.repeats, given.seconds, given.tabs)))

@@ -10,7 +10,7 @@ from fks.model.errors import InputError
 from fks.model.signal import SignalState
 from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
-from fks.store.signals import SignalStore
+from fks.store.signals import SignalStore, signal_message
 from fks.store.tokens import Principal
 
 
@@ -61,9 +61,8 @@ class Approving:
                 remedy="see GET /signals?state=pending",
             )
         if record is not None:
-            names = ("instance", "symbol", "kind", "side", "state", "code")
-            said = {"type": "signal", "id": str(id), **{name: found[name] for name in names}}
-            await self._bus.publish_many([(WAKE, {"type": "signal", "id": str(id)}), (SIGNALS, said)])
+            message = signal_message(record.signal, SignalState(found["state"]), found["code"])
+            await self._bus.publish_many([(WAKE, {"type": "signal"}), (SIGNALS, message)])
         return found
 
 

@@ -15,7 +15,7 @@ from fks.orders import machine as orders
 
 #: Targets of an order's transition that the report itself names.
 REPORTED = (State.ACCEPTED, State.WORKING, State.PARTIAL, State.FILLED, State.CANCELLED, State.EXPIRED, State.REJECTED)
-_WORDS = re.compile(r"(?<!^)([A-Z])")
+_CAPITALS = re.compile(r"(?<!^)([A-Z])")
 
 
 def order_machine() -> dict[str, Any]:
@@ -85,4 +85,4 @@ def _doc(function: object) -> str:
 
 
 def _event(name: str) -> str:
-    return "any other" if name == "Event" else _WORDS.sub(r" \1", name).lower()
+    return "any other" if name == "Event" else _CAPITALS.sub(r" \1", name).lower()

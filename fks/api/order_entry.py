@@ -38,7 +38,7 @@ from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 from fks.store.reading import Listed, ReadingStore
-from fks.store.signals import EndRequest, SignalRecord, SignalStore
+from fks.store.signals import EndRequest, SignalRecord, SignalStore, signal_message
 
 #: Seconds from the first request without a key in which the same body of the same caller is the same order.
 DERIVED_S = 10.0
@@ -468,16 +468,7 @@ class OrderEntry:
         return await self._reading.find(request.symbol, at, listed=True)
 
     async def _wake(self, signal: Signal) -> None:
-        said = {
-            "type": "signal",
-            "id": str(signal.id),
-            "instance": signal.instance,
-            "symbol": signal.symbol,
-            "kind": signal.kind.value,
-            "side": signal.side.value,
-            "state": signal.state.value,
-        }
-        await self._bus.publish_many([(WAKE, {"type": "signal", "id": str(signal.id)}), (SIGNALS, said)])
+        await self._bus.publish_many([(WAKE, {"type": "signal"}), (SIGNALS, signal_message(signal))])
 
     async def _await_answer(self, record: SignalRecord, wait_s: float | None = None) -> EntryAnswer:
         """Return the answer to a committed signal once its order is settled, or as it is after `wait_s`.

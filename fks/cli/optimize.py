@@ -183,7 +183,7 @@ def _play(
                 check(task, asked[0][1].params)
                 is_first = False
             for trial in evaluate_all(task, asked):
-                driver.tell(trial)
+                driver.record(trial)
                 best = driver.best()
                 text = "" if best is None or best.values is None else f"best {best.values[0]:.2f}"
                 bar.update(shown, advance=1, total=driver.total, best=text)

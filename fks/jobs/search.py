@@ -77,7 +77,7 @@ async def run_coordinator(job: Job, work: Work) -> dict[str, Any]:
             proposal = awaited.pop((row.fold, row.number))
             if dict(row.params) != dict(proposal.params):
                 raise BugError(f"trial {row.fold}/{row.number} is {row.params} in its row, and {proposal.params} here")
-            driver.tell(trial_of(row.fold, row.number, row.params, row.state, row.result or {}))
+            driver.record(trial_of(row.fold, row.number, row.params, row.state, row.result or {}))
         work.advance(0.98 * driver.done / max(driver.total, 1))
         if await runner.turn() or ended:
             continue

@@ -56,8 +56,8 @@ def unit_name(paths: Paths) -> str:
 
 def unit_text(entry: BootEntry) -> str:
     """Return the unit: no shell, every word quoted, `%` and `$` doubled."""
-    environment = "".join(f"Environment={_word(f'{key}={value}')}\n" for key, value in entry.environment.items())
-    command = " ".join(_word(part) for part in entry.command)
+    environment = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in entry.environment.items())
+    command = " ".join(_quoted(part) for part in entry.command)
     return _UNIT.format(role=entry.role, home=entry.paths.home, environment=environment, command=command)
 
 
@@ -127,7 +127,7 @@ def _unit_file(paths: Paths) -> Path:
     return Path(base) / "systemd" / "user" / unit_name(paths)
 
 
-def _word(text: str) -> str:
+def _quoted(text: str) -> str:
     plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{plain}"'
 

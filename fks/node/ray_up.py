@@ -1,4 +1,4 @@
-"""What `ray up` leaves on a machine and `ray down` runs there: the head's address, a command `ray` that stops FKS."""
+"""Files that `ray up` leaves on a machine: the head's address, and a command `ray` that stops FKS for `ray down`."""
 
 from __future__ import annotations
 

@@ -489,14 +489,14 @@ def payload_of(event: e.Event) -> dict[str, object]:
         }
     if isinstance(event, e.Reported | e.Acked | e.LegReported):
         report = event.report
-        said: dict[str, object] = {
+        message: dict[str, object] = {
             "says": report.state.value,
             "filled": f"{report.filled:f}",
             "venue_order_id": report.venue_order_id,
             "code": report.code,
             "detail": report.detail,
         }
-        return said | (_leg_of(event) if isinstance(event, e.LegReported) else _checks_of(event))
+        return message | (_leg_of(event) if isinstance(event, e.LegReported) else _checks_of(event))
     if isinstance(event, e.LegChanged):
         return _leg_of(event)
     if isinstance(event, e.Busted):

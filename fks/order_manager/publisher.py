@@ -15,13 +15,13 @@ from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
 from fks.model.order import Order
 from fks.model.ports import Log
-from fks.model.signal import Signal, SignalState
+from fks.model.signal import SignalState
 from fks.model.timeframe import iso
 from fks.store.bus import ALERTS, FILLS, ORDERS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.orders import TradeRow
-from fks.store.signals import SignalRecord
+from fks.store.signals import SignalRecord, signal_message
 
 QUEUE_MAX = 20_000
 BATCH_MAX = 100  # messages of one round trip to Redis
@@ -52,7 +52,7 @@ class Publisher:
 
     def signal(self, record: SignalRecord, state: SignalState, code: str | None = None) -> None:
         """Publish a signal's outcome."""
-        self._put(SIGNALS, partial(_signal_message, record.signal, state, code))
+        self._put(SIGNALS, partial(signal_message, record.signal, state, code))
 
     def alert(self, severity: str, event: str, message: str, **payload: object) -> None:
         """Raise an alert: logged at once, kept and published as soon as that is possible. `page` wakes a person."""
@@ -131,19 +131,6 @@ def _fill_message(trade: TradeRow, position: Decimal) -> dict[str, object]:
         "position": _text(position),
         "realized_pnl": _text(trade.realized_pnl),
         "time": iso(fill.time_ns),
-    }
-
-
-def _signal_message(signal: Signal, state: SignalState, code: str | None) -> dict[str, object]:
-    return {
-        "type": "signal",
-        "id": signal.id,
-        "instance": signal.instance,
-        "symbol": signal.symbol,
-        "kind": signal.kind,
-        "side": signal.side,
-        "state": state,
-        "code": code,
     }
 
 

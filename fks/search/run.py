@@ -188,7 +188,7 @@ class Search:
         """Whether nothing is left to ask for; results may still be awaited."""
         return all(fold.is_done for fold in self._folds)
 
-    def tell(self, trial: Trial) -> None:
+    def record(self, trial: Trial) -> None:
         """Take one result."""
         fold = self._folds[trial.fold]
         fold.waiting[trial.number] = trial
@@ -205,7 +205,7 @@ class Search:
         fold.waiting = {}
         for known in batch:
             fold.count(known, len(self.task.objectives))
-        fold.planner.tell([Answer(one.number, one.values, one.state == "pruned", one.steps) for one in batch])
+        fold.planner.record([Answer(one.number, one.values, one.state == "pruned", one.steps) for one in batch])
 
     def outcome(self) -> dict[str, Any]:
         """Return the result as JSON-able values (`fks.optimization/1`): the final parameters, how they and each fold's
@@ -520,6 +520,6 @@ def search(
     driver = Search(task)
     while asked := driver.ask():
         for trial in evaluate_all(task, asked):
-            driver.tell(trial)
+            driver.record(trial)
             on_trial(driver, trial)
     return driver.outcome()

@@ -32,6 +32,20 @@ class SignalRecord:
     created_ns: int
 
 
+def signal_message(signal: Signal, state: SignalState | None = None, code: str | None = None) -> dict[str, object]:
+    """Return what is published of a signal: when it was committed, or once it came to `state`, with its denial code."""
+    return {
+        "type": "signal",
+        "id": signal.id,
+        "instance": signal.instance,
+        "symbol": signal.symbol,
+        "kind": signal.kind,
+        "side": signal.side,
+        "state": state or signal.state,
+        "code": code,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class EndRequest:
     """A person's request to end the exit of a signal. `error`: why the order manager refused it; None = it did not."""

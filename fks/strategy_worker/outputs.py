@@ -16,6 +16,7 @@ from fks.model.timeframe import iso
 from fks.runtime import Runtime
 from fks.store.bus import SIGNALS, WAKE
 from fks.store.challengers import ShadowStore
+from fks.store.signals import signal_message
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions
 from fks.strategy_worker.signals import Missed, shadow_decisions, signals_for
@@ -118,7 +119,7 @@ class SignalOutput:
             self._report(signal)
         if fresh:
             wake = (WAKE, {"type": "signal"})
-            await self._bus.publish_many([wake, *((SIGNALS, _message(signal)) for signal in fresh)])
+            await self._bus.publish_many([wake, *((SIGNALS, signal_message(signal)) for signal in fresh)])
         return len(fresh)
 
     def _report(self, signal: Signal) -> None:
@@ -134,19 +135,6 @@ class SignalOutput:
             state=signal.state.value,
             bar=iso(signal.ts_event_ns),
         )
-
-
-def _message(signal: Signal) -> dict[str, object]:
-    """Return what is published of a new signal."""
-    return {
-        "type": "signal",
-        "id": str(signal.id),
-        "instance": signal.instance,
-        "symbol": signal.symbol,
-        "kind": signal.kind.value,
-        "side": signal.side.value,
-        "state": signal.state.value,
-    }
 
 
 class ShadowOutput:

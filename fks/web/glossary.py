@@ -57,6 +57,6 @@ class Glossary:
         self._named: Mapping[str, Term] = {name.lower(): term for term in reversed(self.terms) for name in term.names}
 
     def find(self, text: object) -> Term | None:
-        """Return the entry of a word, in any case, singular or plural."""
-        word = str(text).strip().lower()
-        return self._named.get(word) or self._named.get(word.removesuffix("s"))
+        """Return the entry of a term, in any case, singular or plural."""
+        term = str(text).strip().lower()
+        return self._named.get(term) or self._named.get(term.removesuffix("s"))

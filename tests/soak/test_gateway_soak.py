@@ -181,9 +181,7 @@ async def test_parts_killed_in_turn_under_load_lose_nothing_that_was_accepted(sy
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["redis", "postgres"])
-def test_health_says_within_seconds_that_a_part_does_not_answer_and_that_it_does_again(
-    system: System, name: str
-) -> None:
+def test_health_says_within_seconds_that_a_part_does_not_answer_and_is_back(system: System, name: str) -> None:
     wait_until(lambda: _state(system) == "healthy", deadline_s=60.0, every_s=0.5)
     tree = psutil.Process(system.components()[name]["pid"])
     stopped = [tree, *tree.children(recursive=True)]

@@ -32,7 +32,7 @@ def test_memory_does_not_grow_with_the_number_of_trials() -> None:
                 ratio = float(dice.normal())
                 metrics = {"trades": 3.0, "sharpe_period": ratio, "periods": 60.0, "skew": 0.0, "kurtosis": 3.0}
                 sums = dice.normal(size=(3, 16))
-                driver.tell(Trial(fold, proposal.number, proposal.params, "done", (ratio,), metrics, (), sums))
+                driver.record(Trial(fold, proposal.number, proposal.params, "done", (ratio,), metrics, (), sums))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert driver.done == count

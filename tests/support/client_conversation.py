@@ -47,7 +47,7 @@ class ClientRun:
     def _do(self, step: Step) -> None:
         match step.name:
             case "C":
-                self._command(step.word, self.variables.filled(step.data))
+                self._command(step.verb, self.variables.filled(step.data))
             case "E":
                 self._expect(step)
             case "I":
@@ -59,9 +59,9 @@ class ClientRun:
             case "iDISCONNECT":
                 self._wire.lose()
             case "T":
-                self._wire.advance(int(step.word))
+                self._wire.advance(int(step.verb))
             case "A":
-                self._check(step.word, step.data)
+                self._check(step.verb, step.data)
             case _:
                 raise AssertionError(f"{step.name} is not for a client under test")
 
@@ -113,7 +113,7 @@ class ClientRun:
         assert lines, f"the client sent nothing, {step.data} was expected"
         got, expected = lines.pop(0), dict(step.data)
         if expected.get("mac") == "$MAC":
-            expected["mac"] = right_mac(wire.hello, self.nonce)
+            expected["mac"] = right_mac(wire.opening, self.nonce)
         found = self.variables.difference(expected, got)
         assert not found, found
 
@@ -127,7 +127,7 @@ class ClientRun:
             mac = bridge_mac(
                 SECRET,
                 bridge_nonce=self.nonce,
-                client_nonce=wire.hello["nonce"],
+                client_nonce=wire.opening["nonce"],
                 epoch=found["epoch"],
                 group=found["group"],
             )

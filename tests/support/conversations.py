@@ -24,13 +24,13 @@ SIGNAL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One directive. `word`: what stands before the JSON argument (a verb, a check, an id); `data`: that argument;
+    """One directive. `verb`: what stands before the JSON argument (a verb, a check, an id); `data`: that argument;
     `raw`: the bytes of IRAW; `text`: the whole argument, as it is written."""
 
     line: int
     name: str
     connection: int | None
-    word: str
+    verb: str
     data: dict[str, Any] = field(default_factory=dict)
     raw: bytes = b""
     text: str = ""
@@ -102,8 +102,8 @@ def _step(line: int, name: str, rest: str) -> Step:
     if name in ("I", "E", "E*", "AUTH"):
         return Step(line, name, connection, "", _json(rest), text=rest)
     if name in ("P", "A", "C"):
-        word, _, argument = rest.partition(" ")
-        return Step(line, name, connection, word, _json(argument or "{}"), text=rest)
+        verb, _, argument = rest.partition(" ")
+        return Step(line, name, connection, verb, _json(argument or "{}"), text=rest)
     raise ValueError(f"unknown directive {name}")
 
 

@@ -58,10 +58,10 @@ def identity(role: m.Role = "control") -> Identity:
     return Identity(group="sim", role=role, instance=INSTANCE, secret=SECRET)
 
 
-def welcome(hello: dict[str, Any], clock: ManualClock, nonce: str = BRIDGE_NONCE, **fields: Any) -> dict[str, Any]:
-    """Return a complete welcome to a hello, its MAC right unless `fields` has another."""
+def welcome(opening: dict[str, Any], clock: ManualClock, nonce: str = BRIDGE_NONCE, **fields: Any) -> dict[str, Any]:
+    """Return a complete welcome to an opening message, its MAC right unless `fields` has another."""
     epoch = fields.get("epoch", EPOCH)
-    mac = bridge_mac(SECRET, bridge_nonce=nonce, client_nonce=hello["nonce"], epoch=epoch, group=hello["group"])
+    mac = bridge_mac(SECRET, bridge_nonce=nonce, client_nonce=opening["nonce"], epoch=epoch, group=opening["group"])
     return {
         "t": "welcome", "mac": mac, "epoch": epoch, "last_seq": 0, "oldest_seq": 1, "now_ms": clock.now_ms, "hb_ms": 2000,
         "max_line": 65536, "platform": "NinjaTrader 8", "group": "sim", "limits": {}, "halted": False, "ready": True,
@@ -73,9 +73,9 @@ def challenge(nonce: str = BRIDGE_NONCE) -> dict[str, Any]:
     return {"t": "challenge", "v": 1, "nonce": nonce, "bridge": "fks-nt8/1.0.0", "alg": "hmac-sha256"}
 
 
-def right_mac(hello: dict[str, Any], nonce: str = BRIDGE_NONCE) -> str:
+def right_mac(opening: dict[str, Any], nonce: str = BRIDGE_NONCE) -> str:
     return client_mac(
-        SECRET, bridge_nonce=nonce, client_nonce=hello["nonce"], instance=hello["instance"], group=hello["group"]
+        SECRET, bridge_nonce=nonce, client_nonce=opening["nonce"], instance=opening["instance"], group=opening["group"]
     )
 
 
@@ -132,7 +132,7 @@ class Wire:
     events: list[o.Event] = field(default_factory=list)
     dialled: list[int] = field(default_factory=list)
     is_open: bool = False
-    hello: dict[str, Any] = field(default_factory=dict)
+    opening: dict[str, Any] = field(default_factory=dict)
     heartbeats: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -150,7 +150,7 @@ class Wire:
                     self.raw.append(output.data)
                     found = strict_json.loads(output.data.strip())
                     if found["t"] == "hello":
-                        self.hello = found
+                        self.opening = found
                     (self.heartbeats if found["t"] in ("ping", "pong") else self.lines).append(found)
                 case o.Close():
                     self.is_open = False
@@ -205,7 +205,7 @@ class Wire:
         elif self.session.state is State.BACKOFF:
             self.until_dialled()
         self.open()
-        self.give(challenge(), welcome(self.hello, self.clock, **fields))
+        self.give(challenge(), welcome(self.opening, self.clock, **fields))
         if self.session.state is State.REPLAY:
             last = self.session.welcome.last_seq if self.session.welcome else 0
             self.give({"t": "replay_end", "last_seq": last, "count": 0}, status())

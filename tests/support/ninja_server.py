@@ -68,31 +68,31 @@ class ScriptedBridge:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        hello: dict[str, Any] = {}
+        opening: dict[str, Any] = {}
         try:
             async for line in reader:
                 found: dict[str, Any] = strict_json.loads(line.strip())
                 self.received.append(found)
-                for answer in self._answers(found, hello):
+                for answer in self._answers(found, opening):
                     writer.write(strict_json.dumps(answer))
                     if answer["t"] == "welcome":
                         self.writers.append(writer)
                     if answer["t"] == "bye":
                         writer.close()
                 if found["t"] == "hello":
-                    hello = found
+                    opening = found
         except ConnectionError:
             return
         finally:
             writer.close()
 
-    def _answers(self, found: dict[str, Any], hello: dict[str, Any]) -> list[dict[str, Any]]:
+    def _answers(self, found: dict[str, Any], opening: dict[str, Any]) -> list[dict[str, Any]]:
         now_ms = time.time_ns() // 1_000_000
         match found["t"]:
             case "hello":
                 return [challenge()]
             case "auth":
-                return self._welcome(found, hello, now_ms)
+                return self._welcome(found, opening, now_ms)
             case "ping":
                 return [{"t": "pong", "n": found["n"], "t_ms": now_ms, "echo_ms": found["t_ms"]}]
             case "status":
@@ -114,10 +114,10 @@ class ScriptedBridge:
                 ]
         return []
 
-    def _welcome(self, auth: dict[str, Any], hello: dict[str, Any], now_ms: int) -> list[dict[str, Any]]:
-        names = {"bridge_nonce": BRIDGE_NONCE, "client_nonce": hello["nonce"], "group": hello["group"]}
+    def _welcome(self, auth: dict[str, Any], opening: dict[str, Any], now_ms: int) -> list[dict[str, Any]]:
+        names = {"bridge_nonce": BRIDGE_NONCE, "client_nonce": opening["nonce"], "group": opening["group"]}
         mac = bridge_mac(self.secret, epoch=EPOCH, **names)
-        if auth["mac"] != client_mac(SECRET, instance=hello["instance"], **names):
+        if auth["mac"] != client_mac(SECRET, instance=opening["instance"], **names):
             return [{"t": "bye", "code": "auth_failed", "detail": "", "retry_after_ms": 0}]
         last = len(self.events)
         after = auth["last_seq"] if self.replay_from is None else self.replay_from
@@ -126,7 +126,7 @@ class ScriptedBridge:
         return [
             {
                 "t": "welcome", "mac": mac, "epoch": EPOCH, "last_seq": last, "oldest_seq": 1, "now_ms": now_ms, "hb_ms": 2000,
-                "max_line": 65536, "platform": "NinjaTrader 8 (scripted)", "group": hello["group"], "limits": {}, "halted": False,
+                "max_line": 65536, "platform": "NinjaTrader 8 (scripted)", "group": opening["group"], "limits": {}, "halted": False,
                 "ready": True, "accounts": [{"name": "Sim101", "sim": True, "mode": "auto", "connected": True}],
                 **self.welcome,
             },

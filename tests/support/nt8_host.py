@@ -534,13 +534,13 @@ class Conversation:
                 self._sync()
 
     def _platform(self, step: Step) -> None:
-        verb, arguments = step.word, step.data
+        verb, arguments = step.verb, step.data
         self._host.do(verb, **self._vars.filled(arguments))
 
     # ---- checks ----
 
     def _check(self, step: Step) -> None:
-        name, asked = step.word, step.data
+        name, asked = step.verb, step.data
         asked = self._vars.filled(asked)
         getattr(self, f"_check_{name}")(asked)
 

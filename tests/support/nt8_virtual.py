@@ -37,7 +37,7 @@ class Wire:
     is_ended: bool = False
     is_silent: bool = False
     is_authenticated: bool = False
-    hello: dict[str, Any] = field(default_factory=dict)
+    opening: dict[str, Any] = field(default_factory=dict)
     nonce: str = ""
     mac: str = ""
 
@@ -162,25 +162,25 @@ class Conversation:
             self._die()
 
     def _x(self, step: Step) -> None:
-        word, _, rest = step.text.partition(" ")
-        if word == "CRASH_AT":
+        verb, _, rest = step.text.partition(" ")
+        if verb == "CRASH_AT":
             self._kill_at = rest
-        elif word == "RESTART":
+        elif verb == "RESTART":
             if self.bridge is not None:
                 self._die()
             self._start()
-        elif word in ("STOP", "RECOMPILE"):
+        elif verb in ("STOP", "RECOMPILE"):
             assert self.bridge is not None
             assert self.sessions is not None
             self._deliver(self.sessions.shutdown())
             self.bridge.stop()
             self.bridge = self.sessions = None
-            if word == "RECOMPILE":
+            if verb == "RECOMPILE":
                 self._start()
-        elif word == "START":
+        elif verb == "START":
             self._start()
         else:
-            assert word == "DELETE_JOURNAL", word
+            assert verb == "DELETE_JOURNAL", verb
             for name in self.disk.names():
                 self.disk.delete(name)
         self._work()
@@ -233,7 +233,7 @@ class Conversation:
         wire = self._wire(step)
         filled = self.vars.filled({key: value for key, value in step.data.items() if value is not None})
         if filled.get("t") == "hello":
-            wire.hello = filled
+            wire.opening = filled
         if filled.get("t") == "auth":
             wire.mac = self._client_mac(wire)
             filled["mac"] = self._mac_to_send(filled["mac"], wire)
@@ -248,20 +248,20 @@ class Conversation:
 
     @staticmethod
     def _client_mac(wire: Wire) -> str:
-        hello = wire.hello
+        opening = wire.opening
         return client_mac(
             SECRET,
             bridge_nonce=wire.nonce,
-            client_nonce=hello["nonce"],
-            instance=hello["instance"],
-            group=hello["group"],
+            client_nonce=opening["nonce"],
+            instance=opening["instance"],
+            group=opening["group"],
         )
 
     @staticmethod
     def _bridge_mac(wire: Wire, epoch: str) -> str:
-        hello = wire.hello
+        opening = wire.opening
         return bridge_mac(
-            SECRET, bridge_nonce=wire.nonce, client_nonce=hello["nonce"], epoch=epoch, group=hello["group"]
+            SECRET, bridge_nonce=wire.nonce, client_nonce=opening["nonce"], epoch=epoch, group=opening["group"]
         )
 
     # ── expectations ──────────────────────────────────────────────────────────────────────────────
@@ -313,7 +313,7 @@ class Conversation:
         role = options.get("role", "control")
         self._connect(step)
         wire = self.wires[self.last]
-        wire.hello = {
+        wire.opening = {
             "t": "hello",
             "v": 1,
             "client": "conversation",
@@ -322,7 +322,7 @@ class Conversation:
             "role": role,
             "nonce": f"{next(self._ids):064x}",
         }
-        self._receive(self.last, strict_json.dumps(wire.hello))
+        self._receive(self.last, strict_json.dumps(wire.opening))
         self._work()
         challenge = self._next(wire)
         assert challenge is not None, "no challenge"
@@ -370,7 +370,7 @@ class Conversation:
                 self._receive(number, line)
 
     def _platform(self, step: Step) -> None:
-        verb, arguments = step.word, step.data
+        verb, arguments = step.verb, step.data
         getattr(self, f"_do_{verb}")(self.vars.filled(arguments))
 
     def _do_account(self, asked: dict[str, Any]) -> None:
@@ -464,7 +464,7 @@ class Conversation:
     # ── checks ────────────────────────────────────────────────────────────────────────────────────
 
     def _check(self, step: Step) -> None:
-        name, asked = step.word, step.data
+        name, asked = step.verb, step.data
         getattr(self, f"_check_{name}")(self.vars.filled(asked))
 
     def _submitted(self) -> list[Order]:

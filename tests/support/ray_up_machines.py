@@ -199,10 +199,10 @@ def stores(place: Path, address: str) -> Iterator[tuple[str, str, Path]]:
     ):
         secrets, root = load_secrets(paths), "/mnt/.fks/ca.crt"
         secret = quote(secrets.postgres_password.get_secret_value(), safe="")
-        word = quote(secrets.redis_password.get_secret_value(), safe="")
+        password = quote(secrets.redis_password.get_secret_value(), safe="")
         yield (
             f"postgresql://fks:{secret}@{address}:5432/fks?sslmode=verify-full&sslrootcert={root}",
-            f"rediss://:{word}@{address}:6380/0?ssl_ca_certs={root}",
+            f"rediss://:{password}@{address}:6380/0?ssl_ca_certs={root}",
             certificate,
         )
 

@@ -108,17 +108,17 @@ async def smtp_receiver() -> AsyncIterator[SmtpReceiver]:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             await reply("220 test")
             while line := (await reader.readline()).decode().strip():
-                word = line.split(":")[0].upper()
-                if word.startswith(("EHLO", "HELO")):
+                verb = line.split(":")[0].upper()
+                if verb.startswith(("EHLO", "HELO")):
                     await reply("250 test")
-                elif word == "DATA":
+                elif verb == "DATA":
                     await reply("354 go on")
                     text = (await reader.readuntil(b"\r\n.\r\n")).decode()
                     answer = receiver.replies.popleft() if receiver.replies else "250 accepted"
                     if answer.startswith("2"):
                         receiver.received.append(text)
                     await reply(answer)
-                elif word == "QUIT":
+                elif verb == "QUIT":
                     await reply("221 bye")
                     break
                 else:

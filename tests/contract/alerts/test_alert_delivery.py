@@ -136,7 +136,7 @@ async def test_alert_and_its_end_reach_every_kind_of_channel_once(rig: _Rig, rec
     assert all("child.escalated" in str(item.body) and "it died" in str(item.body) for item in receiver.received)
 
 
-async def test_service_down_is_told_in_discord_in_the_owners_words(rig: _Rig, receiver: HttpReceiver) -> None:
+async def test_service_down_reaches_discord_with_the_owners_text(rig: _Rig, receiver: HttpReceiver) -> None:
     await rig.add("d", DISCORD, receiver.url)
     await rig.store.save_rule(
         "service",
@@ -474,8 +474,8 @@ async def test_silence_holds_back_and_acknowledgement_stops_the_escalation(rig: 
     assert acknowledged is not None
     assert again is not None
     assert again["acknowledged_by"] == "user:ann", "the first one counts"
-    told = [(item.path, item.body["title"].split(": ")[1]) for item in receiver.received]
-    assert sorted(told) == [
+    titles = [(item.path, item.body["title"].split(": ")[1]) for item in receiver.received]
+    assert sorted(titles) == [
         ("/boss", "event.b"), ("/boss", "quiet.c"), ("/first", "event.a"), ("/first", "event.b"), ("/first", "quiet.c")
     ]  # fmt: skip
     assert unseen

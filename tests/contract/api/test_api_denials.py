@@ -281,7 +281,7 @@ async def test_a_venue_that_is_away(outside: Open) -> None:
         await callers.becomes_denied("VENUE_DOWN")
 
 
-async def test_a_disk_with_too_little_room(outside: Open) -> None:
+async def test_a_disk_with_too_little_space(outside: Open) -> None:
     async with outside(disk_free_min_mb=10**9) as callers:
         await callers.becomes_denied("DISK_FULL")
 

@@ -73,13 +73,13 @@ async def test_an_emergency_stop_asks_the_guardian(gateway: Running, seeded: Dat
     assert not await seeded.sql("SELECT kill_id FROM kill_switch"), "the guardian writes its own row"
 
 
-@pytest.mark.parametrize("said", [b'{"ok": true, "enga', b"[]\n", b"5\n", b"", b"\xff\n"])
+@pytest.mark.parametrize("body", [b'{"ok": true, "enga', b"[]\n", b"5\n", b"", b"\xff\n"])
 async def test_a_guardian_that_ends_in_mid_answer_leaves_the_kill_to_the_database(
-    gateway: Running, seeded: Database, said: bytes
+    gateway: Running, seeded: Database, body: bytes
 ) -> None:
     async def cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        writer.write(said)
+        writer.write(body)
         await writer.drain()
         writer.close()
 

@@ -146,7 +146,7 @@ async def test_an_expired_or_spent_ticket_opens_nothing(gateway: Running) -> Non
         assert refused.value.response.status_code == 401
 
 
-async def test_only_the_named_proxy_is_believed_and_admitted(
+async def test_only_the_named_proxy_is_trusted_and_admitted(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     http: dict[str, Any] = {"host": "0.0.0.0", "behind_proxy": True, "trusted_proxies": ("10.1.0.0/16",)}

@@ -72,28 +72,30 @@ async def test_what_happens_while_the_snapshot_is_read_comes_after_it_and_once(
         assert [(await next_of(socket, "bar"))["time"][14:16] for _ in range(2)] == ["11", "12"]
 
 
-async def test_client_that_reconnects_is_sent_what_it_missed_or_told_to_read(gateway: Running, bus: Bus) -> None:
+async def test_client_that_reconnects_is_sent_what_it_missed_or_asked_to_read(gateway: Running, bus: Bus) -> None:
     hub: Hub = gateway.app.state.gateway.hub
     async with open_socket(gateway) as socket:
-        hello = await next_of(socket, "hello")
+        opening = await next_of(socket, "hello")
         await say(socket, type="subscribe", channels=["orders"])
         assert "resumed" not in await next_of(socket, "subscribed")
         hub.spread("orders", {"type": "order", "symbol": "BTCUSDT", "n": 1})
         last = await next_of(socket, "order")
-    assert last["seq"] > hello["seq"]
+    assert last["seq"] > opening["seq"]
     await until(lambda: not hub.clients)
     hub.spread("orders", {"type": "order", "symbol": "BTCUSDT", "n": 2})
     hub.spread("signals", {"type": "signal", "symbol": "BTCUSDT", "n": 3})
     async with open_socket(gateway) as socket:
-        assert (await next_of(socket, "hello"))["stream"] == hello["stream"]
-        await say(socket, type="subscribe", channels=["orders"], after={"stream": hello["stream"], "seq": last["seq"]})
+        assert (await next_of(socket, "hello"))["stream"] == opening["stream"]
+        await say(
+            socket, type="subscribe", channels=["orders"], after={"stream": opening["stream"], "seq": last["seq"]}
+        )
         first, second = [await next_of(socket, "order", "signal", "subscribed") for _ in range(2)]
         assert {first["type"], second["type"]} == {"order", "subscribed"}
         assert (first if first["type"] == "order" else second)["n"] == 2
         assert (second if first["type"] == "order" else first)["resumed"] is True
         await say(socket, type="subscribe", channels=["orders"], after={"stream": "another", "seq": last["seq"]})
         assert (await next_of(socket, "subscribed"))["resumed"] is False
-        await say(socket, type="subscribe", channels=["orders"], after={"stream": hello["stream"]})
+        await say(socket, type="subscribe", channels=["orders"], after={"stream": opening["stream"]})
         assert (await next_of(socket, "error"))["code"] == "INVALID"
 
 

@@ -288,7 +288,7 @@ async def test_api7_no_caller_names_a_machine_that_the_gateway_then_asks(gateway
 
 
 # ── API8: security misconfiguration ──────────────────────────────────────────────────────────────
-async def test_api8_answers_carry_the_headers_and_tell_nothing_of_the_inside(
+async def test_api8_answers_carry_the_headers_and_hold_nothing_of_the_inside(
     gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = gateway.app.state.gateway

@@ -46,7 +46,7 @@ async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
     assert await KillStore(database).engaged() == []
 
 
-async def test_a_stop_through_the_database_acts_although_an_earlier_kill_was_never_released_there(
+async def test_a_stop_through_the_database_acts_although_an_earlier_kill_is_open(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
 ) -> None:
     """The guardian's file knows the release of the row, and passes the row over."""
@@ -70,7 +70,7 @@ async def test_a_stop_through_the_database_acts_although_an_earlier_kill_was_nev
     assert [line["kill_id"] for line in records if line["act"] == "engaged"] == [earlier["kill_id"], done["kill_id"]]
 
 
-async def test_a_kill_that_is_asked_for_after_a_release_elsewhere_does_not_end_with_it(
+async def test_a_kill_asked_for_after_a_release_elsewhere_does_not_end_with_it(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
 ) -> None:
     """The release is read a second later: the guardian takes the request for one that joins the old kill."""

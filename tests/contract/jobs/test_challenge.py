@@ -248,7 +248,7 @@ async def begun_of(call: asyncio.Task[Any]) -> None:
     assert not call.done()
 
 
-async def test_code_is_checked_before_the_instance_is_held_and_what_changed_meanwhile_is_refused(
+async def test_code_is_checked_before_the_hold_and_what_changed_meanwhile_is_refused(
     database: Database,
 ) -> None:
     await add_account(database)
@@ -357,7 +357,7 @@ async def test_an_instance_that_holds_something_is_left_first(database: Database
     assert await stage(database, challenger) == "swapped"
 
 
-async def test_an_ended_entry_with_a_fill_that_is_not_booked_keeps_the_instance_from_being_flat(
+async def test_an_ended_entry_with_an_unbooked_fill_keeps_the_instance_from_flat(
     database: Database,
 ) -> None:
     challenger = await contest(database, count=900)

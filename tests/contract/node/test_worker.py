@@ -155,10 +155,10 @@ async def test_head_that_ends_the_cluster_waits_for_its_workers(database, databa
     ending = asyncio.create_task(driver.end_workers(list))
     try:
 
-        async def is_told():
+        async def is_notified():
             return any(row.detail.get("ends") for row in await NodeStore(database).all())
 
-        await until(is_told)
+        await until(is_notified)
         assert not ending.done()
         await NodeStore(database).leave("w1")
         await asyncio.wait_for(ending, 5.0)

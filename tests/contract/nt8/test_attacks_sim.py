@@ -125,7 +125,7 @@ def test_a_client_that_sends_a_byte_a_second_is_cut_off(target: Target) -> None:
     target.check_served()
 
 
-async def test_ten_thousand_connections_leave_room_for_the_next_client(target: Target) -> None:
+async def test_ten_thousand_connections_leave_space_for_the_next_client(target: Target) -> None:
     places = asyncio.Semaphore(AT_ONCE)
     ended: Counter[str] = Counter()
 
@@ -167,9 +167,9 @@ def test_a_wrong_secret_is_refused_and_after_five_of_them_the_address_waits(
     before = target.submits()
     for _ in range(3):
         client = Client(target.port)
-        bye = client.wait("bye")
+        closing = client.wait("bye")
         client.close()
-        assert bye is None or bye["code"] == "auth_failed"
+        assert closing is None or closing["code"] == "auth_failed"
     assert target.submits() == before
     monkeypatch.undo()
     target.check_served()

@@ -50,8 +50,8 @@ class Client:
         self.file = self.socket.makefile("rb")
         secret = Path(stand_in.info["secret_file"]).read_bytes()
         nonce = "ab" * 32
-        hello = {"t": "hello", "v": 1, "client": "test", "instance": INSTANCE, "group": "sim", "role": role}
-        self.send({**hello, "nonce": nonce})
+        opening = {"t": "hello", "v": 1, "client": "test", "instance": INSTANCE, "group": "sim", "role": role}
+        self.send({**opening, "nonce": nonce})
         challenge = self.read()
         nonces = {"bridge_nonce": challenge["nonce"], "client_nonce": nonce}
         mac = client_mac(secret, instance=INSTANCE, group="sim", **nonces)
@@ -170,7 +170,7 @@ def test_a_megabyte_in_one_line_ends_the_session_only(stand_in: StandIn) -> None
     assert Client(stand_in).welcome["t"] == "welcome"
 
 
-def test_a_thousand_connections_leave_room_for_the_next_client(stand_in: StandIn) -> None:
+def test_a_thousand_connections_leave_space_for_the_next_client(stand_in: StandIn) -> None:
     held = [stand_in.connect() for _ in range(300)]
     for made in held:
         made.close()

@@ -17,7 +17,7 @@ def _rule(kind: Kind, **fields: Any) -> Rule:
     return Rule(name="r", kind=kind, on="m", **fields)
 
 
-class _Desk:
+class _Part:
     """The rows that an engine works against: which alerts are open, and everything that was raised."""
 
     def __init__(self, *rules: Rule) -> None:
@@ -44,68 +44,68 @@ class _Desk:
 
 
 def test_threshold_fires_once_and_settles() -> None:
-    desk = _Desk(_rule(Kind.THRESHOLD, above=5, message="it is {value}", resolve_message="it is {value} again"))
-    assert desk.step(0, 4.9) == []
-    assert [item.message for item in desk.step(1, 5)] == ["it is 5"]
-    assert desk.step(2, 7) == []
-    assert [item.message for item in desk.step(3, 4)] == ["it is 4 again"]
+    part = _Part(_rule(Kind.THRESHOLD, above=5, message="it is {value}", resolve_message="it is {value} again"))
+    assert part.step(0, 4.9) == []
+    assert [item.message for item in part.step(1, 5)] == ["it is 5"]
+    assert part.step(2, 7) == []
+    assert [item.message for item in part.step(3, 4)] == ["it is 4 again"]
 
 
 def test_threshold_below() -> None:
-    desk = _Desk(_rule(Kind.THRESHOLD, below=1))
-    assert [type(item) for now, value in enumerate((2, 1, 2)) for item in desk.step(now, value)] == [Raise, Settle]
+    part = _Part(_rule(Kind.THRESHOLD, below=1))
+    assert [type(item) for now, value in enumerate((2, 1, 2)) for item in part.step(now, value)] == [Raise, Settle]
 
 
 def test_each_combination_of_labels_is_an_alert_of_its_own() -> None:
-    desk = _Desk(_rule(Kind.THRESHOLD, above=5))
-    desk.step(0, 5, 1, 6)
-    assert {item.labels["n"] for item in desk.raised} == {"0", "2"}
-    whole = _Desk(Rule(name="r", kind=Kind.THRESHOLD, on="m", above=5, by=("other",)))
+    part = _Part(_rule(Kind.THRESHOLD, above=5))
+    part.step(0, 5, 1, 6)
+    assert {item.labels["n"] for item in part.raised} == {"0", "2"}
+    whole = _Part(Rule(name="r", kind=Kind.THRESHOLD, on="m", above=5, by=("other",)))
     whole.step(0, 5, 1, 6)
     assert len(whole.raised) == 1
 
 
 def test_measure_that_is_gone_settles() -> None:
-    desk = _Desk(_rule(Kind.THRESHOLD, above=1))
-    desk.step(0, 1)
-    assert [type(item) for item in desk.step(1)] == [Settle]
+    part = _Part(_rule(Kind.THRESHOLD, above=1))
+    part.step(0, 1)
+    assert [type(item) for item in part.step(1)] == [Settle]
 
 
 def test_measure_that_is_not_known_ends_and_begins_nothing() -> None:
     rule = _rule(Kind.DURATION, above=1, for_s=10)
-    desk = _Desk(rule)
-    desk.step(0, 1.0)
+    part = _Part(rule)
+    part.step(0, 1.0)
 
     def unknown(now_s: float) -> list[Raise | Settle]:
         observed = Observed(now_s, [Measure("m", None, {"n": "0"})])
-        return desk.engine.step(desk.rules, observed, frozenset(desk.open))
+        return part.engine.step(part.rules, observed, frozenset(part.open))
 
     assert unknown(20) == [], "it may be over by now"
-    assert len(desk.step(21, 1.0)) == 1, "it is not: it lasts since the beginning"
+    assert len(part.step(21, 1.0)) == 1, "it is not: it lasts since the beginning"
     assert unknown(22) == []
-    assert [type(item) for item in desk.step(23, 0.0)] == [Settle]
+    assert [type(item) for item in part.step(23, 0.0)] == [Settle]
 
 
 def test_rule_whose_measures_are_incomplete_ends_nothing() -> None:
     for rule in (_rule(Kind.THRESHOLD, above=1), _rule(Kind.DURATION, above=1, for_s=1)):
-        desk = _Desk(rule)
-        desk.step(0, 1, 1)
-        desk.step(1, 1, 1)
-        assert len(desk.open) == 2
+        part = _Part(rule)
+        part.step(0, 1, 1)
+        part.step(1, 1, 1)
+        assert len(part.open) == 2
         lost = Observed(2, [Measure("m", 0.0, {"n": "0"})], incomplete=frozenset({"r"}))
-        found = desk.engine.step(desk.rules, lost, frozenset(desk.open))
+        found = part.engine.step(part.rules, lost, frozenset(part.open))
         assert [item.key for item in found] == ["r|n=0"], "what is measured and fine is over; what is missing is not"
-        assert [type(item) for item in desk.step(3)] == [Settle, Settle]
+        assert [type(item) for item in part.step(3)] == [Settle, Settle]
 
 
 def test_nothing_counts_as_absent_while_its_measures_are_incomplete() -> None:
-    desk = _Desk(_rule(Kind.ABSENCE, for_s=10))
-    desk.step(0, 1.0)
+    part = _Part(_rule(Kind.ABSENCE, for_s=10))
+    part.step(0, 1.0)
     for now_s in (5, 15, 25):
         lost = Observed(now_s, incomplete=frozenset({"r"}))
-        assert desk.engine.step(desk.rules, lost, frozenset()) == []
-    assert desk.step(26, 1.0) == []
-    assert len(desk.step(36)) == 1
+        assert part.engine.step(part.rules, lost, frozenset()) == []
+    assert part.step(26, 1.0) == []
+    assert len(part.step(36)) == 1
 
 
 def test_detail_is_shown_and_is_no_part_of_the_key() -> None:
@@ -116,54 +116,54 @@ def test_detail_is_shown_and_is_no_part_of_the_key() -> None:
 
 
 def test_duration_fires_after_its_time_and_starts_again() -> None:
-    desk = _Desk(_rule(Kind.DURATION, above=1, for_s=10))
-    assert [bool(desk.step(now, value)) for now, value in ((0, 1), (9, 1), (9.5, 0), (10, 1), (19.9, 1), (20, 1))] == [
+    part = _Part(_rule(Kind.DURATION, above=1, for_s=10))
+    assert [bool(part.step(now, value)) for now, value in ((0, 1), (9, 1), (9.5, 0), (10, 1), (19.9, 1), (20, 1))] == [
         *(False, False, False, False, False),
         True,
     ]
-    assert desk.raised[0].at_s == 10, "it began then, and not when it fired"
+    assert part.raised[0].at_s == 10, "it began then, and not when it fired"
 
 
 def test_rate_counts_each_occurrence_once() -> None:
-    desk = _Desk(_rule(Kind.RATE, count=3, window_s=60))
+    part = _Part(_rule(Kind.RATE, count=3, window_s=60))
     same = Occurrence("m", "a", 0)
-    assert desk.step(1, occurrences=(same, same, same)) == []
-    assert desk.step(2, occurrences=(same, Occurrence("m", "b", 2))) == []
-    assert len(desk.step(3, occurrences=(Occurrence("m", "c", 3),))) == 1
-    assert desk.step(59) == []
-    assert [type(item) for item in desk.step(60.5)] == [Settle], "only two are within the last minute"
+    assert part.step(1, occurrences=(same, same, same)) == []
+    assert part.step(2, occurrences=(same, Occurrence("m", "b", 2))) == []
+    assert len(part.step(3, occurrences=(Occurrence("m", "c", 3),))) == 1
+    assert part.step(59) == []
+    assert [type(item) for item in part.step(60.5)] == [Settle], "only two are within the last minute"
 
 
 def test_notice_is_raised_once_for_each_occurrence() -> None:
-    desk = _Desk(_rule(Kind.RATE))
+    part = _Part(_rule(Kind.RATE))
     items = tuple(Occurrence("m", str(number), number) for number in range(3))
-    assert [item.ref for item in desk.step(3, occurrences=items) if isinstance(item, Raise)] == ["0", "1", "2"]
-    assert desk.step(4, occurrences=items) == []
+    assert [item.ref for item in part.step(3, occurrences=items) if isinstance(item, Raise)] == ["0", "1", "2"]
+    assert part.step(4, occurrences=items) == []
 
 
 def test_absence_counts_from_the_first_look_and_from_what_was_seen() -> None:
-    desk = _Desk(_rule(Kind.ABSENCE, for_s=10))
-    assert desk.step(0) == []
-    assert desk.step(9) == []
-    assert len(desk.step(10)) == 1
-    assert [type(item) for item in desk.step(11, 1.0)] == [Settle]
-    assert desk.step(20) == []
-    assert len(desk.step(21)) == 1
+    part = _Part(_rule(Kind.ABSENCE, for_s=10))
+    assert part.step(0) == []
+    assert part.step(9) == []
+    assert len(part.step(10)) == 1
+    assert [type(item) for item in part.step(11, 1.0)] == [Settle]
+    assert part.step(20) == []
+    assert len(part.step(21)) == 1
 
 
 def test_rule_that_is_switched_off_settles_its_alerts() -> None:
     rule = _rule(Kind.THRESHOLD, above=1)
-    desk = _Desk(rule)
-    desk.step(0, 1)
-    desk.rules = (rule.model_copy(update={"is_enabled": False}),)
-    assert [type(item) for item in desk.step(1, 1)] == [Settle]
+    part = _Part(rule)
+    part.step(0, 1)
+    part.rules = (rule.model_copy(update={"is_enabled": False}),)
+    assert [type(item) for item in part.step(1, 1)] == [Settle]
 
 
 def test_restart_raises_nothing_twice() -> None:
-    desk = _Desk(_rule(Kind.THRESHOLD, above=1))
-    desk.step(0, 1)
-    desk.engine = Engine()
-    assert desk.step(1, 1) == []
+    part = _Part(_rule(Kind.THRESHOLD, above=1))
+    part.step(0, 1)
+    part.engine = Engine()
+    assert part.step(1, 1) == []
 
 
 _RULES = st.sampled_from(
@@ -189,27 +189,27 @@ _STEPS = st.lists(
 @settings(max_examples=80, deadline=None)
 @given(_RULES, _STEPS)
 def test_open_alerts_are_unique_and_end_with_their_cause(rule: Rule, steps: list[Any]) -> None:
-    """`_Desk.step` asserts it of each step: no key is open twice, and none settles that is not open."""
-    desk, now_s, refs = _Desk(rule), 0.0, set()
+    """`_Part.step` asserts it of each step: no key is open twice, and none settles that is not open."""
+    part, now_s, refs = _Part(rule), 0.0, set()
     beyond: dict[str, float] = {}
     for wait_s, values, happened, is_restarted in steps:
         now_s += wait_s
         if is_restarted:
-            desk.engine = Engine()
+            part.engine = Engine()
             beyond = {}
         occurrences = tuple(Occurrence("m", str(ref), max(now_s - age_s, 0.0)) for ref, age_s in happened)
         fresh = {item.ref for item in occurrences}
         beyond = {str(n): beyond.get(str(n), now_s) for n, value in enumerate(values) if value >= 5}
-        for item in desk.step(now_s, *values, occurrences=occurrences):
+        for item in part.step(now_s, *values, occurrences=occurrences):
             if isinstance(item, Raise) and rule.kind is Kind.DURATION:
                 assert now_s - beyond[item.labels["n"]] >= rule.for_s
             if isinstance(item, Raise) and item.ref is not None:
                 assert item.ref in fresh
         refs |= fresh
         if rule.kind is Kind.THRESHOLD:
-            assert desk.open == {f"r|n={n}" for n in beyond}, "open is exactly what is beyond the limit"
+            assert part.open == {f"r|n={n}" for n in beyond}, "open is exactly what is beyond the limit"
     if rule.is_notice and not any(step[3] for step in steps):
-        assert sorted(item.ref or "" for item in desk.raised) == sorted(refs)
+        assert sorted(item.ref or "" for item in part.raised) == sorted(refs)
 
 
 @pytest.mark.parametrize(

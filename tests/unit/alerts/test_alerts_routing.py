@@ -120,7 +120,7 @@ def test_routing_again_after_its_rows_are_written_sends_nothing(alerts: list[Ale
 
 
 # ── texts ────────────────────────────────────────────────────────────────────────────────────────
-def test_service_that_is_down_is_told_in_the_owners_words() -> None:
+def test_service_that_is_down_has_the_owners_text() -> None:
     alert = Alert(
         7, NOW - timedelta(minutes=2), "error", "service.down", "fks_data", "Connection timeout",
         {"service": "fks_data", "last_seen_s": "120"}, "service",
@@ -161,7 +161,7 @@ def test_text_of_one_and_of_many() -> None:
     assert listed.splitlines()[-1] == f"and {15 - len(listed.splitlines()) + 1} more: fks alerts --all"
 
 
-def test_durations_in_words() -> None:
+def test_durations_as_text() -> None:
     assert [ago(s) for s in (0, 1, 59.9, 60, 7200, 90000)] == [
         *("0 seconds", "1 second", "59 seconds", "1 minute", "2 hours"),
         "1 day",

@@ -57,7 +57,7 @@ def test_fields_of_a_fragment_count_where_it_is_spread() -> None:
     assert (measure.reads, measure.aliases, measure.is_introspection) == (3, 1, False)
 
 
-def test_introspection_of_usual_clients_is_within_the_limits() -> None:
+def test_introspection_of_common_clients_is_within_the_limits() -> None:
     assert checked(get_introspection_query(input_value_deprecation=True), {}, COSTS).is_introspection
     assert checked('{__type(name:"Order"){name}}', {}, COSTS).is_introspection
     assert not checked("{__typename health{__typename}}", {}, COSTS).is_introspection

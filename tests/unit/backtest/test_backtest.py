@@ -228,7 +228,7 @@ def test_a_position_of_several_entries_is_one_trade_at_average_prices() -> None:
     assert (statistics.trades, statistics.net_profit, statistics.exposure_pct) == (1, 40.0, 60.0)
 
 
-def test_entries_beyond_the_pyramiding_of_the_setup_are_denied_as_live_denies_them() -> None:
+def test_entries_beyond_the_pyramiding_are_denied_as_live_denies_them() -> None:
     bars = tape(*[(100, 101, 99, 100)] * 6)
     result = run(Scripted(target=(1.0, 2.0, 3.0, 3.0, 0.0, 0.0), most=3), bars, setup(pyramiding=2))
     assert [fill.role for fill in result.fills] == [Role.ENTRY, Role.ENTRY, Role.EXIT]

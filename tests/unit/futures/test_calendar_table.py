@@ -22,9 +22,9 @@ FULL = date(2024, 1, 1)
 
 def lines(kind: str) -> Iterator[list[str]]:
     for line in TABLE.read_text().splitlines():
-        words = line.split()
-        if words and words[0] == kind:
-            yield words[1:]
+        parts = line.split()
+        if parts and parts[0] == kind:
+            yield parts[1:]
 
 
 def clock(time_ns: int | None) -> str:

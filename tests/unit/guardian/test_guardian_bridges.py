@@ -33,7 +33,7 @@ def test_a_wrong_secret_keeps_out_its_own_group_only(tmp_path: Path) -> None:
     assert "short" not in wrong[0].replace("too short", "")
 
 
-def test_account_whose_own_rules_cannot_be_used_has_none_not_those_of_another_firm(tmp_path: Path) -> None:
+def test_account_without_usable_rules_has_none_not_those_of_another_firm(tmp_path: Path) -> None:
     (tmp_path / "a.key").write_text(SECRET)
     groups = {"a": NinjaGroup(port=8081, secret_file=str(tmp_path / "a.key"), rules="topstep-50k")}
     accounts = {

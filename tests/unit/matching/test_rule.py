@@ -184,7 +184,7 @@ def test_fees(fee_in: str, side: Side, quantity: str, price: str, fee: tuple[str
         ("10 range", Side.SELL, "78.03"),
     ],
 )
-def test_a_taker_pays_the_slippage_in_whole_ticks(text: str, side: Side, price: str) -> None:
+def test_slippage_of_a_taker_is_a_number_of_ticks(text: str, side: Side, price: str) -> None:
     found = Slippage.parse(text).apply(side, Decimal("100.03"), Decimal("2.2"), Decimal("0.01"))
     assert found == Decimal(price)
 

@@ -66,8 +66,8 @@ def test_one_look_that_differs_changes_nothing(status: str, count: int) -> None:
 def test_more_changes_are_seen_than_reported(history: list[str]) -> None:
     known = [status for status in history if status != UNKNOWN]
     raw = sum(one != other for one, other in pairwise(known))
-    told = [r.status for r in followed(history) if r.status != UNKNOWN]
-    assert sum(one != other for one, other in pairwise(told)) <= raw
+    known = [r.status for r in followed(history) if r.status != UNKNOWN]
+    assert sum(one != other for one, other in pairwise(known)) <= raw
 
 
 def test_a_service_that_goes_up_and_down_flaps_and_is_reported_once() -> None:

@@ -75,7 +75,7 @@ def test_port_that_worked_is_tried_first() -> None:
     wire.session.dial_failed("refused")
     wire.pull()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
+    wire.give(challenge(), welcome(wire.opening, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
     wire.lose()
     wire.until_dialled()
     assert wire.dialled == [8080, 47740, 47740]
@@ -97,7 +97,7 @@ def test_a_connection_that_lasted_makes_the_next_wait_short() -> None:
         wire.session.dial_failed("refused")
         wire.until_dialled()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
+    wire.give(challenge(), welcome(wire.opening, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
     for _ in range(4):
         wire.advance(1900)
         wire.give(status())
@@ -109,7 +109,7 @@ def test_impostor_gets_nothing_and_an_alarm_is_raised() -> None:
     wire = Wire.of(ports=(8080,))
     wire.session.start()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock, mac="0" * 64))
+    wire.give(challenge(), welcome(wire.opening, wire.clock, mac="0" * 64))
     assert not wire.is_open
     assert alarms(wire) == [AlarmCode.BRIDGE_AUTH]
     assert wire.seen(o.Waiting)[-1].wait_s == 60.0
@@ -120,10 +120,10 @@ def test_impostor_on_the_first_port_does_not_keep_us_from_the_bridge() -> None:
     wire = Wire.of()
     wire.session.start()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock, mac="0" * 64))
+    wire.give(challenge(), welcome(wire.opening, wire.clock, mac="0" * 64))
     assert wire.dialled == [8080, 47740]
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
+    wire.give(challenge(), welcome(wire.opening, wire.clock), {"t": "replay_end", "last_seq": 0, "count": 0})
     assert wire.session.state is State.READY
 
 
@@ -131,9 +131,9 @@ def test_a_reflected_proof_is_no_proof() -> None:
     wire = Wire.of(ports=(8080,))
     wire.session.start()
     wire.open()
-    wire.give(challenge(wire.hello["nonce"]))
+    wire.give(challenge(wire.opening["nonce"]))
     proof = wire.lines[-1]["mac"]
-    wire.give(welcome(wire.hello, wire.clock, wire.hello["nonce"], mac=proof))
+    wire.give(welcome(wire.opening, wire.clock, wire.opening["nonce"], mac=proof))
     assert alarms(wire) == [AlarmCode.BRIDGE_AUTH]
 
 
@@ -228,8 +228,8 @@ def test_a_missing_event_closes_and_asks_again_from_the_stored_one() -> None:
     wire.until_dialled()
     wire.open()
     wire.give(challenge())
-    assert wire.lines[-1] == {"t": "auth", "mac": right_mac(wire.hello), "epoch": EPOCH, "last_seq": 1}
-    wire.give(welcome(wire.hello, wire.clock, last_seq=4), *(log_event(seq, replay=True) for seq in (2, 3, 4)))
+    assert wire.lines[-1] == {"t": "auth", "mac": right_mac(wire.opening), "epoch": EPOCH, "last_seq": 1}
+    wire.give(welcome(wire.opening, wire.clock, last_seq=4), *(log_event(seq, replay=True) for seq in (2, 3, 4)))
     wire.give({"t": "replay_end", "last_seq": 4, "count": 3})
     assert [logged.event.seq for logged in wire.seen(o.Logged)] == [1, 2, 3, 4]
     assert wire.session.state is State.READY
@@ -241,7 +241,7 @@ def test_a_replay_that_ends_early_is_a_hole() -> None:
     wire.open()
     wire.give(
         challenge(),
-        welcome(wire.hello, wire.clock, last_seq=3),
+        welcome(wire.opening, wire.clock, last_seq=3),
         log_event(1),
         {"t": "replay_end", "last_seq": 3, "count": 1},
     )
@@ -294,7 +294,7 @@ def test_another_epoch_starts_the_log_anew() -> None:
     wire = Wire.of(epoch=EPOCH, seq=7)
     wire.session.start()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock, epoch=OTHER_EPOCH, last_seq=2))
+    wire.give(challenge(), welcome(wire.opening, wire.clock, epoch=OTHER_EPOCH, last_seq=2))
     wire.give({"t": "gap", "from": 1, "to": 7}, log_event(1, epoch=OTHER_EPOCH), log_event(2, epoch=OTHER_EPOCH))
     wire.give({"t": "replay_end", "last_seq": 2, "count": 2})
     assert wire.session.state is State.READY
@@ -309,7 +309,7 @@ def test_a_gap_moves_on_to_the_oldest_event_that_is_kept() -> None:
     wire = Wire.of(epoch=EPOCH, seq=3)
     wire.session.start()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock, last_seq=11, oldest_seq=10))
+    wire.give(challenge(), welcome(wire.opening, wire.clock, last_seq=11, oldest_seq=10))
     wire.give(
         {"t": "gap", "from": 4, "to": 9}, log_event(10), log_event(11), {"t": "replay_end", "last_seq": 11, "count": 2}
     )
@@ -327,7 +327,7 @@ def test_a_journal_that_was_rolled_back_is_an_alarm(by_bye: bool) -> None:
     if by_bye:
         wire.give({"t": "bye", "code": "seq_ahead", "detail": "", "retry_after_ms": 0})
     else:
-        wire.give(welcome(wire.hello, wire.clock, last_seq=3))
+        wire.give(welcome(wire.opening, wire.clock, last_seq=3))
     assert alarms(wire) == [AlarmCode.SEQ_AHEAD]
     assert wire.seen(o.Waiting)[-1].wait_s == 60.0
 
@@ -470,7 +470,7 @@ def test_flatten_and_kill_leave_in_replay_and_when_suspect() -> None:
     wire = Wire.of()
     wire.session.start()
     wire.open()
-    wire.give(challenge(), welcome(wire.hello, wire.clock, last_seq=3))
+    wire.give(challenge(), welcome(wire.opening, wire.clock, last_seq=3))
     assert wire.session.state is State.REPLAY
     assert wire.session.request(flatten()) is None
     other = ready()
@@ -583,8 +583,8 @@ def test_every_input_has_a_row_and_every_state_an_end() -> None:
 
 def test_nonces_differ_between_connections() -> None:
     wire = ready()
-    first = wire.hello["nonce"]
+    first = wire.opening["nonce"]
     wire.lose()
     wire.to_ready()
-    assert wire.hello["nonce"] != first
+    assert wire.opening["nonce"] != first
     assert first != BRIDGE_NONCE

@@ -22,7 +22,7 @@ IDS = ("a1", "a2")
 def after_auth(wire: Wire) -> list[dict[str, Any]]:
     """Return lines of a bridge: an opening with a replay, live events, a hole at the end."""
     return [
-        welcome(wire.hello, wire.clock, last_seq=2),
+        welcome(wire.opening, wire.clock, last_seq=2),
         log_event(1, replay=True),
         log_event(2, replay=True),
         {"t": "replay_end", "last_seq": 2, "count": 2},

@@ -89,21 +89,21 @@ class Cache:
         return self.positions[account_id, venue, symbol, instance]
 
 
-async def told(values: AccountValues, cache: Cache) -> Mapping[int, Decimal]:
+async def reported(values: AccountValues, cache: Cache) -> Mapping[int, Decimal]:
     return (await values.refresh(cache, NOON_NS)).reached
 
 
-async def test_a_loss_is_told_once_although_correlations_cannot_be_read() -> None:
+async def test_a_loss_is_reported_once_although_correlations_cannot_be_read() -> None:
     day, correlations, cache = Day(), Failing(), Cache()
     values = AccountValues(day, correlations)  # type: ignore[arg-type]
-    assert await told(values, cache) == {1: D(60), 2: D(60)}
+    assert await reported(values, cache) == {1: D(60), 2: D(60)}
     with pytest.raises(OutageError):  # without news the failure is told
         await values.refresh(cache, NOON_NS)
     correlations.is_away = False
-    assert await told(values, cache) == {}
+    assert await reported(values, cache) == {}
 
 
-async def test_a_loss_that_was_stored_is_told_after_that_of_another_account_could_not_be() -> None:
+async def test_a_stored_loss_is_reported_when_that_of_another_account_failed() -> None:
     day, correlations, cache = Day(), Failing(), Cache()
     correlations.is_away, day.fails_for = False, 2
     values = AccountValues(day, correlations)  # type: ignore[arg-type]
@@ -113,4 +113,4 @@ async def test_a_loss_that_was_stored_is_told_after_that_of_another_account_coul
     day.fails_for = None
     news = await values.refresh(cache, NOON_NS)
     assert (news.begun_ns, news.reached) == (NOON_NS - DAY_NS // 2, {1: D(60), 2: D(60)})
-    assert await told(values, cache) == {}
+    assert await reported(values, cache) == {}

@@ -90,7 +90,7 @@ async def test_nothing_is_read_without_the_limit() -> None:
     assert stored.reads == []
 
 
-async def test_a_series_that_has_ended_is_read_a_few_times_then_once_an_interval_until_it_goes_on() -> None:
+async def test_an_ended_series_is_read_a_few_times_then_once_an_interval() -> None:
     stored = Stored(hours("BTCUSDT", PATH), hours("ETHUSDT", PATH)[:30])
     found, start_ns = Correlations(stored), START_NS + 31 * HOUR
 

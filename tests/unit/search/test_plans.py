@@ -29,7 +29,7 @@ def played(planner: Planner, *, objectives: int = 1) -> list[tuple[int, dict[str
             values = (height(one.params), -float(one.params["slow"]))[:objectives]  # type: ignore[arg-type]
             found.append((one.number, dict(one.params), values))
             answers.append(Answer(one.number, values))
-        planner.tell(answers[::-1])  # whatever finished first
+        planner.record(answers[::-1])  # whatever finished first
     return found
 
 
@@ -79,7 +79,7 @@ def test_a_guided_plan_waits_for_its_answers() -> None:
     with pytest.raises(BugError, match="no answer yet"):
         planner.ask()
     with pytest.raises(BugError, match="answers to"):
-        planner.tell([Answer(batch[0].number, (1.0,))])
+        planner.record([Answer(batch[0].number, (1.0,))])
 
 
 def test_trials_without_a_value_do_not_stop_a_plan() -> None:
@@ -87,7 +87,7 @@ def test_trials_without_a_value_do_not_stop_a_plan() -> None:
     count = 0
     while batch := planner.ask():
         count += len(batch)
-        planner.tell([Answer(one.number, None) for one in batch])
+        planner.record([Answer(one.number, None) for one in batch])
     assert count == 24
 
 
@@ -118,7 +118,7 @@ def test_pruning_thresholds_are_those_of_optunas_median_pruner() -> None:
         for theirs, answer in reported:
             state = optuna.trial.TrialState.PRUNED if answer.is_pruned else optuna.trial.TrialState.COMPLETE
             study.tell(theirs, None if answer.is_pruned else answer.values[0], state=state)  # type: ignore[index]
-        planner.tell(answers)
+        planner.record(answers)
     assert pruned > 5
 
 

@@ -88,17 +88,17 @@ def test_a_search_continued_by_another_driver_ends_the_same() -> None:
     while asked := first.ask():
         for fold, proposal in asked:
             known[fold, proposal.number] = trial = evaluate(task, fold, proposal)
-            first.tell(trial)
+            first.record(trial)
     again = Search(task)
     ran = 0
     while asked := again.ask():
         for fold, proposal in asked:
             if proposal.number < 10:  # the rows that a crash left
                 assert known[fold, proposal.number].params == proposal.params
-                again.tell(known[fold, proposal.number])
+                again.record(known[fold, proposal.number])
             else:
                 ran += 1
-                again.tell(evaluate(task, fold, proposal))
+                again.record(evaluate(task, fold, proposal))
     assert ran == 14
     assert again.outcome() == first.outcome()
 
@@ -197,7 +197,7 @@ def test_a_pruned_trial_ran_only_a_part() -> None:
     assert found["overfitting"]["trials"] == 40, "a pruned trial was a trial"
 
 
-def test_a_tape_with_holes_is_refused_before_any_trial() -> None:
+def test_a_tape_with_gaps_is_refused_before_any_trial() -> None:
     times = BARS.time_ns + np.where(np.arange(1500) >= 700, 30 * 3_600_000_000_000, 0)
     with pytest.raises(TapeRefused, match="misses"):
         task_of(Coin, {"seed": "1:3"}, replace(BARS, time_ns=times), free_setup())

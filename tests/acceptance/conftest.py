@@ -21,10 +21,16 @@ ROOT = Path(__file__).parents[2]
 
 def copy_sources(place: Path) -> Path:
     """Return `place`, with everything there that a running system is made of."""
-    for name in ("fks", "actors"):
-        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("fks", "actors"):  # compiled files included: a dozen processes would compile each at the same time
+        shutil.copytree(ROOT / name, place / name)
     shutil.copy(ROOT / "serve_app.py", place)
     return place
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that do without the shared system first: once it trades, it takes the processor from them."""
+    sharing = {item.path for item in items if "running" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in sharing)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`fks up` as a new user meets it: a second system beside the first, watched for a minute, stopped with Ctrl-C."""
+"""`fks up` as a new user meets it: watched until it trades, stopped with Ctrl-C, started again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fks.config.paths import Paths
+from tests.support.audit import assert_sound
 from tests.support.system import FKS, START_S, System
 from tests.support.waiting import wait_until
 
 LIVE_S, STOP_S = 60.0, 15.0
+#: Positions of instances, without what was traded after the trade of a number: what they were at that trade.
+POSITIONS = """
+    SELECT p.symbol, p.instance, trim_scale(p.quantity - coalesce(sum(
+        CASE t.trade_type WHEN 'buy' THEN t.quantity ELSE -t.quantity END
+        - CASE WHEN t.symbol = t.fee_currency || 'USDT' THEN t.fee ELSE 0 END), 0))
+    FROM positions p LEFT JOIN trades t
+        ON t.venue = p.venue AND t.symbol = p.symbol AND t.instance = p.instance AND t.id > {id}
+    GROUP BY p.symbol, p.instance, p.quantity ORDER BY 1, 2
+"""
 
 
 class Watched:
@@ -40,7 +52,7 @@ class Watched:
         return "\n".join(f"{at:6.1f} {line}" for at, line in self.lines)
 
 
-def test_up_prints_addresses_and_live_trading_and_ctrl_c_leaves_nothing() -> None:
+def test_up_prints_addresses_and_trading_ctrl_c_leaves_nothing_and_a_new_start_continues() -> None:
     with tempfile.TemporaryDirectory(prefix="fks-up-") as place:
         Path(place).chmod(0o755)
         system = System.at(Path(place) / "home", FKS_WEB_ENABLED="true")
@@ -54,22 +66,10 @@ def test_up_prints_addresses_and_live_trading_and_ctrl_c_leaves_nothing() -> Non
         )
         seen = Watched(process)
         try:
-            wait_until(
-                lambda: seen.first("gateway.*http://") is not None or process.poll() is not None, deadline_s=START_S
-            )
-            assert process.poll() is None, seen.text()
-            for place_to_look in ("/docs", "/monitor/", "/app/", "dashboard"):
-                assert seen.first(place_to_look) is not None, seen.text()
-            for what in (r"\bbar\b", r"\bsignal\b", r"\border\b", r"\bfill\b"):
-                wait_until(lambda what=what: seen.first(what) is not None, deadline_s=2 * LIVE_S)
-            assert any("position" in line and "pnl" in line.lower() for _, line in seen.lines), seen.text()
-            with system.client() as client:
-                wait_until(lambda: client.get("/app/login").status_code == 200, deadline_s=START_S, every_s=0.5)
-                page = client.get("/app/login")
-            assert "script-src 'self'" in page.headers["content-security-policy"]
-            assert 'name="password"' in page.text
-            sockets = list(Path("/tmp").glob("fks-*"))
-            assert sockets
+            _watch(system, seen)
+            id = _rest(system)
+            before = system.sql("SELECT max(id) FROM trades")[0][0]
+            positions = held(system, before)
         finally:
             process.send_signal(signal.SIGINT)
             start = time.monotonic()
@@ -82,29 +82,56 @@ def test_up_prints_addresses_and_live_trading_and_ctrl_c_leaves_nothing() -> Non
         assert process.returncode == 0, seen.text()
         left = [(p.pid, p.cmdline()) for p in system.processes()]
         assert not left
-        from fks.config.paths import Paths
-
         assert not Paths.of(system.home).sockets.exists()
         assert "Traceback" not in seen.text()
+        assert system.fks("status", check=False).returncode == 3
+
+        system.up()
+        try:
+            assert held(system, before) == positions
+            with system.client() as client:
+                wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=30.0)
+                client.delete(f"/orders/{id}")
+            system.wait_for_fills(1)
+            assert_sound(system)
+        finally:
+            took_s = system.down()
+        assert took_s <= STOP_S + 5
+        assert not system.processes()
 
 
-def test_started_again_it_continues(system: System) -> None:
-    """The shared system goes down and up: history, positions and open orders are still there."""
-    system.wait_for_fills(1)
+def held(system: System, last: int) -> list[tuple[Any, ...]]:
+    """Return what was held after the trade of number `last`: symbol, instance, quantity."""
+    return [row for row in system.sql(POSITIONS.format(id=last)) if row[2] != 0]
+
+
+def _watch(system: System, seen: Watched) -> None:
+    """Wait until the demo traded, and check what a person reads meanwhile."""
+    wait_until(
+        lambda: seen.first("gateway.*http://") is not None or seen.process.poll() is not None, deadline_s=START_S
+    )
+    assert seen.process.poll() is None, seen.text()
+    for place_to_look in ("/docs", "/monitor/", "/app/", "dashboard"):
+        assert seen.first(place_to_look) is not None, seen.text()
+    for what in (r"\bbar\b", r"\bsignal\b", r"\border\b", r"\bfill\b"):
+        wait_until(lambda what=what: seen.first(what) is not None, deadline_s=2 * LIVE_S)
+    first_fill_s = seen.first(r"\bfill\b")
+    print(f"first fill {first_fill_s:.1f} s after the process began")
+    assert any("position" in line and "pnl" in line.lower() for _, line in seen.lines), seen.text()
     with system.client() as client:
-        price = round(
-            float(client.get("/market-data/BTCUSDT").json()["price"]) * 0.93
-        )  # inside the price band, far from filling
+        wait_until(lambda: client.get("/app/login").status_code == 200, deadline_s=START_S, every_s=0.5)
+        page = client.get("/app/login")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert 'name="password"' in page.text
+    assert list(Path("/tmp").glob("fks-*"))
+    assert first_fill_s <= LIVE_S, seen.text()
+
+
+def _rest(system: System) -> str:
+    """Place a limit order far from filling and inside the price band; return its id once it rests."""
+    with system.client() as client:
+        price = round(float(client.get("/market-data/BTCUSDT").json()["price"]) * 0.93)
         body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001", "price": str(price)}
-        id = system.order(client, body)[1].json()["client_order_id"]
+        id = str(system.order(client, body)[1].json()["client_order_id"])
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
-    trades = system.fills()
-    assert system.down() <= STOP_S + 5
-    assert not system.processes()
-    assert system.fks("status", check=False).returncode == 3
-    system.up()
-    assert system.fills() >= trades
-    with system.client() as client:
-        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=30.0)
-        client.delete(f"/orders/{id}")
-    system.wait_for_fills(1)
+    return id

@@ -6,6 +6,7 @@ version has a new address. Where `vendor/` is empty the pages are plain HTML, an
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 from dataclasses import dataclass, field
@@ -30,6 +31,11 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".LICENSE": "text/plain; charset=utf-8",
 }
+#: Files that are served as one, in this order, as far as they are there: each request before the first paint costs.
+JOINED: dict[str, tuple[str, ...]] = {
+    "pages.css": ("bootstrap.min.css", "fks.css"),
+    "pages.js": ("live.js", "shell.js", "explain.js"),
+}
 #: Scripts of a sandboxed frame, which has no origin: the browser loads them as from elsewhere.
 FRAMED = frozenset({"mermaid.tiny.js", "diagram.js"})
 _GZIP_LEAST = 1024
@@ -53,7 +59,14 @@ class Assets:
         for part in ("vendor", "static"):
             for path in sorted((folder / part).glob("*")):
                 if path.is_file() and path.suffix in _TYPES:
-                    self._found[path.name] = _asset(path)
+                    self._found[path.name] = _asset(path.read_bytes(), path.suffix)
+        for name, parts in JOINED.items():
+            bodies = [self._found[part].body for part in parts if part in self._found]
+            if name.endswith(".js"):
+                bodies = [b"{\n%b}" % body for body in bodies]  # names of their own, as they have as modules
+            self._found[name] = _asset(b"\n".join(bodies), Path(name).suffix)
+        #: stands in each page, before its style sheet, so that no request for it delays the first paint
+        self.theme_script = self._found["theme.js"].body.decode()
 
     @property
     def missing(self) -> list[str]:
@@ -68,12 +81,16 @@ class Assets:
         """Return a file, or None."""
         return self._found.get(name)
 
+    @property
+    def theme_source(self) -> str:
+        """Return what allows that script in a Content-Security-Policy: its hash."""
+        return f"'sha256-{base64.b64encode(hashlib.sha256(self.theme_script.encode()).digest()).decode()}'"
+
     def url(self, name: str) -> str:
         """Return the address of a file, relative to the application. Errors: KeyError."""
         return f"static/{name}?v={self._found[name].digest}"
 
 
-def _asset(path: Path) -> Asset:
-    body = path.read_bytes()
+def _asset(body: bytes, suffix: str) -> Asset:
     zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _GZIP_LEAST else None
-    return Asset(body, zipped, _TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:12])
+    return Asset(body, zipped, _TYPES[suffix], hashlib.sha256(body).hexdigest()[:12])

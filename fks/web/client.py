@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
 import uuid
@@ -14,6 +13,7 @@ import httpx
 import orjson
 
 from fks.process.callers import CLIENT_HEADER, client_header
+from fks.web.sharing import Shared
 
 #: Seconds for one call; the gateway's own limits (statements, an order's wait, the guardian's answer) are shorter.
 TIMEOUT_S = 20.0
@@ -71,11 +71,7 @@ class _Read(NamedTuple):
 
 class GatewayClient:
     """Calls of the gateway by all requests of this process. Soft state: its connections, which are kept alive, and the
-    reads under way.
-
-    Pages that one event makes read again, in several tabs of one session, share a read: a request joins one that has
-    not begun, never one under way, whose answer may be older than the event.
-    """
+    reads under way, which requests of one session share."""
 
     def __init__(
         self,
@@ -94,8 +90,7 @@ class GatewayClient:
         # retries: a connection that the gateway's proxy had closed meanwhile is opened again; nothing was sent on it
         transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, retries=1, trust_env=False)
         self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout_s, trust_env=False)
-        self._under_way: dict[_Read, asyncio.Task[httpx.Response]] = {}
-        self._next: dict[_Read, asyncio.Task[httpx.Response]] = {}
+        self._reads: Shared[_Read, httpx.Response] = Shared()
 
     async def close(self) -> None:
         """Close its connections."""
@@ -114,25 +109,8 @@ class GatewayClient:
             if value is not None
         )
         wanted = _Read(caller, path, known)
-        task = self._next.get(wanted)
-        if task is None:
-            task = asyncio.create_task(self._begin(wanted, self._under_way.get(wanted)))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its readers may have gone
-            if wanted in self._under_way:
-                self._next[wanted] = task
-            else:
-                self._under_way[wanted] = task
-        return _answer(await asyncio.shield(task)).body
-
-    async def _begin(self, wanted: _Read, before: asyncio.Task[httpx.Response] | None) -> httpx.Response:
-        """Send a read once the one before has ended. Errors: Refusal."""
-        if before is not None:
-            await asyncio.wait({before})
-            self._under_way[wanted] = self._next.pop(wanted)
-        try:
-            return await self._call("GET", wanted.caller, wanted.path, params=dict(wanted.params))
-        finally:
-            del self._under_way[wanted]
+        answer = await self._reads.get(wanted, lambda: self._call("GET", caller, path, params=dict(known)))
+        return _answer(answer).body
 
     async def change(
         self,

@@ -34,7 +34,7 @@ class Page:
 
     `scope` is what its reads need; the gateway checks it. `live` are channels of `/ws` whose messages make it load its
     region again, at most twice a second, and besides that every `every_s` seconds (0: never). `actions` are POSTed to
-    PATH/NAME.
+    PATH/NAME. `is_early`: head and navigation are sent while its reads are under way, as `load` refuses nothing.
     """
 
     name: str
@@ -47,3 +47,4 @@ class Page:
     every_s: float = 5.0
     actions: Mapping[str, Performer] = field(default_factory=dict)
     scripts: tuple[str, ...] = ()  # modules of fks/web/static
+    is_early: bool = False

@@ -31,23 +31,23 @@ from fks.web.views import (
 PAGES: tuple[Page, ...] = (
     Page(
         "dashboard", "/", "Dashboard", dashboard.load, "Trade",
-        live=("orders", "fills", "signals", "alerts", "kill", "feeds"),
+        live=("orders", "fills", "signals", "alerts", "kill", "feeds"), is_early=True,
     ),
     Page(
         "signals", "/signals", "Signals", signals.load, "Trade", live=("signals", "orders", "kill"),
-        actions={"approve": signals.approve, "reject": signals.reject}, scripts=("queue.js",),
+        actions={"approve": signals.approve, "reject": signals.reject}, scripts=("queue.js",), is_early=True,
     ),
     Page(
         "orders", "/orders", "Orders and positions", orders.load, "Trade", live=("orders", "fills", "kill"),
-        actions={"cancel": orders.cancel, "close": orders.close},
+        actions={"cancel": orders.cancel, "close": orders.close}, is_early=True,
     ),
     Page(
         "accounts", "/accounts", "Accounts", accounts.load, "Trade", live=("fills", "kill"), every_s=60,
-        scripts=("chart.js",),
+        scripts=("chart.js",), is_early=True,
     ),
     Page(
         "stop", "/stop", "Kill switch", stop.load, "Trade", live=("orders", "fills", "kill"),
-        actions={"engage": stop.engage, "release": stop.release},
+        actions={"engage": stop.engage, "release": stop.release}, is_early=True,
     ),
     Page("why", "/why/{what}", "Why", why.load, every_s=0),
     Page(
@@ -79,7 +79,7 @@ PAGES: tuple[Page, ...] = (
     Page("series", "/data/series", "Series", data.load_series, every_s=0),
     Page(
         "monitor", "/monitor", "Monitor", monitor.load, "System", live=("alerts", "feeds", "kill"), every_s=3,
-        actions={"restart": monitor.restart, "check": monitor.check},
+        actions={"restart": monitor.restart, "check": monitor.check}, is_early=True,
     ),
     Page("part", "/monitor/{name}", "Part", monitor.load_part),
     Page("diagrams", "/diagrams", "Diagrams", diagrams.load, "System", every_s=0, scripts=("frame.js",)),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from fks.clock import Clock
 from fks.config.settings import Http
@@ -20,8 +20,10 @@ from fks.web import formats
 from fks.web.assets import FRAMED, Assets
 from fks.web.client import Caller, GatewayClient, Refusal
 from fks.web.forms import form_of
+from fks.web.middleware import record_failure
 from fks.web.page import Outcome, Page, Performer
 from fks.web.rendering import Renderer
+from fks.web.sharing import Shared
 from fks.web.visits import Result, Session, Visit
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 ZONE_COOKIE, THEME_COOKIE = "fks_zone", "fks_theme"
 #: A 401 about what was typed, such as a wrong password before a change: the session goes on.
 _WRONG_INPUT = ("LOGIN_FAILED", "TOTP_REQUIRED")
+_HTML = "text/html; charset=utf-8"
+#: Values of a template that is not in the registry.
+_NO_SESSION: Mapping[str, Any] = {"me": None, "page": None, "kill": Result(), "outcome": None}
+#: Tabs get an event within some milliseconds of each other.
+_GATHER_S = 0.025
 _YEAR = "public, max-age=31536000, immutable"
 
 
@@ -45,19 +52,25 @@ class Deps:
 
 
 class Site:
-    """Serves the pages. Holds no state of any session."""
+    """Serves the pages. Soft state: the regions that are being made; none of any session."""
 
     def __init__(self, deps: Deps, pages: tuple[Page, ...]) -> None:
         self.deps = deps
         self.pages = pages
         self._renderer = Renderer(deps.assets)
+        self._regions: Shared[tuple[Caller, str, str, str], str] = Shared(_GATHER_S)
 
     # ── handlers ─────────────────────────────────────────────────────────────────────────────────
     def page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         """Return the handler of a page: the whole of it, or for htmx its region alone."""
 
         async def show(site: Site, request: Request) -> Response:
-            return await self._shown(page, await self.visit(request))
+            if _is_region(request):
+                return _html(await self._region(page, request), 200)
+            visit = await self.visit(request)
+            if page.is_early:
+                return StreamingResponse(self._in_parts(page, visit), media_type=_HTML)
+            return await self._shown(page, visit)
 
         return self.guarded(show)
 
@@ -89,23 +102,51 @@ class Site:
     async def _shown(
         self, page: Page, visit: Visit, outcome: Outcome | None = None, refusal: Refusal | None = None
     ) -> Response:
-        values, common = await asyncio.gather(page.load(visit), visit.read_all(kill="/kill"))
-        is_part = is_htmx(visit.request) and visit.request.headers.get("hx-target") == "region"
-        text = self._renderer.render(
-            f"pages/{page.name}.html",
-            {
-                **self.common(visit.request),
-                "layout": "region.html" if is_part else "layout.html",
-                "page": page,
-                "me": visit.session,
-                "may": visit.may,
-                **common,
-                "outcome": outcome,
-                "refusal": refusal,
-                **values,
-            },
-        )
+        text = await self._text(page, visit, outcome=outcome, refusal=refusal)
         return _html(text, 200 if refusal is None else refusal.status)
+
+    async def _region(self, page: Page, request: Request) -> str:
+        """Return the region of a page. Tabs of one session that one event makes read again share it.
+
+        The session is a part of the shared work, so that an ended one is refused from its next read on.
+        """
+        zone = request.cookies.get(ZONE_COOKIE, "")
+
+        async def make() -> str:
+            return await self._text(page, await self.visit(request), layout="region.html")
+
+        return await self._regions.get((self.caller(request), path_of(request), request.url.query, zone), make)
+
+    async def _in_parts(self, page: Page, visit: Visit) -> AsyncIterator[str]:
+        """Give all before the content at once, and the content after its reads: the browser loads style sheets and
+        scripts meanwhile, and paints. The status is sent with the first part, so that a fault is shown as content."""
+        rest = asyncio.create_task(self._text(page, visit, part="rest"))
+        try:
+            shell = {**self._values(page, visit), "layout": "layout.html", "part": "shell"}
+            yield self._renderer.render("shell.html", shell)
+            try:
+                yield await rest
+            except Refusal as refusal:
+                yield self._problem_text(visit.request, refusal, part="rest")
+            except Exception as error:
+                request_id = record_failure(self.deps.log, visit.request.scope["path"], error)
+                yield self._problem_text(visit.request, _failure(request_id), part="rest")
+        finally:
+            rest.cancel()  # the browser has gone
+
+    async def _text(self, page: Page, visit: Visit, **more: Any) -> str:
+        """Read what a page shows, and return it as HTML. Errors: Refusal."""
+        values, common = await asyncio.gather(page.load(visit), visit.read_all(kill="/kill"))
+        return self._renderer.render(
+            f"pages/{page.name}.html",
+            {"layout": "layout.html", "outcome": None, "refusal": None, **self._values(page, visit), **common}
+            | more
+            | values,
+        )
+
+    def _values(self, page: Page, visit: Visit) -> dict[str, Any]:
+        """Return the values of a page of a session, without those that it reads."""
+        return {**self.common(visit.request), "page": page, "me": visit.session, "may": visit.may}
 
     async def static(self, request: Request) -> Response:
         """Serve one file. Its address holds a hash of it, so that it may be kept for a year."""
@@ -128,8 +169,7 @@ class Site:
 
     def failed(self, request: Request, request_id: str) -> Response:
         """Return the page for a fault of ours."""
-        remedy = f"the log has it under {request_id}: fks logs web"
-        return self.problem(request, Refusal(500, "PAGE_FAILED", "this page could not be made", remedy))
+        return self.problem(request, _failure(request_id))
 
     # ── parts of handlers ────────────────────────────────────────────────────────────────────────
     def guarded(
@@ -198,14 +238,12 @@ class Site:
             "zone_name": str(getattr(zone, "key", "UTC")),
             "now": self.now(),
             "path": path_of(request),
+            "part": "whole",
         }
 
     def render(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
         """Return a page that is not in the registry."""
-        text = self._renderer.render(
-            name, {**self.common(request), "me": None, "page": None, "kill": Result(), "outcome": None, **values}
-        )
-        return _html(text, status)
+        return _html(self._renderer.render(name, {**_NO_SESSION, **self.common(request), **values}), status)
 
     def fragment(self, request: Request, name: str, **values: Any) -> Response:
         """Return a part of a page, for htmx."""
@@ -215,10 +253,14 @@ class Site:
 
     def problem(self, request: Request, refusal: Refusal) -> Response:
         """Return a page that shows a refusal alone."""
-        answer = self.render(request, "problem.html", refusal.status, refusal=refusal, layout="layout.html")
+        answer = _html(self._problem_text(request, refusal), refusal.status)
         if refusal.retry_after_s is not None:
             answer.headers["Retry-After"] = str(refusal.retry_after_s)
         return answer
+
+    def _problem_text(self, request: Request, refusal: Refusal, **more: Any) -> str:
+        known = {**_NO_SESSION, **self.common(request), "refusal": refusal, "layout": "layout.html"}
+        return self._renderer.render("problem.html", {**known, **more})
 
     def to_login(self, request: Request) -> Response:
         """Send the browser to the login, and from there back to this page."""
@@ -237,6 +279,16 @@ def is_htmx(request: Request) -> bool:
     return request.headers.get("hx-request") == "true"
 
 
+def _is_region(request: Request) -> bool:
+    """Return whether the part that is kept current is wanted alone."""
+    return is_htmx(request) and request.headers.get("hx-target") == "region"
+
+
+def _failure(request_id: str) -> Refusal:
+    remedy = f"the log has it under {request_id}: fks logs web"
+    return Refusal(500, "PAGE_FAILED", "this page could not be made", remedy)
+
+
 def path_of(request: Request) -> str:
     """Return the request's path within the application."""
     root = str(request.scope.get("root_path", ""))
@@ -245,4 +297,4 @@ def path_of(request: Request) -> str:
 
 
 def _html(text: str, status: int) -> Response:
-    return Response(text, status_code=status, media_type="text/html; charset=utf-8")
+    return Response(text, status_code=status, media_type=_HTML)

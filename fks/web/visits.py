@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
@@ -39,6 +40,11 @@ class Session:
             csrf=str(body.get("csrf_token") or ""),
             accounts=None if accounts is None else tuple(accounts),
         )
+
+    @property
+    def phase_ms(self) -> int:
+        """Return at what part of a period the tabs of this session read again: other sessions read at other moments."""
+        return zlib.crc32(self.csrf.encode()) % 60_000
 
     def may(self, scope: str) -> bool:
         """Return whether this session's scope includes `scope`. The gateway decides again at each call."""

@@ -7,15 +7,17 @@ const stateBox = document.getElementById("live-state");
 const stateText = document.getElementById("live-text");
 const channels = (body.dataset.live ?? "").split(",").filter(Boolean);
 const everyMs = Number(body.dataset.every ?? 0) * 1000;
-const aheadMs = Date.now() - Date.parse(body.dataset.now); // of the browser's clock
-const LEAST_MS = 500, SILENT_MS = 25000, WAIT_MAX_MS = 15000;
+const answeredMs = performance.getEntriesByType("navigation")[0]?.responseStart || performance.now();
+const aheadMs = performance.timeOrigin + answeredMs - Date.parse(body.dataset.now); // of the browser's clock
+const LEAST_MS = 500, GATHER_MS = 100, SILENT_MS = 25000, WAIT_MAX_MS = 15000;
 
-let socket = null, waitMs = 500, heardAt = 0, isWanted = false, isLoading = false, loadedAt = Date.now(), lostAt = null;
+let socket = null, waitMs = 500, heardAt = 0, isLoading = false, loadedAt = Date.now(), lostAt = null;
+let isWanted = false, isGathering = false; // an event came, and the page has not read since
 let stream = "", seq = 0; // of the last message; another replica has other numbers
 let fault = ""; // of the last read of the region
 
 // ── ages ──────────────────────────────────────────────────────────────────────────────────────
-export function span(seconds) {
+function span(seconds) {
   const left = Math.max(0, Math.floor(seconds));
   if (left < 60) return `${left} s`;
   if (left < 3600) return `${Math.floor(left / 60)} min ${left % 60} s`;
@@ -23,7 +25,7 @@ export function span(seconds) {
   return `${Math.floor(left / 86400)} d ${Math.floor((left % 86400) / 3600)} h`;
 }
 
-export const now = () => Date.now() - aheadMs;
+const now = () => Date.now() - aheadMs;
 
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -73,6 +75,27 @@ function want() {
   load();
 }
 
+// An event seldom comes alone (a signal, its order, its fill): they are read together.
+function wantSoon() {
+  isWanted = true;
+  if (isGathering) return;
+  isGathering = true;
+  setTimeout(() => {
+    isGathering = false;
+    if (isWanted) load();
+  }, GATHER_MS);
+}
+
+// The tabs of one session read at the same moment, so that the server makes their region once. An event may have made
+// this one read meanwhile: then it waits for its next turn.
+function readInTurn() {
+  const phase = Number(body.dataset.phase ?? 0) % everyMs;
+  setTimeout(() => {
+    if (Date.now() - loadedAt > everyMs / 2) want();
+    readInTurn();
+  }, everyMs - ((Date.now() - phase) % everyMs));
+}
+
 body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.target?.id !== "region") return;
   fault = event.detail.successful ? "" : `The last read failed (${event.detail.xhr?.status || "no answer"}).`;
@@ -114,7 +137,7 @@ function connect() {
       lostAt = null;
     } else if (message.type !== "heartbeat" && message.type !== "snapshot") {
       seq = message.seq ?? seq;
-      if (message.type !== "bar") want(); // a chart draws bars itself
+      if (message.type !== "bar") wantSoon(); // a chart draws bars itself
       document.dispatchEvent(new CustomEvent("fks:message", { detail: message }));
     }
     show();
@@ -153,7 +176,7 @@ function show() {
 if (region) {
   if (channels.length > 0) connect();
   else lostAt = Date.now();
-  if (everyMs > 0) setInterval(want, everyMs);
+  if (everyMs > 0) readInTurn();
 }
 setInterval(() => {
   if (socket !== null && heardAt && Date.now() - heardAt > SILENT_MS) socket.close(); // a silent line is dead

@@ -49,6 +49,7 @@ _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("ReplaceAcked", _LIVE, (None,)),
     ("ReplaceRefused", _LIVE, (None,)),
     ("LegChanged", ("UNKNOWN", *_LIVE), (None,)),
+    ("StopMoved", (*_AT_VENUE, "FILLED", *_ENDED), (None,)),
     ("Busted", (*_AT_VENUE, "FILLED", *_ENDED), (None, "CANCELLED", "WORKING")),
 )  # fmt: skip
 

@@ -352,11 +352,10 @@ def add(
     from fks.store.accounts import AccountStore
     from fks.store.reading import ReadingStore
     from fks.store.strategies import NewInstance, StrategyStore
-    from fks.strategies.check import ensure_checked, ensure_live
+    from fks.strategies.check import ensure_checked
 
     made = catalogue_of(ctx).make(strategy, params_of(pairs))
     ensure_checked(made)
-    ensure_live(made)
     check_timeframe(options["timeframe"])
     options["pyramiding"] = options["pyramiding"] or made.entries_max()
     quantity, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")

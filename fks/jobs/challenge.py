@@ -38,7 +38,7 @@ from fks.store.facts import Facts
 from fks.store.jobs import JobStore
 from fks.store.strategies import Instance, StrategyStore
 from fks.strategies.base import Strategy, evaluate, warmup_of
-from fks.strategies.check import ensure_checked, ensure_live, synthetic, with_inputs
+from fks.strategies.check import ensure_checked, synthetic, with_inputs
 from fks.strategies.registry import Catalogue
 
 KIND = "challenge"
@@ -240,14 +240,14 @@ async def measure(
 
 
 def _ensure_market_entries(strategy: Strategy, bars: Bars) -> None:
-    """Refuse decisions to enter by limit or stop orders: a challenger's are recorded without their prices, and valued
-    at the market they would be others. Errors: InputError CHALLENGER_ENTRY_ORDERS; of the strategy."""
+    """Refuse decisions to enter by limit or stop orders, or with a stop that trails: a challenger's are recorded
+    without these, and would be valued as others. Errors: InputError CHALLENGER_ENTRY_ORDERS; of the strategy."""
     found = evaluate(strategy, bars)
-    for prices in (found.entry_limit, found.entry_stop):
+    for prices in (found.entry_limit, found.entry_stop, found.trail):
         if prices is not None and bool((np.isfinite(prices) & (found.target != 0.0)).any()):
             raise InputError(
-                f"strategy {strategy.name} enters by limit or stop orders, and challengers are compared by entries at "
-                "the market alone",
+                f"strategy {strategy.name} enters by limit or stop orders, or its stops trail, and challengers are "
+                "compared by entries at the market whose stops stay where they are",
                 code="CHALLENGER_ENTRY_ORDERS",
                 status=422,
                 remedy="compare the parameters by backtests, and give them to the instance with 'fks optimize promote'",
@@ -306,7 +306,6 @@ async def add_challenger(
         champion = catalogue.make(before.strategy, before.params)
         made = catalogue.make(before.strategy, {**before.params, **params})
         ensure_checked(made)
-        ensure_live(made)
         values = made.model_dump(mode="json")
         if values == champion.model_dump(mode="json"):
             raise InputError(

@@ -35,6 +35,7 @@ from fks.strategies.registry import Catalogue
 KIND = "drift"
 _HUGE = Decimal(10) ** 12  # cash of the backtest: what the account could pay is a denial's reason, not the backtest's
 _COMPARED = Decimal(1000)  # quote of an entry whose quantity is not compared
+_US = 1_000  # the database counts microseconds: the smallest step after a bar
 _BPS = Decimal("0.01")
 #: why a signal in this state has no fill
 _STATE_REASONS = {
@@ -91,7 +92,7 @@ async def measure(
         )
     strategy = catalogue.make(instance.strategy, instance.params)
     request = Request(
-        instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + 1, 0
+        instance.symbol, instance.exchange, instance.timeframe, instance.anchor_ns, instance.cursor_ns + _US, 0
     )
     loaded = await load_stored_joined(db, request, strategy.inputs())
     costs = CostModel.of(settings.costs, loaded.instrument)

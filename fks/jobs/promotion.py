@@ -13,7 +13,7 @@ from fks.model.errors import InputError
 from fks.store.db import Database, Session
 from fks.store.jobs import Job, JobStore
 from fks.store.strategies import Instance, ParameterVersion, StrategyStore
-from fks.strategies.check import ensure_checked, ensure_live
+from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue
 
 _REFUSED = "PROMOTION_REFUSED"
@@ -65,7 +65,6 @@ async def promote(
 def _checked(catalogue: Catalogue, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
     made = catalogue.make(strategy, params)
     ensure_checked(made)
-    ensure_live(made)
     return made.model_dump(mode="json")
 
 

@@ -100,6 +100,11 @@ class Instrument:
         return (quantity / self.lot_step).to_integral_value(ROUND_FLOOR) * self.lot_step
 
 
+def distance_of(trail: Decimal, tick: Decimal) -> Decimal:
+    """Return the distance of a trailing stop, rounded up to whole ticks."""
+    return (trail / tick).to_integral_value(ROUND_CEILING) * tick
+
+
 def money(value: Decimal, places: int = 8) -> Decimal:
     """Return `value` at 1e-8, half-even: the one rounding of fees and cash."""
     return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)

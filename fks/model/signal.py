@@ -57,6 +57,7 @@ class Signal:
     stop_price: Decimal | None = None
     stop_loss: Decimal | None = None
     take_profit: Decimal | None = None
+    trail: Decimal | None = None  # of a strategy's entry, in quote: the distance at which its stop follows the closes
     time_in_force: TimeInForce = TimeInForce.GTC
     reference_price: Decimal | None = None  # close of the deciding bar: what sizing divides by
     volatility: Decimal | None = None  # of a bar, in quote, for sizings that divide by it

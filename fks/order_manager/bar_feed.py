@@ -11,19 +11,18 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
-from fks.clock import Clock
 from fks.clock.waiting import wait_for_event
-from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.bar import Bar
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.order import LIVE, Fill, Order, State
-from fks.model.ports import Log, Venue
+from fks.model.ports import Venue
 from fks.model.signal import Signal
 from fks.model.timeframe import TIMEFRAMES, bar_start
-from fks.order_manager.cache import OrderCache
+from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
+from fks.order_manager.trailing import TrailingStops
 from fks.orders.messages import PositionKey
 from fks.store.facts import Facts, Instance
 
@@ -57,22 +56,18 @@ class BarFeed:
 
     def __init__(
         self,
+        context: Context,
         venue: Venue,
-        cache: OrderCache,
         workers: PositionWorkers,
         facts: Facts,
-        settings: Settings,
-        clock: Clock,
-        log: Log,
+        trailing: TrailingStops,
     ) -> None:
         assert isinstance(venue, FedVenue)
         self._fed: FedVenue = venue
         self._venue = venue
-        self._cache = cache
-        self._workers = workers
-        self._facts = facts
-        self._clock = clock
-        self._log = log
+        self._cache, self._clock, self._log = context.cache, context.clock, context.log
+        self._workers, self._facts, self._trailing = workers, facts, trailing
+        settings = context.settings
         self._is_strict = settings.sim.fills == "tape"
         self._timeframes = [name for name in TIMEFRAMES if name in settings.data.timeframes]
         self._cursors: dict[Feed, int] = {}
@@ -210,6 +205,10 @@ class BarFeed:
         if self._is_strict:
             await self._await_idle(key)  # what was decided before this bar reaches the venue before it
         self._fed.on_bar(bar)
+        if self._is_strict:
+            await self._settle(key)
+        # only now: a stop that this bar moves counts from the next one on
+        await self._trailing.follow(key, through_ns=bar.time_ns, timeframe=bar.timeframe)
         if self._is_strict:
             await self._settle(key)
 

@@ -18,6 +18,7 @@ from fks.model.account import Position
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
 from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, evolve
+from fks.model.timeframe import iso
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.order_manager.publisher import Publisher
@@ -499,6 +500,8 @@ def payload_of(event: e.Event) -> dict[str, object]:
         return message | (_leg_of(event) if isinstance(event, e.LegReported) else _checks_of(event))
     if isinstance(event, e.LegChanged):
         return _leg_of(event)
+    if isinstance(event, e.StopMoved):
+        return {"stop_loss": f"{event.stop_loss:f}", "bar": iso(event.bar_ns)}
     if isinstance(event, e.Busted):
         return bust_payload(event)
     names = ("code", "detail", "reason", "by", "polls", "age_s", "outcome")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from fks.orders import messages as m
 from fks.orders.core import OrderCore
 from fks.orders.freshness import max_age_of
 from fks.orders.messages import PositionKey
+from fks.orders.trailing import stop_of
 from fks.store.signals import SignalRecord, SignalStore
 
 _ZERO = Decimal(0)
@@ -112,6 +113,16 @@ class PositionWorkers:
         for key in [key for key in self._workers if venue in (None, key[1])]:
             self.post(key, m.PositionsChanged(self._cache.buckets(key)))
             self.post(key, m.Recheck())
+
+    @property
+    def keys(self) -> list[PositionKey]:
+        """Return the keys that have a core."""
+        return list(self._workers)
+
+    def held_entries(self, key: PositionKey) -> dict[str, list[Order]]:
+        """Return the entries with protections that each instance's position at a key is made of, newest first."""
+        worker = self._workers.get(key)
+        return {} if worker is None else worker.core.held_entries()
 
     def end_exit(self, signal: Signal, by: str) -> bool | None:
         """Post that a person ended a signal's exit. Return whether it ends; None = draining: the next epoch answers."""
@@ -297,7 +308,12 @@ class PositionWorkers:
             work.close()  # type: ignore[attr-defined]
 
     async def _submit_entry(self, worker: _Worker, command: m.SubmitEntry) -> None:
-        await self._submissions.entry(worker.records[command.signal_id])
+        record = worker.records[command.signal_id]
+        signal = record.signal
+        if signal.is_add and signal.trail is not None:  # it gets the stop that the position has by now
+            stop = stop_of(worker.core.held_entries().get(signal.instance, ()))
+            record = record if stop is None else replace(record, signal=replace(signal, stop_loss=stop))
+        await self._submissions.entry(record)
         worker.records.pop(command.signal_id, None)
         self.post(worker.key, m.EntryDone(command.signal_id))
 

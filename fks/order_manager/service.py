@@ -41,6 +41,7 @@ from fks.order_manager.self_checks import order_problems
 from fks.order_manager.submission import Submissions
 from fks.order_manager.tasks import Tasks, settled
 from fks.order_manager.tick_feed import TickFeed, TickVenue
+from fks.order_manager.trailing import TrailingStops
 from fks.order_manager.venue_requests import VenueRequests
 from fks.order_manager.venue_session import VenueSession
 from fks.orders import events as e
@@ -113,6 +114,7 @@ class OrderManager:
             ],
             recorder=recorder,
         )
+        self._trailing = TrailingStops(context, self._workers, self._signals, self._facts)
         self._ledger.on_change = self._workers.order_changed
         self._ledger.on_positions = self._workers.positions_changed
         rules = settings.ninja.copy_rules()
@@ -191,6 +193,8 @@ class OrderManager:
         for feed in self._feeds.values():
             self._tasks.spawn(feed.run(), "feed")
         self._tasks.spawn(self._workers.run(), "position workers")
+        fed = [name for name, feed in self._feeds.items() if isinstance(feed, BarFeed)]
+        self._tasks.spawn(self._trailing.run(without=fed), "trailing stops")
         self._tasks.spawn(self._copy_watch.run(), "copies")
         self._tasks.spawn(self._roll_watch.run(), "rolls")
         self._tasks.spawn(self._intake.run(), "intake")
@@ -275,7 +279,7 @@ class OrderManager:
 
     def _make_feed(self, venue: Venue) -> BarFeed | TickFeed:
         """Return what feeds a venue that fills from market data: sealed bars, or trades and quotes as they come."""
-        bars = BarFeed(venue, self.cache, self._workers, self._facts, self._settings, self._clock, self._log)
+        bars = BarFeed(self._context, venue, self._workers, self._facts, self._trailing)
         is_bars = self._settings.sim.fills == "tape" or self._settings.paper.fills == "bars"
         if is_bars or not isinstance(venue, TickVenue):
             return bars
@@ -308,9 +312,9 @@ class OrderManager:
 
     async def _listen(self) -> None:
         """Turn messages into wake-ups; what they say is read from the tables."""
-        channels = [WAKE, KILL, HEALTH, *([BARS] if self._feeds else [])]
-        async for channel, payload in self._bus.subscribe(*channels):
+        async for channel, payload in self._bus.subscribe(WAKE, KILL, HEALTH, BARS):
             if channel == BARS:
+                self._trailing.wake()
                 for feed in self._feeds.values():
                     feed.wake()
             elif channel == WAKE and isinstance(payload, dict) and payload.get("type") == "signal":

@@ -149,6 +149,19 @@ class OrderCore:
         """Return whether an exit is in progress: some facts are needed by exits alone."""
         return bool(self._exits)
 
+    def held_entries(self) -> dict[str, list[Order]]:
+        """Return the entries with protections that each instance's position is made of, newest first."""
+        found = {}
+        for instance, held in self._positions.items():
+            wants = wanted(held, self._newest_entries(instance), None)
+            if parents := [want.parent for want in wants if want.quantity and want.parent.role is Role.ENTRY]:
+                found[instance] = parents
+        return found
+
+    def _newest_entries(self, instance: str) -> list[Order]:
+        entries = self._entries.get(instance, {}).values()
+        return sorted(entries, key=lambda o: (o.created_ns, o.client_order_id), reverse=True)
+
     @property
     def waiting_on_exit(self) -> int:
         """Return how many signals wait for an exit that is not done: its own, and those behind it."""
@@ -657,9 +670,7 @@ class OrderCore:
 
     def _wants(self, instance: str) -> list[Want]:
         """Return what each entry of the instance wants protected, beyond what closing orders are closing already."""
-        entries = sorted(
-            self._entries.get(instance, {}).values(), key=lambda o: (o.created_ns, o.client_order_id), reverse=True
-        )
+        entries = self._newest_entries(instance)
         held = self._positions.get(instance, ZERO)
         if not entries:
             return []

@@ -74,6 +74,14 @@ class LegChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopMoved(Event):
+    """The stop loss of an entry follows the closes: with the bar that opened at `bar_ns` it came to `stop_loss`."""
+
+    stop_loss: Decimal
+    bar_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acked(Event):
     """The venue has it: its id and ours came back together. `sent_ns`: when the first byte left."""
 
@@ -232,6 +240,7 @@ EVENTS: tuple[type[Event], ...] = (
     Abandoned,
     LegReported,
     LegChanged,
+    StopMoved,
     Acked,
     Refused,
     Ambiguous,

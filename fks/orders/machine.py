@@ -176,6 +176,8 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(43, None, e.LegReported, r.always, r.as_reported, (A.RESERVE, A.PROTECT), "the venue keeps the bracket and placed it"),
     Row(44, LIVE | UNKNOWN, e.LegChanged, r.always, r.leg_changed, (A.PROTECT,), "by the venue that keeps the bracket"),
     Row(44, ANY - LIVE - UNKNOWN, e.LegChanged, r.always, r.same, (), "it had ended before"),
+    Row(45, ANY - NEVER_SENT - INTENDED, e.StopMoved, r.is_nearer, r.stop_moved, (A.PROTECT,), "a trailing stop follows the closes"),
+    Row(45, ANY, e.StopMoved, r.always, r.same, (), "it never moves back"),
 )  # fmt: skip
 
 QUARANTINE = Row(

@@ -1,7 +1,8 @@
 """Protection of a position: which legs each entry wants, and what to do about the legs that exist (C6). Pure.
 
 The position of an instance is made of its newest entries; each of those with a stop loss or take profit wants legs over
-its part. Legs are right when every leg that is wanted lives at the venue with exactly that quantity. Anything else is
+its part. Legs are right when every leg that is wanted lives at the venue with exactly that quantity, and the stop is
+where the entry's stop loss is: a trailing one moves (`fks.orders.trailing`). Anything else is
 corrected in one direction only: end what lives, prove it, then send a new attempt. So two live exits never exceed the
 position, and placing twice collides with itself.
 """
@@ -50,10 +51,15 @@ class Legs:
 
     @property
     def is_right(self) -> bool:
-        """Return whether exactly the wanted legs live, each over the wanted quantity."""
+        """Return whether exactly the wanted legs live, each over the wanted quantity, and no stop farther from the
+        market than its entry's stop loss has come to."""
         return {leg.role for leg in self.live} == self.roles and all(
-            leg.remaining == self.want.quantity for leg in self.live
+            leg.remaining == self.want.quantity and not self._is_left_behind(leg) for leg in self.live
         )
+
+    def _is_left_behind(self, leg: Order) -> bool:
+        stop, parent = leg.stop_price, self.want.parent
+        return stop is not None and parent.stop_loss is not None and (parent.stop_loss - stop) * parent.side.sign > 0
 
 
 def _is_unresolved(legs: Legs) -> bool:
@@ -77,12 +83,12 @@ def _is_unwanted(legs: Legs) -> bool:
 
 
 def _is_right(legs: Legs) -> bool:
-    """the wanted legs live, over the wanted quantity"""
+    """the wanted legs live, over the wanted quantity, the stop where the entry's stop loss is"""
     return bool(legs.live) and legs.is_right
 
 
 def _is_wrong(legs: Legs) -> bool:
-    """other legs live, or over another quantity"""
+    """other legs live, over another quantity, or at a stop that the entry's stop loss has left behind"""
     return bool(legs.live)
 
 

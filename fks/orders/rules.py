@@ -102,6 +102,12 @@ def has_replace_request(order: Order, event: e.Event) -> bool:
     return order.request in (Request.REPLACE, Request.REPLACE_UNKNOWN)
 
 
+def is_nearer(order: Order, event: e.Event) -> bool:
+    """nearer to the market than the stop is"""
+    moved = cast(e.StopMoved, event).stop_loss
+    return order.stop_loss is not None and (moved - order.stop_loss) * order.side.sign > 0
+
+
 def has_fills(order: Order, event: e.Event) -> bool:
     """the fill is known"""
     return order.filled >= cast(e.Busted, event).quantity
@@ -204,6 +210,11 @@ def leg_changed(order: Order, event: e.Event) -> Fields:
     """same, new prices and quantity"""
     change = cast(e.LegChanged, event)
     return {"quantity": change.quantity, "price": change.price, "stop_price": change.stop_price}
+
+
+def stop_moved(order: Order, event: e.Event) -> Fields:
+    """same, new stop loss"""
+    return {"stop_loss": cast(e.StopMoved, event).stop_loss}
 
 
 def as_reported_late(order: Order, event: e.Event) -> Fields:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from fks.model.codes import Code
+from fks.model.errors import InputError
 from fks.model.ids import client_order_id, intent_id
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, distance_of
 from fks.model.order import OrderType, Role, Side, TimeInForce
 from fks.model.signal import Kind, Signal
 from fks.risk.sizing import entry_quantity, exit_quantity
@@ -36,6 +38,7 @@ class Intent:
     stop_price: Decimal | None = None
     stop_loss: Decimal | None = None
     take_profit: Decimal | None = None
+    trail: Decimal | None = None  # in quote: the distance at which the stop loss follows the closes
     reference_price: Decimal | None = None
     valid_until_ns: int | None = None
     decided_ns: int = 0  # of the decision, on the exchange's clock
@@ -70,6 +73,9 @@ def intend_entry(
     Errors: InputError PRICE_MISSING, SIZING_UNKNOWN or NO_PROTECTION, from sizing.
     """
     reference = signal.reference_price or signal.limit_price or price or _ZERO
+    if signal.trail is not None and signal.stop_loss is None:
+        sized_at = _order_price(signal, instrument) or reference
+        signal = replace(signal, stop_loss=_first_stop(signal, sized_at, instrument))
     if signal.size is not None:
         quantity = instrument.round_quantity(signal.size)
     else:
@@ -81,6 +87,20 @@ def intend_entry(
             sizing, size, sized_at, instrument, equity=equity, stop_loss=stop, volatility=signal.volatility
         )
     return _intent(signal, signal.side, quantity, instrument, reference or None)
+
+
+def _first_stop(signal: Signal, sized_at: Decimal, instrument: Instrument) -> Decimal:
+    """Return where a trailing stop begins whose entry has no stop loss: that far from the price that sizes it."""
+    assert signal.trail is not None, "it trails"
+    stop = sized_at - signal.side.sign * distance_of(signal.trail, instrument.tick)
+    if stop <= 0:
+        raise InputError(
+            f"the stop would trail {signal.trail} from {sized_at}",
+            code=Code.NO_PROTECTION,
+            status=422,
+            remedy="give a distance below the price",
+        )
+    return stop
 
 
 def _order_price(signal: Signal, instrument: Instrument) -> Decimal | None:
@@ -149,6 +169,7 @@ def _intent(
         stop_price=None if is_market else price(signal.stop_price, side, is_stop=True),
         stop_loss=price(signal.stop_loss, side.opposite, is_stop=True),
         take_profit=price(signal.take_profit, side.opposite),
+        trail=signal.trail,
         reference_price=reference,
         # a strategy's decision may be traded until then; its order, once at the venue, rests until the strategy ends it
         # or its bars are over

@@ -21,12 +21,20 @@ def worst_price(intent: Intent, view: View) -> Decimal:
 
 def type_unsupported(intent: Intent, view: View) -> Denial | None:
     """The venue and the instrument allow the type and the time in force, and the order carries the prices its type
-    needs."""
+    needs; a stop that trails needs a venue whose legs FKS places."""
     can = view.venue.capabilities
     wanted = f"{intent.type.value} {intent.time_in_force.value}"
     if intent.type not in can.types or intent.time_in_force not in can.times_in_force:
         offered = ", ".join(sorted(item.value for item in can.types))
         return Denial(Code.TYPE_UNSUPPORTED, offered, wanted, intent.venue, "use an order type the venue offers")
+    if intent.trail is not None and can.keeps_bracket:
+        return Denial(
+            Code.TYPE_UNSUPPORTED,
+            "stops that stay where they are: the venue keeps the bracket",
+            f"a stop that trails by {intent.trail}",
+            intent.venue,
+            "leave the trailing distance out, or trade it at another venue",
+        )
     allowed = view.instrument.order_types if view.instrument is not None else frozenset()
     if allowed and intent.type.value not in allowed:
         return Denial(

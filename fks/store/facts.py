@@ -68,6 +68,14 @@ class Turnover:
     fee: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class BestClose:
+    """The best close of some bars, in quote, and the open time of the last of them."""
+
+    close: Decimal
+    last_ns: int
+
+
 class Facts:
     """Reads of instruments, feeds, instances, kill switch and lease; writes of venue_states and alerts."""
 
@@ -176,6 +184,30 @@ class Facts:
             )
             for row in rows
         ]
+
+    async def best_close(
+        self,
+        exchange: str,
+        symbol: str,
+        timeframe: str,
+        *,
+        after_ns: int,
+        through_ns: int | None,
+        is_highest: bool,
+    ) -> BestClose | None:
+        """Return the highest close (or the lowest) of the sealed bars that open after one moment and at most at
+        another (None: any); None without such a bar."""
+        row = await self._db.fetchrow(
+            "facts.best_close",
+            exchange,
+            symbol,
+            timeframe,
+            to_datetime(after_ns),
+            None if through_ns is None else to_datetime(through_ns),
+        )
+        if row is None or row["last"] is None:
+            return None
+        return BestClose(Decimal(repr(row["highest" if is_highest else "lowest"])), to_ns(row["last"]))
 
     async def trades_after(
         self, exchange: str, symbol: str, time_ns: int, trade_id: int, limit: int

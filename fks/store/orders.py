@@ -312,6 +312,11 @@ class OrderStore:
         """Return the protection legs of these orders, of all attempts, oldest first."""
         return [order_of(row) for row in await self._db.fetch("orders.legs", list(parents))]
 
+    async def first_fill_ns(self, client_order_id: str) -> int | None:
+        """Return the time (ns) of an order's first execution, or None."""
+        at = await self._db.fetchval("orders.first_fill", client_order_id)
+        return None if at is None else to_ns(at)
+
     async def entries_of(self, account_id: int, venue: str, symbol: str, instance: str, held: Decimal) -> list[Order]:
         """Return the executed entries that make up `held` (absolute) of an instance, newest first."""
         rows = await self._db.fetch("orders.entries_of", account_id, venue, symbol, instance, held)

@@ -479,6 +479,7 @@ signals = Table(
     _money("stop_price", null=True),
     _money("stop_loss", null=True),
     _money("take_profit", null=True),
+    _money("trail", null=True),
     _text("time_in_force", default="gtc"),
     _money("reference_price", null=True),
     _money("volatility", null=True),

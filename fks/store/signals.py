@@ -219,7 +219,7 @@ def signal_json(signal: Signal) -> dict[str, Any]:
     }
 
 
-_NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "reference_price", "volatility")
+_NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "trail", "reference_price", "volatility")
 
 
 def record_of(row: Row) -> SignalRecord:

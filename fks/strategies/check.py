@@ -143,34 +143,6 @@ def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
         )
 
 
-def ensure_live(strategy: Strategy) -> None:
-    """Refuse a strategy for live use whose stops trail on the check's tape. Errors: StrategyError STRATEGY_TRAIL; those
-    of its evaluation."""
-    bars = with_inputs(strategy, synthetic(max(600, 4 * warmup_of(strategy))))
-    if (refusal := trailing_entry(strategy, bars, evaluate(strategy, bars))) is not None:
-        raise refusal
-
-
-def trailing_entry(strategy: Strategy, bars: Bars, decisions: Decisions, *, first: int = 0) -> StrategyError | None:
-    """Return why decisions cannot be traded live whose stop trails: STRATEGY_TRAIL, for the first entry from row
-    `first` on that has a trailing distance; None when there is none."""
-    if decisions.trail is None:
-        return None
-    target = decisions.target
-    entries = np.isfinite(decisions.trail) & (target != 0.0) & (target != np.concatenate([[0.0], target[:-1]]))
-    found = first + np.flatnonzero(entries[first:])
-    if len(found):
-        return StrategyError(
-            f"strategy {strategy.name} enters with a trailing stop at bar {found[0]} "
-            f"({iso(int(bars.time_ns[found[0]]))}) of {bars.symbol}, and a venue's stop cannot follow the closes yet",
-            code="STRATEGY_TRAIL",
-            status=422,
-            remedy="backtest it; to trade it, leave the trailing distance (trail, trail_pct) out, or decide the exit "
-            "at each close as atr_trend does",
-        )
-    return None
-
-
 def remedy_of(strategy: Strategy, finding: Violation) -> str:
     """Return what to change, and in which line of the strategy's file."""
     if finding.check == "lookahead":

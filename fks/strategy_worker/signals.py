@@ -236,6 +236,7 @@ def _signal(
         stop_price=stop,
         stop_loss=_price(decisions.stop_loss, opened) if is_entry else None,
         take_profit=_price(decisions.take_profit, opened) if is_entry else None,
+        trail=_price(decisions.trail, opened) if is_entry else None,
         reference_price=Decimal(repr(float(bars.close[index]))),
         volatility=volatility_at(Sizing.parse(instance.sizing), bars, index) if is_entry else None,
         valid_until_ns=until_ns,

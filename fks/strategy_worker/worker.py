@@ -31,7 +31,7 @@ from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate, opened_at
-from fks.strategies.check import ensure_checked, ensure_live, trailing_entry
+from fks.strategies.check import ensure_checked
 from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
@@ -64,7 +64,7 @@ def _protections(decisions: Decisions) -> tuple[float, ...]:
     if not decisions.target[-1]:
         return ()
     opened = opened_at(decisions.target, len(decisions.target) - 1)
-    columns = (decisions.stop_loss, decisions.take_profit)
+    columns = (decisions.stop_loss, decisions.take_profit, decisions.trail)
     return tuple(0.0 if column is None else float(np.nan_to_num(column[opened])) for column in columns)
 
 
@@ -350,7 +350,6 @@ class StrategyWorker:
     def _make(self, row: Instance) -> tuple[Strategy, tuple[str, ...]]:
         """Return the instance's strategy, and the further symbols that it reads."""
         made = NarrowCatalogue(self._folder).make(row.strategy, row.params)  # no other instance's file is run for it
-        ensure_live(made)
         return made, made.inputs()
 
     async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
@@ -404,10 +403,7 @@ class StrategyWorker:
                 live_age_s = ages_of_live[first - known :] + (self._clock.monotonic() - read_s)
                 ages = ages_s(view[first:], live_age_s=live_age_s, now_ns=self._clock.now_ns(), is_tape=self._is_tape)
                 target = float(decisions.target[-1])
-        refusal = trailing_entry(runner.strategy, view, decisions, first=min(first, len(view)))
         anchor_ns = await self._moved_anchor(runner, decisions)
-        if refusal is not None:
-            row = replace(row, is_leaving=True)  # its exits are sent all the same
         step = Step(
             row, view, decisions, min(first, len(view)), ages, self._clock.now_ns(), cursor_ns, target, anchor_ns
         )
@@ -415,8 +411,6 @@ class StrategyWorker:
         if made is None:
             raise await self._superseded(row)
         runner.row = replace(runner.row, cursor_ns=cursor_ns, last_target=target, anchor_ns=anchor_ns)
-        if refusal is not None:
-            raise refusal
         return made
 
     async def _evaluate(self, runner: _Runner) -> Decisions:

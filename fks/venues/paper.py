@@ -110,6 +110,7 @@ class PaperVenue:
         self._late_takes: OrderedDict[str, None] = OrderedDict()  # limits that filled inside a bar, not at its open
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
+        self._decided: dict[str, int] = {}  # client id -> the bar up to which nothing fills an order or its legs
         self._queue = EventQueue()
         self._refusal = ""
 
@@ -126,17 +127,19 @@ class PaperVenue:
     ) -> None:
         """Rebuild the state from the journal. `balances`: what the account started with; `fills`: all since, applied on
         top; `orders`: those to know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client
-        id -> open time of the bar an order was decided on: in mode `bar` that bar and those before it do not fill
-        it."""
+        id -> open time of the bar an order was decided on, or its stop moved on: that bar and those before it fill
+        neither it (in mode `last`: no protection) nor the legs that come for it."""
         self._totals = dict(balances)
+        self._decided = dict(decided or {})
         self._orders.clear()
         self._live.clear()
         for fill in sorted(fills, key=lambda item: item.time_ns):
             self._book(fill)
         for order in orders:
             held = _Held(order, order.state, order.filled, time_ns=order.updated_ns)
-            held.after_ns = (decided or {}).get(order.client_order_id, 0) if self._mode == "bar" else 0
-            held.has_rested = not held.after_ns
+            is_dated = self._mode == "bar" or order.role in _PROTECTIVE
+            held.after_ns = self._decided.get(order.client_order_id, 0) if is_dated else 0
+            held.has_rested = self._mode != "bar" or not held.after_ns
             self._keep(held)
             if order.state in LIVE:
                 self._live[order.client_order_id] = held
@@ -158,6 +161,7 @@ class PaperVenue:
         if (no := self._refuse(order)) is not None:
             return no
         held = _Held(order, State.ACCEPTED if order.type in _STOPS else State.WORKING, time_ns=self._clock.now_ns())
+        held.after_ns = self._after_ns(order)
         self._keep(held)
         self._live[order.client_order_id] = held
         fills = self._match_now(held)
@@ -172,6 +176,7 @@ class PaperVenue:
         pair = (_Held(stop, State.ACCEPTED, time_ns=now), _Held(limit, State.WORKING, time_ns=now))
         pair[0].sibling, pair[1].sibling = limit.client_order_id, stop.client_order_id
         for held in pair:
+            held.after_ns = self._after_ns(held.order)
             self._keep(held)
             self._live[held.order.client_order_id] = held
         fills = self._catch_up(pair[0]) if self._mode == "bar" else ()
@@ -195,6 +200,11 @@ class PaperVenue:
             self._end(other, State.CANCELLED)
             self._queue.put(self._report(other))
         return Answer(Outcome.ACK, self._report(held))
+
+    def _after_ns(self, order: Order) -> int:
+        """Return the bar up to which nothing fills a protection that comes now: that of its entry's restored decision,
+        or of the last move of its stop. Such bars may be fed again."""
+        return self._decided.get(order.parent_id or "", 0) if order.role in _PROTECTIVE else 0
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         """Return 0: paper has no rate limit."""

@@ -66,6 +66,13 @@ SELECT b.time, b.open, b.high, b.low, b.close, b.volume, b.trades
    AND b.is_complete
  ORDER BY b.time LIMIT $5;
 
+-- name: best_close
+-- The highest and the lowest close of the sealed bars of a span, and when the last of them opened.
+SELECT max(b.close) AS highest, min(b.close) AS lowest, max(b.time) AS last
+  FROM ohlcv_data b JOIN feeds f ON f.exchange = b.exchange AND f.symbol = b.symbol AND f.timeframe = b.timeframe
+ WHERE b.exchange = $1 AND b.symbol = $2 AND b.timeframe = $3 AND b.time > $4
+   AND b.time <= least(f.sealed_through, $5::timestamptz) AND b.is_complete;
+
 -- name: turnover
 -- What an account's executions at a venue moved, by symbol, side and fee currency: the balances of a venue without memory.
 SELECT symbol, trade_type, fee_currency, sum(quantity) AS quantity, sum(quantity * price) AS value, sum(fee) AS fee
@@ -88,11 +95,23 @@ SELECT o.symbol, min(coalesce(s.ts_event, o.created_at)) AS time
  GROUP BY o.symbol;
 
 -- name: decisions
--- The bar on which each open order at a venue was decided.
-SELECT o.client_order_id, s.ts_event
+-- The bar on which each open order at a venue was decided; of a trailing stop's legs, and of the executed entries that
+-- positions may be made of, the bar that moved it last.
+SELECT o.client_order_id,
+       greatest(s.ts_event, (SELECT max((e.payload->>'bar')::timestamptz) FROM order_events e
+                              WHERE e.client_order_id = o.parent_id AND e.event = 'StopMoved')) AS ts_event
   FROM orders o JOIN signals s ON s.id = o.signal_id
  WHERE o.venue = $1 AND s.timeframe IS NOT NULL
-   AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL');
+   AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+UNION ALL
+SELECT o.client_order_id, max((e.payload->>'bar')::timestamptz)
+  FROM positions p
+  JOIN orders o ON o.account_id = p.account_id AND o.venue = p.venue AND o.symbol = p.symbol AND o.instance = p.instance
+               AND o.role = 'entry' AND o.state NOT IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+  JOIN signals s ON s.id = o.signal_id AND s.trail IS NOT NULL
+  JOIN order_events e ON e.client_order_id = o.client_order_id AND e.event = 'StopMoved'
+ WHERE p.venue = $1 AND p.quantity <> 0
+ GROUP BY o.client_order_id;
 
 -- name: oldest_ready
 -- The bar of the oldest signal in a symbol that waits for its outcome at a venue.

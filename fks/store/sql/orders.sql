@@ -69,7 +69,7 @@ fresh AS (
      WHERE i.number NOT IN (SELECT number FROM booked_before)),
 changed AS (
     UPDATE orders o SET
-           quantity = n.quantity, price = n.price, stop_price = n.stop_price, state = n.state,
+           quantity = n.quantity, price = n.price, stop_price = n.stop_price, stop_loss = n.stop_loss, state = n.state,
            request = CASE WHEN o.request = 'cancel_wanted' AND n.request = 'none'
                            AND n.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
                           THEN o.request ELSE n.request END,
@@ -121,6 +121,10 @@ SELECT * FROM orders WHERE client_order_id = $1;
 -- name: by_venue_id
 -- One order by the venue's id.
 SELECT * FROM orders WHERE venue = $1 AND symbol = $2 AND venue_order_id = $3;
+
+-- name: first_fill
+-- When the first execution of an order was.
+SELECT min(time) FROM trades WHERE client_order_id = $1;
 
 -- name: legs
 -- Every protection leg of these parents, all generations.

@@ -41,11 +41,11 @@ SIZE = Decimal(500)
 PARAMS: dict[str, dict[str, Any]] = {
     "sma_cross": {"fast": 2, "slow": 5, "sl_pct": 0.3, "tp_pct": 0.5},
     "ema_cross": {"fast": 2, "slow": 5, "tp_pct": 0.3},
-    "macd": {"fast": 2, "slow": 5, "signal": 2, "sl_pct": 0.2},
+    "macd": {"fast": 2, "slow": 5, "signal": 2, "sl_pct": 0.2, "trail_pct": 0.1},
     "rsi": {"period": 3, "sl_pct": 0.4, "tp_pct": 0.4},
     "bollinger": {"period": 5, "deviations": 1.0},
     "buy_and_hold": {"tp_pct": 2.0},
-    "donchian": {"entry": 2, "leave": 2, "sl_pct": 0.3},
+    "donchian": {"entry": 2, "leave": 2, "trail_pct": 0.15, "tp_pct": 0.6},
     "atr_trend": {"period": 3, "atr_period": 2, "multiple": 1.0},
     "vwap_reversion": {"period": 4, "entry_pct": 0.05, "tp_pct": 0.4},
     "volatility_breakout": {"period": 2, "multiple": 0.7, "bars": 3, "sl_pct": 0.2},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
+from fks.model.timeframe import bar_end, to_ns
+from fks.store.bus import BARS
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held
+from tests.support.strategies import bars_of, seal
 from tests.support.waiting import until
 
 D = Decimal
@@ -165,3 +169,58 @@ async def test_a_second_entry_is_protected_beside_the_first(rig: Rig) -> None:
     )
     codes = await rig.db.sql("SELECT code FROM orders WHERE state = 'REJECTED'")
     assert codes == []
+
+
+async def test_a_trailing_stop_follows_the_closes_and_never_moves_back(rig: Rig) -> None:
+    """By sealed bars from the one after the decision on; a restart goes on from where the stop has come to."""
+    stop, _ = await protected(rig, stop_loss=None, take_profit=D(200), trail=D("4.995"))
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    first_ns = bar_end(to_ns(signal["ts_event"]), "1m")
+    closes: list[float] = []
+
+    def legs() -> list[tuple[str, Decimal | None, Decimal]]:
+        """Return the legs that live: role, price, quantity."""
+        found = [held.order for held in rig.venue.live() if held.order.parent_id]
+        return sorted((leg.role.value, leg.stop_price or leg.price, leg.quantity) for leg in found)
+
+    async def close_at(price: float) -> None:
+        closes.append(price)
+        rig.venue.prices["BTCUSDT"] = D(str(price))
+        await seal(rig.db, bars_of(closes, start_ns=first_ns))
+        await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+
+    assert (stop.order.stop_price, stop.order.quantity) == (D(95), D("9.99"))  # the distance is rounded up to a tick
+    await close_at(104.37)
+    await until(lambda: legs() == [("sl", D("99.37"), D("9.99")), ("tp", D(200), D("9.99"))])
+    await close_at(101.0)
+    await rig.crash()
+    await close_at(110.0)
+    await close_at(107.0)
+    await rig.start()
+    moved = [("sl", D(105), D("9.99")), ("tp", D(200), D("9.99"))]
+    await until(lambda: legs() == moved)
+    await close_at(105.5)
+    await rig.restart()
+    events = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'StopMoved' ORDER BY id")
+    assert [D(event["payload"]["stop_loss"]) for event in events] == [D("99.37"), D(105)]
+    assert legs() == moved
+    assert len(rig.venue.received) == len(set(rig.venue.received)) == 1 + 2 * 3  # the entry, and three pairs of legs
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.live() == [])
+    assert await rig.position() == 0
+
+
+async def test_a_move_that_was_journaled_before_a_crash_is_carried_out(rig: Rig) -> None:
+    stop, _ = await protected(rig, trail=D(10))
+    await rig.crash()
+    rig.venue.prices["BTCUSDT"] = D(105)
+    await rig.db.sql("UPDATE orders SET stop_loss = 93 WHERE client_order_id = $1", stop.order.parent_id)
+    await rig.start()
+    await until(lambda: [held.order.stop_price for held in rig.venue.by_role("sl") if held in rig.venue.live()] == [93])
+
+
+async def test_a_trailing_stop_is_denied_where_the_venue_keeps_the_bracket(rig: Rig) -> None:
+    rig.service.cache.venues["ccxt"].capabilities = replace(rig.venue.capabilities, keeps_bracket=True)
+    assert await rig.outcome(await rig.signal(trail=D(5))) == ("denied", "TYPE_UNSUPPORTED")
+    assert rig.venue.received == []

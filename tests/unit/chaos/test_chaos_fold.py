@@ -114,6 +114,7 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
                         e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"),
                         e.RequestAmbiguous(**stamp(number)),
                     ]
+                    + [e.StopMoved(**stamp(number), stop_loss=D(95), bar_ns=1)]
                     + [e.LegChanged(**stamp(number), quantity=D(8), price=None, stop_price=D(90))] * is_leg
                 )
             )

@@ -150,4 +150,5 @@ def test_golden_event_names() -> None:
         "Sent",
         "SessionBroke",
         "Settled",
+        "StopMoved",
     ]

@@ -38,12 +38,13 @@ def event(kind: type[e.Event], **fields: Any) -> e.Event:
         e.ReplaceRefused: {"code": "-2011"},
         e.LegReported: {"report": a_report(State.WORKING)},
         e.LegChanged: {"quantity": D(5), "price": None, "stop_price": D(1)},
+        e.StopMoved: {"stop_loss": D(95), "bar_ns": 1},
     }
     return kind(**({"event_id": "x", "venue_time_ns": 9} | defaults.get(kind, {}) | fields))
 
 
-def test_all_forty_four_rows_are_there() -> None:
-    assert {row.number for row in TRANSITIONS} | {QUARANTINE.number} == set(range(1, 45))
+def test_all_forty_five_rows_are_there() -> None:
+    assert {row.number for row in TRANSITIONS} | {QUARANTINE.number} == set(range(1, 46))
 
 
 def test_every_state_and_every_event_has_a_row() -> None:

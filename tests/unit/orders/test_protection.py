@@ -68,6 +68,9 @@ W = State.WORKING
     [
         (5, [leg(SL, State.ACCEPTED), leg(TP, W)], LegAction.NOTHING),
         (5, [leg(SL, State.ACCEPTED, 4), leg(TP, W)], LegAction.CANCEL),
+        (5, [leg(SL, State.ACCEPTED, stop_price=D(90)), leg(TP, W)], LegAction.NOTHING),
+        (5, [leg(SL, State.ACCEPTED, stop_price=D(89)), leg(TP, W)], LegAction.CANCEL),
+        (5, [leg(SL, State.UNKNOWN, stop_price=D(89)), leg(TP, W)], LegAction.WAIT),
         (5, [leg(TP, W)], LegAction.CANCEL),
         (5, [], LegAction.RENEW),
         (5, [leg(SL, State.CANCELLED), leg(TP, State.EXPIRED)], LegAction.RENEW),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fks.indicators import ema
 from fks.model.bar import Bars
 from fks.strategies.base import Decisions, Protected, Strategy, StrategyError, ensure_prices, evaluate
-from fks.strategies.check import check_strategy, ensure_checked, ensure_live, synthetic
+from fks.strategies.check import check_strategy, ensure_checked, synthetic
 from fks.strategies.registry import load_catalogue
 
 BUILTIN = ("bollinger", "buy_and_hold", "ema_cross", "macd", "rsi", "sma_cross")
@@ -192,11 +192,3 @@ def test_protections_are_percent_of_the_close_and_mirror_for_shorts() -> None:
     assert np.allclose(found.stop_loss[:2], bars.close[:2] * [0.98, 1.02])
     assert np.allclose(found.take_profit[:2], bars.close[:2] * [1.04, 0.96])
     assert np.isnan([found.stop_loss[2], found.take_profit[2]]).all()
-
-
-def test_live_trading_refuses_a_trailing_stop() -> None:
-    catalogue = load_catalogue()
-    ensure_live(catalogue.make("sma_cross", {"sl_pct": 1.0}))
-    with pytest.raises(StrategyError, match=r"sma_cross enters with a trailing stop at bar \d+") as caught:
-        ensure_live(catalogue.make("sma_cross", {"trail_pct": 1.0}))
-    assert caught.value.code == "STRATEGY_TRAIL"

@@ -13,8 +13,7 @@ from fks.model.bar import Bars, Floats
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate, input_bars
-from fks.strategies.check import check_strategy, ensure_live, synthetic, with_inputs
-from fks.strategies.combination import Combination
+from fks.strategies.check import check_strategy, synthetic, with_inputs
 from fks.strategies.pairs import Pairs, spread_of
 from fks.strategy_worker.columns import Columns
 from tests.support.backtests import run, run_account
@@ -185,11 +184,6 @@ def test_a_slope_below_zero_is_no_pair() -> None:
 def test_leave_must_be_smaller_than_entry() -> None:
     with pytest.raises(ValueError, match=r"leave \(2\) must be smaller than entry \(2\)"):
         Pairs(leave=2.0)
-
-
-def test_live_trading_takes_a_strategy_with_inputs() -> None:
-    for strategy in (Pairs(), Combination.of([Pairs(other="SOL/USDT")])):
-        ensure_live(strategy)
 
 
 def test_columns_of_inputs_grow_with_their_bars() -> None:

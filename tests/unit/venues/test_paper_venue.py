@@ -263,6 +263,24 @@ async def test_restore_brings_back_balances_legs_and_history() -> None:
     }
 
 
+@pytest.mark.parametrize("mode", ["bar", "last"])
+@pytest.mark.parametrize("is_placed_before", [True, False])
+async def test_bars_fed_again_do_not_meet_a_stop_that_a_later_bar_moved(mode: str, is_placed_before: bool) -> None:
+    """After a restart bars from the entry's decision on are fed again; the stop has come to 105 with the third one."""
+    leg = order("0.4", side=Side.SELL, type=OrderType.STOP, stop_price="105", role=Role.STOP_LOSS, parent_id="e" * 32)
+    leg = replace(leg, state=State.ACCEPTED)
+    venue = paper(mode)
+    moved = {leg.client_order_id if is_placed_before else "e" * 32: 3 * MINUTE}
+    venue.restore([leg] if is_placed_before else [], [], {"BTC": D(1)}, moved)
+    if not is_placed_before:
+        await venue.submit(leg)
+    for index, low in ((1, 99), (2, 100), (3, 104), (4, 106)):
+        venue.on_bar(bar(index, 107, 111, low, 110))
+        assert fills_of(await drain(venue)) == []
+    venue.on_bar(bar(5, 107, 108, 104, 104))
+    assert [(side, price) for side, price, _ in fills_of(await drain(venue))] == [("sell", D(105))]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

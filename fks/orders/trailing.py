@@ -1,0 +1,39 @@
+"""Trailing stops: the rule of backtests (`fks.matching`, clause 8) on an entry of the journal. Pure.
+
+The stop loss of the entry is the state: it moves by the event `StopMoved`, only nearer to the market, and its legs
+follow by the ordinary rules of protection. So a restart goes on from the row, and a bar that
+comes twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from fks.matching import behind
+from fks.model.instrument import distance_of
+from fks.model.order import Order
+
+
+def stop_of(entries: Sequence[Order]) -> Decimal | None:
+    """Return the stop that all entries of a position have: the one nearest to the market; None without any."""
+    stops = [entry.stop_loss for entry in entries if entry.stop_loss is not None]
+    if not stops:
+        return None
+    return max(stops) if entries[0].side.sign > 0 else min(stops)
+
+
+def moved_stop(entries: Sequence[Order], best_close: Decimal | None, trail: Decimal, tick: Decimal) -> Decimal | None:
+    """Return where the stop of a position of `entries` is after bars whose best close (highest of a long, lowest of a
+    short) is `best_close`; None = no bar ended since, so that only the entries' own stops count."""
+    stop = stop_of(entries)
+    if best_close is None:
+        return stop
+    sign = entries[0].side.sign
+    level = behind(best_close, distance_of(trail, tick), sign, tick)
+    return level if stop is None or (level - stop) * sign > 0 else stop
+
+
+def left_behind(entries: Sequence[Order], stop: Decimal) -> list[Order]:
+    """Return the entries whose stop loss is farther from the market than `stop`."""
+    return [e for e in entries if e.stop_loss is not None and (stop - e.stop_loss) * e.side.sign > 0]

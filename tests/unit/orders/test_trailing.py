@@ -1,0 +1,73 @@
+"""Trailing stops of journaled entries: the rule of backtests, one direction only, one stop for a position."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.matching import behind
+from fks.model.instrument import distance_of
+from fks.model.order import Order, Side, State
+from fks.orders import events as e
+from fks.orders.machine import advance
+from fks.orders.trailing import left_behind, moved_stop, stop_of
+from tests.support.order_values import an_order
+
+D = Decimal
+TICK = D("0.05")
+
+
+def entry(stop: Decimal | None, side: Side = Side.BUY, **changes: object) -> Order:
+    return an_order(**{"side": side, "stop_loss": stop, "state": State.FILLED, "filled": D(10)} | changes)
+
+
+def moved(order: Order, stop: Decimal) -> Order:
+    return advance(order, e.StopMoved(event_id="x", stop_loss=stop, bar_ns=1)).order
+
+
+@given(
+    closes=st.lists(st.integers(1_800, 2_200), min_size=1, max_size=30),
+    trail=st.decimals("0.01", "9", places=2),
+    side=st.sampled_from(Side),
+    cuts=st.sets(st.integers(0, 30)),
+)
+def test_batches_of_bars_move_the_stop_as_each_bar_does(
+    closes: list[int], trail: Decimal, side: Side, cuts: set[int]
+) -> None:
+    """A backtest moves it at each close; live it is moved by the best close of what was sealed since, whatever that
+    was, and again after a restart."""
+    prices = [close * TICK for close in closes]
+    distance, ticks = distance_of(trail, TICK), int(distance_of(trail, TICK) / TICK)
+    start = prices[0] - side.sign * distance
+    expected, order = start, entry(start, side)
+    for index, close in enumerate(closes):
+        level = behind(close, ticks, side.sign, 1) * TICK
+        expected = max(expected, level) if side is Side.BUY else min(expected, level)
+        if index in cuts or index == len(closes) - 1:
+            best = (max if side is Side.BUY else min)(prices[: index + 1])
+            stop = moved_stop([order], best, trail, TICK)
+            assert stop is not None
+            order = moved(order, stop)
+            assert order.stop_loss == expected
+
+
+def test_a_stop_never_moves_back_or_by_an_entry_that_was_never_sent() -> None:
+    assert moved(entry(D(95)), D(96)).stop_loss == D(96)
+    assert moved(entry(D(95)), D(94)).stop_loss == D(95)
+    assert moved(entry(D(105), Side.SELL), D(104)).stop_loss == D(104)
+    assert moved(entry(D(105), Side.SELL), D(106)).stop_loss == D(105)
+    assert moved(entry(None), D(96)).stop_loss is None
+    for state in (State.INTENDED, State.DENIED, State.ABANDONED):
+        assert moved(entry(D(95), state=state), D(96)).stop_loss == D(95)
+
+
+def test_entries_of_a_position_share_the_nearest_stop() -> None:
+    first, added = entry(D(97), client_order_id="a" * 32), entry(D(95), client_order_id="b" * 32)
+    assert stop_of([added, first]) == D(97)
+    assert stop_of([entry(None)]) is None
+    assert moved_stop([added, first], None, D(5), TICK) == D(97)  # no bar ended since the added one filled
+    assert left_behind([added, first], D(97)) == [added]
+    assert moved_stop([added, first], D(101), D(5), TICK) == D(97)
+    assert moved_stop([added, first], D("103.02"), D(5), TICK) == D(98)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ from fks.web.assets import Assets
 from fks.web.client import Caller, GatewayClient
 from fks.web.registry import PAGES
 from fks.web.site import Deps
-from tests.support.browser import Page, close_shared, is_live, is_true, page
+from tests.support.browser import close_shared, is_live, is_true
 from tests.support.ports import CollectingLog
 from tests.support.system import System
-from tests.support.users import PASSWORD, bearer, code_of, enrol, log_in
+from tests.support.web_session import logged_in, session_of
 
 READS_RATIO_MAX, PAINT_MAX_S, SCREEN_MAX_S, CORES_MAX = 3.0, 1.5, 0.3, 0.3
 USER = "bench"
@@ -71,20 +71,6 @@ class Timed(GatewayClient):
                 self.busy_s += time.perf_counter() - self._since
 
 
-async def session_of(system: System) -> tuple[str, str]:
-    """Make an administrator; return the session's cookie and the secret of the second factor."""
-    token = (system.home / "cli.token").read_text().strip()
-    async with httpx.AsyncClient(base_url=system.url, trust_env=False, timeout=30.0) as client:
-        body = {"name": USER, "password": PASSWORD, "scope": "admin"}
-        (await client.post("/users", json=body, headers=bearer(token))).raise_for_status()
-        access = (await log_in(client, USER)).json()["access_token"]
-        secret = await enrol(client, bearer(access))
-        form = {"user": USER, "password": PASSWORD, "totp": code_of(secret, steps=1)}
-        answer = await client.post("/app/login", data=form)
-        assert answer.status_code == 303, answer.text
-        return answer.cookies["fks_session"], secret
-
-
 async def server_times(system: System, cookie: str, repeats: int) -> list[tuple[str, float, float]]:
     """Return (page, median seconds, median seconds of its gateway reads)."""
     secrets = load_secrets(Paths.of(system.home))
@@ -108,14 +94,6 @@ async def server_times(system: System, cookie: str, repeats: int) -> list[tuple[
             found.append((each.name, statistics.median(whole[1:]), statistics.median(reads[1:])))
     await gateway.close()
     return found
-
-
-@contextlib.asynccontextmanager
-async def logged_in(system: System, cookie: str) -> AsyncIterator[Page]:
-    """Give a tab with the session's cookie."""
-    async with page() as tab:
-        await tab.call("Network.setCookie", name="fks_session", value=cookie, url=system.url, httpOnly=True)
-        yield tab
 
 
 async def first_paint(system: System, cookie: str, repeats: int) -> tuple[float, float]:
@@ -215,7 +193,7 @@ async def main(repeats: int, seconds: float, tabs: int) -> int:
         system = System.at(Path(place) / "home", FKS_WEB_ENABLED="true", FKS_AUTH_LIMIT_PER_HOUR="0")
         try:
             system.up()
-            cookie, _ = await session_of(system)
+            cookie = await session_of(system, USER)
             print(f"{'':44}{'ours':>10}{'limit':>10}{'ratio':>8}")
             kept = [
                 shown(f"server time of {name}", whole, READS_RATIO_MAX * reads, "s")

@@ -44,6 +44,5 @@ def create_app(deps: Deps, pages: tuple[Page, ...] = PAGES) -> Starlette:
             path = f"{page.path.rstrip('/')}/{name}"
             routes.append(Route(path, site.action(page, perform), methods=["POST"], name=f"{page.name}.{name}"))
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: site.unknown, 405: site.unknown})
-    script = deps.assets.theme_source
-    app.add_middleware(PageMiddleware, log=deps.log, http=deps.http, script=script, failed=site.failed)
+    app.add_middleware(PageMiddleware, clock=deps.clock, log=deps.log, http=deps.http, failed=site.failed)
     return app

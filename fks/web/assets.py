@@ -6,7 +6,6 @@ version has a new address. Where `vendor/` is empty the pages are plain HTML, an
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 from dataclasses import dataclass, field
@@ -65,8 +64,6 @@ class Assets:
             if name.endswith(".js"):
                 bodies = [b"{\n%b}" % body for body in bodies]  # names of their own, as they have as modules
             self._found[name] = _asset(b"\n".join(bodies), Path(name).suffix)
-        #: stands in each page, before its style sheet, so that no request for it delays the first paint
-        self.theme_script = self._found["theme.js"].body.decode()
 
     @property
     def missing(self) -> list[str]:
@@ -80,11 +77,6 @@ class Assets:
     def get(self, name: str) -> Asset | None:
         """Return a file, or None."""
         return self._found.get(name)
-
-    @property
-    def theme_source(self) -> str:
-        """Return what allows that script in a Content-Security-Policy: its hash."""
-        return f"'sha256-{base64.b64encode(hashlib.sha256(self.theme_script.encode()).digest()).decode()}'"
 
     def url(self, name: str) -> str:
         """Return the address of a file, relative to the application. Errors: KeyError."""

@@ -12,19 +12,20 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fks.clock import Clock
 from fks.config.settings import Http
 from fks.process.callers import admits_peer, is_own_host
 
 if TYPE_CHECKING:
     from fks.model.ports import Log
 
-#: No eval, nothing of another host, no inline style, and of inline scripts only that whose hash is SCRIPT. Bootstrap's
-#: icons are data: images in its style sheet.
+#: No inline script or style, no eval, nothing of another host. Bootstrap's icons are data: images in its style sheet.
 POLICY = (
-    "default-src 'none'; script-src 'self' SCRIPT; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-src 'self'; frame-ancestors 'none'"
 )
 _HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"same-origin"),  # with no-referrer a browser sends "Origin: null" with a form
@@ -37,20 +38,18 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
 class PageMiddleware:
-    """Pure ASGI. `script`: hash of the one inline script. `failed` makes the answer for an exception that nothing
-    handled."""
+    """Pure ASGI. `failed` makes the answer for an exception that nothing handled."""
 
     def __init__(
-        self, app: ASGIApp, log: Log, http: Http, script: str, failed: Callable[[Request, str], Response]
+        self, app: ASGIApp, clock: Clock, log: Log, http: Http, failed: Callable[[Request, str], Response]
     ) -> None:
         self._app = app
+        self._clock = clock
         self._log = log
         self._http = http
         self._failed = failed
         # RFC 6797: HSTS means nothing over plain HTTP
-        policy = (b"content-security-policy", POLICY.replace("SCRIPT", script).encode())
-        is_tls = http.behind_proxy or http.tls_cert is not None
-        self._fixed = (policy, *_HEADERS, _HSTS) if is_tls else (policy, *_HEADERS)
+        self._fixed = (*_HEADERS, _HSTS) if http.behind_proxy or http.tls_cert is not None else _HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. There are no websockets here: browsers open them at the gateway."""

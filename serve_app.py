@@ -29,7 +29,7 @@ class Gateway:
     """
 
     def __init__(self, home: str) -> None:
-        self._home = home
+        self._home = os.environ.get("FKS_HOME") or home  # of this machine: `home` is where it was deployed
         close_replica_port()
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -63,6 +63,7 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.clock import RealClock
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
+    from fks.config.machine import node_name
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets, secret_values
     from fks.process.log import Redactor, open_log
@@ -83,6 +84,7 @@ def gateway_app(home: str, name: str) -> Any:
         database_url=node.database_url,
         redis_url=node.redis_url,
         name=name,
+        host=node_name(settings),
         node=lambda: _node_now(paths),
         config_version=runtime.version,
         session_key=secrets.session_key,
@@ -162,23 +164,34 @@ def _node_now(paths: Any) -> Any:
         return None  # the keeper is stopping: status goes on without the local exchange
 
 
-def build(args: Any = None) -> serve.Application:
+def build(args: Any = None, nodes: int = 1) -> serve.Application:
     """Return the application of the gateway. `args`: the node's Settings, or a mapping with `home` and `replicas`
-    (serve's own CLI)."""
+    (serve's own CLI). `nodes`: machines on which replicas run, each on as many."""
     given = args if isinstance(args, dict) else {}
     home = given.get("home") or getattr(args, "home", None) or os.environ.get("FKS_HOME") or ".fks"
     replicas = int(given.get("replicas") or (args.http.replicas if hasattr(args, "http") else 2))
     options: dict[str, Any] = {"num_cpus": 0}
-    if hasattr(args, "node") and args.node.role == "head":
-        options["resources"] = {"head": 0.001}  # a replica reads the head's FKS_HOME, which no worker has
+    spread: dict[str, Any] = {}
+    if nodes > 1:
+        per_node = replicas_per_node(args, nodes)
+        replicas, spread = per_node * nodes, {"max_replicas_per_node": per_node}
+    elif hasattr(args, "node") and args.node.role == "head":
+        options["resources"] = {"head": 0.001}
     deployment = serve.deployment(
         name="gateway",
         num_replicas=replicas,
+        **spread,
         max_ongoing_requests=200,  # every open websocket holds one
         **_COMMON,
         ray_actor_options=options,
     )(serve.ingress()(Gateway))
     return deployment.bind(os.path.abspath(str(home)))
+
+
+def replicas_per_node(settings: Any, nodes: int) -> int:
+    """Return how many replicas of the gateway each machine runs: http.replicas shared out, http.replicas_per_node at
+    least."""
+    return max(int(settings.http.replicas_per_node), -(-int(settings.http.replicas) // nodes))
 
 
 def build_pages(settings: Any) -> serve.Application:

@@ -8,16 +8,20 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
 from actors.system import NAMESPACE, RayChild, cause, spawn_shell
+from fks.config.urls import is_on_this_host
 from fks.model.errors import OutageError
 
 CONNECT_S = 20.0
+LOG_ANSWER_S, LOG_LOOK_S = 10.0, 0.5  # for a machine's lines; between two looks
 WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replaced
 
 
@@ -119,7 +123,9 @@ def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = 
     options = {"host": http["host"], "port": http["port"]}
     if http.get("tls_cert"):
         options |= {"ssl_certfile": http["tls_cert"], "ssl_keyfile": http["tls_key"]}
-    serve.start(proxy_location="HeadOnly", http_options=options)
+    can_spread = spreads(settings)
+    serve.start(proxy_location="EveryNode" if can_spread else "HeadOnly", http_options=options)
+    nodes = machines() if can_spread else 1
     running = serve.status().applications.get("gateway")
     if running is not None and running.status == ApplicationStatus.RUNNING and not must_replace:
         if settings.web.enabled and "pages" not in serve.status().applications:
@@ -127,10 +133,89 @@ def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = 
         return
     try:
         # every deployment is a new version to Serve, however alike the code looks: all replicas are replaced
-        serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
+        serve.run(serve_app.build(settings, nodes), name="gateway", route_prefix="/", blocking=False)
     except RuntimeError as error:
         raise OutageError(f"the gateway did not come up: {cause(error)}", remedy="see 'fks logs gateway'") from error
     deploy_pages(settings)
+
+
+def spreads(settings: Any) -> bool:
+    """Return whether the gateway's replicas run on the workers too: in a cluster, where each machine answers on its own
+    loopback address. A certificate is a file of the head, and an address off loopback is one machine's."""
+    http = settings.http
+    return bool(settings.node.role == "head" and http.spread and http.tls_cert is None and is_on_this_host(http.host))
+
+
+def machines() -> int:
+    """Return how many machines are in the cluster."""
+    return max(1, len([node for node in ray.nodes() if node["Alive"]]))
+
+
+def gateway_lacks(settings: Any) -> bool:
+    """Return whether the gateway runs on fewer machines than there are."""
+    from ray import serve
+
+    import serve_app
+
+    running = serve.status().applications.get("gateway")
+    if running is None or not spreads(settings):
+        return False
+    replicas = sum(running.deployments["gateway"].replica_states.values())
+    count = machines()
+    return bool(count > 1 and replicas < serve_app.replicas_per_node(settings, count) * count)
+
+
+class LogReader:
+    """Reads log lines of components on its own machine, without secrets. Ends with its driver."""
+
+    def __init__(self, names: tuple[str, ...], lines: int) -> None:
+        from fks.config.load import load_settings
+        from fks.config.machine import node_name
+        from fks.config.paths import Paths
+        from fks.config.secrets import load_secrets, secret_values
+        from fks.monitor.logs import BYTES_RECENT, Reader, Wanted
+        from fks.process.log import Redactor
+
+        settings = load_settings(os.environ.get("FKS_HOME"))
+        paths = Paths.of(settings.home)
+        self._node, self._lines = node_name(settings), lines
+        self._reader, self._wanted = Reader(paths.logs, BYTES_RECENT), Wanted(names)
+        self._redactor = Redactor(secret_values(settings, load_secrets(paths)))
+
+    def drain(self) -> list[dict[str, Any]]:
+        """Return the lines since the last call, at most so many of the last ones the first time."""
+        found = sorted((line for line in self._reader.drain() if self._wanted.takes(line)), key=lambda line: line.time)
+        kept, self._lines = found[-self._lines :] if self._lines else [], 10_000
+        rows = [asdict(line) | {"node": self._node, "raw": self._redactor.text(line.raw)} for line in kept]
+        return [
+            row | {"fields": {key: self._redactor.field(key, value) for key, value in row["fields"].items()}}
+            for row in rows
+        ]
+
+
+def follow_logs(
+    names: tuple[str, ...], lines: int, write: Callable[[list[dict[str, Any]]], None], *, is_following: bool
+) -> None:
+    """Give `write` the log lines of components on all other machines, {} after the newest ones. A machine that joins is
+    read too; one that does not answer is left out until it does."""
+    here, readers = ray.get_runtime_context().get_node_id(), dict[str, Any]()
+    remote, is_first = ray.remote(num_cpus=0)(LogReader), True
+    while True:
+        for node in ray.nodes():
+            if node["Alive"] and node["NodeID"] not in (here, *readers):
+                where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                readers[node["NodeID"]] = remote.options(scheduling_strategy=where).remote(names, lines)
+        for node_id, reader in list(readers.items()):
+            try:
+                write(ray.get(reader.drain.remote(), timeout=LOG_ANSWER_S))
+            except ray.exceptions.RayError:
+                del readers[node_id]
+        if is_first:
+            write([{}])
+            is_first = False
+        if not is_following:
+            return
+        time.sleep(LOG_LOOK_S)
 
 
 def stop_tree(deadline_s: float) -> None:

@@ -1,4 +1,4 @@
-"""`python -m actors.commands deploy | gateway | stop`: commands of `fks up`, `fks down` and tests to a live cluster.
+"""`python -m actors.commands deploy | gateway | grow | logs | stop`: commands of `fks up` and others to a cluster.
 
 A process of its own, so that the keeper never loads Ray and a lost GCS can abort nothing but this.
 """
@@ -6,10 +6,12 @@ A process of its own, so that the keeper never loads Ray and a lost GCS can abor
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fks.config.endpoints import load_node
 from fks.config.load import load_settings
@@ -105,6 +107,39 @@ def gateway() -> None:
     cluster.deploy_gateway(runtime, http=node.http, must_replace=True)
 
 
+def grow() -> None:
+    """Put the gateway on machines that have joined; nothing when it is on all of them."""
+    from actors import cluster
+
+    settings = load_settings(os.environ.get("FKS_HOME"))
+    paths = Paths.of(settings.home)
+    node = load_node(paths)
+    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
+    runtime = with_runtime(settings, paths, node.database_url)
+    if cluster.gateway_lacks(runtime):
+        cluster.deploy_gateway(runtime, http=node.http, must_replace=True)
+
+
+def logs() -> None:
+    """Print the log lines of components on the other machines, as JSON, one a line, and an empty object after the
+    newest ones; with --follow until ended."""
+    from actors import cluster
+
+    settings = load_settings(os.environ.get("FKS_HOME"))
+    paths = Paths.of(settings.home)
+    given = sys.argv[2:]
+    lines = next((int(one.partition("=")[2]) for one in given if one.startswith("--lines=")), 50)
+    names = tuple(one for one in given if not one.startswith("--"))
+    cluster.connect(load_node(paths).ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
+
+    def write(found: list[dict[str, Any]]) -> None:
+        for line in found:
+            sys.stdout.write(json.dumps(line, default=str) + "\n")
+        sys.stdout.flush()
+
+    cluster.follow_logs(names, lines, write, is_following="--follow" in given)
+
+
 def with_runtime(settings: Settings, paths: Paths, database_url: str) -> Settings:
     """Return the settings with the newest runtime version over them."""
 
@@ -130,7 +165,7 @@ def stop() -> None:
 
 def main() -> int:
     """Run one command; one line and exit 1 when it fails."""
-    commands = {"deploy": deploy, "gateway": gateway, "stop": stop}
+    commands = {"deploy": deploy, "gateway": gateway, "grow": grow, "logs": logs, "stop": stop}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:
         sys.stderr.write(f"usage: python -m actors.commands {' | '.join(commands)}\n")

@@ -65,6 +65,7 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_keys("auth", Auth), (GATEWAY,)),
     "ninja.copies": ("orders", GATEWAY),
     "http.replicas": (GATEWAY,),
+    "http.replicas_per_node": (GATEWAY,),
     "http.cors_origins": (GATEWAY,),
     "http.order_wait_s": (GATEWAY,),
     "log.level": _EVERYONE,

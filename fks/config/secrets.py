@@ -6,6 +6,7 @@ environment, which any user of the host may see.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hmac
 import json
@@ -171,6 +172,46 @@ def adopt_delivered_token(paths: Paths, given: Path | None) -> None:
             remedy="copy the head's FKS_HOME/ray.token there, mode 0600, or name it with --token-file",
         )
     adopt_ray_token(paths, file)
+
+
+def sealed_keys(secrets: Secrets) -> str:
+    """Return what every machine of a cluster has to share beside its token, encrypted with a key of the token.
+
+    It is the session key: it signs tickets and access tokens, and encrypts second factors. Every holder of the token
+    runs code on all machines, so the sealed text gives none of them anything that it could not take.
+    """
+    from cryptography.fernet import Fernet
+
+    text = json.dumps({"session_key": secrets.session_key.get_secret_value()})
+    return Fernet(_sealing_key(secrets.ray_token)).encrypt(text.encode()).decode()
+
+
+def adopt_keys(paths: Paths, sealed: str) -> bool:
+    """Make the head's keys this machine's own; return whether they were others before.
+
+    Errors: ConfigError when they were sealed with another token than this machine's, or one is weak.
+    """
+    from cryptography.fernet import Fernet, InvalidToken
+
+    values = _read(paths.secrets_file)
+    try:
+        keys = json.loads(Fernet(_sealing_key(SecretStr(values.get("ray_token", "")))).decrypt(sealed.encode()))
+    except (InvalidToken, ValueError):
+        raise ConfigError(
+            "the head's keys were sealed with another token than this machine's",
+            remedy="copy the head's FKS_HOME/ray.token there, mode 0600, and name it with --token-file",
+        ) from None
+    key = str(keys.get("session_key", ""))
+    check_strong("the head's session_key", key)
+    if values.get("session_key") == key:
+        return False
+    values["session_key"] = key
+    write_private(paths.secrets_file, _HEADER + _toml(values))
+    return True
+
+
+def _sealing_key(token: SecretStr) -> bytes:
+    return base64.urlsafe_b64encode(derived(token.get_secret_value(), "cluster-keys"))
 
 
 def _toml(values: dict[str, str]) -> str:

@@ -31,7 +31,9 @@ class Http(Section):
         "127.0.0.1", description="address the gateway binds; anything off loopback needs TLS or behind_proxy"
     )
     port: int = _port(8000, "gateway port")
-    replicas: int = Field(2, ge=1, le=16, description="gateway replicas")
+    replicas: int = Field(2, ge=1, le=16, description="gateway replicas, shared out among the machines of a cluster")
+    replicas_per_node: int = Field(1, ge=1, le=8, description="gateway replicas on each machine of a cluster, at least")
+    spread: bool = Field(True, description="gateway replicas on the workers of a cluster too, each with its own port")
     behind_proxy: bool = Field(False, description="a TLS-terminating proxy stands in front")
     trusted_proxies: tuple[str, ...] = Field(
         (),

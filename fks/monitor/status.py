@@ -104,7 +104,7 @@ def node_view(row: Mapping[str, Any]) -> dict[str, Any]:
     is_silent = age is None or age > SILENT_MS
     return {
         **row,
-        "detail": row["detail"] or {},
+        "detail": {name: value for name, value in (row["detail"] or {}).items() if name != "keys"},
         "state": "silent" if is_silent and row["state"] not in _STILL else row["state"],
     }
 

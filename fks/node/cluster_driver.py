@@ -79,6 +79,10 @@ class ClusterDriver:
     async def deploy(self) -> None:
         """Make the actor tree and the gateway run; safe to repeat. Errors: FksError."""
 
+    async def grow(self) -> None:
+        """Put the gateway on machines that have joined. Returns when cancelled."""
+        await asyncio.Event().wait()
+
     async def has_supervisor(self) -> bool:
         """Return whether a supervisor beats, whatever the state of its children."""
         return True

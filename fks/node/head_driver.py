@@ -30,6 +30,7 @@ DEPLOY_S = 90.0
 STOP_S = 8.0
 END_WORKERS_S = 30.0  # a worker looks once a second, and ends within 15 s
 END_LOOK_S = 0.5
+GROW_AFTER_S, GROW_LOOK_S = 20.0, 1.0  # a worker that has stayed so long counts: children move first; between two looks
 TAIL_LINES = 12
 _HELPER_STOP = ((signal.SIGTERM, 0.5),)
 
@@ -69,6 +70,23 @@ class HeadDriver(ClusterDriver):
     async def deploy(self) -> None:
         """Make the actor tree and the gateway run; safe to repeat. Errors: FksError with the last output."""
         await self._run("deploy", module("actors.commands", "deploy"), DEPLOY_S)
+
+    async def grow(self) -> None:
+        """Put the gateway on workers once they have been there for GROW_AFTER_S. Errors: FksError with the last
+        output."""
+        if self._settings.node.role != "head" or not self._settings.http.spread:
+            await super().grow()
+        grown, steady, since = 0, 0, self._context.clock.monotonic()
+        while True:
+            rows = await NodeStore(await self._database()).all()
+            count = sum(row.role == "worker" and row.is_alive for row in rows)
+            if count != steady:
+                steady, since = count, self._context.clock.monotonic()
+            elif count > grown and self._context.clock.monotonic() - since >= GROW_AFTER_S:
+                await self._run("grow", module("actors.commands", "grow"), DEPLOY_S)
+                grown = count
+            grown = min(grown, count)
+            await self._context.clock.sleep(GROW_LOOK_S)
 
     async def has_supervisor(self) -> bool:
         """Return whether a supervisor beats, whatever the state of its children."""

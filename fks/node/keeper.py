@@ -98,7 +98,11 @@ class Keeper:
         control = ControlSocket(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         await control.open()
-        beside = (self._beside("standby", self._stand_by), self._beside("logs", self._rotate_logs))
+        beside = (
+            self._beside("standby", self._stand_by),
+            self._beside("logs", self._rotate_logs),
+            self._beside("gateway", self._grow),
+        )
         works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), *beside)
         tasks = [asyncio.create_task(work) for work in works]
         try:
@@ -242,6 +246,12 @@ class Keeper:
         while True:
             await self._clock.sleep(ROTATE_S)
             await asyncio.to_thread(rotate, self._paths.logs)
+
+    async def _grow(self) -> None:
+        """Put the gateway on machines that join, once everything here is ready."""
+        while self.phase != "ready":
+            await self._clock.sleep(BEAT_S)
+        await self._driver.grow()
 
     async def _hold(self) -> None:
         """Renew the claim to be the head, from the first one on. Errors: SupersededError."""

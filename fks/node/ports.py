@@ -37,7 +37,7 @@ def ray_ports(settings: Settings) -> dict[str, tuple[str, int]]:
         f"ray.{name}": (LOOPBACK if name in _LOCAL else settings.node.address, int(getattr(settings.ray, name)))
         for name in keys
     }
-    return found if is_worker else {"http.port": (settings.http.host, settings.http.port), **found}
+    return {"http.port": (settings.http.host, settings.http.port), **found}
 
 
 def sim_ports(settings: Settings) -> dict[str, tuple[str, int]]:

@@ -12,7 +12,7 @@ from fks.clock import Clock
 from fks.config.agreement import agreed, agreement_hash
 from fks.config.machine import host_name, machine_of, node_name
 from fks.config.paths import Paths
-from fks.config.secrets import Secrets
+from fks.config.secrets import Secrets, sealed_keys
 from fks.config.settings import Settings
 from fks.config.version import VERSION
 from fks.model.errors import FksError
@@ -45,6 +45,8 @@ class Presence:
             "boot": machine.boot,
             "resources": resources_of(settings),
         }
+        if settings.node.role == "head":
+            self.facts["keys"] = sealed_keys(secrets)
         self._redis: bool | None = None
         self._beats = 0
 

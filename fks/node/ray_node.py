@@ -96,6 +96,8 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
             "DASHBOARD_METRIC_PORT": str(settings.ray.dashboard_metrics_port),
             "AUTOSCALER_METRIC_PORT": str(settings.ray.autoscaler_metrics_port),
             "FKS_HOME": str(paths.home),
+            # of the proxy on this machine, where it is a worker: the deployment names the head's port
+            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(settings.http.port),
             # Serve's HTTP server would put X-Forwarded-For of local callers in the place of their address; the gateway
             # itself decides which proxies it believes (http.trusted_proxies)
             "FORWARDED_ALLOW_IPS": "",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from fks.config.agreement import differing
+from fks.config.secrets import adopt_keys
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node import boot
@@ -20,6 +21,7 @@ from fks.node.cluster_driver import QUERY_S, ClusterDriver, ClusterState, Keeper
 from fks.node.presence import Presence
 from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
+from fks.store.tokens import LOCAL, ensure_local_token
 
 WAIT_S = 1.0
 HEAD_S = 5.0  # for the head's rows
@@ -33,6 +35,7 @@ class WorkerDriver(ClusterDriver):
         super().__init__(context, settings, presence)
         self.worker_name = presence.name
         self._other_session_beats = 0
+        self._adopted = ""  # the head's sealed keys that were taken over last
 
     async def prepare(self) -> None:
         """Wait until the head runs and agrees. Errors: ConfigError when it does not agree: waiting would not change
@@ -44,6 +47,7 @@ class WorkerDriver(ClusterDriver):
                 head = _living_head(rows)
                 if head is not None and not head.detail.get("ends") and not self._is_early(rows):
                     self._check(head, rows)
+                    await self._adopt(head)
                     self._wait_for("")
                     return
                 self._wait_for(
@@ -62,6 +66,9 @@ class WorkerDriver(ClusterDriver):
         if head is not None and head.detail.get("ends"):
             await asyncio.to_thread(boot.remove, self._context.paths)
             return ClusterState(0.0, must_stop=True)
+        if head is not None:
+            with contextlib.suppress(ConfigError):  # another token: the head lets nothing of ours in either
+                await self._adopt(head)
         return ClusterState(0.0, must_rejoin=self._must_rejoin(rows))
 
     async def stop(self) -> None:
@@ -70,6 +77,17 @@ class WorkerDriver(ClusterDriver):
         with contextlib.suppress(FksError, OSError):
             async with asyncio.timeout(QUERY_S):
                 await NodeStore(await self._database()).leave(name, (f"keeper@{name}", f"raylet@{name}"))
+
+    async def _adopt(self, head: NodeRow) -> None:
+        """Take the head's keys over, so that a gateway replica here accepts what one there has signed; and make this
+        machine's command line known. Errors: ConfigError, OutageError."""
+        sealed = str(head.detail.get("keys") or "")  # a head of an earlier build has none
+        if sealed in ("", self._adopted):
+            return
+        if await asyncio.to_thread(adopt_keys, self._context.paths, sealed):
+            self._context.log.info("node.keys_adopted", head=head.name)
+        await ensure_local_token(await self._database(), self._context.paths, name=f"{LOCAL}@{self.worker_name}")
+        self._adopted = sealed
 
     def _is_early(self, rows: Sequence[NodeRow]) -> bool:
         """Return whether a build before machine ids beat under our name a moment ago: our own predecessor, once it is

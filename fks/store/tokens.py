@@ -202,8 +202,10 @@ class TokenStore:
         await self._db.execute("tokens.touch", principal.token_id)
 
 
-async def ensure_local_token(db: Querier, paths: Paths) -> None:
+async def ensure_local_token(db: Querier, paths: Paths, *, name: str = LOCAL) -> None:
     """Make sure that this node's command line has an admin token: the 0600 file and its row agree afterwards.
+
+    `name`: of a worker cli@NAME, so that each machine has its own.
 
     Run at every start, after `ensure_secrets`. The file's token is kept when it is well formed; the file is written
     before the row, so a crash between the two leaves a file that the next run puts into the table.
@@ -212,7 +214,7 @@ async def ensure_local_token(db: Querier, paths: Paths) -> None:
     if token is None or not _FORM.fullmatch(token):
         token = make_token()
         write_private(paths.cli_token_file, token)
-    await db.execute("tokens.ensure", LOCAL, hash_of(token), "admin", _prefix(token))
+    await db.execute("tokens.ensure", name, hash_of(token), "admin", _prefix(token))
 
 
 def read_local_token(paths: Paths) -> str | None:

@@ -7,8 +7,10 @@ import os
 import signal
 from collections.abc import Iterator
 
+import httpx
 import psutil
 import pytest
+from websockets.sync.client import connect
 
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.waiting import wait_until
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.timeout(400)
 DETECTED_S, ELSEWHERE_S, CONTROL_S = 4.0, 8.0, 5.0
 PLACEMENT = "guardian=head,orders=head,collector:*=head"  # the local exchange is on the head's loopback
 CHILD = "strategy:0"
+PASSWORD = "correct horse battery staple"
 POOL = ("strategy:0", "strategy:1")  # strategies.workers is 1: the pool grew with the two workers
 
 
@@ -24,6 +27,7 @@ POOL = ("strategy:0", "strategy:1")  # strategies.workers is 1: the pool grew wi
 def cluster() -> Iterator[Cluster]:
     with running_cluster(2, FKS_SIM_ENABLED="true", FKS_SUPERVISION_PLACEMENT=PLACEMENT) as found:
         wait_until(lambda: _pool_nodes(found) == {"w1", "w2"}, deadline_s=90.0, every_s=0.5)
+        wait_until(lambda: _gateway_nodes(found) == ["h0", "w1", "w2"], deadline_s=90.0, every_s=0.5)
         wait_until(lambda: found.head.status()["state"] == "healthy", deadline_s=90.0, every_s=0.5)
         yield found
 
@@ -32,6 +36,11 @@ def _pool_nodes(cluster: Cluster) -> set[str]:
     """Return the nodes of the strategy workers, as the status shows them."""
     rows = cluster.head.components()
     return {rows[name]["node"] if name in rows else "" for name in POOL}
+
+
+def _gateway_nodes(cluster: Cluster) -> list[str]:
+    """Return the nodes of the gateway's replicas."""
+    return sorted(row["node"] for name, row in cluster.head.components().items() if name.startswith("gateway:"))
 
 
 def test_children_run_where_they_are_placed_and_the_check_passes(cluster: Cluster) -> None:
@@ -48,6 +57,31 @@ def test_children_run_where_they_are_placed_and_the_check_passes(cluster: Cluste
     assert [check for check in checks if check["state"] == "bad" and not check["name"].endswith(" fks")] == []
     assert {"w1 settings", "w2 clock", "w1 fks", "resources"} <= {check["name"] for check in checks}
     cluster.head.wait_for_fills(1)
+
+
+def test_gateway_answers_on_each_machine_with_one_session_key(cluster: Cluster) -> None:
+    urls = {name: node.url for name, node in cluster.nodes.items()}
+    assert len(set(urls.values())) == 3
+    with cluster.head.client() as head:
+        ticket = head.post("/ws/ticket").raise_for_status().json()["ticket"]
+        made = head.post("/users", json={"name": "ann", "password": PASSWORD, "scope": "read"})
+        assert made.status_code == 201, made.text
+    login = {"user": "ann", "password": PASSWORD}
+    logged_in = httpx.post(f"{urls['w1']}/auth/login", json=login, timeout=10.0).raise_for_status().json()
+    access = {"Authorization": f"Bearer {logged_in['access_token']}"}
+    for name, url in urls.items():
+        answer = httpx.get(f"{url}/positions", headers=access, timeout=10.0)
+        assert answer.status_code == 200, f"{name} refuses what w1 signed: {answer.text}"
+        with cluster.nodes[name].client() as own:
+            assert own.get("/orders").status_code == 200, f"the command line of {name} is not known"
+    with connect(f"{urls['w2'].replace('http', 'ws')}/ws?ticket={ticket}") as socket:
+        assert json.loads(socket.recv())["type"] == "hello"
+
+
+def test_logs_of_a_child_come_from_the_machine_that_it_runs_on(cluster: Cluster) -> None:
+    node = cluster.row(CHILD)["node"]
+    lines = cluster.head.fks("logs", CHILD, "-n", "20", "--json", timeout_s=90.0).stdout.splitlines()
+    assert f"{CHILD}@{node}" in {json.loads(line)["component"] for line in lines}
 
 
 def test_a_worker_with_other_settings_is_refused(cluster: Cluster) -> None:

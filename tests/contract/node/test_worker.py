@@ -16,7 +16,7 @@ from fks.clock import RealClock
 from fks.config.endpoints import Node as Endpoints
 from fks.config.machine import host_name, machine_of
 from fks.config.paths import Paths
-from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets
+from fks.config.secrets import adopt_ray_token, ensure_secrets, load_secrets, sealed_keys
 from fks.config.settings import Node as NodeSettings
 from fks.config.settings import Ray, Risk, Settings
 from fks.model.errors import ConfigError
@@ -27,6 +27,7 @@ from fks.node.keeper import Keeper, sweep
 from fks.node.presence import Presence
 from fks.node.worker_driver import WorkerDriver
 from fks.store.nodes import NodeRow, NodeStore
+from fks.store.tokens import LOCAL
 from tests.support.keepers import QUICK, pids_of, small
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -97,6 +98,26 @@ async def test_worker_waits_for_the_head_joins_and_leaves_no_row(database, datab
         components = await database.sql("SELECT name FROM component_health ORDER BY name")
         assert [found["name"] for found in components] == ["keeper@w1", "ray@w1"]
     assert await names(database) == ["h"]
+
+
+async def test_worker_takes_the_heads_session_key_over_and_makes_its_command_line_known(
+    database, database_url, paths, tmp_path
+):
+    home = Paths.of(tmp_path / "head")
+    ensure_secrets(home)
+    adopt_ray_token(home, paths.ray_token_file)
+    first = sealed_keys(load_secrets(home))
+    await head_beats(database, paths, keys=first)
+    async with working(paths, database_url) as (keeper, _, _):
+        await until(lambda: keeper.phase == "ready")
+        assert load_secrets(paths).session_key == load_secrets(home).session_key
+        rows = await database.sql("SELECT scope FROM api_tokens WHERE name = $1", f"{LOCAL}@w1")
+        assert [row["scope"] for row in rows] == ["admin"]
+        ensure_secrets(home, rotate=True)  # a new head, with the token that both have
+        adopt_ray_token(home, paths.ray_token_file)
+        assert load_secrets(paths).session_key != load_secrets(home).session_key
+        await head_beats(database, paths, keys=sealed_keys(load_secrets(home)))
+        await until(lambda: load_secrets(paths).session_key == load_secrets(home).session_key)
 
 
 @pytest.mark.parametrize(

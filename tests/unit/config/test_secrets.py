@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from fks.config.paths import Paths
-from fks.config.secrets import NAMES, adopt_ray_token, ensure_secrets, load_secrets, write_private
+from fks.config.secrets import (
+    NAMES,
+    adopt_keys,
+    adopt_ray_token,
+    ensure_secrets,
+    load_secrets,
+    sealed_keys,
+    write_private,
+)
 from fks.model.errors import ConfigError
 
 
@@ -123,3 +131,23 @@ def test_a_draw_that_begins_like_a_default_is_drawn_again(paths: Paths, monkeypa
     ensure_secrets(paths)
     assert not unlucky
     load_secrets(paths)
+
+
+def test_keys_of_the_head_are_sealed_and_adopted_by_a_machine_with_its_token(tmp_path: Path) -> None:
+    head, worker, stranger = (Paths.of(tmp_path / name).ensure() for name in ("head", "worker", "stranger"))
+    for paths in (head, worker, stranger):
+        ensure_secrets(paths)
+    adopt_ray_token(worker, head.ray_token_file)
+    theirs = load_secrets(head)
+    sealed = sealed_keys(theirs)
+    assert not any(value in sealed for value in theirs.values())
+    assert load_secrets(worker).session_key != theirs.session_key
+    own_password = load_secrets(worker).postgres_password
+    assert adopt_keys(worker, sealed)
+    assert load_secrets(worker).session_key == theirs.session_key
+    assert load_secrets(worker).postgres_password == own_password
+    assert not adopt_keys(worker, sealed), "nothing is left to do"
+    before = load_secrets(stranger)
+    with pytest.raises(ConfigError, match="another token"):
+        adopt_keys(stranger, sealed)
+    assert load_secrets(stranger) == before

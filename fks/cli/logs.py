@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import as_json, paths_of
+from fks.cli.node_logs import OtherNodes
 from fks.monitor.logs import BYTES_MAX, BYTES_RECENT, LEVELS, Line, Reader, Wanted, component_of, is_of
 
 if TYPE_CHECKING:
@@ -42,22 +43,28 @@ def logs(
 ) -> None:
     """Show logs of all or one component (orders, collector, strategy:0, postgres, ray, …), across its restarts.
 
-    A restart of a named component is marked by a line with the reason.
+    A restart of a named component is marked by a line with the reason. In a cluster the lines of a named component
+    come from every machine, with the machine's name: strategy:0@w1.
     """
     paths = paths_of(ctx)
     wanted = Wanted(component, level.upper(), trace)
-    _check_names(paths, component)
+    others = OtherNodes(paths, component, lines=lines, is_following=follow)
+    if not others.is_open:
+        _check_names(paths, component)
     show = _json_line if as_json else _Painter()
     ends = Restarts() if component and not as_json else None
     is_search = trace is not None or wanted.level != "DEBUG" or lines > 1000
     reader = Reader(paths.logs, BYTES_MAX if is_search else BYTES_RECENT)
-    recent = seamed(reader.drain(), wanted, ends)
-    for seam, line in recent[max(0, len(recent) - lines) :]:
-        _print(seam, line, show)
-    while follow:
-        for seam, line in seamed(reader.drain(), wanted, ends):
+    try:
+        recent = seamed(reader.drain() + others.first(), wanted, ends)
+        for seam, line in recent[max(0, len(recent) - lines) :]:
             _print(seam, line, show)
-        threading.Event().wait(POLL_S)
+        while follow:
+            for seam, line in seamed(reader.drain() + others.drain(), wanted, ends):
+                _print(seam, line, show)
+            threading.Event().wait(POLL_S)
+    finally:
+        others.close()
 
 
 def seamed(lines: list[Line], wanted: Wanted, ends: Restarts | None = None) -> list[tuple[str, Line | None]]:

@@ -137,5 +137,5 @@ def component_of(path: Path) -> str | None:
 def is_of(component: str, name: str) -> bool:
     """Return whether `name` means `component`: collector means collector:binance too, raylet and gcs are Ray's."""
     asked = {"raylet": "ray", "gcs": "ray"}.get(name, name).replace(":", "-")
-    found = component.replace(":", "-")
+    found = component.partition("@")[0].replace(":", "-")  # strategy:0@w1 is of another machine
     return found == asked or found.startswith(asked + "-")

@@ -1,6 +1,6 @@
 """Denial codes: the one enum of reasons for which FKS itself denies an order. Append-only.
 
-Each row: the code, whether it applies to orders that only reduce risk (RR), and its meaning, as the API, CLI and docs
+Each row: the code, whether it applies to orders that only reduce risk, and its meaning, as the API, CLI and docs
 print it.
 """
 

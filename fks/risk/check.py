@@ -109,7 +109,8 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.DISK_FULL, limits.disk_full),
 )
 
-#: Codes that are decided before an intent exists, and the place. tests/unit/risk/test_checks.py reads this and NOT_YET beside CHECKS.
+#: Codes that are decided before an intent exists, and the place. tests/unit/risk/test_checks.py reads this and NOT_YET
+#: beside CHECKS.
 ELSEWHERE: dict[Code, str] = {
     Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined "
     "or expires",

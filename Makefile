@@ -91,7 +91,7 @@ HEAD_PORT ?= 26379
 multi-up: install ## a head and two workers on this machine (several machines: docs/run-a-cluster.md)
 	@FKS_SIM_ENABLED=$${FKS_SIM_ENABLED:-true} $(FKS) --home $(MULTI)/head node head --address $(HEAD_AT) --port $(HEAD_PORT) --name head --detach $(ARGS)
 	@set -e; eval "$$($(BIN)/python scripts/stores.py $(MULTI)/head)"; export FKS_SIM_ENABLED=$${FKS_SIM_ENABLED:-true}; \
-	for i in 1 2; do $(FKS) --home $(MULTI)/worker-$$i node worker --address $(HEAD_AT):$(HEAD_PORT) --node-ip $(HEAD_AT:%2=%)$$((i + 2)) \
+	for i in 1 2; do FKS_HTTP_PORT=0 $(FKS) --home $(MULTI)/worker-$$i node worker --address $(HEAD_AT):$(HEAD_PORT) --node-ip $(HEAD_AT:%2=%)$$((i + 2)) \
 	  --name worker-$$i --token-file $(MULTI)/head/ray.token --detach; done
 
 multi-build: install wheel ## the packages and the wheel that the machines of a cluster run

@@ -37,6 +37,8 @@ def ray_ports(settings: Settings) -> dict[str, tuple[str, int]]:
         f"ray.{name}": (LOOPBACK if name in _LOCAL else settings.node.address, int(getattr(settings.ray, name)))
         for name in keys
     }
+    if is_worker and not settings.http.spread:
+        return found
     return {"http.port": (settings.http.host, settings.http.port), **found}
 
 

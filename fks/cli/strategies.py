@@ -348,6 +348,7 @@ def add(
     **options: Any,
 ) -> None:
     """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
+    from fks.jobs.instances import ensure_collected
     from fks.model.timeframe import check_timeframe
     from fks.store.accounts import AccountStore
     from fks.store.reading import ReadingStore
@@ -366,8 +367,7 @@ def add(
         account = next((one for one in await AccountStore(db).page() if one.name == options["account"]), None)
         at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))
         known = await ReadingStore(db).find(symbol, at, listed=True)
-        for other in made.inputs():
-            await ReadingStore(db).find_collected(other, known.exchange)
+        await ensure_collected(db, made.inputs(), known.exchange)
         new = NewInstance(
             id,
             strategy,
@@ -525,7 +525,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
 
     New parameters are refused while an order that enters is open, or a signal to enter waits.
     """
-    from fks.jobs.instances import change_params, held_instance, instance_of
+    from fks.jobs.instances import change_params, ensure_collected, held_instance, instance_of
     from fks.store.strategies import StrategyStore
     from fks.strategies.check import ensure_checked
 
@@ -538,6 +538,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | 
         made = catalogue.make(before.strategy, {**before.params, **params_of(pairs)}) if pairs else None
         if made is not None:
             ensure_checked(made)
+            await ensure_collected(db, made.inputs(), before.exchange)
         async with db.transaction() as tx:
             row = await held_instance(tx, id)
             if pyramiding is not None:

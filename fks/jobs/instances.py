@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fks.model.errors import InputError
 from fks.store.challengers import ChallengerStore
-from fks.store.db import Database, Session
+from fks.store.db import Database, Querier, Session
+from fks.store.reading import ReadingStore
 from fks.store.strategies import Instance, StrategyStore
 
 
@@ -26,6 +27,13 @@ async def held_instance(tx: Session, instance_id: str) -> Instance:
     if found is None:
         raise unknown_instance(instance_id)
     return found
+
+
+async def ensure_collected(db: Querier, inputs: Iterable[str], exchange: str) -> None:
+    """Refuse further symbols of a strategy (`Strategy.inputs`) whose bars are not collected at its exchange: it would
+    never decide. Errors: InputError INPUT_MISSING, SYMBOL_UNKNOWN."""
+    for name in inputs:
+        await ReadingStore(db).find_collected(name, exchange)
 
 
 async def change_params(

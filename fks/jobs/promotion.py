@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fks.jobs.checking import CHECK_S, checked_in_thread
-from fks.jobs.instances import change_params, held_instance, unknown_instance
+from fks.jobs.instances import change_params, ensure_collected, held_instance, unknown_instance
 from fks.model.errors import InputError
 from fks.store.db import Database, Session
 from fks.store.jobs import Job, JobStore
@@ -59,13 +59,17 @@ async def promote(
             )
             if made is not None:  # of the search's strategy, which is the instance's: `promotable` compared them
                 return await _write(tx, row, mode, made, provenance, by=by, request=request)
-        made = await checked_in_thread(row.strategy, partial(_checked, catalogue, row.strategy, found), limit_s=check_s)
+        made, inputs = await checked_in_thread(
+            row.strategy, partial(_checked, catalogue, row.strategy, found), limit_s=check_s
+        )
+        await ensure_collected(db, inputs, row.exchange)
 
 
-def _checked(catalogue: Catalogue, strategy: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(catalogue: Catalogue, strategy: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the parameters of a strategy that passed its check, and the further symbols that it reads."""
     made = catalogue.make(strategy, params)
     ensure_checked(made)
-    return made.model_dump(mode="json")
+    return made.model_dump(mode="json"), made.inputs()
 
 
 async def rollback(
@@ -80,6 +84,7 @@ async def rollback(
             return _document(instance_id, mode, done)
         before = version_before(await StrategyStore(tx).versions(instance_id))
         made = catalogue.make(row.strategy, before.params)
+        await ensure_collected(tx, made.inputs(), row.exchange)
         provenance = {"rolled_back_to": before.version, "from": row.params_version}
         return await _write(tx, row, mode, made.model_dump(mode="json"), provenance, by=by, request=request)
 

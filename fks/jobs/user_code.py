@@ -176,12 +176,13 @@ async def _promote(c: Context, a: Arguments) -> Any:
 
 async def _change_params(c: Context, a: Arguments) -> Any:
     """Give an instance parameters as its next version, and return that."""
-    from fks.jobs.instances import change_params, held_instance, instance_of
+    from fks.jobs.instances import change_params, ensure_collected, held_instance, instance_of
     from fks.strategies.check import ensure_checked
 
     before = await instance_of(c.db, a["instance"])
     made = await asyncio.to_thread(c.catalogue.make, before.strategy, a["params"])
     await asyncio.to_thread(ensure_checked, made)
+    await ensure_collected(c.db, made.inputs(), before.exchange)
     params = made.model_dump(mode="json")
     async with c.db.transaction() as tx:
         row = await held_instance(tx, a["instance"])

@@ -314,7 +314,7 @@ class OrderManager:
         """Turn messages into wake-ups; what they say is read from the tables."""
         async for channel, payload in self._bus.subscribe(WAKE, KILL, HEALTH, BARS):
             if channel == BARS:
-                self._trailing.wake()
+                self._trailing.wake(str(payload.get("symbol")) if isinstance(payload, dict) else "")
                 for feed in self._feeds.values():
                     feed.wake()
             elif channel == WAKE and isinstance(payload, dict) and payload.get("type") == "signal":

@@ -48,19 +48,26 @@ class TrailingStops:
         self._context, self._workers = context, workers
         self._signals, self._facts = signals, facts
         self._known: OrderedDict[str, _Rule | None] = OrderedDict()
+        self._sealed: set[str] = set()  # symbols with a new bar
+        self._looked_s = float("-inf")  # when all keys were looked at last
         self._wake = asyncio.Event()
 
-    def wake(self) -> None:
-        """Look for bars now instead of at the next poll."""
+    def wake(self, symbol: str) -> None:
+        """Look for bars of a symbol now instead of at the next poll."""
+        self._sealed.add(symbol)
         self._wake.set()
 
     async def run(self, without: Collection[str]) -> None:
         """Move stops as bars are sealed, for ever; an outage pauses it. `without`: venues whose feed calls `follow`."""
         while True:
             self._wake.clear()
+            sealed, self._sealed = self._sealed, set()
+            now_s = self._context.clock.monotonic()
+            is_poll = now_s - self._looked_s >= _POLL_S  # a message may be lost
+            self._looked_s = now_s if is_poll else self._looked_s
             try:
                 for key in self._workers.keys:
-                    if key[1] not in without:
+                    if key[1] not in without and (is_poll or key[2] in sealed):
                         await self.follow(key)
             except OutageError as error:
                 self._context.log.warning("orders.trailing_paused", error=str(error))

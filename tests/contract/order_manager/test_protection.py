@@ -211,6 +211,22 @@ async def test_a_trailing_stop_follows_the_closes_and_never_moves_back(rig: Rig)
     assert await rig.position() == 0
 
 
+async def test_an_added_entry_gets_the_stop_that_its_position_has_by_now(rig: Rig) -> None:
+    await rig.db.sql("UPDATE strategy_instances SET pyramiding = 2")
+    await rig.read_slow()
+    await protected(rig, trail=D(10))
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    rig.venue.prices["BTCUSDT"] = D(108)
+    await seal(rig.db, bars_of([108.0], start_ns=bar_end(to_ns(signal["ts_event"]), "1m")))
+    await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+    await until(lambda: [held.order.stop_price for held in rig.venue.by_role("sl")] == [D(90), D(98)])
+    added = await rig.signal(is_add=True, trail=D(10), size=D(2), **BOTH)
+    assert await rig.outcome(added) == ("ordered", None)
+    await until(lambda: len(rig.venue.by_role("sl")) == 3)
+    (row,) = await rig.db.sql("SELECT stop_loss FROM orders WHERE signal_id = $1 AND role = 'entry'", added)
+    assert row["stop_loss"] == rig.venue.by_role("sl")[-1].order.stop_price == D(98)
+
+
 async def test_a_move_that_was_journaled_before_a_crash_is_carried_out(rig: Rig) -> None:
     stop, _ = await protected(rig, trail=D(10))
     await rig.crash()

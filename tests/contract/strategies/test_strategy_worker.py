@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from fks.clock import FakeClock, RealClock
+from fks.jobs.instances import ensure_collected
 from fks.model import ids
 from fks.model.bar import Bars
-from fks.model.errors import OutageError, StaleEpochError
+from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.model.timeframe import NS, bar_end, iso, to_datetime, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
@@ -130,6 +131,16 @@ async def test_signals_are_the_edges_of_the_offline_target(floor: Floor) -> None
     assert {f["trace_id"] for f in committed} == {r["trace_id"] for r in rows}
 
 
+async def list_symbol(db: Database, base: str) -> None:
+    """List a symbol in USDT at the exchange."""
+    await db.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 9000, 5)",
+        base + "USDT",
+        base,
+    )
+
+
 async def test_two_legs_of_a_pair_decide_as_the_backtest(floor: Floor) -> None:
     """A leg decides on a bar once both symbols are sealed, whichever comes first, also after a restart; bars that one
     symbol lacks are NaN, as in a backtest."""
@@ -142,13 +153,8 @@ async def test_two_legs_of_a_pair_decide_as_the_backtest(floor: Floor) -> None:
         "other": ("ETHUSDT", second, first, {"other": "BTC/USDT", "leg": "second", "period": 10, "entry": 1.0}),
     }
     await floor.db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT'), ('binance', 'ETHUSDT')")
-    for symbol, base in (("BTCUSDT", "BTC"), ("ETHUSDT", "ETH")):
-        await floor.db.sql(
-            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
-            " VALUES ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 9000, 5)",
-            symbol,
-            base,
-        )
+    await list_symbol(floor.db, "BTC")
+    await list_symbol(floor.db, "ETH")
     for id, (symbol, _, _, params) in legs.items():
         await add_instance(floor.db, id, "pairs", params, symbol=symbol, **EVERY_EDGE)
     await seal(floor.db, first[:16])
@@ -180,6 +186,7 @@ async def test_two_legs_of_a_pair_decide_as_the_backtest(floor: Floor) -> None:
 
 
 async def test_an_instance_whose_input_is_not_collected_is_held_with_the_reason(floor: Floor) -> None:
+    await list_symbol(floor.db, "ETH")
     await add_instance(floor.db, "a", "pairs", {"other": "ETH/USDT"})
     await seal(floor.db, wave(10))
     await seal(floor.db, replace(wave(10), symbol="ETHUSDT"))
@@ -187,6 +194,11 @@ async def test_an_instance_whose_input_is_not_collected_is_held_with_the_reason(
     row = await floor.row()
     assert row["state"] == "CRASHED"
     assert "that is not collected" in row["error"]
+    with pytest.raises(InputError) as refused:  # what a change of parameters and 'fks strategies add' do first
+        await ensure_collected(floor.db, ["ETH/USDT"], "binance")
+    assert refused.value.code == "INPUT_MISSING"
+    await floor.db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'ETHUSDT')")
+    await ensure_collected(floor.db, ["ETH/USDT"], "binance")
 
 
 async def test_a_restart_at_every_bar_gives_the_same_signals_once(floor: Floor) -> None:

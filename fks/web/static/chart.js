@@ -25,6 +25,7 @@ async function draw(box, library) {
   const answer = await fetch(box.dataset.source, { headers: { Accept: "application/json" } });
   if (!answer.ok) return;
   const { items } = await answer.json();
+  if (!box.isConnected || charts.has(box)) return; // replaced, or drawn by another call, while the answer was awaited
   const byTime = new Map(items.map((point) => [Math.floor(Date.parse(point.time) / 1000), Number(point.equity)]));
   const chart = library.createChart(box, options());
   const series = chart.addSeries(library.AreaSeries, line());

@@ -41,6 +41,9 @@ SEEN_RULES = {
         "bypass",
     ],
 }
+#: Pages that are judged with their head and navigation, which are the same on every page; and what is judged of the rest.
+WHOLE = ("login", "dashboard", "monitor")
+REST = "{exclude: [['header.top'], ['nav.side'], ['footer']]}"
 SHOWN = ("dashboard", "signals", "orders", "accounts", "stop")
 
 
@@ -206,33 +209,39 @@ async def test_every_page_is_accessible_in_both_themes(web: Web, database: Datab
     async with page() as tab:
         await tab.go(web.url + "/app/login")
         for theme in ("light", "dark"):
-            faults += await _look(tab, axe, "login", "login", theme)
+            faults += await _look(tab, axe, "login", theme)
         await enter(tab, web, "root", code_of(str(secret), steps=1))
         for each in PAGES:
             await tab.go(web.url + "/app" + each.path.replace("{what}", str(rows.denied)))
             await is_true(tab, "document.readyState === 'complete' && document.getElementById('region') !== null")
             for theme in ("light", "dark"):
-                faults += await _look(tab, axe, each.name, each.name, theme)
+                faults += await _look(tab, axe, each.name, theme)
     assert faults == [], "\n".join(faults)
     assert tab.complaints == []
 
 
-async def _look(tab: Page, axe: str, name: str, title: str, theme: str) -> list[str]:
+async def _look(tab: Page, axe: str, name: str, theme: str) -> list[str]:
     found = []
     for size, (width, _) in SIZES.items():
+        is_judged = (size, theme) in (("wide", "light"), ("phone", "dark"))  # each theme and each layout once
+        is_drawn = SCREENSHOTS and name in (*SHOWN, "login")
+        if not is_judged and not is_drawn:
+            continue
         await look_at(tab, size, theme)
-        wide = await tab.run("document.documentElement.scrollWidth")
+        if is_drawn:
+            await picture(tab, Path(str(SCREENSHOTS)) / f"web-{name}-{size}-{theme}.png", size)
+        if not is_judged:
+            continue
+        wide = await tab.run("document.documentElement.scrollWidth")  # of the layout: a theme is colours alone
         if wide > width:
             found.append(f"{name} {theme} {size}: {wide} px wide: {await tab.run(_TOO_WIDE)}")
-        if SCREENSHOTS and name in (*SHOWN, "login"):
-            await picture(tab, Path(SCREENSHOTS) / f"web-{name}-{size}-{theme}.png", size)
-        if (size, theme) not in (("wide", "light"), ("phone", "dark")):
-            continue  # each theme and each layout once
         if not await tab.run("typeof axe === 'object'"):
             await tab.run(axe + ";0")
+        place = "document" if name in WHOLE else REST
         chosen = json.dumps(ALL_RULES if theme == "light" else SEEN_RULES)
+        options = "{resultTypes: ['violations'], elementRef: false, runOnly: " + chosen + "}"
         answer = await tab.run(
-            "axe.run(document, {resultTypes: ['violations'], elementRef: false, runOnly: " + chosen + "})"
+            f"axe.run({place}, {options})"
             ".then(r => JSON.stringify(r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 120)).slice(0, 3), "
             "v.nodes[0].any.map(a => a.message).slice(0, 1)])))"
         )

@@ -111,6 +111,10 @@ class AccountChecks:
         key = (moment_ns, _IN_BAR if is_in_bar else _AT_OPEN)
         self._booked.append(_Booked(key, number, self._tapes[number].symbol, fill))
 
+    def look(self, number: int, index: int) -> None:
+        """See the account at the close of a member's bar, on which an entry is decided."""
+        self._loss(int(self._tapes[number].ends_ns[index]))
+
     def refusal(
         self,
         number: int,
@@ -219,6 +223,10 @@ class MemberChecks:
 
     account: AccountChecks
     number: int
+
+    def look(self, index: int, holding: Holding) -> None:
+        """See the account at the close of bar `index`, on which an entry is decided."""
+        self.account.look(self.number, index)
 
     def refusal(
         self,

@@ -126,6 +126,10 @@ class EntryPrices:
 class EntryChecks(Protocol):
     """The checks of an account, for one tape of it."""
 
+    def look(self, index: int, holding: Holding) -> None:
+        """See the account at the close of bar `index`, on which an entry is decided, whether it can be sized or not.
+        The day's loss is the first one seen that reaches the limit, so both engines have to look at the same closes."""
+
     def refusal(
         self,
         index: int,
@@ -168,6 +172,10 @@ class TapeChecks:
         )
         self._venue = VenueView(capabilities=can)
         self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
+
+    def look(self, index: int, holding: Holding) -> None:
+        """See the account at the close of bar `index`, on which an entry is decided."""
+        self._loss(index, self._end_ns(index), holding)
 
     def refusal(
         self,

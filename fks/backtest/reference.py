@@ -299,6 +299,8 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     some, else those of bar `opened`. A growth of the target (`opened` is earlier) adds to an open position only."""
     if opened < index and not book.entered:
         return
+    holding = Holding(book.position, book.cash, book.fills, book.fill_index, len(book.entered))
+    book.checks.look(index, holding)
     setup, instrument = book.setup, book.setup.instrument
     reference, guard = book.price(book.close[index]), book.protection if opened < index else None
     stop = _level(book, decisions.stop_loss, opened, side.opposite, is_stop=True)
@@ -324,7 +326,6 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     except SizingMissing as error:
         book.deny(index, side, error.code, error.message)
         return
-    holding = Holding(book.position, book.cash, book.fills, book.fill_index, len(book.entered))
     if order is None:
         refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
     else:

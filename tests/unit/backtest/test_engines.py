@@ -255,6 +255,7 @@ class Dice:
 
 @given(st.integers(0, 2**32))
 @example(11803)  # a stale leg over a remainder of less than a lot
+@example(16523651)  # an entry that cannot be sized, decided when the loss of the day reaches its limit
 @settings(max_examples=300, deadline=None)
 def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     dice = Dice(seed)

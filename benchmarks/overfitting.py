@@ -36,7 +36,7 @@ def coins(count: int, seed: int) -> dict[str, float]:
     while asked := driver.ask():
         for fold, proposal in asked:
             trial = evaluate(task, fold, proposal)
-            driver.tell(trial)
+            driver.record(trial)
             found.append(trial.metrics)
     ratios = [metrics.get("sharpe_period", 0.0) for metrics in found]
     mean = sum(ratios) / count

@@ -12,6 +12,7 @@ import click
 from fks.cli.sim_nt8 import nt8
 from fks.cli.sim_replay import replay
 from fks.model.errors import InputError, OutageError
+from fks.sim.options import Wire
 
 if TYPE_CHECKING:
     from fks.sim.options import Options
@@ -32,8 +33,8 @@ def sim() -> None:
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
 @click.option(
     "--wire",
-    default="binance",
-    type=click.Choice(["binance", "kraken"]),
+    default=Wire.BINANCE.value,
+    type=click.Choice([wire.value for wire in Wire]),
     show_default=True,
     help="Protocol of market data; kraken: REST and WebSocket v2, beside Binance's.",
 )
@@ -92,7 +93,7 @@ def _options(given: dict[str, Any]) -> Options:
         raise InputError(f"speed {given['speed']} is not above 0", remedy="use --hold to stop the tape")
     return Options(
         given["data_dir"],
-        wire=given["wire"],
+        wire=Wire(given["wire"]),
         seed=given["seed"],
         host=given["host"],
         port=given["port"],

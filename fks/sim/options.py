@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+
+
+class Wire(StrEnum):
+    """Whose protocol of market data the local exchange speaks beside Binance's, or that alone."""
+
+    BINANCE = "binance"
+    KRAKEN = "kraken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +21,7 @@ class Options:
     `start`: first moment on the tape (ISO 8601), else a day after its first bar. `hold`: the tape moves only by
     request.
     `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
-    texts. `wire` "kraken" adds Kraken's market data to Binance's wire.
+    texts. `wire` KRAKEN adds Kraken's market data to Binance's wire.
     """
 
     data_dir: Path
@@ -36,4 +44,4 @@ class Options:
     tick_s: float = 0.1
     ping_s: float = 20.0
     history_days: int = 30
-    wire: str = "binance"
+    wire: Wire = Wire.BINANCE

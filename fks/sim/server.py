@@ -18,7 +18,7 @@ from fks.sim.exchange import Exchange
 from fks.sim.handlers import Handlers
 from fks.sim.kraken.publisher import PATH as KRAKEN_WS
 from fks.sim.kraken.publisher import KrakenPublisher
-from fks.sim.options import Options
+from fks.sim.options import Options, Wire
 from fks.sim.session import Sessions
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Server:
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.kraken: KrakenPublisher | None = None
-        if exchange.options.wire == "kraken":
+        if exchange.options.wire is Wire.KRAKEN:
             self.kraken = KrakenPublisher(exchange.states, exchange.faults, exchange.clock.monotonic, exchange.wall_ms)
             exchange.publishers.items.append(self.kraken)
         self.handlers = Handlers(exchange, self.kraken)

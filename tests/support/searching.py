@@ -91,7 +91,7 @@ async def here(
     driver = Search(task_for(parsed, joined(loaded, others), catalogue))
     while asked := driver.ask():
         for trial in evaluate_all(driver.task, asked):
-            driver.tell(trial)
+            driver.record(trial)
     return plain(document_of_search(driver, source=loaded.source))
 
 

@@ -219,7 +219,11 @@ async def test_what_the_platform_closed_by_itself_is_taken_from_the_instance(rig
     venue_of(rig).close_outside("BTCUSDT", D(10))
     await until(lambda: rig.position_is(D(0)))
     assert await rig.position("external") == 0
-    assert await alerts(rig, "warning") == ["fill.external"]
+
+    async def is_reported() -> bool:
+        return await alerts(rig, "warning") == ["fill.external"]
+
+    await until(is_reported)
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("nothing", None)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import ccxt.pro
 import pytest
 
 from fks.clock import RealClock
@@ -19,8 +18,9 @@ from fks.exchanges.kraken.exchange import KrakenExchange
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
-from fks.sim.options import Options
+from fks.sim.options import Options, Wire
 from fks.sim.server import start
+from tests.support.ccxt_feeds import kraken as kraken_of_ccxt
 from tests.support.ports import CollectingLog
 from tests.support.sim_process import Sim
 
@@ -141,9 +141,10 @@ async def test_trades_are_repeated_and_swapped(kraken_sim: Sim, kraken: KrakenEx
 
 
 async def test_a_frozen_channel_still_has_heartbeats(kraken_sim: Sim, kraken: KrakenExchange) -> None:
-    kraken_sim.fault("freeze_stream", symbol="BTCUSDT", event="trade", seconds=2)
+    kraken_sim.fault("freeze_stream", symbol="BTCUSDT", event="trade", seconds=60)
     both = [*TRADES, Subscription(Channel.TRADES, "ETH/USDT")]
     found = await events(kraken, both, lambda found: sum(e.symbol == "ETH/USDT" for e in found) > 3)  # type: ignore[union-attr]
+    kraken_sim.call("DELETE", "/sim/faults")
     assert {event.symbol for event in found} == {"ETH/USDT"}  # type: ignore[union-attr]
 
 
@@ -172,7 +173,7 @@ async def test_a_rest_answer_can_be_a_429(kraken_sim: Sim, kraken: KrakenExchang
 
 async def test_ccxt_reads_it(kraken_sim: Sim) -> None:
     rest, ws = kraken_sim.info["rest"], kraken_sim.info["ws"]
-    client: Any = ccxt.pro.kraken()
+    client: Any = kraken_of_ccxt()
     api = dict.fromkeys(("public", "private", "zendesk"), rest)
     client.urls["api"] = api | {"ws": {"public": ws, "publicV2": ws, "private": ws, "privateV2": ws}}
     client.options["fetchCurrencies"] = False
@@ -195,7 +196,7 @@ def test_without_the_option_there_is_no_kraken(sim: Sim) -> None:
 
 
 async def test_the_rate_limit_is_a_request_a_second(tmp_path: Path) -> None:
-    server = await start(Options(tmp_path, wire="kraken"))
+    server = await start(Options(tmp_path, wire=Wire.KRAKEN))
     try:
         async with aiohttp.ClientSession(server.info()["rest"]) as session:
             answers = [(await session.get("/0/public/Time")).status for _ in range(70)]

@@ -117,17 +117,21 @@ def decided(system: System) -> list[datetime]:
 
 def missed(system: System, since: datetime) -> list[datetime]:
     """Return the bars since then for which the witness must have wanted another position, without a signal."""
-    (cursor,) = system.sql("SELECT cursor_time FROM strategy_instances WHERE id = 'witness'")[0]
-    rows = system.sql(
-        "SELECT time FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1s' AND exchange = 'binance' AND "
-        "is_complete"
-        f" AND time >= '{since.isoformat()}' AND time <= '{cursor.isoformat()}' ORDER BY time"
-    )
-    bars = [row[0] for row in rows]
+
+    def changes() -> list[datetime] | None:
+        (cursor,) = system.sql("SELECT cursor_time FROM strategy_instances WHERE id = 'witness'")[0]
+        rows = system.sql(
+            "SELECT time FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1s' AND exchange = 'binance' AND "
+            "is_complete"
+            f" AND time >= '{since.isoformat()}' AND time <= '{cursor.isoformat()}' ORDER BY time"
+        )
+        found = [after for (before,), (after,) in pairwise(rows) if (after - before).total_seconds() % 2]
+        return found if len(found) > 3 else None
+
+    wanted = wait_until(changes, deadline_s=30.0, every_s=0.5)
+    assert wanted is not None
     signalled = set(decided(system))
-    changes = [after for before, after in pairwise(bars) if (after - before).total_seconds() % 2]
-    assert len(changes) > 3
-    return [bar for bar in changes if bar not in signalled]
+    return [bar for bar in wanted if bar not in signalled]
 
 
 @pytest.mark.parametrize("name", ["orders", "strategy:0"])

@@ -266,11 +266,14 @@ class Faults:
     async def _break(self, dice: random.Random) -> None:
         """Kill or cut something a while after the link can trade, again and again."""
         acts = {"addon": self.addons.kill, "link": self.links.kill, "cut": self.proxy.cut, "freeze": self.proxy.freeze}
-        names, weights = zip(*self.plan.shares, strict=True)
+        left: list[str] = []
         while True:
+            if not left:  # a new round: each kind as often as its share
+                left = [name for name, share in self.plan.shares for _ in range(share)]
+                dice.shuffle(left)
             await until(self._can_trade, deadline_s=120, every_s=0.05)
             await asyncio.sleep(dice.expovariate(1 / self.plan.ready_s))
-            acts[dice.choices(names, weights)[0]]()
+            acts[left.pop()]()
             await asyncio.sleep(0.3)  # until the row of the link can say so
 
     async def _can_trade(self) -> bool:
@@ -374,8 +377,13 @@ def position_findings(executions: list[dict[str, Any]], status: dict[str, Any]) 
 
 
 def bracket_findings(orders: list[dict[str, Any]], submits: list[dict[str, Any]]) -> list[str]:
-    """Return signals whose live stops are not what they hold, or whose targets are more."""
+    """Return signals whose live stops are not what they hold, or whose targets are more.
+
+    Where a stop was rejected, because the price had passed it while nobody was there, the AddOn flattens the
+    instrument: what those signals held was sold by orders of the platform, named Close.
+    """
     filled, stops, targets = Counter[str](), Counter[str](), Counter[str]()
+    flattened = sum(order["filled"] for order in orders if order["name"] == "Close")
     for order in orders:
         if not order["name"].startswith("FKS:"):
             continue
@@ -384,6 +392,10 @@ def bracket_findings(orders: list[dict[str, Any]], submits: list[dict[str, Any]]
         left = order["qty"] - order["filled"] if order["state"] in LIVE_EXITS else 0
         stops[id] += left if leg[0] == "S" else 0
         targets[id] += left if leg[0] == "T" else 0
+    bare = {id for id in filled if filled[id] > 0 and stops[id] == targets[id] == 0}
+    if sum(filled[id] for id in bare) == flattened:
+        for id in bare:
+            filled[id] = 0
     found = [f"{id} holds {filled[id]}, and its stops are {stops[id]}" for id in filled if stops[id] != filled[id]]
     found += [
         f"{id} holds {filled[id]}, and its targets are {targets[id]}" for id in filled if targets[id] > filled[id]

@@ -126,19 +126,25 @@ async def keep_worker_ready() -> None:
     Ray offers this to its own parts only: where the call fails, a start takes longer and nothing else changes.
     """
     await asyncio.sleep(READY_AFTER_S)
+    known: psutil.Process | None = None
     while True:
         with contextlib.suppress(Exception):
-            await asyncio.to_thread(_make_worker_ready)
+            known = await asyncio.to_thread(_make_worker_ready, known)
         await asyncio.sleep(READY_EVERY_S)
 
 
-def _make_worker_ready() -> None:
-    """Have this node's raylet, which is the parent of its workers, start one, unless one waits or starts."""
+def _make_worker_ready(known: psutil.Process | None) -> psutil.Process | None:
+    """Have this node's raylet, which is the parent of its workers, start one, unless one waits or starts; return that.
+
+    `known` was found last: while it waits, the other processes of the machine are not looked at.
+    """
+    if known is not None and _is_ready(known):
+        return known
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
 
-    if _ready_workers():
-        return
+    if found := _ready_workers():
+        return found[0]
     here = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == here)
     with init_grpc_channel(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}") as channel:
@@ -146,17 +152,19 @@ def _make_worker_ready() -> None:
             node_manager_pb2.PrestartWorkersRequest(num_workers=1, keep_alive_duration_secs=READY_KEEP_S),
             timeout=READY_CALL_S,
         )
+    return None
 
 
 def _ready_workers() -> list[psutil.Process]:
     """Return the worker processes of this node's raylet that wait for work or start."""
-    found = []
-    for process in psutil.Process(os.getppid()).children():
-        with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if command.startswith("ray::IDLE") or "default_worker.py" in command:
-                found.append(process)
-    return found
+    return [process for process in psutil.Process(os.getppid()).children() if _is_ready(process)]
+
+
+def _is_ready(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        command = " ".join(process.cmdline())
+        return command.startswith("ray::IDLE") or "default_worker.py" in command
+    return False
 
 
 def end_ready_workers() -> None:

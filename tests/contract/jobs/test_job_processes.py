@@ -26,6 +26,7 @@ def hung() -> Iterator[subprocess.Popen[str]]:
         assert process.stdout is not None
         process.stdout.readline()
         os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # else a later SIGUSR1 could be taken first, and end it
         yield process
         process.kill()
 

@@ -21,6 +21,7 @@ from fks.model.timeframe import bar_end, iso, to_ns
 from fks.risk.explain import rules
 from fks.store.bars import BarStore
 from fks.store.db import Database
+from fks.store.input_bars import InputBars
 from fks.store.reading import ReadingStore
 
 #: Limits of a strategy's own code: its duration, and the evaluations at a time in one replica.
@@ -38,6 +39,7 @@ class Why:
         self._db = db
         self._strategies = strategies
         self._bars = BarStore(db)
+        self._inputs = InputBars(db)
         self._evaluations = asyncio.Semaphore(TRACES_AT_ONCE)
 
     async def of_id(self, text: str) -> list[Story]:
@@ -161,6 +163,14 @@ class Why:
         if anchor is not None and anchor > at:
             found["note"] = "the instance's history starts later by now; it was evaluated on older bars instead"
         answer = await self._trace(request_of(name, params, bars, self._strategies))
+        if "inputs" in answer:  # only its own process loads the strategy, and knows that it reads further symbols
+            exchange, reading = instance["exchange"], ReadingStore(self._db)
+            try:
+                places = {name: (await reading.find(name, exchange)).symbol for name in answer["inputs"]}
+            except InputError as error:
+                return found | {"note": f"the strategy could not be evaluated: {error}"}
+            bars = await self._inputs.joined(exchange, bars, places)
+            answer = await self._trace(request_of(name, params, bars, self._strategies))
         if "error" in answer:
             return found | {"note": f"the strategy could not be evaluated: {answer['error']}"}
         return found | answer

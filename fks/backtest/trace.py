@@ -20,6 +20,7 @@ import numpy as np
 import fks.indicators
 from fks.model.bar import Bars
 from fks.model.errors import FksError
+from fks.model.instrument import folded
 from fks.strategies.base import Strategy, evaluate
 from fks.strategies.registry import load_catalogue
 
@@ -141,31 +142,40 @@ def _at(column: Any, index: int) -> float | None:
 
 # ── in a process of its own ──────────────────────────────────────────────────────────────────────
 def request_of(strategy: str, params: Mapping[str, Any], bars: Bars, folder: Path | None) -> bytes:
-    """Return the input of `main`: one line of JSON, then the columns."""
+    """Return the input of `main`: one line of JSON, then the columns of the bars and of their inputs."""
     head = {
         "strategy": strategy,
         "params": dict(params),
         "symbol": bars.symbol,
         "timeframe": bars.timeframe,
         "folder": None if folder is None else str(folder),
+        "inputs": {name: part.symbol for name, part in bars.inputs.items()},
     }
     stream = io.BytesIO()
     stream.write(json.dumps(head).encode() + b"\n")
     np.save(stream, bars.time_ns, allow_pickle=False)
-    np.save(stream, np.stack([getattr(bars, name) for name in _PRICES]), allow_pickle=False)
+    for part in (bars, *bars.inputs.values()):
+        np.save(stream, np.stack([getattr(part, name) for name in _PRICES]), allow_pickle=False)
     return stream.getvalue()
 
 
 def answer_to(request: bytes) -> dict[str, Any]:
-    """Return the traced decision as JSON, or {"error"} with the strategy's error."""
+    """Return the traced decision as JSON, {"inputs"} with the symbols whose bars the strategy reads and the request
+    lacks, or {"error"} with the strategy's error."""
     stream = io.BytesIO(request)
     head = json.loads(stream.readline())
     time_ns = np.load(stream, allow_pickle=False)
-    prices = np.load(stream, allow_pickle=False)
-    bars = Bars(head["symbol"], head["timeframe"], time_ns, *prices)
+    bars = Bars(head["symbol"], head["timeframe"], time_ns, *np.load(stream, allow_pickle=False))
+    others = {
+        name: Bars(symbol, bars.timeframe, time_ns, *np.load(stream, allow_pickle=False))
+        for name, symbol in head["inputs"].items()
+    }
     try:
         folder = None if head["folder"] is None else Path(head["folder"])
-        return asdict(trace(load_catalogue(folder).make(head["strategy"], head["params"]), bars))
+        strategy = load_catalogue(folder).make(head["strategy"], head["params"])
+        if missing := [symbol for symbol in strategy.inputs() if folded(symbol) not in others]:
+            return {"inputs": missing}
+        return asdict(trace(strategy, bars.joined(others)))
     except FksError as error:
         return {"error": str(error)}
     except Exception as error:  # code of users may raise anything

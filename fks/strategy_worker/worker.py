@@ -29,6 +29,7 @@ from fks.runtime import Runtime
 from fks.store.bars import BarStore
 from fks.store.bus import BARS
 from fks.store.challengers import ShadowStore
+from fks.store.input_bars import InputBars
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate, opened_at
 from fks.strategies.check import ensure_checked
@@ -36,7 +37,6 @@ from fks.strategies.registry import NarrowCatalogue
 from fks.strategy_worker.columns import Columns
 from fks.strategy_worker.crash_attribution import CrashAttribution
 from fks.strategy_worker.crash_marker import CrashMarker
-from fks.strategy_worker.inputs import InputBars
 from fks.strategy_worker.outputs import Output, ShadowOutput, SignalOutput, Step, WorkerStore
 from fks.strategy_worker.sandbox import Sandbox
 from fks.strategy_worker.signals import ages_s
@@ -325,14 +325,14 @@ class StrategyWorker:
             raise await self._superseded(row)
         self._begun.add(row.id)
         strategy, names = await self._sandbox.in_thread(row.id, row.strategy, 0, lambda: self._make(row))
-        inputs = await self._inputs.places(row, names)
+        inputs = await self._inputs.places(row.exchange, names)
         sealed_ns = await self._sealed(row, inputs)
         if sealed_ns is None or (row.cursor_ns is not None and sealed_ns < row.cursor_ns):
             await self._store.set_state(row.id, state="NEW", error=f"waits for bars of {self._behind[row.id]}")
             return None
         anchor_ns, cursor_ns = await self._anchor(replace(row, sealed_ns=sealed_ns), strategy.warmup())
         bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)
-        bars = await self._inputs.joined(row, bars, inputs)
+        bars = await self._inputs.joined(row.exchange, bars, inputs)
         await self._sandbox.in_thread(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
         await self._store.set_state(row.id, state="RUNNING")
         self._log.info(
@@ -391,7 +391,7 @@ class StrategyWorker:
         cursor_ns = sealed_ns if len(bars) < BATCH else int(bars.time_ns[-1])
         if len(bars) and runner.columns.last_ns is not None and int(bars.time_ns[0]) <= runner.columns.last_ns:
             raise OutageError(f"bars of {row.id} moved under the cursor", remedy="it is loaded again")
-        bars = await self._inputs.joined(row, bars, runner.inputs)
+        bars = await self._inputs.joined(row.exchange, bars, runner.inputs)
         known = len(runner.columns)
         runner.columns.append(bars)
         view, first, ages = runner.columns.view(), len(runner.columns), np.zeros(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -179,6 +180,17 @@ async def test_a_bar_without_a_signal_shows_what_the_strategy_saw(fks: Fks, rig:
     nothing = await received(fks, "BTCUSDT", "2020-01-01T00:00:00Z")
     assert nothing["verdict"].startswith("there is no 1d bar of BTCUSDT at 2020-01-01T00:00:00Z")
     assert (await fks("why", "BTCUSDT", iso(BAR_NS)))[0] == OK
+
+
+async def test_a_strategy_of_several_symbols_is_evaluated_with_their_bars(fks: Fks, rig: Rig) -> None:
+    params = {"other": "ETH/USDT", "leg": "first", "period": 20}  # its bars are stored, and collected no more
+    await rig.db.sql("UPDATE strategy_instances SET strategy = 'pairs', params = $1::jsonb", params)
+    other = bars_of([close / 10 for close in CLOSES[:59]] + [8.5] * 3, start_ns=FIRST_NS, timeframe="1d")
+    await BarStore(rig.db).merge(replace(other, symbol="ETHUSDT"), exchange="binance", source="rest")
+    story = await received(fks, "BTCUSDT", iso(BAR_NS))
+    decision = story["decision"]
+    assert (decision["bars"], decision["warmup"], decision["target_before"], decision["target"]) == (60, 20, 0.0, -1.0)
+    assert {value["name"] for value in decision["values"]} >= {"score", "slope"}
 
 
 async def test_history_of_an_exit_has_its_protection_and_signal(fks: Fks, rig: Rig) -> None:

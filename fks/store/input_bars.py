@@ -20,10 +20,10 @@ class InputBars:
     def __init__(self, db: Database) -> None:
         self._bars, self._facts, self._reading = BarStore(db), Facts(db), ReadingStore(db)
 
-    async def places(self, row: Instance, names: Iterable[str]) -> dict[str, str]:
+    async def places(self, exchange: str, names: Iterable[str]) -> dict[str, str]:
         """Return the exchange's symbol of each name. Errors: InputError SYMBOL_UNKNOWN; INPUT_MISSING when one is not
         collected."""
-        return {name: (await self._reading.find_collected(name, row.exchange)).symbol for name in names}
+        return {name: (await self._reading.find_collected(name, exchange)).symbol for name in names}
 
     async def sealed(self, row: Instance, places: Mapping[str, str]) -> tuple[int | None, str]:
         """Return up to which open time the bars of all symbols are sealed, and the input that is behind the others;
@@ -37,14 +37,14 @@ class InputBars:
                 sealed_ns, behind = through_ns, symbol
         return sealed_ns, behind
 
-    async def joined(self, row: Instance, bars: Bars, places: Mapping[str, str]) -> Bars:
-        """Return sealed bars of the instance with those of its inputs beside them, aligned as in a backtest."""
+    async def joined(self, exchange: str, bars: Bars, places: Mapping[str, str]) -> Bars:
+        """Return sealed bars of an instance with those of its inputs beside them, aligned as in a backtest."""
         if not places:
             return bars
         from_ns, to_ns = (int(bars.time_ns[0]), int(bars.time_ns[-1]) + _US) if len(bars) else (0, 0)
         return bars.joined(
             {
-                name: await self._bars.read(symbol, row.timeframe, from_ns, to_ns, exchange=row.exchange)
+                name: await self._bars.read(symbol, bars.timeframe, from_ns, to_ns, exchange=exchange)
                 for name, symbol in places.items()
             }
         )

@@ -217,6 +217,10 @@ class BarBuilder:
         self._bar.add(trade, None if self._ids is None else trade_key(trade, self._ids))
         return sealed
 
+    def move_price(self, price: Decimal) -> None:
+        """Set the price of the no-trade bars to come: a newest trade was too late for its bar."""
+        self._previous = price
+
     def seal_through(self, time_ns: int) -> list[Bar]:
         """Seal every bar that ends at or before `time_ns`; return them in order, smaller before larger at one end."""
         sealed: list[Bar] = []

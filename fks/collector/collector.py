@@ -62,7 +62,7 @@ ROWS_S = 0.5
 ASSETS_S = 1.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the clock proves nothing about the feed
 TRADES_ALL_MAX, TRADES_EACH_MIN = 300_000, 2_000  # trades that wait for the store, of all symbols together
-DRAIN_S, FLUSH_S = 0.5, 2.0  # of a drain: for running backfills; for the store
+DRAIN_S, CORRECT_S, FLUSH_S = 0.5, 0.5, 2.0  # of a drain: for running backfills; for late trades; for the store
 
 
 class Collector:
@@ -122,7 +122,8 @@ class Collector:
             raise errors.exceptions[0] from errors
 
     async def drain(self) -> None:
-        """Close the connections, let running backfills finish (for DRAIN_S), and store all that arrived.
+        """Close the connections, let running backfills finish (for DRAIN_S), correct the bars of late trades (for
+        CORRECT_S), and store all that arrived.
 
         Errors: OutageError when the store does not take it in time: then it is fetched again.
         """
@@ -131,6 +132,7 @@ class Collector:
         await self._gap_filler.wait(DRAIN_S)
         for feed in self._feeds.values():
             self._handle(feed, m.Draining(*self._now()))
+        await self._gap_filler.correct_now(self._feeds.values(), CORRECT_S)
         await self._store_all()
 
     async def stop(self) -> None:

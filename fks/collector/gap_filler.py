@@ -7,8 +7,9 @@ stream by the ids of trades. Results return to the feed as events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from fks.bars.aggregate import fold_bars
 from fks.clock import Clock
@@ -99,7 +100,7 @@ class GapFiller:
         elif isinstance(action, m.CheckSilence):
             self._begin(feed, action, self._check(feed, action.check))
         elif isinstance(action, m.CorrectBars):
-            self._begin(feed, action, self._correct(feed))
+            self._begin(feed, action, self._correct(feed, GRACE_NS / NS))
         elif isinstance(action, m.ConfirmBars):
             self._begin(feed, action, self._confirm(feed))
         elif isinstance(action, m.RecheckBars):
@@ -221,9 +222,19 @@ class GapFiller:
             return
         self._handle(feed, m.SilenceChecked(*self._now(), check, trades))
 
-    async def _correct(self, feed: SymbolFeed) -> None:
+    async def correct_now(self, feeds: Iterable[SymbolFeed], seconds: float) -> None:
+        """Make the corrections that wait or have begun, without the grace, for so long."""
+        if begun := [task for (kind, _), task in self._tasks.items() if kind is m.CorrectBars]:
+            for task in begun:
+                task.cancel()
+            await asyncio.wait(begun)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(self._correct(feed, 0.0) for feed in feeds if feed.late_waiting))
+
+    async def _correct(self, feed: SymbolFeed, grace_s: float) -> None:
         """Fetch the exchange's own bars for sealed ones that a late trade belongs to, and rebuild the open ones."""
-        await self._clock.sleep(GRACE_NS / NS)
+        await self._clock.sleep(grace_s)
         times, is_any_open = feed.take_late(), False
         try:
             for timeframe in feed.timeframes:
@@ -231,11 +242,14 @@ class GapFiller:
                 is_any_open |= has_open
                 for from_ns, to_ns in _runs(sealed, timeframe):
                     await self._take_own(feed, timeframe, from_ns, to_ns)
+        except asyncio.CancelledError:
+            feed.return_late(times)
+            raise
         except EXPECTED as error:
             feed.return_late(times)
             self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
             return
-        if is_any_open:
+        if is_any_open and not self.is_draining:
             self._handle(feed, m.BarsOutdated(*self._now()))
 
     async def _recheck(self, feed: SymbolFeed) -> None:

@@ -85,9 +85,12 @@ class SymbolFeed:
         self._outliers = OutlierDetector()
         self._suspects: deque[tuple[Bar, str]] = deque()
         self._late_ns: set[int] = set()
+        #: time from a late trade to the next one: no-trade bars in it were sealed with the price before that trade
+        self._late_range: tuple[int, int] | None = None
+        self._lacking: set[tuple[str, int]] = set()  # open bars that lack a trade which came late, by open time
         self._refetch_after: int | None = None  # the store lacks trades up to this one: fetched once a later one is in
         self._reported = 0  # dropped trades and events that were reported
-        self._restarts = 0
+        self.restarts = 0  # a check of a silence is void after another one
         self._seen: dict[int, int] = {}  # trade id -> its time
         self._since_ns: dict[str, int] = {}  # first bars where the store had none: nothing before them is corrected
         #: closed bars of the exchange whose trades are not all here, each with the monotonic end of its grace
@@ -184,7 +187,7 @@ class SymbolFeed:
 
     def _on_checked(self, event: m.SilenceChecked, actions: list[Action]) -> None:
         is_building = self.state is FeedState.LIVE or self.state is FeedState.STALE
-        if event.check.restarts != self._restarts or not is_building:
+        if event.check.restarts != self.restarts or not is_building:
             return
         before = self.last_id
         gap = self._add(self._accept(event.trades, event.now_ns, event.now_s))
@@ -380,10 +383,11 @@ class SymbolFeed:
         The backlog stays.
         """
         self.builder = builder
-        self._restarts += 1
+        self.restarts += 1
         self.last_id = last_id
         self.last_ns = max(self.last_ns, builder.open_ns)
         self._incomplete.clear()
+        self._lacking.clear()
         # trades since then were seen, and are not in the new builder
         self._seen = {trade_id: at_ns for trade_id, at_ns in self._seen.items() if at_ns < builder.open_ns}
         begins = {timeframe: bar_start(builder.open_ns, timeframe) for timeframe in builder.timeframes}
@@ -428,17 +432,27 @@ class SymbolFeed:
         """Drop what is built and not stored: the store's position says where to begin again."""
         self.positions = None
         self.builder = None
-        self._restarts += 1
+        self.restarts += 1
         self.last_id = None
         self.unstored.clear()
         self._seen.clear()
         self._incomplete.clear()
+        self._lacking.clear()
 
     # ── corrections ──────────────────────────────────────────────────────────────────────────────
     def take_late(self) -> list[int]:
-        """Return the times of the trades that came late since the last call, oldest first."""
-        times, self._late_ns = sorted(self._late_ns), set()
-        return times
+        """Return the times that trades which came late since the last call changed, oldest first.
+
+        These are their own, and the open times of the bars up to the next trade.
+        """
+        times, self._late_ns = self._late_ns, set()
+        if self._late_range is not None and self.builder is not None:
+            (at_ns, until_ns), base, self._late_range = self._late_range, self.builder.base, None
+            at_ns = bar_end(bar_start(at_ns, base), base)
+            while bar_end(at_ns, base) <= until_ns:
+                times.add(at_ns)
+                at_ns = bar_end(at_ns, base)
+        return sorted(times)
 
     def return_late(self, times: Iterable[int]) -> None:
         """Put times back whose bars could not be corrected."""
@@ -556,6 +570,7 @@ class SymbolFeed:
         if made is None:
             self.late += 1
             self._late_ns.add(trade.time_ns)
+            self._find_changed(trade)
         elif made:
             self._hand_on([Sealed(bar, self.last_id, "live") for bar in made])
         self.last_id = trade.trade_id
@@ -566,6 +581,20 @@ class SymbolFeed:
         if len(unstored.trades) > unstored.trades_max:
             self._trim()
         return None
+
+    def _find_changed(self, late: PublicTrade) -> None:
+        """Find what a late trade changes beside its sealed bar: larger bars that are open, and no-trade bars after
+        it."""
+        builder, begin_ns, end_ns = self.builder, late.time_ns, self.last_ns
+        assert builder is not None
+        bars = [(timeframe, bar_start(begin_ns, timeframe)) for timeframe in builder.timeframes]
+        self._lacking.update(bar for bar in bars if builder.trades_in(*bar) is not None)
+        if begin_ns >= end_ns:  # it is the newest one
+            end_ns = builder.open_ns
+            builder.move_price(late.price)
+        if self._late_range is not None:
+            begin_ns, end_ns = min(begin_ns, self._late_range[0]), max(end_ns, self._late_range[1])
+        self._late_range = begin_ns, end_ns
 
     def _is_known(self, trade: PublicTrade) -> bool:
         if self._is_contiguous:
@@ -640,20 +669,26 @@ class SymbolFeed:
             return None
         self._next_check_s = now_s + min(self._check_wait_s, self.liveness.check_limit_s() / 2)
         self._check_wait_s = CHECK.next_s(self._check_wait_s)
-        return SilenceCheck(self._next_id, until_ns, self._restarts)
+        return SilenceCheck(self._next_id, until_ns, self.restarts)
 
     def _seal(self, through_ns: int) -> None:
         assert self.builder is not None
         self._hand_on([Sealed(bar, self.last_id, "live") for bar in self.builder.seal_through(through_ns)])
 
     def _hand_on(self, sealed: list[Sealed]) -> None:
-        """Queue bars for the store, in order and once: those queued before a backfill are left out."""
+        """Queue bars for the store, in order and once: those queued before a backfill are left out.
+
+        A bar that lacks a late trade and was not built again in time is corrected like those sealed before that trade.
+        """
         assert self.positions is not None
         for item in sealed:
             known = self.positions.get(item.bar.timeframe)
             if known is None or item.bar.time_ns > known.sealed_ns:
                 self.unstored.sealed.append(item)
                 self.positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+                if self._lacking and (item.bar.timeframe, item.bar.time_ns) in self._lacking:
+                    self._lacking.discard((item.bar.timeframe, item.bar.time_ns))
+                    self._late_ns.add(item.bar.time_ns)
 
 
 _HANDLERS: Mapping[type[m.Event], Callable[[SymbolFeed, Any, list[Action]], None]] = {

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from fks.collector.collector import Collector
-from fks.collector.gap_filler import LATE_TRIES
+from fks.collector.gap_filler import FOLLOWED, LATE_TRIES
 from fks.collector.writer import Writer
+from fks.config.settings import Settings
 from fks.exchanges.binance.wire import BinanceWire
 from fks.feed.liveness import ChannelLiveness
 from fks.feed.machine import Stream
+from fks.model.backoff import Backoff
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import Channel, Discontinuity, MarketEvent, Subscription, Suspect
@@ -371,43 +373,108 @@ async def test_false_frame_is_quarantined_and_the_feed_goes_on(
     await check_stored(database, exchange)
 
 
-@pytest.mark.parametrize("is_reconnected", [False, True])
+class LateRest:
+    """A stream that loses some trades of BTCUSDT, and a REST that shows none after the last one before them.
+
+    While the feed waits for them, the queries follow one another at once; query number LATE_TRIES is answered once
+    `is_followed` is set. Once more were made than a single trade is queried for, REST shows all trades.
+    """
+
+    def __init__(self, collector: Collector, *, is_sealed: bool) -> None:
+        """`is_sealed`: REST also answers that no trade is missing, until a bar is sealed without a lost one. Else such
+        a query fails."""
+        self._collector, self._is_sealed = collector, is_sealed
+        self._received, self._fetch = collector.received, collector.exchange.fetch_trades
+        self.feed = collector.feeds["BTCUSDT"]
+        self._known = self.feed.last_id or 0
+        self.lost: dict[int, int] = {}  # id -> time
+        self.asked, self.is_followed = 0, asyncio.Event()
+        collector.received = self._lose  # type: ignore[method-assign]
+        collector.exchange.fetch_trades = self._fetch_late  # type: ignore[method-assign]
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether REST shows all trades."""
+        return self.asked > LATE_TRIES + 3
+
+    def has_followers(self) -> bool:
+        """Return whether three trades that follow one another wait."""
+        waiting = set(self.feed.backlog.trade_ids())
+        return any(waiting.issuperset(range(number, number + FOLLOWED)) for number in waiting)
+
+    def _lose(self, batch: list[MarketEvent]) -> None:
+        self.lost |= {
+            event.trade_id: event.time_ns
+            for event in batch
+            if isinstance(event, PublicTrade) and event.symbol == "BTCUSDT"
+        }
+        assert self.feed.builder is not None
+        if len(self.lost) >= 5 and (not self._is_sealed or self.feed.builder.open_ns > min(self.lost.values())):
+            self._collector.received = self._received  # type: ignore[method-assign]
+
+    async def _fetch_late(self, symbol: str, **what: Any) -> list[PublicTrade]:
+        found = await self._fetch(symbol, **what)
+        if symbol != "BTCUSDT" or self.is_over:
+            return found
+        if self.feed.state == "BACKFILL":
+            self.asked += 1
+            if self.asked == LATE_TRIES:
+                await self.is_followed.wait()
+        elif not self._is_sealed:
+            raise OutageError("REST does not answer")
+        return [trade for trade in found if trade.trade_id <= self._known]
+
+
+@pytest.fixture
+def late_rest_settings(exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Return settings for a REST that is late by seconds: its queries follow one another at once, and no silence."""
+    monkeypatch.setattr("fks.collector.gap_filler.RETRY", Backoff(0.02, 0.02))
+    return settings_for(exchange.info, **FEW, stale_min_s=20.0)
+
+
 async def test_rest_that_lags_by_seconds_costs_no_trades(
-    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, is_reconnected: bool
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, late_rest_settings: Settings
 ) -> None:
-    patient = settings_for(exchange.info, **FEW, stale_min_s=20.0)  # what is lost may take seconds, and is no silence
-    async with running(make_collector(patient, database, bus, log)) as collector:
+    """The connection is lost as well, while REST is late."""
+    async with running(make_collector(late_rest_settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)
-        feed, received, fetch_trades = collector.feeds["BTCUSDT"], collector.received, collector.exchange.fetch_trades
-        known, lost, asked = feed.last_id or 0, set[int](), 0
-
-        def lose(batch: list[MarketEvent]) -> None:
-            """Lose the next five trades."""
-            lost.update(
-                trade.trade_id for trade in batch if isinstance(trade, PublicTrade) and trade.symbol == "BTCUSDT"
-            )
-            if len(lost) >= 5:
-                collector.received = received  # type: ignore[method-assign]
-
-        async def fetch_late(symbol: str, **what: Any) -> list[PublicTrade]:
-            nonlocal asked
-            asked += symbol == "BTCUSDT"
-            found = await fetch_trades(symbol, **what)
-            return (
-                found
-                if symbol != "BTCUSDT" or asked > LATE_TRIES + 3
-                else [trade for trade in found if trade.trade_id <= known]
-            )
-
-        collector.exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
-        collector.received = lose  # type: ignore[method-assign]
-        await until(lambda: asked >= 2, deadline_s=60)
-        if is_reconnected:
-            exchange.fault("cut_stream")
-        await until(lambda: asked > LATE_TRIES + 3, deadline_s=120)
-        await until(lambda: collector.is_ready, deadline_s=60)
+        rest = LateRest(collector, is_sealed=False)
+        await until(lambda: rest.asked >= 2, deadline_s=60)
+        exchange.fault("cut_stream")
+        await until(lambda: "feed.disconnected" in log.events(), deadline_s=30)
+        await until(lambda: rest.feed.is_subscribed and rest.has_followers(), deadline_s=60)
+        rest.is_followed.set()
+        await until(lambda: rest.is_over and collector.is_ready, deadline_s=60)
         await later(database, 2, deadline_s=30)
         assert await database.sql("SELECT reason FROM quarantine WHERE channel = 'trades'") == []
+        assert rest.feed.late == 0
+    await check_stored(database, exchange)
+    assert [row["cause"] for row in await outages(database, "BTCUSDT")] == ["gap"]
+
+
+async def test_bar_sealed_while_rest_lags_is_corrected_before_the_collector_ends(
+    database: Database,
+    bus: Bus,
+    log: CollectingLog,
+    exchange: LocalExchange,
+    late_rest_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """REST answered that a second had no trade. The trades come, and the collector is stopped before the correction."""
+    for bound in ("DRAIN_S", "CORRECT_S", "FLUSH_S"):  # it is about all, not about how soon
+        monkeypatch.setattr(f"fks.collector.collector.{bound}", 20.0)
+    async with running(make_collector(late_rest_settings, database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=30)
+        await later(database, 1)
+        clock = collector.feeds["BTCUSDT"].clock
+        await until(lambda: clock.passed_ns(time.monotonic()), deadline_s=30)  # before a message no bar is overdue
+        rest = LateRest(collector, is_sealed=True)
+        await until(lambda: rest.asked >= 2 and rest.has_followers(), deadline_s=60)
+        rest.is_followed.set()
+        await until(lambda: rest.feed.late_waiting, deadline_s=60, every_s=0.001)
+        await collector.drain()
+        assert await database.sql("SELECT reason FROM quarantine WHERE channel = 'trades'") == []
+        assert rest.feed.late > 0
     await check_stored(database, exchange)
     assert [row["cause"] for row in await outages(database, "BTCUSDT")] == ["gap"]

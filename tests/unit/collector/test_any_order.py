@@ -30,6 +30,7 @@ from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, bar_end, bar_start
+from tests.support.feeds import sealed_through
 from tests.support.paper_market import ForgetfulMarket, PaperMarket
 from tests.support.ports import CollectingLog
 
@@ -178,6 +179,14 @@ class Run:
         trades = sum(start_ns <= trade.time_ns < over_ns for trade in self.market.trades)
         self._give([BarClosed("binance", SYMBOL, "1m", start_ns, trades)])
 
+    def lag(self, count: int) -> None:
+        """REST lags: it answers that no trade is missing, whatever is on the wire. Where it has only the newest trades,
+        those that a connection loses then may never come."""
+        if self.market.capabilities.trades_from is TradesFrom.NEWEST:
+            return
+        check = m.SilenceCheck(0, self.market.now_ns, self.feed.restarts)
+        self.handle(self.feed, m.SilenceChecked(*self.now(), check, []))
+
     def keep(self, count: int) -> None:
         """The store takes what is sealed and corrected."""
         unstored = self.feed.unstored
@@ -233,6 +242,7 @@ ACTS = (
     "lose",
     "cut",
     "close_bar",
+    "lag",
     "keep",
     "kill",
     "forge_time",
@@ -300,9 +310,16 @@ CUT_BEFORE_BEGUN: tuple[Any, ...] = (
     KINDS[0],
     [("go", 1, None), ("go", 1, None), ("receive", 1, None), ("swap", 1, None), ("receive", 1, 0)],
 )
+#: REST knows of no trade where one is on the wire: its second and the no-trade seconds after it are sealed too early
+SEALED_TOO_EARLY: tuple[Any, ...] = (
+    [(0, 1, 1), (0, 1, 1), (1_000_000, 2, 1), (9 * NS, 1, 1), *[(0, 1, 1)] * 16],
+    KINDS[0],
+    [("go", 1, None), ("go", 1, None), ("go", 1, 0), ("lag", 1, None), ("go", 1, None)],
+)
 
 
 @example(*CUT_BEFORE_BEGUN)
+@example(*SEALED_TOO_EARLY)
 @given(steps, st.sampled_from(KINDS), acts)
 @settings(max_examples=int(os.environ.get("FKS_EXAMPLES", "200")), deadline=None)
 def test_any_interleaving_gives_the_bars_of_the_exchange(
@@ -407,6 +424,33 @@ async def test_late_rest_costs_no_trade(late: int, is_refused: bool) -> None:
     assert len(run.store.bars["1s"]) >= 29
     first_ns = bar_start(market.trades[0].time_ns, "1s")
     assert all(bar == known[at_ns] for at_ns, bar in run.store.bars["1s"].items() if at_ns > first_ns)
+
+
+@pytest.mark.parametrize("yields", [None, 0, 1, 2])
+async def test_correction_is_made_at_once_when_the_collector_ends(yields: int | None) -> None:
+    """It waits for a tick (None), or was begun and has come so far."""
+    market = market_of([(NS, 100 + n, 1) for n in range(10)], *KINDS[0])
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        run.go(1)
+        await run.rest()
+        run.receive(1)
+        run.go(4)
+        sealed_through(run.feed, run.now()[0], [])  # REST was late
+        run.receive(4)
+        assert run.feed.late_waiting
+        if yields is not None:
+            run.tick()
+        for _ in range(yields or 0):
+            await asyncio.sleep(0)
+        run.gap_filler.is_draining = True
+        await run.gap_filler.correct_now([run.feed], 1.0)
+        assert (run.feed.late_waiting, run.feed.state) == (0, FeedState.LIVE)
+        run.keep(0)
+    known = {bar.time_ns: bar for bar in market.bars("1s")}
+    made = [bar for at_ns, bar in run.store.bars["1s"].items() if at_ns > bar_start(market.trades[0].time_ns, "1s")]
+    assert len(made) >= 3
+    assert made == [known[bar.time_ns] for bar in made]
 
 
 @pytest.mark.parametrize(("before", "after", "is_refused"), [(2, 0, True), (2, 2, True), (2, 3, False), (0, 3, False)])

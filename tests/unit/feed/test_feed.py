@@ -20,6 +20,7 @@ from tests.support.feeds import (
     query_of,
     receive,
     receive_at,
+    sealed_through,
     seen,
     times,
     trade,
@@ -159,6 +160,55 @@ def test_late_trade_is_counted_and_its_bar_is_not_sealed_again() -> None:
     assert list(feed.unstored.sealed) == before
     assert feed.late == 1
     assert feed.last_id == 2
+
+
+def test_no_trade_bars_after_a_late_trade_have_its_price() -> None:
+    """Those that are sealed are corrected, those that follow are built so."""
+    feed = live()
+    receive(feed, 0.2, trade(1, 0.1))
+    sealed_through(feed, T0 + 4 * NS, [])
+    receive(feed, 4.1, trade(2, 1.5, "11"))
+    assert feed.outdated(feed.take_late(), "1s") == ([T0 + second * NS for second in (1, 2, 3)], False)
+    sealed_through(feed, T0 + 6 * NS, [])
+    bars = [item.bar.close for item in feed.unstored.sealed if item.bar.timeframe == "1s"]
+    assert bars == [10, 10, 10, 10, 11, 11]
+
+
+@RISING_OR_OPAQUE
+def test_no_trade_bars_between_a_late_trade_and_the_next_are_corrected(ids: TradeIds) -> None:
+    feed = live(None, ids=ids)
+    receive(feed, 0.2, trade(1, 0.1))
+    receive(feed, 3.3, trade(3, 3.2, "12"))
+    receive(feed, 3.4, trade(2, 0.5, "11"))
+    assert feed.outdated(feed.take_late(), "1s") == ([T0 + second * NS for second in (0, 1, 2)], False)
+    sealed_through(feed, T0 + 6 * NS, [])
+    assert [item.bar.close for item in feed.unstored.sealed if item.bar.timeframe == "1s"][3:] == [12, 12, 12]
+
+
+def test_open_bar_that_seals_without_a_late_trade_is_corrected() -> None:
+    """The correction began while it was open: it was to be built again, and another backfill sealed it first."""
+    feed = live()
+    receive(feed, 2.0, trade(1, 0.1), over(0, 1), over(1, 0))
+    receive(feed, 2.2, trade(2, 0.5, "99"))
+    late = feed.take_late()
+    assert [feed.outdated(late, timeframe) for timeframe in ("1s", "5s")] == [([T0, T0 + NS], False), ([], True)]
+    receive(feed, 5.1, trade(3, 5.1))
+    assert times(feed, "5s") == [0]
+    assert m.CorrectBars() in receive(feed, 5.2)
+    assert feed.outdated(feed.take_late(), "5s") == ([T0], False)
+
+
+def test_open_bar_that_is_built_again_lacks_no_late_trade() -> None:
+    feed = live()
+    receive(feed, 2.0, trade(1, 0.1), over(0, 1), over(1, 0))
+    receive(feed, 2.2, trade(2, 0.5, "99"))
+    feed.take_late()
+    feed.handle(m.BarsOutdated(T0 + 3 * NS, 3.0))
+    feed.restart(builder(), 0, [])
+    backfilled(feed, 3.0, [trade(1, 0.1), trade(2, 0.5, "99")])
+    receive(feed, 5.1, trade(3, 5.1))
+    assert [item.bar.high for item in feed.unstored.sealed if item.bar.timeframe == "5s"] == [99]
+    assert m.CorrectBars() not in receive(feed, 5.2)
 
 
 def test_leap_in_time_is_filled_with_bars_of_the_exchange() -> None:

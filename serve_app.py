@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -164,9 +164,10 @@ def _node_now(paths: Any) -> Any:
         return None  # the keeper is stopping: status goes on without the local exchange
 
 
-def build(args: Any = None, nodes: int = 1) -> serve.Application:
+def build(args: Any = None, nodes: int = 1, without: Collection[str] = ()) -> serve.Application:
     """Return the application of the gateway. `args`: the node's Settings, or a mapping with `home` and `replicas`
-    (serve's own CLI). `nodes`: machines on which replicas run, each on as many."""
+    (serve's own CLI). `nodes`: machines on which replicas run, each on as many. `without`: Ray node ids of machines
+    that get none."""
     given = args if isinstance(args, dict) else {}
     home = given.get("home") or getattr(args, "home", None) or os.environ.get("FKS_HOME") or ".fks"
     replicas = int(given.get("replicas") or (args.http.replicas if hasattr(args, "http") else 2))
@@ -175,6 +176,8 @@ def build(args: Any = None, nodes: int = 1) -> serve.Application:
     if nodes > 1:
         per_node = replicas_per_node(args, nodes)
         replicas, spread = per_node * nodes, {"max_replicas_per_node": per_node}
+        if without:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(without))})"}
     elif hasattr(args, "node") and args.node.role == "head":
         options["resources"] = {"head": 0.001}
     deployment = serve.deployment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
 from actors.system import NAMESPACE, RayChild, cause, spawn_shell
-from fks.config.urls import is_on_this_host
+from fks.config.machine_http import can_spread, machines_of_gateway
 from fks.model.errors import OutageError
 
 CONNECT_S = 20.0
@@ -107,10 +108,13 @@ def deploy_pages(settings: Any) -> None:
         serve.delete("pages")
 
 
-def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = False) -> None:
+def deploy_gateway(
+    settings: Any, *, http: dict[str, Any], ready: frozenset[str] | None = None, must_replace: bool = False
+) -> None:
     """Put the gateway on Serve and return when it answers; one that runs already is left alone.
 
-    `http` has host and port, and for HTTPS the files tls_cert and tls_key.
+    `http` has host and port, and for HTTPS the files tls_cert and tls_key. `ready`: Ray node ids of the workers that
+    can answer there; None when any machine can.
     With `must_replace` its replicas are replaced one by one by the code that is installed now, while the others answer.
     Errors: OutageError when the new ones do not come up; the old ones that are left go on answering.
     """
@@ -123,46 +127,56 @@ def deploy_gateway(settings: Any, *, http: dict[str, Any], must_replace: bool = 
     options = {"host": http["host"], "port": http["port"]}
     if http.get("tls_cert"):
         options |= {"ssl_certfile": http["tls_cert"], "ssl_keyfile": http["tls_key"]}
-    can_spread = spreads(settings)
-    serve.start(proxy_location="EveryNode" if can_spread else "HeadOnly", http_options=options)
-    nodes = machines() if can_spread else 1
-    running = serve.status().applications.get("gateway")
+    # EveryNode: a proxy on the head, and on each machine that has a replica
+    location, may_spread = ("EveryNode", True) if can_spread(settings) else ("HeadOnly", False)
+    serve.start(proxy_location=location, http_options=options)
+    if settings.ray.address is None and (other := _other_options(options)):
+        # they hold for the life of a Serve (here it is ours alone); every client goes by the node file, which has these
+        sys.stdout.write(f"Serve is started again: other {', '.join(other)}\n")
+        serve.shutdown()
+        serve.start(proxy_location=location, http_options=options)
+    status, others = serve.status(), other_machines()
+    without = frozenset() if ready is None else others - ready
+    nodes = machines_of_gateway(len(others) + 1, len(status.proxies), may_spread=may_spread, is_ready=not without)
+    running = status.applications.get("gateway")
     if running is not None and running.status == ApplicationStatus.RUNNING and not must_replace:
-        if settings.web.enabled and "pages" not in serve.status().applications:
+        if settings.web.enabled and "pages" not in status.applications:
             deploy_pages(settings)
         return
     try:
         # every deployment is a new version to Serve, however alike the code looks: all replicas are replaced
-        serve.run(serve_app.build(settings, nodes), name="gateway", route_prefix="/", blocking=False)
+        serve.run(serve_app.build(settings, nodes, without), name="gateway", route_prefix="/", blocking=False)
     except RuntimeError as error:
         raise OutageError(f"the gateway did not come up: {cause(error)}", remedy="see 'fks logs gateway'") from error
     deploy_pages(settings)
 
 
-def spreads(settings: Any) -> bool:
-    """Return whether the gateway's replicas run on the workers too: in a cluster, where each machine answers on its own
-    loopback address. A certificate is a file of the head, and an address off loopback is one machine's."""
-    http = settings.http
-    return bool(settings.node.role == "head" and http.spread and http.tls_cert is None and is_on_this_host(http.host))
+def _other_options(wanted: dict[str, Any]) -> list[str]:
+    """Return the HTTP options in which the Serve that runs differs from what the settings say."""
+    from ray.serve.context import _get_global_client
+
+    running = _get_global_client().http_config
+    names = ("host", "port", "ssl_certfile", "ssl_keyfile")
+    return [name for name in names if getattr(running, name) != wanted.get(name)]
 
 
-def machines() -> int:
-    """Return how many machines are in the cluster."""
-    return max(1, len([node for node in ray.nodes() if node["Alive"]]))
+def other_machines() -> frozenset[str]:
+    """Return the Ray node ids of the machines in the cluster beside this one."""
+    here = ray.get_runtime_context().get_node_id()
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here)
 
 
-def gateway_lacks(settings: Any) -> bool:
-    """Return whether the gateway runs on fewer machines than there are."""
+def gateway_lacks(settings: Any, ready: frozenset[str] | None) -> bool:
+    """Return whether the gateway runs on fewer machines than there are, and all of them can have it."""
     from ray import serve
 
     import serve_app
 
-    running = serve.status().applications.get("gateway")
-    if running is None or not spreads(settings):
+    running, others = serve.status().applications.get("gateway"), other_machines()
+    if running is None or not others or not can_spread(settings) or not (ready is None or others <= ready):
         return False
-    replicas = sum(running.deployments["gateway"].replica_states.values())
-    count = machines()
-    return bool(count > 1 and replicas < serve_app.replicas_per_node(settings, count) * count)
+    replicas, count = sum(running.deployments["gateway"].replica_states.values()), len(others) + 1
+    return bool(replicas < serve_app.replicas_per_node(settings, count) * count)
 
 
 class LogReader:

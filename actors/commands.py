@@ -13,14 +13,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fks.config.endpoints import load_node
+from fks.config.endpoints import Node, load_node
 from fks.config.load import load_settings
 from fks.config.machine import machine_of
+from fks.config.machine_http import can_spread, lacking
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
 from fks.store.db import Database
 from fks.store.heads import HeadStore
+from fks.store.nodes import NodeRow, NodeStore
 from fks.store.runtime_config import overlaid
 
 READY_S = 45.0
@@ -44,7 +46,8 @@ def deploy() -> None:
     done = cluster.ensure_supervisor(heads.new_deployment, settings.node.role, heads.deployment())
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
-    cluster.deploy_gateway(with_runtime(settings, paths, node.database_url), http=node.http)
+    runtime, ready = with_runtime(settings, paths, node.database_url), ready_nodes(settings, node)
+    cluster.deploy_gateway(runtime, http=node.http, ready=ready)
     sys.stdout.write("gateway up\n")
     deadline = time.monotonic() + READY_S
     while True:
@@ -103,8 +106,8 @@ def gateway() -> None:
     paths = Paths.of(settings.home)
     node = load_node(paths)
     cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
-    runtime = with_runtime(settings, paths, node.database_url)
-    cluster.deploy_gateway(runtime, http=node.http, must_replace=True)
+    runtime, ready = with_runtime(settings, paths, node.database_url), ready_nodes(settings, node)
+    cluster.deploy_gateway(runtime, http=node.http, ready=ready, must_replace=True)
 
 
 def grow() -> None:
@@ -115,9 +118,9 @@ def grow() -> None:
     paths = Paths.of(settings.home)
     node = load_node(paths)
     cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_of_cluster(settings))
-    runtime = with_runtime(settings, paths, node.database_url)
-    if cluster.gateway_lacks(runtime):
-        cluster.deploy_gateway(runtime, http=node.http, must_replace=True)
+    runtime, ready = with_runtime(settings, paths, node.database_url), ready_nodes(settings, node)
+    if cluster.gateway_lacks(runtime, ready):
+        cluster.deploy_gateway(runtime, http=node.http, ready=ready, must_replace=True)
 
 
 def logs() -> None:
@@ -151,6 +154,27 @@ def with_runtime(settings: Settings, paths: Paths, database_url: str) -> Setting
             await db.close()
 
     return asyncio.run(ask())
+
+
+def ready_nodes(settings: Settings, node: Node) -> frozenset[str] | None:
+    """Return the Ray node ids of the workers that can answer HTTP as this head does, by the rows that their keepers
+    write; None when any machine can. Errors: OutageError."""
+    if not can_spread(settings):
+        return None
+
+    async def ask() -> list[NodeRow]:
+        db = await Database.lazy(node.database_url, settings.database, application="commands")
+        try:
+            return await NodeStore(db).all()
+        finally:
+            await db.close()
+
+    workers = [row for row in asyncio.run(ask()) if row.is_alive and row.role == "worker"]
+    head = ("", "head", {"http": {**node.http, "spreads": True}})  # its own row may not be there yet
+    faults = lacking([head, *((row.name, row.role, row.detail) for row in workers)])
+    if node.tls_cert is None and not faults:
+        return None
+    return frozenset(row.ray_node_id for row in workers if row.name not in faults)
 
 
 def stop() -> None:

@@ -21,6 +21,7 @@ from fks.config import env_file
 from fks.config.agreement import differing
 from fks.config.endpoints import load_node
 from fks.config.load import load, load_settings
+from fks.config.machine_http import lacking
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings
@@ -386,10 +387,24 @@ def check_nodes(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[
     )
     for row in rows:
         yield from _node(row, head)
+    yield from _gateway(rows)
     if settings is not None:
         alive = [row for row in rows if row.is_alive]
         yield _placement(settings, {name for row in alive for name in row.detail.get("resources", {})})
         yield _guardian_node(settings, alive)
+
+
+def _gateway(rows: Sequence[NodeRow]) -> Iterator[Check]:
+    """Yield, where the head's gateway spreads, whether each machine can answer as the head does."""
+    alive = [row for row in rows if row.is_alive]
+    heads = [row for row in alive if row.role == "head" and (row.detail.get("http") or {}).get("spreads")]
+    if not heads:
+        return
+    scheme = "HTTPS" if heads[0].detail["http"].get("tls_cert") else "HTTP"
+    faults = lacking((row.name, row.role, row.detail) for row in alive)
+    for row in alive:
+        text, remedy = faults.get(row.name, (f"can answer {scheme} as the head does", ""))
+        yield checked_as(f"{row.name} gateway", row.name not in faults, text, remedy)
 
 
 def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:

@@ -60,12 +60,18 @@ class Node:
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return how this node's own commands verify the gateway: it must have the key of the very certificate in the
-        file, whatever name is on it. None for plain HTTP."""
+        file, whatever name is on it. None for plain HTTP. Errors: ConfigError when that file cannot be used."""
         if self.tls_cert is None:
             return None
         import ssl
 
-        context = ssl.create_default_context(cafile=self.tls_cert)
+        try:
+            context = ssl.create_default_context(cafile=self.tls_cert)
+        except OSError as error:  # SSLError is one
+            raise ConfigError(
+                f"{self.tls_cert}, the gateway's certificate, cannot be read: {error.strerror or error}",
+                remedy="put the certificate of this machine there",
+            ) from error
         context.check_hostname = False  # loopback is in no certificate of a public name
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is trusted, not its issuer
         return context

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from fks.config.machine_http import lacking
 from fks.store.db import Querier
 
 #: A component that has not beaten for this long is shown as silent, whatever state it last reported.
@@ -129,6 +130,7 @@ def overall(
             )
     reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
     reasons += [f"node {node['name']} is {node['state']}" for node in nodes if node["state"] not in WELL]
+    reasons += [f"gateway on {name}: {text}; {remedy}" for name, (text, remedy) in _without_gateway(nodes).items()]
     reasons += [_held(instance) for instance in strategies if instance["error"] or not instance["is_enabled"]]
     if not reasons:
         return "healthy", []
@@ -136,6 +138,12 @@ def overall(
         c["state"] in _STARTING for c in components
     )
     return ("starting" if starting else "degraded"), reasons
+
+
+def _without_gateway(nodes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return machine → what keeps the gateway from running there, and the remedy; of machines that send beats."""
+    rows = ((str(node["name"]), str(node.get("role")), node.get("detail") or {}) for node in nodes)
+    return lacking(row for row, node in zip(rows, nodes, strict=True) if node["state"] != "silent")
 
 
 def _amiss(component: Mapping[str, Any]) -> str:

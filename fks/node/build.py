@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fks.clock import RealClock
 from fks.config.endpoints import Node, resolve_ports
 from fks.config.load import given_passwords, load
+from fks.config.machine_http import listens_at
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets, secret_values
 from fks.config.settings import Settings
@@ -59,7 +59,7 @@ class Site:
             database_url=url.get_secret_value() if url else PostgresServer(self.paths, self.secrets).url(),
             redis_url=redis.get_secret_value() if redis else RedisServer(self.paths, self.secrets).url(),
             ray_address=settings.ray.address or f"{settings.node.address}:{settings.ray.gcs_port}",
-            http=_http(settings),
+            http=listens_at(settings),
             dashboard_url=f"http://{ports.LOOPBACK}:{settings.ray.dashboard_port}" if has_gcs(settings) else "",
             sim=self._sim() if settings.sim.enabled and settings.node.role != "worker" else None,
             pids=self._pids(),
@@ -181,12 +181,3 @@ def _choose_ports(settings: Settings, paths: Paths) -> Settings:
 
 def _are_free(pairs: Iterable[tuple[str, int]]) -> bool:
     return all(ports.is_free(host, port) for host, port in pairs)
-
-
-def _http(settings: Settings) -> dict[str, Any]:
-    """Return where the gateway listens, as the node file has it."""
-    http = settings.http
-    found: dict[str, Any] = {"host": http.host, "port": http.port}
-    if http.tls_cert is not None and http.tls_key is not None:
-        found |= {"tls_cert": str(http.tls_cert.resolve()), "tls_key": str(http.tls_key.resolve())}
-    return found

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fks.config.machine_http import Fault, can_spread, lacking
 from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
@@ -33,6 +35,33 @@ END_LOOK_S = 0.5
 GROW_AFTER_S, GROW_LOOK_S = 20.0, 1.0  # a worker that has stayed so long counts: children move first; between two looks
 TAIL_LINES = 12
 _HELPER_STOP = ((signal.SIGTERM, 0.5),)
+
+
+class GatewayGrowth:
+    """Decides when the gateway is put on more machines: when more workers than it runs on could have it for
+    GROW_AFTER_S. Soft state: what was found before."""
+
+    def __init__(self) -> None:
+        self._grown = self._steady = 0
+        self._since_s = -math.inf
+        self._faults: dict[str, Fault] = {}
+
+    def news(self, faults: Mapping[str, Fault]) -> dict[str, Fault]:
+        """Return the faults that were not there, or others, at the last call."""
+        found = {name: fault for name, fault in faults.items() if self._faults.get(name) != fault}
+        self._faults = dict(faults)
+        return found
+
+    def is_due(self, now_s: float, workers: int) -> bool:
+        """Return whether the gateway has to be put on that many workers now; 0 while one of them lacks something."""
+        if workers != self._steady:
+            self._steady, self._since_s = workers, now_s
+        self._grown = min(self._grown, workers)
+        return workers > self._grown and now_s - self._since_s >= GROW_AFTER_S
+
+    def note_grown(self) -> None:
+        """Note that the gateway runs on as many as the last call of `is_due` named."""
+        self._grown = self._steady
 
 
 class HeadDriver(ClusterDriver):
@@ -72,20 +101,20 @@ class HeadDriver(ClusterDriver):
         await self._run("deploy", module("actors.commands", "deploy"), DEPLOY_S)
 
     async def grow(self) -> None:
-        """Put the gateway on workers once they have been there for GROW_AFTER_S. Errors: FksError with the last
-        output."""
-        if self._settings.node.role != "head" or not self._settings.http.spread:
+        """Put the gateway on workers once they have been there for GROW_AFTER_S, and each can answer as the head does.
+        Errors: FksError with the last output."""
+        if not can_spread(self._settings):
             await super().grow()
-        grown, steady, since = 0, 0, self._context.clock.monotonic()
+        growth = GatewayGrowth()
         while True:
-            rows = await NodeStore(await self._database()).all()
-            count = sum(row.role == "worker" and row.is_alive for row in rows)
-            if count != steady:
-                steady, since = count, self._context.clock.monotonic()
-            elif count > grown and self._context.clock.monotonic() - since >= GROW_AFTER_S:
+            rows = [row for row in await NodeStore(await self._database()).all() if row.is_alive]
+            workers = sum(row.role == "worker" for row in rows)
+            faults = lacking((row.name, row.role, row.detail) for row in rows)
+            for name, (text, remedy) in growth.news(faults).items():
+                self._context.log.warning("gateway.not_spread", machine=name, reason=text, remedy=remedy)
+            if growth.is_due(self._context.clock.monotonic(), 0 if faults else workers):
                 await self._run("grow", module("actors.commands", "grow"), DEPLOY_S)
-                grown = count
-            grown = min(grown, count)
+                growth.note_grown()
             await self._context.clock.sleep(GROW_LOOK_S)
 
     async def has_supervisor(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,11 +12,13 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.agreement import agreed, agreement_hash
 from fks.config.machine import host_name, machine_of, node_name
+from fks.config.machine_http import report
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, sealed_keys
 from fks.config.settings import Settings
 from fks.config.version import VERSION
 from fks.model.errors import FksError
+from fks.model.timeframe import to_datetime
 from fks.node.service import ServiceStatus
 from fks.process import procfs
 from fks.store.bus import Bus
@@ -23,6 +26,7 @@ from fks.store.db import Database
 from fks.store.nodes import NodeRow, NodeStore
 
 REDIS_EVERY = 5  # beats between looks at Redis
+CERTIFICATE_EVERY = 5  # beats between looks at the files of the gateway's certificate
 
 
 class Presence:
@@ -55,6 +59,8 @@ class Presence:
         store = NodeStore(db)
         skew_ms, error_ms = await store.clock_skew_ms(self._clock.now_ns)
         await self._look_at_redis()
+        await self._look_at_certificate()
+        self._beats += 1
         raylet = next((entry.pid for _, entry in statuses if entry.name.startswith("raylet")), None)
         node_id, session = raylet_facts(raylet)
         troubles = [f"{entry.name} is {entry.state}" for _, entry in statuses if entry.state != "ready"]
@@ -83,7 +89,10 @@ class Presence:
             return  # its own: the keeper supervises it
         if self._beats % REDIS_EVERY == 0:
             self._redis = await answers(self._redis_url)
-        self._beats += 1
+
+    async def _look_at_certificate(self) -> None:
+        if self._settings.node.role != "single" and self._beats % CERTIFICATE_EVERY == 0:
+            self.facts["http"] = await asyncio.to_thread(report, self._settings, to_datetime(self._clock.now_ns()))
 
 
 async def answers(redis_url: str) -> bool:

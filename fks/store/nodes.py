@@ -19,7 +19,8 @@ class NodeRow:
     """One machine. `clock_skew_ms`: its clock less the database's. `age_s`: since its keeper's last beat; 0 when
     written.
 
-    `detail`: agreed (setting → hash), ray, python, session, home, resources, clock_error_ms, redis, waits_for.
+    `detail`: agreed (setting → hash), ray, python, session, home, resources, clock_error_ms, redis, waits_for,
+    http (`fks.config.machine_http.report`).
     """
 
     name: str

@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from fks.cli.client import Gateway
 from fks.config.endpoints import Node
 from fks.model.errors import FksError
 from fks.node.probe import http_get
 from fks.store.db import Database
+from tests.support.certificates import certificate
 from tests.support.gateway import Running, Server, running
 from tests.support.waiting import until
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a self-signed certificate of `name` and its key; return both files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, SHA256())
-    )
-    folder.mkdir(exist_ok=True)
-    cert, private = folder / f"{name}.pem", folder / f"{name}.key"
-    cert.write_bytes(made.public_bytes(Encoding.PEM))
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    private.chmod(0o600)
-    return cert, private
 
 
 async def test_own_commands_reach_a_gateway_with_a_certificate(gateway: Running, tmp_path: Path) -> None:

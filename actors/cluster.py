@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import tree
 from actors.system import NAMESPACE, RayChild, cause, spawn_shell
-from fks.config.machine_http import can_spread, machines_of_gateway
+from fks.config.machine_http import can_spread, is_on_fewer, machines_of_gateway
 from fks.model.errors import OutageError
 
 CONNECT_S = 20.0
@@ -172,11 +172,12 @@ def gateway_lacks(settings: Any, ready: frozenset[str] | None) -> bool:
 
     import serve_app
 
-    running, others = serve.status().applications.get("gateway"), other_machines()
+    status, others = serve.status(), other_machines()
+    running = status.applications.get("gateway")
     if running is None or not others or not can_spread(settings) or not (ready is None or others <= ready):
         return False
     replicas, count = sum(running.deployments["gateway"].replica_states.values()), len(others) + 1
-    return bool(replicas < serve_app.replicas_per_node(settings, count) * count)
+    return is_on_fewer(count, len(status.proxies), replicas, serve_app.replicas_per_node(settings, count))
 
 
 class LogReader:

@@ -134,6 +134,12 @@ def machines_of_gateway(machines: int, now: int, *, may_spread: bool, is_ready: 
     return max(1, machines if is_ready else min(now, machines))
 
 
+def is_on_fewer(machines: int, now: int, replicas: int, per_node: int) -> bool:
+    """Return whether a gateway that runs on `now` machines with so many replicas could be on more. Two replicas on the
+    head alone are as many as one on each of two machines, so that their number shows nothing then."""
+    return now < machines or replicas < per_node * machines
+
+
 def _is_every_address(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified

@@ -15,6 +15,7 @@ from fks.config.machine_http import (
     can_spread,
     certificate_fault,
     differs,
+    is_on_fewer,
     lacking,
     listens_at,
     machines_of_gateway,
@@ -165,6 +166,13 @@ def test_gateway_stays_where_it_is_until_each_machine_is_ready(
     machines: int, now: int, may_spread: bool, is_ready: bool, expected: int
 ) -> None:
     assert machines_of_gateway(machines, now, may_spread=may_spread, is_ready=is_ready) == expected
+
+
+def test_two_replicas_on_the_head_are_not_on_two_machines() -> None:
+    assert is_on_fewer(2, 1, 2, 1)
+    assert is_on_fewer(3, 3, 3, 2)
+    assert is_on_fewer(3, 1, 2, 1)
+    assert not is_on_fewer(2, 2, 2, 1)
 
 
 def test_gateway_grows_once_nothing_is_lacking_for_a_while() -> None:

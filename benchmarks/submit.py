@@ -86,5 +86,5 @@ async def main(repeats: int) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", dest="repeats", type=int, default=7)
     sys.exit(asyncio.run(main(parser.parse_args().repeats)))

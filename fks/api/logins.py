@@ -27,6 +27,8 @@ from fks.store.users import WITHOUT_TOTP, User, UserStore, effective_scope
 PASSWORD_MIN, PASSWORD_MAX = 12, 1024
 #: Passwords compared at once by one replica: each takes 64 MiB for as long.
 COMPARED_MAX = 2
+#: The second recommended option of RFC 9106 for argon2id: 64 MiB, three passes, four lanes.
+HASH_COST = {"time_cost": 3, "memory_cost": 65_536, "parallelism": 4}
 TOTP_STEP_S = 30
 #: Seconds in which a refresh token may be shown again, when the answer to its first use was lost.
 REPEAT_S = 30.0
@@ -81,7 +83,7 @@ class Logins:
         self._jwt_key = derived(key, "jwt")
         self._csrf_key = derived(key, "csrf")
         self._totp_key = base64.urlsafe_b64encode(derived(key, "totp"))
-        self._hasher = PasswordHasher()
+        self._hasher = PasswordHasher(**HASH_COST)
         self._gate = asyncio.Semaphore(COMPARED_MAX)
         self._no_user_hash = ""  # a hash that no password has, made at the first login
 

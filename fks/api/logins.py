@@ -28,7 +28,7 @@ PASSWORD_MIN, PASSWORD_MAX = 12, 1024
 #: Passwords compared at once by one replica: each takes 64 MiB for as long.
 COMPARED_MAX = 2
 #: The second recommended option of RFC 9106 for argon2id: 64 MiB, three passes, four lanes.
-HASH_COST = {"time_cost": 3, "memory_cost": 65_536, "parallelism": 4}
+HASH_COST: dict[str, Any] = {"time_cost": 3, "memory_cost": 65_536, "parallelism": 4}
 TOTP_STEP_S = 30
 #: Seconds in which a refresh token may be shown again, when the answer to its first use was lost.
 REPEAT_S = 30.0

@@ -57,6 +57,7 @@ class Outside:
     def __init__(self, paths: Paths, clock: Clock) -> None:
         self.paths, self.clock = paths, clock
         self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+        self._https: httpx.AsyncClient | None = None
 
     def now_s(self) -> float:
         """Return the time of day in unix seconds."""
@@ -65,6 +66,8 @@ class Outside:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+        if self._https is not None:
+            await self._https.aclose()
 
     @property
     def node(self) -> Node:
@@ -129,9 +132,9 @@ class Outside:
 
     async def gateway_answers(self) -> bool:
         """Return whether the gateway answers anything over HTTP."""
-        http = self.node.http
+        node = self.node
         try:
-            answer = await self._http.get(f"http://{http['host']}:{http['port']}/health")
+            answer = await self._client(node).get(f"{node.gateway_url}/health")
         except httpx.HTTPError:
             return False
         return answer.status_code < 500
@@ -140,12 +143,12 @@ class Outside:
         self, method: str, path: str, body: Mapping[str, object], *, key: str
     ) -> tuple[int, dict[str, Any]]:
         """Send one request with the local command line's token; return status and answer. Errors: OutageError."""
-        http = self.node.http
+        node = self.node
         try:
             token = self.paths.cli_token_file.read_text().strip()
-            answer = await self._http.request(
+            answer = await self._client(node).request(
                 method,
-                f"http://{http['host']}:{http['port']}{path}",
+                f"{node.gateway_url}{path}",
                 json=body,
                 headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
             )
@@ -153,6 +156,13 @@ class Outside:
         except (httpx.HTTPError, OSError, ValueError) as error:
             raise OutageError(f"the gateway does not answer ({type(error).__name__})") from error
         return answer.status_code, found if isinstance(found, dict) else {}
+
+    def _client(self, node: Node) -> httpx.AsyncClient:
+        """Return the client for the gateway: by HTTPS it trusts the node's own certificate, and no other."""
+        context = node.tls_context() if self._https is None else None
+        if context is not None:
+            self._https = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=context)
+        return self._http if node.tls_cert is None or self._https is None else self._https
 
     async def keeper(self, op: str, **more: object) -> dict[str, Any]:
         """Send an operation to the keeper's control socket. Errors: OutageError."""

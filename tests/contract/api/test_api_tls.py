@@ -10,8 +10,11 @@ import httpx
 import pytest
 import uvicorn
 
+from fks.chaos.outside import Outside
 from fks.cli.client import Gateway
-from fks.config.endpoints import Node
+from fks.clock import RealClock
+from fks.config.endpoints import Node, save_node
+from fks.config.paths import Paths
 from fks.model.errors import FksError
 from fks.node.probe import http_get
 from fks.store.db import Database
@@ -40,6 +43,11 @@ async def test_own_commands_reach_a_gateway_with_a_certificate(gateway: Running,
 
         assert await asyncio.to_thread(orders, node) == []
         assert (await http_get("127.0.0.1", server.port, "/ready", tls=node.tls_context()))[0] == 200
+        paths = Paths.of(tmp_path / "chaos").ensure()
+        save_node(paths, node)
+        outside = Outside(paths, RealClock())
+        assert await outside.gateway_answers(), "fks chaos reaches it too"
+        await outside.close()
         with pytest.raises(FksError):
             await asyncio.to_thread(orders, Node("", "", "", http | {"tls_cert": str(other)}))
         with pytest.raises((ssl.SSLError, httpx.HTTPError, OSError)):

@@ -82,7 +82,7 @@ class Backfill:
         reach further back.
         """
         base = self._timeframes[0]
-        newest = await self._newest(symbol)
+        newest = await self.newest(symbol)
         stored = positions.get(base)
         last_id = stored.last_trade_id if stored else None
         if newest and stored and last_id is not None and not by_bars and self._is_small(newest, last_id):
@@ -182,7 +182,7 @@ class Backfill:
         """
         found: dict[int, PublicTrade] = {}
         cursor = since_ns
-        newest = await self._newest(symbol)
+        newest = await self.newest(symbol)
         while len(found) <= TRADES_MAX:
             page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=cursor, limit=PAGE)
             fresh = [trade for trade in page if trade.time_ns >= since_ns and trade.trade_id not in found]
@@ -209,18 +209,25 @@ class Backfill:
             cursor = bar_end(page[-1].time_ns, timeframe)
 
     def native(self, timeframe: str) -> str:
-        """Return the exchange's largest own timeframe that `timeframe` is made of."""
-        if timeframe in self._exchange.capabilities.timeframes:
-            return timeframe
-        fits = [
-            f for f in by_length(self._exchange.capabilities.timeframes) if 0 < TIMEFRAMES[f] <= length_of(timeframe)
-        ]
-        fits = [f for f in fits if length_of(timeframe) % TIMEFRAMES[f] == 0]
-        if not fits:
+        """Return the exchange's largest own timeframe that `timeframe` is made of. Errors: PeerError when it has
+        none."""
+        if not (fits := self._fits(timeframe)):
             raise PeerError(f"{self._exchange.name} has no bars that make {timeframe}")
         return fits[-1]
 
-    async def _newest(self, symbol: str) -> PublicTrade | None:
+    def has_native(self, timeframe: str) -> bool:
+        """Return whether the exchange has bars that `timeframe` is made of."""
+        return bool(self._fits(timeframe))
+
+    def _fits(self, timeframe: str) -> list[str]:
+        own = self._exchange.capabilities.timeframes
+        if timeframe in own:
+            return [timeframe]
+        fits = [frame for frame in by_length(own) if 0 < TIMEFRAMES[frame] <= length_of(timeframe)]
+        return [frame for frame in fits if length_of(timeframe) % TIMEFRAMES[frame] == 0]
+
+    async def newest(self, symbol: str) -> PublicTrade | None:
+        """Return the newest trade that the exchange's REST shows."""
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=1)
         return page[-1] if page else None
 

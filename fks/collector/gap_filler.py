@@ -21,6 +21,7 @@ from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.machine import Gap
 from fks.feed.rows import TRADES, FeedRow
 from fks.history.confirmation import BarFilter, whole
+from fks.history.trade_bars import TradeBars
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
@@ -29,6 +30,7 @@ from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.rate_limits.budgets import in_background
 from fks.store.feeds import FeedStore
+from fks.store.gaps import Span
 from fks.store.quarantine import Held, QuarantineStore, Settled, numbers_of
 
 RETRY = Backoff(0.2, 5.0, jitter=0.5)
@@ -296,12 +298,20 @@ class GapFiller:
             feed.settle_suspect()
 
     async def _own_bars(self, feed: SymbolFeed, timeframe: str, start_ns: int, end_ns: int) -> list[Bar]:
-        """Return the exchange's own bars as they are now, those that are valid; none where it has none that short."""
+        """Return the exchange's own bars as they are now, those that are valid.
+
+        Where it has none that short they are built from its trades; there are none where it does not return past trades
+        by time.
+        """
         backfill = self.backfill(feed)
-        try:
-            source = backfill.native(timeframe)
-        except PeerError:
-            return []
+        if not backfill.has_native(timeframe):
+            if self._exchange.capabilities.trades_from not in (TradesFrom.TIME, TradesFrom.ID):
+                return []
+            newest = await backfill.newest(feed.symbol)
+            if newest is None or newest.time_ns < min(end_ns, feed.last_ns):
+                raise OutageError(f"{feed.symbol}: REST does not show the trades up to {iso(end_ns)} yet")
+            return await TradeBars(self._exchange, self._clock).bars(feed.symbol, timeframe, Span(start_ns, end_ns))
+        source = backfill.native(timeframe)
         rows = [bar async for page in backfill.bars(feed.symbol, source, start_ns, end_ns) for bar in page]
         rows = [bar for bar in rows if start_ns <= bar.time_ns < end_ns]
         bars = rows if source == timeframe else fold_bars(rows, timeframe, end_ns, since_ns=start_ns)

@@ -22,6 +22,7 @@ from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
 from fks.feed.unstored import Sealed
 from fks.model.bar import Bar, PublicTrade
+from fks.model.market import TradesFrom
 from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
@@ -133,6 +134,35 @@ async def test_late_trade_replaces_its_sealed_bar_with_a_revision(
     minute = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1m'")
     assert tuple(minute[0]) == (99.0, 3, 0)  # it was open, and was rebuilt from the exchange
     assert "bar.revised" in log.events("warning")
+
+
+class WithoutSeconds(PaperMarket):
+    """Has no bars of seconds, and returns trades by time, as Kraken does."""
+
+    capabilities = dataclasses.replace(
+        PaperMarket.capabilities,
+        timeframes=PaperMarket.capabilities.timeframes - {"1s"},
+        trades_from=TradesFrom.TIME,
+    )
+
+
+async def test_late_trade_corrects_a_bar_that_the_exchange_itself_does_not_have(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    trades = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 3.1, "12")]
+    market = WithoutSeconds(sorted(trades, key=lambda t: t.time_ns))
+    market.now_ns = T0 + 5 * NS
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    async with rig.running():
+        rig.received(trades[:3], 2.0)
+        await rig.writer.flush_all([rig.feed])
+        await rig.corrected()
+        await rig.writer.flush_all([rig.feed])
+    rows = await database.sql(
+        "SELECT open, high, close, trades, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
+    )
+    assert tuple(rows[0]) == (10.0, 99.0, 99.0, 2, 1, "revised")
 
 
 class ById(PaperMarket):

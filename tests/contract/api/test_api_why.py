@@ -34,7 +34,9 @@ from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import bars_of
 
 DAY_NS = 86400 * NS
-BAR_NS = (RealClock().now_ns() // DAY_NS - 1) * DAY_NS  # yesterday's: its decision is fresh for a day
+HOUR_NS = 3600 * NS
+#: Yesterday's, whose decision is fresh for a day; in the last hour of a day its own, so that the tests may run past it.
+BAR_NS = ((RealClock().now_ns() + HOUR_NS) // DAY_NS - 1) * DAY_NS
 FIRST_NS = BAR_NS - 59 * DAY_NS
 CLOSES = [100.0 - index * 0.5 for index in range(59)] + [130.0, 131.0, 131.0]
 

@@ -31,7 +31,7 @@ up: install ## start everything and watch it (Ctrl-C stops it)
 down: ## stop a system that runs in the background
 	@$(FKS) down
 
-test: compiled ## every property, under 12 minutes on 2 cores
+test: compiled ## every property: some 25 minutes on 2 cores
 	@$(BIN)/python -m pytest tests/unit tests/contract tests/meta -n $${FKS_TEST_WORKERS:-4} --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/python -m pytest tests/acceptance -n $${FKS_TEST_SYSTEMS:-2} --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -8,8 +8,9 @@ journal does before the bytes: it takes the signal, checks lease and kill switch
 on one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go
 one by one through the order manager with a venue that answers at once. Last, the way to the first byte at the local
 exchange: the chain is the journal's statement and then our own Binance session, without an order manager; the order
-manager with our own session and with ccxt is measured against it. All of them pause 20 ms between two signals: whoever
-waits, PostgreSQL's process too, is slower to begin than one that is kept busy. `order_burst.py` measures signals a second. With
+manager with our own session and with ccxt is measured against it. Both pause 20 ms between two signals, and the signal
+is inserted at once before: a process that waited, PostgreSQL's too, is slower to begin than one that is kept busy.
+`order_burst.py` measures signals a second. With
 `--in-memory` the server's files lie in memory, where an fsync costs nothing: what remains is computing, so the
 multiples are the highest there are.
 """
@@ -117,13 +118,11 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
     async with db.acquire() as connection:
         bare = await connection.prepare(floor_statement())
         for _ in range(count + WARM):
-            await asyncio.sleep(PAUSE_S)
             order, event = made(None)
             start_s = time.perf_counter()
             await bare.fetchval(*ORDER.values(order), *EVENT.values(event))
             floor.append(time.perf_counter() - start_s)
             order, event = made(next(ids))
-            await asyncio.sleep(PAUSE_S)
             start_s = time.perf_counter()
             placed = await journal.place([order], [event], signal_id=order.signal_id, now_ns=order.created_ns)
             one.append(time.perf_counter() - start_s)
@@ -134,7 +133,6 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
                 for role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
             ]
             orders, events = [order, *(leg for leg, _ in legs)], [event, *(row for _, row in legs)]
-            await asyncio.sleep(PAUSE_S)
             start_s = time.perf_counter()
             placed = await journal.place(orders, events, signal_id=order.signal_id, now_ns=order.created_ns)
             three.append(time.perf_counter() - start_s)
@@ -155,14 +153,13 @@ def session(kind: type[SpotVenue], exchange: LocalExchange) -> SpotVenue:
 async def chain(db: Database, exchange: LocalExchange, count: int) -> list[float]:
     """Return the seconds from a signal to the first byte of its order: the journal's statement, then our session."""
     journal = OrderJournal(db, lease="bench", epoch=await raise_epoch(db, "bench", "bench"))
-    signals = [signal_of(size=D("0.001")) for _ in range(count + WARM)]
-    for start in range(0, len(signals), 2000):
-        await SignalStore(db).insert(signals[start : start + 2000])
     venue, seconds = session(BinanceVenue, exchange), list[float]()
     await venue.open()
     try:
-        for signal in signals:
+        for _ in range(count + WARM):
             await asyncio.sleep(PAUSE_S)
+            signal = signal_of(size=D("0.001"))
+            await SignalStore(db).insert([signal])
             order, event = made(signal.id, quantity=D("0.001"), price=None, type=OrderType.MARKET)
             start_ns = time.time_ns()
             await journal.place([order], [event], signal_id=signal.id, now_ns=order.created_ns)

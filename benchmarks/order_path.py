@@ -10,9 +10,8 @@ one by one through the order manager with a venue that answers at once. Last, th
 exchange: the chain is the journal's statement and then our own Binance session, without an order manager; the order
 manager with our own session and with ccxt is measured against it. Both pause 20 ms between two signals, and the signal
 is inserted at once before: a process that waited, PostgreSQL's too, is slower to begin than one that is kept busy.
-`order_burst.py` measures signals a second. With
-`--in-memory` the server's files lie in memory, where an fsync costs nothing: what remains is computing, so the
-multiples are the highest there are.
+`order_burst.py` measures signals a second. With `--in-memory` the server's files lie in memory, where an fsync costs
+nothing: what remains is computing, so the multiples are the highest there are.
 """
 
 from __future__ import annotations
@@ -211,7 +210,7 @@ async def through_manager(db: Database, bus: Bus, venue: SpotVenue, exchange: Lo
 
 
 async def to_first_byte(db: Database, bus: Bus, folder: Path, count: int) -> None:
-    """Print the way to the first byte at the local exchange: the chain, the order manager, the order manager on ccxt."""
+    """Print the way to the first byte at the local exchange: the chain, the order manager, and that on ccxt."""
     exchange = LocalExchange(folder, ["--rate-limits", "off", "--balance", "USDT=100000000"]).start()
     try:
         asked = session(BinanceVenue, exchange)

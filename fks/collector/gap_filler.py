@@ -308,7 +308,7 @@ class GapFiller:
             if self._exchange.capabilities.trades_from not in (TradesFrom.TIME, TradesFrom.ID):
                 return []
             newest = await backfill.newest(feed.symbol)
-            if newest is None or newest.time_ns < min(end_ns, feed.last_ns):
+            if newest is None or not (newest.time_ns >= end_ns or self._has_all_known(feed, newest)):
                 raise OutageError(f"{feed.symbol}: REST does not show the trades up to {iso(end_ns)} yet")
             return await TradeBars(self._exchange, self._clock).bars(feed.symbol, timeframe, Span(start_ns, end_ns))
         source = backfill.native(timeframe)
@@ -316,6 +316,14 @@ class GapFiller:
         rows = [bar for bar in rows if start_ns <= bar.time_ns < end_ns]
         bars = rows if source == timeframe else fold_bars(rows, timeframe, end_ns, since_ns=start_ns)
         return whole(bars, rows, timeframe)
+
+    def _has_all_known(self, feed: SymbolFeed, newest: PublicTrade) -> bool:
+        """Return whether REST, whose newest trade this is, shows what the feed received and what its bars were sealed
+        with."""
+        if self._exchange.capabilities.trade_ids is TradeIds.OPAQUE:
+            return 0 < feed.last_ns <= newest.time_ns
+        stored = [position.last_trade_id or 0 for position in (feed.positions or {}).values()]
+        return newest.trade_id >= max(feed.last_id or 0, *stored, 0)
 
     # ── trades the store lacks ───────────────────────────────────────────────────────────────────
     async def _refetch(self, feed: SymbolFeed) -> None:

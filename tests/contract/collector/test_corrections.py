@@ -165,6 +165,31 @@ async def test_late_trade_corrects_a_bar_that_the_exchange_itself_does_not_have(
     assert tuple(rows[0]) == (10.0, 99.0, 99.0, 2, 1, "revised")
 
 
+async def test_rest_that_lags_takes_no_trade_from_a_bar_that_is_stored(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    trades = [trade(1, 0.1, "10"), trade(2, 0.7, "99"), trade(3, 1.2, "11")]
+    market = WithoutSeconds(trades)
+    market.now_ns = T0 + NS // 2  # it shows the first one alone
+    dead = Rig(database, bus, log, market)
+    await dead.begin()
+    dead.received(trades, 2.0)
+    await dead.writer.flush_all([dead.feed])
+    rig = Rig(database, bus, log, market)
+    rig.feed.handle(m.Subscribed(T0 + 2 * NS, 0.0))
+    positions = (await rig.store.claim(["BTCUSDT"], FRAMES))["BTCUSDT"]
+    rig.feed.handle(m.Claimed(T0 + 2 * NS, 0.0, positions, None))
+    async with rig.running():
+        rig.gap_filler.perform(rig.feed, m.RecheckBars())
+        await until(lambda: "feed.revision" in log.events("warning"), deadline_s=5)
+        assert not rig.feed.unstored.revised
+        market.now_ns = T0 + 3 * NS
+        await until(lambda: rig.feed.unstored.revised, deadline_s=15)
+    assert {(bar.bar.high, bar.bar.trades) for bar in rig.feed.unstored.revised if bar.bar.timeframe == "1s"} == {
+        (99.0, 2)
+    }
+
+
 class ById(PaperMarket):
     """Answers trades in the order of their ids, which need not be that of their times."""
 

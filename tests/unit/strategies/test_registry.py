@@ -62,6 +62,12 @@ def test_changed_file_is_loaded_again_and_has_another_hash(tmp_path: Path, monke
     assert source_hash(before) == hashlib.sha256(OWN.encode()).hexdigest(), "of the code that runs, not of the file now"
 
 
+def test_a_file_is_compiled_by_its_own_rules_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN.replace("from __future__ import annotations\n", "") + "\n\nseen: int = 1\n")
+    module = sys.modules[load_catalogue(tmp_path).kind("mine").__module__]
+    assert module.__annotations__["seen"] is int, "the future import of the loader is not the file's"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [

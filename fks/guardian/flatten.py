@@ -27,6 +27,8 @@ from fks.orders.absence import Polls, count_not_found, is_absent
 from fks.orders.submit import Submission, Submitter
 from fks.risk.exits import split_quantity
 
+_UNATTRIBUTED = "an order that was just executed is looked up: whose it is"
+
 
 @dataclass(frozen=True, slots=True)
 class _History:
@@ -59,6 +61,7 @@ class Flatten:
         self._submitter = Submitter(self._ports)
         self._polls: dict[str, Polls] = {}
         self._histories: dict[str, _History] = {}
+        self._unknown_since: dict[str, float] = {}  # executed orders that the snapshot lacks -> first seen (monotonic)
         self.remaining: list[dict[str, str]] = []
 
     async def step(self, snapshot: Snapshot, symbols: set[str]) -> bool:
@@ -68,11 +71,13 @@ class Flatten:
         """
         await self._settle()
         balances = await self._venue.balances()
-        positions = await self._positions(snapshot, symbols, balances)
+        positions, unattributed = await self._positions(snapshot, symbols, balances)
         left: list[dict[str, str]] = []
-        can_do_more = any(not item.is_settled for item in self._mine())
+        can_do_more = bool(unattributed) or any(not item.is_settled for item in self._mine())
         for holder, quantity in sorted(positions.items()):
-            if holder.venue == self._venue.name and quantity:
+            if holder.venue == self._venue.name and quantity and holder.symbol in unattributed:
+                left.append(line_of("pending", _UNATTRIBUTED, holder=holder, quantity=quantity))
+            elif holder.venue == self._venue.name and quantity:
                 kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
                 can_do_more = can_do_more or kind == "pending"
                 left.append(line_of(kind, why, holder=holder, quantity=quantity))
@@ -82,8 +87,9 @@ class Flatten:
     # ── positions ────────────────────────────────────────────────────────────────────────────────
     async def _positions(
         self, snapshot: Snapshot, symbols: set[str], balances: Mapping[str, Balance]
-    ) -> dict[Holder, Decimal]:
-        """Return positions now: the snapshot, what the venue executed since, what our flattening did."""
+    ) -> tuple[dict[Holder, Decimal], set[str]]:
+        """Return positions now (the snapshot, what the venue executed since, what our flattening did), and the symbols
+        in which it is not yet known whose they are."""
         mine = self._mine()
         skip = frozenset(item.order.client_order_id for item in mine)
         fills: list[Fill] = []
@@ -92,13 +98,22 @@ class Flatten:
             since[symbol] = snapshot.history_from_ns(self._venue.name, symbol)
             fills += await self._history(symbol, since[symbol], snapshot.rules.get(symbol), balances)
         positions = snapshot.with_fills(fills, skip, since)
+        unattributed = self._unattributed(snapshot.orders_unknown(fills, skip, since))
         for item in mine:
             known = snapshot.orders.get(item.order.client_order_id)
             unbooked = item.filled - (known.filled if known else Decimal(0))
             if unbooked > 0:
                 holder = _holder(item.order)
                 positions[holder] = positions.get(holder, Decimal(0)) + item.order.side.sign * unbooked
-        return positions
+        return positions, unattributed
+
+    def _unattributed(self, unknown: Mapping[str, str]) -> set[str]:
+        """Return the symbols of executed orders that are younger than the snapshot. The next one names their holder,
+        unless the database is away: then it is guessed after `attribute_s`. Closed under a wrong holder, one would be
+        left with less than nothing and another with what was sold."""
+        now = self._clock.monotonic()
+        self._unknown_since = {id: self._unknown_since.get(id, now) for id in unknown}
+        return {unknown[id] for id, since_s in self._unknown_since.items() if now - since_s < self._timing.attribute_s}
 
     async def _history(
         self, symbol: str, from_ns: int, rules: Rules | None, balances: Mapping[str, Balance]

@@ -198,11 +198,7 @@ class Snapshot:
             if known is not None and from_ns is not None and known.created_ns - _CLOCKS_NS >= from_ns:
                 whole.setdefault(fill.client_order_id or "", []).append(fill)
                 continue
-            if from_ns is not None and fill.time_ns < self.as_of_ns - LOOKBACK_S * NS:
-                continue
-            if (fill.venue, fill.symbol, fill.venue_trade_id) in self.booked or fill.time_ns < self.booked_from_ns:
-                continue
-            if known is None and not is_ours(fill.client_order_id):
+            if self._is_booked(fill, from_ns) or (known is None and not is_ours(fill.client_order_id)):
                 continue
             holder = known.holder if known else self._likely_holder(fill, positions)
             if holder is not None:
@@ -215,6 +211,29 @@ class Snapshot:
                 booked = max(booked - fill.quantity, Decimal(0))
                 positions[order.holder] = positions.get(order.holder, Decimal(0)) + self._moved(fill, left)
         return positions
+
+    def orders_unknown(
+        self, fills: Iterable[Fill], skip: frozenset[str], history_from_ns: Mapping[str, int]
+    ) -> dict[str, str]:
+        """Return the orders of ours that were executed and that the snapshot does not know yet: client id -> symbol.
+
+        `with_fills` can only guess whose they are. Arguments as there.
+        """
+        return {
+            fill.client_order_id: fill.symbol
+            for fill in fills
+            if fill.client_order_id
+            and is_ours(fill.client_order_id)
+            and fill.client_order_id not in skip
+            and fill.client_order_id not in self.orders
+            and not self._is_booked(fill, history_from_ns.get(fill.symbol))
+        }
+
+    def _is_booked(self, fill: Fill, from_ns: int | None) -> bool:
+        """Return whether an execution is in the positions, or so old that it is taken as booked."""
+        if from_ns is not None and fill.time_ns < self.as_of_ns - LOOKBACK_S * NS:
+            return True
+        return (fill.venue, fill.symbol, fill.venue_trade_id) in self.booked or fill.time_ns < self.booked_from_ns
 
     def _moved(self, fill: Fill, quantity: Decimal) -> Decimal:
         """Return by how much `quantity` of an execution moves a position, its share of the fee taken out."""

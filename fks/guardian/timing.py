@@ -15,7 +15,8 @@ class Timing:
     `settle_s`: how long all must stay quiet before a kill counts as done (an order that was on its way when the switch
     was engaged shows up in that time). `watch_max_s`: the longest wait between rounds once it is done; a round costs
     Binance a weight of 100 (open orders 80, balances 20), and the guardian's own share of the budget is 600 a minute.
-    `page_s`: a kill that is not done for so long pages. `absent_*`: C5.
+    `attribute_s`: how long a symbol's positions wait for the database to say whose a just executed order is; it is more
+    than `refresh_s` and `database_s` together. `page_s`: a kill that is not done for so long pages. `absent_*`: C5.
     """
 
     refresh_s: float = 1.0
@@ -28,6 +29,7 @@ class Timing:
     settle_s: float = 6.0
     watch_max_s: float = 15.0
     history_s: float = 120.0
+    attribute_s: float = 4.0
     page_s: float = 60.0
     attempts_max: int = 10
     absent_polls: int = 3

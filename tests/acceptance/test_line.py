@@ -181,8 +181,8 @@ def test_a_read_token_may_look_and_not_trade(system: System) -> None:
 
 def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> None:
     system.wait_for_fills(1)
-    system.fks("kill", "--yes", "--reason", "a test")
     try:
+        system.fks("kill", "--yes", "--reason", "a test")
         assert system.status()["kill"]["engaged"] is True
         with system.client() as client:
             body = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "0.001"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from fks.clock import FakeClock
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten
 from fks.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
-from fks.guardian.positions import Holder, Rules, Snapshot
+from fks.guardian.positions import Holder, Known, Rules, Snapshot
 from fks.guardian.timing import Timing
+from fks.model import ids
+from fks.model.order import Fill, Side
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -20,19 +24,24 @@ HOLDER = Holder("ccxt", 1, "BTCUSDT", "s")
 RULES = {"BTCUSDT": Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))}
 
 
-async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Path) -> None:
-    clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(1), "USDT": D(0)})
-    journal = KillJournal(tmp_path / "kill.jsonl")
+def flattening(place: Path, clock: FakeClock, venue: ScriptedVenue, **waits: float) -> tuple[Flatten, KillJournal]:
+    """Return the closing half of an engaged kill, without a database to save to."""
+    journal = KillJournal(place / "kill.jsonl")
     journal.engage("k", Asked("system", "", "me", True, clock.now_ns()))
-    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
 
     async def save() -> None:
         """The database is away."""
 
-    timing = Timing(absent_polls=3, absent_spacing_s=2.0, absent_first_s=5.0, absent_age_s=30.0)
-    flatten = Flatten(
-        Context(clock, CollectingLog(), RecordingMeter(), timing), venue, journal, save=save, may_act=lambda: True
+    context = Context(clock, CollectingLog(), RecordingMeter(), Timing(**waits))  # type: ignore[arg-type]
+    return Flatten(context, venue, journal, save=save, may_act=lambda: True), journal
+
+
+async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Path) -> None:
+    clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(1), "USDT": D(0)})
+    flatten, journal = flattening(
+        tmp_path, clock, venue, absent_spacing_s=2.0, absent_first_s=5.0, absent_age_s=30.0, attribute_s=4.0
     )
+    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
     for seconds in (0.0, 1.0, 5.0, 5.0, 5.0):  # its balance is free and its id not found: it may be on its way
         await clock.advance(seconds)
         assert not await flatten.step(snapshot, set())
@@ -47,3 +56,61 @@ async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Pat
     await flatten.step(snapshot, set())
     assert venue.totals["BTC"] == D("0.5"), "no more than was ours"
     assert len(venue.received) == 2
+
+
+PERSON = Holder("ccxt", 1, "BTCUSDT", "")
+
+
+def young_entry(clock: FakeClock, venue: ScriptedVenue) -> str:
+    """Execute an entry of the strategy's just now; return its client order id."""
+    id = ids.client_order_id(uuid.uuid4(), "entry")
+    amounts = {"quantity": D("0.3"), "price": D(100), "fee": D(0)}
+    fill = Fill(
+        uuid.uuid4(),
+        id,
+        "1",
+        "1",
+        1,
+        "ccxt",
+        "BTCUSDT",
+        Side.BUY,
+        **amounts,
+        fee_currency="USDT",
+        time_ns=clock.now_ns(),
+    )
+    venue.trades.append(fill)
+    return id
+
+
+async def test_an_entry_younger_than_the_snapshot_is_closed_as_its_holders(tmp_path: Path) -> None:
+    """Two hold the symbol; guessed, the person would be left with less than nothing and the strategy with what was
+    sold."""
+    clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.9"), "USDT": D(0)})
+    flatten, journal = flattening(tmp_path, clock, venue)
+    id = young_entry(clock, venue)
+    before = Snapshot(clock.now_ns(), {PERSON: D("0.4"), HOLDER: D("0.2")}, RULES, {}, frozenset())
+    assert not await flatten.step(before, set())
+    assert venue.received == [], "nothing is closed before it is known whose it is"
+    assert {line["kind"] for line in flatten.remaining} == {"pending"}
+    await clock.advance(1.0)
+    known = Known(HOLDER, "binance", D(0), "entry", "WORKING", before.as_of_ns, before.as_of_ns)
+    after = replace(before, as_of_ns=clock.now_ns(), orders={id: known})
+    while not await flatten.step(after, set()):
+        await clock.advance(1.0)
+    assert journal.record is not None
+    closed = {item.order.instance: item.filled for item in journal.record.orders}
+    assert closed == {"": D("0.4"), "s": D("0.5")}
+    assert flatten.remaining == []
+
+
+async def test_without_a_database_a_younger_entry_is_closed_after_a_while(tmp_path: Path) -> None:
+    clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.9"), "USDT": D(0)})
+    flatten, journal = flattening(tmp_path, clock, venue)
+    young_entry(clock, venue)
+    snapshot = Snapshot(clock.now_ns(), {PERSON: D("0.4"), HOLDER: D("0.2")}, RULES, {}, frozenset())
+    for _ in range(8):
+        await flatten.step(snapshot, set())
+        await clock.advance(1.0)
+    assert journal.record is not None
+    assert sum(item.filled for item in journal.record.orders) == D("0.9")
+    assert venue.totals["BTC"] == 0

@@ -21,7 +21,7 @@ from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.machine import Gap
 from fks.feed.rows import TRADES, FeedRow
 from fks.history.confirmation import BarFilter, whole
-from fks.history.trade_bars import TradeBars
+from fks.history.trade_bars import NEAR_NS, TradeBars
 from fks.model.backoff import Backoff
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
@@ -29,7 +29,7 @@ from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.rate_limits.budgets import in_background
-from fks.store.feeds import FeedStore
+from fks.store.feeds import TRADE_GAPS_MAX, FeedStore, TradeGap
 from fks.store.gaps import Span
 from fks.store.quarantine import Held, QuarantineStore, Settled, numbers_of
 
@@ -60,7 +60,11 @@ class GapFiller:
         self._bar_filter = BarFilter(quarantine, source="klines").filtered
         self._clock, self._log, self._data, self._handle = clock, log, data, handle
         self._is_counted = exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS
-        self._has_past_trades = exchange.capabilities.trades_from is not TradesFrom.STREAM
+        #: ids show which trades are missing, and REST returns old ones
+        self._has_past_trades = exchange.capabilities.trade_ids is not TradeIds.OPAQUE and (
+            exchange.capabilities.trades_from in (TradesFrom.ID, TradesFrom.TIME)
+        )
+        self._left_out: dict[str, list[tuple[int, int]]] = {}  # symbol -> [from id, to id) that the exchange lacks, too
         self._backfills: dict[tuple[str, ...], Backfill] = {}
         self._tasks: dict[tuple[type[m.Action], str], asyncio.Task[None]] = {}
         self._next: dict[str, m.StartBackfill] = {}  # of symbols whose backfill runs: the one that follows it
@@ -107,7 +111,7 @@ class GapFiller:
             self._begin(feed, action, self._confirm(feed))
         elif isinstance(action, m.RecheckBars):
             self._begin(feed, action, self._recheck(feed))
-        elif isinstance(action, m.RefetchTrades) and self._is_counted and self._has_past_trades:
+        elif isinstance(action, m.RefetchTrades) and self._has_past_trades:
             self._begin(feed, action, self._refetch(feed))
 
     def _begin(self, feed: SymbolFeed, action: m.Action, work: Coroutine[None, None, None]) -> None:
@@ -329,22 +333,55 @@ class GapFiller:
     async def _refetch(self, feed: SymbolFeed) -> None:
         """Fetch them, newest first. Those that stay missing are found again the next time."""
         since_ns = self._clock.now_ns() - int(self._data.trades_keep_h * 3600) * NS
+        is_by_id = self._exchange.capabilities.trades_from is TradesFrom.ID
         try:
-            left = REFETCH_MAX
-            for from_id, to_id in await self._store.trade_gaps(feed.symbol, since_ns):
-                while from_id < to_id and left > 0:
-                    part_to = min(to_id, from_id + TRADES_MAX // 4)
-                    trades: list[PublicTrade] = await self.backfill(feed).trades_from(feed.symbol, from_id, part_to)
-                    if not trades:
-                        break
-                    await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)
-                    left, from_id = left - len(trades), trades[-1].trade_id + 1
-            if left < REFETCH_MAX:
-                self._log.info("feed.refilled", symbol=feed.symbol, trades=REFETCH_MAX - left)
+            gaps = await self._store.trade_gaps(feed.symbol, since_ns)
+            count = await (self._refetch_by_id(feed, gaps) if is_by_id else self._refetch_by_time(feed, gaps))
+            if count:
+                self._log.info("feed.refilled", symbol=feed.symbol, trades=count)
         except EXPECTED as error:
             feed.trades_not_refetched()
             self._log.warning("feed.refill", symbol=feed.symbol, error=str(error))
             await self._clock.sleep(RETRY.max_s)
+
+    async def _refetch_by_id(self, feed: SymbolFeed, gaps: Sequence[TradeGap]) -> int:
+        left = REFETCH_MAX
+        for gap in gaps:
+            from_id = gap.from_id
+            while from_id < gap.to_id and left > 0:
+                part_to = min(gap.to_id, from_id + TRADES_MAX // 4)
+                trades = await self.backfill(feed).trades_from(feed.symbol, from_id, part_to)
+                if not trades:
+                    break
+                await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)
+                left, from_id = left - len(trades), trades[-1].trade_id + 1
+        return REFETCH_MAX - left
+
+    async def _refetch_by_time(self, feed: SymbolFeed, gaps: Sequence[TradeGap]) -> int:
+        """Fetch the trades between those on both sides of each gap. Ids that the exchange itself leaves out are asked
+        for once; one that leaves them out all the time shows nothing missing by its ids.
+
+        Errors: OutageError while REST does not show the trade after a gap.
+        """
+        if len(gaps) >= TRADE_GAPS_MAX:
+            return 0
+        in_background.set(True)
+        source, count = TradeBars(self._exchange, self._clock), 0
+        left_out = self._left_out.setdefault(feed.symbol, [])
+        for gap in gaps:
+            if any(low <= gap.from_id and gap.to_id <= high for low, high in left_out) or count >= REFETCH_MAX:
+                continue
+            times, shown = (gap.before_ns, gap.after_ns), set[int]()
+            span = Span(min(times), max(times) + NEAR_NS)  # the store keeps microseconds
+            async for page in source.pages(feed.symbol, span):
+                shown.update(trade.trade_id for trade in page)
+                trades = [trade for trade in page if gap.from_id <= trade.trade_id < gap.to_id]
+                await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)
+                count += len(trades)
+            if gap.to_id not in shown:
+                raise OutageError(f"{feed.symbol}: REST does not show trade {gap.to_id} yet")
+            left_out.append((gap.from_id, gap.to_id))
+        return count
 
 
 def _is_followed(feed: SymbolFeed, gap: Gap) -> bool:

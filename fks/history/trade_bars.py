@@ -51,7 +51,7 @@ class TradeBars:
 
         No-trade bars are built where the exchange has such bars, except before its oldest trade.
         """
-        pages = self._pages(symbol, span)
+        pages = self.pages(symbol, span)
         none: list[PublicTrade] = []
         page = await anext(pages, none)
         previous: Decimal | None = None
@@ -78,7 +78,7 @@ class TradeBars:
         # the builder marks sums that no float64 holds; the exchange's own bar would have the nearest float, too
         return [replace(bar, is_complete=True) for bar in made]
 
-    async def _pages(self, symbol: str, span: Span) -> AsyncIterator[list[PublicTrade]]:
+    async def pages(self, symbol: str, span: Span) -> AsyncIterator[list[PublicTrade]]:
         """Yield the trades of `span` in order of time, each once. Errors: PeerError when one moment fills a page."""
         cursor, known = span.start_ns, set[int]()
         while True:

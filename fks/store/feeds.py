@@ -4,6 +4,7 @@ positions together."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,18 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database
 
 WAIT_S = 0.5  # for a connection: the collector must know soon whether its rows are stored
+TRADE_GAPS_MAX = 1000  # returned at a time
+
+
+@dataclass(frozen=True, slots=True)
+class TradeGap:
+    """Trade ids in [from_id, to_id) that the store lacks, and the times of the stored trades before and after them
+    (ns)."""
+
+    from_id: int
+    to_id: int
+    before_ns: int
+    after_ns: int
 
 
 class FeedStore:
@@ -57,10 +70,10 @@ class FeedStore:
             found[symbol] = StoredFeed(row["state"], None if message is None else to_ns(message), (*before, *open_))
         return found
 
-    async def trade_gaps(self, symbol: str, since_ns: int) -> list[tuple[int, int]]:
-        """Return [from id, to id) ranges missing in the stored trades since then, newest first, at most 1000."""
-        rows = await self._db.fetch("feeds.trade_gaps", self._exchange, symbol, to_datetime(since_ns))
-        return [(row["from_id"], row["to_id"]) for row in rows]
+    async def trade_gaps(self, symbol: str, since_ns: int) -> list[TradeGap]:
+        """Return what the stored trades since then leave out, newest first, at most TRADE_GAPS_MAX."""
+        rows = await self._db.fetch("feeds.trade_gaps", self._exchange, symbol, to_datetime(since_ns), TRADE_GAPS_MAX)
+        return [TradeGap(row["from_id"], row["to_id"], to_ns(row["before"]), to_ns(row["time"])) for row in rows]
 
     async def flush(
         self,

@@ -93,8 +93,11 @@ SELECT f.symbol, f.state, f.last_message_at, o.channel, o.began_at, o.cause
  ORDER BY f.symbol, o.began_at;
 
 -- name: trade_gaps
--- Give where stored public trades of one symbol leave ids out since $3, newest first: the first missing id and the one after.
-SELECT trade_id - missing AS from_id, trade_id AS to_id
-  FROM (SELECT trade_id, trade_id - lag(trade_id) OVER (ORDER BY trade_id) - 1 AS missing FROM market_trades
-         WHERE exchange = $1 AND symbol = $2 AND time >= $3) t
- WHERE missing > 0 ORDER BY trade_id DESC LIMIT 1000;
+-- Give where stored public trades of one symbol leave ids out since $3, newest first: the first missing id, the one after,
+-- and the times of the trades on both sides.
+SELECT trade_id - missing AS from_id, trade_id AS to_id, before, time
+  FROM (SELECT trade_id, time, lag(time) OVER by_id AS before, trade_id - lag(trade_id) OVER by_id - 1 AS missing
+          FROM market_trades
+         WHERE exchange = $1 AND symbol = $2 AND time >= $3
+        WINDOW by_id AS (ORDER BY trade_id)) t
+ WHERE missing > 0 ORDER BY trade_id DESC LIMIT $4;

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from fks.bars.aggregate import BarBuilder, BarStart
@@ -20,9 +22,10 @@ from fks.collector.writer import Writer
 from fks.config.settings import Data
 from fks.feed import machine as m
 from fks.feed.feed import FeedSpec, SymbolFeed
+from fks.feed.rows import TRADES, FeedRow
 from fks.feed.unstored import Sealed
 from fks.model.bar import Bar, PublicTrade
-from fks.model.market import TradesFrom
+from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
@@ -188,6 +191,44 @@ async def test_rest_that_lags_takes_no_trade_from_a_bar_that_is_stored(
     assert {(bar.bar.high, bar.bar.trades) for bar in rig.feed.unstored.revised if bar.bar.timeframe == "1s"} == {
         (99.0, 2)
     }
+
+
+class RisingIds(WithoutSeconds):
+    """Does not promise that ids have no gaps; REST shows the trades up to `now_ns`."""
+
+    capabilities = dataclasses.replace(WithoutSeconds.capabilities, trade_ids=TradeIds.RISING)
+
+
+async def test_trades_that_the_store_lacks_are_fetched_by_their_time(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    """Bars filled a gap without them; the exchange itself leaves 5 and 6 out, and is asked for those once."""
+    at_ns = time.time_ns() - 60 * NS
+    numbers = (1, 2, 3, 4, 7, 8)
+    trades = [msgspec.structs.replace(trade(n, 0.0, "10"), time_ns=at_ns + n * NS) for n in numbers]
+    market = RisingIds(trades)
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    await rig.store.flush([FeedRow("BTCUSDT", TRADES)], [], [trades[0], trades[-1]])
+
+    async def ids() -> list[int]:
+        rows = await database.sql("SELECT trade_id FROM market_trades ORDER BY trade_id")
+        return [row[0] for row in rows]
+
+    async with rig.running():
+        rig.gap_filler.perform(rig.feed, m.RefetchTrades())  # its REST is late
+        await until(lambda: "feed.refill" in log.events("warning"))
+        assert await ids() == [1, 8]
+        rig.gap_filler.cancel("BTCUSDT")
+        await until(lambda: rig.gap_filler.is_idle)
+        market.now_ns = trades[-1].time_ns
+        rig.gap_filler.perform(rig.feed, m.RefetchTrades())
+        await until(lambda: rig.gap_filler.is_idle)
+        assert await ids() == list(numbers)
+        calls = market.calls
+        rig.gap_filler.perform(rig.feed, m.RefetchTrades())
+        await until(lambda: rig.gap_filler.is_idle)
+        assert market.calls == calls
 
 
 class ById(PaperMarket):

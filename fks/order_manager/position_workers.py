@@ -163,7 +163,7 @@ class PositionWorkers:
 
     async def _resumed(self, key: PositionKey, instance: str, held: Decimal) -> m.ResumedExit | None:
         """Return the exit that an earlier process had begun and that is not done: the instance's last decision was
-        one."""
+        one. Entries and persons' orders wait for the end of an exit: one of these after it says that it was done."""
         store = self._context.ledger.store
         last = await store.last_decision(key[0], key[2], instance)
         if last is None or last.role is not Role.EXIT or last.venue != key[1] or last.signal_id is None:

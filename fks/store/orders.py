@@ -327,7 +327,7 @@ class OrderStore:
         return bool(await self._db.fetchval("orders.is_ended_by_person", client_order_id))
 
     async def last_decision(self, account_id: int, symbol: str, instance: str) -> Order | None:
-        """Return the newest entry or exit of an instance that was not denied, or None."""
+        """Return the newest entry, exit or person's order of an instance that was not denied, or None."""
         row = await self._db.fetchrow("orders.last_decision", account_id, symbol, instance)
         return None if row is None else order_of(row)
 

@@ -145,9 +145,9 @@ SELECT * FROM (
 SELECT EXISTS (SELECT FROM order_events WHERE client_order_id = $1 AND event = 'CancelWanted');
 
 -- name: last_decision
--- The newest entry or exit of one instance and symbol that was not denied.
+-- The newest entry, exit or person's order of one instance and symbol that was not denied.
 SELECT * FROM orders
- WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND role IN ('entry', 'exit') AND state <> 'DENIED'
+ WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND role IN ('entry', 'exit', 'order') AND state <> 'DENIED'
  ORDER BY created_at DESC, attempt DESC LIMIT 1;
 
 -- name: by_signal

@@ -80,7 +80,7 @@ asked AS (
 newest AS (
     SELECT o.signal_id FROM orders o JOIN signal s ON o.account_id = s.account_id AND o.symbol = s.symbol
        AND o.instance = s.instance
-     WHERE o.role IN ('entry', 'exit') AND o.state <> 'DENIED' ORDER BY o.created_at DESC, o.attempt DESC LIMIT 1),
+     WHERE o.role IN ('entry', 'exit', 'order') AND o.state <> 'DENIED' ORDER BY o.created_at DESC, o.attempt DESC LIMIT 1),
 added AS (
     INSERT INTO exit_end_requests (signal_id, by, requested_at)
     SELECT s.id, $2, $3 FROM signal s

@@ -196,6 +196,22 @@ async def test_a_partly_filled_exit_is_finished_and_so_it_is_after_a_restart(rig
     await until(lambda: not rig.venue.live())
 
 
+async def test_what_a_person_buys_after_a_close_is_kept_by_a_restart(rig: Rig) -> None:
+    """A person closes a symbol and buys again: the close was done, whatever the bucket holds by now."""
+    entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
+    buy = {"symbol": "BTCUSDT", "venue": "ccxt", "side": "buy", "type": "market"}
+    await entry.submit(OrderRequest.parse(buy | {"quantity": "2"}), "ann", "1")
+    out = await rig.signal(Kind.EXIT, instance="", source="principal:ann", timeframe=None)
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    await entry.submit(OrderRequest.parse(buy | {"quantity": "3"}), "ann", "2")
+    await until(lambda: rig.position_is(D("2.997"), ""))
+    await rig.restart()
+    await asyncio.sleep(0.3)  # nothing is to happen
+    assert rig.venue.totals["BTC"] == D("2.997")
+    assert await exits(rig) == [(D("1.998"), "FILLED")]
+
+
 async def test_an_exit_of_unknown_outcome_is_not_sent_again_before_it_is_absent(rig: Rig) -> None:
     await protected(rig)
     rig.venue.script.append("lost")

@@ -131,7 +131,7 @@ def pages_app(home: str) -> Any:
         node.gateway_url,
         forward_key=derived(secrets.session_key.get_secret_value(), "pages"),
         is_tls=settings.http.behind_proxy or settings.http.tls_cert is not None,
-        verify=node.tls_context() or True,
+        trust=node.trust(),
     )
     return create_app(Deps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=Assets()))
 

@@ -1,7 +1,8 @@
-"""Middleware of Serve's HTTP proxy: a proxy that has just started answers once it has its routes.
+"""Serve's HTTP proxy for the gateway: it answers once it has its routes, and follows the files of its certificate.
 
-Ray calls `middlewares` in each proxy process (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Without it a new proxy
-answers 404 to everything until the controller has sent it the routes: to a client, that an order does not exist.
+Ray calls `middlewares` in each proxy process (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), before its server starts.
+Without the middleware a new proxy answers 404 to everything until the controller has sent it the routes: to a client,
+that an order does not exist.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import uvicorn.config
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fks.api.certificate_files import follow_files
 
 ROUTES_S = 10.0  # the routes are there within a second, or the controller is away
 LOOK_S = 0.05
@@ -71,5 +75,10 @@ _HEALTH: dict[str, Any] = {
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Serve puts around its HTTP proxy."""
+    """Return what Serve puts around its HTTP proxy, and have the certificate that it presents follow its files.
+
+    Serve makes the server, and passes uvicorn the files alone: so uvicorn's function for them is replaced here.
+    """
+    if not hasattr(uvicorn.config.create_ssl_context, "__wrapped__"):
+        uvicorn.config.create_ssl_context = follow_files(uvicorn.config.create_ssl_context)
     return [Middleware(HoldUntilRouted)]

@@ -8,7 +8,6 @@ an answer for AWAY_S one line is printed, and another when it is back. The lines
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import Decimal, InvalidOperation
@@ -17,6 +16,7 @@ from typing import Any
 import click
 
 from fks.clock import RealClock
+from fks.config.endpoints import TrustedFile
 
 RECONNECT_S = 0.5
 AWAY_S = 4.0  # a replica is back, or the other one answers, well before
@@ -155,14 +155,14 @@ async def watch(
     write: Callable[[str], None],
     lines: Lines | None = None,
     *,
-    tls: ssl.SSLContext | None = None,
+    trust: TrustedFile | None = None,
 ) -> None:
-    """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's base, with `tls` for https."""
+    """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's base, with `trust` for https."""
     lines = lines or Lines()
     answered_s, is_away_shown = time.monotonic(), False
     while True:
         with contextlib.suppress(OSError):
-            async for message in _messages(url, token(), tls):
+            async for message in _messages(url, token(), trust):
                 answered_s = time.monotonic()
                 if is_away_shown:
                     is_away_shown = False
@@ -175,7 +175,7 @@ async def watch(
         await RealClock().sleep(RECONNECT_S)
 
 
-async def _messages(url: str, token: str | None, tls: ssl.SSLContext | None) -> AsyncIterator[dict[str, Any]]:
+async def _messages(url: str, token: str | None, trust: TrustedFile | None) -> AsyncIterator[dict[str, Any]]:
     """Yield messages of one connection. Errors: OSError when it cannot be had or ends."""
     import orjson
     from websockets.asyncio.client import connect
@@ -183,6 +183,9 @@ async def _messages(url: str, token: str | None, tls: ssl.SSLContext | None) -> 
 
     address = url.replace("http", "ws", 1) + "/ws?channels=bars,signals,orders,fills,alerts,kill"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    if trust is not None:
+        trust.refresh()
+    tls = None if trust is None else trust.context
     try:
         async with connect(
             address, additional_headers=headers, open_timeout=5, max_queue=4096, proxy=None, ssl=tls

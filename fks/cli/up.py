@@ -176,7 +176,7 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         if is_quiet:
             await asyncio.Event().wait()
         node = site.node()
-        await watch(node.gateway_url, lambda: _token(site.paths), screen.line, tls=node.tls_context())
+        await watch(node.gateway_url, lambda: _token(site.paths), screen.line, trust=node.trust())
     finally:
         spinner.cancel()
 

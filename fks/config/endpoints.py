@@ -4,6 +4,7 @@ whose settings leave them open."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,39 @@ class Node:
         context.check_hostname = False  # loopback is in no certificate of a public name
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate is trusted, not its issuer
         return context
+
+    def trust(self) -> TrustedFile | None:
+        """Return `tls_context` for a client that lives longer than a certificate. Errors: ConfigError."""
+        context = self.tls_context()
+        return None if context is None or self.tls_cert is None else TrustedFile(context, self.tls_cert)
+
+
+class TrustedFile:
+    """A client's trust in the certificates of one file. `refresh` trusts what the file holds now as well: for clients
+    that live longer than a certificate."""
+
+    def __init__(self, context: ssl.SSLContext, file: str) -> None:
+        """`context` trusts what is in the file."""
+        self.context = context
+        self._file = file
+        self._seen_ns = self._changed_ns()
+
+    def refresh(self) -> None:
+        """Look at the file. One that cannot be used changes nothing."""
+        changed_ns = self._changed_ns()
+        if changed_ns in (0, self._seen_ns):
+            return
+        try:
+            self.context.load_verify_locations(self._file)
+        except OSError:  # half of it is written: the next call looks again
+            return
+        self._seen_ns = changed_ns
+
+    def _changed_ns(self) -> int:
+        try:
+            return os.stat(self._file).st_mtime_ns
+        except OSError:
+            return 0
 
 
 def save_node(paths: Paths, node: Node) -> None:

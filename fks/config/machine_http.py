@@ -74,7 +74,7 @@ def certificate_fault(cert: Path, key: Path, now: datetime) -> Fault | None:
             "give the certificate and its own key, without a password, as PEM files",
         )
     if found.not_valid_after_utc <= now:
-        return f"{cert} expired at {_time(found.not_valid_after_utc)}", "renew it, then stop and start the node there"
+        return f"{cert} expired at {_time(found.not_valid_after_utc)}", "renew it there"
     if found.not_valid_before_utc > now:
         return f"{cert} is valid from {_time(found.not_valid_before_utc)} on", "set the clock there, or wait"
     return None

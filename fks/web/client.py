@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 import orjson
 
+from fks.config.endpoints import TrustedFile
 from fks.process.callers import CLIENT_HEADER, client_header
 from fks.web.sharing import Shared
 
@@ -79,15 +79,18 @@ class GatewayClient:
         *,
         forward_key: bytes,
         is_tls: bool = False,
-        verify: ssl.SSLContext | bool = True,
+        trust: TrustedFile | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`forward_key` proves to the gateway that the forwarded address of a client is true. `is_tls`: browsers reach
-        this host by TLS, which decides the name of the session's cookie."""
+        this host by TLS, which decides the name of the session's cookie. `trust`: in the gateway's own certificate, for
+        HTTPS."""
+        self._trust = trust
         self._forward_key = forward_key
         self.cookie_name = "__Host-fks_session" if is_tls else "fks_session"
         limits = httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_KEPT_ALIVE_MAX)
         # retries: a connection that the gateway's proxy had closed meanwhile is opened again; nothing was sent on it
+        verify = True if trust is None else trust.context
         transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits, retries=1, trust_env=False)
         self._http = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout_s, trust_env=False)
         self._reads: Shared[_Read, httpx.Response] = Shared()
@@ -132,6 +135,8 @@ class GatewayClient:
     async def _call(
         self, method: str, caller: Caller, path: str, headers: Mapping[str, str] | None = None, **more: Any
     ) -> httpx.Response:
+        if self._trust is not None:
+            self._trust.refresh()
         sent = {
             "Host": caller.host,
             CLIENT_HEADER: client_header(caller.address, self._forward_key),

@@ -61,7 +61,7 @@ def test_each_machine_answers_https_once_the_last_has_its_certificate(cluster: C
     elsewhere = {"FKS_HTTP_TLS_CERT": str(own), "FKS_HTTP_TLS_KEY": str(key)}
     assert answers(cluster.head) == 200
     first, second = join(cluster, "w1"), join(cluster, "w2", **elsewhere)
-    path = cluster.settings["FKS_HTTP_TLS_CERT"]
+    path, key_path = cluster.settings["FKS_HTTP_TLS_CERT"], cluster.settings["FKS_HTTP_TLS_KEY"]
     reason = f"gateway on w2: http.tls_cert is {own} there, and {path} on the head"
     wait_until(
         lambda: any(text.startswith(reason) for text in cluster.head.status()["reasons"]),
@@ -89,6 +89,12 @@ def test_each_machine_answers_https_once_the_last_has_its_certificate(cluster: C
     wait_until(lambda: not before & replicas(cluster), deadline_s=60.0, every_s=0.5)
     wait_until(lambda: gateway_nodes(cluster) == ["h0", "w1", "w2"], deadline_s=30.0, every_s=0.5)
     assert [answers(node) for node in (cluster.head, first, second, third)] == [200, 200, 200, 0]
+    for now, before_it in zip(certificate(tmp_path / "renewed", "fks.example"), (path, key_path), strict=True):
+        now.replace(before_it)
+    assert [answers(node) for node in (cluster.head, first, second)] == [200, 200, 200], "nothing was restarted"
+    node = load_node(Paths.of(cluster.head.home))
+    pages = httpx.get(f"{node.gateway_url}/app/login", verify=node.tls_context() or False, trust_env=False, timeout=5.0)
+    assert pages.status_code == 200
 
 
 def named_in_the_log(cluster: Cluster) -> list[str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+import uvicorn.config
 
+from fks.api import serve_proxy
 from fks.chaos.outside import Outside
 from fks.cli.client import Gateway
 from fks.clock import RealClock
@@ -18,6 +20,7 @@ from fks.config.paths import Paths
 from fks.model.errors import FksError
 from fks.node.probe import http_get
 from fks.store.db import Database
+from fks.web.client import Caller, GatewayClient
 from tests.support.certificates import certificate
 from tests.support.gateway import Running, Server, running
 from tests.support.waiting import until
@@ -71,3 +74,51 @@ async def test_hsts_and_the_host_prefix_of_the_cookie_come_with_tls(
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert gateway.app.state.tokens.cookie_name.startswith("__Host-")
+
+
+async def test_renewed_certificate_is_presented_and_trusted_without_a_restart(
+    gateway: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is made as Serve makes it; clients that live longer than the certificate go on, too."""
+    monkeypatch.setattr(uvicorn.config, "create_ssl_context", uvicorn.config.create_ssl_context)
+    serve_proxy.middlewares()
+    serve_proxy.middlewares()  # Serve calls it again in the same process
+    cert, key = certificate(tmp_path / "tls", "fks.example")
+    config = uvicorn.Config(
+        gateway.app, host="127.0.0.1", port=0, lifespan="off", ssl_certfile=cert, ssl_keyfile=key, proxy_headers=False
+    )
+    server = Server(config)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started or task.done(), deadline_s=20)
+    node = Node("", "", "", {"host": "127.0.0.1", "port": server.port, "tls_cert": str(cert), "tls_key": str(key)})
+    # made before, and used for the first time after the renewal
+    before, pages = node.tls_context(), GatewayClient(node.gateway_url, forward_key=b"k" * 32, trust=node.trust())
+    caller = Caller(session="", host=f"127.0.0.1:{server.port}", address="127.0.0.1")
+
+    async def presented(name: str | None) -> bytes:
+        """Return the certificate that a new connection is shown; one by address names no host."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context, server_hostname=name or "")
+        found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        return bytes(found)
+
+    try:
+        old = await presented(None)
+        other, other_key = certificate(tmp_path / "other", "fks.example")
+        other.replace(cert)  # its key is not there yet: what is in the files cannot be used
+        assert [await presented(name) for name in (None, "fks.example")] == [old, old]
+        assert (await http_get("127.0.0.1", server.port, "/ready", tls=before))[0] == 200
+        other_key.replace(key)
+        new = await presented(None)
+        assert new != old
+        assert await presented("fks.example") == new
+        assert (await http_get("127.0.0.1", server.port, "/ready", tls=node.tls_context()))[0] == 200
+        assert (await pages.read(caller, "/health"))["status"]
+        with pytest.raises(OSError, match="certificate"):
+            await http_get("127.0.0.1", server.port, "/ready", tls=before)
+    finally:
+        await pages.close()
+        server.should_exit = True
+        await asyncio.wait_for(task, 20)

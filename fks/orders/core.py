@@ -29,8 +29,9 @@ from fks.model.instrument import Instrument
 from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State
 from fks.model.signal import Kind, Signal, SignalState
 from fks.orders import messages as m
+from fks.orders.entries import Entries
 from fks.orders.exits import Exit, ExitAct, ExitState, Situation, next_row
-from fks.orders.protection import LegAction, Want, can_rest, next_action, next_attempt, wanted, wanted_roles
+from fks.orders.protection import LegAction, Want, can_rest, next_action, next_attempt, wanted_roles
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import exit_quantity_allowed, is_dust, split_at_lot
 
@@ -85,7 +86,7 @@ class OrderCore:
         self._limits = limits
         self._orders: dict[str, Order] = {}  # that may still fill, or whose executions are not all here
         self._legs: dict[str, dict[str, Order]] = {}  # by parent, all attempts
-        self._entries: dict[str, dict[str, Order]] = {}  # executed orders by instance: what positions are made of
+        self._entries: dict[str, Entries] = {}  # by instance: what positions are made of
         self._parents: dict[str, Order] = {}
         self._positions: dict[str, Decimal] = {}
         self._queues: dict[str, _Queue] = {}
@@ -153,14 +154,11 @@ class OrderCore:
         """Return the entries with protections that each instance's position is made of, newest first."""
         found = {}
         for instance, held in self._positions.items():
-            wants = wanted(held, self._newest_entries(instance), None)
+            entries = self._entries.get(instance)
+            wants = [] if entries is None else entries.wanted(held, None)
             if parents := [want.parent for want in wants if want.quantity and want.parent.role is Role.ENTRY]:
                 found[instance] = parents
         return found
-
-    def _newest_entries(self, instance: str) -> list[Order]:
-        entries = self._entries.get(instance, {}).values()
-        return sorted(entries, key=lambda o: (o.created_ns, o.client_order_id), reverse=True)
 
     @property
     def waiting_on_exit(self) -> int:
@@ -217,8 +215,8 @@ class OrderCore:
         elif order.role in (Role.ENTRY, Role.ORDER):
             if order.stop_loss is not None or order.take_profit is not None:
                 self._parents[name] = order
-            if order.filled > 0:
-                self._entries.setdefault(order.instance, {})[name] = order
+            if order.filled > 0 or name in self._entries.get(order.instance, ()):
+                self._entries.setdefault(order.instance, Entries()).put(order)
         exit_ = self._exits.get(order.instance)
         if exit_ is not None and order.signal_id == exit_.signal.id and (order.role is Role.EXIT or exit_.is_single):
             newest = exit_.order
@@ -244,9 +242,10 @@ class OrderCore:
 
     def _take_read(self, event: m.EntriesRead) -> None:
         """Take in entries and legs that were forgotten; what is known is newer than what was read."""
-        known = {name for legs in self._legs.values() for name in legs} | self._entries.get(event.instance, {}).keys()
+        entries = self._entries.get(event.instance, ())
+        known = {name for legs in self._legs.values() for name in legs}
         for order in (*event.entries, *event.legs):
-            if order.client_order_id not in known:
+            if order.client_order_id not in known and order.client_order_id not in entries:
                 self._take_order(order)
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
@@ -654,8 +653,8 @@ class OrderCore:
         For a moment a position may be ahead of its entry, which is reported next.
         """
         held = self._positions.get(instance, ZERO)
-        entries = self._entries.get(instance, {}).values()
-        if sum((entry.filled for entry in entries if entry.side.sign * held > 0), ZERO) >= abs(held):
+        entries = self._entries.get(instance)
+        if not held or (entries is not None and entries.covers(held)):
             self._missing.pop(instance, None)
             return
         missing = self._missing.setdefault(instance, _Missing(self._now.mono_s))
@@ -670,11 +669,11 @@ class OrderCore:
 
     def _wants(self, instance: str) -> list[Want]:
         """Return what each entry of the instance wants protected, beyond what closing orders are closing already."""
-        entries = self._newest_entries(instance)
+        entries = self._entries.get(instance)
         held = self._positions.get(instance, ZERO)
         if not entries:
             return []
-        instrument = self._facts.instruments.get(entries[0].exchange)
+        instrument = self._facts.instruments.get(entries.newest.exchange)
         away = Side.SELL if held > 0 else Side.BUY
         still = sum(
             (
@@ -688,21 +687,22 @@ class OrderCore:
             ),
             ZERO,
         )
-        wants = wanted(held + away.sign * min(still, abs(held)), entries, instrument)
-        self._drop_old_entries(instance, entries, held)
+        wants = entries.wanted(held + away.sign * min(still, abs(held)), instrument)
+        if entries.may_drop(held):
+            self._drop_old_entries(entries, held)
         return wants
 
-    def _drop_old_entries(self, instance: str, entries: list[Order], held: Decimal) -> None:
+    def _drop_old_entries(self, entries: Entries, held: Decimal) -> None:
         """Forget entries that the position is not made of any more, once none of their legs may fill."""
         covered = ZERO
-        for entry in entries:
+        for entry in entries.newest_first():
             name, is_opposite = entry.client_order_id, entry.side.sign * held < 0
             if (
                 (is_opposite or covered >= abs(held))
                 and entry.state not in OPEN
                 and not any(leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values())
             ):
-                self._entries[instance].pop(name, None)
+                entries.pop(name)
                 for forgotten in (self._legs, self._parents, self._protection):
                     forgotten.pop(name, None)
                 self._alerted_unprotectable.discard(name)
@@ -711,7 +711,7 @@ class OrderCore:
     def _forget_flat(self, instances: list[str]) -> None:
         """Forget entries and parents that nothing can come of any more."""
         for instance in [name for name in self._entries if name not in instances]:
-            self._drop_old_entries(instance, list(self._entries[instance].values()), ZERO)
+            self._drop_old_entries(self._entries[instance], ZERO)
             if not self._entries[instance]:
                 del self._entries[instance]
             self._unprotected_since.pop(instance, None)

@@ -1,0 +1,85 @@
+"""The entries of a position: kept in order, they say what going through all of them at each event would say."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.model.order import Order, Role, Side, State
+from fks.orders import messages as m
+from fks.orders.core import OrderCore
+from fks.orders.entries import Entries
+from fks.orders.protection import wanted
+from tests.support.order_values import an_instrument, an_order
+
+D = Decimal
+INSTRUMENT = an_instrument()
+
+
+def an_entry(number: int, filled: int, *, side: Side = Side.BUY, stop: int | None = None) -> Order:
+    """Return an executed entry; the same number is the same order."""
+    return an_order(
+        client_order_id=f"{number:032x}",
+        role=Role.ENTRY,
+        side=side,
+        state=State.FILLED,
+        quantity=D(10),
+        filled=D(filled),
+        stop_loss=None if stop is None else D(stop),
+        created_ns=number // 2,
+    )
+
+
+changes = st.lists(
+    st.one_of(
+        st.builds(
+            an_entry,
+            st.integers(0, 12),
+            st.integers(0, 9),
+            side=st.sampled_from(Side),
+            stop=st.one_of(st.none(), st.just(90)),
+        ),
+        st.integers(0, 12).map(lambda number: f"{number:032x}"),
+    ),
+    max_size=30,
+)
+
+
+@given(changes, st.integers(-40, 40), st.booleans())
+def test_entries_give_what_all_of_them_gone_through_give(
+    steps: list[Order | str], position: int, is_rounded: bool
+) -> None:
+    entries, known, held = Entries(), dict[str, Order](), D(position)
+    instrument = INSTRUMENT if is_rounded else None
+    for step in steps:
+        if isinstance(step, str):
+            entries.pop(step)
+            known.pop(step, None)
+        else:
+            entries.put(step)
+            known[step.client_order_id] = step
+            if not step.filled:
+                del known[step.client_order_id]
+        newest_first = sorted(known.values(), key=lambda o: (o.created_ns, o.client_order_id), reverse=True)
+        same = [order.filled for order in newest_first if order.side.sign * held > 0]
+        assert entries.newest_first() == newest_first
+        assert len(entries) == len(known)
+        assert entries.covers(held) == (sum(same, D(0)) >= abs(held))
+        assert entries.wanted(held, instrument) == wanted(held, newest_first, instrument)
+        covered, is_left = D(0), False
+        for order in newest_first:
+            is_opposite = order.side.sign * held < 0
+            is_left |= is_opposite or covered >= abs(held)
+            covered += D(0) if is_opposite else order.filled
+        assert not known or entries.may_drop(held) or not is_left
+
+
+def test_an_entry_whose_executions_were_all_taken_back_protects_nothing() -> None:
+    first, second = an_entry(1, 10, stop=90), an_entry(4, 5, stop=95)
+    core, facts = OrderCore((1, "ccxt", "BTCUSDT"), m.Limits()), m.Facts(instruments={"binance": INSTRUMENT})
+    core.handle(m.Restored((), (second, first), {"one": D(15)}), m.Now(0, 0.0), facts)
+    assert core.held_entries() == {"one": [second, first]}
+    core.handle(m.OrderChanged(an_entry(4, 0, stop=95), {"one": D(10)}), m.Now(1, 0.1), facts)
+    assert core.held_entries() == {"one": [first]}

@@ -7,7 +7,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from tests.support.free_port import free_port
 
 
 class LocalExchange:
@@ -101,13 +102,6 @@ class LocalExchange:
 
 def _object(value: Any) -> dict[str, Any]:
     return dict(json.loads(value) if isinstance(value, str) else value)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_price(exchange: LocalExchange, symbol: str) -> str:

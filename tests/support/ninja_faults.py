@@ -24,6 +24,7 @@ from fks.sim.nt8.server import front_contract
 from fks.store.db import Database
 from fks.store.ninja import NinjaStore
 from tests.support import mono, nt8_host
+from tests.support.free_port import free_port
 from tests.support.ninja import put_secret
 from tests.support.waiting import until
 
@@ -407,7 +408,7 @@ def bracket_findings(orders: list[dict[str, Any]], submits: list[dict[str, Any]]
 @contextlib.asynccontextmanager
 async def faults(build: mono.Build, folder: Path, db: Database, url: str, plan: Plan) -> AsyncIterator[Faults]:
     """Run a link and an AddOn that die."""
-    ports = (nt8_host.free_port(), nt8_host.free_port())
+    ports = (free_port(), free_port())
     proxy = Proxy(ports)
     await proxy.open()
     addons = AddOnProcesses(build, folder, ports, plan)

@@ -18,6 +18,7 @@ from typing import Any
 from fks.ninja import strict_json
 from tests.support import conversations
 from tests.support.conversations import Step, Variables, parse_json
+from tests.support.free_port import free_port
 from tests.support.mono import Build
 
 SECRET = b"correct-horse-battery-staple-0001"
@@ -27,14 +28,6 @@ SKIPPABLE = {"ev", "status", "trade", "quote", "md_status"}
 SETTLE_MS = 5000
 STEP_MS = 100
 HEARTBEAT_MS = 2000
-
-
-def free_port() -> int:
-    """A TCP port that is free on the loopback interface now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def _plain(value: Any) -> Any:

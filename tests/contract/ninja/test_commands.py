@@ -10,7 +10,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import NOT_RUNNING, OK, USAGE, run
-from tests.support.local_exchange import free_port
+from tests.support.free_port import free_port
 from tests.support.ninja import SECRET, log_event, put_secret
 from tests.support.ninja_server import ScriptedBridge
 from tests.support.waiting import until

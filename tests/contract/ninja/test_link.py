@@ -18,7 +18,7 @@ from fks.ninja.session import ClientSession, Prepared
 from fks.ninja.signals import SignalState
 from fks.ninja_link.check import Address, check_connection, follow
 from fks.ninja_link.link import Link, is_loopback, ports_of, system_draws
-from tests.support.local_exchange import free_port
+from tests.support.free_port import free_port
 from tests.support.ninja import ack, identity, log_event, signal
 from tests.support.ninja_server import ScriptedBridge
 from tests.support.waiting import until

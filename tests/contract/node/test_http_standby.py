@@ -17,7 +17,7 @@ from fks.clock import RealClock
 from fks.node import http_standby
 from fks.node.http_standby import HttpStandby
 from fks.node.ports import is_free
-from tests.support.local_exchange import free_port
+from tests.support.free_port import free_port
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 

@@ -16,7 +16,8 @@ import pytest
 from fks.sim.nt8.server import front_contract
 from tests.support import mono, nt8_host
 from tests.support.ninja import put_secret
-from tests.support.nt8_host import SECRET, Client, Host, dump, free_port
+from tests.support.free_port import free_port
+from tests.support.nt8_host import SECRET, Client, Host, dump
 
 #: The AddOn gives an unauthenticated connection 5 s for its first line; a slow machine gets as long again.
 FIRST_LINE_S, SLACK_S = 5.0, 10.0

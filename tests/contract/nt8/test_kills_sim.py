@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.free_port import free_port
 from tests.support import mono, nt8_host
 
 NOW = 1738594800000
@@ -32,10 +33,10 @@ class Rig:
     def __init__(self, build: mono.Build, folder: Path) -> None:
         (folder / "fks").mkdir(parents=True)
         (folder / "fks" / "secret.key").write_bytes(nt8_host.SECRET)
-        self.port = nt8_host.free_port()
+        self.port = free_port()
         config = {
             "port": self.port,
-            "port_fallback": nt8_host.free_port(),
+            "port_fallback": free_port(),
             "max_position": 1000,
             "rate_per_second": 1000,
             "rate_per_minute": 9999,

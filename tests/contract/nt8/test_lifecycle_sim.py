@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.free_port import free_port
 from tests.support import mono, nt8_host
 
 NOW = 1738594800000
@@ -17,7 +18,7 @@ def host(nt8_build: mono.Build, tmp_path: Path) -> Iterator[nt8_host.Host]:
     folder = tmp_path / "NinjaTrader 8"
     (folder / "fks").mkdir(parents=True)
     (folder / "fks" / "secret.key").write_bytes(nt8_host.SECRET)
-    config = {"port": nt8_host.free_port(), "port_fallback": nt8_host.free_port()}
+    config = {"port": free_port(), "port_fallback": free_port()}
     (folder / "fks" / "config.json").write_text(nt8_host.dump(config))
     made = nt8_host.Host(nt8_build, folder)
     made.start(NOW, ["Sim101"])

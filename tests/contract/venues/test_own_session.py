@@ -11,7 +11,8 @@ import pytest
 from fks.model.order import Fill, OrderType, Outcome, Presence, Refusal
 from fks.model.ports import SessionBack, SessionLost
 from fks.venues.binance.venue import SpotVenue
-from tests.support.local_exchange import LocalExchange, free_port
+from tests.support.free_port import free_port
+from tests.support.local_exchange import LocalExchange
 from tests.support.venue_orders import order
 from tests.support.venue_sessions import Listener, Open
 from tests.support.waiting import until

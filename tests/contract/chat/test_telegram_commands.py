@@ -85,9 +85,10 @@ async def test_signal_is_approved_with_a_code_and_declined_without(phone: Phone)
     async with phone.running():
         phone.server.write(f"/approve {first} 000000")
         assert "the code is wrong" in (await phone.replies(1))[0]
-        phone.server.write(f"/approve {first[:8]} {code_of(phone.secret)}")
+        code = code_of(phone.secret)
+        phone.server.write(f"/approve {first[:8]} {code}")
         assert (await phone.replies(2))[1].endswith("now ready")
-        phone.server.write(f"/approve {second} {code_of(phone.secret)}")
+        phone.server.write(f"/approve {second} {code}")
         assert "was used" in (await phone.replies(3))[2], "a code is good once"
         phone.server.write(f"/reject {second[:8]}")
         assert (await phone.replies(4))[3].endswith("now declined")

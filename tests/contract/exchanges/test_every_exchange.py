@@ -80,7 +80,7 @@ async def opened(
     try:
         yield exchange
     finally:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(10):
             await exchange.close()
 
 

@@ -348,7 +348,7 @@ async def test_tree_is_redeployed_when_its_supervisor_is_silent(paths, monkeypat
     driver = FakeDriver(age_s=0.0)
     async with running(paths, [small(paths, "ray")], driver):
         driver.age_s = 99.0
-        await until(lambda: driver.deploys >= 2, deadline_s=5.0)
+        await until(lambda: driver.deploys >= 2, deadline_s=20.0)
 
 
 async def test_failed_deploy_is_retried_once_at_start_and_always_later(paths):

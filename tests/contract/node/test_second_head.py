@@ -120,7 +120,7 @@ async def test_killed_keeper_may_claim_again_at_once(tmp_path: Path, database: A
     _, driver = driver_of(tmp_path / "first", database)
     await driver.claim()
     _, again = driver_of(tmp_path / "first", database)
-    await asyncio.wait_for(again.claim(), 2.0)
+    await asyncio.wait_for(again.claim(), 7.5)  # half of the time that a stranger would wait
     assert again.claimed.is_claimed
 
 
@@ -148,7 +148,8 @@ async def test_an_earlier_boot_is_waited_out_and_a_copy_that_runs_is_refused(
     assert driver.claimed.is_claimed
 
     await store.claim(before, host="h", home="/x", address="", is_alone=True)
-    _, third = driver_of(tmp_path / "first", database, ttl_s=0.4)
+    # on a busy machine two renewals may be a second apart
+    _, third = driver_of(tmp_path / "first", database, ttl_s=1.5)
 
     async def run_on() -> None:
         while True:

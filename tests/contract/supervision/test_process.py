@@ -136,7 +136,7 @@ async def test_stopped_process_is_killed_too(child: Any) -> None:
     held = hold(child.pid)
     assert held is not None
     os.kill(child.pid, signal.SIGSTOP)
-    assert await asyncio.wait_for(held.kill(is_hung=True), 2.0)
+    assert await asyncio.wait_for(held.kill(is_hung=True), 10.0)
     held.close()
 
 

@@ -80,17 +80,17 @@ async def sessions(running: LocalExchange, bus: Bus, redis_url: str) -> AsyncIte
 async def test_a_429_seen_by_one_process_pauses_the_others(sessions: Sessions, running: LocalExchange) -> None:
     orders, guardian = await sessions.open(), await sessions.open(is_guardian=True)
     await until(lambda: orders.wait_s() == 0)
-    running.fault("429", path="/api/v3/account", seconds=5)
+    running.fault("429", path="/api/v3/account", seconds=30)
     with pytest.raises(OutageError):
         await guardian.balances()
-    await until(lambda: orders.wait_s() > 3, deadline_s=1.0)
+    await until(lambda: orders.wait_s() > 20, deadline_s=5.0)
     before = len(running.received(all=1))
     for role in (Role.ENTRY, Role.EXIT):
         wanted = order(role=role)
         answer = await orders.submit(wanted)
         assert (answer.outcome, answer.code, answer.refusal) == (Outcome.REFUSED, "RATE_VENUE", Refusal.RATE_LIMITED)
         assert answer.retry_after_s is not None
-        assert 2 < answer.retry_after_s <= 5
+        assert 10 < answer.retry_after_s <= 30
     assert [row for row in running.received(all=1)[before:] if not row["path"].startswith("/sim")] == []
 
 
@@ -100,7 +100,7 @@ async def test_entry_that_would_wait_is_refused_and_exits_still_go(sessions: Ses
     assert price is not None
     low = str((price * Decimal("0.9")).quantize(Decimal("0.01")))
     placed: list[Any] = []
-    await in_one_window(10)
+    await in_one_window(10, 4.0)
     while (
         answer := await venue.submit(wanted := order("0.001", type=OrderType.LIMIT, price=low))
     ).outcome is Outcome.ACK:
@@ -128,7 +128,7 @@ class Stranger(PauseOnly):
 
 
 async def test_what_the_answers_report_as_used_is_respected(sessions: Sessions) -> None:
-    await in_one_window(60)
+    await in_one_window(60, 8.0)
     stranger = Stranger(RealClock())
     other = await sessions.open(budget=stranger)
     while stranger.used < PER_MINUTE * 3 // 4:
@@ -140,10 +140,10 @@ async def test_what_the_answers_report_as_used_is_respected(sessions: Sessions) 
     assert (await venue.submit(order("0.001", role=Role.EXIT))).outcome is Outcome.ACK
 
 
-async def in_one_window(span_s: int) -> None:
-    """Return when the present window of the exchange's clock lasts for another two seconds."""
+async def in_one_window(span_s: int, least_s: float) -> None:
+    """Return when the present window of the exchange's clock lasts for another `least_s` seconds."""
 
     async def lasts() -> bool:
-        return span_s - time.time() % span_s > 2
+        return span_s - time.time() % span_s > least_s
 
-    await until(lasts, deadline_s=4.0, every_s=0.05)
+    await until(lasts, deadline_s=2 * least_s, every_s=0.05)

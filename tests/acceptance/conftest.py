@@ -12,7 +12,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.support.exchange_cases import CASES
 from tests.support.exchange_peer import Peer, playing
-from tests.support.local_exchange import free_port
+from tests.support.free_port import free_port
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -27,6 +27,7 @@ def copy_sources(place: Path) -> Path:
     return place
 
 
+@pytest.hookimpl(trylast=True)  # after the order by length, which would put the shared system before the others again
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that do without the shared system first: once it trades, it takes the processor from them."""
     sharing = {item.path for item in items if "running" in getattr(item, "fixturenames", ())}
@@ -72,7 +73,10 @@ def running(okx: Peer) -> Iterator[System]:
 
 
 @pytest.fixture
-def system(running: System) -> System:
+def system(running: System) -> Iterator[System]:
     """Return the running system, healthy: every component up, feeds fresh, the kill switch released."""
     wait_until(lambda: running.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
-    return running
+    yield running
+    if running.status()["kill"]["engaged"]:  # else every later test that waits for a fill would fail with this one
+        running.fks("resume", "--force")
+        pytest.fail("this test left the kill switch engaged")

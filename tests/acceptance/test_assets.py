@@ -253,6 +253,7 @@ def nt8(system: System) -> Iterator[str]:
         process.wait(10)
 
 
+@pytest.mark.timeout(300)  # its waits together
 def test_the_first_contract_starts_the_collector_of_ninjatrader(system: System, nt8: str) -> None:
     assert "collector:ninja" not in system.components()
     with system.client() as client:

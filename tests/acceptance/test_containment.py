@@ -60,6 +60,7 @@ def test_strategy_that_kills_its_worker_is_isolated_disabled_and_paged(system: S
         "--timeframe",
         str(timeframe),
     )
+    (last,) = system.sql("SELECT coalesce(max(id), 0) FROM alerts")[0]
     pids = {name: row["pid"] for name, row in system.components().items() if row["kind"] == "actor"}
     try:
         wait_until(lambda: _row(system)[0] == "RUNNING", deadline_s=30.0, every_s=0.3)
@@ -69,7 +70,7 @@ def test_strategy_that_kills_its_worker_is_isolated_disabled_and_paged(system: S
         state, is_enabled, is_isolated, crashes, traceback = _row(system)
         assert (state, is_enabled, is_isolated, crashes) == ("DISABLED", False, True, 4)
         assert "strategy:solo:deadly died" in str(traceback)
-        pages = system.sql("SELECT event FROM alerts WHERE event LIKE 'strategy.%' ORDER BY id")
+        pages = system.sql(f"SELECT event FROM alerts WHERE event LIKE 'strategy.%' AND id > {last} ORDER BY id")
         assert [page[0] for page in pages] == ["strategy.isolated", "strategy.disabled"]
         wait_until(lambda: "strategy:solo:deadly" not in system.components(), deadline_s=20.0, every_s=0.3)
         behind: list[object] = []

@@ -61,10 +61,12 @@ def waiting(system: System) -> Iterator[System]:
     (system.home / "strategies").mkdir(exist_ok=True)
     (system.home / "strategies" / "alternates.py").write_text(STRATEGY)
     add = ("strategies", "add", "asks", "alternates", "--symbol", "BTC/USDT", "--timeframe", "1s")
-    system.fks(*add, "--account", "demo", "--approval", "manual")
-    yield system
-    system.fks("strategies", "disable", "asks", check=False)
-    system.fks("resume", check=False)
+    try:
+        system.fks(*add, "--account", "demo", "--approval", "manual")
+        yield system
+    finally:
+        system.fks("strategies", "disable", "asks", check=False)
+        system.fks("resume", check=False)
 
 
 async def make_user(system: System) -> str:

@@ -52,6 +52,7 @@ class Watched:
         return "\n".join(f"{at:6.1f} {line}" for at, line in self.lines)
 
 
+@pytest.mark.timeout(400)  # two starts of START_S at most
 def test_up_prints_addresses_and_trading_ctrl_c_leaves_nothing_and_a_new_start_continues() -> None:
     with tempfile.TemporaryDirectory(prefix="fks-up-") as place:
         Path(place).chmod(0o755)

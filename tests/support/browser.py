@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.waiting import until
 
+SHOWN_S = 60.0  # bounds a failure alone: no test proves a time with it
 LOOK_S = 0.03  # between two looks at a page: a look costs a millisecond
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -71,7 +72,7 @@ async def says(tab: Page, *texts: str) -> None:
         return all(text in seen for text in texts)
 
     try:
-        await until(is_shown, deadline_s=30, every_s=LOOK_S)
+        await until(is_shown, deadline_s=SHOWN_S, every_s=LOOK_S)
     except BaseException as error:
         raise AssertionError(f"{texts} are not all in:\n{seen[:3000]}\n{tab.complaints}") from error
 
@@ -82,7 +83,7 @@ async def is_true(tab: Page, script: str) -> None:
     async def look() -> bool:
         return bool(await tab.run(script))
 
-    await until(look, deadline_s=30, every_s=LOOK_S)
+    await until(look, deadline_s=SHOWN_S, every_s=LOOK_S)
 
 
 async def press(tab: Page, key: str) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,20 +17,12 @@ from typing import Any
 
 import psutil
 
+from tests.support.free_port import free_port
 from tests.support.namespaces import apart
 from tests.support.system import FKS, System
 from tests.support.waiting import wait_until
 
 START_S = 170.0
-
-
-def free_port(host: str) -> int:
-    """Return a port of the low range without a listener: the kernel gives none of it away."""
-    for port in range(12000 + os.getpid() % 5000, 20000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
-            return port
-    raise AssertionError("no free port")
 
 
 @dataclass
@@ -71,7 +62,7 @@ class Cluster:
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda name: self.join(name, port=port), names))
         rows = {f"{service}@{name}" for service in ("keeper", "raylet") for name in names}
-        wait_until(lambda: rows <= set(self.head.components()), deadline_s=10.0)  # each writes its rows once a second
+        wait_until(lambda: rows <= set(self.head.components()), deadline_s=30.0)  # each writes its rows once a second
 
     def join(self, name: str, *, port: int | None = None) -> None:
         """Start a worker's keeper; it takes over what an earlier one left."""

@@ -196,8 +196,8 @@ def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> 
         account = system.sim("/sim/account")
         assert not account["open_orders"]
         wait_until(lambda: not audit(system).position_errors, deadline_s=30.0, every_s=0.5)
-    finally:
-        system.fks("resume")
+    finally:  # a kill that has just found an order that was on its way is at work on it, and a release waits
+        wait_until(lambda: system.fks("resume", check=False).returncode == 0, deadline_s=30.0, every_s=0.5)
     wait_until(lambda: system.status()["kill"]["engaged"] is False, deadline_s=10.0)
     system.wait_for_fills(1)
 

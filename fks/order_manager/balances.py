@@ -212,25 +212,37 @@ class AccountBalances:
     async def find_externals(self, balances: dict[str, Balance], symbols: Sequence[str], *, is_sure: bool) -> None:
         """Write what the venue holds of each base beyond our fills; not while something there is unresolved.
 
-        While trading, balances and fills come on two roads: unless `is_sure`, a difference counts once it was seen
-        twice.
+        It is noted in one symbol of the base, however many trade it: counted twice, a person could sell as external
+        what an instance bought. While trading, balances and fills come on two roads: unless `is_sure`, a difference
+        counts once it was seen twice.
         """
-        name, account_id, done = self._venue.name, self._status.account_id, set[str]()
+        by_base: dict[str, list[str]] = {}
         for symbol in symbols:
-            key = (account_id, name, symbol)
-            base = self._base(symbol)
-            is_unresolved = any(order.state in (State.SENDING, State.UNKNOWN) for order in self._cache.open_at(key))
-            if base is None or base in done or is_unresolved:
+            if (base := self._base(symbol)) is not None:
+                by_base.setdefault(base, []).append(symbol)
+        for base, same in by_base.items():
+            if any(self._is_unresolved(symbol) for symbol in same):
                 continue
-            done.add(base)
             held = balances.get(base)
             external = (held.total if held is not None else _ZERO) - self._ours(base)
-            if external == self._cache.position(*key, EXTERNAL).quantity:
-                self._differences.pop(symbol, None)
-            elif is_sure or self._differences.get(symbol) == external:
-                await self._note_external(symbol, external)
+            noted = {symbol: self._external(symbol) for symbol in same}
+            home = max(noted.items(), key=lambda item: abs(item[1]))[0]
+            wanted = {symbol: external if symbol == home else _ZERO for symbol in same}
+            if noted == wanted:
+                self._differences.pop(base, None)
+            elif is_sure or self._differences.get(base) == external:
+                for symbol in same:
+                    if noted[symbol] != wanted[symbol]:
+                        await self._note_external(symbol, wanted[symbol])
             else:
-                self._differences[symbol] = external
+                self._differences[base] = external
+
+    def _is_unresolved(self, symbol: str) -> bool:
+        open_here = self._cache.open_at((self._status.account_id, self._venue.name, symbol))
+        return any(order.state in (State.SENDING, State.UNKNOWN) for order in open_here)
+
+    def _external(self, symbol: str) -> Decimal:
+        return self._cache.position(self._status.account_id, self._venue.name, symbol, EXTERNAL).quantity
 
     def _ours(self, base: str) -> Decimal:
         name, account_id = self._venue.name, self._status.account_id

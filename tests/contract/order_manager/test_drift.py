@@ -62,6 +62,31 @@ async def entry(rig: Rig, **changes: Any) -> tuple[str, str | None]:
     return await rig.outcome(await rig.signal(Kind.ENTER, **changes))
 
 
+async def externals(rig: Rig) -> dict[str, Decimal]:
+    rows = await rig.db.sql("SELECT symbol, quantity FROM positions WHERE instance = 'external' AND quantity <> 0")
+    return {row["symbol"]: row["quantity"] for row in rows}
+
+
+async def test_coins_of_nobody_count_once_however_many_symbols_trade_them(rig: Rig) -> None:
+    """Counted again in a second symbol, a person could sell them there too: they would be an instance's."""
+    await until(lambda: externals(rig))
+    assert await externals(rig) == {"BTCUSDT": D(2)}
+    await rig.db.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance', 'BTCEUR', 'BTC', 'EUR', 0.01, 0.001, 0.001, 100000, 5)"
+    )
+    await rig.db.sql("UPDATE strategy_instances SET symbol = 'BTCEUR' WHERE id = 'two'")
+    await rig.restart()
+    assert await externals(rig) == {"BTCUSDT": D(2)}
+    await rig.crash()
+    await rig.db.sql("UPDATE positions SET quantity = 3 WHERE instance = 'external'")  # as an earlier version left it
+    await rig.db.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCEUR', 'external', 2)"
+    )
+    await rig.start()
+    assert await externals(rig) == {"BTCUSDT": D(2)}
+
+
 async def test_opening_holdings_are_no_drift_and_orders_explain_themselves(rig: Rig) -> None:
     assert await opening(rig) == {"BTC": D(2), "USDT": D(100000)}
     signal = await rig.signal()

@@ -81,6 +81,7 @@ class Known:
     changed_ns: int = 0
     is_acknowledged: bool = False
     is_reduce_only: bool = False
+    is_incomplete: bool = False  # executions that the venue reported are not booked yet
 
     @property
     def is_kept_when_held(self) -> bool:
@@ -98,9 +99,9 @@ class Known:
         return self.state in _ENDED
 
     @property
-    def is_open(self) -> bool:
-        """Return whether it may still fill, as far as the journal knows."""
-        return self.state in _OPEN
+    def may_execute(self) -> bool:
+        """Return whether executions that the journal lacks may exist: it may still fill, or some are missing."""
+        return self.state in _OPEN or self.is_incomplete
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +172,11 @@ class Snapshot:
 
     def history_from_ns(self, venue: str, symbol: str) -> int:
         """Return the time from which the venue's executions in `symbol` are compared with the booked ones: that of the
-        oldest order that may still fill, however long the order manager has booked nothing; at least LOOKBACK_S ago, at
-        most a day."""
+        oldest order that may have unbooked ones, however long the order manager has booked nothing; at least LOOKBACK_S
+        ago, at most a day."""
         since = self.as_of_ns - round(LOOKBACK_S * NS)
         for known in self.orders.values():
-            if known.is_open and known.created_ns and (known.holder.venue, known.holder.symbol) == (venue, symbol):
+            if known.may_execute and known.created_ns and (known.holder.venue, known.holder.symbol) == (venue, symbol):
                 since = min(since, known.created_ns - _CLOCKS_NS)
         return max(since, self.as_of_ns - DAY_NS)
 

@@ -17,9 +17,11 @@ SELECT
                                                  o.instance, o.filled::text, o.role, o.state,
                                                  (extract(epoch FROM o.created_at) * 1000000)::bigint * 1000,
                                                  (extract(epoch FROM greatest(o.sent_at, o.updated_at)) * 1000000)::bigint * 1000,
-                                                 o.is_acknowledged, o.is_reduce_only) ORDER BY o.client_order_id), '[]'::jsonb)
+                                                 o.is_acknowledged, o.is_reduce_only, o.reported_cum_qty > o.filled)
+                               ORDER BY o.client_order_id), '[]'::jsonb)
        FROM orders o
       WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+         OR o.reported_cum_qty > o.filled
          OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')
          OR o.client_order_id = ANY($2::text[])) AS orders,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(t.venue, t.symbol, t.venue_trade_id)

@@ -73,6 +73,48 @@ async def test_a_closing_order_follows_the_rules_of_the_venues_exchange(database
     assert Snapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file
 
 
+async def test_an_ended_order_whose_executions_are_missing_is_attributed(database: Database) -> None:
+    """A stop placed an hour ago was cancelled half executed, and the order manager died before it read the history."""
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    await database.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES"
+        " (1, 'ccxt', 'BTCUSDT', 'one', 5), (1, 'ccxt', 'BTCUSDT', 'two', 6)"
+    )
+    stop, old_ns = uuid.uuid5(uuid.NAMESPACE_DNS, "stop").hex, time.time_ns() - 3600 * 10**9
+    await database.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side, "
+        "type, quantity, state, filled, reported_cum_qty, is_reduce_only, created_at, updated_at) VALUES ($1, "
+        "gen_random_uuid(), 1, 'ccxt', 'binance', 'BTCUSDT', 'one', 'sl', 'sell', 'stop', 5, 'CANCELLED', 1, 3, true, "
+        "now() - interval '1 hour', now())",
+        stop,
+    )
+    row = dict(await KillStore(database).snapshot(WINDOW_S))
+    for snapshot in (Snapshot.of(row), Snapshot.of(orjson.loads(orjson.dumps(row)))):  # and from the file
+        since = {"BTCUSDT": snapshot.history_from_ns("ccxt", "BTCUSDT")}
+        assert since["BTCUSDT"] < old_ns
+        fills = [
+            Fill(
+                fill_id=uuid.uuid4(),
+                client_order_id=stop,
+                venue_order_id="1",
+                venue_trade_id=str(number),
+                account_id=1,
+                venue="ccxt",
+                symbol="BTCUSDT",
+                side=Side.SELL,
+                quantity=Decimal(number),
+                price=Decimal(100),
+                fee=Decimal(0),
+                fee_currency="USDT",
+                time_ns=time.time_ns() - 300 * 10**9 + number,
+            )
+            for number in (1, 2)
+        ]
+        assert snapshot.orders_unknown(fills, frozenset(), since) == {}
+        positions = snapshot.with_fills(fills, frozenset(), since)
+        assert {holder.instance: quantity for holder, quantity in positions.items()} == {"one": 3, "two": 6}
+
+
 async def test_a_step_reported_late_is_recorded_with_the_state_of_the_order(database: Database) -> None:
     """The order manager may book the execution before the guardian's file is copied: the row stays, and so it says."""
     await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")

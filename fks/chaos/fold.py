@@ -3,6 +3,9 @@
 Pure, and it shares no code with the order path: the tables below are written from the contract (docs/orders.md), not
 from the machine. Every recorded step must be legal, steps must join, and state, filled quantity and request of the row
 must be those that the events give. An execution in the events is an execution in `trades`, and the other way round.
+
+A flattening order has two writers. The guardian's step moves a row that the order manager may hold in memory: the order
+manager's next step may start at the state before it.
 """
 
 from __future__ import annotations
@@ -62,6 +65,9 @@ class Folded:
     filled: Decimal = Decimal(0)
     request: str = "none"
     quantity: Decimal | None = None  # of a leg that the venue placed: what it says now; None: the row's
+    overtaken: set[str] = field(
+        default_factory=set
+    )  # states before the guardian's steps since the order manager's last
     fills: set[str] = field(default_factory=set)
 
 
@@ -109,11 +115,15 @@ def apply(order: Folded, event: Row, quantity: Decimal) -> Iterator[str]:
         return
     if event["source"] == "guardian":  # written from its file, only while the outcome of the order is unknown
         legal: set[str] = {after} if before in (None, "SENDING", "UNKNOWN") else {str(before)}
+        order.overtaken |= {before} if before is not None else set()
     elif before is None:
         legal = _first(name, payload)
     else:
-        if event["from_state"] != before:
+        if event["from_state"] in order.overtaken:
+            order.state = before = str(event["from_state"])
+        elif event["from_state"] != before:
             yield f"{name} starts at {event['from_state']}, the step before ended at {before}"
+        order.overtaken.clear()
         legal = _after(order, name, payload, quantity if order.quantity is None else order.quantity)
     if after not in legal:
         yield f"{name} in state {before or 'none'} made it {after}, legal is {' or '.join(sorted(legal)) or 'nothing'}"

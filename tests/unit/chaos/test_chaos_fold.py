@@ -183,3 +183,33 @@ def test_an_order_of_the_guardian_is_folded_from_its_own_steps() -> None:
         },
     ]
     assert list(journal_errors([order], events, [{"client_order_id": order["client_order_id"], "fill_id": "f"}])) == []
+
+
+def steps_beside_the_guardian() -> tuple[Row, list[Row], list[Row]]:
+    """Return a flattening order whose end the guardian noted after the order manager had read it as SENDING."""
+    order = row_of(an_order(state=State.FILLED, filled=D(10)))
+    id = {"client_order_id": order["client_order_id"]}
+    guardian = id | {"from_state": None, "source": "guardian", "payload": {}}
+    report = {"says": "WORKING", "filled": "0", "row": 13}
+    execution = {"fill_id": "f", "quantity": "10", "row": 22}
+    stream = id | {"source": "stream"}
+    events = [
+        guardian | {"event": "sent", "to_state": "SENDING"},
+        guardian | {"event": "ended", "to_state": "WORKING"},
+        stream | {"event": "Reported", "from_state": "SENDING", "to_state": "WORKING", "payload": report},
+        stream | {"event": "FillSeen", "from_state": "WORKING", "to_state": "FILLED", "payload": execution},
+    ]
+    return order, events, [id | {"fill_id": "f"}]
+
+
+def test_a_step_may_start_before_what_the_guardian_noted_meanwhile() -> None:
+    order, events, trades = steps_beside_the_guardian()
+    assert list(journal_errors([order], events, trades)) == []
+
+
+@pytest.mark.parametrize(("number", "state"), [(2, "UNKNOWN"), (3, "SENDING")])
+def test_beside_the_guardian_other_steps_must_join(number: int, state: str) -> None:
+    order, events, trades = steps_beside_the_guardian()
+    events[number]["from_state"] = state
+    errors = list(journal_errors([order], events, trades))
+    assert any(f"starts at {state}" in error for error in errors), errors

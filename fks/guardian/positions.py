@@ -82,6 +82,7 @@ class Known:
     is_acknowledged: bool = False
     is_reduce_only: bool = False
     is_incomplete: bool = False  # executions that the venue reported are not booked yet
+    is_listed: bool = False  # while it may execute: `Snapshot.booked` has all its booked executions of the last day
 
     @property
     def is_kept_when_held(self) -> bool:
@@ -106,8 +107,9 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The database at one moment. `booked`: (venue, symbol, venue trade id) of recent executions it holds; what was
-    executed before `booked_from_ns` may be booked without being listed, so it is taken as booked."""
+    """The database at one moment. `booked`: (venue, symbol, venue trade id) of recent executions it holds, and of those
+    of old orders that may still execute; other orders' from before `booked_from_ns` may be booked without being listed,
+    so they are taken as booked."""
 
     as_of_ns: int
     positions: Mapping[Holder, Decimal]
@@ -187,7 +189,8 @@ class Snapshot:
 
         Only fills of our own orders count; those of orders in `skip` are accounted for elsewhere. `history_from_ns`:
         `fills` of a symbol are complete from then on. Of a younger order the database booked the first ones, as much as
-        it says; of others, those of the last LOOKBACK_S that it does not list are taken as not booked.
+        it says. Of an older one that may still execute it lists what it booked; of others, those of the last
+        LOOKBACK_S that it does not list are taken as not booked.
         """
         positions = dict(self.positions)
         whole: dict[str, list[Fill]] = {}
@@ -199,7 +202,7 @@ class Snapshot:
             if known is not None and from_ns is not None and known.created_ns - _CLOCKS_NS >= from_ns:
                 whole.setdefault(fill.client_order_id or "", []).append(fill)
                 continue
-            if self._is_booked(fill, from_ns) or (known is None and not is_ours(fill.client_order_id)):
+            if self._is_booked(fill, from_ns, known) or (known is None and not is_ours(fill.client_order_id)):
                 continue
             holder = known.holder if known else self._likely_holder(fill, positions)
             if holder is not None:
@@ -230,11 +233,15 @@ class Snapshot:
             and not self._is_booked(fill, history_from_ns.get(fill.symbol))
         }
 
-    def _is_booked(self, fill: Fill, from_ns: int | None) -> bool:
-        """Return whether an execution is in the positions, or so old that it is taken as booked."""
-        if from_ns is not None and fill.time_ns < self.as_of_ns - LOOKBACK_S * NS:
+    def _is_booked(self, fill: Fill, from_ns: int | None, known: Known | None = None) -> bool:
+        """Return whether an execution is in the positions, or so old that it is taken as booked: not of an order whose
+        booked executions are all listed, however long the order manager has booked nothing."""
+        if (fill.venue, fill.symbol, fill.venue_trade_id) in self.booked:
             return True
-        return (fill.venue, fill.symbol, fill.venue_trade_id) in self.booked or fill.time_ns < self.booked_from_ns
+        if known is not None and known.may_execute and known.is_listed and from_ns is not None:
+            return False
+        is_old = from_ns is not None and fill.time_ns < self.as_of_ns - LOOKBACK_S * NS
+        return is_old or fill.time_ns < self.booked_from_ns
 
     def _moved(self, fill: Fill, quantity: Decimal) -> Decimal:
         """Return by how much `quantity` of an execution moves a position, its share of the fee taken out."""

@@ -17,17 +17,26 @@ SELECT
                                                  o.instance, o.filled::text, o.role, o.state,
                                                  (extract(epoch FROM o.created_at) * 1000000)::bigint * 1000,
                                                  (extract(epoch FROM greatest(o.sent_at, o.updated_at)) * 1000000)::bigint * 1000,
-                                                 o.is_acknowledged, o.is_reduce_only, o.reported_cum_qty > o.filled)
+                                                 o.is_acknowledged, o.is_reduce_only, o.reported_cum_qty > o.filled,
+                                                 o.created_at < now() - interval '23 hours')
                                ORDER BY o.client_order_id), '[]'::jsonb)
        FROM orders o
       WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
          OR o.reported_cum_qty > o.filled
          OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')
          OR o.client_order_id = ANY($2::text[])) AS orders,
+    -- of orders whose whole history is not read (it goes back a day at most), every execution of that day is listed
     (SELECT coalesce(jsonb_agg(jsonb_build_array(t.venue, t.symbol, t.venue_trade_id)
                                ORDER BY t.venue, t.symbol, t.venue_trade_id), '[]'::jsonb)
-       FROM (SELECT venue, symbol, venue_trade_id, created_at FROM trades ORDER BY id DESC LIMIT 1000) t
-      WHERE t.created_at > now() - make_interval(secs => $1)) AS booked,
+       FROM (SELECT n.venue, n.symbol, n.venue_trade_id
+               FROM (SELECT venue, symbol, venue_trade_id, created_at FROM trades ORDER BY id DESC LIMIT 1000) n
+              WHERE n.created_at > now() - make_interval(secs => $1)
+              UNION
+             SELECT t.venue, t.symbol, t.venue_trade_id
+               FROM orders o JOIN trades t ON t.client_order_id = o.client_order_id
+              WHERE (o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL') OR o.reported_cum_qty > o.filled)
+                AND o.filled > 0 AND o.created_at < now() - interval '23 hours' AND t.time > now() - interval '25 hours') t
+    ) AS booked,
     -- when there are more than those, what was executed earlier may be booked without being among them
     (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
        FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns,

@@ -115,6 +115,37 @@ async def test_an_ended_order_whose_executions_are_missing_is_attributed(databas
         assert {holder.instance: quantity for holder, quantity in positions.items()} == {"one": 3, "two": 6}
 
 
+async def test_the_booked_executions_of_an_old_order_that_may_still_execute_are_listed(database: Database) -> None:
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    ids = {name: uuid.uuid5(uuid.NAMESPACE_DNS, name).hex for name in ("open", "ended", "young")}
+    for number, (name, state, days) in enumerate(
+        (("open", "PARTIAL", 3), ("ended", "FILLED", 3), ("young", "PARTIAL", 0))
+    ):
+        await database.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side, "
+            "type, quantity, state, filled, reported_cum_qty, created_at, updated_at) VALUES ($1, gen_random_uuid(), 1, "
+            "'ccxt', 'binance', 'BTCUSDT', 'one', 'sl', 'sell', 'stop', 5, $2, 1, 1, now() - make_interval(days => $3), "
+            "now())",
+            ids[name],
+            state,
+            days,
+        )
+        await database.sql(
+            "INSERT INTO trades (fill_id, venue_trade_id, client_order_id, account_id, venue, symbol, instance, "
+            "trade_type, quantity, price, fee, fee_currency, time, created_at) VALUES (gen_random_uuid(), $1, $2, 1, "
+            "'ccxt', 'BTCUSDT', 'one', 'SELL', 1, 100, 0, 'USDT', now() - interval '10 hours', now() - interval "
+            "'10 hours')",
+            str(number),
+            ids[name],
+        )
+    snapshot = Snapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
+    assert snapshot.booked == {("ccxt", "BTCUSDT", "0")}
+    assert {name: snapshot.orders[id].is_listed for name, id in ids.items() if id in snapshot.orders} == {
+        "open": True,
+        "young": False,
+    }
+
+
 async def test_a_step_reported_late_is_recorded_with_the_state_of_the_order(database: Database) -> None:
     """The order manager may book the execution before the guardian's file is copied: the row stays, and so it says."""
     await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")

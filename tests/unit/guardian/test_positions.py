@@ -1,0 +1,59 @@
+"""Positions of a kill: the snapshot, and what the venue executed since that the database does not have."""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+
+from fks.guardian.positions import DAY_NS, Holder, Known, Snapshot
+from fks.model import ids
+from fks.model.order import Fill, Side
+from fks.model.timeframe import NS
+
+D = Decimal
+ONE, TWO = Holder("ccxt", 1, "BTCUSDT", "one"), Holder("ccxt", 1, "BTCUSDT", "two")
+NOW_NS = 1_800_000_000 * NS
+STOP = ids.client_order_id(uuid.UUID(int=1), "sl")
+
+
+def sold(number: int, quantity: str, *, ago_s: int) -> Fill:
+    """Return an execution of the stop."""
+    amounts = {"quantity": D(quantity), "price": D(100), "fee": D(0), "fee_currency": "USDT"}
+    return Fill(
+        fill_id=uuid.UUID(int=number),
+        client_order_id=STOP,
+        venue_order_id="1",
+        venue_trade_id=str(number),
+        account_id=1,
+        venue="ccxt",
+        symbol="BTCUSDT",
+        side=Side.SELL,
+        time_ns=NOW_NS - ago_s * NS,
+        **amounts,
+    )
+
+
+def snapshot(state: str, filled: str, *booked: int) -> Snapshot:
+    """Return a snapshot of now: a stop of instance one, three days old, and what instance two holds."""
+    old_ns = NOW_NS - 3 * DAY_NS
+    is_incomplete = state == "CANCELLED"
+    stop = Known(ONE, "binance", D(filled), "sl", state, old_ns, old_ns, True, True, is_incomplete, is_listed=True)
+    ids_booked = frozenset(("ccxt", "BTCUSDT", str(number)) for number in booked)
+    return Snapshot(NOW_NS, {ONE: D("0.5") - D(filled), TWO: D("0.6")}, {}, {STOP: stop}, ids_booked)
+
+
+def held(now: Snapshot, *fills: Fill) -> dict[str, Decimal]:
+    since = {"BTCUSDT": now.history_from_ns("ccxt", "BTCUSDT")}
+    assert now.orders_unknown(fills, frozenset(), since) == {}
+    return {holder.instance: quantity for holder, quantity in now.with_fills(fills, frozenset(), since).items()}
+
+
+def test_a_stop_of_last_week_that_filled_while_the_order_manager_hung_is_counted() -> None:
+    """It was sold ten minutes ago: sold again, it would be another's, or coins that FKS never bought."""
+    assert held(snapshot("ACCEPTED", "0"), sold(1, "0.5", ago_s=600)) == {"one": 0, "two": D("0.6")}
+    assert held(snapshot("CANCELLED", "0"), sold(1, "0.2", ago_s=600)) == {"one": D("0.3"), "two": D("0.6")}
+
+
+def test_what_the_database_booked_of_an_old_order_is_not_counted_again() -> None:
+    fills = sold(1, "0.1", ago_s=40_000), sold(2, "0.2", ago_s=600)
+    assert held(snapshot("PARTIAL", "0.1", 1), *fills) == {"one": D("0.2"), "two": D("0.6")}

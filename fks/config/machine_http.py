@@ -7,6 +7,7 @@ examines them and reports the result in its row.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import ssl
@@ -45,15 +46,24 @@ def can_spread(settings: Settings) -> bool:
 
 
 def report(settings: Settings, now: datetime) -> dict[str, Any]:
-    """Return what a machine's row has about HTTP: `listens_at`, on a head `spreads`, and `fault` and `remedy` of its
-    certificate. Reads the files."""
+    """Return what a machine's row has about HTTP: `listens_at`, on a head `spreads`, and of its certificate `fault`,
+    `remedy` and `ends_s` (s since 1970; absent where it cannot be read). Reads the files."""
     found = listens_at(settings)
     if settings.node.role == "head":
         found["spreads"] = can_spread(settings)
     if "tls_cert" in found:
         fault = certificate_fault(Path(found["tls_cert"]), Path(found["tls_key"]), now)
+        with contextlib.suppress(OSError, ValueError):
+            found["ends_s"] = certificate_end(Path(found["tls_cert"])).timestamp()
         found |= dict(zip(("fault", "remedy"), fault or ("", ""), strict=True))
     return found
+
+
+def certificate_end(cert: Path) -> datetime:
+    """Return when the first certificate of a PEM file ends, UTC. Errors: OSError, ValueError."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
 
 
 def certificate_fault(cert: Path, key: Path, now: datetime) -> Fault | None:

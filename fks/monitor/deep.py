@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fks.clock import Clock
+from fks.config.machine_http import certificate_end
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, InputError, OutageError
@@ -103,6 +104,7 @@ class DeepChecks:
                 await self._save(await self._judged(earlier.at_ns, earlier.checks, earlier.services, dependencies))
                 self._unsaved.popleft()
             services = await self._services()
+            checks |= await self._certificates(checks.get("certificate"))
             self._known = frozenset(services)
             dependencies = await self._registry.dependencies()  # the first registration adds them
             look = await self._judged(at_ns, checks | services, self._known, dependencies)
@@ -197,11 +199,27 @@ class DeepChecks:
         if file is not None:
             days, error = None, None
             try:
-                days = probes.certificate_days(file, now_s)
+                days = (certificate_end(file).timestamp() - now_s) / 86_400
             except (OSError, ValueError) as failed:
                 error = str(failed)
             found.append(measures.certificate(days, error, min_days=monitor.certificate_min_days, file=str(file)))
         return found
+
+    async def _certificates(self, own: Check | None) -> dict[str, Check]:
+        """Return the check of the certificate that ends first, where that is another machine's: its keeper reports
+        it."""
+        now_s, found = self._clock.now_ns() / 1e9, list[tuple[float, str]]()
+        for row in await self._db.fetch("monitor.nodes"):
+            node = node_view(dict(row))
+            http = (node.get("detail") or {}).get("http") or {}
+            if node["state"] != "silent" and http.get("ends_s") is not None:
+                found.append(((float(http["ends_s"]) - now_s) / 86_400, f"{http['tls_cert']} on {node['name']}"))
+        first = min(found, default=None)
+        if first is None or (own is not None and (own.status == DOWN or own.detail["days_left"] <= first[0] + 0.1)):
+            return {}
+        days, file = first
+        check = measures.certificate(days, None, min_days=self._settings.monitor.certificate_min_days, file=file)
+        return {check.service: check}
 
     async def _services(self) -> dict[str, Check]:
         """Return the checks of our own services, from their components, and of others, by asking them. The registry is

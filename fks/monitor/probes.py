@@ -120,14 +120,6 @@ def disk_mb(place: Path) -> tuple[float, float] | None:
     return None
 
 
-def certificate_days(file: Path, now_s: float) -> float:
-    """Return the days until the first certificate of a PEM file ends. Errors: OSError, ValueError."""
-    from cryptography import x509
-
-    found = x509.load_pem_x509_certificate(file.read_bytes())
-    return (found.not_valid_after_utc.timestamp() - now_s) / 86_400
-
-
 def newest_backup(folder: Path, now_s: float) -> tuple[float, str] | None:
     """Return the age in hours of the newest complete backup in a folder, and why its restore was not proven ("" when it
     was, or nothing is known about that); None without one."""

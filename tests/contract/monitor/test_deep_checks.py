@@ -124,6 +124,14 @@ async def test_certificate_and_backup_have_an_age(database: Database, bus: Bus, 
         http = Http(tls_cert=certificate(tmp_path / "cert.pem", days), tls_key=key)
         found.append((await deep(database, bus, tmp_path, http=http).run()).checks["certificate"].status)
     assert found == ["healthy", "degraded", "down"]
+    await database.sql(
+        "INSERT INTO nodes (name, role, state, detail, beat_at) VALUES ('w1', 'worker', 'ready', $1, now())",
+        {"http": {"tls_cert": "/tls/cert.pem", "ends_s": time.time() + 3 * 86_400}},
+    )
+    http = Http(tls_cert=certificate(tmp_path / "cert.pem", 30.0), tls_key=key)
+    check = (await deep(database, bus, tmp_path, http=http).run()).checks["certificate"]
+    assert check.status == "degraded", "another machine's ends first"
+    assert "/tls/cert.pem on w1 ends in 3.0 days" in str(check.error)
     backups = Paths.of(tmp_path).backups
     backups.mkdir(parents=True, exist_ok=True)
     file = backups / "20260101T000000Z-backup.dump"

@@ -13,6 +13,7 @@ from fks.config.check import problems_of
 from fks.config.endpoints import Node as Endpoints
 from fks.config.machine_http import (
     can_spread,
+    certificate_end,
     certificate_fault,
     differs,
     is_on_fewer,
@@ -203,7 +204,9 @@ def test_links_to_a_certificate_stay_links(tmp_path: Path) -> None:
 def test_report_has_the_fault_of_this_machines_files(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "a")
     tls = {"tls_cert": cert, "tls_key": key}
-    assert report(settings("worker", **tls), NOW) | {"port": 1} == {
+    found = report(settings("worker", **tls), NOW) | {"port": 1}
+    assert found.pop("ends_s") == certificate_end(cert).timestamp()
+    assert found == {
         "host": "127.0.0.1", "port": 1, "tls_cert": str(cert), "tls_key": str(key), "fault": "", "remedy": ""
     }  # fmt: skip
     assert report(settings(**tls), NOW)["spreads"] is True

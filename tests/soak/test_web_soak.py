@@ -37,7 +37,7 @@ PAGES = {
     "monitor": "/app/monitor",
 }
 #: Metrics of a tab after a garbage collection -> what a page of another length may add.
-TAB_SLACK = {"JSHeapUsedSize": 1.0e6, "detached nodes": 600.0, "JSEventListeners": 60.0, "Documents": 2.0}
+TAB_SLACK = {"JSHeapUsedSize": 1.0e6, "old copies": 0.6, "JSEventListeners": 60.0, "Documents": 2.0}
 #: Of a process -> likewise. Connections come and go with what is under way.
 PROCESS_SLACK = {"memory": 4.0e6, "sockets": 12.0, "files": 12.0}
 GROWTH_MAX = 1.10
@@ -132,7 +132,10 @@ async def of_tab(tab: Page) -> dict[str, float]:
     await tab.run("performance.clearResourceTimings()")  # the browser keeps 250 of them
     await tab.call("HeapProfiler.collectGarbage")
     found = {row["name"]: row["value"] for row in (await tab.call("Performance.getMetrics"))["metrics"]}
-    found["detached nodes"] = found["Nodes"] - await tab.run(ATTACHED)  # a table grows while the system trades
+    # nodes that are not shown any more, in copies of the page: the browser keeps what was replaced last, and a table
+    # grows while the system trades
+    attached = float(await tab.run(ATTACHED))
+    found["old copies"] = (found["Nodes"] - attached) / attached
     return {name: found[name] for name in TAB_SLACK}
 
 
@@ -153,6 +156,8 @@ def growth(owner: str, name: str, values: list[float]) -> str:
     """Print the samples; return what is wrong with them: the median of the last third above that of the first."""
     third = max(1, len(values) // 3)
     first, last = statistics.median(values[:third]), statistics.median(values[-third:])
-    print(f"{owner:44}{name:18}{values[0]:14,.0f}{first:14,.0f}{last:14,.0f}{values[-1]:14,.0f}")
+    digits = 2 if name == "old copies" else 0
+    shown = "".join(f"{value:14,.{digits}f}" for value in (values[0], first, last, values[-1]))
+    print(f"{owner:44}{name:18}{shown}")
     slack = {**TAB_SLACK, **PROCESS_SLACK}[name]
-    return f"{owner} {name}: {first:,.0f} -> {last:,.0f}" if last > first * GROWTH_MAX + slack else ""
+    return f"{owner} {name}: {first:,.2f} -> {last:,.2f}" if last > first * GROWTH_MAX + slack else ""

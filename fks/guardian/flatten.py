@@ -91,6 +91,8 @@ class Flatten:
         """Return positions now (the snapshot, what the venue executed since, what our flattening did), and the symbols
         in which it is not yet known whose they are."""
         mine = self._mine()
+        # without a database, the snapshot may be older than an earlier kill, too: the file has the orders of that
+        snapshot = snapshot.with_orders(self._journal.earlier.values())
         skip = frozenset(item.order.client_order_id for item in mine)
         fills: list[Fill] = []
         since: dict[str, int] = {}

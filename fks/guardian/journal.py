@@ -12,6 +12,7 @@ the venue.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -229,6 +230,21 @@ def _lines(path: Path) -> list[Mapping[str, Any]]:
     return found
 
 
+def _earlier(lines: Iterable[Mapping[str, Any]]) -> dict[str, Order]:
+    """Return the flattening orders of all kills but the last, by client order id. A line that cannot be read is passed
+    over: it must not keep the switch from its work."""
+    found: dict[str, Order] = {}
+    last: dict[str, Order] = {}
+    for line in lines:
+        if line.get("act") == "engaged":
+            found, last = found | last, {}
+        elif line.get("act") == "sending":
+            with contextlib.suppress(KeyError, ValueError, TypeError, ArithmeticError):
+                order = _order_of(line)
+                last[order.client_order_id] = order
+    return found
+
+
 class KillJournal:
     """The one writer of the file. Every method returns after the line is on disk.
 
@@ -239,6 +255,7 @@ class KillJournal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record: KillRecord | None = None
+        self.earlier: dict[str, Order] = {}  # flattening orders of the kills before it, by client order id
         self.error: str | None = None
         self._file: int | None = None
         self._lock: int | None = None
@@ -252,6 +269,7 @@ class KillJournal:
             self.error = f"{self.path}: {error.strerror or error}"
             return
         self.record = fold(lines)
+        self.earlier = _earlier(lines)
         self._ids = frozenset(str(line.get("kill_id")) for line in lines)
 
     def lock(self) -> bool:
@@ -283,6 +301,8 @@ class KillJournal:
 
     def engage(self, kill_id: str, asked: Asked) -> KillRecord:
         """Begin a kill."""
+        if self.record is not None:
+            self.earlier |= {item.order.client_order_id: item.order for item in self.record.orders}
         return self._note(kill_id, asked.at_ns, "engaged", **_fields(asked))
 
     def join(self, asked: Asked) -> KillRecord:

@@ -12,13 +12,14 @@ from typing import Any
 
 from fks.model.account import Environment, VenueIdentity
 from fks.model.instrument import Lot
-from fks.model.order import OPEN, TERMINAL, Fill, Role, State
+from fks.model.order import OPEN, TERMINAL, Fill, Order, Role, State
 from fks.model.timeframe import NS
 
 #: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
 #: (60 s) at the latest, so what is older than twice that and not booked is not ours to find
 WINDOW_S = 150.0
 LOOKBACK_S = 120.0
+_UNMERGED_S = 60  # an order of ours is listed for longer than that, once the database has it
 DAY_NS = 86_400 * NS
 _NO_MAXIMUM = Decimal(10) ** 18
 
@@ -215,6 +216,23 @@ class Snapshot:
                 booked = max(booked - fill.quantity, Decimal(0))
                 positions[order.holder] = positions.get(order.holder, Decimal(0)) + self._moved(fill, left)
         return positions
+
+    def with_orders(self, orders: Iterable[Order]) -> Snapshot:
+        """Return it with orders of ours that are younger than it, or that the database does not have yet: nothing of
+        them is booked."""
+        young = {
+            order.client_order_id: Known(
+                Holder(order.venue, order.account_id, order.symbol, order.instance),
+                order.exchange,
+                Decimal(0),
+                order.role.value,
+                created_ns=order.created_ns,
+                changed_ns=order.created_ns,
+            )
+            for order in orders
+            if order.client_order_id not in self.orders and order.created_ns > self.as_of_ns - _UNMERGED_S * NS
+        }
+        return replace(self, orders={**self.orders, **young}) if young else self
 
     def orders_unknown(
         self, fills: Iterable[Fill], skip: frozenset[str], history_from_ns: Mapping[str, int]

@@ -24,10 +24,12 @@ HOLDER = Holder("ccxt", 1, "BTCUSDT", "s")
 RULES = {"BTCUSDT": Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))}
 
 
-def flattening(place: Path, clock: FakeClock, venue: ScriptedVenue, **waits: float) -> tuple[Flatten, KillJournal]:
+def flattening(
+    place: Path, clock: FakeClock, venue: ScriptedVenue, *, kill: str = "k", **waits: float
+) -> tuple[Flatten, KillJournal]:
     """Return the closing half of an engaged kill, without a database to save to."""
     journal = KillJournal(place / "kill.jsonl")
-    journal.engage("k", Asked("system", "", "me", True, clock.now_ns()))
+    journal.engage(kill, Asked("system", "", "me", True, clock.now_ns()))
 
     async def save() -> None:
         """The database is away."""
@@ -114,3 +116,21 @@ async def test_without_a_database_a_younger_entry_is_closed_after_a_while(tmp_pa
     assert journal.record is not None
     assert sum(item.filled for item in journal.record.orders) == D("0.9")
     assert venue.totals["BTC"] == 0
+
+
+async def test_a_second_kill_without_a_database_sells_nothing_twice(tmp_path: Path) -> None:
+    """The snapshot is older than both kills; guessed, the first one's sales would be another's, and sold once more."""
+    clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("2.1"), "USDT": D(0)})
+    flatten, journal = flattening(tmp_path, clock, venue)
+    other = replace(HOLDER, instance="t")
+    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5"), other: D("0.6")}, RULES, {}, frozenset())
+    for kill in ("k", "again", "after a restart"):
+        if kill != "k":
+            journal.release(by="me", now_ns=clock.now_ns())
+            journal.close()
+            flatten, journal = flattening(tmp_path, clock, venue, kill=kill)
+        for _ in range(8):
+            await flatten.step(snapshot, set())
+            await clock.advance(1.0)
+        assert venue.totals["BTC"] == D(1), "what FKS never bought is nobody's to sell"
+        assert flatten.remaining == []

@@ -75,7 +75,11 @@ def running(okx: Peer) -> Iterator[System]:
 @pytest.fixture
 def system(running: System) -> Iterator[System]:
     """Return the running system, healthy: every component up, feeds fresh, the kill switch released."""
-    wait_until(lambda: running.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
+    try:
+        wait_until(lambda: running.status()["state"] == "healthy", deadline_s=100.0, every_s=0.5)
+    except AssertionError:
+        found = running.status()
+        raise AssertionError(f"the system is {found['state']}: {found['reasons']}") from None
     yield running
     if running.status()["kill"]["engaged"]:  # else every later test that waits for a fill would fail with this one
         running.fks("resume", "--force")

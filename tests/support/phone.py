@@ -92,7 +92,7 @@ class Phone:
         return str((await self.db.sql("SELECT state FROM signals WHERE id = $1", uuid.UUID(id)))[0]["state"])
 
     async def replies(self, count: int) -> list[str]:
-        await until(lambda: len(self.server.sent) >= count)
+        await until(lambda: len(self.server.sent) >= count, deadline_s=60.0)  # two hundred of them on a busy machine
         return self.server.texts
 
     async def kills(self) -> list[Any]:

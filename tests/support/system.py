@@ -75,7 +75,7 @@ class System:
                 found = client.post("/orders", json=body, headers={"Idempotency-Key": key})
                 return None if found.status_code == 202 and found.json()["signal_state"] == "ready" else found
 
-            answer = wait_until(decided, deadline_s=15.0)
+            answer = wait_until(decided, deadline_s=30.0)
             assert answer is not None
             if answer.status_code != 422 or answer.json().get("code") != "FEED_STALE" or time.monotonic() > end:
                 return key, answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.support.waiting import until
 
@@ -36,7 +38,7 @@ class Page:
         """Send one DevTools command and return its result."""
         self._number += 1
         await self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SHOWN_S):
             while True:
                 message = json.loads(await self._socket.recv())
                 self._note(message)
@@ -213,4 +215,5 @@ async def page() -> AsyncIterator[Page]:
                 await found.call("Emulation.setFocusEmulationEnabled", enabled=True)
                 yield found
         finally:
-            await browser.call("Target.disposeBrowserContext", browserContextId=context)
+            with contextlib.suppress(TimeoutError, ConnectionClosed):  # else it hides what failed in the test
+                await browser.call("Target.disposeBrowserContext", browserContextId=context)

@@ -48,7 +48,7 @@ def held(now: Snapshot, *fills: Fill) -> dict[str, Decimal]:
     return {holder.instance: quantity for holder, quantity in now.with_fills(fills, frozenset(), since).items()}
 
 
-def test_a_stop_of_last_week_that_filled_while_the_order_manager_hung_is_counted() -> None:
+def test_an_old_stop_filled_while_the_order_manager_hung_is_counted() -> None:
     """It was sold ten minutes ago: sold again, it would be another's, or coins that FKS never bought."""
     assert held(snapshot("ACCEPTED", "0"), sold(1, "0.5", ago_s=600)) == {"one": 0, "two": D("0.6")}
     assert held(snapshot("CANCELLED", "0"), sold(1, "0.2", ago_s=600)) == {"one": D("0.3"), "two": D("0.6")}

@@ -9,7 +9,7 @@ asked about it first.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -28,6 +28,7 @@ from fks.orders.submit import Submission, Submitter
 from fks.risk.exits import split_quantity
 
 _UNATTRIBUTED = "an order that was just executed is looked up: whose it is"
+_BEING_CLOSED = "an order that may be closing it is asked about"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,16 @@ class Flatten:
         self._polls: dict[str, Polls] = {}
         self._histories: dict[str, _History] = {}
         self._unknown_since: dict[str, float] = {}  # executed orders that the snapshot lacks -> first seen (monotonic)
+        self._unclear_since: dict[Holder, float] = {}  # what an unclear order may be closing -> first seen (monotonic)
         self.remaining: list[dict[str, str]] = []
 
-    async def step(self, snapshot: Snapshot, symbols: set[str]) -> bool:
+    async def step(self, snapshot: Snapshot, symbols: set[str], unclear: Collection[str] = ()) -> bool:
         """Settle earlier flattening orders, send the next ones; return whether nothing more can be closed.
 
-        `symbols`: where orders are, or were, besides those that the snapshot knows. Errors: OutageError.
+        `symbols`: where orders are, or were, besides those that the snapshot knows. `unclear`: client ids of orders
+        whose end is not proven. Errors: OutageError.
         """
+        closing = self._being_closed(snapshot, unclear)
         await self._settle()
         balances = await self._venue.balances()
         positions, unattributed = await self._positions(snapshot, symbols, balances)
@@ -77,6 +81,9 @@ class Flatten:
         for holder, quantity in sorted(positions.items()):
             if holder.venue == self._venue.name and quantity and holder.symbol in unattributed:
                 left.append(line_of("pending", _UNATTRIBUTED, holder=holder, quantity=quantity))
+            elif holder.venue == self._venue.name and quantity and holder in closing:
+                can_do_more = True
+                left.append(line_of("pending", _BEING_CLOSED, holder=holder, quantity=quantity))
             elif holder.venue == self._venue.name and quantity:
                 kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
                 can_do_more = can_do_more or kind == "pending"
@@ -116,6 +123,16 @@ class Flatten:
         now = self._clock.monotonic()
         self._unknown_since = {id: self._unknown_since.get(id, now) for id in unknown}
         return {unknown[id] for id, since_s in self._unknown_since.items() if now - since_s < self._timing.attribute_s}
+
+    def _being_closed(self, snapshot: Snapshot, unclear: Collection[str]) -> set[Holder]:
+        """Return the holders of which an unclear order may be closing the position: an exit on its way as the kill
+        began. Closed beside it, the same position is sold twice where the account has more of it. They are closed once
+        the venue says what became of it, or after `settle_s`: no request takes longer."""
+        now = self._clock.monotonic()
+        orders = [known for id in unclear if (known := snapshot.orders.get(id)) is not None]
+        holders = {known.holder for known in orders if known.role != Role.ENTRY.value}
+        self._unclear_since = {holder: self._unclear_since.get(holder, now) for holder in holders}
+        return {h for h, since_s in self._unclear_since.items() if now - since_s < self._timing.settle_s}
 
     async def _history(
         self, symbol: str, from_ns: int, rules: Rules | None, balances: Mapping[str, Balance]

@@ -175,7 +175,7 @@ class VenueKill(KillWork):
         """Return whether nothing more can be closed, and what is left."""
         if snapshot is None:
             return False, [line_of("pending", "our positions are not known: the database was never reached")]
-        is_flat = await self._flatten.step(snapshot, self._symbols)
+        is_flat = await self._flatten.step(snapshot, self._symbols, [id for id, _ in self._unresolved.items()])
         return is_flat, self._flatten.remaining
 
     def _lines_of_unresolved(self) -> list[dict[str, str]]:

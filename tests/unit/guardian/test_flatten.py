@@ -134,3 +134,39 @@ async def test_a_second_kill_without_a_database_sells_nothing_twice(tmp_path: Pa
             await clock.advance(1.0)
         assert venue.totals["BTC"] == D(1), "what FKS never bought is nobody's to sell"
         assert flatten.remaining == []
+
+
+async def test_a_position_that_an_unclear_exit_may_be_closing_waits_for_it(tmp_path: Path) -> None:
+    """The account has coins that are nobody's here: both would be sold."""
+    clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D(1), "USDT": D(0)})
+    flatten, journal = flattening(tmp_path, clock, venue, settle_s=6.0)
+    exit, entry = ("e" * 12 + "5" + "e" * 3 + "8" + letter * 15 for letter in "ab")
+    at_ns = clock.now_ns()
+    other = Holder("ccxt", 1, "BTCUSDT", "t")
+    orders = {
+        exit: Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns),
+        entry: Known(other, "binance", D(0), "entry", "UNKNOWN", at_ns, at_ns),
+    }
+    snapshot = Snapshot(at_ns, {HOLDER: D("0.5"), other: D("0.1")}, RULES, orders, frozenset())
+    for _ in range(3):
+        assert not await flatten.step(snapshot, set(), [exit, entry])
+        await clock.advance(1.0)
+    assert journal.record is not None
+    assert [item.order.instance for item in journal.record.orders] == ["t"], "an entry closes nothing"
+    venue.totals["BTC"] -= D("0.5")  # the exit was executed, and is booked
+    sold = replace(snapshot, positions={other: D(0)}, as_of_ns=clock.now_ns())
+    while not await flatten.step(sold, set(), []):
+        await clock.advance(1.0)
+    assert venue.totals["BTC"] == D("0.4"), "no more than was ours"
+
+
+async def test_an_exit_that_stays_unclear_does_not_keep_a_position(tmp_path: Path) -> None:
+    clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.5"), "USDT": D(0)})
+    flatten, _ = flattening(tmp_path, clock, venue, settle_s=6.0)
+    at_ns = clock.now_ns()
+    known = Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns)
+    snapshot = Snapshot(at_ns, {HOLDER: D("0.5")}, RULES, {"x": known}, frozenset())
+    for _ in range(8):
+        await flatten.step(snapshot, set(), ["x"])
+        await clock.advance(1.0)
+    assert venue.totals["BTC"] == 0

@@ -83,10 +83,12 @@ class Outside:
         assert (status, answer["code"]) == (422, code), answer
         assert answer["detail"]
 
-    async def becomes_denied(self, code: str, **body: Any) -> None:
-        """Ask until the order manager has noticed."""
+    async def becomes_denied(self, code: str, push: Callable[[], None] | None = None, **body: Any) -> None:
+        """Ask until the order manager has noticed; `push` tells it each time."""
 
         async def found() -> bool:
+            if push is not None:
+                push()
             status, answer = await self.post(**body)
             return (status, answer.get("code")) == (422, code)
 
@@ -158,14 +160,9 @@ async def test_the_order_itself_and_what_it_would_lead_to(outside: Open) -> None
         assert (await callers.post(side="sell", type="limit", price="105"))[1]["state"] == "WORKING"
         await callers.is_denied("SELF_TRADE", type="limit", price="106", quantity="0.1")
         venue = callers.rig.venue
-
-        async def is_short() -> bool:
-            # each time: after a fill the balances are read again, and what was pushed before that is forgotten
-            venue.push(BalancesSeen((Balance("BTC", D(50), D(0)), Balance("USDT", D(10000), D(0)))))
-            status, answer = await callers.post(side="sell", quantity="14.5")
-            return (status, answer["code"]) == (422, "SHORT_FORBIDDEN")
-
-        await until(is_short, every_s=0.2)
+        # after a fill the balances are read again, and what was pushed before that is forgotten
+        held = BalancesSeen((Balance("BTC", D(50), D(0)), Balance("USDT", D(10000), D(0))))
+        await callers.becomes_denied("SHORT_FORBIDDEN", lambda: venue.push(held), side="sell", quantity="14.5")
         venue.script.append("lost")
         venue.outages["query"] = 1_000_000
         lost = asyncio.create_task(callers.post(symbol="ETHUSDT", quantity="1"))

@@ -157,8 +157,8 @@ async def test_a_held_kill_ends_entries_and_keeps_protection_and_exits(
 async def test_a_partly_filled_entry_is_cancelled_and_what_it_bought_is_closed(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path
 ) -> None:
+    before = await btc(trader)
     for _ in range(10):  # the market moves between the look and the order: nothing, or all of it, may fill
-        before = await btc(trader)
         asks = exchange.ask("GET", "/api/v3/depth", None, symbol="BTCUSDT", limit=5)["asks"][:2]
         depth = sum(Decimal(quantity) for _, quantity in asks)
         entry = order(str(depth + 2), type=OrderType.LIMIT, price=asks[-1][0], role=Role.ENTRY)
@@ -174,7 +174,7 @@ async def test_a_partly_filled_entry_is_cancelled_and_what_it_bought_is_closed(
         assert report["is_quiet"], report
         await until(lambda: guardian.report()["is_done"])
     assert await trader.open_orders() == []
-    assert abs(await btc(trader) - before) < Decimal("0.00001")
+    assert abs(await btc(trader) - before) < Decimal("0.00001"), "what entries before it bought is closed, too"
     no_id_twice(exchange)
 
 

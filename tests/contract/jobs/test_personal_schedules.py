@@ -158,10 +158,12 @@ async def test_kill_9_in_the_middle_of_a_run_makes_it_again_once_and_then_waits(
         begun.append(lines.count("begun"))
     assert begun == [1, 1, 0], "a run that kills its process is not tried for ever"
     assert await runs(database) == [("mine", 1, "late", "lost"), ("mine", 2, "again", "lost")]
-    await database.sql("UPDATE schedules SET last_run_at = now() - interval '60 minutes 30 seconds'")
+    await database.sql(
+        "UPDATE schedules SET last_run_at = now() - interval '60 minutes 30 seconds' WHERE name = 'mine'"
+    )
     await own(database, 4)
     last, _ = scheduler(database, tmp_path, epoch=4)
-    await database.sql("UPDATE schedules SET task = 'retention'")
+    await database.sql("UPDATE schedules SET task = 'retention' WHERE name = 'mine'")
     assert await last.run_due() == ["mine"], "at its next due time it runs as ever"
 
     async def is_done() -> bool:
@@ -179,7 +181,7 @@ async def test_a_search_by_schedule_is_submitted_once_for_each_due_time(database
     await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance','BTCUSDT')")
     spec = {"strategy": "sma_cross", "symbol": "BTC/USDT", "space": {"fast": "2:4", "slow": "8:10"}, "cash": "5000"}
     await database.execute("schedules.add", "tuning", None, 3600, "optimize", spec, "me")
-    await database.sql("UPDATE schedules SET last_run_at = now() - interval '61 minutes'")
+    await database.sql("UPDATE schedules SET last_run_at = now() - interval '61 minutes' WHERE name = 'tuning'")
     one, _ = scheduler(database, tmp_path)
     assert await one.run_due() == ["tuning"]
 
@@ -200,7 +202,9 @@ async def test_a_search_by_schedule_is_submitted_once_for_each_due_time(database
     assert result == f"job {job['id']}"
     due_at = (await database.sql("SELECT due_at FROM schedule_runs"))[0]["due_at"]
     await database.sql("DELETE FROM schedule_runs")  # as if nothing was known of it: the same due time again
-    await database.sql("UPDATE schedules SET last_run_at = $1::timestamptz - interval '1 hour'", due_at)
+    await database.sql(
+        "UPDATE schedules SET last_run_at = $1::timestamptz - interval '1 hour' WHERE name = 'tuning'", due_at
+    )
     assert await one.run_due() == ["tuning"]
     await until(are_done)
     assert [row["id"] for row in await jobs()] == [job["id"]], "the same due time is the same search"

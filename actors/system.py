@@ -93,10 +93,11 @@ def _remote_shell(role: str) -> Any:
 
 def options_of(spec: ChildSpec, *, max_restarts: int = 0, node_id: str | None = None) -> dict[str, Any]:
     """Return the options of a child's actor. Ray takes its own two resources by other names. `node_id`: where it is to
-    run, if that node can take it."""
+    run, or not at all: Ray takes a soft affinity for a hint, and starts every second child beside a process that waits
+    on the head. On a node that has died the start fails, and the next one goes elsewhere."""
     wanted = dict(spec.resources)
     return {
-        **({"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=True)} if node_id else {}),
+        **({"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)} if node_id else {}),
         "num_cpus": wanted.pop("CPU", 0),
         "num_gpus": wanted.pop("GPU", None),
         "resources": wanted or None,
@@ -319,6 +320,7 @@ class RayWorld:
         self._paths = paths
         self.was_reconstructed = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._children: dict[str, RayChild] = {}  # those that spread, as they were last found or started
+        self._chosen: dict[str, str] = {}  # the node of each child that is being started
         self._seen_s: dict[str, float] = {}  # node -> when it was first seen
         self._places_before: list[Place] = []
 
@@ -340,19 +342,25 @@ class RayWorld:
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
         """Return a new child. Kills no process: a name that stays taken is its holder's. Errors: OutageError then."""
-        node_id = place_for(spec, await self._places(), self._where()) if spec.spreads else None
-        for _ in range(NAME_TRIES):
-            making = asyncio.ensure_future(
-                asyncio.to_thread(spawn_shell, spec, epoch=epoch, wait_s=wait_s, node_id=node_id)
-            )
-            try:
-                return self._note(spec, RayChild(spec, await asyncio.shield(making), self._paths, node_id or ""))
-            except ValueError:
-                await asyncio.sleep(NAME_PAUSE_S)  # a dead one's is free some 10 ms after its death
-            except asyncio.CancelledError:
-                making.add_done_callback(_undo)
-                raise
-        raise OutageError(f"the actor name {spec.id} stays taken", remedy="look at it in the Ray dashboard")
+        places = await self._places() if spec.spreads else []
+        node_id = place_for(spec, places, self._where())
+        if node_id is not None:  # from here on: children that start at the same time go to different nodes
+            self._chosen[spec.id] = node_id
+        try:
+            for _ in range(NAME_TRIES):
+                making = asyncio.ensure_future(
+                    asyncio.to_thread(spawn_shell, spec, epoch=epoch, wait_s=wait_s, node_id=node_id)
+                )
+                try:
+                    return self._note(spec, RayChild(spec, await asyncio.shield(making), self._paths, node_id or ""))
+                except ValueError:
+                    await asyncio.sleep(NAME_PAUSE_S)  # a dead one's is free some 10 ms after its death
+                except asyncio.CancelledError:
+                    making.add_done_callback(_undo)
+                    raise
+            raise OutageError(f"the actor name {spec.id} stays taken", remedy="look at it in the Ray dashboard")
+        finally:
+            self._chosen.pop(spec.id, None)
 
     def _note(self, spec: ChildSpec, child: RayChild) -> RayChild:
         if spec.spreads:
@@ -360,8 +368,8 @@ class RayWorld:
         return child
 
     def _where(self) -> dict[str, str]:
-        """Return the node of each child that spreads, as far as it is known."""
-        return {id: child.node_id for id, child in self._children.items() if child.node_id}
+        """Return the node of each child that spreads, as far as it is known or chosen."""
+        return {id: child.node_id for id, child in self._children.items() if child.node_id} | self._chosen
 
     async def _places(self) -> list[Place]:
         """Return the living nodes; those of before while the GCS does not answer, so that no start waits for it."""

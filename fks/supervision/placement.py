@@ -36,20 +36,20 @@ def place_for(spec: ChildSpec, places: Sequence[Place], where: Mapping[str, str]
 def misplaced(specs: Iterable[ChildSpec], places: Sequence[Place], where: Mapping[str, str]) -> str | None:
     """Return a child to be restarted elsewhere: one beside the workers, or on one with two more of them than another.
 
-    Only nodes that have settled count as elsewhere. A child whose node is unknown or lost is left alone: its restart
-    places it.
+    Only nodes that have settled count as elsewhere; workers that have not keep children from being moved to the head. A
+    child whose node is unknown or lost is left alone: its restart places it.
     """
-    settled = [place for place in places if place.age_s >= SETTLED_S]
     alive = {place.id for place in places}
     for spec in specs:
         here = where.get(spec.id)
         if not spec.spreads or here not in alive:
             continue
-        there = place_for(spec, settled, where)
+        fitting = _fitting(spec, places)
+        there = place_for(spec, [place for place in fitting if place.age_s >= SETTLED_S], where)
         if there is None or there == here:
             continue
         counts = _counts(where, spec.id)
-        is_beside = here not in {place.id for place in _fitting(spec, places)}
+        is_beside = here not in {place.id for place in fitting}
         if is_beside or counts.get(here, 0) > counts.get(there, 0):
             return spec.id
     return None

@@ -56,6 +56,11 @@ def test_worker_that_came_back_is_used_again_without_an_end_of_moves() -> None:
     assert (moves, sorted(where.values())) == (1, ["w1", "w1", "w2"])
 
 
+def test_no_child_goes_to_the_head_while_workers_settle() -> None:
+    fresh = [Place(name, W1.resources, SETTLED_S - 1.0) for name in ("w1", "w2")]
+    assert misplaced([child("a"), child("b")], [HEAD, *fresh], {"a": "w1", "b": "w1"}) is None
+
+
 def test_child_of_a_lost_node_is_left_to_its_restart() -> None:
     assert misplaced([child("a")], [HEAD, W1], {"a": "lost"}) is None
 

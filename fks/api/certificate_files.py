@@ -8,7 +8,12 @@ import logging
 import os
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from fks.clock import Clock
+from fks.config.machine_http import certificate_fault
+from fks.model.timeframe import to_datetime
 
 _LOG = logging.getLogger("ray.serve")  # of the proxy's process: its file is Serve's own
 
@@ -22,9 +27,9 @@ class CertificateFiles:
     again: the certificate before them goes on.
     """
 
-    def __init__(self, cert: str | os.PathLike[str], key: str | os.PathLike[str] | None, make: Made) -> None:
+    def __init__(self, cert: Path, key: Path, make: Made, clock: Clock) -> None:
         """`make` returns the context of the files as they are. Errors: as `make`."""
-        self._files = [file for file in (cert, key) if file is not None]
+        self._files, self._clock = (cert, key), clock
         self._make = make
         self._seen = self._state()
         self._present = self.context = make()
@@ -43,21 +48,29 @@ class CertificateFiles:
         state = self._state()
         if state is not None and state != self._seen:
             self._seen = state
+            # first: a key with a password would be asked for on a terminal, and hold up every request
+            fault = certificate_fault(*self._files, to_datetime(self._clock.now_ns()))
             try:
-                self._present = self._make()
-            except (OSError, ValueError) as error:  # SSLError is an OSError
-                _LOG.warning("the changed certificate %s cannot be used: %s", self._files[0], error)
-            else:
-                _LOG.info("the certificate %s was renewed", self._files[0])
+                if fault is None:
+                    self._present = self._make()
+                    _LOG.info("the certificate %s was renewed", self._files[0])
+            except (OSError, ValueError) as error:  # replaced again meanwhile; SSLError is an OSError
+                fault = str(error), ""
+            if fault is not None:
+                _LOG.warning("the changed certificate is not used: %s", fault[0])
         if self._present is not first:
             connection.context = self._present
 
 
-def follow_files(create: Made) -> Made:
+def follow_files(create: Made, clock: Clock) -> Made:
     """Return uvicorn's `create_ssl_context` such that a context presents what its files hold at each connection."""
 
     @functools.wraps(create)
     def created(certfile: Any, keyfile: Any, *args: Any, **options: Any) -> ssl.SSLContext:
-        return CertificateFiles(certfile, keyfile, lambda: create(certfile, keyfile, *args, **options)).context
+        if keyfile is None:  # both in one file: FKS has two settings for them
+            return create(certfile, keyfile, *args, **options)
+        return CertificateFiles(
+            Path(certfile), Path(keyfile), lambda: create(certfile, keyfile, *args, **options), clock
+        ).context
 
     return created

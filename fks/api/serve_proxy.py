@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fks.api.certificate_files import follow_files
+from fks.clock import RealClock
 
 ROUTES_S = 10.0  # the routes are there within a second, or the controller is away
 LOOK_S = 0.05
@@ -80,5 +81,5 @@ def middlewares() -> list[Middleware]:
     Serve makes the server, and passes uvicorn the files alone: so uvicorn's function for them is replaced here.
     """
     if not hasattr(uvicorn.config.create_ssl_context, "__wrapped__"):
-        uvicorn.config.create_ssl_context = follow_files(uvicorn.config.create_ssl_context)
+        uvicorn.config.create_ssl_context = follow_files(uvicorn.config.create_ssl_context, RealClock())
     return [Middleware(HoldUntilRouted)]

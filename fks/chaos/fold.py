@@ -65,9 +65,8 @@ class Folded:
     filled: Decimal = Decimal(0)
     request: str = "none"
     quantity: Decimal | None = None  # of a leg that the venue placed: what it says now; None: the row's
-    overtaken: set[str] = field(
-        default_factory=set
-    )  # states before the guardian's steps since the order manager's last
+    #: states before the guardian's steps since the order manager's last
+    overtaken: set[str] = field(default_factory=set)
     fills: set[str] = field(default_factory=set)
 
 

@@ -361,27 +361,37 @@ class GapFiller:
         """Fetch the trades between those on both sides of each gap. Ids that the exchange itself leaves out are asked
         for once; one that leaves them out all the time shows nothing missing by its ids.
 
-        Errors: OutageError while REST does not show the trade after a gap.
+        Errors: OutageError while REST does not show the trade after the newest gap.
         """
         if len(gaps) >= TRADE_GAPS_MAX:
             return 0
+        known = self._left_out.get(feed.symbol, [])
+        left_out = self._left_out[feed.symbol] = [
+            looked for looked in known if any(_is_within(g, looked) for g in gaps)
+        ]
+        wanted = [gap for gap in gaps if not any(_is_within(gap, looked) for looked in left_out)]
+        if not wanted:
+            return 0
         in_background.set(True)
+        newest = await self.backfill(feed).newest(feed.symbol)
+        if newest is None or newest.trade_id < wanted[0].to_id:
+            raise OutageError(f"{feed.symbol}: REST does not show trade {wanted[0].to_id} yet")
         source, count = TradeBars(self._exchange, self._clock), 0
-        left_out = self._left_out.setdefault(feed.symbol, [])
-        for gap in gaps:
-            if any(low <= gap.from_id and gap.to_id <= high for low, high in left_out) or count >= REFETCH_MAX:
-                continue
-            times, shown = (gap.before_ns, gap.after_ns), set[int]()
+        for gap in wanted:
+            times = gap.before_ns, gap.after_ns
             span = Span(min(times), max(times) + NEAR_NS)  # the store keeps microseconds
             async for page in source.pages(feed.symbol, span):
-                shown.update(trade.trade_id for trade in page)
-                trades = [trade for trade in page if gap.from_id <= trade.trade_id < gap.to_id]
-                await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)
-                count += len(trades)
-            if gap.to_id not in shown:
-                raise OutageError(f"{feed.symbol}: REST does not show trade {gap.to_id} yet")
+                if trades := [trade for trade in page if gap.from_id <= trade.trade_id < gap.to_id]:
+                    await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)
+                    count += len(trades)
             left_out.append((gap.from_id, gap.to_id))
+            if count >= REFETCH_MAX:
+                break
         return count
+
+
+def _is_within(gap: TradeGap, looked: tuple[int, int]) -> bool:
+    return looked[0] <= gap.from_id and gap.to_id <= looked[1]
 
 
 def _is_followed(feed: SymbolFeed, gap: Gap) -> bool:

@@ -79,15 +79,16 @@ class Flatten:
         left: list[dict[str, str]] = []
         can_do_more = bool(unattributed) or any(not item.is_settled for item in self._mine())
         for holder, quantity in sorted(positions.items()):
-            if holder.venue == self._venue.name and quantity and holder.symbol in unattributed:
-                left.append(line_of("pending", _UNATTRIBUTED, holder=holder, quantity=quantity))
-            elif holder.venue == self._venue.name and quantity and holder in closing:
-                can_do_more = True
-                left.append(line_of("pending", _BEING_CLOSED, holder=holder, quantity=quantity))
-            elif holder.venue == self._venue.name and quantity:
+            if holder.venue != self._venue.name or not quantity:
+                continue
+            if holder.symbol in unattributed:
+                kind, why = "pending", _UNATTRIBUTED
+            elif holder in closing:
+                kind, why = "pending", _BEING_CLOSED
+            else:
                 kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
-                can_do_more = can_do_more or kind == "pending"
-                left.append(line_of(kind, why, holder=holder, quantity=quantity))
+            can_do_more = can_do_more or kind == "pending"
+            left.append(line_of(kind, why, holder=holder, quantity=quantity))
         self.remaining = left
         return not can_do_more
 

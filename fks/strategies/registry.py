@@ -279,7 +279,7 @@ def _run_file(name: str, path: Path, source: bytes) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pydantic resolves annotations through it
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), vars(module))  # noqa: S102  a user's strategy is a program
+        exec(compile(source, path, "exec", dont_inherit=True), vars(module))  # noqa: S102  a strategy is a program
     except BaseException:
         del sys.modules[name]
         raise

@@ -14,6 +14,7 @@ from fks.model.instrument import Lot
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
 from fks.store.db import Database
 from fks.store.kill import KillStore
+from tests.support.order_values import a_fill
 
 
 async def test_an_execution_that_fell_off_the_list_is_not_counted_twice(database: Database) -> None:
@@ -93,19 +94,11 @@ async def test_an_ended_order_whose_executions_are_missing_is_attributed(databas
         since = {"BTCUSDT": snapshot.history_from_ns("ccxt", "BTCUSDT")}
         assert since["BTCUSDT"] < old_ns
         fills = [
-            Fill(
-                fill_id=uuid.uuid4(),
+            a_fill(
+                number,
                 client_order_id=stop,
-                venue_order_id="1",
-                venue_trade_id=str(number),
-                account_id=1,
-                venue="ccxt",
-                symbol="BTCUSDT",
                 side=Side.SELL,
                 quantity=Decimal(number),
-                price=Decimal(100),
-                fee=Decimal(0),
-                fee_currency="USDT",
                 time_ns=time.time_ns() - 300 * 10**9 + number,
             )
             for number in (1, 2)

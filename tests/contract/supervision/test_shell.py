@@ -60,3 +60,10 @@ def test_child_can_be_placed_on_any_resource_that_ray_knows(resource: str, asked
         pass
 
     ray.remote(Anything).options(**options)  # refused resources are refused here
+
+
+def test_child_runs_on_the_node_that_was_chosen_or_not_at_all() -> None:
+    """Ray takes a soft affinity for a hint."""
+    spec = next(child for child in tree.tree_of(Settings()).workers() if child.spreads)
+    strategy = system.options_of(spec, node_id="a" * 56)["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == ("a" * 56, False)

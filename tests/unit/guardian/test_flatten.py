@@ -15,7 +15,7 @@ from fks.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
 from fks.guardian.positions import Holder, Known, Rules, Snapshot
 from fks.guardian.timing import Timing
 from fks.model import ids
-from fks.model.order import Fill, Side
+from tests.support.order_values import a_fill
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -34,7 +34,7 @@ def flattening(
     async def save() -> None:
         """The database is away."""
 
-    context = Context(clock, CollectingLog(), RecordingMeter(), Timing(**waits))  # type: ignore[arg-type]
+    context = Context(clock, CollectingLog(), RecordingMeter(), replace(Timing(), **waits))
     return Flatten(context, venue, journal, save=save, may_act=lambda: True), journal
 
 
@@ -66,20 +66,7 @@ PERSON = Holder("ccxt", 1, "BTCUSDT", "")
 def young_entry(clock: FakeClock, venue: ScriptedVenue) -> str:
     """Execute an entry of the strategy's just now; return its client order id."""
     id = ids.client_order_id(uuid.uuid4(), "entry")
-    amounts = {"quantity": D("0.3"), "price": D(100), "fee": D(0)}
-    fill = Fill(
-        uuid.uuid4(),
-        id,
-        "1",
-        "1",
-        1,
-        "ccxt",
-        "BTCUSDT",
-        Side.BUY,
-        **amounts,
-        fee_currency="USDT",
-        time_ns=clock.now_ns(),
-    )
+    fill = a_fill(client_order_id=id, quantity=D("0.3"), time_ns=clock.now_ns())
     venue.trades.append(fill)
     return id
 

@@ -9,6 +9,7 @@ from fks.guardian.positions import DAY_NS, Holder, Known, Snapshot
 from fks.model import ids
 from fks.model.order import Fill, Side
 from fks.model.timeframe import NS
+from tests.support.order_values import a_fill
 
 D = Decimal
 ONE, TWO = Holder("ccxt", 1, "BTCUSDT", "one"), Holder("ccxt", 1, "BTCUSDT", "two")
@@ -18,19 +19,7 @@ STOP = ids.client_order_id(uuid.UUID(int=1), "sl")
 
 def sold(number: int, quantity: str, *, ago_s: int) -> Fill:
     """Return an execution of the stop."""
-    amounts = {"quantity": D(quantity), "price": D(100), "fee": D(0), "fee_currency": "USDT"}
-    return Fill(
-        fill_id=uuid.UUID(int=number),
-        client_order_id=STOP,
-        venue_order_id="1",
-        venue_trade_id=str(number),
-        account_id=1,
-        venue="ccxt",
-        symbol="BTCUSDT",
-        side=Side.SELL,
-        time_ns=NOW_NS - ago_s * NS,
-        **amounts,
-    )
+    return a_fill(number, client_order_id=STOP, side=Side.SELL, quantity=D(quantity), time_ns=NOW_NS - ago_s * NS)
 
 
 def snapshot(state: str, filled: str, *booked: int) -> Snapshot:

@@ -19,6 +19,7 @@ SYMBOLS = {"BTCUSDT", "ETHUSDT"}
 
 
 def test_status_names_every_component_with_its_pid(system: System) -> None:
+    wait_until(lambda: {"postgres", "redis", "sim"} <= set(system.components()))  # the keeper writes once a second
     status = system.json("status")
     assert {"state", "components", "feeds", "venues", "kill", "sim"} <= set(status)
     rows = {row["name"]: row for row in status["components"]}

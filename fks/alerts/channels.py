@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from fks.alerts.texts import Text
 from fks.config.secrets import derived
 from fks.model.errors import InputError
-from fks.monitor.hosts import check_destination
+from fks.monitor.hosts import check_destination, only_allowed
 
 #: Schemes of apprise that may be used, and what each is.
 SCHEMES = {
@@ -124,6 +124,19 @@ def check_destinations(plugin: Any, kind: str, base: str | None, allowed: Sequen
             check_destination(host, allowed)
 
 
+def obstacle(channel: Channel, allowed: Sequence[str]) -> str:
+    """Return why nothing is sent to a stored channel, with the remedy; "" when nothing stands against it. Blocks while
+    it resolves names."""
+    address = channel.address.get_secret_value()
+    if not channel.is_enabled or not address:
+        return ""
+    try:
+        checked(address, channel.base, allowed=allowed)
+    except InputError as error:
+        return f"channel {channel.name} of alerts is blocked: {error.message}; {error.remedy}"
+    return ""
+
+
 def _wrong(message: str) -> InputError:
     return InputError(
         message,
@@ -136,18 +149,16 @@ def _wrong(message: str) -> InputError:
 def send(channel: Channel, text: Text, key: str, *, allowed: Sequence[str]) -> Outcome:
     """Send a text; blocks for up to READ_S and more. `key` goes with it where the receiver can tell repeats by it (a
     webhook: header Idempotency-Key and field `delivery`). A name may lead elsewhere than when the channel was made, so
-    its address is checked against `allowed` again. Never raises."""
+    the address that it connects to is checked against `allowed`. Never raises."""
     try:
-        with _Captured() as lines:
+        with _Captured() as lines, only_allowed(allowed):
             plugin = _plugin(channel.address.get_secret_value(), channel.base, {"delivery": key})
             if plugin is None:
                 return Outcome("refused", "apprise cannot read the address of the channel")
-            try:
-                check_destinations(plugin, channel.kind, channel.base, allowed)
-            except InputError as error:
-                return Outcome("refused", error.code)
             is_sent = bool(plugin.notify(body=text.body, title=text.title))
         return outcome_of(is_sent, lines.text)
+    except InputError as error:
+        return Outcome("refused", error.code)
     except Exception as error:  # a fault of a plugin must not end the process that delivers for all channels
         return Outcome("unclear", type(error).__name__)
 

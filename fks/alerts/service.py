@@ -80,7 +80,7 @@ class AlertService:
         self._observer = Observer(db, bus, clock)
         self._engine = Engine()
         self._epoch = lease.epoch if lease is not None else 0
-        self._sender = sender or partial(send, allowed=settings.monitor.hosts)
+        self._sender = sender or partial(send, allowed=settings.alerts.hosts)
         self._send_max_s = send_max_s
         self._senders = concurrent.futures.ThreadPoolExecutor(SENDERS_MAX, thread_name_prefix="alert")
         self._sending: dict[str, asyncio.Task[None]] = {}

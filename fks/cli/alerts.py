@@ -213,7 +213,13 @@ def channels(ctx: click.Context, as_json: bool) -> None:
             i["name"],
             i["kind"],
             i["severity_min"],
-            "on" if i["is_enabled"] else "off" if i["is_readable"] else "sealed by another session key",
+            "blocked"
+            if i["blocked"]
+            else "on"
+            if i["is_enabled"]
+            else "off"
+            if i["is_readable"]
+            else "sealed by another session key",
             i["sent"],
             i["waiting"],
             i["failed"] + i["unknown"],
@@ -224,6 +230,21 @@ def channels(ctx: click.Context, as_json: bool) -> None:
     ]
     headers = ("channel", "kind", "from severity", "", "sent", "waiting", "failed", "last (UTC)", "last error")
     table(rows, headers, empty="no channels: alerts are sent to nobody ('fks alerts channels add')")
+    for reason in filter(None, (i["blocked"] for i in items)):
+        click.echo(f"{click.style('warning:', fg='yellow')} {reason}", err=True)
+
+
+def blocked_channels(paths: Paths) -> list[str]:
+    """Return why stored channels send nothing, each with the line to add; [] when the gateway does not answer."""
+    from fks.cli.client import own_gateway
+    from fks.model.errors import FksError
+
+    try:
+        with own_gateway(paths) as gateway:
+            items = gateway.get("/alerts/channels")["items"]
+    except FksError:
+        return []
+    return [str(item["blocked"]) for item in items if item["blocked"]]
 
 
 @channels.command()

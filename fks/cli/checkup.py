@@ -202,6 +202,7 @@ async def _awake(paths: Paths) -> list[Check]:
         ("redis", _redis),
         ("ray", _ray),
         ("gateway", _gateway),
+        ("alert channels", lambda _: _channels(paths)),
         ("status", lambda _: _status(paths)),
     ]
     if node.sim:
@@ -270,6 +271,13 @@ async def _exchange(node: Node) -> str:
     body = body[body.find(b"{") : body.rfind(b"}") + 1]
     skew_ms = orjson.loads(body)["serverTime"] - (before + after) / 2 * 1000
     return f"{'!' if abs(skew_ms) > 500 else ''}{node.sim['rest']}, clock {skew_ms:+.0f} ms from ours"
+
+
+async def _channels(paths: Paths) -> str:
+    from fks.cli.alerts import blocked_channels
+
+    blocked = await asyncio.to_thread(blocked_channels, paths)
+    return f"!{'; '.join(blocked)}" if blocked else "none is blocked"
 
 
 async def _status(paths: Paths) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fks.cli.base import as_json, emit, home_of, table
-from fks.model.errors import InputError
+from fks.model.errors import ConfigError, InputError
 
 why = click.option("--why", required=True, metavar="TEXT", help="The reason, kept with the version.")
 
@@ -71,12 +71,16 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
 def check(ctx: click.Context, as_json: bool) -> None:
     """Check the settings and the secrets; every problem is named with its key, place and remedy, and every setting
     that has no effect."""
+    from fks.config.check import venue_plaintext
     from fks.config.load import config_hash, load
     from fks.config.paths import Paths
+    from fks.config.problems import joined
     from fks.config.secrets import load_secrets
     from fks.config.unread import warnings_of
 
     loaded = load(home_of(ctx))
+    if wrong := venue_plaintext(loaded.settings, loaded.sources):
+        raise ConfigError(joined(wrong))
     paths = Paths.of(loaded.settings.home)
     if paths.secrets_file.exists():
         load_secrets(paths)

@@ -146,6 +146,7 @@ def _stop(keeper: Any, screen: Screen, number: int) -> None:
 
 
 async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
+    from fks.cli.alerts import blocked_channels
     from fks.cli.live import watch
     from fks.cli.screen import first_screen
     from fks.config.load import load
@@ -173,6 +174,8 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
                 has_pages=site.settings.web.enabled,
             ):
                 screen.line(line)
+            for line in await asyncio.to_thread(blocked_channels, site.paths):
+                screen.line(f"{click.style('warning:', fg='yellow')} {line}")
         if is_quiet:
             await asyncio.Event().wait()
         node = site.node()
@@ -208,6 +211,7 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     keeper's own."""
     import threading
 
+    from fks.cli.alerts import blocked_channels
     from fks.cli.screen import Screen, first_screen
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
@@ -249,6 +253,8 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
         paths, node, market=market, took_s=screen.elapsed_s, is_detached=True, has_pages=has_pages
     ):
         screen.line(line)
+    for line in blocked_channels(paths):
+        screen.line(f"{click.style('warning:', fg='yellow')} {line}")
 
 
 def _by_itself(paths: Paths) -> Callable[[], None]:

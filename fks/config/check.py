@@ -9,7 +9,15 @@ from pathlib import Path
 
 from fks.config.problems import Source, WrongSetting, did_you_mean
 from fks.config.settings import Settings
-from fks.config.urls import database_faults, is_loopback, is_network, is_on_this_host, is_test_host, redis_faults
+from fks.config.urls import (
+    database_faults,
+    is_loopback,
+    is_network,
+    is_on_this_host,
+    is_test_host,
+    plaintext_host,
+    redis_faults,
+)
 from fks.model.timeframe import TIMEFRAMES
 
 Sources = Mapping[tuple[str, str], Source]
@@ -20,6 +28,7 @@ def problems_of(settings: Settings, sources: Sources) -> list[WrongSetting]:
     """Return every problem of settings whose keys are fine one by one."""
     return [
         *_network(settings, sources),
+        *_plaintext(settings, sources),
         *_ports(settings, sources),
         *_order(settings, sources),
         *_market(settings, sources),
@@ -74,6 +83,44 @@ def _network(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     ):
         for text, remedy in faults(secret.get_secret_value()) if secret else []:
             yield WrongSetting(name, _at(sources, name), text, remedy)
+
+
+def _plaintext(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
+    """Yield addresses at which a key would cross a network in the clear: of data and chat. Those of the venue are
+    checked when the database is there (`venue_plaintext`): a position that is open must still be closed."""
+    data, chat = settings.data, settings.chat
+    key = data.polygon_api_key  # the only exchange whose market data needs one
+    lines = [line.split() for line in data.endpoints]
+    own = (data.rest_url, data.ws_url) if data.exchange == "polygon" else ()
+    for name, secret, urls in (
+        ("data.rest_url", key, own[:1]),
+        ("data.ws_url", key, own[1:]),
+        ("data.endpoints", key, [url for line in lines if line[:1] == ["polygon"] for url in line[1:]]),
+        ("chat.telegram_url", chat.telegram_token, (chat.telegram_url,)),
+        ("chat.discord_url", chat.discord_token, (chat.discord_url,)),
+    ):
+        for url in urls if secret is not None else ():
+            if host := plaintext_host(url, settings.node.plain_http_hosts):
+                yield _in_the_clear(name, host, sources)
+
+
+def venue_plaintext(settings: Settings, sources: Sources | None = None) -> list[WrongSetting]:
+    """Return the addresses in [venue] at which its key and orders would cross a network in the clear."""
+    venue = settings.venue
+    if not venue.api_key:
+        return []
+    named = {"rest_url": venue.rest_url, "ws_url": venue.ws_url, "ws_api_url": venue.ws_api_url}
+    hosts = {name: plaintext_host(url, settings.node.plain_http_hosts) for name, url in named.items()}
+    return [_in_the_clear(f"venue.{name}", host, sources or {}) for name, host in hosts.items() if host]
+
+
+def _in_the_clear(name: str, host: str, sources: Sources) -> WrongSetting:
+    return WrongSetting(
+        name,
+        _at(sources, name),
+        f"sends a key to {host} without TLS, where anyone on the way can read it",
+        f'use https:// (wss://), or add plain_http_hosts = ["{host}"] to [node] if the way there is private',
+    )
 
 
 def file_fault(file: Path, *, is_private: bool) -> tuple[str, str] | None:

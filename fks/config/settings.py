@@ -141,6 +141,11 @@ class Node(Section):
         description="environment variables that Ray's processes (strategies, too) are given besides those that FKS, "
         "Python, proxies, TLS and CUDA need: 'MODEL_DIR', 'AWS_*'",
     )
+    plain_http_hosts: tuple[str, ...] = Field(
+        (),
+        description="hosts, addresses or networks (10.0.0.0/24) that keys may be sent to without TLS: a proxy of your "
+        "own in front of a venue, an exchange or a chat service",
+    )
 
 
 class Sim(Section):
@@ -617,8 +622,7 @@ class Monitor(Section):
     hosts: tuple[str, ...] = Field(
         ("localhost",),
         description="hosts of services that may be registered: names, addresses or networks (10.0.0.0/24). A name that "
-        "resolves to a private address needs that address or its network here, too, and so does the host of a channel "
-        "of alerts; link-local is never allowed",
+        "resolves to a private address needs that address or its network here, too; link-local is never allowed",
     )
     ntp_server: str = Field(
         "pool.ntp.org", description="NTP server that the clock is compared with, host or host:port; 'none' = no check"
@@ -653,6 +657,11 @@ class Backup(Section):
 
 class Alerts(Section):
     discord_webhook_url: SecretStr | None = Field(None, description="Discord webhook that alerts go to")
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="addresses or networks (10.0.0.0/24) on this host or in private networks that channels may send "
+        "to; public ones need no entry, link-local is never allowed",
+    )
     keep_days: int = Field(365, ge=7, description="days for which settled alerts are kept")
 
 

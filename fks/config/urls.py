@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -21,6 +21,8 @@ _WELL_KNOWN = {
     "root",
     "123456",
 }
+#: schemes whose bytes anyone on the way can read
+_PLAIN = frozenset({"http", "ws"})
 _TLS_MODES = ("require", "verify-ca", "verify-full")
 
 
@@ -55,6 +57,32 @@ def is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, entries: Iterable[str]) -> bool:
+    """Return whether an address is one of `entries`, or in a network of them; names among them do not count."""
+    for entry in entries:
+        try:
+            network = ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            continue  # a name
+        if network.version == address.version and address in network:
+            return True
+    return False
+
+
+def plaintext_host(url: str | None, allowed: Collection[str]) -> str:
+    """Return the host of an address without TLS that is neither on this host nor in `allowed`; else ""."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme.lower() not in _PLAIN or is_on_this_host(host) or host in map(str.lower, allowed):
+        return ""
+    try:
+        return "" if is_in(ipaddress.ip_address(host), allowed) else host
+    except ValueError:
+        return host
 
 
 def database_faults(url: str) -> list[tuple[str, str]]:

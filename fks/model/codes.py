@@ -81,6 +81,7 @@ class Code(StrEnum):
     PROP_OFF = "PROP_OFF"
     RELAYED = "RELAYED"
     DISK_FULL = "DISK_FULL"
+    VENUE_PLAINTEXT = "VENUE_PLAINTEXT"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -152,6 +153,7 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.PROP_OFF, False, "the funded account's rules are missing, incomplete or wrong: nothing is entered"),
     (Code.RELAYED, False, "the signal was shown to a person at NinjaTrader, who trades: FKS sends no order"),
     (Code.DISK_FULL, False, "the disk under FKS_HOME is nearly full, and PostgreSQL stops when nothing is left"),
+    (Code.VENUE_PLAINTEXT, False, "orders and keys of this venue cross a network without TLS"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

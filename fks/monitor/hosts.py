@@ -1,19 +1,27 @@
-"""Hosts that the monitor may ask for a service's health: an address that a caller names must not reach elsewhere.
+"""Hosts that callers name: services whose health the monitor asks for, and channels of alerts.
 
-A caller-supplied host is server-side request forgery (OWASP API7). So a host must be in `monitor.hosts`, every address
-that it resolves to must be public or be allowed there, the request goes to exactly the address that was checked
-(a name may resolve to another one a moment later), and redirects are not followed.
+A caller-supplied host is server-side request forgery (OWASP API7). So every address that it resolves to must be public
+or be allowed (`monitor.hosts`, where a service's host must stand in any case; `alerts.hosts`), the request goes to
+exactly the address that was checked (a name may resolve to another one a moment later), and redirects are not followed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from fks.config.urls import is_in
 from fks.model.errors import InputError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,7 +53,7 @@ def check_host(host: str, allowed: Sequence[str]) -> None:
             f"host {host[:80]!r} is no name and no address", code="SERVICE_WRONG", status=422, remedy="give a host name"
         )
     is_listed = any(host.lower().rstrip(".") == entry.lower().rstrip(".") for entry in allowed)
-    if not is_listed and not (address is not None and _is_in(address, allowed)):
+    if not is_listed and not (address is not None and is_in(address, allowed)):
         raise _refused(f"host {host} is not in monitor.hosts")
     if address is not None and not is_allowed(address, allowed):
         raise _refused(f"the address {host} is never asked")
@@ -62,7 +70,7 @@ def is_allowed(address: Address, allowed: Sequence[str]) -> bool:
         return False
     if plain.is_loopback and "localhost" in (entry.lower() for entry in allowed):
         return True
-    if _is_in(plain, allowed):
+    if is_in(plain, allowed):
         return True
     return plain.is_global and not plain.is_reserved
 
@@ -89,20 +97,55 @@ async def addresses_of(host: str, allowed: Sequence[str], resolve: Resolve | Non
     return found
 
 
-def check_destination(host: str, allowed: Sequence[str]) -> None:
-    """Refuse a host with an address that is neither public nor in `allowed`; its name need not be listed. Blocks while
-    it resolves the name; one that has no address passes, as nothing can be sent to it.
+@contextmanager
+def only_allowed(allowed: Sequence[str]) -> Iterator[None]:
+    """Within this block, a name that this thread resolves to connect to it must have no address that is neither public
+    nor in `allowed` (`alerts.hosts`): the address that is checked is the one that is connected to. A proxy that the
+    environment names is the operator's, and not checked.
 
-    Errors: InputError 403.
+    For libraries that make their connections themselves: `socket.getaddrinfo` is replaced by a function that is the
+    same outside of such blocks. Errors: InputError 403 from within the library's call.
     """
+    if not hasattr(socket.getaddrinfo, "__wrapped__"):
+        socket.getaddrinfo = _checked(socket.getaddrinfo)
+    proxies = {urlsplit(url).hostname for url in getproxies().values()}
+    token = _DESTINATIONS.set((tuple(allowed), frozenset(proxies)))
     try:
-        entries = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return
-    for text in {str(entry[4][0]) for entry in entries}:
-        address = address_of(text.partition("%")[0])
-        if address is None or not is_allowed(address, allowed):
-            raise _refused(f"{host} is {text}, an address that is not allowed")
+        yield
+    finally:
+        _DESTINATIONS.reset(token)
+
+
+def check_destination(host: str, allowed: Sequence[str]) -> None:
+    """Refuse a host as `only_allowed` would. Blocks while it resolves the name; one that has no address passes, as
+    nothing can be sent to it. Errors: InputError 403."""
+    with only_allowed(allowed), suppress(OSError, UnicodeError):
+        socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
+
+
+#: what `only_allowed` was given: allowed addresses, and hosts of proxies
+_DESTINATIONS: ContextVar[tuple[tuple[str, ...], frozenset[str | None]] | None]
+_DESTINATIONS = ContextVar("destinations", default=None)
+
+
+def _checked(resolve: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(resolve)
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        entries = resolve(host, *args, **options)
+        if (destinations := _DESTINATIONS.get()) is None or host in destinations[1]:
+            return entries
+        allowed = destinations[0]
+        for text in sorted({str(entry[4][0]) for entry in entries}):
+            address = address_of(text.partition("%")[0])
+            if address is None or not is_allowed(address, allowed):
+                raise _refused(
+                    f"{host} is {text}, an address on this host or in a private network",
+                    f"an operator writes hosts = {json.dumps([*allowed, text])} into [alerts] of fks.toml; link-local "
+                    "and metadata addresses stay refused",
+                )
+        return entries
+
+    return getaddrinfo
 
 
 async def get_status(
@@ -170,21 +213,8 @@ def _is_metadata(address: Address) -> bool:
     return address in _METADATA
 
 
-def _is_in(address: Address, allowed: Sequence[str]) -> bool:
-    for entry in allowed:
-        try:
-            network = ipaddress.ip_network(entry, strict=False)
-        except ValueError:
-            continue  # a name
-        if network.version == address.version and address in network:
-            return True
-    return False
+_REMEDY = "an operator adds it to monitor.hosts in fks.toml; link-local and metadata addresses stay refused"
 
 
-def _refused(text: str) -> InputError:
-    return InputError(
-        text,
-        code="HOST_NOT_ALLOWED",
-        status=403,
-        remedy="an operator adds it to monitor.hosts in fks.toml; link-local and metadata addresses stay refused",
-    )
+def _refused(text: str, remedy: str = _REMEDY) -> InputError:
+    return InputError(text, code="HOST_NOT_ALLOWED", status=403, remedy=remedy)

@@ -6,10 +6,15 @@ import asyncio
 import os
 import sys
 
+from fks.config.check import venue_plaintext
 from fks.config.endpoints import load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
-from fks.model.errors import FksError
+from fks.config.problems import joined
+from fks.config.settings import Settings
+from fks.model.errors import ConfigError, FksError
+from fks.store.db import Database
+from fks.store.facts import Facts
 
 
 async def prepare(home: str) -> None:
@@ -20,7 +25,6 @@ async def prepare(home: str) -> None:
     from fks.clock import RealClock
     from fks.model.timeframe import to_datetime
     from fks.node.demo import seed, switch_off
-    from fks.store.db import Database
     from fks.store.migrate import upgrade
     from fks.store.partitions import ensure_partitions
     from fks.store.tokens import ensure_local_token
@@ -33,12 +37,24 @@ async def prepare(home: str) -> None:
     try:
         await ensure_partitions(db, to_datetime(RealClock().now_ns()))
         await ensure_local_token(db, paths)
+        await refuse_plaintext(db, settings)
         if settings.sim.enabled:
             await seed(db, settings)
         if settings.venue.live:
             await switch_off(db)
     finally:
         await db.close()
+
+
+async def refuse_plaintext(db: Database, settings: Settings) -> None:
+    """Refuse a venue whose keys and orders would cross a network without TLS; with something open there, page instead:
+    it must be possible to close it, and entries are denied VENUE_PLAINTEXT. Errors: ConfigError."""
+    if not (wrong := venue_plaintext(settings)):
+        return
+    if not await db.fetchval("keeper.is_open_at", "ccxt"):
+        raise ConfigError(joined(wrong))
+    text = f"entries are denied and what is open can only be closed: {joined(wrong)}"
+    await Facts(db).note_alert("page", "venue.plaintext", text, "keeper", {})
 
 
 def main() -> int:

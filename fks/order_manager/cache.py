@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from fks.config.check import venue_plaintext
 from fks.config.settings import Settings
 from fks.model.account import Account, Balance, Position
 from fks.model.codes import Denial
@@ -242,6 +243,7 @@ class OrderCache:
             skew_age_s=monotonic_s - status.skew_at_s,
             capabilities=status.capabilities,
             wait_s=status.wait_s(),
+            is_plaintext=name == "ccxt" and bool(venue_plaintext(self.settings)),
         )
 
     def view(self, intent: Intent, *, now_ns: int, monotonic_s: float, is_leader: bool) -> View:

@@ -107,6 +107,7 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.NO_POSITION, limits.no_position),
     (Code.PROP_OFF, limits.prop_off),
     (Code.DISK_FULL, limits.disk_full),
+    (Code.VENUE_PLAINTEXT, market.venue_plaintext),
 )
 
 #: Codes that are decided before an intent exists, and the place. tests/unit/risk/test_checks.py reads this and NOT_YET

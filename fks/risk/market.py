@@ -40,6 +40,14 @@ def venue_not_reconciled(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.VENUE_NOT_RECONCILED, "READY", view.venue.state, intent.venue, "wait until the venue is READY")
 
 
+def venue_plaintext(intent: Intent, view: View) -> Denial | None:
+    """Keys and orders reach the venue through TLS."""
+    if not view.venue.is_plaintext:
+        return None
+    remedy = "use https:// and wss:// in [venue], or name the host in node.plain_http_hosts"
+    return Denial(Code.VENUE_PLAINTEXT, "TLS", "plain http", intent.venue, remedy)
+
+
 def instrument_unknown(intent: Intent, view: View) -> Denial | None:
     """There is fresh metadata: tick, step and minima are needed."""
     instrument = view.instrument

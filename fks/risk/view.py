@@ -29,6 +29,7 @@ class VenueView:
     skew_age_s: float = 0.0
     capabilities: VenueCapabilities = EVERYTHING
     wait_s: float = 0.0  # how long an entry would wait for the venue's rate limit
+    is_plaintext: bool = False  # keys and orders cross a network without TLS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -62,6 +63,7 @@ def test_a_kill_is_seen_everywhere_with_its_signal(system: System) -> None:
         old = system.kill("orders")["pid"]
         system.back_after("orders", old, deadline_s=30.0)
         new = system.components()["orders"]["pid"]
+        assert psutil.Process(new).nice() == 0, "any program of the machine would go before it"
         wait_until(lambda: logs.says(f"── orders restarted: pid {old} → {new}, signal 9 (SIGKILL)"), deadline_s=15.0)
         after = logs.text.index("──")
         wait_until(lambda: logs.says("orders.started") and "orders.started" in logs.text[after:], deadline_s=15.0)

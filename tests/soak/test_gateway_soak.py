@@ -100,6 +100,7 @@ def system() -> Iterator[System]:
         # the rate of this test comes from one token and one address
         found = System.at(
             Path(place) / "home",
+            FKS_ALERTS_HOSTS="localhost",
             FKS_AUTH_LIMIT_PER_HOUR="0",
             FKS_AUTH_MONITORING_PER_HOUR="0",
             FKS_AUTH_ANONYMOUS_PER_HOUR="0",

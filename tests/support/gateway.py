@@ -17,7 +17,7 @@ from fks.api.app import create_app
 from fks.api.gateway import Deps
 from fks.clock import RealClock
 from fks.config.paths import Paths
-from fks.config.settings import Settings
+from fks.config.settings import Alerts, Settings
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, TokenStore
 from fks.web.pages import router as pages
@@ -101,9 +101,10 @@ async def serving(
     beside: Running | None = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits, unless `auth` is
-    given."""
+    """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits unless `auth` is given,
+    and with channels that may lead to this host unless `alerts` is."""
     settings.setdefault("auth", NO_LIMITS)
+    settings.setdefault("alerts", Alerts(hosts=("localhost",)))
     log = CollectingLog()
     paths = Paths.of(home).ensure()
     deps = Deps(

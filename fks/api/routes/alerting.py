@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from pydantic import Field, ValidationError
 
-from fks.alerts.channels import Channel, Sealer, checked, kind_of
+from fks.alerts.channels import Channel, Sealer, checked, kind_of, obstacle
 from fks.alerts.directory import Directory, unknown_channel
 from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, Rule
 from fks.api.exact import ExactJson
@@ -168,7 +168,13 @@ async def channels(gate: Gate, who: Reader) -> ExactJson:
     store = AlertingStore(gate.db)
     states = await store.channel_states()
     found = await directory_of(gate).channels()
-    return ExactJson({"items": [_view(item, states.get(item.name, {})) for item in found], "next": None})
+    allowed = gate.deps.settings.alerts.hosts
+    blocked = await asyncio.gather(*(asyncio.to_thread(obstacle, item, allowed) for item in found))
+    items = [
+        {**_view(item, states.get(item.name, {})), "blocked": reason or None}
+        for item, reason in zip(found, blocked, strict=True)
+    ]
+    return ExactJson({"items": items, "next": None})
 
 
 @router.post("/alerts/channels", status_code=201, openapi_extra=takes(ChannelBody))
@@ -177,7 +183,7 @@ async def save_channel(
 ) -> ExactJson:
     """Make a channel, or replace the one of this name. It takes alerts from now on."""
     _check_severity(body.severity_min)
-    allowed = gate.deps.settings.monitor.hosts
+    allowed = gate.deps.settings.alerts.hosts
     address = await asyncio.to_thread(checked, body.url, body.base, allowed=allowed)  # the first call loads apprise
     await AlertingStore(gate.db).save_channel(
         body.name,

@@ -31,3 +31,9 @@ SELECT extract(epoch FROM clock_timestamp() - beat_at)::float8 FROM component_he
 -- name: clear
 -- Forget the components of an earlier run: nothing of it lives.
 DELETE FROM component_health;
+
+-- name: is_open_at
+-- Whether FKS holds something, or has an order that may fill, at the venue $1.
+SELECT EXISTS (SELECT FROM positions WHERE venue = $1 AND quantity <> 0 AND instance <> 'external')
+    OR EXISTS (SELECT FROM orders WHERE venue = $1
+                AND state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL'));

@@ -68,7 +68,7 @@ class _Rig:
             self.db, RealClock(), name="monitor", epoch=self.epoch, holder="test", ttl_s=2, renew_s=0.5
         )  # fmt: skip
         return AlertService(
-            self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or Settings(), SEALER, lease=lease,
+            self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or Settings(alerts=Alerts(hosts=("localhost",))), SEALER, lease=lease,
             sender=sender, send_max_s=send_max_s,
         )  # fmt: skip
 
@@ -526,7 +526,9 @@ async def test_owners_setting_is_a_channel(rig: _Rig) -> None:
         sent.append((channel, text))
         return Outcome("sent")
 
-    async with rig.running(settings=Settings(alerts=Alerts(discord_webhook_url=SecretStr(url))), sender=keep):
+    async with rig.running(
+        settings=Settings(alerts=Alerts(discord_webhook_url=SecretStr(url), hosts=("localhost",))), sender=keep
+    ):
         await rig.page()
         await until(lambda: _ended(rig, 1))
     assert (sent[0][0].name, sent[0][0].kind) == ("discord", "discord")

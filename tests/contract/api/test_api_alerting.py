@@ -9,7 +9,6 @@ from typing import Any
 from fks.alerts.channels import Sealer
 from fks.alerts.service import AlertService
 from fks.clock import RealClock
-from fks.config.settings import Settings
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import Facts
@@ -134,7 +133,14 @@ async def test_changes_need_admin_and_acknowledging_needs_trade(gateway: Running
 async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: Bus) -> None:
     key = gateway.app.state.gateway.deps.session_key
     made = AlertService(
-        seeded, bus, RealClock(), CollectingLog(), RecordingMeter(), Settings(), Sealer(key), lease=None
+        seeded,
+        bus,
+        RealClock(),
+        CollectingLog(),
+        RecordingMeter(),
+        gateway.app.state.gateway.deps.settings,
+        Sealer(key),
+        lease=None,
     )
 
     async def deliver() -> None:

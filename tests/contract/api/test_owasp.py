@@ -31,8 +31,8 @@ ORDER = {"symbol": "BTCUSDT", "side": "buy", "quantity": "0.1", "type": "market"
 MACHINE_FIELDS = ("url", "uri", "host", "callback", "endpoint", "redirect", "webhook_url", "server")
 ADDRESSED = {
     "/monitor/api/discover/": "an allow-list of hosts",
-    # docs/security.md says so: an administrator chooses the receivers of alerts, local ones included
-    "/alerts/channels": "scope admin; adding one sends nothing",
+    # docs/alerts.md: an administrator chooses the receivers; those on this host need an entry in alerts.hosts
+    "/alerts/channels": "scope admin, public addresses and alerts.hosts; adding one sends nothing",
 }
 #: Served, and not in the OpenAPI document: pages, probes and aliases.
 UNLISTED_SCOPED = {"/openapi.json"}

@@ -53,6 +53,14 @@ def test_check_names_key_place_and_remedy_without_a_traceback(home: Path, capsys
     assert output.strip() == "error: http.prot (fks.toml:2): no such key; did you mean port?"
 
 
+def test_check_refuses_a_venue_over_plain_http(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "fks.toml").write_text('[venue]\nrest_url = "http://gate.example"\napi_key = "k"\napi_secret = "s"\n')
+    assert run(cli, ["config", "check"]) == USAGE
+    output = capsys.readouterr().err
+    assert output.startswith("error: venue.rest_url (fks.toml:2): sends a key to gate.example without TLS")
+    assert 'plain_http_hosts = ["gate.example"] to [node]' in output
+
+
 def test_check_looks_at_the_secrets_too(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["config", "check"]) == OK
     assert run(cli, ["security-setup"]) == OK

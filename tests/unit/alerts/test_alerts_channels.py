@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import pytest
 from pydantic import SecretStr
 
-from fks.alerts.channels import Channel, Sealer, checked, kind_of, outcome_of, send
+from fks.alerts.channels import Channel, Sealer, checked, kind_of, obstacle, outcome_of, send
 from fks.alerts.texts import Text
 from fks.model.errors import InputError
 
-HOSTS = ("localhost",)  # monitor.hosts
+HOSTS = ("localhost",)  # alerts.hosts
 
 GOOD = {
     "discord://1234567890/abcdefghijklmnopqrstuvwxyz": "discord",
@@ -61,6 +64,33 @@ def test_address_inside_is_refused_when_made_and_when_sent_to(address: str, base
             checked(address, base, allowed=(*network, "169.254.0.0/16"))
     else:
         assert checked(address, base, allowed=network) == address
+
+
+def test_channel_connects_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that resolves to a public address once, and to one on this host at the next question (DNS rebinding)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        port = listener.getsockname()[1]
+        questions: list[str] = []
+        real = getattr(socket.getaddrinfo, "__wrapped__", socket.getaddrinfo)
+
+        def rebinding(host: Any, *args: Any, **options: Any) -> Any:
+            questions.append(host)
+            return real("8.8.8.8" if len(questions) == 1 else "127.0.0.1", *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+        address = f"json://rebinding.example:{port}/hook"
+        assert checked(address, allowed=()) == address
+        channel = Channel("ops", SecretStr(address))
+        outcome = send(channel, Text("title", "body"), "k", allowed=())
+        assert (outcome.result, outcome.error) == ("refused", "HOST_NOT_ALLOWED")
+        assert len(questions) == 2
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        reason = obstacle(channel, ("10.0.0.0/8",))
+        assert reason.startswith("channel ops of alerts is blocked: rebinding.example is 127.0.0.1")
+        assert 'hosts = ["10.0.0.0/8", "127.0.0.1"] into [alerts] of fks.toml' in reason
+        assert obstacle(channel, ("10.0.0.0/8", "127.0.0.1")) == ""
 
 
 def test_sealed_address_needs_the_same_session_key() -> None:

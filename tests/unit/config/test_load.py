@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fks.config.check import venue_plaintext
 from fks.config.load import Loaded, config_hash, env_name, load, sections
 from fks.config.urls import database_faults, is_on_this_host, redis_faults
 from fks.model.errors import ConfigError
+from fks.model.ports import VenueCapabilities
+from fks.order_manager.cache import OrderCache, VenueStatus
 
 
 @pytest.fixture
@@ -221,6 +225,39 @@ OFF = {"FKS_SIM_ENABLED": "false"}
 
 
 @pytest.mark.parametrize(
+    "env",
+    [
+        {"FKS_CHAT_TELEGRAM_URL": "http://bot.example"},  # no token, so nothing is sent there
+        {"FKS_CHAT_TELEGRAM_TOKEN": "t", "FKS_CHAT_TELEGRAM_URL": "http://127.0.0.1:8081"},
+        {"FKS_DATA_ENDPOINTS": "kraken http://a.example ws://b.example", "POLYGON_API_KEY": "k"},  # needs no key
+        {"FKS_CHAT_TELEGRAM_TOKEN": "t", "FKS_CHAT_TELEGRAM_URL": "http://bot.example", "FKS_NODE_PLAIN_HTTP_HOSTS": "bot.example"},
+        {"FKS_CHAT_TELEGRAM_TOKEN": "t", "FKS_CHAT_TELEGRAM_URL": "http://10.0.0.9", "FKS_NODE_PLAIN_HTTP_HOSTS": "10.0.0.0/24"},
+    ],
+)  # fmt: skip
+def test_plain_http_without_a_key_or_to_a_named_host_is_accepted(home: Path, env: dict[str, str]) -> None:
+    _load(home, env)
+
+
+def test_plain_venue_is_found_only_with_a_key_and_off_this_host(home: Path) -> None:
+    for env, names in (
+        (KEYS | {"FKS_VENUE_REST_URL": "http://gate.example"}, ["venue.rest_url"]),
+        (
+            KEYS | {"FKS_VENUE_REST_URL": "https://gate.example", "FKS_VENUE_WS_URL": "ws://gate.example"},
+            ["venue.ws_url"],
+        ),
+        ({"FKS_VENUE_REST_URL": "http://gate.example"}, []),
+        (KEYS | {"FKS_VENUE_REST_URL": "http://127.0.0.1:1"}, []),
+        (KEYS | {"FKS_VENUE_REST_URL": "http://gate.example", "FKS_NODE_PLAIN_HTTP_HOSTS": "gate.example"}, []),
+    ):
+        loaded = _load(home, env)
+        assert [wrong.key for wrong in venue_plaintext(loaded.settings, loaded.sources)] == names
+        status = VenueStatus("ccxt", 1, VenueCapabilities(frozenset(), frozenset()))
+        cache = OrderCache(loaded.settings, venues={"ccxt": status, "paper": replace(status, name="paper")})
+        assert cache.venue_view("ccxt", 0.0).is_plaintext is bool(names)  # entries: VENUE_PLAINTEXT
+        assert not cache.venue_view("paper", 0.0).is_plaintext
+
+
+@pytest.mark.parametrize(
     ("env", "part"),
     [
         ({"FKS_HTTP_HOST": "0.0.0.0"}, "behind_proxy"),
@@ -228,6 +265,18 @@ OFF = {"FKS_SIM_ENABLED": "false"}
         ({"FKS_HTTP_TLS_CERT": "/nowhere/cert.pem"}, "other half"),
         ({"FKS_HTTP_TLS_CERT": "/nowhere/cert.pem", "FKS_HTTP_TLS_KEY": "/nowhere/key.pem"}, "is no file"),
         ({"FKS_CORS_ORIGINS": "*"}, "any page could trade"),
+        (
+            {"FKS_CHAT_TELEGRAM_URL": "http://bot.example", "FKS_CHAT_TELEGRAM_TOKEN": "t"},
+            "a key to bot.example without",
+        ),
+        (
+            {"FKS_CHAT_DISCORD_URL": "http://10.0.0.9/api", "FKS_CHAT_DISCORD_TOKEN": "t"},
+            "a key to 10.0.0.9 without TLS",
+        ),
+        (
+            {"FKS_DATA_ENDPOINTS": "polygon https://a.example ws://b.example", "POLYGON_API_KEY": "k"},
+            "b.example without",
+        ),
         ({"FKS_DATABASE_POOL_MIN": "9"}, "database.pool_max"),
         ({"FKS_SUPERVISION_LEASE_RENEW_S": "5"}, "lease_ttl_s"),
         ({"FKS_RAY_GCS_PORT": "8265"}, "has that port"),

@@ -103,21 +103,24 @@ class Pages:
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the ASGI app; Serve calls this after the constructor, on the replica."""
-        return pages_app(self._home)
+        return pages_app(self._home, f"pages:{serve.get_replica_context().rank.rank}")
 
     async def check_health(self) -> None:
         """Answer, which shows that the loop turns."""
 
 
-def pages_app(home: str) -> Any:
-    """Return the pages' ASGI app for the node at `home`. It talks to this node's gateway alone. Errors: ConfigError,
-    OutageError when no keeper runs here."""
+def pages_app(home: str, name: str) -> Any:
+    """Return the pages' ASGI app for the node at `home`. It talks to this node's gateway alone; only the row of this
+    replica goes to the database. Errors: ConfigError, OutageError when no keeper runs here."""
     from fks.clock import RealClock
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
+    from fks.config.machine import node_name
     from fks.config.paths import Paths
     from fks.config.secrets import derived, load_secrets, secret_values
+    from fks.monitor.replica import ReplicaBeat
     from fks.process.log import open_log
+    from fks.store.db import Database
     from fks.web.app import create_app
     from fks.web.assets import Assets
     from fks.web.client import GatewayClient
@@ -133,7 +136,14 @@ def pages_app(home: str) -> Any:
         is_tls=settings.http.behind_proxy or settings.http.tls_cert is not None,
         trust=node.trust(),
     )
-    return create_app(Deps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=Assets()))
+
+    async def beside() -> None:
+        options = settings.database.model_copy(update={"pool_min": 1, "pool_max": 1})
+        db = await Database.lazy(node.database_url, options, application=name, is_api=True)
+        await ReplicaBeat(db, RealClock(), name, node_name(settings)).run()
+
+    deps = Deps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=Assets())
+    return create_app(deps, beside=beside)
 
 
 async def _overlaid(settings: Any, paths: Any, database_url: str) -> Any:

@@ -55,6 +55,11 @@ class Observer:
             occurrences += [_fill(row) for row in await self._store.new_fills(back_s)]
         if any(rule.matches("signal.denied") for rule in names):
             occurrences += [_denial(row) for row in await self._store.new_denials(back_s)]
+        if any(rule.matches("serve.replaced") for rule in names):
+            occurrences += [
+                Occurrence("serve.replaced", row["ref"], row["time"].timestamp(), {"child": row["child"]})
+                for row in await self._store.new_replacements(back_s)
+            ]
         components = [component_view(dict(row)) for row in await self._db.fetch("monitor.components")]
         verdicts = [dict(row) for row in await self._db.fetch("registry.verdicts", FRESH_S)]
         measures = [*services(components, verdicts, self._clock.now_ns()), *checks(verdicts)]

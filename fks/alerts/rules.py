@@ -125,6 +125,10 @@ DEFAULTS: tuple[Rule, ...] = (
     ),
     Rule(name="service", kind=Kind.DURATION, on="service.down", severity="error", above=1, for_s=10, by=("service",)),
     Rule(name="check", kind=Kind.THRESHOLD, on="check.down", severity="warning", above=1, by=("service",)),
+    Rule(
+        name="serve", kind=Kind.RATE, on="serve.replaced", severity="error", count=3, window_s=600, by=("child",),
+        message="{child} was replaced by Ray Serve {value} times in 10 minutes; see 'fks events {child}'",
+    ),
     Rule(name="other", kind=Kind.ROUTE, on="*", severity="warning", group_s=30),
 )  # fmt: skip
 

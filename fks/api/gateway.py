@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,13 +24,14 @@ from fks.api.idempotency import Idempotency
 from fks.api.limits import Limits
 from fks.api.logins import Logins
 from fks.clock import Clock
-from fks.config.machine import host_name, process_space
+from fks.config.machine import host_name
 from fks.config.paths import Paths
 from fks.config.secrets import derived
 from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate
+from fks.monitor.replica import BEAT_S, ReplicaBeat
 from fks.monitor.status import NodeView
 from fks.process.log import Redactor
 from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
@@ -56,12 +56,8 @@ if TYPE_CHECKING:
     from fks.jobs.user_code import UserCode
     from fks.model.ports import Log
 
-BEAT_S = 1.0
 #: How long a request waits for a database that is away before it is answered 503.
 PATIENCE_S = 2.0
-#: Age of the last beat at which a replica's row is removed by its neighbours.
-GONE_S = 20.0
-_SWEEP_BEATS = 10
 #: How old the actors' metrics may be that are shown while Redis is away.
 TEXT_AGE_MAX_S = 60.0
 
@@ -97,7 +93,8 @@ class Gateway:
         self.bus = bus
         self.meter = meter
         self.rate = RequestRate(deps.clock)
-        self.health = Health(deps.clock, self.rate)
+        self._row = ReplicaBeat(db, deps.clock, deps.name, deps.host, deps.config_version)
+        self.health = Health(deps.clock, self.rate, written_age_s=lambda: self._row.written_age_s)
         self.logins = Logins(UserStore(db), deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
         forward_key = derived(deps.session_key.get_secret_value(), "pages")
         self.tokens = Tokens(TokenStore(db), deps.clock, deps.settings.http, self.logins, forward_key)
@@ -105,7 +102,6 @@ class Gateway:
         self.idempotency = Idempotency(bus, deps.session_key.get_secret_value())
         self.audit = Auditing(AuditStore(db), deps.log)
         self.hub = Hub(bus, deps.clock, deps.log)
-        self._beats = 0
         self._own_metrics = SelfMetrics(meter, deps.clock, build_id())
         self._last_text = (b"", float("-inf"))  # of the actors' metrics, and when it was read
         self._order_entry: OrderEntry | None = None
@@ -210,30 +206,9 @@ class Gateway:
     async def beat(self) -> None:
         """Write this replica's row and its counters; forget neighbours that are gone. An outage is waited out."""
         deps = self.deps
-        self._beats += 1
-        detail = {
-            "sockets": len(self.hub),
-            "requests_per_minute": self.rate.per_minute(),
-            "space": process_space(),
-        }
-        is_database_up = False
-        with contextlib.suppress(OutageError):
-            await self.db.execute(
-                "monitor.beat",
-                deps.name,
-                "serve",
-                "ready",
-                os.getpid(),
-                deps.host,
-                0,
-                detail,
-                build_id(),
-                deps.config_version,
-                retry=False,
-            )
-            is_database_up = True
-            if self._beats % _SWEEP_BEATS == 0:
-                await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
+        is_database_up = await self._row.write(
+            {"sockets": len(self.hub), "requests_per_minute": self.rate.per_minute()}
+        )
         self._own_metrics.sample()
         is_redis_up = await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)
         self.meter.gauge("fks_database_up", float(is_database_up))

@@ -12,6 +12,7 @@ from fks.chaos.observed_system import UP_S, ActiveFault, ObservedSystem
 from fks.chaos.outside import send
 from fks.chaos.plan import Injection
 from fks.chaos.up import environment_of, start_again
+from fks.chaos.watch import Component
 from fks.model.errors import InputError
 
 TITLES = {"proxy": "ray::ProxyActor", "controller": "ray::ServeController"}
@@ -34,20 +35,24 @@ async def kill_service(system: ObservedSystem, injection: Injection) -> ActiveFa
 
 
 async def kill_replica(system: ObservedSystem, injection: Injection) -> ActiveFault:
-    rows = sorted(row.name for row in system.watch.view.rows.values() if row.kind == "serve" and row.pid)
+    rows = sorted(row.name for row in _replicas(system) if row.pid)
     if not rows:
         raise InputError("no gateway replica is up")
     name = rows[0 if injection.target.endswith("first") else -1]
     _, pid = await system.component(name, "ray::")
-    before = {row.pid for row in system.watch.view.rows.values() if row.kind == "serve"}
+    before = {row.pid for row in _replicas(system)}
     at_s = system.outside.now_s()
     send(pid, signal.SIGKILL)
 
     def is_back() -> bool:
-        fresh = [row.pid for row in system.watch.view.rows.values() if row.kind == "serve" and row.beat_s > at_s + 1.0]
+        fresh = [row.pid for row in _replicas(system) if row.beat_s > at_s + 1.0]
         return pid not in fresh and len(set(fresh)) >= len(before)
 
     return ActiveFault(at_s, is_back, system.gone_since(name, at_s, pid), note=f"pid {pid}")
+
+
+def _replicas(system: ObservedSystem) -> list[Component]:
+    return [row for row in system.watch.view.rows.values() if row.name.startswith("gateway:")]
 
 
 async def kill_serve(system: ObservedSystem, injection: Injection) -> ActiveFault:

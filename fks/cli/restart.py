@@ -114,7 +114,7 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
     from fks.node.control_socket import ask
 
     start = time.monotonic()
-    if row["kind"] == "service":
+    if row["kind"] == "service" and not row["name"].startswith("proxy"):  # Ray Serve restarts its proxy itself
         ask(paths.keeper_socket, "restart-service", name=row["name"])
     else:
         kill_process(row)

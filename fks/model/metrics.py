@@ -83,6 +83,7 @@ METRICS: dict[str, Metric] = {
             ("child", "how"),
             "restarts by the supervisor, by what ended the child",
         ),
+        Metric("fks_serve_restarts", "gauge", ("child",), "times that Ray Serve replaced a replica or HTTP proxy"),
         Metric("fks_actor_adoptions_total", "counter", ("child",), "living children a new supervisor took over"),
         Metric(
             "fks_actor_escalations_total",

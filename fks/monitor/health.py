@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fks import __version__
@@ -28,8 +28,12 @@ OWNER_SERVICES: dict[str, tuple[str, ...]] = {
     "fks_execution": ("orders", "guardian", "sim"),
     "fks_ninja": ("ninja",),
     "fks_meta": ("meta",),
-    "fks_web": ("gateway",),
+    "fks_web": ("pages",),
 }
+
+
+#: Age of the last committed write from which the database counts as down: on a full disk it still answers questions.
+WRITE_AGE_MAX_S = 5.0
 
 
 class RequestRate:
@@ -56,8 +60,18 @@ class RequestRate:
 class Health:
     """Checks the dependencies at most once a second, however often it is called: /health needs no token."""
 
-    def __init__(self, clock: Clock, rate: RequestRate, *, service: str = "fks", ttl_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rate: RequestRate,
+        *,
+        written_age_s: Callable[[], float],
+        service: str = "fks",
+        ttl_s: float = 1.0,
+    ) -> None:
+        """`written_age_s` returns the age of this replica's last committed write, infinite before the first."""
         self._clock = clock
+        self._written_age_s = written_age_s
         self._rate = rate
         self._service = service
         self._ttl_s = ttl_s
@@ -91,6 +105,11 @@ class Health:
         up_s = max(self._clock.now_ns() / 1e9 - max(since), 0.0) if since else 0.0
         return self._document(service, status, dependencies, up_s)
 
+    async def is_ready(self, db: Database | None, bus: Bus | None) -> bool:
+        """Return whether the database answers, and has committed a write of this replica lately."""
+        dependencies = await self.dependencies(db, bus)
+        return dependencies["database"] != DOWN and self._written_age_s() <= WRITE_AGE_MAX_S
+
     async def ninja(self, db: Database | None, bus: Bus | None) -> dict[str, bool]:
         """Return whether a link to NinjaTrader is connected, and whether one is able to trade."""
         await self._checked(db, bus)
@@ -121,6 +140,10 @@ class Health:
                 if db is not None:
                     rows, components, self._links = await _from_rows(db)
                     found |= rows
+                # before its first write this replica has proven nothing, and nothing is known to be wrong
+                age_s = min(self._written_age_s(), self._clock.monotonic() - self._started)
+                if age_s > WRITE_AGE_MAX_S:
+                    found["database"] = DOWN
                 self._seen = (self._clock.monotonic(), found, components)
             return self._seen[1], self._seen[2]
 

@@ -1,4 +1,4 @@
-"""The tree as one value to draw: the keeper with its services, the supervisor with its branches, the gateway.
+"""The tree as one value to draw: the keeper with its services, the supervisor with its branches, gateway and pages.
 
 The shape of the supervisor's part comes from its own row (`detail.tree`); children that are missing there are added
 below it, so that an outdated shape hides no child.
@@ -7,6 +7,7 @@ below it, so that an outdated shape hides no child.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 SUPERVISOR = "supervisor"
@@ -102,9 +103,15 @@ def _names(node: Mapping[str, Any]) -> set[str]:
 
 
 def _served(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    replicas = [row for row in rows.values() if row["kind"] == "serve"]
-    if not replicas:
-        return []
-    states = {str(row["state"]) for row in replicas}
-    state = states.pop() if len(states) == 1 else "degraded"
-    return [{"id": "gateway", "kind": "group", "state": state, "children": [_leaf(row) for row in replicas]}]
+    served = sorted((row for row in rows.values() if row["kind"] == "serve"), key=_application)
+    found = []
+    for application, replicas in groupby(served, key=_application):
+        leaves = [_leaf(row) for row in replicas]
+        states = {str(leaf["state"]) for leaf in leaves}
+        state = states.pop() if len(states) == 1 else "degraded"
+        found.append({"id": application, "kind": "group", "state": state, "children": leaves})
+    return found
+
+
+def _application(row: Mapping[str, Any]) -> str:
+    return str(row["name"]).partition(":")[0]

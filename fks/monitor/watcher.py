@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Watcher:
         self._database_up_s = component.clock.monotonic()  # not seen away since then
         self._nodes = NodeStore(component.db)
         self._new_alerts = NewAlerts(component.db)
+        self._served: Set[str] = frozenset()  # parts of Ray Serve whose restarts were published last
         self._has_looked = False
         self._turned_s = component.clock.monotonic()  # the last turn of `_watch`
         self._kept = MetricStore(component.db)
@@ -111,6 +112,7 @@ class Watcher:
             self._turned_s = self._c.clock.monotonic()
             await self._check()
             await self._guard.call("alerts", self._update_alerts)
+            await self._guard.call("served", self._count_served)
             host_metrics(self._c.meter, self._c.paths.home)
             await self._guard.call("merge", self._merge)
             if look % _STATE_LOOKS == 0:
@@ -159,6 +161,18 @@ class Watcher:
         self._has_looked = True
         self._c.meter.gauge("fks_database_up", float(self._database_is_up))
         self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
+
+    async def _count_served(self) -> None:
+        """Publish how often Ray Serve replaced each of its parts; no supervisor of ours sees them end."""
+        if not self._database_is_up:
+            return
+        with contextlib.suppress(OutageError):
+            restarts = {row["child"]: row["restarts"] for row in await self._c.db.fetch("monitor.served")}
+            for child in self._served - restarts.keys():
+                self._c.meter.remove("fks_serve_restarts", child=child)
+            for child, count in restarts.items():
+                self._c.meter.gauge("fks_serve_restarts", float(count), child=child)
+            self._served = restarts.keys()
 
     async def _update_alerts(self) -> None:
         """Publish new alerts, and resolve those whose cause is over."""

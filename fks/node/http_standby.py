@@ -23,6 +23,7 @@ import psutil
 
 from fks.clock import Clock
 from fks.model.ports import Log
+from fks.node.service import ServiceStatus
 from fks.process.handle import ProcessHandle
 
 HOLD_S = 10.0
@@ -60,6 +61,7 @@ class HttpStandby:
         self._address, self._find_proxy, self._may_hold = address, find_proxy, may_hold
         self._clock, self._log = clock, log
         self.watched: int | None = None
+        self._restarts, self._since_ns = -1, 0  # the first proxy is no restart
         self._passed: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -69,6 +71,7 @@ class HttpStandby:
             while True:
                 proxy = await self._listening_proxy(IDLE_LOOK_S)
                 self.watched = proxy.pid
+                self._restarts, self._since_ns = self._restarts + 1, self._clock.now_ns()
                 await proxy.ended()
                 self.watched = None
                 proxy.close()
@@ -77,6 +80,14 @@ class HttpStandby:
             for task in self._passed:
                 task.cancel()
             await asyncio.gather(*self._passed, return_exceptions=True)
+
+    def status(self) -> ServiceStatus | None:
+        """Return the proxy as status shows it; None before there was one."""
+        if self._restarts < 0:
+            return None
+        state = "ready" if self.watched is not None else "restarting"
+        ended = "Ray Serve starts another one" if self._restarts else ""
+        return ServiceStatus("proxy", state, self.watched, self._restarts, self._since_ns, "", ended)
 
     async def _listening_proxy(self, look_s: float) -> ProcessHandle:
         while True:
@@ -88,6 +99,8 @@ class HttpStandby:
 
     async def _bridge(self) -> None:
         """Hold connections until the next proxy listens, or until none is to be expected."""
+        if not self._may_hold():
+            return
         started_s = self._clock.monotonic()
         try:
             listener = _listener(self._address)

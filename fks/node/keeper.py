@@ -81,6 +81,7 @@ class Keeper:
             for spec in self._specs
         }
         self._view = StatusView(clock, driver.node_name)
+        self._standby: HttpStandby | None = None
         self._reported: set[str] = set()  # services whose first "ready" was reported
         self._deployer = TreeDeployer(driver, self.services.get(RAY), clock, log, self._on_change)
 
@@ -264,17 +265,21 @@ class Keeper:
         await self.ending.wait()
 
     async def _stand_by(self) -> None:
-        """Keep the gateway's port open while Serve's proxy is started again, where that is on this machine alone."""
+        """Watch Serve's proxy, and keep the gateway's port open while it is started again, where that is on this
+        machine alone."""
         http, ray = self._context.make_node().http, self.services.get(RAY)
-        if self._worker or ray is None or not is_on_this_host(http["host"]):
+        if ray is None or not http.get("port"):
             await asyncio.Event().wait()  # until cancelled
             return
+        may_hold = not self._worker and is_on_this_host(http["host"])
 
         def find_proxy() -> int | None:
             return serve_proxy(ray.process.pid) if ray.process is not None else None
 
         address = str(http["host"]), int(http["port"])
-        await HttpStandby(address, find_proxy, lambda: ray.is_ready, self._clock, self._log).run()
+        if self._standby is None:
+            self._standby = HttpStandby(address, find_proxy, lambda: may_hold and ray.is_ready, self._clock, self._log)
+        await self._standby.run()
 
     # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -312,6 +317,8 @@ class Keeper:
         detail = f"waits for {waits_for}" if waits_for else ""
         rows = [("keeper", ServiceStatus("keeper", state, os.getpid(), 0, self._since_ns, detail))]
         rows += [("service", status) for service in self.services.values() for status in service.statuses()]
+        if self._standby is not None and (proxy := self._standby.status()) is not None:
+            rows.append(("service", proxy))
         if not self._worker:
             return rows
         return [(kind, replace(status, name=f"{status.name}@{self._worker}")) for kind, status in rows]

@@ -42,6 +42,8 @@ async def prepare(home: str) -> None:
             await seed(db, settings)
         if settings.venue.live:
             await switch_off(db)
+        if not settings.web.enabled:
+            await db.execute("monitor.forget_silent", "serve", "", "pages:%", 0.0)
     finally:
         await db.close()
 

@@ -206,6 +206,10 @@ class AlertingStore:
         """Return the signals denied in the last `back_s` seconds, at most 500."""
         return [dict(row) for row in await self._db.fetch("alerting.new_denials", back_s)]
 
+    async def new_replacements(self, back_s: float) -> list[dict[str, Any]]:
+        """Return the parts that Ray Serve replaced in the last `back_s` seconds, at most 500."""
+        return [dict(row) for row in await self._db.fetch("alerting.new_replacements", back_s)]
+
     async def pending(self) -> list[dict[str, Any]]:
         """Return the signals that wait for a person, at most 500."""
         return [dict(row) for row in await self._db.fetch("alerting.pending")]

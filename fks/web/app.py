@@ -5,8 +5,10 @@ Any replica answers any request: the session is the gateway's, and nothing is ke
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -19,15 +21,21 @@ from fks.web.site import Deps, Site
 from fks.web.views import diagrams
 
 
-def create_app(deps: Deps, pages: tuple[Page, ...] = PAGES) -> Starlette:
-    """Return the application with these pages."""
+def create_app(
+    deps: Deps, pages: tuple[Page, ...] = PAGES, *, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> Starlette:
+    """Return the application with these pages. `beside` runs on its loop for as long as it serves."""
     site = Site(deps, pages)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        task = None if beside is None else asyncio.create_task(beside())
         try:
             yield
         finally:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
             await deps.gateway.close()
 
     routes = [

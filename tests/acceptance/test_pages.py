@@ -4,8 +4,10 @@ what serves the pages."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +108,26 @@ async def test_a_trader_s_day_survives_the_deaths_of_what_serves_it(waiting: Sys
         await tab.go(system.url + "/app/orders")  # still logged in
         await says(tab, "Executions")
         assert [text for text in tab.complaints if not text.startswith(OWN_LINES)] == []
+
+
+def test_hung_pages_are_unhealthy_until_serve_replaces_them(system: System) -> None:
+    hung = system.components()["pages:0"]["pid"]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        wait_until(lambda: "pages:0 is silent" in str(system.status()["reasons"]), deadline_s=30.0)
+        assert system.status()["state"] == "degraded"
+        system.back_after("pages:0", hung, deadline_s=60.0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hung, signal.SIGKILL)
+    proxy = system.kill("proxy")["pid"]
+    system.back_after("proxy", proxy, deadline_s=60.0)
+    events = [(row["child"], row["event"], row["pid"]) for row in system.json("events", "-n", "50")]
+    assert ("pages:0", "replaced", hung) in events
+    assert ("proxy", "exited", proxy) in events
+    with system.client() as client:
+        counted = re.compile(r'^fks_serve_restarts\{.*child="(pages:0|proxy)".*\} [1-9]', re.MULTILINE)
+        wait_until(lambda: {*counted.findall(client.get("/metrics").text)} == {"pages:0", "proxy"}, deadline_s=30.0)
 
 
 async def take_pictures(tab: Page, system: System) -> None:

@@ -220,3 +220,9 @@ SELECT a.name AS account, ((top.equity - now_.equity) / top.equity * 100)::float
   JOIN LATERAL (SELECT equity FROM balance_history b WHERE b.account_id = a.id AND b.equity IS NOT NULL
                  ORDER BY b.time DESC, b.id DESC LIMIT 1) now_ ON true
  WHERE a.is_enabled;
+
+-- name: new_replacements
+-- Replicas of gateway and pages, and HTTP proxies, that Ray Serve replaced in the last $1 seconds.
+SELECT id::text AS ref, time, child, reason FROM actor_events
+ WHERE time > now() - make_interval(secs => $1) AND event IN ('replaced', 'exited') AND child ~ '^(gateway:|pages:|proxy(@|$))'
+ ORDER BY id LIMIT 500;

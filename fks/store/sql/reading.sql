@@ -32,8 +32,11 @@ SELECT state, last_price, last_message_at, last_trade_id,
   FROM feeds f WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
 
 -- name: feed_states
--- Give the state of feeds: of all, of one exchange, of one symbol.
-SELECT exchange, symbol, state FROM feeds
+-- Give the state of feeds: of all, of one exchange, of one symbol. LIVE only while the collector holds the lease that it was
+-- written under.
+SELECT f.exchange, f.symbol,
+       CASE WHEN f.state = 'LIVE' AND (l.expires_at > now()) IS NOT TRUE THEN 'STALE' ELSE f.state END AS state
+  FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange AND l.epoch = f.epoch
  WHERE timeframe = 'trades' AND ($1::text IS NULL OR exchange = $1) AND ($2::text IS NULL OR symbol = $2)
  ORDER BY exchange, symbol;
 

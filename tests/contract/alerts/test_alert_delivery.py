@@ -543,3 +543,18 @@ async def test_no_address_is_in_a_row_or_a_log_line(rig: _Rig, receiver: HttpRec
     kept = json.dumps([str(row) for row in await rig.store.channels()]) + str(rig.log.lines)
     kept += str(await rig.store.deliveries())
     assert "abcdefghijklmnop" not in kept
+
+
+async def test_part_that_serve_replaces_three_times_in_ten_minutes_is_an_alert(
+    rig: _Rig, receiver: HttpReceiver
+) -> None:
+    await rig.add("w", f"json://{receiver.host}/hook")
+    for name, pids in (("gateway:0", (1, 2, 3)), ("pages:0", (1, 2, 3, 4))):
+        for pid in pids:
+            await rig.db.execute("monitor.beat", name, "serve", "ready", pid, "here", 0, {}, "v", 0)
+    async with rig.running():
+        await until(lambda: receiver.received)
+        await rig.db.execute("monitor.beat", "gateway:0", "serve", "ready", 4, "here", 0, {}, "v", 0)
+        await until(lambda: len(receiver.received) == 2)
+    texts = [text.partition(" was replaced")[0].rpartition(" ")[2] for text in receiver.texts]
+    assert [name.strip() for name in texts] == ["pages:0", "gateway:0"], receiver.texts

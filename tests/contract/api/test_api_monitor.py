@@ -38,7 +38,8 @@ async def parts(seeded: Database) -> Database:
     await seeded.sql(
         "INSERT INTO component_health (name, kind, state, pid, beat_at, since) VALUES"
         " ('supervisor','actor','ready',1,now() + interval '1 hour',now()), ('collector:binance','actor','ready',2,now() + interval '1 hour',now()),"
-        " ('gateway:9','serve','ready',3,now() + interval '1 hour',now()), ('orders','actor','ready',4,now() + interval '1 hour',now())"
+        " ('gateway:9','serve','ready',3,now() + interval '1 hour',now()),"
+        " ('pages:0','serve','ready',5,now() + interval '1 hour',now()), ('orders','actor','ready',4,now() + interval '1 hour',now())"
     )
     return seeded
 
@@ -72,7 +73,7 @@ async def test_an_empty_body_registers_our_services_again(gateway: Running, part
         found = (await client.get("/monitor/api/registry/")).json()
     assert found["groups"]["fks_data"] == ["collector:binance"]
     assert {"gateway:0", "gateway:9"} >= set(found["groups"]["fks_api"])
-    assert "gateway:9" in found["groups"]["fks_web"]
+    assert found["groups"]["fks_web"] == ["pages:0"]
     kinds = {row["name"]: row["kind"] for row in found["services"]}
     assert (kinds["supervisor"], kinds["fks_main"]) == ("component", "service")
     assert found["count"] == len(found["services"])

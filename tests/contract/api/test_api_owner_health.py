@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Any
 
+import pytest
+
+from fks.monitor import health
 from fks.monitor.health import OWNER_SERVICES
 from fks.store.db import Database
 from tests.support.gateway import Running
+from tests.support.waiting import until
 
 LINES = {
     "dashboard": "curl http://localhost:8000/health/dashboard/ | jq",
@@ -38,7 +43,8 @@ async def _components(db: Database) -> None:
         " ('collector:binance','actor','ready',2,now(),now() - interval '1 minute','{}'),"
         " ('orders','actor','degraded',3,now(),now(),'{\"problems\": [{\"text\": \"venue ccxt is SYNCING\"}]}'),"
         " ('guardian','actor','ready',4,now(),now(),'{}'),"
-        " ('strategy:0','actor','failed',5,now(),now(),'{}')"
+        " ('strategy:0','actor','failed',5,now(),now(),'{}'),"
+        " ('pages:0','serve','ready',6,now(),now(),'{}')"
     )
 
 
@@ -106,3 +112,25 @@ async def test_ready_follows_health_and_that_of_ninja_has_its_own_field(gateway:
             unknown = await client.get(path)
             assert (unknown.status_code, unknown.json()["code"]) == (404, "SERVICE_UNKNOWN")
             assert "fks_execution" in unknown.json()["remedy"]
+
+
+async def test_ready_needs_a_write_committed_lately(
+    gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that only answers questions: its disk is full, or as here, its tables take no write."""
+    monkeypatch.setattr(health, "WRITE_AGE_MAX_S", 2.0)
+
+    async def statuses() -> tuple[int, int]:
+        return (await client.get("/ready")).status_code, (await client.get("/health")).status_code
+
+    async with gateway.client(None) as client:
+        await until(lambda: _are(statuses(), (200, 200)), deadline_s=10)
+        async with seeded.transaction() as tx:
+            await tx.sql("LOCK TABLE component_health IN EXCLUSIVE MODE")  # reads go on
+            assert await seeded.sql("SELECT FROM component_health") is not None
+            await until(lambda: _are(statuses(), (503, 503)), deadline_s=10)
+        await until(lambda: _are(statuses(), (200, 200)), deadline_s=10)
+
+
+async def _are(found: Awaitable[tuple[int, int]], wanted: tuple[int, int]) -> bool:
+    return await found == wanted

@@ -83,8 +83,11 @@ async def test_each_dependency_is_measured_and_written(database: Database, bus: 
 async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Database, bus: Bus, tmp_path: Path) -> None:
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'ccxt')")
     await database.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at) VALUES"
-        " ('binance', 'BTCUSDT', 'trades', 'LIVE', now()), ('binance', 'ETHUSDT', 'trades', 'STALE', now())"
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at) VALUES"
+        " ('binance', 'BTCUSDT', 'trades', 'LIVE', 3, now()), ('binance', 'ETHUSDT', 'trades', 'STALE', 3, now())"
+    )
+    await database.sql(
+        "INSERT INTO leases (name, epoch, holder, expires_at) VALUES ('collector:binance', 3, 'x', now() + interval '1 hour')"
     )
     await database.sql("INSERT INTO venue_states (venue, account_id, state) VALUES ('ccxt', 1, 'SYNCING')")
     await database.sql(
@@ -97,6 +100,29 @@ async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Databa
     assert (found["exchange"], found["venue"], found["queue"]) == ("degraded", "down", "degraded")
     assert look.checks["queue"].detail["jobs"] == 1, "a search may wait"
     assert "ETHUSDT" in str(look.checks["exchange"].error)
+
+
+async def test_feed_is_live_only_while_its_own_collector_holds_its_lease(database: Database) -> None:
+    for exchange in ("binance", "kraken"):
+        await database.sql(
+            "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at)"
+            " VALUES ($1, 'BTCUSDT', 'trades', 'LIVE', 2, now() - interval '20 seconds')",
+            exchange,
+        )
+        await database.sql(
+            "INSERT INTO leases (name, epoch, holder, expires_at) VALUES ('collector:' || $1, 2, 'x', now() + interval '1 hour')",
+            exchange,
+        )
+
+    async def states() -> list[tuple[str, str, str]]:
+        rows = await database.fetch("monitor.feeds"), await database.fetch("reading.feed_states", None, None)
+        return [(a["exchange"], a["state"], b["state"]) for a, b in zip(*rows, strict=True)]
+
+    assert await states() == [("binance", "LIVE", "LIVE"), ("kraken", "LIVE", "LIVE")]
+    await database.sql("UPDATE leases SET expires_at = now() - interval '1 ms' WHERE name = 'collector:binance'")
+    assert await states() == [("binance", "STALE", "STALE"), ("kraken", "LIVE", "LIVE")]
+    await database.sql("UPDATE leases SET expires_at = now() + interval '1 hour', epoch = 3")  # another holds it now
+    assert await states() == [("binance", "STALE", "STALE"), ("kraken", "STALE", "STALE")]
 
 
 def certificate(file: Path, days: float) -> Path:
@@ -154,13 +180,12 @@ async def test_what_runs_registers_itself_and_leaves_the_registry(database: Data
         "fks_main": "service",
         "fks_api": "service",
         "fks_data": "service",
-        "fks_web": "service",
         "node:head": "node",
         "supervisor": "component",
         "collector:binance": "component",
         "gateway:0": "component",
     }
-    assert rows["gateway:0"]["services"] == ["fks_api", "fks_web"]
+    assert rows["gateway:0"]["services"] == ["fks_api"]
     assert rows["collector:binance"]["version"] == "9"
     await database.sql("DELETE FROM component_health WHERE name = 'collector:binance'")
     await checks.run()

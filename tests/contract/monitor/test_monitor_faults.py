@@ -16,7 +16,7 @@ from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
-from fks.config.settings import Chat, Monitor, Settings
+from fks.config.settings import Alerts, Chat, Monitor, Settings
 from fks.monitor import deep
 from fks.runtime import Component
 from fks.store.alerting import AlertingStore
@@ -59,7 +59,7 @@ async def test_fault_of_a_probe_does_not_stop_the_delivery_of_alerts(
     secrets, log, meter = load_secrets(paths), CollectingLog(), _Meter()
     async with http_receiver() as receiver, telegram_server() as telegram:
         chat = Chat(telegram_token=SecretStr(TOKEN), telegram_users={"7": "ann"}, telegram_url=telegram.url)
-        settings = Settings(home=tmp_path, chat=chat)
+        settings = Settings(home=tmp_path, chat=chat, alerts=Alerts(hosts=("localhost",)))
         monitor = _monitor(settings, paths, meter, log, database, bus)
         address = f"json://{receiver.host}/hook"
         await AlertingStore(database).save_channel(

@@ -168,6 +168,21 @@ async def test_connections_are_refused_when_no_proxy_is_to_be_expected(place: Pl
             await asyncio.sleep(0.02)
 
 
+async def test_each_restart_of_the_proxy_is_counted(place: Place) -> None:
+    def row() -> tuple[str, int | None, int] | None:
+        status = place.standby.status()
+        return None if status is None else (status.state, status.pid, status.restarts)
+
+    assert place.proxy is not None
+    await place.until_watched()
+    assert row() == ("ready", place.proxy.pid, 0)
+    place.kill()
+    await until(lambda: row() == ("restarting", None, 0))
+    place.start()
+    await place.until_watched()
+    assert row() == ("ready", place.proxy.pid, 1)
+
+
 async def test_the_standby_watches_the_next_proxy_too(place: Place) -> None:
     for path in ("/first", "/second"):
         await place.until_watched()

@@ -17,7 +17,7 @@ def _rows(**kinds: str) -> dict[str, dict[str, Any]]:
 
 ROWS = _rows(
     keeper="keeper", supervisor="actor", strategy__0="actor", strategy__1="actor", collector__binance="actor",
-    postgres="service", redis="service", gateway__0="serve", gateway__1="serve",
+    postgres="service", redis="service", gateway__0="serve", gateway__1="serve", pages__0="serve",
 )  # fmt: skip
 
 
@@ -28,7 +28,8 @@ ROWS = _rows(
         ("fks_data", False, ["collector:binance"]),  # PostgreSQL and Redis only by their own names
         ("fks_main", False, ["supervisor"]),  # never the keeper
         ("fks_api", False, ["gateway"]),
-        ("fks_web", True, ["gateway:0", "gateway:1"]),
+        ("fks_api", True, ["gateway:0", "gateway:1"]),
+        ("fks_web", True, ["pages:0"]),
         ("orders", False, ["orders"]),
     ],
 )

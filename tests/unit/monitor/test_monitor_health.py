@@ -21,7 +21,7 @@ async def test_concurrent_requests_share_one_look() -> None:
         raise OutageError("away")
 
     bus: Any = SimpleNamespace(ping=ping)
-    health = Health(RealClock(), SimpleNamespace(per_minute=lambda: 0))  # type: ignore[arg-type]
+    health = Health(RealClock(), SimpleNamespace(per_minute=lambda: 0), written_age_s=lambda: 0.0)  # type: ignore[arg-type]
     found = await asyncio.gather(*(health.dependencies(None, bus) for _ in range(50)))
     assert looks == 1
     assert all(statuses == found[0] for statuses in found)

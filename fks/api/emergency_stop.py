@@ -24,7 +24,8 @@ from fks.store.db import Database
 from fks.store.kill import KillStore
 
 CONNECT_S = 1.0
-#: The guardian answers when all is quiet, or after some seconds with what is left.
+#: The guardian answers when all is quiet, or after this wait with where it is: the caller is answered in a second.
+WAIT_S = 0.3
 ANSWER_S = 15.0
 
 
@@ -46,7 +47,7 @@ class EmergencyStop:
             raise InputError(
                 f"scope {scope!r} is not offered", code="SCOPE_UNKNOWN", status=422, remedy="use system: all accounts"
             )
-        request = {"op": "kill", "scope": scope, "reason": reason, "by": by, "flatten": flatten}
+        request = {"op": "kill", "scope": scope, "reason": reason, "by": by, "flatten": flatten, "wait_s": WAIT_S}
         answer = await self._ask(request)
         if answer is not None:
             return answer | {"through": "guardian"}

@@ -45,6 +45,7 @@ PROBLEMS: dict[str, str] = {
     "METHOD_NOT_ALLOWED": "405: the path has other methods; `Allow` names them",
     "JSON_MALFORMED": "400: the body is not strict JSON (NaN, a repeated key and the like included)",
     "BODY_TOO_LARGE": "413: the body is longer than 256 KiB",
+    "HEAD_TOO_LARGE": "431: the address and the headers are longer than 64 KiB; the connection is closed",
     "BODY_SLOW": "408: the body did not arrive within `http.body_timeout_s`",
     "INVALID": "422: a value does not fit; `errors` lists every place",
     "UNAVAILABLE": "503: PostgreSQL or Redis does not answer; nothing was changed unless a repeat with the same key "

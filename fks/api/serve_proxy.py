@@ -1,6 +1,9 @@
-"""Serve's HTTP proxy for the gateway: it answers once it has its routes, and follows the files of its certificate.
+"""Serve's HTTP proxy for the gateway: it bounds what a client may send before its request is known, answers once it has
+its routes, and follows the files of its certificate.
 
 Ray calls `middlewares` in each proxy process (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), before its server starts.
+Serve makes the server and has no settings for these bounds, so uvicorn's own parts are replaced there. The proxy also
+answers Serve's health checks: a connection that holds it up for some seconds gets it killed, with every request in it.
 Without the middleware a new proxy answers 404 to everything until the controller has sent it the routes: to a client,
 that an order does not exist.
 """
@@ -8,22 +11,172 @@ that an order does not exist.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from collections import Counter
+from typing import Any, ClassVar
 
 import uvicorn.config
+import uvicorn.protocols.http.auto
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fks.api.certificate_files import follow_files
+from fks.api.problems import Problem, of_error
 from fks.clock import RealClock
+from fks.process.callers import is_local
 
 ROUTES_S = 10.0  # the routes are there within a second, or the controller is away
 LOOK_S = 0.05
+HEAD_MAX = 64 * 1024  # bytes of a request line and its headers; of a chunk's header; of all trailers
+HEAD_S = 10.0  # from a connection's start, or the first byte of a later head, to the end of the head
+HEADS_MAX = 500  # connections without a complete head, in this process
+FRAME_MAX = 64 * 1024  # bytes of a websocket message, however many frames it has
+PIECE = 16 * 1024  # bytes that the parser gets at once; a head that begins inside one may be so much longer
+LINGER_S = 0.5  # the client may still be sending, and a connection closed at once takes the answer with it
+NOTE_S = 60.0  # between two lines of the log about refused connections
+OWN_PATHS = frozenset({"/-/routes", "/-/healthz"})
+_LOG = logging.getLogger("ray.serve")  # of the proxy's process: its file is Serve's own
+_BODY = (
+    b'{"type":"urn:fks:problem:head-too-large","title":"Request Header Fields Too Large","status":431,'
+    b'"code":"HEAD_TOO_LARGE","detail":"the address and the headers are longer than 64 KiB","remedy":"send less"}'
+)
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/problem+json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+)
 
 
-class HoldUntilRouted:
-    """Holds requests until the proxy reports itself healthy (it has routes), at most `ROUTES_S`; then costs one look
-    at a flag."""
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, above TLS, with bounds on heads in bytes, seconds and number, and on websocket messages.
+
+    A head is kept whole before an application sees any of it: the request line and the headers, and, in a chunked
+    body, a chunk's header and the trailers. The parser joins each header from its pieces and copies it for
+    each piece: without a bound a long one costs seconds of the proxy's loop.
+    A connection is incomplete while the rest of a head is missing, or of a body whose answer was sent already. It is
+    closed after `HEAD_S`, or before, as the oldest of more than `HEADS_MAX`. The body of a request without an answer is
+    the application's, which has its own deadline.
+    """
+
+    #: The incomplete connections, oldest first, each with the timer that ends it. One server runs in a process.
+    _incomplete: ClassVar[dict[BoundedProtocol, asyncio.TimerHandle]] = {}
+    _refused: ClassVar[Counter[str]] = Counter()
+    _noted_s: ClassVar[float | None] = None
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        config.ws_max_size = FRAME_MAX  # before any websocket is made from it
+        self._size = 0  # bytes of the head that is being read
+        self._is_in_body = False
+        self._is_over = False  # refused, or a websocket by now
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse in pieces, and count the bytes since a head, or a part of a body, was complete."""
+        view = memoryview(data)
+        while view and not self._is_over and not self.transport.is_closing():
+            if not self._is_in_body:
+                self._start_deadline()  # also for empty lines before a head, which the parser skips
+            if self._size == HEAD_MAX:
+                return self._refuse()
+            piece = view[: min(PIECE, HEAD_MAX - self._size)]
+            self._size += len(piece)
+            super().data_received(piece)  # type: ignore[arg-type]  # any buffer will do
+            view = view[len(piece) :]
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for a head that may have started within a piece."""
+        self._start_deadline()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Leave the rest of the request to the application."""
+        self._size, self._is_in_body = 0, True
+        self._end_deadline()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass the body on, and count from zero: the next chunk header, or all trailers, are bounded as a head is."""
+        self._size = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of a request; an idle connection has no deadline here."""
+        self._size, self._is_in_body = 0, False
+        self._end_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Limit the time for the rest of a body that no application reads any more."""
+        super().on_response_complete()
+        if self._is_in_body and self.cycle.response_complete and not self.transport.is_closing():
+            self._start_deadline()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over."""
+        self._is_over = True
+        self._end_deadline()
+        super().handle_websocket_upgrade()
+
+    def _start_deadline(self) -> None:
+        if self in self._incomplete:
+            return
+        self._incomplete[self] = self.loop.call_later(HEAD_S, self._close_overdue)
+        if len(self._incomplete) > HEADS_MAX:
+            oldest = next(iter(self._incomplete))
+            oldest._end_deadline()
+            oldest.transport.abort()
+            oldest._note(f"closed as the oldest of {HEADS_MAX} without a complete head")
+
+    def _end_deadline(self) -> None:
+        timer = self._incomplete.pop(self, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _close_overdue(self) -> None:
+        if self.flow.read_paused and not self._is_over:  # this side reads no further until an earlier answer is out
+            self._incomplete[self] = self.loop.call_later(HEAD_S, self._close_overdue)
+            return
+        self._end_deadline()
+        self.transport.abort()
+        if not self._is_over:
+            self._note(f"closed without a complete head after {HEAD_S:g} s")
+
+    def _refuse(self) -> None:
+        self._is_over = True
+        self._note(f"a head over {HEAD_MAX} bytes")
+        if self._is_in_body or (self.cycle is not None and not self.cycle.response_complete):
+            self.transport.abort()  # an answer to an earlier part may be half out
+            return
+        self.transport.write(_HEAD_TOO_LARGE)
+        self.flow.pause_reading()
+        self._end_deadline()
+        self._incomplete[self] = self.loop.call_later(LINGER_S, self._close_overdue)
+
+    def _note(self, cause: str) -> None:
+        """Log how often each limit was met since the last line; a line each would be the attack's own log."""
+        self._refused[cause] += 1
+        now_s = self.loop.time()
+        if self._noted_s is None or now_s - self._noted_s >= NOTE_S:
+            BoundedProtocol._noted_s = now_s
+            found = ", ".join(f"{count} x {text}" for text, count in self._refused.items())
+            self._refused.clear()
+            _LOG.warning("connections refused: %s; the last one from %s", found, self.client)
+
+
+class GuardedProxy:
+    """Serve's proxy, of which only this host sees Serve's own paths. Requests are held until it reports itself healthy
+    (it has routes), at most `ROUTES_S`; then that costs one look at a flag."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,8 +184,13 @@ class HoldUntilRouted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, as soon as that makes sense."""
-        if not self._has_routes and scope["type"] in ("http", "websocket"):
-            await self._wait()
+        if scope["type"] in ("http", "websocket"):
+            if scope["path"] in OWN_PATHS and not is_local(HTTPConnection(scope)):
+                problem = Problem(404, "NOT_FOUND", "this host alone is served this path", remedy="use /health")
+                await of_error(problem, scope["path"])(scope, receive, send)
+                return
+            if not self._has_routes:
+                await self._wait()
         await self._app(scope, receive, send)
 
     async def _wait(self) -> None:
@@ -76,10 +234,14 @@ _HEALTH: dict[str, Any] = {
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Serve puts around its HTTP proxy, and have the certificate that it presents follow its files.
+    """Return what Serve puts around its HTTP proxy; bound its connections, and have the certificate that it presents
+    follow its files.
 
-    Serve makes the server, and passes uvicorn the files alone: so uvicorn's function for them is replaced here.
+    Errors: AttributeError when another uvicorn has its protocol elsewhere: then look again before trusting it.
     """
+    if not callable(uvicorn.protocols.http.auto.AutoHTTPProtocol):
+        raise AttributeError("uvicorn.protocols.http.auto.AutoHTTPProtocol")
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = BoundedProtocol
     if not hasattr(uvicorn.config.create_ssl_context, "__wrapped__"):
         uvicorn.config.create_ssl_context = follow_files(uvicorn.config.create_ssl_context, RealClock())
-    return [Middleware(HoldUntilRouted)]
+    return [Middleware(GuardedProxy)]

@@ -7,9 +7,9 @@ latch of its own. A guardian that dies in the middle goes on from its file when 
 a kill is engaged others deny entries: they read the table `kill_switch` or, without a database, the file (`read_kill`).
 
 Talked to over a unix socket (0600), one JSON object a line each way:
-{"op": "kill", "scope": "system", "reason", "by", "flatten": true} · {"op": "resume", "by", "force": false} · {"op":
-"status"}. Answers carry "ok"; a refusal carries "error". A kill is answered when all is quiet, or after `reply_s` with
-where it is.
+{"op": "kill", "scope": "system", "reason", "by", "flatten": true, "wait_s"} · {"op": "resume", "by", "force": false} ·
+{"op": "status"}. Answers carry "ok"; a refusal carries "error". A kill is answered when all is quiet, or after `wait_s`
+(at most `reply_s`) with where it is.
 """
 
 from __future__ import annotations
@@ -184,8 +184,11 @@ class Guardian:
         return self._journal.record is not None and self._journal.record.is_engaged
 
     # ── the switch ───────────────────────────────────────────────────────────────────────────────
-    async def kill(self, *, reason: str, by: str, flatten: bool = True, scope: str = "system") -> dict[str, Any]:
-        """Engage the kill switch, or join the one engaged. Answers when all is quiet, or after `reply_s`."""
+    async def kill(
+        self, *, reason: str, by: str, flatten: bool = True, scope: str = "system", wait_s: float | None = None
+    ) -> dict[str, Any]:
+        """Engage the kill switch, or join the one engaged. Answers when all is quiet, or after `wait_s`, at most
+        `reply_s`."""
         async with self._acting:
             is_new = not self._is_engaged
             now = self._clock.now_ns()
@@ -199,7 +202,7 @@ class Guardian:
             self._tables.is_merged = False
             self._meter.gauge("fks_kill_engaged", 1.0)
         self._publish_soon()
-        await self._wait_quiet()
+        await self._wait_quiet(self._timing.reply_s if wait_s is None else min(wait_s, self._timing.reply_s))
         return self.report(already=not is_new)
 
     def _engage(self, asked: Asked) -> None:
@@ -384,10 +387,10 @@ class Guardian:
         await self._open_venues()  # may take long; a NinjaTrader group does not wait for it
         await asyncio.gather(*(work.run() for work in self._works.values() if not isinstance(work, NinjaKill)))
 
-    async def _wait_quiet(self) -> None:
+    async def _wait_quiet(self, timeout_s: float) -> None:
         waits = [asyncio.ensure_future(work.quiet.wait()) for work in self._works.values()]
         if waits:
-            _, late = await asyncio.wait(waits, timeout=self._timing.reply_s)
+            _, late = await asyncio.wait(waits, timeout=timeout_s)
             for wait in late:
                 wait.cancel()
 
@@ -478,6 +481,7 @@ async def _on_kill(guardian: Guardian, request: Mapping[str, Any]) -> dict[str, 
         reason=str(request.get("reason") or "")[:_TEXT_MAX],
         by=str(request.get("by") or "?")[:_TEXT_MAX],
         flatten=request.get("flatten") is not False,
+        wait_s=wait_s if isinstance(wait_s := request.get("wait_s"), float) else None,
     )
 
 

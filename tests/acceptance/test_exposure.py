@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import stat
+import subprocess
+import sys
+import time
 import tomllib
 
 import httpx
@@ -12,6 +16,7 @@ import psutil
 
 from fks.config.paths import Paths
 from tests.support.system import System
+from tests.support.waiting import wait_until
 
 
 def test_nothing_listens_beyond_loopback(system: System) -> None:
@@ -67,3 +72,61 @@ def test_no_secret_is_in_an_argument_an_environment_or_a_log(system: System) -> 
             data = file.read_bytes() if file.is_file() else b""
             shown += [(name, str(file)) for name, value in secrets.items() if value in data]
     assert shown == []
+
+
+def test_emergency_stop_answers_in_a_second_under_all_hostile_requests(system: System) -> None:
+    """A stop is asked for over a connection of its own while heads, frames, numbers and nested JSON come in."""
+    made = system.json("webhooks", "add", "hostile", "--symbol", "BTC/USDT", "--account", "demo", "--size", "0.001")
+    token = (system.home / "cli.token").read_text().strip()
+    http = system.node["http"]
+    proxies = serving(system)
+    command = [sys.executable, "-m", "tests.support.hostile", http["host"], str(http["port"]), token, made["secret"]]
+    hostile = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        with system.client() as client:
+            body = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "0.01"}
+            assert system.order(client, body)[1].status_code == 202
+        wait_until(lambda: held(system), deadline_s=20.0)
+        assert hostile.stdout is not None
+        assert hostile.stdout.readline() == "ready\n"
+        begun = time.monotonic()
+        with system.client() as client:
+            answer = client.post("/emergency-stop", json={"reason": "a test"})
+        took_s = time.monotonic() - begun
+        wait_until(lambda: not held(system), deadline_s=20.0, every_s=0.2)
+        flat_s = time.monotonic() - begun
+        outcomes = json.loads(hostile.communicate("", timeout=20.0)[0])
+    finally:
+        hostile.kill()
+        hostile.wait()
+        wait_until(lambda: system.fks("resume", check=False).returncode == 0, deadline_s=30.0, every_s=0.5)
+        system.fks("webhooks", "remove", "hostile", check=False)
+    print(f"stopped in {took_s:.2f} s, flat in {flat_s:.2f} s; {outcomes}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["through"] == "guardian"
+    assert took_s < 1.0
+    assert serving(system) == proxies, "nothing that serves HTTP was killed"
+    assert outcomes["long_head"]["431"] > 0
+    assert outcomes["long_head"].keys() <= {"431", "closed"}, "closed: as the oldest, or while it was still sending"
+    assert outcomes["open_head"]["closed"] >= 100, "the oldest of more than 500"
+    assert outcomes["long_frame"].keys() == {"1009"}
+    for kind in ("huge_time", "huge_bound", "deep_json"):
+        assert {outcome[:3] for outcome in outcomes[kind]} <= {"400", "422", "429"}, outcomes
+    system.wait_for_fills(1)
+
+
+def held(system: System) -> list[tuple[object, ...]]:
+    """Return the positions that an order can close: of at least the exchange's smallest value."""
+    return system.sql(
+        "SELECT p.venue, p.symbol, p.instance, p.quantity FROM positions p JOIN instruments i USING (symbol)"
+        " WHERE i.exchange = 'binance' AND abs(p.quantity) * p.average_price >= i.notional_min"
+    )
+
+
+def serving(system: System) -> dict[str, int]:
+    """Return the processes that serve HTTP, by name."""
+    rows = {name: row["pid"] for name, row in system.components().items() if name.startswith("gateway")}
+    [proxy] = [
+        process.pid for process in system.processes() if " ".join(process.cmdline()).startswith("ray::ProxyActor")
+    ]
+    return rows | {"proxy": proxy}

@@ -68,7 +68,14 @@ async def test_an_emergency_stop_asks_the_guardian(gateway: Running, seeded: Dat
         await socket.close()
     assert (done.status_code, done.json()["through"], done.json()["already"]) == (200, "guardian", False)
     assert kept.json()["already"]
-    assert asked[0] == {"op": "kill", "scope": "system", "reason": "runs away", "by": "t-trade", "flatten": True}
+    assert asked[0] == {
+        "op": "kill",
+        "scope": "system",
+        "reason": "runs away",
+        "by": "t-trade",
+        "flatten": True,
+        "wait_s": 0.3,
+    }
     assert asked[1]["flatten"] is False
     assert not await seeded.sql("SELECT kill_id FROM kill_switch"), "the guardian writes its own row"
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import uvicorn
 import uvicorn.config
+import uvicorn.protocols.http.auto
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -95,6 +96,7 @@ async def test_renewed_certificate_is_presented_and_trusted_without_a_restart(
 ) -> None:
     """The server is made as Serve makes it; clients that live longer than the certificate go on, too."""
     monkeypatch.setattr(uvicorn.config, "create_ssl_context", uvicorn.config.create_ssl_context)
+    monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", uvicorn.protocols.http.auto.AutoHTTPProtocol)
     serve_proxy.middlewares()
     serve_proxy.middlewares()  # Serve calls it again in the same process
     cert, key = certificate(tmp_path / "tls", "fks.example")

@@ -188,12 +188,13 @@ async def test_kill_while_the_exchange_is_down(tmp_path: Path, folder: Path) -> 
         tmp_path, ["--rate-limits", "off", "--balance", "USDT=100000", "--balance", "BTC=1"]
     ).start()
     write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", "0.3"]])
-    hasty = replace(QUICK, reply_s=0.5)
     try:
-        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None, hasty)) as guardian:
+        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
             exchange.kill()
-            report = await guardian.kill(reason="", by="me")
-            assert report["is_quiet"] is False
+            begun = time.monotonic()
+            report = await ask(folder, {"op": "kill", "by": "me", "wait_s": 0.5})
+            assert (report["engaged"], report["is_quiet"]) == (True, False)
+            assert time.monotonic() - begun < QUICK.reply_s / 2, "it waits as long as it was asked to"
             await until(lambda: guardian.report()["venues"][0]["state"] == "unreachable")
             refused = await ask(folder, {"op": "resume", "by": "me"})
             assert (refused["ok"], refused["code"]) == (False, "KILL_WORKING")

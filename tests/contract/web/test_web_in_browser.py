@@ -160,7 +160,14 @@ async def _stop(tab: Page, web: Web, guardian: list[Mapping[str, Any]]) -> None:
     await type_(tab, "drill")
     await press(tab, "Enter")
     await says(tab, "The kill switch is engaged", "Kill switch engaged by user:root", "Release the kill switch")
-    assert guardian[-1] == {"op": "kill", "scope": "system", "reason": "drill", "by": "user:root", "flatten": True}
+    assert guardian[-1] == {
+        "op": "kill",
+        "scope": "system",
+        "reason": "drill",
+        "by": "user:root",
+        "flatten": True,
+        "wait_s": 0.3,
+    }
     await tab.run("document.getElementById('release').focus()")
     await press(tab, "Enter")
     await says(tab, "The kill switch is released", "2 positions will be closed at market")

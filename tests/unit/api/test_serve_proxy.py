@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fks.api import serve_proxy
-from fks.api.serve_proxy import HoldUntilRouted
+from fks.api.serve_proxy import GuardedProxy
 
 
 class Proxy:
@@ -29,7 +29,7 @@ class Proxy:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _ask(app: HoldUntilRouted, path: str) -> int:
+async def _ask(app: GuardedProxy, path: str, **scope: Any) -> int:
     statuses = []
 
     async def send(message: Any) -> None:
@@ -39,7 +39,7 @@ async def _ask(app: HoldUntilRouted, path: str) -> int:
     async def receive() -> Any:
         return {"type": "http.request", "body": b""}
 
-    await app({"type": "http", "path": path}, receive, send)
+    await app({"type": "http", "path": path} | scope, receive, send)
     assert len(statuses) == 1
     return statuses[0]
 
@@ -47,7 +47,7 @@ async def _ask(app: HoldUntilRouted, path: str) -> int:
 async def test_request_waits_until_the_proxy_has_its_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve_proxy, "LOOK_S", 0.0)
     proxy = Proxy(looks=3)
-    app = HoldUntilRouted(proxy)
+    app = GuardedProxy(proxy)
     assert await _ask(app, "/orders") == 200
     asked = len(proxy.paths)
     assert await _ask(app, "/orders") == 200
@@ -57,4 +57,28 @@ async def test_request_waits_until_the_proxy_has_its_routes(monkeypatch: pytest.
 async def test_proxy_without_routes_answers_for_itself_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve_proxy, "LOOK_S", 0.0)
     monkeypatch.setattr(serve_proxy, "ROUTES_S", 0.01)
-    assert await _ask(HoldUntilRouted(Proxy(looks=10**9)), "/orders") == 404
+    assert await _ask(GuardedProxy(Proxy(looks=10**9)), "/orders") == 404
+
+
+@pytest.mark.parametrize("path", ["/-/routes", "/-/healthz"])
+@pytest.mark.parametrize(
+    ("peer", "header", "status"),
+    [
+        ("127.0.0.1", (b"host", b"localhost:8000"), 200),
+        ("::1", (b"host", b"[::1]:8000"), 200),
+        ("192.0.2.1", (b"host", b"localhost:8000"), 404),
+        ("127.0.0.1", (b"x-forwarded-for", b"127.0.0.1"), 404),
+        ("127.0.0.1", (b"host", b"rebound.example"), 404),
+    ],
+)
+async def test_own_paths_of_serve_answer_this_host_alone(
+    path: str, peer: str, header: tuple[bytes, bytes], status: int
+) -> None:
+    scope = {
+        "client": (peer, 5),
+        "server": ("127.0.0.1", 8000),
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [header],
+    }
+    assert await _ask(GuardedProxy(Proxy(looks=0)), path, **scope) == status

@@ -1,0 +1,283 @@
+"""Serve's HTTP server, started by Ray's own function on Ray's own kind of loop, against hostile clients."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+import uvicorn.config
+import uvicorn.protocols.http.auto
+import uvloop
+from ray.serve._private.http_util import start_asgi_http_server
+from ray.serve.config import HTTPOptions
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from fks.api import serve_proxy
+from tests.support.certificates import certificate
+from tests.support.waiting import wait_until
+
+KIB = 1024
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the size of the body, or send each message back."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        return
+    size, more = 0, scope["path"] != "/unread"
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    text = str(size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
+    await send({"type": "http.response.body", "body": text})
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    port: int
+    clock: int  # of its thread
+
+    def cpu_s(self) -> float:
+        """Return the processor time that it has used."""
+        return time.clock_gettime(self.clock)
+
+
+@contextmanager
+def serving(**files: str) -> Iterator[Served]:
+    """Run the server in a thread of its own, as it has a process of its own."""
+    loop = uvloop.new_event_loop()
+    servers: list[uvicorn.Server] = []
+
+    async def start() -> None:
+        options = HTTPOptions(host="127.0.0.1", port=0, **files)
+        options.__dict__["middlewares"] = serve_proxy.middlewares()  # Ray fills them in from the callback's path
+        task, server = await start_asgi_http_server(app, options, event_loop=loop)
+        servers.append(server)
+        await task
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(start()), daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: servers and servers[0].started, deadline_s=20.0)
+        assert thread.ident is not None
+        port = int(servers[0].servers[0].sockets[0].getsockname()[1])
+        yield Served(port, time.pthread_getcpuclockid(thread.ident))
+    finally:
+        servers[0].force_exit = servers[0].should_exit = True
+        thread.join(20.0)
+        loop.close()
+
+
+@pytest.fixture(autouse=True)
+def uvicorn_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo after each test the replacements that the proxy's process keeps for its life."""
+    monkeypatch.setattr(uvicorn.config, "create_ssl_context", uvicorn.config.create_ssl_context)
+    monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", uvicorn.protocols.http.auto.AutoHTTPProtocol)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Run the server without TLS."""
+    with serving() as served:
+        yield served.port
+
+
+async def ask(port: int, data: bytes) -> bytes:
+    """Send bytes and return what comes back until the server closes, or is silent for 0.3 s after an answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await answered(reader, writer, data)
+    finally:
+        writer.close()
+
+
+async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> bytes:
+    writer.write(data)
+    found = b""
+    while True:
+        try:
+            async with asyncio.timeout(0.3 if found else 5.0):
+                part = await reader.read(65536)
+        except TimeoutError:
+            return found
+        except ConnectionError:
+            return found
+        if not part:
+            return found
+        found += part
+
+
+async def test_head_of_60_mb_costs_the_proxy_next_to_nothing() -> None:
+    """The processor time is that of the loop which all other connections wait for."""
+    with serving() as served:
+        await ask(served.port, GET + b"Connection: close\r\n\r\n")
+        before_s = served.cpu_s()
+        answer = await ask(served.port, GET + b"X-Big: " + b"a" * 60_000_000)
+        used_s = served.cpu_s() - before_s
+    print(f"{used_s * 1000:.1f} ms")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert used_s < 0.1
+
+
+def head_of(size: int) -> bytes:
+    """Return a whole head of `size` bytes."""
+    rest = b"Connection: close\r\nX-Big: \r\n\r\n"
+    return GET + b"Connection: close\r\nX-Big: " + b"a" * (size - len(GET) - len(rest)) + b"\r\n\r\n"
+
+
+BIG = 96 * KIB
+REFUSED = {
+    "one byte over": head_of(64 * KIB + 1),
+    "address": b"GET /" + b"a" * BIG,
+    "many headers": GET + b"A: b\r\n" * (BIG // 6),
+    "empty lines": b"\r\n" * (BIG // 2),
+}
+CUT = {
+    "chunk extension": CHUNKED + b"1;" + b"x" * BIG,
+    "one trailer": CHUNKED + b"0\r\nX: " + b"a" * BIG,
+    "many trailers": CHUNKED + b"1\r\na\r\n0\r\n" + b"A: b\r\n" * (BIG // 6),
+    "a second head behind the first": CHUNKED + GET + b"X: " + b"a" * BIG,
+}
+SERVED = {
+    "64 KiB": (head_of(64 * KIB), [b"0"]),
+    "long body": (GET.replace(b"GET", b"PUT") + b"Content-Length: 1000000\r\n\r\n" + b"a" * 1_000_000, [b"1000000"]),
+    "many chunks": (
+        CHUNKED + b"1;" + b"x" * 100 + b"\r\na\r\n" + b"1;x=y\r\na\r\n" * 20_000 + b"0\r\n\r\n",
+        [b"20001"],
+    ),
+    "pipelined": ((GET + b"X: " + b"a" * 40 * KIB + b"\r\n\r\n") * 3, [b"0", b"0", b"0"]),
+    "trailers": (CHUNKED + b"1\r\na\r\n0\r\nX: y\r\n\r\n" + GET + b"\r\n", [b"1", b"0"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_head_over_64_kib_is_431_and_closed(port: int, name: str) -> None:
+    answer = await ask(port, REFUSED[name])
+    assert answer.startswith(b"HTTP/1.1 431"), answer[:200]
+    assert b'"code":"HEAD_TOO_LARGE"' in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("name", CUT)
+async def test_chunk_header_and_trailers_are_bounded_as_heads(port: int, name: str) -> None:
+    answer = await ask(port, CUT[name])
+    assert b"HTTP/1.1 2" not in answer, answer[:200]
+
+
+@pytest.mark.parametrize("name", SERVED)
+async def test_what_is_within_the_bounds_is_served(port: int, name: str) -> None:
+    sent, bodies = SERVED[name]
+    answer = await ask(port, sent)
+    parts = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert parts == bodies, answer[:300]
+
+
+async def test_heads_of_one_connection_count_separately(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for size in (40 * KIB, 40 * KIB, 40 * KIB):
+        head = head_of(size).replace(b"Connection: close\r\n", b"")
+        assert (await answered(reader, writer, head)).startswith(b"HTTP/1.1 200")
+    assert (await answered(reader, writer, head_of(BIG))).startswith(b"HTTP/1.1 431")
+    writer.close()
+
+
+async def closed_after(reader: asyncio.StreamReader, deadline_s: float = 5.0) -> float:
+    """Return the seconds until the server closes the connection."""
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(deadline_s):
+            while await reader.read(65536):
+                pass
+    except ConnectionError:
+        pass
+    return time.monotonic() - begun
+
+
+INCOMPLETE = {
+    "nothing": b"",
+    "half a head": GET,
+    "half a second head": GET + b"\r\n" + GET,
+    "rest of a body that was not read": b"POST /unread HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\na",
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+async def test_incomplete_head_is_closed_in_time(name: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_proxy, "HEAD_S", 0.4)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(INCOMPLETE[name])
+
+    async def drip() -> None:
+        while name != "nothing":
+            writer.write(b"a")
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip())
+    try:
+        assert 0.3 < await closed_after(reader) < 2.0
+    finally:
+        dripping.cancel()
+        writer.close()
+
+
+async def test_idle_connection_between_requests_stays_open(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_proxy, "HEAD_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(2):
+        assert (await answered(reader, writer, GET + b"\r\n")).startswith(b"HTTP/1.1 200")  # and 0.3 s of silence
+    writer.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_oldest_of_too_many_open_heads_is_closed(
+    is_tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_proxy, "HEADS_MAX", 5)
+    files, trust = {}, None
+    if is_tls:
+        cert, key = certificate(tmp_path / "tls", "localhost")
+        files, trust = {"ssl_keyfile": str(key), "ssl_certfile": str(cert)}, ssl.create_default_context(cafile=cert)
+    with serving(**files) as served:
+        port = served.port
+        opened = [await asyncio.open_connection("localhost", port, ssl=trust) for _ in range(6)]
+        for _, writer in opened[1:]:
+            writer.write(GET)
+        assert await closed_after(opened[0][0]) < 2.0
+        # whole heads free their places, and are served though others are not whole
+        reader, writer = opened[1]
+        assert (await answered(reader, writer, b"\r\n")).startswith(b"HTTP/1.1 200")
+        opened.append(await asyncio.open_connection("localhost", port, ssl=trust))
+        for reader, writer in opened[2:6]:
+            assert (await answered(reader, writer, b"\r\n")).startswith(b"HTTP/1.1 200")
+        for _, writer in opened:
+            writer.close()
+
+
+async def test_websocket_message_over_64_kib_is_closed_with_1009(port: int) -> None:
+    for sent in ("a" * BIG, ["a" * 40 * KIB] * 2):
+        async with connect(f"ws://127.0.0.1:{port}/", proxy=None, compression=None) as socket:
+            await socket.send("a" * 64 * KIB)
+            assert await socket.recv() == "a" * 64 * KIB
+            await socket.send(sent)
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1009

@@ -67,7 +67,7 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets, secret_values
     from fks.process.log import Redactor, open_log
-    from fks.web.pages import router
+    from fks.web.pages import host_router, router
 
     settings = load_settings(home)
     paths = Paths.of(settings.home)
@@ -91,7 +91,7 @@ def gateway_app(home: str, name: str) -> Any:
         redactor=Redactor(secret_values(settings, secrets)),
         is_behind_serve=True,
     )
-    return create_app(deps, pages=(router,))
+    return create_app(deps, pages=(router,), host_pages=(host_router,))
 
 
 class Pages:

@@ -13,18 +13,18 @@ from fastapi.routing import RouteContext, iter_route_contexts
 
 from fks import __version__
 from fks.api import problems
-from fks.api.auth import OPEN, require, scope_of
+from fks.api.auth import OPEN, read_off_host, require, scope_of
 from fks.api.exact import ExactJson
 from fks.api.gateway import Deps, Gateway, opened
 from fks.api.middleware import RequestMiddleware
-from fks.api.query import Reader
 from fks.api.routes import ROUTERS
 
 Opener = Callable[[Deps], AbstractAsyncContextManager[Gateway]]
 
 
-def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
-    """Return the gateway. `pages` are routers of static HTML (fks.web), which this package may not import.
+def create_app(deps: Deps, pages: Sequence[APIRouter] = (), host_pages: Sequence[APIRouter] = ()) -> FastAPI:
+    """Return the gateway. `pages` are routers of static HTML (fks.web), which this package may not import;
+    `host_pages` are open on this host alone.
 
     The connections open when the app starts (ASGI lifespan), not here.
     """
@@ -51,6 +51,8 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
         app.include_router(router)
     for page in pages:
         app.include_router(page, include_in_schema=False, dependencies=[require(OPEN)])
+    for page in host_pages:
+        app.include_router(page, include_in_schema=False, dependencies=[read_off_host()])
     app.include_router(_schema_router(app))
     problems.install(app)
     http = deps.settings.http
@@ -88,9 +90,9 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
 def _schema_router(app: FastAPI) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/openapi.json")
-    async def openapi(who: Reader) -> ExactJson:
-        """Return the OpenAPI document."""
+    @router.get("/openapi.json", dependencies=[read_off_host()])
+    async def openapi() -> ExactJson:
+        """Return the OpenAPI document. Open on loopback; from elsewhere it needs scope read."""
         return ExactJson(schema(app))
 
     return router
@@ -115,6 +117,8 @@ def schema(app: FastAPI) -> dict[str, Any]:
 
 def _finish(operation: dict[str, Any], scope: str) -> None:
     operation["x-fks-scope"] = scope
+    sentence = " ".join(operation.get("description", "").partition("\n\n")[0].split())
+    operation["summary"] = f"{sentence} [{scope}]"  # Swagger UI shows it beside the path
     if scope != OPEN:
         operation["security"] = [{"bearer": []}]
     form = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

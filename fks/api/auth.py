@@ -14,6 +14,7 @@ import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ from fks.config.settings import Http
 from fks.model.errors import OutageError
 from fks.process.callers import address_of, client_of, is_local, is_own, is_own_origin
 from fks.store.bus import Bus
-from fks.store.tokens import LOCAL, SCOPES, Principal, TokenStore
+from fks.store.tokens import LOCAL, LOOPBACK, SCOPES, Principal, TokenStore
 
 OPEN = "open"
 #: A revoked token is refused within this time everywhere (at once on the replica that revoked it).
@@ -46,6 +47,8 @@ LOOKUPS_PER_S = 5
 AWAY_S = 1.0
 #: Resolution of `last_used_at`, seconds.
 TOUCH_S = 60.0
+#: Reasons of a 401.
+TOKEN_WRONG, SESSION_OVER = "the token is unknown or revoked", "the session has ended"
 _BOUND = 4096
 TICKET_S = 30.0
 _TICKETS = "fks:ticket:"
@@ -89,10 +92,19 @@ class Tokens:
     """Cache of recently seen tokens, right or wrong, by hash; it keeps most requests away from the database."""
 
     def __init__(
-        self, store: TokenStore, clock: Clock, http: Http, logins: Logins, forward_key: bytes | None = None
+        self,
+        store: TokenStore,
+        clock: Clock,
+        http: Http,
+        logins: Logins,
+        forward_key: bytes | None = None,
+        *,
+        reads_on_loopback: bool = False,
     ) -> None:
-        """`forward_key`: the pages prove with it that an address in a forwarded request is their client's."""
+        """`forward_key`: the pages prove with it that an address in a forwarded request is their client's.
+        `reads_on_loopback`: programs of this host read without a token."""
         self._forward_key = forward_key
+        self._reads_on_loopback = reads_on_loopback
         self._store = store
         self._clock = clock
         self.http = http
@@ -118,28 +130,45 @@ class Tokens:
             return client
         return address_of(connection, self.http.behind_proxy, self.http.trusted_proxies)
 
+    def is_loopback_read(self, connection: HTTPConnection) -> bool:
+        """Return whether a request may read without a token: from a program of this host, or from a browser's address
+        line.
+
+        Requests that a foreign page makes in a browser of this host differ by their Host (DNS rebinding), their Origin,
+        or their `Sec-Fetch-Site`, which comes even where no Origin does (images, frames, `no-cors`).
+        """
+        headers = connection.headers
+        return (
+            self._reads_on_loopback
+            and connection.scope.get("method", "WS") in policy.READS
+            and "origin" not in headers
+            and "host" in headers
+            and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+            and is_own(connection, self.http)
+        )
+
     async def principal(self, token: str, address: str) -> Principal:
         """Return the owner of a token, or the user of an access token. Errors: Problem 401, or 429 after too many
         wrong ones from this address."""
         if token.count(".") == 2:
             if self.logins.session_of(token) is None:  # its time is looked at each time, remembered or not
-                raise self._wrong(address)
-            return await self._known("jwt:" + token, self.logins.principal_of, token, address)
-        return await self._known("key:" + token, self._store.find, token, address)
+                raise self._wrong(address, SESSION_OVER)
+            return await self._known("jwt:" + token, self.logins.principal_of, token, address, SESSION_OVER)
+        return await self._known("key:" + token, self._store.find, token, address, TOKEN_WRONG)
 
     async def principal_of_cookie(self, cookie: str, address: str) -> Principal:
         """Return the user of a browser's session. Errors: Problem 401, 429."""
-        return await self._known("cookie:" + cookie, self.logins.principal_of_cookie, cookie, address)
+        return await self._known("cookie:" + cookie, self.logins.principal_of_cookie, cookie, address, SESSION_OVER)
 
     async def _known(
-        self, name: str, find: Callable[[str], Awaitable[Principal | None]], secret: str, address: str
+        self, name: str, find: Callable[[str], Awaitable[Principal | None]], secret: str, address: str, why: str
     ) -> Principal:
         key = hashlib.sha256(name.encode()).hexdigest()
         now = self._clock.monotonic()
         until, found = self._seen.get(key, (0.0, None))
         if until <= now:
             if self.throttle.wait_s(address) and not self.throttle.may_look_up(address):
-                raise self._refusal(address)
+                raise self._refusal(address, why)
             try:
                 found = await self._look_up(find, secret, now)
             except OutageError:
@@ -154,7 +183,7 @@ class Tokens:
             if found is not None:
                 await self._touch(found, now)
         if found is None or self._is_over(found):
-            raise self._wrong(address)
+            raise self._wrong(address, why)
         return found
 
     async def _look_up(
@@ -178,9 +207,9 @@ class Tokens:
     def _is_over(self, principal: Principal) -> bool:
         return principal.expires_ns is not None and principal.expires_ns <= self._clock.now_ns()
 
-    def _wrong(self, address: str) -> Problem:
+    def _wrong(self, address: str, why: str) -> Problem:
         self.throttle.note_failure(address)
-        return self._refusal(address)
+        return self._refusal(address, why)
 
     async def _touch(self, principal: Principal, now: float) -> None:
         key = str(principal.session_id or principal.token_id)
@@ -198,6 +227,8 @@ class Tokens:
 
     async def is_alive(self, principal: Principal) -> bool:
         """Return whether the principal's token has not been revoked, nor its session ended. Errors: OutageError."""
+        if principal is LOOPBACK:
+            return True
         if principal.session_id is not None:
             return await self.logins.is_alive(principal)
         return await self._store.is_alive(principal)
@@ -212,28 +243,26 @@ class Tokens:
         while len(self._seen) > _BOUND:
             self._seen.popitem(last=False)
 
-    def _refusal(self, address: str) -> Problem:
-        wait_s = self.throttle.wait_s(address)
+    def _refusal(self, address: str, why: str) -> Problem:
+        wait_s = ceil(self.throttle.wait_s(address))
         if wait_s:
+            way = "log in" if why == SESSION_OVER else "use a living token"
             return Problem(
                 429,
                 "TOO_MANY_FAILURES",
                 "too many wrong tokens from this address",
-                remedy=f"wait {wait_s:.0f} s and use a living token",
-                headers={"Retry-After": str(int(wait_s) + 1)},
+                remedy=f"wait {wait_s} s and {way}",
+                headers={"Retry-After": str(wait_s)},
             )
-        return unauthorized("the token is unknown or revoked")
+        return unauthorized(why)
 
 
 def unauthorized(why: str) -> Problem:
-    """Return the 401 with the ways to authenticate."""
-    return Problem(
-        401,
-        "UNAUTHORIZED",
-        why,
-        headers={"WWW-Authenticate": 'Bearer realm="fks"'},
-        remedy="send 'Authorization: Bearer <token>'; 'fks token create --name N --scope read' makes one",
-    )
+    """Return the 401 with the way to authenticate that fits: a login for a session, else a token."""
+    remedy = "send 'Authorization: Bearer <token>'; 'fks token create --name N --scope read' makes one"
+    if why == SESSION_OVER:
+        remedy = "log in again: /app/login in a browser; POST /auth/refresh, else POST /auth/login, from a program"
+    return Problem(401, "UNAUTHORIZED", why, headers={"WWW-Authenticate": 'Bearer realm="fks"'}, remedy=remedy)
 
 
 def bearer_of(connection: HTTPConnection) -> str | None:
@@ -253,8 +282,15 @@ async def authenticate(connection: HTTPConnection, scope: str) -> Principal:
     if token is not None:
         principal = await tokens.principal(token, address)
     elif cookie := connection.cookies.get(tokens.cookie_name):
-        principal = await tokens.principal_of_cookie(cookie, address)
+        try:
+            principal = await tokens.principal_of_cookie(cookie, address)
+        except Problem:  # a browser sends the cookie of an ended session for a day: not worse than none
+            if not tokens.is_loopback_read(connection):
+                raise
+            principal = LOOPBACK
         _check_csrf(connection, tokens.logins, cookie)
+    elif tokens.is_loopback_read(connection):
+        principal = LOOPBACK
     else:
         await count_anonymous(connection)
         raise unauthorized("a token is needed here")
@@ -276,7 +312,7 @@ async def admitted(connection: HTTPConnection, principal: Principal, scope: str)
     http: Http = connection.app.state.tokens.http
     is_own_shell = principal.name == LOCAL and is_local(connection, http.host)  # its token is a file of this host
     is_watching = policy.bucket_of(route) == "monitoring" and is_own(connection, http)
-    if not (is_own_shell or is_watching):
+    if not (is_own_shell or is_watching or principal is LOOPBACK):
         await limits.take(connection, principal, route, scope)
     if policy.is_audited(route) and connection.scope["type"] == "http":
         await audit.requested(connection, principal, route)
@@ -349,12 +385,13 @@ class Scope:
     """A dependency that admits principals with `scope`, and by which a route names its scope.
 
     With `checks=False` it only names it: the handler itself authenticates, because it has another way in besides
-    (loopback for /metrics, a ticket for /ws, a page for browsers).
+    (a ticket for /ws, a page for browsers). With `admits_host` this host needs no token.
     """
 
-    def __init__(self, scope: str, *, checks: bool = True) -> None:
+    def __init__(self, scope: str, *, checks: bool = True, admits_host: bool = False) -> None:
         self.scope = scope
         self.checks = checks
+        self.admits_host = admits_host
 
     async def __call__(self, connection: HTTPConnection) -> Principal | None:
         """Return the principal; None on an open route, or when the handler authenticates itself.
@@ -367,6 +404,8 @@ class Scope:
             if self.scope == OPEN and scope_of(connection.scope["route"]) is self:
                 await count_anonymous(connection)
             return None
+        if self.admits_host and is_own(connection, connection.app.state.tokens.http):
+            return None
         found = await authenticate(connection, self.scope)
         check_parameters(connection)
         if connection.scope["type"] == "http":
@@ -376,11 +415,17 @@ class Scope:
 
 _SCOPES = {scope: Scope(scope) for scope in (OPEN, *SCOPES)}
 _NAMED = {scope: Scope(scope, checks=False) for scope in SCOPES}
+_OFF_HOST = Scope("read", admits_host=True)
 
 
 def require(scope: str) -> Any:
     """Return the dependency for one of read, signal, approve, trade, admin, or open."""
     return Depends(_SCOPES[scope])
+
+
+def read_off_host() -> Any:
+    """Return the dependency of a route that shows nothing of accounts: open on this host, elsewhere scope read."""
+    return Depends(_OFF_HOST)
 
 
 def asks_inside(scope: str) -> Any:
@@ -389,10 +434,9 @@ def asks_inside(scope: str) -> Any:
 
 
 def scope_of(route: Any) -> Scope | None:
-    """Return the scope a route names, or None: then it is a mistake. One that the handler checks wins over an open
-    router."""
+    """Return the scope a route names, or None: then it is a mistake. A route's own wins over an open router's."""
     found = [call for d in route.dependant.dependencies if isinstance(call := d.call, Scope)]
-    return min(found, key=lambda scope: scope.checks, default=None)
+    return min(found, key=lambda scope: (scope.checks, scope.scope == OPEN), default=None)
 
 
 # ── sockets ──────────────────────────────────────────────────────────────────────────────────────

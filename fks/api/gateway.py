@@ -95,9 +95,17 @@ class Gateway:
         self.rate = RequestRate(deps.clock)
         self._row = ReplicaBeat(db, deps.clock, deps.name, deps.host, deps.config_version)
         self.health = Health(deps.clock, self.rate, written_age_s=lambda: self._row.written_age_s)
-        self.logins = Logins(UserStore(db), deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
+        users = UserStore(db, is_demo=deps.settings.is_demo)
+        self.logins = Logins(users, deps.clock, deps.settings.auth, deps.session_key.get_secret_value())
         forward_key = derived(deps.session_key.get_secret_value(), "pages")
-        self.tokens = Tokens(TokenStore(db), deps.clock, deps.settings.http, self.logins, forward_key)
+        self.tokens = Tokens(
+            TokenStore(db),
+            deps.clock,
+            deps.settings.http,
+            self.logins,
+            forward_key,
+            reads_on_loopback=deps.settings.reads_on_loopback,
+        )
         self.limits = Limits(bus, deps.settings.auth)
         self.idempotency = Idempotency(bus, deps.session_key.get_secret_value())
         self.audit = Auditing(AuditStore(db), deps.log)

@@ -22,7 +22,7 @@ from fks.config.secrets import derived
 from fks.config.settings import Auth
 from fks.model.errors import InputError
 from fks.store.tokens import SCOPES, Principal
-from fks.store.users import WITHOUT_TOTP, User, UserStore, effective_scope
+from fks.store.users import WITHOUT_TOTP, User, UserStore
 
 PASSWORD_MIN, PASSWORD_MAX = 12, 1024
 #: Passwords compared at once by one replica: each takes 64 MiB for as long.
@@ -124,7 +124,8 @@ class Logins:
 
     # ── logins ───────────────────────────────────────────────────────────────────────────────────
     async def log_in(self, name: str, password: str, code: str | None, *, kind: str, address: str) -> Login:
-        """Begin a session of `kind` "cookie" or "token". Without a second factor its scope is at most `approve`.
+        """Begin a session of `kind` "cookie" or "token". Without a second factor its scope is at most `approve`
+        (`trade` of the first user in the demo).
 
         Errors: Problem 401 LOGIN_FAILED (wrong user, password or code, without saying which), 401 TOTP_REQUIRED,
         429 LOGIN_LOCKED after too many failures of the account or the address.
@@ -154,7 +155,7 @@ class Logins:
         session, secret = await self.store.open_session(
             user, kind, has_totp=user.has_totp, address=address, lasts_s=lasts_s
         )
-        scope = effective_scope(user.scope, has_totp=user.has_totp)
+        scope = self.store.scope_of(user)
         access = self.access_token(session, user.name, scope) if kind == "token" else ""
         return Login(session, secret, user.name, scope, user.scope, access)
 

@@ -59,6 +59,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = self._clock.monotonic()
+        is_head = scope["method"] == "HEAD"
+        if is_head:  # answered as GET, without the body (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
         scope = aliases.resolved(scope)
         request_id = request_id_of(_header(scope, b"x-request-id"))
         trace = trace_of(_header(scope, b"traceparent"))
@@ -75,11 +78,15 @@ class RequestMiddleware:
                     await gateway.audit.answered(scope, message["status"])
                 if "idempotent" in state and gateway is not None:
                     gateway.idempotency.note(state["idempotent"], message)
-                message = {**message, "headers": self._headers(list(message["headers"]), request_id, trace, state)}
+                headers = list(message["headers"])
+                headers += self._further(headers, message["status"], request_id, trace, state)
+                message = {**message, "headers": headers}
             elif "idempotent" in state:
                 idempotency = _gateway_of(scope).idempotency
                 if idempotency.note(state["idempotent"], message):  # kept before the caller can repeat the call
                     await idempotency.finish(state.pop("idempotent"))
+            if is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         if scope["method"] not in policy.READS and _header(scope, b"idempotency-key") is not None:
@@ -123,17 +130,20 @@ class RequestMiddleware:
             )
         return None
 
-    def _headers(
-        self, headers: list[tuple[bytes, bytes]], request_id: str, trace: Trace, state: dict[str, Any]
+    def _further(
+        self, headers: list[tuple[bytes, bytes]], status: int, request_id: str, trace: Trace, state: dict[str, Any]
     ) -> list[tuple[bytes, bytes]]:
-        names = {name.lower() for name, _ in headers}
+        """Return the headers that an answer gets besides its own."""
+        given = {name.lower(): value for name, value in headers}
         allowance: Allowance | None = state.get("allowance")
-        limits = [] if allowance is None else [(k.lower().encode(), v.encode()) for k, v in allowance.headers.items()]
-        extra = [(name, value) for name, value in (*self._fixed, _CSP, _NO_STORE, *limits) if name not in names]
+        limits = {} if allowance is None else {k.lower().encode(): v.encode() for k, v in allowance.headers.items()}
+        if status == 429 and limits and (retry_after := given.get(b"retry-after")):
+            limits[b"ratelimit-reset"] = retry_after  # a client that waits for either one is served
+        extra = [(name, value) for name, value in (*self._fixed, _CSP, _NO_STORE, *limits.items()) if name not in given]
         own = [(b"traceparent", trace.header.encode())]
         if not self._is_behind_serve:
             own.append((b"x-request-id", request_id.encode()))
-        return [*headers, *extra, *own]
+        return [*extra, *own]
 
     def _log_failure(self, error: Exception, request_id: str, scope: Scope) -> None:
         trace = "" if isinstance(error, FksError) else "".join(traceback.format_exception(error))[-4000:]

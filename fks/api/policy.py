@@ -58,6 +58,7 @@ MONITORING: Final[frozenset[Route]] = frozenset(
         ("GET", "/schedules"),
         ("GET", "/ninja/links"),
         ("POST", "/ws/ticket"),
+        ("GET", "/guide/{path}"),
         ("GET", "/health/dashboard"),
         ("GET", "/health/dashboard/"),
         ("GET", "/monitor/api/health/"),
@@ -119,6 +120,8 @@ ACCOUNT_SAFE: Final[frozenset[Route]] = frozenset(
         ("GET", "/market-data/{symbol}"),
         ("GET", "/historical/{symbol}"),
         ("GET", "/openapi.json"),
+        ("GET", "/docs"),
+        ("GET", "/guide/{path}"),
         ("GET", "/monitor/api/ping/"),
         ("POST", "/graphql"),  # each field is its route, which sees to the accounts
         ("GET", "/auth/session"),

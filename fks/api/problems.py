@@ -134,7 +134,7 @@ def _allowed(app: FastAPI, path: str) -> list[str]:
         pattern = getattr(route, "path_regex", None)
         if pattern is not None and route.methods and pattern.match(path):
             found |= route.methods
-    return sorted(found)
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 _HTTP = {

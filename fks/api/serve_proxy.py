@@ -1,5 +1,5 @@
-"""Serve's HTTP proxy for the gateway: it bounds what a client may send before its request is known, answers once it has
-its routes, and follows the files of its certificate.
+"""Serve's HTTP proxy for the gateway: it bounds what a client may send before its request is known, checks request ids,
+answers once it has its routes, and follows the files of its certificate.
 
 Ray calls `middlewares` in each proxy process (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH), before its server starts.
 Serve makes the server and has no settings for these bounds, so uvicorn's own parts are replaced there. The proxy also
@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fks.api.certificate_files import follow_files
 from fks.api.problems import Problem, of_error
+from fks.api.tracing import CheckedRequestId
 from fks.clock import RealClock
 from fks.process.callers import is_local
 
@@ -244,4 +245,4 @@ def middlewares() -> list[Middleware]:
     uvicorn.protocols.http.auto.AutoHTTPProtocol = BoundedProtocol
     if not hasattr(uvicorn.config.create_ssl_context, "__wrapped__"):
         uvicorn.config.create_ssl_context = follow_files(uvicorn.config.create_ssl_context, RealClock())
-    return [Middleware(GuardedProxy)]
+    return [Middleware(CheckedRequestId), Middleware(GuardedProxy)]

@@ -9,6 +9,8 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -42,6 +44,23 @@ def request_id_of(given: str | None) -> str:
     """Return the caller's request id when it is at most 64 letters, digits, dots, dashes and underscores; else a new
     one."""
     return given if given and _REQUEST_ID.fullmatch(given) else _random(8)
+
+
+class CheckedRequestId:
+    """ASGI middleware for Serve's proxy, which logs and echoes the request id as the client sent it: one that is not
+    usable, or not the only one, is removed, and the proxy makes another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] in ("http", "websocket"):
+            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+            if given and not (len(given) == 1 and _REQUEST_ID.fullmatch(given[0])):
+                kept = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
+                scope = {**scope, "headers": kept}
+        await self._app(scope, receive, send)
 
 
 def _random(size: int) -> str:

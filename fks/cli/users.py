@@ -26,7 +26,10 @@ def users() -> None:
 @as_json
 @click.pass_context
 def add(ctx: click.Context, name: str, scope: str, accounts: tuple[str, ...], generate: bool, as_json: bool) -> None:
-    """Add a user. The password is asked for, or read from a pipe; scopes trade and admin need a second factor."""
+    """Add a user. The password is asked for, or read from a pipe; scopes trade and admin need a second factor.
+
+    In the demo the first user trades without one.
+    """
     password, is_made = _password(generate)
     body = {"name": name, "password": password, "scope": scope, "accounts": list(accounts) or None}
     with gateway_of(ctx) as gateway:

@@ -68,6 +68,9 @@ class Auth(Section):
         5, ge=1, le=100, description="failed logins of an account, or of an address, that lock it"
     )
     lockout_minutes: int = Field(60, ge=1, description="how long it is locked, and how long failures count, minutes")
+    loopback_read: bool | None = Field(
+        None, description="programs of this host read without a token; unset = in the demo alone (docs/security.md)"
+    )
     anonymous_per_hour: int = Field(
         100, ge=0, description="requests without a token, and logins apart from these, by address; 0 = no limit"
     )
@@ -731,3 +734,15 @@ class Settings(Section):
     alerts: Alerts = Alerts()
     chat: Chat = Chat()
     ai: Ai = Ai()
+
+    @property
+    def is_demo(self) -> bool:
+        """Return whether all money is paper money on the local exchange: no order can reach another venue."""
+        venue = self.venue
+        is_local = self.sim.enabled and not venue.live
+        return is_local and not (venue.rest_url or venue.ws_url or venue.ws_api_url or self.ninja.links())
+
+    @property
+    def reads_on_loopback(self) -> bool:
+        """Return whether programs of this host read without a token."""
+        return self.is_demo if self.auth.loopback_read is None else self.auth.loopback_read

@@ -17,7 +17,7 @@ from fks.config.urls import is_on_this_host
 
 #: A client's address as the pages (`fks.web`) saw it, with the proof that they wrote it.
 CLIENT_HEADER = "x-fks-client"
-_FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via", CLIENT_HEADER)
+_FORWARDED = ("x-forwarded-", "forwarded", "x-real-ip", "via", CLIENT_HEADER)  # names of proxies' headers begin so
 
 
 def peer_of(connection: HTTPConnection) -> str:
@@ -75,7 +75,7 @@ def is_own(connection: HTTPConnection, http: Http) -> bool:
 def is_local(connection: HTTPConnection, host: str = "") -> bool:
     """Return whether the caller is this host itself, or a client of a proxy on it that names no client (`is_own`
     admits none). `host`: what the gateway binds; a peer that has this address is this host, too."""
-    if any(name in connection.headers for name in _FORWARDED):
+    if any(name.startswith(_FORWARDED) for name in connection.headers):
         return False
     # a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name here
     asked = connection.url.hostname or ""

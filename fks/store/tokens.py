@@ -65,13 +65,17 @@ class Principal:
 
     @property
     def kind(self) -> str:
-        """Return `user` or `token`."""
-        return "token" if self.user_id is None else "user"
+        """Return `user`, `token` or `host`."""
+        return "user" if self.user_id is not None else "host" if self.name == LOOPBACK.name else "token"
 
     @property
     def key(self) -> str:
         """Return the name of this principal's rate limit: all sessions of a user share one."""
         return f"token:{self.token_id}" if self.user_id is None else f"user:{self.user_id}"
+
+
+#: A program of this host that reads without a token (`auth.loopback_read`). No token can have its name.
+LOOPBACK = Principal("loopback:", "read")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from fks.model.timeframe import to_ns
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, Principal, check_name, check_scope, hash_of
 
-#: The highest scope of a user whose session has shown no second factor.
-WITHOUT_TOTP = "approve"
+#: The highest scope of a user whose session has shown no second factor, and of the first user in the demo.
+WITHOUT_TOTP, FIRST_IN_DEMO = "approve", "trade"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,27 @@ class User:
     totp_confirmed_at: datetime | None
     totp_step: int
     disabled_at: datetime | None
+    is_first: bool  # the first user of this database, without a second factor
 
     @property
     def has_totp(self) -> bool:
         return self.totp_secret is not None and self.totp_confirmed_at is not None
 
 
-def effective_scope(scope: str, *, has_totp: bool) -> str:
-    """Return the scope that a session has: nothing above WITHOUT_TOTP without a second factor."""
-    return scope if has_totp else min(scope, WITHOUT_TOTP, key=SCOPES.index)
+def effective_scope(scope: str, *, has_totp: bool, may_trade: bool = False) -> str:
+    """Return the scope that a session has: nothing above WITHOUT_TOTP without a second factor, or above FIRST_IN_DEMO
+    where that user `may_trade` without one."""
+    most = FIRST_IN_DEMO if may_trade else WITHOUT_TOTP
+    return scope if has_totp else min(scope, most, key=SCOPES.index)
 
 
 class UserStore:
     """Reads and writes of users, sessions, refresh_tokens and login_failures."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, is_demo: bool = False) -> None:
+        """`is_demo`: all money is paper money (`Settings.is_demo`); the first user trades without a second factor."""
         self._db = db
+        self._is_demo = is_demo
 
     # ── users ────────────────────────────────────────────────────────────────────────────────────
     async def create(
@@ -138,11 +143,29 @@ class UserStore:
 
     async def session(self, session_id: uuid.UUID, idle_s: float) -> Principal | None:
         """Return the user of a living session, or None."""
-        return _principal(await self._db.fetchrow("users.session", session_id, idle_s))
+        return self._principal(await self._db.fetchrow("users.session", session_id, idle_s))
 
     async def session_of_cookie(self, cookie: str, idle_s: float) -> Principal | None:
         """Return the user of a living browser session, or None."""
-        return _principal(await self._db.fetchrow("users.session_of_cookie", hash_of(cookie), idle_s))
+        return self._principal(await self._db.fetchrow("users.session_of_cookie", hash_of(cookie), idle_s))
+
+    def scope_of(self, user: User) -> str:
+        """Return the scope that a session begins with."""
+        return effective_scope(user.scope, has_totp=user.has_totp, may_trade=self._is_demo and user.is_first)
+
+    def _principal(self, row: Any) -> Principal | None:
+        if row is None:
+            return None
+        may_trade = self._is_demo and row["is_first"]
+        return Principal(
+            name=f"user:{row['name']}",
+            scope=effective_scope(row["scope"], has_totp=row["has_totp"], may_trade=may_trade),
+            accounts=None if row["accounts"] is None else frozenset(row["accounts"]),
+            user_id=row["user_id"],
+            session_id=row["id"],
+            granted=row["scope"],
+            expires_ns=to_ns(row["expires_at"]),
+        )
 
     async def touch(self, session_id: uuid.UUID) -> None:
         """Note that a session was used (kept to the minute)."""
@@ -206,17 +229,3 @@ class UserStore:
     async def list(self) -> list[dict[str, Any]]:
         """Return every user without secrets, by name."""
         return [dict(row) for row in await self._db.fetch("users.list")]
-
-
-def _principal(row: Any) -> Principal | None:
-    if row is None:
-        return None
-    return Principal(
-        name=f"user:{row['name']}",
-        scope=effective_scope(row["scope"], has_totp=row["has_totp"]),
-        accounts=None if row["accounts"] is None else frozenset(row["accounts"]),
-        user_id=row["user_id"],
-        session_id=row["id"],
-        granted=row["scope"],
-        expires_ns=to_ns(row["expires_at"]),
-    )

@@ -18,10 +18,13 @@ VENDOR: dict[str, str] = {
     "htmx.min.js": "htmx.org/dist/htmx.min.js",
     "lightweight-charts.mjs": "lightweight-charts/dist/lightweight-charts.standalone.production.mjs",
     "mermaid.tiny.js": "@mermaid-js/tiny/dist/mermaid.tiny.js",
+    "swagger-ui.css": "swagger-ui-dist/swagger-ui.css",
+    "swagger-ui-bundle.js": "swagger-ui-dist/swagger-ui-bundle.js",
     "bootstrap.LICENSE": "bootstrap/LICENSE",
     "htmx.LICENSE": "htmx.org/LICENSE",
     "lightweight-charts.LICENSE": "lightweight-charts/LICENSE",
     "mermaid.LICENSE": "@mermaid-js/tiny/LICENSE",
+    "swagger-ui.LICENSE": "swagger-ui-dist/LICENSE",
 }
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -85,4 +88,9 @@ class Assets:
 
 def _asset(body: bytes, suffix: str) -> Asset:
     zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _GZIP_LEAST else None
-    return Asset(body, zipped, _TYPES[suffix], hashlib.sha256(body).hexdigest()[:12])
+    return Asset(body, zipped, _TYPES[suffix], digest(body))
+
+
+def digest(body: bytes) -> str:
+    """Return the hash that stands in a file's address."""
+    return hashlib.sha256(body).hexdigest()[:12]

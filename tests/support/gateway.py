@@ -20,6 +20,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Alerts, Settings
 from fks.store.db import Database
 from fks.store.tokens import SCOPES, TokenStore
+from fks.web.pages import host_router
 from fks.web.pages import router as pages
 from tests.support.ports import CollectingLog
 from tests.support.raw_redis import raw_redis
@@ -102,9 +103,10 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """Serve the gateway until the block ends; nothing behind it needs to be up. Without limits unless `auth` is given,
-    and with channels that may lead to this host unless `alerts` is."""
+    with channels that may lead to this host unless `alerts` is, and no demo unless `sim` is: every call needs a token."""
     settings.setdefault("auth", NO_LIMITS)
     settings.setdefault("alerts", Alerts(hosts=("localhost",)))
+    settings.setdefault("sim", {"enabled": False})
     log = CollectingLog()
     paths = Paths.of(home).ensure()
     deps = Deps(
@@ -118,7 +120,7 @@ async def serving(
         node=lambda: node,
         **({} if beside is None else {"session_key": beside.app.state.gateway.deps.session_key}),
     )
-    app = create_app(deps, pages=(pages,))
+    app = create_app(deps, pages=(pages,), host_pages=(host_router,))
     server = Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on", proxy_headers=False)
     )

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from fks.api.auth import asks_inside, authenticate, require
+from fks.api.auth import Tokens, authenticate, read_off_host, require
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
@@ -69,11 +69,9 @@ def _service(name: str) -> str:
     return name
 
 
-@router.get("/metrics", dependencies=[asks_inside("read")])
-async def metrics(request: Request, gate: Gate) -> Response:
+@router.get("/metrics", dependencies=[read_off_host()])
+async def metrics(gate: Gate) -> Response:
     """Return every component's metrics as Prometheus text. Open on loopback; from elsewhere it needs scope read."""
-    if not is_own(request, request.app.state.tokens.http):
-        await authenticate(request, "read")
     return Response(await _merged(gate), media_type=_TEXT)
 
 
@@ -82,9 +80,9 @@ async def is_summary_only(request: Request) -> bool:
 
     With credentials they must carry scope read: the caller sees everything. Errors: Problem 401, 403, 429.
     """
-    if is_own(request, request.app.state.tokens.http) and not any(
-        name in request.headers for name in ("authorization", "cookie", "x-api-key")
-    ):
+    tokens: Tokens = request.app.state.tokens
+    has_shown = any(name in request.headers for name in ("authorization", "cookie", "x-api-key"))
+    if is_own(request, tokens.http) and not has_shown and not tokens.is_loopback_read(request):
         return True
     await authenticate(request, "read")
     return False

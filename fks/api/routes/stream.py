@@ -10,7 +10,16 @@ from typing import Annotated
 from fastapi import Query, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
-from fks.api.auth import asks_inside, authenticate, check_scope, make_ticket, unauthorized, use_ticket
+from fks.api.auth import (
+    SESSION_OVER,
+    TOKEN_WRONG,
+    asks_inside,
+    authenticate,
+    check_scope,
+    make_ticket,
+    unauthorized,
+    use_ticket,
+)
 from fks.api.client import Client, topics_of
 from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Gateway
@@ -100,7 +109,7 @@ async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Princi
     if principal is None:
         raise unauthorized("the ticket is unknown, used or older than 30 s")
     if not await gate.tokens.is_alive(principal):
-        raise unauthorized("the ticket's token is revoked")
+        raise unauthorized(TOKEN_WRONG if principal.session_id is None else SESSION_OVER)
     return check_scope(principal, "read")
 
 
@@ -152,7 +161,8 @@ async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal)
         await gate.deps.clock.sleep(RECHECK_S)
         with contextlib.suppress(OutageError):
             if not await gate.tokens.is_alive(principal):
-                await _close(socket, POLICY, "the token is revoked")
+                over = "the token is revoked" if principal.session_id is None else SESSION_OVER + ": log in again"
+                await _close(socket, POLICY, over)
                 return
 
 

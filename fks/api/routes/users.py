@@ -25,7 +25,7 @@ Accounts = Annotated[
 
 
 class UserBody(Body):
-    """A new user. Scopes trade and admin work once the user has set up a second factor."""
+    """A new user. Scopes trade and admin work once the user has set up a second factor (docs/security.md)."""
 
     name: str = Field(min_length=1, max_length=64)
     password: str = Field(min_length=1, max_length=1024)

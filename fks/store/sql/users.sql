@@ -5,8 +5,9 @@ ON CONFLICT (name) DO NOTHING RETURNING id;
 
 -- name: find
 -- One user by name, with what a login compares.
-SELECT id, name, password_hash, scope, accounts, totp_secret, totp_confirmed_at, totp_step, disabled_at FROM users
- WHERE name = $1;
+SELECT id, name, password_hash, scope, accounts, totp_secret, totp_confirmed_at, totp_step, disabled_at,
+       totp_confirmed_at IS NULL AND id = (SELECT min(id) FROM users) AS is_first
+  FROM users WHERE name = $1;
 
 -- name: list
 -- Every user, without anything that could be used to log in.
@@ -54,14 +55,16 @@ VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7));
 
 -- name: session
 -- A living session by its number, with its user as the user is now. `$2`: the longest time without use, seconds.
-SELECT s.id, s.kind, s.has_totp, s.last_used_at, s.expires_at, u.id AS user_id, u.name, u.scope, u.accounts
+SELECT s.id, s.kind, s.has_totp, s.last_used_at, s.expires_at, u.id AS user_id, u.name, u.scope, u.accounts,
+       u.totp_confirmed_at IS NULL AND u.id = (SELECT min(id) FROM users) AS is_first
   FROM sessions s JOIN users u ON u.id = s.user_id
  WHERE s.id = $1 AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
    AND (s.kind = 'token' OR s.last_used_at > now() - make_interval(secs => $2));
 
 -- name: session_of_cookie
 -- A living session by the hash of its cookie.
-SELECT s.id, s.kind, s.has_totp, s.last_used_at, s.expires_at, u.id AS user_id, u.name, u.scope, u.accounts
+SELECT s.id, s.kind, s.has_totp, s.last_used_at, s.expires_at, u.id AS user_id, u.name, u.scope, u.accounts,
+       u.totp_confirmed_at IS NULL AND u.id = (SELECT min(id) FROM users) AS is_first
   FROM sessions s JOIN users u ON u.id = s.user_id
  WHERE s.cookie_hash = $1 AND s.revoked_at IS NULL AND s.expires_at > now() AND u.disabled_at IS NULL
    AND s.last_used_at > now() - make_interval(secs => $2);

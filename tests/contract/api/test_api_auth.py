@@ -6,26 +6,28 @@ from fks.api.app import routes_of, table
 from fks.api.auth import FAILURES_MAX, OPEN, scope_of
 from tests.support.gateway import Running
 
-OPEN_ROUTES = {"/health", "/api/health", "/ready", "/monitor/", "/monitor", "/docs", "/"}
+OPEN_ROUTES = {"/health", "/api/health", "/ready", "/monitor/", "/monitor", "/"}
 OPEN_ROUTES |= {"/admin", "/admin/"}  # they lead to the pages, which ask for a login
 OPEN_ROUTES |= {"/{service}/health", "/{service}/ready", "/auth/login", "/auth/refresh"}
-ASK_INSIDE = {"/metrics", "/ws", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
+ASK_INSIDE = {"/ws", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/"}
 ASK_INSIDE |= {"/webhook/tradingview", "/graphql"}
+OPEN_ON_THIS_HOST = {"/metrics", "/docs", "/guide/{path}", "/openapi.json"}
 
 
 async def test_every_route_names_a_scope_and_only_a_short_list_is_open(gateway: Running) -> None:
     nameless = [route.path for route in routes_of(gateway.app) if scope_of(route) is None]
     assert nameless == []
-    scopes = [(route.path, scope) for route in routes_of(gateway.app) if (scope := scope_of(route))]
+    scopes = [(str(route.path_format), scope) for route in routes_of(gateway.app) if (scope := scope_of(route))]
     assert {path for path, scope in scopes if scope.scope == OPEN} == OPEN_ROUTES
     assert {path for path, scope in scopes if not scope.checks} == ASK_INSIDE
+    assert {path for path, scope in scopes if scope.admits_host} == OPEN_ON_THIS_HOST
 
 
 async def test_every_other_route_answers_401_without_a_valid_token(gateway: Running) -> None:
     asked = 0
     async with gateway.client(None) as client:
         for method, path, scope, _ in table(gateway.app):
-            if scope == OPEN or method == "WS" or path in ASK_INSIDE:
+            if scope == OPEN or method == "WS" or path in ASK_INSIDE | OPEN_ON_THIS_HOST:
                 continue
             for place in ("{id}", "{name}", "{symbol}", "{service}"):
                 path = path.replace(place, "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 ORDER = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1"}
 SPEC = {"strategy": "sma_cross", "symbol": "BTCUSDT", "timeframe": "1m"}
 #: Pages and redirects to them, and the metrics.
-NOT_JSON = {"/docs", "/", "/admin", "/admin/", "/monitor", "/monitor/", "/metrics"}
+NOT_JSON = {"/docs", "/guide/{path}", "/", "/admin", "/admin/", "/monitor", "/monitor/", "/metrics"}
 #: Changes whose answers are kept under a key: two bodies that differ. The others are listed below, with the reason.
 KEYED: dict[tuple[str, str], tuple[Any, Any]] = {
     ("POST", "/accounts"): ({"name": "one"}, {"name": "two"}),
@@ -72,11 +73,32 @@ async def test_every_path_has_its_alias_and_openapi_lists_it_once(gateway: Runni
         missing = await client.get("/api/v1/orders/x")
         assert missing.json()["instance"] == "/api/v1/orders/x"
         wrong = await client.put("/api/v1/orders")
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, POST")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
         assert (await client.get("/api/v1/nowhere")).json()["code"] == "NOT_FOUND"
         assert (await client.post("/api/v1/orders", json=ORDER)).json()["code"] == "SCOPE_MISSING"
         names = [str(name) for name in gateway.app.state.gateway.meter.snapshot()]
         assert not [name for name in names if "/api/v1" in name], "a route is counted under its own name"
+
+
+async def test_head_answers_as_get_without_the_body_on_every_route(gateway: Running) -> None:
+    changing = {"date", "x-request-id", "traceparent", "content-length", "etag"}  # most bodies hold the time
+    asked = 0
+    async with gateway.client("admin") as client:
+        for path in {path for _, path, _, _ in table(gateway.app)} - {"/ws"}:
+            path = re.sub(r"{\w+}", "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11", path)
+            for address in (path, "/api/v1" + path):
+                get, head = await client.get(address), await client.head(address)
+                assert head.content == b"", address
+                assert head.status_code == get.status_code, address
+                shown = [{k: v for k, v in a.headers.items() if k not in changing} for a in (get, head)]
+                assert shown[0] == shown[1], address
+                assert ("content-length" in head.headers) == ("content-length" in get.headers), address
+                asked += get.status_code != 405
+        assert asked > 150
+        page, head = await client.get("/monitor/"), await client.head("/monitor/")
+        assert int(head.headers["content-length"]) == len(page.content)
+        changed = await client.head("/orders/x/settle")
+        assert (changed.status_code, changed.headers["allow"]) == (405, "POST")
 
 
 async def test_answers_name_the_request_and_its_trace_once(

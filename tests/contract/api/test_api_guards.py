@@ -23,8 +23,17 @@ from tests.support.users import add_user, bearer, log_in
 
 ID = "6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11"
 PLACES = ("{id}", "{name}", "{symbol}", "{service}", "{version}", "{key}")
-#: They authenticate themselves: on this host without credentials too, or by a secret in the body.
-ASK_INSIDE = {"/metrics", "/health/dashboard/", "/health/dashboard", "/monitor/api/ping/", "/webhook/tradingview"}
+#: Open on this host, or they authenticate themselves: there without credentials too, or by a secret in the body.
+ASK_INSIDE = {
+    "/metrics",
+    "/docs",
+    "/guide/{path}",
+    "/openapi.json",
+    "/health/dashboard/",
+    "/health/dashboard",
+    "/monitor/api/ping/",
+    "/webhook/tradingview",
+}
 #: Routes of the policy that are not served yet: limits and audit hold from their first day.
 PLANNED = {
     ("POST", "/graphql"),

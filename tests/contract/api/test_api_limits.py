@@ -165,6 +165,30 @@ async def test_each_token_has_its_own_count_and_may_have_its_own_limit(
         assert found == [200] * 5 + [429]
 
 
+async def test_retry_after_of_a_refusal_is_the_reset(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
+) -> None:
+    body = {"user": "nobody", "password": "wrong horse battery"}
+    limits = {"anonymous_per_hour": 9, "limit_per_hour": 3, "attempts_max": 2}
+    async with (
+        limited(seeded, database_url, redis_url, tmp_path, **limits) as gateway,
+        gateway.client("read") as client,
+        gateway.client(None) as anyone,
+    ):
+        calls = {
+            "RATE_LIMITED": lambda: client.get("/assets"),
+            "LOGIN_LOCKED": lambda: anyone.post("/auth/login", json=body, headers=FROM_AFAR),
+            "of an address": lambda: anyone.get("/orders", headers=FROM_AFAR),
+        }
+        for code, call in calls.items():
+            answers = [await call() for _ in range(10)]
+            refused = [answer for answer in answers if answer.status_code == 429]
+            assert refused, code
+            for answer in refused:
+                assert answer.headers["retry-after"] == answer.headers["ratelimit-reset"], code
+            assert int(answers[0].headers["ratelimit-reset"]) > 3500, "of an answer that is no refusal"
+
+
 async def test_a_costly_call_counts_for_more(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path, counted: None
 ) -> None:

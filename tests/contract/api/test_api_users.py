@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import jwt
@@ -14,11 +15,12 @@ import pytest
 from fks.api import auth
 from fks.api.logins import derived
 from fks.store.db import Database
-from tests.support.gateway import Running
+from tests.support.gateway import Running, running, serving
 from tests.support.raw_redis import raw_redis
 from tests.support.users import PASSWORD, add_user, bearer, code_of, enrol, enrol_with, log_in
 from tests.support.waiting import until
 
+LIVE = {"live": True, "api_key": "k", "api_secret": "s"}
 SIGNAL = "/signals/6f0c1d0e-5a1b-4f6e-9d0a-0c5f6b5a9f11/approve"
 
 
@@ -253,6 +255,46 @@ async def test_trade_and_admin_need_a_second_factor(gateway: Running) -> None:
         assert (await log_in(client, "ann", totp="000000")).json()["code"] == "LOGIN_FAILED"
         again = await log_in(client, "ann", totp=code_of(secret, steps=1))
         assert (again.status_code, again.json()["scope"]) == (200, "admin")
+
+
+async def test_first_user_of_a_demo_trades_without_a_second_factor(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async def scopes(gateway: Running, name: str, **more: str) -> tuple[str, str, bool]:
+        """Return the scope of a login and of its session, and whether it may place an order."""
+        async with gateway.client(None) as client:
+            made = (await log_in(client, name, **more)).json()
+            headers = bearer(made["access_token"])
+            session = (await client.get("/auth/session", headers=headers)).json()
+            order = await client.post("/orders", json={}, headers=headers)
+            return made["scope"], session["scope"], order.status_code == 422
+
+    async with running(seeded, database_url, redis_url, tmp_path, sim={"enabled": True}) as demo:
+        for name, scope in (("ann", "trade"), ("bob", "trade")):
+            await add_user(demo, name, scope)
+        assert await scopes(demo, "ann") == ("trade", "trade", True)
+        assert await scopes(demo, "bob") == ("approve", "approve", False), "the first user alone"
+        async with demo.client("admin") as admin, demo.client(None) as ann:
+            await admin.post("/users/ann", json={"scope": "admin"})
+            assert await scopes(demo, "ann") == ("trade", "trade", True), "administration needs a second factor"
+            await admin.post("/users/ann", json={"disabled": True})
+            assert await scopes(demo, "bob") == ("approve", "approve", False), "the second user does not follow"
+            await admin.post("/users/ann", json={"disabled": False})
+            browser = await log_in(ann, "ann", session="cookie")
+            session = browser.cookies["fks_session"]
+        # a factor that was set up is asked for, and sessions without it have what they had before
+        async with demo.client(None) as client:
+            access = bearer((await log_in(client, "ann")).json()["access_token"])
+            other = bearer((await log_in(client, "ann")).json()["access_token"])
+            await enrol(client, access)
+            assert (await log_in(client, "ann")).json()["code"] == "TOTP_REQUIRED"
+            assert (await client.get("/auth/session", headers=other)).json()["scope"] == "approve"
+    await seeded.sql("UPDATE users SET totp_secret = NULL, totp_confirmed_at = NULL")
+    async with serving(database_url, redis_url, tmp_path, demo.tokens, beside=demo, venue=LIVE) as live:
+        assert await scopes(live, "ann") == ("approve", "approve", False), "real money"
+        async with live.client(None) as client:
+            client.cookies.set("fks_session", session)
+            assert (await client.get("/auth/session")).json()["scope"] == "approve", "a session from the demo"
 
 
 async def test_a_code_is_good_once(gateway: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from fks.api import window
 from fks.store.bus import FILLS, Bus
 from fks.store.db import Database
+from fks.web.assets import FOLDER
 from tests.support.browser import Page, page
 from tests.support.gateway import Running, running
 from tests.support.waiting import until
+from tests.support.web import pages_beside
 
 NASTY = "<img src=x onerror=window.hacked=1>"
 
@@ -104,6 +107,7 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
     async with page() as tab:
         await tab.go(gateway.url + "/monitor/")
         await _says(tab, "A token, please")
+        tab.complaints.clear()  # the browser logs the 401 that this is about
         await _enter(tab, gateway.tokens["read"])
         await _says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
         await database.sql(
@@ -119,23 +123,36 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
         assert tab.complaints == []
 
 
+@pytest.mark.skipif(
+    not ((FOLDER / "vendor" / "swagger-ui-bundle.js").is_file() or os.environ.get("FKS_REQUIRE_ALL")),
+    reason="the npm packages are not installed: make web-assets",
+)
 async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> None:
-    async with page() as tab:
-        await tab.go(gateway.url + "/docs")
-        await until(
-            lambda: _is(tab, "document.getElementById('gate') && !document.getElementById('gate').hidden"),
-            deadline_s=20,
-        )
-        await tab.run(f"document.getElementById('token').value = '{gateway.tokens['read']}'")
-        await tab.run("document.getElementById('gate').requestSubmit()")
-        await _says(tab, "/orders", "/historical/{symbol}", "/ws", "trade")
-        await tab.run(
-            "(() => { const d = [...document.querySelectorAll('details')].find(d => "
-            "d.querySelector('.verb').innerText === 'GET'"
-            " && d.querySelector('.mono').innerText === '/accounts');"
-            " d.open = true; d.querySelector('button').click(); })()"
-        )
-        await _says(tab, "200 OK", '"demo"')
+    async with pages_beside(gateway) as web, page() as tab:
+        await tab.go(web.url + "/monitor/")  # it keeps the token for this tab
+        await _says(tab, "A token, please")
+        await _enter(tab, gateway.tokens["read"])
+        await _says(tab, "BTCUSDT")
+        tab.complaints.clear()
+        await tab.go(web.url + "/docs#/accounts/accounts_accounts_get")
+        await _says(tab, "orders", "stream", "/accounts/change", "[admin]")
+        await until(lambda: _is(tab, "!!document.querySelector('.execute')"), deadline_s=20)
+        await tab.run("document.querySelector('.execute').click()")
+        await _says(tab, "Server response", '"demo"')
+        assert tab.complaints == []
+        loaded = await tab.run("performance.getEntriesByType('resource').map(e => new URL(e.name).host).join()")
+        assert set(loaded.split(",")) == {web.url.removeprefix("http://")}, "nothing comes from another host"
+
+
+async def test_monitor_on_this_host_needs_no_token_in_the_demo(
+    database: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    await database.sql(
+        "INSERT INTO component_health (name, kind, state, pid, beat_at) VALUES ('orders','actor','ready',1,now())"
+    )
+    async with running(database, database_url, redis_url, tmp_path, sim={"enabled": True}) as gateway, page() as tab:
+        await tab.go(gateway.url + "/monitor/")
+        await _says(tab, "orders", "gateway:0", "each second")
         assert tab.complaints == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fks.api import serve_proxy
 from fks.api.serve_proxy import GuardedProxy
+from fks.api.tracing import CheckedRequestId
 
 
 class Proxy:
@@ -42,6 +43,34 @@ async def _ask(app: GuardedProxy, path: str, **scope: Any) -> int:
     await app({"type": "http", "path": path} | scope, receive, send)
     assert len(statuses) == 1
     return statuses[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [
+        ([b"order-7.a_B"], True),
+        ([b"a" * 64], True),
+        ([b"a" * 65], False),
+        ([b""], False),
+        ([b"a b"], False),
+        ([b"a\r\nX-Evil: 1"], False),
+        ([b'{"level": "error"}'], False),
+        ([b"\xff\xfe"], False),  # Serve decodes it as UTF-8, and its proxy answered 500
+        ([b"one", b"two"], False),  # Serve takes the one, the gateway the other
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_request_id_reaches_serve_only_when_it_is_usable(given: list[bytes], is_kept: bool, kind: str) -> None:
+    seen: list[Any] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    other = (b"host", b"localhost")
+    scope = {"type": kind, "headers": [other, *((b"x-request-id", value) for value in given)]}
+    await CheckedRequestId(serve)(scope, None, None)  # type: ignore[arg-type]
+    assert seen == ([other, (b"x-request-id", given[0])] if is_kept else [other])
 
 
 async def test_request_waits_until_the_proxy_has_its_routes(monkeypatch: pytest.MonkeyPatch) -> None:

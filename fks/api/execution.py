@@ -14,7 +14,6 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from fks.api.exact import shown
 from fks.api.order_entry import Draft, EntryAnswer, Make, OrderEntry, OrderRequest, positive
 from fks.clock import Clock
 from fks.config.settings import Settings
@@ -22,6 +21,7 @@ from fks.model.errors import InputError
 from fks.model.order import Side
 from fks.model.signal import Signal
 from fks.model.timeframe import iso
+from fks.model.untrusted import shown
 from fks.risk.sizing import entry_quantity, risk_quantity
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore

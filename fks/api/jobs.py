@@ -13,7 +13,7 @@ from fastapi import Header, Query
 from fks.api.exact import dump
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.model import ids
+from fks.model import ids, untrusted
 from fks.model.timeframe import iso
 from fks.store.bus import JOBS
 from fks.store.jobs import Job, JobStore
@@ -102,9 +102,12 @@ def view(job: Job) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return parameters of a strategy as research takes them: fractions as float."""
+    """Return parameters of a strategy as research takes them: fractions as float. Errors: InputError NUMBER for a text
+    that is a number out of bounds."""
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else float(value)
+        return untrusted.number_of(value)
+    if isinstance(value, str):
+        untrusted.check_text(value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value

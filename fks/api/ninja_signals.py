@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from fks.api.exact import shown
 from fks.api.execution import ACTIONS, canonical_hash, result_of, wrong
 from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
 from fks.futures import contract_of
 from fks.model.order import OrderType
 from fks.model.signal import Signal
+from fks.model.untrusted import shown
 
 #: A signal without `valid_until` is given up after so long, as the AddOn does with the same form.
 VALID_S: Final = 30

@@ -21,7 +21,6 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
-from fks.api.exact import decimal_of, shown
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.account import Account, keeps_bracket
@@ -33,6 +32,7 @@ from fks.model.ids import client_order_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import iso, to_ns
+from fks.model.untrusted import decimal_of, shown
 from fks.store.accounts import AccountStore
 from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
@@ -584,12 +584,12 @@ def positive(name: str, value: object) -> Decimal | None:
         return None
     try:
         number = decimal_of(value)
-    except (ArithmeticError, ValueError) as error:
+    except ValueError as error:
         raise _bad(f"{name} {shown(value)} {error}", "give a decimal string", "NUMBER") from None
     if number <= 0:
         raise _bad(f"{name} {shown(value)} is not a positive number", f"give a {name} above 0", "NUMBER")
     _, digits, exponent = number.as_tuple()
-    if len(digits) > _DIGITS_MAX or abs(int(exponent)) > _DIGITS_MAX:
+    if len(digits) > _DIGITS_MAX or not isinstance(exponent, int) or abs(exponent) > _DIGITS_MAX:
         raise _bad(f"{name} has too many digits", f"give at most {_DIGITS_MAX}", "NUMBER")
     return number
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection, Request
 
 from fks.api.auth import require
-from fks.api.exact import BODY_MAX, decimal_of, parse
+from fks.api.exact import BODY_MAX
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem, of_model
 from fks.model.errors import InputError
+from fks.model.untrusted import parse
 from fks.store.tokens import Principal
 
 M = TypeVar("M", bound=BaseModel)
@@ -46,17 +46,6 @@ class Body(BaseModel):
     """A request body: a key it does not know is refused, so that a typo is never a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _exact(value: object) -> object:
-    """Return a Decimal from a string or a JSON number; within 40 digits, so that nothing can blow up later."""
-    found = decimal_of(value)
-    if len(found.as_tuple().digits) > 40 or abs(found.adjusted()) > 25:
-        raise ValueError("has too many digits")
-    return found
-
-
-Exact = Annotated[Decimal, BeforeValidator(_exact)]
 
 
 def body_of(model: type[M]) -> Callable[[Request], Any]:

@@ -15,11 +15,11 @@ from typing import Any
 
 from fks.api import snapshots
 from fks.api.client import TOPICS_MAX, Client, Topic, topics_of
-from fks.api.exact import parse
 from fks.api.gateway import Gateway
 from fks.api.hub import BUSY, EVERY
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import check_timeframe, iso
+from fks.model.untrusted import parse
 from fks.store.reading import ReadingStore
 
 NAMES_MAX = 200  # of one message

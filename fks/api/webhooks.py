@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.api.exact import decimal_of, shown
 from fks.api.execution import Execution, ExecutionRequest, canonical_hash, request_of, wrong
 from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, positive
 from fks.api.problems import Problem
@@ -29,6 +28,7 @@ from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.model.signal import Signal
 from fks.model.timeframe import NS, to_ns
+from fks.model.untrusted import shown, whole_of
 from fks.store.webhooks import Webhook, WebhookStore
 
 #: Oldest accepted message, and how far its clock may be ahead of ours, seconds.
@@ -237,8 +237,8 @@ def _time_of(value: object) -> int | None:
         if isinstance(value, str) and not value.strip().isdigit():
             moment = datetime.fromisoformat(value.strip())
             return None if moment.tzinfo is None else to_ns(moment.astimezone(UTC))
-        return int(decimal_of(value) * 1_000_000)  # milliseconds
-    except (ValueError, ArithmeticError):
+        return whole_of(value) * 1_000_000  # milliseconds
+    except (ValueError, OverflowError):
         return None
 
 

@@ -16,6 +16,7 @@ from fks.config.check import problems_of
 from fks.config.problems import Source, WrongSetting, did_you_mean, joined
 from fks.config.settings import Auth, Risk, Section, Settings, Supervision, Venue
 from fks.model.errors import ConfigError, InputError
+from fks.model.untrusted import check_text
 
 Values = Mapping[str, Any]
 GATEWAY, SUPERVISOR = "gateway", "supervisor"
@@ -117,6 +118,8 @@ def checked(settings: Settings, values: Values, keys: Iterable[str]) -> dict[str
     """
     for key in keys:
         check_key(key)
+        for text in texts if isinstance(texts := values[key], list | tuple) else [texts]:
+            check_text(str(text))
     try:
         overlaid = overlay(settings, values, "the change")
     except ConfigError as error:

@@ -15,6 +15,7 @@ from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined
 from fks.jobs.spec import checked_spec
 from fks.matching import CostModel
+from fks.model.untrusted import Exact
 from fks.strategies.registry import Catalogue, load_catalogue
 
 _OF_ACCOUNT = ("cash", "limits")
@@ -45,7 +46,7 @@ class AccountSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     members: tuple[AccountMember, ...] = Field(min_length=1, max_length=100)
-    cash: Decimal = Field(Decimal(10_000), gt=0)
+    cash: Exact = Field(Decimal(10_000), gt=0)
     limits: bool = True
     risk: dict[str, Any] = Field(default_factory=dict)
 

@@ -20,6 +20,7 @@ from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
+from fks.model.untrusted import Exact
 from fks.risk.sizing import Sizing
 from fks.strategies.registry import Catalogue, load_catalogue
 
@@ -40,10 +41,10 @@ class BacktestSpec(BaseModel):
     start: datetime | None = Field(None, alias="from")
     end: datetime | None = Field(None, alias="to")
     sizing: str = "notional"
-    size: Decimal = Field(Decimal(1000), gt=0)
-    cash: Decimal = Field(Decimal(10_000), gt=0)
-    fee_rate: Decimal = Field(Decimal("0.001"), ge=0, lt=1)
-    fee_rate_maker: Decimal | None = Field(None, ge=0, lt=1)  # None: as fee_rate
+    size: Exact = Field(Decimal(1000), gt=0)
+    cash: Exact = Field(Decimal(10_000), gt=0)
+    fee_rate: Exact = Field(Decimal("0.001"), ge=0, lt=1)
+    fee_rate_maker: Exact | None = Field(None, ge=0, lt=1)  # None: as fee_rate
     fee_in: Literal["received", "quote"] = "received"
     slippage: str = "none"
     allow_gaps: bool = False

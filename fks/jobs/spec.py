@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fks.model.errors import InputError
+from fks.model.untrusted import shown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -23,5 +24,5 @@ def checked_spec(model: type[M], spec: Mapping[str, Any], what: str, *, remedy: 
         text = str(first["msg"]).removeprefix("Value error, ")
         detail = f"{field}: {text[:1].lower()}{text[1:]}" if field else text
         if field and not isinstance(first["input"], Mapping | list):
-            detail += f", not {first['input']!r}"
+            detail += f", not {shown(first['input'])}"
         raise InputError(f"{what}: {detail}", code="SPEC_WRONG", status=422, remedy=remedy) from None

@@ -7,21 +7,18 @@ an exponent, with over 15 significant digits or over 10 decimals.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import NoReturn
 
 from fks.model.errors import PeerError
+from fks.model.untrusted import check_surrogates, is_deeper
 
 DEPTH_MAX = 8
 DIGITS_MAX = 15
 DECIMALS_MAX = 10
 
 Value = None | bool | int | Decimal | str | list["Value"] | dict[str, "Value"]
-
-# an unterminated string matches too, up to the end: without that, a line of \" after \" takes quadratic time
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 class BadJsonError(PeerError):
@@ -39,7 +36,8 @@ def loads(line: bytes) -> dict[str, Value]:
         raise BadJsonError("not UTF-8") from None
     if text.startswith("\ufeff"):
         raise BadJsonError("a byte order mark")
-    _check_depth(text)
+    if is_deeper(text, DEPTH_MAX):
+        raise BadJsonError(f"nested deeper than {DEPTH_MAX}")
     try:
         value: object = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
@@ -47,7 +45,10 @@ def loads(line: bytes) -> dict[str, Value]:
     if not isinstance(value, dict):
         raise BadJsonError("not an object")
     if "\\u" in text:
-        _check_surrogates(value)
+        try:
+            check_surrogates(value)
+        except ValueError:
+            raise BadJsonError("a lone surrogate") from None
     return value
 
 
@@ -130,32 +131,3 @@ def _constant(text: str) -> NoReturn:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_decimal, parse_int=_integer, parse_constant=_constant
 )
-
-
-def _check_depth(text: str) -> None:
-    # before parsing: the parser recurses, and a line of 65,000 brackets must not reach it
-    depth = 0
-    for token in _STRUCTURE.finditer(text):
-        first = token[0][0]
-        if first in "[{":
-            depth += 1
-            if depth > DEPTH_MAX:
-                raise BadJsonError(f"nested deeper than {DEPTH_MAX}")
-        elif first in "]}":
-            depth -= 1
-
-
-def _check_surrogates(value: object) -> None:
-    match value:
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise BadJsonError("a lone surrogate") from None
-        case dict():
-            for key, of in value.items():
-                _check_surrogates(key)
-                _check_surrogates(of)
-        case list():
-            for of in value:
-                _check_surrogates(of)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from math import prod
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from fks.model.errors import InputError
+from fks.model.untrusted import check_text, decimal_of, number_of, shown
 from fks.strategies.base import Strategy
 
 Value = int | float | bool | str | None
 Params = Mapping[str, Any]
+#: Values of one dimension; each is then exact as a float.
+VALUES_MAX = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class _Field:
 
 def _dimension(name: str, given: Any, field: _Field) -> Dimension:
     if isinstance(given, Mapping):
-        if "choices" in given:
+        if isinstance(given.get("choices"), list | tuple):
             return _choices(name, list(given["choices"]), field)
         unknown = set(given) - {"low", "high", "step", "log"}
         if unknown or not {"low", "high"} <= set(given):
@@ -241,9 +244,13 @@ def _range(
         by = by or Decimal(1)
         if any(part != part.to_integral_value() for part in (first, last, by)):
             raise _wrong(f"{name} takes whole numbers", _FORMS.format(name=name))
+        if max(-first, last) > VALUES_MAX:
+            raise _wrong(f"{name}: {shown(low)} to {shown(high)} is beyond {VALUES_MAX}", "narrow the range")
     if not is_own and not (field.allows(first) and field.allows(last)):
         raise _wrong(f"{name}: {first} to {last} leaves its own bounds, {field.bounds}", "narrow the range")
     if by is not None:
+        if (last - first) / by > VALUES_MAX:
+            raise _wrong(f"{name}: {shown(low)} to {shown(high)} has too many values", "take larger steps")
         last = first + ((last - first) // by) * by
     return Dimension(
         name,
@@ -260,7 +267,7 @@ def _choices(name: str, values: list[Any], field: _Field) -> Dimension:
         raise _wrong(f"{name}: the choices {values} are empty or repeated", _FORMS.format(name=name))
     for value in values:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and field.kind in ("integer", "number") and not field.allows(_exact(value)):
+        if is_number and field.kind in ("integer", "number") and not field.allows(_number(name, value)):
             raise _wrong(f"{name}: {value} leaves its own bounds, {field.bounds}", "leave it out")
     return Dimension(name, "choice", choices=tuple(values))
 
@@ -270,21 +277,18 @@ def _parsed(text: str) -> Value:
         return text.lower() == "true"
     if text.lower() in ("none", "null", ""):
         return None
+    check_text(text)
     try:
-        number = Decimal(text)
-    except InvalidOperation:
+        return number_of(text)
+    except ValueError:
         return text
-    return int(number) if number == number.to_integral_value() and "." not in text else float(number)
 
 
 def _number(name: str, value: Any) -> Decimal:
     try:
-        found = Decimal(str(value))
-    except InvalidOperation:
-        found = Decimal("nan")
-    if not found.is_finite():
-        raise _wrong(f"{name}: {value!r} is no number", _FORMS.format(name=name))
-    return found
+        return decimal_of(value)
+    except ValueError as error:
+        raise _wrong(f"{name}: {shown(value)} {error}", _FORMS.format(name=name)) from None
 
 
 def _exact(value: Any) -> Decimal:

@@ -24,6 +24,7 @@ from graphql.language import (
 )
 
 from fks.model.errors import InputError
+from fks.model.untrusted import whole_of
 
 QUERY_MAX: Final = 32 * 1024
 TOKENS_MAX: Final = 4000
@@ -96,7 +97,7 @@ class _Walker:
             if isinstance(node, OperationDefinitionNode):
                 for variable in node.variable_definitions or ():
                     if isinstance(variable.default_value, IntValueNode):
-                        self.defaults[variable.variable.name.value] = int(variable.default_value.value[:12])
+                        self.defaults[variable.variable.name.value] = _whole(variable.default_value)
                 self._selections(node.selection_set, 1, frozenset(), frozenset())
 
     def _selections(
@@ -149,11 +150,18 @@ class _Walker:
     def _rows(self, node: object) -> int:
         """Return the value of a `limit`; 1 for what the route will refuse, or set itself."""
         if isinstance(node, IntValueNode):
-            return int(node.value[:12])
+            return _whole(node)
         if not isinstance(node, VariableNode):
             return 1
         found = self.variables.get(node.name.value, self.defaults.get(node.name.value, 1))
         return found if isinstance(found, int) else 1
+
+
+def _whole(node: IntValueNode) -> int:
+    try:
+        return whole_of(node.value)
+    except ValueError as error:
+        raise _beyond(f"the query has a number that {error}") from None
 
 
 def _beyond(what: str) -> InputError:

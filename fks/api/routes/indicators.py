@@ -19,6 +19,7 @@ from fks.indicators.registry import indicator
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe, to_datetime
+from fks.model.untrusted import decimal_of, number_of
 from fks.store.reading import ReadingStore, read_columns
 
 router = Router(tags=["market data"])
@@ -77,17 +78,17 @@ def _params(row: Indicator, text: str) -> dict[str, Any]:
     for part in filter(None, (one.strip() for one in text.split(","))):
         name, _, value = part.partition(":")
         try:
-            number = float(value)
+            number = number_of(decimal_of(value).normalize())
         except ValueError:
-            number = math.nan
-        if not math.isfinite(number) or name.strip() not in row.params:
+            number = None
+        if number is None or name.strip() not in row.params:
             raise InputError(
                 f"params: {part!r} is no parameter of {row.name} with a number",
                 code="INDICATOR_PARAM",
                 status=422,
                 remedy=f"write NAME:NUMBER; it has: {' '.join(row.params) or 'none'}",
             )
-        found[name.strip()] = int(number) if number.is_integer() else number
+        found[name.strip()] = number
     return found
 
 

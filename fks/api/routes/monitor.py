@@ -9,13 +9,14 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import Field, ValidationError
 
 from fks.api.auth import asks_inside
-from fks.api.exact import ExactJson, parse
+from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem, of_model
 from fks.api.query import Admin, Body, Gate, Reader, body_of, read_body, takes
 from fks.api.routes.health import is_summary_only
 from fks.api.routing import Router
 from fks.model.timeframe import iso
+from fks.model.untrusted import parse
 from fks.monitor.deep import DeepChecks
 from fks.monitor.health import OWNER_SERVICES
 from fks.monitor.overview import history_of, overview, summary_of

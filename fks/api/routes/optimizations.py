@@ -15,9 +15,10 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.jobs import Again, Key, Priority, plain, submit_once, view
 from fks.api.problems import Problem
-from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
+from fks.api.query import Body, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.api.routing import Router
 from fks.api.views import JobView, Page, SearchView
+from fks.model.untrusted import Exact
 from fks.store.jobs import Job, JobStore
 from fks.store.trials import TrialStore
 

@@ -19,7 +19,6 @@ from fks.api.problems import MEDIA_TYPE, Problem, document
 from fks.api.query import (
     Admin,
     Body,
-    Exact,
     Exchange,
     Gate,
     JsonObject,
@@ -38,6 +37,7 @@ from fks.api.views import OrderEventView, OrderPage, OrderView, Page
 from fks.model import ids
 from fks.model.errors import InputError
 from fks.model.order import Role, State
+from fks.model.untrusted import Exact
 from fks.store.settlements import ReportedFill
 from fks.store.tokens import Principal
 

@@ -11,15 +11,16 @@ from fastapi import Depends, Request
 from pydantic import Field
 
 from fks.api.auth import asks_inside, count_anonymous
-from fks.api.exact import ExactJson, parse
+from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Admin, Body, Exact, Gate, JsonObject, body_of, read_body, takes
+from fks.api.query import Admin, Body, Gate, JsonObject, body_of, read_body, takes
 from fks.api.routes.execution import execution_answer
 from fks.api.routing import Router
 from fks.model.errors import InputError
 from fks.model.instrument import folded
 from fks.model.timeframe import iso
+from fks.model.untrusted import Exact, parse
 from fks.store.accounts import AccountStore
 from fks.store.reading import ReadingStore
 from fks.store.signals import signal_json

@@ -14,10 +14,11 @@ from starlette.requests import HTTPConnection
 
 from fks.api.auth import bearer_of
 from fks.api.client import Client, topics_of
-from fks.api.exact import dump, number, parse
+from fks.api.exact import dump, number
 from fks.api.query import moment
 from fks.config.settings import Http
 from fks.model.errors import InputError
+from fks.model.untrusted import parse
 from fks.process.callers import address_of, admits_peer, is_local, is_own_origin
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15, places=12)

@@ -6,7 +6,7 @@ import pytest
 
 from fks.api import hub as hubs
 from fks.api.client import Client, Topic, topics_of
-from fks.api.exact import parse
+from fks.model.untrusted import parse
 from fks.api.hub import Hub
 from fks.clock import FakeClock
 from fks.store.bus import Bus

@@ -71,7 +71,16 @@ def _decided_ns(row: Row) -> int:
 
 
 def _valued(rows: Sequence[Row], bars: Bars, instrument: Instrument | None, costs: CostModel) -> list[dict[str, Any]]:
-    return [_item(row, _value_of(row, bars, instrument, costs), instrument) for row in rows]
+    return [_item(row, _valued_or_none(row, bars, instrument, costs), instrument) for row in rows]
+
+
+def _valued_or_none(
+    row: Row, bars: Bars, instrument: Instrument | None, costs: CostModel
+) -> tuple[Decimal, Valued] | None:
+    try:
+        return _value_of(row, bars, instrument, costs)
+    except ArithmeticError:  # a denied quantity may be beyond any price
+        return None
 
 
 def _value_of(row: Row, bars: Bars, instrument: Instrument | None, costs: CostModel) -> tuple[Decimal, Valued] | None:

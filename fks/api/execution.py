@@ -124,6 +124,12 @@ class Execution:
         signal = await self._entry.signal_of(request.order, principal, key, arrived_ns)
         if request.sizing == "quantity":
             return signal
+        try:
+            return await self._sized(request, signal)
+        except ArithmeticError:  # more steps of the lot than a Decimal has digits
+            raise wrong(f"{request.sizing} {request.amount} is too much to size", "give less", "SIZE_WRONG") from None
+
+    async def _sized(self, request: ExecutionRequest, signal: Signal) -> Signal:
         instrument = await self._instruments.get(signal.exchange, signal.symbol)
         if instrument is None:
             raise wrong(f"the rules of {signal.symbol} are unknown", "give quantity", "SIZE_WRONG")

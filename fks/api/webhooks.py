@@ -149,18 +149,27 @@ class Webhooks:
     ) -> EntryAnswer:
         """Commit the signal of a message and return its order, as order entry does, at most WAIT_S after the commit.
 
-        Errors: those of `check`; Problem 429 beyond the quota; those of `OrderEntry.submit`.
+        A message that fails counts against the quota like a signal. Errors: those of `check`; Problem 429 beyond the
+        quota; those of `OrderEntry.submit`.
         """
-        request = self.check(webhook, body, address)
+        is_counted = False
 
         async def make(principal: str, key: str, at_ns: int) -> Signal:
+            nonlocal is_counted
             signal = await self._execution.signal_of(request, principal, key, at_ns)
-            if await self._store.use(webhook):  # last: what is refused otherwise does not count
+            is_counted = True
+            if await self._store.use(webhook):
                 return signal
             return await self._reducing(webhook, signal, key, at_ns)
 
-        draft = Draft(webhook.principal, request.body_hash, arrived_ns, make, trace_id)
-        return await self._entry.enter(draft, f"message-{request.body_hash}", wait_s=WAIT_S)
+        try:
+            request = self.check(webhook, body, address)
+            draft = Draft(webhook.principal, request.body_hash, arrived_ns, make, trace_id)
+            return await self._entry.enter(draft, f"message-{request.body_hash}", wait_s=WAIT_S)
+        except (InputError, Problem) as error:
+            if error.status < 500 and not is_counted and not await self._store.use(webhook):
+                raise _over(webhook) from None
+            raise
 
     async def _reducing(self, webhook: Webhook, signal: Signal, key: str, at_ns: int) -> Signal:
         """Return a signal beyond the quota that only reduces a position: a sender's way out is never used up. Errors:
@@ -273,7 +282,7 @@ def _over(webhook: Webhook) -> Problem:
     return Problem(
         429,
         "WEBHOOK_QUOTA",
-        f"webhook {webhook.name} has used its {webhook.quota_per_hour} signals of this hour, or was changed",
+        f"webhook {webhook.name} has used its {webhook.quota_per_hour} messages of this hour, or was changed",
         remedy="wait, or make it again with a larger --quota",
         headers={"Retry-After": "60"},
     )

@@ -38,7 +38,7 @@ class OptimizationSpec(BacktestSpec):
     plan: Plan = Plan()
     objectives: tuple[str, ...] = ("sharpe",)
     validation: Validation = Validation()
-    trades_min: int = Field(1, ge=0)
+    trades_min: int = Field(1, ge=0, le=1_000_000_000)
     workers: int | None = Field(None, ge=1, le=1024)
     finer: bool = False
 

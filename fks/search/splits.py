@@ -47,8 +47,8 @@ class Validation(BaseModel):
     anchored: bool = False
     train_windows: int = Field(3, ge=1, le=100)
     tests: int = Field(2, ge=1, le=10)
-    purge: int = Field(0, ge=0)
-    embargo: int | None = Field(None, ge=0)
+    purge: int = Field(0, ge=0, le=1_000_000_000)
+    embargo: int | None = Field(None, ge=0, le=1_000_000_000)
 
     def splits(self, bars: int) -> tuple[Split, ...]:
         """Return the splits of `bars` bars; the last one chooses the final parameters.

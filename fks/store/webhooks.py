@@ -124,7 +124,7 @@ class WebhookStore:
             raise _unknown(name)
 
     async def use(self, webhook: Webhook) -> bool:
-        """Count one signal of the webhook. False: its quota is used up, or it was removed or rotated meanwhile."""
+        """Count one message of the webhook. False: its quota is used up, or it was removed or rotated meanwhile."""
         return await self._db.fetchrow("webhooks.use", webhook.id, webhook.salt, retry=False) is not None
 
 

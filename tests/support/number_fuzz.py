@@ -19,7 +19,6 @@ import httpx
 from fks.api.app import schema
 from fks.store.db import Database
 from tests.support.gateway import Running
-from tests.support.searches import search_of
 from tests.support.strategies import add_instance
 
 #: As they stand in JSON; those in quotes are texts.
@@ -32,7 +31,8 @@ VALUES = (
 ALWAYS = VALUES[:4]
 ANSWER_S_MAX, BLOCKED_S_MAX = 1.0, 0.5
 _PLACE = "@@number@@"
-_SIZED = {"symbol": "BTCUSDT", "timeframe": "1m", "size": 100, "cash": 1000, "fee_rate": 0.001, "fee_rate_maker": 0}
+_MEMBER = {"symbol": "BTCUSDT", "timeframe": "1m", "size": 100, "fee_rate": 0.001, "fee_rate_maker": 0}
+_SIZED = {**_MEMBER, "cash": 1000}
 _SEARCH = {
     "strategy": "sma_cross", **_SIZED, "trades_min": 1, "workers": 1,
     "space": {"fast": {"low": 2, "high": 6, "step": 2}, "slow": [20, 30], "sl_pct": "1:2:0.5"},
@@ -58,12 +58,9 @@ BODIES: dict[str, tuple[Any, ...]] = {
          "confidence_min": 0.5},
     ),
     "/webhooks/{name}": ({"size": 1, "quota_per_hour": 9, "confidence_min": 0.5},),
-    "/webhooks/{name}/test": (
-        {**_SIGNAL, **_LEGS, "quantity": 0.1, "confidence": 0.9, "timestamp": 1, "close": 1, "interval": 1},
-    ),
     "/backtests": (
         {"strategy": "sma_cross", **_SIZED, "params": {"fast": 2, "slow": 9, "sl_pct": 1.5}},
-        {"members": [{"name": "m", "strategy": "sma_cross", **_SIZED, "params": {"fast": 2}}],
+        {"members": [{"name": "m", "strategy": "sma_cross", **_MEMBER, "params": {"fast": 2}}],
          "risk": {"notional_max_order": 5, "orders_open_max": 3}, "cash": 100},
     ),
     "/optimizations": (_SEARCH,),
@@ -71,17 +68,22 @@ BODIES: dict[str, tuple[Any, ...]] = {
         {"name": "s", "action": "optimize", "every_s": 3600, "params": _SEARCH},
         {"name": "b", "action": "backup", "every_s": 3600, "params": {"keep": 7}},
     ),
+    "/schedules/{name}": ({"every_s": 7200},),
     "/alerts/rules": (
         {"name": "r", "kind": "rate", "on": "x", "count": 2, "window_s": 60, "group_s": 1},
         {"name": "d", "kind": "duration", "on": "x", "above": 1, "for_s": 5},
     ),
-    "/alerts/rules/{name}": ({"above": 5, "group_s": 5, "window_s": 5, "count": 2, "for_s": 1},),
+    "/alerts/rules/{name}": ({"above": 5, "group_s": 5},),
+    "/assets/enable": ({"symbol": "BTCUSDT", "history": 1},),
+    "/assets/disable": ({"symbol": "BTCUSDT", "history": 1},),
+    "/tokens": ({"name": "t", "scope": "read", "accounts": [1], "expires_in_s": 60},),
+    "/monitor/api/discover/": ({"name": "m", "host": "127.0.0.1", "port": 9},),
     "/config/versions": (
         {"set": {"risk.notional_max_order": "5000", "risk.orders_open_max": 5, "costs.fee_rate": 0.001,
                  "supervision.heartbeat_s": 1, "auth.limit_per_hour": 1000, "http.order_wait_s": 1,
                  "data.stale_min_s": 5},
          "reason": "r", "base_version": 0},
-        {"rollback_to": 1, "reason": "r", "base_version": 0},
+        {"rollback_to": 0, "reason": "r", "base_version": 1},
     ),
     "/strategies/{id}/params": ({"params": {"fast": 5, "slow": 20, "sl_pct": 1.5}, "base_version": 1},),
     "/strategies/{id}/challengers": ({"params": {"fast": 5, "slow": 20, "tp_pct": 1.5}},),
@@ -89,7 +91,11 @@ BODIES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _QUERIES = ("{ orders(limit: %s) { items { symbol } } }", "query($l: Long = %s) { fills(limit: $l) { next } }")
 _HOOK_FIELDS = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "confidence", "timestamp", "close")
-_NAMES = {"/strategies/": "a", "/webhooks/": "tv", "/alerts/rules/": "drawdown"}
+_UNKNOWN_ORDER = "a" * 32
+_NAMES = {
+    "/strategies/": "a", "/webhooks/": "tv", "/alerts/rules/": "drawdown", "/schedules/": "s",
+    "/orders/": _UNKNOWN_ORDER,
+}  # fmt: skip
 
 
 @dataclass
@@ -111,14 +117,30 @@ class Fuzz:
     def __init__(self, gateway: Running, db: Database) -> None:
         self._gateway, self._db, self._search, self._secret = gateway, db, "", ""
 
-    async def prepare(self) -> None:
-        """Make an instance, a search and a webhook."""
+    async def prepare(self) -> list[tuple[str, str]]:
+        """Make what the routes change: an instance, a search, a webhook, an order and an account of NinjaTrader. Return
+        (path, code) of the bodies that are refused as they stand: their numbers would not be reached."""
         await add_instance(self._db, "a", "sma_cross", {"fast": 10, "slow": 30})
-        self._search = str(await search_of(self._db))
+        await self._db.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity,"
+            " state) VALUES ($1, gen_random_uuid(), 1, 'ccxt', 'BTCUSDT', 'order', 'buy', 'market', 1, 'UNKNOWN')",
+            _UNKNOWN_ORDER,
+        )
+        await self._db.sql("INSERT INTO accounts (name, venue) VALUES ('lead', 'ninja')")
+        await self._db.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min,"
+            " multiplier) VALUES ('ninja', 'ES 03-25', 'ES', 'USD', 0.25, 1, 1, 10000, 0, 50)"
+        )
+        refused = []
         async with self._gateway.client() as client:
+            self._search = (await client.post("/optimizations", json=_SEARCH)).json()["id"]
             made = await client.post("/webhooks", json={**BODIES["/webhooks"][0], "name": "tv", "quota_per_hour": 9999})
-        assert made.status_code == 201, made.text
-        self._secret = made.json()["secret"]
+            self._secret = made.json()["secret"]
+            for path, operations in schema(self._gateway.app)["paths"].items():
+                for body in BODIES.get(path, _bodies_of(operations.get("post", {}))):
+                    answer = await client.post(self._url(path), json=body)
+                    refused += [] if answer.is_success else [(path, answer.json()["code"])]
+        return refused
 
     def cases(self, each: int | None, dice: random.Random) -> Iterator[Case]:
         """Yield requests: of each place of a number in turn the values of the incident and `each` others, all others
@@ -138,6 +160,13 @@ class Fuzz:
             body = whole if name == "timestamp" else {**whole, "timenow": now}
             for value in _values(each, dice):
                 yield Case("POST", "/webhook/tradingview", _filled(body, value))
+                yield Case("POST", "/webhooks/tv/test", _filled({**body, "secret": ""}, value))
+
+    def reads(self) -> Iterator[Case]:
+        """Yield a request for every read: what was stored must not break them."""
+        for path, operations in schema(self._gateway.app)["paths"].items():
+            if "get" in operations:
+                yield Case("GET", self._url(path))
 
     def _of_parameters(
         self, path: str, verb: str, operation: dict[str, Any], each: int | None, dice: random.Random

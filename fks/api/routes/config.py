@@ -33,9 +33,11 @@ class ChangeBody(Body):
 
     set: dict[str, Any] = Field(default_factory=dict, description='key -> value: {"risk.notional_max_order": "5000"}')
     unset: list[str] = Field(default_factory=list, description="keys that are to be as fks.toml says again")
-    rollback_to: int | None = Field(None, ge=0, description="take the values of this version; 0 = the files alone")
+    rollback_to: int | None = Field(
+        None, ge=0, lt=2**31, description="take the values of this version; 0 = the files alone"
+    )
     reason: str = Field(min_length=1, max_length=500)
-    base_version: int = Field(ge=0, description="the `version` that GET /config told")
+    base_version: int = Field(ge=0, lt=2**31, description="the `version` that GET /config told")
 
 
 @router.get("/config")

@@ -24,7 +24,7 @@ class ParametersBody(Body):
     """All parameters of an instance; those that are left out have their defaults."""
 
     params: dict[str, Any] = Field(default_factory=dict)
-    base_version: int = Field(ge=0, description="the `params_version` that the change was made against")
+    base_version: int = Field(ge=0, lt=2**31, description="the `params_version` that the change was made against")
 
 
 @router.get("/strategies", response_model=StrategiesView)

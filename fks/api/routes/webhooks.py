@@ -71,8 +71,8 @@ async def tradingview(gate: Gate, request: Request) -> ExactJson:
     webhooks, address = gate.webhooks, gate.tokens.address_of(request)
     if (wait_s := webhooks.refused.wait_s(address)) > 0:  # before the body costs anything
         raise _past(wait_s)
-    raw = await read_body(request)
     try:
+        raw = await read_body(request)
         body = parse(raw)
         if not isinstance(body, dict):
             raise Problem(422, "INVALID", "body: is not a JSON object", remedy="send the alert's message as JSON")

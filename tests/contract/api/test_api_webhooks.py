@@ -161,7 +161,7 @@ async def test_the_secret_is_nowhere_but_in_the_answer_that_made_it(gateway: Run
         ({"ticker": "BTCUSDT"}, "FIELD_UNKNOWN"),
     ],
 )
-async def test_what_the_row_does_not_allow_is_refused_and_counts_nothing(
+async def test_what_the_row_does_not_allow_is_refused_and_counts(
     gateway: Running, seeded: Database, change: dict[str, Any], code: str
 ) -> None:
     secret = await _made(gateway)
@@ -169,7 +169,7 @@ async def test_what_the_row_does_not_allow_is_refused_and_counts_nothing(
     assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
     assert answer.json()["remedy"]
     assert await _count(seeded) == 0
-    assert (await seeded.sql("SELECT used FROM webhooks"))[0]["used"] == 0
+    assert (await seeded.sql("SELECT used FROM webhooks"))[0]["used"] == 1
 
 
 async def test_milliseconds_and_other_names_are_understood(gateway: Running, seeded: Database) -> None:
@@ -239,6 +239,16 @@ async def test_beyond_the_quota_only_what_reduces_a_position_is_taken(gateway: R
         assert (await client.post(PATH, json=leaving)).status_code == 202
     rows = await seeded.sql("SELECT side, is_reduce_only FROM signals ORDER BY seq")
     assert [(row["side"], row["is_reduce_only"]) for row in rows] == [("buy", False), ("sell", True)]
+
+
+async def test_failed_messages_use_up_the_quota(gateway: Running, seeded: Database) -> None:
+    secret = await _made(gateway, sizing="risk", size="100", quota_per_hour=3)
+    wrong: tuple[dict[str, Any], ...] = ({"timestamp": 1, "timenow": ...}, {"colour": "red"}, {"stop_loss": "1"})
+    codes = [(await _send(gateway, _message(secret, **change))).json()["code"] for change in (*wrong, *wrong)]
+    assert codes == ["WEBHOOK_TIME", "FIELD_UNKNOWN", "SIZE_WRONG", *["WEBHOOK_QUOTA"] * 3]
+    (row,) = await seeded.sql("SELECT used FROM webhooks")
+    assert row["used"] == 3
+    assert (await _send(gateway, _message(secret[:-1]))).status_code == 401, "only who has the secret is told of the quota"
 
 
 async def test_only_tradingviews_addresses_where_the_row_says_so(
@@ -353,7 +363,7 @@ async def test_an_address_past_its_limit_is_refused_before_its_message_is_read(
     async with raw_redis(redis_url) as redis:
         async for key in redis.scan_iter("fks:limit:*"):
             await redis.delete(key)
-    settings: dict[str, Any] = {"http": {**WAIT, "behind_proxy": True}, "auth": {"anonymous_per_hour": 3}}
+    settings: dict[str, Any] = {"http": {**WAIT, "behind_proxy": True}, "auth": {"anonymous_per_hour": 4}}
     async with (
         running(seeded, database_url, redis_url, tmp_path, **settings) as gateway,
         gateway.client(None) as client,
@@ -361,8 +371,9 @@ async def test_an_address_past_its_limit_is_refused_before_its_message_is_read(
         secret = await _made(gateway)
         senders = ({"X-Forwarded-For": "203.0.113.9"}, {"X-Forwarded-For": "52.89.214.238"})
         for sender in senders:
-            found = [await client.post(PATH, content=raw, headers=sender) for raw in (b"{", b"[]", b"{}", b"{}")]
-            assert [answer.status_code for answer in found] == [400, 422, 401, 429], "whatever is wrong counts"
+            wrong = (b"x" * 300_000, b"{", b"[]", b"{}", b"{}")
+            found = [await client.post(PATH, content=raw, headers=sender) for raw in wrong]
+            assert [answer.status_code for answer in found] == [413, 400, 422, 401, 429], "whatever is wrong counts"
         afar, tradingview = senders
         unread = await client.post(PATH, content=b"x" * 300_000, headers=afar)
         assert (unread.status_code, unread.json()["code"]) == (429, "RATE_LIMITED"), "413 if it had been read"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from decimal import Decimal
 from typing import Any
 
 from fks.model.ids import client_order_id, intent_id
 from fks.model.order import Role
+from fks.model.untrusted import decimal_of
 from fks.store.db import Database
 
 _ROLES = (Role.ENTRY, Role.EXIT, Role.ORDER)
@@ -38,7 +38,7 @@ def _execution(body: dict[str, Any], at: Any) -> dict[str, Any]:
     return {
         "exec_id": str(body["exec_id"]),
         "side": body["side"],
-        "quantity": Decimal(str(body["qty"])),
-        "price": Decimal(str(body["price"])),
+        "quantity": decimal_of(body["qty"]),
+        "price": decimal_of(body["price"]),
         "at": at,
     }

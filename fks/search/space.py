@@ -291,8 +291,9 @@ def _number(name: str, value: Any) -> Decimal:
         raise _wrong(f"{name}: {shown(value)} {error}", _FORMS.format(name=name)) from None
 
 
-def _exact(value: Any) -> Decimal:
-    return value if isinstance(value, Decimal) else Decimal(repr(value))
+def _exact(value: float) -> Decimal:
+    """Return the number of a strategy's own field, or of a dimension that is bounded already."""
+    return Decimal(repr(value))
 
 
 def _wrong(message: str, remedy: str) -> InputError:

@@ -1,0 +1,83 @@
+"""Numbers and JSON from outside are read by `fks.model.untrusted` alone, where they are bounded."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("fks/api", "fks/search")
+CONVERSIONS = {"int", "float", "Decimal"}
+PARSERS = {"json.loads", "json.load", "orjson.loads", "msgspec.json.decode"}
+#: reason -> files, or functions of a file, that convert or parse: no value there comes from outside as it was sent.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "results of numpy": (
+        "fks/search/challenge.py", "fks/search/evaluate.py", "fks/search/montecarlo.py", "fks/search/objectives.py",
+        "fks/search/overfitting.py", "fks/search/run.py", "fks/search/stability.py", "fks/search/plans.py::_drawn",
+        "fks/search/plans.py::_Guided.__init__", "fks/search/plans.py::_Guided._thresholds",
+        "fks/api/columns.py::_texts", "fks/api/routes/history.py::_pages", "fks/api/routes/indicators.py::_values",
+    ),
+    "dimensions, which space_of bounds": (
+        "fks/search/space.py::Dimension.size", "fks/search/space.py::Dimension.at", "fks/search/space.py::Dimension.end",
+        "fks/search/space.py::Dimension.as_dict", "fks/search/space.py::_range", "fks/search/space.py::_exact",
+        "fks/search/plans.py::_distribution", "fks/search/plans.py::_plain",
+    ),
+    "clocks and settings of this process": (
+        "fks/api/auth.py::Throttle.may_look_up", "fks/api/auth.py::Tokens._refusal", "fks/api/limits.py::_up",
+        "fks/api/logins.py::Logins.access_token", "fks/api/logins.py::Logins._check_lock",
+        "fks/api/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Gateway.beat",
+        "fks/api/routes/webhooks.py::_count_refused",
+    ),
+    "rows of PostgreSQL, and values that our processes published": (
+        "fks/api/account_limits.py::gauges_of", "fks/api/account_limits.py::limits_of",
+        "fks/api/routes/market.py::_of_bars", "fks/api/routes/market.py::_number",
+    ),
+    "answers of our own scripts in Redis": (
+        "fks/api/limits.py::Limits._take", "fks/api/idempotency.py::Idempotency.begin",
+    ),
+    "a text of fixed length, or signed by us": (
+        "fks/api/tracing.py::trace_of", "fks/api/logins.py::Logins.session_of",
+    ),
+    "JSON that we wrote ourselves": (
+        "fks/api/auth.py::use_ticket", "fks/api/emergency_stop.py::EmergencyStop._answer",
+        "fks/api/graphql/calls.py::call", "fks/api/idempotency.py::Idempotency._opened",
+        "fks/api/jobs.py::submit_once", "fks/api/why.py::Why._trace",
+    ),
+}  # fmt: skip
+
+
+def conversions(tree: ast.AST, place: str) -> Iterator[str]:
+    """Yield `file::function` of each call that converts a value which the source does not name as a constant."""
+    for node in ast.iter_child_nodes(tree):
+        inner = place
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{place}{'.' if '::' in place else '::'}{node.name}"
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in PARSERS or (name in CONVERSIONS and not all(map(_is_constant, node.args))):
+                yield inner
+        yield from conversions(node, inner)
+
+
+def _is_constant(node: ast.expr) -> bool:
+    names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name)]
+    return isinstance(node, ast.Compare) or all(name.isupper() for name in names)
+
+
+def test_values_from_outside_are_converted_in_one_module() -> None:
+    found = set()
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            found |= set(conversions(ast.parse(path.read_text()), path.relative_to(ROOT).as_posix()))
+    allowed = {place for places in ALLOWED.values() for place in places}
+    bare = {place for place in found if place not in allowed and place.partition("::")[0] not in allowed}
+    assert not bare, "use fks.model.untrusted, or name the place in ALLOWED with the reason"
+    assert not {place for place in allowed if not any(f"{one}::".startswith(f"{place}::") for one in found)}, "unused"
+
+
+def test_the_rule_sees_a_bare_conversion() -> None:
+    source = (
+        "class A:\n def f(self, x):\n  int(x); Decimal(str(x)); json.loads(x); int('5'); float(NS); int(x == 1)\nint(y)"
+    )
+    assert list(conversions(ast.parse(source), "m.py")) == ["m.py::A.f"] * 3 + ["m.py"]

@@ -129,7 +129,11 @@ class GatewayClient:
         headers = {} if not csrf else {"X-CSRF-Token": csrf}
         if key is not None:
             headers["Idempotency-Key"] = key
-        content = None if body is None else orjson.dumps(body)
+        try:
+            content = None if body is None else orjson.dumps(body)
+        except TypeError:  # too deep, or a whole number beyond 64 bits
+            text = "the form holds a value that the gateway does not take"
+            raise Refusal(422, "FIELD_WRONG", text, "write fewer levels, or a smaller number") from None
         return _answer(await self._call(method, caller, path, headers=headers, content=content))
 
     async def _call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -28,6 +29,13 @@ class Form:
         if not found:
             raise Refusal(422, "FIELD_MISSING", f"{label or name} is missing", "fill it in and send the form again")
         return found
+
+    def whole(self, name: str, what: str, remedy: str, *, most: int = 10**9) -> int:
+        """Return a field that is a whole number from 0 to `most`. Errors: Refusal 422 FIELD_WRONG."""
+        text = self.text(name)
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) > most:
+            raise Refusal(422, "FIELD_WRONG", f"{text[:40]!r} is no {what}", remedy)
+        return int(text)
 
     def is_ticked(self, name: str) -> bool:
         """Return whether a checkbox was ticked."""

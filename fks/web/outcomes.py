@@ -27,7 +27,7 @@ async def show(site: Site, request: Request) -> Response:
     """Return the present outcome of a signal or an order; the fragment asks again while it is not final."""
     visit = await site.visit(request)
     tries = request.query_params.get("n", "0")
-    number = int(tries) if tries.isdigit() and len(tries) < 6 else TRIES_MAX
+    number = int(tries) if tries.isdecimal() and len(tries) < 6 else TRIES_MAX
     outcome = await outcome_of(visit, request.path_params["id"])
     return site.fragment(
         request,

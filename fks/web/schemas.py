@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from fks.model.untrusted import decimal_of
 from fks.web.client import Refusal
 from fks.web.forms import Form
 
@@ -83,10 +84,13 @@ def _value(field: Field, text: str) -> Any:
     try:
         if field.kind == "boolean":
             return text == "true"
-        if field.kind == "integer":
-            return int(text)
-        if field.kind == "number":
-            return float(text)
+        if field.kind in ("integer", "number"):
+            number = decimal_of(text)
+            if field.kind == "number":
+                return float(number)
+            if number != number.to_integral_value():
+                raise ValueError("has a fraction")
+            return int(number)
         if field.kind == "json":
             return orjson.loads(text) if text[:1] in "[{" else text
     except ValueError:

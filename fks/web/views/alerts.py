@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from fks.model.untrusted import decimal_of
 from fks.web.client import Refusal
 from fks.web.forms import Form
 from fks.web.page import Outcome
@@ -48,13 +49,11 @@ async def settle(visit: Visit, form: Form) -> Outcome:
 
 async def silence(visit: Visit, form: Form) -> Outcome:
     """Hold matching alerts back for a while."""
-    minutes = form.needed("minutes", "for how long")
-    if not minutes.isdigit():
-        raise Refusal(422, "FIELD_WRONG", f"{minutes!r} is no number of minutes", "write 60 for an hour")
+    minutes = form.whole("minutes", "number of minutes", "write 60 for an hour")
     body = {
         "event": form.text("event") or "*",
         "component": form.text("component") or "*",
-        "minutes": int(minutes),
+        "minutes": minutes,
         "reason": form.needed("reason", "a reason"),
     }
     await visit.change("POST", "/alerts/silences", body, csrf=form.text("csrf"))
@@ -101,10 +100,10 @@ async def remove(visit: Visit, form: Form) -> Outcome:
 
 def _amount(form: Form, field: str) -> float | int:
     try:
-        number = float(form.text(field))
+        number = decimal_of(form.text(field))
     except ValueError:
         raise Refusal(422, "FIELD_WRONG", f"{field}: {form.text(field)!r} is no number", "write 10 or 0.5") from None
-    return int(number) if field == "count" else number
+    return int(number) if field == "count" else float(number)
 
 
 async def channel(visit: Visit, form: Form) -> Outcome:

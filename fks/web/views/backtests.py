@@ -131,8 +131,9 @@ async def search(visit: Visit, form: Form) -> Outcome:
             422, "SPACE_MISSING", "no parameter has a range", "write LOW:HIGH or LOW:HIGH:STEP in a field, like 10:50:5"
         )
     body = {**_common(form), "params": params_of(fixed, kind["params"]), "space": space}
-    trials = form.text("trials")
-    body["plan"] = {"method": form.text("method") or "tpe"} | ({"trials": int(trials)} if trials.isdigit() else {})
+    body["plan"] = {"method": form.text("method") or "tpe"}
+    if form.text("trials"):
+        body["plan"]["trials"] = form.whole("trials", "number of trials", "write 100")
     body["objectives"] = [form.text("objective") or "sharpe"]
     body["validation"] = {"kind": form.text("validation") or "holdout"}
     answer = (await visit.change("POST", "/optimizations", body, csrf=form.text("csrf"), key=_key(form))).body

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from fks.web.client import Refusal
 from fks.web.forms import Form
 from fks.web.page import Outcome
 from fks.web.visits import Visit
@@ -30,11 +29,8 @@ async def load_series(visit: Visit) -> dict[str, Any]:
 async def enable(visit: Visit, form: Form) -> Outcome:
     """Collect a symbol and fetch its history."""
     body: dict[str, Any] = {"symbol": form.needed("symbol", "the symbol")}
-    days = form.text("history")
-    if days:
-        if not days.isdigit() or len(days) > 6:
-            raise Refusal(422, "FIELD_WRONG", f"{days!r} is no number of days", "write 30, or leave it empty")
-        body["history"] = int(days)
+    if form.text("history"):
+        body["history"] = form.whole("history", "number of days", "write 30, or leave it empty")
     if form.text("exchange"):
         body["exchange"] = form.text("exchange")
     if form.text("timeframes"):
@@ -47,10 +43,8 @@ async def enable(visit: Visit, form: Form) -> Outcome:
 
 async def sync(visit: Visit, form: Form) -> Outcome:
     """Fetch the history of a collected symbol again, or further back."""
-    days = form.needed("history", "how many days")
-    if not days.isdigit() or not 0 < int(days) <= 10_000:
-        raise Refusal(422, "FIELD_WRONG", f"{days!r} is no number of days", "write 30")
-    body = {"symbol": form.needed("symbol", "the symbol"), "history": int(days)}
+    days = form.whole("history", "number of days", "write 30")
+    body = {"symbol": form.needed("symbol", "the symbol"), "history": days}
     if form.text("exchange"):
         body["exchange"] = form.text("exchange")
     items = (await visit.change("POST", "/assets/enable", body, csrf=form.text("csrf"))).body["items"]

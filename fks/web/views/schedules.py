@@ -37,12 +37,12 @@ async def load_one(visit: Visit) -> dict[str, Any]:
 
 async def add(visit: Visit, form: Form) -> Outcome:
     """Add a schedule."""
-    every, params = form.text("every_s"), form.text("params")
+    params = form.text("params")
     body: dict[str, Any] = {"name": form.needed("name", "the name"), "action": form.needed("action", "the action")}
     if form.text("cron"):
         body["cron"] = form.text("cron")
-    if every:
-        body["every_s"] = _whole(every)
+    if form.text("every_s"):
+        body["every_s"] = form.whole("every_s", "whole number of seconds", "write 3600 for an hour")
     if params:
         body["params"] = _object(params)
     answer = (await visit.change("POST", "/schedules", body, csrf=form.text("csrf"))).body
@@ -72,12 +72,6 @@ async def remove(visit: Visit, form: Form) -> Outcome:
 
 def _path(name: str) -> str:
     return f"/schedules/{quote(name, safe='')}"
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise Refusal(422, "FIELD_WRONG", f"{text!r} is no whole number of seconds", "write 3600 for an hour")
-    return int(text)
 
 
 def _object(text: str) -> dict[str, Any]:

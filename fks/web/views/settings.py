@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 
-from fks.web.client import Refusal
 from fks.web.forms import Form
 from fks.web.page import Outcome
 from fks.web.visits import Visit
@@ -43,10 +42,7 @@ def _made(answer: dict[str, Any]) -> Outcome:
 
 
 def _version(form: Form, name: str) -> int:
-    text = form.text(name)
-    if not text.isdigit() or len(text) > 18:
-        raise Refusal(422, "FIELD_WRONG", f"{text!r} is no version", "load the page again")
-    return int(text)
+    return form.whole(name, "version", "load the page again")
 
 
 def _value(text: str) -> Any:

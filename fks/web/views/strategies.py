@@ -83,8 +83,8 @@ async def change(visit: Visit, form: Form) -> Outcome:
     kind = None if row is None else entry_of(found, row["strategy"])
     if row is None or kind is None:
         raise Refusal(404, "INSTANCE_UNKNOWN", f"there is no instance {name!r}", "see the list of strategies")
-    version = form.text("version")
-    body = {"params": params_of(form, kind["params"]), "base_version": int(version) if version.isdigit() else 0}
+    version = form.whole("version", "version", "load the page again")
+    body = {"params": params_of(form, kind["params"]), "base_version": version}
     path = f"/strategies/{quote(name, safe='')}/params"
     answer = (await visit.change("POST", path, body, csrf=form.text("csrf"))).body
     return Outcome(f"{name} runs version {answer['version']} from the next bar on.", kind="good")

@@ -67,11 +67,8 @@ async def logout(visit: Visit, form: Form) -> Outcome:
 async def token(visit: Visit, form: Form) -> Outcome:
     """Make an API token; it is shown once."""
     body: dict[str, Any] = {"name": form.needed("name", "the name"), "scope": form.text("scope") or "read"}
-    days = form.text("days")
-    if days:
-        if not days.isdigit() or not 0 < int(days) <= 3660:
-            raise Refusal(422, "FIELD_WRONG", f"{days!r} is no number of days", "write 1 to 3660, or leave it empty")
-        body["expires_in_s"] = int(days) * _DAY_S
+    if form.text("days"):
+        body["expires_in_s"] = _DAY_S * form.whole("days", "number of days", "write 1 to 3660, or leave it empty")
     answer = (await visit.change("POST", "/tokens", body, csrf=form.text("csrf"))).body
     details = (("Token", str(answer["token"])), ("Scope", str(answer["scope"])))
     return Outcome("The token is made. Copy it now: it is not shown again.", kind="good", details=details)

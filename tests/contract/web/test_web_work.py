@@ -344,6 +344,30 @@ async def test_rules_and_channels_are_edited(web: Web, seeded: Database) -> None
         assert "Channel ops is removed" in gone.text
 
 
+async def test_no_number_in_a_form_is_an_error_of_the_page(web: Web, seeded: Database) -> None:
+    await fill(seeded)
+    one = {"symbol": "BTCUSDT", "strategy": "sma_cross", "timeframe": "1m", "size": "1000", "key": "3" * 32}
+    rule = {"name": "mine", "kind": "rate", "on": "x", "severity": "info"}
+    forms: tuple[tuple[str, dict[str, str], str], ...] = (
+        ("/data/enable", {"symbol": "BTCUSDT"}, "history"), ("/data/sync", {"symbol": "BTCUSDT"}, "history"),
+        ("/users/token", {"name": "t"}, "days"), ("/settings/rollback", {"reason": "r", "base": "0"}, "version"),
+        ("/schedules/add", {"name": "s", "action": "backup"}, "every_s"), ("/alerts/save", rule, "count"),
+        ("/alerts/silence", {"reason": "r"}, "minutes"), ("/backtests/search", {**one, "p.fast": "2:9"}, "trials"),
+        ("/strategies/change", {"instance": "x"}, "version"), ("/strategies/change", {"instance": "x"}, "p.fast"),
+        ("/schedules/add", {"name": "s", "action": "backup"}, "params"),
+        ("/settings/change", {"key": "risk.notional_max_order", "reason": "r", "base": "0"}, "value"),
+    )  # fmt: skip
+    deep = '{"a":' + "[" * 400 + "]" * 400 + "}"
+    async with web.client() as browser:
+        csrf = await administrator(web, browser)
+        for path, form, field in forms:
+            for value in ("1e999990", "9" * 4000, "9" * 30, "²", "nan", "inf", deep, "[" * 5000):
+                sent = {"csrf": csrf, "version": "1", **form, field: value}
+                answer = await browser.post(f"/app{path}", data=sent)
+                assert answer.status_code in (400, 409, 422), (path, field, value[:20], answer.status_code)
+    assert web.log.lines == []
+
+
 async def test_second_factor_is_set_up_in_the_page(web: Web, seeded: Database) -> None:
     await add_user(web.gateway, "eve", "admin")
     async with web.client() as browser:

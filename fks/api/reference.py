@@ -70,7 +70,7 @@ PROBLEMS: dict[str, str] = {
     "PART_DOWN": "503: a part of the system that the call needs is down; `part` names it; nothing was changed",
     "FIELD_UNKNOWN": "422: the order has an unknown field",
     "QUANTITY": "422: the quantity is missing",
-    "NUMBER": "422: not a positive, finite decimal number of at most 40 digits",
+    "NUMBER": "422: not a positive, finite decimal number of at most 40 digits; of a parameter, one beyond 50 digits",
     "PRICE": "422: the order type needs this price, or takes none",
     "SYMBOL": "422: the symbol is missing",
     "SIDE": "422: neither buy nor sell",

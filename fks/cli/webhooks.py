@@ -30,7 +30,7 @@ def webhooks() -> None:
     "at the stop-loss.",
 )
 @click.option("--size", required=True, help="See --sizing.")
-@click.option("--quota", type=int, default=60, show_default=True, help="Signals in an hour.")
+@click.option("--quota", type=int, default=60, show_default=True, help="Messages in an hour.")
 @click.option("--confidence-min", default="0.6", show_default=True, help="Lowest confidence, where a message has one.")
 @click.option("--tradingview-only", is_flag=True, help="Take messages from TradingView's four addresses alone.")
 @as_json
@@ -68,7 +68,7 @@ def add(
 @click.option("--symbol", "symbols", multiple=True, help="Symbols that it may trade from now on; repeat it for more.")
 @click.option("--sizing", type=click.Choice(["payload", "quantity", "notional", "risk"]), help="Needs --size.")
 @click.option("--size", help="See 'fks webhooks add'.")
-@click.option("--quota", type=int, help="Signals in an hour.")
+@click.option("--quota", type=int, help="Messages in an hour.")
 @click.option("--confidence-min", help="Lowest confidence, where a message has one.")
 @click.option("--tradingview-only/--any-address", default=None, help="TradingView's four addresses alone, or any.")
 @as_json

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import re
 import time
@@ -89,6 +90,8 @@ BODIES: dict[str, tuple[Any, ...]] = {
     "/strategies/{id}/challengers": ({"params": {"fast": 5, "slow": 20, "tp_pct": 1.5}},),
     "/graphql": ({"query": "query($l: Long) { orders(limit: $l) { items { symbol } } }", "variables": {"l": 1}},),
 }  # fmt: skip
+#: (path, code) of bodies that a gateway in a test refuses as they stand, after it has read their numbers.
+REFUSED = [("/config/versions", "CONFIG_ROLLING"), ("/monitor/api/discover/", "HOST_NOT_ALLOWED")]
 _QUERIES = ("{ orders(limit: %s) { items { symbol } } }", "query($l: Long = %s) { fills(limit: $l) { next } }")
 _HOOK_FIELDS = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "confidence", "timestamp", "close")
 _UNKNOWN_ORDER = "a" * 32
@@ -208,6 +211,17 @@ class Fuzz:
                 if status >= 500 or took_s > ANSWER_S_MAX or cpu_s > BLOCKED_S_MAX:
                     wrong.append(f"{status} {took_s:.2f} s, loop {cpu_s:.2f} s: {case}")
         return count, wrong
+
+
+async def assert_no_number_hurts(gateway: Running, db: Database, *, each: int | None, least: int) -> None:
+    """Send at least `least` requests, `each` as in `Fuzz.cases`, then read everything that was stored. The sample is
+    that of FKS_FUZZ_SEED."""
+    fuzz = Fuzz(gateway, db)
+    assert await fuzz.prepare() == REFUSED, "a body is refused for another reason than its numbers"
+    count, wrong = await fuzz.walk(fuzz.cases(each, random.Random(int(os.environ.get("FKS_FUZZ_SEED", "25")))))
+    assert wrong == []
+    assert count >= least
+    assert (await fuzz.walk(fuzz.reads()))[1] == [], "a number that was stored breaks a read"
 
 
 class _Blocked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -18,7 +19,7 @@ from fks.api.exact import dump, number
 from fks.api.query import moment
 from fks.config.settings import Http
 from fks.model.errors import InputError
-from fks.model.untrusted import parse
+from fks.model.untrusted import check_text, decimal_of, number_of, parse, whole_of
 from fks.process.callers import address_of, admits_peer, is_local, is_own_origin
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15, places=12)
@@ -50,7 +51,37 @@ def test_any_bytes_are_json_or_one_clear_error(body: bytes) -> None:
         parse(body)
     except InputError as error:
         refused = (error.code, error.status)
-    assert refused in (None, ("JSON_MALFORMED", 400))
+    assert refused in (None, *((code, 400) for code in ("JSON_MALFORMED", "JSON_NUMBER", "JSON_DEPTH")))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_taken"),
+    [
+        ("9" * 50, True), ("9" * 51, False), ("-" + "9" * 50, True), ("1e49", True), ("1e50", False), ("1e-50", True),
+        ("1e-51", False), ("0." + "0" * 49 + "1", True), ("0." + "1" * 51, False), ("0e999990", False),
+        ("1e999990", False), ("-1E+999990", False), ("0", True), ("-0.0", True), ("1e+0000000000005", False),
+    ],
+)  # fmt: skip
+def test_a_number_is_bounded_as_text_and_in_json(text: str, is_taken: bool) -> None:
+    for convert in (decimal_of, whole_of, number_of):
+        with nullcontext() if is_taken else pytest.raises(ValueError, match="digits"):
+            assert decimal_of(text) == Decimal(text)
+            convert(text)
+    with nullcontext() if is_taken else pytest.raises(InputError, match="the body has a number that has more"):
+        assert parse(f"[{text}]".encode()) == [Decimal(text)]
+    with nullcontext() if is_taken else pytest.raises(InputError, match="has more than 50 digits"):
+        check_text(text)
+
+
+def test_a_text_that_is_no_number_is_not_bounded() -> None:
+    for text in ("", "x" * 900, "12e4567-a1", "1e9:1e999990", "nan"):
+        check_text(text)
+
+
+def test_integers_beyond_64_bits_are_read_exactly() -> None:
+    found = parse(b"[9223372036854775807, 9223372036854775808, 99999999999999999999999999]")
+    assert [type(one) for one in found] == [int, Decimal, Decimal]
+    assert found[2] == Decimal(10**26 - 1)
 
 
 def test_values_beyond_json_are_encoded() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from fks.api import hub as hubs
 from fks.api.client import Client, Topic, topics_of
-from fks.model.untrusted import parse
 from fks.api.hub import Hub
 from fks.clock import FakeClock
+from fks.model.untrusted import parse
 from fks.store.bus import Bus
 from tests.support.ports import CollectingLog
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +34,7 @@ class Many(Protected):
     kind: Literal["a", "b", "c"] = "a"
     mood: Mood = Mood.CALM
     free: float = 1.0
+    count: int = 1
 
     def warmup(self) -> int:
         return 1
@@ -96,6 +98,26 @@ def test_a_wrong_space_names_the_parameter(wanted: dict[str, Any], fixed: dict[s
         space_of(SmaCross, wanted, fixed)
     with pytest.raises(InputError, match="no bounds of its own"):
         space_of(Many, {"free": None})
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("name", ["free", "count"])
+def test_a_number_in_a_space_is_planned_or_refused_at_once(name: str, method: Literal["grid", "random", "tpe"]) -> None:
+    plan, planned, codes = Plan(method=method, trials=3), 0, set[str]()
+    for value in ("1e999990", "-1e999990", "1e-999990", "9" * 5000, "1e49", "1e17", "1e-9", "nan", "-0", "3", 10**400):
+        forms: tuple[object, ...] = (
+            f"{value},1", [value, 1], f"1:{value}", f"1:{value}:2", f"{value}:1e30", f"-1e17:{value}", f"1:{value}:log",
+            f"1:9:{value}", {"low": 1, "high": value}, {"low": value, "high": 1e30, "step": value}, {"choices": value},
+        )  # fmt: skip
+        for form in forms:
+            began_s = time.process_time()
+            try:
+                planned += bool(planner_of(plan, space_of(Many, {name: form})).ask())
+            except InputError as error:
+                codes.add(error.code)
+            assert time.process_time() - began_s < 0.5, (value, form)
+    assert planned > 10
+    assert codes <= {"SPACE_WRONG", "NUMBER"}
 
 
 def test_a_grid_over_a_continuous_parameter_says_what_to_do() -> None:

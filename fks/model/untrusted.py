@@ -1,8 +1,8 @@
 """Numbers and JSON from outside (requests, webhooks, search spaces, settings over HTTP), bounded before conversion.
 
 A short text can be a number that is dear to use: `int(Decimal("1e999990"))` takes 19 s, and the text of it a megabyte.
-So a number has at most DIGITS_MAX digits and lies between 1e-50 and 1e50 in size, and JSON is at most DEPTH_MAX deep,
-whatever field it is for. What passes is cheap as int, float or text. Other modules of `fks.api` and `fks.search`
+So in every field a number has at most DIGITS_MAX digits and lies between 1e-50 and 1e50 in size, and JSON is at most
+DEPTH_MAX deep. Within these bounds a number is cheap as int, float or text. Other modules of `fks.api` and `fks.search`
 convert no value from outside by themselves (tests/meta/test_numbers.py).
 """
 
@@ -69,7 +69,7 @@ def number_of(value: object) -> int | float:
 
 
 def check_text(text: str) -> None:
-    """Refuse a text that is a number out of bounds; what takes it may convert it. Errors: InputError 422 NUMBER."""
+    """Refuse a text that is a number out of bounds. Errors: InputError 422 NUMBER."""
     if _NUMBER.fullmatch(text.strip()):
         try:
             decimal_of(text)

@@ -19,8 +19,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "fks/api/columns.py::_texts", "fks/api/routes/history.py::_pages", "fks/api/routes/indicators.py::_values",
     ),
     "dimensions, which space_of bounds": (
-        "fks/search/space.py::Dimension.size", "fks/search/space.py::Dimension.at", "fks/search/space.py::Dimension.end",
-        "fks/search/space.py::Dimension.as_dict", "fks/search/space.py::_range", "fks/search/space.py::_exact",
+        "fks/search/space.py::Dimension.size", "fks/search/space.py::Dimension.at",
+        "fks/search/space.py::Dimension.end", "fks/search/space.py::Dimension.as_dict", "fks/search/space.py::_range", "fks/search/space.py::_exact",
         "fks/search/plans.py::_distribution", "fks/search/plans.py::_plain",
     ),
     "clocks and settings of this process": (

@@ -121,7 +121,7 @@ class Fuzz:
         self._gateway, self._db, self._search, self._secret = gateway, db, "", ""
 
     async def prepare(self) -> list[tuple[str, str]]:
-        """Make what the routes change: an instance, a search, a webhook, an order and an account of NinjaTrader. Return
+        """Make an instance, a search, a webhook, an order and an account of NinjaTrader for the routes to change. Return
         (path, code) of the bodies that are refused as they stand: their numbers would not be reached."""
         await add_instance(self._db, "a", "sma_cross", {"fast": 10, "slow": 30})
         await self._db.sql(
@@ -166,7 +166,7 @@ class Fuzz:
                 yield Case("POST", "/webhooks/tv/test", _filled({**body, "secret": ""}, value))
 
     def reads(self) -> Iterator[Case]:
-        """Yield a request for every read: what was stored must not break them."""
+        """Yield a request for every read: no stored number may break one."""
         for path, operations in schema(self._gateway.app)["paths"].items():
             if "get" in operations:
                 yield Case("GET", self._url(path))
@@ -197,15 +197,15 @@ class Fuzz:
         return re.sub(r"\{\w+(:\w+)?\}", "x", path)
 
     async def walk(self, cases: Iterator[Case]) -> tuple[int, list[str]]:
-        """Send each; return how many there were and what was wrong: 5xx, an answer that took longer than
-        ANSWER_S_MAX twice, a loop that one of them blocked for longer than BLOCKED_S_MAX."""
+        """Send each; return their number and the faults: 5xx, an answer that took longer than ANSWER_S_MAX twice, a
+        request that blocked the loop for longer than BLOCKED_S_MAX."""
         wrong: list[str] = []
         count = 0
         async with self._gateway.client() as client, _Blocked() as blocked:
             for case in cases:
                 count += 1
                 status, took_s = await _sent(client, case)
-                if took_s > ANSWER_S_MAX:  # once it may have been the machine: what the number costs comes again
+                if took_s > ANSWER_S_MAX:  # once it may have been the machine; a dear number is dear again
                     took_s = min(took_s, (await _sent(client, case))[1])
                 cpu_s = blocked.take()
                 if status >= 500 or took_s > ANSWER_S_MAX or cpu_s > BLOCKED_S_MAX:
@@ -214,8 +214,8 @@ class Fuzz:
 
 
 async def assert_no_number_hurts(gateway: Running, db: Database, *, each: int | None, least: int) -> None:
-    """Send at least `least` requests, `each` as in `Fuzz.cases`, then read everything that was stored. The sample is
-    that of FKS_FUZZ_SEED."""
+    """Send at least `least` requests, `each` as in `Fuzz.cases`, then read all that was stored. FKS_FUZZ_SEED chooses
+    the sample."""
     fuzz = Fuzz(gateway, db)
     assert await fuzz.prepare() == REFUSED, "a body is refused for another reason than its numbers"
     count, wrong = await fuzz.walk(fuzz.cases(each, random.Random(int(os.environ.get("FKS_FUZZ_SEED", "25")))))

@@ -36,7 +36,9 @@ async def test_json_too_deep_is_refused_and_its_key_is_free_again(
             refused = await client.post("/alerts/silences", content=raw, headers=key)
             assert (refused.status_code, refused.json()["code"]) == (400, "JSON_DEPTH"), refused.text
             assert refused.json()["remedy"]
-        rows = await seeded.sql("SELECT phase, status FROM audit_log WHERE action = 'POST /alerts/silences' ORDER BY id")
+        rows = await seeded.sql(
+            "SELECT phase, status FROM audit_log WHERE action = 'POST /alerts/silences' ORDER BY id"
+        )
         assert [tuple(row.values()) for row in rows] == [("requested", None), ("answered", 400)] * 3
         good = await client.post("/alerts/silences", json={"minutes": 1}, headers=key)
         assert good.status_code == 201, good.text

@@ -248,7 +248,9 @@ async def test_failed_messages_use_up_the_quota(gateway: Running, seeded: Databa
     assert codes == ["WEBHOOK_TIME", "FIELD_UNKNOWN", "SIZE_WRONG", *["WEBHOOK_QUOTA"] * 3]
     (row,) = await seeded.sql("SELECT used FROM webhooks")
     assert row["used"] == 3
-    assert (await _send(gateway, _message(secret[:-1]))).status_code == 401, "only who has the secret is told of the quota"
+    assert (await _send(gateway, _message(secret[:-1]))).status_code == 401, (
+        "only who has the secret is told of the quota"
+    )
 
 
 async def test_only_tradingviews_addresses_where_the_row_says_so(

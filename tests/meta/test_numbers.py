@@ -20,8 +20,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "dimensions, which space_of bounds": (
         "fks/search/space.py::Dimension.size", "fks/search/space.py::Dimension.at",
-        "fks/search/space.py::Dimension.end", "fks/search/space.py::Dimension.as_dict", "fks/search/space.py::_range", "fks/search/space.py::_exact",
-        "fks/search/plans.py::_distribution", "fks/search/plans.py::_plain",
+        "fks/search/space.py::Dimension.end", "fks/search/space.py::Dimension.as_dict",
+        "fks/search/space.py::_range", "fks/search/space.py::_exact", "fks/search/plans.py::_distribution",
+        "fks/search/plans.py::_plain",
     ),
     "clocks and settings of this process": (
         "fks/api/auth.py::Throttle.may_look_up", "fks/api/auth.py::Tokens._refusal", "fks/api/limits.py::_up",

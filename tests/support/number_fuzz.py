@@ -197,7 +197,7 @@ class Fuzz:
         return re.sub(r"\{\w+(:\w+)?\}", "x", path)
 
     async def walk(self, cases: Iterator[Case]) -> tuple[int, list[str]]:
-        """Send each; return their number and the faults: 5xx, an answer that took longer than ANSWER_S_MAX twice, a
+        """Send each; return their number and the faults: 5xx, an answer that took longer than ANSWER_S_MAX thrice, a
         request that blocked the loop for longer than BLOCKED_S_MAX."""
         wrong: list[str] = []
         count = 0
@@ -205,7 +205,9 @@ class Fuzz:
             for case in cases:
                 count += 1
                 status, took_s = await _sent(client, case)
-                if took_s > ANSWER_S_MAX:  # once it may have been the machine; a dear number is dear again
+                for _ in range(
+                    2 if took_s > ANSWER_S_MAX else 0
+                ):  # once it may have been the machine; a dear number is dear again
                     took_s = min(took_s, (await _sent(client, case))[1])
                 cpu_s = blocked.take()
                 if status >= 500 or took_s > ANSWER_S_MAX or cpu_s > BLOCKED_S_MAX:

@@ -222,8 +222,11 @@ async def test_unknown_paths_methods_and_bodies_are_problems(gateway: Running) -
         wrong = await client.put("/orders")
         await _problem(wrong, 405, "METHOD_NOT_ALLOWED")
         assert "GET" in wrong.headers["allow"]
-        for body in (b"{", b"", b'{"a": NaN}', b'{"name": "x", "name": "y"}', b"\xff", b"[" * 100_000):
+        for body in (b"{", b"", b'{"a": NaN}', b'{"name": "x", "name": "y"}', b"\xff", b"[" * 64):
             await _problem(await client.post("/accounts", content=body), 400, "JSON_MALFORMED")
+        await _problem(await client.post("/accounts", content=b"[" * 65), 400, "JSON_DEPTH")
+        await _problem(await client.post("/accounts", content=b"[" * 100_000), 400, "JSON_DEPTH")
+        await _problem(await client.post("/accounts", content=b'{"initial_balance": 1e999}'), 400, "JSON_NUMBER")
         await _problem(await client.post("/accounts", content=b" " * 300_000), 413, "BODY_TOO_LARGE")
         await _problem(await client.post("/accounts", json={"name": "x", "nmae": "y"}), 422, "INVALID")
         for balance in (True, "abc", "Infinity", "1e999999", "-1", None, []):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import fields
@@ -15,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fks.model.errors import ConfigError, InputError
+from fks.model.untrusted import parse
 from fks.prop_rules.account import AccountState
 from fks.prop_rules.rules import REQUIRED, News, RuleGroup
 
@@ -37,8 +37,8 @@ def parse_group(text: str, name: str) -> RuleGroup:
     Errors: ConfigError naming the file and each wrong key.
     """
     try:
-        data = json.loads(text, parse_float=Decimal) if name.endswith(".json") else _toml(text)
-    except ValueError as error:
+        data = parse(text.encode()) if name.endswith(".json") else _toml(text)
+    except (ValueError, InputError) as error:
         raise ConfigError(f"{name} cannot be read: {error}", remedy=_DOCS) from None
     try:
         return RuleGroup.model_validate(data)
@@ -103,14 +103,14 @@ def parse_state(text: str, name: str) -> AccountState:
     """Return the account values of a JSON text; docs/prop-firms.md has its form. Errors: InputError STATE_WRONG."""
     known = {field.name for field in fields(AccountState)}
     try:
-        data = json.loads(text, parse_float=Decimal)
+        data = parse(text.encode())
         unknown = sorted(set(data) - known) if isinstance(data, dict) else []
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}")
         return TypeAdapter(AccountState).validate_python(data)
     except ValidationError as error:
         wrong = "; ".join(_fault(fault["loc"], fault["msg"]) for fault in error.errors())
-    except ValueError as error:
+    except (ValueError, InputError) as error:
         wrong = str(error)
     raise InputError(
         f"{name}: {wrong}", code="STATE_WRONG", status=422, remedy=f"the keys are {' '.join(sorted(known))}"

@@ -78,10 +78,11 @@ gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }
 	@$(FKS) up $(ARGS)
 
-wheel: install ## the package as one file in dist/, for the machines of a cluster
+wheel: install ## FKS as one file in dist/, with constraints.txt beside it, to install anywhere
+	@$(BIN)/python scripts/web_assets.py --required
 	@rm -rf build dist/fks-*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
-	@rm -rf build && ls dist/fks-*.whl
+	@rm -rf build && cp constraints.txt dist/ && ls dist/fks-*.whl dist/constraints.txt
 
 # A head and two workers on this machine, each with a home of its own: what `ray up cluster.yaml` does on several.
 MULTI := .fks-multi

@@ -12,6 +12,7 @@ from fks import __version__
 
 #: command -> (module with an attribute of the command's name, dashes as underscores; one-line help)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("fks.cli.demo", "Run a backtest on the shipped sample, with its report; starts no server."),
     "up": ("fks.cli.up", "Start everything and show what happens; Ctrl-C stops it in order."),
     "down": ("fks.cli.up", "Stop a system that runs in the background."),
     "node": ("fks.cli.node", "Run this machine as the head or a worker of a cluster."),

@@ -171,7 +171,7 @@ def run(
     if trades is not None:
         click.echo(f"trades: {write_trades(result, trades)}", err=as_json)
     if report is not None or not (no_report or as_json):
-        written = _write_report(ctx, result, document, report)
+        written = write_report(ctx, result, document, report)
         if written is not None:
             click.echo(f"report: {written}", err=as_json)
     if expect is not None:
@@ -343,7 +343,7 @@ def show_account(document: dict[str, Any], *, seconds: float | None = None) -> N
     click.echo(f"\nfingerprints: inputs {document['inputs_hash'][:16]}, fills {document['fills_hash'][:16]}")
 
 
-def _write_report(ctx: click.Context, result: Result, document: dict[str, Any], report: str | None) -> Path | None:
+def write_report(ctx: click.Context, result: Result, document: dict[str, Any], report: str | None) -> Path | None:
     """Write the report to the file asked for, or under FKS_HOME/reports; return its path.
 
     Errors: OSError for a file that was asked for. The default one is a convenience: a warning is printed.
@@ -814,7 +814,7 @@ def _report_of_job(ctx: click.Context, job: dict[str, Any], report: str) -> Path
             f"backtest {job['id']} has other inputs now than when it ran: its data, its strategy or [risk] changed",
             remedy="submit it again, or use 'fks backtest run'",
         )
-    return _write_report(ctx, fresh, document_of(fresh, source=source), report)
+    return write_report(ctx, fresh, document_of(fresh, source=source), report)
 
 
 @backtest.command()

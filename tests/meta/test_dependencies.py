@@ -8,11 +8,10 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[2]
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _used() -> set[str]:
@@ -31,10 +30,20 @@ def _used() -> set[str]:
 
 def test_every_declared_dependency_is_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {_normalised(re.split(r"[\[<>=;! ]", line)[0]) for line in project["dependencies"]}
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     modules: dict[str, set[str]] = {}
     for module, distributions in packages_distributions().items():
         for name in distributions:
-            modules.setdefault(_normalised(name), set()).add(module)
+            modules.setdefault(canonicalize_name(name), set()).add(module)
     used = _used()
     assert {name for name in declared if not modules.get(name, set()) & used} == set()
+
+
+def test_every_dependency_ends_before_a_version_that_was_not_tested() -> None:
+    """`pip install` of the wheel, without constraints.txt, gets no major version that FKS never ran with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = re.findall(r"^([^#=\s]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    tested = {canonicalize_name(name): version for name, version in lines}
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    assert [str(one) for one in wanted if not {part.operator for part in one.specifier} & {"==", "<"}] == []
+    assert [str(one) for one in wanted if not one.specifier.contains(tested[canonicalize_name(one.name)])] == []

@@ -1,4 +1,4 @@
-"""Files that start a cluster: cluster.yaml by Ray's own validator, the systemd units, the wheel."""
+"""Files that start a cluster: cluster.yaml by Ray's own validator, the systemd units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -194,27 +193,3 @@ def test_unit_restarts_its_keeper_and_spares_its_children(role, tmp_path):
     done = subprocess.run([analyze, "verify", "--man=no", str(copy)], capture_output=True, text=True, timeout=30)
     complaints = [line for line in done.stderr.splitlines() if file.name in line]
     assert (done.returncode, complaints) == (0, [])
-
-
-def test_wheel_contains_all_files_of_a_node(tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("fks", "actors"):
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "serve_app.py"):
-        shutil.copy(REPOSITORY / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*command, "-w", str(tmp_path), str(source)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (wheel,) = tmp_path.glob("fks-*.whl")
-    held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        str(path.relative_to(REPOSITORY))
-        for place in ("fks", "actors")
-        for path in (REPOSITORY / place).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert sorted(wanted - held) == []
-    assert "serve_app.py" in held
-    entry = next(name for name in held if name.endswith("entry_points.txt"))
-    assert "fks = fks.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()

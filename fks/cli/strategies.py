@@ -199,9 +199,10 @@ def new(ctx: click.Context, name: str, as_json: bool) -> None:
     emit({"name": name, "file": str(file), "test": str(test)}, as_json=as_json, schema="fks.strategy-new/1")
     if not as_json:
         click.echo(f"wrote {file}\n  and {test}")
-        click.echo(f"next: fks strategies check {name}; fks backtest run {name}")
-        click.echo(f"      fks strategies add my-{name} {name} --symbol BTC/USDT --account demo    # on paper, after 'fks up'")
-        click.echo(f"its tests need pytest: python -m pytest {test}")
+        click.echo(
+            f"next: fks strategies check {name}; fks backtest run {name}; python -m pytest {test} (needs pytest)"
+        )
+        click.echo(f"trade it on paper: fks up; fks strategies add my-{name} {name} --symbol BTC/USDT --account demo")
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────

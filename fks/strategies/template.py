@@ -39,7 +39,8 @@ class {kind}(Protected):
         """
         top = np.concatenate([[np.nan], highest(bars.high, self.entry)[:-1]])
         bottom = np.concatenate([[np.nan], lowest(bars.low, self.leave)[:-1]])
-        return self.protect(bars, hold(bars.close > top, bars.close < bottom))
+        # `~(close >= bottom)` is also true while there is no bottom yet (NaN): flat until both are known
+        return self.protect(bars, hold(bars.close > top, ~(bars.close >= bottom)))
 '''
 
 TEST = '''\

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fks.files.sample import sample_tape
 from fks.model.errors import InputError
 from fks.strategies.check import check_strategy
 from fks.strategies.registry import NarrowCatalogue, load_catalogue, source_hash
@@ -24,7 +25,9 @@ def test_the_template_is_a_strategy_that_passes_its_check(tmp_path: Path) -> Non
     entry = catalogue.entries["mine"]
     assert (entry.origin, entry.error) == ("file", "")
     assert "highest high" in entry.summary
-    assert check_strategy(catalogue.make("mine", {"entry": 5})) == []
+    minutes = sample_tape().bars()[:3000]
+    for params in ({}, {"entry": 5}, {"entry": 5, "leave": 3}):  # in the second the low is known after the high
+        assert check_strategy(catalogue.make("mine", params), [minutes]) == []
 
 
 def test_the_tests_of_the_template_pass_and_find_a_mistake(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "fks/search/plans.py::_plain",
     ),
     "clocks and settings of this process": (
-        "fks/api/auth.py::Throttle.may_look_up", "fks/api/auth.py::Tokens._refusal", "fks/api/limits.py::_up",
+        "fks/api/auth.py::Throttle.may_look_up", "fks/api/limits.py::_up",
         "fks/api/logins.py::Logins.access_token", "fks/api/logins.py::Logins._check_lock",
         "fks/api/account_limits.py::_limit", "fks/api/routes/auth.py::_answer", "fks/api/gateway.py::Gateway.beat",
         "fks/api/routes/webhooks.py::_count_refused",

@@ -21,6 +21,17 @@ _STREAMS: dict[Stream, str] = {
     Stream.SILENT: "silent beyond its limit: not trusted until a trade arrives, or REST proves the silence for as long",
     Stream.SILENT_LAGGING: "both",
 }
+#: the transitions of a feed's usual life
+PICTURE = """stateDiagram-v2
+    direction LR
+    [*] --> COLD
+    COLD --> BACKFILL: subscribed
+    BACKFILL --> LIVE: nothing is missing
+    LIVE --> BACKFILL: a gap
+    LIVE --> STALE: disconnected or silent
+    STALE --> BACKFILL: subscribed again
+    STALE --> LIVE: trusted again
+    LIVE --> OFF: stopped"""
 
 
 def document() -> str:
@@ -34,6 +45,10 @@ def document() -> str:
 
 This page is made of the tables of `fks/feed/machine.py` by `python -m fks.feed.document > docs/feeds.md`; a test keeps
 it true. The collector gives each feed its events and performs the actions that the feed returns.
+
+```mermaid
+{PICTURE}
+```
 
 ## States
 | State | Meaning |

@@ -24,6 +24,24 @@ _STATES: dict[State, tuple[str, str]] = {
     State.REJECTED: ("the venue's definitive no", "no"),
     State.ABSENT: ("UNKNOWN, proven never to have arrived", "no, but watched"),
 }
+#: the transitions that most orders take
+PICTURE = """stateDiagram-v2
+    [*] --> DENIED: a check failed
+    [*] --> SENDING: committed, then sent once
+    [*] --> INTENDED: a leg waits for its entry
+    INTENDED --> SENDING: its entry is filled
+    INTENDED --> ABANDONED: not needed
+    SENDING --> REJECTED: a definitive no
+    SENDING --> UNKNOWN: no proof
+    SENDING --> ACCEPTED: a stop rests
+    SENDING --> WORKING: in the book
+    UNKNOWN --> WORKING: found
+    UNKNOWN --> ABSENT: proven absent
+    ACCEPTED --> FILLED: triggered
+    WORKING --> PARTIAL: a fill
+    PARTIAL --> FILLED: the last fill
+    WORKING --> FILLED: filled
+    WORKING --> CANCELLED: cancelled"""
 
 
 def table() -> str:
@@ -78,6 +96,12 @@ An order has one **state** and, beside it, one open **request** (none, cancel, r
 6. Where the venue keeps the bracket (NinjaTrader), it alone places, resizes and ends SL and TP. Each leg becomes an
    order with its first report (row 43); it is compared with the position and never placed, renewed or cancelled here.
    An exit goes out at once: the venue ends the legs for it. A position whose live stops cover too little for 5 s pages.
+
+The usual ways (all of them are in the [table](#transitions)):
+
+```mermaid
+{PICTURE}
+```
 
 ## States
 | State | Meaning | Money at risk |

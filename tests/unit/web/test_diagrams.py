@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
 from fks.api.machines import feed_machine, order_machine
+from fks.feed import document as feeds
+from fks.orders import document as orders
 from fks.web import diagrams
 
 NASTY = 'x"]; click n0 "javascript:alert(1)" %%{init}%% <b>&'
@@ -23,9 +31,22 @@ def test_every_row_of_a_machine_is_in_its_document() -> None:
     numbers = [row["number"] for row in order_machine()["transitions"]]
     assert numbers == sorted(numbers)
     assert {1, 42, 44} <= set(numbers)
-    feeds = feed_machine()
-    assert {state["name"] for state in feeds["states"]} == {"COLD", "BACKFILL", "LIVE", "STALE", "OFF"}
-    assert "    BACKFILL --> LIVE" in diagrams.machine(feeds)
+    feed = feed_machine()
+    assert {state["name"] for state in feed["states"]} == {"COLD", "BACKFILL", "LIVE", "STALE", "OFF"}
+    assert "    BACKFILL --> LIVE" in diagrams.machine(feed)
+
+
+@pytest.mark.parametrize(("text", "machine"), [(orders.PICTURE, order_machine), (feeds.PICTURE, feed_machine)])
+def test_arrows_of_the_docs_are_transitions(text: str, machine: Callable[[], dict[str, Any]]) -> None:
+    known = {
+        (before, after)
+        for row in machine()["transitions"]
+        for before in row["before"] or ["[*]"]
+        for after in row["states"]
+    }
+    drawn = set(re.findall(r"(\S+) --> (\w+)", text)) - {("[*]", "COLD")}  # a feed begins without an event
+    assert len(drawn) >= 6
+    assert drawn <= known
 
 
 def test_names_of_others_stay_in_their_labels() -> None:

@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: install compiled web-assets up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
+.PHONY: install compiled web-assets docs up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
         wheel gpu-up multi-up multi-down multi-logs multi-status multi-build multi-update
 
 install: $(STAMP) ## virtualenv and the pinned packages
@@ -24,6 +24,9 @@ compiled: install # what tests import, compiled once: else each test process rew
 
 web-assets: install ## fetch the npm packages of the pages (make install does, where the registry can be reached)
 	@$(BIN)/python scripts/web_assets.py
+
+docs: install ## the guide: a site of docs/, which the gateway serves at /guide/
+	@$(BIN)/python scripts/guide.py
 
 up: install ## start everything and watch it (Ctrl-C stops it)
 	@$(FKS) up $(ARGS)
@@ -72,7 +75,7 @@ monitor-dashboard: ## open the monitor page in a browser, or print where it is
 	@$(BIN)/python scripts/monitor_dashboard.py
 
 clean: ## caches and the virtualenv; never your data
-	rm -rf $(VENV) .web-packages fks/web/vendor build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .web-packages fks/web/vendor fks/web/guide build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }

@@ -65,7 +65,7 @@ def test_there_is_a_page_for_every_job() -> None:
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
     broken = []
-    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             if not target.startswith("http") and not (page.parent / target).exists():
                 broken.append(f"{page.name}: {target}")

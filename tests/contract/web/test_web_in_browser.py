@@ -44,7 +44,7 @@ SEEN_RULES = {
 #: Pages that are judged with their head and navigation, which are the same on every page; and what is judged of the rest.
 WHOLE = ("login", "dashboard", "monitor")
 REST = "{exclude: [['header.top'], ['nav.side'], ['footer']]}"
-SHOWN = ("dashboard", "signals", "orders", "accounts", "stop")
+SHOWN = ("dashboard", "signals", "orders", "accounts", "stop", "alerts")
 
 
 @pytest.fixture(autouse=True)

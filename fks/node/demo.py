@@ -6,11 +6,13 @@ from fks.config.settings import Settings
 from fks.store.db import Database
 from fks.store.facts import Facts
 
-#: id, strategy, params, symbol, timeframe, account, size in quote; fast enough that a reader sees one trade in a minute
+_FAST = {"fast": 3, "slow": 8}
+#: id, strategy, params, symbol, timeframe, account, size in quote; fast enough that one trade is seen in a minute.
+#: Each entry is protected, by a stop near enough to be reached now and then; one of the stops follows the price
 INSTANCES: tuple[tuple[str, str, dict[str, object], str, str, str, str], ...] = (
-    ("sma-btc-1s", "sma_cross", {"fast": 3, "slow": 8}, "BTCUSDT", "1s", "demo", "500"),
-    ("ema-eth-5s", "ema_cross", {"fast": 3, "slow": 8}, "ETHUSDT", "5s", "demo", "500"),
-    ("sma-btc-paper", "sma_cross", {"fast": 3, "slow": 8}, "BTCUSDT", "5s", "paper", "500"),
+    ("sma-btc-1s", "sma_cross", {**_FAST, "sl_pct": 0.1, "tp_pct": 0.2}, "BTCUSDT", "1s", "demo", "500"),
+    ("ema-eth-5s", "ema_cross", {**_FAST, "sl_pct": 0.2, "trail_pct": 0.2}, "ETHUSDT", "5s", "demo", "500"),
+    ("sma-btc-paper", "sma_cross", {**_FAST, "sl_pct": 0.2, "tp_pct": 0.4}, "BTCUSDT", "5s", "paper", "500"),
 )
 
 

@@ -1,0 +1,76 @@
+"""README.md is short, its generated sections are current, and its table of features fits this code."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _load() -> Any:
+    spec = importlib.util.spec_from_file_location("fks_readme", ROOT / "scripts" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+readme = _load()
+PEERS, COMPARED, MISSING = readme.load()
+PRESENT = next(row for row in COMPARED if row.marks[0] == "●" and row.present)
+LACKING = next(row for row in COMPARED if row.marks[0] == "○" and row.absent)
+
+
+@pytest.fixture(scope="module")
+def names() -> Any:
+    return readme.Names()
+
+
+def test_each_feature_names_what_exists_and_what_must_not(names: Any) -> None:
+    assert list(readme.wrong(PEERS, COMPARED, MISSING, names)) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        replace(PRESENT, proof=PRESENT.proof + "_x"),
+        replace(PRESENT, present=("POST /nothing",)),
+        replace(PRESENT, present=("fks nothing",)),
+        replace(PRESENT, present=("risk.nothing",)),
+        replace(PRESENT, present=("MARGIN",)),
+        replace(PRESENT, marks=PRESENT.marks[1:]),
+        replace(LACKING, absent=("/graphql",)),
+        replace(LACKING, absent=("fks optimize run",)),
+        replace(LACKING, absent=("alerts.discord_webhook_url",)),
+        replace(LACKING, absent=("fks/search/*.py",)),
+        replace(LACKING, absent=("EXPOSURE_CORRELATED",)),
+    ],
+    ids=lambda row: str(row.absent or row.present or len(row.marks)),
+)
+def test_a_false_row_is_found(row: Any, names: Any) -> None:
+    assert len(list(readme.wrong(PEERS, [row], [], names))) == 1
+
+
+def test_present_features_do_not_stand_before_missing_ones(names: Any) -> None:
+    assert list(readme.wrong(PEERS, [PRESENT, LACKING], [], names)) == ["what FKS lacks stands first"]
+
+
+def test_each_missing_feature_names_what_is_absent_or_was_never_run() -> None:
+    assert not [row.name for row in MISSING if not row.absent and "never" not in row.name]
+
+
+def test_readme_shows_the_tables() -> None:
+    text = readme.PAGE.read_text()
+    assert readme.written(text, readme.sections(PEERS, COMPARED, MISSING)) == text
+
+
+def test_readme_is_a_first_screen() -> None:
+    assert len(readme.PAGE.read_text().splitlines()) <= 130
+    assert (ROOT / "docs" / "images" / "kill.gif").stat().st_size < 2_000_000

@@ -90,7 +90,7 @@ def _names(file: Path) -> set[str]:
 
 def table(mutations: Sequence[Mutation] = MUTATIONS) -> str:
     """Return the table of the docs."""
-    lines = ["| | Claim | Mutation | in | Fails |", "|---|---|---|---|---|"]
+    lines = [f"{len(mutations)} mutations:", "", "| | Claim | Mutation | in | Fails |", "|---|---|---|---|---|"]
     for mutation in mutations:
         path, _, name = mutation.test.partition("::")
         lines.append(

@@ -20,8 +20,7 @@ restart that a person wants is not counted. The tree may change while it runs.
 Not taken over: `significant` children and auto_shutdown.
 
 How it works: an event changes what is wanted of some nodes; `settle` then does whatever has become possible, until
-nothing has. `fks.supervision.opentree` knows the order of stops and the order of starts, here is what is wanted and
-why.
+nothing has. `_stop_next` has the order of stops, `_start_next` the order of starts.
 """
 
 from __future__ import annotations

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
+import click
 import pytest
+
+from fks.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -117,3 +121,49 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`((?:fks|actors|tests|scripts|benchmarks|deploy|docs)/[\w/.-]*)`", (ROOT / page).read_text())
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def commands_shown(text: str) -> list[str]:
+    """Return the `fks` commands in the blocks and code spans of a page, without comments; `a|b` becomes two."""
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.S)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    lines = [line for block in blocks for line in re.split(r"\n| ; | && | \| ", block)] + spans
+    found = []
+    for line in lines:
+        shown = re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S* )*(?:\S*/)?fks (\S.*)", line)
+        if shown:
+            command = re.split(r"\s+#\s", shown[1])[0].replace("\\|", "|").translate(str.maketrans("", "", "[]"))
+            found += [" ".join(words) for words in product(*(word.split("|") for word in command.split()))]
+    return found
+
+
+def unknown_part(words: list[str]) -> str:
+    """Return the first word of a command line that is no command or option of `fks`, "" when there is none."""
+    command: click.Command = cli
+    place = 0
+    while place < len(words):
+        word, place = words[place].partition("=")[0], place + 1
+        if re.match(r"--?[a-z]", word):
+            option = next((p for p in command.params if word in (*p.opts, *p.secondary_opts)), None)
+            if option is None and word not in ("-h", "--help"):
+                return word
+            takes = option is not None and not getattr(option, "is_flag", False) and "=" not in words[place - 1]
+            place += 1 if takes else 0
+        elif isinstance(command, click.Group):
+            sub = command.get_command(click.Context(command), word)
+            if sub is None:
+                is_name = re.fullmatch(r"[a-z][a-z-]*", word) and not command.invoke_without_command
+                return word if is_name else ""
+            command = sub
+    return ""
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
+    shown = commands_shown(page.read_text())
+    assert not [f"fks {line}: {word}" for line in shown if (word := unknown_part(line.split()))]
+
+
+@pytest.mark.parametrize("line", ["nothing", "assets list --all -e kraken", "data nothing BTCUSDT", "up --nothing 1"])
+def test_a_command_that_does_not_exist_is_found(line: str) -> None:
+    assert unknown_part(line.split())

@@ -36,7 +36,7 @@ SHOWN = {
     ("its feeds live", "`kill-collector`"): "`kill -9` collector, feeds live again",
     ("SIGSTOP orders", "`stop-orders`"): "order manager hangs (SIGSTOP)",
     ("kill -9 supervisor", "`supervisor`"): "`kill -9` supervisor",
-    ("PostgreSQL killed and restarted", "`postgres`"): "PostgreSQL killed",
+    ("PostgreSQL killed and restarted", "`postgres`"): "PostgreSQL killed, from its first connection",
     ("Redis killed and flushed", "`redis`"): "Redis killed and flushed",
     ("kill -9 GCS (on disk, the default)", "`gcs-stored`"): "`kill -9` Ray's GCS",
     ("kill -9 keeper", "`keeper`"): "`kill -9` keeper, until `fks up` has taken over",

@@ -1,7 +1,8 @@
-"""Write two sections of README.md from docs/features.toml: the comparison, and what is not there yet.
+"""Write the generated sections of README.md: comparison and missing features (docs/features.toml), recovery times
+(docs/recovery.md).
 
-python scripts/features.py           # print what is wrong: names that do not exist, a README that is out of date
-python scripts/readme.py --write   # write the sections
+    python scripts/readme.py           # print each name that is wrong, and whether README.md is out of date
+    python scripts/readme.py --write   # write the sections
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TABLE = ROOT / "docs" / "features.toml"
 PAGE = ROOT / "README.md"
 RECOVERY = ROOT / "docs" / "recovery.md"
 MARKS = "●◐○–"
-#: rows of docs/recovery.md that README.md shows: (its first two cells) -> the words here
+#: rows of docs/recovery.md that README.md shows: (its first two cells) -> its label here
 SHOWN = {
     ("kill -9 orders", "`kill-orders`"): "`kill -9` order manager",
     ("kill -9 orders, 1,000 open orders: reconciled", "`orders-1000`"): "the same with 1,000 open orders, reconciled",
@@ -57,7 +58,7 @@ class Feature:
 
 
 def load() -> tuple[tuple[str, ...], list[Feature], list[Feature]]:
-    """Return the peers, the rows of the comparison, and what is missing."""
+    """Return the peers, the rows of the comparison, and the missing features."""
     found = tomllib.loads(TABLE.read_text())
     compared = [Feature(**_tuples(row) | {"marks": tuple(row["marks"].split())}) for row in found["compared"]]
     missing = [Feature(name=row["text"], absent=tuple(row.get("absent", ()))) for row in found["missing"]]
@@ -145,9 +146,9 @@ def recovery() -> str:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in RECOVERY.read_text().splitlines()]
     figures = {(cells[0], cells[1]): (cells[2], cells[4]) for cells in rows if len(cells) == 6}
     lines = ["| Fault | Detected | Serving again |", "|---|---|---|"]
-    for key, words in SHOWN.items():
+    for key, label in SHOWN.items():
         detected, serving = figures[key]
-        lines.append(f"| {words} | {detected.replace('-', '')} | {serving} |")
+        lines.append(f"| {label} | {detected.replace('-', '')} | {serving} |")
     return "\n".join(lines)
 
 

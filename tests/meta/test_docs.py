@@ -133,27 +133,27 @@ def commands_shown(text: str) -> list[str]:
         shown = re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S* )*(?:\S*/)?fks (\S.*)", line)
         if shown:
             command = re.split(r"\s+#\s", shown[1])[0].replace("\\|", "|").translate(str.maketrans("", "", "[]"))
-            found += [" ".join(words) for words in product(*(word.split("|") for word in command.split()))]
+            found += [" ".join(parts) for parts in product(*(part.split("|") for part in command.split()))]
     return found
 
 
-def unknown_part(words: list[str]) -> str:
-    """Return the first word of a command line that is no command or option of `fks`, "" when there is none."""
+def unknown_part(line: list[str]) -> str:
+    """Return the first part of a command line that is no command or option of `fks`, "" when there is none."""
     command: click.Command = cli
     place = 0
-    while place < len(words):
-        word, place = words[place].partition("=")[0], place + 1
-        if re.match(r"--?[a-z]", word):
-            option = next((p for p in command.params if word in (*p.opts, *p.secondary_opts)), None)
-            if option is None and word not in ("-h", "--help"):
-                return word
-            takes = option is not None and not getattr(option, "is_flag", False) and "=" not in words[place - 1]
+    while place < len(line):
+        name, place = line[place].partition("=")[0], place + 1
+        if re.match(r"--?[a-z]", name):
+            option = next((p for p in command.params if name in (*p.opts, *p.secondary_opts)), None)
+            if option is None and name not in ("-h", "--help"):
+                return name
+            takes = option is not None and not getattr(option, "is_flag", False) and "=" not in line[place - 1]
             place += 1 if takes else 0
         elif isinstance(command, click.Group):
-            sub = command.get_command(click.Context(command), word)
+            sub = command.get_command(click.Context(command), name)
             if sub is None:
-                is_name = re.fullmatch(r"[a-z][a-z-]*", word) and not command.invoke_without_command
-                return word if is_name else ""
+                is_name = re.fullmatch(r"[a-z][a-z-]*", name) and not command.invoke_without_command
+                return name if is_name else ""
             command = sub
     return ""
 
@@ -161,7 +161,7 @@ def unknown_part(words: list[str]) -> str:
 @pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
 def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
     shown = commands_shown(page.read_text())
-    assert not [f"fks {line}: {word}" for line in shown if (word := unknown_part(line.split()))]
+    assert not [f"fks {line}: {part}" for line in shown if (part := unknown_part(line.split()))]
 
 
 @pytest.mark.parametrize("line", ["nothing", "assets list --all -e kraken", "data nothing BTCUSDT", "up --nothing 1"])

@@ -126,7 +126,7 @@ def ours(seconds: float) -> tuple[float, float, int, int, dict[str, float]]:
     """Measure our tree; also return how many actors it has and the PSS of each part in MiB."""
     with tempfile.TemporaryDirectory(prefix="fo-") as temp:
         Path(temp).chmod(0o755)
-        system = System.at(Path(temp) / "home", FKS_SUPERVISION_HEARTBEAT_S="1")
+        system = System.at(Path(temp) / "home", FKS_SUPERVISION_HEARTBEAT_S="1", FKS_WEB_ENABLED="true")
         try:
             system.up()
             system.wait_for_fills(2)

@@ -214,14 +214,14 @@ class Outside:
         return found
 
     def everything(self) -> list[int]:
-        """Return the pids of the whole system but ourselves, the keeper first: for a power cut."""
+        """Return the pids of the whole system but ourselves, the keeper and its parent first: for a power cut."""
         found = set(self.node.pids.values())
         for pid in list(found):
             with contextlib.suppress(psutil.Error):
                 found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
-        keeper = self.node.pids.get("keeper", 0)
+        first = [pid for name in ("keeper-parent", "keeper") if (pid := self.node.pids.get(name, 0))]
         found |= {task.pid for task in (*self.tasks(), *self.of_home())}
-        return [keeper, *sorted(found - {keeper, os.getpid()})]
+        return [*first, *sorted(found - {*first, os.getpid()})]
 
     # ── what is here, and may it be hurt? ────────────────────────────────────────────────────────
     async def roster(self) -> Roster:

@@ -287,7 +287,7 @@ def _install_at_boot(paths: Paths, role: str, options: list[str], *, is_json: bo
     how = install(BootEntry(paths, role, command, kept))
     text = {
         "systemd": "starts at boot: a systemd unit of this user",
-        "cron": "starts at boot: a line @reboot in this user's crontab; no systemd restarts a keeper that dies",
+        "cron": "starts at boot: a line @reboot in this user's crontab",
     }.get(how, "does NOT start at boot: this account has neither systemd nor cron; see deploy/*.service")
     if not is_json:
         click.echo(f"this node {text}")

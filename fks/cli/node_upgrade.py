@@ -69,11 +69,13 @@ def _others(paths: Paths, build: str) -> bool:
 def _replace_keeper(paths: Paths, pid: int, *, is_json: bool) -> None:
     from fks.cli.up import run_keeper
     from fks.node import boot
-    from fks.node.lock import holder_of
+    from fks.node.lock import PARENT_LOCK, holder_of
     from fks.process.handle import kill
 
     is_by_systemd = boot.is_running(paths)
-    kill([pid])  # it leaves what runs to the next keeper; asked to stop it would stop everything
+    parent = holder_of(paths.run / PARENT_LOCK)
+    # it leaves what runs to the next keeper; asked to stop it would stop everything
+    kill([parent, pid] if parent else [pid])
     end = time.monotonic() + BY_SYSTEMD_S
     while time.monotonic() < end:
         holder = holder_of(paths.run / "keeper.lock")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fks.config.settings import Settings
     from fks.node.build import Site
 
+ANSWER_S = 15.0  # until a keeper that is being started again answers
 UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
 DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
 WORKERS_S = 40.0  # more, when a head ends its workers first
@@ -93,6 +94,7 @@ def run_keeper(
     from fks.node.lock import AlreadyRunning
 
     try:
+        _check_free(paths, is_detached=is_detached and not unit)
         if is_detached:
             _detach(paths, is_json=is_json, unit=unit)
         else:
@@ -102,6 +104,34 @@ def run_keeper(
             print_running(paths, found.pid, is_json=is_json)
         return False
     return True
+
+
+def _check_free(paths: Paths, *, is_detached: bool) -> None:
+    """Raise AlreadyRunning when this home has a keeper, or a parent that is about to start one.
+
+    With `is_detached` a keeper that has lost its parent is given another one first.
+    """
+    import threading
+
+    from fks.model.errors import OutageError
+    from fks.node.control_socket import ask
+    from fks.node.lock import PARENT_LOCK, AlreadyRunning, holder_of
+
+    end = time.monotonic() + ANSWER_S
+    while True:
+        keeper, parent = holder_of(paths.run / "keeper.lock"), holder_of(paths.run / PARENT_LOCK)
+        if keeper is None and parent is None:
+            return
+        try:
+            has_parent = ask(paths.keeper_socket, "progress").get("has_parent")
+        except OutageError:
+            if time.monotonic() < end:
+                threading.Event().wait(0.1)
+                continue
+            has_parent = False
+        if is_detached and has_parent and parent is None:
+            _by_itself(paths)
+        raise AlreadyRunning(keeper or parent or 0)
 
 
 async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
@@ -217,10 +247,7 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     from fks.config.load import load_settings
     from fks.model.errors import OutageError
     from fks.node.control_socket import ask
-    from fks.node.lock import AlreadyRunning, holder_of
 
-    if (pid := holder_of(paths.run / "keeper.lock")) is not None:
-        raise AlreadyRunning(pid)
     settings = load_settings(paths.home)
     has_failed = _by_unit(paths) if unit else None
     if has_failed is None:
@@ -258,13 +285,13 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
 
 
 def _by_itself(paths: Paths) -> Callable[[], None]:
-    """Start a keeper in a session of its own; return a check that raises why it ended."""
+    """Start a keeper, under its parent, in a session of its own; return a check that raises why it ended."""
     from fks.model.errors import ConfigError, FksError, OutageError
 
     output = paths.logs / "keeper.out"
     with open(output, "wb", opener=lambda path, flags: os.open(path, flags | os.O_APPEND, 0o600)) as sink:
         child = subprocess.Popen(
-            module("fks.node", str(paths.home)),
+            module("fks.node.parent", str(paths.home)),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -367,20 +394,26 @@ def _down(paths: Paths, *, is_all: bool) -> list[str]:
 
     from fks.model.errors import OutageError
     from fks.node.control_socket import ask
-    from fks.node.lock import holder_of, keeper_lock
+    from fks.node.lock import PARENT_LOCK, holder_of, keeper_lock
     from fks.process.handle import kill
 
-    lock = paths.run / "keeper.lock"
-    pid = holder_of(lock)
+    def wait_free(lock: Path, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while holder_of(lock) is not None and time.monotonic() < end:
+            threading.Event().wait(0.05)
+
+    lock, parent_lock = paths.run / "keeper.lock", paths.run / PARENT_LOCK
+    pid, parent = holder_of(lock), holder_of(parent_lock)
+    if parent:  # first: it would start the keeper again
+        kill([parent], signal.SIGTERM if pid is None else signal.SIGKILL)
+        wait_free(parent_lock, DOWN_S)
     stopped: list[str] = []
     if pid is not None:
         try:
             stopped += reversed(ask(paths.keeper_socket, "stop", all=is_all)["services"])
         except OutageError:
             kill([pid] if pid else [], signal.SIGTERM)
-        end = time.monotonic() + DOWN_S + (WORKERS_S if is_all else 0.0)
-        while holder_of(lock) is not None and time.monotonic() < end:
-            threading.Event().wait(0.05)
+        wait_free(lock, DOWN_S + (WORKERS_S if is_all else 0.0))
         if holder_of(lock) is not None:
             kill([pid] if pid else [])
         stopped.append("keeper")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+FULL_MB = 24  # PostgreSQL needs 16 MB at once for its write-ahead log: a disk with less than this free is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,11 @@ class Paths:
         return self.home / "database.json"
 
     @property
+    def reserve_file(self) -> Path:
+        """Return the file that the keeper removes when the disk is full (fks.node.home_disk)."""
+        return self.home / "disk.reserve"
+
+    @property
     def keeper_socket(self) -> Path:
         return self.sockets / "keeper.sock"
 
@@ -151,6 +159,12 @@ class Paths:
             _private(path, 0o700)
         self.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         return self
+
+
+def free_mb(place: Path) -> int:
+    """Return the free space, MB, of the disk that `place` is on, or will be on once it is made."""
+    found = next(parent for parent in (place, *place.parents) if parent.exists())
+    return shutil.disk_usage(found).free // 1_000_000
 
 
 def make_home(home: Path) -> None:

@@ -127,8 +127,7 @@ def ensure_secrets(paths: Paths, *, rotate: bool = False, given: Mapping[str, st
     if made:
         write_private(paths.secrets_file, _HEADER + _toml(values))
     for file, name in ((paths.ray_token_file, "ray_token"), (paths.cli_token_file, "cli_token")):
-        if not file.exists() or file.read_text() != values[name] or stat.S_IMODE(file.stat().st_mode) != 0o600:
-            write_private(file, values[name])
+        _ensure_holds(file, values[name])
     return Setup(paths.secrets_file, made, tuple(name for name in NAMES if name not in made))
 
 
@@ -159,7 +158,7 @@ def adopt_ray_token(paths: Paths, file: Path) -> None:
     if values.get("ray_token") != token:
         values["ray_token"] = token
         write_private(paths.secrets_file, _HEADER + _toml(values))
-    write_private(paths.ray_token_file, token)
+    _ensure_holds(paths.ray_token_file, token)
 
 
 def adopt_delivered_token(paths: Paths, given: Path | None) -> None:
@@ -329,6 +328,12 @@ def write_private(file: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _ensure_holds(file: Path, text: str) -> None:
+    """Write `text` with mode 0600 where the file differs: a start on a full disk writes nothing that is there."""
+    if not file.exists() or file.read_text() != text or stat.S_IMODE(file.stat().st_mode) != 0o600:
+        write_private(file, text)
 
 
 def check_private(file: Path) -> None:

@@ -225,7 +225,7 @@ def _lines(path: Path) -> list[Mapping[str, Any]]:
             value = json.loads(part)
         except ValueError:  # empty, or cut short by a crash
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value not in found[-1:]:  # written again where the disk did not confirm it
             found.append(value)
     return found
 
@@ -248,7 +248,8 @@ def _earlier(lines: Iterable[Mapping[str, Any]]) -> dict[str, Order]:
 class KillJournal:
     """The one writer of the file. Every method returns after the line is on disk.
 
-    A file that cannot be written (disk full, read-only) stops no kill: the act counts in memory and `error` says so.
+    A file that cannot be written (disk full, read-only) stops no kill: the act counts in memory, `error` says so, and
+    the line is written with the next one or by `flush`.
     `lock` comes first: two guardians never share a file.
     """
 
@@ -257,6 +258,7 @@ class KillJournal:
         self.record: KillRecord | None = None
         self.earlier: dict[str, Order] = {}  # flattening orders of the kills before it, by client order id
         self.error: str | None = None
+        self._unwritten: list[bytes] = []
         self._file: int | None = None
         self._lock: int | None = None
         self._ids: frozenset[str] = frozenset()
@@ -409,17 +411,26 @@ class KillJournal:
         record = fold([line]) if act == "engaged" else (_apply(self.record, act, line) if self.record else None)
         assert record is not None
         self.record = record
+        self._unwritten.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.flush()
+        return record
+
+    def flush(self) -> None:
+        """Write the lines that could not be written when they were made."""
         try:
-            self._write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            self.error = None
+            while self._unwritten:
+                self._write(self._unwritten[0])
+                del self._unwritten[0]
+                self.error = None
         except OSError as error:
             self.error = f"{self.path}: {error.strerror or error}"
-        return record
+            if self._file is not None:  # a part of the line may be there: `_open` ends it
+                os.close(self._file)
+                self._file = None
 
     def _write(self, data: bytes) -> None:
         file = self._open()
         if os.write(file, data) != len(data):
-            os.write(file, b"\n")
             raise OSError("only a part of a line was written")
         os.fsync(file)
 

@@ -122,6 +122,7 @@ class Guardian:
         due_skew = 0.0
         while True:
             self.beat = self._clock.monotonic()
+            self._journal.flush()
             await self._refresh()
             if self._tables.state == "up":
                 await self._follow()

@@ -20,7 +20,7 @@ from fks.store.ninja import NinjaStore
 HEALTHY, DEGRADED, DOWN = "healthy", "degraded", "down"
 #: The owner's services, and which of our components each of them became (prefix of the component's name).
 OWNER_SERVICES: dict[str, tuple[str, ...]] = {
-    "fks_main": ("keeper", "supervisor", "monitor", "scheduler", "raylet", "gcs"),
+    "fks_main": ("keeper", "keeper-parent", "supervisor", "monitor", "scheduler", "raylet", "gcs"),
     "fks_api": ("gateway", "controller", "proxy"),
     "fks_app": ("strategy",),
     "fks_ai": ("inference",),

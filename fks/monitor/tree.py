@@ -40,8 +40,9 @@ def _leaf(row: Mapping[str, Any]) -> dict[str, Any]:
 def _keepers(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return each node's keeper with its services: `raylet@w1` belongs to `keeper@w1`."""
     found = []
-    services = [row for row in rows.values() if row["kind"] == "service"]
-    keepers = [row for row in rows.values() if row["kind"] == "keeper"]
+    parents = [row for row in rows.values() if str(row["name"]).startswith("keeper-parent")]
+    services = [*parents, *(row for row in rows.values() if row["kind"] == "service")]
+    keepers = [row for row in rows.values() if row["kind"] == "keeper" and row not in parents]
     for keeper in keepers:
         place = _place(keeper)
         mine = [row for row in services if _place(row) == place]

@@ -1,4 +1,7 @@
-"""`python -m fks.node HOME`: the keeper of `fks up --detach`, without a terminal. It prints only why it failed."""
+"""`python -m fks.node HOME [RESTARTS ENDED]`: the keeper of `fks up --detach`. It prints only why it failed.
+
+RESTARTS and ENDED come from its parent (`fks.node.parent`): how often it was started again, and why the last time.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import sys
 
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node.build import check_host, make_keeper, open_site
+from fks.node.cluster_driver import Start
+from fks.node.home_disk import FULL_ERRORS, REMEDY
 from fks.node.lock import keeper_lock
 
 
-async def _run(home: str) -> None:
+async def _run(home: str, start: Start) -> None:
     paths = check_host(home)
     with keeper_lock(paths.run / "keeper.lock"):
-        keeper = make_keeper(open_site(paths))
+        keeper = make_keeper(open_site(paths), start=start)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, keeper.request_stop)
@@ -24,11 +29,17 @@ async def _run(home: str) -> None:
 def main(argv: list[str]) -> int:
     """Run until stopped. Exit 0 after an orderly end, 2 for a wrong setting, 3 when a dependency is unavailable, else
     1."""
+    start = Start(True, int(argv[1]), argv[2]) if len(argv) > 2 else Start()
     try:
-        asyncio.run(_run(argv[0]))
+        asyncio.run(_run(argv[0], start))
     except FksError as error:
         sys.stderr.write(f"{error}\n")
         return 2 if isinstance(error, ConfigError) else 3 if isinstance(error, OutageError) else 1
+    except OSError as error:
+        if error.errno not in FULL_ERRORS:
+            raise
+        sys.stderr.write(f"the disk of FKS_HOME is full ({error}); {REMEDY}\n")
+        return 3
     return 0
 
 

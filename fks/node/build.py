@@ -21,17 +21,17 @@ from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 from fks.model.ports import Log
 from fks.node import ports, preflight
-from fks.node.child_records import ChildRecords
-from fks.node.cluster_driver import KeeperContext
+from fks.node.child_records import ChildRecords, has_living
+from fks.node.cluster_driver import KeeperContext, Start
 from fks.node.head_driver import HeadDriver
 from fks.node.keeper import Keeper, ReportProgress
+from fks.node.lock import PARENT_LOCK, holder_of
 from fks.node.presence import Presence
 from fks.node.ray_node import check_head, has_gcs, resources_of
 from fks.node.services import services
 from fks.node.sim_node import SimFiles, check_market, tape_symbol
 from fks.node.spec import RestartPolicy, ServiceSpec
 from fks.node.worker_driver import WorkerDriver
-from fks.process.handle import ProcessHandle
 from fks.process.log import Redactor, open_log
 from fks.servers.embedded import PostgresServer, RedisServer
 
@@ -70,14 +70,19 @@ class Site:
         return {**found, "pid": self._pids().get("sim"), "port": self.settings.sim.port} if found else None
 
     def _pids(self) -> dict[str, int]:
-        return {"keeper": os.getpid()} | ChildRecords(self.paths.run / "keeper.json").pids()
+        parent = holder_of(self.paths.run / PARENT_LOCK)
+        own = {"keeper": os.getpid()} | ({"keeper-parent": parent} if parent else {})
+        return own | ChildRecords(self.paths.run / "keeper.json").pids()
 
 
 def check_host(home: str | Path) -> Paths:
     """Return the paths of a home that can hold a system. Errors: ConfigError for what is wrong with the machine."""
     preflight.check_interpreter()
     paths = Paths.of(home)
-    preflight.check_place(paths)
+    if has_living(paths):  # a keeper takes over what runs, also on a full disk
+        preflight.check_sockets(paths)
+    else:
+        preflight.check_place(paths)
     return paths.ensure()
 
 
@@ -96,12 +101,14 @@ def open_site(paths: Paths) -> Site:
     return Site(paths, settings, secrets, Redactor(secret_values(settings, secrets)))
 
 
-def make_keeper(site: Site, *, on_progress: ReportProgress | None = None, log: Log | None = None) -> Keeper:
+def make_keeper(
+    site: Site, *, on_progress: ReportProgress | None = None, log: Log | None = None, start: Start | None = None
+) -> Keeper:
     """Return the keeper of a node."""
     log = log or open_log("keeper", site.paths, site.settings.log, secret_values(site.settings, site.secrets))
     clock = RealClock()
     presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
-    context = KeeperContext(site.paths, site.node, clock, log, site.redactor)
+    context = KeeperContext(site.paths, site.node, clock, log, site.redactor, start or Start())
     if site.settings.node.role != "worker":
         driver = HeadDriver(context, site.settings, presence)
         return Keeper(context, site.specs(), driver, on_progress=on_progress)
@@ -161,7 +168,7 @@ def _choose_ports(settings: Settings, paths: Paths) -> Settings:
     """Return settings without a port of 0: the ports the living part of this node has, else the first block that is
     free. A port that was set is not changed: if it is taken, the start is refused when the port is needed."""
     marker = paths.run / "ports"
-    if any(ProcessHandle.find(entry.pid, entry.mark) for _, entry in ChildRecords(paths.run / "keeper.json").items()):
+    if has_living(paths):
         with contextlib.suppress(OSError, ValueError):
             return resolve_ports(settings, paths, attempt=int(marker.read_text()))
     named = {port for _, port in (ports.ray_ports(settings) | ports.sim_ports(settings)).values()}

@@ -27,6 +27,15 @@ QUERY_S = 2.0  # the keeper does not wait longer for its database
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """How this keeper was started: under a parent or not, how often it was started again, and why the last time."""
+
+    has_parent: bool = False
+    restarts: int = 0
+    ended: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class KeeperContext:
     """What the keeper and its parts are given. `make_node` returns the endpoints as they are now."""
 
@@ -35,6 +44,7 @@ class KeeperContext:
     clock: Clock
     log: Log
     redactor: Redactor = field(default_factory=Redactor)
+    start: Start = Start()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The keeper: starts everything, supervises it, answers on its control socket, stops everything.
 
 Start: all services at once; the schema as soon as PostgreSQL answers; the actor tree as soon as everything does. Until
-the first "ready" a service that fails twice ends the start with its last output. After it nothing is given up: a dead
-service is started again without an end, and the tree is deployed again when it has to be (`TreeDeployer.due`).
+the first "ready" a service that fails twice ends the start with its last output, unless the disk is full: then the
+start goes on once it is not. After it nothing is given up: a dead service is started again without an end, and the tree
+is deployed again when it has to be (`TreeDeployer.due`).
 Stop: the tree in its own reverse order, then waves of services, the highest first; a second request skips the tree.
 """
 
@@ -25,7 +26,9 @@ from fks.model.errors import FksError, InputError, OutageError
 from fks.node.child_records import ChildRecords
 from fks.node.cluster_driver import ClusterDriver, KeeperContext
 from fks.node.control_socket import ControlSocket
+from fks.node.home_disk import HomeDisk
 from fks.node.http_standby import HttpStandby
+from fks.node.lock import PARENT_LOCK, holder_of
 from fks.node.ports import check_free
 from fks.node.ray_node import SERVICE as RAY
 from fks.node.ray_node import forget_storage, ray_processes, serve_proxy
@@ -38,10 +41,12 @@ from fks.process.handle import ProcessHandle, clear_session, kill
 from fks.process.output_logs import rotate
 
 BEAT_S = 1.0
+DISK_LOOK_S = 1.0  # between two looks at the free space of FKS_HOME
 ROTATE_S = 60.0  # between two looks at the size of what the servers print
-SIDE_WORK_S = 5.0  # until work that failed beside the services is begun again
+SIDE_WORK_S = 5.0  # until work that failed beside the services, or a start on a full disk, is begun again
 TREE_LOOK_S = 1.0  # between two looks whether the tree has to be deployed
 FAILURES_MAX = 2  # of a service or of the tree at the first start; later nothing is given up
+NO_PARENT = "a keeper that dies stays dead; 'fks up --detach' starts another parent"
 RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the records
 ReportProgress = Callable[[str, str, str], None]
 
@@ -70,7 +75,8 @@ class Keeper:
         self._paths, self._clock, self._log = context.paths, clock, log
         self._worker = driver.worker_name
         self._specs = tuple(specs)
-        self._records = ChildRecords(context.paths.run / "keeper.json")
+        self._disk = HomeDisk(context.paths, clock, log)
+        self._records = ChildRecords(context.paths.run / "keeper.json", self._disk.write)
         self._since_ns = clock.now_ns()
         self._changed = asyncio.Event()
         self.ending = asyncio.Event()
@@ -99,9 +105,12 @@ class Keeper:
         control = ControlSocket(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         await control.open()
+        if (start := self._context.start).restarts:
+            self._log.warning("keeper.restarted", reason=start.ended, restarts=start.restarts)
         beside = (
             self._beside("standby", self._stand_by),
             self._beside("logs", self._rotate_logs),
+            self._beside("disk", self._look_at_disk),
             self._beside("gateway", self._grow),
         )
         works = (self._keep(), self._beat(), self._hold(), self._stop_wait(), *beside)
@@ -140,6 +149,27 @@ class Keeper:
         for service in self.services.values():
             self._report(service.name, "running")
             service.start()
+        while True:
+            try:
+                await self._bring_up()
+                break
+            except (FksError, OSError):
+                if not self._disk.is_to_blame:
+                    raise
+            await self._clock.sleep(SIDE_WORK_S)
+        self.phase = "ready"
+        self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
+        self._report("fks", "ready")
+        while True:
+            await self._need("postgres", RAY)
+            if reason := self._deployer.due():
+                self._save_node()
+                await self._deployer.redeploy(reason)
+            else:
+                await self._clock.sleep(TREE_LOOK_S)
+
+    async def _bring_up(self) -> None:
+        """Wait for the services, then make the schema and the tree; safe to repeat. Errors: FksError, OSError."""
         if not self._worker:
             await self._need("postgres")
             await self._driver.claim()
@@ -151,16 +181,6 @@ class Keeper:
         self._save_node()
         self._report("actors", "running")
         await self._first_deploy()
-        self.phase = "ready"
-        self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
-        self._report("fks", "ready")
-        while True:
-            await self._need("postgres", RAY)
-            if reason := self._deployer.due():
-                self._save_node()
-                await self._deployer.redeploy(reason)
-            else:
-                await self._clock.sleep(TREE_LOOK_S)
 
     async def _first_deploy(self) -> None:
         """Deploy the tree, FAILURES_MAX times at most. Errors: FksError when no tree runs then."""
@@ -174,7 +194,8 @@ class Keeper:
             await self._need(*self.services)
 
     def _save_node(self) -> None:
-        save_node(self._paths, self._context.make_node())
+        file = self._paths.node_file
+        self._disk.write(file.name, lambda: save_node(self._paths, self._context.make_node()))
 
     async def _find(self) -> None:
         """Take over what runs; refuse to start when another program holds a port that a new process will need."""
@@ -191,6 +212,7 @@ class Keeper:
                 return
             for service in late:
                 is_given_up = service.is_misconfigured or (service.failures >= FAILURES_MAX and not self._worker)
+                is_given_up = is_given_up and not self._disk.is_to_blame
                 if self.phase == "starting" and service.times_ready == 0 and is_given_up:
                     self._report(service.name, "failed", service.error)
                     raise service.failure(self._context.redactor)
@@ -241,6 +263,20 @@ class Keeper:
             except Exception as error:
                 self._log.error("keeper.work_failed", work=name, error=f"{type(error).__name__}: {error}")
             await self._clock.sleep(SIDE_WORK_S)
+
+    async def _look_at_disk(self) -> None:
+        """Keep the reserve, and report a full disk; services that died of it are tried again at once when it is not."""
+        before = ""
+        while True:
+            await self._disk.look()
+            if (problem := self._disk.problem) and not before:
+                self._report("disk", "degraded", problem)
+            elif before and not problem:
+                self._report("disk", "ready")
+                for service in self.services.values():
+                    service.retry()
+            before = problem
+            await self._clock.sleep(DISK_LOOK_S)
 
     async def _rotate_logs(self) -> None:
         """Rotate what the servers print; their programs do not."""
@@ -293,7 +329,7 @@ class Keeper:
             hurry.cancel()
             if not work.done():
                 await self._driver.cancel()
-            with contextlib.suppress(FksError):
+            with contextlib.suppress(FksError, OSError):
                 await work
         await self._driver.cancel()
         if self._must_end_all:
@@ -314,14 +350,26 @@ class Keeper:
     def _statuses(self) -> list[tuple[str, ServiceStatus]]:
         waits_for = self._driver.waits_for
         state = "waiting" if waits_for and self.phase != "stopping" else self.phase
-        detail = f"waits for {waits_for}" if waits_for else ""
-        rows = [("keeper", ServiceStatus("keeper", state, os.getpid(), 0, self._since_ns, detail))]
+        detail = f"waits for {waits_for}" if waits_for else self._disk.problem
+        if state == "ready" and detail:
+            state = "degraded"
+        start = self._context.start
+        rows = [
+            ("keeper", ServiceStatus("keeper", state, os.getpid(), start.restarts, self._since_ns, detail, start.ended))
+        ]
+        if start.has_parent:
+            rows.append(("keeper", self._parent_status()))
         rows += [("service", status) for service in self.services.values() for status in service.statuses()]
         if self._standby is not None and (proxy := self._standby.status()) is not None:
             rows.append(("service", proxy))
         if not self._worker:
             return rows
         return [(kind, replace(status, name=f"{status.name}@{self._worker}")) for kind, status in rows]
+
+    def _parent_status(self) -> ServiceStatus:
+        pid = holder_of(self._paths.run / PARENT_LOCK)
+        state, detail = ("down", NO_PARENT) if pid is None else ("ready", "")
+        return ServiceStatus("keeper-parent", state, pid, 0, self._since_ns, detail)
 
     async def status(self) -> dict[str, Any]:
         """Return the status document: from the database when it answers, with our own services as they are now."""
@@ -337,7 +385,9 @@ class Keeper:
             case "status":
                 return {"status": await self.status()}
             case "progress":
-                return {"phase": self.phase, "pid": os.getpid(), "version": build_id(), "steps": self.steps}
+                has_parent = self._context.start.has_parent
+                found = {"phase": self.phase, "pid": os.getpid(), "version": build_id(), "steps": self.steps}
+                return {**found, "has_parent": has_parent}
             case "stop":
                 self._must_end_all = bool(request.get("all"))
                 self.request_stop()
@@ -400,6 +450,7 @@ def clean(paths: Paths, records: ChildRecords) -> None:
     forget_storage(paths)
     clear_node(paths)
     records.remove()
+    paths.reserve_file.unlink(missing_ok=True)
     for name in RUN_FILES:
         (paths.run / name).unlink(missing_ok=True)
     shutil.rmtree(paths.sockets, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Lock that admits one keeper per FKS_HOME; the kernel frees it when its holder dies, however it dies."""
+"""Lock that admits one keeper per FKS_HOME, and one parent of it; the kernel frees it when its holder dies, however."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 from fks.config.machine import can_reach, process_space
 from fks.model.errors import FksError
 
+PARENT_LOCK = "parent.lock"  # beside the keeper's: held by the process that starts it again (fks.node.parent)
 TRIES = 5
+SIZE = 256  # bytes of the file: pid and process space of the holder
 
 
 class AlreadyRunning(FksError):
@@ -30,8 +32,9 @@ def keeper_lock(file: Path) -> Iterator[None]:
     try:
         if not _take(handle):
             raise AlreadyRunning(holder_of(file) or 0)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} {process_space()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock counts, who holds it is not shown
+            # over what a killed holder wrote, which needs no new block
+            os.pwrite(handle, f"{os.getpid()} {process_space()}".ljust(SIZE).encode(), 0)
         yield
         os.ftruncate(handle, 0)
     finally:
@@ -57,7 +60,7 @@ def holder_of(file: Path) -> int | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid, _, space = os.pread(handle, 256, 0).decode(errors="replace").strip().partition(" ")
+        pid, _, space = os.pread(handle, SIZE, 0).decode(errors="replace").strip().partition(" ")
         return int(pid) if pid.isdigit() and can_reach(space) else 0
     finally:
         os.close(handle)

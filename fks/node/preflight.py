@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 from pathlib import Path
 
 from fks.config.home import windows_drive
-from fks.config.paths import Paths, make_home
-from fks.model.errors import ConfigError
+from fks.config.paths import Paths, free_mb, make_home
+from fks.model.errors import ConfigError, FksError, OutageError
 
 PYTHON_MIN = (3, 11)
-FREE_MIN_MB = 500
+FREE_MIN_MB = 500  # for a new home
+FREE_USED_MB = 100  # for one that was used before: its database is made
 SOCKET_MAX = 107  # bytes of a unix socket's path
 _RAY_SOCKET = "r/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest below the directory
 
@@ -34,20 +34,31 @@ def check_interpreter(version: tuple[int, ...] | None = None, optimize: int | No
 
 
 def check_place(paths: Paths, *, free_min_mb: int = FREE_MIN_MB) -> None:
-    """Refuse a home that cannot hold a system: read-only, full, on a Windows drive, or with too long a socket path."""
+    """Refuse a home that cannot hold a system: read-only, full, on a Windows drive, or with too long a socket path.
+
+    Errors: ConfigError; OutageError where a home that was used before has no space at the moment.
+    """
+    is_used = paths.machine_file.exists()
+    if is_used:
+        _check_free(paths, min(free_min_mb, FREE_USED_MB), OutageError)
+    else:
+        _check_free(paths, free_min_mb, ConfigError)
     check_writable(paths.home)
     if drive := windows_drive(paths.home):
         raise ConfigError(
             f"FKS_HOME {paths.home} is on the Windows drive {drive}: PostgreSQL and sockets need a Linux file system",
             remedy="set FKS_HOME to a directory of the distribution, as in FKS_HOME=~/.local/share/fks",
         )
-    free_mb = shutil.disk_usage(paths.home).free // 1_000_000
-    if free_mb < free_min_mb:
-        raise ConfigError(
-            f"only {free_mb} MB free under {paths.home} (at least {free_min_mb} MB)",
+    check_sockets(paths)
+
+
+def _check_free(paths: Paths, free_min_mb: int, kind: type[FksError]) -> None:
+    free = free_mb(paths.home)
+    if free < free_min_mb:
+        raise kind(
+            f"only {free} MB free under {paths.home} (at least {free_min_mb} MB)",
             remedy="free some, or set FKS_HOME to another disk",
         )
-    check_sockets(paths)
 
 
 def check_writable(home: Path) -> None:

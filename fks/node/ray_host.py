@@ -6,7 +6,8 @@ what can be restarted in place and ends otherwise, so its own death means exactl
 has to be started again.
 
 - GCS dead, its tables on disk (`--stored`): started again at once with the same arguments; actors, raylet and held
-  handles continue. Without storage the cluster is lost with it.
+  handles continue. While that disk is full it is not started, it would only die. Without storage the cluster is lost
+  with it.
 - raylet dead: all actors of the node are lost with it.
 - dashboard, client server, log monitor, autoscaler: started again in place; nothing else is affected.
 
@@ -26,10 +27,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from fks.config.paths import FULL_MB, free_mb
 from fks.model.backoff import Backoff
 from fks.process import procfs
 
+STORAGE_ENV = b"RAY_gcs_storage_path"
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 GCS, RAYLET = "gcs", "raylet"
 #: a daemon is recognised by its program's name, or by a text in its command line
@@ -156,6 +160,9 @@ class Host:
         return 0
 
     def _restart(self, part: Part) -> None:
+        if part.name == GCS and (place := part.env.get(STORAGE_ENV)) and free_mb(Path(os.fsdecode(place))) < FULL_MB:
+            part.due = time.monotonic() + 1.0
+            return
         if part.name == "dashboard":
             _kill_orphans({other.pid for other in self._parts.values()})  # its helpers hold its ports
         null = os.open(os.devnull, os.O_RDWR)

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from fks.config.environment import passed_on
-from fks.config.paths import Paths
+from fks.config.paths import FULL_MB, Paths, free_mb
 from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
@@ -64,7 +64,10 @@ _NOT_TAKEN = frozenset(
 )
 #: A node alone is watched by its keeper, which sees its processes end; a lost machine shows by silence only:
 #: 1 s x 3 finds it in 3 s (Ray's own defaults: 15 s). Tighter would declare a busy machine dead, and that is for good.
-_HEALTH_ALONE = {"RAY_health_check_failure_threshold": "10"}
+_HEALTH_ALONE = {
+    "RAY_health_check_failure_threshold": "10",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",  # a full disk may keep the GCS from being started for so long
+}
 _HEALTH_CLUSTER = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -227,6 +230,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         part_names=parts,
         parts=_parts,
         restarts_own_parts=sys.platform == "linux",
+        is_delayed=lambda: is_stored and free_mb(paths.gcs_dir) < FULL_MB,
     )
 
 

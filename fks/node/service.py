@@ -95,6 +95,11 @@ class Service(SupervisedChild):
         """Request a fresh process: the running one is ended first. Does not count towards the window."""
         self._restart_requested.set()
 
+    def retry(self) -> None:
+        """Start it now if it waits for its next start: what kept it from starting is over."""
+        if self.state in ("restarting", "down"):
+            self._restart_requested.set()
+
     async def stop(self) -> None:
         """End the service and its supervision. After return it has ended; its deadline is the spec's."""
         self._move("stopping")
@@ -237,6 +242,8 @@ class Service(SupervisedChild):
         self._log.warning("service.part_died", service=self.name, part=part, part_pid=old)
         deadline = self._clock.monotonic() + self.spec.start_s
         while process.is_alive() and not self._restart_requested.is_set() and self._clock.monotonic() < deadline:
+            if self.spec.is_delayed():
+                deadline = self._clock.monotonic() + self.spec.start_s
             found = self.spec.parts(process)
             is_whole = set(found) >= set(self.spec.part_names) and old not in found.values()
             if is_whole and await self._answers(process):

@@ -22,9 +22,10 @@ class ServiceSpec:
     `ports` must be free before the first start: settings key -> (address, port).
     `part_names` are processes inside it that status shows instead of it, `parts` finds their pids once it is ready.
     When a part dies the whole service is restarted, unless `restarts_own_parts`: then it starts the part again, or ends
-    itself. `stop`: signals in order, each with the seconds it is given; then SIGKILL. `is_group`: the whole session
-    ends with it. `wave`: at the end the services of a higher wave are stopped before those of a lower one. `hang_s`:
-    killed after this long without an answer; None leaves it to its own recovery (PostgreSQL under load).
+    itself. While `is_delayed` it cannot, and is waited for. `stop`: signals in order, each with the seconds it is
+    given; then SIGKILL. `is_group`: the whole session ends with it. `wave`: at the end the services of a higher wave
+    are stopped before those of a lower one. `hang_s`: killed after this long without an answer; None leaves it to its
+    own recovery (PostgreSQL under load).
     """
 
     name: str
@@ -41,6 +42,7 @@ class ServiceSpec:
     part_names: tuple[str, ...] = ()
     parts: Callable[[ProcessHandle], Mapping[str, int]] | None = None
     restarts_own_parts: bool = False
+    is_delayed: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)

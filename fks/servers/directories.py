@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
+from fks.config.paths import free_mb
 from fks.model.errors import ConfigError
 from fks.servers.binaries import Account
 
@@ -15,11 +15,10 @@ SOCKET_MAX = 107  # bytes of sockaddr_un.sun_path
 
 def check_free(home: Path, *, free_min_mb: int = FREE_MIN_MB) -> None:
     """Raise ConfigError when the disk under `home` has less than `free_min_mb` MB free."""
-    place = next(parent for parent in (home, *home.parents) if parent.exists())
-    free_mb = shutil.disk_usage(place).free // 1_000_000
-    if free_mb < free_min_mb:
+    free = free_mb(home)
+    if free < free_min_mb:
         raise ConfigError(
-            f"only {free_mb} MB free under {place} (at least {free_min_mb} MB)",
+            f"only {free} MB free under {home} (at least {free_min_mb} MB)",
             remedy="free some, or set FKS_HOME to another disk",
         )
 

@@ -120,7 +120,8 @@ class PostgresServer:
         """
         if self.adopt() is not None:
             return
-        check_free(self._paths.home)
+        if not self.has_data(self._paths):  # with data PostgreSQL itself knows what it needs
+            check_free(self._paths.home)
         account = self._prepare_account()
         own_directory(self._paths.sockets, mode=0o711)
         own_directory(self._sockets, mode=0o700, account=account)

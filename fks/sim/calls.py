@@ -15,6 +15,7 @@ from fks.sim.errors import ApiError, refusal
 from fks.sim.exchange import Exchange
 from fks.sim.faults import Fault, Target
 from fks.sim.params import Params
+from fks.sim.store import DiskFull
 
 #: faults that strike before the handler runs; those in _ANSWERS may run it all the same (`accept`)
 _BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error", "429", "418", "skew")
@@ -63,13 +64,30 @@ class Reply:
 
 
 async def answer(exchange: Exchange, call: Call) -> Reply:
-    """Return the answer to a request; its effects are on disk before."""
+    """Return the answer to a request; its effects are on disk before.
+
+    On a full disk a private request is refused: −1008, nothing was done. One whose effects found no space is answered
+    −1007, outcome unknown.
+    """
     ids = [value for name in _ID_NAMES if (value := dict(call.params.items()).get(name))]
     shown = {name: value for name, value in call.params.items() if name not in ("signature", "apiKey")}
     security = call.endpoint.security
-    seq = exchange.store.note_received(
-        exchange.wall_ms(), call.method, call.path, ids[0] if ids else "", orjson.dumps(shown).decode(), bool(security)
-    )
+    try:
+        if not exchange.journal.settle():
+            raise DiskFull
+        seq = exchange.store.note_received(
+            exchange.wall_ms(),
+            call.method,
+            call.path,
+            ids[0] if ids else "",
+            orjson.dumps(shown).decode(),
+            bool(security),
+        )
+    except DiskFull:
+        if security:
+            busy = refusal("busy")
+            return Reply(busy.status, busy.body(), busy.headers)
+        seq = 0  # a request for public data is answered without a row
     at = Target(
         path=call.path,
         method=call.method,
@@ -144,6 +162,8 @@ async def _do(exchange: Exchange, call: Call) -> Reply:
         _check_security(exchange, call)
         result = call.endpoint.handler(exchange, call.params)
         status, body = 200, await result if inspect.isawaitable(result) else result
+        if exchange.journal.is_pending:
+            raise refusal("timeout")
     except ApiError as error:
         status, body, headers = error.status, error.body(), error.headers
     counts = call.path in ORDER_PATHS or call.path in ORDER_METHODS

@@ -68,8 +68,8 @@ class Exchange:
         self.publishers = Publishers([self.publisher])
         self.users = Users(self.faults, clock.monotonic, self.wall_ms)
         ledger = self._ledger()
-        journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
-        self.engine = Engine(self.states, self.store, ledger, journal, self._terms(), self.wall_ms)
+        self.journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
+        self.engine = Engine(self.states, self.store, ledger, self.journal, self._terms(), self.wall_ms)
         self._position_s = 0.0
         self._late: set[asyncio.Task[None]] = set()
         if self.pace is not None:
@@ -203,7 +203,9 @@ class Exchange:
     # -- the market goes on ------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Bring every market to now and publish what is due."""
+        """Bring every market to now and publish what is due; on a full disk they stand still."""
+        if not self.journal.settle():
+            return
         if self.pace is not None:
             self._advance_tape()
         else:
@@ -213,6 +215,8 @@ class Exchange:
             self.publishers.tick(state)
 
     def _advance_symbol(self, state: SymbolState) -> None:
+        if not self.journal.settle():
+            return
         trades = state.market.due(self._market_ms())
         if trades:
             self.publishers.trades(state, trades)

@@ -1,16 +1,22 @@
-"""Changes of one call: written in one commit, and published to the user stream and the public tape only after it."""
+"""Changes of one call: written in one commit, and published to the user stream and the public tape only after it.
+
+On a full disk they stay in memory and nothing is published; `settle` tries again. Until it succeeds the exchange does
+nothing else: no request is carried out and the market stands still.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from fks.sim.atoms import show
 from fks.sim.ledger import Ledger
 from fks.sim.orders import Fill, Order, OrderList
 from fks.sim.prints import Trade
-from fks.sim.store import Store
+from fks.sim.store import DiskFull, Store
 from fks.sim.symbol_state import SymbolState
 
+log = logging.getLogger(__name__)
 Event = dict[str, object]
 
 
@@ -35,6 +41,8 @@ class Journal:
         self._events: list[Event] = []
         self._prints: list[tuple[SymbolState, Trade]] = []
         self._transfers: list[tuple[str, str, str, int, int, int]] = []
+        self._balances: dict[str, tuple[int, int]] = {}
+        self._is_full = False
         self._report_id = wall_ms()
         self.fills: list[Fill] = []
 
@@ -68,18 +76,28 @@ class Journal:
             self._transfers.append((number, kind, asset, amount, fee, now))
         return number
 
-    def settle(self) -> None:
-        """Write everything in one commit, then publish it in the order it happened."""
-        if not self._orders and not self._lists and not self._events:
-            return
-        balances = self._ledger.take_changed()
-        self._store.commit(
-            balances=balances,
-            orders=self._orders.values(),
-            lists=self._lists.values(),
-            fills=self.fills,
-            transfers=self._transfers,
-        )
+    def settle(self) -> bool:
+        """Write everything in one commit, then publish it in the order it happened; return False when the disk is
+        full."""
+        try:
+            if not self.is_pending:
+                self._store.flush()
+                return True
+            self._balances |= {asset: (free, locked) for asset, free, locked in self._ledger.take_changed()}
+            balances = [(asset, *pair) for asset, pair in self._balances.items()]
+            self._store.commit(
+                balances=balances,
+                orders=self._orders.values(),
+                lists=self._lists.values(),
+                fills=self.fills,
+                transfers=self._transfers,
+            )
+        except DiskFull as error:
+            if not self._is_full:
+                log.warning("the exchange stands still: %s", error)
+            self._is_full = True
+            return False
+        self._balances, self._is_full = {}, False
         if balances:
             now = self._wall_ms()
             changed = [{"a": asset, "f": show(free), "l": show(locked)} for asset, free, locked in balances]
@@ -91,3 +109,9 @@ class Journal:
             self._on_print(state, trade)
         for event in events:
             self._emit(event)
+        return True
+
+    @property
+    def is_pending(self) -> bool:
+        """Return whether there are changes that are not on disk."""
+        return bool(self._orders or self._lists or self._events)

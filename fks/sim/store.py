@@ -1,11 +1,13 @@
 """Durable state: accounts, orders, fills, the tape's position and the log of requests, in one SQLite file.
 
 A commit is in the operating system's hands (WAL) when it returns, so the process may be killed at any moment after.
+On a full disk nothing of a commit is written (DiskFull); single notes are kept and written with the next commit.
 """
 
 # ruff: noqa: S608  (column names and conditions are this program's own)
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -43,11 +45,16 @@ _FILL_COLUMNS = (
 )
 
 
+class DiskFull(Exception):
+    """The disk of the exchange is full: nothing was written."""
+
+
 class Store:
     """One open file, for one process at a time: a second one is refused."""
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`/exchange.db, made when missing. Errors: ConfigError when it cannot be, or is in use."""
+        self._unwritten: list[tuple[str, tuple[object, ...]]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(folder / "exchange.db", isolation_level=None, timeout=0.2)
@@ -77,7 +84,7 @@ class Store:
 
     def set_meta(self, key: str, value: str) -> None:
         """Store a value."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self._note("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def commit(
         self,
@@ -89,29 +96,54 @@ class Store:
         meta: Iterable[tuple[str, str]] = (),
         transfers: Iterable[tuple[str, str, str, int, int, int]] = (),
     ) -> None:
-        """Write all or nothing."""
+        """Write all or nothing, with the notes that had no space before. Errors: DiskFull."""
+        with self._all_or_nothing() as db:
+            db.executemany("INSERT OR REPLACE INTO balances VALUES (?, ?, ?)", balances)
+            db.executemany(
+                "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (o.order_id, o.symbol, o.client_id, o.list_id, o.is_open, o.time_ms, json.dumps(asdict(o)))
+                    for o in orders
+                ],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (x.list_id, x.symbol, x.client_id, x.order_status == "EXECUTING", x.time_ms, json.dumps(asdict(x)))
+                    for x in lists
+                ],
+            )
+            marks = ", ".join(f":{name.strip()}" for name in _FILL_COLUMNS.split(","))
+            db.executemany(f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({marks})", [asdict(fill) for fill in fills])
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+            db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?)", transfers)
+
+    def flush(self) -> None:
+        """Write the notes that had no space before. Errors: DiskFull."""
+        if self._unwritten:
+            with self._all_or_nothing():
+                pass
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
         db = self._db
-        db.execute("BEGIN")
-        db.executemany("INSERT OR REPLACE INTO balances VALUES (?, ?, ?)", balances)
-        db.executemany(
-            "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (o.order_id, o.symbol, o.client_id, o.list_id, o.is_open, o.time_ms, json.dumps(asdict(o)))
-                for o in orders
-            ],
-        )
-        db.executemany(
-            "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (x.list_id, x.symbol, x.client_id, x.order_status == "EXECUTING", x.time_ms, json.dumps(asdict(x)))
-                for x in lists
-            ],
-        )
-        marks = ", ".join(f":{name.strip()}" for name in _FILL_COLUMNS.split(","))
-        db.executemany(f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({marks})", [asdict(fill) for fill in fills])
-        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
-        db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?)", transfers)
-        db.execute("COMMIT")
+        try:
+            db.execute("BEGIN")
+            for statement, values in self._unwritten:
+                db.execute(statement, values)
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise _disk_full(error) or error from None
+        self._unwritten.clear()
+
+    def _note(self, statement: str, values: tuple[object, ...]) -> None:
+        """Write one row that nothing waits for; without space for it, with the next commit."""
+        self._unwritten.append((statement, values))
+        with contextlib.suppress(DiskFull):
+            self.flush()
 
     def balances(self) -> dict[str, tuple[int, int]]:
         """Return asset -> (free, locked)."""
@@ -173,21 +205,31 @@ class Store:
     def note_received(
         self, time_ms: int, method: str, path: str, client_order_id: str, params: str, is_private: bool
     ) -> int:
-        """Log a request before anything is done about it; return its number."""
-        cursor = self._db.execute(
-            "INSERT INTO received (time_ms, method, path, client_order_id, params, is_private, outcome) "
-            "VALUES (?, ?, ?, ?, ?, ?, '')",
-            (time_ms, method, path, client_order_id, params, is_private),
-        )
+        """Log a request before anything is done about it; return its number. Errors: DiskFull."""
+        try:
+            cursor = self._db.execute(
+                "INSERT INTO received (time_ms, method, path, client_order_id, params, is_private, outcome) "
+                "VALUES (?, ?, ?, ?, ?, ?, '')",
+                (time_ms, method, path, client_order_id, params, is_private),
+            )
+        except sqlite3.Error as error:
+            raise _disk_full(error) or error from None
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
     def note_outcome(self, seq: int, outcome: str) -> None:
-        """Record the outcome of a request."""
-        self._db.execute("UPDATE received SET outcome = ? WHERE seq = ?", (outcome, seq))
+        """Record the outcome of a request. One without a row (0) has none."""
+        if not seq:
+            return
+        self._note("UPDATE received SET outcome = ? WHERE seq = ?", (outcome, seq))
 
     def received(self, where: str, values: tuple[object, ...], limit: int) -> list[dict[str, object]]:
         """Return log rows by a condition over the columns, in order."""
         names = ("seq", "time_ms", "method", "path", "client_order_id", "params", "outcome")
         query = f"SELECT {', '.join(names)} FROM received WHERE {where} ORDER BY seq LIMIT ?"
         return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, (*values, limit))]
+
+
+def _disk_full(error: sqlite3.Error) -> DiskFull | None:
+    """Return the error to raise in the place of one that says that the disk is full, None for any other."""
+    return DiskFull(str(error)) if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL else None

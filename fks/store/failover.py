@@ -130,8 +130,12 @@ def load_record(file: Path) -> Record | None:
 
 
 def save_record(file: Path, record: Record) -> None:
-    """Write the record with mode 0600; returned, it survives a power failure."""
-    write_private(file, orjson.dumps(asdict(record)).decode() + "\n")
+    """Write the record with mode 0600; returned, it survives a power failure. Errors: OutageError without space."""
+    try:
+        write_private(file, orjson.dumps(asdict(record)).decode() + "\n")
+    except OSError as error:
+        text = f"{file} cannot be written: {error.strerror or error}"
+        raise OutageError(text, remedy="free space on that disk; the order manager starts then") from error
 
 
 async def _read(connection: Any, lease: Lease) -> Origin:

@@ -134,6 +134,7 @@ def test_certificate_is_added_to_a_running_cluster_and_taken_away(tls: dict[str,
         assert worker.json("status")["source"] == "gateway"
         for name in tls:
             del cluster.head.env[name]
+        cluster.head.kill("keeper-parent")  # it would start the next one with the settings of before
         cluster.head.kill("keeper")
         start_head(cluster, port)
         assert plain(cluster.head) == 200, "Serve goes by the settings of the keeper"

@@ -1,6 +1,7 @@
 """Keepers over small real processes: no Ray, no PostgreSQL, everything else as in `fks up`.
 
-Run as a program it is a keeper of its own: `python -m tests.support.keepers HOME name…`, to be killed by a test.
+Run as a program it is a keeper of its own: `python -m tests.support.keepers HOME name…`, to be killed by a test; with
+`--parent` it is one under a parent (`fks.node.parent`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from fks.config.endpoints import Node
 from fks.config.paths import Paths
 from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
-from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext
+from fks.node.cluster_driver import ClusterDriver, ClusterState, KeeperContext, Start
 from fks.node.control_socket import ask
 from fks.node.keeper import Keeper
-from fks.node.lock import keeper_lock
+from fks.node.lock import PARENT_LOCK, keeper_lock
+from fks.node.parent import Parent
 from fks.node.service import ServiceStatus
 from fks.node.spec import RestartPolicy, ServiceSpec
 from fks.process.handle import Launch, ProcessHandle, find_by_command
@@ -139,8 +141,8 @@ def node() -> Node:
     return Node("postgresql:///none", "unix:///none", "127.0.0.1:1", {"host": "127.0.0.1", "port": 1})
 
 
-def context_of(paths: Paths, log: CollectingLog | None = None) -> KeeperContext:
-    return KeeperContext(paths, node, RealClock(), log or CollectingLog())
+def context_of(paths: Paths, log: CollectingLog | None = None, start: Start | None = None) -> KeeperContext:
+    return KeeperContext(paths, node, RealClock(), log or CollectingLog(), start=start or Start())
 
 
 def keeper_of(
@@ -149,20 +151,31 @@ def keeper_of(
     driver: ClusterDriver | None = None,
     *,
     log: CollectingLog | None = None,
+    start: Start | None = None,
     **options: Any,
 ) -> Keeper:
     """Return a keeper with a quick policy."""
-    return Keeper(context_of(paths, log), specs, driver or FakeDriver(), **({"policy": QUICK} | options))
+    return Keeper(context_of(paths, log, start), specs, driver or FakeDriver(), **({"policy": QUICK} | options))
 
 
-async def _main(home: str, names: list[str]) -> None:
+async def _main(home: str, names: list[str], start: Start) -> None:
     paths = Paths.of(home).ensure()
     with keeper_lock(paths.run / "keeper.lock"):
         specs = [small(paths, name, is_group=name == "ray") for name in names]
-        keeper = keeper_of(paths, specs)
+        keeper = keeper_of(paths, specs, start=start)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, keeper.request_stop)
         await keeper.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], sys.argv[2:]))
+    home, *rest = sys.argv[1:]
+    if rest[0] == "--parent":
+        paths = Paths.of(home).ensure()
+        with keeper_lock(paths.run / PARENT_LOCK):
+            command = [sys.executable, "-m", "tests.support.keepers", home, *rest[1:], "--child"]
+            sys.exit(Parent(paths, command).run())
+    start = Start()
+    if "--child" in rest:
+        *rest, _, restarts, ended = rest
+        start = Start(True, int(restarts), ended)
+    asyncio.run(_main(home, rest, start))

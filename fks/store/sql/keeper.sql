@@ -1,6 +1,6 @@
 -- name: beat
 -- Write the keeper's own row and those of its services; a pid that is another than before is an end and a start in the
--- history of the tree.
+-- history of the tree. The row of a parent that an earlier keeper had is removed.
 WITH seen AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::text[])
       AS seen (name, kind, state, pid, restarts, since, detail, ended)
@@ -17,6 +17,8 @@ WITH seen AS (
              UNION ALL
             SELECT since, name, 'started', '', pid, 2, '{}' FROM before WHERE pid <> 0) AS rows
      ORDER BY turn, time, name
+), orphaned AS (
+    DELETE FROM component_health WHERE kind = 'keeper' AND node = $9 AND NOT name = ANY ($1)
 )
 INSERT INTO component_health AS c (name, kind, state, pid, node, restarts, since, beat_at, detail)
 SELECT name, kind, state, nullif(pid, 0), $9, restarts, since, now(), jsonb_build_object('detail', detail, 'space', $10::text) FROM seen

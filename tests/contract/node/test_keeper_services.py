@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
+import asyncpg
 import pytest
 
 from fks.cli import cli
@@ -29,6 +30,7 @@ from fks.process.handle import start_mark
 from fks.store.db import Database
 from fks.store.nodes import NodeStore
 from tests.support.ports import CollectingLog
+from tests.support.small_disk import small_disk
 from tests.support.waiting import until
 
 REAL = RestartPolicy(Backoff(0.05, 10.0), probe_s=0.1)  # real services on a busy machine answer when they can
@@ -68,6 +70,33 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("FKS_HTTP_PORT", "0")
     monkeypatch.setenv("FKS_RAY_DASHBOARD_PORT", "0")
     return home
+
+
+async def test_services_are_back_after_a_full_disk_and_commits_are_there(home):
+    with small_disk(home, size_mb=700) as disk:
+        async with running(home) as keeper:
+            url = load_node(Paths.of(home)).database_url
+            link = await asyncpg.connect(url)
+            await link.execute("CREATE TABLE kept (n int, text text STORAGE EXTERNAL)")
+            disk.keep_full()
+            committed = 0
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                while True:  # until its log or the table finds no space
+                    await link.execute("INSERT INTO kept VALUES ($1, repeat('x', 1000000))", committed + 1)
+                    committed += 1
+            postgres, sim = keeper.services["postgres"], keeper.services["sim"]
+            sim_pid = sim.process.pid
+            if postgres.process is not None:
+                os.kill(postgres.process.pid, signal.SIGKILL)
+            await until(lambda: postgres.failures > 0, deadline_s=30.0)
+            assert keeper.phase == "ready"
+            assert "the disk of FKS_HOME is full" in str(await keeper.status())
+            disk.free()
+            await until(lambda: postgres.is_ready and sim.is_ready, deadline_s=30.0)
+            assert sim.process.pid == sim_pid, "the local exchange survives"
+            link = await asyncpg.connect(url)
+            assert await link.fetchval("SELECT count(*) FROM kept") in (committed, committed + 1)
+            await link.close()
 
 
 async def test_every_service_is_restarted_and_the_journal_is_whole(home, capsys):

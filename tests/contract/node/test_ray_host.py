@@ -13,6 +13,7 @@ import pytest
 
 from fks.node.ray_host import GCS, RAYLET, kind_of
 from fks.process.handle import session_members, start_mark
+from tests.support.small_disk import small_disk
 from tests.support.waiting import wait_until
 
 STARTER = """
@@ -79,6 +80,21 @@ def test_stored_gcs_and_dashboard_restart_with_the_same_arguments(family):
     assert new[RAYLET] == old[RAYLET]
     assert Path(f"/proc/{new[GCS]}/cmdline").read_bytes() == command_line
     assert host.poll() is None
+
+
+def test_stored_gcs_is_started_once_its_disk_has_space(family, tmp_path, monkeypatch):
+    with small_disk(tmp_path / "disk", size_mb=64) as disk:
+        monkeypatch.setenv("RAY_gcs_storage_path", str(disk.place / "gcs"))
+        host = family("--stored")
+        old = daemons(host)
+        disk.fill()
+        os.kill(old[GCS], signal.SIGKILL)
+        os.kill(old["dashboard"], signal.SIGKILL)
+        wait_until(lambda: daemons(host).get("dashboard") not in (None, old["dashboard"]))
+        assert GCS not in daemons(host)
+        disk.free()
+        wait_until(lambda: daemons(host).get(GCS) not in (None, old[GCS]))
+        assert daemons(host)[RAYLET] == old[RAYLET]
 
 
 @pytest.mark.parametrize("name", [GCS, RAYLET])

@@ -120,6 +120,20 @@ def test_a_file_that_cannot_be_written_stops_no_kill(tmp_path: Path) -> None:
     assert journal.error
 
 
+def test_lines_that_found_no_space_are_written_later_and_in_order(tmp_path: Path) -> None:
+    folder = tmp_path / "blocked"
+    folder.write_text("")
+    journal = KillJournal(folder / "kill.jsonl")
+    journal.engage("k", Asked("system", "", "me", True, NOW))
+    record = journal.sending(flattening("k"), now_ns=NOW)
+    folder.unlink()
+    journal.flush()
+    assert journal.error is None
+    assert last_kill(journal.path) == record
+    journal.path.write_bytes(journal.path.read_bytes() + journal.path.read_bytes().split(b"\n")[1] + b"\n")
+    assert last_kill(journal.path) == record, "a line that is there twice counts once"
+
+
 def test_every_line_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power failure right after an act has returned leaves its line: so the file is synced after each one."""
     path, synced = tmp_path / "kill.jsonl", list[bytes]()

@@ -38,7 +38,7 @@ START = (
     "examples/incident",
 )
 COPIED = (".png", ".svg", ".gif", ".webp", ".html", ".csv", ".ipynb")
-_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?(?: \"[^\"]*\")?\)")
 _BLOCK = re.compile(r"([*+-]|\d+\.) |\||```|#{1,6} ")
 FENCES = '[{ name = "mermaid", class = "mermaid", format = "pymdownx.superfences.fence_code_format" }]'
 CONFIG = """

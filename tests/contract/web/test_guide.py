@@ -12,16 +12,12 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
-from aiohttp import web
 
+from fks.web import pages as pages_of_gateway
 from tests.support.browser import is_true, page, says
+from tests.support.gateway import serving
 
 ROOT = Path(__file__).resolve().parents[3]
-#: The content policy of the guide: files of this host. Mermaid and the search dialog write inline styles.
-POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "font-src 'self'; connect-src 'self'; worker-src 'self'; frame-ancestors 'none'"
-)
 #: The root of the search dialog, which stands in a shadow tree.
 DIALOG = "[...document.querySelectorAll('div')].find(each => each.shadowRoot?.querySelector('dialog'))?.shadowRoot"
 #: Elements whose attribute a browser fetches by itself.
@@ -102,32 +98,24 @@ def test_search_index_has_every_page(site: Path, pages: dict[str, Read]) -> None
     assert places >= {place for place in pages if place != "examples/report.html"}
 
 
-async def test_browser_shows_and_searches_the_guide_below_its_path(site: Path) -> None:
-    async def answer(request: web.Request) -> web.FileResponse:
-        return web.FileResponse(site / request.match_info["path"], headers={"Content-Security-Policy": POLICY})
-
-    app = web.Application()
-    app.router.add_get("/guide/{path:.+}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        address = f"http://127.0.0.1:{runner.addresses[0][1]}/guide"
-        async with page() as tab:
-            await tab.go(f"{address}/orders.html")
-            await says(tab, "What follows")
-            if (ROOT / "fks" / "web" / "vendor" / "mermaid.tiny.js").is_file():  # its drawing has a closed shadow root
-                await is_true(tab, "document.querySelector('div.mermaid')?.getBoundingClientRect().height > 100")
-            await tab.run("document.querySelector('.md-search__button').click()")
-            await is_true(tab, f"!!({DIALOG})?.querySelector('input')")
-            await tab.call("Input.insertText", text="deflated")
-            await is_true(tab, f"({DIALOG}).textContent.includes('An edge or luck?')")
-            await tab.go(f"{address}/notebooks/edge-or-luck.html")
-            await says(tab, "against it:")
-            await is_true(tab, "document.querySelector('main img, article img')?.naturalWidth > 0")
-            assert tab.complaints == []
-            fetched = await tab.run("performance.getEntriesByType('resource').map(each => each.name)")
-            assert fetched
-            assert not [name for name in fetched if not name.startswith(f"{address}/")]
-    finally:
-        await runner.cleanup()
+async def test_browser_shows_and_searches_the_guide_of_the_gateway(
+    site: Path, database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages_of_gateway, "GUIDE", site)
+    async with serving(database_url, redis_url, tmp_path, {}) as gateway, page() as tab:
+        address = f"{gateway.url}/guide"
+        await tab.go(f"{address}/orders.html")
+        await says(tab, "What follows")
+        if (ROOT / "fks" / "web" / "vendor" / "mermaid.tiny.js").is_file():  # its drawing has a closed shadow root
+            await is_true(tab, "document.querySelector('div.mermaid')?.getBoundingClientRect().height > 100")
+        await tab.run("document.querySelector('.md-search__button').click()")
+        await is_true(tab, f"!!({DIALOG})?.querySelector('input')")
+        await tab.call("Input.insertText", text="deflated")
+        await is_true(tab, f"({DIALOG}).textContent.includes('An edge or luck?')")
+        await tab.go(f"{address}/notebooks/edge-or-luck.html")
+        await says(tab, "against it:")
+        await is_true(tab, "document.querySelector('main img, article img')?.naturalWidth > 0")
+        assert tab.complaints == []
+        fetched = await tab.run("performance.getEntriesByType('resource').map(each => each.name)")
+        assert fetched
+        assert not [name for name in fetched if not name.startswith(f"{address}/")]

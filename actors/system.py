@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -28,6 +29,7 @@ from fks.config.paths import Paths
 from fks.config.version import installed_s, is_installed
 from fks.jobs.scheduler import RunnerDied
 from fks.model.errors import OutageError
+from fks.node.probe import listens
 from fks.process.crash_files import exit_of
 from fks.process.handle import ProcessHandle, is_proven_gone
 from fks.process.heartbeat import HeartbeatReader, heartbeat_file
@@ -94,7 +96,7 @@ def _remote_shell(role: str) -> Any:
 def options_of(spec: ChildSpec, *, max_restarts: int = 0, node_id: str | None = None) -> dict[str, Any]:
     """Return the options of a child's actor. Ray takes its own two resources by other names. `node_id`: where it is to
     run, or not at all: Ray takes a soft affinity for a hint, and starts every second child beside a process that waits
-    on the head. On a node that has died the start fails, and the next one goes elsewhere."""
+    on the head. On a node that dies meanwhile the start fails, and the next one goes elsewhere."""
     wanted = dict(spec.resources)
     return {
         **({"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)} if node_id else {}),
@@ -342,7 +344,7 @@ class RayWorld:
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
         """Return a new child. Kills no process: a name that stays taken is its holder's. Errors: OutageError then."""
-        places = await self._places() if spec.spreads else []
+        places = await answering(await self._places()) if spec.spreads else []
         node_id = place_for(spec, places, self._where())
         if node_id is not None:  # from here on: children that start at the same time go to different nodes
             self._chosen[spec.id] = node_id
@@ -379,10 +381,19 @@ class RayWorld:
         except (ray.exceptions.RayError, TimeoutError):
             return self._places_before
         now = time.monotonic()
-        alive = {str(node["NodeID"]): node["Resources"] for node in nodes if node["Alive"]}
+        alive = {str(node["NodeID"]): node for node in nodes if node["Alive"]}
         self._seen_s = {id: self._seen_s.get(id, now) for id in alive}
-        self._places_before = [Place(id, resources, now - self._seen_s[id]) for id, resources in alive.items()]
+        self._places_before = [
+            Place(id, node["Resources"], now - self._seen_s[id], (node["NodeManagerAddress"], node["NodeManagerPort"]))
+            for id, node in alive.items()
+        ]
         return self._places_before
+
+
+async def answering(places: Sequence[Place]) -> list[Place]:
+    """Return the nodes whose raylet accepts connections: for some seconds the GCS lists one that has died as alive."""
+    listening = await asyncio.gather(*(listens(*place.address) for place in places))
+    return list(itertools.compress(places, listening))
 
 
 def _undo(making: asyncio.Future[Any]) -> None:

@@ -13,11 +13,13 @@ SETTLED_S = 15.0  # a node that has been there for so long is worth a restart of
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One living node of the cluster: its id, what it offers, and for how long it has been seen."""
+    """One living node of the cluster: its id, what it offers, for how long it has been seen, and where its raylet
+    listens."""
 
     id: str
     resources: Mapping[str, float]
     age_s: float = SETTLED_S
+    address: tuple[str, int] = ("", 0)
 
 
 def place_for(spec: ChildSpec, places: Sequence[Place], where: Mapping[str, str]) -> str | None:

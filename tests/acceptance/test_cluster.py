@@ -120,10 +120,10 @@ def test_death_of_the_gcs_affects_no_other_process(cluster: Cluster) -> None:
 
 def test_successor_of_a_killed_worker_keeper_takes_over(cluster: Cluster) -> None:
     old = cluster.row("raylet@w1")["pid"]
-    cluster.head.kill("keeper@w1")
+    killed = cluster.head.kill("keeper@w1")
     cluster.head.wait_for_fills(1)
     cluster.join("w1")
-    wait_until(lambda: cluster.row("keeper@w1")["state"] == "ready", deadline_s=30.0)
+    cluster.head.back_after("keeper@w1", killed["pid"], deadline_s=30.0)
     assert cluster.row("raylet@w1")["pid"] == old
 
 
@@ -148,6 +148,7 @@ def test_children_of_a_dead_machine_run_elsewhere_and_orphans_are_fenced(cluster
     detected = min(at for event, at in events if event in ("exited", "restarted"))
     took = max(at for event, at in events if event == "started")
     print(f"{name} found dead after {detected:.2f} s, {CHILD} elsewhere after {took:.2f} s: {events}")
+    assert [event for event, _ in events].count("restarted") == 1, "it was started on the machine that had died"
     assert detected <= DETECTED_S
     assert took <= ELSEWHERE_S
     after = cluster.row(CHILD)

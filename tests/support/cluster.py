@@ -4,9 +4,7 @@ would."""
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -121,9 +119,12 @@ class Cluster:
     def kill_node(self, name: str) -> None:
         """kill -9 a machine's keeper, host process and raylet at once: its workers are left to themselves."""
         raylet = psutil.Process(self.row(f"raylet@{name}")["pid"])
-        for pid in (self.row(f"keeper@{name}")["pid"], raylet.ppid(), raylet.pid):
-            with contextlib.suppress(ProcessLookupError):  # the keeper's end takes its host process along
-                os.kill(pid, signal.SIGKILL)
+        keeper, host = psutil.Process(self.row(f"keeper@{name}")["pid"]), raylet.parent()
+        keeper.kill()
+        for process in (host, raylet):
+            if process is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):  # the keeper's end takes its host process along
+                    process.kill()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ import ray
 from actors import cluster, system, tree
 from fks.config.settings import Settings, Supervision
 from fks.supervision import ChildSpec
+from fks.supervision.placement import Place
+from tests.support.free_port import free_port
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,11 @@ def test_child_runs_on_the_node_that_was_chosen_or_not_at_all() -> None:
     spec = next(child for child in tree.tree_of(Settings()).workers() if child.spreads)
     strategy = system.options_of(spec, node_id="a" * 56)["scheduling_strategy"]
     assert (strategy.node_id, strategy.soft) == ("a" * 56, False)
+
+
+async def test_no_child_is_placed_on_a_node_whose_raylet_is_dead() -> None:
+    """The GCS lists it as alive for seconds; there the start would fail."""
+    raylet = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    alive = Place("alive", {}, address=raylet.sockets[0].getsockname())
+    async with raylet:
+        assert await system.answering([Place("dead", {}, address=("127.0.0.1", free_port())), alive]) == [alive]

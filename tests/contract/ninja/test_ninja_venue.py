@@ -274,7 +274,11 @@ async def test_n19_a_lost_link_is_reported_and_what_was_missed_is_found(rig: Nin
 async def test_n20_a_crash_of_the_bridge_between_intent_and_answer_leaves_no_second_order(rig: NinjaRig) -> None:
     orders = [rig.limit() for _ in range(3)]
     asked = [asyncio.create_task(rig.venue.submit(order)) for order in orders]
-    await asyncio.sleep(0.05)
+
+    async def are_stored() -> bool:  # from a bridge that is down already each is refused, and no trace of it is left
+        return None not in [await rig.rows.answer_of(order.client_order_id) for order in orders]
+
+    await until(are_stored, every_s=0.001)
     rig.server.restart_bridge()
     answers = await asyncio.gather(*asked)
 

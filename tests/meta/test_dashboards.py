@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import yaml
 
 from fks.model.metrics import METRICS
 from fks.process.metrics import family_of
+from tests.support.programs import require
 
 ROOT = Path(__file__).resolve().parents[2]
 BOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
@@ -103,18 +102,13 @@ def test_every_label_of_a_metric_is_bounded_by_something_of_the_system() -> None
 
 
 def test_alert_rules_pass_the_tests_of_a_real_prometheus() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        missing = "promtool is not installed: apt-get install prometheus"
-        if os.environ.get("FKS_REQUIRE_ALL"):
-            pytest.fail(f"{missing} (FKS_REQUIRE_ALL is set)")
-        pytest.skip(missing)
+    require("promtool")
     for argv in (
         ("check", "rules", str(RULES)),
         ("check", "config", str(RULES.with_name("prometheus.yml"))),
         ("test", "rules", str(RULES.with_name("alerts.test.yml"))),
     ):
-        done = subprocess.run([promtool, *argv], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(["promtool", *argv], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

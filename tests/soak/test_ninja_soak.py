@@ -13,6 +13,7 @@ import pytest
 from fks.store.db import Database
 from tests.support import mono
 from tests.support.ninja_faults import Plan, faults
+from tests.support.programs import require
 
 SIGNALS = int(os.environ.get("FKS_SOAK_SIGNALS", "1000"))
 SEED = int(os.environ.get("FKS_SOAK_SEED", "20261122"))
@@ -23,7 +24,7 @@ SEED = int(os.environ.get("FKS_SOAK_SEED", "20261122"))
 async def test_a_thousand_signals_are_submitted_once_while_everything_dies(
     database: Database, database_url: str, tmp_path: Path
 ) -> None:
-    mono.require()
+    require("mcs", "mono")
     (tmp_path / "build").mkdir()
     build = mono.compile_all(tmp_path / "build")
     async with faults(build, tmp_path / "NinjaTrader 8", database, database_url, Plan(SEED, SIGNALS)) as run:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,10 +14,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.support.programs import require
 from tests.support.waiting import until
 
 SHOWN_S = 60.0  # bounds a failure alone: no test proves a time with it
@@ -185,12 +184,11 @@ def close_shared() -> None:
 
 
 def _browser() -> Browser:
-    """Return the browser of this process. Without chromium: skip, or fail where FKS_REQUIRE_ALL is set."""
+    """Return the browser of this process; without chromium the test is left out."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
-        if os.environ.get("FKS_REQUIRE_ALL"):
-            pytest.fail("chromium is not installed, and FKS_REQUIRE_ALL is set: apt-get install chromium")
-        pytest.skip("chromium is not installed")
+        require("chromium")
+        raise AssertionError
     if _shared and not _shared[0].is_alive:
         close_shared()
     if not _shared:
@@ -200,7 +198,7 @@ def _browser() -> Browser:
 
 @asynccontextmanager
 async def page() -> AsyncIterator[Page]:
-    """Give a tab with cookies and storage of its own. Without chromium: skip, or fail where FKS_REQUIRE_ALL is set."""
+    """Give a tab with cookies and storage of its own. Without chromium the test is left out."""
     address = await _browser().address()
     async with connect(address, max_size=None, proxy=None) as control:
         browser = Page(control)

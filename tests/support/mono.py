@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 NT8 = Path(__file__).resolve().parents[2] / "nt8"
-PACKAGES = "mono-mcs mono-runtime libmono-system-core4.0-cil"
 FLAGS = ["-nologo", "-langversion:5", "-warnaserror", "-r:System.Core.dll"]
 PARTS = ("AddOns", "Indicators", "Strategies")
 HOST = ("Host.cs", "Broker.cs")  # of the stubs; the others are the platform
@@ -27,16 +23,6 @@ class Build:
         """Run one of the programs to its end, at most 60 s."""
         command = ["mono", str(self.folder / program), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-def require() -> None:
-    """Skip the test where mono is not installed; fail it where FKS_REQUIRE_ALL is set."""
-    if shutil.which("mcs") and shutil.which("mono"):
-        return
-    missing = f"mono is not installed, the C# side was left out: apt-get install --no-install-recommends {PACKAGES}"
-    if os.environ.get("FKS_REQUIRE_ALL"):
-        pytest.fail(f"{missing} (FKS_REQUIRE_ALL is set)")
-    pytest.skip(missing)
 
 
 def compile_all(folder: Path) -> Build:

@@ -5,8 +5,6 @@ The host name stays the same, as that of a cloned machine does.
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import uuid
@@ -16,22 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import require
+
 BOOT = "/proc/sys/kernel/random/boot_id"
 CLONE_BOOT = "c10ec10e-0000-4000-8000-000000000000"
 UNSHARE = ("unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc")
 
 
 def require_namespaces() -> None:
-    """Skip the test where the kernel refuses namespaces. Without the program `unshare` it fails where FKS_REQUIRE_ALL
-    is set: that can be installed, another kernel cannot."""
-    left_out = "machines that share a host name were left out"
-    if not shutil.which("unshare"):
-        if os.environ.get("FKS_REQUIRE_ALL"):
-            pytest.fail(f"unshare is not installed, {left_out} (FKS_REQUIRE_ALL is set)")
-        pytest.skip(f"unshare is not installed, {left_out}: install util-linux")
+    """Skip the test where the kernel refuses namespaces: a program can be installed, another kernel cannot."""
+    require("unshare")
     tried = subprocess.run([*UNSHARE, "mount", "--bind", "/dev/null", BOOT], capture_output=True, text=True)
     if tried.returncode != 0:
-        pytest.skip(f"no namespaces ({tried.stderr.strip()}), {left_out}: run as root, or allow them")
+        pytest.skip(
+            f"no namespaces ({tried.stderr.strip()}), machines that share a host name were left out: run as root, or allow them"
+        )
 
 
 def apart(directory: Path, name: str, command: list[str]) -> list[str]:

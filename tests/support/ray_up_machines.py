@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shlex
 import shutil
 import signal
@@ -24,9 +23,10 @@ import pytest
 from fks.config.secrets import load_secrets
 from tests.support import servers
 from tests.support.namespaces import BOOT, UNSHARE, require_namespaces
+from tests.support.programs import require
 from tests.support.waiting import wait_until
 
-PROGRAMS = ("ip", "nsenter", "ssh", "ssh-keygen", "rsync", "openssl", "git")
+PROGRAMS = ("ip", "nsenter", "ssh", "ssh-keygen", "sshd", "rsync", "openssl")
 SSHD = "/usr/sbin/sshd"
 PARTS = ("tmp", "home")
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
@@ -64,14 +64,10 @@ SetEnv PIP_NO_INDEX=1 PIP_FIND_LINKS=/tmp/wheels
 def require_machines() -> None:
     """Skip the test where machines cannot be made; it says what was left out."""
     require_namespaces()
-    left_out = "`ray up` over ssh was left out"
-    if absent := [name for name in PROGRAMS if shutil.which(name) is None]:
-        pytest.skip(f"{', '.join(absent)} not installed, {left_out}")
-    if not os.path.exists(SSHD):
-        pytest.skip(f"no {SSHD}, {left_out}")
+    require(*PROGRAMS)
     tried = subprocess.run(["ip", "link", "add", "fks-probe", "type", "bridge"], capture_output=True, text=True)
     if tried.returncode:
-        pytest.skip(f"no network bridge ({tried.stderr.strip()}), {left_out}")
+        pytest.skip(f"no network bridge ({tried.stderr.strip()}), `ray up` over ssh was left out")
     subprocess.run(["ip", "link", "del", "fks-probe"], check=True)
 
 

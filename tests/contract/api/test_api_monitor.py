@@ -14,6 +14,7 @@ from fks.store.db import Database
 from tests.support.api_fixtures import Fks
 from tests.support.gateway import Running, running
 from tests.support.health_servers import http_service
+from tests.support.programs import require
 
 SIX = {
     "name": "fks_data",
@@ -49,6 +50,7 @@ async def test_the_discover_line_registers_the_six_fields(gateway: Running, part
         f"curl -sS --noproxy '*' -X POST {gateway.url}/monitor/api/discover/ -H 'Content-Type: application/json'"
         f" -H 'Authorization: Bearer {gateway.tokens['admin']}' -d '{json.dumps(SIX)}'"
     )
+    require("curl")
     shell = await asyncio.create_subprocess_shell(line, stdout=asyncio.subprocess.PIPE)
     out, _ = await shell.communicate()
     body = json.loads(out)

@@ -19,6 +19,7 @@ from fks.store.orders import OrderStore
 from fks.store.signals import SignalRecord, SignalStore
 from tests.support.gateway import Running, running, serving
 from tests.support.gateway_process import replica
+from tests.support.programs import require
 from tests.support.waiting import until
 
 #: the plan's body and line, as written there
@@ -53,6 +54,7 @@ async def _count(db: Database) -> int:
 
 
 async def test_the_line_of_the_plan_places_one_order(gateway: Running, seeded: Database) -> None:
+    require("curl")
     line = PLAN.replace("http://localhost:8000", gateway.url)
     answers = []
     for _ in range(2):

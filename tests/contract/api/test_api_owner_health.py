@@ -13,6 +13,7 @@ from fks.monitor import health
 from fks.monitor.health import OWNER_SERVICES
 from fks.store.db import Database
 from tests.support.gateway import Running
+from tests.support.programs import require
 from tests.support.waiting import until
 
 LINES = {
@@ -24,6 +25,7 @@ LINES = {
 
 async def _paste(gateway: Running, line: str) -> Any:
     """Run a line in a shell, at this gateway's port, and return what it prints, as JSON."""
+    require("curl", "jq")
     here = line.replace("http://localhost:8000", gateway.url.replace("127.0.0.1", "localhost"))
     shell = await asyncio.create_subprocess_shell(
         "set -o pipefail; " + here.replace("curl", "curl -sS --noproxy '*' --max-time 20"),

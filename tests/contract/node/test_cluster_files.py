@@ -19,6 +19,7 @@ from fks.cli.cluster_check import examine, inspect
 from fks.config import env_file
 from fks.config.paths import Paths
 from fks.config.settings import Database, Redis, Settings, Supervision
+from tests.support.programs import require
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLE = REPOSITORY / "cluster.yaml"
@@ -27,6 +28,7 @@ EXAMPLE = REPOSITORY / "cluster.yaml"
 @pytest.fixture
 def ready(tmp_path):
     """Return a folder that is ready for `ray up`."""
+    require("ssh", "rsync")
     document = yaml.safe_load(EXAMPLE.read_text().replace("192.0.2.", "10.1.2."))
     for name, source in document["file_mounts"].items():
         place = tmp_path / source
@@ -185,11 +187,17 @@ def test_unit_restarts_its_keeper_and_spares_its_children(role, tmp_path):
     assert f"fks node {role} --env-file /etc/fks/fks.env" in service["ExecStart"]
     assert "EnvironmentFile" not in service, "one parser reads it"
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
-    if (analyze := shutil.which("systemd-analyze")) is None:
-        return
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_systemd_accepts_the_unit(role, tmp_path):
+    require("systemd-analyze")
+    file = REPOSITORY / "deploy" / f"fks-{role}.service"
     here = file.read_text().replace("/opt/fks/venv/bin/fks", str(Path(sys.executable).with_name("fks")))
     copy = tmp_path / file.name
     copy.write_text(here.replace("User=fks", "User=root").replace("Group=fks", "Group=root"))
-    done = subprocess.run([analyze, "verify", "--man=no", str(copy)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, timeout=30
+    )
     complaints = [line for line in done.stderr.splitlines() if file.name in line]
     assert (done.returncode, complaints) == (0, [])

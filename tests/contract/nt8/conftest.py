@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.support import mono
+from tests.support.programs import require
 
 
 @pytest.fixture(scope="session")
 def nt8_build(tmp_path_factory: pytest.TempPathFactory) -> mono.Build:
-    """The compiled programs; without mono the test is skipped, or fails where FKS_REQUIRE_ALL is set."""
-    mono.require()
+    """The compiled programs."""
+    require("mcs", "mono")
     return mono.compile_all(tmp_path_factory.mktemp("nt8"))

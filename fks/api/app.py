@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -131,7 +132,7 @@ def table(app: FastAPI) -> list[tuple[str, str, str, str]]:
     rows = []
     for route in routes_of(app):
         scope = scope_of(route)
-        summary = (route.endpoint.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+        summary = inspect.cleandoc(route.endpoint.__doc__ or "").split("\n\n")[0].replace("\n", " ")
         methods = sorted((route.methods or set()) - {"HEAD"}) or ["WS"]
         rows += [(method, str(route.path_format), scope.scope if scope else "", summary) for method in methods]
     return rows

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fks.clock import FakeClock
 from fks.config.paths import Paths
@@ -25,6 +26,9 @@ from tests.support.ports import CollectingLog, RecordingMeter
 TEMPLATE = "fks_template"
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must receive Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# no property is about how long one example takes, and on a busy machine any takes longer than hypothesis' 200 ms
+settings.register_profile("fks", deadline=None)
+settings.load_profile("fks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

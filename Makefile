@@ -51,6 +51,7 @@ soak: dev ## the long ones: chaos and memory over 30 minutes
 	    tests/contract/order_manager/test_partitions.py tests/contract/supervision/test_partitions.py \
 	    tests/contract/strategies/test_strategy_worker.py tests/contract/guardian/test_guardian_postgres_dies.py \
 	    tests/contract/collector/test_collector.py
+	@scripts/bare_machine.sh
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
 
 lint: dev ## ruff, mypy --strict, import contracts

@@ -158,7 +158,9 @@ def unknown_part(line: list[str]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem
+)
 def test_every_command_and_option_that_a_page_shows_exists(page: Path) -> None:
     shown = commands_shown(page.read_text())
     assert not [f"fks {line}: {part}" for line in shown if (part := unknown_part(line.split()))]

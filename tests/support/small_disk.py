@@ -32,9 +32,9 @@ class SmallDisk:
         return shutil.disk_usage(self.place).free // 1_000_000
 
     def fill(self) -> None:
-        """Fill it, once: what is given back stays free. Returns when not one byte fits."""
+        """Fill it, once: what is given back stays free. Returns when not one page fits."""
         with self._filler.open("ab", buffering=0) as file:
-            for size in (len(_BLOCK), 4096, 1):
+            for size in (len(_BLOCK), 4096):
                 with contextlib.suppress(OSError):
                     while file.write(_BLOCK[:size]):
                         pass

@@ -15,7 +15,22 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests").rglob("*.py"))
 #: of the shell, of Debian's essential packages, python3, make and git; and our own
 BARE = {"cd", "exec", "set", "echo", "fks", "git", "make", "python", "python3"}
-BARE |= {"bash", "cp", "env", "find", "grep", "head", "hostname", "kill", "ls", "mkdir", "mount", "sleep", "tail", "umount"}
+BARE |= {
+    "bash",
+    "cp",
+    "env",
+    "find",
+    "grep",
+    "head",
+    "hostname",
+    "kill",
+    "ls",
+    "mkdir",
+    "mount",
+    "sleep",
+    "tail",
+    "umount",
+}
 STARTS = {
     *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_call", "subprocess.check_output"),
     *("asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "shutil.which", "require"),

@@ -51,8 +51,8 @@ soak: dev ## the long ones: chaos and memory over 30 minutes
 	    tests/contract/order_manager/test_partitions.py tests/contract/supervision/test_partitions.py \
 	    tests/contract/strategies/test_strategy_worker.py tests/contract/guardian/test_guardian_postgres_dies.py \
 	    tests/contract/collector/test_collector.py
-	@scripts/bare_machine.sh
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
+	@scripts/bare_machine.sh
 
 lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
@@ -88,8 +88,9 @@ gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }
 	@$(FKS) up $(ARGS)
 
-wheel: docs ## FKS as one file in dist/, with constraints.txt beside it, to install anywhere
+wheel: dev ## FKS as one file in dist/, with constraints.txt beside it, to install anywhere
 	@$(BIN)/python scripts/web_assets.py --required
+	@$(BIN)/python scripts/guide.py
 	@rm -rf build dist/fks-*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 	@rm -rf build && cp constraints.txt dist/ && ls dist/fks-*.whl dist/constraints.txt

@@ -140,7 +140,7 @@ def pages_app(home: str, name: str) -> Any:
     async def beside() -> None:
         options = settings.database.model_copy(update={"pool_min": 1, "pool_max": 1})
         db = await Database.lazy(node.database_url, options, application=name, is_api=True)
-        await ReplicaBeat(db, RealClock(), name, node_name(settings)).run()
+        await ReplicaBeat(db, RealClock(), name, node_name(settings)).run(log)
 
     deps = Deps(http=settings.http, clock=RealClock(), log=log, gateway=gateway, assets=Assets())
     return create_app(deps, beside=beside)

@@ -77,6 +77,8 @@ namespace=(unshare --mount --pid --fork --kill-child)
 [ "$(id -u)" = 0 ] || namespace+=(--map-root-user --map-auto)
 place=$(mktemp -d "${TMPDIR:-/tmp}/fks-bare-XXXXXX")
 chmod 755 "$place"
+install -m 600 /dev/null "$place/settings" # they may hold passwords of an index or a proxy
+install -m 600 /dev/null "$place/apt.conf"
 # outside the namespace nothing is mounted below it; its files belong to the users of the namespace
 trap 'if [ "$(id -u)" = 0 ]; then rm -rf "$place"; else unshare --map-root-user --map-auto rm -rf "$place"; fi' EXIT
 mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | head -1)

@@ -29,7 +29,12 @@ WIDTH_MAX = 200
 
 def run(arguments: Sequence[str], report: Path) -> int:
     """Run pytest; return its exit code. `report`: where it writes a report in JUnit's format."""
-    return subprocess.run([sys.executable, "-m", "pytest", *arguments, f"--junit-xml={report}"]).returncode
+    with subprocess.Popen([sys.executable, "-m", "pytest", *arguments, f"--junit-xml={report}"]) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # pytest has the signal, too, and ends in order
+                continue
 
 
 def summary(reports: Mapping[str, tuple[int, Path]]) -> tuple[list[str], int]:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from fks.alerts.texts import Text
 from fks.config.secrets import derived
+from fks.config.urls import plaintext_host
 from fks.model.errors import InputError
 from fks.monitor.hosts import check_destination, only_allowed
 
@@ -112,6 +113,8 @@ def checked(address: str, base: str | None = None, *, allowed: Sequence[str]) ->
     if found is None:
         raise _wrong("apprise cannot read the address")
     check_destinations(found, kind_of(address), base, allowed)
+    if plaintext_host(base, allowed):
+        raise _wrong("base has no TLS, and the channel's token would cross the network in the clear")
     return address.strip()
 
 
@@ -155,6 +158,7 @@ def send(channel: Channel, text: Text, key: str, *, allowed: Sequence[str]) -> O
             plugin = _plugin(channel.address.get_secret_value(), channel.base, {"delivery": key})
             if plugin is None:
                 return Outcome("refused", "apprise cannot read the address of the channel")
+            check_destinations(plugin, channel.kind, channel.base, allowed)  # a proxy would resolve the name itself
             is_sent = bool(plugin.notify(body=text.body, title=text.title))
         return outcome_of(is_sent, lines.text)
     except InputError as error:

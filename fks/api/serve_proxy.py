@@ -35,6 +35,8 @@ HEAD_S = 10.0  # from a connection's start, or the first byte of a later head, t
 HEADS_MAX = 500  # connections without a complete head, in this process
 FRAME_MAX = 64 * 1024  # bytes of a websocket message, however many frames it has
 PIECE = 16 * 1024  # bytes that the parser gets at once; a head that begins inside one may be so much longer
+READ_S = 0.2  # in which the heads that the kernel holds are read, of connections that came at once
+UNREAD_S = 30.0  # without a byte read of an answer that waits
 LINGER_S = 0.5  # the client may still be sending, and a connection closed at once takes the answer with it
 NOTE_S = 60.0  # between two lines of the log about refused connections
 OWN_PATHS = frozenset({"/-/routes", "/-/healthz"})
@@ -71,6 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._size = 0  # bytes of the head that is being read
         self._is_in_body = False
         self._is_over = False  # refused, or a websocket by now
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -80,7 +83,31 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._end_deadline()
+        self._end_watch()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to watch whether the client reads its answer."""
+        super().pause_writing()
+        self._watch(None)
+
+    def resume_writing(self) -> None:
+        """End the watch: the client reads."""
+        self._end_watch()
+        super().resume_writing()
+
+    def _watch(self, before: int | None) -> None:
+        size = self.transport.get_write_buffer_size()
+        if before is not None and size >= before:
+            self.transport.abort()
+            self._note(f"an answer of which nothing was read for {UNREAD_S:g} s")
+            return
+        self._unread = self.loop.call_later(UNREAD_S, self._watch, size)
+
+    def _end_watch(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         """Parse in pieces, and count the bytes since a head, or a part of a body, was complete."""
@@ -116,6 +143,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._size, self._is_in_body = 0, False
         self._end_deadline()
         super().on_message_complete()
+        is_answered = self.cycle is not None and self.cycle.response_complete
+        if is_answered and not self.pipeline and not self.parser.should_upgrade():
+            # uvicorn ended its timer when the rest of this request arrived, and begins one only with an answer
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """Limit the time for the rest of a body that no application reads any more."""
@@ -133,6 +167,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self in self._incomplete:
             return
         self._incomplete[self] = self.loop.call_later(HEAD_S, self._close_overdue)
+        if len(self._incomplete) > HEADS_MAX:  # heads that have arrived, and were not read yet, are read before
+            self.loop.call_later(READ_S, self._close_oldest)
+
+    def _close_oldest(self) -> None:
         if len(self._incomplete) > HEADS_MAX:
             oldest = next(iter(self._incomplete))
             oldest._end_deadline()
@@ -145,7 +183,8 @@ class BoundedProtocol(HttpToolsProtocol):
             timer.cancel()
 
     def _close_overdue(self) -> None:
-        if self.flow.read_paused and not self._is_over:  # this side reads no further until an earlier answer is out
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if (self.flow.read_paused or is_answering) and not self._is_over:  # an earlier request is in work
             self._incomplete[self] = self.loop.call_later(HEAD_S, self._close_overdue)
             return
         self._end_deadline()

@@ -50,9 +50,11 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
 def is_running(paths: Paths) -> bool:
     """Return whether FKS runs here: a keeper (it holds the lock of its file as long as it lives), or servers that
     outlived theirs."""
+    from fks.node.lock import PARENT_LOCK
     from fks.servers.embedded import postgres_pid, redis_pid
 
-    return _is_locked(paths.run / "keeper.lock") or postgres_pid(paths) is not None or redis_pid(paths) is not None
+    locks = (paths.run / "keeper.lock", paths.run / PARENT_LOCK)  # between two keepers only their parent holds its own
+    return any(map(_is_locked, locks)) or postgres_pid(paths) is not None or redis_pid(paths) is not None
 
 
 def _is_locked(file: Path) -> bool:

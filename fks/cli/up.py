@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,7 @@ def _check_free(paths: Paths, *, is_detached: bool) -> None:
     from fks.model.errors import OutageError
     from fks.node.control_socket import ask
     from fks.node.lock import PARENT_LOCK, AlreadyRunning, holder_of
+    from fks.process.procfs import environment
 
     end = time.monotonic() + ANSWER_S
     while True:
@@ -130,7 +131,7 @@ def _check_free(paths: Paths, *, is_detached: bool) -> None:
                 continue
             has_parent = False
         if is_detached and has_parent and parent is None:
-            _by_itself(paths)
+            _by_itself(paths, environment(keeper) if keeper else None)  # its next keeper is to be as this one is
         raise AlreadyRunning(keeper or parent or 0)
 
 
@@ -284,8 +285,9 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
         screen.line(f"{click.style('warning:', fg='yellow')} {line}")
 
 
-def _by_itself(paths: Paths) -> Callable[[], None]:
-    """Start a keeper, under its parent, in a session of its own; return a check that raises why it ended."""
+def _by_itself(paths: Paths, env: Mapping[bytes, bytes] | None = None) -> Callable[[], None]:
+    """Start a keeper, under its parent, in a session of its own; return a check that raises why it ended. `env` is its
+    environment, ours by default."""
     from fks.model.errors import ConfigError, FksError, OutageError
 
     output = paths.logs / "keeper.out"
@@ -296,6 +298,7 @@ def _by_itself(paths: Paths) -> Callable[[], None]:
             stdout=sink,
             stderr=sink,
             start_new_session=True,
+            env=None if env is None else dict(env),
         )
 
     def check() -> None:

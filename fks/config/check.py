@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from fks.config.problems import Source, WrongSetting, did_you_mean
 from fks.config.settings import Settings
 from fks.config.urls import (
@@ -89,13 +91,15 @@ def _plaintext(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     """Yield addresses at which a key would cross a network in the clear: of data and chat. Those of the venue are
     checked when the database is there (`venue_plaintext`): a position that is open must still be closed."""
     data, chat = settings.data, settings.chat
-    key = data.polygon_api_key  # the only exchange whose market data needs one
+
+    def key_of(exchange: str) -> SecretStr | None:
+        return getattr(data, f"{exchange}_api_key", None)  # most exchanges give market data without one
+
     lines = [line.split() for line in data.endpoints]
-    own = (data.rest_url, data.ws_url) if data.exchange == "polygon" else ()
     for name, secret, urls in (
-        ("data.rest_url", key, own[:1]),
-        ("data.ws_url", key, own[1:]),
-        ("data.endpoints", key, [url for line in lines if line[:1] == ["polygon"] for url in line[1:]]),
+        ("data.rest_url", key_of(data.exchange), (data.rest_url,)),
+        ("data.ws_url", key_of(data.exchange), (data.ws_url,)),
+        *(("data.endpoints", key_of(line[0]), tuple(line[1:])) for line in lines if line),
         ("chat.telegram_url", chat.telegram_token, (chat.telegram_url,)),
         ("chat.discord_url", chat.discord_token, (chat.discord_url,)),
     ):

@@ -737,9 +737,12 @@ class Settings(Section):
 
     @property
     def is_demo(self) -> bool:
-        """Return whether all money is paper money on the local exchange: no order can reach another venue."""
+        """Return whether all money is paper money on the local exchange: no order can reach another venue.
+
+        Never on a cluster: each machine has a file of its own, and that of a worker may lack the head's venues.
+        """
         venue = self.venue
-        is_local = self.sim.enabled and not venue.live
+        is_local = self.sim.enabled and not venue.live and self.node.role == "single"
         return is_local and not (venue.rest_url or venue.ws_url or venue.ws_api_url or self.ninja.links())
 
     @property

@@ -185,12 +185,11 @@ async def _check_migrated(url: str) -> None:
 
 
 def _is_kept(paths: Paths) -> bool:
-    """Return whether a keeper runs here: it holds the lock of its file while it does."""
-    try:
-        with (paths.run / "keeper.lock").open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+    """Return whether a keeper runs here, or the parent that starts it: each holds the lock of its file meanwhile."""
+    for name in ("keeper.lock", "parent.lock"):
+        with contextlib.suppress(FileNotFoundError), (paths.run / name).open("rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False

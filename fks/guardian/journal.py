@@ -425,8 +425,9 @@ class KillJournal:
         except OSError as error:
             self.error = f"{self.path}: {error.strerror or error}"
             if self._file is not None:  # a part of the line may be there: `_open` ends it
-                os.close(self._file)
-                self._file = None
+                file, self._file = self._file, None
+                with contextlib.suppress(OSError):  # a file system may say here, too, that it is full
+                    os.close(file)
 
     def _write(self, data: bytes) -> None:
         file = self._open()

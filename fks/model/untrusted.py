@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
@@ -70,9 +70,13 @@ def number_of(value: object) -> int | float:
 
 def check_text(text: str) -> None:
     """Refuse a text that is a number out of bounds. Errors: InputError 422 NUMBER."""
-    if _NUMBER.fullmatch(text.strip()):
+    try:
+        found = Decimal(text.strip())  # as wide as what converts later: 1_000, digits of every script
+    except InvalidOperation:
+        return
+    if found.is_finite():
         try:
-            decimal_of(text)
+            decimal_of(text if _NUMBER.fullmatch(text.strip()) else found)
         except ValueError as error:
             raise InputError(
                 f"{shown(text)} {error}", code="NUMBER", status=422, remedy="send a smaller number"

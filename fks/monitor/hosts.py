@@ -108,7 +108,9 @@ def only_allowed(allowed: Sequence[str]) -> Iterator[None]:
     """
     if not hasattr(socket.getaddrinfo, "__wrapped__"):
         socket.getaddrinfo = _checked(socket.getaddrinfo)
-    proxies = {urlsplit(url).hostname for url in getproxies().values()}
+    proxies = {
+        urlsplit(url if "://" in url else f"//{url}").hostname for kind, url in getproxies().items() if kind != "no"
+    }
     token = _DESTINATIONS.set((tuple(allowed), frozenset(proxies)))
     try:
         yield

@@ -10,6 +10,7 @@ from fks.clock import Clock
 from fks.config.machine import process_space
 from fks.config.version import build_id
 from fks.model.errors import OutageError
+from fks.model.ports import Log
 from fks.store.db import Database
 
 BEAT_S = 1.0
@@ -56,11 +57,14 @@ class ReplicaBeat:
         """Return the age of the last row that was committed, seconds; infinite before the first."""
         return float("inf") if self._written_s is None else self._clock.monotonic() - self._written_s
 
-    async def run(self) -> None:
-        """Write once a second until cancelled, then close the connections."""
+    async def run(self, log: Log) -> None:
+        """Write once a second until cancelled, then close the connections. No error ends it."""
         try:
             while True:
-                await self.write({})
+                try:
+                    await self.write({})
+                except Exception as error:  # a standby that takes no write, a password that was rotated
+                    log.error("serve.row_failed", error=f"{type(error).__name__}: {error}")
                 await self._clock.sleep(BEAT_S)
         finally:
             await self._db.close()

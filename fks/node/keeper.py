@@ -22,10 +22,11 @@ from fks.config.endpoints import clear_node, save_node
 from fks.config.paths import Paths
 from fks.config.urls import is_on_this_host
 from fks.config.version import build_id
-from fks.model.errors import FksError, InputError, OutageError
+from fks.model.errors import ConfigError, FksError, InputError, OutageError
 from fks.node.child_records import ChildRecords
 from fks.node.cluster_driver import ClusterDriver, KeeperContext
 from fks.node.control_socket import ControlSocket
+from fks.node.head import SupersededError
 from fks.node.home_disk import HomeDisk
 from fks.node.http_standby import HttpStandby
 from fks.node.lock import PARENT_LOCK, holder_of
@@ -49,6 +50,11 @@ FAILURES_MAX = 2  # of a service or of the tree at the first start; later nothin
 NO_PARENT = "a keeper that dies stays dead; 'fks up --detach' starts another parent"
 RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the records
 ReportProgress = Callable[[str, str, str], None]
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Return whether a start that failed so may succeed later: no setting is wrong, and no other head lives."""
+    return isinstance(error, FksError | OSError) and not isinstance(error, ConfigError | SupersededError)
 
 
 class Keeper:
@@ -88,6 +94,7 @@ class Keeper:
         }
         self._view = StatusView(clock, driver.node_name)
         self._standby: HttpStandby | None = None
+        self._has_taken_over = False  # something that an earlier keeper left runs
         self._reported: set[str] = set()  # services whose first "ready" was reported
         self._deployer = TreeDeployer(driver, self.services.get(RAY), clock, log, self._on_change)
 
@@ -119,8 +126,16 @@ class Keeper:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        except (FksError, asyncio.CancelledError):
-            await self._end(tasks, control)
+        except (FksError, asyncio.CancelledError) as error:
+            if self._has_taken_over and self.phase == "starting" and _is_passing(error):
+                # what an earlier keeper left trades on, its guardian with it; the next keeper takes it over
+                self._log.error("keeper.start_failed", reason=str(error))
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await control.close()
+            else:
+                await self._end(tasks, control)
             raise
         except Exception:  # a mistake of ours is no reason to stop what trades: the next keeper takes it over
             self._log.error("keeper.crashed", remedy="'fks up' takes over what runs")
@@ -153,9 +168,10 @@ class Keeper:
             try:
                 await self._bring_up()
                 break
-            except (FksError, OSError):
-                if not self._disk.is_to_blame:
+            except (FksError, OSError) as error:
+                if not (self._disk.is_to_blame and _is_passing(error)):
                     raise
+                self._log.warning("keeper.start_delayed", reason=str(error))
             await self._clock.sleep(SIDE_WORK_S)
         self.phase = "ready"
         self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
@@ -200,7 +216,9 @@ class Keeper:
     async def _find(self) -> None:
         """Take over what runs; refuse to start when another program holds a port that a new process will need."""
         for service in self.services.values():
-            if not await service.find():
+            if await service.find():
+                self._has_taken_over = True
+            else:
                 await asyncio.to_thread(check_free, service.spec.ports)
 
     async def _need(self, *names: str) -> None:

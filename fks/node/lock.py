@@ -32,9 +32,11 @@ def keeper_lock(file: Path) -> Iterator[None]:
     try:
         if not _take(handle):
             raise AlreadyRunning(holder_of(file) or 0)
-        with contextlib.suppress(OSError):  # a full disk: the lock counts, who holds it is not shown
-            # over what a killed holder wrote, which needs no new block
+        try:  # over what a killed holder wrote, which needs no new block
             os.pwrite(handle, f"{os.getpid()} {process_space()}".ljust(SIZE).encode(), 0)
+        except OSError:  # a full disk that copies on write: the lock counts; no pid is shown, rather than a wrong one
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, 0)
         yield
         os.ftruncate(handle, 0)
     finally:

@@ -191,6 +191,8 @@ class Service(SupervisedChild):
     async def _until_ready(self, process: ProcessHandle) -> str:
         deadline = self._clock.monotonic() + self.spec.start_s
         while not await self._answers(process):
+            if self.is_adopted and self.spec.is_delayed():  # a part of it waits for space on the disk
+                deadline = self._clock.monotonic() + self.spec.start_s
             if not process.is_alive():
                 return f"ended while starting (status {process.returncode})"
             if self._restart_requested.is_set():

@@ -266,6 +266,8 @@ def _choices(name: str, values: list[Any], field: _Field) -> Dimension:
     if not values or len(set(map(repr, values))) != len(values):
         raise _wrong(f"{name}: the choices {values} are empty or repeated", _FORMS.format(name=name))
     for value in values:
+        if isinstance(value, str):
+            check_text(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and field.kind in ("integer", "number") and not field.allows(_number(name, value)):
             raise _wrong(f"{name}: {value} leaves its own bounds, {field.bounds}", "leave it out")

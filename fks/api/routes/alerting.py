@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from fastapi import Depends, Query
@@ -19,6 +20,8 @@ from fks.api.routing import Router
 from fks.model.errors import InputError
 from fks.store.alerting import AlertingStore
 
+LOOK_S = 2.0  # for the names of all channels to be resolved; of others it is not known whether they are blocked
+_LOOKS = ThreadPoolExecutor(2, thread_name_prefix="channels")  # logins wait for the loop's own pool
 router = Router(tags=["alerts"])
 TEST_WAIT_S = 8.0
 TEST_POLL_S = 0.2
@@ -169,7 +172,12 @@ async def channels(gate: Gate, who: Reader) -> ExactJson:
     states = await store.channel_states()
     found = await directory_of(gate).channels()
     allowed = gate.deps.settings.alerts.hosts
-    blocked = await asyncio.gather(*(asyncio.to_thread(obstacle, item, allowed) for item in found))
+    looks = [asyncio.get_running_loop().run_in_executor(_LOOKS, obstacle, item, allowed) for item in found]
+    if looks:
+        await asyncio.wait(looks, timeout=LOOK_S)
+    blocked = [look.result() if look.done() else "" for look in looks]
+    for look in looks:
+        look.cancel()
     items = [
         {**_view(item, states.get(item.name, {})), "blocked": reason or None}
         for item, reason in zip(found, blocked, strict=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from fks.config.settings import Settings
 from fks.model.account import Balance
@@ -114,6 +115,7 @@ def outside(database: Database, bus: Bus, database_url: str, redis_url: str, tmp
         is_ready: bool = True,
         sweep_s: float = 0.5,
         disk_free_min_mb: int = 1,
+        rest_url: str | None = None,
         **risk: Any,
     ) -> AsyncIterator[Outside]:
         await seed(database, pyramiding=1)
@@ -122,7 +124,9 @@ def outside(database: Database, bus: Bus, database_url: str, redis_url: str, tmp
         settings: Settings = FAST.model_copy(
             update={
                 "risk": FAST.risk.model_copy(update=risk),
-                "venue": FAST.venue.model_copy(update={"sweep_s": sweep_s}),
+                "venue": FAST.venue.model_copy(
+                    update={"sweep_s": sweep_s, "rest_url": rest_url, "api_key": SecretStr("k")}
+                ),
                 "monitor": FAST.monitor.model_copy(update={"disk_free_min_mb": disk_free_min_mb}),
             }
         )
@@ -282,6 +286,11 @@ async def test_a_venue_that_is_away(outside: Open) -> None:
         callers.rig.venue.outages["open_orders"] = 1_000_000
         callers.rig.venue.lose_session()
         await callers.becomes_denied("VENUE_DOWN")
+
+
+async def test_a_venue_over_plain_http(outside: Open) -> None:
+    async with outside(rest_url="http://gate.example") as callers:
+        await callers.is_denied("VENUE_PLAINTEXT")
 
 
 async def test_a_disk_with_too_little_space(outside: Open) -> None:

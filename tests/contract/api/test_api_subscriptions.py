@@ -129,8 +129,12 @@ async def test_busy_channels_are_subscribed_only_while_wanted(gateway: Running, 
 
 async def test_feeds_without_a_symbol_are_all_feeds(gateway: Running, seeded: Database) -> None:
     await seeded.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state) VALUES ('binance','BTCUSDT','trades','LIVE'),"
-        " ('binance','ETHUSDT','trades','STALE'), ('binance','ETHUSDT','1m','LIVE')"
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch) VALUES ('binance','BTCUSDT','trades','LIVE',1),"
+        " ('binance','ETHUSDT','trades','STALE',1), ('binance','ETHUSDT','1m','LIVE',1)"
+    )
+    await seeded.sql(
+        "INSERT INTO leases (name, epoch, holder, expires_at)"
+        " VALUES ('collector:binance', 1, 'x', now() + interval '1 hour')"
     )
     async with open_socket(gateway) as socket:
         await say(socket, type="subscribe", channels=["feeds", "orders"])

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from tests.support.certificates import certificate
 from tests.support.waiting import wait_until
 
 KIB = 1024
+ANSWER = 16 * KIB * KIB  # more than the kernel takes of an answer that nobody reads
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with the size of the body, or send each message back."""
+    """Answer with the size of the body (`/big`: with 16 MiB), or send each message back."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -43,7 +44,11 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-    text = str(size).encode()
+    if scope["path"] == "/slow":
+        await asyncio.sleep(1.5)
+    if scope["path"] == "/busy":
+        time.sleep(0.6)  # noqa: ASYNC251  the loop stands still, as when many requests come at once
+    text = b"x" * ANSWER if scope["path"] == "/big" else str(size).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
     await send({"type": "http.response.body", "body": text})
 
@@ -61,7 +66,7 @@ class Served:
 
 
 @contextmanager
-def serving(**files: str) -> Iterator[Served]:
+def serving(**files: Any) -> Iterator[Served]:
     """Run the server in a thread of its own, as it has a process of its own."""
     loop = uvloop.new_event_loop()
     servers: list[uvicorn.Server] = []
@@ -281,3 +286,56 @@ async def test_websocket_message_over_64_kib_is_closed_with_1009(port: int) -> N
                 await socket.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1009
+
+
+async def test_requests_that_came_while_the_proxy_was_busy_are_served(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_proxy, "HEADS_MAX", 20)
+    busy = asyncio.create_task(ask(port, b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    await asyncio.sleep(0.1)
+    found = await asyncio.gather(*(ask(port, GET + b"\r\n") for _ in range(60)))
+    assert [answer[:15] for answer in found] == [b"HTTP/1.1 200 OK"] * 60
+    assert b" 200 OK" in await busy
+
+
+async def test_connection_that_was_answered_early_is_closed_when_idle() -> None:
+    with serving(keep_alive_timeout_s=1) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"POST /unread HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n")
+        assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n0")
+        writer.write(b"x")  # the rest of a body that the application did not wait for
+        async with asyncio.timeout(5.0):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_answer_that_is_not_read_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_proxy, "UNREAD_S", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=KIB)
+    writer.write(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await asyncio.sleep(2.0)  # longer than two looks, and nothing is read
+    size = 0
+    with suppress(ConnectionError):
+        while piece := await reader.read(1 << 20):
+            size += len(piece)
+    assert size < ANSWER
+    writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=KIB)
+    writer.write(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    size = 0
+    while piece := await reader.read(1 << 20):  # slowly, but without a pause
+        size += len(piece)
+        await asyncio.sleep(0.005)
+    assert size > ANSWER
+    writer.close()
+
+
+async def test_request_in_work_outlives_the_start_of_the_next(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_proxy, "HEAD_S", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc")
+    await asyncio.sleep(0.2)
+    writer.write(b"\r\n")  # an empty line before the next request, as RFC 9112 2.2 allows
+    assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n3")
+    writer.close()

@@ -208,6 +208,44 @@ async def test_children_survive_a_killed_keeper_and_are_adopted(paths):
     assert not any(is_alive(pid) for pid in old.values())
 
 
+def orphaned(paths):
+    """Return the pid of a service whose keeper was killed."""
+    first = start_keeper(paths, "a")
+    first.kill()
+    first.wait()
+    return pids_of(paths, "a")[0]
+
+
+async def test_takeover_that_fails_leaves_what_runs_to_the_next_keeper(paths):
+    left = orphaned(paths)
+    driver = FakeDriver(fail=[OutageError("PostgreSQL is away")] * 2, age_s=None)
+    with pytest.raises(FksError):
+        await asyncio.wait_for(keeper_of(paths, [small(paths, "a")], driver).run(), 15.0)
+    assert is_alive(left), "it may trade, and the guardian is among it"
+    async with running(paths, [small(paths, "a")]) as keeper:
+        assert keeper.services["a"].process.pid == left
+
+
+async def test_adopted_service_that_waits_for_space_is_not_killed(paths):
+    left, is_answering = orphaned(paths), False
+
+    async def answers(process):
+        return is_answering
+
+    spec = replace(small(paths, "a", start_s=0.2, is_delayed=lambda: True), is_ready=answers)
+    keeper = keeper_of(paths, [spec])
+    task = asyncio.create_task(keeper.run())
+    try:
+        await asyncio.sleep(1.0)  # five times what a start may take
+        assert (is_alive(left), keeper.services["a"].restarts) == (True, 0)
+        is_answering = True
+        await until(lambda: keeper.phase == "ready")
+        assert keeper.services["a"].process.pid == left
+    finally:
+        keeper.request_stop()
+        await asyncio.wait_for(task, 15.0)
+
+
 async def test_running_service_without_a_record_is_adopted(paths):
     async with running(paths, [small(paths, "a")]):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -91,6 +92,23 @@ def test_channel_connects_to_the_address_that_was_checked(monkeypatch: pytest.Mo
         assert reason.startswith("channel ops of alerts is blocked: rebinding.example is 127.0.0.1")
         assert 'hosts = ["10.0.0.0/8", "127.0.0.1"] into [alerts] of fks.toml' in reason
         assert obstacle(channel, ("10.0.0.0/8", "127.0.0.1")) == ""
+
+
+def test_message_goes_through_a_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(5.0)
+        for name in ("http_proxy", "no_proxy"):
+            monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.getsockname()[1]}")  # without a scheme, as is common
+        with ThreadPoolExecutor(1) as pool:
+            taken = pool.submit(lambda: proxy.accept()[0].close())
+            channel = Channel("ops", SecretStr("json://8.8.8.8/hook"))
+            outcome = send(channel, Text("title", "body"), "k", allowed=())
+            taken.result(5.0)
+        assert outcome.error != "HOST_NOT_ALLOWED"
+        inside = send(Channel("ops", SecretStr("json://10.0.0.7/hook")), Text("title", "body"), "k", allowed=())
+        assert (inside.result, inside.error) == ("refused", "HOST_NOT_ALLOWED"), "the proxy would reach it"
 
 
 def test_sealed_address_needs_the_same_session_key() -> None:

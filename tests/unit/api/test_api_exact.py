@@ -180,3 +180,14 @@ def test_a_filter_lets_through_what_has_no_symbol() -> None:
     assert not client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "5m"})
     assert not client.wants("bars", {"symbol": "ETHUSDT", "timeframe": "1m"})
     assert not client.wants("orders", {"symbol": "BTCUSDT"})
+
+
+@pytest.mark.parametrize("text", ["1e999990", "1_0e999990", "\uff11e999990", "1_" + "0" * 60, " 1e60 ", "-1e-999990"])
+def test_text_that_some_reader_takes_for_a_huge_number_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        check_text(text)
+
+
+@pytest.mark.parametrize("text", ["abc", "inf", "nan", "", "5000", "1_000", "1e-8", "BTC/USDT"])
+def test_other_text_is_left_to_its_reader(text: str) -> None:
+    check_text(text)

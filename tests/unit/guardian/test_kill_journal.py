@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import uuid
@@ -247,3 +248,25 @@ def test_an_exit_newer_than_the_snapshot_is_booked_to_its_holder() -> None:
     )
     snapshot = Snapshot(NOW, held, {"BTCUSDT": rules}, {}, frozenset())
     assert snapshot.with_fills([exit], frozenset()) == {person: Decimal("0.003996"), strategy: Decimal("0.00000414")}
+
+
+def test_file_that_cannot_even_be_closed_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may report a full disk or quota when a file is closed; the descriptor is gone all the same."""
+    journal, close = KillJournal(tmp_path / "kill.jsonl"), os.close
+    journal.engage("k1", Asked("system", "first", "me", True, NOW))
+
+    def refused(number: int, *rest: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def closed(number: int) -> None:
+        close(number)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", refused)
+        full.setattr(os, "close", closed)
+        journal.want_flatten(by="me", now_ns=NOW)
+    assert journal.error
+    journal.flush()
+    assert journal.error is None
+    assert read_kill(tmp_path / "kill.jsonl") == journal.record

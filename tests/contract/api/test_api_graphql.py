@@ -288,7 +288,7 @@ async def test_no_query_makes_the_gateway_fail(full: Running) -> None:
     cases: list[str] = []
 
     @settings(
-        max_examples=50, deadline=None, database=None, derandomize=True, phases=(Phase.generate,),
+        max_examples=50, database=None, derandomize=True, phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(good | st.tuples(good, st.integers(0, 400), strings).map(_broken))

@@ -24,7 +24,6 @@ from tests.support.gateway import Running, running
 GOOD = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "100"}
 ORDER = "a" * 32
 QUIET = settings(
-    deadline=None,
     database=None,
     derandomize=True,
     phases=(Phase.generate,),

@@ -68,7 +68,7 @@ floats = st.floats(min_value=0, max_value=1e15, allow_nan=False)
 
 
 @given(st.lists(st.tuples(floats, floats, floats, floats, floats), min_size=1, max_size=30))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_float_survives_the_round_trip(database: Database, rows: list[tuple[float, ...]]) -> None:
     await database.sql("DELETE FROM ohlcv_data")
     columns = [np.array([row[i] for row in rows]) for i in range(5)]

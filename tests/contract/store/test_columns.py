@@ -201,7 +201,7 @@ piece = st.tuples(st.integers(0, 40), st.integers(1, 25), st.integers(0, 1), st.
 
 
 @given(st.lists(piece, min_size=1, max_size=8))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_after_any_writes_the_copy_equals_the_table(
     database: Database, tmp_path: Path, pieces: list[tuple[int, int, int, bool]]
 ) -> None:

@@ -316,7 +316,7 @@ piece = st.tuples(st.integers(0, 40), st.integers(1, 25), st.integers(0, 2), st.
 
 
 @given(st.lists(piece, min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_merges_in_any_order_end_with_the_last_values(
     database: Database, few: None, pieces: list[tuple[int, int, int, bool]]
 ) -> None:

@@ -118,7 +118,7 @@ def test_orders_that_cannot_be_held_give_the_client_up() -> None:
     assert client.is_overrun
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["bars", "quotes", "book", "orders", "take", "answer"]), max_size=120),
     st.integers(min_value=3, max_value=8),

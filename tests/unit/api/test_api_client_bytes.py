@@ -152,7 +152,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(STEPS, max_size=60))
 def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, int, str]]) -> None:
     before, module.QUEUE_BYTES = module.QUEUE_BYTES, 1000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.api.routing import Router
@@ -29,7 +29,6 @@ def matches(app: FastAPI, path: str, root: str, method: str) -> list[Any]:
     return [route.matches(dict(scope))[0] for route in app.router.routes]
 
 
-@settings(deadline=None)  # what it costs is a benchmark's to say
 @given(REQUESTS, st.sampled_from(["", "/api/v1"]), st.sampled_from(["GET", "POST"]), st.sets(st.sampled_from(PATHS)))
 def test_it_takes_what_fastapi_takes(path: str, root: str, method: str, paths: set[str]) -> None:
     chosen = tuple(sorted(paths))

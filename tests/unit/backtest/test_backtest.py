@@ -122,7 +122,7 @@ def test_g6_every_built_in_strategy_equals_the_slow_reading(
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_g6_on_any_tape_and_any_targets(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 40))
     target = tuple(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.0, 1.0]), min_size=count, max_size=count)))
@@ -174,7 +174,7 @@ def test_trailing_stop_that_the_open_gaps_through_fills_at_the_open() -> None:
 
 
 @given(st.data(), st.sampled_from(["received", "quote"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_g6_on_any_tape_with_several_entries(data: st.DataObject, fee_in: str) -> None:
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     count, target = 60, [0.0]

@@ -256,7 +256,7 @@ class Dice:
 @given(st.integers(0, 2**32))
 @example(11803)  # a stale leg over a remainder of less than a lot
 @example(16523651)  # an entry that cannot be sized, decided when the loss of the day reaches its limit
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
@@ -265,7 +265,7 @@ def test_engines_agree_on_any_tape_setup_and_decisions(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_engines_agree_on_entries_that_rest(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
@@ -274,7 +274,7 @@ def test_engines_agree_on_entries_that_rest(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_engines_agree_on_positions_of_several_entries(seed: int) -> None:
     dice = Dice(seed)
     setup, scale = dice.setup()
@@ -481,7 +481,6 @@ def test_an_entry_price_that_is_none_is_the_same_error_in_both_engines() -> None
             run(strategy, synthetic(40), Setup(BTC), engine=engine)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)  # the first example compiles
 @given(st.lists(st.floats(0.01, 1e6), max_size=60), st.floats(0.01, 1e6))
 def test_one_pass_finds_the_same_deepest_fall(values: list[float], start: float) -> None:
     equity = np.array(values)

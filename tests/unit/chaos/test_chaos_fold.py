@@ -122,7 +122,7 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
     return first, found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(histories())
 def test_the_fold_makes_of_every_history_what_the_machine_made(history: tuple[e.Event, list[e.Event]]) -> None:
     order, events, trades = live_through(*history)

@@ -321,7 +321,7 @@ SEALED_TOO_EARLY: tuple[Any, ...] = (
 @example(*CUT_BEFORE_BEGUN)
 @example(*SEALED_TOO_EARLY)
 @given(steps, st.sampled_from(KINDS), acts)
-@settings(max_examples=int(os.environ.get("FKS_EXAMPLES", "200")), deadline=None)
+@settings(max_examples=int(os.environ.get("FKS_EXAMPLES", "200")))
 def test_any_interleaving_gives_the_bars_of_the_exchange(
     drawn: list[tuple[int, int, int]], kind: tuple[TradeIds, TradesFrom, int], script: list[tuple[str, int, int | None]]
 ) -> None:

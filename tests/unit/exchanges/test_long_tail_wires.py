@@ -294,7 +294,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_message_gives_valid_events_or_a_classified_error(name: str, data: st.DataObject) -> None:
     frames = [frame for part in CASES[name].tape.frames.values() for frame in part]
     message = json.loads(data.draw(st.sampled_from(frames)))

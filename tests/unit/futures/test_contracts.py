@@ -105,7 +105,6 @@ def test_rolls_precede_notices_and_expiry(root: str) -> None:
 
 
 @given(st.sampled_from(ROOTS), st.integers(2020, 2030), st.integers(0, 11), st.sampled_from(["upper", "lower"]))
-@settings(deadline=None)
 def test_names_round_trip(root: str, year: int, index: int, case: str) -> None:
     months = SPECS[root].months
     one = Contract.of(root, year, MONTH_CODES.index(months[index % len(months)]) + 1)
@@ -122,7 +121,7 @@ def test_year_of_one_digit_is_the_closest(on: date, digit: int) -> None:
 
 
 @given(st.text(max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_other_texts_are_refused_as_input(text: str) -> None:
     found: Contract | InputError
     try:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.indicators import compute
@@ -132,7 +132,6 @@ def test_ichimoku_draws_the_cloud_of_shift_bars_ago() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=40), st.integers(1, 12))
-@settings(deadline=None)
 def test_window_sums_are_sums_of_windows(values: list[float], period: int) -> None:
     found = window_sum(np.array(values, dtype=float), period)
     for i in range(len(values)):
@@ -234,7 +233,6 @@ ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/
     st.integers(1, 300),
     st.sampled_from([1, 60, 3600, 86_400]),
 )
-@settings(deadline=None)
 def test_local_seconds_are_those_of_the_zones_clock(zone: str, start: int, count: int, step: int) -> None:
     times = (start + np.arange(count, dtype=np.int64) * step) * NS
     for time_ns, second in zip(times.tolist(), local_seconds(times, zone).tolist(), strict=True):
@@ -301,7 +299,6 @@ def test_a_session_has_23_or_25_hours_when_the_clock_is_changed() -> None:
 
 
 @given(st.integers(0, 200), st.integers(1, 120))
-@settings(deadline=None)
 def test_session_values_do_not_depend_on_where_the_columns_begin(first: int, shorter: int) -> None:
     bars = days(6)
     whole, late = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.bars.columns import aggregate_bars
@@ -19,7 +19,6 @@ MINUTE = 60 * NS
 
 
 @given(st.integers(0, 300), st.integers(1, 2000), st.sampled_from(["5m", "15m", "1h", "4h", "1d"]))
-@settings(deadline=None)
 def test_a_row_knows_the_higher_bars_that_were_over_at_its_end(first: int, count: int, timeframe: str) -> None:
     bars = WHOLE[first : first + count]
     found = higher(bars, timeframe)
@@ -34,7 +33,6 @@ def test_a_row_knows_the_higher_bars_that_were_over_at_its_end(first: int, count
 
 
 @given(st.integers(0, 300), st.integers(1, 2000), st.sampled_from(["5m", "15m", "1h", "4h"]), st.booleans())
-@settings(deadline=None)
 def test_higher_bars_are_those_that_the_exchange_writes(first: int, count: int, timeframe: str, is_thin: bool) -> None:
     bars = WHOLE[first : first + count]
     if is_thin:  # rows without volume are no-trade bars: only their close counts beside rows with volume
@@ -49,7 +47,6 @@ def test_higher_bars_are_those_that_the_exchange_writes(first: int, count: int, 
 
 
 @given(st.integers(1, 1500), st.integers(2, 130))
-@settings(deadline=None)
 def test_what_a_row_knows_does_not_change_when_more_rows_come(count: int, factor: int) -> None:
     whole, part = higher(WHOLE, factor), higher(WHOLE[:count], factor)
     for name in ("close", "high", "volume"):
@@ -58,7 +55,6 @@ def test_what_a_row_knows_does_not_change_when_more_rows_come(count: int, factor
 
 
 @given(st.integers(0, 500), st.integers(2, 130))
-@settings(deadline=None)
 def test_higher_bars_do_not_depend_on_where_the_columns_begin(first: int, factor: int) -> None:
     whole, late = higher(WHOLE, factor), higher(WHOLE[first:], factor)
     known = late.align(late.bars.close)

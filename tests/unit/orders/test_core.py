@@ -217,7 +217,7 @@ def good(answers: list[str]) -> str:
     return answers[0]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data(), seconds=st.integers(0, 12), when=st.integers(0, 3))
 def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: int, when: int) -> None:
     model = Model(lambda answers: data.draw(st.sampled_from(answers)))
@@ -237,7 +237,7 @@ def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: i
     assert model.core.is_idle
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), seconds=st.integers(0, 12))
 def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, seconds: int) -> None:
     model = Model(lambda answers: data.draw(st.sampled_from(answers)))

@@ -239,7 +239,7 @@ def test_a_held_kill_leaves_the_legs_and_cancels_the_entry() -> None:
 _TOUCHES = (m.PlaceProtection, m.AbandonOrder)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_whatever_happens_no_leg_is_placed_abandoned_or_cancelled(data: st.DataObject) -> None:
     side = data.draw(st.sampled_from(list(Side)))

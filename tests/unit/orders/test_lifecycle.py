@@ -246,5 +246,5 @@ class Lifecycle(RuleBasedStateMachine):
         assert (order.state, order.filled, order.request) == (self.order.state, self.order.filled, self.order.request)
 
 
-Lifecycle.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+Lifecycle.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestLifecycle = Lifecycle.TestCase

@@ -158,7 +158,7 @@ class Trading(RuleBasedStateMachine):
 
 
 TestTrading = Trading.TestCase
-TestTrading.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+TestTrading.settings = settings(max_examples=15, stateful_step_count=20)
 
 
 @pytest.fixture

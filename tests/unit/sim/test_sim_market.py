@@ -42,7 +42,7 @@ def tapes(draw: st.DrawFn) -> Tape:
     return Tape("binance", "BTCUSDT", "1m", 2, 5, "", "", time_ns, *columns)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tapes(), st.integers(0, 2**31))
 def test_trades_of_any_bar_are_that_bar_again(tape: Tape, seed: int) -> None:
     source = Taped(tape)
@@ -105,7 +105,7 @@ def test_seconds_move() -> None:
     assert len(set(prices)) > 200
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 2), st.integers(-5, 5), st.booleans()), max_size=25))
 def test_numbers_are_contiguous_and_times_ordered_with_our_trades_between(
     steps: list[tuple[int, int, int, bool]],
@@ -126,7 +126,7 @@ def test_numbers_are_contiguous_and_times_ordered_with_our_trades_between(
         assert market.between(number, number + 1)[0].time_ms == trade.time_ms
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 2), st.integers(-50, 50)), min_size=1, max_size=12))
 async def test_klines_are_what_the_trades_amount_to(steps: list[tuple[int, int, int]]) -> None:
     market, now = generated(), NOW

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.backtest import Setup
@@ -83,7 +83,6 @@ class CrossByBar(BarStrategy):
 
 
 @given(fast=st.integers(1, 6), more=st.integers(1, 20), short=st.booleans(), start=st.integers(0, 500))
-@settings(deadline=None)
 def test_both_forms_of_one_rule_decide_the_same(fast: int, more: int, short: bool, start: int) -> None:
     tape = synthetic(900)[start:]
     columns = evaluate(SmaCross(fast=fast, slow=fast + more, short=short), tape)
@@ -92,7 +91,6 @@ def test_both_forms_of_one_rule_decide_the_same(fast: int, more: int, short: boo
 
 
 @given(seed=st.integers(0, 10**6), away=st.sampled_from([0.02, 0.1, 0.4]))
-@settings(deadline=None)
 def test_orders_that_rest_fill_and_expire_as_in_a_backtest(seed: int, away: float) -> None:
     """Random limit, stop and stop-limit entries with an expiry: position and entry price are the backtest's."""
     expiries_as_in_a_backtest(seed, away)
@@ -151,7 +149,6 @@ def expiries_as_in_a_backtest(seed: int, away: float) -> tuple[int, int]:
     profit=st.sampled_from([0.1, 0.5]),
     trail=st.sampled_from([None, 0.1, 0.3]),
 )
-@settings(deadline=None)
 def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit: float, trail: float | None) -> None:
     """Random orders with protections on the price grid: after each bar `ctx.position` is the backtest's."""
     tape = synthetic(400)
@@ -187,7 +184,6 @@ def test_position_is_the_one_that_a_backtest_has(seed: int, loss: float, profit:
 
 
 @given(seed=st.integers(0, 10**6), loss=st.sampled_from([0.05, 0.2, 1.0]))
-@settings(deadline=None)
 def test_further_entries_are_those_that_a_backtest_has(seed: int, loss: float) -> None:
     tape = synthetic(400)
     dice = np.random.Generator(np.random.PCG64(seed)).random(len(tape))

@@ -93,7 +93,6 @@ def test_wrong_indicators_are_refused_in_one_line(name: str, params: dict[str, f
 
 
 @given(st.lists(st.integers(1, 40), max_size=80), st.integers(1, 9), st.integers(1, 9))
-@settings(deadline=None)  # the first example may compile
 def test_the_compiled_loop_keeps_the_rule_of_ties(ticks: list[int], fast: int, slow: int) -> None:
     column, side = np.array(ticks, dtype=np.int64), np.empty(len(ticks))
     wanted = cross_side(column.astype(float), fast, slow)

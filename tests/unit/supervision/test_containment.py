@@ -31,7 +31,7 @@ def _run(between: list[float]) -> list[tuple[str, bool]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(gaps)
 def test_isolated_before_disabled_and_never_after_one_crash(between: list[float]) -> None:
     found = _run(between)
@@ -66,7 +66,6 @@ def test_every_input_has_a_response(crashes: int, is_isolated: bool, since: floa
     assert verdict.crashes >= 1
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=100), st.integers(0, 2**62), st.integers(0, 2**62), st.integers(0, 2**62))
 def test_a_mark_is_read_as_it_was_set(name: str, at_ns: int, bar_ns: int, epoch: int) -> None:
     path = Path(f"/tmp/fks-inhand-{os.getpid()}")

@@ -248,7 +248,7 @@ def changed(tree: SupervisorSpec, choice: int, fresh: str) -> SupervisorSpec:
     return replace(tree, children=(grown, *rest))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(trees(), st.sets(st.integers(0, 12)), steps, st.booleans())
 def test_invariants_hold_for_every_interleaving(
     tree: SupervisorSpec, living: set[int], steps: list[tuple[str, int]], is_ended: bool

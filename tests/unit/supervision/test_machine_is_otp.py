@@ -132,7 +132,7 @@ exits = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(trees(), exits)
 def test_machine_restarts_the_children_otp_restarts_in_its_order(
     top: Thing, exits: list[tuple[float, int, bool, int]]

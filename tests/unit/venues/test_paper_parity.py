@@ -171,7 +171,7 @@ async def on_paper(result: Result, decisions: Decisions, costs: CostModel) -> li
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_paper_fills_what_a_backtest_fills(seed: int) -> None:
     random = np.random.default_rng(seed)
     bars = tape(random, int(random.integers(8, 60)))

@@ -281,7 +281,7 @@ async def test_bars_fed_again_do_not_meet_a_stop_that_a_later_bar_moved(mode: st
     assert [(side, price) for side, price, _ in fills_of(await drain(venue))] == [("sell", D(105))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

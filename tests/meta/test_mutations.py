@@ -5,26 +5,13 @@ The mutations themselves are run by `python scripts/mutations.py` (docs/guarante
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from scripts import mutations
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("fks_mutations", ROOT / "scripts" / "mutations.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-mutations = _load()
 
 
 def test_each_mutation_fits_the_code_and_names_a_test_that_exists() -> None:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from scripts import readme
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("fks_readme", ROOT / "scripts" / "readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-readme = _load()
 PEERS, COMPARED, MISSING = readme.load()
 PRESENT = next(row for row in COMPARED if row.marks[0] == "●" and row.present)
 LACKING = next(row for row in COMPARED if row.marks[0] == "○" and row.absent)
 
 
 @pytest.fixture(scope="module")
-def names() -> Any:
+def names() -> readme.Names:
     return readme.Names()
 
 
-def test_each_feature_names_what_exists_and_what_must_not(names: Any) -> None:
+def test_each_feature_names_what_exists_and_what_must_not(names: readme.Names) -> None:
     assert list(readme.wrong(PEERS, COMPARED, MISSING, names)) == []
 
 
@@ -54,11 +41,11 @@ def test_each_feature_names_what_exists_and_what_must_not(names: Any) -> None:
     ],
     ids=lambda row: str(row.absent or row.present or len(row.marks)),
 )
-def test_a_false_row_is_found(row: Any, names: Any) -> None:
+def test_a_false_row_is_found(row: readme.Feature, names: readme.Names) -> None:
     assert len(list(readme.wrong(PEERS, [row], [], names))) == 1
 
 
-def test_present_features_do_not_stand_before_missing_ones(names: Any) -> None:
+def test_present_features_do_not_stand_before_missing_ones(names: readme.Names) -> None:
     assert list(readme.wrong(PEERS, [PRESENT, LACKING], [], names)) == ["what FKS lacks stands first"]
 
 

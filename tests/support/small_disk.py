@@ -24,15 +24,11 @@ class SmallDisk:
         self._thread: threading.Thread | None = None
 
     @property
-    def used_mb(self) -> int:
-        return shutil.disk_usage(self.place).used // 1_000_000
-
-    @property
     def free_mb(self) -> int:
         return shutil.disk_usage(self.place).free // 1_000_000
 
     def fill(self) -> None:
-        """Fill it, once: what is given back stays free. Returns when not one page fits."""
+        """Fill it, once: space that is given back stays free. Returns when not one page fits."""
         with self._filler.open("ab", buffering=0) as file:
             for size in (len(_BLOCK), 4096):
                 with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The keeper on a full disk: it goes on, names the cause, and what it could not write is there once there is space."""
+"""The keeper on a full disk: it goes on, names the cause, and writes its files once there is space."""
 
 from __future__ import annotations
 

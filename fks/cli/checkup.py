@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 from fks.config.endpoints import Node, load_node
 from fks.config.home import windows_drive
 from fks.config.load import load
-from fks.config.paths import Paths
+from fks.config.paths import Paths, free_mb
 from fks.config.secrets import load_secrets, refuse_tracked
 from fks.config.settings import Settings
 from fks.config.unread import warnings_of
 from fks.model.errors import FksError
 from fks.node import ports, preflight, probe
 from fks.node.lock import holder_of
+from fks.servers.directories import FREE_MIN_MB
 
 MEMORY_MIN_MB = 3000
 FILES_MIN = 4096
@@ -66,11 +67,10 @@ def _machine(paths: Paths) -> Iterator[Check]:
             f"{paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
             "set FKS_HOME to a directory of the distribution; without one FKS takes ~/.local/share/fks by itself",
         )
-    place = next(p for p in (paths.home, *paths.home.parents) if p.exists())
-    free_mb = shutil.disk_usage(place).free // 1_000_000
-    state = "fail" if free_mb < preflight.FREE_MIN_MB else "warn" if free_mb < 4 * preflight.FREE_MIN_MB else "ok"
+    free = free_mb(paths.home)
+    state = "fail" if free < FREE_MIN_MB else "warn" if free < 4 * FREE_MIN_MB else "ok"
     yield Check(
-        "disk", state, f"{free_mb / 1000:.1f} GB free under {place}", "free some, or set FKS_HOME to another disk"
+        "disk", state, f"{free / 1000:.1f} GB free under {paths.home}", "free some, or set FKS_HOME to another disk"
     )
     yield _memory()
     yield _shared_memory()

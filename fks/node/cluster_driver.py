@@ -28,7 +28,7 @@ QUERY_S = 2.0  # the keeper does not wait longer for its database
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How this keeper was started: under a parent or not, how often it was started again, and why the last time."""
+    """The start of this keeper: under a parent or not, the number of restarts before it, and why the last one ended."""
 
     has_parent: bool = False
     restarts: int = 0

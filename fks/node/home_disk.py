@@ -77,7 +77,7 @@ class HomeDisk:
         return self._fault if self._unwritten else ""
 
     @property
-    def is_to_blame(self) -> bool:
+    def is_likely_cause(self) -> bool:
         """Return whether the disk is full, or was within AFTER_S: a start that fails now is tried again."""
         if self._full_since is not None:
             return True

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from fks.config.home import windows_drive
-from fks.config.paths import Paths, free_mb, make_home
-from fks.model.errors import ConfigError, FksError, OutageError
+from fks.config.paths import Paths, make_home
+from fks.model.errors import ConfigError, OutageError
+from fks.servers.directories import FREE_MIN_MB, check_free
 
 PYTHON_MIN = (3, 11)
-FREE_MIN_MB = 500  # for a new home
 FREE_USED_MB = 100  # for one that was used before: its database is made
 SOCKET_MAX = 107  # bytes of a unix socket's path
 _RAY_SOCKET = "r/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest below the directory
@@ -40,9 +40,9 @@ def check_place(paths: Paths, *, free_min_mb: int = FREE_MIN_MB) -> None:
     """
     is_used = paths.machine_file.exists()
     if is_used:
-        _check_free(paths, min(free_min_mb, FREE_USED_MB), OutageError)
+        check_free(paths.home, free_min_mb=min(free_min_mb, FREE_USED_MB), error=OutageError)
     else:
-        _check_free(paths, free_min_mb, ConfigError)
+        check_free(paths.home, free_min_mb=free_min_mb)
     check_writable(paths.home)
     if drive := windows_drive(paths.home):
         raise ConfigError(
@@ -50,15 +50,6 @@ def check_place(paths: Paths, *, free_min_mb: int = FREE_MIN_MB) -> None:
             remedy="set FKS_HOME to a directory of the distribution, as in FKS_HOME=~/.local/share/fks",
         )
     check_sockets(paths)
-
-
-def _check_free(paths: Paths, free_min_mb: int, kind: type[FksError]) -> None:
-    free = free_mb(paths.home)
-    if free < free_min_mb:
-        raise kind(
-            f"only {free} MB free under {paths.home} (at least {free_min_mb} MB)",
-            remedy="free some, or set FKS_HOME to another disk",
-        )
 
 
 def check_writable(home: Path) -> None:

@@ -6,18 +6,18 @@ import os
 from pathlib import Path
 
 from fks.config.paths import free_mb
-from fks.model.errors import ConfigError
+from fks.model.errors import ConfigError, FksError
 from fks.servers.binaries import Account
 
-FREE_MIN_MB = 500
+FREE_MIN_MB = 500  # for a new home
 SOCKET_MAX = 107  # bytes of sockaddr_un.sun_path
 
 
-def check_free(home: Path, *, free_min_mb: int = FREE_MIN_MB) -> None:
-    """Raise ConfigError when the disk under `home` has less than `free_min_mb` MB free."""
+def check_free(home: Path, *, free_min_mb: int = FREE_MIN_MB, error: type[FksError] = ConfigError) -> None:
+    """Raise an error when the disk under `home` has less than `free_min_mb` MB free."""
     free = free_mb(home)
     if free < free_min_mb:
-        raise ConfigError(
+        raise error(
             f"only {free} MB free under {home} (at least {free_min_mb} MB)",
             remedy="free some, or set FKS_HOME to another disk",
         )

@@ -15,6 +15,7 @@ import click
 from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
+from fks.config.settings import Settings
 from fks.node.services import TITLES
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -91,14 +92,17 @@ class Screen:
 
 
 def first_screen(
-    paths: Paths, node: Node, *, market: str, took_s: float, is_detached: bool, has_pages: bool
+    paths: Paths, node: Node, settings: Settings, *, market: str, took_s: float, is_detached: bool
 ) -> list[str]:
     """Return the lines that say what runs and where to look."""
     base = node.gateway_url
     home = _short(paths)
+    hint = "needs a token: fks token create --name me --scope read"
+    if settings.reads_on_loopback:
+        hint = "reads on this host need no token; to write: fks token create --name me --scope trade"
     rows = [
-        ("gateway", base, "needs a token: fks token create --name me --scope read"),
-        ("pages", f"{base}/app/" if has_pages else "", "log in as a user: fks users add me --scope admin"),
+        ("gateway", base, hint),
+        ("pages", f"{base}/app/" if settings.web.enabled else "", "log in as a user: fks users add me --scope trade"),
         ("API docs", f"{base}/docs", ""),
         ("monitor", f"{base}/monitor/", "the tree, feeds, orders, live"),
         ("Ray dashboard", node.dashboard_url, f"its token is in {home}/ray.token"),

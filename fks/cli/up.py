@@ -199,10 +199,10 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
             for line in first_screen(
                 site.paths,
                 site.node(),
+                site.settings,
                 market=_market(site.settings),
                 took_s=screen.elapsed_s,
                 is_detached=False,
-                has_pages=site.settings.web.enabled,
             ):
                 screen.line(line)
             for line in await asyncio.to_thread(blocked_channels, site.paths):
@@ -275,11 +275,8 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     if settings.node.role == "worker":
         screen.line(_joined(settings))
         return
-    market = _market(settings)
-    node, has_pages = load_node(paths), settings.web.enabled
-    for line in first_screen(
-        paths, node, market=market, took_s=screen.elapsed_s, is_detached=True, has_pages=has_pages
-    ):
+    node, market = load_node(paths), _market(settings)
+    for line in first_screen(paths, node, settings, market=market, took_s=screen.elapsed_s, is_detached=True):
         screen.line(line)
     for line in blocked_channels(paths):
         screen.line(f"{click.style('warning:', fg='yellow')} {line}")

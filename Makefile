@@ -106,7 +106,7 @@ multi-up: install ## a head and two workers on this machine (several machines: d
 	for i in 1 2; do FKS_HTTP_PORT=0 $(FKS) --home $(MULTI)/worker-$$i node worker --address $(HEAD_AT):$(HEAD_PORT) --node-ip $(HEAD_AT:%2=%)$$((i + 2)) \
 	  --name worker-$$i --token-file $(MULTI)/head/ray.token --detach; done
 
-multi-build: install wheel ## the packages and the wheel that the machines of a cluster run
+multi-build: wheel ## the packages and the wheel that the machines of a cluster run
 
 multi-update: install ## bring every part of the running head and workers to the installed build, one at a time
 	@$(FKS) --home $(MULTI)/head deploy $(ARGS)

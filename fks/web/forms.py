@@ -30,10 +30,10 @@ class Form:
             raise Refusal(422, "FIELD_MISSING", f"{label or name} is missing", "fill it in and send the form again")
         return found
 
-    def whole(self, name: str, what: str, remedy: str, *, most: int = 10**9) -> int:
-        """Return a field that is a whole number from 0 to `most`. Errors: Refusal 422 FIELD_WRONG."""
+    def whole(self, name: str, what: str, remedy: str) -> int:
+        """Return a field that is a whole number of at most 10^9. Errors: Refusal 422 FIELD_WRONG."""
         text = self.text(name)
-        if not re.fullmatch("[0-9]{1,18}", text) or int(text) > most:
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) > 10**9:
             raise Refusal(422, "FIELD_WRONG", f"{text[:40]!r} is no {what}", remedy)
         return int(text)
 

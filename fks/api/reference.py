@@ -183,7 +183,7 @@ PROBLEMS: dict[str, str] = {
     "ACTION_UNKNOWN": "422: no such action of schedules",
     "SERVICE_WRONG": "422: a service cannot be registered like this",
     "SERVICE_EXISTS": "409: the name is a component's, or too many services of others are registered",
-    "HOST_NOT_ALLOWED": "403: the host of a service is not in `monitor.hosts`, or its address is not allowed",
+    "HOST_NOT_ALLOWED": "403: a host is not in `monitor.hosts`, or an address not allowed (there or in `alerts.hosts`)",
     "SPAN_TOO_LONG": "422: more bars than one request may value",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)

@@ -61,6 +61,7 @@ class GuardianActor:
             context,
             venues,
             kill_file=c.paths.kill_file,
+            reserve=c.paths.reserve_file,
             socket_path=c.paths.guardian_socket,
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),

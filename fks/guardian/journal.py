@@ -24,6 +24,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from fks.config.paths import FULL_ERRORS
 from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders.messages import KillMode
@@ -253,8 +254,9 @@ class KillJournal:
     `lock` comes first: two guardians never share a file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, reserve: Path | None = None) -> None:
+        """`reserve`: a file that takes space for the case that the disk is full (`Paths.reserve_file`)."""
+        self.path, self._reserve = path, reserve
         self.record: KillRecord | None = None
         self.earlier: dict[str, Order] = {}  # flattening orders of the kills before it, by client order id
         self.error: str | None = None
@@ -416,18 +418,28 @@ class KillJournal:
         return record
 
     def flush(self) -> None:
-        """Write the lines that could not be written when they were made."""
+        """Write the lines that could not be written when they were made. On a full disk the keeper's reserve is removed
+        for them: a kill must be in the file before this process may die."""
         try:
-            while self._unwritten:
-                self._write(self._unwritten[0])
-                del self._unwritten[0]
-                self.error = None
+            try:
+                self._write_all()
+            except OSError as error:
+                if error.errno not in FULL_ERRORS or self._reserve is None:
+                    raise
+                self._reserve.unlink()  # an OSError of its own where it is gone already
+                self._write_all()
         except OSError as error:
             self.error = f"{self.path}: {error.strerror or error}"
             if self._file is not None:  # a part of the line may be there: `_open` ends it
                 file, self._file = self._file, None
                 with contextlib.suppress(OSError):  # a file system may say here, too, that it is full
                     os.close(file)
+
+    def _write_all(self) -> None:
+        while self._unwritten:
+            self._write(self._unwritten[0])
+            del self._unwritten[0]
+            self.error = None
 
     def _write(self, data: bytes) -> None:
         file = self._open()

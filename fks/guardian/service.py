@@ -57,6 +57,7 @@ class Guardian:
         *,
         kill_file: Path,
         socket_path: Path,
+        reserve: Path | None = None,
         exchange: str = "",
         is_placed: bool = True,
         bridges: Sequence[NinjaSession] = (),
@@ -69,7 +70,7 @@ class Guardian:
         self._log, self._timing = context.log, context.timing
         self._exchange = exchange
         self._lease = GuardianLease(context, holder=holder_of(kill_file), is_placed=is_placed)
-        self._journal = KillJournal(kill_file)
+        self._journal = KillJournal(kill_file, reserve)
         self._positions = PositionsFile(kill_file.with_name("kill-positions.json"))
         self._snapshot: Snapshot | None = None
         self._opened: set[str] = set()

@@ -9,10 +9,11 @@ import asyncio
 import signal
 import sys
 
+from fks.config.paths import FULL_ERRORS
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node.build import check_host, make_keeper, open_site
 from fks.node.cluster_driver import Start
-from fks.node.home_disk import FULL_ERRORS, REMEDY
+from fks.node.home_disk import REMEDY
 from fks.node.lock import keeper_lock
 
 

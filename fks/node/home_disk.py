@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from fks.clock import Clock
-from fks.config.paths import FULL_MB, Paths, free_mb
+from fks.config.paths import FULL_ERRORS, FULL_MB, Paths, free_mb
 from fks.model.ports import Log
 
 RESERVE_MB = 64
-FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 FREE_AGAIN_MB = 2 * RESERVE_MB + FULL_MB  # with so much the reserve is made, and the disk is no longer full
 AFTER_S = 60.0  # a start that fails so soon after the disk was full failed because of it
 REMEDY = f"free some ('fks db status' shows what takes how much): with {FREE_AGAIN_MB} MB everything goes on by itself"

@@ -96,8 +96,9 @@ class Service(SupervisedChild):
         self._restart_requested.set()
 
     def retry(self) -> None:
-        """Start it now if it waits for its next start: what kept it from starting is over."""
-        if self.state in ("restarting", "down"):
+        """Start it now if it waits for its next start, or starts again: what kept it from starting is over, and a start
+        that met it may hang. One that an earlier keeper left is not touched."""
+        if self.state in ("restarting", "down") or (self.state == "starting" and self.failures and not self.is_adopted):
             self._restart_requested.set()
 
     async def stop(self) -> None:

@@ -270,3 +270,19 @@ def test_file_that_cannot_even_be_closed_is_opened_again(tmp_path: Path, monkeyp
     journal.flush()
     assert journal.error is None
     assert read_kill(tmp_path / "kill.jsonl") == journal.record
+
+
+def test_reserve_is_removed_for_a_kill_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve, write = tmp_path / "disk.reserve", os.write
+    reserve.write_bytes(b"x")
+
+    def limited(number: int, data: bytes) -> int:
+        if reserve.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(number, data)
+
+    monkeypatch.setattr(os, "write", limited)
+    journal = KillJournal(tmp_path / "kill.jsonl", reserve)
+    journal.engage("k1", Asked("system", "first", "me", True, NOW))
+    assert (journal.error, reserve.exists()) == (None, False)
+    assert read_kill(tmp_path / "kill.jsonl") == journal.record

@@ -133,3 +133,12 @@ async def serving(
         server.should_exit = True
         await asyncio.wait_for(task, 20)
         shutil.rmtree(paths.sockets, ignore_errors=True)
+
+
+async def hold_lease(db: Database, epoch: int = 0) -> None:
+    """Have a collector of binance that lives, and wrote its feeds in `epoch`: without one no feed is LIVE."""
+    await db.sql(
+        "INSERT INTO leases (name, epoch, holder, expires_at)"
+        " VALUES ('collector:binance', $1, 'test', now() + interval '1 hour') ON CONFLICT DO NOTHING",
+        epoch,
+    )

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.collecting import make_collector, running, settings_for
-from tests.support.gateway import Running
+from tests.support.gateway import Running, hold_lease
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -32,6 +32,7 @@ async def test_client_gets_every_exchange_message_in_order(
     gateway: Running, seeded: Database, bus: Bus, log: CollectingLog, tmp_path: Path
 ) -> None:
     exchange = LocalExchange(tmp_path / "exchange", ["--seed", "5", "--rate-limits", "off"]).start()
+    await hold_lease(seeded, epoch=1)
     await seeded.sql("UPDATE assets SET channels = ARRAY['trades', 'quotes', 'book'], timeframes = ARRAY['1s', '1m']")
     settings = settings_for(exchange.info, symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
     headers = {"Authorization": f"Bearer {gateway.tokens['read']}"}

@@ -21,7 +21,7 @@ from fks.model.timeframe import NS
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.latest import Latest, key_of
-from tests.support.gateway import Running, serving
+from tests.support.gateway import Running, hold_lease, serving
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)
 BARS = (
@@ -44,6 +44,7 @@ def _trade(ago_s: float, price: str, number: int = 1) -> PublicTrade:
 
 
 async def _feed(db: Database, ago_s: int, price: str | None = "64000.10", number: int | None = None) -> None:
+    await hold_lease(db)
     await db.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at, last_trade_id) VALUES"
         " ('binance','BTCUSDT','trades','LIVE',$1::text::numeric, now() - $2::int * interval '1 second', $3)"

@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 
 from fks.store.db import Database
-from tests.support.gateway import Running, running
+from tests.support.gateway import Running, hold_lease, running
 from tests.support.waiting import until
 
 SPELLINGS = ("BTCUSDT", "BTC/USDT", "BTC-USDT", "btc/usdt", "binance:BTCUSDT", "BTC%2FUSDT")
 
 
 async def _feed(db: Database) -> None:
+    await hold_lease(db)
     await db.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at, sealed_through) VALUES"
         " ('binance','BTCUSDT','trades','LIVE',64000.10,now(),NULL),"

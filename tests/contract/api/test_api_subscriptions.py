@@ -20,7 +20,7 @@ from fks.model.timeframe import NS
 from fks.store.bus import BARS, ORDERS, Bus
 from fks.store.db import Database
 from fks.store.latest import PRICES, Latest, key_of
-from tests.support.gateway import Running
+from tests.support.gateway import Running, hold_lease
 from tests.support.listening import STORED, bar_message, next_of, open_socket, say
 from tests.support.waiting import until
 
@@ -132,10 +132,7 @@ async def test_feeds_without_a_symbol_are_all_feeds(gateway: Running, seeded: Da
         "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch) VALUES ('binance','BTCUSDT','trades','LIVE',1),"
         " ('binance','ETHUSDT','trades','STALE',1), ('binance','ETHUSDT','1m','LIVE',1)"
     )
-    await seeded.sql(
-        "INSERT INTO leases (name, epoch, holder, expires_at)"
-        " VALUES ('collector:binance', 1, 'x', now() + interval '1 hour')"
-    )
+    await hold_lease(seeded, epoch=1)
     async with open_socket(gateway) as socket:
         await say(socket, type="subscribe", channels=["feeds", "orders"])
         assert (await next_of(socket, "subscribed"))["channels"] == ["feeds", "orders"]

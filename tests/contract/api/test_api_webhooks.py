@@ -16,7 +16,7 @@ import pytest
 
 from fks.store.db import Database
 from tests.support.api_fixtures import Fks
-from tests.support.gateway import Running, running, serving
+from tests.support.gateway import Running, hold_lease, running, serving
 from tests.support.raw_redis import raw_redis
 
 WAIT = {"order_wait_s": 0.2}
@@ -265,6 +265,7 @@ async def test_only_tradingviews_addresses_where_the_row_says_so(
 
 
 async def test_a_size_by_the_row_ignores_the_messages(gateway: Running, seeded: Database) -> None:
+    await hold_lease(seeded)
     await seeded.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price)"
         " VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', now(), 50000)"
@@ -285,6 +286,7 @@ async def test_a_size_by_the_row_ignores_the_messages(gateway: Running, seeded: 
 
 
 async def test_a_limit_in_a_message_makes_a_size_by_risk_no_larger(gateway: Running, seeded: Database) -> None:
+    await hold_lease(seeded)
     await seeded.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price)"
         " VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', now(), 50000)"

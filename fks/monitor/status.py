@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from fks.config.machine_http import lacking
-from fks.store.db import Querier
+from fks.model.errors import OutageError
+from fks.store.db import Querier, is_without_tables
 
 #: A component that has not beaten for this long is shown as silent, whatever state it last reported.
 SILENT_MS = 5_000
@@ -32,9 +33,15 @@ async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
     """Return the status document: state, reasons, components, feeds, venues, kill, sim, nodes, strategies in trouble,
     operations under way and the alerts that nothing has settled.
 
-    Errors: OutageError when PostgreSQL does not answer; the caller then shows what it knows without it.
+    Errors: OutageError when PostgreSQL does not answer, or has no tables yet; the caller then shows what it knows
+    without it.
     """
-    components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
+    try:
+        components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
+    except Exception as error:
+        if is_without_tables(error):
+            raise OutageError("the database has no tables yet") from error
+        raise
     feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     venues = [dict(row) for row in await db.fetch("monitor.venues")]
     kills = [dict(row) for row in await db.fetch("monitor.kills")]

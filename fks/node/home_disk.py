@@ -74,9 +74,10 @@ class HomeDisk:
             return f"the disk of FKS_HOME is full: {free_mb(self._home)} MB free under {self._home}; {REMEDY}"
         return self._fault if self._unwritten else ""
 
-    @property
     def is_likely_cause(self) -> bool:
-        """Return whether the disk is full, or was within AFTER_S: a start that fails now is tried again."""
+        """Measure; return whether the disk is full, or was within AFTER_S: a start that fails now is tried again."""
+        if self._full_since is None and free_mb(self._home) < FULL_MB:
+            self._note_full()  # it was not when `look` measured last
         if self._full_since is not None:
             return True
         return self._full_until is not None and self._clock.monotonic() - self._full_until < AFTER_S

@@ -169,7 +169,7 @@ class Keeper:
                 await self._bring_up()
                 break
             except (FksError, OSError) as error:
-                if not (self._disk.is_likely_cause and _is_passing(error)):
+                if not (self._disk.is_likely_cause() and _is_passing(error)):
                     raise
                 self._log.warning("keeper.start_delayed", reason=str(error))
             await self._clock.sleep(SIDE_WORK_S)
@@ -230,7 +230,7 @@ class Keeper:
                 return
             for service in late:
                 is_given_up = service.is_misconfigured or (service.failures >= FAILURES_MAX and not self._worker)
-                is_given_up = is_given_up and not self._disk.is_likely_cause
+                is_given_up = is_given_up and not self._disk.is_likely_cause()
                 if self.phase == "starting" and service.times_ready == 0 and is_given_up:
                     self._report(service.name, "failed", service.error)
                     raise service.failure(self._context.redactor)

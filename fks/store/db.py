@@ -363,6 +363,11 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
         wait = _RETRY.next_s(wait)
 
 
+def is_without_tables(error: BaseException) -> bool:
+    """Return whether a statement failed because its table is not there: a first start has not made the schema yet."""
+    return isinstance(error, asyncpg.UndefinedTableError)
+
+
 def _is_lost(error: BaseException) -> bool:
     """Return whether the connection is lost: asyncpg raises InterfaceError also for wrong argument counts.
 

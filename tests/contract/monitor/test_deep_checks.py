@@ -24,10 +24,11 @@ from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Http, Monitor, Settings
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
 from fks.monitor.deep import DeepChecks, Look
 from fks.monitor.hosts import get_status
 from fks.monitor.registry import Registration, Registry
+from fks.monitor.status import assemble
 from fks.servers.embedded import PostgresServer
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
@@ -414,3 +415,13 @@ async def test_uptime_is_counted_within_its_windows(database: Database, bus: Bus
     )
     found = await deep(database, bus, tmp_path).uptime(RealClock().now_ns())
     assert found["x"] == {"24h": 100.0, "7d": pytest.approx(66.667), "30d": 50.0}
+
+
+async def test_status_of_a_database_without_tables_is_an_outage(empty_database_url: str) -> None:
+    """A first start that has not made the schema yet: the keeper and fks status then show what they know without it."""
+    db = await Database.connect(empty_database_url, DatabaseSettings(), application="test")
+    try:
+        with pytest.raises(OutageError, match="no tables yet"):
+            await assemble(db)
+    finally:
+        await db.close()

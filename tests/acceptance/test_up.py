@@ -22,7 +22,7 @@ LIVE_S, STOP_S = 60.0, 15.0
 #: Positions of instances, without what was traded after the trade of a number: what they were at that trade.
 POSITIONS = """
     SELECT p.symbol, p.instance, trim_scale(p.quantity - coalesce(sum(
-        CASE t.trade_type WHEN 'buy' THEN t.quantity ELSE -t.quantity END
+        CASE t.trade_type WHEN 'BUY' THEN t.quantity ELSE -t.quantity END
         - CASE WHEN t.symbol = t.fee_currency || 'USDT' THEN t.fee ELSE 0 END), 0))
     FROM positions p LEFT JOIN trades t
         ON t.venue = p.venue AND t.symbol = p.symbol AND t.instance = p.instance AND t.id > {id}
@@ -69,7 +69,9 @@ def test_up_prints_addresses_and_trading_ctrl_c_leaves_nothing_and_a_new_start_c
         try:
             _watch(system, seen)
             id = _rest(system)
-            before = system.sql("SELECT max(id) FROM trades")[0][0]
+            # numbers are given before the commit: one that is lower may come a moment later
+            newest = "SELECT max(id) FROM trades WHERE created_at < now() - interval '2 s'"
+            before = wait_until(lambda: system.sql(newest)[0][0], deadline_s=30.0)
             positions = held(system, before)
         finally:
             process.send_signal(signal.SIGINT)

@@ -11,6 +11,7 @@ from fks.cli.base import as_json, emit, paths_of, table
 if TYPE_CHECKING:
     from fks.config.paths import Paths
 
+RESOLVE_S = 2.0
 _COLOURS = {"page": "red", "error": "red", "warning": "yellow"}
 
 
@@ -213,13 +214,7 @@ def channels(ctx: click.Context, as_json: bool) -> None:
             i["name"],
             i["kind"],
             i["severity_min"],
-            "blocked"
-            if i["blocked"]
-            else "on"
-            if i["is_enabled"]
-            else "off"
-            if i["is_readable"]
-            else "sealed by another session key",
+            "on" if i["is_enabled"] else "off" if i["is_readable"] else "sealed by another session key",
             i["sent"],
             i["waiting"],
             i["failed"] + i["unknown"],
@@ -230,21 +225,42 @@ def channels(ctx: click.Context, as_json: bool) -> None:
     ]
     headers = ("channel", "kind", "from severity", "", "sent", "waiting", "failed", "last (UTC)", "last error")
     table(rows, headers, empty="no channels: alerts are sent to nobody ('fks alerts channels add')")
-    for reason in filter(None, (i["blocked"] for i in items)):
+    for reason in blocked_channels(paths_of(ctx)):
         click.echo(f"{click.style('warning:', fg='yellow')} {reason}", err=True)
 
 
 def blocked_channels(paths: Paths) -> list[str]:
-    """Return why stored channels send nothing, each with the line to add; [] when the gateway does not answer."""
-    from fks.cli.client import own_gateway
+    """Return why stored channels send nothing, each with the line to add, as far as names are resolved within
+    RESOLVE_S; [] when the database does not answer."""
+    import threading
+    import time
+
+    from fks.alerts.channels import Channel, Sealer, obstacle
+    from fks.alerts.directory import Directory
+    from fks.cli.status import ask_database
+    from fks.config.load import load_settings
+    from fks.config.secrets import load_secrets
     from fks.model.errors import FksError
+    from fks.store.alerting import AlertingStore
 
     try:
-        with own_gateway(paths) as gateway:
-            items = gateway.get("/alerts/channels")["items"]
+        alerts, sealer = load_settings(paths.home).alerts, Sealer(load_secrets(paths).session_key)
+        found = ask_database(paths, lambda db: Directory(AlertingStore(db), alerts, sealer).channels())
     except FksError:
         return []
-    return [str(item["blocked"]) for item in items if item["blocked"]]
+    reasons: list[str] = []
+
+    def look(channel: Channel) -> None:
+        if reason := obstacle(channel, alerts.hosts):
+            reasons.append(reason)
+
+    looks = [threading.Thread(target=look, args=(channel,), daemon=True) for channel in found]
+    end = time.monotonic() + RESOLVE_S
+    for each in looks:
+        each.start()
+    for each in looks:
+        each.join(max(end - time.monotonic(), 0.0))
+    return sorted(reasons)
 
 
 @channels.command()

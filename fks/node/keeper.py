@@ -127,15 +127,11 @@ class Keeper:
             for task in done:
                 task.result()
         except (FksError, asyncio.CancelledError) as error:
-            if self._has_taken_over and self.phase == "starting" and _is_passing(error):
-                # what an earlier keeper left trades on, its guardian with it; the next keeper takes it over
+            # what an earlier keeper left trades on, its guardian with it; the next keeper takes it over
+            leaves = self._has_taken_over and self.phase == "starting" and _is_passing(error)
+            if leaves:
                 self._log.error("keeper.start_failed", reason=str(error))
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await control.close()
-            else:
-                await self._end(tasks, control)
+            await self._end(tasks, control, leaves=leaves)
             raise
         except Exception:  # a mistake of ours is no reason to stop what trades: the next keeper takes it over
             self._log.error("keeper.crashed", remedy="'fks up' takes over what runs")
@@ -143,12 +139,16 @@ class Keeper:
             raise
         await self._end(tasks, control)
 
-    async def _end(self, tasks: Sequence[asyncio.Task[None]], control: ControlSocket) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[None]], control: ControlSocket, *, leaves: bool = False) -> None:
+        """End this keeper and all that it runs; with `leaves` what runs goes on."""
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._take_down()
+        if not leaves:
+            await self._take_down()
         await control.close()
+        if leaves:
+            return
         clean(self._paths, self._records)
         self._log.info("keeper.stopped")
 

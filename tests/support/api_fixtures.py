@@ -12,6 +12,7 @@ from fks.cli import cli
 from fks.cli.base import run
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
+from fks.config.secrets import ensure_secrets
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
 from tests.support.gateway import Running, running
@@ -52,6 +53,7 @@ async def fks(
 ) -> Fks:
     """Run a command against the gateway, as a user of this node would."""
     paths = Paths.of(tmp_path)
+    ensure_secrets(paths, given={"session_key": gateway.app.state.gateway.deps.session_key.get_secret_value()})
     await ensure_local_token(seeded, paths)
     port = int(gateway.url.rpartition(":")[2])
     save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))

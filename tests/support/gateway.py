@@ -135,10 +135,11 @@ async def serving(
         shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
-async def hold_lease(db: Database, epoch: int = 0) -> None:
-    """Have a collector of binance that lives, and wrote its feeds in `epoch`: without one no feed is LIVE."""
+async def hold_lease(db: Database, epoch: int = 0, exchange: str = "binance") -> None:
+    """Have a collector that lives, and wrote its feeds in `epoch`: without one no feed is LIVE."""
     await db.sql(
         "INSERT INTO leases (name, epoch, holder, expires_at)"
-        " VALUES ('collector:binance', $1, 'test', now() + interval '1 hour') ON CONFLICT DO NOTHING",
+        " VALUES ('collector:' || $2, $1, 'test', now() + interval '1 hour') ON CONFLICT DO NOTHING",
         epoch,
+        exchange,
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from fastapi import Depends, Query
 from pydantic import Field, ValidationError
 
-from fks.alerts.channels import Channel, Sealer, checked, kind_of, obstacle
+from fks.alerts.channels import Channel, Sealer, checked, kind_of
 from fks.alerts.directory import Directory, unknown_channel
 from fks.alerts.rules import DEFAULTS, NAME, SEVERITIES, Rule
 from fks.api.exact import ExactJson
@@ -20,8 +19,6 @@ from fks.api.routing import Router
 from fks.model.errors import InputError
 from fks.store.alerting import AlertingStore
 
-LOOK_S = 2.0  # for the names of all channels to be resolved; of others it is not known whether they are blocked
-_LOOKS = ThreadPoolExecutor(2, thread_name_prefix="channels")  # logins wait for the loop's own pool
 router = Router(tags=["alerts"])
 TEST_WAIT_S = 8.0
 TEST_POLL_S = 0.2
@@ -171,18 +168,7 @@ async def channels(gate: Gate, who: Reader) -> ExactJson:
     store = AlertingStore(gate.db)
     states = await store.channel_states()
     found = await directory_of(gate).channels()
-    allowed = gate.deps.settings.alerts.hosts
-    looks = [asyncio.get_running_loop().run_in_executor(_LOOKS, obstacle, item, allowed) for item in found]
-    if looks:
-        await asyncio.wait(looks, timeout=LOOK_S)
-    blocked = [look.result() if look.done() else "" for look in looks]
-    for look in looks:
-        look.cancel()
-    items = [
-        {**_view(item, states.get(item.name, {})), "blocked": reason or None}
-        for item, reason in zip(found, blocked, strict=True)
-    ]
-    return ExactJson({"items": items, "next": None})
+    return ExactJson({"items": [_view(item, states.get(item.name, {})) for item in found], "next": None})
 
 
 @router.post("/alerts/channels", status_code=201, openapi_extra=takes(ChannelBody))

@@ -8,7 +8,7 @@ SELECT a.exchange, a.symbol, COALESCE(i.base || '/' || i.quote, a.symbol) AS nam
        COALESCE(i.is_trading, false) AS is_trading,
        CASE WHEN NOT a.is_enabled THEN 'off'
             WHEN f.state IS NULL THEN 'backfilling'
-            WHEN f.state = 'STALE' OR l.epoch IS NULL OR l.epoch <> f.epoch OR l.expires_at <= now() THEN 'stale'
+            WHEN f.state = 'STALE' OR NOT f.is_held THEN 'stale'
             WHEN f.state = 'LIVE' AND NOT EXISTS (
                  SELECT FROM sync_status s WHERE s.exchange = a.exchange AND s.symbol = a.symbol
                     AND s.sync_status IN ('pending', 'running')) THEN 'live'
@@ -17,8 +17,7 @@ SELECT a.exchange, a.symbol, COALESCE(i.base || '/' || i.quote, a.symbol) AS nam
        (extract(epoch FROM clock_timestamp() - f.last_message_at) * 1000)::bigint AS age_ms, a.updated_at
   FROM assets a
   LEFT JOIN instruments i USING (exchange, symbol)
-  LEFT JOIN feeds f ON f.exchange = a.exchange AND f.symbol = a.symbol AND f.timeframe = 'trades'
-  LEFT JOIN leases l ON l.name = 'collector:' || a.exchange
+  LEFT JOIN feed_states f ON f.exchange = a.exchange AND f.symbol = a.symbol AND f.timeframe = 'trades'
  WHERE $1::text IS NULL OR (a.exchange = $1 AND a.symbol = ANY($2::text[]))
  ORDER BY a.exchange, a.symbol;
 

@@ -7,10 +7,9 @@ SELECT * FROM instruments;
 -- written under, and wrote of it in the last $1 seconds: a feed whose collector died, or cannot write, is not known to be
 -- fresh, however young its last message is.
 SELECT f.exchange, f.symbol, f.last_price,
-       CASE WHEN f.state = 'LIVE' AND l.epoch = f.epoch AND l.expires_at > now()
-                  AND f.updated_at > now() - $1::float8 * interval '1 second'
+       CASE WHEN f.state = 'LIVE' AND f.updated_at > now() - $1::float8 * interval '1 second'
             THEN f.last_message_at END AS last_message_at
-  FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange WHERE f.timeframe = 'trades';
+  FROM feed_states f WHERE f.timeframe = 'trades';
 
 -- name: instances
 -- What the order manager needs of the strategy instances: sizing, state, where they trade.

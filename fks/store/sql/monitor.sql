@@ -38,13 +38,10 @@ DELETE FROM component_health
  WHERE kind = $1 AND name <> $2 AND name LIKE $3 AND beat_at < now() - make_interval(secs => $4);
 
 -- name: feeds
--- Every feed that is wanted, with the age of its last message by the database's clock. It is LIVE only while its collector
--- holds the lease that it was written under.
-SELECT f.exchange, f.symbol, f.last_price,
-       CASE WHEN f.state = 'LIVE' AND (l.expires_at > now()) IS NOT TRUE THEN 'STALE' ELSE f.state END AS state,
+-- Every feed that is wanted, with the age of its last message by the database's clock.
+SELECT f.exchange, f.symbol, f.state, f.last_price,
        (extract(epoch FROM clock_timestamp() - f.last_message_at) * 1000)::bigint AS age_ms
-  FROM feeds f LEFT JOIN assets a USING (exchange, symbol)
-  LEFT JOIN leases l ON l.name = 'collector:' || f.exchange AND l.epoch = f.epoch
+  FROM feed_states f LEFT JOIN assets a USING (exchange, symbol)
  WHERE f.timeframe = 'trades' AND coalesce(a.is_enabled, true)
  ORDER BY f.exchange, f.symbol;
 

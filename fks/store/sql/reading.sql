@@ -23,22 +23,17 @@ SELECT symbol FROM (SELECT symbol, 1 AS rank FROM series WHERE candles > 0
 
 -- name: feed
 -- Give the newest price of a symbol's feed, when it was traded (null: that trade is not stored), and how old it is, by the
--- database's clock. LIVE only while the collector holds the lease that it was written under.
-SELECT CASE WHEN f.state = 'LIVE' AND (l.expires_at > now()) IS NOT TRUE THEN 'STALE' ELSE f.state END AS state,
-       last_price, last_message_at, last_trade_id,
+-- database's clock.
+SELECT state, last_price, last_message_at, last_trade_id,
        (SELECT t.time FROM market_trades t
          WHERE t.exchange = f.exchange AND t.symbol = f.symbol AND t.trade_id = f.last_trade_id
            AND t.time > f.last_message_at - interval '2 days' LIMIT 1) AS last_trade_at,
        (extract(epoch FROM clock_timestamp() - last_message_at) * 1000)::bigint AS age_ms
-  FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange AND l.epoch = f.epoch
- WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
+  FROM feed_states f WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
 
 -- name: feed_states
--- Give the state of feeds: of all, of one exchange, of one symbol. LIVE only while the collector holds the lease that it was
--- written under.
-SELECT f.exchange, f.symbol,
-       CASE WHEN f.state = 'LIVE' AND (l.expires_at > now()) IS NOT TRUE THEN 'STALE' ELSE f.state END AS state
-  FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange AND l.epoch = f.epoch
+-- Give the state of feeds: of all, of one exchange, of one symbol.
+SELECT exchange, symbol, state FROM feed_states
  WHERE timeframe = 'trades' AND ($1::text IS NULL OR exchange = $1) AND ($2::text IS NULL OR symbol = $2)
  ORDER BY exchange, symbol;
 

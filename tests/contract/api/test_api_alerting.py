@@ -156,6 +156,8 @@ async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: B
         try:
             code, out, error = await fks("alerts", "test", "ops", "--json")
             assert (code, json.loads(out)["state"]) == (0, "sent"), error
+            code, _, error = await fks("alerts", "channels")  # the node's own settings let none lead to this host
+            assert (code, 'hosts = ["127.0.0.1"] into [alerts]' in error) == (0, True), error
             receiver.answers.append((404, {}))
             code, out, _ = await fks("alerts", "test", "ops")
             assert (code, out.strip()) == (1, "failed: status 404")

@@ -33,6 +33,7 @@ from fks.servers.embedded import PostgresServer
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from tests.support.gateway import hold_lease
 from tests.support.health_servers import http_service, ntp_server
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -87,9 +88,7 @@ async def test_feeds_venues_and_queues_are_judged_by_their_rows(database: Databa
         "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at) VALUES"
         " ('binance', 'BTCUSDT', 'trades', 'LIVE', 3, now()), ('binance', 'ETHUSDT', 'trades', 'STALE', 3, now())"
     )
-    await database.sql(
-        "INSERT INTO leases (name, epoch, holder, expires_at) VALUES ('collector:binance', 3, 'x', now() + interval '1 hour')"
-    )
+    await hold_lease(database, epoch=3)
     await database.sql("INSERT INTO venue_states (venue, account_id, state) VALUES ('ccxt', 1, 'SYNCING')")
     await database.sql(
         "INSERT INTO jobs (id, kind, spec, created_at) VALUES"
@@ -110,10 +109,7 @@ async def test_feed_is_live_only_while_its_own_collector_holds_its_lease(databas
             " VALUES ($1, 'BTCUSDT', 'trades', 'LIVE', 2, now() - interval '20 seconds')",
             exchange,
         )
-        await database.sql(
-            "INSERT INTO leases (name, epoch, holder, expires_at) VALUES ('collector:' || $1, 2, 'x', now() + interval '1 hour')",
-            exchange,
-        )
+        await hold_lease(database, 2, exchange)
 
     async def states() -> list[tuple[str, str, str]]:
         rows = await database.fetch("monitor.feeds"), await database.fetch("reading.feed_states", None, None)

@@ -11,6 +11,7 @@ import pytest
 
 from fks.cli.ninja.package import PARTS
 from fks.web.assets import VENDOR
+from tests.support.programs import leave_out
 from tests.support.wheel import ROOT, build_wheel
 
 NT8 = "fks/cli/ninja/nt8/"  # a link to nt8/, of which the wheel has what NinjaTrader imports
@@ -55,5 +56,5 @@ def test_wheel_has_the_npm_files_of_the_pages(wheel: zipfile.ZipFile) -> None:
     if missing and not (ROOT / "fks/web/vendor/package-lock.json").is_file():
         if os.environ.get("FKS_REQUIRE_ALL"):
             pytest.fail("the npm packages are not installed, and FKS_REQUIRE_ALL is set: make web-assets")
-        pytest.skip("the npm packages of the pages are not installed: make web-assets")
+        leave_out("the npm packages of the pages are not installed: make web-assets")
     assert missing == []

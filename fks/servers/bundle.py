@@ -304,14 +304,14 @@ def _seal(target: Path, dump: Path, manifest: Manifest, files: Mapping[str, byte
 class _Packer(threading.Thread):
     """Writes the tar into a pipe, beside the encryption that reads it."""
 
-    def __init__(self, handle: int, dump: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    def __init__(self, pipe: int, dump: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         super().__init__(daemon=True)
-        self._handle, self._dump, self._manifest, self._files = handle, dump, manifest, files
+        self._pipe, self._dump, self._manifest, self._files = pipe, dump, manifest, files
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            with os.fdopen(self._handle, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+            with os.fdopen(self._pipe, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
                 _add(tar, MANIFEST, json.dumps(asdict(self._manifest)).encode())
                 for name, data in self._files.items():
                     _add(tar, f"home/{name}", data)

@@ -62,7 +62,8 @@ def small_disk(place: Path, *, size_mb: int) -> Iterator[SmallDisk]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=755", "tmpfs", str(place)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        leave_out(f"no tmpfs ({done.stderr.strip()}), a full disk was left out: run as root")
+        reason = done.stderr.partition("\n")[0].rpartition(": ")[2].rstrip(".")
+        leave_out(f"no tmpfs ({reason}), a full disk was left out: run as root")
     disk = SmallDisk(place)
     try:
         yield disk

@@ -4,9 +4,7 @@ look as if it came from here."""
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -26,6 +24,7 @@ from fks.config.settings import Settings
 from fks.store.db import Database
 from fks.store.tokens import ensure_local_token
 from tests.support.gateway import Running, running, serving
+from tests.support.programs import require
 from tests.support.users import add_user, log_in
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -228,14 +227,11 @@ def _bash(script: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.skipif(
-    not (shutil.which("curl") or os.environ.get("FKS_REQUIRE_ALL")),
-    reason="curl is not installed: apt-get install curl",
-)
 @pytest.mark.parametrize("is_demo", [True, False])
 async def test_owners_curl_lines_answer_as_typed_or_after_the_three_lines(
     seeded: Database, database_url: str, redis_url: str, tmp_path: Path, is_demo: bool
 ) -> None:
+    require("curl")
     block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "deviations.md").read_text(), flags=re.DOTALL)
     assert block
     assert len(block[1].splitlines()) == 3

@@ -152,7 +152,7 @@ def deploy_gateway(
 
 
 def _other_options(wanted: dict[str, Any]) -> list[str]:
-    """Return the HTTP options in which the Serve that runs differs from what the settings say."""
+    """Return the HTTP options in which the Serve that runs differs from the settings."""
     from ray.serve.context import _get_global_client
 
     running = _get_global_client().http_config

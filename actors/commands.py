@@ -99,7 +99,7 @@ class Heads:
 
 
 def gateway() -> None:
-    """Replace the gateway's replicas one by one by what is installed and set now."""
+    """Replace the gateway's replicas one by one, with the installed build and the present settings."""
     from actors import cluster
 
     settings = load_settings(os.environ.get("FKS_HOME"))

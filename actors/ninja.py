@@ -113,7 +113,7 @@ class NinjaActor:
             await self._link.drain()
 
     async def stop(self) -> None:
-        """Nothing is left: `drain` closed the session, and what was not stored the bridge sends again."""
+        """Nothing is left: `drain` closed the session, and the bridge sends unstored events again."""
 
     @property
     def is_ready(self) -> bool:

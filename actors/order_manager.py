@@ -36,22 +36,45 @@ class OrderManagerActor:
 
     async def start(self) -> None:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
+        from fks.alerts.channels import Sealer
+        from fks.alerts.direct import DirectPager
+        from fks.alerts.directory import Directory
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.journal import kill_mode
+        from fks.guardian.lease import is_placed_here
         from fks.order_manager.ninja_rows import NinjaRows
         from fks.order_manager.prop_rules import prop_gates
         from fks.order_manager.service import OrderManager
+        from fks.order_manager.side_journal import SideJournal
         from fks.orders.sent_ids import SentIds
         from fks.process.garbage import freeze_loaded
         from fks.rate_limits.venue_budgets import venue_budget
+        from fks.store.alerting import AlertingStore
         from fks.store.failover import watch_failover
         from fks.venues.registry import limits_of, make_venues
 
         c = self._component
         assert c.lease is not None
         exchange, address, key = limits_of(c.settings, c.node)
+        # with several machines, or a PostgreSQL that others reach, another machine could run an order manager
+        is_alone = c.settings.node.role == "single" and c.settings.database.url is None
+        hold_s, lease, side = c.settings.orders.outage_hold_s, c.lease, None
+        if is_placed_here(c.settings, c.name):
+            side = SideJournal(
+                c.paths.side_journal,
+                lease=lease,
+                clock=c.clock,
+                kill_file=lambda: kill_mode(c.paths.kill_file),
+                hold_s=None if is_alone else hold_s,
+                reserve=c.paths.reserve_file,
+            )
         history = await watch_failover(
-            c.db, file=c.paths.database_record, lease=c.lease, clock=c.clock, is_live=c.settings.venue.live
+            c.db,
+            file=c.paths.database_record,
+            lease=c.lease,
+            clock=c.clock,
+            is_live=c.settings.venue.live,
+            arrived_s=None if is_alone else c.settings.venue.absent_age_s,
         )
         if history.change is not None:
             c.log.warning("database.changed", reason=history.change, epoch=c.lease.epoch)
@@ -64,6 +87,7 @@ class OrderManagerActor:
             clock=c.clock,
             log=c.log,
             may_send=c.lease.holds,
+            may_protect=lambda: lease.holds() or (side is not None and side.may_send()),
             budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange)),
             ninja=self._ninja,
         )
@@ -73,6 +97,14 @@ class OrderManagerActor:
             venues,
             kill_file=lambda: kill_mode(c.paths.kill_file),
             sent=SentIds(history.ask_before_ns),
+            side=side,
+            hold_s=0.0 if is_alone or c.is_predecessor_gone else hold_s,
+            pager=DirectPager(
+                Directory(AlertingStore(c.db), c.settings.alerts, Sealer(c.secrets.session_key)),
+                c.clock,
+                c.log,
+                hosts=c.settings.alerts.hosts,
+            ),
         )
         gates = prop_gates(c.settings, c.paths.home, self._ninja)
         for venue, gate in gates.items():

@@ -113,6 +113,7 @@ class Shell:
         if self._wait_s:
             await wait_for_any((self._may_begin, self._stop_requested), self._wait_s)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
+        component = replace(component, is_predecessor_gone=not self._wait_s)
         self._component = component
         self._heartbeat = HeartbeatWriter(heartbeat_file(component.paths.run, self._name))
         self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)

@@ -124,7 +124,7 @@ def spawn_shell(
 
 async def keep_worker_ready() -> None:
     """Keep one worker process of this node waiting, until cancelled: the next child that is started here runs in it,
-    and does not wait for a new process to import Ray and what this module imports.
+    and does not wait for a new process to import Ray and this module's dependencies.
 
     Ray offers this to its own parts only: where the call fails, a start takes longer and nothing else changes.
     """

@@ -66,8 +66,8 @@ def tree_of(
     `worker_nodes`: the pool of strategy workers grows with them.
 
     Every child is counted for itself and escalates alone, so a crash loop in one does not affect the others. No death
-    ends another child: a child waits for what it needs of another. The guardian has a branch of its own, and nothing
-    waits for it: the order manager starts without it, protects what is held, and enters nothing until it runs.
+    ends another child: a child waits for its dependencies. The guardian has a branch of its own, and nothing
+    waits for it: the order manager starts without it, protects positions, and enters nothing until it runs.
     Errors: ConfigError.
     """
     timing = settings.supervision

@@ -4,9 +4,9 @@ memory of 500 symbols.
     python benchmarks/collector.py [--trades 300000] [--seconds 10]
 
 An exchange in another process speaks Binance's wire: frames made beforehand, REST that has the same trades. The
-collector is the real one, with every timeframe, a real PostgreSQL and a real Redis. Exits 1 when a limit of
-docs/performance.md is missed.
-"""
+collector is the real one, with every timeframe, a real PostgreSQL and a real Redis. The stored trades, and the minute
+bars built from them, are compared with the trades made before a figure is printed. Exits 1 when they differ, or a limit
+of docs/performance.md is missed."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 import psutil
 from aiohttp import web
 
+from benchmarks._results import run, same
 from fks.bars.aggregate import BarBuilder, BarStart
 from fks.config.secrets import load_secrets
 from fks.feed import machine as m
@@ -47,6 +48,7 @@ from tests.support.waiting import until
 
 FRAMES = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M")
 BLOCK = 500  # frames written at once
+SPAN_MS = 180_000  # of the market's time, for all trades of the burst: two whole minutes lie within
 RATE_MIN, P99_MAX_MS, MEMORY_MAX_MB = 50_000, 10.0, 600
 
 
@@ -62,6 +64,11 @@ def trade(number: int, time_ms: int) -> dict[str, Any]:
         "m": number % 2 == 0,
         "M": True,
     }
+
+
+def time_of(number: int, begin_ms: int, burst: int) -> int:
+    """Return when a trade of the burst happened, by the market's clock."""
+    return begin_ms + number * SPAN_MS // burst
 
 
 def play(port: int, begin_ms: int, burst: int, start: Any) -> None:
@@ -89,7 +96,9 @@ def play(port: int, begin_ms: int, burst: int, start: Any) -> None:
         asked = json.loads((await ws.receive()).data)
         await ws.send_str(json.dumps({"result": None, "id": asked["id"]}))
         blocks = [
-            b"".join(_wired(_frame(n, begin_ms + n // 50)) for n in range(first, min(first + BLOCK, burst + 1)))
+            b"".join(
+                _wired(_frame(n, time_of(n, begin_ms, burst))) for n in range(first, min(first + BLOCK, burst + 1))
+            )
             for first in range(1, burst + 1, BLOCK)
         ]
         while not start.is_set():
@@ -106,7 +115,7 @@ def play(port: int, begin_ms: int, burst: int, start: Any) -> None:
                 due = burst + int((time.time() - began) * 1000)
                 while number < due:
                     number += 1
-                    await ws.send_str(_frame(number, max(begin_ms + burst // 50, int(time.time() * 1000))))
+                    await ws.send_str(_frame(number, max(begin_ms + SPAN_MS, int(time.time() * 1000))))
                 await asyncio.sleep(0.001)
         return ws
 
@@ -134,8 +143,41 @@ def _wired(frame: str) -> bytes:
     return b"\x81\x7e" + len(data).to_bytes(2, "big") + data
 
 
+async def compare(db: Database, begin_ms: int, burst: int) -> None:
+    """Compare the stored trades with those made, and each minute bar that is over with its trades."""
+    made = [trade(number, time_of(number, begin_ms, burst)) for number in range(1, burst + 1)]
+    rows = await db.sql(
+        "SELECT trade_id, price, quantity, time FROM market_trades WHERE trade_id BETWEEN 1 AND $1 ORDER BY trade_id",
+        burst,
+    )
+    same(
+        "the trades stored",
+        [(row["trade_id"], row["price"], row["quantity"], round(row["time"].timestamp() * 1000)) for row in rows],
+        [(one["a"], Decimal(one["p"]), Decimal(one["q"]), one["T"]) for one in made],
+    )
+    minutes: dict[int, list[dict[str, Any]]] = {}
+    for one in made:
+        minutes.setdefault(one["T"] // 60_000, []).append(one)
+    whole = sorted(minutes)[1:-1]  # the first began before the burst, the last goes on
+    query = "SELECT time, open, high, low, close, volume, trades FROM ohlcv_data WHERE timeframe = '1m' AND is_complete"
+
+    async def are_stored() -> bool:
+        return {round(bar["time"].timestamp()) // 60 for bar in await db.sql(query)} >= set(whole)
+
+    await until(are_stored, deadline_s=30)
+    bars = await db.sql(query)
+    ours = {
+        round(bar["time"].timestamp()) // 60: (*list(bar)[1:5], round(bar["volume"], 6), bar["trades"]) for bar in bars
+    }
+    for minute in whole:
+        prices = [float(one["p"]) for one in minutes[minute]]
+        volume = round(float(sum(Decimal(one["q"]) for one in minutes[minute])), 6)
+        wanted = (prices[0], max(prices), min(prices), prices[-1], volume, len(prices))
+        same(f"the bar of minute {minute}", ours.get(minute), wanted)
+
+
 async def measure(
-    url: str, redis_url: str, port: int, start: Any, burst: int, seconds: float
+    url: str, redis_url: str, port: int, start: Any, burst: int, seconds: float, begin_ms: int
 ) -> tuple[float, float, float, float]:
     """Return trades a second until their bars are built and until they are stored, p99 in ms, and how busy our core
     was."""
@@ -162,7 +204,8 @@ async def measure(
         took = time.perf_counter() - began
         share = (time.process_time() - cpu) / took
         count = (await db.sql("SELECT count(*) FROM market_trades WHERE trade_id BETWEEN 1 AND $1", burst))[0][0]
-        assert count == burst, f"{count} of {burst} trades are stored"
+        same("the number of trades stored", count, burst)
+        await compare(db, begin_ms, burst)
         listener = asyncio.create_task(listen())
         await asyncio.sleep(1.0)
         late.clear()
@@ -206,7 +249,7 @@ def main() -> int:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     start = multiprocessing.Event()
-    begin_ms = int(time.time() * 1000) - given.trades // 50
+    begin_ms = int(time.time() * 1000) - SPAN_MS
     exchange = multiprocessing.Process(target=play, args=(port, begin_ms, given.trades, start), daemon=True)
     exchange.start()
     try:
@@ -217,7 +260,7 @@ def main() -> int:
             try:
                 asyncio.run(migrate.upgrade(server.url()))
                 rate, stored, p99_ms, share = asyncio.run(
-                    measure(server.url(), redis.url(), port, start, given.trades, given.seconds)
+                    measure(server.url(), redis.url(), port, start, given.trades, given.seconds, begin_ms)
                 )
             finally:
                 server.stop(process)
@@ -237,4 +280,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -4,10 +4,10 @@ decoders.
     python benchmarks/decode.py [repeats]
 
 Every line is the median of interleaved repeats over the same frames, in one process on one core: compare within a run
-only. Limits: 1.5 us for a Binance trade on a calm machine, and at least ten times ccxt.pro's handler, which is the one
-that gates. Binance's frames are recorded (tests/tapes), Kraken's and Coinbase's are written in the documented form from
-the same trades.
-"""
+only. Before anything is timed, every trade of our wires is compared with the recorded one, exactly, and with that of
+ccxt.pro's handler; exits 1 when they differ. Limits: 1.5 us for a Binance trade on a calm machine, and at least ten
+times ccxt.pro's handler, which is the one that gates. Binance's frames are recorded (tests/tapes), Kraken's and
+Coinbase's are written in the documented form from the same trades."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the recordings o
 
 import msgspec
 
+from benchmarks._results import near, run, same
 from fks.exchanges.base import Wire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.coinbase.wire import CoinbaseWire
@@ -31,7 +32,7 @@ from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.market import Channel, Subscription
 from fks.model.timeframe import iso
-from tests.support.ccxt_feeds import feed_of
+from tests.support.ccxt_feeds import feed_of, trades_of
 from tests.support.recorded import EXCERPT, agg_trades, frames_of, raw_trades
 
 RATIO_MIN = 10.0
@@ -79,6 +80,45 @@ def frames() -> dict[str, list[bytes]]:
         "kraken": kraken,
         "coinbase": coinbase,
     }
+
+
+Row = tuple[int, int, Decimal, Decimal]  # id, ms, price, quantity
+
+
+def compare(made: dict[str, list[bytes]]) -> None:
+    """Compare the trades of every wire with the recorded ones, and with those of ccxt.pro's handlers."""
+    raw = raw_trades()
+    trades: list[Row] = [(row["t"], row["T"], Decimal(row["p"]), Decimal(row["q"])) for row in raw]
+    merged: list[Row] = [(row["a"], row["T"], Decimal(row["p"]), Decimal(row["q"])) for row in agg_trades(raw)]
+    numbered = [(trades[0][0] + number, *row[1:]) for number, row in enumerate(trades)]
+    for name, wire, symbol, wanted in (
+        ("binance", BinanceWire(trades="trade"), "BTCUSDT", trades),
+        ("binance aggTrade", BinanceWire(), "BTCUSDT", merged),
+        ("kraken", KrakenWire(), "BTC/USD", numbered),
+        ("coinbase", CoinbaseWire(), "BTC-USD", trades),
+    ):
+        wire.subscribe_frames([Subscription(Channel.TRADES, symbol)])
+        found = [event for frame in made[name][: len(wanted)] for event in wire.receive(frame, 1)]
+        ours = [(e.trade_id, e.time_ns // 1_000_000, e.price, e.quantity) for e in found if isinstance(e, PublicTrade)]
+        same(f"{name}: trades", ours, wanted)
+        if name == "binance aggTrade":
+            continue  # its handler is not timed
+        exchange, client = feed_of(name, {symbol: "BTC/USDT" if name == "binance" else "BTC/USD"})
+        for frame in made[name][: len(wanted)]:
+            exchange.handle_message(client, json.loads(frame))
+        theirs = trades_of(exchange)
+        same(
+            f"{name}: ids and times, against ccxt.pro",
+            [row[:2] for row in ours],
+            [(int(t["id"]), t["timestamp"]) for t in theirs],
+        )
+        for column, field in ((2, "price"), (3, "amount")):
+            near(
+                f"{name}: {field}, against ccxt.pro",
+                [float(row[column]) for row in ours],
+                [t[field] for t in theirs],
+                rtol=1e-12,
+            )
 
 
 Prepared = Callable[[], Callable[[], None]]
@@ -150,6 +190,7 @@ def measured(runs: dict[str, tuple[Prepared, int]], repeats: int) -> dict[str, f
 def main(repeats: int) -> int:
     """Measure and print; return 1 when a wire is not ten times as fast as ccxt.pro's handler."""
     made = frames()
+    compare(made)
     messages = made["binance"]
     runs = {
         "msgspec typed decode alone (the floor)": (bare(messages), messages),
@@ -178,4 +219,4 @@ def main(repeats: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7))
+    run(lambda: main(int(sys.argv[1]) if len(sys.argv) > 1 else 7))

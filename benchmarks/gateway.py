@@ -4,12 +4,13 @@
 
 A whole demo system in a temporary FKS_HOME, and beside it a Ray of its own with one FastAPI route behind Serve, with as
 many replicas and the same options. Rounds alternate between the two: 16 connections that send the next request when the
-answer is there. Limits: the cheapest route (`/monitor/api/ping/`) at least 0.8 of bare, an authenticated read that
-counts in a limit (`/market-data`) at least 0.5. Then a webhook against `POST /orders`, in turn and one at a time (p50 at
-most 1.5 times); 100 websocket clients, ten to a token, at 2 messages a second beside 50 requests a second (p99 of the
-lag, from the publication to the client, under 250 ms); the highest rate of the authenticated read whose p99 stays under 250 ms; and
-with `--minutes` the memory of the replicas under 50 requests a second and 20 sockets.
-"""
+answer is there. Before anything is timed, each route's answer is compared with the expected one: the bare one and the
+ping with their text, the others with the database. Exits 1 when an answer differs or a limit is missed. Limits: the
+cheapest route (`/monitor/api/ping/`) at least 0.8 of bare, an authenticated read that counts in a limit
+(`/market-data`) at least 0.5. Then a webhook against `POST /orders`, in turn and one at a time (p50 at most 1.5 times);
+100 websocket clients, ten to a token, at 2 messages a second beside 50 requests a second (p99 of the lag, from the
+publication to the client, under 250 ms); the highest rate of the authenticated read whose p99 stays under 250 ms; and
+with `--minutes` the memory of the replicas under 50 requests a second and 20 sockets."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ from websockets.asyncio.client import connect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._results import run, same
 from benchmarks.faults.rig import Rig
 from fks.store.bus import ALERTS, Bus
 
@@ -201,6 +203,29 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+async def compare(rig: Rig, token: str, peer: str | None = None) -> None:
+    """Compare the routes' answers with the expected ones, often enough to meet each replica."""
+    headers = {"Authorization": f"Bearer {token}"}
+    wanted = {row["symbol"] for row in await rig.rows("SELECT symbol FROM assets")}
+    async with httpx.AsyncClient(base_url=rig.system.url, headers=headers, timeout=30.0) as client:
+        for _ in range(4):
+            if peer is not None:
+                same("the answer of the bare route", (await client.get(f"{peer}/")).json(), {"status": "ok"})
+            ping = (await client.get("/monitor/api/ping/")).json()
+            same("the answer of the ping", (ping["status"], ping["service"]), ("ok", "fks_main"))
+            items = (await client.get("/assets")).json()["items"]
+            same("the symbols of /assets", {item["symbol"] for item in items}, wanted)
+            latest = (await client.get("/market-data/BTCUSDT")).json()
+            same("whether /market-data has bars", bool(latest["bars"]), True)
+            for timeframe, bar in latest["bars"].items():
+                (row,) = await rig.rows(
+                    "SELECT close FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = $1 AND time = $2",
+                    timeframe,
+                    datetime.fromisoformat(bar["time"]),
+                )
+                same(f"the close of the {timeframe} bar of /market-data", float(bar["close"]), row["close"])
 
 
 # ── the parts ────────────────────────────────────────────────────────────────────────────────────
@@ -406,11 +431,13 @@ async def measure(rig: Rig, given: argparse.Namespace) -> int:
     async with rig.client() as client:
         token = await token_of(client)
     if given.sockets:
+        await compare(rig, token)
         is_missed = await sockets(rig, token, max(seconds, 10.0))
         print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         return int(is_missed)
     missed = []
     async with bare(free_port(), 2) as peer:
+        await compare(rig, token, peer)
         missed.append(await rates(rig, peer, token, seconds, given.repeats))
     parts: list[Callable[[], Awaitable[bool | None]]] = [
         lambda: orders(rig, 40),
@@ -455,4 +482,4 @@ if __name__ == "__main__":
     parser.add_argument("--sockets", action="store_true", help="only the sockets")
     parser.add_argument("--home", help="measure the system that runs there instead")
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given)))
+    run(lambda: asyncio.run(main(given)))

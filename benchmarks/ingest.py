@@ -4,8 +4,8 @@ run.
     python benchmarks/ingest.py [--rows 525600] [--rounds 5]
 
 A real embedded PostgreSQL with fsync on, the real tables with their partitions, keys and triggers. Ours and the floor
-take turns, each after a checkpoint; medians. Every result is compared with what went in. Exits 1 when a limit of
-docs/performance.md is missed.
+take turns, each after a checkpoint; medians. Every result is compared with what went in. Exits 1 when one differs, or a
+limit of docs/performance.md is missed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 import numpy as np
 
+from benchmarks._results import run, same
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, to_datetime
@@ -77,12 +78,14 @@ def made(symbol: str, count: int, *, changed: int = 0) -> Bars:
     )
 
 
-def same(one: Bars, other: Bars) -> bool:
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("time_ns", *PRICES))
+def compare(what: str, one: Bars, other: Bars) -> None:
+    """Compare bars column by column."""
+    for name in ("time_ns", *PRICES):
+        same(f"{what}: {name}", getattr(one, name), getattr(other, name))
 
 
 class Rig:
-    """A database with the partitions of the bars, and the floors: what the same work costs without FKS."""
+    """A database with the partitions of the bars, and the floors: the cost of the same work without FKS."""
 
     def __init__(self, db: Database, rows: int, repeats: int) -> None:
         self.db, self.rows, self.repeats = db, rows, repeats
@@ -107,7 +110,7 @@ class Rig:
             await copy.copy_in(tx.connection, "ohlcv_data", stream, names, timeout=300)
 
     async def partition_copy(self, bars: Bars) -> None:
-        """What the disk and the keys alone allow: the same COPY, month by month, past the table and its triggers."""
+        """Run the floor of disk and keys alone: the same COPY, month by month, past the table and its triggers."""
         months = bars.time_ns.astype("datetime64[ns]").astype("datetime64[M]")
         edges = [0, *(np.flatnonzero(months[1:] != months[:-1]) + 1).tolist(), len(bars)]
         async with self.db.transaction() as tx:
@@ -161,15 +164,15 @@ async def imports(rig: Rig) -> None:
         for which in range(turn, turn + 3):
             if which % 3 == 0:
                 seconds, merged = await rig.timed(lambda a=a: rig.store.merge(a, source="bench"))  # type: ignore[misc]
-                assert merged == Merged(rig.rows, 0, 0)
+                same("what an import merged", merged, Merged(rig.rows, 0, 0))
                 ours.append(seconds)
             elif which % 3 == 1:
                 floor.append((await rig.timed(lambda b=b: rig.plain_copy(b)))[0])  # type: ignore[misc]
             else:
                 past.append((await rig.timed(lambda c=c: rig.partition_copy(c)))[0])  # type: ignore[misc]
     for symbol in ("NEW0", "BARE0"):
-        assert same(await rig.store.read(symbol, "1m"), made(symbol, rig.rows))
-        assert (await rig.store.edges(symbol, "1m"))[0] == rig.rows
+        compare(f"imported bars of {symbol}", await rig.store.read(symbol, "1m"), made(symbol, rig.rows))
+        same(f"the number of bars of {symbol}", (await rig.store.edges(symbol, "1m"))[0], rig.rows)
     rig.line("import of new bars / binary COPY into the same table", ours, floor, 0.9, is_speed=True)
     rig.line("the same / COPY into the partitions, past the triggers", ours, past, None, is_speed=True)
     await rig.db.sql("DELETE FROM ohlcv_data WHERE symbol LIKE 'PAST%'")
@@ -183,12 +186,16 @@ async def merges(rig: Rig, changed: int) -> None:
         for is_ours in (turn % 2 == 0, turn % 2 == 1):
             if is_ours:
                 seconds, merged = await rig.timed(lambda a=a: rig.store.merge(a, source="bench"))  # type: ignore[misc]
-                assert merged.inserted == 0
-                assert (merged.changed > 0) == (changed > 0)
+                same(
+                    "what a merge inserted, and whether it changed bars",
+                    (merged.inserted, merged.changed > 0),
+                    (0, changed > 0),
+                )
                 ours.append(seconds)
             else:
                 floor.append((await rig.timed(lambda b=b: rig.staged_merge(b)))[0])  # type: ignore[misc]
-        assert same(await rig.store.read(f"NEW{turn}", "1m"), a)
+        compare("merged bars", await rig.store.read(f"NEW{turn}", "1m"), a)
+        compare("merged bars of the floor", await rig.store.read(f"BARE{turn}", "1m"), b)
     what = f"{changed / rig.rows:.0%} of them changed" if changed else "all of them there"
     rig.line(f"merge again, {what} / COPY + merge that skips equal rows", ours, floor, 0.9, is_speed=True)
 
@@ -200,7 +207,7 @@ async def reads(rig: Rig) -> None:
         for is_ours in (turn % 2 == 0, turn % 2 == 1):
             read = (lambda: rig.store.read("NEW0", "1m")) if is_ours else (lambda: rig.plain_read("NEW0"))
             seconds, bars = await rig.timed(read, is_calm=False)
-            assert same(bars, expected)
+            compare("bars read", bars, expected)
             if turn:
                 (ours if is_ours else floor).append(seconds)
     rig.line("read into numpy / decoding the COPY stream", ours, floor, 1.25, is_speed=False)
@@ -218,16 +225,16 @@ async def maps(rig: Rig, folder: Path) -> None:
         for name in PRICES:
             getattr(bars, name).sum()
         summed.append(seconds + time.perf_counter() - start)
-    assert same(bars, await rig.store.read("NEW0", "1m"))
+    compare("the mapped copy", bars, await rig.store.read("NEW0", "1m"))
     later = made("NEW0", rig.rows)[-1:]
     later.time_ns[:] += 60 * NS
     await rig.store.merge(later, source="bench")
     appended, bars = await rig.timed(lambda: cache.read("NEW0", "1m"), is_calm=False)
-    assert len(bars) == rig.rows + 1
+    same("the bars of the mapped copy after one more", len(bars), rig.rows + 1)
     later.close[:] += 1
     await rig.store.merge(later, source="bench")
     corrected, bars = await rig.timed(lambda: cache.read("NEW0", "1m"), is_calm=False)
-    assert bars.close[-1] == later.close[0]
+    same("the last close after a correction", float(bars.close[-1]), float(later.close[0]))
     limit_s = 0.005 * max(1.0, rig.rows / 525_600)
     is_met = statistics.median(mapped) <= limit_s
     rig.is_failed |= not is_met
@@ -277,4 +284,4 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=525_600)
     parser.add_argument("--rounds", dest="repeats", type=int, default=5)
     given = parser.parse_args()
-    sys.exit(0 if asyncio.run(main(given.rows, given.repeats)) else 1)
+    run(lambda: not asyncio.run(main(given.rows, given.repeats)))

@@ -3,16 +3,17 @@
     python benchmarks/order_path.py [count] [--in-memory]
 
 The floor is two inserts into tables with the same columns and indexes as orders and order_events, as one prepared
-statement on one connection: one transaction, synchronous_commit on. The statement is what the order manager's
-journal does before the bytes: it takes the signal, checks lease and kill switch, writes order and event. Both alternate
-on one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go
-one by one through the order manager with a venue that answers at once. Last, the way to the first byte at the local
+statement on one connection: one transaction, synchronous_commit on. The statement is that of the order manager's
+journal before the bytes: it takes the signal, checks lease and kill switch, writes order and event. Both alternate on
+one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go one
+by one through the order manager with a venue that answers at once. Last, the way to the first byte at the local
 exchange: the chain is the journal's statement and then our own Binance session, without an order manager; the order
 manager with our own session and with ccxt is measured against it. Both pause 20 ms between two signals, and the signal
 is inserted at once before: a process that waited, PostgreSQL's too, is slower to begin than one that is kept busy.
-`order_burst.py` measures signals a second. With `--in-memory` the server's files lie in memory, where an fsync costs
-nothing: what remains is computing, so the multiples are the highest there are.
-"""
+`order_burst.py` measures signals a second. Before anything is timed, the rows of the floor and of the journal are
+compared for the same order, and the orders that the exchange received on each way; exits 1 when they differ. With
+`--in-memory` the server's files lie in memory, where an fsync costs nothing: what remains is computing, so the
+multiples are the highest there are."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the tests, however this is started
 
+from benchmarks._results import run, same
 from fks.clock import RealClock
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
@@ -109,13 +111,17 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
     for table, like in (("floor_orders", "orders"), ("floor_events", "order_events")):
         await db.sql(f"CREATE TABLE {table} (LIKE {like} INCLUDING ALL)")
     journal = OrderJournal(db, lease="orders", epoch=await raise_epoch(db, "orders", "bench"))
-    signals = [signal_of(size=D(1)) for _ in range(2 * (count + WARM))]
+    signals = [signal_of(size=D(1)) for _ in range(2 * (count + WARM) + 1)]
     for start in range(0, len(signals), 2000):
         await SignalStore(db).insert(signals[start : start + 2000])
     ids = iter(signal.id for signal in signals)
     floor, one, three = list[float](), list[float](), list[float]()
     async with db.acquire() as connection:
         bare = await connection.prepare(floor_statement())
+        order, event = made(next(ids))
+        await bare.fetchval(*ORDER.values(order), *EVENT.values(event))
+        await journal.place([order], [event], signal_id=order.signal_id, now_ns=order.created_ns)
+        await compare_rows(db, order.client_order_id)
         for _ in range(count + WARM):
             order, event = made(None)
             start_s = time.perf_counter()
@@ -140,6 +146,31 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
     return floor[WARM:], one[WARM:], three[WARM:]
 
 
+async def compare_rows(db: Database, client_order_id: str) -> None:
+    """Compare the floor's rows of an order and its event with the journal's."""
+    for theirs, ours, names in (
+        ("floor_orders", "orders", ORDER.names),
+        ("floor_events", "order_events", EVENT.names),
+    ):
+        rows = [
+            [
+                dict(row)
+                for row in await db.sql(f"SELECT {names} FROM {table} WHERE client_order_id = $1", client_order_id)
+            ]
+            for table in (ours, theirs)
+        ]
+        same(f"the rows of {ours}", *rows)
+
+
+def compare_received(exchange: LocalExchange, count: int) -> None:
+    """Compare the last orders that the exchange received: each under an id of its own, all else alike."""
+    bodies = [row["params"] for row in exchange.received(path="/api/v3/order", method="POST")[-count:]]
+    same("the orders received", len({body["newClientOrderId"] for body in bodies}), count)
+    wanted = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": D("0.001")}
+    for body in bodies:
+        same("an order received", {**{name: body[name] for name in wanted}, "quantity": D(body["quantity"])}, wanted)
+
+
 def session(kind: type[SpotVenue], exchange: LocalExchange) -> SpotVenue:
     """Return a session at the local exchange."""
     info = exchange.info
@@ -155,7 +186,9 @@ async def chain(db: Database, exchange: LocalExchange, count: int) -> list[float
     venue, seconds = session(BinanceVenue, exchange), list[float]()
     await venue.open()
     try:
-        for _ in range(count + WARM):
+        for number in range(count + WARM):
+            if number == WARM:
+                compare_received(exchange, WARM)
             await asyncio.sleep(PAUSE_S)
             signal = signal_of(size=D("0.001"))
             await SignalStore(db).insert([signal])
@@ -178,7 +211,7 @@ async def one_by_one(rig: Rig, count: int, size: Decimal) -> None:
     The answer is read from the meter: a poll of the database would be a load of its own. A signal without an answer
     within some seconds (denied, or ambiguous) is printed with what became of it, and is no sample.
     """
-    for _ in range(count + WARM):
+    for _ in range(count):
         answered, deadline = _answered(rig), time.monotonic() + ANSWER_S
         id = await rig.signal(size=size)
         while _answered(rig) == answered:
@@ -203,6 +236,8 @@ async def through_manager(db: Database, bus: Bus, venue: SpotVenue, exchange: Lo
     rig = Rig(db, bus, ScriptedVenue(), settings=SETTINGS, venues={"ccxt": venue})
     await rig.start()
     try:
+        await one_by_one(rig, WARM, D("0.001"))
+        compare_received(exchange, WARM)
         await one_by_one(rig, count, D("0.001"))
     finally:
         await rig.stop()
@@ -243,7 +278,7 @@ async def main(count: int, is_on_disk: bool = True) -> None:
         print(shown("journal: the same with two protective legs", three, floor))
         venue = ScriptedVenue(totals={"USDT": D(10**12)}, fee_rate=D(0))
         rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
-        await one_by_one(rig, count, D(1))
+        await one_by_one(rig, count + WARM, D(1))
         commit, send = (
             rig.meter.observed["fks_order_commit_seconds"][WARM:],
             rig.meter.observed["fks_order_send_seconds"][WARM:],
@@ -251,8 +286,8 @@ async def main(count: int, is_on_disk: bool = True) -> None:
         print(shown("in the order manager: the durable statement", commit, floor))
         print(shown("in the order manager: claim to the venue's call", send, floor))
         states = {row["state"] for row in await db.sql("SELECT DISTINCT state FROM signals")}
-        assert states == {"ordered"}, states
-        assert len(venue.received) == len(set(venue.received)) == count + WARM
+        same("the outcomes of the signals", states, {"ordered"})
+        same("the orders at the venue", (len(venue.received), len(set(venue.received))), (count + WARM, count + WARM))
         await rig.stop()
         await db.sql("TRUNCATE orders, order_events, trades, positions, signals, venue_states, incidents CASCADE")
         await db.sql("UPDATE accounts SET environment = NULL, uid = NULL")
@@ -263,4 +298,4 @@ async def main(count: int, is_on_disk: bool = True) -> None:
 
 if __name__ == "__main__":
     numbers = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
-    asyncio.run(main(numbers[0] if numbers else 300, "--in-memory" not in sys.argv))
+    run(lambda: asyncio.run(main(numbers[0] if numbers else 300, "--in-memory" not in sys.argv)))

@@ -5,9 +5,8 @@ compare.
 
 The order manager alone (no Ray) on a real database and the local exchange over real sockets: so many open orders, then
 so many executed ones besides, then kill -9 and a new process on the same database. Seconds from the kill to READY,
-worst
-of `repeat`, beside the limit. Exit 1 when a limit is missed.
-"""
+worst of `repeat`, beside the limit. The open orders of the journal are compared with the exchange's before the first
+kill and after each recovery. Exit 1 when they differ or a limit is missed."""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._results import run, same
 from fks.model.order import OrderType, Side
 from fks.model.signal import Kind, Signal
 from fks.store import migrate
@@ -38,6 +38,7 @@ from tests.support.waiting import until
 BATCH = 50
 VALID_NS = 600 * 10**9
 LIMITS_S = {"open": 3.0, "history": 10.0}
+OPEN = ["ACCEPTED", "WORKING", "PARTIAL"]
 
 
 def order(chaos: OrderChaos, number: int, *, rests: bool) -> Signal:
@@ -78,15 +79,35 @@ async def fill_up(chaos: OrderChaos, count: int, *, rests: bool) -> None:
         await until(is_idle, deadline_s=120)
 
 
+async def compare(chaos: OrderChaos) -> None:
+    """Compare the open orders of the journal and their filled quantities with the exchange's, once no order waits for
+    an answer."""
+
+    async def is_settled() -> bool:
+        rows = await chaos.db.sql("SELECT count(*) AS n FROM orders WHERE state IN ('INTENDED', 'SENDING', 'UNKNOWN')")
+        return bool(rows[0]["n"] == 0)
+
+    await until(is_settled, deadline_s=120)
+    rows = await chaos.db.sql("SELECT client_order_id, quantity, filled FROM orders WHERE state = ANY($1)", OPEN)
+    ours = {row["client_order_id"]: (row["quantity"], row["filled"]) for row in rows}
+    theirs = {
+        row["clientOrderId"]: (Decimal(row["origQty"]), Decimal(row["executedQty"]))
+        for row in chaos.exchange.account()["open_orders"]
+    }
+    same("the open orders", ours, theirs)
+
+
 async def recover(chaos: OrderChaos, what: str, repeat: int) -> bool:
     """Kill and start `repeat` times; print the line and return whether the limit holds."""
     took: list[float] = []
+    await compare(chaos)
     for _ in range(repeat):
         begun = time.monotonic()
         await chaos.lives.kill()
         await chaos.begin()
         await until(lambda: chaos.lives.has_sent("ready"), deadline_s=120, every_s=0.02)
         took.append(time.monotonic() - begun)
+        await compare(chaos)
     rows = await chaos.db.sql("SELECT state, count(*) AS n FROM orders GROUP BY 1 ORDER BY 1")
     held = ", ".join(f"{row['n']} {row['state']}" for row in rows)
     worst, limit = max(took), LIMITS_S[what]
@@ -129,4 +150,4 @@ if __name__ == "__main__":
         servers.running_redis(paths) as cache,
         tempfile.TemporaryDirectory() as place,
     ):
-        sys.exit(0 if asyncio.run(main(given, postgres.url(), cache.url(), Path(place))) else 1)
+        run(lambda: not asyncio.run(main(given, postgres.url(), cache.url(), Path(place))))

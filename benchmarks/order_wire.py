@@ -2,9 +2,9 @@
 
     python benchmarks/order_wire.py [count]
 
-No journal and no checks: what the way to the exchange costs by itself, with the shared rate limit (Redis) as in
+No journal and no checks: the cost of the way to the exchange by itself, with the shared rate limit (Redis) as in
 production. The sessions take turns, so that both see the same machine. The answer's round trip is shown beside it.
-"""
+Before anything is timed, the orders that the exchange received through both are compared; exits 1 when they differ."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the support of the tests, however this is started
 
+from benchmarks._results import run, same
 from fks.clock import RealClock
 from fks.model.market import Allowance, RateLimits
 from fks.model.order import Outcome
@@ -34,6 +35,7 @@ from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.venue_orders import order
 
+WARM = 20
 _written_s = 0.0
 
 
@@ -68,6 +70,18 @@ async def one(venue: SpotVenue, first: list[float], answered: list[float]) -> No
     first.append(_written_s - start)
     answered.append(time.perf_counter() - start)
     assert answer.outcome is Outcome.ACK, answer
+
+
+def compare_received(exchange: LocalExchange) -> None:
+    """Compare the orders that the exchange received through the first session with those through the second."""
+    rows = exchange.received(path="/api/v3/order", method="POST")
+    same("the orders received", len({row["params"]["newClientOrderId"] for row in rows}), 2 * WARM)
+    names = ("symbol", "side", "type", "timeInForce", "quantity", "price")
+    ours, theirs = (
+        [{name: str(row["params"].get(name, "")) for name in names} for row in part]
+        for part in (rows[:WARM], rows[WARM:])
+    )
+    same("the orders of our own session, against ccxt's", ours, theirs)
 
 
 def budget_of(bus: Bus, exchange: LocalExchange) -> RedisVenueBudget:
@@ -107,9 +121,10 @@ async def main(count: int) -> None:
         try:
             for venue in venues.values():
                 await venue.open()
-            for _ in range(20):
-                for venue in venues.values():
+            for venue in venues.values():
+                for _ in range(WARM):
                     await one(venue, [], [])
+            compare_received(exchange)
             for _ in range(count):
                 for name, venue in venues.items():
                     await one(venue, *times[name])
@@ -128,4 +143,4 @@ async def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+    run(lambda: asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)))

@@ -3,6 +3,8 @@
     python benchmarks/overfitting.py [--experiments 1000] [--coins 1000] [--json]
 
 Nothing here can be predicted, so each that passes is a false alarm. All draws are seeded: the same numbers each time.
+The returns of some coins are compared with the reference engine's, and the deflated ratio of one trial with the plain
+one. Exits 1 when they differ, or a share is over the limit.
 
 1. Of returns: `experiments` markets, in each the best of N strategies (independent, fat tails) by its Sharpe ratio. Naive
    is its probabilistic Sharpe ratio, deflated is corrected for the N trials, held out is the naive test on days that did
@@ -18,13 +20,37 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from fks.search import Plan, Search, Validation, deflated_sharpe, evaluate, probabilistic_sharpe, task_of
+from benchmarks._results import near, run, same
+from fks.backtest import run as backtest
+from fks.search import Plan, Search, Task, Trial, Validation, deflated_sharpe, evaluate, probabilistic_sharpe, task_of
 from tests.support.no_skill import PASS, Coin, free_setup, passes_without_skill, walk
 
 LIMIT = 0.07
+
+
+def compare(task: Task, trials: list[Trial]) -> None:
+    """Compare the first coins with runs of the reference engine, and the two ratios where they must agree."""
+    ((low, high),) = task.splits[0].train
+    bars, setup = task.bars[max(0, low - 1) : high], replace(task.setup, start_ns=int(task.bars.time_ns[low]))
+    for trial in trials[:3]:
+        result = backtest(Coin(**trial.params), bars, setup, engine="reference", check=False)
+        gain = 100.0 * (float(result.equity[-1]) / float(setup.cash) - 1.0)
+        near(f"the return of {trial.params}", trial.metrics["return_pct"], gain, atol=1e-6)
+        same(f"the trades of {trial.params}", trial.metrics["trades"], len(result.pnl))
+    found = [trial.metrics for trial in trials]
+    periods, shape = int(found[0]["periods"]), {"skew": found[0]["skew"], "kurtosis": found[0]["kurtosis"]}
+    ratio = found[0].get("sharpe_period", 0.0)
+    alone = probabilistic_sharpe(ratio, periods, **shape)
+    near(
+        "the deflated ratio of one trial",
+        deflated_sharpe(ratio, periods, trials=1, variance=0.0, **shape),
+        alone,
+        atol=1e-12,
+    )
 
 
 def coins(count: int, seed: int) -> dict[str, float]:
@@ -37,12 +63,13 @@ def coins(count: int, seed: int) -> dict[str, float]:
         for fold, proposal in asked:
             trial = evaluate(task, fold, proposal)
             driver.record(trial)
-            found.append(trial.metrics)
-    ratios = [metrics.get("sharpe_period", 0.0) for metrics in found]
+            found.append(trial)
+    compare(task, found)
+    ratios = [trial.metrics.get("sharpe_period", 0.0) for trial in found]
     mean = sum(ratios) / count
     variance = sum((ratio - mean) ** 2 for ratio in ratios) / (count - 1)
     alone = deflated = 0
-    for ratio, metrics in zip(ratios, found, strict=True):
+    for ratio, metrics in zip(ratios, (trial.metrics for trial in found), strict=True):
         periods, shape = int(metrics["periods"]), {"skew": metrics["skew"], "kurtosis": metrics["kurtosis"]}
         alone += probabilistic_sharpe(ratio, periods, **shape) >= PASS
         deflated += deflated_sharpe(ratio, periods, trials=count, variance=variance, **shape) >= PASS
@@ -103,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -4,7 +4,9 @@
 
 A whole demo system in a temporary FKS_HOME. The first backtest of a cluster starts a process (cold); each later one
 finds one that was kept ready (warm), and is submitted once there is one. Running = the first heartbeat that the job's
-own process wrote. Every job has other parameters, so that no stored result answers. Limits: 0.5 s warm, 2 s cold.
+own process wrote. Every job has other parameters, so that no stored result answers. Before anything is timed, the fills
+of a job are compared with those of the compiled engine in this process, and afterwards those of each other job. Limits:
+0.5 s warm, 2 s cold. Exits 1 when fills differ or a limit is missed.
 """
 
 from __future__ import annotations
@@ -19,12 +21,25 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._results import run, same
 from benchmarks.faults.rig import Rig
+from fks import backtest
+from fks.backtest.frames import sample
+from fks.strategies.sma_cross import SmaCross
 
 READY_S = 60.0
+SINCE, UNTIL = "2026-03-01", "2026-03-05"
+
+
+def fills_of(fast: int) -> str:
+    """Return the hash of the fills that the compiled engine makes here on the same bars."""
+    bars = sample()
+    low, high = (np.searchsorted(bars.time_ns, np.datetime64(day, "ns").astype(np.int64)) for day in (SINCE, UNTIL))
+    return backtest.run(SmaCross(fast=fast, slow=fast + 2), bars[low:high], engine="compiled").fills_hash
 
 
 async def submitted(rig: Rig, client: httpx.AsyncClient, fast: int) -> tuple[float, float]:
@@ -34,8 +49,8 @@ async def submitted(rig: Rig, client: httpx.AsyncClient, fast: int) -> tuple[flo
         "params": {"fast": fast, "slow": fast + 2},
         "symbol": "BTC/USDT",
         "timeframe": "1m",
-        "from": "2026-03-01",
-        "to": "2026-03-05",
+        "from": SINCE,
+        "to": UNTIL,
     }
     start = time.time()
     answer = await client.post("/backtests?again=true", json=spec)
@@ -43,12 +58,17 @@ async def submitted(rig: Rig, client: httpx.AsyncClient, fast: int) -> tuple[flo
     id = answer.json()["id"]
     running = None
     while True:
-        (row,) = await rig.rows("SELECT state, beat_at, started_at, error FROM jobs WHERE id = $1::text::uuid", id)
+        (row,) = await rig.rows(
+            "SELECT state, beat_at, started_at, error, result->>'fills_hash' AS fills FROM jobs WHERE id = $1::text::uuid",
+            id,
+        )
         if running is None and row["beat_at"] is not None and row["beat_at"] > row["started_at"]:
             running = row["beat_at"].timestamp() - start
         if row["state"] in ("done", "failed"):
-            assert row["state"] == "done", row["error"]
-            return running if running is not None else time.time() - start, time.time() - start
+            took = running if running is not None else time.time() - start, time.time() - start
+            same(f"the state of the job, {row['error']}", row["state"], "done")
+            same(f"the fills of the job with fast {fast}", row["fills"], fills_of(fast))
+            return took
         await asyncio.sleep(0.005)
 
 
@@ -87,4 +107,4 @@ async def main(repeats: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", dest="repeats", type=int, default=7)
-    sys.exit(asyncio.run(main(parser.parse_args().repeats)))
+    run(lambda: asyncio.run(main(parser.parse_args().repeats)))

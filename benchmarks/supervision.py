@@ -10,7 +10,8 @@ place). The overhead is the additional CPU of the system: the supervisor itself,
 each the median of its differences; and the calls in the children, counted at the bare call's cost, since the children's
 own work varies more from one half minute to the next than all of it. Beside it the bare call: one health call
 from one process to another, CPU of both ends. Limit: 2 % of one core (8 % if every beat were a call). Needs about 130
-MB a child.
+MB a child. Before the rounds, the children and the pid that the bare call answers are compared with those that the
+supervisor reports. Exits 1 when they differ or the limit is missed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import psutil
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from benchmarks._results import run, same
 from tests.support.system import PROFILE, System
 from tests.support.waiting import wait_until
 
@@ -56,7 +58,7 @@ async def main():
     await calls(3000)
     took = time.monotonic() - start
     mine, theirs = time.process_time() - mine - idle[0] * took, sum(callee.cpu_times()[:2]) - theirs - idle[1] * took
-    print(json.dumps({"caller_us": mine / 3000 * 1e6, "callee_us": theirs / 3000 * 1e6, "wall_us": took / 3000 * 1e6}))
+    print(json.dumps({"pid": callee.pid, "caller_us": mine / 3000 * 1e6, "callee_us": theirs / 3000 * 1e6, "wall_us": took / 3000 * 1e6}))
 asyncio.run(main())
 """
 
@@ -137,6 +139,8 @@ def measure(
     )
     bare = json.loads(done.stdout.strip().splitlines()[-1])
     names, keeper, supervisor = names_of(system), pid_of(system, "keeper"), pid_of(system, "supervisor")
+    same("the number of children", len([name for name in names.values() if name == "children"]), children)
+    same("the pid that the bare call answers", bare.pop("pid"), pid_of(system, "scheduler"))
     differences: dict[str, list[float]] = defaultdict(list)
     os.kill(keeper, signal.SIGSTOP)
     try:
@@ -153,7 +157,7 @@ def measure(
             differences["all"].append(sum(watched.values()) - sum(alone.values()))
     finally:
         os.kill(keeper, signal.SIGCONT)
-    assert names_of(system) == names, "a child was restarted while it was measured"
+    same("the children, after they were measured", names_of(system), names)
     return differences, len([name for name in names.values() if name == "children"]), bare
 
 
@@ -212,4 +216,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

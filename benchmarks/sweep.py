@@ -2,9 +2,10 @@
 
 Sweep: fast 5..50 x slow 20..200, a trial is what `fks optimize` does: exact fills, trades, equity, drawdown, Sharpe.
 Floor: a numba loop over the pairs in float64, drawdown and moments inline, one core. The number of trades and the final
-equity of every pair are compared before anything is printed. vectorbt, when it is installed, runs pairs one at a time.
-Callback: SMA 20/50 in `on_bar`; its trades are those of the vectorised strategy. Floor: a plain Python loop over bar
-objects with the same decisions. CPU time for one core, wall time for two workers; medians of interleaved repeats.
+equity of every pair are compared before anything is timed. vectorbt, when it is installed, runs pairs one at a time;
+its trades and profits are compared too. Callback: SMA 20/50 in `on_bar`; its fills and profits are those of the
+vectorised strategy. Floor: a plain Python loop over bar objects with the same fills and profits. CPU time for one core,
+wall time for two workers; medians of interleaved repeats.
 
     python benchmarks/sweep.py [--pairs 1000] [--bars 525600] [--repeats 3] [--callback-bars 100000]
 
@@ -32,7 +33,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.backtest import CASH, RATE, SETUP, backtesting_of, tape, vectorbt_of
+from benchmarks._results import near, same
+from benchmarks._results import run as run_benchmark
+from benchmarks.backtest import (
+    CASH,
+    FAST,
+    RATE,
+    SETUP,
+    SLOW,
+    backtesting_of,
+    check_backtesting,
+    tape,
+    vectorbt_of,
+)
 from fks.backtest import run
 from fks.indicators import sma
 from fks.jobs.pool import Processes
@@ -95,16 +108,16 @@ def sweep_of(bars: Bars, count: int) -> tuple[Task, list[Any]]:
     return task, found
 
 
-def same(task: Task, asked: list[Any], bars: Bars) -> int:
-    """Return the trades of all pairs. Errors: AssertionError when trades or final equity differ from the floor's."""
+def check_sweep(task: Task, asked: list[Any], bars: Bars) -> int:
+    """Return the trades of all pairs. Errors: DifferError when trades or final equity differ from the floor's."""
     trades = 0
     for fold, proposal in asked:
         count, gain, *_ = bare(bars.open, bars.close, proposal.params["fast"], proposal.params["slow"], RATE, CASH)
         trial = evaluate(task, fold, proposal)
-        assert trial.state == "done", trial.error
-        assert trial.metrics["trades"] == count, (proposal.params, trial.metrics["trades"], count)
+        same(f"{proposal.params}: the state, {trial.error}", trial.state, "done")
+        same(f"{proposal.params}: trades", trial.metrics["trades"], count)
         mine = trial.metrics["return_pct"] / 100.0 * CASH
-        assert abs(mine - gain) <= 1e-4 * max(1.0, abs(gain)), (proposal.params, mine, gain)
+        near(f"{proposal.params}: the final equity", mine, gain, atol=1e-4 * max(1.0, abs(gain)))
         trades += count
     return trades
 
@@ -143,10 +156,10 @@ class CrossByBar(BarStrategy):
     name: ClassVar[str] = "cross_by_bar"
 
     def warmup(self) -> int:
-        return 50
+        return SLOW
 
     def indicators(self, bars: Bars) -> Mapping[str, Floats]:
-        return {"fast": sma(bars.close, 20), "slow": sma(bars.close, 50)}
+        return {"fast": sma(bars.close, FAST), "slow": sma(bars.close, SLOW)}
 
     def on_bar(self, ctx: Context, bar: Any) -> None:
         if bar.fast > bar.slow:
@@ -155,22 +168,31 @@ class CrossByBar(BarStrategy):
             ctx.close()
 
 
-def plain_loop(bars: Bars) -> int:
-    """Return the entries of a plain Python loop over bar objects: what a callback costs at the least."""
+def plain_loop(bars: Bars) -> tuple[list[int], list[float]]:
+    """Return the bars of the fills, and the profits of the trades that are closed, of a plain Python loop over bar
+    objects: the least cost of a callback. A decision fills at the open of the next bar."""
     Row = namedtuple("Row", "time_ns open high low close volume fast slow")
     columns = (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume)
-    averages = sma(bars.close, 20), sma(bars.close, 50)
-    held, entries = False, 0
+    averages = sma(bars.close, FAST), sma(bars.close, SLOW)
+    fills, profits = list[int](), list[float]()
+    is_held = is_wanted = False
+    paid = 0.0
 
     def on_bar(bar: Any) -> bool | None:
         return True if bar.fast > bar.slow else False if bar.fast < bar.slow else None
 
-    for values in zip(*(column.tolist() for column in (*columns, *averages)), strict=True):
-        wants = on_bar(Row(*values))
-        if wants is not None and wants != held:
-            held = wants
-            entries += wants
-    return entries
+    for number, values in enumerate(zip(*(column.tolist() for column in (*columns, *averages)), strict=True)):
+        row = Row(*values)
+        if is_wanted != is_held:
+            is_held = is_wanted
+            fills.append(number)
+            if is_held:
+                paid = row.open * (1.0 + RATE)
+            else:
+                profits.append(row.open * (1.0 - RATE) - paid)
+        if number >= SLOW and (wants := on_bar(row)) is not None:
+            is_wanted = wants
+    return fills, profits
 
 
 def callback(bars: Bars) -> Any:
@@ -178,10 +200,13 @@ def callback(bars: Bars) -> Any:
 
 
 def check_callback(bars: Bars) -> int:
-    """Return the trades. Errors: AssertionError when they are not those of the vectorised strategy."""
-    mine, other = callback(bars), run(SmaCross(fast=20, slow=50), bars, SETUP, engine="compiled", check=False)
-    assert np.array_equal(mine.fill_columns.bar, other.fill_columns.bar), "the callback trades on other bars"
-    assert np.array_equal(mine.pnl, other.pnl), "the callback's profits differ"
+    """Return the trades. Errors: DifferError when they are not those of the vectorised strategy and of the loop."""
+    mine, other = callback(bars), run(SmaCross(fast=FAST, slow=SLOW), bars, SETUP, engine="compiled", check=False)
+    same("the bars of the callback's fills", mine.fill_columns.bar, other.fill_columns.bar)
+    same("the callback's profits", mine.pnl, other.pnl)
+    fills, profits = plain_loop(bars)
+    same("the bars of the plain loop's fills", mine.fill_columns.bar, fills)
+    near("the plain loop's profits", mine.pnl, profits, atol=1e-9 * 30_000)
     return len(mine.pnl)
 
 
@@ -208,8 +233,9 @@ def main() -> None:
     options = parser.parse_args()
     bars = tape(options.bars)
     task, asked = sweep_of(bars, options.pairs)
-    trades = same(task, asked, bars)
+    trades, by_bar = check_sweep(task, asked, bars), tape(options.callback_bars)
     found: dict[str, Any] = {"bars": options.bars, "pairs": len(asked), "trades": trades}
+    found["callback: trades"] = check_callback(by_bar)
     floor = {
         "floor": lambda: [
             bare(bars.open, bars.close, one.params["fast"], one.params["slow"], RATE, CASH) for _, one in asked
@@ -227,7 +253,7 @@ def main() -> None:
     found["peak GB"] = round(peak_gb(task, asked), 2)
     found["peak GB, 100 pairs"] = round(peak_gb(task, asked[:100]), 2)
     found |= _vectorbt(bars, options.peer_pairs, cpu["ours"] / len(asked))
-    found |= _callbacks(tape(options.callback_bars), options.repeats)
+    found |= _callbacks(by_bar, options.repeats)
     if options.json:
         print(json.dumps(found))
         return
@@ -244,7 +270,10 @@ def _vectorbt(bars: Bars, count: int, each_s: float) -> dict[str, Any]:
     took = []
     for fast, slow in pairs_of(count):
         go = vectorbt_of(bars, fast, slow)
-        go().total_profit()
+        trades, gain, *_ = bare(bars.open, bars.close, fast, slow, RATE, CASH)
+        first = go()
+        same(f"vectorbt, {fast} and {slow}: trades", trades, int(first.trades.closed.count()))
+        near(f"vectorbt, {fast} and {slow}: profit", gain, first.total_profit(), atol=1e-4 * max(1.0, abs(gain)))
         start = time.process_time()
         found = go()
         found.total_profit(), found.max_drawdown(), found.sharpe_ratio()
@@ -254,12 +283,12 @@ def _vectorbt(bars: Bars, count: int, each_s: float) -> dict[str, Any]:
 
 
 def _callbacks(bars: Bars, repeats: int) -> dict[str, Any]:
-    trades = check_callback(bars)
     contenders: dict[str, Callable[[], Any]] = {"loop": lambda: plain_loop(bars), "ours": lambda: callback(bars)}
     with contextlib.suppress(ImportError):
         contenders["backtesting.py"] = backtesting_of(bars)
+        check_backtesting(contenders["backtesting.py"](), bars)
     took = timed(contenders, repeats, time.process_time)
-    found: dict[str, Any] = {"callback: bars": len(bars), "callback: trades": trades}
+    found: dict[str, Any] = {"callback: bars": len(bars)}
     found |= {f"callback: {name}, us a bar": round(1e6 * seconds / len(bars), 2) for name, seconds in took.items()}
     found["callback: x plain loop"] = round(took["ours"] / took["loop"], 2)
     if "backtesting.py" in took:
@@ -268,4 +297,4 @@ def _callbacks(bars: Bars, repeats: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -2,12 +2,13 @@
 
     python benchmarks/web.py [--repeats 10] [--seconds 30] [--tabs 20]
 
-Server time: each page is made in this process as a replica makes it, against the system's gateway; its limit is three
-times the time in which at least one of its reads of the gateway was under way. First paint: a headless Chromium with
-an empty cache opens the dashboard. From a message to the screen: a bar is published on the bus, and the chart of its
-series has drawn it. Tabs: processor time of the system's processes with open dashboards, less that without, as cores
-and in CPU seconds a minute by part; the browser's own, which runs on the readers' machines, stands apart.
-"""
+Before anything is timed, the titles and headings of each page that is made here are compared with those that the
+replica serves; exits 1 when they differ or a limit is missed. Server time: each page is made in this process as a
+replica makes it, against the system's gateway; its limit is three times the time in which at least one of its reads of
+the gateway was under way. First paint: a headless Chromium with an empty cache opens the dashboard. From a message to
+the screen: a bar is published on the bus, and the chart of its series has drawn it. Tabs: processor time of the
+system's processes with open dashboards, less that without, as cores and in CPU seconds a minute by part; the browser's
+own, which runs on the readers' machines, stands apart."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -29,6 +31,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks._results import run, same
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.secrets import derived, load_secrets
@@ -71,6 +74,12 @@ class Timed(GatewayClient):
                 self.busy_s += time.perf_counter() - self._since
 
 
+def headings(page: str) -> list[str]:
+    """Return the title and the headings of a page, without numbers: those change while it trades."""
+    found = re.findall(r"<(title|h1|h2|h3)\b[^>]*>(.*?)</\1>", page, re.S)
+    return [f"{tag}: {re.sub(r'<[^>]*>|[0-9.,:]+', '', text).strip()}" for tag, text in found]
+
+
 async def server_times(system: System, cookie: str, repeats: int) -> list[tuple[str, float, float]]:
     """Return (page, median seconds, median seconds of its gateway reads)."""
     secrets = load_secrets(Paths.of(system.home))
@@ -84,6 +93,12 @@ async def server_times(system: System, cookie: str, repeats: int) -> list[tuple[
         for each in PAGES:
             if "{" in each.path:
                 continue
+            mine = await client.get(each.path)
+            async with httpx.AsyncClient(cookies={"fks_session": cookie}, timeout=60.0) as other:
+                theirs = await other.get(f"{system.url}/app{each.path}")
+            same(f"the status of {each.name}", mine.status_code, theirs.status_code)
+            same(f"the headings of {each.name}", headings(mine.text), headings(theirs.text))
+            same(f"whether {each.name} has a title", bool(headings(mine.text)), True)
             whole, reads = [], []
             for _ in range(repeats + 1):
                 gateway.busy_s, begun = 0.0, time.perf_counter()
@@ -224,4 +239,4 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--tabs", type=int, default=20)
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.repeats, given.seconds, given.tabs)))
+    run(lambda: asyncio.run(main(given.repeats, given.seconds, given.tabs)))

@@ -67,6 +67,7 @@ class Component:
     lease: HeldLease | None
     config_version: int = 0  # of the runtime configuration in force here; 0 = the file alone
     is_config_current: bool = True  # False: opened while the database was away, with this node's copy or without one
+    is_predecessor_gone: bool = True  # False: its lease has run out, and its process is not proven to have ended
 
     @property
     def runtime(self) -> Runtime:

@@ -67,6 +67,7 @@ try() {
   say "make up: stopped with Ctrl-C, status $code"
   start=$SECONDS code=0
   make test "$@" >../test.log 2>&1 || code=$?
+  ((code == 0)) || sed -n '/^=* \(FAILURES\|ERRORS\) =*$/,/^=* short test summary info =*$/p' ../test.log | grep -E '^(E  |____)' | cut -c1-300
   sed -n '/^== make test/,$p' ../test.log | grep . || tail -60 ../test.log
   say "make test $*: status $code after $((SECONDS - start)) s"
   exit "$code"

@@ -9,6 +9,7 @@ with. The sample report is written and photographed too, where chromium is found
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -82,7 +83,9 @@ def report(folder: Path) -> None:
 
 
 def main() -> None:
-    is_check = "--check" in sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="run the commands and write nothing")
+    is_check = parser.parse_args().check
     with tempfile.TemporaryDirectory(prefix="fks-examples-") as name:
         folder = Path(name)
         try:

@@ -124,7 +124,7 @@ class Recorder:
         orders = [
             {key: row[key] for key in ("clientOrderId", "type", "side", "origQty", "price", "stopPrice")}
             for row in state["open_orders"]
-            if row["symbol"] == SYMBOL
+            if row["symbol"] == SYMBOL and row["status"] != "PENDING_NEW"
         ]
         self.samples.append({"at": time.time(), "price": float(state["prices"][SYMBOL]), "orders": orders})
         await asyncio.sleep(EVERY_S)

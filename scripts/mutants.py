@@ -1,7 +1,8 @@
 """Mutants of the pure cores: single changes of one operator, constant or condition, each run against the unit tests.
 
-    python scripts/mutants.py --count 200 --seed 1           # a sample over orders, risk, supervision and feed
+    python scripts/mutants.py                                # 200, drawn over all packages
     python scripts/mutants.py --only risk --count 50
+    python scripts/mutants.py --count 60 --docs              # 60 of each, and the scores into docs/guarantees.md
 
 The unit tests of a package are imported once; each mutant is a fork in which the code of its functions is replaced, so
 a mutant costs the tests and no start. A mutant that no unit test of its own package notices is listed: contract tests,
@@ -18,22 +19,35 @@ import importlib
 import io
 import os
 import random
+import re
 import signal
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-#: package -> its modules that decide; documents, messages and texts are left out
+from scripts.mutations import commit_of_tree  # noqa: E402 - found by the line above
+
+PAGE = ROOT / "docs" / "guarantees.md"
+BEGIN, END = "<!-- mutants -->", "<!-- end of mutants -->"
+ROW = re.compile(r"^\| `(\w+)` \| .*$", re.M)
+#: package -> its modules that decide; documents, messages, texts, and drivers of sockets and tables are left out
 CORES = {
     "orders": "absence core exits freshness protection rules sent_ids submit",
     "risk": "check correlation exits holdings intent limits market order_checks sizing valuation",
     "supervision": "containment liveness machine policy rollout",
     "feed": "backlog exchange_clock feed liveness outages unstored",
+    "guardian": (
+        "bridges flatten journal kill_work lease ninja_kill ninja_rules positions progress self_checks submission "
+        "unresolved venue_kill"
+    ),
+    "chaos": "auditor cover fold order_requests plan report",
+    "matching": "costs rule",
 }
 LIMIT_S = 120
 COMPARISONS = {
@@ -187,21 +201,37 @@ def run(mutant: Mutant | None, package: str) -> int:
         os._exit(code)
 
 
+def page(text: str, scores: Mapping[str, str]) -> str:
+    """Return the page with the rows of these packages in its table; the rows of other packages stay."""
+    before, _, rest = text.partition(BEGIN)
+    shown, _, after = rest.partition(END)
+    rows = {found[1]: found[0] for found in ROW.finditer(shown)} | {
+        package: f"| `{package}` | {score} |" for package, score in scores.items()
+    }
+    lines = ["| Package | killed | of drawn | of all | seed | commit | date |", "|---|---|---|---|---|---|---|"]
+    lines += [rows[package] for package in CORES if package in rows]
+    table = "\n".join(lines)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CORES, help="one package")
-    parser.add_argument("--count", type=int, default=200, help="mutants, drawn over the packages")
+    parser.add_argument("--count", type=int, help="mutants of each package (without it 200, drawn over all)")
+    parser.add_argument("--docs", action="store_true", help="write the scores into docs/guarantees.md")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     os.nice(5)
     os.chdir(ROOT)
     packages = [options.only] if options.only else list(CORES)
+    totals: dict[str, int] = {}
     counts = {package: [0, 0] for package in packages}
     drawn: list[tuple[str, Mutant]] = []
     for package in packages:
         modules = [f"fks.{package}.{name}" for name in CORES[package].split()]
         found = [mutant for module in modules for mutant in mutants_of(module)]
-        share = min(-(-options.count // len(packages)), len(found))
+        share = min(options.count or -(-200 // len(packages)), len(found))
+        totals[package] = len(found)
         drawn += [(package, mutant) for mutant in random.Random(options.seed).sample(found, share)]  # noqa: S311
         for module in modules:
             importlib.import_module(module)
@@ -217,6 +247,13 @@ def main() -> int:
             print(f"survived  {mutant.module}:{mutant.line}  {mutant.what}: {line[:90]}", flush=True)
     for package, (killed, survived) in counts.items():
         print(f"{package}: {killed} of {killed + survived} killed")
+    if options.docs:
+        tail = f"{options.seed} | {commit_of_tree() or 'not committed'} | {datetime.now(UTC):%Y-%m-%d}"
+        scores = {
+            package: f"{killed} | {killed + survived} | {totals[package]} | {tail}"
+            for package, (killed, survived) in counts.items()
+        }
+        PAGE.write_text(page(PAGE.read_text(), scores))
     return 0
 
 

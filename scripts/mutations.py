@@ -3,43 +3,63 @@
     python scripts/mutations.py                  # apply each in a copy of the tree, run its test: about ten minutes
     python scripts/mutations.py --only G4        # those of one guarantee
     python scripts/mutations.py --fast           # those whose test is a unit test: about four minutes
+    python scripts/mutations.py --system         # those whose test is an acceptance or soak test: hours
+    python scripts/mutations.py --all --rest     # every one that was not killed at this commit yet
     python scripts/mutations.py --check          # each text occurs once, each test exists, the docs are current
     python scripts/mutations.py --docs           # write the table into docs/guarantees.md
 
 A mutation is killed when its test fails with it; it survives when the test passes. A test that fails without any
-mutation, or a mutation that keeps the test from being collected, is an error. Exit 1 at a survivor or an error.
-`scripts/mutants.py` makes mutants of whole modules instead.
+mutation, or a mutation that keeps the test from being collected, or its system from starting, is an error. Exit 1 at
+a survivor or an error. A mutation against a system test costs a whole system: those run with --system or --all alone,
+file by file. Once every row was killed at one commit, in one run or several, count, commit and date are written into
+docs/guarantees.md. `scripts/mutants.py` makes mutants of whole modules instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import hashlib
+import itertools
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guarantees.md"
 TABLE = ROOT / "scripts" / "mutations.toml"
 BEGIN, END = "<!-- mutations -->", "<!-- end of mutations -->"
+RUN = re.compile(r"Last complete run: (\d+) killed, commit [0-9a-f]{12}, \d{4}-\d\d-\d\d\.")
+#: the rows that were killed so far, and at which commit (ignored by git)
+KILLED = ROOT / ".fks-mutations" / "killed.json"
 #: what a copy needs to run tests
-PARTS = ("fks", "actors", "tests", "benchmarks", "docs", "nt8", "scripts", "serve_app.py", "pyproject.toml")
-LIMIT_S = 600.0
-TEST_S = 30.0  # of one test: one that hangs has failed
+PARTS = (
+    *("fks", "actors", "tests", "benchmarks", "docs", "nt8", "scripts", "deploy", "shims"),
+    *("serve_app.py", "pyproject.toml", "constraints.txt", "cluster.yaml", "Makefile", "README.md"),
+)
+#: of one test that states no limit of its own, and of all that run together: what hangs has failed
+TEST_S = {"fast": 30.0, "slow": 60.0, "system": 180.0}
+LIMIT_S = {"fast": 600.0, "slow": 600.0, "system": 6000.0}
+COPY = "MUTATION_COPY"  # in the environment of every process that a test starts
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """One change of the code that breaks a claim, and the test that has to fail. `what`: the change in words; `old`
-    occurs exactly once in `file`; `test`: a node id of pytest below tests/."""
+    occurs exactly once in `file`; `test`: a node id of pytest below tests/, of one case where that is enough."""
 
     guarantee: str
     claim: str
@@ -48,6 +68,16 @@ class Mutation:
     old: str
     new: str
     test: str
+
+    @property
+    def kind(self) -> str:
+        """Return `fast` (a unit test), `system` (an acceptance or soak test) or `slow` (the others)."""
+        return {"unit": "fast", "acceptance": "system", "soak": "system"}.get(self.test.partition("/")[0], "slow")
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of the change and its test."""
+        return hashlib.sha256("\0".join((self.file, self.old, self.new, self.test)).encode()).hexdigest()[:16]
 
 
 def load() -> tuple[Mutation, ...]:
@@ -73,7 +103,7 @@ def problems(mutations: Sequence[Mutation] = MUTATIONS, root: Path = ROOT) -> li
         if path not in tests:
             file = root / "tests" / path
             tests[path] = _names(file) if file.exists() else set()
-        if name.partition("::")[0] not in tests[path]:
+        if re.split(r"::|\[", name)[0] not in tests[path]:
             found.append(f"{mutation.guarantee} {mutation.claim!r}: there is no test {mutation.test}")
     if len({(m.file, m.old, m.new) for m in mutations}) < len(mutations):
         found.append("a mutation is there twice")
@@ -88,9 +118,9 @@ def _names(file: Path) -> set[str]:
     }
 
 
-def table(mutations: Sequence[Mutation] = MUTATIONS) -> str:
-    """Return the table of the docs."""
-    lines = [f"{len(mutations)} mutations:", "", "| | Claim | Mutation | in | Fails |", "|---|---|---|---|---|"]
+def table(run: str, mutations: Sequence[Mutation] = MUTATIONS) -> str:
+    """Return the table of the docs. `run`: the sentence about the last complete run."""
+    lines = [f"{len(mutations)} mutations. {run}", "", "| | Claim | Mutation | in | Fails |", "|---|---|---|---|---|"]
     for mutation in mutations:
         path, _, name = mutation.test.partition("::")
         lines.append(
@@ -100,11 +130,38 @@ def table(mutations: Sequence[Mutation] = MUTATIONS) -> str:
     return "\n".join(lines)
 
 
-def page(text: str) -> str:
-    """Return the page with the table in its place."""
+def page(text: str, run: str = "") -> str:
+    """Return the page with the table in its place. `run`: the sentence about a complete run just ended; without one
+    that of the page stays, as long as it counts the rows that are there."""
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    shown, _, after = rest.partition(END)
+    found = RUN.search(run or shown)
+    is_current = found is not None and int(found[1]) == len(MUTATIONS)
+    last = found[0] if found and is_current else "They have not all been run since the table changed."
+    return f"{before}{BEGIN}\n{table(last)}\n{END}{after}"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def commit_of_tree() -> str:
+    """Return the commit that the tree equals, but for the page of the table; else nothing."""
+    changed = _git("status", "--porcelain", "--", ".", f":!{PAGE.relative_to(ROOT)}")
+    return "" if changed else _git("rev-parse", "--short=12", "HEAD")
+
+
+def killed_at(commit: str) -> set[str]:
+    """Return the digests of the rows that were killed at this commit."""
+    kept = json.loads(KILLED.read_text()) if KILLED.exists() else {}
+    return set(kept["killed"]) if commit and kept.get("commit") == commit else set()
+
+
+def complete_run(commit: str, killed: set[str], now: datetime, mutations: Sequence[Mutation] = MUTATIONS) -> str:
+    """Return the sentence about a complete run, or nothing while a row was not killed at this commit."""
+    if not commit or not killed >= {mutation.digest for mutation in mutations}:
+        return ""
+    return f"Last complete run: {len(mutations)} killed, commit {commit}, {now:%Y-%m-%d}."
 
 
 def copy_tree(into: Path) -> None:
@@ -112,31 +169,38 @@ def copy_tree(into: Path) -> None:
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "node_modules", "*.pyc", "bin", "obj", "figures")
+            ignored = shutil.ignore_patterns("node_modules", "bin", "obj", "figures")
             shutil.copytree(source, into / part, ignore=ignored, symlinks=True)
         elif source.exists():
             shutil.copy2(source, into / part)
 
 
-def run_test(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
-    """Return pytest's exit code for tests in a copy of the tree, and its last lines."""
+def run_test(tree: Path, rows: Sequence[Mutation]) -> tuple[int, str]:
+    """Return pytest's exit code for the tests of these rows in a copy of the tree, and its last lines."""
+    tests, kinds = dict.fromkeys(row.test for row in rows), {row.kind for row in rows}
+    test_s, limit_s = (max(limit[kind] for kind in kinds) for limit in (TEST_S, LIMIT_S))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += [
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-o",
-        f"timeout={TEST_S:g}",
-        *(f"tests/{test}" for test in tests),
-    ]
-    # never a compiled file of the unmutated source, or of the mutation before: both may be of the same second
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command += ["-o", "addopts=--import-mode=importlib", "-o", f"timeout={test_s:g}"]
+    command += [f"tests/{test}" for test in tests]
+    # no compiled file is written: two mutations of one file may be of the same second
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", COPY: str(tree)}
     try:
         done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return 1, f"not done after {LIMIT_S:g} s"
+        return 1, f"FAILED: not done after {limit_s:g} s"
+    finally:
+        end_processes(tree)
     return done.returncode, "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+
+
+def end_processes(tree: Path) -> None:
+    """End what a test in this copy left running: a mutated system may not stop by itself."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(COPY) == str(tree):
+                process.kill()
 
 
 def verdict_of(tree: Path, mutation: Mutation) -> tuple[str, str]:
@@ -144,10 +208,14 @@ def verdict_of(tree: Path, mutation: Mutation) -> tuple[str, str]:
     file = tree / mutation.file
     text = file.read_text()
     file.write_text(text.replace(mutation.old, mutation.new))
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        compiled.unlink()
     try:
-        code, output = run_test(tree, [mutation.test])
+        code, output = run_test(tree, [mutation])
     finally:
         file.write_text(text)
+    if code == 1 and mutation.kind == "system" and "FAILED" not in output:
+        return "ERROR", output  # the system did not start: that says nothing about the test
     return {0: "SURVIVED", 1: "killed"}.get(code, "ERROR"), output
 
 
@@ -155,7 +223,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="guarantees, or words of claims")
     parser.add_argument("--fast", action="store_true", help="unit tests only")
-    parser.add_argument("--slow", action="store_true", help="the others only")
+    parser.add_argument("--slow", action="store_true", help="those between unit tests and system tests only")
+    parser.add_argument("--system", action="store_true", help="acceptance and soak tests only")
+    parser.add_argument("--all", action="store_true", help="every one, those of acceptance and soak tests too")
+    parser.add_argument("--rest", action="store_true", help="without those that were killed at this commit")
     parser.add_argument("--check", action="store_true", help="check the table, run nothing")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/guarantees.md")
     options = parser.parse_args()
@@ -168,25 +239,55 @@ def main() -> int:
         print(wrong[-1])
     if options.check or options.docs or wrong:
         return int(bool(wrong))
-    chosen = [
+    commit = commit_of_tree()
+    killed = killed_at(commit)
+    kinds = {kind for kind in ("fast", "slow", "system") if options.all or getattr(options, kind)} or {"fast", "slow"}
+    named = [
         mutation
         for mutation in MUTATIONS
         if (not options.only or any(only == mutation.guarantee or only in mutation.claim for only in options.only))
-        and (not options.fast or mutation.test.startswith("unit/"))
-        and not (options.slow and mutation.test.startswith("unit/"))
+        and not (options.rest and mutation.digest in killed)
     ]
+    chosen = [mutation for mutation in named if mutation.kind in kinds]
+    if not chosen:
+        print(
+            f"nothing to run: {len(named)} mutations fit, of kind {', '.join(sorted({m.kind for m in named})) or '-'}"
+        )
+        return int(bool(named))
+    # the tests of a group run together once without a mutation: all that are cheap, and each file of system tests
+    chosen.sort(key=_group)
     counts: dict[str, int] = {}
+    for _, rows in itertools.groupby(chosen, _group):
+        for mutation, verdict in run_group(list(rows)):
+            counts[verdict] = counts.get(verdict, 0) + 1
+            if verdict == "killed" and commit:
+                killed.add(mutation.digest)
+                KILLED.parent.mkdir(exist_ok=True)
+                KILLED.write_text(json.dumps({"commit": commit, "killed": sorted(killed)}))
+    print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+    if commit_of_tree() == commit and (run := complete_run(commit, killed, datetime.now(UTC))):
+        PAGE.write_text(page(PAGE.read_text(), run))
+        print(f"{run} Written into {PAGE.relative_to(ROOT)}")
+    return int(set(counts) != {"killed"})
+
+
+def _group(mutation: Mutation) -> str:
+    return mutation.test.partition("::")[0] if mutation.kind == "system" else ""
+
+
+def run_group(rows: Sequence[Mutation]) -> Iterator[tuple[Mutation, str]]:
+    """Run the tests of these rows without a mutation, then each with its own; yield the verdicts."""
     with tempfile.TemporaryDirectory(prefix="fks-mutations-") as folder:
         tree = Path(folder)
         copy_tree(tree)
-        code, output = run_test(tree, dict.fromkeys(mutation.test for mutation in chosen))
+        code, output = run_test(tree, rows)
         if code:
-            print(f"the tests fail without a mutation:\n{output}")
-            return 1
-        for mutation in chosen:
+            print(f"the tests fail without a mutation:\n{output}", flush=True)
+            yield from ((row, "ERROR") for row in rows)
+            return
+        for mutation in rows:
             began_s = time.monotonic()
             verdict, output = verdict_of(tree, mutation)
-            counts[verdict] = counts.get(verdict, 0) + 1
             print(
                 f"{verdict:8} {time.monotonic() - began_s:5.1f} s  {mutation.guarantee:4} {mutation.claim}: "
                 f"{mutation.what}",
@@ -194,8 +295,9 @@ def main() -> int:
             )
             if verdict == "ERROR":
                 print(output)
-    print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-    return int(set(counts) != {"killed"})
+            elif mutation.kind == "system":  # for what reason: a busy machine fails a system test, too
+                print(*re.findall(r"^FAILED.*$", output, re.M)[:1], sep="\n", flush=True)
+            yield mutation, verdict
 
 
 if __name__ == "__main__":

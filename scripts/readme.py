@@ -37,10 +37,10 @@ SHOWN = {
     ("its feeds live", "`kill-collector`"): "`kill -9` collector, feeds live again",
     ("SIGSTOP orders", "`stop-orders`"): "order manager hangs (SIGSTOP)",
     ("kill -9 supervisor", "`supervisor`"): "`kill -9` supervisor",
-    ("PostgreSQL killed and restarted", "`postgres`"): "PostgreSQL killed, from its first connection",
+    ("PostgreSQL killed and restarted", "`postgres`"): "PostgreSQL killed, its own restart included",
     ("Redis killed and flushed", "`redis`"): "Redis killed and flushed",
     ("kill -9 GCS (on disk, the default)", "`gcs-stored`"): "`kill -9` Ray's GCS",
-    ("kill -9 keeper", "`keeper`"): "`kill -9` keeper, until `fks up` has taken over",
+    ("kill -9 keeper", "`keeper`"): "`kill -9` keeper, until the next one has taken over",
 }
 
 
@@ -144,11 +144,11 @@ def is_test(proof: str) -> bool:
 def recovery() -> str:
     """Return the rows of SHOWN with the figures of docs/recovery.md. Errors: KeyError for a row that is not there."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in RECOVERY.read_text().splitlines()]
-    figures = {(cells[0], cells[1]): (cells[2], cells[4]) for cells in rows if len(cells) == 6}
-    lines = ["| Fault | Detected | Serving again |", "|---|---|---|"]
+    figures = {(cells[0], cells[1]): (cells[2], cells[4], cells[6]) for cells in rows if len(cells) == 7}
+    lines = ["| Fault | Detected | Serving again | Measured |", "|---|---|---|---|"]
     for key, label in SHOWN.items():
-        detected, serving = figures[key]
-        lines.append(f"| {label} | {detected.replace('-', '')} | {serving} |")
+        detected, serving, measured = figures[key]
+        lines.append(f"| {label} | {detected.replace('-', '')} | {serving} | {measured} |")
     return "\n".join(lines)
 
 

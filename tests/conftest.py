@@ -23,7 +23,6 @@ from tests.support.browser import close_shared
 from tests.support.longest import LONGEST
 from tests.support.ports import CollectingLog, RecordingMeter
 
-TEMPLATE = "fks_template"
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must receive Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # no property is about how long one example takes, and on a busy machine any takes longer than hypothesis' 200 ms
@@ -58,37 +57,24 @@ def postgres(server_home: Paths) -> Iterator[PostgresServer]:
 
 
 async def _make_template(server: PostgresServer) -> None:
-    await _admin(server, f"CREATE DATABASE {TEMPLATE}")
-    await migrate.upgrade(server.url(TEMPLATE))
-
-
-async def _admin(server: PostgresServer, statement: str) -> None:
-    import asyncpg
-
-    connection = await asyncpg.connect(server.url("postgres"))
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+    await servers.administer(server, f"CREATE DATABASE {servers.TEMPLATE}")
+    await migrate.upgrade(server.url(servers.TEMPLATE))
 
 
 @pytest.fixture
 async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
     """The URL of a fresh, migrated database of this test alone."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    # files are copied in a tenth of the time that the default takes to log every page
-    await _admin(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
-    yield postgres.url(name)
-    await _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    async with servers.fresh_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture
 async def empty_database_url(postgres: PostgresServer) -> AsyncIterator[str]:
     """The URL of a database without a single table."""
     name = f"e_{uuid.uuid4().hex[:12]}"
-    await _admin(postgres, f"CREATE DATABASE {name}")
+    await servers.administer(postgres, f"CREATE DATABASE {name}")
     yield postgres.url(name)
-    await _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    await servers.administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -8,19 +8,20 @@ import os
 import signal
 import struct
 import time
-from decimal import Decimal
 from functools import partial
 
 import asyncpg
-import httpx
 
+from benchmarks.faults.entries import SYMBOL, VENUE, look_up, requested, serving, small
 from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
+from benchmarks.faults.serving import READY, denied_without_feed
 from fks.process.heartbeat import heartbeat_file
 
-GUARDIAN = "guardian"
+GUARDIAN, ORDERS, COLLECTOR = "guardian", "orders", "collector:binance"
 STARTS_MAX = 5
-ENTRY_S = 0.1  # an entry tried so shortly before the feed is live may be decided after
 WATCH_S = 1.0  # the order manager looks at the feeds once a second
+AWAY_S = 7.0
+MARKET_DATA = ("/api/v3/aggTrades", "/api/v3/klines")  # without them no feed is whole, so none is live
 BLOCKER = '''
 """A strategy whose decision never returns while a file exists: what a hung event loop looks like from outside."""
 import time
@@ -53,13 +54,13 @@ class Blocker(Strategy):
 
 
 async def killed(rig: Rig, name: str) -> dict[str, Sample]:
-    """kill -9: detected is the supervisor's own row, serving is the first beat of the new process under its epoch."""
+    """kill -9: detected is the supervisor's own row, serving is the first beat of the new process under its epoch; of
+    the order manager an entry that its READY venue sent."""
     before = {row["name"]: row["epoch"] for row in await rig.rows("SELECT name, epoch FROM leases")}
     pids = await rig.pids()
+    body = await small(rig) if name == ORDERS else None
     at, pid = await rig.kill(name)
-    exited = await rig.event(name, ("exited",), at)
-    started = await rig.event(name, ("started",), at)
-    sample = Sample(exited["at"] - at, started["at"] - at, at=at)
+    sample, started = await _restarted(rig, name, at, body)
     if name == GUARDIAN:  # it takes its lease itself, under the name of its machine: its events carry no epoch
         held = await rig.until(partial(_lease_since, rig, name, started["at"]), 10.0, "lease of the guardian")
         if held["epoch"] < before.get(name, 0):
@@ -74,6 +75,19 @@ async def killed(rig: Rig, name: str) -> dict[str, Sample]:
     return {f"kill -9 {name}": sample}
 
 
+async def _restarted(rig: Rig, name: str, at: float, body: dict[str, str] | None) -> tuple[Sample, asyncpg.Record]:
+    """Return the times of a child that was struck, and its row of its successor's start. `body`: the entry to request,
+    for the order manager. Errors: Missed."""
+    async with serving(rig, body, at) if body else contextlib.nullcontext() as served:
+        exited = await rig.event(name, ("exited",), at)
+        started = await rig.event(name, ("started",), at)
+        sample = Sample(exited["at"] - at, started["at"] - at, at=at)
+        if served is not None:
+            sample.note = f"first heartbeat after {sample.serving:.2f} s"
+            sample.serving = await served
+    return sample, started
+
+
 async def _lease_since(rig: Rig, name: str, at: float) -> asyncpg.Record | None:
     """Return a lease if it was renewed after a moment."""
     rows = await rig.rows("SELECT epoch FROM leases WHERE name = $1 AND updated_at > to_timestamp($2)", name, at)
@@ -81,60 +95,66 @@ async def _lease_since(rig: Rig, name: str, at: float) -> asyncpg.Record | None:
 
 
 async def collector(rig: Rig) -> dict[str, Sample]:
-    """kill -9 of the collector, until every feed is live again; entries are tried all the while."""
-    tries: list[tuple[float, bool]] = []
-    async with rig.client() as client:
-        knock = asyncio.create_task(_entries(rig, client, await rig.price(client), tries))
-        try:
-            found = await killed(rig, "collector:binance")
-            sample = found["kill -9 collector:binance"]
-            await rig.until(partial(_all_live, rig), 60.0, "live feeds")
-        finally:
-            knock.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await knock
-    lines = [
-        e["at"]
-        for e in rig.lines("collector:binance", sample.at)
-        if e["event"] == "feed.state" and e.get("state") == "LIVE"
-    ]
-    live = Sample(None, max(lines) - sample.at)
+    """kill -9 of the collector, until every feed is live again."""
+    found = await killed(rig, COLLECTOR)
+    at = found[f"kill -9 {COLLECTOR}"].at
+    return found | {"  its feeds live": Sample(None, await _live_at(rig, at) - at)}
+
+
+async def feed_away(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of the collector while the exchange answers no request for market data: entries are requested all the
+    while, and every one is denied until the feeds are live."""
+    body = await small(rig)
+    faults = [await _refused(rig, path) for path in MARKET_DATA]
+    try:
+        async with requested(rig, body) as entries:
+            found = await killed(rig, COLLECTOR)
+            sample = found[f"kill -9 {COLLECTOR}"]
+            await asyncio.sleep(max(0.0, sample.at + AWAY_S - time.time()))
+            while faults:
+                await rig.outside.exchange("DELETE", f"/sim/faults?id={faults.pop()}")
+            live_at = await _live_at(rig, sample.at, SYMBOL)
+
+            async def admitted() -> float | None:
+                await look_up(rig, entries)
+                return min((e.sent for e in entries if e.sent is not None and e.sent > live_at), default=None)
+
+            sample.serving = await rig.until(admitted, 30.0, "entry after the feed was live") - sample.at
+    finally:
+        for number in faults:
+            await rig.outside.exchange("DELETE", f"/sim/faults?id={number}")
     assert sample.detected is not None
-    meanwhile = [
-        (when - sample.at, ok)
-        for when, ok in tries
-        if sample.detected < when - sample.at < max(lines) - sample.at - ENTRY_S
-    ]
-    live.note = f"{sum(ok for _, ok in meanwhile)} of {len(meanwhile)} entries admitted between detection and live"
-    if any(ok for when, ok in meanwhile if when > sample.detected + WATCH_S):
-        live.wrong.append("entries admitted while the feed was not live")
-    return found | {"  its feeds live": live}
+    since = sample.at + sample.detected + WATCH_S
+    note, wrong = denied_without_feed(entries, since, live_at)
+    sample.note = f"{note}; feed live after {live_at - sample.at:.2f} s"
+    sample.wrong += wrong
+    return {f"kill -9 {COLLECTOR}, no market data for {AWAY_S:g} s: entries denied, then admitted": sample}
 
 
-async def _all_live(rig: Rig) -> bool:
-    rows = await rig.rows(
-        "SELECT state FROM feeds WHERE timeframe = 'trades'"
-        " AND epoch = (SELECT epoch FROM leases WHERE name = 'collector:binance')"
+async def _refused(rig: Rig, path: str) -> int:
+    """Let the exchange answer every request for a path with 503; return the fault's number."""
+    fault = {"kind": "503", "path": path, "count": 1_000_000}
+    return int((await rig.outside.exchange("POST", "/sim/faults", fault))["id"])
+
+
+async def _live_at(rig: Rig, since: float, symbol: str = "") -> float:
+    """Return when the last of the feeds, or that of a symbol, was live after the collector was killed. Errors:
+    Missed."""
+    await rig.until(partial(_all_live, rig, since), 60.0, "live feeds")
+    return max(
+        float(line["at"])
+        for line in rig.lines(COLLECTOR, since)
+        if line["event"] == "feed.state" and line["state"] == "LIVE" and symbol in ("", line["symbol"])
     )
-    return bool(rows) and all(row["state"] == "LIVE" for row in rows)
 
 
-async def _entries(rig: Rig, client: httpx.AsyncClient, price: float, tries: list[tuple[float, bool]]) -> None:
-    """Try to enter ten times a second; note when, and whether it was let in."""
-    while True:
-        when = time.time()
-        body = {
-            "symbol": "BTCUSDT",
-            "side": "buy",
-            "type": "limit",
-            "quantity": "0.0002",
-            "price": str(int(price * 0.95)),
-        }
-        with contextlib.suppress(httpx.HTTPError):
-            answer = await client.post("/orders", json=body, headers={"Idempotency-Key": rig.key()})
-            if answer.status_code in (202, 422):
-                tries.append((when, answer.status_code == 202))
-        await asyncio.sleep(0.05)
+async def _all_live(rig: Rig, since: float) -> bool:
+    rows = await rig.rows(
+        "SELECT state, extract(epoch FROM updated_at)::float8 AS at FROM feeds WHERE timeframe = 'trades'"
+        " AND epoch = (SELECT epoch FROM leases WHERE name = $1)",
+        COLLECTOR,
+    )
+    return bool(rows) and all(row["state"] == "LIVE" and row["at"] > since for row in rows)
 
 
 FILLER = "BTCUSDT"  # on paper, which sets no limit of its own
@@ -146,11 +166,9 @@ async def resting(rig: Rig, count: int = 1000) -> int:
 
     The exchange takes 100 each 10 s, so this is minutes.
     """
-    rules = await rig.rows(
-        "SELECT symbol, lot_step FROM instruments WHERE symbol IN (SELECT symbol FROM feeds WHERE timeframe = 'trades')"
-    )
+    symbols = [row[0] for row in await rig.rows("SELECT symbol FROM feeds WHERE timeframe = 'trades'")]
+    bodies = {symbol: await small(rig, symbol) for symbol in symbols}
     async with rig.client() as client:
-        bodies = {row["symbol"]: await _small(rig, client, row["symbol"], row["lot_step"]) for row in rules}
         for _ in range(60):
             have = {
                 row[0]: row[1]
@@ -178,27 +196,13 @@ async def open_orders(rig: Rig) -> int:
     return int((await rig.rows("SELECT count(*) FROM orders WHERE state IN ('ACCEPTED', 'WORKING', 'PARTIAL')"))[0][0])
 
 
-async def _small(rig: Rig, client: httpx.AsyncClient, symbol: str, lot: Decimal) -> dict[str, str]:
-    """Return a buy of about 15 quote units far below the market."""
-    price = Decimal(str(await rig.price(client, symbol))) * Decimal("0.92")
-    tick = (await rig.rows("SELECT tick FROM instruments WHERE symbol = $1", symbol))[0][0]
-    price = (price // tick) * tick
-    return {
-        "symbol": symbol,
-        "side": "buy",
-        "type": "limit",
-        "price": format(price, "f"),
-        "quantity": format((Decimal(15) / price // lot + 1) * lot, "f"),
-    }
-
-
 async def orders_full(rig: Rig) -> dict[str, Sample]:
-    """kill -9 of the order manager with 1,000 open orders, until it has reconciled the venue that holds them."""
+    """kill -9 of the order manager with 1,000 open orders, until it has reconciled the venue that holds them and
+    serves."""
     have = await resting(rig)
-    found = await killed(rig, "orders")
-    sample = found.pop("kill -9 orders")
-    ready = await rig.line("orders", ("venue.state",), sample.at, venue="ccxt", state="READY")
-    sample.serving, sample.note = ready - sample.at, f"{have} open orders"
+    sample = (await killed(rig, ORDERS))[f"kill -9 {ORDERS}"]
+    ready = await rig.line(ORDERS, ("venue.state",), sample.at, venue=VENUE, state=READY)
+    sample.note = f"{have} open orders, reconciled after {ready - sample.at:.2f} s"
     held = await rig.rows(
         "SELECT venue, count(*) FROM orders WHERE state IN ('ACCEPTED', 'WORKING', 'PARTIAL') GROUP BY venue"
     )
@@ -208,15 +212,15 @@ async def orders_full(rig: Rig) -> dict[str, Sample]:
 
 async def stopped(rig: Rig, name: str) -> dict[str, Sample]:
     """SIGSTOP: no beat, so it is killed and started again."""
+    body = await small(rig) if name == ORDERS else None
     at, pid = await rig.kill(name, signal.SIGSTOP)
     try:
-        exited = await rig.event(name, ("exited",), at)
-        started = await rig.event(name, ("started",), at)
+        sample, _ = await _restarted(rig, name, at, body)
     except Missed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         raise
-    return {f"SIGSTOP {name}": Sample(exited["at"] - at, started["at"] - at)}
+    return {f"SIGSTOP {name}": sample}
 
 
 async def blocked(rig: Rig) -> dict[str, Sample]:

@@ -40,7 +40,7 @@ def up(place: Path, workers: int = 2, *, is_apart: bool = False) -> Cluster:
 
 
 async def raylet(rig: Rig) -> dict[str, Sample]:
-    """kill -9 of a worker node's raylet: its children run elsewhere; what it leaves behind holds no valid epoch."""
+    """kill -9 of a worker node's raylet: its children run elsewhere; processes left behind hold no valid epoch."""
     pids = await rig.pids()
     assert rig.cluster is not None
     node = rig.cluster.home_of(pids["strategy:0"])

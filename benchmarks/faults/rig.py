@@ -21,6 +21,10 @@ import asyncpg
 import httpx
 import psutil
 
+from fks.chaos.outside import Outside
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.model.errors import OutageError
 from tests.support.cluster import Cluster
 from tests.support.system import PROFILE, System
 
@@ -36,7 +40,7 @@ SETTINGS = {
     "FKS_SUPERVISION_BACKOFF_RESET_S": "1",
 }
 ACTORS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor")
-_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, OutageError)
 
 
 @dataclass
@@ -57,9 +61,9 @@ class Missed(Exception):
 class Rig:
     """The system, a connection to its database that is renewed when it breaks, and a client of its gateway."""
 
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.cluster: Cluster | None = None
+    def __init__(self, system: System, cluster: Cluster | None = None) -> None:
+        self.system, self.cluster = system, cluster
+        self.outside = Outside(Paths.of(system.home), RealClock())
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._keys = 0
         self._born = f"{time.time():.0f}"
@@ -213,5 +217,6 @@ class Rig:
         return float((await client.get(f"/market-data/{symbol}")).json()["price"])
 
     async def close(self) -> None:
+        await self.outside.close()
         if self._db is not None:
             self._db.terminate()

@@ -45,7 +45,7 @@ Result = Literal["sent", "refused", "later", "unclear"]
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of one attempt. sent: accepted; refused: another attempt would fail as well; later: it surely did not
-    arrive, and may at another attempt; unclear: it may have arrived. `retry_after_s` is what the service asked for."""
+    arrive, and may at another attempt; unclear: it may have arrived. `retry_after_s`: as requested."""
 
     result: Result
     error: str = ""
@@ -150,7 +150,7 @@ def _wrong(message: str) -> InputError:
 
 
 def send(channel: Channel, text: Text, key: str, *, allowed: Sequence[str]) -> Outcome:
-    """Send a text; blocks for up to READ_S and more. `key` goes with it where the receiver can tell repeats by it (a
+    """Send a text; blocks for up to READ_S and more. `key` goes with it where the receiver can detect repeats by it (a
     webhook: header Idempotency-Key and field `delivery`). A name may lead elsewhere than when the channel was made, so
     the address that it connects to is checked against `allowed`. Never raises."""
     try:
@@ -209,10 +209,10 @@ _SMTP = re.compile(r"\(?\b([45]\d{2})\b,? b?['\"]")
 
 
 def outcome_of(is_sent: bool, log: str) -> Outcome:
-    """Return the outcome of an attempt from apprise's answer and from what it logged meanwhile.
+    """Return the outcome of an attempt from apprise's answer and from its log lines meanwhile.
 
     Statuses: 408, 425, 429 and 5xx pass; any other is final. A 5xx is no answer of the service itself but, as with a
-    lost answer, of what stands before it: the message may have arrived only when the answer is missing altogether.
+    lost answer, of a proxy before it: the message may have arrived only when the answer is missing altogether.
     """
     if is_sent:
         return Outcome("sent")

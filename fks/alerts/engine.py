@@ -14,7 +14,7 @@ KEYS_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value now; None: it could not be measured, and what is known of it stays. A measure that is not observed any
+    """A value now; None: it could not be measured, and its known state stays. A measure that is not observed any
     more is over. `detail` is shown with an alert, and is no part of its dedupe key."""
 
     name: str
@@ -37,7 +37,7 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that was read together. Occurrences may come again, in any order; `ref` tells them apart.
+    """Everything that was read together. Occurrences may come again, in any order; `ref` distinguishes them.
 
     `incomplete`: names of the rules of whose measures some could not be read. Nothing of theirs ends on that, and
     nothing counts as absent.
@@ -210,7 +210,7 @@ def key_of(rule: Rule, name: str, labels: Mapping[str, str]) -> str:
 
 
 def filled(text: str, labels: Mapping[str, str], value: float | None) -> str:
-    """Return a message with its {labels} and {value} replaced; what is not known stays as it is."""
+    """Return a message with its {labels} and {value} replaced; an unknown one stays as it is."""
     if value is not None:
         text = text.replace("{value}", f"{value:.6g}")
     for label, shown in labels.items():

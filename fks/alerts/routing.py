@@ -34,7 +34,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """What routing knows of a channel. Alerts from before it was made are not for it."""
+    """A channel as routing sees it. Alerts from before it was made are not for it."""
 
     name: str
     severity_min: str = "warning"

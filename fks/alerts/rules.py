@@ -23,7 +23,7 @@ class Kind(StrEnum):
     DURATION = "duration"  # it has been beyond the limit for `for_s`
     ABSENCE = "absence"  # nothing of that name was seen for `for_s`
     RATE = "rate"  # `count` occurrences within `window_s`; window_s 0: each occurrence is a notice of its own
-    ROUTE = "route"  # raises nothing: it decides who is notified of alerts that other parts raise
+    ROUTE = "route"  # raises nothing: it selects the channels for alerts that other parts raise
 
 
 class Rule(BaseModel):
@@ -134,7 +134,7 @@ DEFAULTS: tuple[Rule, ...] = (
 
 
 def rule_for(event: str, rules: tuple[Rule, ...], name: str | None = None) -> Rule | None:
-    """Return the rule that decides who is notified of an alert: the one that raised it (`name`), else the enabled one
+    """Return the rule that selects the channels for an alert: the one that raised it (`name`), else the enabled one
     route with the longest pattern that matches its event."""
     named = next((rule for rule in rules if rule.name == name), None)
     if named is not None:

@@ -104,16 +104,16 @@ class AccountLimits:
     def __init__(self, gate: Gateway) -> None:
         self._gate = gate
 
-    async def document(self, allowed: list[int] | None) -> list[dict[str, Any]]:
-        """Return the accounts in the order of their ids; `allowed`: these alone, None: all."""
+    async def document(self) -> list[dict[str, Any]]:
+        """Return every account, in the order of their ids."""
         gate = self._gate
         risk, now_ns = gate.deps.settings.risk, gate.deps.clock.now_ns()
-        accounts = await gate.db.fetch("gateway.accounts", allowed)
+        accounts = await gate.db.fetch("gateway.accounts", None)
         gauges = gauges_of((await gate.metrics_text()).decode(errors="replace"))
         losses = await RiskStore(gate.db).losses(day_start_ns(now_ns, risk.day_zone, risk.day_start_hour))
         counts = {row["account_id"]: row for row in await gate.db.fetch("gateway.order_counts")}
         fees: dict[int, list[dict[str, Any]]] = {}
-        for row in await gate.db.fetch("gateway.account_fees", allowed):
+        for row in await gate.db.fetch("gateway.account_fees"):
             fees.setdefault(row["account_id"], []).append(
                 {name: row[name] for name in ("currency", "today", "days_30")}
             )

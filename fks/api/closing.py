@@ -1,4 +1,4 @@
-"""Closing of what is held in a symbol, by a person: an exit signal for each of its positions, through order entry.
+"""Closing of a symbol's positions by a person: an exit signal for each of them, through order entry.
 
 An exit closes the position of one instance whatever it is when the order is made, and ends its own protection first;
 an order of the opposite side could do neither.

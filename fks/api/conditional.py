@@ -1,8 +1,8 @@
 """Conditional reads of history: ETag, If-None-Match and 304 (RFC 9110, sections 8.8 and 13).
 
 The tag is strong: a hash of the bytes of the body. An answer may be stored by the caller alone and is asked for again
-each time (`private, no-cache`), so a revoked token, or a bar that was corrected, is noticed at once; what has not
-changed is not sent again.
+each time (`private, no-cache`), so a revoked token, or a bar that was corrected, is noticed at once; unchanged bytes
+are not sent again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -23,19 +23,15 @@ class Copies:
     def __init__(self, db: Database, ninja: Ninja) -> None:
         self._db, self._ninja = db, ninja
 
-    async def document(self, limit: int, allowed: Collection[int] | None) -> dict[str, Any]:
-        """Return leader, followers, positions that differ and the newest `limit` signals; `allowed`: of these accounts
-        alone, None: of all."""
-        scope = None if allowed is None else list(allowed)
-        accounts = [
-            account for account in await AccountStore(self._db).page() if allowed is None or account.id in allowed
-        ]
-        leading = await self._db.fetch("ninja.leading_signals", limit, scope)
+    async def document(self, limit: int) -> dict[str, Any]:
+        """Return leader, followers, positions that differ and the newest `limit` signals."""
+        accounts = await AccountStore(self._db).page()
+        leading = await self._db.fetch("ninja.leading_signals", limit)
         followers = [account for account in accounts if account.venue.startswith(f"{LEADER}:")]
         ids = {row["id"]: [copy_signal_id(intent_id(row["id"]), each.id) for each in followers] for row in leading}
         wanted = [id for id, copies in ids.items() for id in (id, *copies)]
-        outcomes = {row["id"]: dict(row) for row in await self._db.fetch("ninja.outcomes", wanted, scope)}
-        held = [dict(row) for row in await self._db.fetch("ninja.held", scope)]
+        outcomes = {row["id"]: dict(row) for row in await self._db.fetch("ninja.outcomes", wanted)}
+        held = [dict(row) for row in await self._db.fetch("ninja.held")]
         rules = self._ninja.copy_rules()
         return {
             "leader": self._place(LEADER, accounts),

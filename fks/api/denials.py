@@ -39,7 +39,7 @@ class DenialLedger:
     async def read(self, since: datetime, until: datetime, instance: str | None) -> dict[str, Any]:
         """Return `{"items", "total", "is_cut"}`: one item for each unmade entry, oldest first, and sums by code.
 
-        A positive value is what the denial cost, a negative one what it saved, in the symbol's quote currency.
+        A positive value is a missed profit, a negative one an avoided loss, in the symbol's quote currency.
         `is_cut`: there were more than SIGNALS_MAX entries, and the later ones are left out.
         """
         rows = await self._db.fetch("denials.unmade", since, until, instance, SIGNALS_MAX + 1)

@@ -19,13 +19,15 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.model.errors import InputError
 from fks.model.order import Side
-from fks.model.signal import Signal
+from fks.model.signal import Kind, Signal
 from fks.model.timeframe import iso
 from fks.model.untrusted import shown
 from fks.risk.sizing import entry_quantity, risk_quantity
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 
+#: Actions that close all that the sender's instance holds.
+CLOSES = frozenset({"close", "exit", "flat"})
 ACTIONS = {"buy": Side.BUY, "long": Side.BUY, "sell": Side.SELL, "short": Side.SELL}
 #: other names of fields
 _ALIASES = {"sl": "stop_loss", "tp": "take_profit", "type": "order_type"}
@@ -33,6 +35,7 @@ _SENT = (
     *("symbol", "order_type", "stop_price", "stop_loss", "take_profit", "time_in_force", "valid_until"),
     *("account", "venue", "exchange", "strategy_id", "signal_id", "reduce_only"),
 )
+_PLACE = ("symbol", "account", "venue", "exchange", "strategy_id", "signal_id")
 FIELDS = ("action", "price", "quantity", "risk", *_SENT)
 #: How a size is read: of the base asset, of the quote currency, or the quote currency that is lost at the stop-loss.
 SIZINGS = ("quantity", "notional", "risk")
@@ -55,6 +58,7 @@ class ExecutionRequest:
     reference: Decimal | None
     body_hash: str
     trusts_price: bool = True
+    rest_hash: str = ""  # of the body without its symbol and exchange
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> ExecutionRequest:
@@ -63,12 +67,27 @@ class ExecutionRequest:
         unknown = sorted(set(named) - set(FIELDS))
         if unknown:
             raise wrong(f"unknown field {shown(unknown[0])}", f"use {', '.join(FIELDS)}", "FIELD_UNKNOWN")
+        if is_close(named.get("action")):
+            return replace(close_of(named, canonical_hash(body)), rest_hash=_rest_hash(named))
         quantity, risk = positive("quantity", named.get("quantity")), positive("risk", named.get("risk"))
         if (quantity is None) == (risk is None):
             raise wrong("a signal needs one of quantity and risk", "give the one or the other", "SIZE_WRONG")
         sizing, amount = ("quantity", quantity) if risk is None else ("risk", risk)
         assert amount is not None
-        return request_of(named, sizing, amount, canonical_hash(body))
+        return replace(request_of(named, sizing, amount, canonical_hash(body)), rest_hash=_rest_hash(named))
+
+
+def is_close(action: object) -> bool:
+    """Return whether an action closes what the sender's instance holds."""
+    return isinstance(action, str) and action.strip().lower() in CLOSES
+
+
+def close_of(named: Mapping[str, object], body_hash: str) -> ExecutionRequest:
+    """Return the request that closes all of an instance's position: sizes, prices and times of the message count for
+    nothing. Errors: InputError."""
+    fields: dict[str, object] = {name: named[name] for name in _PLACE if named.get(name) is not None}
+    order = OrderRequest.parse(fields | {"side": "sell", "type": "market", "quantity": _ONE})
+    return ExecutionRequest(order, "close", _ZERO, None, body_hash)
 
 
 def request_of(
@@ -111,17 +130,27 @@ class Execution:
         arrived_ns: int,
         must_reduce: bool = False,
         trace_id: str = "",
+        instance: str = "",
     ) -> EntryAnswer:
-        """Commit the signal and return its order, as order entry does. Errors: those of `OrderEntry.submit`, and
-        InputError SIZE_WRONG when a size cannot be computed."""
-        make: Make = partial(self.signal_of, request)
+        """Commit the signal for `instance` and return its order, as order entry does.
+
+        Errors: those of `OrderEntry.submit`, and InputError SIZE_WRONG when a size cannot be computed."""
+        make: Make = partial(self.signal_of, request, instance=instance)
         make = self._entry.reducing(make) if must_reduce else make
-        draft = Draft(principal, request.body_hash, arrived_ns, make, trace_id)
+        order = await self._entry.resolved(request.order)
+        body_hash = canonical_hash({"symbol": order.symbol, "exchange": order.exchange, "rest": request.rest_hash})
+        draft = Draft(principal, body_hash, arrived_ns, make, trace_id, former_hash=request.body_hash)
         return await self._entry.enter(draft, key)
 
-    async def signal_of(self, request: ExecutionRequest, principal: str, key: str, arrived_ns: int) -> Signal:
-        """Return the signal of a request, sized. Errors: InputError."""
-        signal = await self._entry.signal_of(request.order, principal, key, arrived_ns)
+    async def signal_of(
+        self, request: ExecutionRequest, principal: str, key: str, arrived_ns: int, *, instance: str = ""
+    ) -> Signal:
+        """Return the signal of a request, sized; of a close an exit of `instance`. Errors: InputError."""
+        signal = await self._entry.signal_of(request.order, principal, key, arrived_ns, instance=instance)
+        if request.sizing == "close":
+            held, _ = await self._entry.held(signal)
+            side = Side.BUY if held < 0 else Side.SELL
+            return replace(signal, kind=Kind.EXIT, side=side, size=None, reason=f"closed by {principal}")
         if request.sizing == "quantity":
             return signal
         try:
@@ -189,12 +218,26 @@ def result_of(answer: EntryAnswer, now_ns: int) -> dict[str, Any]:
         "state": body.get("state"),
         "code": body.get("code"),
     }
-    return result | {name: body[name] for name in ("idempotency_key", "is_repeat") if name in body}
+    return result | {name: body[name] for name in _PASSED if name in body}
+
+
+def status_of(answer: EntryAnswer) -> int:
+    """Return the HTTP status of an answer: without success it is never below 400, also for a journaled order."""
+    has_ended_badly = answer.body.get("state") in _ENDED_BADLY
+    return 422 if has_ended_badly and answer.status < 400 else answer.status
+
+
+#: Members of order entry's answer that a result has, too.
+_PASSED = ("idempotency_key", "is_repeat", "instances", "accounts")
 
 
 def canonical_hash(body: Mapping[str, object]) -> str:
     """Return a hash that is equal for bodies with the same members, whatever their order and spacing."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _rest_hash(named: Mapping[str, object]) -> str:
+    return canonical_hash({name: value for name, value in named.items() if name not in ("symbol", "exchange")})
 
 
 def wrong(message: str, remedy: str, code: str) -> InputError:
@@ -215,7 +258,9 @@ def _renamed(body: Mapping[str, object]) -> dict[str, object]:
 def _side(action: object) -> str:
     side = ACTIONS.get(action.strip().lower()) if isinstance(action, str) else None
     if side is None:
-        raise wrong(f"action {shown(action)} is unknown", f"use one of {', '.join(ACTIONS)}", "ACTION")
+        raise wrong(
+            f"action {shown(action)} is unknown", f"use one of {', '.join((*ACTIONS, *sorted(CLOSES)))}", "ACTION"
+        )
     return side.value
 
 

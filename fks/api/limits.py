@@ -51,7 +51,7 @@ return {0, math.max(0, math.floor(limit - used)), span - passed, math.max(1, mat
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """The answer to one request: whether it may go on, what is left, and when that changes (seconds)."""
+    """The answer to one request: whether it may go on, the budget left, and when that changes (seconds)."""
 
     limit: int
     is_allowed: bool

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fks.api.execution import ACTIONS, canonical_hash, result_of, wrong
 from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, OrderRequest, positive
-from fks.futures import contract_of
+from fks.futures import check_entry, contract_of
 from fks.model.order import OrderType
 from fks.model.signal import Signal
 from fks.model.untrusted import shown
@@ -72,13 +72,27 @@ class NinjaSignal:
         return NinjaSignal(order, canonical_hash(body))
 
     def draft(
-        self, entry: OrderEntry, principal: str, arrived_ns: int, trace_id: str, *, must_reduce: bool = False
+        self,
+        entry: OrderEntry,
+        principal: str,
+        arrived_ns: int,
+        trace_id: str,
+        *,
+        must_reduce: bool = False,
+        instance: str = "",
     ) -> Draft:
-        """Return the signal on its way to order entry, valid for VALID_S from its arrival unless it says otherwise."""
+        """Return the signal on its way to order entry, valid for VALID_S from its arrival unless it says otherwise.
+
+        One in a contract that takes no entries any more is refused there, naming the current contract.
+        """
 
         async def make(principal: str, key: str, arrived_ns: int) -> Signal:
+            contract = contract_of(self.order.symbol)
+            if contract is not None and not must_reduce:
+                check_entry(contract, arrived_ns)
             until_ns = self.order.valid_until_ns or arrived_ns + VALID_S * 10**9
-            return await entry.signal_of(replace(self.order, valid_until_ns=until_ns), principal, key, arrived_ns)
+            order = replace(self.order, valid_until_ns=until_ns)
+            return await entry.signal_of(order, principal, key, arrived_ns, instance=instance)
 
         return Draft(principal, self.body_hash, arrived_ns, entry.reducing(make) if must_reduce else make, trace_id)
 
@@ -86,7 +100,7 @@ class NinjaSignal:
 def answer_of(answer: EntryAnswer, now_ns: int) -> dict[str, Any]:
     """Return order entry's answer in the form of the replaced service: success, message, signal_id, order_id, error.
 
-    `success` true means committed; `message` tells whether it was sent or waits.
+    `success` true means committed; `message` states whether it was sent or waits.
     """
     result = result_of(answer, now_ns)
     state = result["state"]
@@ -100,4 +114,6 @@ def answer_of(answer: EntryAnswer, now_ns: int) -> dict[str, Any]:
     found |= {"order_id": result["order_id"], "state": state}
     if not result["success"]:
         found |= {"error": result["error"], "code": result["code"]}
-    return found | {name: result[name] for name in ("idempotency_key", "is_repeat") if name in result}
+    return found | {
+        name: result[name] for name in ("idempotency_key", "is_repeat", "instances", "accounts") if name in result
+    }

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -28,15 +28,18 @@ from fks.model.backoff import Backoff
 from fks.model.codes import Code
 from fks.model.copies import LEADER, is_ninja
 from fks.model.errors import InputError, OutageError
-from fks.model.ids import client_order_id, intent_id, request_signal_id
+from fks.model.ids import client_order_id, copy_signal_id, intent_id, request_signal_id
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import iso, to_ns
 from fks.model.untrusted import decimal_of, shown
+from fks.portfolio.position import is_shared
+from fks.risk.exits import Books, closable
 from fks.store.accounts import AccountStore
 from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
+from fks.store.positions import PositionStore
 from fks.store.reading import Listed, ReadingStore
 from fks.store.signals import EndRequest, SignalRecord, SignalStore, signal_message
 
@@ -173,13 +176,17 @@ class Draft:
     """A request on its way to a signal. `make(principal, key, arrived_ns)` returns the signal; it is called only when
     none is committed under the key, so that what it looks up (a price) may have changed at a repeat.
 
-    `body_hash` is equal for equal requests of one kind."""
+    `body_hash` is equal for equal requests of one kind, however they spell the symbol; `former_hash` is that of the
+    text as it was sent, which earlier versions kept. `accounts`: the numbers of those that the principal may trade,
+    None for all; a signal of another account that has the key is a conflict."""
 
     principal: str
     body_hash: str
     arrived_ns: int
     make: Make
     trace_id: str = ""  # of the request; default one that is derived from the key
+    accounts: Collection[int] | None = None
+    former_hash: str = ""
 
     async def signal(self, key: str) -> Signal:
         """Return the signal under `key`, in the trace of its request."""
@@ -214,6 +221,7 @@ class OrderEntry:
         self._accounts = AccountStore(db)
         self._signals = SignalStore(db)
         self._orders = OrderStore(db)
+        self._positions = PositionStore(db)
 
     async def submit(
         self,
@@ -225,11 +233,13 @@ class OrderEntry:
         accounts: Collection[int] | None = None,
         must_reduce: bool = False,
         trace_id: str = "",
+        instance: str = "",
     ) -> EntryAnswer:
         """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
 
-        `accounts`: the numbers of those that the principal may trade; None for all. `must_reduce`: take it only when it
-        can only bring the position nearer to zero (`reducing`).
+        `instance`: the one that the principal trades ("" = a person). `accounts`: the numbers of those that the
+        principal may trade; None for all. `must_reduce`: take it only when it can only bring the position nearer to
+        zero (`reducing`).
 
         The answer is 202 with the order, or with `state` null when the order manager has not decided yet, or when the
         database went away after the commit; 422 with the code when it was denied. Without a key the same request of
@@ -239,10 +249,18 @@ class OrderEntry:
         """
         request = request.checked()
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
-        make: Make = partial(self.signal_of, request, accounts=accounts)
+        make: Make = partial(self.signal_of, request, accounts=accounts, instance=instance)
         make = self.reducing(make) if must_reduce else make
-        draft = Draft(principal, request.body_hash(), arrived_ns, make, trace_id)
+        resolved = await self.resolved(request, accounts)
+        draft = Draft(principal, resolved.body_hash(), arrived_ns, make, trace_id, accounts, request.body_hash())
         return await self.enter(draft, idempotency_key)
+
+    async def resolved(self, request: OrderRequest, accounts: Collection[int] | None = None) -> OrderRequest:
+        """Return the request with the symbol and the exchange of its instrument; as it is when it names none."""
+        with contextlib.suppress(InputError):
+            _, instrument = await self._place(request, accounts)
+            return replace(request, symbol=instrument.symbol, exchange=instrument.exchange)
+        return request
 
     async def enter(self, draft: Draft, key: str | None, *, wait_s: float | None = None) -> EntryAnswer:
         """Commit the signal of `draft` under `key`, or under a derived one, and wait up to `wait_s` for its order
@@ -293,7 +311,9 @@ class OrderEntry:
                 await self._wake(signal)
             record = await self._read_back(signal, draft.body_hash) if is_new else await self._signals.get(signal_id)
             assert record is not None
-        if record.body_hash != draft.body_hash:
+        is_others = draft.accounts is not None and record.signal.account_id not in draft.accounts
+        # a name may be given again, bound to other accounts
+        if record.body_hash not in (draft.body_hash, draft.former_hash) or is_others:
             raise InputError(
                 "this idempotency key was used for another order",
                 code="IDEMPOTENCY_CONFLICT",
@@ -390,16 +410,16 @@ class OrderEntry:
         arrived_ns: int,
         *,
         accounts: Collection[int] | None = None,
+        instance: str = "",
     ) -> Signal:
-        """Return the signal of a request, READY, on one of `accounts` (None: any). Errors: InputError for an unknown
-        account or symbol."""
-        known = await self._accounts.page()
-        account = self._account([item for item in known if accounts is None or item.id in accounts], request)
-        instrument = await self._instrument(request, account)
+        """Return the signal of a request for `instance`, READY, on one of `accounts` (None: any).
+
+        Errors: InputError for an unknown account or symbol."""
+        account, instrument = await self._place(request, accounts)
         return Signal(
             id=request_signal_id(principal, key),
             source=f"principal:{principal}",
-            instance="",
+            instance=instance,
             params_version=0,
             account_id=account.id,
             venue=account.venue,
@@ -426,23 +446,37 @@ class OrderEntry:
 
     def reducing(self, make: Make) -> Make:
         """Return `make` for orders that must reduce: as the rows stand now, and again when the order manager checks it,
-        which denies it REDUCE_ONLY otherwise. Errors: those of `make`; InputError REDUCE_ONLY."""
+        which denies it REDUCE_ONLY otherwise. An exit only reduces. Errors: those of `make`; InputError REDUCE_ONLY."""
 
         async def made(principal: str, key: str, arrived_ns: int) -> Signal:
             signal = await make(principal, key, arrived_ns)
-            held, pending = await self._orders.holding(signal.account_id, signal.venue, signal.symbol, signal.side)
-            left = held * -signal.side.sign - pending
+            held, left = await self.held(signal)
+            if signal.is_exit and held:
+                return signal
             is_plain = signal.stop_loss is None and signal.take_profit is None
             if signal.size is None or not is_plain or signal.size > left:
                 raise InputError(
                     f"{signal.side.value} {signal.size} {signal.symbol} may do more than reduce what is held",
                     code=Code.REDUCE_ONLY.value,
                     status=422,
-                    remedy=f"at most {max(left, Decimal(0)):f} of {held:f} are left to close, without protections",
+                    remedy=f"at most {left:f} of {held:f} are left to close, without protections",
                 )
             return replace(signal, is_reduce_only=True)
 
         return made
+
+    async def held(self, signal: Signal) -> tuple[Decimal, Decimal]:
+        """Return what a program's instance, or for a person the account, holds in the signal's symbol (base, signed),
+        and how much an order on its side may close, as the rows stand now. Errors: OutageError."""
+        key = signal.account_id, signal.venue, signal.symbol
+        open_ = await self._orders.open([signal.venue])
+        positions = await self._positions.page(account_id=key[0], symbol=key[2], venues=[key[1]])
+        books = Books(
+            {position.instance: position.quantity for position in positions},
+            tuple(order for order in open_ if (order.account_id, order.venue, order.symbol) == key),
+        )
+        held = books.held.get(signal.instance, Decimal(0)) if signal.instance else sum(books.held.values(), Decimal(0))
+        return held, closable(books, signal.side, signal.instance or None)
 
     @staticmethod
     def _account(accounts: list[Account], request: OrderRequest) -> Account:
@@ -462,10 +496,13 @@ class OrderEntry:
         wanted = f"{name or 'any account'}{f' on {request.venue}' if request.venue else ''}"
         raise InputError(f"no such account: {wanted}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}")
 
-    async def _instrument(self, request: OrderRequest, account: Account) -> Listed:
-        """Return the symbol of a request: at the exchange of the account's venue; on paper, where it is collected."""
+    async def _place(self, request: OrderRequest, accounts: Collection[int] | None) -> tuple[Account, Listed]:
+        """Return the account of a request, and its symbol at the exchange of the account's venue; on paper, where it is
+        collected. Errors: InputError."""
+        known = await self._accounts.page()
+        account = self._account([item for item in known if accounts is None or item.id in accounts], request)
         at = exchange_for(account, request.symbol, request.exchange, self._settings)
-        return await self._reading.find(request.symbol, at, listed=True)
+        return account, await self._reading.find(request.symbol, at, listed=True)
 
     async def _wake(self, signal: Signal) -> None:
         await self._bus.publish_many([(WAKE, {"type": "signal"}), (SIGNALS, signal_message(signal))])
@@ -473,11 +510,13 @@ class OrderEntry:
     async def _await_answer(self, record: SignalRecord, wait_s: float | None = None) -> EntryAnswer:
         """Return the answer to a committed signal once its order is settled, or as it is after `wait_s`.
 
-        An outage meanwhile gives what was known last: as an error it would ask for a repeat of what is committed.
+        An outage meanwhile gives the last known state: as an error it would ask for a repeat of a committed signal.
         """
         wait_s = self._settings.http.order_wait_s if wait_s is None else wait_s
         deadline, pause_s = self._clock.monotonic() + wait_s, 0.0
         order: Order | None = None
+        shares: list[tuple[str, str]] = []
+        copies: list[dict[str, Any]] = []
         with contextlib.suppress(OutageError):
             while True:
                 order = await self._orders.by_signal(record.signal.id)
@@ -489,7 +528,30 @@ class OrderEntry:
                 pause_s = _POLL.next_s(pause_s)
                 await self._clock.sleep(pause_s)
                 record = await self._signals.get(record.signal.id) or record
-        return _answer(record, order)
+            if order is not None and is_shared(order) and order.side is Side.SELL:
+                shares = await self._orders.allocation(order.client_order_id)
+            while record.signal.venue == LEADER:
+                copies, is_settled = await self._copies(record)
+                if is_settled or self._clock.monotonic() >= deadline:
+                    break
+                pause_s = _POLL.next_s(pause_s)
+                await self._clock.sleep(pause_s)
+        return _answer(record, order, shares, copies)
+
+    async def _copies(self, record: SignalRecord) -> tuple[list[dict[str, Any]], bool]:
+        """Return what became of a leader's signal at the accounts that repeat it, and whether each has its outcome."""
+        found, is_settled = [], True
+        for account in await self._accounts.page():
+            if account.venue == LEADER or not is_ninja(account.venue):
+                continue
+            copy = await self._signals.get(copy_signal_id(intent_id(record.signal.id), account.id))
+            if copy is None:
+                continue
+            order = await self._orders.by_signal(copy.signal.id)
+            is_settled &= copy.signal.state is not SignalState.READY
+            is_settled &= order is None or order.state not in (State.SENDING, State.INTENDED)
+            found.append({"account": account.name, "venue": account.venue} | _answer(copy, order).body)
+        return found, is_settled
 
 
 def _is_further(account: Account, request: OrderRequest) -> bool:
@@ -497,19 +559,29 @@ def _is_further(account: Account, request: OrderRequest) -> bool:
     return request.account is not None and request.venue == LEADER and is_ninja(account.venue)
 
 
-def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:
+def _answer(
+    record: SignalRecord,
+    order: Order | None,
+    shares: Sequence[tuple[str, str]] = (),
+    copies: Sequence[Mapping[str, Any]] = (),
+) -> EntryAnswer:
     signal = record.signal
     body: dict[str, Any] = {"id": str(signal.id), "signal_state": signal.state.value}
     if order is not None:
         body |= order_body(order)
     else:
+        role = Role.EXIT if signal.is_exit else Role.ORDER
         body |= {
-            "client_order_id": client_order_id(intent_id(signal.id), Role.ORDER),
+            "client_order_id": client_order_id(intent_id(signal.id), role),
             "state": None,
             "symbol": signal.symbol,
             "code": record.code,
             "detail": record.detail,
         }
+    if shares:  # of a person's sale of more than persons hold
+        body["instances"] = [{"instance": name, "quantity": quantity} for name, quantity in shares]
+    if copies:  # of a signal that further accounts at NinjaTrader repeat
+        body["accounts"] = list(copies)
     is_no = signal.state in (SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED)
     return EntryAnswer(422 if is_no else 202, body)
 

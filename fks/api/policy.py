@@ -1,5 +1,5 @@
-"""The rules of routes besides their scope: the cost of a call, what never counts, what a caller bound to accounts may
-use, and what the audit records.
+"""The rules of routes besides their scope: the cost of a call, the routes that never count, the routes open to a caller
+bound to accounts, and the fields that the audit records.
 
 A route that is in none of these tables costs one, counts, and is closed to callers that are bound to accounts: a new
 route is closed until a table here names it. The scope itself stands at each route (`fks.api.auth.require`), and

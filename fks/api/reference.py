@@ -14,7 +14,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from fks.api.app import table
-from fks.model.codes import MEANING, REDUCE_ONLY_APPLIES
+from fks.model.codes import ENDS_RESTING, MEANING, REDUCE_ONLY_APPLIES
 from fks.model.metrics import METRICS
 
 #: Every problem code that is not a denial code, with its meaning. Append-only: programs decide by them.
@@ -80,6 +80,7 @@ PROBLEMS: dict[str, str] = {
     "ACCOUNT": "422: not usable as an account",
     "VENUE": "422: not usable as a venue",
     "EXCHANGE": "422: not usable as an exchange, or not the one that the symbol or the account's venue names",
+    "EXCHANGE_UNKNOWN": "404: there is no exchange of this name",
     "ACCOUNT_EXISTS": "409: the account's name is taken",
     "ACCOUNT_TIED": "409: the account had its first session; its mode is fixed with its identity",
     "ORDER_UNKNOWN": "404: no order, and no request for one, has this id",
@@ -118,6 +119,9 @@ PROBLEMS: dict[str, str] = {
     "SIGNAL_NOT_PENDING": "409: the signal is decided, or its time is over",
     "STRATEGY_UNKNOWN": "404: no such strategy",
     "STRATEGY_BROKEN": "422: the strategy's file cannot be loaded",
+    "STRATEGY_RAISED": "422: the strategy's code raised, or ended its process",
+    "STRATEGY_WRONG": "422: the strategy's code returns or declares something of another form",
+    "STRATEGY_REFUSED": "422: the strategy's check found a decision that depends on later bars, or a short warm-up",
     "PARAM_WRONG": "422: the strategy has no such parameter, or not with this value",
     "SPEC_WRONG": "422: the backtest or the optimization cannot run like this",
     "BACKTEST_UNKNOWN": "404: no such backtest",
@@ -227,8 +231,12 @@ def problems() -> str:
 
 def denials() -> str:
     """Return the table of denial codes."""
-    rows = [(f"`{code}`", "yes" if code in REDUCE_ONLY_APPLIES else "no", text) for code, text in MEANING.items()]
-    return _table(("Code", "Also denies exits", "Meaning"), rows)
+    ends = {code: f"after {after_s:g} s" if after_s else "at once" for code, after_s in ENDS_RESTING.items()}
+    rows = [
+        (f"`{code}`", "yes" if code in REDUCE_ONLY_APPLIES else "no", ends.get(code, "never"), text)
+        for code, text in MEANING.items()
+    ]
+    return _table(("Code", "Also denies exits", "Ends resting entries", "Meaning"), rows)
 
 
 def metrics() -> str:

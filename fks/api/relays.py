@@ -1,4 +1,4 @@
-"""Signals that were shown to a person at NinjaTrader, with what was then traded by hand."""
+"""Signals that were shown to a person at NinjaTrader, with the trades then made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request ids and W3C trace context (https://www.w3.org/TR/trace-context/): what a caller sends, else new ones.
+"""Request ids and W3C trace context (https://www.w3.org/TR/trace-context/): the caller's, else new ones.
 
 The trace id of a request goes into the signal that it makes, and from there into the order, its events and the logs.
 """

@@ -187,7 +187,7 @@ class EquityView(View):
 
 
 class LimitView(View):
-    """One limit: the denial code that it gives, its setting, and what is used and left of it; null: not known, or each
+    """One limit: the denial code that it gives, its setting, and the amounts used and left; null: not known, or each
     order has it for itself."""
 
     code: str
@@ -208,7 +208,7 @@ class FeesView(View):
 
 
 class PropRuleView(View):
-    """A rule of a prop firm: the firm's figure, FKS's own inside it, what is used and left; null: not known."""
+    """A rule of a prop firm: the firm's figure, FKS's own inside it, the amounts used and left; null: not known."""
 
     rule: str
     limit: Decimal | None
@@ -355,7 +355,7 @@ class HandExecutionView(View):
 
 
 class RelayView(View):
-    """A signal that was shown to a person (code RELAYED), and what was then traded by hand in the same account and
+    """A signal that was shown to a person (code RELAYED), and the trades then made by hand in the same account and
     contract: until the next signal was shown there, a day at most."""
 
     group: str
@@ -700,7 +700,7 @@ class FollowerView(CopyPlaceView):
 
 
 class CopyPositionView(View):
-    """What a follower holds and should hold by its rule, signed contracts. `difference`: held minus expected."""
+    """A follower's position and the one expected by its rule, signed contracts. `difference`: held minus expected."""
 
     name: str
     symbol: str
@@ -711,7 +711,7 @@ class CopyPositionView(View):
 
 
 class CopyOrderView(View):
-    """What became of a signal on one account. `state`: of the order, of the signal while it has none."""
+    """The outcome of a signal on one account. `state`: of the order, of the signal while it has none."""
 
     signal_id: uuid.UUID
     venue: str

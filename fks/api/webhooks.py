@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from fks.api.execution import Execution, ExecutionRequest, canonical_hash, request_of, wrong
+from fks.api.execution import Execution, ExecutionRequest, canonical_hash, close_of, is_close, request_of, wrong
 from fks.api.order_entry import Draft, EntryAnswer, OrderEntry, positive
 from fks.api.problems import Problem
 from fks.clock import Clock
@@ -47,7 +47,7 @@ _TIMES = ("timenow", "timestamp")
 _INFORMATION = frozenset({"alert_id", "id", "message", "comment", "interval", "close", "time", "strategy"})
 _ORDER = frozenset(
     {"symbol", "action", "order_type", "quantity", "price", "stop_price", "stop_loss", "take_profit", "exchange",
-     "time_in_force", "valid_until"}
+     "time_in_force", "valid_until", "reduce_only"}
 )  # fmt: skip
 _ALIASES = {"ticker": "symbol", "side": "action", "sl": "stop_loss", "tp": "take_profit"}
 
@@ -156,7 +156,7 @@ class Webhooks:
 
         async def make(principal: str, key: str, at_ns: int) -> Signal:
             nonlocal is_counted
-            signal = await self._execution.signal_of(request, principal, key, at_ns)
+            signal = await self._execution.signal_of(request, principal, key, at_ns, instance=webhook.principal)
             is_counted = True
             if await self._store.use(webhook):
                 return signal
@@ -189,7 +189,8 @@ class Webhooks:
         """Return the signal that a message would become. Nothing is committed, nothing is counted. Errors: those of
         `take` but the quota."""
         request = self.check(webhook, body, None)
-        return await self._execution.signal_of(request, webhook.principal, "rehearsal", self._clock.now_ns())
+        who = webhook.principal
+        return await self._execution.signal_of(request, who, "rehearsal", self._clock.now_ns(), instance=who)
 
     def check(self, webhook: Webhook, body: Mapping[str, object], address: str | None) -> ExecutionRequest:
         """Return the request in a message. `address` None is not checked.
@@ -220,6 +221,8 @@ class Webhooks:
                 "WEBHOOK_SYMBOL",
             )
         _check_confidence(webhook, named.get("confidence"))
+        if is_close(named.get("action")):
+            return close_of(named | {"account": webhook.account_id}, canonical_hash(message))
         sizing, amount = _size(webhook, named)
         fields = {name: value for name, value in named.items() if name in _ORDER and name != "quantity"}
         fields["account"] = webhook.account_id

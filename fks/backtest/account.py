@@ -50,7 +50,7 @@ class Member:
 
 
 class AccountBacktest(AccountResult):
-    """A result of an account with what is derived from it, computed when first asked for."""
+    """A result of an account with its derived values, computed when first asked for."""
 
     @cached_property
     def statistics(self) -> AccountStatistics:

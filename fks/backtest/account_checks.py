@@ -282,9 +282,9 @@ class _Series:
 
 @dataclass(slots=True)
 class _Day:
-    """A trading day's profit over all symbols: what is held at its price, less what was held at the day's start at its
-    price then, plus the quote that fills brought in, less fees. In float64 first; what comes near the limit is worked
-    out exactly."""
+    """A trading day's profit over all symbols: the positions at their prices, less the positions of the day's start at
+    their prices then, plus the quote that fills brought in, less fees. In float64 first; a value near the limit is
+    worked out exactly."""
 
     start_ns: int
     series: dict[str, _Series]
@@ -328,7 +328,7 @@ class _Day:
         self._used += 1
 
     def _look(self, through_ns: int) -> None:
-        """Look at the closes up to a moment, with what is held now: the least favourable shows the greatest loss."""
+        """Look at the closes up to a moment, with present positions: the least favourable shows the greatest loss."""
         if through_ns <= self._seen_ns or self._reached is not None:
             return
         held = {symbol: amount for symbol, amount in self._held.items() if amount}

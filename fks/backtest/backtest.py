@@ -19,7 +19,7 @@ NOTEBOOK_ROWS = 10_000  # a notebook keeps every report in its file
 
 
 class Backtest(Result):
-    """A result with what is derived from it. Everything is computed, and its code imported, when first asked for."""
+    """A result with its derived values. Everything is computed, and its code imported, when first asked for."""
 
     @cached_property
     def statistics(self) -> Statistics:

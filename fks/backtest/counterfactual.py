@@ -1,4 +1,4 @@
-"""Value of an entry that was not made: what it would have brought on the stored bars. Pure.
+"""Value of an entry that was not made: its profit or loss on the stored bars. Pure.
 
 Each entry is valued alone, by the fill rule and the costs of a backtest (`fks.matching`): a market order fills at the
 open of the first bar after its decision; a limit or stop order rests until its `until_ns`. The position is left by its
@@ -23,7 +23,7 @@ _ZERO = Decimal(0)
 
 
 class Ending(StrEnum):
-    """How an entry that was not made would have ended."""
+    """The end that an entry which was not made would have had."""
 
     UNFILLED = "unfilled"  # its price was not reached in time
     NO_BARS = "no bars"  # nothing is stored after its decision
@@ -52,7 +52,8 @@ class UnmadeEntry:
 
 @dataclass(frozen=True, slots=True)
 class Valued:
-    """What an entry would have brought: `pnl` in quote, less `fees` in quote; prices are None where nothing filled."""
+    """The result that an entry would have had: `pnl` in quote, less `fees` in quote; prices are None where nothing
+    filled."""
 
     ending: Ending
     pnl: Decimal = _ZERO

@@ -1,4 +1,4 @@
-"""Drift of a live strategy: what it did against what a backtest does on the same bars. Pure.
+"""Drift of a live strategy: its steps compared with those of a backtest on the same bars. Pure.
 
 A step is one fill that a decision leads to: the entry, the exit, the stop loss or the take profit of the position that
 an entry opened. Steps of both sides are matched by the decision's bar and the role. The price difference of a matched
@@ -40,7 +40,7 @@ class Step:
 
 
 class Difference(StrEnum):
-    """How live and backtest differ in one step."""
+    """The kind of difference between live and backtest in one step."""
 
     NONE = "none"
     NOT_MADE = "not made"  # the backtest has it; live has no fill

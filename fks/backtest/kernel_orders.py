@@ -258,7 +258,7 @@ def make_walk(version: int) -> Callable[..., int]:
         """Return the index of the bar at which the walk ended; the last six arguments are filled.
 
         Arguments as those of the walk of `kernel_walk`; `target` is a valid number of entries everywhere.
-        `entry_limits`, `entry_stops`: prices, or empty; `legs`: room for the legs of one protection.
+        `entry_limits`, `entry_stops`: prices, or empty; `legs`: space for the legs of one protection.
         """
         count, first = len(close), rules.first
         state[CASH] = rules.cash

@@ -84,7 +84,7 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
     EXPOSURE_INSTRUMENT,
     EXPOSURE_ACCOUNT,
     LOSS_DAY,
-    NO_STOP,  # to size by
+    NO_STOP,  # to size by, or none that the exchange would take
     NO_VOLATILITY,
     PYRAMIDING,
 ) = range(17)
@@ -482,6 +482,10 @@ def refusal(
         return EXPOSURE_INSTRUMENT
     if exposure > rules.exposure_account:
         return EXPOSURE_ACCOUNT
+    lowest = limit if stop == NONE else stop if limit == NONE else min(stop, limit)
+    is_safe = float(lots) * float(lowest) * float(rules.multiplier) < SAFE
+    if lowest != NONE and is_safe and lots * lowest * rules.multiplier < rules.notional_min_order:
+        return NO_STOP
     if loss >= rules.loss_max:
         return LOSS_DAY
     if entries >= rules.entries_most:
@@ -700,8 +704,8 @@ def least_worth(
 
 
 def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: int, cash: int) -> None:
-    """Look at the day's loss on closes with one and the same holding: `lowest` is what that was worth at the least,
-    `cash` what the account had beside it. The first loss that reaches the limit holds for the day."""
+    """Look at the day's loss on closes with one and the same holding: `lowest` is its least value, `cash` the account's
+    money beside it. The first loss that reaches the limit holds for the day."""
     if lowest == FAR or state[DAY_REACHED] != 0:
         return
     flow = cash - start_cash
@@ -761,7 +765,7 @@ SELDOM: tuple[Callable[..., Any], ...] = (
 
 
 def make_walk(version: int) -> Callable[..., int]:
-    """Return the walk. `version` becomes part of what it is compiled from: of the sources that it uses, numba's cache
+    """Return the walk. `version` becomes part of the compiled source: of the sources that the walk uses, numba's cache
     on disk notices only a change of this file."""
 
     def walk(

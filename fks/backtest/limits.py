@@ -74,8 +74,8 @@ UNLIMITED = Risk(
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What the account has at a decision: base (signed), quote, every fill so far with the index of its bar, and of how
-    many entries the position is made."""
+    """The account's holding at a decision: base (signed), quote, every fill so far with the index of its bar, and the
+    number of entries in the position."""
 
     position: Decimal
     cash: Decimal
@@ -86,7 +86,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """What the account has at a decision, and the loss (quote) of its trading day when that reached the limit.
+    """The account's means at a decision, and the loss (quote) of its trading day when that reached the limit.
 
     The rest is of accounts that several strategies share: `own` is the strategy's part of `position` (None: all of it),
     `coins_of_others` base that others hold, `exposures` absolute values (quote) of positions by symbol, `shorts` the
@@ -105,7 +105,7 @@ class Funds:
 
 
 def denial_text(denial: Denial) -> str:
-    """Return a denial in short: what was observed, and the limit."""
+    """Return a denial in short: the observed value, and the limit."""
     return f"{denial.observed}, limit {denial.limit}"
 
 
@@ -281,9 +281,9 @@ class TapeChecks:
         self._used += 1
 
     def _look(self, through: int, holding: Holding) -> None:
-        """Look at the closes up to one, with what is held now: the least favourable of them shows the greatest loss.
+        """Look at the closes up to one, with the present holding: the least favourable of them shows the greatest loss.
 
-        In float64 first; what comes near the limit is worked out exactly.
+        In float64 first; a value near the limit is worked out exactly.
         """
         if through <= self._seen or self._reached:
             return

@@ -1,6 +1,6 @@
 """The reference engine: it walks only the bars where the target changes or a protection is hit, in exact decimals.
 
-It is what the compiled engine is proven against, and what runs where that one's 64 bits or rules do not suffice.
+The compiled engine is proven against it. It also runs where that one's 64 bits or rules do not suffice.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _INT64 = 2**63
 @dataclass(slots=True)
 class _Protection:
     """The SL and TP that guard a position, in ticks, from the bar at index `since` (where its entry filled) on; the TP
-    from `take_since` on. `parts`: what the legs of each entry cover, oldest entry first (`_parts`); `bought`: what
-    these entries bought. With `trail` the stop follows the closes; it is that of the bar `scan_from`."""
+    from `take_since` on. `parts`: the quantity that the legs of each entry cover, oldest entry first (`_parts`);
+    `bought`: the quantity that these entries bought. With `trail` the stop follows the closes; it is that of the bar
+    `scan_from`."""
 
     parts: list[Decimal]
     bought: list[Decimal]
@@ -503,7 +504,8 @@ def _leave_protected(
 
 
 class _Within(NamedTuple):
-    """What finer bars say of the protections in one bar: the leg and its price, and whether one of them was unclear."""
+    """The result of finer bars for the protections in one bar: the leg and its price, and whether one of them was
+    unclear."""
 
     hit: tuple[Leg, int] | None
     is_unclear: bool

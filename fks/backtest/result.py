@@ -101,7 +101,7 @@ class DeniedColumns:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an engine returns. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
+    """An engine's result. `equity` is quote at each bar's close: float64, from the first decided bar on. `cash` and
     `position` are those at the end; `detail` gives live's words for a row of `denied`; `unclear` counts the bars that
     did not show in which order prices were reached, where the pessimistic rule decided."""
 

@@ -61,7 +61,7 @@ class FillRow:
 
 @dataclass(frozen=True, slots=True)
 class TradeRow:
-    """A round trip. `pnl` is realised in quote against the average cost of what was held, fees included."""
+    """A round trip. `pnl` is realised in quote against the average cost of the holding, fees included."""
 
     side: Side
     entry_ns: int

@@ -51,7 +51,7 @@ def run(
     `finer`: bars of a shorter timeframe over the same time. Where a bar reaches two prices in an unknown order they
     decide instead of the pessimistic rule; that takes the reference engine.
     The columns of `bars` are read-only from now on.
-    Errors: InputError NO_DATA, FINER_TIMEFRAME, TapeRefused, StrategyError; what the strategy raises goes through.
+    Errors: InputError NO_DATA, FINER_TIMEFRAME, TapeRefused, StrategyError; exceptions of the strategy go through.
     """
     setup = setup_for(bars) if setup is None else setup
     if check:

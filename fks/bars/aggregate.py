@@ -158,14 +158,15 @@ def trade_key(trade: PublicTrade, ids: TradeIds) -> TradeKey:
 
 @dataclass(frozen=True, slots=True)
 class BarStart:
-    """Start of a BarBuilder: what it builds, and from where on.
+    """Start of a BarBuilder: its timeframes, and the boundary from which it builds.
 
     `start_ns` is a boundary of the base timeframe; `seeds` hold the open larger bars up to it (absent: a larger bar
     that began earlier is marked incomplete), and go over to the builder. `previous` is the last price before
     `start_ns`. `emits_empty`: no-trade bars are emitted (flat, flagged), as the exchange does; else they are left out.
 
-    `ids` is what the exchange's ids prove: with it, trades of the open base bar may be added in any order (each once),
-    and open and close are the prices of the first and the last by id or time. None: trades are added in order.
+    `ids` is the order that the exchange's ids prove: with it, trades of the open base bar may be added in any order
+    (each once), and open and close are the prices of the first and the last by id or time. None: trades are added in
+    order.
     """
 
     exchange: str

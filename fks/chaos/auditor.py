@@ -1,19 +1,22 @@
-"""The auditor: compares what the exchange knows with what the journal says. Pure, and it shares no code with either.
+"""The auditor: compares the exchange's records with the journal's. Pure, and it shares no code with either.
 
 It knows the contract, not the implementation: an accepted signal has one outcome; an order id reaches the exchange at
 most once; an order is journalled before it is sent; every execution is booked once; a position is the sum of its
-executions; a decision of a strategy that it can repeat itself (sma_cross) is there for every bar.
+executions; the decisions that it recomputes from the bars are those that an instance made; stops equal holdings.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
+from fks.chaos.cover import WITHIN_S, Rules, compare, net, wanted
+from fks.chaos.decisions import ORACLES, Closes, Instance, Missed, Target, expected_signals
 from fks.chaos.fold import journal_errors
 
 Row = Mapping[str, Any]
@@ -22,8 +25,10 @@ UNDECIDED = ("SENDING", "UNKNOWN")
 NEVER_SENT = ("DENIED", "INTENDED", "ABANDONED")
 ENDED = ("FILLED", "CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
+BY_HAND = "manual"  # the venue of executions that a person booked: they move no position
 EXCHANGE_OPEN = ("NEW", "PARTIALLY_FILLED", "PENDING_NEW")
-DUST = Decimal(10)  # a smaller rest cannot be sold: the exchange's smallest order
+DUST = Decimal(10)  # a smaller rest needs no stop where the symbol's own smallest order is not known
+DECIDED_S = 5.0  # from the end of a bar until an instance that is not behind has decided on it
 #: The checks; each is a line of the report.
 CHECKS = (
     "signals lost",
@@ -35,6 +40,7 @@ CHECKS = (
     "fills wrong",
     "positions wrong",
     "protection missing",
+    "protection excess",
     "bars wrong",
     "leaked",
 )
@@ -46,24 +52,6 @@ class Violation:
 
     check: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """A strategy instance at the start of the run: the oracle starts from `cursor_s` and `target`."""
-
-    id: str
-    cursor_s: int
-    target: float
-
-
-@dataclass(frozen=True, slots=True)
-class Missed:
-    """Bars that an instance decided on too late, by its own record: from the first to the last of them (open times)."""
-
-    instance: str
-    from_s: int
-    to_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +69,8 @@ class Evidence:
     """The collected rows at one moment (`now_s`, unix). Money is Decimal.
 
     `bars`: symbol -> (our bars, the exchange's), each {open time in s: (close, volume)}. `closes`: instance -> its bars
-    as (open time in s, close), oldest first, from its anchor. `leaks`: resources left over, as text.
+    as (open time in s, close), oldest first, from its anchor; `targets`: instance -> the targets of a strategy without
+    an oracle. `rules`: symbol -> its smallest order. `leaks`: resources left over, as text.
     `events`: rows of order_events by their ids, None where they were not collected. `uncovered`: protected positions
     that the samples of a run found without stop or page. `is_tape`: the exchange's time is a tape's.
     """
@@ -96,7 +85,9 @@ class Evidence:
     positions: Sequence[Row] = ()
     instances: Sequence[Row] = ()
     started: Mapping[str, Instance] = field(default_factory=dict)
-    closes: Mapping[str, Sequence[tuple[int, Decimal]]] = field(default_factory=dict)
+    closes: Mapping[str, Closes] = field(default_factory=dict)
+    targets: Mapping[str, Sequence[Target]] = field(default_factory=dict)
+    rules: Mapping[str, Rules] = field(default_factory=dict)
     bars: Mapping[str, tuple[Mapping[int, tuple[Decimal, Decimal]], Mapping[int, tuple[Decimal, Decimal]]]] = field(
         default_factory=dict
     )
@@ -122,6 +113,8 @@ class Audit:
     is_whole: bool = True
     promised: int = 0  # of the signals: orders that the gateway had taken or denied with a code
     positions: int = 0  # compared with the executions that make them; 0 when none could be compared
+    decisions: int = 0  # recomputed: bars that an instance of the baseline decided on since
+    protected: int = 0  # positions at rest whose entries want protection, compared with it
 
     @property
     def is_sound(self) -> bool:
@@ -136,10 +129,13 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     """Return the audit. Rows younger than `settle_s` may still be under way and count as no violation."""
     before = evidence.now_s - settle_s
     compared = {} if (is_moving := _is_moving(evidence, before)) else _positions(evidence)
+    decided = _recompute(evidence)
+    resting = _resting(evidence, min(settle_s, WITHIN_S))
     violations = [
         *_signals(evidence, before),
         *_requests(evidence),
-        *_decisions(evidence, before),
+        *_instances(evidence, evidence.now_s - min(settle_s, DECIDED_S)),
+        *_decisions(evidence, decided),
         *_doubled(evidence),
         *_undecided(evidence, before),
         *_astray(evidence, before),
@@ -148,7 +144,7 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         *_old(evidence),
         *_fills(evidence, before),
         *_positions_wrong(compared),
-        *_protection(evidence, before),
+        *_protection(evidence, resting),
         *(Violation("protection missing", text) for text in evidence.uncovered),
         *_bars(evidence),
         *(Violation("leaked", text) for text in evidence.leaks),
@@ -163,6 +159,8 @@ def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         is_whole=not is_moving,
         promised=sum(bool(request.promised) for request in evidence.requests),
         positions=len(compared),
+        decisions=sum(len(targets) for targets in decided.values() if targets),
+        protected=sum(any(wanted(rows, held)) for held, rows in resting.values()),
     )
 
 
@@ -204,80 +202,77 @@ def _requests(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("signals lost", f"order request {request.key} was refused: {request.refused}")
 
 
-def _decisions(evidence: Evidence, before: float) -> Iterator[Violation]:
-    """Every sealed bar was decided on, and with the decision that the auditor's own calculation gives."""
-    for row in evidence.instances:
-        start = evidence.started.get(row["id"])
-        # DISABLED is set by the system: a person's switch leaves the state alone
-        if start is not None and row["state"] == "DISABLED":
-            yield Violation("signals lost", f"instance {row['id']} was switched off: {row['error']}")
-        if not row["is_enabled"] or start is None:
+def _instances(evidence: Evidence, before: float) -> Iterator[Violation]:
+    """Every instance of the baseline still runs and decided on every sealed bar; no other one runs."""
+    rows = {row["id"]: row for row in evidence.instances}
+    for id in sorted(set(evidence.started) - set(rows)):
+        yield Violation("signals lost", f"instance {id} of the baseline is gone")
+    for id, row in rows.items():
+        is_running = row["is_enabled"] and row["state"] in ("RUNNING", "LOADING")
+        if id not in evidence.started:
+            if is_running:
+                yield Violation("signals lost", f"instance {id} runs and is not in the baseline")
             continue
-        if row["state"] not in ("RUNNING", "LOADING"):
-            yield Violation("signals lost", f"instance {row['id']} is {row['state']}: {row['error']}")
+        if not row["is_enabled"]:
+            yield Violation("signals lost", f"instance {id} was switched off: {row['error']}")
+        elif not is_running:
+            yield Violation("signals lost", f"instance {id} is {row['state']}: {row['error']}")
         sealed, cursor = row["sealed_through"], row["cursor_time"]
-        if sealed is not None and (cursor is None or cursor < sealed) and sealed.timestamp() < before:
+        late = [
+            at_s
+            for at_s, _ in evidence.closes.get(id, ())
+            if sealed is not None
+            and (cursor is None or cursor.timestamp() < at_s)
+            and at_s <= sealed.timestamp()
+            and at_s + _SECONDS.get(row["timeframe"], 0) < before
+        ]
+        if late:
             yield Violation(
-                "signals lost", f"instance {row['id']} is behind: decided up to {cursor}, sealed up to {sealed}"
+                "signals lost",
+                f"instance {id} is {len(late)} bars behind: decided up to {cursor}, sealed up to {sealed}",
             )
-        if row["strategy"] == "sma_cross" and not row["params"].get("short") and cursor is not None:
-            yield from _compare_edges(evidence, row, start, int(cursor.timestamp()))
 
 
-def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int) -> Iterator[Violation]:
-    closes = evidence.closes.get(row["id"], ())
-    fast, slow = int(row["params"]["fast"]), int(row["params"]["slow"])
-    edges = list(expected_edges(closes, fast, slow, start.cursor_s, cursor_s, start.target))
-    missed = [item for item in evidence.missed if item.instance == row["id"]]
-    wanted, allowed = expected_signals(edges, missed)
-    made = {
-        (int(signal["ts_event"].timestamp()), str(signal["kind"]))
-        for signal in evidence.signals
-        if signal["instance"] == row["id"] and start.cursor_s < signal["ts_event"].timestamp() <= cursor_s
-    }
-    for at_s, kind in sorted(wanted - made):
-        yield Violation("signals lost", f"instance {row['id']} should have signalled {kind} at the bar of {at_s}")
-    for at_s, kind in sorted(made - wanted - allowed):
-        yield Violation("signals lost", f"instance {row['id']} signalled {kind} at the bar of {at_s} without a reason")
-
-
-def expected_edges(
-    closes: Sequence[tuple[int, Decimal]], fast: int, slow: int, after_s: int, through_s: int, target: float
-) -> Iterator[tuple[int, str]]:
-    """Yield (bar, kind) of the signals that a long-only crossing of two simple averages must give in (after_s,
-    through_s]."""
-    side, wanted = 0, target
-    for place in range(slow - 1, len(closes)):
-        at_s = closes[place][0]
-        quick = sum(close for _, close in closes[place - fast + 1 : place + 1]) * slow
-        calm = sum(close for _, close in closes[place - slow + 1 : place + 1]) * fast
-        side = 1 if quick > calm else -1 if quick < calm else side
-        if place < slow or not after_s < at_s <= through_s:
+def _recompute(evidence: Evidence) -> dict[str, list[Target] | None]:
+    """Return the targets of the bars that each instance of the baseline has decided on since; None without an
+    oracle."""
+    found: dict[str, list[Target] | None] = {}
+    for row in evidence.instances:
+        start, cursor, oracle = evidence.started.get(row["id"]), row["cursor_time"], ORACLES.get(row["strategy"])
+        if start is None or cursor is None:
             continue
-        now = 1.0 if side > 0 else 0.0
-        if now != wanted:
-            yield at_s, "enter" if now else "exit"
-        wanted = now
+        closes = evidence.closes.get(row["id"], ())
+        targets = evidence.targets.get(row["id"]) if oracle is None else oracle(closes, row["params"])
+        found[row["id"]] = (
+            None
+            if targets is None
+            else [(at_s, target) for at_s, target in targets if start.cursor_s < at_s <= cursor.timestamp()]
+        )
+    return found
 
 
-def expected_signals(
-    edges: Sequence[tuple[int, str]], missed: Sequence[Missed]
-) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
-    """Return (required, allowed) signals of a long-only instance when bars were missed.
-
-    Of each missed interval the last exit is required if it was entered before and is not wanted after it; its last edge
-    is
-    allowed if it is an entry from flat.
-    """
-    expected, allowed = set(edges), set[tuple[int, str]]()
-    for item in missed:
-        inside = [edge for edge in edges if item.from_s <= edge[0] <= item.to_s]
-        expected -= set(inside)
-        if inside and inside[0][1] == "exit" and inside[-1][1] == "exit":
-            expected.add(inside[-1])
-        elif inside and inside[0][1] == inside[-1][1] == "enter":
-            allowed.add(inside[-1])
-    return expected, allowed
+def _decisions(evidence: Evidence, decided: Mapping[str, Sequence[Target] | None]) -> Iterator[Violation]:
+    """The signals of each instance are those of its recomputed decisions."""
+    if (evidence.instances or evidence.started) and not any(decided.values()):
+        yield Violation("signals lost", "no decision was recomputed: no instance decided on a bar since the baseline")
+    for row in evidence.instances:
+        if row["id"] not in decided:
+            continue
+        name, start, targets = f"instance {row['id']}", evidence.started[row["id"]], decided[row["id"]]
+        if targets is None:
+            yield Violation("signals lost", f"{name} runs {row['strategy']}, which has no oracle")
+            continue
+        missed = [item for item in evidence.missed if item.instance == row["id"]]
+        required, allowed = expected_signals(targets, start.target, missed, can_rest=row["strategy"] not in ORACLES)
+        made = {
+            (int(signal["ts_event"].timestamp()), str(signal["kind"]), str(signal["side"]))
+            for signal in evidence.signals
+            if signal["source"] == f"strategy:{row['id']}" and start.cursor_s < signal["ts_event"].timestamp()
+        }
+        for at_s, kind, side in sorted(required - made):
+            yield Violation("signals lost", f"{name} should have signalled {kind} {side} at the bar of {at_s}")
+        for at_s, kind, side in sorted(made - required - allowed):
+            yield Violation("signals lost", f"{name} signalled {kind} {side} at the bar of {at_s} without a reason")
 
 
 AGE_LEAST_S, AGE_MOST_S = 5.0, 60.0  # bounds of a decision's maximal age: one bar, but within these
@@ -356,10 +351,17 @@ def _doubled(evidence: Evidence) -> Iterator[Violation]:
     for signal, rows in sorted(led_to.items()):
         ids = ", ".join(sorted(row["client_order_id"] for row in rows))
         is_parted = all(row["role"] == "exit" and row["state"] in ENDED for row in rows) and (
-            sum(row["filled"] for row in rows) <= max(row["quantity"] for row in rows)
+            sum(row["filled"] for row in rows) <= max(row["quantity"] for row in rows) or _follow_one_another(rows)
         )
         if len(rows) > 1 and not is_parted:
             yield Violation("orders doubled", f"signal {signal} led to {len(rows)} orders: {ids}")
+
+
+def _follow_one_another(rows: Sequence[Row]) -> bool:
+    """Return whether each order was made after the one before had ended: an entry that an exit cancels may still fill,
+    and the exit's next order closes that too."""
+    ordered = sorted(rows, key=lambda row: row["created_at"])
+    return all(row["updated_at"] < later["created_at"] for row, later in pairwise(ordered))
 
 
 def _took(row: Row) -> bool:
@@ -375,7 +377,7 @@ def _undecided(evidence: Evidence, before: float) -> Iterator[Violation]:
 
 
 def _astray(evidence: Evidence, before: float) -> Iterator[Violation]:
-    """The exchange and the journal agree on what exists, what is open and how much of it filled."""
+    """The exchange and the journal agree on the existing orders, the open ones and their filled quantities."""
     theirs = {row["clientOrderId"]: row for row in evidence.exchange_orders}
     ours = {row["client_order_id"]: row for row in evidence.orders if row["venue"] == "ccxt"}
     for id in sorted(theirs):
@@ -435,20 +437,20 @@ def _positions(evidence: Evidence) -> dict[tuple[str, str, str], tuple[Decimal, 
     """Return each position as (held, sum of its executions: the exchange's own where it is the exchange's, else the
     booked ones)."""
     owner = {row["client_order_id"]: row["instance"] for row in evidence.orders}
-    killing = {row["client_order_id"] for row in evidence.orders if row["role"] == "kill"}
+    for_all = {row["client_order_id"] for row in evidence.orders if row["role"] == "kill" and not row["instance"]}
     client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
     expected: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
-    shared = set()  # symbols closed by a kill: one order for all instances, so only their sum is defined
+    shared = set()  # symbols in which one order of a kill closed for all instances: only their sum is defined
     for row in evidence.exchange_fills:
         id = client.get((row["symbol"], row["orderId"]), "")
-        if id in killing:
+        if id in for_all:
             shared.add(row["symbol"])
         if id in owner:
             expected["ccxt", row["symbol"], owner[id]] += net(
                 row["symbol"], row["isBuyer"], row["qty"], row["commission"], row["commissionAsset"]
             )
     for row in evidence.trades:
-        if row["venue"] != "ccxt":
+        if row["venue"] not in ("ccxt", BY_HAND):
             key = (row["venue"], row["symbol"], row["instance"])
             expected[key] += net(
                 row["symbol"], row["trade_type"].lower() == "buy", row["quantity"], row["fee"], row["fee_currency"]
@@ -471,43 +473,41 @@ def _positions_wrong(compared: Mapping[tuple[str, str, str], tuple[Decimal, Deci
             yield Violation("positions wrong", f"{' '.join(key)} is {held}, its executions make {expected}")
 
 
-def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:
-    """Return what an execution adds to the position: its signed quantity, less a fee that was taken in the base
-    asset."""
-    signed = Decimal(str(quantity)) * (1 if is_buy else -1)
-    return signed - (Decimal(str(fee)) if fee_currency and symbol.startswith(fee_currency) else 0)
+Resting = Mapping[tuple[str, str], tuple[Decimal, Sequence[Row]]]
 
 
-def _protection(evidence: Evidence, before: float) -> Iterator[Violation]:
-    """An open position whose entry has a stop loss has a stop that rests at the exchange."""
-    open_there = {row["clientOrderId"] for row in evidence.exchange_orders if row["status"] in EXCHANGE_OPEN}
-    legs = [row for row in evidence.orders if row["parent_id"] is not None and row["state"] in LIVE]
-    for position in evidence.positions:
-        if position["venue"] != "ccxt" or abs(position["quantity"]) * position["average_price"] < DUST:
-            continue
-        entry = _newest_entry(evidence.orders, position)
-        if entry is None or not _age_is_due(entry, "updated_at", before):
-            continue
-        role = "sl" if entry["stop_loss"] is not None else "tp" if entry["take_profit"] is not None else None
-        mine = [leg for leg in legs if leg["role"] == role and leg["instance"] == position["instance"]]
-        if role is not None and not any(leg["client_order_id"] in open_there for leg in mine):
-            name = f"{position['symbol']} {position['instance']}"
-            yield Violation(
-                "protection missing", f"position {name} of {position['quantity']} has no {role} at the exchange"
-            )
+def _resting(evidence: Evidence, rest_s: float) -> Resting:
+    """Return (held, its orders) of each symbol and instance at the exchange that is at rest: nothing of it is under way
+    or changed within `rest_s`."""
+    held = {(row["symbol"], row["instance"]): row["quantity"] for row in evidence.positions if row["venue"] == "ccxt"}
+    mine: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in evidence.orders:
+        if row["venue"] == "ccxt":
+            mine[row["symbol"], row["instance"]].append(row)
+    return {
+        key: (held.get(key, Decimal(0)), rows)
+        for key, rows in mine.items()
+        if not any(
+            row["state"] in UNDECIDED or not _age_is_due(row, "updated_at", evidence.now_s - rest_s) for row in rows
+        )
+    }
 
 
-def _newest_entry(orders: Iterable[Row], position: Row) -> Row | None:
-    mine = [
-        row
-        for row in orders
-        if row["role"] in ("entry", "order")
-        and row["filled"] > 0
-        and not row["is_reduce_only"]
-        and (row["venue"], row["symbol"], row["instance"])
-        == (position["venue"], position["symbol"], position["instance"])
-    ]
-    return max(mine, key=lambda row: row["created_at"], default=None)
+def _protection(evidence: Evidence, resting: Resting) -> Iterator[Violation]:
+    """The stops of an instance at rest equal its holding."""
+    prices = {row["symbol"]: abs(row["average_price"]) for row in evidence.positions if row["average_price"]}
+    rules = {
+        symbol: Rules(Decimal(1).scaleb((DUST / price).adjusted()), DUST, price) for symbol, price in prices.items()
+    }
+    found = compare(
+        {key: held for key, (held, _) in resting.items()},
+        [row for _, rows in resting.values() for row in rows],
+        [row for row in evidence.exchange_orders if row["status"] in EXCHANGE_OPEN],
+        rules | dict(evidence.rules),
+    )
+    for cover in found:
+        if cover.is_breach:
+            yield Violation("protection excess" if cover.is_over else "protection missing", cover.text())
 
 
 # ── market data ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,21 +1,24 @@
-"""The invariant of protection, sampled from the exchange's own state while a chaos run goes on.
+"""The invariant of protection: an instance's stops at the exchange equal its holding. Pure.
 
-For each position with a stop loss: live stops plus exit orders that are live or of unknown outcome at the exchange
-(a waiting exit does not count) make up the quantity held, without dust, within WITHIN_S; or a page is open. The
-quantity
-held is the sum of the exchange's executions, never our own rows. The journal is used only for the owner of an order and
-the stop loss of an entry.
+Not less: live stops plus exit orders that are live or of unknown outcome at the exchange (a waiting exit does not
+count) make up the part of the holding whose entries have a stop loss; of entries with a take profit alone, targets do.
+Not more: the orders that protect, a tied pair counted once, close no more than that, so nothing when flat. A trailing
+stop is a stop. A stop that a person placed as an order of its own is the person's: it is never too much, and covers
+the person's position alone. A rest below the exchange's smallest order needs no stop.
+
+`CoverWatch` samples it while a chaos run goes on: a breach ends within WITHIN_S, or a page is open. The quantity held
+is then the sum of the exchange's executions, never our own rows; the journal is used only for the owner of an order,
+the protections of an entry, and whether an execution is known: one whose report was lost or frozen cannot be protected
+yet, and the auditor looks for it at the end.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
-
-from fks.chaos.auditor import net
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]  # symbol, instance
@@ -24,6 +27,7 @@ WITHIN_S = 5.0
 _UNDECIDED = ("SENDING", "UNKNOWN")
 _CLOSING = ("exit", "kill")
 _ENTERING = ("entry", "order")
+_LEGS = ("sl", "tp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,87 +51,158 @@ class Sample:
     at_s: float
     open_orders: Iterable[Row]
     fills: Iterable[Row]
-    orders: Iterable[Row]
+    orders: Sequence[Row]
     pages: Iterable[Row]  # open ones: symbol, instance (either may be empty)
     rules: Mapping[str, Rules]
 
 
 @dataclass(frozen=True, slots=True)
-class Uncovered:
-    """A protected position that its orders at the exchange do not cover."""
+class Cover:
+    """The quantity of a holding that orders of `role` must protect, and the quantity that they cover; with `is_over`
+    the most that its stops and targets may close, and the quantity that they close."""
 
     symbol: str
     instance: str
-    held: Decimal
+    wanted: Decimal
     covered: Decimal
+    role: str
+    is_breach: bool
+    is_over: bool = False
 
     def text(self) -> str:
         """Return a line for people."""
-        return f"{self.symbol} {self.instance} holds {self.held:f}, stops and exits cover {self.covered:f}"
+        name = f"{self.symbol} {self.instance}"
+        if self.is_over:
+            return f"{name} holds {self.wanted:f} to be protected, its stops and targets close {self.covered:f}"
+        what = "stops" if self.role == "sl" else "targets"
+        return f"{name} holds {self.wanted:f}, {what} and exits cover {self.covered:f}"
 
 
-def uncovered(sample: Sample) -> Iterator[Uncovered]:
-    """Yield each protected position whose stops and exits at the exchange do not make up its quantity without dust."""
-    orders = {row["client_order_id"]: row for row in sample.orders}
+def covers(sample: Sample) -> Iterator[Cover]:
+    """Yield the protection that the holdings of a sample want, and whether it is there."""
+    owner = {row["client_order_id"]: row["instance"] for row in sample.orders}
     held: dict[Key, Decimal] = defaultdict(Decimal)
     for fill in sample.fills:
-        owner = orders.get(fill["clientOrderId"])
-        if owner is not None:
-            held[fill["symbol"], owner["instance"]] += net(
+        if fill["clientOrderId"] in owner:
+            held[fill["symbol"], owner[fill["clientOrderId"]]] += net(
                 fill["symbol"], fill["isBuyer"], fill["qty"], fill["commission"], fill["commissionAsset"]
             )
-    cover: dict[Key, Decimal] = defaultdict(Decimal)
-    at_venue = {row["clientOrderId"]: row for row in sample.open_orders}
-    for id, row in orders.items():
-        left = _rest_at(at_venue.get(id), row)
-        if row["role"] in _CLOSING or row["role"] == "sl" or (row["role"] == "order" and row["is_reduce_only"]):
-            cover[row["symbol"], row["instance"]] += left
-    for key, quantity in held.items():
-        rules, wanting = sample.rules[key[0]], _newest_entry(orders.values(), key)
-        whole = rules.without_dust(quantity)
-        if wanting is not None and wanting["stop_loss"] is not None and whole > 0 and whole - cover[key] >= rules.step:
-            yield Uncovered(*key, whole, cover[key])
+    yield from compare(held, sample.orders, sample.open_orders, sample.rules)
+
+
+def compare(
+    held: Mapping[Key, Decimal], orders: Iterable[Row], open_orders: Iterable[Row], rules: Mapping[str, Rules]
+) -> Iterator[Cover]:
+    """Yield what the holdings `held` (signed) want, by the journal's `orders` and those open at the exchange; and where
+    there is more than that. One that waits there for its entry covers nothing."""
+    at_venue = {row["clientOrderId"]: row for row in open_orders if row.get("status") != "PENDING_NEW"}
+    mine: dict[Key, list[Row]] = defaultdict(list)
+    for row in orders:
+        mine[row["symbol"], row["instance"]].append(row)
+    for key in sorted({*held, *mine}):
+        quantity = held.get(key, Decimal(0))
+        closing = "SELL" if quantity > 0 else "BUY"
+        live = [
+            (row, _rest_at(at_venue.get(row["client_order_id"]), row))
+            for row in mine[key]
+            if at_venue.get(row["client_order_id"], {}).get("side", closing) == closing
+        ]
+        exits = sum((left for row, left in live if _closes(row)), Decimal(0))
+        least: dict[str, Decimal] = defaultdict(Decimal)
+        most = Decimal(0)
+        for role, part in wanted(mine[key], quantity):
+            least[role] += rules[key[0]].without_dust(part)
+            most += part
+        for role, part in least.items():
+            if part > 0:
+                covered = exits + sum((left for row, left in live if row["role"] == role), Decimal(0))
+                yield Cover(*key, part, covered, role, is_breach=part - covered >= rules[key[0]].step)
+        tied: dict[object, Decimal] = defaultdict(Decimal)
+        for row in mine[key]:
+            there = at_venue.get(row["client_order_id"])
+            if row["role"] in _LEGS and there is not None:
+                pair = there.get("orderListId", -1)
+                name = row["client_order_id"] if pair == -1 else pair
+                tied[name] = max(tied[name], _rest_at(there, row))
+        if (total := sum(tied.values(), Decimal(0))) > most:
+            yield Cover(*key, most, total, "", is_breach=True, is_over=True)
+
+
+def _unbooked(sample: Sample) -> set[Key]:
+    """Return the positions with executions that the journal does not have yet."""
+    unknown = {row["client_order_id"]: -row["filled"] for row in sample.orders}
+    for fill in sample.fills:
+        if fill["clientOrderId"] in unknown:
+            unknown[fill["clientOrderId"]] += Decimal(fill["qty"])
+    return {(row["symbol"], row["instance"]) for row in sample.orders if unknown[row["client_order_id"]] > 0}
+
+
+def _closes(row: Row) -> bool:
+    return row["role"] in _CLOSING or (row["role"] == "order" and bool(row["is_reduce_only"]))
 
 
 def _rest_at(there: Row | None, ours: Row) -> Decimal:
-    """Return the quantity that an order may still execute: at the exchange, or by our row while its outcome is not
-    known."""
+    """Return the quantity that an order may still execute: at the exchange, or by our row while the outcome of an exit
+    is not known."""
     if there is not None:
         return Decimal(str(there["origQty"])) - Decimal(str(there["executedQty"]))
-    is_undecided = ours["role"] != "sl" and ours["state"] in _UNDECIDED
+    is_undecided = ours["role"] not in _LEGS and ours["state"] in _UNDECIDED
     return Decimal(ours["quantity"] - ours["filled"]) if is_undecided else Decimal(0)
 
 
-def _newest_entry(orders: Iterable[Row], key: Key) -> Row | None:
-    mine = [
-        row
-        for row in orders
-        if row["role"] in _ENTERING
-        and row["filled"] > 0
-        and not row["is_reduce_only"]
-        and (row["symbol"], row["instance"]) == key
-    ]
-    return max(mine, key=lambda row: row["created_at"], default=None)
+def wanted(orders: Iterable[Row], quantity: Decimal) -> Iterator[tuple[str, Decimal]]:
+    """Yield the parts of a holding with the role of the order that protects each: it is made of the newest entries on
+    its side, and each wants its stop, or without one its target."""
+    left = abs(quantity)
+    for row in sorted(orders, key=lambda row: row["created_at"], reverse=True):
+        if (
+            row["role"] in _ENTERING
+            and row["filled"] > 0
+            and (row["side"] == "buy") == (quantity > 0)
+            and not _closes(row)
+        ):
+            part = min(left, row["filled"])
+            left -= part
+            role = "sl" if row["stop_loss"] is not None else "tp" if row["take_profit"] is not None else ""
+            if role and part > 0:
+                yield role, part
+
+
+def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:
+    """Return what an execution adds to the position: its signed quantity, less a fee that was taken in the base
+    asset."""
+    signed = Decimal(str(quantity)) * (1 if is_buy else -1)
+    return signed - (Decimal(str(fee)) if fee_currency and symbol.startswith(fee_currency) else 0)
 
 
 @dataclass(slots=True)
 class CoverWatch:
-    """Repeated samples: `broken` are the positions that were uncovered for WITHIN_S without an open page."""
+    """Repeated samples: `broken` are the breaches that lasted for `within_s` seconds without an open page."""
 
-    broken: dict[Key, str] = field(default_factory=dict)
-    worst_s: float = 0.0  # the longest that a position was uncovered
+    within_s: float = WITHIN_S
+    broken: dict[tuple[object, ...], str] = field(default_factory=dict)
+    worst_s: float = 0.0  # the longest that a breach lasted
+    protected_s: float = 0.0  # for how long covered positions were sampled, added up over the positions
     samples: int = 0
-    _since: dict[Key, float] = field(default_factory=dict)
+    _last_s: float = 0.0
+    _since: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def look(self, sample: Sample) -> None:
         """Take one sample. Samples come in the order of their times."""
         self.samples += 1
-        found = {(item.symbol, item.instance): item for item in uncovered(sample)}
+        seen, unbooked = list(covers(sample)), _unbooked(sample)
+        self.protected_s += (sample.at_s - self._last_s) * sum(not item.is_breach for item in seen)
+        self._last_s = sample.at_s
+        found = {
+            (item.symbol, item.instance, item.role, item.is_over): item
+            for item in seen
+            if item.is_breach and (item.symbol, item.instance) not in unbooked
+        }
         self._since = {key: self._since.get(key, sample.at_s) for key in found}
         paged = {(page["symbol"], page["instance"]) for page in sample.pages}
         for key, item in found.items():
             for_s = sample.at_s - self._since[key]
             self.worst_s = max(self.worst_s, for_s)
-            is_paged = any(page in paged for page in (key, (key[0], ""), ("", key[1])))
-            if for_s > WITHIN_S and not is_paged:
+            is_paged = any(page in paged for page in (key[:2], (key[0], ""), ("", key[1])))
+            if for_s > self.within_s and not is_paged:
                 self.broken.setdefault(key, f"{item.text()} for {for_s:.1f} s, and no page is open")

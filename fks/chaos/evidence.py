@@ -12,31 +12,43 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
-from fks.chaos.auditor import Evidence, Instance, Missed
+from fks.chaos.auditor import Evidence
+from fks.chaos.cover import Rules
+from fks.chaos.decisions import ORACLES, Instance, Missed, Target
+from fks.chaos.evaluated import strategy_of, targets_of
 from fks.chaos.outside import RAY_TITLE, Outside, Task
-from fks.model.errors import OutageError
+from fks.model.bar import Bars
+from fks.model.errors import FksError, OutageError
+from fks.model.instrument import folded
 
 PAGE = 1000  # klines an answer
 MEMORY_MB_MAX, FDS_MAX = 200.0, 80  # growth of one process in a run before it counts as a leak
 BACKENDS_MAX = 20  # connections one component may hold
+BAR_COLUMNS = ("open", "high", "low", "close", "volume")
 PAGES = f"{RAY_TITLE}ServeReplica:pages"
 JOB, KEPT_JOB_S = "Job", 900.0  # a job that runs for longer in a demo is one that hangs
 #: titles of Ray's own workers, without the prefix: up to the first of `.:_ `
 RAYS_OWN = frozenset(
     {"IDLE", "SPILL", "RESTORE", "DELETE", "DashboardAgent", "RuntimeEnvAgent", "ServeController", "ProxyActor"}
 )
+LOADED_S = 30.0  # until each enabled instance has a cursor, after a start
 ORPHAN_S = 45.0  # a Ray process unknown to the tree counts as left over when it is older than this
 _INSTANCES = """
 SELECT i.*, f.sealed_through FROM strategy_instances i
   LEFT JOIN feeds f USING (exchange, symbol, timeframe) ORDER BY i.id"""
-_CLOSES = """
-SELECT extract(epoch FROM time)::bigint AS at_s, close FROM ohlcv_data
- WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND is_complete AND open IS NOT NULL
-   AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL AND volume IS NOT NULL ORDER BY time"""
+_DECIDED = """
+SELECT extract(epoch FROM time)::bigint AS at_s, open, high, low, close, volume FROM ohlcv_data
+ WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= to_timestamp($4::float8) AND is_complete
+   AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL AND volume IS NOT NULL
+ ORDER BY time"""
+_SYMBOLS = "SELECT symbol FROM feeds WHERE exchange = $1 AND timeframe = $2"
+_INSTRUMENTS = "SELECT symbol, lot_step, notional_min FROM instruments"
 _BARS = """
 SELECT extract(epoch FROM time)::bigint AS at_s, close, volume FROM ohlcv_data
  WHERE symbol = $1 AND timeframe = '1s' AND time BETWEEN to_timestamp($2::float8) AND to_timestamp($3::float8)
@@ -67,12 +79,23 @@ class Baseline:
 
 
 async def take_baseline(outside: Outside) -> Baseline:
-    """Take the baseline. Errors: OutageError."""
-    rows = await outside.sql(_INSTANCES)
+    """Take the baseline, once no enabled instance is still on its way to its first bar (for LOADED_S at most). Errors:
+    OutageError."""
+    end_s = outside.clock.monotonic() + LOADED_S
+    while True:
+        rows = [row for row in await outside.sql(_INSTANCES) if row["is_enabled"]]
+        if all(row["cursor_time"] or row["state"] == "CRASHED" for row in rows) or outside.clock.monotonic() > end_s:
+            break
+        await outside.clock.sleep(0.5)
     instances = {
-        row["id"]: Instance(row["id"], int(row["cursor_time"].timestamp()), float(row["last_target"]))
+        row["id"]: Instance(
+            row["id"],
+            int(row["cursor_time"].timestamp()),
+            float(row["last_target"]),
+            int(row["anchor_time"].timestamp()),
+        )
         for row in rows
-        if row["cursor_time"] is not None and row["state"] == "RUNNING"
+        if row["cursor_time"] is not None and row["anchor_time"] is not None and row["state"] in ("RUNNING", "LOADING")
     }
     sealed = {row["symbol"]: row["at_s"] for row in await outside.sql(_SEALED)}
     return Baseline(outside.now_s(), instances, sealed, await sizes(outside))
@@ -80,9 +103,11 @@ async def take_baseline(outside: Outside) -> Baseline:
 
 async def collect(outside: Outside, baseline: Baseline) -> Evidence:
     """Return the evidence. Errors: OutageError while something is away."""
+    now_s = outside.now_s()  # before the first look: what changes between two looks is younger than that
     received = await outside.exchange("GET", "/sim/received?limit=1000000")
     account = await outside.exchange("GET", "/sim/account")
     info = await outside.exchange("GET", "/sim/info")
+    prices = (await outside.exchange("GET", f"/sim/state?since={round(now_s * 1000)}"))["prices"]
     connection = await outside.connect()
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):  # rows and events of one moment
@@ -91,18 +116,20 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
                 for name in ("signals", "orders", "trades", "positions")
             }
             events = [_with_payload(row) for row in await connection.fetch("SELECT * FROM order_events ORDER BY id")]
-        missed = [_missed(_with_payload(row)["payload"]) for row in await connection.fetch(_MISSED)]
-        instances = [_with_params(row) for row in await connection.fetch(_INSTANCES)]
-        closes = {
-            row["id"]: [
-                (bar["at_s"], Decimal(repr(bar["close"])))
-                for bar in await connection.fetch(
-                    _CLOSES, row["exchange"], row["symbol"], row["timeframe"], row["anchor_time"]
+            missed = [_missed(_with_payload(row)["payload"]) for row in await connection.fetch(_MISSED)]
+            instances = [_with_params(row) for row in await connection.fetch(_INSTANCES)]
+            closes, targets = dict[str, list[tuple[int, Decimal]]](), dict[str, list[Target]]()
+            for row in instances:
+                start = baseline.instances.get(row["id"])
+                if start is None:
+                    continue
+                rows = await connection.fetch(
+                    _DECIDED, row["exchange"], row["symbol"], row["timeframe"], float(start.anchor_s)
                 )
-            ]
-            for row in instances
-            if row["anchor_time"] is not None
-        }
+                closes[row["id"]] = [(bar["at_s"], Decimal(repr(bar["close"]))) for bar in rows]
+                if row["strategy"] not in ORACLES:
+                    found = await _evaluated(connection, outside.paths.home / "strategies", row, start, rows)
+                    targets |= {} if found is None else {row["id"]: found}
         sealed = {row["symbol"]: row["at_s"] for row in await connection.fetch(_SEALED)}
         ours = {
             symbol: {
@@ -118,7 +145,7 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         for symbol, since in baseline.sealed.items()
     }
     return Evidence(
-        now_s=outside.now_s(),
+        now_s=now_s,
         received=received["items"],
         exchange_orders=account["orders"],
         exchange_fills=account["fills"],
@@ -129,6 +156,8 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         instances=instances,
         started=baseline.instances,
         closes=closes,
+        targets=targets,
+        rules=await rules_of(outside, prices),
         bars=bars,
         leaks=await leaks(outside, baseline),
         since_s=baseline.at_s,
@@ -136,6 +165,48 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         events=events,
         is_tape=info["mode"] == "tape",
     )
+
+
+async def rules_of(outside: Outside, prices: Mapping[str, str]) -> dict[str, Rules]:
+    """Return the smallest orders of each symbol that the exchange trades, at its prices. Errors: OutageError."""
+    return {
+        row["symbol"]: Rules(row["lot_step"], row["notional_min"], Decimal(prices[row["symbol"]]))
+        for row in await outside.sql(_INSTRUMENTS)
+        if row["symbol"] in prices
+    }
+
+
+async def _evaluated(
+    connection: Any, folder: Path, row: Mapping[str, Any], start: Instance, rows: Sequence[Mapping[str, Any]]
+) -> list[Target] | None:
+    """Return the targets that the strategy's own code gives; None when it gives none, or a symbol that it reads has no
+    bars."""
+    exchange, timeframe = row["exchange"], row["timeframe"]
+    try:
+        strategy = strategy_of(folder, row["strategy"], row["params"])
+        names = {
+            folded(item["symbol"]): item["symbol"] for item in await connection.fetch(_SYMBOLS, exchange, timeframe)
+        }
+        inputs = {
+            name: _columns(
+                name,
+                timeframe,
+                await connection.fetch(
+                    _DECIDED, exchange, names.get(folded(name), name), timeframe, float(start.anchor_s)
+                ),
+            )
+            for name in strategy.inputs()
+        }
+        bars = _columns(row["symbol"], timeframe, rows)
+        return await asyncio.to_thread(targets_of, strategy, bars.joined(inputs) if inputs else bars)
+    except FksError:
+        return None
+
+
+def _columns(symbol: str, timeframe: str, rows: Sequence[Mapping[str, Any]]) -> Bars:
+    times = np.array([row["at_s"] for row in rows], dtype=np.int64) * 1_000_000_000
+    open_, high, low, close, volume = (np.array([row[name] for row in rows], dtype=np.float64) for name in BAR_COLUMNS)
+    return Bars(symbol, timeframe, times, open_, high, low, close, volume)
 
 
 def _with_payload(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from fks.chaos.links import LINKS
+from fks.chaos.links import LINKS, STRIKE_S
 from fks.chaos.observed_system import UP_S, ActiveFault, ObservedSystem, Undo
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
@@ -28,6 +28,7 @@ class Attempt:
     """Result of one injection. Seconds; None: not seen. `error` says why it was not performed.
 
     `recovered_s` counts from the fault, or from its end when it lasts (except for a stopped actor, which is replaced).
+    `struck` is how many requests, frames or connections a fault of the exchange hit; None: it is not counted.
     """
 
     injection: Injection
@@ -36,13 +37,22 @@ class Attempt:
     recovered_s: float | None = None
     note: str = ""
     error: str = ""
+    struck: int | None = None
+
+    @property
+    def is_injected(self) -> bool:
+        """Return whether the fault was performed and did not strike nothing."""
+        return not self.error and self.struck != 0
 
 
 class Injector:
-    """Performs injections on one system. `restore` undoes every fault that is still in force."""
+    """Performs injections on one system. `restore` undoes every fault that is still in force.
 
-    def __init__(self, outside: Outside, watch: Watch) -> None:
-        self._o, self._watch = outside, watch
+    A fault that struck nothing in its time is held for up to `strike_s` more.
+    """
+
+    def __init__(self, outside: Outside, watch: Watch, *, strike_s: float = STRIKE_S) -> None:
+        self._o, self._watch, self._strike_s = outside, watch, strike_s
         self._system = ObservedSystem(outside, watch)
         self._undo: dict[int, Undo] = {}
 
@@ -60,32 +70,48 @@ class Injector:
             self._undo[injection.number] = active.undo
         noticing = asyncio.create_task(self._watch.until(lambda: active.noticed_s() is not None, RECOVER_S))
         try:
-            attempt.recovered_s = await self._outlast(active, injection)
+            attempt.recovered_s = await self._outlast(active, attempt)
         except FksError as error:  # the fault could not be undone: reported as not recovered
             attempt.note = str(error)
         finally:
             noticing.cancel()
             await asyncio.gather(noticing, return_exceptions=True)
-        noticed_s = active.noticed_s()
+        noticed_s = active.noticed_s() if attempt.is_injected else None
         attempt.detected_s = None if noticed_s is None else max(0.0, noticed_s - active.at_s)
         return attempt
 
-    async def _outlast(self, active: ActiveFault, injection: Injection) -> float | None:
+    async def _outlast(self, active: ActiveFault, attempt: Attempt) -> float | None:
         """Hold the fault for its time, undo it and return the seconds until the system has recovered; None: it has
-        not."""
+        not, or the fault struck nothing, so that there was nothing to recover from."""
+        injection = attempt.injection
         early = self._watch.until(active.is_recovered, RECOVER_S + injection.seconds) if active.is_replaced else None
         watching = asyncio.create_task(early) if early is not None else None
         try:
             await self._o.clock.sleep(injection.seconds)
+            attempt.struck = await self._strikes(active)
             over_s = self._o.now_s()
             if (undo := self._undo.pop(injection.number, None)) is not None:
                 await _persist(undo, self._o)
+            if not attempt.is_injected:
+                return None
             since_s = over_s if watching is None else active.at_s
             back_s = await (watching or self._watch.until(active.is_recovered, RECOVER_S))
             return None if back_s is None else max(0.0, back_s - since_s)
         finally:
             if watching is not None:
                 watching.cancel()
+
+    async def _strikes(self, active: ActiveFault) -> int | None:
+        """Return how much a fault has struck, once it has struck or has been held for long enough."""
+        if active.struck is None:
+            return None
+        end, count = self._o.clock.monotonic() + self._strike_s, 0
+        while True:
+            with contextlib.suppress(OutageError):
+                count = await active.struck()
+            if count or self._o.clock.monotonic() > end:
+                return count
+            await self._o.clock.sleep(0.3)
 
     async def _begin(self, injection: Injection) -> ActiveFault:
         """Begin the fault; retry while another fault has taken away what it needs."""

@@ -33,6 +33,7 @@ _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("CancelRequested", ("INTENDED",), ("ABANDONED",)),
     ("CancelRequested", ("SENDING", "UNKNOWN", *_LIVE, "FILLED", *_ENDED, *_NEVER_SENT), (None,)),
     ("CancelWanted", _OPEN, (None,)),
+    ("CancelWithdrawn", (*_OPEN, "FILLED", *_ENDED, *_NEVER_SENT), (None,)),
     ("Replayed", ("SENDING",), ("UNKNOWN",)),
     ("Replayed", ("INTENDED", "UNKNOWN", *_LIVE), (None,)),
     ("Refused", ("SENDING",), ("REJECTED",)),
@@ -198,6 +199,8 @@ def _follow(order: Folded, name: str, source: str) -> None:
         order.request = "cancel_wanted"
     elif name == "CancelRequested":
         order.request = "cancel" if state in _LIVE else "cancel_wanted"
+    elif name == "CancelWithdrawn":
+        order.request = "none" if wants_cancel else order.request
     elif name in ("CancelRefused", "RequestAmbiguous") and wants_cancel:
         order.request = "cancel_unknown"
     elif name == "RequestAmbiguous" and order.request == "replace":
@@ -209,5 +212,5 @@ def _follow(order: Folded, name: str, source: str) -> None:
     elif name == "Replayed":
         order.request = {"cancel": "cancel_unknown", "replace": "replace_unknown"}.get(order.request, order.request)
     is_lost = order.request == "cancel_unknown" and name == "Reported" and source != "stream"
-    if state in _LIVE and name != "CancelWanted" and (order.request == "cancel_wanted" or is_lost):
+    if state in _LIVE and name not in ("CancelWanted", "Replayed") and (order.request == "cancel_wanted" or is_lost):
         order.request = "cancel"

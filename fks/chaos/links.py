@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from fks.chaos.kinds import ORDERS_PATH
 from fks.chaos.observed_system import ActiveFault, ObservedSystem, Undo
@@ -10,6 +11,9 @@ from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.space import fill_disk, free_disk
 from fks.clock import WrongClock
+from fks.model.errors import OutageError
+
+STRIKE_S = 20.0  # a fault of the exchange that struck nothing in its time is held for up to so much longer
 
 #: Parameters of an order fault besides its kind.
 ORDER_FAULTS: dict[str, dict[str, object]] = {
@@ -52,63 +56,96 @@ async def pause_redis(system: ObservedSystem, injection: Injection) -> ActiveFau
     return ActiveFault(at_s, system.well_since(at_s + injection.seconds))
 
 
-async def _set(outside: Outside, body: dict[str, object]) -> Undo:
-    """Set a fault at the exchange and return how to clear it; one that a restart of the exchange cleared is gone."""
-    number = (await outside.exchange("POST", "/sim/faults", body))["id"]
+@dataclass(slots=True)
+class ExchangeFault:
+    """A fault at the exchange. It ends by its own id, and a restart of the exchange ends it, too."""
 
-    async def clear() -> None:
-        await outside.exchange("DELETE", f"/sim/faults?id={number}")
+    outside: Outside
+    body: dict[str, object]
+    id: int = 0
+    over_s: float = float("inf")
 
-    return clear
+    async def set(self) -> int:
+        """Set the fault; return how many connections it struck at once. Errors: OutageError."""
+        found = await self.outside.exchange("POST", "/sim/faults", self.body)
+        self.id = found["id"]
+        return int(found["struck"])
+
+    async def struck(self) -> int:
+        """Return how many requests, frames or connections it struck; one that a restart ended is set again."""
+        rows = await self.outside.exchange("GET", f"/sim/faults?id={self.id}")
+        return int(rows[0]["struck"]) if rows else await self.set()
+
+    async def clear(self) -> None:
+        """End the fault."""
+        await self.outside.exchange("DELETE", f"/sim/faults?id={self.id}")
+        self.over_s = self.outside.now_s()
+
+
+async def _begin(system: ObservedSystem, body: dict[str, object], *, is_immediate: bool = False) -> ActiveFault:
+    """Set a fault at the exchange. Errors: OutageError, also when there is no connection that one could strike."""
+    fault = ExchangeFault(system.outside, body)
+    at_s = system.outside.now_s()
+    if not await fault.set() and is_immediate:
+        raise OutageError("no connection to the exchange is open")
+    return ActiveFault(at_s, lambda: system.watch.is_well(fault.over_s), undo=fault.clear, struck=fault.struck)
 
 
 async def cut_streams(system: ObservedSystem, _injection: Injection) -> ActiveFault:
-    at_s = system.outside.now_s()
-    await _set(system.outside, {"kind": "cut_stream"})
-    return ActiveFault(at_s, system.well_since(at_s))
+    return await _begin(system, {"kind": "cut_stream"}, is_immediate=True)
 
 
 async def freeze(system: ObservedSystem, injection: Injection) -> ActiveFault:
-    at_s = system.outside.now_s()
-    undo = await _set(system.outside, {"kind": "freeze_stream", "seconds": injection.seconds})
-    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
+    return await _begin(system, {"kind": "freeze_stream", "seconds": injection.seconds + STRIKE_S})
 
 
-async def half_open(system: ObservedSystem, injection: Injection) -> ActiveFault:
-    at_s = system.outside.now_s()
-    undo = await _set(system.outside, {"kind": "half_open"})
-    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
+async def half_open(system: ObservedSystem, _injection: Injection) -> ActiveFault:
+    return await _begin(system, {"kind": "half_open"}, is_immediate=True)
 
 
-async def refuse(system: ObservedSystem, injection: Injection) -> ActiveFault:
-    at_s = system.outside.now_s()
-    undo = await _set(system.outside, {"kind": "drop", "count": None})
-    await _set(system.outside, {"kind": "cut_stream"})
-    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
+async def refuse(system: ObservedSystem, _injection: Injection) -> ActiveFault:
+    active = await _begin(system, {"kind": "drop", "count": None})
+    await ExchangeFault(system.outside, {"kind": "cut_stream"}).set()
+    return active
 
 
 async def jump(system: ObservedSystem, injection: Injection) -> ActiveFault:
-    at_s = system.outside.now_s()
     if injection.target == "node":
+        at_s = system.outside.now_s()
         clock = WrongClock(system.outside.paths.wrong_clock)
         clock.put_wrong(injection.amount, injection.seconds)
         return ActiveFault(at_s, system.well_since(at_s + injection.seconds))
-    undo = await _set(system.outside, {"kind": "clock_jump", "seconds": injection.amount})
-    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
+    return await _begin(system, {"kind": "clock_jump", "seconds": injection.amount})
 
 
 async def order_fault(system: ObservedSystem, injection: Injection) -> ActiveFault:
     kind = injection.target
     place = {} if kind in REPORTS else {"path": ORDERS_PATH, "method": "POST"}
-    at_s = system.outside.now_s()
-    undo = await _set(system.outside, {"kind": kind, **place, **ORDER_FAULTS.get(kind, {})})
-    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
+    active = await _begin(system, {"kind": kind, **place, **ORDER_FAULTS.get(kind, {})})
+    if kind == "hide_order":  # an order is asked about only when its answer did not arrive
+        cut = ExchangeFault(system.outside, {"kind": "accept_then_cut", "path": ORDERS_PATH, "method": "POST"})
+        await cut.set()
+        active.undo = _both(cut.clear, active.undo)
+    return active
+
+
+def _both(first: Undo, second: Undo | None) -> Undo:
+    async def undo() -> None:
+        await first()
+        if second is not None:
+            await second()
+
+    return undo
 
 
 async def no_space(system: ObservedSystem, injection: Injection) -> ActiveFault:
     at_s = system.outside.now_s()
-    await fill_disk(system.outside, injection.seconds)
-    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=lambda: free_disk(system.outside))
+    await fill_disk(system.outside, injection.number, injection.seconds)
+    return ActiveFault(
+        at_s,
+        system.well_since(at_s + injection.seconds),
+        undo=lambda: free_disk(system.outside, injection.number),
+    )
 
 
 LINKS: dict[str, Callable[[ObservedSystem, Injection], Awaitable[ActiveFault]]] = {

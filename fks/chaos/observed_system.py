@@ -28,7 +28,7 @@ class ActiveFault:
     """A fault in force: its start, its undo, and the checks for detection and recovery.
 
     Recovery is counted from the moment the fault is over; `is_replaced`: from its beginning, because the system is
-    expected to do without the victim before that.
+    expected to do without the victim before that. `struck`: how much the fault hit, where that is counted.
     """
 
     at_s: float
@@ -37,6 +37,7 @@ class ActiveFault:
     undo: Undo | None = None
     note: str = ""
     is_replaced: bool = False
+    struck: Callable[[], Awaitable[int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, async
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A process of the system. `title` is what the process table calls it."""
+    """A process of the system. `title` is its name in the process table."""
 
     pid: int
     title: str
@@ -140,7 +140,7 @@ class Outside:
         return answer.status_code < 500
 
     async def gateway(
-        self, method: str, path: str, body: Mapping[str, object], *, key: str
+        self, method: str, path: str, body: Mapping[str, object] | None = None, *, key: str = ""
     ) -> tuple[int, dict[str, Any]]:
         """Send one request with the local command line's token; return status and answer. Errors: OutageError."""
         node = self.node
@@ -150,7 +150,7 @@ class Outside:
                 method,
                 f"{node.gateway_url}{path}",
                 json=body,
-                headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
+                headers={"Authorization": f"Bearer {token}"} | ({"Idempotency-Key": key} if key else {}),
             )
             found = answer.json()
         except (httpx.HTTPError, OSError, ValueError) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 from fks.chaos.auditor import CHECKS, Audit
+from fks.chaos.exercise import Exercise
 from fks.chaos.kinds import KINDS
 from fks.chaos.plan import Injection
 from fks.chaos.run import Outcome
@@ -25,7 +27,7 @@ def fault_rows(outcome: Outcome) -> list[tuple[str, ...]]:
     order = {name: place for place, name in enumerate(KINDS)}
     rows: list[tuple[str, ...]] = []
     for name in sorted(groups, key=lambda name: (order[name.split(" ")[0]], name)):
-        mine = [attempt for attempt in groups[name] if not attempt.error]
+        mine = [attempt for attempt in groups[name] if attempt.is_injected]
         detected = [a.detected_s for a in mine if a.detected_s is not None]
         recovered = [a.recovered_s for a in mine if a.recovered_s is not None]
         is_seen = KINDS[name.split(" ")[0]].is_seen or bool(detected)
@@ -50,27 +52,48 @@ def check_rows(audit: Audit) -> list[tuple[str, str]]:
     return [(check, str(audit.count(check))) for check in CHECKS]
 
 
-def violation_lines(audit: Audit) -> list[str]:
+def exercise_rows(exercise: Exercise) -> list[tuple[str, str]]:
+    """Return (what, how much) of the orders asked for and of the protection that was sampled."""
+    denied = [(f"  denied {code}", str(count)) for code, count in exercise.denied.items()]
+    return [
+        ("orders asked for", str(exercise.asked)),
+        *denied,
+        ("  sent to the exchange", str(exercise.sent)),
+        ("  filled", str(exercise.filled)),
+        ("  filled in parts", str(exercise.parts)),
+        ("  cancelled", str(exercise.cancelled)),
+        ("stop losses executed", str(exercise.stops)),
+        ("take profits executed", str(exercise.targets)),
+        ("protected position-seconds", f"{exercise.protected_s:.0f}"),
+    ]
+
+
+def violation_lines(outcome: Outcome) -> list[str]:
     """Return the first violations as lines."""
+    audit = outcome.audit
     lines = [f"{violation.check}: {violation.text}" for violation in audit.violations[:SHOWN]]
     rest = len(audit.violations) - SHOWN
     moving = [] if audit.is_whole else ["positions could not be compared: at every look an execution was on its way"]
-    return [*lines, *([f"and {rest} more"] if rest > 0 else []), *moving]
+    resting = [f"order {id} was cancelled over HTTP and rests at the exchange" for id in outcome.exercise.unended]
+    return [*lines, *([f"and {rest} more"] if rest > 0 else []), *moving, *resting]
 
 
 def summary(outcome: Outcome, *, seed: int) -> str:
-    """Return the last line: the audited amounts and the result."""
+    """Return the last line: the result, the audited amounts, and why it is no proof."""
     audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
+    missed = sum(not a.error and not a.is_injected for a in outcome.attempts)
     looked = (
         f"{audit.signals} signals ({audit.promised} asked for over HTTP), {audit.orders} orders, "
         f"{audit.fills} "
         f"executions, {audit.positions} positions, {audit.bars} bars"
     )
     missing = f", {not_done} could not be injected" if not_done else ""
+    missing += f", {missed} struck nothing" if missed else ""
     missing += "" if outcome.is_well else ", the system was not well in the end"
-    verdict = "nothing lost, doubled or wrong" if outcome.is_sound else "NOT SOUND"
-    injected = len(outcome.attempts) - not_done
-    return f"{verdict}: {injected} faults in {outcome.seconds:.0f} s (seed {seed}){missing}; audited {looked}"
+    verdict = "nothing lost, doubled or wrong" if outcome.is_unbroken else "NOT SOUND"
+    proof = f"NO PROOF ({'; '.join(outcome.shortfalls)}): " if outcome.shortfalls else ""
+    injected = len(outcome.attempts) - not_done - missed
+    return f"{proof}{verdict}: {injected} faults in {outcome.seconds:.0f} s (seed {seed}){missing}; audited {looked}"
 
 
 def document(
@@ -84,6 +107,7 @@ def document(
         "seconds": round(outcome.seconds, 1),
         "is_sound": outcome.is_sound,
         "is_well": outcome.is_well,
+        "shortfalls": outcome.shortfalls,
         "plan": plan_rows(plan),
         "faults": [
             {
@@ -93,11 +117,13 @@ def document(
                 "at": a.at_s,
                 "detected_s": _rounded(a.detected_s),
                 "recovered_s": _rounded(a.recovered_s),
+                "struck": a.struck,
                 "note": a.note,
                 "error": a.error,
             }
             for a in outcome.attempts
         ],
+        "exercise": asdict(outcome.exercise) | {"protected_s": round(outcome.exercise.protected_s, 1)},
         "audit": {
             "signals": outcome.audit.signals,
             "promised": outcome.audit.promised,
@@ -105,6 +131,8 @@ def document(
             "fills": outcome.audit.fills,
             "bars": outcome.audit.bars,
             "positions": outcome.audit.positions,
+            "decisions": outcome.audit.decisions,
+            "protected": outcome.audit.protected,
             "is_whole": outcome.audit.is_whole,
             "counts": {check: outcome.audit.count(check) for check in CHECKS},
             "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.violations],

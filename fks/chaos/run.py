@@ -7,8 +7,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from fks.chaos.auditor import Audit, OrderRequest, Violation, audit_evidence
+from fks.chaos.auditor import Audit, Evidence, OrderRequest, Violation, audit_evidence
 from fks.chaos.evidence import Baseline, take_baseline, try_collect
+from fks.chaos.exercise import STRUCK_NOTHING_SHARE_MAX, Exercise, exercise_of
 from fks.chaos.faults import Attempt, Injector
 from fks.chaos.kinds import KINDS
 from fks.chaos.order_requests import OrderRequester
@@ -34,16 +35,41 @@ class Outcome:
     attempts: tuple[Attempt, ...]
     audit: Audit
     seconds: float
+    exercise: Exercise
     is_well: bool = True
 
     @property
-    def is_sound(self) -> bool:
+    def is_unbroken(self) -> bool:
         """Return whether nothing is lost, doubled or wrong and every target came back, and stayed."""
-        return self.is_well and self.audit.is_sound and all(a.error or a.recovered_s is not None for a in self.attempts)
+        return (
+            self.is_well
+            and self.audit.is_sound
+            and not self.exercise.unended
+            and all(a.recovered_s is not None for a in self.attempts if a.is_injected)
+        )
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """Return why the run proves nothing, however well it went: minimums that were not reached."""
+        counted = [a for a in self.attempts if not a.error and a.struck is not None]
+        missed = [a for a in counted if not a.is_injected]
+        found = list(self.exercise.shortfalls())
+        if len(missed) > STRUCK_NOTHING_SHARE_MAX * len(counted):
+            found.append(f"{len(missed)} of {len(counted)} faults of the exchange struck nothing, at most a fifth may")
+        return found
+
+    @property
+    def is_sound(self) -> bool:
+        """Return whether the run found nothing and exercised enough for that to be a proof."""
+        return self.is_unbroken and not self.shortfalls
 
 
-async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambda what, about: None) -> Outcome:
+async def run_plan(
+    outside: Outside, plan: Sequence[Injection], say: Say = lambda what, about: None, *, seed: int
+) -> Outcome:
     """Perform the plan on a running demo and audit it. Every injected fault is undone, whatever happens.
+
+    The orders that are asked for meanwhile are drawn from `seed`.
 
     Guarantees: every injection is performed (a late one later, never left out) or has its `error`.
     Errors: OutageError when the system is not well to begin with.
@@ -52,7 +78,7 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
     watch = Watch(outside)
     injector = Injector(outside, watch)
     looking = asyncio.create_task(watch.run())
-    requester = OrderRequester(outside)
+    requester = OrderRequester(outside, seed)
     sampler = CoverSampler(outside)
     sampling: asyncio.Task[None] | None = None
     requesting: asyncio.Task[None] | None = None
@@ -71,7 +97,9 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
         is_well = await watch.until(lambda: watch.is_well(over_s), WELL_S) is not None
         await requesting
         say("auditing", None)
-        audit = await _audit(outside, baseline, list(requester.requests.values()), list(sampler.watch.broken.values()))
+        requests = list(requester.requests.values())
+        audit, evidence = await _audit(outside, baseline, requests, list(sampler.watch.broken.values()))
+        exercise = exercise_of(requests, evidence, protected_s=sampler.watch.protected_s)
     finally:
         with contextlib.suppress(OutageError):
             await asyncio.shield(injector.restore())
@@ -79,7 +107,7 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s, is_well)
+    return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s, exercise, is_well)
 
 
 async def _perform(outside: Outside, injector: Injector, plan: Sequence[Injection], say: Say) -> list[Attempt]:
@@ -125,14 +153,16 @@ async def _perform(outside: Outside, injector: Injector, plan: Sequence[Injectio
 
 async def _audit(
     outside: Outside, baseline: Baseline, requests: Sequence[OrderRequest], uncovered: Sequence[str]
-) -> Audit:
+) -> tuple[Audit, Evidence]:
     """Audit until there is no violation or the time is over: rows on their way may arrive, true violations stay."""
     end = outside.clock.monotonic() + AUDIT_S
+    newest = Evidence(outside.now_s())
     audit = Audit(0, 0, 0, 0, (Violation("leaked", "the system could not be audited: something is away"),))
     while True:
         evidence = await try_collect(outside, baseline)
         if evidence is not None:
+            newest = evidence
             audit = audit_evidence(replace(evidence, requests=requests, uncovered=uncovered), settle_s=SETTLE_S)
         if audit.is_sound or outside.clock.monotonic() > end:
-            return audit
+            return audit, newest
         await outside.clock.sleep(LOOK_EVERY_S)

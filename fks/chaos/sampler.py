@@ -8,18 +8,18 @@ away, and how long that lasts is measured elsewhere.
 from __future__ import annotations
 
 import contextlib
-from decimal import Decimal
 from typing import Any
 
-from fks.chaos.cover import CoverWatch, Rules, Sample
+from fks.chaos.cover import CoverWatch, Sample
+from fks.chaos.evidence import rules_of
 from fks.chaos.outside import Outside
 from fks.model.errors import FksError
 
 EVERY_S = 0.5
 ALIVE_S = 3.0  # a beat this young is taken for a working order manager
-_INSTRUMENTS = "SELECT symbol, lot_step, notional_min FROM instruments"
 _ORDERS = """
-SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, created_at
+SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, take_profit,
+       side, created_at
 FROM orders
  WHERE venue = 'ccxt' AND (client_order_id = ANY($1::text[])
     OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL'))"""
@@ -43,7 +43,7 @@ class CoverSampler:
         self._clock_s = 0.0
 
     async def run(self) -> None:
-        """Look again and again; what is away is looked at the next time."""
+        """Look again and again; a part of the system that is away is looked at the next time."""
         clock = self._outside.clock
         last_s = clock.monotonic()
         while True:
@@ -61,10 +61,8 @@ class CoverSampler:
         for fill in state["fills"]:
             self._fills[fill["symbol"], fill["id"]] = fill
             self._since_ms = max(self._since_ms, fill["wallTime"])
-        orders = await self._outside.sql(_ORDERS, [fill["clientOrderId"] for fill in self._fills.values()])
+        names = {row["clientOrderId"] for row in (*self._fills.values(), *state["open_orders"])}
+        orders = await self._outside.sql(_ORDERS, list(names))
         pages = await self._outside.sql(_PAGES)
-        rules = {
-            row["symbol"]: Rules(row["lot_step"], row["notional_min"], Decimal(state["prices"].get(row["symbol"], "0")))
-            for row in await self._outside.sql(_INSTRUMENTS)
-        }
+        rules = await rules_of(self._outside, state["prices"])
         return Sample(self._clock_s, state["open_orders"], list(self._fills.values()), orders, pages, rules)

@@ -15,26 +15,30 @@ TABLES = ("signals", "orders", "order_events", "trades", "positions")
 _LOCKED = 5  # attempts at a lock that a busy table does not give at once
 
 
-async def fill_disk(outside: Outside, seconds: float) -> None:
-    """Refuse writes of the order journal for so long. Errors: OutageError."""
+async def fill_disk(outside: Outside, number: int, seconds: float) -> None:
+    """Refuse writes of the order journal for so long, as fault `number`. Errors: OutageError."""
+    name = f"chaos_no_space_{number}"
     body = f"""
-    CREATE OR REPLACE FUNCTION chaos_no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       IF clock_timestamp() < to_timestamp({outside.now_s() + seconds:.3f}) THEN
         RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
       END IF;
       RETURN NULL;
     END $$;"""
     triggers = " ".join(
-        f"CREATE OR REPLACE TRIGGER chaos_no_space BEFORE INSERT OR UPDATE ON {table}"
-        " FOR EACH STATEMENT EXECUTE FUNCTION chaos_no_space();"
+        f"CREATE OR REPLACE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table}"
+        f" FOR EACH STATEMENT EXECUTE FUNCTION {name}();"
         for table in TABLES
     )
     await _run(outside, body + triggers)
 
 
-async def free_disk(outside: Outside) -> None:
-    """Remove the triggers; nothing to remove is fine. Errors: OutageError."""
-    await _run(outside, "DROP FUNCTION IF EXISTS chaos_no_space() CASCADE")
+async def free_disk(outside: Outside, number: int | None = None) -> None:
+    """Remove the triggers of fault `number`, or of all; nothing to remove is fine. Errors: OutageError."""
+    wanted = "chaos_no_space%" if number is None else f"chaos_no_space_{number}"
+    rows = await outside.sql("SELECT proname FROM pg_proc WHERE proname LIKE $1", wanted.replace("_", r"\_"))
+    for row in rows:
+        await _run(outside, f"DROP FUNCTION IF EXISTS {row['proname']}() CASCADE")
 
 
 async def _run(outside: Outside, script: str) -> None:

@@ -75,7 +75,7 @@ class Actions:
     async def run(self, command: Command, caller: Caller) -> list[Reply]:
         """Return the answers to a command, at least one.
 
-        Errors: InputError with what is wrong; OutageError when it is not known whether something was changed.
+        Errors: InputError with the command's fault; OutageError when it is not known whether something was changed.
         """
         if command.name == "help":
             return [Reply(help_text())]
@@ -97,7 +97,7 @@ class Actions:
     async def _answers(self, command: Command, caller: Caller, who: Principal) -> list[Reply]:
         match command.name:
             case "status":
-                return [await self._status()]
+                return [await self._status(who)]
             case "positions":
                 return [await self._positions(who)]
             case "pnl":
@@ -138,11 +138,12 @@ class Actions:
             )
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
-    async def _status(self) -> Reply:
+    async def _status(self, who: Principal) -> Reply:
+        """Return the state of the system; its reasons name instances of every account, and are for unbound users."""
         found = await assemble(self._services.db)
         kill = found["kill"]
         lines = [f"state: {found['state']}"]
-        lines += [f"- {reason}" for reason in found["reasons"][:_SHOWN_MAX]]
+        lines += [f"- {reason}" for reason in found["reasons"][:_SHOWN_MAX] if who.accounts is None]
         if kill["engaged"]:
             lines.append(f"KILL SWITCH: engaged by {kill['by']}: {kill['reason']}")
         lines.append(f"open alerts: {len(found['alerts'])}")
@@ -151,7 +152,8 @@ class Actions:
     async def _positions(self, who: Principal) -> Reply:
         rows = await self._held(who)
         lines = [
-            f"{row['account']} {row['symbol']}: {row['quantity']:f} at {row['average_price']:f}"
+            f"{row['account']} {row['symbol']}: {row['quantity']:f}"
+            + (", value unknown" if row["average_price"] is None else f" at {row['average_price']:f}")
             + (f" ({row['instance']})" if row["instance"] else "")
             + ("" if row["unrealized_pnl"] is None else f", {row['unrealized_pnl']:+.2f}")
             for row in rows

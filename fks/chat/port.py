@@ -18,7 +18,7 @@ _BODY_MAX = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A message or a pressed button. `text` is "" and `is_direct` false for what can be no command: a group, an edited
+    """A message or a pressed button. `text` is "" and `is_direct` false where it can be no command: a group, an edited
     or forwarded message, another bot. `pressed` names the button's query, which wants an answer."""
 
     id: int
@@ -31,8 +31,8 @@ class Update:
 
 
 class ChatApi(Protocol):
-    """One service. Errors of all calls: OutageError for what passes (`wait_s`: what the service asks for), PeerError
-    for what another attempt does not change."""
+    """One service. Errors of all calls: OutageError for a passing fault (`wait_s`: the wait that the service asks for),
+    PeerError for a fault that another attempt does not change."""
 
     service: str
 
@@ -45,7 +45,7 @@ class ChatApi(Protocol):
         ...
 
     async def send(self, chat_id: int, text: str, buttons: Sequence[tuple[str, str]] = ()) -> None:
-        """Send a text, cut to what the service takes. `buttons`: label and data of each."""
+        """Send a text, cut to the service's greatest length. `buttons`: label and data of each."""
         ...
 
     async def answer_press(self, pressed: str) -> None:

@@ -20,7 +20,7 @@ def accounts() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
-    """List accounts with what they hold."""
+    """List accounts with their balances."""
     with gateway_of(ctx) as gateway:
         items = gateway.get("/accounts")["items"]
     emit(items, as_json=as_json, schema="fks.accounts/1")

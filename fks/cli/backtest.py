@@ -270,7 +270,7 @@ def _account_file(file: Path) -> dict[str, Any]:
 def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[Request], Loaded]:
     """Return the function that loads bars: of the tape with the symbol, else of the running database.
 
-    Errors of what it returns: InputError SYMBOL_UNKNOWN when no tape has the symbol; those of `load_bars`.
+    Errors of the returned function: InputError SYMBOL_UNKNOWN when no tape has the symbol; those of `load_bars`.
     """
     from fks.jobs.bars import load_tape, read_tape
     from fks.model.instrument import folded

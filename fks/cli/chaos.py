@@ -46,7 +46,7 @@ def run(
     """Inject faults into the running demo, then audit it. The same seed injects the same faults.
 
     Refuses on anything that could touch real money. Exit 1 when a signal is lost, an order doubled, a position wrong
-    or something did not come back.
+    or something did not come back, and when the run exercised too little to be a proof.
     """
     import asyncio
     import secrets
@@ -86,7 +86,7 @@ async def _run(
         if not is_sure:
             click.confirm(f"hurt the system in {outside.paths.home} with {len(plan)} faults?", abort=True, err=True)
         progress = _Progress(len(plan), seed, is_quiet=is_json)
-        outcome = await run_plan(outside, plan, progress.say)
+        outcome = await run_plan(outside, plan, progress.say, seed=seed)
         progress.end()
     finally:
         await outside.close()
@@ -108,7 +108,7 @@ def _show_plan(plan: Sequence[Injection], seed: int, *, is_json: bool, rows: lis
 
 
 def _show(outcome: Outcome, seed: int) -> None:
-    from fks.chaos.report import FAULT_HEADERS, check_rows, fault_rows, summary, violation_lines
+    from fks.chaos.report import FAULT_HEADERS, check_rows, exercise_rows, fault_rows, summary, violation_lines
 
     table(fault_rows(outcome), FAULT_HEADERS)
     click.echo()
@@ -117,12 +117,16 @@ def _show(outcome: Outcome, seed: int) -> None:
     ]
     table(rows, ("audit", "found"))
     click.echo()
+    table(exercise_rows(outcome.exercise), ("exercised", "count"))
+    click.echo()
     for attempt in outcome.attempts:
         if attempt.error:
             click.echo(f"not injected: {attempt.injection.line().strip()}: {attempt.error}")
+        elif not attempt.is_injected:
+            click.echo(f"struck nothing: {attempt.injection.line().strip()}")
         elif attempt.recovered_s is None:
             click.echo(click.style(f"not back: {attempt.injection.line().strip()}", fg="red"))
-    for line in violation_lines(outcome.audit):
+    for line in violation_lines(outcome):
         click.echo(click.style(line, fg="red"))
     click.echo(click.style(summary(outcome, seed=seed), fg="green" if outcome.is_sound else "red", bold=True))
 
@@ -170,6 +174,8 @@ class _Progress:
 def _described(attempt: Any) -> str:
     if attempt.error:
         return f"not injected: {attempt.error}"
+    if not attempt.is_injected:
+        return "struck nothing"
     seen = "" if attempt.detected_s is None else f"detected {attempt.detected_s:.2f} s, "
     return seen + ("not back" if attempt.recovered_s is None else f"recovered {attempt.recovered_s:.2f} s")
 

@@ -1,4 +1,4 @@
-"""`fks denials`: what the limits and checks cost, and what they saved."""
+"""`fks denials`: the profits that the limits and checks prevented, and the losses that they avoided."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def denials() -> None:
 def cost(ctx: click.Context, since: str, until: str | None, instance: str | None, each: bool, as_json: bool) -> None:
     """Show by code what the denied entries would have made on the stored bars.
 
-    A positive value is what the denial cost, a negative one what it saved. Each entry is valued alone: by the fill rule
-    and the fees of a backtest, until its stop loss, take profit, or the strategy's next exit.
+    A positive value is a profit that was missed, a negative one a loss that was avoided. Each entry is valued alone: by
+    the fill rule and the fees of a backtest, until its stop loss, take profit, or the strategy's next exit.
     """
     from fks.cli.events import moment
 

@@ -26,7 +26,10 @@ def fills(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List fills, newest first."""
+    """List fills, newest first.
+
+    Those that a person booked (FROM: by hand) are part of no position.
+    """
     with gateway_of(ctx) as gateway:
         items = gateway.pages("/fills", limit, symbol=symbol, exchange=exchange, instance=instance, order=order)
     emit(items, as_json=as_json, schema="fks.fills/1")
@@ -40,7 +43,7 @@ def fills(
                 i["price"],
                 f"{i['fee']} {i['fee_currency']}",
                 i["realized_pnl"],
-                i["instance"],
+                "by hand" if i["source"] == "manual" else i["instance"],
                 i["client_order_id"],
             )
             for i in items

@@ -1,4 +1,4 @@
-"""`fks indicators`: what each indicator reads, its parameters, what it returns and how long it needs."""
+"""`fks indicators`: each indicator's inputs, parameters, outputs and warm-up length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def indicators() -> None:
 @click.option("--group", help="Only a group whose name contains this: overlap, momentum, pattern.")
 @as_json
 def list_(group: str | None, as_json: bool) -> None:
-    """List every indicator with what it reads and returns."""
+    """List every indicator with its inputs and outputs."""
     from fks.indicators.registry import GROUPS, INDICATORS
 
     wanted = [name for name in GROUPS if group is None or group.lower() in name.lower()]

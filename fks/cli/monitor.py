@@ -19,7 +19,7 @@ _WINDOWS = ("24h", "7d", "30d")
 @as_json
 @click.pass_context
 def monitor(ctx: click.Context, as_json: bool) -> None:
-    """Show the services with their uptime, and what the last deep checks found."""
+    """Show the services with their uptime, and the results of the last deep checks."""
     if ctx.invoked_subcommand is not None:
         return
     with gateway_of(ctx) as gateway:
@@ -60,7 +60,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def show(ctx: click.Context, service: str, as_json: bool) -> None:
-    """Show one service or check: what it needs, and its last checks."""
+    """Show one service or check: its dependencies, and its last checks."""
     with gateway_of(ctx) as gateway:
         found = gateway.get(f"/monitor/api/health/{quote(service, safe='')}/")
     emit(found, as_json=as_json, schema="fks.monitor-service/1")

@@ -66,7 +66,7 @@ class OtherNodes:
 
 def line_of(text: bytes) -> Line | None:
     """Return a line that the helper printed, its component with the name of its machine; None for the mark after the
-    newest lines, and for what is no line."""
+    newest lines, and for text that is no line."""
     import orjson
 
     try:

@@ -1,4 +1,4 @@
-"""Upgrade of a running node to the build that is installed: what a second `ray up` does."""
+"""Upgrade of a running node to the build that is installed, started by a second `ray up`."""
 
 from __future__ import annotations
 

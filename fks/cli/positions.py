@@ -36,7 +36,7 @@ def positions(ctx: click.Context, symbol: str | None, exchange: str | None, ever
                 i["quantity"],
                 price_of(i["average_price"]),
                 price_of(i["mark_price"]),
-                money_of(i["unrealized_pnl"]),
+                "unknown" if i["average_price"] is None else money_of(i["unrealized_pnl"]),
                 money_of(i["realized_pnl"]),
                 money_of(i["fees"]),
                 time_of(i["updated_at"]),

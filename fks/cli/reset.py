@@ -83,6 +83,7 @@ def _remove(paths: Paths) -> list[str]:
         paths.sim_dir,
         # positions for the guardian to close while the database is away
         paths.kill_file.with_name("kill-positions.json"),
+        paths.side_journal,  # it belongs to the database that is removed
         paths.logs,
         paths.run,
         paths.sockets,

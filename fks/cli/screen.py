@@ -94,7 +94,9 @@ class Screen:
 def first_screen(
     paths: Paths, node: Node, settings: Settings, *, market: str, took_s: float, is_detached: bool
 ) -> list[str]:
-    """Return the lines that say what runs and where to look."""
+    """Return the lines that say what runs, where to look, and which channels of alerts are blocked."""
+    from fks.cli.alerts import blocked_channels
+
     base = node.gateway_url
     home = _short(paths)
     hint = "needs a token: fks token create --name me --scope read"
@@ -118,7 +120,7 @@ def first_screen(
             lines.append(
                 f"  {name:<14}{click.style(f'{value:<38}', fg='cyan')} {click.style(note, fg='bright_black')}".rstrip()
             )
-    return [*lines, ""]
+    return [*lines, "", *(f"{click.style('warning:', fg='yellow')} {reason}" for reason in blocked_channels(paths))]
 
 
 def _short(paths: Paths) -> str:

@@ -55,7 +55,7 @@ def up(
 ) -> None:
     """Start everything and show what happens; Ctrl-C stops it in order.
 
-    Safe to run again: what already runs is left alone, what an earlier keeper left behind is taken over.
+    Safe to run again: running processes are left alone, those that an earlier keeper left behind are taken over.
     """
     from fks.node.preflight import check_interpreter
 
@@ -177,7 +177,6 @@ def _stop(keeper: Any, screen: Screen, number: int) -> None:
 
 
 async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
-    from fks.cli.alerts import blocked_channels
     from fks.cli.live import watch
     from fks.cli.screen import first_screen
     from fks.config.load import load
@@ -196,7 +195,8 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         elif site.settings.node.role == "worker":
             screen.line(_joined(site.settings))
         else:
-            for line in first_screen(
+            for line in await asyncio.to_thread(
+                first_screen,
                 site.paths,
                 site.node(),
                 site.settings,
@@ -205,8 +205,6 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
                 is_detached=False,
             ):
                 screen.line(line)
-            for line in await asyncio.to_thread(blocked_channels, site.paths):
-                screen.line(f"{click.style('warning:', fg='yellow')} {line}")
         if is_quiet:
             await asyncio.Event().wait()
         node = site.node()
@@ -242,7 +240,6 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     keeper's own."""
     import threading
 
-    from fks.cli.alerts import blocked_channels
     from fks.cli.screen import Screen, first_screen
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
@@ -278,8 +275,6 @@ def _detach(paths: Paths, *, is_json: bool, unit: bool = False) -> None:
     node, market = load_node(paths), _market(settings)
     for line in first_screen(paths, node, settings, market=market, took_s=screen.elapsed_s, is_detached=True):
         screen.line(line)
-    for line in blocked_channels(paths):
-        screen.line(f"{click.style('warning:', fg='yellow')} {line}")
 
 
 def _by_itself(paths: Paths, env: Mapping[bytes, bytes] | None = None) -> Callable[[], None]:
@@ -389,7 +384,7 @@ def stop_home(paths: Paths, *, is_all: bool = False, is_json: bool = False) -> N
 
 
 def _down(paths: Paths, *, is_all: bool) -> list[str]:
-    """End everything of this home and return the names of what was running."""
+    """End everything of this home and return the names of the processes that were running."""
     import threading
 
     from fks.model.errors import OutageError

@@ -71,7 +71,8 @@ def check_wheel(file: Path) -> Wheel:
 
 
 def migrations_of(wheel: Path | None) -> list[str]:
-    """Return the texts of a wheel's migrations; None: of what is installed. Errors: InputError for what is no wheel."""
+    """Return the texts of a wheel's migrations; None: of the installed package. Errors: InputError for a file that is
+    no wheel."""
     if wheel is None:
         folder = Path(migrate.__file__).parent / "migrations" / "versions"
         return [file.read_text() for file in sorted(folder.glob("[0-9]*.py"))]

@@ -22,6 +22,10 @@ class FakeClock:
     def monotonic(self) -> float:
         return self._elapsed
 
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward (or back) by `seconds`; monotonic time and the sleepers are not affected."""
+        self._start_ns += round(seconds * 1e9)
+
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed + max(seconds, 0.0), next(self._order), future))

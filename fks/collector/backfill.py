@@ -2,7 +2,7 @@
 
 The present is the exchange's newest trade, never our clock (a tape plays in its own time). A small gap is filled with
 its trades, by id or by time, whichever the exchange offers; a large one with the exchange's own bars, which are the
-same bars. Either way the open bars start with what they had gathered: closed days, hours, minutes and seconds of the
+same bars. Either way the open bars start with their elapsed parts: closed days, hours, minutes and seconds of the
 exchange, then trades. Bars shorter than the exchange's own are made of trades only: where these are gone, they stay
 missing.
 """

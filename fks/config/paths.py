@@ -114,6 +114,11 @@ class Paths:
         return self.home / "kill.jsonl"
 
     @property
+    def side_journal(self) -> Path:
+        """Return the order manager's fsynced journal of protection and exits while PostgreSQL is away."""
+        return self.home / "orders.jsonl"
+
+    @property
     def database_record(self) -> Path:
         """Return the order manager's record of the database that it last wrote to (0600 JSON, `fks.store.failover`)."""
         return self.home / "database.json"

@@ -36,6 +36,13 @@ class Risk(Section):
     correlation_returns: int = Field(168, ge=10, le=5000, description="newest returns that are correlated")
     orders_open_max: int = Field(100, ge=1, description="most open orders per account")
     price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
+    slippage_max_pct: Decimal = Field(
+        Decimal("0.5"),
+        gt=0,
+        le=10,
+        description="furthest from the mark that a market entry may fill whose SL and TP the venue holds, percent; "
+        "beyond it the entry expires (venue.entry_protection)",
+    )
     loss_day_max: Decimal = Field(
         Decimal(10000),
         gt=0,
@@ -48,6 +55,12 @@ class Risk(Section):
     day_start_hour: int = Field(0, ge=0, le=23, description="hour in day_zone at which a trading day begins")
     rate_age_max_s: float = Field(
         300.0, gt=0, description="a price older than this gives no rate between currencies, seconds"
+    )
+    mark_age_max_s: float = Field(
+        60.0,
+        gt=0,
+        description="PRICE_MISSING for entries while the last price of a held symbol is older than this and its market "
+        "is open, seconds",
     )
     decision_age_max_s: float = Field(
         60.0,

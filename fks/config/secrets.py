@@ -56,7 +56,7 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What `ensure_secrets` did: the names it made and those it kept."""
+    """The result of `ensure_secrets`: the names it made and those it kept."""
 
     file: Path
     made: tuple[str, ...]

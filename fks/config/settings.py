@@ -217,7 +217,7 @@ class Data(Section):
     @field_validator("bars_keep_days", "requests_per_minute", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """Take 'name=value, name=value' as well: what an environment variable can say."""
+        """Take 'name=value, name=value' as well: the form for an environment variable."""
         if not isinstance(value, str):
             return value
         return {
@@ -244,6 +244,12 @@ class Venue(Section):
     api_key: SecretStr | None = Field(None, description="venue API key (BINANCE_API_KEY)")
     api_secret: SecretStr | None = Field(None, description="venue API secret (BINANCE_API_SECRET)")
     live: bool = Field(False, description="really trade on a real venue; without it only the local exchange and paper")
+    entry_protection: Literal["venue", "local"] = Field(
+        "local",
+        description="'venue' sends an entry's SL and TP with it as one request where the venue takes that, a market "
+        "order as a limit that fills at once within risk.slippage_max_pct or expires; 'local' places them after "
+        "the fill",
+    )
     order_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for an order's answer before UNKNOWN")
     poll_delays_s: tuple[float, ...] = Field(
         (0.25, 0.5, 1, 2, 4, 8, 16, 30), description="C1: query ladder of an UNKNOWN order"
@@ -256,6 +262,18 @@ class Venue(Section):
     sweep_s: float = Field(60.0, gt=0, description="C7: unconditional sweep of fills, seconds")
     skew_limit_ms: float = Field(500.0, gt=0, description="CLOCK_SKEW limit")
     recv_window_ms: int = Field(10000, gt=0, le=60000, description="recvWindow of signed calls")
+
+
+class Orders(Section):
+    """The order manager."""
+
+    outage_hold_s: float = Field(
+        10.0,
+        ge=0,
+        description="with several machines, or a PostgreSQL of your own: how long after its lease ran out an order "
+        "manager goes on placing protection and sending exits without PostgreSQL, and how much longer a successor "
+        "waits that cannot prove it gone, seconds",
+    )
 
 
 class Costs(Section):
@@ -324,8 +342,8 @@ class Strategies(Section):
     )
     challenger_swap: Literal["person", "paper"] = Field(
         "person",
-        description="who swaps a proposed challenger in, and one that drifts out: a person, or for instances on paper "
-        "accounts the system",
+        description="a proposed challenger is swapped in, and one that drifts out, by a person; paper: for instances "
+        "on paper accounts by the system",
     )
 
 
@@ -675,7 +693,7 @@ class Chat(Section):
         None, description="token of the Telegram bot that takes commands; none = no bot"
     )
     telegram_users: dict[str, str] = Field(
-        {}, description="Telegram's number of an account, and the user that it is bound to; nobody else is answered"
+        {}, description="Telegram's number of an account, and the user that it is bound to; others get no answer"
     )
     telegram_url: str = Field(
         "https://api.telegram.org", description="address of the Bot API, if it is a server of your own"
@@ -684,14 +702,14 @@ class Chat(Section):
         None, description="token of the Discord bot that takes commands; none = no bot"
     )
     discord_users: dict[str, str] = Field(
-        {}, description="Discord's number of an account, and the user that it is bound to; nobody else is read"
+        {}, description="Discord's number of an account, and the user that it is bound to; other accounts are not read"
     )
     discord_url: str = Field("https://discord.com/api/v10", description="address of Discord's HTTP API")
 
     @field_validator("telegram_users", "discord_users", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """Take 'number=user, number=user' as well: what an environment variable can say."""
+        """Take 'number=user, number=user' as well: the form for an environment variable."""
         if isinstance(value, str):
             parts = (part.partition("=") for part in value.split(",") if part.strip())
             value = {number.strip(): user.strip() for number, _, user in parts}
@@ -720,6 +738,7 @@ class Settings(Section):
     sim: Sim = Sim()
     data: Data = Data()
     venue: Venue = Venue()
+    orders: Orders = Orders()
     risk: Risk = Risk()
     costs: Costs = Costs()
     paper: Paper = Paper()

@@ -16,7 +16,7 @@ _SKIPPED = frozenset({"__pycache__"})
 
 
 def installed_version() -> str:
-    """Return the version of what is on the disk now, e.g. "0.1.0+3f9c2a1b". Reads every source: about 15 ms."""
+    """Return the version of the code on the disk now, e.g. "0.1.0+3f9c2a1b". Reads every source: about 15 ms."""
     home = Path(fks.__file__).parent
     digest = hashlib.sha256()
     for place in (home, *(home.parent / name for name in _BESIDE)):

@@ -46,7 +46,7 @@ _LIVE, _STALE, _CURRENT, _LAGGING = FeedState.LIVE, FeedState.STALE, Stream.CURR
 
 @dataclass(frozen=True, slots=True)
 class FeedSpec:
-    """What a feed collects, and the bounds of its liveness. `bars_s`: length of the longest streamed bar."""
+    """The data that a feed collects, and the bounds of its liveness. `bars_s`: length of the longest streamed bar."""
 
     symbol: str
     stale_min_s: float
@@ -364,7 +364,7 @@ class SymbolFeed:
 
     # ── backfill ─────────────────────────────────────────────────────────────────────────────────
     def missing(self) -> Gap | None:
-        """Return the gap from the last trade to the present; None: nothing is built, recover from what is stored."""
+        """Return the gap from the last trade to the present; None: nothing is built, recover from stored trades."""
         return None if self.builder is None or self.last_id is None else Gap(self.last_id + 1, None)
 
     def still_missing(self, gap: Gap | None) -> Gap | None:

@@ -1,8 +1,8 @@
 """Life cycle of one symbol's live feed: every transition is a row of the tables below; docs/feeds.md is made of them.
 
-Two machines run side by side. The *state* is what readers of the feed see (C7): COLD, BACKFILL, LIVE, STALE, OFF; it is
-stored with the symbol. The *stream* is what the connection proves: whether trades arrive, and whether their silence is
-true. A feed is LIVE only while its subscription stands and its stream is trusted.
+Two machines run side by side. The *state* is published to readers of the feed (C7): COLD, BACKFILL, LIVE, STALE, OFF;
+it is stored with the symbol. The *stream* is proven by the connection: whether trades arrive, and whether their silence
+is true. A feed is LIVE only while its subscription stands and its stream is trusted.
 
 Events come from the collector: connections, time, answers of REST, the store. Some follow from them inside the feed:
 GapFound, CheckDue, FellSilent, Trusted, Overflowed. `SymbolFeed.handle` applies the data of an event, looks up its row
@@ -36,7 +36,7 @@ class FeedState(StrEnum):
 
 
 class Stream(StrEnum):
-    """What the trades of the connection prove."""
+    """The state of the stream, as the connection's trades prove it."""
 
     CURRENT = "CURRENT"
     LAGGING = "LAGGING"
@@ -123,7 +123,7 @@ class Ticked(Event):
 
 @dataclass(slots=True)
 class Claimed(Event):
-    """The store gave the feed its positions, and what the collector before this one left."""
+    """The store gave the feed its positions, and the state left by the collector before this one."""
 
     positions: dict[str, SealedPosition]
     before: StoredFeed | None
@@ -212,7 +212,7 @@ class Action:
 
 @dataclass(slots=True)
 class StartBackfill(Action):
-    """Fetch missing trades; `gap` None: recover from what is stored. While one runs, another follows it."""
+    """Fetch missing trades; `gap` None: recover from stored trades. While one runs, another follows it."""
 
     gap: Gap | None
     by_bars: bool = False
@@ -323,7 +323,7 @@ def has_trades(feed: Facts) -> bool:
 
 
 class Act(StrEnum):
-    """What a row does besides changing the state."""
+    """An action of a row besides the change of state."""
 
     BUILD = "build from the events that waited"
     FETCH = "StartBackfill with the trades after the last one"

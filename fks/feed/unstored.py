@@ -29,7 +29,7 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one flush took out of a feed."""
+    """The rows that one flush took out of a feed."""
 
     sealed: list[Sealed]
     revised: list[Sealed]

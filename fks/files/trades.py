@@ -1,6 +1,6 @@
 """Bars out of a file of public trades: Binance's archives (trades, aggTrades), Kraken's downloads, tables by header.
 
-The trades themselves are not stored: `market_trades` holds the last day of what is collected.
+The trades themselves are not stored: `market_trades` holds the last day of collected trades.
 """
 
 from __future__ import annotations

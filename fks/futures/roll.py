@@ -1,4 +1,4 @@
-"""Positions held over a roll: what is due on a trade date. Pure."""
+"""Positions held over a roll: the actions due on a trade date. Pure."""
 
 from __future__ import annotations
 

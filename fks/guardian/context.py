@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from fks.clock import Clock
+from fks.clock import Clock, ClockSteps
 from fks.guardian.timing import Timing
 from fks.model.ports import Log, Meter
 from fks.store.bus import Bus
 from fks.store.db import Database
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Context:
     """The surroundings of one guardian. It works without `db` and `bus`: a kill needs the venues and its file alone."""
 
@@ -21,3 +22,8 @@ class Context:
     timing: Timing
     db: Database | None = None
     bus: Bus | None = None
+
+    @cached_property
+    def steps(self) -> ClockSteps:
+        """Return the steps of the clock since this was first read."""
+        return ClockSteps(self.clock)

@@ -5,10 +5,15 @@ from the kill, the position and the attempt, so that a restarted guardian comput
 only when every earlier one is proven ended, refused or absent (C5): no position is closed twice. An id that the file
 does not know may still have been sent, by a predecessor on another machine or by one whose file was full: the venue is
 asked about it first.
+
+A kill never gives up: after an order that closed nothing the next one follows, at growing waits up to `retry_max_s`. In
+between the position has the stops again that the kill had cancelled, in the same way: journaled, then sent once. They
+end for the next order.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,13 +24,13 @@ from fks.guardian.positions import Holder, Rules, Snapshot
 from fks.guardian.submission import FilePorts
 from fks.model import ids
 from fks.model.account import Balance
+from fks.model.backoff import Backoff
 from fks.model.errors import OutageError
-from fks.model.order import TERMINAL, Fill, Order, OrderType, Presence, Role, Side, State, TimeInForce
+from fks.model.order import TERMINAL, Fill, Order, OrderType, Presence, Role, Side, State, TimeInForce, evolve
 from fks.model.ports import Venue
-from fks.model.timeframe import NS
-from fks.orders.absence import Polls, count_not_found, is_absent
+from fks.orders.absence import AbsenceProof
 from fks.orders.submit import Submission, Submitter
-from fks.risk.exits import split_quantity
+from fks.risk.exits import Books, closable, split_quantity
 
 _UNATTRIBUTED = "an order that was just executed is looked up: whose it is"
 _BEING_CLOSED = "an order that may be closing it is asked about"
@@ -40,6 +45,15 @@ class _History:
     stable_s: float  # the balance has not changed since (monotonic)
     read_s: float
     fills: tuple[Fill, ...]
+
+
+@dataclass(slots=True)
+class _Pause:
+    """The wait before the next order for one position, after `vain` orders in a row that closed nothing."""
+
+    vain: int
+    due_s: float  # monotonic
+    is_protected: bool = False  # its stops were placed again, or were refused
 
 
 class Flatten:
@@ -57,39 +71,56 @@ class Flatten:
     ) -> None:
         self._venue = venue
         self._journal = journal
-        self._clock, self._log, self._timing = context.clock, context.log, context.timing
+        self._clock, self._log, self._timing, self._steps = context.clock, context.log, context.timing, context.steps
         self._ports = FilePorts(venue, journal, save=save, may_act=may_act, clock=context.clock, log=context.log)
         self._submitter = Submitter(self._ports)
-        self._polls: dict[str, Polls] = {}
+        self._proofs: dict[str, AbsenceProof] = {}  # of flattening orders that the venue does not find
         self._histories: dict[str, _History] = {}
         self._unknown_since: dict[str, float] = {}  # executed orders that the snapshot lacks -> first seen (monotonic)
-        self._unclear_since: dict[Holder, float] = {}  # what an unclear order may be closing -> first seen (monotonic)
+        self._closing: set[Holder] = set()  # what an unclear order may be closing, beside other coins of the account
+        self._pauses: dict[Holder, _Pause] = {}
         self.remaining: list[dict[str, str]] = []
+        self.stuck = ""  # what so many orders in a row did not close that a person must look; "" = nothing
+        self.rest_s = 0.0  # how long there is nothing to do but to wait
 
-    async def step(self, snapshot: Snapshot, symbols: set[str], unclear: Collection[str] = ()) -> bool:
-        """Settle earlier flattening orders, send the next ones; return whether nothing more can be closed.
+    async def step(
+        self, snapshot: Snapshot, symbols: set[str], unclear: Collection[str] = (), live: Collection[str] = ()
+    ) -> bool:
+        """Settle earlier flattening orders, send the next ones; return whether all is flat, or dust.
 
         `symbols`: where orders are, or were, besides those that the snapshot knows. `unclear`: client ids of orders
-        whose end is not proven. Errors: OutageError.
+        whose end is not proven. `live`: of those that the venue listed as open in this round. Errors: OutageError.
         """
-        closing = self._being_closed(snapshot, unclear)
         await self._settle()
         balances = await self._venue.balances()
         positions, unattributed = await self._positions(snapshot, symbols, balances)
+        self._closing = self._being_closed(snapshot, unclear, positions, balances)
         left: list[dict[str, str]] = []
+        refused: list[Holder] = []
         can_do_more = bool(unattributed) or any(not item.is_settled for item in self._mine())
         for holder, quantity in sorted(positions.items()):
             if holder.venue != self._venue.name or not quantity:
                 continue
             if holder.symbol in unattributed:
                 kind, why = "pending", _UNATTRIBUTED
-            elif holder in closing:
+            elif holder in self._closing:
                 kind, why = "pending", _BEING_CLOSED
             else:
                 kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
-            can_do_more = can_do_more or kind == "pending"
+                if kind == "refused":
+                    why = await self._protect(holder, quantity, {*unclear, *live})
+            can_do_more = can_do_more or kind in ("pending", "refused")
+            if kind == "refused":
+                refused.append(holder)
             left.append(line_of(kind, why, holder=holder, quantity=quantity))
         self.remaining = left
+        waits = [pause for holder in refused if (pause := self._pauses.get(holder)) is not None]
+        vain = max((pause.vain for pause in waits), default=0)
+        symbols_left = ", ".join(sorted({holder.symbol for holder in refused}))
+        self.stuck = f"{symbols_left}: {vain} orders in a row closed nothing" if vain >= self._timing.vain_page else ""
+        is_resting = not unattributed and all(line["kind"] != "pending" for line in left)
+        due_s = min((pause.due_s for pause in waits), default=0.0)
+        self.rest_s = max(due_s - self._clock.monotonic(), 0.0) if is_resting else 0.0
         return not can_do_more
 
     # ── positions ────────────────────────────────────────────────────────────────────────────────
@@ -125,15 +156,46 @@ class Flatten:
         self._unknown_since = {id: self._unknown_since.get(id, now) for id in unknown}
         return {unknown[id] for id, since_s in self._unknown_since.items() if now - since_s < self._timing.attribute_s}
 
-    def _being_closed(self, snapshot: Snapshot, unclear: Collection[str]) -> set[Holder]:
-        """Return the holders of which an unclear order may be closing the position: an exit on its way as the kill
-        began. Closed beside it, the same position is sold twice where the account has more of it. They are closed once
-        the venue says what became of it, or after `settle_s`: no request takes longer."""
-        now = self._clock.monotonic()
+    def _being_closed(
+        self,
+        snapshot: Snapshot,
+        unclear: Collection[str],
+        positions: Mapping[Holder, Decimal],
+        balances: Mapping[str, Balance],
+    ) -> set[Holder]:
+        """Return the holders of which an unclear order may be closing the position (an exit on its way as the kill
+        began), where the account has more of the asset than all of us, or may go short.
+
+        Closed beside it, the same position would be sold twice: they wait until the end of that order is proven. What
+        was more once may be gone by that order. Elsewhere the venue has nothing to sell twice.
+        """
         orders = [known for id in unclear if (known := snapshot.orders.get(id)) is not None]
         holders = {known.holder for known in orders if known.role != Role.ENTRY.value}
-        self._unclear_since = {holder: self._unclear_since.get(holder, now) for holder in holders}
-        return {h for h, since_s in self._unclear_since.items() if now - since_s < self._timing.settle_s}
+        return {
+            holder
+            for holder in holders
+            if holder in self._closing
+            or self._has_more(snapshot.rules.get(holder.symbol), snapshot, positions, balances)
+        }
+
+    def _has_more(
+        self,
+        rules: Rules | None,
+        snapshot: Snapshot,
+        positions: Mapping[Holder, Decimal],
+        balances: Mapping[str, Balance],
+    ) -> bool:
+        if rules is None or self._venue.capabilities.can_short:
+            return True
+        ours = sum(
+            quantity
+            for holder, quantity in positions.items()
+            if holder.venue == self._venue.name
+            and (of := snapshot.rules.get(holder.symbol)) is not None
+            and of.base == rules.base
+        )
+        held = balances.get(rules.base)
+        return held is not None and held.total - ours >= max(rules.lot.least, rules.lot.step)
 
     async def _history(
         self, symbol: str, from_ns: int, rules: Rules | None, balances: Mapping[str, Balance]
@@ -161,19 +223,17 @@ class Flatten:
         self, holder: Holder, quantity: Decimal, rules: Rules | None, balances: dict[str, Balance]
     ) -> tuple[str, str]:
         """Send one order against a position when it may be sent; return why it is not flat yet: `pending` (more will
-        be done), `dust` (too small to sell) or `stuck`, and the words for it."""
-        before = [item for item in self._mine() if _holder(item.order) == holder]
+        be done), `refused` (the next order follows after a wait), `dust` (too small to sell) or `stuck` (there is
+        nothing to sell), and the words for it."""
+        before = self._of(holder, Role.KILL)
         if any(not item.is_settled for item in before):
             return "pending", "a flattening order is not settled yet"
         if rules is None:
-            return "stuck", "the venue's rules for this symbol are not known"
-        vain = _in_vain(before)
-        if vain >= self._timing.attempts_max:
-            return (
-                "stuck",
-                f"gave up after {vain} orders in a row that closed nothing, the last: "
-                f"{before[-1].code or before[-1].outcome}",
-            )
+            return "pending", "the venue's rules for this symbol are not known"
+        if self._paused(holder) is not None:
+            return "refused", ""
+        if self._stops(holder):
+            return "pending", "its stop is being cancelled"
         side = Side.SELL if quantity > 0 else Side.BUY
         if side is Side.BUY and not self._venue.capabilities.can_short:
             return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
@@ -186,21 +246,83 @@ class Flatten:
         order = self._order(holder, rules, side, size, attempt=len(before))
         if not await self._submit(order):
             return "pending", "not sent: an order under this id is asked about, or another guardian acts"
+        if self._paused(holder) is not None:
+            return "refused", ""
         if side is Side.SELL and rules.base in balances:
             held = balances[rules.base]
             balances[rules.base] = Balance(held.currency, held.free - size, held.locked)
         return "pending", "a flattening order was sent"
 
-    def _order(self, holder: Holder, rules: Rules, side: Side, size: Decimal, *, attempt: int) -> Order:
+    def _paused(self, holder: Holder) -> _Pause | None:
+        """Return the wait that a position is in after orders that closed nothing; None when the next one may go."""
+        before, now = self._of(holder, Role.KILL), self._clock.monotonic()
+        vain = _in_vain(before)
+        pause = self._pauses.get(holder)
+        if not vain:
+            self._pauses.pop(holder, None)
+            return None
+        if pause is None or pause.vain != vain:
+            # the proof that an order is absent has taken long enough
+            is_absent = before[-1].outcome == ABSENT
+            wait_s = 0.0 if is_absent else Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(vain)
+            pause = self._pauses[holder] = _Pause(vain, now + wait_s)
+        return pause if now < pause.due_s else None
+
+    # ── its stops, while it cannot be closed ─────────────────────────────────────────────────────
+    def keeps(self, client_order_id: str) -> bool:
+        """Return whether an open order is a stop that was placed again, until the next order for its position."""
+        item = next((i for i in self._mine() if i.order.client_order_id == client_order_id), None)
+        is_stop = item is not None and item.order.role is Role.STOP_LOSS
+        return item is not None and is_stop and self._paused(_holder(item.order)) is not None
+
+    async def _protect(self, holder: Holder, quantity: Decimal, live: Collection[str]) -> str:
+        """Place the stops again that the kill cancelled, once in each wait; return where the position is, in words."""
+        pause = self._pauses[holder]
+        if not pause.is_protected:
+            await self._place_stops(holder, quantity, live)
+            pause.is_protected = True
+        covered, last = self._stops(holder), self._of(holder, Role.KILL)[-1]
+        if covered > abs(quantity):
+            pause.due_s = self._clock.monotonic()  # more than is held: they end now
+        wait_s = max(pause.due_s - self._clock.monotonic(), 0.0)
+        return (
+            f"{pause.vain} orders in a row closed nothing, the last: {last.code or last.outcome}; the next one goes in "
+            f"{wait_s:.0f} s, until then {format(covered, 'f') if covered else 'nothing'} has a stop"
+        )
+
+    def _stops(self, holder: Holder) -> Decimal:
+        """Return how much of a position the stops cover that were placed again."""
+        stops = [item for item in self._of(holder, Role.STOP_LOSS) if not item.is_settled]
+        return sum((item.order.quantity - item.filled for item in stops), Decimal(0))
+
+    async def _place_stops(self, holder: Holder, quantity: Decimal, live: Collection[str]) -> None:
+        """Place the stops again over what is held, the nearest first. One of them that is still `live` counts."""
+        record, left = self._journal.record, abs(quantity) - self._stops(holder)
+        assert record is not None
+        side = Side.SELL if quantity > 0 else Side.BUY
+        stops = [stop for stop in record.stops if _holder(stop) == holder and stop.side is side]
+        for stop in sorted(stops, key=lambda stop: stop.stop_price or 0, reverse=side is Side.SELL):
+            size = min(stop.quantity, left)
+            left -= max(size, Decimal(0))
+            if size > 0 and stop.client_order_id not in live:
+                intent, now = self._intent(holder), self._clock.now_ns()
+                attempt = len(self._of(holder, Role.STOP_LOSS))
+                id = ids.client_order_id(intent, Role.STOP_LOSS.value, attempt)
+                new = {"client_order_id": id, "intent_id": intent, "attempt": attempt, "quantity": size}
+                await self._submit(evolve(stop, **new, created_ns=now, sent_ns=now))
+
+    def _intent(self, holder: Holder) -> uuid.UUID:
         assert self._journal.record is not None
-        intent = ids.flatten_id(
+        return ids.flatten_id(
             self._journal.record.kill_id,
             venue=holder.venue,
             account_id=holder.account_id,
             symbol=holder.symbol,
             instance=holder.instance,
         )
-        now = self._clock.now_ns()
+
+    def _order(self, holder: Holder, rules: Rules, side: Side, size: Decimal, *, attempt: int) -> Order:
+        intent, now = self._intent(holder), self._clock.now_ns()
         return Order(
             client_order_id=ids.client_order_id(intent, Role.KILL.value, attempt),
             intent_id=intent,
@@ -247,9 +369,8 @@ class Flatten:
                 if (item.outcome, item.filled) != (outcome, lookup.report.filled):
                     self._ports.note_report(item.order, lookup.report)
             elif lookup.presence is Presence.NOT_FOUND and item.outcome != WORKING:
-                age_s = (self._clock.now_ns() - (item.order.sent_ns or 0)) / NS
-                polls = self._polls[id] = count_not_found(self._polls.get(id, Polls()), age_s, self._timing.absence)
-                if is_absent(polls, self._timing.absence):
+                new = AbsenceProof(self._timing.absence, self._steps, item.order.sent_ns or 0)
+                if self._proofs.setdefault(id, new).not_found():
                     self._journal.outcome(
                         id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough"
                     )
@@ -258,12 +379,15 @@ class Flatten:
         record = self._journal.record
         return [item for item in record.orders if item.order.venue == self._venue.name] if record else []
 
+    def _of(self, holder: Holder, role: Role) -> list[KillOrder]:
+        return [item for item in self._mine() if item.order.role is role and _holder(item.order) == holder]
+
 
 def _in_vain(before: list[KillOrder]) -> int:
-    """Return how many of the last orders in a row closed nothing: a late fill after `done` has all attempts again."""
+    """Return how many of the last orders in a row closed nothing."""
     count = 0
     for item in reversed(before):
-        if item.filled > 0:
+        if item.filled > 0 or not item.is_settled:
             break
         count += 1
     return count
@@ -283,7 +407,7 @@ def _size(
     if side is Side.BUY:
         # a buy back is priced by guess: a hair less, so that the fee and a move do not make it bounce
         free = free / price * Decimal("0.995") if price else Decimal(0)
-    size = _first_part(min(wanted, free), rules)
+    size = _first_part(closable(Books({"": -side.sign * wanted}), side, "", at_venue=free), rules)
     return size, is_locked and size < _first_part(wanted, rules)
 
 
@@ -304,7 +428,8 @@ def line_of(
     symbol: str = "",
     venue: str = "",
 ) -> dict[str, str]:
-    """Return what is left, for people and programs. `kind`: pending, dust, stuck, in_doubt or elsewhere."""
+    """Return what is left, for people and programs. `kind`: pending, refused, dust, stuck, in_doubt or
+    elsewhere."""
     return {
         "kind": kind,
         "venue": holder.venue if holder else venue,

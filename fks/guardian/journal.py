@@ -3,19 +3,16 @@
 One line per act, each with `kill_id`, `at` (UTC) and `act`:
 `engaged` (scope, reason, by, flatten) · `joined` (a later kill was asked for: scope, reason, by, flatten) ·
 `flatten_wanted` (asked for at another guardian) · `cancelled` (one order, what the venue said) · `sending` (a
-flattening order, written before its first byte leaves) · `asked` and `answered` (a request to a NinjaTrader bridge,
-written before its first byte leaves, and what came back) · `outcome` (what became of it; more than one may follow, the
-last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up after that) · `released`
-(with the person). A line cut short by a crash is ignored: what it was to record had not been acted upon, or is asked of
-the venue.
+flattening order, or a stop placed again, written before its first byte leaves) · `stop` (a stop loss that the kill
+ends, with what is needed to place it again, written before its cancel leaves) · `asked` and `answered` (a request to
+a NinjaTrader bridge, written before its first byte leaves, and what came back) · `outcome` (what became of it; more
+than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
+after that) · `released` (with the person). The format of the file is that of `fks.process.journal_file`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,10 +21,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.config.paths import FULL_ERRORS
 from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders.messages import KillMode
+from fks.process.journal_file import JournalFile, read_lines
 
 #: what an outcome line can say; the last four end an order
 SENT, WORKING, UNKNOWN, ENDED, REFUSED, ABSENT = "sent", "working", "unknown", "ended", "refused", "absent"
@@ -90,6 +87,7 @@ class KillRecord:
     is_done: bool = False
     cancelled: int = 0
     orders: tuple[KillOrder, ...] = ()
+    stops: tuple[Order, ...] = ()  # that the kill ends; `quantity` is what was left of them
     report: Mapping[str, Any] = field(default_factory=dict)
     released_by: str | None = None
     released_ns: int | None = None
@@ -123,7 +121,7 @@ def kill_mode(path: Path) -> KillMode:
 
 def last_kill(path: Path) -> KillRecord | None:
     """Return the latest kill, engaged or released, or None."""
-    return fold(_lines(path))
+    return fold(read_lines(path))
 
 
 def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
@@ -152,8 +150,10 @@ def _apply(record: KillRecord, act: str, line: Mapping[str, Any]) -> KillRecord:
         return replace(record, cancelled=record.cancelled + (line.get("outcome") == "ack"))
     if act == "sending":
         return replace(record, orders=(*record.orders, KillOrder(_order_of(line))), is_done=False)
+    if act == "stop":
+        return replace(record, stops=(*record.stops, _order_of(line)))
     if act == "outcome":
-        return replace(record, orders=tuple(_with_outcome(item, line) for item in record.orders))
+        return replace(record, orders=_with_outcome(record.orders, line))
     if act == "reopened":
         return replace(record, is_done=False)
     if act == "done":
@@ -178,57 +178,75 @@ def _fields(asked: Asked) -> dict[str, Any]:
     return {"scope": asked.scope, "reason": asked.reason, "by": asked.by, "flatten": asked.flatten}
 
 
-def _with_outcome(item: KillOrder, line: Mapping[str, Any]) -> KillOrder:
-    if item.order.client_order_id != line.get("client_order_id"):
-        return item
-    return replace(
-        item,
-        outcome=str(line["outcome"]),
-        filled=Decimal(line.get("filled") or "0"),
-        venue_order_id=line.get("venue_order_id") or item.venue_order_id,
-        code=line.get("code"),
-        detail=str(line.get("detail") or ""),
+def _with_outcome(orders: tuple[KillOrder, ...], line: Mapping[str, Any]) -> tuple[KillOrder, ...]:
+    """Return `orders` with what became of one. It is among the last: a kill may have thousands."""
+    for place in reversed(range(len(orders))):
+        item = orders[place]
+        if item.order.client_order_id == line.get("client_order_id"):
+            after = replace(
+                item,
+                outcome=str(line["outcome"]),
+                filled=Decimal(line.get("filled") or "0"),
+                venue_order_id=line.get("venue_order_id") or item.venue_order_id,
+                code=line.get("code"),
+                detail=str(line.get("detail") or ""),
+            )
+            return (*orders[:place], after, *orders[place + 1 :])
+    return orders
+
+
+def order_from(fields: Mapping[str, Any], at_ns: int) -> Order:
+    """Return an order of the kill by its fields, as a line of the file or a row of the table has them: numbers may be
+    text; without a role, a flattening order at the market."""
+    price, stop_price = fields.get("price"), fields.get("stop_price")
+    return Order(
+        client_order_id=str(fields["client_order_id"]),
+        intent_id=uuid.UUID(str(fields["intent_id"])),
+        signal_id=None,
+        account_id=int(fields["account_id"]),
+        venue=str(fields["venue"]),
+        exchange=str(fields["exchange"]),
+        symbol=str(fields["symbol"]),
+        instance=str(fields["instance"]),
+        role=Role(fields.get("role", Role.KILL)),
+        attempt=int(fields["attempt"]),
+        side=Side(fields["side"]),
+        type=OrderType(fields.get("type", OrderType.MARKET)),
+        time_in_force=TimeInForce.GTC,
+        quantity=Decimal(fields["quantity"]),
+        price=None if price is None else Decimal(price),
+        stop_price=None if stop_price is None else Decimal(stop_price),
+        parent_id=fields.get("parent_id"),
+        state=State.SENDING,
+        is_reduce_only=True,
+        created_ns=at_ns,
+        sent_ns=at_ns,
     )
 
 
 def _order_of(line: Mapping[str, Any]) -> Order:
-    at = to_ns(datetime.fromisoformat(line["at"]))
-    return Order(
-        client_order_id=str(line["client_order_id"]),
-        intent_id=uuid.UUID(line["intent_id"]),
-        signal_id=None,
-        account_id=int(line["account_id"]),
-        venue=str(line["venue"]),
-        exchange=str(line["exchange"]),
-        symbol=str(line["symbol"]),
-        instance=str(line["instance"]),
-        role=Role.KILL,
-        attempt=int(line["generation"]),
-        side=Side(line["side"]),
-        type=OrderType.MARKET,
-        time_in_force=TimeInForce.GTC,
-        quantity=Decimal(line["quantity"]),
-        state=State.SENDING,
-        is_reduce_only=True,
-        created_ns=at,
-        sent_ns=at,
-    )
+    return order_from({**line, "attempt": line["generation"]}, to_ns(datetime.fromisoformat(line["at"])))
 
 
-def _lines(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    found: list[Mapping[str, Any]] = []
-    for part in raw.split(b"\n"):
-        try:
-            value = json.loads(part)
-        except ValueError:  # empty, or cut short by a crash
-            continue
-        if isinstance(value, dict) and value not in found[-1:]:  # written again where the disk did not confirm it
-            found.append(value)
-    return found
+def _order_fields(order: Order) -> dict[str, Any]:
+    """Return what `_order_of` reads. Of a market order of the kill no more than earlier versions wrote."""
+    fields = {
+        "client_order_id": order.client_order_id,
+        "intent_id": str(order.intent_id),
+        "account_id": order.account_id,
+        "venue": order.venue,
+        "exchange": order.exchange,
+        "symbol": order.symbol,
+        "instance": order.instance,
+        "generation": order.attempt,
+        "side": order.side.value,
+        "quantity": format(order.quantity, "f"),
+    }
+    if order.role is Role.KILL:
+        return fields
+    more = {"role": order.role.value, "type": order.type.value, "parent_id": order.parent_id}
+    prices = {"price": order.price, "stop_price": order.stop_price}
+    return fields | more | {name: format(price, "f") for name, price in prices.items() if price is not None}
 
 
 def _earlier(lines: Iterable[Mapping[str, Any]]) -> dict[str, Order]:
@@ -256,21 +274,23 @@ class KillJournal:
 
     def __init__(self, path: Path, reserve: Path | None = None) -> None:
         """`reserve`: a file that takes space for the case that the disk is full (`Paths.reserve_file`)."""
-        self.path, self._reserve = path, reserve
+        self.path = path
         self.record: KillRecord | None = None
         self.earlier: dict[str, Order] = {}  # flattening orders of the kills before it, by client order id
-        self.error: str | None = None
-        self._unwritten: list[bytes] = []
-        self._file: int | None = None
-        self._lock: int | None = None
+        self._file = JournalFile(path, reserve)
         self._ids: frozenset[str] = frozenset()
         self._read()
 
+    @property
+    def error(self) -> str | None:
+        """Return why the file could not be read or written, or None."""
+        return self._file.error
+
     def _read(self) -> None:
         try:
-            lines = _lines(self.path)
+            lines = read_lines(self.path)
         except OSError as error:
-            self.error = f"{self.path}: {error.strerror or error}"
+            self._file.error = f"{self.path}: {error.strerror or error}"
             return
         self.record = fold(lines)
         self.earlier = _earlier(lines)
@@ -279,24 +299,11 @@ class KillJournal:
     def lock(self) -> bool:
         """Be the only guardian of this file until `close`, or the process's end, and read it again; False while another
         is. A lock file that cannot be made (disk full, read-only) stops no guardian: `error` says so."""
-        if self._lock is not None:
-            return True
-        path = self.path.with_suffix(".lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            self.error = f"{path}: {error.strerror or error}"
-            return True
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+        was_locked = self._file.is_locked
+        if not self._file.lock():
             return False
-        except OSError as error:  # a file system without locks
-            self.error = f"{path}: {error.strerror or error}"
-        self._lock = lock
-        self._read()
+        if not was_locked and self._file.is_locked:
+            self._read()
         return True
 
     def knows(self, kill_id: str) -> bool:
@@ -333,22 +340,12 @@ class KillJournal:
         )
 
     def sending(self, order: Order, *, now_ns: int) -> KillRecord:
-        """Promise a flattening order; its bytes may leave once this returned."""
-        return self._note(
-            self._id,
-            now_ns,
-            "sending",
-            client_order_id=order.client_order_id,
-            intent_id=str(order.intent_id),
-            account_id=order.account_id,
-            venue=order.venue,
-            exchange=order.exchange,
-            symbol=order.symbol,
-            instance=order.instance,
-            generation=order.attempt,
-            side=order.side.value,
-            quantity=format(order.quantity, "f"),
-        )
+        """Promise a flattening order, or a stop placed again; its bytes may leave once this returned."""
+        return self._note(self._id, now_ns, "sending", **_order_fields(order))
+
+    def stop(self, order: Order, *, now_ns: int) -> KillRecord:
+        """Note a stop loss that is about to be cancelled."""
+        return self._note(self._id, now_ns, "stop", **_order_fields(order))
 
     def outcome(
         self,
@@ -398,10 +395,12 @@ class KillJournal:
 
     def close(self) -> None:
         """Let go of the file and the lock."""
-        for file in (self._file, self._lock):
-            if file is not None:
-                os.close(file)
-        self._file = self._lock = None
+        self._file.close()
+
+    def flush(self) -> None:
+        """Write the lines that could not be written when they were made: a kill must be in the file before this process
+        may die."""
+        self._file.flush()
 
     @property
     def _id(self) -> str:
@@ -413,51 +412,5 @@ class KillJournal:
         record = fold([line]) if act == "engaged" else (_apply(self.record, act, line) if self.record else None)
         assert record is not None
         self.record = record
-        self._unwritten.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self.flush()
+        self._file.append(line)
         return record
-
-    def flush(self) -> None:
-        """Write the lines that could not be written when they were made. On a full disk the keeper's reserve is removed
-        for them: a kill must be in the file before this process may die."""
-        try:
-            try:
-                self._write_all()
-            except OSError as error:
-                if error.errno not in FULL_ERRORS or self._reserve is None:
-                    raise
-                self._reserve.unlink()  # an OSError of its own where it is gone already
-                self._write_all()
-        except OSError as error:
-            self.error = f"{self.path}: {error.strerror or error}"
-            if self._file is not None:  # a part of the line may be there: `_open` ends it
-                file, self._file = self._file, None
-                with contextlib.suppress(OSError):  # a file system may say here, too, that it is full
-                    os.close(file)
-
-    def _write_all(self) -> None:
-        while self._unwritten:
-            self._write(self._unwritten[0])
-            del self._unwritten[0]
-            self.error = None
-
-    def _write(self, data: bytes) -> None:
-        file = self._open()
-        if os.write(file, data) != len(data):
-            raise OSError("only a part of a line was written")
-        os.fsync(file)
-
-    def _open(self) -> int:
-        """Return the open file; a line that a crash cut short is ended first, so that ours starts on its own."""
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-            size = os.fstat(self._file).st_size
-            if size and os.pread(self._file, 1, size - 1) != b"\n":
-                os.write(self._file, b"\n")
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        return self._file

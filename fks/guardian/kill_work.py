@@ -28,6 +28,8 @@ class KillWork(ABC):
         self.state = "working"
         self.detail = ""
         self.remaining: list[dict[str, str]] = []
+        self.stuck = ""  # what a person must look at although the work goes on; "" = nothing
+        self.rest_s = 0.0  # how long there is nothing to do but to wait
         self.quiet = asyncio.Event()  # nothing is open, unresolved or left to close
         self.is_settled = is_settled
 
@@ -82,7 +84,8 @@ class KillWork(ABC):
             return min(before * 1.5, timing.watch_max_s)
         if self.quiet.is_set():
             return max(timing.round_s, timing.settle_s / 6)
-        return min(before * 1.3, timing.round_max_s) if before <= timing.round_max_s else timing.round_s
+        usual = min(before * 1.3, timing.round_max_s) if before <= timing.round_max_s else timing.round_s
+        return max(usual, min(self.rest_s, timing.watch_max_s))
 
     def report(self) -> Mapping[str, Any]:
         """Return where this place is, for people and programs."""

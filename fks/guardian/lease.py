@@ -145,16 +145,16 @@ def holder_of(kill_file: Path) -> str:
     return f"{machine.id}:{machine.boot}"
 
 
-def is_placed_here(settings: Settings) -> bool:
-    """Return whether this machine is the one that acts without PostgreSQL.
+def is_placed_here(settings: Settings, name: str = NAME) -> bool:
+    """Return whether this machine is the one on which the guardian, or another child, acts without PostgreSQL.
 
-    A machine alone is; in a cluster it is the one that offers what `supervision.placement` asks of the guardian, the
-    head when it asks for nothing.
+    A machine alone is; in a cluster it is the one that offers what `supervision.placement` asks of the child, the head
+    when it asks for nothing.
     """
     node = settings.node
     if node.role == "single":
         return True
-    wanted = settings.supervision.placement.get(NAME, "head")
+    wanted = settings.supervision.placement.get(name, "head")
     offered = {
         "worker" if node.role == "worker" else "head",
         *(entry.partition("=")[0].strip() for entry in node.resources),

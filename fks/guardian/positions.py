@@ -84,6 +84,7 @@ class Known:
     is_reduce_only: bool = False
     is_incomplete: bool = False  # executions that the venue reported are not booked yet
     is_listed: bool = False  # while it may execute: `Snapshot.booked` has all its booked executions of the last day
+    parent_id: str = ""  # of a leg
 
     @property
     def is_kept_when_held(self) -> bool:

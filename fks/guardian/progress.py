@@ -12,11 +12,14 @@ from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
 from fks.model.ports import Log
 
+#: what pages a person about a kill
+PAGES = _STUCK, _UNFINISHED = ("kill.stuck", "kill.unfinished")
 _KEPT = ("venues", "remaining", "cancelled", "orders")
 
 
 class Progress:
-    """Writes into the kill's file when nothing is left to do, and when something is after all. Pages once a cause."""
+    """Writes into the kill's file when nothing is left to do, and when something is after all. Each cause has one page,
+    which ends with it."""
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class Progress:
         self._clock = clock
         self._log = log
         self._timing = timing
-        self._paged: set[str] = set()
+        self._paged: dict[str, bool] = {}  # causes of pages -> whether it holds
         self._unsettled_s: float | None = None  # monotonic, since when it is not done
 
     async def run(self) -> None:
@@ -53,27 +56,36 @@ class Progress:
             self._journal.done(report, now_ns=self._clock.now_ns())
             self._tables.is_merged = False
             self._log.warning("kill.done", remaining=len(report["remaining"]), cancelled=report["cancelled"])
-            stuck = [left["symbol"] for left in report["remaining"] if left["kind"] == "stuck"]
-            if stuck:
-                self._page(
-                    "kill.stuck", f"the kill could not close {', '.join(stuck)}: close it at the venue", record.kill_id
-                )
         elif record.is_done and not is_settled:
             why = next((work.state for work in self._works if not work.is_settled), "")
             self._journal.reopen(why, now_ns=self._clock.now_ns())
             self._tables.is_merged = False
             self._log.error("kill.reopened", kill_id=record.kill_id)
+        self._page_while(_STUCK, self._stuck(), record.kill_id)
         if is_settled:
             self._unsettled_s = None
-            return
-        self._unsettled_s = now if self._unsettled_s is None else self._unsettled_s
-        if now - self._unsettled_s > self._timing.page_s:
-            states = ", ".join(f"{work.report()['name']}: {work.state} {work.detail}".strip() for work in self._works)
-            self._page(
-                "kill.unfinished", f"a kill is not done after {self._timing.page_s:g} s ({states})", record.kill_id
-            )
+        elif self._unsettled_s is None:
+            self._unsettled_s = now
+        states = ", ".join(f"{work.report()['name']}: {work.state} {work.detail}".strip() for work in self._works)
+        is_late = self._unsettled_s is not None and now - self._unsettled_s > self._timing.page_s
+        late = f"a kill is not done after {self._timing.page_s:g} s ({states})" if is_late else ""
+        self._page_while(_UNFINISHED, late, record.kill_id)
 
-    def _page(self, event: str, message: str, kill_id: str) -> None:
-        if event not in self._paged:
-            self._paged.add(event)
-            self._tables.page(event, message, kill_id=kill_id)
+    def _stuck(self) -> str:
+        """Return why a person must look at a position; "" when none must."""
+        refused = "; ".join(work.stuck for work in self._works if work.stuck)
+        if refused:
+            return f"the kill could not close {refused}; it goes on every {self._timing.retry_max_s:g} s"
+        record = self._journal.record
+        lines = record.report["remaining"] if record is not None and record.is_done else []
+        symbols = [line["symbol"] for line in lines if line["kind"] == "stuck"]
+        return f"the kill could not close {', '.join(symbols)}: close it at the venue" if symbols else ""
+
+    def _page_while(self, event: str, message: str, kill_id: str) -> None:
+        """Page once while a cause holds, and end the page with it; one of before a restart, too."""
+        if self._paged.get(event) != bool(message):
+            self._paged[event] = bool(message)
+            if message:
+                self._tables.page(event, message, kill_id=kill_id)
+            else:
+                self._tables.end_page(event)

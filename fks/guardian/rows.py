@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fks.guardian.context import Context
-from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord
+from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, Asked, KillJournal, KillRecord, order_from
 from fks.guardian.positions import WINDOW_S, Snapshot
 from fks.model import ids
 from fks.model.errors import FksError
-from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
+from fks.model.order import Order, State
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Row
 from fks.store.facts import Facts
@@ -51,23 +51,33 @@ class KillTables:
         self.state = "unknown" if context.db is not None else "none"
         self.is_merged = False
         self._is_broken = False  # the last statement failed for another reason than an outage
-        self._pages: deque[tuple[str, str, dict[str, object]]] = deque(maxlen=_PAGES_MAX)
+        self._pages: deque[tuple[str, str | None, dict[str, object]]] = deque(maxlen=_PAGES_MAX)
+        self._saved: dict[str, str] = {}  # flattening orders in the table -> with which outcome
 
     def page(self, event: str, message: str, **payload: object) -> None:
         """Page a person: logged now, an alert as soon as PostgreSQL answers."""
         self._log.error("guardian.paged", alert=event, message=message, **payload)
         self._pages.append((event, message, payload))
 
+    def end_page(self, event: str) -> None:
+        """End the page of the kill that has this event: its cause is over."""
+        self._pages.append((event, None, {}))
+
     async def send_pages(self) -> None:
-        """Write the alerts that wait."""
+        """Write the alerts that wait, and the ends of alerts."""
         db = self._db
         if db is None:
             return
 
-        async def write(_: KillStore) -> None:
+        async def write(store: KillStore) -> None:
             while self._pages:
                 event, message, payload = self._pages[0]
-                await Facts(db).note_alert("page", event, message, "guardian", payload)
+                if message is None:
+                    await store.end_alert(event)
+                elif "kill_id" in payload:
+                    await store.open_alert(event, message, payload)
+                else:
+                    await Facts(db).note_alert("page", event, message, "guardian", payload)
                 self._pages.popleft()
 
         if self._pages:
@@ -76,7 +86,8 @@ class KillTables:
     async def snapshot(self, exchange: str) -> Mapping[str, Any] | None:
         """Return the row of positions, orders and rules as they are now, or None."""
         record = self._journal.record
-        ours = [item.order.client_order_id for item in record.orders] if record is not None else []
+        orders = record.orders if record is not None else ()
+        ours = [item.order.client_order_id for item in orders if item.filled or not item.is_settled]
         row: dict[str, Any] = {}
 
         async def read(store: KillStore) -> None:
@@ -93,7 +104,7 @@ class KillTables:
             return
 
         async def write(store: KillStore) -> None:
-            await _write(store, record)
+            await self._write(store, record)
             # what was journaled meanwhile waits for the next turn
             self.is_merged = self._journal.record is record
 
@@ -156,7 +167,7 @@ class KillTables:
 
         async def read(store: KillStore) -> None:
             for row in await store.orders(to_datetime(record.engaged_ns)):
-                order = _order_of(row)
+                order = order_from(dict(row), to_ns(row["sent_at"]))
                 is_of_kill = order.venue in venues and order.intent_id == _intent_of(record, order)
                 if is_of_kill and record.order(order.client_order_id) is None:
                     self._journal.sending(order, now_ns=order.sent_ns or 0)
@@ -180,6 +191,32 @@ class KillTables:
 
         await self._try(write, "merge", self._timing.database_s)
 
+    async def _write(self, store: KillStore, record: KillRecord) -> None:
+        released = None if record.released_ns is None else to_datetime(record.released_ns)
+        await store.save(
+            kill_id=record.kill_id,
+            scope=record.scope,
+            is_engaged=record.is_engaged,
+            reason=record.reason,
+            by=record.by,
+            engaged_at=to_datetime(record.engaged_ns),
+            released_by=record.released_by,
+            released_at=released,
+            report={**record.report, "flatten": record.flatten},
+        )
+        for item in record.orders:
+            id = item.order.client_order_id
+            if self._saved.get(id) != item.outcome:
+                await store.save_order(
+                    item.order,
+                    _STATES.get(item.outcome, State.WORKING),
+                    venue_order_id=item.venue_order_id,
+                    code=item.code,
+                    detail=item.detail,
+                    step=item.outcome,
+                )
+                self._saved[id] = item.outcome
+
     async def _try(self, act: Callable[[KillStore], Awaitable[None]], what: str, timeout_s: float) -> bool:
         if self._db is None:
             return False
@@ -199,30 +236,6 @@ class KillTables:
         return True
 
 
-async def _write(store: KillStore, record: KillRecord) -> None:
-    released = None if record.released_ns is None else to_datetime(record.released_ns)
-    await store.save(
-        kill_id=record.kill_id,
-        scope=record.scope,
-        is_engaged=record.is_engaged,
-        reason=record.reason,
-        by=record.by,
-        engaged_at=to_datetime(record.engaged_ns),
-        released_by=record.released_by,
-        released_at=released,
-        report={**record.report, "flatten": record.flatten},
-    )
-    for item in record.orders:
-        await store.save_order(
-            item.order,
-            _STATES.get(item.outcome, State.WORKING),
-            venue_order_id=item.venue_order_id,
-            code=item.code,
-            detail=item.detail,
-            step=item.outcome,
-        )
-
-
 #: what the file notes of a predecessor's order in that state; the venue is asked about all but the refused and absent
 #: ones
 _OUTCOMES = {State.SENDING: SENT, State.UNKNOWN: UNKNOWN, State.REJECTED: REFUSED, State.ABSENT: ABSENT}
@@ -231,28 +244,4 @@ _OUTCOMES = {State.SENDING: SENT, State.UNKNOWN: UNKNOWN, State.REJECTED: REFUSE
 def _intent_of(record: KillRecord, order: Order) -> object:
     return ids.flatten_id(
         record.kill_id, venue=order.venue, account_id=order.account_id, symbol=order.symbol, instance=order.instance
-    )
-
-
-def _order_of(row: Row) -> Order:
-    at = to_ns(row["sent_at"])
-    return Order(
-        client_order_id=row["client_order_id"],
-        intent_id=row["intent_id"],
-        signal_id=None,
-        account_id=row["account_id"],
-        venue=row["venue"],
-        exchange=row["exchange"],
-        symbol=row["symbol"],
-        instance=row["instance"],
-        role=Role.KILL,
-        attempt=row["attempt"],
-        side=Side(row["side"]),
-        type=OrderType.MARKET,
-        time_in_force=TimeInForce.GTC,
-        quantity=row["quantity"],
-        state=State.SENDING,
-        is_reduce_only=True,
-        created_ns=at,
-        sent_ns=at,
     )

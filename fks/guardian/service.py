@@ -30,7 +30,7 @@ from fks.guardian.ninja_kill import NinjaKill
 from fks.guardian.ninja_rules import RuleWatch
 from fks.guardian.ninja_session import NinjaSession
 from fks.guardian.positions import PositionsFile, Snapshot
-from fks.guardian.progress import Progress
+from fks.guardian.progress import PAGES, Progress
 from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
@@ -43,6 +43,7 @@ from fks.store.bus import KILL
 __all__ = ["Guardian", "KillRecord", "Timing", "last_kill", "read_kill"]
 _TEXT_MAX = 500
 _CANCEL_AGAIN_S = 1.0
+_ORDERS_MAX = 50  # in an answer: the newest
 _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that the venue alone is asked about each id
 
 
@@ -57,7 +58,7 @@ class Guardian:
         *,
         kill_file: Path,
         socket_path: Path,
-        reserve: Path | None = None,
+        reserve: Path,
         exchange: str = "",
         is_placed: bool = True,
         bridges: Sequence[NinjaSession] = (),
@@ -67,6 +68,7 @@ class Guardian:
         self._bridges = tuple(bridges)
         self._watching: list[asyncio.Task[None]] = []  # of the prop firms' rules
         self._bus, self._clock, self._meter = context.bus, context.clock, context.meter
+        context.steps.since_s()  # its steps count from here on, not from the first question about an order
         self._log, self._timing = context.log, context.timing
         self._exchange = exchange
         self._lease = GuardianLease(context, holder=holder_of(kill_file), is_placed=is_placed)
@@ -275,7 +277,7 @@ class Guardian:
             "is_quiet": record.is_done or all(work.quiet.is_set() for work in works),
             "is_done": record.is_done,
             "cancelled": record.cancelled,
-            "orders": [item.line() for item in record.orders],
+            "orders": [item.line() for item in record.orders[-_ORDERS_MAX:]],
             "remaining": remaining if works or not record.is_done else list(record.report.get("remaining", ())),
             "venues": [work.report() for work in works] or list(record.report.get("venues", ())),
             "database": self._tables.state if self._tables.is_merged else "pending",
@@ -369,6 +371,8 @@ class Guardian:
         """Stop working: the kill is released."""
         if self._work is not None:
             await _ended(self._work)
+        for event in PAGES:
+            self._tables.end_page(event)
         self._works, self._work = {}, None
         self._meter.gauge("fks_kill_engaged", 0.0)
 

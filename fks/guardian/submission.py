@@ -45,7 +45,7 @@ class FilePorts:
         await self._save()
         return Journaled(submission.orders)
 
-    async def may_send(self, order: Order) -> Refuse | None:
+    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
         """Check that no other guardian has taken over."""
         return None if self._may_act() else Refuse("NOT_LEADER", "another guardian acts; no byte left")
 

@@ -15,8 +15,10 @@ class Timing:
     `settle_s`: how long all must stay quiet before a kill counts as done (an order that was on its way when the switch
     was engaged shows up in that time). `watch_max_s`: the longest wait between rounds once it is done; a round costs
     Binance a weight of 100 (open orders 80, balances 20), and the guardian's own share of the budget is 600 a minute.
-    `attribute_s`: how long a symbol's positions wait for the database to say whose a just executed order is; it is more
-    than `refresh_s` and `database_s` together. `page_s`: a kill that is not done for so long pages. `absent_*`: C5.
+    `retry_s`, `retry_max_s`: the first and the longest wait after a flattening order that closed nothing; it doubles in
+    between. `vain_page`: so many of them in a row page. `attribute_s`: how long a symbol's positions wait for the
+    database to say whose a just executed order is; it is more than `refresh_s` and `database_s` together. `page_s`: a
+    kill that is not done for so long pages. `absent_*`: C5.
     """
 
     refresh_s: float = 1.0
@@ -31,7 +33,9 @@ class Timing:
     history_s: float = 120.0
     attribute_s: float = 4.0
     page_s: float = 60.0
-    attempts_max: int = 10
+    retry_s: float = 1.0
+    retry_max_s: float = 15.0
+    vain_page: int = 5
     absent_polls: int = 3
     absent_spacing_s: float = 2.0
     absent_first_s: float = 5.0

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fks.clock import Clock
-from fks.guardian.timing import Timing
+from fks.guardian.context import Context
 from fks.model.order import TERMINAL, Presence, Report
 from fks.model.ports import Venue
-from fks.model.timeframe import NS
-from fks.orders.absence import Polls, count_not_found, is_absent
+from fks.orders.absence import AbsenceProof
 
 
 @dataclass(slots=True)
 class UnresolvedOrder:
-    """One order that may be live. `sent_ns`: its bytes left then at the latest."""
+    """One order that may be live."""
 
     symbol: str
-    sent_ns: int
+    proof: AbsenceProof
     is_acknowledged: bool
-    polls: Polls = field(default_factory=Polls)
     due_s: float = 0.0
     wait_s: float = 0.0
 
@@ -35,8 +32,7 @@ class UnresolvedOrders:
     """The unresolved orders at one venue."""
 
     venue: Venue
-    clock: Clock
-    timing: Timing
+    context: Context
     _open: dict[str, UnresolvedOrder] = field(default_factory=dict)
     _proven: set[str] = field(default_factory=set)
 
@@ -50,15 +46,14 @@ class UnresolvedOrders:
     def add(
         self, client_order_id: str, symbol: str, *, sent_ns: int | None = None, is_acknowledged: bool = False
     ) -> None:
-        """Query an order from now on, unless its end was proven already. `sent_ns` None: now."""
+        """Query an order from now on, unless its end was proven already. `sent_ns`: its bytes left then at the latest;
+        None: now."""
         if client_order_id in self._proven or client_order_id in self._open:
             return
-        self._open[client_order_id] = UnresolvedOrder(
-            symbol,
-            self.clock.now_ns() if sent_ns is None else sent_ns,
-            is_acknowledged,
-            wait_s=self.timing.round_s,
-        )
+        timing = self.context.timing
+        sent_ns = self.context.clock.now_ns() if sent_ns is None else sent_ns
+        proof = AbsenceProof(timing.absence, self.context.steps, sent_ns)
+        self._open[client_order_id] = UnresolvedOrder(symbol, proof, is_acknowledged, wait_s=timing.round_s)
 
     def seen_open(self, client_order_id: str) -> None:
         """Note that the venue lists the order as open: whatever was proven, it is live."""
@@ -77,11 +72,11 @@ class UnresolvedOrders:
 
     def due(self) -> list[tuple[str, UnresolvedOrder]]:
         """Return the orders whose turn it is, in growing steps for each, so that many of them fit the rate limit."""
-        now = self.clock.monotonic()
+        now, timing = self.context.clock.monotonic(), self.context.timing
         found = [(client_order_id, order) for client_order_id, order in self.items() if order.due_s <= now]
         for _, order in found:
             order.due_s = now + order.wait_s
-            order.wait_s = min(order.wait_s * 2, max(self.timing.absent_spacing_s * 1.05, self.timing.round_s))
+            order.wait_s = min(order.wait_s * 2, max(timing.absent_spacing_s * 1.05, timing.round_s))
         return found
 
     async def ask(self, client_order_id: str, order: UnresolvedOrder) -> Report | None:
@@ -92,9 +87,6 @@ class UnresolvedOrders:
             if lookup.report.state in TERMINAL:
                 self.end(client_order_id)
             return lookup.report
-        if lookup.presence is Presence.NOT_FOUND and not order.is_acknowledged:
-            age_s = (self.clock.now_ns() - order.sent_ns) / NS
-            order.polls = count_not_found(order.polls, age_s, self.timing.absence)
-            if is_absent(order.polls, self.timing.absence):
-                self.end(client_order_id)
+        if lookup.presence is Presence.NOT_FOUND and not order.is_acknowledged and order.proof.not_found():
+            self.end(client_order_id)
         return None

@@ -21,14 +21,14 @@ from decimal import Decimal
 
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten, line_of
-from fks.guardian.journal import KillJournal
+from fks.guardian.journal import KillJournal, order_from
 from fks.guardian.kill_work import KillWork
 from fks.guardian.positions import Snapshot
 from fks.guardian.unresolved import UnresolvedOrder, UnresolvedOrders
 from fks.model import ids
 from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
-from fks.model.order import TERMINAL, Order, OrderType, Outcome, Report, Role, Side, TimeInForce
+from fks.model.order import TERMINAL, Order, OrderType, Outcome, Report, Role, Side, evolve
 from fks.model.ports import Venue
 
 _AT_ONCE = 10  # cancels under way together
@@ -57,7 +57,7 @@ class VenueKill(KillWork):
         self._journal = journal
         self._look = look
         self._why_not = why_not
-        self._unresolved = UnresolvedOrders(venue, context.clock, context.timing)
+        self._unresolved = UnresolvedOrders(venue, context)
         self._flatten = Flatten(context, venue, journal, save=save, may_act=lambda: not why_not())
         self._journaled: dict[str, str] = {}  # cancels: client id -> last outcome journaled
         self._ending: dict[str, str] = {}  # client id -> symbol of what was open and is to end
@@ -84,11 +84,14 @@ class VenueKill(KillWork):
             snapshot = snapshot.of_session(self._identity)
         reports = await self._venue.open_orders()
         self._symbols |= {report.symbol for report in reports}
-        ending = [report for report in reports if record.flatten or not self._is_kept(report, snapshot)]
+        ending = [report for report in reports if not self._is_kept(report, snapshot, is_held=not record.flatten)]
+        self._note_stops(ending, snapshot)
         await self._end(ending, {report.client_order_id for report in reports})
         self._note_unresolved(snapshot, is_held=not record.flatten)
         await self._prove()
         is_flat, left = await self._close(snapshot if is_named else None) if record.flatten else (True, [])
+        self.stuck = self._flatten.stuck
+        self.rest_s = 0.0 if ending or self._unresolved else self._flatten.rest_s
         self.remaining = [*self._lines_of_unresolved(), *left]
         is_quiet = is_flat and not ending and not self._unresolved
         self.state = ("flat" if record.flatten else "cancelled") if is_quiet else "working"
@@ -103,8 +106,11 @@ class VenueKill(KillWork):
         return self._identity is not None
 
     # ── which orders ─────────────────────────────────────────────────────────────────────────────
-    def _is_kept(self, report: Report, snapshot: Snapshot | None) -> bool:
-        """Return whether a kill that keeps positions leaves this order alone."""
+    def _is_kept(self, report: Report, snapshot: Snapshot | None, *, is_held: bool) -> bool:
+        """Return whether the kill leaves this order alone: a stop that it placed again itself, and much more when it
+        keeps positions."""
+        if not is_held:
+            return self._flatten.keeps(report.client_order_id)
         known = None if snapshot is None else snapshot.orders.get(report.client_order_id)
         if known is not None and known.role:
             return known.is_kept_when_held
@@ -127,6 +133,30 @@ class VenueKill(KillWork):
                 self._unresolved.add(
                     id, known.holder.symbol, sent_ns=known.changed_ns or None, is_acknowledged=known.is_acknowledged
                 )
+
+    def _note_stops(self, ending: list[Report], snapshot: Snapshot | None) -> None:
+        """Write into the file which stops are about to end, so that they can be placed again while the venue refuses to
+        close their position."""
+        record = self._journal.record
+        noted = set() if record is None else {stop.client_order_id for stop in record.stops}
+        for report in ending:
+            known = None if snapshot is None else snapshot.orders.get(report.client_order_id)
+            is_stop = known is not None and known.role == Role.STOP_LOSS.value and report.stop_price is not None
+            if known is not None and is_stop and known.parent_id and report.client_order_id not in noted:
+                is_limit, holder = report.price is not None, known.holder
+                stop = evolve(
+                    _stub(report.client_order_id, report.symbol, self._venue.name, report),
+                    account_id=holder.account_id,
+                    instance=holder.instance,
+                    exchange=known.exchange,
+                    role=Role.STOP_LOSS,
+                    type=OrderType.STOP_LIMIT if is_limit else OrderType.STOP,
+                    quantity=(report.quantity or Decimal(0)) - report.filled,
+                    price=report.price,
+                    stop_price=report.stop_price,
+                    parent_id=known.parent_id,
+                )
+                self._journal.stop(stop, now_ns=self._clock.now_ns())
 
     # ── cancelling and proving ───────────────────────────────────────────────────────────────────
     async def _end(self, ending: list[Report], open_ids: set[str]) -> None:
@@ -175,7 +205,8 @@ class VenueKill(KillWork):
         """Return whether nothing more can be closed, and what is left."""
         if snapshot is None:
             return False, [line_of("pending", "our positions are not known: the database was never reached")]
-        is_flat = await self._flatten.step(snapshot, self._symbols, [id for id, _ in self._unresolved.items()])
+        unclear = [id for id, _ in self._unresolved.items()]
+        is_flat = await self._flatten.step(snapshot, self._symbols, unclear, self._ending)
         return is_flat, self._flatten.remaining
 
     def _lines_of_unresolved(self) -> list[dict[str, str]]:
@@ -192,22 +223,17 @@ class VenueKill(KillWork):
 
 def _stub(client_order_id: str, symbol: str, venue: str, report: Report | None = None) -> Order:
     """Return as much of an order as a cancel needs: it need not be one of ours."""
-    side = report.side if report is not None else None
-    quantity = report.quantity if report is not None else None
-    return Order(
-        client_order_id=client_order_id,
-        intent_id=ids.NAMESPACE,
-        signal_id=None,
-        account_id=0,
-        venue=venue,
-        exchange="",
-        symbol=symbol,
-        instance="",
-        role=Role.ORDER,
-        attempt=0,
-        side=side or Side.SELL,
-        type=OrderType.MARKET,
-        time_in_force=TimeInForce.GTC,
-        quantity=quantity or Decimal(0),
-        venue_order_id=report.venue_order_id if report is not None else None,
-    )
+    fields = {
+        "client_order_id": client_order_id,
+        "intent_id": ids.NAMESPACE,
+        "account_id": 0,
+        "venue": venue,
+        "exchange": "",
+        "symbol": symbol,
+        "instance": "",
+        "role": Role.ORDER,
+        "attempt": 0,
+        "side": (report and report.side) or Side.SELL,
+        "quantity": (report and report.quantity) or 0,
+    }
+    return evolve(order_from(fields, 0), venue_order_id=report and report.venue_order_id)

@@ -1,4 +1,4 @@
-"""The table of indicators: what each reads, its parameters, what it returns and how long it needs.
+"""The table of indicators: each one's inputs, parameters, outputs and warm-up length.
 
 Rows with functions of their own come first; the rest of TA-Lib is in `talib_table`, which is generated.
 """

@@ -28,8 +28,8 @@ KIND = "backtest"
 
 
 class BacktestSpec(BaseModel):
-    """What to backtest. `from` is the first decided bar, `to` is exclusive; both optional. Times without a zone are
-    UTC."""
+    """Strategy, bars and costs of a backtest. `from` is the first decided bar, `to` is exclusive; both optional. Times
+    without a zone are UTC."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -87,8 +87,8 @@ class BacktestSpec(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which bars a backtest wants: [start, end) of a series, and `warmup` bars before it. `exchange` None: the one that
-    is collected, or has bars."""
+    """The bars of a backtest: [start, end) of a series, and `warmup` bars before it. `exchange` None: the one that is
+    collected, or has bars."""
 
     symbol: str
     exchange: str | None
@@ -100,7 +100,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was found: bars, the instrument's rules, and where they came from, in words."""
+    """Loaded data: bars, the instrument's rules, and their source in words."""
 
     bars: Bars
     instrument: Instrument

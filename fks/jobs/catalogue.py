@@ -1,5 +1,5 @@
 """Catalogue of strategies for readers: code of packages and of users' files runs in a process of its own, for a limited
-time, and what it offers is kept as rows by the hash of the file.
+time, and the strategies found are kept as rows by the hash of the file.
 
 Run as a program (`python -m fks.jobs.catalogue`) it describes files and packages, one line of JSON each.
 """

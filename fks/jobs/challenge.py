@@ -50,7 +50,7 @@ _COMPARED = Decimal(1000)  # quote of an entry whose size depends on the account
 
 
 class ChallengeSpec(BaseModel):
-    """Which instance, and which of its challengers (default: those whose next test is due)."""
+    """The instance, and those of its challengers to test (default: those whose next test is due)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -266,7 +266,7 @@ def _no_data(challenger: Challenger) -> InputError:
 # ── swaps ────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """What became of a request to swap: `version` of the instance when it was done, else why it waits."""
+    """The result of a request to swap: `version` of the instance when it was done, else the reason why it waits."""
 
     challenger: str
     instance: str

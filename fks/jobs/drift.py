@@ -47,8 +47,8 @@ _STATE_REASONS = {
 
 
 class DriftSpec(BaseModel):
-    """Which instance, and from when on (default: since its parameters are in force). `is_watched`: hold the result to
-    the limits of the settings."""
+    """The instance, and the start of the comparison (default: since its parameters are in force). `is_watched`: hold
+    the result to the limits of the settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

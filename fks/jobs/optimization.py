@@ -26,7 +26,7 @@ WORKER = "optimization-worker"
 
 
 class OptimizationSpec(BacktestSpec):
-    """What to search: a backtest whose parameters in `space` vary. `params` are those that stay the same.
+    """The subject of a search: a backtest whose parameters in `space` vary. `params` are those that stay the same.
 
     `from` is the first bar that is used: indicators warm up after it. `workers`: how many processes run trials at once
     (None: as the node allows); it changes nothing in the result.

@@ -62,7 +62,7 @@ class Scheduler:
     """
 
     def __init__(self, component: Component, run_job: RunJob, end_job: EndJob | None = None) -> None:
-        """`end_job` ends the process of a job by id and by what it named itself (None: it never did)."""
+        """`end_job` ends the process of a job by id and by the name it gave itself (None: it never did)."""
         self._c = component
         self._run_job, self._end_job = run_job, end_job
         self._lanes = lanes_of(component.settings)

@@ -3,8 +3,8 @@
 The coordinator (kind `optimization`) is a worker too, so a search ends with or without helpers
 (kind `optimization-worker`). Both may die at any moment: the driver is deterministic in the results, so a new
 coordinator proposes the same trials, finds most of them ended, and goes on. The Optuna study is therefore not stored:
-it is made again by asking and telling from the rows, which costs some milliseconds a trial, and there is one record of
-a trial instead of two that could differ.
+it is made again from the rows by Optuna's ask and tell, which costs some milliseconds a trial, and there is one record
+of a trial instead of two that could differ.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ async def _task(spec: OptimizationSpec, work: Work) -> tuple[Task, str]:
 
 
 async def _summon(job: Job, spec: OptimizationSpec, work: Work) -> None:
-    """Queue helpers; each is claimed when there is room for it, and ends when there is nothing left to run."""
+    """Queue helpers; each is claimed when there is capacity for it, and ends when there is nothing left to run."""
     jobs = JobStore(work.db)
     for number in range(helpers_of(spec, work.settings)):
         await jobs.submit(

@@ -71,6 +71,8 @@ class Instrument:
     percent_price: PercentPrice | None = None
     order_types: frozenset[str] = frozenset()  # values of OrderType
     has_oco: bool = True
+    has_oto: bool = False  # takes an entry and the exits that wait for its complete fill as one request
+    has_opo: bool = False  # and exits that sell what the entry received
 
     @property
     def is_contract(self) -> bool:
@@ -136,3 +138,17 @@ def find_instrument(text: str, instruments: Iterable[Instrument]) -> Instrument:
         raise InputError(f"unknown symbol {text!r}", code="SYMBOL_UNKNOWN", status=404, remedy=f"known: {known}")
     names = ", ".join(sorted(f"{item.exchange}:{item.symbol}" for item in found))
     raise InputError(f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS", remedy=f"say which: {names}")
+
+
+def assumed_instrument(exchange: str, symbol: str, fee_currency: str) -> Instrument:
+    """Return what is assumed of a spot symbol without metadata, to book an execution: units of the base, on no grid.
+
+    The fee's currency is the base where the symbol begins with it, the quote where it ends with it: a position needs
+    no more of the two than whether the fee was taken from what was bought.
+    """
+    name = symbol.replace("/", "").replace("-", "")
+    is_base = bool(fee_currency) and name.startswith(fee_currency) and name != fee_currency
+    base = fee_currency if is_base else name.removesuffix(fee_currency)
+    quote = name.removeprefix(fee_currency) if is_base else fee_currency
+    none, step = Decimal(0), Decimal("1e-12")
+    return Instrument(exchange, symbol, base or symbol, quote, step, step, none, none, none)

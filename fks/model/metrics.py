@@ -114,7 +114,12 @@ METRICS: dict[str, Metric] = {
         Metric("fks_websocket_clients", "gauge", (), "open websockets of a gateway replica"),
         Metric("fks_account_pnl_day", "gauge", ("account",), "profit or loss of the day, in the account's currency"),
         Metric("fks_account_exposure", "gauge", ("account",), "value of what is held, long and short added up"),
-        Metric("fks_queue_depth", "gauge", ("queue",), "work that waits: signals, jobs, rows to be stored"),
+        Metric(
+            "fks_queue_depth",
+            "gauge",
+            ("queue",),
+            "work that waits: signals, jobs, rows to be stored, lines of the side journal",
+        ),
         Metric("fks_build_info", "gauge", ("version",), "1; its label is the build that the process runs"),
         Metric("fks_loop_lag_seconds", "gauge", (), "longest delay of the event loop since the last snapshot"),
         Metric("fks_process_cpu_seconds_total", "counter", (), "processor time of the process"),

@@ -118,10 +118,15 @@ class NinjaEvent:
     received_ns: int = 0
 
 
+#: Feature of a bridge whose exits may name the entries that they close, and member of its accounts in a report.
+EXIT_ENTRIES = "exit_entries"
+
+
 @dataclass(frozen=True, slots=True)
 class LinkReport:
-    """The state of a link, as its actor writes it. `accounts`: name, sim, mode, connected of each. `snapshot`: the
-    bridge's last status, None: as before. `is_ready`: the platform is ready and the log is replayed."""
+    """The state of a link, as its actor writes it. `accounts`: name, sim, mode, connected, exit_entries.
+
+    `snapshot`: the bridge's last status, None: as before. `is_ready`: the platform is ready and the log is replayed."""
 
     state: str
     is_ready: bool

@@ -72,6 +72,8 @@ TERMINAL = frozenset(
 )
 #: The venue has it and it may still fill.
 LIVE = frozenset({State.ACCEPTED, State.WORKING, State.PARTIAL})
+#: Code of a leg that waits, at the venue too, for the complete fill of its entry: it went out with it as one request.
+PENDING = "PENDING"
 #: Counts as exposure and is reconciled after a restart.
 OPEN = LIVE | {State.INTENDED, State.SENDING, State.UNKNOWN}
 
@@ -157,8 +159,8 @@ class Order:
     venue_time_ns: int = 0  # the venue's time of its newest report of this order
     venue_order_id: str | None = None
     parent_id: str | None = None
-    group_id: str | None = None  # the legs of one OCO share it
-    code: str | None = None  # our denial code, or the venue's refusal code
+    group_id: str | None = None  # the orders of one list at the venue share it
+    code: str | None = None  # our denial code, or the venue's refusal code; PENDING of a leg that waits there
     detail: str | None = None
     is_reduce_only: bool = False
     is_stale: bool = False
@@ -171,11 +173,16 @@ class Order:
     created_ns: int = 0
     sent_ns: int | None = None  # when the first byte left; None = not known yet, or nothing left
     updated_ns: int = 0
-    refusal: Refusal | None = None  # why it was REJECTED; not stored, so None after a restart
+    refusal: Refusal | None = None  # why it was REJECTED, or let expire; not stored, so None after a restart
 
     @property
     def is_open(self) -> bool:
         return self.state in OPEN
+
+    @property
+    def is_pending(self) -> bool:
+        """Return whether it is a leg that was sent with its entry and waits for that one's complete fill."""
+        return self.code == PENDING and self.is_open
 
     @property
     def remaining(self) -> Decimal:
@@ -264,8 +271,9 @@ class Report:
     source: str = "rest"
     code: str | None = None
     detail: str | None = None
-    refusal: Refusal | None = None  # of a REJECTED report
+    refusal: Refusal | None = None  # of a REJECTED report, and of an EXPIRED one whose reason is one
     leg: BracketLeg | None = None  # of an order that a venue placed which keeps brackets itself
+    stop_price: Decimal | None = None  # in the answer to a request; None where the venue does not name it
 
 
 @dataclass(frozen=True, slots=True)

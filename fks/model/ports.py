@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fks.model.account import Balance, Transfer, VenueIdentity
 from fks.model.bar import Bar, PublicTrade
@@ -44,12 +44,14 @@ class VenueCapabilities:
     types: frozenset[OrderType]
     times_in_force: frozenset[TimeInForce]
     has_oco: bool = False
+    can_amend: bool = False  # `amend` reduces a live order, and with it the other leg of its OCO
     can_short: bool = False
     fee_in_received_asset: bool = True
     keeps_bracket: bool = False  # the venue alone places, resizes and cancels SL and TP; it reports their orders
     is_margin: bool = (
         False  # contracts on margin: a position is no asset that was paid for, the broker checks the margin
     )
+    waits_for_session: bool = False  # an entry with `valid_until` waits for a session that is away; else it is denied
     has_guardian: bool = True  # the guardian has a session of its own there, and flattens in a kill
 
 
@@ -187,6 +189,19 @@ class BalancesSeen:
 VenueEvent = Report | Fill | BalancesSeen | SessionLost | SessionBack
 
 
+@runtime_checkable
+class TakesEntryLists(Protocol):
+    """A venue that takes an entry and the exits that wait for its complete fill as one request."""
+
+    async def submit_entry(self, entry: Order, legs: Sequence[Order], *, sells_received: bool) -> tuple[Answer, ...]:
+        """Submit an entry by a limit order with its stop, its take profit or both (stop first): all of them exist, or
+        none. Returns one answer an order, the entry's first.
+
+        `sells_received`: the exits sell what the entry receives, whatever their quantity says.
+        """
+        ...
+
+
 class Venue(Protocol):
     """Orders out. Every answer of a venue is a value, never an exception; OutageError means that a read got no answer.
     One object per (venue, account, role); never shared."""
@@ -206,6 +221,11 @@ class Venue(Protocol):
 
     async def cancel(self, order: Order) -> Answer:
         """Cancel by client order id. REFUSED with code UNKNOWN_ORDER is no proof of absence: query."""
+        ...
+
+    async def amend(self, order: Order, quantity: Decimal) -> Answer:
+        """Reduce a live order to `quantity` in place, keeping its ids; of an OCO both legs. Only where
+        capabilities.can_amend."""
         ...
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
@@ -250,10 +270,24 @@ class Venue(Protocol):
         ...
 
 
+class Pager(Protocol):
+    """Sends pages without PostgreSQL."""
+
+    async def run(self) -> None:
+        """Keep current what `page` needs, for ever."""
+        ...
+
+    def page(self, event: str, message: str) -> None:
+        """Send a page to a person. Never waits, never raises."""
+        ...
+
+
 class Lease(Protocol):
-    """The right to act in a role. `holds` is a monotonic deadline: cheap, checked before every send."""
+    """The right to act in a role. `holds` is a monotonic deadline: cheap, checked before every send. `held_within`: it
+    held at most so many seconds ago (None: at any time), and no newer epoch is known."""
 
     name: str
     epoch: int
 
     def holds(self) -> bool: ...
+    def held_within(self, seconds: float | None) -> bool: ...

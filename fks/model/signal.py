@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+from fks.model.copies import copied_instance
 from fks.model.order import OrderType, Side, TimeInForce
+
+#: How the instances of API keys and webhooks begin: `key:NAME`, `webhook:NAME`. No strategy's has a colon.
+KEY, WEBHOOK = "key:", "webhook:"
+
+
+def is_program(instance: str) -> bool:
+    """Return whether an instance, or the one that it copies, is an API key's or a webhook's."""
+    return (copied_instance(instance) or instance).startswith((KEY, WEBHOOK))
 
 
 class Kind(StrEnum):
@@ -40,7 +49,7 @@ class Signal:
 
     id: uuid.UUID
     source: str
-    instance: str  # strategy instance id, or "" for a person
+    instance: str  # strategy instance id, the program's own (`is_program`), or "" for a person
     params_version: int
     account_id: int
     venue: str
@@ -68,6 +77,11 @@ class Signal:
     reason: str = ""
     state: SignalState = SignalState.READY
     trace_id: str = ""
+
+    @property
+    def is_by_person(self) -> bool:
+        """Return whether a person asked for it: not a strategy, nor a program for its own instance."""
+        return self.source.startswith("principal:") and not is_program(self.instance)
 
     @property
     def is_exit(self) -> bool:

@@ -95,7 +95,9 @@ RULES: dict[str, Rule] = {
     "order.unknown": _is_known_again,
     "exit.": _is_flat,
     "position.naked": _is_protected,
+    "position.unprotected": _is_flat,  # the order manager ends it when the stop is there again
     "position.unprotectable": _is_flat,
+    "stop.unfilled": _is_flat,
 }
 
 

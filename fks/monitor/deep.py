@@ -52,7 +52,7 @@ _STARTING = frozenset({"starting", "restarting", "waiting", "draining"})
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: when, the results by service, and what they became with dependencies counted in and flapping damped."""
+    """One look: its time, the results by service, and the statuses after dependencies and damping of flapping."""
 
     at_ns: int
     checks: Mapping[str, Check]

@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which lines to show."""
+    """The filter of the lines that are shown."""
 
     components: tuple[str, ...] = ()
     level: str = "DEBUG"

@@ -1,7 +1,7 @@
 """The service registry: own services, components and nodes, written from their heartbeats, and services of others.
 
 A component is never registered by hand: the heartbeats in `component_health` and `nodes` are the source, and the rows
-here repeat them for those who read the owner's tables.
+here repeat them for readers of the owner's tables.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _STILL = frozenset({"down", "failed", "stopped", "done", "waiting"})
 
 
 class NodeView(Protocol):
-    """What status needs of the node file (`fks.config.endpoints.Node`)."""
+    """The part of the node file (`fks.config.endpoints.Node`) that status needs."""
 
     @property
     def sim(self) -> Any: ...

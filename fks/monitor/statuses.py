@@ -1,4 +1,4 @@
-"""Statuses of services: what a look found, what is reported after damping, and what dependencies make of it. Pure."""
+"""Statuses of services: found by a look, reported after damping, and changed by dependencies. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Reported:
 
 
 def damped(looks: Sequence[str], before: Reported | None = None) -> Reported:
-    """Return what is reported after `looks`, oldest first, the newest of which was not reported yet.
+    """Return the status reported after `looks`, oldest first, the newest of which was not reported yet.
 
-    `before`: what was reported after the look before; None: nothing, and the newest look is reported as it is.
+    `before`: the status reported after the look before; None: nothing, and the newest look is reported as it is.
     A change is reported when CONFIRMED looks in a row agree on it. A service flaps from FLAPS_FROM changes within the
-    last REMEMBERED looks until at most FLAPS_UNTIL are left; while it flaps, what is reported may only get worse.
+    last REMEMBERED looks until at most FLAPS_UNTIL are left; while it flaps, the reported status may only get worse.
     An unknown look is evidence of nothing and is left out.
     Errors: ValueError without a look.
     Source: the idea of Nagios' flap detection with two thresholds, without its weights.

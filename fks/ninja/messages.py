@@ -111,6 +111,8 @@ class Welcome(Message):
     limits: Mapping[str, object] = need(any_object)
     halted: bool = need(boolean)
     ready: bool = need(boolean)
+    journal_error: str | None = may(nullable(text(400)))
+    features: tuple[str, ...] | None = may(list_of(text(64), 200))  # what the bridge can do beyond version 1
 
 
 # ── event log ────────────────────────────────────────────────────────────────────────────────────
@@ -325,6 +327,7 @@ class Signal(Message):
     valid_until: int = need(MS)
     strategy: str | None = may(text(32))
     note: str | None = may(text(120))
+    entries: tuple[str, ...] | None = may(list_of(ID, 100))  # of an exit, to a bridge with the feature EXIT_ENTRIES
 
     def check(self) -> None:
         if self.qty is None and self.action != "exit":
@@ -518,6 +521,7 @@ class Status(Message):
     signals_open: tuple[OpenSignal, ...] = need(list_of(record(OpenSignal), 10_000))
     features: tuple[str, ...] | None = may(list_of(text(64), 200))
     counters: Mapping[str, object] | None = may(any_object)
+    journal_error: str | None = may(nullable(text(400)))
     part: int | None = may(integer(1, 1_000))
     parts: int | None = may(integer(1, 1_000))
 

@@ -80,7 +80,7 @@ class Alerts(Protocol):
 
     async def note_alert(
         self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
-    ) -> int: ...
+    ) -> int | None: ...
 
 
 class SecretWait:

@@ -15,6 +15,7 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from fks.clock import Clock
@@ -63,6 +64,9 @@ _PAGES: Final = frozenset(
         AlarmCode.CLOCK_SKEW,
     }
 )
+#: Conditions in which no session begins; each attempt finds them again.
+_NO_SESSION: Final = (AlarmCode.BRIDGE_AUTH, AlarmCode.AUTH_FAILED, AlarmCode.SEQ_AHEAD, AlarmCode.PROTOCOL)
+_CLOCK: Final = (AlarmCode.CLOCK_OFFSET, AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_OK)
 T = TypeVar("T")
 
 
@@ -93,8 +97,16 @@ class Alerts(Protocol):
     """Keeps alerts (`fks.store.facts`). Errors: OutageError."""
 
     async def note_alert(
-        self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
-    ) -> int: ...
+        self,
+        severity: str,
+        event: str,
+        message: str,
+        component: str,
+        payload: Mapping[str, object],
+        condition: str | None = None,
+    ) -> int | None: ...
+
+    async def end_alert(self, message: str, *conditions: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +160,7 @@ class NinjaLink:
         self._asked: dict[str, float] = {}  # requests other than signals, and when they were sent
         self._events: deque[NinjaEvent] = deque()
         self._outcomes: dict[str, Outcome] = {}  # by request, the newest alone: an earlier one says nothing more
-        self._alerts: deque[tuple[str, str, str, Mapping[str, object]]] = deque(maxlen=1_000)
+        self._alerts: deque[Callable[[], Awaitable[object]]] = deque(maxlen=1_000)
         self._has_events, self._has_outcomes, self._has_alerts = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._has_requests, self._has_changed = asyncio.Event(), asyncio.Event()
         self._are_rows_down = False
@@ -260,7 +272,7 @@ class NinjaLink:
             "bridge_epoch": None if session is None else session.epoch,
             "stored_seq": 0 if session is None else session.stored_seq,
             "signals_open": len(self._sent),
-            "alarm": self._view.alarm or self._view.skew,
+            "alarm": self._view.alarms,
         }
 
     def _state_text(self) -> str:
@@ -285,8 +297,11 @@ class NinjaLink:
 
     def _publish(self, event: o.Event) -> None:
         """Take an event of the session: no waiting here."""
+        error = self._view.journal_error
         if self._view.apply(event, self._clock.now_ns()):
             self._has_changed.set()
+        if error != self._view.journal_error:
+            self._journal_changed(self._view.journal_error)
         match event:
             case o.Logged(event=logged):
                 self._queue_event(row_of_event(logged))
@@ -319,6 +334,7 @@ class NinjaLink:
                 self._is_paged = False
             case o.Ready():
                 self._has_requests.set()
+                self._end_alert(f"{self._component}: connected to NinjaTrader", "unreachable", *_NO_SESSION)
             case o.Disconnected():
                 self._lost_s = self._clock.monotonic()
                 log.warning("ninja.disconnected", group=group, reason=event.reason)
@@ -333,9 +349,22 @@ class NinjaLink:
     def _alarm(self, event: o.Alarm) -> None:
         if event.code is AlarmCode.CLOCK_OK:
             self._ports.log.info("ninja.clock_ok", group=self._group, detail=event.detail)
+        if event.code in _CLOCK:
+            self._end_alert(f"{self._component}: {event.detail}", *(code for code in _CLOCK if code is not event.code))
+        if event.code is AlarmCode.CLOCK_OK:
             return
         severity = "page" if event.code in _PAGES else "warning"
-        self._alert(severity, "ninja.alarm", f"{self._component}: {event.detail}", code=event.code.value)
+        is_lasting = event.code in (*_NO_SESSION, *_CLOCK)
+        text = f"{self._component}: {event.detail}"
+        self._alert(severity, "ninja.alarm", text, lasting=event.code if is_lasting else None, code=event.code.value)
+
+    def _journal_changed(self, error: str) -> None:
+        """Page a bridge that cannot write its journal, once, and end that when it can."""
+        if error:
+            text = f"{self._component}: {error}: NinjaTrader takes exits and protects, but no entry: make space there"
+            self._alert("page", "ninja.alarm", text, lasting="journal_error", code="journal_error")
+        else:
+            self._end_alert(f"{self._component}: the bridge writes its journal again", "journal_error")
 
     def _note_event(self, event: m.LogEvent) -> None:
         """Page what the bridge itself raised, and ask for a new status when the platform's state changes."""
@@ -346,7 +375,10 @@ class NinjaLink:
             case m.Halt() as halt:
                 word = "set" if halt.on else "lifted"
                 text = f"{self._component}: the kill latch of the bridge is {word}: {halt.reason or 'no reason given'}"
-                self._alert("page" if halt.on else "warning", "ninja.halt", text, on=halt.on)
+                if not halt.on:
+                    self._end_alert(text, "halt")
+                lasting = "halt" if halt.on else None
+                self._alert("page" if halt.on else "warning", "ninja.halt", text, lasting=lasting, on=halt.on)
             case m.Execution() as execution:
                 self._note_execution(execution)
             case m.ConnectionState() if not event.replay and self._session is not None:
@@ -624,12 +656,19 @@ class NinjaLink:
         if self._clock.monotonic() - self._lost_s >= DISCONNECTED_S:
             self._is_paged = True
             text = f"{self._component}: no connection to NinjaTrader for {DISCONNECTED_S:g} s, and it is required"
-            self._alert("page", "ninja.unreachable", text)
+            self._alert("page", "ninja.unreachable", text, lasting="unreachable")
 
-    def _alert(self, severity: str, event: str, message: str, **payload: object) -> None:
-        log = self._ports.log
+    def _alert(self, severity: str, event: str, message: str, *, lasting: str | None = None, **payload: object) -> None:
+        """Log and keep an alert. `lasting`: the name of a condition, of which one alert is open until `_end_alert`."""
+        log, condition = self._ports.log, None if lasting is None else f"{self._component}|{lasting}"
         (log.error if severity == "page" else log.warning)(event, message=message, **payload)
-        self._alerts.append((severity, event, message, payload))
+        note = self._ports.alerts.note_alert
+        self._alerts.append(partial(note, severity, event, message, self._component, payload, condition))
+        self._has_alerts.set()
+
+    def _end_alert(self, message: str, *lasting: str) -> None:
+        conditions = [f"{self._component}|{name}" for name in lasting]
+        self._alerts.append(partial(self._ports.alerts.end_alert, message, *conditions))
         self._has_alerts.set()
 
     async def _keep_alerts(self) -> None:
@@ -637,9 +676,7 @@ class NinjaLink:
             await self._has_alerts.wait()
             self._has_alerts.clear()
             while self._alerts:
-                severity, event, message, payload = self._alerts.popleft()
-                note = (severity, event, message, self._component, payload)
-                await self._persist(lambda note=note: self._ports.alerts.note_alert(*note))  # type: ignore[misc]
+                await self._persist(self._alerts.popleft())
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what `call` returns, as soon as PostgreSQL answers. Errors: StaleEpochError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from fks.model.ninja import LinkReport
+from fks.model.ninja import EXIT_ENTRIES, LinkReport
 from fks.ninja import messages as m
 from fks.ninja import outputs as o
 from fks.ninja.fields import written
@@ -20,8 +20,10 @@ class LinkView:
 
     def __init__(self) -> None:
         self.is_halted = False
+        self._features: tuple[str, ...] = ()
         self.skew = ""  # text of the alarm about the clocks, while there is one
         self.is_skewed = False  # so far off that no signal is sent
+        self.journal_error = ""  # why the bridge cannot write its journal, while it cannot: it takes exits, no entries
         self.alarm = ""
         self.snapshot_ns: int | None = None
         self._is_platform_ready = False
@@ -38,12 +40,14 @@ class LinkView:
         match event:
             case o.Welcomed(welcome=welcome):
                 self.is_halted, self._is_platform_ready = welcome.halted, welcome.ready
+                self.journal_error, self._features = welcome.journal_error or "", welcome.features or ()
                 self._accounts = {account.name: account for account in welcome.accounts}
             case o.Ready(is_first=True):
                 self.alarm = ""
             case o.Snapshot(status=status):
                 self._status, self.snapshot_ns = status, now_ns
                 self.is_halted, self._is_platform_ready = status.halted, status.ready
+                self.journal_error = status.journal_error or ""
                 for account in status.accounts:
                     self._connect(account.name, is_connected=account.status == "Connected")
             case o.Logged(event=m.LogEvent(body=m.Halt(on=is_on))):
@@ -63,6 +67,11 @@ class LinkView:
                 return False
         return True
 
+    @property
+    def alarms(self) -> str:
+        """Return what a person should know of the link now."""
+        return " | ".join(text for text in (self.alarm, self.skew, self.journal_error) if text)
+
     def is_ready(self, state: State) -> bool:
         """Return whether a signal may be sent now, the kill latch apart."""
         return state is State.READY and self._is_platform_ready and not self.is_skewed
@@ -70,7 +79,8 @@ class LinkView:
     def report(self, state: State, offset_ms: int, *, has_snapshot: bool) -> LinkReport:
         """Return the row; with the last status when `has_snapshot`."""
         status = self._status if has_snapshot else None
-        accounts: list[dict[str, Any]] = [written(account) for account in self.accounts]
+        can_name = EXIT_ENTRIES in self._features
+        accounts: list[dict[str, Any]] = [{**written(account), EXIT_ENTRIES: can_name} for account in self.accounts]
         if state not in LIVE:
             accounts = [{**account, "connected": False} for account in accounts]
         return LinkReport(
@@ -79,7 +89,7 @@ class LinkView:
             is_halted=self.is_halted,
             accounts=tuple(accounts),
             offset_ms=offset_ms,
-            alarm=" | ".join(text for text in (self.alarm, self.skew) if text),
+            alarm=self.alarms,
             snapshot=None if status is None else m.as_object(status),
             snapshot_ns=None if status is None else self.snapshot_ns,
         )

@@ -76,7 +76,7 @@ class Site:
 
 
 def check_host(home: str | Path) -> Paths:
-    """Return the paths of a home that can hold a system. Errors: ConfigError for what is wrong with the machine."""
+    """Return the paths of a home that can hold a system. Errors: ConfigError for a fault of the machine."""
     preflight.check_interpreter()
     paths = Paths.of(home)
     if has_living(paths):  # a keeper takes over what runs, also on a full disk

@@ -37,7 +37,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class KeeperContext:
-    """What the keeper and its parts are given. `make_node` returns the endpoints as they are now."""
+    """The services that the keeper and its parts are given. `make_node` returns the endpoints as they are now."""
 
     paths: Paths
     make_node: Callable[[], Node]
@@ -49,8 +49,8 @@ class KeeperContext:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """What a beat found: the age of the supervisor's own beat, whether our raylet's cluster is gone, and whether the
-    head ends the whole cluster."""
+    """The findings of a beat: the age of the supervisor's own beat, whether our raylet's cluster is gone, and whether
+    the head ends the whole cluster."""
 
     supervisor_age_s: float | None
     must_rejoin: bool = False
@@ -60,8 +60,8 @@ class ClusterState:
 class ClusterDriver:
     """The defaults do nothing. Soft state: a connection to the database.
 
-    `waits_for`: what is unavailable, "" when nothing is. `node_name`: this node's; `worker_name`: the same when it is a
-    worker.
+    `waits_for`: the unavailable service, "" when there is none. `node_name`: this node's; `worker_name`: the same when
+    it is a worker.
     """
 
     worker_name = ""

@@ -39,7 +39,7 @@ _HELPER_STOP = ((signal.SIGTERM, 0.5),)
 
 class GatewayGrowth:
     """Decides when the gateway is put on more machines: when more workers than it runs on could have it for
-    GROW_AFTER_S. Soft state: what was found before."""
+    GROW_AFTER_S. Soft state: the earlier findings."""
 
     def __init__(self) -> None:
         self._grown = self._steady = 0

@@ -445,7 +445,7 @@ class Keeper:
 
 
 async def sweep(paths: Paths, specs: Sequence[ServiceSpec]) -> list[str]:
-    """End what a keeper that died left behind, and return the names of what was found. Call under `keeper_lock`."""
+    """End the processes that a dead keeper left behind, and return their names. Call under `keeper_lock`."""
     records = ChildRecords(paths.run / "keeper.json")
     found = []
     for spec in sorted(specs, key=lambda spec: -spec.wave):

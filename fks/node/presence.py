@@ -108,7 +108,7 @@ async def answers(redis_url: str) -> bool:
 
 
 def raylet_facts(pid: int | None) -> tuple[str, str]:
-    """Return node id and session of a running raylet, from its command line; "" for what is not there."""
+    """Return node id and session of a running raylet, from its command line; "" for a missing one."""
     options: dict[str, str] = {}
     for argument in procfs.arguments(pid) if pid else ():
         name, _, value = argument.decode(errors="replace").partition("=")

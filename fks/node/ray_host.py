@@ -11,7 +11,7 @@ has to be started again.
 - raylet dead: all actors of the node are lost with it.
 - dashboard, client server, log monitor, autoscaler: started again in place; nothing else is affected.
 
-It imports neither Ray nor asyncio, and its only state is what it read from /proc. Killed with -9 it leaves its session
+It imports neither Ray nor asyncio, and its only state comes from /proc. Killed with -9 it leaves its session
 behind; the keeper ends that.
 """
 

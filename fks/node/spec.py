@@ -47,10 +47,10 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """When a dead service is started again: at once, then with doubling waits.
+    """The times at which a dead service is started again: at once, then with doubling waits.
 
     Past `limit` it is reported as down and tried every `backoff.max_s` without an end: an operator may be repairing
-    what it needs.
+    a dependency.
     """
 
     backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 10.0))

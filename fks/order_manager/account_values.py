@@ -6,13 +6,16 @@ after a restart, so LOSS_DAY holds until the day's end whatever restarts.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
+from fks.bars.calendars import calendar_of, is_open_at
 from fks.config.settings import Settings
+from fks.futures import futures_calendar
 from fks.model.account import Account, Position
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
@@ -92,6 +95,7 @@ class _Listing:
     prices: dict[str, Decimal]
     instruments: dict[str, Instrument]
     rates: Rates
+    stale: frozenset[tuple[str, str]]  # whose last price is old while their market is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ class _Figures:
         if key is None:
             return _Part(held, flow, "", symbol_profit(held, flow, None, None, None), None)
         instrument, mark = listing.listed[key], listing.marks.get(key)
-        price = None if mark is None else mark.price
+        # the last price of what is held is not its price when it is old: a loss would stay hidden
+        price = None if mark is None or (held and key in listing.stale) else mark.price
         profit = symbol_profit(held, flow, instrument, price, self._start_prices.get(key))
         rate, exposure = listing.rates.rate(instrument.quote, self.account.currency), None
         if price is not None and rate is not None:
@@ -173,6 +178,7 @@ class AccountValues:
         self._saved: dict[int, Decimal] = {}
         self._news = DayNews()  # found, and not returned yet
         self._listings: dict[str, _Listing] = {}
+        self._closed: frozenset[tuple[str, str]] = frozenset()  # feeds whose market is closed now
         self._figures: dict[tuple[int, str], _Figures] = {}  # by account and the exchange whose prices come first
 
     # ── the day ──────────────────────────────────────────────────────────────────────────────────
@@ -198,6 +204,9 @@ class AccountValues:
         if self._store is None:
             return DayNews()
         limits = cache.settings.risk
+        if names := {feed: name for feed in cache.marks if (name := futures_calendar(*feed)) is not None}:
+            # the first look at a market makes its calendar, which takes seconds
+            self._closed = await asyncio.to_thread(_closed_of, names, now_ns)
         day_ns = day_start_ns(now_ns, limits.day_zone, limits.day_start_hour)
         if day_ns != self._day_ns:
             await self._begin(cache, day_ns)
@@ -354,6 +363,7 @@ class AccountValues:
         if known is not None and known.marks is cache.marks and known.listed is cache.instruments:
             return known
         oldest_ns = now_ns - int(cache.settings.risk.rate_age_max_s * 1e9)
+        stale_ns = now_ns - int(cache.settings.risk.mark_age_max_s * 1e9)
         fresh = {
             key: mark.price
             for key, mark in cache.marks.items()
@@ -367,6 +377,11 @@ class AccountValues:
             },
             instruments={symbol: i for (on, symbol), i in cache.instruments.items() if on == exchange},
             rates=Rates(fresh, cache.instruments, exchange),
+            stale=frozenset(
+                key
+                for key, mark in cache.marks.items()
+                if (mark.message_ns is None or mark.message_ns < stale_ns) and key not in self._closed
+            ),
         )
         self._listings[exchange] = made
         return made
@@ -378,3 +393,10 @@ def _key(listing: _Listing, exchange: str, symbol: str) -> tuple[str, str] | Non
         return exchange, symbol
     found = [key for key in listing.listed if key[1] == symbol]
     return min(found, key=lambda key: (key not in listing.marks, key), default=None)
+
+
+def _closed_of(calendars: Mapping[tuple[str, str], str], now_ns: int) -> frozenset[tuple[str, str]]:
+    """Return the feeds whose market is closed: their last price is fresh however old it is. A market without a calendar
+    is always open."""
+    shut = {name for name in {*calendars.values()} if not is_open_at(calendar_of(name), now_ns)}
+    return frozenset(feed for feed, name in calendars.items() if name in shut)

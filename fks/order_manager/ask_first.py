@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from fks.clock import Clock
+from fks.clock import Clock, ClockSteps
 from fks.config.settings import Venue as VenueSettings
 from fks.model.order import Lookup, Order, Presence
-from fks.orders.absence import AbsenceRule, Polls, count_not_found, ladder_delay
+from fks.orders.absence import AbsenceProof, AbsenceRule, ladder_delay
 from fks.orders.sent_ids import SentIds
 
 _TRIES_MAX = 30  # then the order is UNKNOWN, and the usual queries go on
@@ -16,8 +17,10 @@ _TRIES_MAX = 30  # then the order is UNKNOWN, and the usual queries go on
 class AskFirst:
     """Decides whether the bytes of an order may leave, once per id. Soft state: `sent`."""
 
-    def __init__(self, sent: SentIds, settings: VenueSettings, rule: AbsenceRule, clock: Clock) -> None:
-        self._sent, self._settings, self._rule, self._clock = sent, settings, rule, clock
+    def __init__(
+        self, sent: SentIds, settings: VenueSettings, rule: AbsenceRule, clock: Clock, steps: ClockSteps
+    ) -> None:
+        self._sent, self._settings, self._rule, self._clock, self._steps = sent, settings, rule, clock, steps
 
     def is_needed(self, order: Order, parent: Order | None) -> bool:
         """Return whether `refusal` has to be awaited before the order is sent."""
@@ -32,15 +35,13 @@ class AskFirst:
         """
         if self._sent.is_sent(order.client_order_id):
             return "this process has sent it before"
-        needed, polls = self._needed(order, parent), Polls()
+        rule = replace(self._rule, polls=self._needed(order, parent))
+        proof = AbsenceProof(rule, self._steps, self._sent.ask_before_ns)
         for tries in range(_TRIES_MAX):
             lookup = await query(order)
             if lookup.presence is Presence.FOUND:
                 return "the venue has it: it was sent before the database changed"
-            age_s = (self._clock.now_ns() - self._sent.ask_before_ns) / 1e9
-            if lookup.presence is Presence.NOT_FOUND:
-                polls = count_not_found(polls, age_s, self._rule)
-            if polls.counted >= needed and age_s >= self._rule.age_s:
+            if lookup.presence is Presence.NOT_FOUND and proof.not_found():
                 return None
             await self._clock.sleep(ladder_delay(tries, self._settings.poll_delays_s))
         return "the venue did not say that it was not sent before the database changed"

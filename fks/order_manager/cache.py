@@ -20,12 +20,14 @@ from fks.model.instrument import Instrument
 from fks.model.order import OPEN, Fill, Order, Role, Side, State
 from fks.model.ports import VenueCapabilities
 from fks.model.signal import Signal
+from fks.model.timeframe import NS
 from fks.order_manager.account_values import AccountValues
 from fks.order_manager.prop_rules import PropGate
-from fks.orders.messages import KillMode, PositionKey
+from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
-from fks.risk.view import VenueView, View
+from fks.risk.policy import KillMode, Reach
+from fks.risk.view import VenueView, View, reach_of
 from fks.store.facts import Instance, Mark
 from fks.store.signals import Waiting
 
@@ -57,6 +59,11 @@ class VenueStatus:
     away_s: float | None = None  # monotonic time since when it is not READY; None while it is
     unclaimed: int = 0  # fills with an id of ours whose order the journal does not know yet
 
+    @property
+    def reach(self) -> Reach:
+        """Return how well the venue is known."""
+        return reach_of(self.state, self.is_connected)
+
 
 def is_kept(order: Order) -> bool:
     """Return whether memory keeps the order: it may still fill, or its executions are not all here."""
@@ -83,7 +90,6 @@ class OrderCache:
     instances: dict[str, Instance] = field(default_factory=dict)
     marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
     venues: dict[str, VenueStatus] = field(default_factory=dict)
-    is_killed: bool = False
     kill_mode: KillMode = KillMode.NONE
     kill_id: str = ""  # of the kill that wants positions closed
     is_guardian_alive: bool = False
@@ -103,6 +109,11 @@ class OrderCache:
     _held: dict[int, dict[str, Decimal]] = field(default_factory=dict)
     _by_symbol: tuple[object, dict[str, dict[str, Instrument]]] = (None, {})
     _by_base: tuple[object, dict[str, set[str]]] = (None, {})
+
+    @property
+    def is_killed(self) -> bool:
+        """Return whether a kill is engaged, by what was read last."""
+        return self.kill_mode is not KillMode.NONE
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
     def put(self, order: Order) -> None:
@@ -175,6 +186,11 @@ class OrderCache:
         """Return the quantities of one position key by instance."""
         return dict(self._quantities.get(key, {}))
 
+    def averages(self, key: PositionKey) -> dict[str, Decimal]:
+        """Return the average prices of what the instances hold at one position key."""
+        held = ((name, self.positions.get((*key, name))) for name in self._quantities.get(key, ()))
+        return {name: position.average_price for name, position in held if position is not None and position.quantity}
+
     def instruments_of(self, symbol: str) -> dict[str, Instrument]:
         """Return the instruments of a symbol by exchange."""
         if self._by_symbol[0] is not self.instruments:
@@ -228,10 +244,14 @@ class OrderCache:
         return status is not None and status.capabilities.is_margin
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
-    def mark(self, exchange: str, symbol: str) -> Decimal | None:
-        """Return the last price known, or None."""
+    def mark(self, exchange: str, symbol: str, now_ns: int = 0, age_max_s: float | None = None) -> Decimal | None:
+        """Return the last price known, or None: with `age_max_s` only one that is not older at `now_ns`."""
         known = self.marks.get((exchange, symbol))
-        return None if known is None else known.price
+        if known is None or (
+            age_max_s is not None and (known.message_ns is None or now_ns - known.message_ns > age_max_s * NS)
+        ):
+            return None
+        return known.price
 
     def venue_view(self, name: str, monotonic_s: float) -> VenueView:
         """Return what checks may know of a venue."""
@@ -255,6 +275,8 @@ class OrderCache:
         held = sum(buckets.values(), _ZERO)
         mark = self.marks.get((exchange, symbol))
         age_s = None if mark is None or mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
+        name = intent.client_order_id  # its own order, when that rests already
+        open_orders = tuple(order for order in self.open_of(account_id) if order.client_order_id != name)
         return View(
             now_ns=now_ns,
             limits=self.settings.risk,
@@ -266,7 +288,7 @@ class OrderCache:
             skew_limit_ms=self.settings.venue.skew_limit_ms,
             is_leader=is_leader,
             is_journal_up=self.is_journal_up,
-            is_killed=self.is_killed,
+            kill=self.kill_mode,
             is_guardian_alive=self.is_guardian_alive,
             escalated=self.escalated,
             disk_free_mb=self.disk_free_mb,
@@ -278,13 +300,13 @@ class OrderCache:
             exposures=values.exposures,
             shorts=values.shorts,
             correlations=values.correlations,
-            open_orders=self.open_of(account_id),
+            open_orders=open_orders,
             marks=values.prices,
             instruments=values.instruments,
             rates=values.rates,
             unvalued=values.unvalued,
             loss_today=values.loss_today,
-            prop=self._prop_denial(intent, now_ns),
+            prop=self._prop_denial(intent, open_orders, now_ns),
             coins_of_others=values.coins_of_others,
             own=buckets.get(intent.instance, _ZERO),
             entries=values.entries,
@@ -294,7 +316,7 @@ class OrderCache:
             instance_state="" if intent.role in (Role.ORDER, Role.KILL) else self.instance_state(intent.instance),
         )
 
-    def _prop_denial(self, intent: Intent, now_ns: int) -> Denial | None:
+    def _prop_denial(self, intent: Intent, open_orders: tuple[Order, ...], now_ns: int) -> Denial | None:
         gate = self.prop.get(intent.venue)
         if gate is None or intent.role not in (Role.ENTRY, Role.ORDER):
             return None
@@ -302,7 +324,7 @@ class OrderCache:
         for (account_id, venue, symbol, _), position in self.positions.items():
             if (account_id, venue) == (intent.account_id, intent.venue):
                 positions[symbol] = positions.get(symbol, _ZERO) + position.quantity
-        return gate.denial(intent, self.open_of(intent.account_id), positions, now_ns)
+        return gate.denial(intent, open_orders, positions, now_ns)
 
     def equity(self, signal: Signal, now_ns: int) -> Decimal | None:
         """Return what the account of an entry is worth in the quote of its instrument: all balances at last prices, the

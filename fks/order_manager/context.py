@@ -13,12 +13,14 @@ from fks.order_manager.ledger import Ledger
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.tasks import Tasks
 from fks.orders.crash_points import At
+from fks.risk.policy import Journal
 from fks.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The surroundings of one order manager. `at` is called at the labelled points of the order path."""
+    """The surroundings of one order manager. `at` is called at the labelled points of the order path. Nothing is
+    submitted before the monotonic time `hold_s`."""
 
     runtime: Runtime
     venues: Mapping[str, Venue]
@@ -27,6 +29,7 @@ class Context:
     publisher: Publisher
     tasks: Tasks
     at: At
+    hold_s: float = 0.0
 
     @property
     def settings(self) -> Settings:
@@ -50,5 +53,22 @@ class Context:
 
     @property
     def can_commit(self) -> bool:
-        """Return whether the lease is held and the journal takes commits."""
-        return self.lease.holds() and self.cache.is_journal_up
+        """Return whether the lease is held, no predecessor may still send, and the journal takes commits."""
+        return self.lease.holds() and self.cache.is_journal_up and not self.is_on_hold
+
+    @property
+    def is_on_hold(self) -> bool:
+        """Return whether a predecessor may still send protection and exits."""
+        return self.hold_s > 0 and self.clock.monotonic() < self.hold_s
+
+    @property
+    def journal(self) -> Journal:
+        """Return which journal takes commits."""
+        if self.can_commit:
+            return Journal.COMMITS
+        return Journal.SIDE if self.ledger.may_send_aside and not self.is_on_hold else Journal.AWAY
+
+    @property
+    def may_cancel(self) -> bool:
+        """Return whether this process may cancel and amend orders now."""
+        return self.lease.holds() or self.ledger.may_send_aside

@@ -1,15 +1,16 @@
 """Copies of signals: what the account of the venue `ninja` is asked to do, other accounts at NinjaTrader repeat.
 
-Each copy is a signal of its own, under an id that is a function of the leader's intent and the account. It is committed
-before the leader's signal gets its outcome, and sized, checked, denied or sent on its own position key: a follower
-waits for no other account, and a restart inserts no second copy.
+Each copy is a signal of its own, under an id that is a function of the leader's intent and the account. It is sized,
+checked, denied or sent on its own position key. Copies of an entry and of a person's order are committed by the
+statement that journals the leader's order: what the leader is denied, no account does. An exit is never denied, so its
+copies are committed when it arrives: a follower's exit waits for no other account. A restart inserts no second copy.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal
 
@@ -73,19 +74,10 @@ def _is_closing(leader: Signal, held: Held) -> bool:
 
 
 class Copier:
-    """Inserts copies. Soft state: signals whose order is not journaled yet. `prepare`: reads what a signal needs and
-    memory lacks; `size_of`: the contracts that a signal leads to, None when they cannot be sized now."""
+    """Makes copies. Soft state: copies whose order is not journaled yet."""
 
-    def __init__(
-        self,
-        context: Context,
-        signals: SignalStore,
-        rules: Iterable[CopyRule],
-        *,
-        prepare: Callable[[Signal], Awaitable[None]],
-        size_of: Callable[[SignalRecord], Decimal | None],
-    ) -> None:
-        self._context, self._signals, self._prepare, self._size_of = context, signals, prepare, size_of
+    def __init__(self, context: Context, signals: SignalStore, rules: Iterable[CopyRule]) -> None:
+        self._context, self._signals = context, signals
         self._rules = [rule for rule in rules if rule.mode != "off"]
         self._pending: OrderedDict[uuid.UUID, tuple[PositionKey, Decimal, float, str]] = OrderedDict()
         self._missing: set[str] = set()
@@ -95,25 +87,29 @@ class Copier:
         """Return whether any account repeats signals."""
         return bool(self._rules)
 
-    async def copy(self, records: Sequence[SignalRecord]) -> bool:
-        """Commit the copies of the leader's signals among `records`; True when one was inserted. Safe to repeat.
+    async def copy_exits(self, records: Sequence[SignalRecord]) -> bool:
+        """Commit the copies of the leader's exits among `records`; True when one was inserted. Safe to repeat.
 
         Errors: none; while PostgreSQL is away it waits.
         """
-        made: list[Signal] = []
-        for record in records:
-            if record.signal.venue == LEADER:
-                await self._prepare(record.signal)
-                made += self._copies(record)
+        made = [copy for record in records if record.signal.is_exit for copy in self.copies_of(record, None)]
         if not made:
             return False
         inserted = await self._context.ledger.patiently(lambda: self._signals.insert(made))
-        if inserted:
-            self._context.meter.count("fks_signal_copies_total", len(inserted))
+        self.committed(inserted)
         return bool(inserted)
 
-    def _copies(self, record: SignalRecord) -> list[Signal]:
-        signal, quantity = record.signal, self._quantity(record)
+    def committed(self, copies: Sequence[object]) -> None:
+        """Count copies that were committed."""
+        if copies:
+            self._context.meter.count("fks_signal_copies_total", len(copies))
+
+    def copies_of(self, record: SignalRecord, quantity: Decimal | None) -> list[Signal]:
+        """Return the copies of a leader's signal that leads to an order of `quantity`, before that is in the cache;
+        [] of other accounts' signals."""
+        signal = record.signal
+        if signal.venue != LEADER or not self._rules:
+            return []
         key = (signal.account_id, signal.venue, signal.symbol)
         leader = self._prospective(key)
         made = []
@@ -125,18 +121,11 @@ class Copier:
             follower = self._prospective((status.account_id, rule.venue, signal.symbol))
             made.append(copy_of(record, rule, status.account_id, quantity, Held(leader, follower)))
             self._note(made[-1], made[-1].size)
-        self._note(signal, quantity)
         return made
 
     def ended(self, signal_id: uuid.UUID) -> None:
         """Note that a signal leads to no order."""
         self._pending.pop(signal_id, None)
-
-    def _quantity(self, record: SignalRecord) -> Decimal | None:
-        signal = record.signal
-        if signal.is_exit:
-            return None
-        return signal.size if signal.kind is Kind.ORDER else self._size_of(record)
 
     # ── what is on its way ───────────────────────────────────────────────────────────────────────
     def _note(self, signal: Signal, quantity: Decimal | None) -> None:

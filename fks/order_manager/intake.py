@@ -11,11 +11,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 from fks.clock.waiting import wait_for_event
-from fks.model.signal import Signal
+from fks.model.signal import Kind, Signal
 from fks.order_manager.context import Context
 from fks.order_manager.copying import Copier
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders.messages import PositionKey
+from fks.risk.policy import Reach
 from fks.store.signals import SignalRecord, SignalStore
 
 _BATCH = 500
@@ -69,7 +70,7 @@ class Intake:
         known = [*self._preparing, *self._workers.in_hand()]  # read again, a burst would cost its square
         records = await ledger.patiently(lambda: self._signals.ready(venues, _BATCH, known=known))
         records += await ledger.patiently(lambda: self._signals.ready_elsewhere(venues, _BATCH))
-        if self._copier.is_needed and await self._copier.copy(records):
+        if self._copier.is_needed and await self._copier.copy_exits(records):
             self.wake()
         batches: dict[PositionKey, list[SignalRecord]] = {}
         for record in records:
@@ -86,7 +87,9 @@ class Intake:
 
     async def _work(self, key: PositionKey, batch: Sequence[SignalRecord]) -> None:
         try:
-            for record in batch:
+            for number, record in enumerate(batch):
+                if self._waits(record.signal) and not any(one.signal.kind is Kind.EXIT for one in batch[number + 1 :]):
+                    continue
                 await self._prepare(record.signal)
                 if not self._is_draining:
                     self._workers.signal(record)
@@ -98,3 +101,13 @@ class Intake:
         if key in self._missed:
             self._missed.discard(key)
             self.wake()
+
+    def _waits(self, signal: Signal) -> bool:
+        """Return whether an entry stays `ready`: its venue's session connects again, and its time is not over.
+
+        One that an exit follows is not wanted any more: it is denied, so that it cannot come after the exit.
+        """
+        venue, until_ns = self._context.cache.venues.get(signal.venue), signal.valid_until_ns
+        if venue is None or venue.refusal or until_ns is None or signal.kind is Kind.EXIT or venue.reach is Reach.READY:
+            return False
+        return venue.capabilities.waits_for_session and until_ns > self._context.clock.now_ns()

@@ -1,7 +1,8 @@
 """Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
 
 A write of unknown outcome (a connection lost at the commit) is read back and worked out again: every event changes
-nothing the second time. While PostgreSQL is away, events wait here, in the order they came.
+nothing the second time. While PostgreSQL is away, events go to the side journal: what they did is known here, seen and
+not yet booked, and is written to PostgreSQL when it is back. Without a side journal they wait, in the order they came.
 """
 
 from __future__ import annotations
@@ -14,28 +15,34 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from fks.futures import instrument_of_symbol
 from fks.model.account import Position
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
+from fks.model.instrument import Instrument, assumed_instrument
 from fks.model.order import BracketLeg, Fill, Order, Report, Role, Side, evolve
 from fks.model.timeframe import iso
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.order_manager.publisher import Publisher
+from fks.order_manager.side_journal import Happened, Placed, SideJournal
 from fks.orders import events as e
 from fks.orders.build import reported_leg
 from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step, advance, begin
 from fks.orders.messages import PositionKey
-from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
+from fks.portfolio.position import EXTERNAL, allocate, apply_fill, is_shared, share_of
 from fks.runtime import Runtime
 from fks.store.facts import Facts
+from fks.store.incidents import IncidentKind, IncidentStore
 from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, TradeRow
 from fks.store.positions import PositionStore
 
 _RECENT_MAX = 50_000
 _ZERO = Decimal(0)
 _RETRY_S = 0.2
+_ANSWER_S = 1.0  # a statement without an answer for so long counts as an outage, where there is a side journal
+_DRAIN_POLL_S = 0.01
 OnStep = Callable[[Order, Step], None]
 T = TypeVar("T")
 
@@ -49,6 +56,7 @@ class _Plan:
     trades: list[TradeRow] = field(default_factory=list)
     positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
     fills: list[tuple[Fill, bool]] = field(default_factory=list)
+    is_aside: bool = False  # in the side journal, not in PostgreSQL yet
 
 
 class Ledger:
@@ -57,8 +65,21 @@ class Ledger:
     `on_step` is called after the commit, once per step, and must not wait.
     """
 
-    def __init__(self, runtime: Runtime, cache: OrderCache, publisher: Publisher, *, at: At = nowhere) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        cache: OrderCache,
+        publisher: Publisher,
+        *,
+        side: SideJournal | None = None,
+        is_patient: bool = True,
+        at: At = nowhere,
+    ) -> None:
+        """`is_patient`: outages are waited out; the one that writes the side journal to PostgreSQL raises them."""
         self._at = at
+        self._runtime, self._side, self._is_patient = runtime, side, is_patient
+        self._is_draining = False
+        self._returning = asyncio.Lock()
         self.journal = OrderJournal(runtime.db, lease=runtime.lease.name, epoch=runtime.lease.epoch)
         self.store = OrderStore(runtime.db)
         self._facts = Facts(runtime.db, runtime.lease)
@@ -115,11 +136,14 @@ class Ledger:
         async with self._lock(key):
             if guard is not None and not guard(await self.find(client_order_id) or first):
                 return None
-            plan = await self._commit(key, client_order_id, events)
+            plan = await self._commit(key, first, events)
             self._remember(plan)
         for _, step in plan.steps:
             self.on_step(plan.order, step)
         self.on_change(plan.order)
+        is_unlisted = (plan.order.exchange, plan.order.symbol) not in self._cache.instruments
+        if plan.trades and is_unlisted and not plan.is_aside:
+            await self._report_unlisted(plan.order)
         return plan.order
 
     async def apply_together(self, pairs: Sequence[tuple[str, e.Event]]) -> list[Order]:
@@ -132,15 +156,24 @@ class Ledger:
             return []
         async with self._lock((first.account_id, first.venue, first.symbol)):
             while True:
+                await self._until_drained()
                 if any(name not in self._cache.orders for name, _ in pairs):
                     return []
                 plans = [self._plan(self._cache.orders[name], [event], set()) for name, event in pairs]
-                changes = [self._changes(plan) for plan in plans]
-                orders = [order for change in changes for order in change.orders]
                 try:
-                    await self.journal.apply(Changes(orders=orders, events=[row for c in changes for row in c.events]))
+                    if self._writes_aside and self._side is not None:
+                        self._side.note(pairs)
+                        for plan in plans:
+                            plan.is_aside = True
+                        break
+                    changes = [self._changes(plan) for plan in plans]
+                    rows = [row for c in changes for row in c.events]
+                    orders = [order for change in changes for order in change.orders]
+                    await self.in_time(self.journal.apply(Changes(orders=orders, events=rows)))
                     break
                 except OutageError as error:
+                    if self.turn_aside(error):
+                        continue
                     await self.wait_for_journal(error)
                     for name, _ in pairs:
                         await self._reload((first.account_id, first.venue, first.symbol), name)
@@ -187,7 +220,7 @@ class Ledger:
             row = self._row(event, step)
             # written again after an outage it changes nothing: the id is the row's key
             await self.patiently(
-                lambda: self.journal.place([step.order], [row], signal_id=None, now_ns=now_ns, is_exempt=True)
+                lambda: self.journal.place([step.order], [row], signal_id=None, now_ns=now_ns, stopped_by=())
             )
             self._cache.put(step.order)
         self._meter.count("fks_orders_total", state=step.order.state.value)
@@ -210,10 +243,13 @@ class Ledger:
         """Return whether the fill was booked lately by this process; False may also mean long ago."""
         return fill.fill_id in self._recent
 
-    async def _commit(self, key: PositionKey, client_order_id: str, events: Sequence[e.Event]) -> _Plan:
-        skip: set[uuid.UUID] = set()
+    async def _commit(self, key: PositionKey, first: Order, events: Sequence[e.Event]) -> _Plan:
+        client_order_id, skip = first.client_order_id, set[uuid.UUID]()
         while True:
             try:
+                await self._until_drained()
+                if self._writes_aside and self._side is not None:
+                    return self._commit_aside(self._side, self._cache.recall(client_order_id) or first, events, skip)
                 order = self._cache.recall(client_order_id) or await self.store.get(client_order_id)
                 assert order is not None
                 plan = self._plan(order, events, skip)
@@ -221,15 +257,30 @@ class Ledger:
                 await self._halt(plan)
                 if changes.trades:
                     self._at("fill.before")
-                if not (changes.orders or changes.events or changes.trades) or await self.journal.apply(changes):
+                is_empty = not (changes.orders or changes.events or changes.trades)
+                if is_empty or await self.in_time(self.journal.apply(changes)):
                     if changes.trades:
                         self._at("fill.after")
                     return plan
                 skip |= await self.journal.booked(key[0], [trade.fill for trade in plan.trades])
             except OutageError as error:
+                if self.turn_aside(error):
+                    continue
                 await self.wait_for_journal(error)
             # the journal may know more than memory now: a write of unknown outcome took, or an earlier self had booked
             await self._reload(key, client_order_id)
+
+    def _commit_aside(self, side: SideJournal, order: Order, events: Sequence[e.Event], skip: set[uuid.UUID]) -> _Plan:
+        """Write events to the side journal; return what they did. Errors: OutageError when it takes nothing."""
+        plan = self._plan(order, events, skip)
+        plan.is_aside = True
+        if any(step.is_changed or step.acts for _, step in plan.steps):
+            self._at("aside.before")
+            side.note([(order.client_order_id, event) for event in events])
+            self._at("aside.after")
+        if any(Act.HALT in step.acts for _, step in plan.steps):  # its row is written when PostgreSQL is back
+            self._cache.halted[copied_instance(order.instance) or order.instance] = self._clock.monotonic()
+        return plan
 
     async def _halt(self, plan: _Plan) -> None:
         """Deny the instance's entries where a step asks for that: in memory, and in its row, which a restart reads.
@@ -245,15 +296,13 @@ class Ledger:
             self._cache.halted[instance] = self._clock.monotonic()
 
     async def _reload(self, key: PositionKey, client_order_id: str) -> None:
-        async def read() -> tuple[Order | None, list[Position]]:
-            positions = PositionStore(self._db)
-            return (
-                await self.store.get(client_order_id),
-                await positions.page(account_id=key[0], symbol=key[2], venues=[key[1]]),
-            )
+        await self.patiently(lambda: self._read_again(key, client_order_id))
 
-        order, positions = await self.patiently(read)
-        await self.load_person_fills()
+    async def _read_again(self, key: PositionKey, client_order_id: str) -> None:
+        """Read an order and its key's positions into memory. Errors: OutageError."""
+        order = await self.store.get(client_order_id)
+        positions = await PositionStore(self._db).page(account_id=key[0], symbol=key[2], venues=[key[1]])
+        self._person_fills.load(await self.store.person_fills())
         if order is not None:
             self._cache.put(order)
         for position in positions:
@@ -279,7 +328,8 @@ class Ledger:
     def _advance(self, plan: _Plan, event: e.Event) -> None:
         before = plan.order
         step = advance(before, event)
-        if step.order.epoch < self._lease.epoch:
+        # one that the side journal holds stays what it was to the epoch that wrote it: a start asks about it
+        if step.order.epoch < self._lease.epoch and self._is_patient:
             step = replace(step, order=evolve(step.order, epoch=self._lease.epoch))
         plan.order = step.order
         plan.steps.append((event, step))
@@ -296,15 +346,13 @@ class Ledger:
         self, plan: _Plan, fill: Fill, order: Order, instance: str, is_late: bool, *, is_new_entry: bool = False
     ) -> None:
         """Work out the positions after `fill`: its instance's, and EXTERNAL's for what the instance does not hold."""
-        instrument = self._cache.instruments.get((order.exchange, order.symbol))
-        if instrument is None:
-            raise OutageError(f"no instrument {order.symbol} of {order.exchange} yet to book a fill with")
+        instrument = self._instrument(order, fill)
         key = (order.account_id, order.venue, order.symbol)
         buckets = self._cache.buckets(key) | {name[3]: p.quantity for name, p in plan.positions.items()}
         can_short = self._cache.venues[order.venue].capabilities.can_short
         shares = [(instance, fill.quantity)]
         if fill.side is Side.SELL and not can_short and instance != EXTERNAL and fill.source != BUST:
-            shares = allocate(fill, buckets, instance, is_flattening=order.role is Role.KILL)
+            shares = allocate(fill, buckets, instance, is_flattening=is_shared(order))
         realized, taken = _ZERO, _ZERO
         for name, quantity in shares:
             position_key = (*key, name)
@@ -316,6 +364,28 @@ class Ledger:
         plan.trades.append(TradeRow(fill, instance, realized, order.type.value, is_late))
         if fill.source not in (PERSON, BUST):  # the venue's balances hold what a person reports of the past already
             plan.fills.append((fill, order.is_acknowledged and order.price is not None))
+
+    def _instrument(self, order: Order, fill: Fill) -> Instrument:
+        """Return what an execution of `order` is booked with; without metadata what its symbol and its fee tell."""
+        known = self._cache.instruments.get((order.exchange, order.symbol))
+        known = known or instrument_of_symbol(order.exchange, order.symbol)
+        return known or assumed_instrument(order.exchange, order.symbol, fill.fee_currency)
+
+    async def _report_unlisted(self, order: Order) -> None:
+        """Open an incident for a symbol in which executions were booked without metadata."""
+        detail = (
+            f"executions in {order.symbol} of {order.exchange} were booked without its metadata: check the position"
+        )
+        incidents, now_ns = IncidentStore(self._db, self._lease), self._clock.now_ns()
+        found = await self.patiently(
+            lambda: incidents.open(
+                order.account_id, IncidentKind.INSTRUMENT, order.symbol, detail=detail, now_ns=now_ns
+            )
+        )
+        if found is not None and found[1]:
+            self._publisher.alert(
+                "page", "fill.no_metadata", detail, venue=order.venue, symbol=order.symbol, incident=found[0].id
+            )
 
     def _changes(self, plan: _Plan) -> Changes:
         rows = [
@@ -345,30 +415,34 @@ class Ledger:
         )
 
     def _remember(self, plan: _Plan) -> None:
-        """Bring memory up to what is on disk now, and publish it."""
+        """Bring memory up to what is on disk now, and publish it: what is in the side journal, once it is booked."""
         for trade in plan.trades:
             self._recent[trade.fill.fill_id] = None
             self._person_fills.note(trade)
-            self._meter.count("fks_fills_total", symbol=trade.fill.symbol)
         while len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
         for position in plan.positions.values():
             self._cache.put_position(position)
-        key = plan.order.exchange, plan.order.symbol
         for fill, was_resting in plan.fills:
-            self._cache.move_balances(fill, self._cache.instruments[key], was_resting)
+            self._cache.move_balances(fill, self._instrument(plan.order, fill), was_resting)
         for trade in plan.trades:
-            self._cache.values.note(trade.fill, trade.instance, self._cache.instruments[key])
+            self._cache.values.note(trade.fill, trade.instance, self._instrument(plan.order, trade.fill))
         order = plan.order
+        self._cache.put(order)
+        if plan.is_aside:
+            for trade in plan.trades:
+                quantity, symbol = str(trade.fill.quantity), order.symbol
+                self._log.warning("fill.seen", client_order_id=order.client_order_id, symbol=symbol, quantity=quantity)
+            return
         is_published = bool(plan.trades)
         for _, step in plan.steps:
             if step.before is not step.order.state:
                 self._meter.count("fks_orders_total", state=step.order.state.value)
                 is_published = True
-        self._cache.put(order)
         if is_published:
             self._publisher.order(order)
         for trade in plan.trades:
+            self._meter.count("fks_fills_total", symbol=trade.fill.symbol)
             at = self._cache.position(order.account_id, order.venue, order.symbol, trade.instance)
             self._publisher.fill(trade, at.quantity)
             self._log.info(
@@ -393,31 +467,40 @@ class Ledger:
         instrument = self._cache.instruments.get((exchange, fill.symbol))
         if instrument is None or fill.fill_id in self._recent:
             return False
-        key = (fill.account_id, fill.venue, fill.symbol)
-        async with self._lock(key):
-            while True:
-                shares = self._external_shares(fill, key)
-                positions: dict[str, Position] = {}
-                realized, taken = _ZERO, _ZERO
-                for name, quantity in shares:
-                    part = share_of(fill, quantity, taken)
-                    booking = apply_fill(positions.get(name) or self._cache.position(*key, name), part, instrument)
-                    positions[name] = booking.position
-                    realized, taken = realized + booking.realized, taken + quantity
-                trade = TradeRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
-                try:
-                    is_new = await self.journal.apply(Changes(trades=[trade], positions=list(positions.values())))
-                    break
-                except OutageError as error:
-                    await self.wait_for_journal(error)
-                    await self._reload(key, "")
-            self._recent[fill.fill_id] = None
-            if is_new:
-                for position in positions.values():
-                    self._cache.put_position(position)
-                self._cache.note_flow(fill, instrument)
-                self._publisher.fill(trade, booking.position.quantity)
+        key, is_unclear = (fill.account_id, fill.venue, fill.symbol), False
+        while True:
+            try:  # the key's events are not held up by an outage
+                async with self._lock(key):
+                    await self._until_drained()
+                    if not self._cache.is_journal_up:
+                        raise OutageError("PostgreSQL is away")
+                    if is_unclear:
+                        await self._read_again(key, "")
+                    is_unclear = True
+                    is_new = await self._book_external(fill, key, instrument)
+                break
+            except OutageError as error:
+                await self.wait_for_journal(error)
         self.on_positions(key)
+        return is_new
+
+    async def _book_external(self, fill: Fill, key: PositionKey, instrument: Instrument) -> bool:
+        shares = self._external_shares(fill, key)
+        positions: dict[str, Position] = {}
+        realized, taken = _ZERO, _ZERO
+        for name, quantity in shares:
+            part = share_of(fill, quantity, taken)
+            booking = apply_fill(positions.get(name) or self._cache.position(*key, name), part, instrument)
+            positions[name] = booking.position
+            realized, taken = realized + booking.realized, taken + quantity
+        trade = TradeRow(fill, shares[0][0] if len(shares) == 1 else EXTERNAL, realized)
+        is_new = await self.in_time(self.journal.apply(Changes(trades=[trade], positions=list(positions.values()))))
+        self._recent[fill.fill_id] = None
+        if is_new:
+            for position in positions.values():
+                self._cache.put_position(position)
+            self._cache.note_flow(fill, instrument)
+            self._publisher.fill(trade, booking.position.quantity)
         return is_new
 
     def _external_shares(self, fill: Fill, key: PositionKey) -> list[tuple[str, Decimal]]:
@@ -452,24 +535,152 @@ class Ledger:
             except OutageError as error:
                 await self.wait_for_journal(error)
 
+    async def read(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what a read of the tables returns, however long that takes. Where there is a side journal an outage is
+        raised: what goes on without PostgreSQL does not wait. Errors: OutageError."""
+        if self._side is None:
+            return await self.patiently(call)
+        try:
+            return await self.in_time(call())
+        except OutageError as error:
+            self.note_away(error)
+            raise
+
     async def wait_for_journal(self, error: OutageError) -> None:
-        """Return once PostgreSQL answers; meanwhile nothing is sent (JOURNAL_DOWN)."""
-        if self._cache.is_journal_up:
-            self._cache.is_journal_up = False
-            self._publisher.alert("error", "journal.down", f"nothing is sent until PostgreSQL is back: {error}")
+        """Return once PostgreSQL answers, and holds what the side journal held; meanwhile no entry is sent
+        (JOURNAL_DOWN)."""
+        if not self._is_patient:
+            raise error
+        self.note_away(error)
         while True:
             await self._clock.sleep(_RETRY_S)
             try:
-                await self._db.ping()
-                break
+                await self.come_back()
+                return
             except OutageError:
                 continue
-        if not self._cache.is_journal_up:
-            self._cache.is_journal_up = True
-            self._log.info("journal.up")
+
+    def note_away(self, error: OutageError) -> None:
+        """Note that PostgreSQL does not answer."""
+        if self._cache.is_journal_up:
+            self._cache.is_journal_up = False
+            self._publisher.alert("error", "journal.down", f"no entry is sent until PostgreSQL is back: {error}")
+
+    async def come_back(self) -> None:
+        """Use PostgreSQL again, after what the side journal holds is written to it. Errors: OutageError, and nothing is
+        lost; StaleEpochError when a newer epoch owns the lease."""
+        await self._db.ping()
+        async with self._returning:
+            await self._drain()
+            if not self._cache.is_journal_up:
+                self._cache.is_journal_up = True
+                self._log.info("journal.up")
+
+    # ── the side journal ─────────────────────────────────────────────────────────────────────────
+    @property
+    def _writes_aside(self) -> bool:
+        return self._side is not None and self._side.is_usable and not self._cache.is_journal_up
+
+    @property
+    def may_send_aside(self) -> bool:
+        """Return whether protection and exits may be sent though PostgreSQL, or the lease, is away."""
+        return self._side is not None and not self._is_draining and self._side.may_send()
+
+    def turn_aside(self, error: OutageError) -> bool:
+        """Note an outage; return whether the side journal takes what PostgreSQL did not."""
+        if self._side is None or not self._side.is_usable:
+            return False
+        self.note_away(error)
+        return True
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """Return what a statement returns. Errors: OutageError, soon where there is a side journal."""
+        try:
+            async with asyncio.timeout(None if self._side is None and self._is_patient else _ANSWER_S):
+                return await work
+        except TimeoutError:
+            raise OutageError("PostgreSQL does not answer", detail=f"no answer within {_ANSWER_S:g} s") from None
+
+    async def place_aside(
+        self, orders: Sequence[Order], events: Sequence[e.Event], signal_id: uuid.UUID | None
+    ) -> bool:
+        """Write new protective legs or exits to the side journal; False while PostgreSQL takes them. Errors:
+        OutageError."""
+        await self._until_drained()
+        if self._side is None or not self._writes_aside:
+            return False
+        self._at("aside.before")
+        self._side.place(orders, events, signal_id)
+        self._at("aside.after")
+        return True
+
+    async def _until_drained(self) -> None:
+        while self._is_draining:
+            await self._clock.sleep(_DRAIN_POLL_S)
+
+    async def _drain(self) -> None:
+        """Write what the side journal holds to PostgreSQL, in its order, and empty it.
+
+        It is worked out on what PostgreSQL has, in a memory of its own: what is there already changes nothing.
+        """
+        if self._side is None or not self._side.depth:
+            return
+        self._is_draining = True
+        try:
+            runtime, cache = self._runtime, self._cache
+            copy = OrderCache(cache.settings, instruments=cache.instruments, venues=cache.venues)
+            ledger = Ledger(runtime, copy, self._publisher, is_patient=False, at=self._at)
+            for line in self._side.read():
+                self._at("drain.before")
+                await ledger.in_time(ledger.repeat(line))
+                self._at("drain.after")
+            self._side.empty()
+            self._log.warning("journal.drained", orders=len(copy.orders))
+        finally:
+            self._is_draining = False
+
+    async def repeat(self, line: Placed | Happened) -> None:
+        """Do to what PostgreSQL has what a line of the side journal did here. Errors: OutageError."""
+        if isinstance(line, Placed):
+            await self._insert(line)
+            return
+        for name, event in line.events:
+            await self._apply_again(name, event)
+
+    async def _insert(self, line: Placed) -> None:
+        rows = [first_row(order, event) for order, event in zip(line.orders, line.events, strict=True)]
+        ids = [line.signal_id] if line.signal_id is None else [line.signal_id, None]  # it may have an outcome by now
+        for signal_id in ids:
+            if await self.store.get(line.orders[0].client_order_id) is None:
+                now_ns = line.orders[0].created_ns
+                await self.journal.place(line.orders, rows, signal_id=signal_id, now_ns=now_ns, stopped_by=())
+
+    async def _apply_again(self, client_order_id: str, event: e.Event) -> None:
+        order = self._cache.recall(client_order_id)
+        if order is None:
+            order = await self.store.get(client_order_id)
+            if order is None:  # its row is lost: the venue is asked about it
+                self._log.error("journal.order_missing", client_order_id=client_order_id)
+                return
+            await self._read_again((order.account_id, order.venue, order.symbol), client_order_id)
+        await self.apply(client_order_id, event)
 
     def _lock(self, key: PositionKey) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())
+
+
+def first_row(order: Order, event: e.Event) -> EventRow:
+    """Return the row of an order's first event."""
+    return EventRow(
+        client_order_id=order.client_order_id,
+        event_id=event.event_id,
+        event=type(event).__name__,
+        from_state=None,
+        to_state=order.state,
+        source=event.source,
+        recv_ns=event.recv_ns,
+        epoch=order.epoch,
+    )
 
 
 #: rows whose events are kept though they change nothing: impossible fills, quarantine

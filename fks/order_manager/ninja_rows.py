@@ -50,6 +50,9 @@ class NinjaRows:
     async def leg_names(self, group: str, account: str, since_ns: int) -> Sequence[tuple[str, str]]:
         return await self._store.leg_names(group, account, since_ns)
 
+    async def entries(self, account_id: int, venue: str, symbol: str) -> Sequence[tuple[str, str]]:
+        return await self._store.entries(account_id, venue, symbol)
+
     async def wait(self, group: str, timeout_s: float) -> None:
         woken = self._woken.setdefault(group, asyncio.Event())
         if group not in self._listeners:

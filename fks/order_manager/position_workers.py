@@ -24,9 +24,11 @@ from fks.orders.core import OrderCore
 from fks.orders.freshness import max_age_of
 from fks.orders.messages import PositionKey
 from fks.orders.trailing import stop_of
+from fks.risk.policy import Journal
 from fks.store.signals import SignalRecord, SignalStore
 
 _ZERO = Decimal(0)
+_CONDITIONS = frozenset({"position.unprotected"})  # alerts that last until `EndAlert`
 #: Called with each event that a core handled, and what it commanded: how recorded histories are made.
 Recorder = Callable[[PositionKey, m.Event, m.Now, m.Facts, list[m.Command]], None]
 
@@ -264,7 +266,10 @@ class PositionWorkers:
                 venue=key[1],
                 instance=command.instance,
                 client_order_id=command.client_order_id,
+                condition=_condition(key, command) if command.event in _CONDITIONS else None,
             )
+        elif isinstance(command, m.EndAlert):
+            self._context.publisher.end_alert(_condition(key, command), command.message)
         elif isinstance(command, m.QueryOrder):
             self._requests.query_soon(command.client_order_id, is_forced=True)
         elif isinstance(command, m.SubmitEntry):
@@ -275,10 +280,14 @@ class PositionWorkers:
             self._spawn(self._submit_kill(worker, command), f"kill {key[2]}")
         elif isinstance(command, m.PlaceProtection):
             self._spawn(self._place_protection(worker, command), f"protect {key[2]}")
+        elif isinstance(command, m.AmendLegs):
+            self._spawn(self._requests.amend(command.client_order_ids, command.quantity), name)
         elif isinstance(command, m.ReadEntries):
             self._spawn(self._read_entries(worker, command), name)
         elif isinstance(command, m.CancelOrder):
             self._spawn(self._requests.cancel(command.client_order_id, by="", reason=command.reason), name)
+        elif isinstance(command, m.WithdrawCancel):
+            self._spawn(self._requests.withdraw(command.client_order_id), name)
         elif isinstance(command, m.AbandonOrder):
             event = e.Abandoned(**self._context.ledger.stamp("abandon"), reason=command.reason)
             self._spawn(self._context.ledger.apply(command.client_order_id, event), name)
@@ -357,22 +366,32 @@ class PositionWorkers:
             )
         instruments = cache.instruments_of(symbol)
         base = next((instrument.base for instrument in instruments.values()), "")
-        marks = {on: price for on in instruments if (price := cache.mark(on, symbol)) is not None}
+        now_ns, journal = self._clock.now_ns(), self._context.journal
+        age_max_s = None if self._tape_venues else self._context.settings.risk.feed_age_max_s
+        marks = {on: price for on in instruments if (price := cache.mark(on, symbol, now_ns, age_max_s)) is not None}
         return m.Facts(
-            can_commit=self._context.can_commit,
+            can_commit=journal is Journal.COMMITS,
+            has_side_journal=journal is Journal.SIDE and not status.capabilities.keeps_bracket,
             kill=cache.kill_mode,
             kill_id=cache.kill_id,
             is_connected=status.is_connected,
             has_positions=status.has_positions,
             was_ready=status.ready_times > 0 or bool(status.refusal),
             has_oco=status.capabilities.has_oco,
+            can_amend=status.capabilities.can_amend,
             can_short=status.capabilities.can_short,
             keeps_bracket=status.capabilities.keeps_bracket,
             closes_on_kill=venue in self._flattened_here,
             is_tape=self._tape_venues,
-            exchange_now_ns=self._clock.now_ns() + int((status.skew_ms or 0.0) * 1e6),
+            exchange_now_ns=now_ns + int((status.skew_ms or 0.0) * 1e6),
             instruments=instruments,
             marks=marks,
+            averages=cache.averages(key),
             base_balance=cache.balances.get(venue, {}).get(base),
             owned_elsewhere=cache.owned_elsewhere(key, base),
         )
+
+
+def _condition(key: PositionKey, command: m.RaiseAlert | m.EndAlert) -> str:
+    """Return the name of the condition that an alert is about."""
+    return "|".join((command.event, str(key[0]), key[1], key[2], command.instance))

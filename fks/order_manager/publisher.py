@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from functools import partial
 
 from fks.clock.waiting import wait_for_event
 from fks.model.errors import OutageError
 from fks.model.order import Order
-from fks.model.ports import Log
+from fks.model.ports import Log, Pager
 from fks.model.signal import SignalState
 from fks.model.timeframe import iso
 from fks.store.bus import ALERTS, FILLS, ORDERS, SIGNALS, Bus
@@ -33,12 +33,21 @@ class Publisher:
     """Publishes in order, in a task of its own, which also makes the messages; keeps alerts in the database when it is
     there."""
 
-    def __init__(self, db: Database, bus: Bus, log: Log) -> None:
-        self._facts = Facts(db)
+    def __init__(
+        self,
+        db: Database,
+        bus: Bus,
+        log: Log,
+        *,
+        pager: Pager | None = None,
+        is_away: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`pager` takes the pages while PostgreSQL `is_away`."""
+        self._facts, self._pager, self._is_away = Facts(db), pager, is_away
         self._bus = bus
         self._log = log
         self._queue: deque[tuple[str, Callable[[], Mapping[str, object]]]] = deque(maxlen=QUEUE_MAX)
-        self._alerts: deque[tuple[str, str, str, Mapping[str, object]]] = deque(maxlen=1000)
+        self._alerts: deque[Callable[[], Awaitable[object]]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self.dropped = 0
 
@@ -54,14 +63,27 @@ class Publisher:
         """Publish a signal's outcome."""
         self._put(SIGNALS, partial(signal_message, record.signal, state, code))
 
-    def alert(self, severity: str, event: str, message: str, **payload: object) -> None:
-        """Raise an alert: logged at once, kept and published as soon as that is possible. `page` wakes a person."""
+    def alert(
+        self, severity: str, event: str, message: str, *, condition: str | None = None, **payload: object
+    ) -> None:
+        """Raise an alert: logged at once, kept and published as soon as that is possible. `page` wakes a person.
+
+        `condition`: the name of one that lasts, of which one alert is open until `end_alert`.
+        """
         write = self._log.error if severity in ("page", "error") else self._log.warning
         write(event, message=message, severity=severity, **payload)
+        if severity == "page" and self._pager is not None and self._is_away():
+            self._pager.page(event, message)
         kept = {name: value if isinstance(value, int | float | None) else str(value) for name, value in payload.items()}
         alert = {"type": "alert", "severity": severity, "event": event, "message": message, **kept}
         self._put(ALERTS, lambda: alert)
-        self._alerts.append((severity, event, message, kept))
+        self._alerts.append(partial(self._facts.note_alert, severity, event, message, COMPONENT, kept, condition))
+
+    def end_alert(self, condition: str, message: str) -> None:
+        """End the alert of a condition as soon as that is possible."""
+        self._log.info("alert.ended", condition=condition, message=message)
+        self._alerts.append(partial(self._facts.end_alert, message, condition))
+        self._wake.set()
 
     def _put(self, channel: str, message: Callable[[], Mapping[str, object]]) -> None:
         if len(self._queue) == QUEUE_MAX:
@@ -83,8 +105,7 @@ class Publisher:
                 await self._bus.publish_many([(channel, message()) for channel, message in waiting])
             try:
                 while self._alerts:
-                    severity, event, message, kept = self._alerts[0]
-                    await self._facts.note_alert(severity, event, message, COMPONENT, kept)
+                    await self._alerts[0]()
                     self._alerts.popleft()
             except OutageError:
                 pass  # the alert waits in the bounded queue, its log line is written already

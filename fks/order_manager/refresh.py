@@ -10,13 +10,15 @@ from pathlib import Path
 from fks.clock.waiting import wait_for_event
 from fks.model.copies import copied_instance
 from fks.model.errors import OutageError
-from fks.model.order import OPEN, Order, Request, Role, State
+from fks.model.order import OPEN, Order, Request, Role, Side, State
 from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import iso
 from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_requests import VenueRequests
-from fks.orders.messages import KillMode
+from fks.risk.intent import intent_of
+from fks.risk.policy import KillMode, strongest
+from fks.risk.resting import RestingEntries
 from fks.store.accounts import AccountStore
 from fks.store.facts import Facts
 from fks.store.signals import SignalStore
@@ -53,6 +55,7 @@ class Refresher:
         self._publisher = context.publisher
         self._kill_file = kill_file
         self._again = asyncio.Event()
+        self._resting = RestingEntries()
         self._seen_kill: tuple[KillMode, str] = (KillMode.NONE, "")
 
     def wake(self) -> None:
@@ -134,9 +137,8 @@ class Refresher:
         kills = await self._facts.kills()
         cache = self._cache
         by_file = self._kill_file()  # it may be ahead of the tables
-        modes = {by_file, *(KillMode.HELD if flatten is False else KillMode.FLATTEN for _, flatten in kills)}
-        cache.kill_mode = next(mode for mode in (KillMode.FLATTEN, KillMode.HELD, KillMode.NONE) if mode in modes)
-        cache.is_killed = cache.kill_mode is not KillMode.NONE
+        modes = (KillMode.HELD if flatten is False else KillMode.FLATTEN for _, flatten in kills)
+        cache.kill_mode = strongest((by_file, *modes))
         cache.kill_id = next((kill_id for kill_id, flatten in kills if flatten), "")
         # compared with what the cores were last given: a submission may have read the file, and set the mode, before
         seen, self._seen_kill = self._seen_kill, (cache.kill_mode, cache.kill_id)
@@ -151,13 +153,15 @@ class Refresher:
 
     # ── acting ───────────────────────────────────────────────────────────────────────────────────
     async def _expire(self) -> None:
-        """End pending signals that no person approved, and cancel resting orders whose time is over, or whose instance
-        no longer decides: nothing else would end them."""
+        """End pending signals that no person approved, and cancel resting orders whose time is over, whose instance no
+        longer decides, or that a check which ends them would deny now (`ENDS_RESTING`): nothing else would end them."""
         now_ns = self._clock.now_ns()
         for record in await self._signals.expire(now_ns):
             self._meter.count("fks_signals_total", state=SignalState.EXPIRED.value)
             self._publisher.signal(record, SignalState.EXPIRED, "SIGNAL_EXPIRED")
-        for order in list(self._cache.orders.values()):
+        orders = list(self._cache.orders.values())
+        self._resting.keep(self._cache.orders)
+        for order in orders:
             if (reason := self._end_reason(order, now_ns)) is not None:
                 await self._requests.cancel(order.client_order_id, by="", reason=reason)
 
@@ -171,7 +175,13 @@ class Refresher:
             return "valid_until has passed"
         if order.role is Role.ENTRY and (state := self._cache.instance_state(order.instance)):
             return f"instance {order.instance} is {state.lower()}"
-        return None
+        venue = self._cache.venues.get(order.venue)
+        if venue is None or (order.side is Side.SELL and not venue.capabilities.can_short):
+            return None  # nothing known of it, or it can only reduce
+        intent, now_s = intent_of(order), self._clock.monotonic()
+        view = self._cache.view(intent, now_ns=now_ns, monotonic_s=now_s, is_leader=True)
+        denial = self._resting.due(intent, view, now_s)
+        return None if denial is None else f"{denial.code}: {denial.observed}, limit {denial.limit}"
 
     async def _cancel_wanted(self) -> None:
         """Carry out cancels that persons asked for over HTTP."""

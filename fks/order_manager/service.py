@@ -4,7 +4,8 @@ Hard state: signals, orders, order_events, trades and positions. Soft state: the
 
     Started:  open orders are in memory, those an earlier epoch was sending are UNKNOWN, nothing was sent.
     Running:  each ready signal gets one outcome; each order's bytes leave at most once; a venue that is not reconciled
-              takes no entries; while PostgreSQL is away nothing is sent and nothing is lost.
+              takes no entries; while PostgreSQL is away no entry is sent, protection and exits go on through the side
+              journal, and nothing is lost.
     Stopped:  nothing is sent any more; what was on its way is UNKNOWN to the next epoch, which asks.
     Raised:   StaleEpochError when a newer epoch owns the lease: this process may not write any more.
 """
@@ -16,10 +17,11 @@ from collections.abc import Callable, Mapping
 
 from fks.model.account import Account
 from fks.model.codes import Code
+from fks.model.copies import LEADER
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import FailedCheck
-from fks.model.order import OPEN, Order, OrderType, Role, State
-from fks.model.ports import Meter, Venue
+from fks.model.order import LIVE, OPEN, Order, OrderType, Role, State
+from fks.model.ports import Meter, Pager, Venue
 from fks.model.signal import OUTCOMES, Signal
 from fks.order_manager.account_identity import session_accounts
 from fks.order_manager.account_values import AccountValues
@@ -38,6 +40,7 @@ from fks.order_manager.publisher import Publisher
 from fks.order_manager.refresh import Refresher
 from fks.order_manager.roll_watch import RollWatch
 from fks.order_manager.self_checks import order_problems
+from fks.order_manager.side_journal import SideJournal
 from fks.order_manager.submission import Submissions
 from fks.order_manager.tasks import Tasks, settled
 from fks.order_manager.tick_feed import TickFeed, TickVenue
@@ -47,8 +50,10 @@ from fks.order_manager.venue_session import VenueSession
 from fks.orders import events as e
 from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step
-from fks.orders.messages import KillMode, Limits
+from fks.orders.messages import Limits
 from fks.orders.sent_ids import SentIds
+from fks.portfolio.position import EXTERNAL
+from fks.risk.policy import Journal, KillMode
 from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
@@ -58,6 +63,9 @@ from fks.store.positions import PositionStore
 from fks.store.risk import RiskStore
 from fks.store.signals import SignalStore
 
+JOURNAL_LOOK_S = 0.2  # between two looks for a journal that is away
+JOURNAL_PAGE_S = 5.0  # until an outage of PostgreSQL pages, if money is at work
+ENTERING = (Role.ENTRY, Role.ORDER)
 DRAIN_S, PUBLISH_S = 3.0, 0.5  # of a drain: for what is in flight; for messages and alerts
 
 
@@ -75,7 +83,11 @@ class OrderManager:
         sent: SentIds | None = None,
         limits: Limits | None = None,
         recorder: Recorder | None = None,
+        side: SideJournal | None = None,
+        pager: Pager | None = None,
+        hold_s: float = 0.0,
     ) -> None:
+        """`hold_s`: how long a predecessor that is not proven gone may go on sending without PostgreSQL."""
         db, bus, settings, lease = runtime.db, runtime.bus, runtime.settings, runtime.lease
         self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
         self._clock, self._meter, self._log, self._lease = runtime.clock, runtime.meter, runtime.log, lease
@@ -83,15 +95,25 @@ class OrderManager:
         self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
         self._tasks, self._sent = Tasks(), sent or SentIds()
         self.cache = OrderCache(settings, values=AccountValues(RiskStore(db), Correlations(BarStore(db))))
-        self._publisher = Publisher(db, bus, runtime.log)
-        self._ledger = Ledger(runtime, self.cache, self._publisher, at=at)
+        self._pager, self._side = pager, side
+        self._publisher = Publisher(db, bus, runtime.log, pager=pager, is_away=lambda: not self.cache.is_journal_up)
+        self._ledger = Ledger(runtime, self.cache, self._publisher, side=side, at=at)
         self._ledger.on_step = self._on_step
         context = self._context = Context(
-            runtime, self._venues, self.cache, self._ledger, self._publisher, self._tasks, at
+            runtime,
+            self._venues,
+            self.cache,
+            self._ledger,
+            self._publisher,
+            self._tasks,
+            at,
+            runtime.clock.monotonic() + hold_s if hold_s else 0.0,
         )
         self._sessions: dict[str, VenueSession] = {}
         self._feeds: dict[str, BarFeed | TickFeed] = {}
         self._requests = VenueRequests(context)
+        rules = settings.ninja.copy_rules()
+        copier = Copier(context, self._signals, rules)
         submissions = Submissions(
             context,
             self._requests,
@@ -100,6 +122,7 @@ class OrderManager:
             refresh_balances=self._refresh_balances,
             on_placed=self._on_placed,
             sent=self._sent,
+            copier=copier,
         )
         self._workers = PositionWorkers(
             context,
@@ -117,9 +140,6 @@ class OrderManager:
         self._trailing = TrailingStops(context, self._workers, self._signals, self._facts)
         self._ledger.on_change = self._workers.order_changed
         self._ledger.on_positions = self._workers.positions_changed
-        rules = settings.ninja.copy_rules()
-        copier = Copier(context, self._signals, rules, prepare=self._prepare, size_of=submissions.quantity_of)
-        submissions.on_ended = copier.ended
         self._copy_watch, self._roll_watch = CopyWatch(context, rules), RollWatch(context)
         self._intake = Intake(
             context, self._signals, self._workers, self._prepare, learn=self._sent.learn, copier=copier
@@ -150,6 +170,10 @@ class OrderManager:
                 wait_s=venue.wait_s,
                 away_s=self._clock.monotonic(),
             )
+        if self._side is not None:
+            if not self._side.lock():
+                raise OutageError("another order manager of this home still runs", remedy="wait for its end")
+            await self._ledger.come_back()  # what an earlier process did while PostgreSQL was away
         # what other accounts did under the same venue's name (the demo, before real money) is no business of this
         # session
         owners = {name: status.account_id for name, status in self.cache.venues.items()}
@@ -184,6 +208,10 @@ class OrderManager:
             if order.state is State.UNKNOWN or order.reported_cum_qty > order.filled:
                 self._requests.query_soon(order.client_order_id)
         self._tasks.spawn(self._publisher.run(), "publisher")
+        if self._pager is not None:
+            self._tasks.spawn(self._pager.run(), "pager")
+        if self._side is not None or self._pager is not None or self._context.is_on_hold:
+            self._tasks.spawn(self._watch_journal(), "journal")
         self._tasks.spawn(self._listen(), "bus")
         self._tasks.spawn(self._refresher.run(), "refresher")
         self._tasks.spawn(self._retry_unclaimed(), "unclaimed fills")
@@ -240,10 +268,7 @@ class OrderManager:
         """Return whether entries may go everywhere: journal up, lease held, every venue READY."""
         venues = self.cache.venues.values()
         return (
-            self._state == "running"
-            and self.cache.is_journal_up
-            and self._lease.holds()
-            and all(status.state == "READY" for status in venues)
+            self._state == "running" and self._context.can_commit and all(status.state == "READY" for status in venues)
         )
 
     def problems(self) -> list[FailedCheck]:
@@ -310,6 +335,48 @@ class OrderManager:
             for session in self._sessions.values():
                 await session.retry_unclaimed()
 
+    async def _watch_journal(self) -> None:
+        """Look whether PostgreSQL answers while it, or the lease, is away, and have the cores act on what changed."""
+        before, away_s, is_paged = self._context.journal, None, False
+        while True:
+            await self._clock.sleep(JOURNAL_LOOK_S)
+            if not self._context.can_commit:
+                try:
+                    await self._ledger.come_back()
+                except OutageError as error:
+                    self._ledger.note_away(error)
+            if self._side is not None:
+                self._meter.gauge("fks_queue_depth", float(self._side.depth), queue="side_journal")
+            if self.cache.is_journal_up:
+                away_s, is_paged = None, False
+            else:
+                away_s = self._clock.monotonic() if away_s is None else away_s
+                if not is_paged and self._clock.monotonic() - away_s >= JOURNAL_PAGE_S:
+                    is_paged = self._page_at_risk()
+            if (journal := self._context.journal) is before:
+                continue
+            before = journal
+            self._log.warning("journal.changed", journal=journal.value)
+            self._workers.recheck()
+            if journal is Journal.COMMITS:
+                for session in self._sessions.values():
+                    await session.save_state()
+                    session.compare_now()
+
+    def _page_at_risk(self) -> bool:
+        """Page about an outage of PostgreSQL if money is at work; return whether it is."""
+        held = sum(
+            1 for position in self.cache.positions.values() if position.quantity and position.instance != EXTERNAL
+        )
+        resting = sum(1 for order in self.cache.orders.values() if order.role in ENTERING and order.state in LIVE)
+        if not held and not resting:
+            return False
+        goes_on = "go on through the side journal" if self._context.journal is Journal.SIDE else "wait"
+        text = f"PostgreSQL is away with {held} open positions and {resting} resting orders"
+        message = f"{text}: protection and exits {goes_on}"
+        self._publisher.alert("page", "journal.down", message, positions=held, orders=resting)
+        return True
+
     async def _listen(self) -> None:
         """Turn messages into wake-ups; what they say is read from the tables."""
         async for channel, payload in self._bus.subscribe(WAKE, KILL, HEALTH, BARS):
@@ -343,6 +410,8 @@ class OrderManager:
 
     def _on_placed(self, order: Order) -> None:
         self._workers.order_changed(order)
+        if order.venue == LEADER:  # its copies were committed with it
+            self._intake.wake()
 
     def _cancel_unless_valid(self, order: Order, before: State | None) -> None:
         # a strategy that its order's end was reported to waits for it no longer, however long the order might rest

@@ -14,24 +14,43 @@ from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
 from fks.model import ids
-from fks.model.codes import Code, Denial
+from fks.model.codes import MEANING, Code, Denial
 from fks.model.errors import InputError, OutageError
-from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Role, Side, State, TimeInForce, evolve
+from fks.model.order import (
+    LIVE,
+    OPEN,
+    Answer,
+    Order,
+    OrderType,
+    Outcome,
+    Refusal,
+    Role,
+    Side,
+    State,
+    TimeInForce,
+    evolve,
+)
+from fks.model.ports import TakesEntryLists
 from fks.model.signal import Kind, Signal, SignalState
 from fks.order_manager.ask_first import AskFirst
 from fks.order_manager.context import Context
+from fks.order_manager.copying import Copier
+from fks.order_manager.ledger import first_row
 from fks.order_manager.venue_requests import HOLD_POLL_S, MARGIN_S, VenueRequests
 from fks.orders import events as e
 from fks.orders import messages as m
-from fks.orders.build import denial_text, denied_order, group_of, legs_of, market_leg, order_of
+from fks.orders.absence import is_unresolvable
+from fks.orders.build import denial_text, denied_order, group_of, legs_of, listed_legs, market_leg, order_of
 from fks.orders.freshness import max_age_of
 from fks.orders.machine import begin
 from fks.orders.messages import PositionKey
 from fks.orders.sent_ids import SentIds
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
-from fks.risk.check import Approved, Denied, check
+from fks.portfolio.position import EXTERNAL, allocate, is_shared
+from fks.risk.check import Approved, Denied, capped, check
 from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
+from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed, stopped_by, strongest
 from fks.risk.sizing import Sizing
 from fks.risk.view import View
 from fks.store.orders import EventRow, Placed
@@ -58,10 +77,11 @@ class Submissions:
         requests: VenueRequests,
         signals: SignalStore,
         *,
-        kill_file: Callable[[], m.KillMode],
+        kill_file: Callable[[], KillMode],
         refresh_balances: Callable[[str], Awaitable[None]],
         on_placed: Callable[[Order], None],
         sent: SentIds,
+        copier: Copier,
     ) -> None:
         self._context = context
         self._cache = context.cache
@@ -73,9 +93,9 @@ class Submissions:
         self._kill_file = kill_file
         self.refresh_balances = refresh_balances
         self._on_placed = on_placed
-        self.on_ended: Callable[[uuid.UUID], None] = lambda signal_id: None  # called when a signal leads to no order
+        self._copier = copier
         self._seen: dict[str, Approved] = {}  # of orders on their way: what their checks compared
-        self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock)
+        self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock, requests.steps)
         self._submitter = Submitter(self, at=context.at)
 
     # ── entries and persons' orders ──────────────────────────────────────────────────────────────
@@ -113,6 +133,8 @@ class Submissions:
         if isinstance(verdict, Denied) and verdict.denial.code is Code.BALANCE:
             await self.refresh_balances(signal.venue)  # what is known may be a fill behind: read once
             verdict = self._check(intended)
+        if isinstance(verdict, Approved):
+            verdict = self._affordable(verdict)
         if isinstance(verdict, Denied):
             await self.deny(record, verdict)
             return
@@ -129,25 +151,30 @@ class Submissions:
             return False
         if await self._ask_first.refusal(order, None, self._requests.query) is None:
             return False
-        legs = self._legs(order, now_ns)
-        done = await self._submitter.submit(
-            Submission((self._reserve(order),), tuple(legs), record.signal.id, is_exempt=True)
-        )
+        copies = tuple(self._copier.copies_of(record, intent.quantity))
+        orders, legs = self._with_legs(self._collared(order), now_ns)
+        self._reserve(orders[0])
+        done = await self._submitter.submit(Submission(orders, legs, record.signal.id, is_known=True, copies=copies))
         if done.orders:
             self._report(record, SignalState.ORDERED, None)
         return True
 
     async def _submit_entry(self, record: SignalRecord, approved: Approved, started_s: float) -> None:
         signal, intent = record.signal, approved.intent
-        order = self._reserve(order_of(approved, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
+        copies = tuple(self._copier.copies_of(record, intent.quantity))
+        now_ns = self._clock.now_ns()
+        order = self._collared(order_of(approved, epoch=self._lease.epoch, now_ns=now_ns))
+        orders, legs = self._with_legs(order, now_ns)
+        self._reserve(orders[0])
         self._seen[order.client_order_id] = approved
-        legs = self._legs(order, self._clock.now_ns())
         done = await self._submitter.submit(
             Submission(
-                (order,),
-                tuple(legs),
+                orders,
+                legs,
                 signal.id,
-                is_exempt=intent.is_by_person and approved.is_reduce_only,
+                action=Action.EXIT if approved.is_reduce_only else Action.ENTRY,
+                is_by_person=intent.is_by_person,
+                copies=copies,
                 recheck=self._recheck(intent),
             )
         )
@@ -164,18 +191,80 @@ class Submissions:
                 )
                 self._context.meter.observe("fks_order_answer_seconds", max(since_s, 0.0), venue=intent.venue)
 
-    def _legs(self, order: Order, now_ns: int) -> list[Order]:
-        """Return the legs that are journaled with an entry; none where the venue keeps the bracket."""
+    def _with_legs(self, order: Order, now_ns: int) -> tuple[tuple[Order, ...], tuple[Order, ...]]:
+        """Return what is sent as one request, and the legs that are journaled with it and placed after its fill: none
+        where the venue holds them from the start, or keeps the bracket."""
         if self._cache.venues[order.venue].capabilities.keeps_bracket:
-            return []
-        return legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=now_ns)
+            return (order,), ()
+        if order.type is OrderType.MARKET or not self._goes_as_list(order):
+            legs = legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=now_ns)
+            return (order,), tuple(legs)
+        instrument = self._cache.instruments[order.exchange, order.symbol]
+        quantity = instrument.round_quantity(order.quantity * (1 - self._context.settings.costs.fee_rate))
+        order = replace(order, group_id=group_of(order, 0))
+        legs = listed_legs(order, quantity=quantity, epoch=self._lease.epoch, now_ns=now_ns)
+        return (order, *legs), ()
+
+    def _goes_as_list(self, order: Order) -> bool:
+        """Return whether an entry and its SL and TP go out as one request."""
+        instrument = self._cache.instruments.get((order.exchange, order.symbol))
+        is_pair = order.stop_loss is not None and order.take_profit is not None
+        return (
+            self._context.settings.venue.entry_protection == "venue"
+            and isinstance(self._context.venues[order.venue], TakesEntryLists)
+            and instrument is not None
+            and instrument.has_oto
+            and (instrument.has_oco or not is_pair)
+            and (order.stop_loss is not None or order.take_profit is not None)
+            and order.side is Side.BUY
+            and order.type in (OrderType.LIMIT, OrderType.MARKET)
+            and not order.is_reduce_only
+        )
+
+    def _sells_received(self, entry: Order) -> bool:
+        """Return whether an entry's legs sell what it received, else they have a fixed size.
+
+        The parts of an entry that rests would be locked for its legs until the last one, and nothing else could protect
+        them. Where the account has enough of the asset for the fee, the venue takes it from there and the legs would
+        sell more than the entry's position; legs of a fixed size take from there what the fee was more than expected.
+        """
+        instrument = self._cache.instruments[entry.exchange, entry.symbol]
+        balance = self._cache.balances.get(entry.venue, {}).get(instrument.base)
+        fee = entry.quantity * self._context.settings.costs.fee_rate
+        is_deducted = balance is None or balance.free < fee
+        return entry.time_in_force is TimeInForce.FOK and instrument.has_opo and is_deducted
+
+    def _collared(self, order: Order) -> Order:
+        """Return a market entry that goes out as a list as the limit order that fills at once near the mark or expires;
+        other orders as they are."""
+        if order.type is not OrderType.MARKET or not self._goes_as_list(order):
+            return order
+        mark = self._cache.mark(order.exchange, order.symbol)
+        if mark is None:
+            return order
+        most_pct = self._context.settings.risk.slippage_max_pct
+        instrument = self._cache.instruments[order.exchange, order.symbol]
+        price = instrument.round_price(mark * (1 + order.side.sign * most_pct / 100), side=order.side.value)
+        detail = f"a market entry that may cost {price:f} at most, {most_pct.normalize():f} % beyond the mark {mark:f}"
+        return replace(order, type=OrderType.LIMIT, time_in_force=TimeInForce.FOK, price=price, detail=detail)
+
+    def _affordable(self, approved: Approved) -> Approved | Denied:
+        """Return the verdict on the balance that the venue locks: a market entry with a collar may cost that much."""
+        intent = approved.intent
+        order = self._collared(order_of(approved, epoch=0, now_ns=0))
+        if order.price == intent.price:
+            return approved
+        costly = replace(intent, type=order.type, price=order.price)
+        verdict = check(costly, self._view(costly), only={Code.BALANCE})
+        return replace(verdict, intent=intent) if isinstance(verdict, Denied) else approved
 
     def _intend(self, record: SignalRecord) -> Intent | Denied:
         """Size a signal; what cannot be sized is denied with what is missing."""
         signal = record.signal
         instrument = self._cache.instruments.get((signal.exchange, signal.symbol))
         if signal.kind is Kind.ORDER or instrument is None:
-            return self._dated(intend_order(signal), record)
+            intent = self._dated(intend_order(signal), record)
+            return capped(intent, self._view(intent)) if intent.must_reduce else intent
         instance = self._cache.instances.get(signal.instance)
         price = self._cache.mark(signal.exchange, signal.symbol)
         sizing, size = ("notional", _ZERO) if instance is None else (instance.sizing, instance.size)
@@ -186,14 +275,6 @@ class Submissions:
             code = Code.NO_PROTECTION if error.code == Code.NO_PROTECTION else Code.PRICE_MISSING
             return denied(intend_order(signal), code, f"what {sizing} sizes by", error.message, error.remedy)
         return self._dated(intent, record)
-
-    def quantity_of(self, record: SignalRecord) -> Decimal | None:
-        """Return the quantity that a signal leads to by what is known now; None when it cannot be sized."""
-        try:
-            intended = self._intend(record)
-        except ArithmeticError:
-            return None
-        return None if isinstance(intended, Denied) else intended.quantity
 
     def _dated(self, intent: Intent, record: SignalRecord) -> Intent:
         decided_ns, max_age_s = max_age_of(record, self._context.settings.risk)
@@ -242,7 +323,8 @@ class Submissions:
             Submission(
                 (order,),
                 signal_id=signal.id if command.takes_signal else None,
-                is_exempt=intent.is_by_person,
+                action=Action.EXIT,
+                is_by_person=intent.is_by_person,
                 recheck=self._recheck(intent),
             )
         )
@@ -251,7 +333,7 @@ class Submissions:
             return m.CloseDone(command.instance, name, Code.KILLED.value, "the kill switch is engaged")
         if done.orders and command.takes_signal:
             self._context.meter.count("fks_signals_total", state=SignalState.ORDERED.value)
-            if (record := await self._record(signal.id)) is not None:
+            if self._cache.is_journal_up and (record := await self._record(signal.id)) is not None:
                 self._context.publisher.signal(record, SignalState.ORDERED)
         return m.CloseDone(command.instance, name, is_used=not done.orders)
 
@@ -285,7 +367,7 @@ class Submissions:
                 updated_ns=now_ns,
             )
         )
-        done = await self._submitter.submit(Submission((order,), is_exempt=True))
+        done = await self._submitter.submit(Submission((order,), action=Action.KILL))
         if done.orders:
             state = done.orders[0].state.value
             self._context.log.warning("kill.closed_here", venue=venue, symbol=symbol, state=state)
@@ -340,15 +422,33 @@ class Submissions:
                 for leg in group:
                     self._reserve(leg)
             done = await self._submitter.submit(
-                Submission(group, is_release=is_release, is_exempt=self._cache.kill_mode is m.KillMode.HELD)
+                Submission(group, is_release=is_release, action=Action.LEG, recheck=self._recheck_cover(parent))
             )
-            if not done.orders and not done.is_killed:
+            if not done.orders and not done.is_killed and self._cache.is_journal_up:
                 for known in await self._ledger.patiently(lambda: self._ledger.store.legs([parent.client_order_id])):
                     self._on_placed(known)  # the attempt's ids were used before: the core learns of them
             refusals += [Refusal.NOT_SENT] if done.is_killed else []  # tried again after a wait, not at once
-            refusals += [after.refusal for after in done.orders if after.state is State.REJECTED and after.refusal]
+            ended = (State.REJECTED, State.EXPIRED)
+            refusals += [after.refusal for after in done.orders if after.state in ended and after.refusal]
             retry_after_s = max([retry_after_s, *(answer.retry_after_s or 0.0 for answer in done.answers)])
         return m.ProtectionDone(parent.client_order_id, tuple(refusals), retry_after_s)
+
+    def _recheck_cover(self, parent: Order) -> Callable[[Order], Refuse | None]:
+        """Return what is asked before the bytes of legs for a part of `parent`: the legs that went out with it may have
+        appeared at the venue."""
+
+        def recheck(leg: Order) -> Refuse | None:
+            held = self._cache.orders.values() if parent.state in OPEN and parent.group_id is not None else ()
+            is_there = any(
+                o.parent_id == parent.client_order_id
+                and o.group_id == parent.group_id
+                and o.state in LIVE
+                and not o.is_pending
+                for o in held
+            )
+            return Refuse("COVERED", "the exits that went out with the entry are at the venue") if is_there else None
+
+        return recheck
 
     async def _passed(self, parent: Order) -> Role | None:
         """Return the leg whose price the market has passed already: resting there is impossible, so it is closed
@@ -382,17 +482,20 @@ class Submissions:
             view = replace(view, open_orders=others)
         if intent.role is not Role.EXIT:
             return view
+        if self._context.journal is Journal.SIDE:
+            view = replace(view, is_leader=True, is_journal_up=True)
         # legs whose end no venue will ever report do not count: a person was paged, what is known is closed now
-        lost = {o.client_order_id for o in view.open_orders if o.instance == intent.instance and self._is_lost(o)}
+        age_s, after_s = self._requests.steps.age_s, m.Limits().unresolved_s
+        lost = {
+            o.client_order_id
+            for o in view.open_orders
+            if o.instance == intent.instance and is_unresolvable(o, age_s(o.sent_ns or o.created_ns), after_s)
+        }
         return (
             replace(view, open_orders=tuple(o for o in view.open_orders if o.client_order_id not in lost))
             if lost
             else view
         )
-
-    def _is_lost(self, order: Order) -> bool:
-        age_s = (self._clock.now_ns() - (order.sent_ns or order.created_ns)) / 1e9
-        return order.state is State.UNKNOWN and order.is_acknowledged and age_s > m.Limits().unresolved_s
 
     def _as_killed(self, intent: Intent) -> Denied:
         verdict = self._check(intent)
@@ -431,7 +534,7 @@ class Submissions:
             },
         )
         journal = self._ledger.journal
-        self.on_ended(record.signal.id)
+        self._copier.ended(record.signal.id)
         await self._ledger.patiently(lambda: journal.deny(order, row, signal_id=record.signal.id, now_ns=now_ns))
         context.meter.count("fks_signals_total", state=SignalState.DENIED.value)
         context.meter.count("fks_orders_total", state=order.state.value)
@@ -457,7 +560,7 @@ class Submissions:
     async def finish(self, record: SignalRecord, state: SignalState, code: Code | None, detail: str) -> None:
         """Write the outcome of a signal that led to no order. An exit of what FKS does not hold is shown to a person
         where the account is one that a person trades."""
-        self.on_ended(record.signal.id)
+        self._copier.ended(record.signal.id)
         if state is SignalState.NOTHING and record.signal.is_exit:
             venue = self._context.venues.get(record.signal.venue)
             if isinstance(venue, ShowsExits) and (answer := await venue.show_exit(record.signal)) is not None:
@@ -490,7 +593,7 @@ class Submissions:
             ]
             return Journaled(tuple(await self._ledger.apply_together(pairs)))
         begun: list[Order] = []
-        rows: list[EventRow] = []
+        events: list[e.Event] = []
         for order in (*submission.orders, *submission.with_it):
             is_sent = len(begun) < len(submission.orders)
             event: e.Event = (
@@ -499,9 +602,12 @@ class Submissions:
                 else e.Intended(**self._ledger.stamp("intend"))
             )
             begun.append(begin(order, event).order)
-            rows.append(self._first_row(begun[-1], event))
+            events.append(event)
+        rows = [first_row(order, event) for order, event in zip(begun, events, strict=True)]
+        if rows and (shares := self._shares(begun[0])):
+            rows[0] = replace(rows[0], payload={"allocation": [[name, format(part, "f")] for name, part in shares]})
         start = self._clock.monotonic()
-        placed = await self._commit(begun, rows, submission)
+        placed = await self._commit(begun, events, rows, submission)
         self._context.meter.observe("fks_order_commit_seconds", self._clock.monotonic() - start)
         for order in begun:
             if order.client_order_id in placed.placed:
@@ -511,8 +617,18 @@ class Submissions:
                 self._on_placed(order)
             else:
                 await self._forget(order.client_order_id)
+        self._copier.committed(submission.copies if placed.is_taken else ())
         sent = tuple(order for order in begun[: len(submission.orders)] if order.client_order_id in placed.placed)
         return Journaled(sent, placed.is_killed)
+
+    def _shares(self, order: Order) -> list[tuple[str, Decimal]]:
+        """Return whose positions a person's sale closes when it is more than what persons hold; [] for other orders."""
+        is_spot = not self._cache.venues[order.venue].capabilities.can_short
+        if order.role is not Role.ORDER or not is_shared(order) or order.side is not Side.SELL or not is_spot:
+            return []
+        buckets = self._cache.buckets((order.account_id, order.venue, order.symbol))
+        shares = allocate(order, buckets, order.instance, is_flattening=True)
+        return shares if any(name not in (order.instance, EXTERNAL) for name, _ in shares) else []
 
     async def _forget(self, client_order_id: str) -> None:
         """Drop a reservation whose order was not journaled now; one that was journaled before counts as it is."""
@@ -522,18 +638,33 @@ class Submissions:
             self._cache.put(known)
             self._on_placed(known)
 
-    async def _commit(self, orders: Sequence[Order], rows: Sequence[EventRow], submission: Submission) -> Placed:
+    async def _commit(
+        self, orders: Sequence[Order], events: Sequence[e.Event], rows: Sequence[EventRow], submission: Submission
+    ) -> Placed:
         journal, store, first = self._ledger.journal, self._ledger.store, orders[0].client_order_id
         now_ns, is_unresolved = self._clock.now_ns(), False
+        stopped = stopped_by(submission.action, is_by_person=submission.is_by_person) if not submission.is_known else ()
+        is_side = submission.action in (Action.EXIT, Action.LEG) and not submission.copies and not submission.with_it
         while True:
             try:
-                placed = await journal.place(
-                    orders, rows, signal_id=submission.signal_id, now_ns=now_ns, is_exempt=submission.is_exempt
+                if is_side and await self._ledger.place_aside(orders, events, submission.signal_id):
+                    return _all_of(orders)
+                placed = await self._ledger.in_time(
+                    journal.place(
+                        orders,
+                        rows,
+                        signal_id=submission.signal_id,
+                        now_ns=now_ns,
+                        stopped_by=stopped,
+                        copies=submission.copies,
+                    )
                 )
                 if first in placed.placed or not is_unresolved:
                     return placed
             except OutageError as error:
                 is_unresolved = True
+                if self._ledger.turn_aside(error) and is_side:
+                    continue
                 await self._ledger.wait_for_journal(error)
             else:
                 # the server may have finished the first try after it was read back: then these rows are ours, and
@@ -545,42 +676,27 @@ class Submissions:
             if found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state:
                 return _all_of(orders)
 
-    def _first_row(self, order: Order, event: e.Event) -> EventRow:
-        return EventRow(
-            client_order_id=order.client_order_id,
-            event_id=event.event_id,
-            event=type(event).__name__,
-            from_state=None,
-            to_state=order.state,
-            source=event.source,
-            recv_ns=event.recv_ns,
-            epoch=self._lease.epoch,
-        )
-
-    async def may_send(self, order: Order) -> Refuse | None:
+    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
         """See SubmitPorts."""
         deadline = self._clock.monotonic() + self._context.settings.venue.order_timeout_s
-        while not self._lease.holds():
+        is_side = submission.action in (Action.EXIT, Action.LEG)
+        while not (self._lease.holds() or (is_side and self._ledger.may_send_aside)):
             if self._clock.monotonic() > deadline:
                 return Refuse(Code.NOT_LEADER.value, "the lease was lost between commit and send")
             await self._clock.sleep(HOLD_POLL_S)
         # the guardian's file is read here and now: after an outage of PostgreSQL it may be ahead of the table
-        if not self._cache.is_killed and (by_file := self._kill_file()) is not m.KillMode.NONE:
-            self._cache.is_killed, self._cache.kill_mode = True, by_file
-        if self._cache.is_killed and not self._is_allowed_under_kill(order):
-            return Refuse(Code.KILLED.value, "the kill switch was engaged between commit and send")
+        kill = strongest((self._cache.kill_mode, self._kill_file()))
+        now = Circumstances(kill, submission.is_by_person, self._cache.venues[order.venue].reach)
+        permission = allowed(submission.action, now)
+        if not isinstance(permission, Allow):
+            return Refuse(permission.code.value, f"between commit and send: {MEANING[permission.code]}")
         if order.valid_until_ns is not None and self._clock.now_ns() > order.valid_until_ns:
             return Refuse(Code.SIGNAL_EXPIRED.value, "its time was over before it could be sent")
         return None
 
-    def _is_allowed_under_kill(self, order: Order) -> bool:
-        if order.role in _LEG_ROLES:
-            return self._cache.kill_mode is m.KillMode.HELD
-        return order.is_reduce_only and (order.role in (Role.ORDER, Role.KILL) or order.instance == "")
-
     async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
         """See SubmitPorts. No other task runs between the last look and `write`, which notes the ids."""
-        parent = self._cache.recall(orders[0].parent_id or "")
+        parent = self._cache.recall(orders[-1].parent_id or "")
         if not any(self._ask_first.is_needed(order, parent) for order in orders):
             return [None] * len(orders)
         return [await self._ask_first.refusal(order, parent, self._requests.query) for order in orders]
@@ -595,13 +711,17 @@ class Submissions:
         if len(orders) == 1:
             answer = await self._requests.answer(venue.submit(first), first)
             return (answer,), answer.sent_ns or sent_ns
-        lost = Answer(Outcome.AMBIGUOUS, detail="no answer in time")
+        answers: Sequence[Answer]
         try:
             async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
-                answers = await venue.submit_oco(orders[0], orders[1])
+                if first.parent_id is None:
+                    assert isinstance(venue, TakesEntryLists), "an entry's legs go out with it only there"
+                    answers = await venue.submit_entry(first, orders[1:], sells_received=self._sells_received(first))
+                else:
+                    answers = await venue.submit_oco(orders[0], orders[1])
                 return answers, answers[0].sent_ns or sent_ns
         except TimeoutError:
-            return (lost, lost), sent_ns
+            return (Answer(Outcome.AMBIGUOUS, detail="no answer in time"),) * len(orders), sent_ns
         except Exception as error:
             return tuple(self._requests.surprise(order, error) for order in orders), sent_ns
 

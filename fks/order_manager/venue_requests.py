@@ -7,14 +7,16 @@ never sent again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from decimal import Decimal
 
+from fks.clock import ClockSteps
 from fks.model.codes import Code
 from fks.model.errors import OutageError
 from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome, Presence, Request, Role, State
 from fks.order_manager.context import Context
 from fks.orders import events as e
-from fks.orders.absence import AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
+from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, ladder_delay
 
 MARGIN_S = 2.0  # a venue bounds its own calls; this is the second bound
 _PAGE_AFTER_S = 30.0
@@ -33,7 +35,6 @@ class VenueRequests:
         self._ledger = context.ledger
         self._settings = context.settings.venue
         self._clock = context.clock
-        self._lease = context.lease
         self._log = context.log
         self._publisher = context.publisher
         self._tasks = context.tasks
@@ -42,7 +43,7 @@ class VenueRequests:
         self._cancelling: set[str] = set()
         limits = context.settings.venue
         rule = AbsenceRule(limits.absent_polls, limits.absent_spacing_s, limits.absent_first_s, limits.absent_age_s)
-        self.rule = self._rule = rule
+        self.rule, self.steps = rule, ClockSteps(context.clock)
         # a second close is made once the first is absent: what a mistake costs here is a position sold twice
         self._exit_rule = AbsenceRule(rule.polls + 1, rule.spacing_s, rule.first_s, rule.age_s * _EXIT_AGE_FACTOR)
 
@@ -72,6 +73,10 @@ class VenueRequests:
         event = e.CancelRequested(**self._ledger.stamp("cancel", "person" if by else "us"), by=by, reason=reason)
         await self._ledger.apply(client_order_id, event)
 
+    async def withdraw(self, client_order_id: str) -> None:
+        """Want an order live again: its cancel is not repeated, and the venue is asked about one that has left."""
+        await self._ledger.apply(client_order_id, e.CancelWithdrawn(**self._ledger.stamp("cancel-withdrawn")))
+
     def _is_kept_by_venue(self, order: Order) -> bool:
         venue = self._venues.get(order.venue)
         return order.parent_id is not None and venue is not None and venue.capabilities.keeps_bracket
@@ -85,8 +90,11 @@ class VenueRequests:
     async def _send_cancel(self, order: Order) -> None:
         try:
             while True:
-                while not self._lease.holds():
+                while not self._context.may_cancel:
                     await self._clock.sleep(HOLD_POLL_S)
+                known = await self._ledger.find(order.client_order_id)
+                if known is None or known.request is not Request.CANCEL:  # withdrawn while the lease was away
+                    return
                 answer = await self.answer(self._venues[order.venue].cancel(order), order)
                 if answer.code != Code.NOT_LEADER:  # else the lease was lost on the way to the wire: nothing left
                     break
@@ -108,6 +116,30 @@ class VenueRequests:
         finally:
             self._cancelling.discard(order.client_order_id)
 
+    # ── amending ─────────────────────────────────────────────────────────────────────────────────
+    async def amend(self, client_order_ids: Sequence[str], quantity: Decimal) -> None:
+        """Reduce the live legs of one list to `quantity` in place, by one request; it is never repeated."""
+        orders = []
+        for name in client_order_ids:
+            order = await self._ledger.apply(name, e.ReplaceRequested(**self._ledger.stamp("amend")))
+            if order is not None and order.request is Request.REPLACE:
+                orders.append(order)
+        answer = Answer(
+            Outcome.REFUSED, code=Code.CLIENT_VALIDATION.value, detail="a leg ended, or has another request"
+        )
+        if len(orders) == len(client_order_ids):
+            while not self._context.may_cancel:
+                await self._clock.sleep(HOLD_POLL_S)
+            answer = await self.answer(self._venues[orders[0].venue].amend(orders[0], quantity), orders[0])
+        for order in orders:
+            stamp = self._ledger.stamp(f"amend-{answer.outcome.value}", "rest")
+            event: e.Event = e.RequestAmbiguous(**stamp, detail=answer.detail)
+            if answer.outcome is Outcome.ACK:
+                event = e.ReplaceAcked(**stamp, quantity=quantity, price=order.price)
+            elif answer.outcome is Outcome.REFUSED:
+                event = e.ReplaceRefused(**stamp, code=answer.code or "REFUSED", detail=answer.detail)
+            await self._ledger.apply(order.client_order_id, event)
+
     @property
     def is_cancelling(self) -> bool:
         """Return whether a cancel is on its way to a venue."""
@@ -125,13 +157,13 @@ class VenueRequests:
     def _is_unresolved(self, order: Order) -> bool:
         return (
             order.state is State.UNKNOWN
-            or order.request is Request.CANCEL_UNKNOWN
+            or order.request in (Request.CANCEL_UNKNOWN, Request.REPLACE_UNKNOWN)
             or order.reported_cum_qty > order.filled
             or order.client_order_id in self._must_query
         )
 
     async def _query_until_resolved(self, client_order_id: str) -> None:
-        tries, polls, is_paged, start = 0, Polls(), False, self._clock.monotonic()
+        tries, proof, is_paged, start = 0, None, False, self._clock.monotonic()
         try:
             while True:
                 await self._clock.sleep(ladder_delay(tries, self._settings.poll_delays_s))
@@ -139,7 +171,8 @@ class VenueRequests:
                 order = await self._ledger.find(client_order_id)
                 if order is None or not self._is_unresolved(order):
                     return
-                polls = await self._query_once(order, polls)
+                proof = proof or self._proof(order)
+                await self._query_once(order, proof)
                 if not is_paged and order.state is State.UNKNOWN and self._clock.monotonic() - start > _PAGE_AFTER_S:
                     is_paged = True
                     self._publisher.alert(
@@ -154,8 +187,12 @@ class VenueRequests:
             self._querying.discard(client_order_id)
             self._must_query.discard(client_order_id)
 
-    async def _query_once(self, order: Order, polls: Polls) -> Polls:
-        """Ask once and apply what is said; return the not-found answers counted so far."""
+    def _proof(self, order: Order) -> AbsenceProof:
+        rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self.rule
+        return AbsenceProof(rule, self.steps, order.sent_ns or order.created_ns)
+
+    async def _query_once(self, order: Order, proof: AbsenceProof) -> None:
+        """Ask once and apply the answer; a not-found one is counted in `proof`."""
         lookup = await self.query(order)
         if lookup.presence is Presence.FOUND and lookup.report is not None:
             self._must_query.discard(order.client_order_id)
@@ -164,27 +201,29 @@ class VenueRequests:
                 # a tape's fills carry the tape's times: what the window does not show, the whole history does
                 is_second = order.reported_cum_qty >= lookup.report.filled
                 fills = await self.fills_of(order, is_whole=is_second) or []
+            if fills:
+                await self.book_entry(order)
             events = [*(self._ledger.fill_seen(fill) for fill in fills), self._ledger.reported(lookup.report)]
             await self._ledger.apply(order.client_order_id, *events)
-            return Polls()
+            proof.polls = Polls()
+            return
         if lookup.presence is not Presence.NOT_FOUND:
-            return polls
+            return
         if order.state in LIVE:
             await self._ledger.apply(
                 order.client_order_id, e.NotListed(**self._ledger.stamp("not-listed", "reconcile"))
             )
-            return polls
+            return
         if order.state in TERMINAL:
             self._must_query.discard(order.client_order_id)
-            return polls
-        age_s = (self._clock.now_ns() - (order.sent_ns or order.created_ns)) / 1e9
-        rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self._rule
-        polls = count_not_found(polls, age_s, rule)
-        if not is_absent(polls, rule) or await self._has_fill(order):
-            return polls
-        event = e.FoundAbsent(**self._ledger.stamp("absent", "rest"), polls=polls.counted, age_s=round(age_s, 3))
+            return
+        if not proof.not_found() or await self._has_fill(order):
+            return
+        event = e.FoundAbsent(
+            **self._ledger.stamp("absent", "rest"), polls=proof.polls.counted, age_s=round(proof.age_s, 3)
+        )
         await self._ledger.apply(order.client_order_id, event)
-        return _NEVER_AGAIN  # one that was acknowledged stays UNKNOWN: a person was paged, once
+        proof.polls = _NEVER_AGAIN  # one that was acknowledged stays UNKNOWN: a person was paged, once
 
     async def _has_fill(self, order: Order) -> bool:
         """Return whether the venue's history holds a fill of the order (booked at once), or could not be read."""
@@ -192,6 +231,7 @@ class VenueRequests:
         if fills is None:
             return True
         if fills:
+            await self.book_entry(order)
             await self._ledger.apply(order.client_order_id, *(self._ledger.fill_seen(fill) for fill in fills))
         return bool(fills)
 
@@ -205,9 +245,17 @@ class VenueRequests:
 
     async def fetch_fills(self, order: Order) -> None:
         """Read the order's executions from the venue's history and book those that are new."""
+        await self.book_entry(order)
         fills = await self.fills_of(order)
         if fills:
             await self._ledger.apply(order.client_order_id, *(self._ledger.fill_seen(fill) for fill in fills))
+
+    async def book_entry(self, leg: Order) -> None:
+        """Book what the entry of a leg executed, as far as it is open here, before what the leg did: a sale of what was
+        not bought yet would be taken from others' holdings."""
+        entry = None if leg.parent_id is None else await self._ledger.find(leg.parent_id)
+        if entry is not None and entry.is_open:
+            await self.fetch_fills(entry)
 
     async def fills_of(self, order: Order, *, is_whole: bool = False) -> list[Fill] | None:
         """Return the order's executions by the venue's history since its send (`is_whole`: ever); None = no answer."""

@@ -7,7 +7,7 @@ one venue never waits for another's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fks.clock.waiting import wait_for_event
@@ -34,6 +34,7 @@ _RETRY = Backoff(0.5, 5.0)
 _SKEW_S = 20.0
 _UNCLAIMED_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
 _READ_S = 15.0
+_HOLD_POLL_S = 0.1
 _ACCOUNT_S = 2.0
 _REFUSED_S = 5.0  # until a session that belongs to another account is looked at again
 _PROTECT_S = 5.0  # how long READY waits for the protection of what is held
@@ -53,7 +54,7 @@ class VenueSession:
         facts: Facts,
         stores: AccountStores,
     ) -> None:
-        self._venue = venue
+        self._venue, self._context = venue, context
         self.status = status
         self._cache = context.cache
         self._ledger = context.ledger
@@ -80,6 +81,8 @@ class VenueSession:
     async def run(self) -> None:
         """Open the session, listen, compare, and compare again: after every reconnect and every `sweep_s`."""
         await self._wait_for_account()
+        while self._context.is_on_hold:  # what a predecessor still sends is read once it sends no more
+            await self._clock.sleep(_HOLD_POLL_S)
         self._identity.hold()
         await self._open()
         self._tasks.spawn(self._listen(), f"{self._venue.name} events")
@@ -91,7 +94,9 @@ class VenueSession:
             self._look.clear()
             self.status.compares_begun += 1
             try:
-                if self.status.state == "READY":
+                if not self._cache.is_journal_up and self.status.has_positions:
+                    await self._compare_orders()  # the rest needs PostgreSQL
+                elif self.status.state == "READY":
                     await self._sweep()
                 else:
                     await self._sync()
@@ -104,6 +109,9 @@ class VenueSession:
                 await self._wait(_REFUSED_S)
             except (OutageError, TimeoutError) as error:
                 self.status.is_connected = self._is_session
+                if not self._cache.is_journal_up:  # compared in full once it is back
+                    await self._wait(_RETRY.first_s)
+                    continue
                 await self._set_state("STALE" if self.status.state in ("READY", "STALE") else "SYNCING", str(error))
                 wait_s = _RETRY.next_s(wait_s)
                 await self._wait(wait_s)
@@ -180,6 +188,8 @@ class VenueSession:
 
     async def save_state(self) -> None:
         """Write what is known of the venue; an outage is left to the next time."""
+        if not self._cache.is_journal_up:
+            return  # events of the venue are not held up by it
         try:
             await self._facts.save_venue_state(
                 self._venue.name,
@@ -195,10 +205,11 @@ class VenueSession:
     # ── listening ────────────────────────────────────────────────────────────────────────────────
     async def _listen(self) -> None:
         async for event in self._venue.events():
-            if isinstance(event, Report):
-                await self.on_report(event)
-            elif isinstance(event, Fill):
-                await self.on_fill(event)
+            if isinstance(event, Report | Fill):
+                if self._is_known(event.client_order_id):
+                    await self._take(event)
+                else:  # the journal is asked about it: what is known does not wait for the answer
+                    self._tasks.spawn(self._take(event), f"{self._venue.name} unknown order")
             elif isinstance(event, BalancesSeen):
                 self.balances.see(event.balances)
             elif isinstance(event, SessionLost):
@@ -207,6 +218,13 @@ class VenueSession:
                 assert isinstance(event, SessionBack)
                 self._is_session = True
                 self._look.set()
+
+    def _is_known(self, client_order_id: str | None) -> bool:
+        is_kept = client_order_id is not None and self._cache.recall(client_order_id) is not None
+        return is_kept or self._venue.capabilities.keeps_bracket
+
+    async def _take(self, event: Report | Fill) -> None:
+        await (self.on_report(event) if isinstance(event, Report) else self.on_fill(event))
 
     async def _on_lost(self, detail: str) -> None:
         self._is_session = False
@@ -229,6 +247,7 @@ class VenueSession:
             return
         order = await self._owner(fill)
         if order is not None:
+            await self._requests.book_entry(order)
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
             self._claimed(fill)
             self.balances.refresh_soon()
@@ -348,9 +367,29 @@ class VenueSession:
         ]
         gate = asyncio.Semaphore(_QUERIES_AT_ONCE)
         await asyncio.gather(*(self._compare_one(order, reports.get(order.client_order_id), gate) for order in ours))
+        if self.status.ready_times == 0:
+            await self._find_sent(reports)
         for report in reports.values():
-            if report.client_order_id not in self._cache.orders:
+            if report.client_order_id not in self._cache.orders and self._cache.is_journal_up:
                 await self.on_report(report)
+
+    async def _find_sent(self, reports: Mapping[str, Report]) -> None:
+        """Look up legs that the journal says were not sent, though their entries are filled: a predecessor may have
+        sent them without PostgreSQL, where its side journal cannot be read."""
+        for leg in list(self._cache.orders.values()):
+            parent = self._cache.recall(leg.parent_id or "")
+            is_due = leg.state is State.INTENDED and parent is not None and parent.filled > 0
+            if leg.venue != self._venue.name or not is_due:
+                continue
+            report = reports.get(leg.client_order_id) or (await self._requests.query(leg)).report
+            if report is None:
+                continue
+            sent = e.Sent(**self._ledger.stamp("found", "reconcile"), quantity=report.quantity)
+            is_unsent = await self._ledger.apply(
+                leg.client_order_id, sent, guard=lambda order: order.state is State.INTENDED
+            )
+            if is_unsent is not None:
+                await self._compare_one(is_unsent, report, asyncio.Semaphore(1))
 
     async def _compare_one(self, order: Order, report: Report | None, gate: asyncio.Semaphore) -> None:
         async with gate:
@@ -368,9 +407,7 @@ class VenueSession:
             await self._ledger.report(report)
 
     async def _compare_fills(self) -> None:
-        last = await self._ledger.patiently(
-            lambda: self._ledger.store.last_fills(self.status.account_id, self._venue.name)
-        )
+        last = await self._ledger.read(lambda: self._ledger.store.last_fills(self.status.account_id, self._venue.name))
         for symbol in sorted(self._symbols() | set(last)):
             async with asyncio.timeout(_READ_S):
                 fills = await self._venue.fills_since(symbol, self._since_ns(symbol, last.get(symbol)))
@@ -381,7 +418,7 @@ class VenueSession:
         if not fills:
             return []
         journal = self._ledger.journal
-        booked = await self._ledger.patiently(lambda: journal.booked(self.status.account_id, fills))
+        booked = await self._ledger.read(lambda: journal.booked(self.status.account_id, fills))
         return [fill for fill in fills if fill.fill_id not in booked]
 
     async def _find_externals(self, balances: dict[str, Balance]) -> None:

@@ -1,8 +1,14 @@
-"""C5: when "not found" proves that an order never arrived. Pure; the order manager asks and counts with it."""
+"""C5: when "not found" proves that an order never arrived. The order manager and the guardian ask and count with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
+from fks.clock import ClockSteps
+from fks.model.order import Order, State
+
+#: after a step of the clock no order is taken as absent for so long: ages from before a start may contain it
+STEADY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,32 @@ def is_absent(polls: Polls, rule: AbsenceRule) -> bool:
     return polls.counted >= rule.polls and polls.last_s >= rule.age_s
 
 
+class AbsenceProof:
+    """The not-found answers about one order, counted on monotonic time."""
+
+    def __init__(self, rule: AbsenceRule, steps: ClockSteps, sent_ns: int) -> None:
+        """`sent_ns`: the bytes left then, by the wall clock."""
+        self._rule, self._steps, self._sent_s = rule, steps, steps.at_s(sent_ns)
+        self.polls = Polls()
+
+    @property
+    def age_s(self) -> float:
+        """Return how long ago the bytes left."""
+        return self._steps.now_s - self._sent_s
+
+    def not_found(self) -> bool:
+        """Count a not-found answer given now; return whether the order is proven absent."""
+        self.polls = count_not_found(self.polls, self.age_s, self._rule)
+        is_steady = self._steps.since_s() >= max(STEADY_S, self._rule.age_s)  # each answer looks for a step
+        return is_steady and is_absent(self.polls, self._rule)
+
+
 def ladder_delay(tries: int, delays_s: tuple[float, ...]) -> float:
     """Return the seconds to wait before try number `tries` (0 = the first); the last step repeats."""
     return delays_s[min(tries, len(delays_s) - 1)]
+
+
+def is_unresolvable(order: Order, age_s: float, after_s: float) -> bool:
+    """Return whether the end of an order may never be known: the venue had it, and it is UNKNOWN for `after_s`. A
+    person was paged; what is known is closed now."""
+    return order.state is State.UNKNOWN and order.is_acknowledged and age_s > after_s

@@ -7,11 +7,11 @@ from decimal import Decimal
 
 from fks.model.codes import Denial
 from fks.model.ids import client_order_id
-from fks.model.order import BracketLeg, Order, OrderType, Report, Role, State, TimeInForce
+from fks.model.order import PENDING, BracketLeg, Order, OrderType, Report, Role, State, TimeInForce
 from fks.risk.check import Approved, Denied
 from fks.risk.intent import Intent
 
-#: what the two legs of an OCO share; a role of its own, so that it collides with no order's id
+#: what the orders of one list share; a role of its own, so that it collides with no order's id
 _GROUP = "oco"
 
 
@@ -71,6 +71,12 @@ def legs_of(parent: Order, *, quantity: Decimal, attempt: int, epoch: int, now_n
     return legs
 
 
+def listed_legs(entry: Order, *, quantity: Decimal, epoch: int, now_ns: int) -> list[Order]:
+    """Return the legs that go out with `entry` as one list and wait at the venue for its complete fill."""
+    legs = legs_of(entry, quantity=quantity, attempt=0, epoch=epoch, now_ns=now_ns)
+    return [replace(leg, group_id=group_of(entry, 0), code=PENDING) for leg in legs]
+
+
 def reported_leg(parent: Order, report: Report, leg: BracketLeg, *, epoch: int, now_ns: int) -> Order:
     """Return the order of a leg that the venue placed for `parent`, as it reports it, not yet in the journal."""
     is_stop = leg.role is Role.STOP_LOSS
@@ -127,5 +133,5 @@ def _leg(
 
 
 def group_of(parent: Order, attempt: int) -> str:
-    """Return the group id of a parent's OCO legs of one attempt."""
+    """Return the group id of a parent's legs of one attempt; of the first, where they went out with it, its own too."""
     return client_order_id(parent.intent_id, _GROUP, attempt)

@@ -19,26 +19,45 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from uuid import UUID
 
 from fks.model.backoff import Backoff
+from fks.model.ids import client_order_id, intent_id
 from fks.model.instrument import Instrument
 from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State
 from fks.model.signal import Kind, Signal, SignalState
 from fks.orders import messages as m
+from fks.orders.absence import is_unresolvable
 from fks.orders.entries import Entries
 from fks.orders.exits import Exit, ExitAct, ExitState, Situation, next_row
-from fks.orders.protection import LegAction, Want, can_rest, next_action, next_attempt, wanted_roles
+from fks.orders.protection import (
+    LISTS_MAX,
+    LISTS_OF_SYMBOL_MAX,
+    Cover,
+    LegAction,
+    LegStep,
+    Want,
+    can_rest,
+    diff,
+    least_that_rests,
+    next_attempt,
+)
 from fks.portfolio.position import EXTERNAL
-from fks.risk.exits import exit_quantity_allowed, is_dust, split_at_lot
+from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
+from fks.risk.policy import Action, Allow, Journal, Wait, allowed
 
 _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
+_CANCELLING = frozenset({Request.CANCEL, Request.CANCEL_WANTED, Request.CANCEL_UNKNOWN})
 _CLOSING_ROLES = frozenset({Role.EXIT, Role.KILL, Role.ORDER})
 _ENDED_SIGNALS_MAX = 2000
 _KILL_IN_VAIN_MAX = 10
+_IN_VAIN_MAX = 2  # of an OCO or of an amendment: then the stop alone, or a replacement
+_AMENDING = (Request.REPLACE, Request.REPLACE_UNKNOWN)
+#: refusals that a stop without its take profit would meet as well
+_NOT_OF_A_PAIR = (Refusal.INSUFFICIENT_BALANCE, Refusal.TOO_MANY_ORDERS)
 ZERO = Decimal(0)
 
 
@@ -47,6 +66,7 @@ class _Queue:
     """Signals of one instance that wait, oldest first."""
 
     waiting: deque[m.SignalReady] = field(default_factory=deque)
+    page_at_s: float | None = None  # when an exit among them pages next
 
 
 @dataclass(slots=True)
@@ -54,9 +74,21 @@ class _Protection:
     """What is remembered of one parent's legs between attempts."""
 
     is_placing: bool = False
+    placing: Decimal = ZERO  # commanded, and not in the journal yet
     is_refused: bool = False
+    pairs_refused: int = 0  # an OCO's refusals in a row that the same request would meet again
+    amends_refused: int = 0
+    grow_at_s: float = 0.0  # until then further executions are joined
+    is_replacing: bool = False  # a list gave way to one that is placed next
+    lists_max: int = LISTS_OF_SYMBOL_MAX
+    pending_until_s: float | None = None  # then legs that wait at the venue for an entry that ended are queried
     retry_at_s: float = 0.0
     retry_s: float = 0.0
+
+
+def _is_refused(leg: Order) -> bool:
+    """Return whether the venue refused a leg, at once or when it was to get to the book or to execute."""
+    return leg.state is State.REJECTED or (leg.state is State.EXPIRED and leg.refusal is not None)
 
 
 @dataclass(slots=True)
@@ -98,9 +130,12 @@ class OrderCore:
         self._commanded: dict[
             str, float
         ] = {}  # cancels and abandons that were commanded and not seen yet, and until when
+        self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
         self._unprotected_since: dict[str, float] = {}
-        self._paged_unprotected: set[str] = set()
+        self._paged_unprotected: dict[str, float | None] = {}  # instance -> since when it is protected again
+        self._triggered_s: dict[str, float] = {}  # stops that triggered, since when
         self._alerted_unprotectable: set[str] = set()
+        self._is_crowded = False  # the venue refused a list more
         self._missing: dict[str, _Missing] = {}
         self._kill_closes: dict[tuple[str, str], _KillClose] = {}  # by kill and instance
         self._kill_busy: set[str] = set()
@@ -125,12 +160,14 @@ class OrderCore:
             ended = [instance for instance in begun if not self._exit(instance)]
             self._start_signals(ended)
             begun = [instance for instance in ended if instance in self._exits]
+        self._page_queued_exits()
         instances = self._instances()
         for instance in instances:
             self._read_missing_entries(instance)
             wants = self._wants(instance)
             self._protect(instance, wants)
             self._watch_protection(instance, wants)
+            self._watch_triggered(instance)
         self._forget_flat(instances)
         return self._out
 
@@ -155,7 +192,7 @@ class OrderCore:
         found = {}
         for instance, held in self._positions.items():
             entries = self._entries.get(instance)
-            wants = [] if entries is None else entries.wanted(held, None)
+            wants = [] if entries is None else entries.desired(held, ZERO, None)
             if parents := [want.parent for want in wants if want.quantity and want.parent.role is Role.ENTRY]:
                 found[instance] = parents
         return found
@@ -182,7 +219,10 @@ class OrderCore:
         elif isinstance(event, m.SignalReady):
             if event.signal.id not in self._known and event.signal.id not in self._ended:
                 self._known.add(event.signal.id)
-                self._queues.setdefault(event.signal.instance, _Queue()).waiting.append(event)
+                queue = self._queues.setdefault(event.signal.instance, _Queue())
+                queue.waiting.append(event)
+                if event.signal.is_exit and queue.page_at_s is None:
+                    queue.page_at_s = self._now.mono_s + self._limits.exit_page_s
         elif isinstance(event, m.EntryDone):
             self._entry_done(event.signal_id)
         elif isinstance(event, m.CloseDone):
@@ -210,8 +250,12 @@ class OrderCore:
             self._orders.pop(name, None)
         if order.request is not Request.NONE or name not in self._orders:
             self._commanded.pop(name, None)
+        if order.request is Request.NONE or name not in self._orders:
+            self._withdrawn.discard(name)
         if order.parent_id is not None:
-            self._legs.setdefault(order.parent_id, {})[name] = order
+            legs = self._legs.setdefault(order.parent_id, {})
+            self._note_leg(order, legs.get(name))
+            legs[name] = order
         elif order.role in (Role.ENTRY, Role.ORDER):
             if order.stop_loss is not None or order.take_profit is not None:
                 self._parents[name] = order
@@ -237,7 +281,7 @@ class OrderCore:
                 attempt=resumed.last.attempt + (not is_open),
                 order=resumed.last,
                 ended_by=resumed.ended_by,
-                began_s=self._now.mono_s,
+                page_at_s=self._now.mono_s + self._limits.exit_page_s,
             )
 
     def _take_read(self, event: m.EntriesRead) -> None:
@@ -267,7 +311,7 @@ class OrderCore:
         if signal.is_exit:
             if instance in self._exits or self._entering_of(instance):
                 return False
-            self._exits[instance] = Exit(signal, began_s=self._now.mono_s)
+            self._exits[instance] = Exit(signal, page_at_s=self._now.mono_s + self._limits.exit_page_s)
             return True
         if signal.id == self._entering:
             return False
@@ -295,7 +339,7 @@ class OrderCore:
             return False
         instrument = self._facts.instruments.get(signal.exchange)
         if self._is_held_by_own_legs(signal) and not self._postponed(signal, instrument):
-            self._exits[instance] = Exit(signal, is_single=True, began_s=self._now.mono_s)
+            self._exits[instance] = Exit(signal, is_single=True, page_at_s=self._now.mono_s + self._limits.exit_page_s)
             return True
         self._entering = signal.id
         self._out.append(m.SubmitEntry(signal.id))
@@ -340,21 +384,7 @@ class OrderCore:
         legs = [
             order for order in self._orders.values() if order.instance == signal.instance and order.role in _LEG_ROLES
         ]
-        free = abs(sum(self._positions.values(), ZERO)) - self._pending(signal.side)
-        return bool(legs) and signal.size > free
-
-    def _pending(self, side: Side, without: str | None = None) -> Decimal:
-        """Return what open orders on `side` may still fill, an OCO once; `without`: leave out an instance's legs."""
-        total, groups = ZERO, set[str]()
-        for order in self._orders.values():
-            if order.side is not side or order.state is State.INTENDED or order.group_id in groups:
-                continue
-            if order.instance == without and order.role in _LEG_ROLES:
-                continue
-            if order.group_id is not None:
-                groups.add(order.group_id)
-            total += order.remaining
-        return total
+        return bool(legs) and signal.size > closable(self._books(), signal.side, None)
 
     def _entry_done(self, signal_id: UUID) -> None:
         if self._entering == signal_id:
@@ -401,7 +431,8 @@ class OrderCore:
         if exit_.state is ExitState.ENDED:
             return False
         if exit_.state is ExitState.CLEARING:
-            self._cancel_legs(self._legs_of(instance), "exit")
+            if not self._gives_back_part(instance, exit_):
+                self._cancel_legs(self._legs_of(instance), "exit")
             self._wake_in(exit_.clear_by_s - self._now.mono_s)
         else:
             self._wait(exit_, now)
@@ -439,6 +470,7 @@ class OrderCore:
         if exit_.is_single:
             self._out.append(m.SubmitEntry(exit_.signal.id))
             return
+        exit_.close_id = client_order_id(intent_id(exit_.signal.id), Role.EXIT, exit_.attempt)
         self._out.append(
             m.SubmitClose(
                 exit_.signal.id, instance, now.side, now.quantity, exit_.attempt, takes_signal=not exit_.is_taken
@@ -446,11 +478,13 @@ class OrderCore:
         )
 
     def _close_done(self, event: m.CloseDone) -> None:
-        self._kill_busy.discard(event.instance)
         exit_ = self._exits.get(event.instance)
-        if event.is_used:
+        is_exits = exit_ is not None and event.client_order_id == exit_.close_id
+        if event.instance in self._kill_busy and not is_exits:
+            self._kill_busy.discard(event.instance)
             for close in [close for key, close in self._kill_closes.items() if key[1] == event.instance]:
-                close.attempt += 1
+                close.attempt += event.is_used
+            return
         if exit_ is None or not exit_.is_submitting or exit_.is_single:
             return
         exit_.is_submitting = False
@@ -480,6 +514,7 @@ class OrderCore:
         self._out.append(m.RefreshBalances())
         if refusal is not Refusal.INSUFFICIENT_BALANCE and not exit_.is_paged:
             exit_.is_paged = True
+            exit_.page_at_s = self._now.mono_s + self._limits.exit_page_again_s
             self._alert(
                 "page",
                 "exit.rejected",
@@ -516,20 +551,32 @@ class OrderCore:
             self._out.append(m.FinishSignal(exit_.signal.id, SignalState.NOTHING, detail=detail))
 
     def _page_slow_exit(self, instance: str, exit_: Exit, now: Situation) -> None:
-        if exit_.is_paged or self._facts.kill is m.KillMode.FLATTEN:
+        if self._facts.kill is m.KillMode.FLATTEN:
             return
-        due_s = exit_.began_s + (0.0 if self._facts.account_problem else self._limits.exit_page_s)
-        if now.now_s < due_s:
-            self._wake_in(due_s - now.now_s)
+        if now.now_s < exit_.page_at_s and (exit_.is_paged or not self._facts.account_problem):
+            self._wake_in(exit_.page_at_s - now.now_s)
             return
         exit_.is_paged = True
+        exit_.page_at_s = now.now_s + self._limits.exit_page_again_s
+        why = now.postponed or exit_.last_problem or "waits for the venue"
         self._alert(
-            "page",
-            "exit.waiting",
-            f"the exit of {self.key[2]} is not done: {exit_.state.value}, "
-            f"{now.postponed or exit_.last_problem or 'waits for the venue'}",
-            instance,
+            "page", "exit.waiting", f"the exit of {self.key[2]} is not done: {exit_.state.value}, {why}", instance
         )
+
+    def _page_queued_exits(self) -> None:
+        """Page about exits that wait behind an entry of their own instance; behind an exit, that one pages."""
+        for instance, queue in self._queues.items():
+            if not any(item.signal.is_exit for item in queue.waiting):
+                queue.page_at_s = None
+            if queue.page_at_s is None or instance in self._exits or self._facts.kill is m.KillMode.FLATTEN:
+                continue
+            if self._now.mono_s < queue.page_at_s:
+                self._wake_in(queue.page_at_s - self._now.mono_s)
+                continue
+            queue.page_at_s = self._now.mono_s + self._limits.exit_page_again_s
+            self._alert(
+                "page", "exit.waiting", f"the exit of {self.key[2]} has to wait: its entry has no outcome yet", instance
+            )
 
     def _situation(self, instance: str, exit_: Exit) -> Situation:
         """Return what the table looks at."""
@@ -542,76 +589,60 @@ class OrderCore:
             for order in self._orders.values()
         )
         may_fill = any(not self._is_unresolvable(order) for order in self._entries_open(instance, exit_))
-        # a person, or a transfer, may have sold what the instance bought: more than the account holds
-        # cannot be closed
-        account = sum(self._positions.values(), ZERO)
-        real = abs(held) if self._facts.can_short or held < 0 else max(min(held, account), ZERO)
         is_seen = self._facts.is_connected and self._facts.has_positions  # else the journal may be behind the venue
         is_dusty, quantity = False, ZERO
-        if instrument is not None and real > 0:
+        if instrument is not None and held:
             mark = self._facts.marks.get(exit_.signal.exchange)
-            is_dusty = is_dust(real, mark, instrument)
-            allowed = self._closable(instance, instrument, side)
-            if exit_.state is ExitState.CLEARING:
+            price = max(mark or ZERO, self._facts.averages.get(instance, ZERO)) or None  # one of them may be wrong
+            is_dusty = is_dust(held, price if mark else None, instrument)
+            is_clearing = exit_.state is ExitState.CLEARING
+            allowed = self._closable(instance, side, is_capped=exit_.is_short and not is_clearing)
+            if is_clearing:
                 # the venue's balance may still show what the legs locked: what it had before they came down counts
                 allowed = min(allowed, exit_.cleared_for)
-            elif exit_.is_short:
-                allowed = min(allowed, self._allowed(instance, instrument, with_balance=True))
-            if not is_dust(allowed, mark, instrument):
+            if not is_dust(allowed, price, instrument):
                 quantity = split_at_lot(allowed, instrument)[0]
         if exit_.is_single and exit_.signal.size is not None:
             quantity = exit_.signal.size if quantity > 0 else ZERO
         return Situation(
             now_s=self._now.mono_s,
             side=side,
-            is_flat=real == 0 and not may_fill and is_seen,
+            is_flat=held == 0 and not may_fill and is_seen,
             is_dust=is_dusty and not may_fill and is_seen,
             quantity=quantity,
             postponed=self._postponed(exit_.signal, instrument),
-            has_legs=not self._facts.keeps_bracket and self._has_legs(instance),
+            has_legs=not self._facts.keeps_bracket and self._has_legs(instance, exit_),
             has_attempt=has_attempt,
         )
 
     def _postponed(self, signal: Signal, instrument: Instrument | None) -> str:
-        """Return why no close can go now; "" = it can. A person may close under a held kill, a strategy may not."""
+        """Return why no close can go now; "" = it can."""
         facts = self._facts
-        is_by_person = signal.source.startswith("principal:")
-        if facts.kill is m.KillMode.FLATTEN or (facts.kill is m.KillMode.HELD and not is_by_person):
-            return "the kill switch is engaged"
-        if not facts.can_commit:
-            return "the lease or the journal is away"
-        if facts.account_problem:
-            return facts.account_problem
-        if not facts.is_connected or not facts.has_positions:
-            return "the venue is away"
+        permission = allowed(Action.EXIT, facts.circumstances(is_by_person=signal.is_by_person))
+        if isinstance(permission, Wait):
+            return facts.account_problem or permission.reason
+        if facts.journal is Journal.SIDE and signal.kind is Kind.ORDER:
+            return "PostgreSQL is away"  # a person's order has one attempt, and its outcome is read from the journal
         if instrument is None:
             return "the instrument's metadata is missing"
         return "" if instrument.is_trading else "the instrument is halted"
 
-    def _allowed(self, instance: str, instrument: Instrument, *, with_balance: bool) -> Decimal:
-        orders = [order for order in self._orders.values() if not self._is_unresolvable(order)]
-        return exit_quantity_allowed(
-            instance,
-            buckets=self._positions,
-            orders=orders,
-            instrument=instrument,
-            can_short=self._facts.can_short,
-            balance=self._facts.base_balance if with_balance else None,
-            owned_elsewhere=self._facts.owned_elsewhere,
-        )
+    def _books(self) -> Books:
+        """Return the key's books. What will never be reported holds nothing up: a person was paged."""
+        return Books(self._positions, tuple(o for o in self._orders.values() if not self._is_unresolvable(o)))
 
-    def _closable(self, instance: str, instrument: Instrument, side: Side) -> Decimal:
-        """Return what the journal says that a close may move: never more than the account holds of it in all."""
-        own = self._allowed(instance, instrument, with_balance=False)
-        if self._facts.can_short or side is Side.BUY:
-            return own
-        return max(min(own, sum(self._positions.values(), ZERO) - self._pending(Side.SELL, without=instance)), ZERO)
+    def _closable(self, instance: str, side: Side, *, is_capped: bool = False) -> Decimal:
+        """Return how much of an instance a close may move, `is_capped` at what the venue has."""
+        books, balance = self._books(), self._facts.base_balance
+        at_venue = None
+        if is_capped and side is Side.SELL and not self._facts.can_short and balance is not None:
+            at_venue = left_at_venue(books, instance, balance, self._facts.owned_elsewhere)
+        can_short = self._facts.can_short or side is Side.BUY  # what our books show as sold short is bought back
+        return closable(books, side, instance, ends_legs=True, can_short=can_short, at_venue=at_venue)
 
     def _is_unresolvable(self, order: Order) -> bool:
-        """Return whether waiting for the order's end may take for ever: a person was paged, what is known is closed
-        now."""
         age_s = (self._now.ns - (order.sent_ns or order.created_ns)) / 1e9
-        return order.state is State.UNKNOWN and order.is_acknowledged and age_s > self._limits.unresolved_s
+        return is_unresolvable(order, age_s, self._limits.unresolved_s)
 
     def _entries_open(self, instance: str, exit_: Exit) -> list[Order]:
         if exit_.is_single:
@@ -630,14 +661,22 @@ class OrderCore:
             if order.instance == instance
             and order.role in _LEG_ROLES
             and order.state is not State.INTENDED
+            and not (order.is_pending and order.parent_id in self._orders)  # it ends with its entry
             and not self._is_unresolvable(order)
         ]
 
-    def _has_legs(self, instance: str) -> bool:
+    def _gives_back_part(self, instance: str, exit_: Exit) -> bool:
+        """Return whether legs are reduced for a person's order over a part of the position, none of them cancelled."""
+        size = exit_.signal.size if exit_.is_single and exit_.state is ExitState.CLEARING else None
+        return self._facts.can_amend and size is not None and size < abs(self._positions.get(instance, ZERO))
+
+    def _has_legs(self, instance: str, exit_: Exit) -> bool:
         is_placing = any(
             item.is_placing and (parent := self._parents.get(name)) is not None and parent.instance == instance
             for name, item in self._protection.items()
         )
+        if self._gives_back_part(instance, exit_) and exit_.signal.size is not None:
+            return is_placing or exit_.signal.size > closable(self._books(), exit_.signal.side, None)
         return is_placing or bool(self._legs_of(instance))
 
     # ── protection ───────────────────────────────────────────────────────────────────────────────
@@ -687,7 +726,10 @@ class OrderCore:
             ),
             ZERO,
         )
-        wants = entries.wanted(held + away.sign * min(still, abs(held)), instrument)
+        exit_ = self._exits.get(instance)
+        if exit_ is not None and self._gives_back_part(instance, exit_):
+            still += exit_.signal.size or ZERO
+        wants = entries.desired(held, still, instrument)
         if entries.may_drop(held):
             self._drop_old_entries(entries, held)
         return wants
@@ -703,6 +745,8 @@ class OrderCore:
                 and not any(leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values())
             ):
                 entries.pop(name)
+                for leg in self._legs.get(name, ()):
+                    self._triggered_s.pop(leg, None)
                 for forgotten in (self._legs, self._parents, self._protection):
                     forgotten.pop(name, None)
                 self._alerted_unprotectable.discard(name)
@@ -715,7 +759,7 @@ class OrderCore:
             if not self._entries[instance]:
                 del self._entries[instance]
             self._unprotected_since.pop(instance, None)
-            self._paged_unprotected.discard(instance)
+            self._end_unprotected(instance, is_flat=True)
         for name, parent in list(self._parents.items()):
             legs = self._legs.get(name, {})
             if parent.state not in OPEN and not parent.filled and not any(leg in self._orders for leg in legs):
@@ -724,15 +768,10 @@ class OrderCore:
 
     def _protect(self, instance: str, wanted_now: list[Want]) -> None:
         facts, exit_ = self._facts, self._exits.get(instance)
-        if (
-            facts.keeps_bracket
-            or facts.kill is m.KillMode.FLATTEN
-            or not facts.is_connected
-            or not facts.has_positions
-            or not facts.can_commit
-        ):
+        if facts.keeps_bracket or not isinstance(allowed(Action.LEG, facts.circumstances()), Allow):
             return
-        if exit_ is not None and exit_.state in (ExitState.CLEARING, ExitState.CLOSING):
+        is_ending = exit_ is not None and exit_.state in (ExitState.CLEARING, ExitState.CLOSING)
+        if exit_ is not None and is_ending and not self._gives_back_part(instance, exit_):
             return
         wants = {want.parent.client_order_id: want for want in wanted_now}
         if any(want.parent.exchange not in facts.instruments for want in wants.values()):
@@ -743,36 +782,86 @@ class OrderCore:
             ):
                 parent = self._parents.get(name)
                 if parent is not None:
-                    wants[name] = Want(parent, ZERO)
-        # those whose legs live come first: they can only shrink, and what they free a newer entry's legs need
-        living = {order.parent_id for order in self._orders.values() if order.state in LIVE}
-        for name in sorted(wants, key=lambda name: name not in living):
-            if not self._protect_parent(wants[name]):
-                return
+                    wants[name] = Want(parent, ZERO, ZERO)
+        covers = [self._cover(want) for want in wants.values()]
+        for exchange in dict.fromkeys(cover.want.parent.exchange for cover in covers):
+            instrument = facts.instruments[exchange]
+            here = [cover for cover in covers if cover.want.parent.exchange == exchange]
+            steps = diff(here, instrument)
+            for step in steps:
+                self._correct(step, instrument)
+            for cover in here:
+                self._watch_pending(cover)
+            self._keep_wanted(here, [step.cover for step in steps if step.action is not LegAction.WAIT])
 
-    def _protect_parent(self, want: Want) -> bool:
-        """Bring the legs of one parent in line; False when the next parents have to wait for the end of these."""
-        name = want.parent.client_order_id
+    def _cover(self, want: Want) -> Cover:
+        """Return a want with what there is of it; an entry's growth is joined for a moment while legs of it live."""
+        name, facts = want.parent.client_order_id, self._facts
         item = self._protection.setdefault(name, _Protection())
-        if item.is_placing:
-            return True
-        legs = list(self._legs.get(name, {}).values())
-        action, about = next_action(want, legs, has_oco=self._facts.has_oco)
-        if action is LegAction.CANCEL:
-            self._cancel_legs(about, "protection")
-            return False
-        if action is LegAction.ABANDON:
-            for leg in about:
+        may_grow = item.is_replacing or self._now.mono_s >= item.grow_at_s
+        if not may_grow:
+            self._wake_in(item.grow_at_s - self._now.mono_s)
+        return Cover(
+            want,
+            tuple(self._legs.get(name, {}).values()),
+            item.placing,
+            is_placing=item.is_placing,
+            may_grow=may_grow,
+            lists_max=min(item.lists_max, self._lists_max(name)),
+            can_amend=facts.can_amend and item.amends_refused < _IN_VAIN_MAX,
+            has_oco=facts.has_oco,
+            is_stop_alone=item.pairs_refused >= _IN_VAIN_MAX,
+        )
+
+    def _watch_pending(self, cover: Cover) -> None:
+        """Query legs that wait at the venue although their entry has ended: its report of them may be lost."""
+        item = self._protection[cover.want.parent.client_order_id]
+        if cover.want.parent.state in OPEN or not any(leg.is_pending for leg in cover.legs):
+            item.pending_until_s = None
+            return
+        if item.pending_until_s is None:
+            item.pending_until_s = self._now.mono_s + self._limits.protect_join_s
+        if self._now.mono_s < item.pending_until_s:
+            self._wake_in(item.pending_until_s - self._now.mono_s)
+            return
+        for leg in cover.legs:
+            if leg.is_pending and leg.state in LIVE and self._is_first_command(leg):
+                self._out.append(m.QueryOrder(leg.client_order_id))
+
+    def _lists_max(self, parent_id: str) -> int:
+        """Return how many lists a parent may have: more than its own while the symbol has room."""
+        live = {
+            (leg.parent_id, leg.attempt)
+            for leg in self._orders.values()
+            if leg.role in _LEG_ROLES and leg.state in LIVE
+        }
+        own = sum(parent == parent_id for parent, _ in live)
+        return LISTS_MAX if self._is_crowded else max(LISTS_MAX, own + max(LISTS_OF_SYMBOL_MAX - len(live), 0))
+
+    def _correct(self, step: LegStep, instrument: Instrument) -> None:
+        cover, legs = step.cover, step.legs
+        item = self._protection[cover.want.parent.client_order_id]
+        item.is_replacing |= step.action in (LegAction.CANCEL, LegAction.AMEND)
+        if step.action is LegAction.CANCEL:
+            self._cancel_legs(legs, "protection")
+        elif step.action is LegAction.ABANDON:
+            for leg in legs:
                 if self._is_first_command(leg):
                     self._out.append(m.AbandonOrder(leg.client_order_id, "nothing left to protect"))
-        elif action in (LegAction.SEND, LegAction.RENEW):
-            self._place(want, item, legs, tuple(leg.client_order_id for leg in about))
-        return True
+        elif step.action is LegAction.PLACE:
+            self._place(step, item, instrument)
+        elif step.action is LegAction.AMEND and self._may_try(item) and self._is_first_command(legs[0]):
+            self._out.append(m.AmendLegs(tuple(leg.client_order_id for leg in legs), step.quantity))
 
-    def _place(self, want: Want, item: _Protection, legs: list[Order], waiting: tuple[str, ...]) -> None:
-        parent = want.parent
-        instrument = self._facts.instruments[parent.exchange]
-        if not can_rest(want, instrument):
+    def _may_try(self, item: _Protection) -> bool:
+        """Return whether the wait after a refusal is over."""
+        if self._now.mono_s < item.retry_at_s:
+            self._wake_in(item.retry_at_s - self._now.mono_s)
+        return self._now.mono_s >= item.retry_at_s
+
+    def _place(self, step: LegStep, item: _Protection, instrument: Instrument) -> None:
+        cover, parent = step.cover, step.cover.want.parent
+        if not can_rest(parent, step.quantity, instrument):
             if parent.client_order_id not in self._alerted_unprotectable:
                 self._alerted_unprotectable.add(parent.client_order_id)
                 self._alert(
@@ -783,67 +872,148 @@ class OrderCore:
                     parent.client_order_id,
                 )
             return
-        if self._now.mono_s < item.retry_at_s:
-            self._wake_in(item.retry_at_s - self._now.mono_s)
+        if not self._may_try(item):
             return
-        item.is_placing = True
+        if cover.is_stop_alone and parent.take_profit is not None and not cover.has_stop_alone:
+            self._alert(
+                "warning",
+                "position.stop_alone",
+                f"{self.key[2]}: the venue refuses the take profit {parent.take_profit:f} with the stop, which is "
+                "placed alone",
+                parent.instance,
+                parent.client_order_id,
+            )
+        item.is_placing, item.placing, item.is_replacing = True, step.quantity, False
+        item.grow_at_s = self._now.mono_s + self._limits.protect_join_s
         self._out.append(
             m.PlaceProtection(
                 parent,
-                frozenset(wanted_roles(parent, has_oco=self._facts.has_oco)),
-                want.quantity,
-                next_attempt(legs),
-                waiting,
-                is_refused_before=item.is_refused or any(leg.state is State.REJECTED for leg in legs),
+                cover.roles,
+                step.quantity,
+                next_attempt(cover.legs),
+                tuple(leg.client_order_id for leg in step.legs),
+                is_refused_before=item.is_refused or any(map(_is_refused, cover.legs)),
             )
         )
 
+    def _note_leg(self, leg: Order, before: Order | None) -> None:
+        """Take in a leg's change: one that was commanded is in the journal now; an amendment that changed nothing
+        counts as refused."""
+        item = self._protection.setdefault(leg.parent_id or "", _Protection())
+        if leg.state is not State.INTENDED and (before is None or before.state is State.INTENDED):
+            item.placing = ZERO
+        if before is not None and not before.is_pending and _is_refused(leg) and not _is_refused(before):
+            self._page_unfilled(leg)
+        is_one = leg.group_id is None or leg.role is Role.STOP_LOSS  # an OCO's answer is one
+        if before is None or before.request not in _AMENDING or leg.request is not Request.NONE or not is_one:
+            return
+        if leg.quantity < before.quantity:
+            item.amends_refused = 0
+        elif leg.state in LIVE:
+            item.amends_refused += 1
+            item.retry_at_s = self._now.mono_s + self._limits.protect_retry_s
+
+    def _page_unfilled(self, leg: Order) -> None:
+        if leg.role is Role.STOP_LOSS and leg.state is State.EXPIRED:
+            detail = f"{self.key[2]}: a stop triggered and did not fill ({leg.code}); it is closed at the market"
+            self._alert("page", "stop.unfilled", detail, leg.instance, leg.client_order_id)
+
+    def _watch_triggered(self, instance: str) -> None:
+        """Cancel stops that triggered and do not fill: what they cover is closed at the market then."""
+        if self._facts.keeps_bracket:
+            return
+        for leg in self._legs_of(instance):
+            name = leg.client_order_id
+            if leg.type is not OrderType.STOP or leg.state not in (State.WORKING, State.PARTIAL):
+                self._triggered_s.pop(name, None)
+                continue
+            due_s = self._triggered_s.setdefault(name, self._now.mono_s) + self._limits.triggered_s
+            if self._now.mono_s < due_s:
+                self._wake_in(due_s - self._now.mono_s)
+            elif self._cancel(leg, "a stop that triggered does not fill"):
+                self._protection[leg.parent_id or ""].is_refused = True
+                detail = f"{self.key[2]}: a stop triggered and did not fill; it is closed at the market"
+                self._alert("page", "stop.unfilled", detail, instance, name)
+
     def _protection_done(self, event: m.ProtectionDone) -> None:
         item = self._protection.setdefault(event.parent_id, _Protection())
-        item.is_placing = False
+        item.is_placing, item.placing = False, ZERO
         if not event.refusals:
-            item.is_refused, item.retry_s, item.retry_at_s = False, 0.0, 0.0
+            item.is_refused, item.retry_s, item.retry_at_s, item.pairs_refused = False, 0.0, 0.0, 0
             return
         item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
+        is_pair = len(event.refusals) > 1 and not any(refusal in _NOT_OF_A_PAIR for refusal in event.refusals)
+        item.pairs_refused += item.is_refused and is_pair
+        if Refusal.TOO_MANY_ORDERS in event.refusals:
+            item.lists_max, self._is_crowded = 1 if self._is_crowded else LISTS_MAX, True
         item.retry_s = Backoff(self._limits.protect_retry_s, self._limits.protect_retry_max_s).next_s(item.retry_s)
         item.retry_at_s = self._now.mono_s + max(item.retry_s, event.retry_after_s)
 
     def _watch_protection(self, instance: str, wants: list[Want]) -> None:
-        """Page when a position that should have a stop has had none for some seconds, whatever the cause."""
-        missing = ZERO
+        """Page when a position that should have a stop, or a take profit alone, has had none for some seconds, whatever
+        the cause.
+
+        Parts that could not rest alone count where their sum could.
+        """
+        missing, small, least, name = ZERO, ZERO, ZERO, "take profit"
         for want in wants:
-            instrument = self._facts.instruments.get(want.parent.exchange)
-            if (
-                want.parent.stop_loss is None
-                or want.quantity == 0
-                or (instrument is not None and not can_rest(want, instrument))
-            ):
+            role = Role.STOP_LOSS if want.parent.stop_loss is not None else Role.TAKE_PROFIT
+            if (role is Role.TAKE_PROFIT and want.parent.take_profit is None) or want.quantity == 0:
                 continue
+            name = "stop" if role is Role.STOP_LOSS else name
+            instrument = self._facts.instruments.get(want.parent.exchange)
             legs = self._legs.get(want.parent.client_order_id, {}).values()
-            live = sum((leg.remaining for leg in legs if leg.state in LIVE and leg.role is Role.STOP_LOSS), ZERO)
-            missing += max(want.quantity - live, ZERO)
+            mine = (leg for leg in legs if leg.state in LIVE and leg.role is role and not leg.is_pending)
+            # one whose cancel has no proven outcome may be gone at the venue
+            live = sum((leg.remaining for leg in mine if leg.request not in _CANCELLING), ZERO)
+            if instrument is None or can_rest(want.parent, want.quantity, instrument):
+                missing += max(want.quantity - live, ZERO)
+            else:
+                small += max(want.quantity - live, ZERO)
+                least = max(least, least_that_rests(want.parent, instrument))
+        missing += small if small >= least else ZERO
         if missing == 0:
+            exit_ = self._exits.get(instance)
+            if exit_ is not None and exit_.state is ExitState.CLOSING:
+                return  # a close that is on its way may be refused: until it is executed nothing began or ended
             self._unprotected_since.pop(instance, None)
-            self._paged_unprotected.discard(instance)
+            self._end_unprotected(instance, is_flat=not self._positions.get(instance))
             return
+        if instance in self._paged_unprotected:
+            self._paged_unprotected[instance] = None
         since_s = self._unprotected_since.setdefault(instance, self._now.mono_s)
         due_s = since_s + self._limits.unprotected_s
         if self._now.mono_s < due_s:
             self._wake_in(due_s - self._now.mono_s)
         elif instance not in self._paged_unprotected:
-            self._paged_unprotected.add(instance)
+            self._paged_unprotected[instance] = None
             self._alert(
                 "page",
                 "position.unprotected",
-                f"{self.key[2]}: {missing:f} of the position has had no stop for {self._limits.unprotected_s:g} s",
+                f"{self.key[2]}: {missing:f} of the position has had no {name} for {self._limits.unprotected_s:g} s",
                 instance,
             )
+
+    def _end_unprotected(self, instance: str, *, is_flat: bool) -> None:
+        """End the alert about a missing stop once the position is flat, or has had its stop for as long as it takes to
+        page: a stop that comes and goes is one alert."""
+        if instance not in self._paged_unprotected:
+            return
+        since_s = self._paged_unprotected[instance]
+        since_s = self._paged_unprotected[instance] = self._now.mono_s if since_s is None else since_s
+        due_s = since_s + self._limits.unprotected_s
+        if not is_flat and self._now.mono_s < due_s:
+            self._wake_in(due_s - self._now.mono_s)
+            return
+        del self._paged_unprotected[instance]
+        text = f"{self.key[2]}: the position is flat" if is_flat else f"{self.key[2]}: the position is protected again"
+        self._out.append(m.EndAlert("position.unprotected", text, instance))
 
     # ── kill ─────────────────────────────────────────────────────────────────────────────────────
     def _kill(self) -> None:
         """React to a kill at a venue where only the order manager has a session: cancel, then close when it
         flattens."""
-        flattens = self._facts.kill is m.KillMode.FLATTEN
+        flattens = isinstance(allowed(Action.KILL, self._facts.circumstances()), Allow)
         kept = _LEG_ROLES if self._facts.keeps_bracket else frozenset()  # the venue ends these for the closing order
         theirs = [
             o
@@ -859,7 +1029,7 @@ class OrderCore:
             if instance == EXTERNAL or (held <= 0 and not is_short) or instance in self._kill_busy:
                 continue
             for exchange, instrument in self._facts.instruments.items():
-                quantity = self._allowed(instance, instrument, with_balance=False)
+                quantity = self._closable(instance, Side.BUY if is_short else Side.SELL)
                 if is_dust(quantity, None, instrument):
                     continue
                 close = self._kill_closes.setdefault((self._facts.kill_id, instance), _KillClose())
@@ -903,16 +1073,33 @@ class OrderCore:
     # ── out ──────────────────────────────────────────────────────────────────────────────────────
     def _cancel(self, order: Order, reason: str) -> bool:
         """Command one cancel; False when it is under way already."""
-        if order.request is not Request.NONE or not self._is_first_command(order):
+        if order.request in _CANCELLING or not self._is_first_command(order):
             return False
         self._out.append(m.CancelOrder(order.client_order_id, reason))
         return True
+
+    def _keep_wanted(self, covers: Sequence[Cover], changing: Sequence[Cover]) -> None:
+        """Withdraw the cancels of legs that are wanted as they are: the exit that wanted them gone has ended, or
+        waits."""
+        for cover in covers:
+            item = self._protection[cover.want.parent.client_order_id]
+            is_wanted = 0 < cover.closing == cover.want.quantity and all(map(cover.is_right, cover.lists))
+            legs = {leg.client_order_id: leg for list_ in cover.lists for leg in list_.legs}
+            if is_wanted and all(leg.request is Request.NONE for leg in legs.values()):
+                item.is_replacing = False
+            if cover in changing or item.is_replacing or not is_wanted:
+                continue
+            for name, leg in legs.items():
+                if leg.request in _CANCELLING and name in self._orders and name not in self._withdrawn:
+                    self._withdrawn.add(name)
+                    self._out.append(m.WithdrawCancel(name))
 
     def _is_first_command(self, order: Order) -> bool:
         """Return whether nothing is commanded of the order already; what shows no effect in `clear_s` is commanded
         again."""
         until_s = self._commanded.get(order.client_order_id)
-        if until_s is not None and (self._now.mono_s < until_s or not self._facts.can_commit):
+        is_away = self._facts.journal is Journal.AWAY
+        if until_s is not None and (self._now.mono_s < until_s or is_away):
             self._wake_in(max(until_s - self._now.mono_s, 1.0))
             return False
         self._commanded[order.client_order_id] = self._now.mono_s + self._limits.clear_s
@@ -920,10 +1107,10 @@ class OrderCore:
 
     def _cancel_legs(self, legs: Iterable[Order], reason: str) -> None:
         """Cancel legs; the sibling of an OCO ends with its leg, at the venue, and is queried."""
-        groups: set[str] = {leg.group_id for leg in legs if leg.group_id and leg.request is not Request.NONE}
+        groups: set[str] = {leg.group_id for leg in legs if leg.group_id and leg.request in _CANCELLING}
         for leg in legs:
             if leg.group_id is not None and leg.group_id in groups:
-                if leg.request is Request.NONE and self._is_first_command(leg):
+                if leg.request not in _CANCELLING and self._is_first_command(leg):
                     self._out.append(m.QueryOrder(leg.client_order_id))
                 continue
             if leg.group_id is not None:

@@ -1,13 +1,16 @@
-"""docs/orders.md, drawn from the table that the code runs: `python -m fks.orders.document > docs/orders.md`."""
+"""docs/orders.md, drawn from the tables that the code runs: `python -m fks.orders.document > docs/orders.md`."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
+from enum import StrEnum
 
 from fks.model.order import State
 from fks.orders import events
 from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, Row
+from fks.risk.policy import POLICY, Action, Deny, Journal, KillMode, Permission, Reach, Wait
 
 _STATES: dict[State, tuple[str, str]] = {
     State.DENIED: ("our own no; nothing was ever sent", "no"),
@@ -62,6 +65,28 @@ def _line(row: Row) -> str:
     return f"| {row.number} | {whence} | {_event_name(row.event)} | {guard} | {target} | {acts} | {row.note or '–'} |"
 
 
+def policy_table() -> str:
+    """Return what may go to a venue as a markdown table, in the order of its rows."""
+    lines = ["| # | Request | Kill | By | Venue | Journal | Answer |", "|---|---|---|---|---|---|---|"]
+    for number, row in enumerate(POLICY, 1):
+        by = {None: "any", True: "a person", False: "a strategy"}[row.is_by_person]
+        journal = _values(row.journals, Journal)
+        cells = (_values(row.actions, Action), _values(row.kills, KillMode), by, _values(row.venues, Reach), journal)
+        lines.append(f"| {number} | {' | '.join(cells)} | {_permission(row.permission)} |")
+    return "\n".join(lines)
+
+
+def _values(values: Collection[StrEnum] | None, kinds: type[StrEnum]) -> str:
+    is_any = values is None or len(values) == len(kinds)
+    return "any" if is_any else ", ".join(kind.value for kind in kinds if kind in (values or ()))
+
+
+def _permission(permission: Permission) -> str:
+    if isinstance(permission, Wait):
+        return f"wait: {permission.reason}"
+    return f"deny `{permission.code}`" if isinstance(permission, Deny) else "allow"
+
+
 def _names(states: frozenset[State]) -> str:
     return "any" if states == frozenset(State) else ", ".join(state.value for state in State if state in states)
 
@@ -77,7 +102,7 @@ def document() -> str:
     acts = "\n".join(f"- {act.value}" for act in Act)
     return f"""# Orders
 
-This page is drawn from `fks/orders/machine.py` by
+This page is drawn from `fks/orders/machine.py` and `fks/risk/policy.py` by
 `python -m fks.orders.document > docs/orders.md`; a test keeps it true.
 
 An order has one **state** and, beside it, one open **request** (none, cancel, replace). A row of the journal
@@ -87,13 +112,22 @@ An order has one **state** and, beside it, one open **request** (none, cancel, r
    with its code.
 2. The order, its first event, the legs of its protection (INTENDED) and the signal's outcome are **one durable
    statement**. It writes nothing when the signal has an outcome already, when a newer order manager owns the role, or
-   while the kill switch is engaged.
+   while a kill is engaged that [stops it](#what-may-go).
 3. Then the bytes leave, once. Whatever the answer does not prove is UNKNOWN: the order is asked about by its client
    order id at 0.25, 0.5, 1, 2, 4 … 30 s, and never sent again. While it is UNKNOWN its instrument takes no new risk.
 4. Fills come from the answer, the stream, the history and the sweep, each under one id, and are booked in every state.
    Positions come from fills alone.
-5. SL and TP live at the venue as one OCO over exactly what is held. They are ended, and proven ended, before an exit.
-6. Where the venue keeps the bracket (NinjaTrader), it alone places, resizes and ends SL and TP. Each leg becomes an
+5. SL and TP live at the venue as an OCO over exactly what is held; an entry that fills in parts has several. The
+   first part is protected at once, those within a quarter of a second are joined. What is too much is reduced in
+   place where the venue can. Legs are ended, and proven ended, before an exit.
+6. With `venue.entry_protection = "venue"` a buy with SL or TP goes out with them as one request where the venue takes
+   that (Binance). Until its complete fill they wait at the venue: ACCEPTED with the code `PENDING`, they cover nothing.
+   A market order goes out as a limit near the mark that fills at once (FOK) or is EXPIRED with the venue's code. The
+   parts of an entry that rests get legs as in 5, which end once those of the request are seen on the book. What the
+   venue refuses after the fill is placed as in 5. Of an unclear answer all orders are UNKNOWN and queried.
+7. A stop that the venue lets expire without a fill, or that triggered and has not filled for 3 s, is closed at the
+   market and pages (`stop.unfilled`).
+8. Where the venue keeps the bracket (NinjaTrader), it alone places, resizes and ends SL and TP. Each leg becomes an
    order with its first report (row 43); it is compared with the position and never placed, renewed or cancelled here.
    An exit goes out at once: the venue ends the legs for it. A position whose live stops cover too little for 5 s pages.
 
@@ -102,6 +136,36 @@ The usual ways (all of them are in the [table](#transitions)):
 ```mermaid
 {PICTURE}
 ```
+
+## What may go
+Entries, exits, protective legs, cancels and the closing orders of a kill go to a venue by one table
+(`fks/risk/policy.py`), the first row that fits. The order core asks it before it commands, the checks before an order
+is journaled, the statement that journals it, and the last look before the bytes. An order that *waits* here and cannot
+wait, such as one that a person sent, is denied with the code of the reason.
+
+{policy_table()}
+
+## Without PostgreSQL
+While PostgreSQL is away, or its answer takes longer than a second, the order manager that held the lease goes on with
+what protects and closes. No entry is sent.
+
+1. Each event of an order is a line of the **side journal** (`FKS_HOME/orders.jsonl`, fsynced) before anything follows
+   from it. A fill is *seen, and not yet booked*: it moves positions in memory, and with them the protection they want.
+2. New legs and exits are lines of the file before their bytes, under the ids that they have with PostgreSQL, too.
+3. The right ends when the guardian's file on this machine shows a kill: from then on the guardian alone cancels and
+   closes. It is read before each send.
+4. Where another machine could run an order manager (a cluster, or `database.url`), the right ends
+   `orders.outage_hold_s` after the lease ran out, on both clocks of the lease. A successor that cannot prove its
+   predecessor gone waits for the lease, 0.5 s and that time, before it looks at the venue.
+5. When PostgreSQL is back, the lines are written to it in their order, each fill booked once by its id, and the file
+   is emptied. An order manager that starts does so first, once it is the only process that has the file. Then it
+   compares the journal with the venue, and only then it places legs.
+6. A successor on another machine cannot read the file. It asks the venue by client order id about each order that may
+   have been sent, before it sends one.
+7. After 5 s with positions or resting orders a person is paged. Pages leave through the channels of alerts that the
+   order manager read before; they may come once more when PostgreSQL is back.
+
+Venues that keep the bracket (NinjaTrader) need none of this for protection; exits there wait for PostgreSQL.
 
 ## States
 | State | Meaning | Money at risk |
@@ -118,7 +182,9 @@ The last five end an order for us: nothing more is sent or polled, but fills and
 ## Transitions
 Row 41 is tried first, then the rows of a state and event in their order, the first whose condition holds; row 42 takes
 what fits no other. Riders after every row: ending an order closes its request; a wanted cancel goes out as soon as the
-order is known to be open; a cancel that got lost is asked about and repeated; missing executions are fetched.
+order is known to be open (after a start: once the venue has reported it); a cancel that got lost is asked about and
+repeated unless it was withdrawn: a cancel of protection is, once the exit that wanted it ended or gave up; missing
+executions are fetched.
 
 {table()}
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from fks.model.instrument import Instrument
 from fks.model.order import Order, Side
-from fks.orders.protection import Want, wanted
+from fks.orders.protection import Want, desired
 
 _ZERO = Decimal(0)
 
@@ -25,7 +25,7 @@ class Entries:
         self._filled = {Side.BUY: _ZERO, Side.SELL: _ZERO}
         self._protected = 0  # how many have a stop loss or take profit
         self._newest_first: list[Order] | None = None
-        self._wants: tuple[Decimal, Instrument | None, list[Want]] | None = None
+        self._wants: tuple[tuple[Decimal, Decimal], Instrument | None, list[Want]] | None = None
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -75,12 +75,13 @@ class Entries:
         oldest = self._orders[self._keys[0][1]]
         return self._filled[_side(position)] - oldest.filled >= abs(position)
 
-    def wanted(self, position: Decimal, instrument: Instrument | None) -> list[Want]:
-        """Return what each entry wants protected of a position (signed): see `fks.orders.protection.wanted`."""
+    def desired(self, position: Decimal, closing: Decimal, instrument: Instrument | None) -> list[Want]:
+        """Return what each entry wants protected of a position (signed): see `fks.orders.protection.desired`."""
         if not self._protected:
             return []
-        if self._wants is None or self._wants[0] != position or self._wants[1] is not instrument:
-            self._wants = position, instrument, wanted(position, self.newest_first(), instrument)
+        of = position, closing
+        if self._wants is None or self._wants[0] != of or self._wants[1] is not instrument:
+            self._wants = of, instrument, desired(position, self.newest_first(), closing, instrument)
         return self._wants[2]
 
 

@@ -190,6 +190,13 @@ class CancelRequested(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelWithdrawn(Event):
+    """The cancel is not wanted any more: it is not repeated. One that has left may still end the order."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAcked(Event):
     """The venue cancelled it; `filled` is what it says was executed before, if it says."""
 
@@ -254,6 +261,7 @@ EVENTS: tuple[type[Event], ...] = (
     FoundAbsent,
     Settled,
     CancelRequested,
+    CancelWithdrawn,
     CancelAcked,
     CancelRefused,
     RequestAmbiguous,

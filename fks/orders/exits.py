@@ -1,6 +1,7 @@
 """An exit of one strategy instance, as a table: states, conditions, next states, actions.
 
-An exit lives until its instance is flat, what is left is dust, or a person ends it. Its protective legs are touched
+An exit lives until its instance is flat by our own books, what is left is dust, or a person ends it. A venue that shows
+less than our books makes it wait and page: a balance that was read wrong once passes. Its protective legs are touched
 only when the close can go out now: they are checked as if they were gone, come down for one attempt, and go up again
 when the close could not be sent in time, was refused, or left a remainder (protection works in every state but CLEARING
 and CLOSING). A second attempt is made only after the first has provably ended.
@@ -58,10 +59,11 @@ class Exit:
     is_taken: bool = False  # its signal has its outcome: an order of it is journaled
     is_single: bool = False
     is_submitting: bool = False
+    close_id: str = ""  # client order id of the newest closing order that was submitted
     order: Order | None = None  # the newest closing order
     ended_by: str = ""  # the person that asked for its end; "" = none did
     is_short: bool = False  # the venue has less than the journal: what it has caps the next attempts
-    began_s: float = 0.0
+    page_at_s: float = 0.0  # when it pages next
     clear_by_s: float = 0.0
     cleared_for: Decimal = ZERO  # what could be closed when the legs began to come down
     retry_at_s: float = 0.0
@@ -80,7 +82,7 @@ class Situation:
 
     now_s: float
     side: Side
-    is_flat: bool  # the journal shows nothing that this exit could close, and no entry may still fill
+    is_flat: bool  # the journal shows nothing held, and no entry may still fill
     is_dust: bool  # what is left is below the smallest order, and no entry may still fill
     quantity: Decimal
     postponed: str

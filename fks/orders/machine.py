@@ -25,8 +25,8 @@ What wins when two rows fit? Row 41 is tried first. Then the rows of the state a
 whose guard holds. Then row 42: kept in quarantine, paged, never an exception; a fill among those is booked as external.
 
 Riders, applied after every row: ending an order closes its request; a wanted cancel is sent as soon as the order is
-known to be open (second half of row 30); an open order whose cancel got lost is cancelled again (row 33, a cancel is
-idempotent); missing executions are fetched; anything the venue says of an order ends its staleness.
+known to be open (second half of row 30; after a start, once the venue has reported it); an open order whose cancel got
+lost is cancelled again (row 33, a cancel is idempotent) unless the cancel was withdrawn (row 46); missing executions are fetched; anything the venue says of an order ends its staleness.
 """
 
 from __future__ import annotations
@@ -142,13 +142,16 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(28, LIVE, e.NotListed, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "asked by id, then history; never assumed dead"),
     Row(29, LIVE, e.CancelRequested, r.always, r.with_request(Request.CANCEL), (A.SEND_CANCEL,), ""),
     Row(30, SENDING | UNKNOWN, e.CancelRequested, r.always, r.with_request(Request.CANCEL_WANTED), (), "sent when it proves open"),
-    Row(31, OPEN - INTENDED, e.CancelAcked, r.has_cancel_request, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
+    Row(31, OPEN - INTENDED, e.CancelAcked, r.always, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
     Row(32, OPEN - INTENDED, e.CancelRefused, r.cancel_unknown_order, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "may be filled"),
     Row(33, OPEN - INTENDED, e.CancelRefused, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
     Row(33, OPEN - INTENDED, e.RequestAmbiguous, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
-    Row(34, LIVE, e.ReplaceRequested, r.always, r.with_request(Request.REPLACE), (), "not native: cancel, prove it, a new intent"),
+    Row(34, LIVE, e.ReplaceRequested, r.has_no_request, r.with_request(Request.REPLACE), (), "reduced in place, where the venue can"),
+    Row(34, LIVE, e.ReplaceRequested, r.always, r.same, (), "another request is open"),
     Row(34, LIVE, e.ReplaceAcked, r.has_replace_request, r.replaced, (A.PROTECT,), "same identity"),
+    Row(34, OPEN - INTENDED, e.ReplaceAcked, r.always, r.amended, (A.PROTECT,), "its cancel was wanted meanwhile"),
     Row(35, LIVE, e.ReplaceRefused, r.has_replace_request, r.with_request(Request.NONE), (A.ASK,), "as it was"),
+    Row(35, OPEN - INTENDED, e.ReplaceRefused, r.always, r.same, (A.ASK,), "its cancel was wanted meanwhile"),
     Row(35, LIVE, e.RequestAmbiguous, r.has_replace_request, r.with_request(Request.REPLACE_UNKNOWN), (A.ASK,), "both count as exposure"),
     Row(36, ENDED, e.FillSeen, r.always, r.by_quantity_late, (A.BOOK, A.PROTECT, A.ASK, A.ALERT, A.PAGE), "position first"),
     Row(37, ENDED, e.Reported, r.reports_open, r.as_reported_late, (A.PROTECT, A.PAGE, A.CANCEL_UNLESS_VALID), "it lives after all"),
@@ -173,11 +176,18 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(32, ANY - OPEN, e.CancelRefused, r.always, r.same, (), "it had ended before"),
     Row(33, ANY - OPEN, e.RequestAmbiguous, r.always, r.same, (), "it had ended before"),
     Row(29, ANY - OPEN, e.CancelRequested, r.always, r.same, (), "nothing left to cancel"),
+    Row(34, ANY - LIVE, e.ReplaceRequested, r.always, r.same, (), "nothing to change in place"),
+    Row(34, ANY - OPEN, e.ReplaceAcked, r.always, r.same, (), "it had ended before"),
+    Row(35, ANY - OPEN, e.ReplaceRefused, r.always, r.same, (), "it had ended before"),
     Row(43, None, e.LegReported, r.always, r.as_reported, (A.RESERVE, A.PROTECT), "the venue keeps the bracket and placed it"),
     Row(44, LIVE | UNKNOWN, e.LegChanged, r.always, r.leg_changed, (A.PROTECT,), "by the venue that keeps the bracket"),
     Row(44, ANY - LIVE - UNKNOWN, e.LegChanged, r.always, r.same, (), "it had ended before"),
     Row(45, ANY - NEVER_SENT - INTENDED, e.StopMoved, r.is_nearer, r.stop_moved, (A.PROTECT,), "a trailing stop follows the closes"),
     Row(45, ANY, e.StopMoved, r.always, r.same, (), "it never moves back"),
+    Row(46, OPEN - INTENDED, e.CancelWithdrawn, r.has_cancel_request, r.with_request(Request.NONE), (A.ASK,), "what left may still end it"),
+    Row(46, ANY, e.CancelWithdrawn, r.always, r.same, (), "nothing to withdraw"),
+    Row(46, OPEN - INTENDED, e.CancelRefused, r.always, r.same, (A.ASK,), "the cancel was withdrawn"),
+    Row(46, OPEN - INTENDED, e.RequestAmbiguous, r.always, r.same, (A.ASK,), "the cancel was withdrawn"),
 )  # fmt: skip
 
 QUARANTINE = Row(
@@ -242,7 +252,7 @@ def _ride(before: Order, row: Row, event: e.Event) -> Step:
         fields["sent_ns"] = _sent_ns(event)
     if state not in OPEN:
         fields["request"] = Request.NONE
-    elif state in LIVE:
+    elif state in LIVE and not isinstance(event, e.Replayed):  # a start sends nothing: the venue's first report does
         lost = request is Request.CANCEL_UNKNOWN and isinstance(event, e.Reported) and event.source != "stream"
         if request is Request.CANCEL_WANTED or lost:
             fields["request"] = Request.CANCEL

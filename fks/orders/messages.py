@@ -11,24 +11,17 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import StrEnum
 
 from fks.model.account import Balance
 from fks.model.instrument import Instrument
 from fks.model.order import Order, Refusal, Role, Side
 from fks.model.signal import Signal, SignalState
+from fks.risk.policy import Circumstances, Journal, Reach
+from fks.risk.policy import KillMode as KillMode
 
 ZERO = Decimal(0)
 #: (account id, venue, symbol)
 PositionKey = tuple[int, str, str]
-
-
-class KillMode(StrEnum):
-    """What an engaged kill switch asks for."""
-
-    NONE = "none"
-    HELD = "held"  # positions stay, with their protection; entries are cancelled
-    FLATTEN = "flatten"  # everything is cancelled and closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +38,18 @@ class Facts:
 
     Units: `base_balance` in base: what the venue says the account holds of the symbol's base; None = not read.
     `owned_elsewhere`: what positions in other symbols own of the same base. `instruments` and `marks` are of this
-    symbol, by exchange.
+    symbol, by exchange; a mark that is not fresh is left out. `averages`: average prices of positions, by instance.
     """
 
     can_commit: bool = True  # the lease is held and the journal takes commits
+    has_side_journal: bool = False  # PostgreSQL is away, and protection and exits go through the side journal
     kill: KillMode = KillMode.NONE
     kill_id: str = ""
     is_connected: bool = True
     has_positions: bool = True  # the venue's positions were read at least once
     was_ready: bool = True  # the venue was reconciled at least once since the start
     has_oco: bool = True
+    can_amend: bool = False  # the venue reduces a live order in place
     can_short: bool = False
     keeps_bracket: bool = False  # the venue alone looks after SL and TP: they are compared, never touched
     closes_on_kill: bool = False  # only the order manager has a session there (paper): it flattens, not the guardian
@@ -63,8 +58,22 @@ class Facts:
     exchange_now_ns: int = 0  # the exchange's clock
     instruments: Mapping[str, Instrument] = field(default_factory=dict)
     marks: Mapping[str, Decimal] = field(default_factory=dict)
+    averages: Mapping[str, Decimal] = field(default_factory=dict)
     base_balance: Balance | None = None
     owned_elsewhere: Decimal = ZERO
+
+    def circumstances(self, *, is_by_person: bool = False) -> Circumstances:
+        """Return the part of it that the policy looks at; the core sends no entry itself, so it asks no more of the
+        venue than its positions."""
+        reach = Reach.READY if self.is_connected and self.has_positions else Reach.AWAY
+        return Circumstances(self.kill, is_by_person, reach, self.journal)
+
+    @property
+    def journal(self) -> Journal:
+        """Return which journal takes commits."""
+        if self.can_commit:
+            return Journal.COMMITS
+        return Journal.SIDE if self.has_side_journal else Journal.AWAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,13 @@ class Limits:
     clear_s: float = 2.0  # protection that is down without a close going out goes up again after this
     unprotected_s: float = 5.0  # a position that should be protected and is not for this long pages
     exit_page_s: float = 30.0  # an exit that is not done by then pages
+    exit_page_again_s: float = 300.0  # and again after each of these
     exit_retry_s: float = 0.5
     exit_retry_max_s: float = 10.0
     protect_retry_s: float = 0.2
     protect_retry_max_s: float = 10.0
+    triggered_s: float = 3.0  # a stop that triggered and did not fill for this long is closed at the market
+    protect_join_s: float = 0.25  # after its legs went out an entry's further executions are joined for this long
     first_sync_s: float = 5.0  # entries wait this long for a venue's first reconciliation after a start
     unresolved_s: float = 60.0  # an acknowledged order UNKNOWN for longer does not hold up an exit (a person was paged)
 
@@ -253,6 +265,14 @@ class PlaceProtection:
 
 
 @dataclass(frozen=True, slots=True)
+class AmendLegs:
+    """Reduce live legs of one list to `quantity` in place: one request, which changes both legs of an OCO."""
+
+    client_order_ids: tuple[str, ...]
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class ReadEntries:
     """Read the entries that `held` (absolute) of an instance is made of; report EntriesRead."""
 
@@ -264,6 +284,13 @@ class ReadEntries:
 class CancelOrder:
     client_order_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawCancel:
+    """Want an order live whose cancel was commanded and is not proven: it is not repeated."""
+
+    client_order_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,13 +353,24 @@ class RaiseAlert:
     client_order_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class EndAlert:
+    """The condition of the alert `event` of an instance is over."""
+
+    event: str
+    message: str
+    instance: str
+
+
 Command = (
     SubmitEntry
     | SubmitClose
     | SubmitKill
     | PlaceProtection
+    | AmendLegs
     | ReadEntries
     | CancelOrder
+    | WithdrawCancel
     | QueryOrder
     | AbandonOrder
     | FinishSignal
@@ -340,4 +378,5 @@ Command = (
     | DenySignal
     | RefreshBalances
     | RaiseAlert
+    | EndAlert
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import cast
 
-from fks.model.order import LIVE, Fill, Order, Report, Request, State
+from fks.model.order import LIVE, PENDING, Fill, Order, Report, Request, State
 from fks.orders import events as e
 
 _ZERO = Decimal(0)
@@ -102,6 +102,11 @@ def has_replace_request(order: Order, event: e.Event) -> bool:
     return order.request in (Request.REPLACE, Request.REPLACE_UNKNOWN)
 
 
+def has_no_request(order: Order, event: e.Event) -> bool:
+    """no request is open"""
+    return order.request is Request.NONE
+
+
 def is_nearer(order: Order, event: e.Event) -> bool:
     """nearer to the market than the stop is"""
     moved = cast(e.StopMoved, event).stop_loss
@@ -123,7 +128,8 @@ def is_old(order: Order, event: e.Event) -> bool:
     report = _report(event)
     if report.state in LIVE:
         if order.state in LIVE:
-            back = report.state is State.ACCEPTED and order.state is State.WORKING
+            is_back = report.state is State.ACCEPTED and order.state is State.WORKING
+            back = is_back or (report.code == PENDING and not order.is_pending)
             # below what an earlier report named, it is the older of the two, though the executions are not booked yet
             return report.filled < max(order.filled, order.reported_cum_qty) or (
                 back and report.time_ns < order.venue_time_ns
@@ -199,8 +205,18 @@ def as_reported(order: Order, event: e.Event) -> Fields:
         "venue_order_id": report.venue_order_id or order.venue_order_id,
         "is_acknowledged": True,
     }
-    if state is State.REJECTED:
+    if report.leg is None and order.parent_id is not None and _ZERO < (report.quantity or _ZERO) < order.quantity:
+        known["quantity"] = report.quantity  # a leg's amendment, whose answer may never come
+    if order.is_pending and report.code != PENDING and report.quantity:
+        known["quantity"] = report.quantity  # a leg that sells what its entry received
+    if order.request is Request.REPLACE_UNKNOWN and report.source != "stream":
+        known["request"] = Request.NONE
+    has_ended = state in (State.REJECTED, State.EXPIRED)
+    if report.code == PENDING or order.code == PENDING:
+        known["code"] = report.code
+    elif has_ended:
         known["code"] = report.code or order.code
+    if has_ended:
         known["detail"] = report.detail or order.detail
         known["refusal"] = report.refusal
     return known
@@ -253,6 +269,7 @@ def _with_fill(order: Order, fill: Fill, open_state: State) -> Fields:
         "venue_order_id": order.venue_order_id or fill.venue_order_id,
         "is_acknowledged": True,
         "is_overfilled": order.is_overfilled or filled > order.quantity,
+        "code": None if order.code == PENDING else order.code,
     }
 
 
@@ -318,13 +335,23 @@ def with_request(request: Request) -> Change:
 def cancelled(order: Order, event: e.Event) -> Fields:
     """CANCELLED"""
     filled = cast(e.CancelAcked, event).filled
-    return {"state": State.CANCELLED, "reported_cum_qty": max(order.reported_cum_qty, filled or _ZERO)}
+    code = None if order.code == PENDING else order.code
+    return {
+        "state": State.CANCELLED,
+        "reported_cum_qty": max(order.reported_cum_qty, filled or _ZERO),
+        "code": code,
+    }
 
 
 def replaced(order: Order, event: e.Event) -> Fields:
     """same, new price and quantity"""
     change = cast(e.ReplaceAcked, event)
     return {"quantity": change.quantity, "price": change.price, "request": Request.NONE}
+
+
+def amended(order: Order, event: e.Event) -> Fields:
+    """same, new quantity"""
+    return {"quantity": cast(e.ReplaceAcked, event).quantity}
 
 
 def stale(order: Order, event: e.Event) -> Fields:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fks.model.order import Answer, Order, Outcome, Refusal
+from fks.model.signal import Signal
 from fks.orders import events as e
 from fks.orders.crash_points import At, nowhere
+from fks.risk.policy import Action
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +31,23 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is to be submitted: one order, or the two legs of an OCO (stop first).
+    """What is to be submitted: one order, the two legs of an OCO (stop first), or an entry with its legs as one list.
 
     `with_it`: orders journaled in the same statement and sent later (an entry's legs). `is_release`: the orders are
-    journaled already, INTENDED. `signal_id`: the signal that gets its outcome with them; None = none does.
-    `is_exempt`: the kill switch does not refuse it. `recheck` is asked between the commit and the bytes.
+    journaled already, INTENDED. `signal_id`: the signal that gets its outcome with them; None = none does. `action` and
+    `is_by_person`: how the policy is asked (`fks.risk.policy`). `is_known`: the venue has it already, and it is
+    journaled whatever the policy says of sending it. `copies`: signals for other accounts, committed with the orders.
+    `recheck` is asked between the commit and the bytes.
     """
 
     orders: tuple[Order, ...]
     with_it: tuple[Order, ...] = ()
     signal_id: uuid.UUID | None = None
     is_release: bool = False
-    is_exempt: bool = False
+    action: Action = Action.ENTRY
+    is_by_person: bool = False
+    is_known: bool = False
+    copies: tuple[Signal, ...] = ()
     recheck: Callable[[Order], Refuse | None] = lambda order: None
 
 
@@ -70,8 +77,9 @@ class SubmitPorts(Protocol):
         journal."""
         ...
 
-    async def may_send(self, order: Order) -> Refuse | None:
-        """Check the lease, the kill switch and the order's time now, waiting a moment for a lease that is away."""
+    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
+        """Check the lease, the policy and the order's time now, waiting a moment for a lease that is away. It changes
+        nothing."""
         ...
 
     async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
@@ -125,7 +133,7 @@ class Submitter:
                 ),
                 refused=_SIBLING,
             )
-        refuse = await self._ports.may_send(orders[0]) or submission.recheck(orders[0])
+        refuse = await self._ports.may_send(submission, orders[0]) or submission.recheck(orders[0])
         if refuse is not None:
             after = [await self._refuse(order, refuse) for order in orders]
             return Submitted(tuple(after), refused=refuse)

@@ -14,7 +14,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 from fks.model.account import Position
 from fks.model.instrument import Instrument, money
-from fks.model.order import Fill, Side
+from fks.model.order import Fill, Order, Role, Side
 
 #: The instance of holdings without fills of ours: deposits, trades made elsewhere.
 EXTERNAL = "external"
@@ -44,7 +44,9 @@ def apply_fill(position: Position, fill: Fill, instrument: Instrument, *, is_new
     delta = net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, instrument)
     before, after = position.quantity, position.quantity + delta
     realized = _ZERO
-    if before == 0 or before * delta > 0:
+    if position.instance == EXTERNAL and before and not position.average_price:
+        average = _ZERO  # what it cost is not known: no profit is
+    elif before == 0 or before * delta > 0:
         average = (before * position.average_price + delta * fill.price) / after if after else _ZERO
     else:
         closed = min(abs(before), abs(delta)) * (1 if before > 0 else -1)
@@ -69,26 +71,34 @@ def fee_in_quote(fill: Fill, instrument: Instrument) -> Decimal:
     return money(fill.fee * fill.price) if fill.fee_currency == instrument.base else _ZERO
 
 
-def allocate(
-    fill: Fill, buckets: Mapping[str, Decimal], first: str, *, is_flattening: bool = False
-) -> list[tuple[str, Decimal]]:
-    """Return the instances that a reducing fill closes, and the quantity of each: (instance, quantity) pairs.
+def is_shared(order: Order) -> bool:
+    """Return whether an order that closes more than its instance holds closes others' positions, too: the kill
+    switch's, and a person's."""
+    return order.role is Role.KILL or (order.role is Role.ORDER and order.instance == "")
 
-    `buckets` are the positions by instance before it. `first` is taken first, then, for the kill switch's orders, the
-    others by name; the rest is EXTERNAL's, so that no holding is ever shown as sold short.
+
+def allocate(
+    fill: Fill | Order, buckets: Mapping[str, Decimal], first: str, *, is_flattening: bool = False
+) -> list[tuple[str, Decimal]]:
+    """Return the instances that a reducing fill, or order, closes, and the quantity of each: (instance, quantity)
+    pairs.
+
+    `buckets` are the positions by instance before it. `first` is taken first; of a person's order ("") then EXTERNAL;
+    then, if it is flattening (`is_shared`), the others by name. The rest is EXTERNAL's, so that no holding is ever
+    shown as sold short.
     """
     left = fill.quantity
     shares: list[tuple[str, Decimal]] = []
     others = sorted(name for name in buckets if name not in (first, EXTERNAL)) if is_flattening else []
-    names = [first, *others]
-    for name in names:
+    for name in [first, *([EXTERNAL] if first == "" and others else []), *others]:
         held = buckets.get(name, _ZERO)
         if left > 0 and held * fill.side.sign < 0:
             part = min(left, abs(held))
             shares.append((name, part))
             left -= part
     if left > 0:
-        shares.append((EXTERNAL, left))
+        beyond = next((part for name, part in shares if name == EXTERNAL), _ZERO)
+        shares = [*((name, part) for name, part in shares if name != EXTERNAL), (EXTERNAL, left + beyond)]
     return shares
 
 

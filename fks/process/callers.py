@@ -74,7 +74,7 @@ def is_own(connection: HTTPConnection, http: Http) -> bool:
 
 def is_local(connection: HTTPConnection, host: str = "") -> bool:
     """Return whether the caller is this host itself, or a client of a proxy on it that names no client (`is_own`
-    admits none). `host`: what the gateway binds; a peer that has this address is this host, too."""
+    admits none). `host`: the address that the gateway binds; a peer that has this address is this host, too."""
     if any(name.startswith(_FORWARDED) for name in connection.headers):
         return False
     # a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name here

@@ -1,4 +1,4 @@
-"""Garbage collection of a long-lived process: what was loaded at its start is never looked through again."""
+"""Garbage collection of a long-lived process: objects loaded at its start are never scanned again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Programs that run code of users: in a process group of their own, ended with their parent, killed past a deadline.
 
-The parent writes one line of JSON and reads lines of JSON. The child calls `answers` first: what the code of a user
-prints goes nowhere, so that it cannot be taken for an answer.
+The parent writes one line of JSON and reads lines of JSON. The child calls `answers` first: output of the user's code
+is discarded, so that it cannot be taken for an answer.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _SECRET_TEXT = (
 
 
 class Redactor:
-    """Removes secrets from text: known values anywhere, and text that looks like one by what is around it."""
+    """Removes secrets from text: known values anywhere, and text that looks like one by its surroundings."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values = tuple(sorted({value for value in values if len(value) >= 8}, key=len, reverse=True))

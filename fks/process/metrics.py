@@ -98,8 +98,8 @@ class PrometheusMeter:
 
 
 def parse_snapshot(kept: bytes | None) -> dict[str, float]:
-    """Return the numbers of a snapshot that was kept as JSON; nothing of what is none (other programs may write to
-    Redis)."""
+    """Return the numbers of a snapshot that was kept as JSON; values that are not numbers are left out (other programs
+    may write to Redis)."""
     try:
         found = orjson.loads(kept or b"{}")
     except orjson.JSONDecodeError:

@@ -53,8 +53,8 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """A rule as it is shown: the firm's figure and FKS's own, what is used of it and what is left; None: not known or
-    without meaning. `unit`: of the four numbers."""
+    """A rule as it is shown: the firm's figure and FKS's own, the amounts used and left; None: not known or without
+    meaning. `unit`: of the four numbers."""
 
     rule: str
     limit: Decimal | None

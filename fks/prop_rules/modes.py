@@ -11,7 +11,7 @@ AGE_MAX_DAYS = 30  # figures that were verified longer ago are not relied on: fi
 
 
 class Mode(StrEnum):
-    """What FKS does with a signal of an account: send it, show it to a person, or nothing."""
+    """The handling of an account's signals: send them, show them to a person, or nothing."""
 
     AUTO = "auto"
     RELAY = "relay"

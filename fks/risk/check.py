@@ -2,20 +2,22 @@
 
 A check is a pure function of the intent and the view: a Denial with the limit, the actual value, and a value that would
 pass; Passed with the first two where it compares them; or None. An order that only reduces risk is denied by the marked
-codes alone, since a risk layer that holds a position open is worse than none; KILLED alone also stops a strategy's
-exits, because then the guardian does the closing.
+codes alone, since a risk layer that holds a position open is worse than none. Kill and venue are asked of the policy
+(`fks.risk.policy`), which lets a person's exit pass under a kill that keeps positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
 from fks.model.order import Role
 from fks.risk import limits, market, order_checks
+from fks.risk.exits import left_to_close
 from fks.risk.figures import Passed
 from fks.risk.intent import Intent
+from fks.risk.limits import reduces
 from fks.risk.view import View
 
 Check = Callable[[Intent, View], Passed | Denial | None]
@@ -140,17 +142,12 @@ NOT_YET: dict[Code, str] = {
 }
 
 
-def reduces(intent: Intent, view: View) -> bool:
-    """Return whether the order can only bring the holding nearer to zero, after every other order that may still fill.
-
-    A strategy's order reduces the holding of its own instance; external coins and other instances' are not its to sell.
-    """
-    if intent.stop_loss is not None or intent.take_profit is not None:
-        return False  # an order with its own protection is meant to open a position
-    if view.own is not None and not intent.is_by_person and intent.quantity > view.own * -intent.side.sign:
-        return False
-    held = view.held * -intent.side.sign
-    return held > 0 and intent.quantity <= held - view.pending(intent.symbol, intent.side)
+def capped(intent: Intent, view: View) -> Intent:
+    """Return the intent, a program's reduce-only order at most as large as what its instance has left to close."""
+    if not intent.must_reduce or intent.is_by_person or view.instrument is None:
+        return intent
+    left = view.instrument.round_quantity(left_to_close(intent, view))
+    return replace(intent, quantity=left) if 0 < left < intent.quantity else intent
 
 
 def check(
@@ -164,7 +161,7 @@ def check(
     failures: list[Denial] = []
     figures: list[tuple[Code, Passed]] = []
     for code, function in CHECKS:
-        if is_reduce_only and not applies(code, intent):
+        if is_reduce_only and code not in REDUCE_ONLY_APPLIES:
             continue
         if only is not None and code not in only:
             continue
@@ -190,10 +187,3 @@ def is_waived(code: Code, intent: Intent, view: View) -> bool:
     if code is Code.INSTRUMENT_UNKNOWN:  # old metadata
         return view.instrument is not None
     return code is Code.QTY_MAX  # split by the order core
-
-
-def applies(code: Code, intent: Intent) -> bool:
-    """Return whether a check may deny an order that only reduces risk."""
-    if code is Code.KILLED:
-        return not intent.is_by_person
-    return code in REDUCE_ONLY_APPLIES

@@ -1,63 +1,86 @@
-"""Exit quantities: at most the holding and what the venue has of it, split at the market lot, with dust recognised.
+"""The quantity that may close a position, the part of it that a market order can sell, and dust. Pure.
 
-An exit of at most the holding is never finally denied (docs/trade.md), so these functions return a quantity, not a
-denial; 0 means that nothing can be sent now, and `is_dust` says whether anything ever could.
+`closable` is the one place that decides how much a close may move: for exits, for checks of orders that must reduce,
+for order entry and for the kill switch. An exit of at most the holding is never finally denied (docs/trade.md), so it
+returns a quantity, not a denial; 0 means that nothing can be sent now, and `is_dust` says whether anything ever could.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 
 from fks.model.account import Balance
 from fks.model.instrument import Instrument, Lot
 from fks.model.order import LIVE, Order, Role, Side
 from fks.portfolio.position import EXTERNAL
-from fks.risk.view import is_dormant
+from fks.risk.intent import Intent
+from fks.risk.view import View, pending_of
 
 _ZERO = Decimal(0)
 _LEGS = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 
 
-def exit_quantity_allowed(
-    instance: str,
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Our own books of one position key: quantities by instance (base, signed, external holdings included), and its
+    orders that may still fill."""
+
+    held: Mapping[str, Decimal]
+    orders: tuple[Order, ...] = ()
+
+    def pending(self, side: Side, ending: str | None = None) -> dict[str, Decimal]:
+        """Return what orders on a side may still fill, by instance; the legs of the instance `ending` are taken as
+        gone."""
+        return pending_of(o for o in self.orders if o.side is side and not (o.instance == ending and o.role in _LEGS))
+
+
+def closable(
+    books: Books,
+    side: Side,
+    instance: str | None,
     *,
-    buckets: Mapping[str, Decimal],
-    orders: Iterable[Order],
-    instrument: Instrument,
-    balance: Balance | None,
-    owned_elsewhere: Decimal = _ZERO,
+    ends_legs: bool = False,
     can_short: bool = False,
-    limit: Decimal | None = None,
+    at_venue: Decimal | None = None,
 ) -> Decimal:
-    """Return how much (base, on the market lot's grid) an exit of `instance` may close now, its own SL and TP taken as
-    gone.
+    """Return how much (base, not rounded) one more order on `side` may close; 0 = nothing.
 
-    It is the least of `limit` (the rest of a resumed exit), the instance's holding beyond its own other closing orders,
-    and on a spot venue the venue's holding: its balance without holdings of other instances and external ones and
-    without
-    amounts locked by orders unknown to us.
-
-    `buckets`: signed quantity by instance of the position key, the external holding included. `orders`: the open orders
-    of the position key. `balance`: the venue's balance of the base currency; None = not read yet, no cap by it.
-    `owned_elsewhere`: holdings of the same base currency by positions in other symbols.
+    An instance closes its own holding beyond its own orders on that side, and where no short is possible never more
+    than the whole key holds beyond all of these orders: less than nothing in the external bucket is a quantity that the
+    venue lacks. A person (`instance` None) closes the holdings of all together. `ends_legs`: the instance's own SL and
+    TP come down first. `at_venue`: the venue's holding for it, where that counts.
     """
-    orders = tuple(orders)
-    held = buckets.get(instance, _ZERO)
-    away = Side.SELL if held > 0 else Side.BUY
-    pending = pending_of(
-        order for order in orders if order.side is away and not (order.instance == instance and order.role in _LEGS)
-    )
+    pending = books.pending(side, instance if ends_legs else None)
+    most = -side.sign * sum(books.held.values(), _ZERO) - sum(pending.values(), _ZERO)
+    if instance is not None:
+        own = -side.sign * books.held.get(instance, _ZERO) - pending.get(instance, _ZERO)
+        most = own if can_short else min(own, most)
+    return max(most if at_venue is None else min(most, at_venue), _ZERO)
+
+
+def left_to_close(intent: Intent, view: View) -> Decimal:
+    """Return how much an order may close beside every other one that may still fill."""
+    is_all = view.own is None or intent.is_by_person
+    own = _ZERO if view.own is None else view.own
+    here = tuple(order for order in view.open_orders if order.symbol == intent.symbol)
+    held = {EXTERNAL: view.held - own, intent.instance: own}
+    return closable(Books(held, here), intent.side, None if is_all else intent.instance)
+
+
+def left_at_venue(books: Books, instance: str, balance: Balance, owned_elsewhere: Decimal = _ZERO) -> Decimal:
+    """Return how much the venue has for an exit of `instance`, whose own SL and TP are taken as gone: its balance
+    without holdings of other instances and external ones, without amounts locked by orders unknown to us, and without
+    what the instance's other orders sell.
+
+    `balance`: of the base currency. `owned_elsewhere`: holdings of the same base by positions in other symbols.
+    """
+    pending = books.pending(Side.SELL, instance)
     own = pending.pop(instance, _ZERO)
-    allowed = abs(held) - own
-    if held > 0 and not can_short and balance is not None:
-        foreign = max(balance.locked - _locked(orders), _ZERO)
-        owned = _owned_by_others(instance, buckets, pending) + owned_elsewhere
-        allowed = min(allowed, balance.total - foreign - owned - own)
-    if limit is not None:
-        allowed = min(allowed, limit)
-    step = instrument.lot(is_market=True).step
-    return max((allowed / step).to_integral_value(ROUND_FLOOR) * step, _ZERO)
+    ours = pending_of(o for o in books.orders if o.side is Side.SELL and o.state in LIVE)
+    foreign = max(balance.locked - sum(ours.values(), _ZERO), _ZERO)
+    return balance.total - foreign - _owned_by_others(instance, books.held, pending) - owned_elsewhere - own
 
 
 def split_at_lot(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
@@ -104,21 +127,3 @@ def _owned_by_others(instance: str, buckets: Mapping[str, Decimal], pending: Map
     held = {name: max(quantity, _ZERO) for name, quantity in buckets.items() if name != instance}
     beyond = sum((max(quantity - held.get(name, _ZERO), _ZERO) for name, quantity in pending.items()), _ZERO)
     return sum(held.values(), _ZERO) + max(beyond - held.get(EXTERNAL, _ZERO), _ZERO)
-
-
-def pending_of(orders: Iterable[Order]) -> dict[str, Decimal]:
-    """Return the quantities that open orders may still fill, by instance; an OCO counts once."""
-    totals: dict[str, Decimal] = {}
-    groups = set[str]()
-    for order in orders:
-        if is_dormant(order) or (order.group_id is not None and order.group_id in groups):
-            continue
-        if order.group_id is not None:
-            groups.add(order.group_id)
-        totals[order.instance] = totals.get(order.instance, _ZERO) + order.remaining
-    return totals
-
-
-def _locked(orders: Iterable[Order]) -> Decimal:
-    """Return how much base the venue locks for orders of ours that it is known to have."""
-    return sum(pending_of(o for o in orders if o.side is Side.SELL and o.state in LIVE).values(), _ZERO)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from fks.model.codes import Code
-from fks.risk.check import CHECKS, Approved, Check, applies, is_waived, reduces
+from fks.model.codes import REDUCE_ONLY_APPLIES, Code
+from fks.risk.check import CHECKS, Approved, Check, is_waived
 from fks.risk.figures import Passed
 from fks.risk.intent import Intent
+from fks.risk.limits import reduces
 from fks.risk.view import View
 
 
@@ -72,7 +73,7 @@ def _result(code: Code, check: Check, intent: Intent, view: View, is_reduce_only
         return CheckResult(code, Outcome.PASSED, rule)
     if isinstance(result, Passed):
         return CheckResult(code, Outcome.PASSED, rule, result.limit(), result.observed())
-    is_exempt = (is_reduce_only and not applies(code, intent)) or is_waived(code, intent, view)
+    is_exempt = (is_reduce_only and code not in REDUCE_ONLY_APPLIES) or is_waived(code, intent, view)
     return CheckResult(code, Outcome.EXEMPT if is_exempt else Outcome.FAILED, rule, result.limit, result.observed)
 
 

@@ -2,7 +2,8 @@
 
 Coins that an instance bought are reserved for it, both as base and as another pair's quote. External coins of the
 currency that a buy pays with are cash; external coins of the currency that a sell delivers may be sold by persons only.
-Persons may also spend coins that persons bought.
+Persons may also spend coins that persons bought, and sell what any instance holds in the symbol: the sale is allocated
+to the instances that hold it (`fks.portfolio.position.allocate`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from fks.model.account import Position
 from fks.model.instrument import Instrument
 from fks.model.order import Order, Role, Side
 from fks.portfolio.position import EXTERNAL
-from fks.risk.exits import is_dust, pending_of
+from fks.risk.exits import is_dust
 from fks.risk.intent import Intent
+from fks.risk.view import pending_of
 
 _ZERO = Decimal(0)
 
@@ -38,7 +40,8 @@ def coins_of_others(
         if position.quantity <= 0 or known is None or known.base != spent:
             continue
         owner = position.instance
-        is_own = not is_buy and (position.symbol, owner) == (intent.symbol, intent.instance)
+        is_own = not is_buy and position.symbol == intent.symbol and owner == intent.instance
+        is_own |= not is_buy and position.symbol == intent.symbol and intent.is_by_person and not intent.instance
         is_free = intent.is_by_person if owner in ("", EXTERNAL) else False
         if is_own or is_free or (is_buy and owner == EXTERNAL):
             continue

@@ -10,7 +10,7 @@ from fks.model.codes import Code
 from fks.model.errors import InputError
 from fks.model.ids import client_order_id, intent_id
 from fks.model.instrument import Instrument, distance_of
-from fks.model.order import OrderType, Role, Side, TimeInForce
+from fks.model.order import Order, OrderType, Role, Side, TimeInForce
 from fks.model.signal import Kind, Signal
 from fks.risk.sizing import entry_quantity, exit_quantity
 
@@ -133,7 +133,7 @@ def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, at
         quantity=quantity,
         reference_price=signal.reference_price,
         attempt=attempt,
-        is_by_person=signal.source.startswith("principal:"),
+        is_by_person=signal.is_by_person,
         trace_id=signal.trace_id,
     )
 
@@ -141,6 +141,30 @@ def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, at
 def intend_order(signal: Signal) -> Intent:
     """Return a person's exact order, nothing rounded: values off the grid are denied and named, not changed."""
     return _intent(signal, signal.side, signal.size or _ZERO, None, signal.reference_price)
+
+
+def intent_of(order: Order) -> Intent:
+    """Return the intent of the quantity that an open order may still fill: checks see a resting entry as this."""
+    return Intent(
+        intent_id=order.intent_id,
+        signal_id=order.signal_id,
+        account_id=order.account_id,
+        venue=order.venue,
+        exchange=order.exchange,
+        symbol=order.symbol,
+        instance=order.instance,
+        role=order.role,
+        side=order.side,
+        type=order.type,
+        time_in_force=order.time_in_force,
+        quantity=order.remaining,
+        price=order.price,
+        stop_price=order.stop_price,
+        stop_loss=order.stop_loss,
+        take_profit=order.take_profit,
+        attempt=order.attempt,
+        is_by_person=order.role is Role.ORDER,
+    )
 
 
 def _intent(
@@ -176,7 +200,7 @@ def _intent(
         valid_until_ns=signal.rests_until_ns
         if signal.source.startswith("strategy:") and not is_market
         else signal.valid_until_ns,
-        is_by_person=signal.source.startswith("principal:"),
+        is_by_person=signal.is_by_person,
         must_reduce=signal.is_reduce_only,
         is_add=signal.is_add,
         trace_id=signal.trace_id,

@@ -8,9 +8,11 @@ from decimal import Decimal
 
 from fks.model.codes import Code, Denial
 from fks.model.order import Order, OrderType, Role, Side, State
+from fks.risk.exits import left_to_close
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.order_checks import worst_price
+from fks.risk.policy import Action, Allow, Circumstances, KillMode, allowed
 from fks.risk.view import WAIT_MAX_S, View, is_dormant
 
 _ZERO = Decimal(0)
@@ -18,11 +20,24 @@ _STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
 _LEGS = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
+def reduces(intent: Intent, view: View) -> bool:
+    """Return whether the order can only bring the holding nearer to zero, after every other order that may still fill.
+
+    A strategy's order reduces the holding of its own instance; external coins and other instances' are not its to sell.
+    """
+    if intent.stop_loss is not None or intent.take_profit is not None:
+        return False  # an order with its own protection is meant to open a position
+    return intent.quantity <= left_to_close(intent, view) > 0
+
+
 def killed(intent: Intent, view: View) -> Denial | None:
     """The kill switch is not engaged."""
-    if not view.is_killed:
+    is_exit = view.kill is not KillMode.NONE and reduces(intent, view)
+    now = Circumstances(view.kill, intent.is_by_person)
+    if isinstance(allowed(Action.EXIT if is_exit else Action.ENTRY, now), Allow):
         return None
-    return Denial(Code.KILLED, "not engaged", "engaged", "system", "a person may exit; `fks resume` clears it")
+    remedy = "a person may exit while positions are kept; `fks resume` clears it"
+    return Denial(Code.KILLED, "not engaged", f"engaged ({view.kill})", "system", remedy)
 
 
 def guardian_down(intent: Intent, view: View) -> Denial | None:
@@ -160,6 +175,8 @@ def balance(intent: Intent, view: View) -> Passed | Denial | None:
     held = view.balances.get(currency)
     free = min(held.total - view.reserved(currency), held.free) if held is not None else _ZERO
     free -= view.coins_of_others
+    if not is_buy and intent.role is Role.ORDER and not intent.is_by_person:
+        free = min(free, left_to_close(intent, view))
     others = f", {view.coins_of_others:f} belong to others" if view.coins_of_others else ""
     return compared(
         needed <= free,
@@ -330,7 +347,7 @@ def pyramiding(intent: Intent, view: View) -> Passed | Denial | None:
 
 
 def no_position(intent: Intent, view: View) -> Denial | None:
-    """What an entry adds to is held, or its own entry is open."""
+    """The position that an entry adds to is held, or its own entry is open."""
     if not intent.is_add or view.entries:
         return None
     return Denial(
@@ -404,13 +421,14 @@ def rate_venue(intent: Intent, view: View) -> Denial | None:
 
 
 def self_trade(intent: Intent, view: View) -> Denial | None:
-    """The order would not trade with a resting order of our own."""
+    """The order would not trade with a resting order of our own: a market order trades at the mark, a limit order up to
+    its price."""
+    mine = intent.price or intent.stop_price or view.mark
     for order in view.open_orders:
         if order.symbol != intent.symbol or order.side is intent.side or order.type is not OrderType.LIMIT:
             continue
         if order.price is None or order.state is State.INTENDED:
             continue
-        mine = intent.price if intent.price is not None else None
         if mine is None or (mine - order.price) * intent.side.sign >= 0:
             return Denial(
                 Code.SELF_TRADE,
@@ -428,13 +446,11 @@ def short_forbidden(intent: Intent, view: View) -> Passed | Denial | None:
         return _beyond_flat(intent, view)
     if intent.side is Side.BUY:
         return None
-    free = view.held - view.pending(intent.symbol, Side.SELL)
-    if view.own is not None and not intent.is_by_person:
-        free = min(free, view.own)
+    free = left_to_close(intent, view)
     return compared(
         intent.quantity <= free,
         Code.SHORT_FORBIDDEN,
-        lambda: f"{max(free, _ZERO):f} held",
+        lambda: f"{free:f} held",
         lambda: f"{intent.quantity:f} sold",
         intent.symbol,
         "sell at most what is held",
@@ -450,14 +466,14 @@ def _beyond_flat(intent: Intent, view: View) -> Passed | Denial | None:
     if not intent.is_by_person or held <= 0:
         return None
     legs = tuple(order for order in view.open_orders if order.role in _LEGS)
-    protecting = replace(view, open_orders=legs).pending(intent.symbol, intent.side)
-    if protecting == 0:
+    free = left_to_close(intent, replace(view, open_orders=legs))
+    if free == held:
         return None
     return compared(
-        intent.quantity <= held - protecting,
+        intent.quantity <= free,
         Code.SHORT_FORBIDDEN,
         lambda: f"{held:f} held",
-        lambda: f"{intent.quantity:f} beside {protecting:f} of its protection",
+        lambda: f"{intent.quantity:f} beside {held - free:f} of its protection",
         intent.symbol,
         "close at the market, which takes the protection down first, or cancel it",
     )

@@ -6,7 +6,8 @@ from fks.model.codes import Code, Denial
 from fks.model.order import Role
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
-from fks.risk.view import View
+from fks.risk.policy import Action, Allow, Circumstances, Reach, allowed
+from fks.risk.view import View, reach_of
 
 SKEW_AGE_MAX_S = 60.0  # a skew not measured for this long counts as unknown
 _HOUR_NS = 3_600_000_000_000
@@ -28,16 +29,23 @@ def clock_skew(intent: Intent, view: View) -> Passed | Denial | None:
 
 def venue_down(intent: Intent, view: View) -> Denial | None:
     """There is a session with the venue."""
-    if view.venue.is_connected or view.account_refusal:  # another account's session is ACCOUNT_UNKNOWN
-        return None
+    if _entry_code(view.venue.reach) is not Code.VENUE_DOWN or view.account_refusal:
+        return None  # another account's session is ACCOUNT_UNKNOWN
     return Denial(Code.VENUE_DOWN, "a session", view.venue.state, intent.venue, "wait until the venue is back")
 
 
 def venue_not_reconciled(intent: Intent, view: View) -> Denial | None:
     """The journal and the venue's reports were compared."""
-    if view.venue.state == "READY" or view.account_refusal:
+    is_known = _entry_code(reach_of(view.venue.state, is_connected=True)) is not Code.VENUE_NOT_RECONCILED
+    if is_known or view.account_refusal:
         return None
     return Denial(Code.VENUE_NOT_RECONCILED, "READY", view.venue.state, intent.venue, "wait until the venue is READY")
+
+
+def _entry_code(reach: Reach) -> Code | None:
+    """Return the code that the policy denies an entry with, None when it allows it."""
+    permission = allowed(Action.ENTRY, Circumstances(venue=reach))
+    return None if isinstance(permission, Allow) else permission.code
 
 
 def venue_plaintext(intent: Intent, view: View) -> Denial | None:

@@ -210,7 +210,7 @@ def notional_max_order(intent: Intent, view: View) -> Passed | Denial | None:
 
 
 def no_protection(intent: Intent, view: View) -> Denial | None:
-    """The venue and the instrument can hold the stop loss and the take-profit of the intent."""
+    """The venue and the instrument can hold the stop loss and the take-profit of the intent, over its quantity."""
     instrument, can = view.instrument, view.venue.capabilities
     if can.keeps_bracket:
         return None
@@ -239,4 +239,15 @@ def no_protection(intent: Intent, view: View) -> Denial | None:
             intent.symbol,
             "drop the TP",
         )
+    prices = [price for price in (intent.stop_loss, intent.take_profit) if price is not None]
+    if instrument is not None and prices:
+        value = intent.quantity * min(prices) * instrument.multiplier
+        if value < instrument.notional_min:
+            return Denial(
+                Code.NO_PROTECTION,
+                f"SL and TP worth at least {instrument.notional_min} {instrument.quote}, or the exchange takes none",
+                f"{value.normalize():f} at {min(prices)}",
+                intent.symbol,
+                "raise the size",
+            )
     return None

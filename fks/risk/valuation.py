@@ -122,7 +122,7 @@ def symbol_profit(
 ) -> Decimal | None:
     """Return what one symbol adds to the day's profit, in its quote; None without an instrument or a price for it.
 
-    It is what is held `now` at its price, less what was held at the start at its price then (without one: at the price
+    It is the holding of `now` at its price, less the holding of the start at its price then (without one: at the price
     now), plus the quote that executions brought in.
     """
     before = now - flow.quantity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -12,6 +12,7 @@ from fks.model.codes import Denial
 from fks.model.instrument import Instrument
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
+from fks.risk.policy import KillMode, Reach
 
 _ZERO = Decimal(0)
 #: an entry that would wait longer for the venue's rate limit is denied
@@ -30,6 +31,11 @@ class VenueView:
     capabilities: VenueCapabilities = EVERYTHING
     wait_s: float = 0.0  # how long an entry would wait for the venue's rate limit
     is_plaintext: bool = False  # keys and orders cross a network without TLS
+
+    @property
+    def reach(self) -> Reach:
+        """Return how well the venue is known."""
+        return reach_of(self.state, self.is_connected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class View:
     skew_limit_ms: float = 500.0
     is_leader: bool = True
     is_journal_up: bool = True
-    is_killed: bool = False
+    kill: KillMode = KillMode.NONE
     is_guardian_alive: bool = True
     escalated: tuple[str, str] | None = None  # child, why
     disk_free_mb: float | None = None  # under FKS_HOME; None: not measured
@@ -94,8 +100,8 @@ class View:
         return Decimal(1) if currency == self.currency else self.rates.get(currency)
 
     def value_of(self, order: Order) -> Decimal | None:
-        """Return the worst cost of what an open order may still fill, in the account's currency; None without a
-        rate."""
+        """Return the worst cost of the quantity that an open order may still fill, in the account's currency; None
+        without a rate."""
         instrument = self.listed(order.symbol)
         rate = None if instrument is None else self.rate(instrument.quote)
         if instrument is None or rate is None:
@@ -138,18 +144,30 @@ class View:
 
     def pending(self, symbol: str, side: Side) -> Decimal:
         """Return the quantity (base) that open orders on `symbol` may still fill on `side`; an OCO counts once."""
-        total, groups = _ZERO, set[str]()
-        for order in self.open_orders:
-            if order.symbol != symbol or order.side is not side or is_dormant(order):
-                continue
-            if order.group_id and order.group_id in groups:
-                continue
-            if order.group_id:
-                groups.add(order.group_id)
-            total += order.remaining
-        return total
+        here = (order for order in self.open_orders if order.symbol == symbol and order.side is side)
+        return sum(pending_of(here).values(), _ZERO)
+
+
+def reach_of(state: str, is_connected: bool) -> Reach:
+    """Return how well a venue is known, from the state of its session."""
+    if not is_connected:
+        return Reach.AWAY
+    return Reach.READY if state == "READY" else Reach.UNRECONCILED
 
 
 def is_dormant(order: Order) -> bool:
-    """Return whether the order is a leg that waits for its parent: what it will close does not exist yet."""
-    return order.state is State.INTENDED and order.is_reduce_only
+    """Return whether the order is a leg that waits for its parent: the position it will close does not exist yet."""
+    return order.is_reduce_only and (order.state is State.INTENDED or order.is_pending)
+
+
+def pending_of(orders: Iterable[Order]) -> dict[str, Decimal]:
+    """Return the quantities that open orders may still fill, by instance; an OCO counts once."""
+    totals: dict[str, Decimal] = {}
+    groups = set[str]()
+    for order in orders:
+        if is_dormant(order) or (order.group_id is not None and order.group_id in groups):
+            continue
+        if order.group_id is not None:
+            groups.add(order.group_id)
+        totals[order.instance] = totals.get(order.instance, _ZERO) + order.remaining
+    return totals

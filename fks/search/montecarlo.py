@@ -1,4 +1,4 @@
-"""Monte Carlo of trades: what the same trades could have made in another order, or drawn again."""
+"""Monte Carlo of trades: results of the same trades in another order, or drawn again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Plans of a search: grid, random, and Optuna's samplers through ask and tell.
 
-A planner is a deterministic function of its seed and of the answers to earlier batches: told the same answers again it
-proposes the same trials. A search therefore continues after any crash by asking again and telling what is stored.
+A planner is a deterministic function of its seed and of the answers to earlier batches: given the same answers again it
+proposes the same trials. A search therefore continues after any crash: it asks again and passes the stored results on.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _drawn(one: Dimension, dice: np.random.Generator) -> Value:
 
 
 class _Guided:
-    """Optuna's sampler behind ask and tell, in memory; what lasts are the rows of the trials."""
+    """Optuna's sampler behind ask and tell, in memory; only the rows of the trials are durable."""
 
     def __init__(self, plan: Plan, space: Space, objectives: int, stream: int) -> None:
         import optuna

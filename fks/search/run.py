@@ -138,7 +138,7 @@ class Search:
     """Driver of one search. `ask` gives trials, `tell` takes results, `outcome` judges; deterministic in the results.
 
     The order in which results of a batch arrive changes nothing. A search that was interrupted is continued by a new
-    driver of the same task that is told what is known.
+    driver of the same task that is given the stored results.
     """
 
     def __init__(self, task: Task) -> None:

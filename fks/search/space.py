@@ -1,4 +1,4 @@
-"""Parameter space of a strategy: dimensions taken from its own fields, narrowed by what is to be searched."""
+"""Parameter space of a strategy: dimensions taken from its own fields, narrowed to the searched ones."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def space_of(
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """What a strategy's field allows, read from its JSON schema."""
+    """The values that a strategy's field allows, read from its JSON schema."""
 
     kind: str
     low: Decimal | None

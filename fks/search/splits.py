@@ -30,7 +30,7 @@ class Split:
 
 
 class Validation(BaseModel):
-    """How parameters are judged on bars that did not choose them.
+    """The evaluation of parameters on bars that did not choose them.
 
     `holdout`: the last `test_share` of the bars is tested once. `walk_forward`: `folds` test windows one after the
     other, each searched on the bars before it (`anchored`: all of them; else a rolling window of `train_windows` test

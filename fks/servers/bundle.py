@@ -45,8 +45,8 @@ _SPACE: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup holds. `rows`: of each table at its moment; `is_verified`: a restore gave the same ones, `why` it
-    was not tried or did not."""
+    """The contents of a backup. `rows`: of each table at its moment; `is_verified`: a restore gave the same ones, `why`
+    it was not tried or did not."""
 
     at: str
     fks: str

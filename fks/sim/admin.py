@@ -138,7 +138,8 @@ class Admin:
         return {"id": number, "balances": self._exchange.engine.ledger.rows(omit_zero=True)}
 
     async def _state(self, request: web.Request) -> object:
-        """Return the present state in one cheap call: balances, open orders, fills made `since` (ms)."""
+        """Return the present state in one cheap call: balances, open orders, and since a moment (ms) the fills made and
+        the reports that a fault struck (kept in memory only)."""
         exchange, since = self._exchange, _whole(request.query.get("since", "0"), "since")
         return {
             "time": exchange.wall_ms(),
@@ -148,26 +149,30 @@ class Admin:
                 fill.row() | {"wallTime": fill.wall_ms, "clientOrderId": client_id}
                 for fill, client_id in exchange.store.fills_since(since)
             ],
+            "struck_reports": [row for row in exchange.users.struck if int(str(row["wallTime"])) >= since],
             "prices": {name: show(state.market.last_price) for name, state in exchange.states.items()},
         }
 
-    async def _faults(self, _request: web.Request) -> object:
-        return self._exchange.faults.rows()
+    async def _faults(self, request: web.Request) -> object:
+        number = request.query.get("id")
+        return self._exchange.faults.rows(_whole(number, "id") if number else None)
 
     async def _add_fault(self, request: web.Request) -> object:
         body = await _json(request)
         fault = self._exchange.faults.add(body, self._exchange.clock.monotonic())
         if fault.kind in IMMEDIATE:
             await self._strike_now(fault)
-        return {"id": fault.id, "kind": fault.kind}
+        return {"id": fault.id, "kind": fault.kind, "struck": fault.struck}
 
     async def _strike_now(self, fault: Fault) -> None:
         reach = [s for s in list(self._handlers.sockets) if not fault.path or s.path.startswith(fault.path)]
+        fault.struck = len(reach)
         if fault.kind == "stream_terminated":
+            fault.struck = len(self._exchange.users.sockets())
             self._exchange.users.terminate()
         for socket in reach:
             if fault.kind == "half_open":
-                socket.is_dead = True
+                socket.dead_by = socket.dead_by or fault.id
             elif fault.kind == "cut_stream":
                 socket.abort()
             elif fault.kind == "server_shutdown":
@@ -176,11 +181,13 @@ class Admin:
                 await socket.shut(1001)
 
     async def _clear_faults(self, request: web.Request) -> object:
+        """End one fault, or all; connections that another fault made half open stay so."""
         number = request.query.get("id")
+        fault_id = _whole(number, "id") if number else None
         for socket in self._handlers.sockets:
-            if socket.is_dead:
+            if socket.is_dead and fault_id in (None, socket.dead_by):
                 socket.abort()
-        return {"cleared": self._exchange.faults.clear(_whole(number, "id") if number else None)}
+        return {"cleared": len(self._exchange.faults.clear(fault_id))}
 
     async def _set_filters(self, request: web.Request) -> object:
         """Change a symbol's filters, also for later starts: {"symbol": …, "market_qty_max": "0.5", "orders_max": 3}."""
@@ -221,12 +228,14 @@ class Admin:
 
 
 def _logged(row: dict[str, object]) -> dict[str, object]:
-    """Return a log row; `client_order_ids` are the ids of the orders that the request asked to make."""
+    """Return a log row; `client_order_ids` are the ids of the orders that the request asked to make (an amendment
+    makes none)."""
     params: dict[str, str] = orjson.loads(str(row.pop("params")))
     time_ms = row.pop("time_ms")
     assert isinstance(time_ms, int)
-    made = [params[name] for name in NEW_ID_NAMES if name in params]
     rest = AS_REST.get(str(row["path"]))
+    is_amendment = "PUT" in (row["method"], *(rest or ()))
+    made = [params[name] for name in NEW_ID_NAMES if name in params and not is_amendment]
     place = {"method": rest[0], "path": rest[1], "socket_method": row["path"]} if rest is not None else {}
     return (
         {"time": iso(time_ms * 1_000_000), "time_ms": time_ms}

@@ -26,6 +26,10 @@ _AFTER = ("answer_after", "accept_then_cut", "truncate")
 #: parameters that name the orders a request asks to make
 NEW_ID_NAMES = (
     "newClientOrderId",
+    "workingClientOrderId",
+    "pendingClientOrderId",
+    "pendingAboveClientOrderId",
+    "pendingBelowClientOrderId",
     "aboveClientOrderId",
     "belowClientOrderId",
     "limitClientOrderId",
@@ -98,6 +102,7 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
     if (ban := exchange.faults.holds("ban", exchange.clock.monotonic(), at)) is not None:
         exchange.store.note_outcome(seq, "fault:ban")
         return _banned(exchange, ban)
+    exchange.faults.holds("clock_jump", exchange.clock.monotonic(), Target())  # answered by that clock
     before = exchange.faults.strike((*_BEFORE, *_ANSWERS, *_LATE), at)
     if before is not None and before.kind in _LATE:
         return _accept_late(exchange, call, seq, before)

@@ -34,6 +34,8 @@ REST: dict[tuple[str, str], Endpoint] = {
     ("GET", "/api/v3/ping"): Endpoint(public.ping),
     ("GET", "/api/v3/time"): Endpoint(public.server_time),
     ("GET", "/api/v3/exchangeInfo"): Endpoint(public.exchange_info, 20),
+    ("GET", "/api/v3/executionRules"): Endpoint(public.execution_rules, _by_symbol(2, 40)),
+    ("GET", "/api/v3/referencePrice"): Endpoint(public.reference_price, 2),
     ("GET", "/api/v3/depth"): Endpoint(public.depth, public.depth_weight),
     ("GET", "/api/v3/trades"): Endpoint(public.trades, 25),
     ("GET", "/api/v3/historicalTrades"): Endpoint(public.historical_trades, 25, "key"),
@@ -49,11 +51,17 @@ REST: dict[tuple[str, str], Endpoint] = {
     ("GET", "/api/v3/order"): Endpoint(private.query_order, 4, "signed"),
     ("DELETE", "/api/v3/order"): Endpoint(private.cancel_order, 1, "signed"),
     ("POST", "/api/v3/order/cancelReplace"): Endpoint(private.cancel_replace, 1, "signed"),
+    ("PUT", "/api/v3/order/amend/keepPriority"): Endpoint(private.amend_order, 4, "signed"),
+    ("GET", "/api/v3/order/amendments"): Endpoint(private.amendments, 4, "signed"),
     ("GET", "/api/v3/openOrders"): Endpoint(private.open_orders, _by_symbol(6, 80), "signed"),
     ("DELETE", "/api/v3/openOrders"): Endpoint(private.cancel_open_orders, 1, "signed"),
     ("GET", "/api/v3/allOrders"): Endpoint(private.all_orders, 20, "signed"),
     ("GET", "/api/v3/myTrades"): Endpoint(private.my_trades, 20, "signed"),
     ("POST", "/api/v3/orderList/oco"): Endpoint(private.new_oco, 1, "signed"),
+    ("POST", "/api/v3/orderList/oto"): Endpoint(private.new_oto, 1, "signed"),
+    ("POST", "/api/v3/orderList/otoco"): Endpoint(private.new_otoco, 1, "signed"),
+    ("POST", "/api/v3/orderList/opo"): Endpoint(private.new_opo, 1, "signed"),
+    ("POST", "/api/v3/orderList/opoco"): Endpoint(private.new_opoco, 1, "signed"),
     ("POST", "/api/v3/order/oco"): Endpoint(private.old_oco, 1, "signed"),
     ("GET", "/api/v3/orderList"): Endpoint(private.query_list, 4, "signed"),
     ("DELETE", "/api/v3/orderList"): Endpoint(private.cancel_list, 1, "signed"),
@@ -77,6 +85,8 @@ SOCKET: dict[str, Endpoint] = {
     "ping": REST["GET", "/api/v3/ping"],
     "time": REST["GET", "/api/v3/time"],
     "exchangeInfo": REST["GET", "/api/v3/exchangeInfo"],
+    "executionRules": REST["GET", "/api/v3/executionRules"],
+    "referencePrice": REST["GET", "/api/v3/referencePrice"],
     "depth": REST["GET", "/api/v3/depth"],
     "trades.recent": REST["GET", "/api/v3/trades"],
     "trades.historical": Endpoint(public.historical_trades, 25),
@@ -92,9 +102,15 @@ SOCKET: dict[str, Endpoint] = {
     "order.status": REST["GET", "/api/v3/order"],
     "order.cancel": REST["DELETE", "/api/v3/order"],
     "order.cancelReplace": REST["POST", "/api/v3/order/cancelReplace"],
+    "order.amend.keepPriority": REST["PUT", "/api/v3/order/amend/keepPriority"],
+    "order.amendments": REST["GET", "/api/v3/order/amendments"],
     "openOrders.status": REST["GET", "/api/v3/openOrders"],
     "openOrders.cancelAll": REST["DELETE", "/api/v3/openOrders"],
     "orderList.place.oco": REST["POST", "/api/v3/orderList/oco"],
+    "orderList.place.oto": REST["POST", "/api/v3/orderList/oto"],
+    "orderList.place.otoco": REST["POST", "/api/v3/orderList/otoco"],
+    "orderList.place.opo": REST["POST", "/api/v3/orderList/opo"],
+    "orderList.place.opoco": REST["POST", "/api/v3/orderList/opoco"],
     "orderList.place": REST["POST", "/api/v3/order/oco"],
     "orderList.status": REST["GET", "/api/v3/orderList"],
     "orderList.cancel": REST["DELETE", "/api/v3/orderList"],
@@ -113,5 +129,14 @@ AS_REST: dict[str, tuple[str, str]] = {
     if any(other is endpoint for other in REST.values())
 }
 #: requests that count as orders: their answers carry the order-count headers
-ORDER_PATHS = ("/api/v3/order", "/api/v3/order/cancelReplace", "/api/v3/orderList/oco", "/api/v3/order/oco")
-ORDER_METHODS = ("order.place", "order.cancelReplace", "orderList.place.oco", "orderList.place")
+ORDER_METHODS = (
+    "order.place",
+    "order.cancelReplace",
+    "orderList.place",
+    "orderList.place.oco",
+    "orderList.place.oto",
+    "orderList.place.otoco",
+    "orderList.place.opo",
+    "orderList.place.opoco",
+)
+ORDER_PATHS = tuple(AS_REST[name][1] for name in ORDER_METHODS)

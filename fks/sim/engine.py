@@ -7,20 +7,25 @@ Orders fill in one of two ways: against the order book and the market's trades a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from fks.sim.atoms import times
-from fks.sim.entry import NewOrder, affordable, check_filters
-from fks.sim.errors import filter_failure, refusal
+from fks.sim.entry import NewOrder, affordable, check_filters, check_prices, check_quantity
+from fks.sim.errors import ApiError, filter_failure, refusal, reject_reason
 from fks.sim.journal import Journal
 from fks.sim.ledger import Ledger
 from fks.sim.market import RAW_OFFSET
-from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Fill, Order, OrderList
+from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Amendment, Fill, Order, OrderList
 from fks.sim.prints import Trade
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
+
+_BEYOND = "EXECUTION_RULE_PRICE_RANGE_EXCEEDED"
+#: the reason why the rest of an order that may not stay on the book expires, by its time in force
+_UNFILLED = {"IOC": "UNFILLED_IOC_QUANTITY_EXPIRED", "FOK": "UNFILLED_FOK_ORDER_EXPIRED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,15 @@ class Engine:
         journal: Journal,
         terms: Terms,
         wall_ms: Callable[[], int],
+        is_thin: Callable[[Order], bool],
     ) -> None:
+        """`is_thin`: whether an order finds half of its quantity in the book."""
         self.states = states
         self.store = store
         self.ledger = ledger
         self.terms = terms
         self._wall_ms = wall_ms
+        self._is_thin = is_thin
         self._journal = journal
         self.lists: dict[int, OrderList] = {item.list_id: item for item in store.lists("is_open = 1")}
         self._order_id, self._list_id = store.max_ids()
@@ -63,24 +71,32 @@ class Engine:
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 
-    def check(self, new: NewOrder, *, before: Sequence[NewOrder] = ()) -> None:
+    def check(self, new: NewOrder, *, before: Sequence[NewOrder] = (), is_pending: bool = False) -> None:
         """Refuse an order by filters, duplicates or the market's state, without effects. Errors: ApiError.
 
-        `before` are the legs of the same list that are taken first: they count as open.
+        `before` are the orders of the same list that are taken first: they count as open. A pending order is compared
+        with the market when it gets to the book.
         """
         state = self.states[new.symbol]
-        if self.terms.by_tape and new.symbol not in self.bars:
+        closed = state.market.listing.status == "CANCEL_ONLY" or (self.terms.by_tape and new.symbol not in self.bars)
+        if closed:
             raise refusal("market_closed")
         algos = state.algos() + sum(1 for leg in before if leg.type in CONDITIONAL)
         check_filters(new, state.market.listing, state.average_price(), len(state.orders) + len(before), algos)
-        if new.client_id and state.by_client_id(new.client_id):
+        if new.client_id and (
+            state.by_client_id(new.client_id) or new.client_id in {other.client_id for other in before}
+        ):
             raise refusal("duplicate")
-        if new.stop_price:
-            last = self.last_price(state)
-            rises = (new.side == "BUY") == (new.type in STOPS)
-            if last >= new.stop_price if rises else last <= new.stop_price:
+        if not is_pending:
+            self._check_market(state, new, self.last_price(state))
+
+    def _check_market(self, state: SymbolState, order: NewOrder | Order, last: int) -> None:
+        """Refuse a stop that would trigger at once, and a maker that would take."""
+        if order.stop_price:
+            rises = (order.side == "BUY") == (order.type in STOPS)
+            if last >= order.stop_price if rises else last <= order.stop_price:
                 raise refusal("would_trigger")
-        if new.type == "LIMIT_MAKER" and self._crosses(state, new.side, new.price):
+        if order.type == "LIMIT_MAKER" and self._crosses(state, order.side, order.price, last):
             raise refusal("would_take")
 
     def place(self, new: NewOrder) -> tuple[Order, list[Fill]]:
@@ -103,17 +119,27 @@ class Engine:
         self._journal.settle()
         return order, fills
 
-    def place_list(self, client_id: str, legs: list[NewOrder]) -> tuple[OrderList, list[Order]]:
-        """Take a one-cancels-the-other pair: above, below. Errors: ApiError, without effects."""
-        for place, leg in enumerate(legs):
-            self.check(leg, before=legs[:place])
+    def place_list(
+        self, client_id: str, legs: list[NewOrder], working: NewOrder | None = None
+    ) -> tuple[OrderList, list[Order], list[Fill]]:
+        """Take a one-cancels-the-other pair: above, below; return its orders as placed, and their immediate fills.
+
+        With `working` the pair waits for that order's complete fill. Legs without a quantity sell what it receives.
+        Errors: ApiError, without effects.
+        """
+        members = [*([working] if working else []), *legs]
+        for place, new in enumerate(members):
+            self.check(new, before=members[:place], is_pending=new is not working and working is not None)
         symbol = legs[0].symbol
-        open_lists = sum(1 for pair in self.lists.values() if pair.symbol == symbol)
-        if open_lists >= self.states[symbol].market.listing.order_lists_max:
+        state = self.states[symbol]
+        same = [pair for pair in self.lists.values() if pair.symbol == symbol]
+        if len(same) >= state.market.listing.order_lists_max:
             raise filter_failure("MAX_NUM_ORDER_LISTS")
+        if client_id and any(pair.client_id == client_id for pair in self.lists.values()):
+            raise refusal("duplicate")
         self._list_id += 1
-        orders = [self._make(leg, self._list_id) for leg in legs]
-        wanted = [self._to_lock(order) for order in orders]
+        orders = [self._make(new, self._list_id) for new in members]
+        wanted = [self._to_lock(order) for order in (orders[:1] if working else orders)]
         asset, amount = wanted[0][0], max(item[1] for item in wanted)
         self.ledger.lock(asset, amount)
         pair = OrderList(
@@ -126,12 +152,21 @@ class Engine:
             self._wall_ms(),
             amount,
         )
+        if working is not None:
+            pair.contingency, pair.is_pending, pair.is_opo, pair.locked = "OTO", True, not legs[0].quantity, 0
+            orders[0].locked = amount
+            for leg in orders[1:]:
+                leg.status, leg.is_working, leg.working_ms = "PENDING_NEW", False, -1
         self.lists[pair.list_id] = pair
         self._journal.note_list(pair)
         for order in orders:
-            self._open(self.states[order.symbol], order)
+            self._open(state, order)
+        if working is not None:
+            orders[1:] = [replace(leg) for leg in orders[1:]]  # the answer shows them as pending, in any case
+            self._arrive(state, orders[0])
+        fills = [fill for fill in self._journal.fills if fill.order_id == orders[0].order_id]
         self._journal.settle()
-        return pair, orders
+        return pair, orders, fills
 
     def transfer(self, kind: str, asset: str, amount: int, fee: int = 0, *, is_listed: bool = True) -> str:
         """Carry out a deposit or withdrawal; return its id. Errors: −2010 when a withdrawal is not covered.
@@ -183,16 +218,62 @@ class Engine:
             return listing.quote, times(order.price or order.stop_price, order.remaining)
         return listing.base, order.remaining
 
+    def amend(self, order: Order, quantity: int, client_id: str = "") -> Amendment:
+        """Reduce an open order and the other one of its pair, which keep their ids and their places in the queue.
+
+        One that has executed as much expires. `client_id` may be the order's present one; "" is a new random one.
+        Errors: −2038, −1013, without effects.
+        """
+        state, pair = self.states[order.symbol], self.lists.get(order.list_id)
+        listing, known = state.market.listing, state.by_client_id(client_id)
+        for refused, error in (
+            (listing.status == "CANCEL_ONLY", "market_closed"),
+            (not listing.amend_allowed, "amend_unsupported"),
+            (order.is_pending and pair is not None and pair.is_opo, "amend_pending"),
+            (quantity > order.quantity, "amend_larger"),
+            (quantity == order.quantity, "amend_same"),
+            (order.amends >= listing.amends_max, "amend_too_often"),
+            (known is not None and known is not order, "amend_duplicate"),
+        ):
+            if refused:
+                raise refusal(error)
+        if pair is not None and order.order_id not in pair.pair_ids:
+            pair = None  # the order that the pair waits for
+        legs = [order] + [state.orders[i] for i in (pair.pair_ids if pair else ()) if i != order.order_id]
+        for leg in legs:
+            check_quantity(replace(leg, quantity=quantity), listing, state.average_price())
+        found: list[Amendment] = []
+        for leg in legs:
+            leg.former_id, leg.update_ms = leg.client_id, self._wall_ms()
+            if leg is order:
+                leg.client_id = client_id or f"sim{leg.update_ms:x}{leg.order_id:x}a{leg.amends:x}"
+            old, leg.quantity, leg.amends = leg.quantity, max(quantity, leg.executed), leg.amends + 1
+            found.append(self._journal.note_amendment(leg, old))
+        holder = order if pair is None else pair
+        if holder.locked:
+            asset, kept = self._to_lock(order)[0], max(self._to_lock(leg)[1] for leg in legs)
+            self.ledger.unlock(asset, holder.locked - kept)
+            holder.locked = kept
+        in_list = self.lists.get(order.list_id)
+        if in_list is not None:
+            in_list.client_ids[in_list.order_ids.index(order.order_id)] = order.client_id
+            self._journal.keep_list(in_list)
+            if order.client_id != order.former_id:
+                self._journal.note_list(in_list, "UPDATED")
+        if not order.remaining:
+            self._end(state, order, "EXPIRED")
+        self._journal.settle()
+        return found[0]
+
     # -- filling -----------------------------------------------------------------------------------------------------
 
     def last_price(self, state: SymbolState) -> int:
         """Return the price that triggers are compared with: the last trade, or the open of the tape's bar."""
         return self.bars[state.symbol].open if self.terms.by_tape else state.market.last_price
 
-    def _crosses(self, state: SymbolState, side: str, price: int) -> bool:
+    def _crosses(self, state: SymbolState, side: str, price: int, last: int) -> bool:
         if self.terms.by_tape:
-            bar = self.bars[state.symbol]
-            return price >= bar.open if side == "BUY" else price <= bar.open
+            return price >= last if side == "BUY" else price <= last
         bid, ask = state.book.best()
         tick = state.market.listing.tick
         return price >= ask * tick if side == "BUY" else price <= bid * tick
@@ -230,27 +311,35 @@ class Engine:
 
     def _arrive(self, state: SymbolState, order: Order) -> None:
         """Execute the fills that are possible at once; leave the rest on the book, or end the order."""
+        is_beyond = False
         if not order.has_limit or order.tif != "GTC" or not self.terms.by_tape:
-            self._take(state, order)
+            is_beyond = self._take(state, order)
         if not order.is_open:
             return
-        if not order.has_limit or order.tif != "GTC":
-            self._end(state, order, "EXPIRED")
+        if is_beyond:
+            self._end(state, order, "EXPIRED", _BEYOND)
+        elif not order.has_limit or order.tif != "GTC":
+            self._end(state, order, "EXPIRED", _UNFILLED.get(order.tif, "INSUFFICIENT_LIQUIDITY"))
         elif not self.terms.by_tape:
             ticks = order.price // state.market.listing.tick
             side = "bid" if order.is_buy else "ask"
             order.queue = dict(state.book.levels(side, state.market.now_ms)).get(ticks, 0)
 
-    def _take(self, state: SymbolState, order: Order) -> None:
-        if self.terms.by_tape and order.has_limit and not self._crosses(state, order.side, order.price):
-            return
+    def _take(self, state: SymbolState, order: Order) -> bool:
+        """Fill what the order finds at once; return whether the price range rule kept it from filling more."""
+        rests = self.terms.by_tape and order.has_limit
+        if rests and not self._crosses(state, order.side, order.price, self.last_price(state)):
+            return False
         plan = self._plan(state, order)
         if order.tif == "FOK" and sum(quantity for _, quantity in plan) < order.remaining:
-            return
+            return False
         time_ms = self.bars[state.symbol].time_ms if self.terms.by_tape else state.market.now_ms
         if order.quote_wanted:
             order.quantity = sum(quantity for _, quantity in plan)
-        for price, quantity in plan:
+        allowed = list(takewhile(lambda level: self._may_execute(state, order, level[0]), plan))
+        is_beyond = len(allowed) < len(plan)
+        plan = [] if is_beyond and order.tif == "FOK" else allowed
+        for price, quantity in plan if self.terms.by_tape else self._found(plan, order):
             if order.is_buy and not order.has_limit:
                 short = times(price, quantity) - order.locked - self.ledger.free(state.market.listing.quote)
                 if short > 0:  # a triggered stop that costs more than the account has fills as far as the balance goes
@@ -261,6 +350,24 @@ class Engine:
                     price // state.market.listing.tick, quantity // state.market.listing.step, state.market.now_ms
                 )
                 self._fill(state, order, price, quantity, is_maker=False, time_ms=time_ms)
+        return is_beyond
+
+    @staticmethod
+    def _may_execute(state: SymbolState, order: Order, price: int) -> bool:
+        listing = state.market.listing
+        return not listing.price_range() or listing.may_execute(order.side, price, state.average_price())
+
+    def _found(self, plan: list[tuple[int, int]], order: Order) -> list[tuple[int, int]]:
+        """Return what the order finds of `plan` in the book: everything, or half of it while the book is thin."""
+        step = self.states[order.symbol].market.listing.step
+        left = sum(quantity for _, quantity in plan) // step // 2 * step
+        if not left or order.tif == "FOK" or not self._is_thin(order):
+            return plan
+        found = []
+        for price, quantity in plan:
+            found.append((price, min(quantity, left)))
+            left -= found[-1][1]
+        return found
 
     def _fill(
         self, state: SymbolState, order: Order, price: int, quantity: int, *, is_maker: bool, time_ms: int
@@ -278,7 +385,7 @@ class Engine:
         if order.is_buy:
             commission, asset = times(quantity, rate), listing.base
             self.ledger.spend(listing.quote, quote, locked=released)
-            self.ledger.receive(listing.base, quantity - commission)
+            self._receive(order, listing.base, quantity, commission)
         else:
             commission, asset = times(quote, rate), listing.quote
             self.ledger.spend(listing.base, quantity, locked=released)
@@ -304,6 +411,58 @@ class Engine:
         self._journal.note(order, "TRADE", fill)
         if not order.is_open:
             self._gone(state, order)
+            pair = self.lists.get(order.list_id)
+            if pair is not None and pair.is_pending:
+                self._activate(state, pair, price)
+
+    def _receive(self, order: Order, asset: str, amount: int, commission: int) -> None:
+        """Add what a buy received. Where a pair waits to sell it, it is locked for that pair, and the free balance
+        pays the commission if it can and the asset is not BNB."""
+        pair = self.lists.get(order.list_id)
+        if pair is None or not (pair.is_pending and pair.is_opo):
+            self.ledger.receive(asset, amount - commission)
+            return
+        is_deducted = asset == "BNB" or self.ledger.free(asset) < commission
+        kept = amount - commission if is_deducted else amount
+        self.ledger.receive(asset, amount)
+        self.ledger.lock(asset, kept)
+        self.ledger.spend(asset, commission, locked=0)
+        pair.locked += kept
+        self._journal.keep_list(pair)
+
+    def _activate(self, state: SymbolState, pair: OrderList, last: int) -> None:
+        """Put a list's pending pair on the book once the order that it waits for is filled, at the price `last`.
+
+        The pair is checked now. If one of the two is refused, both expire.
+        """
+        listing, legs, bar = state.market.listing, [state.orders[i] for i in pair.pair_ids], self.bars.get(state.symbol)
+        pair.is_pending = False
+        if pair.is_opo:
+            lots = (min(pair.locked, listing.qty_max) - listing.lot_min) // listing.step
+            for leg in legs:
+                leg.quantity = max(0, listing.lot_min + lots * listing.step)
+        refused = legs[0]
+        try:
+            asset, wanted = self._to_lock(refused)[0], max(self._to_lock(leg)[1] for leg in legs)
+            if wanted > pair.locked:
+                self.ledger.lock(asset, wanted - pair.locked)
+            elif wanted < pair.locked:
+                self.ledger.unlock(asset, pair.locked - wanted)
+            pair.locked = wanted
+            for refused in legs:
+                check_prices(refused, listing, state.average_price())
+                check_quantity(refused, listing, state.average_price())
+                self._check_market(state, refused, last)
+        except ApiError as error:
+            refused.reject = reject_reason(error)
+            self._end_list(state, pair, {refused.order_id: "REJECTED"}, "OCO_TRIGGER")
+            return
+        for leg in legs:
+            leg.status, leg.is_working, leg.update_ms = "NEW", not leg.is_conditional, self._wall_ms()
+            leg.working_ms = leg.update_ms if leg.is_working else -1
+            leg.placed_row = bar.row if bar else -1
+            self._journal.note(leg, "NEW")
+        self._journal.keep_list(pair)
 
     def _number(
         self, state: SymbolState, order: Order, price: int, quantity: int, is_maker: bool, time_ms: int
@@ -321,18 +480,30 @@ class Engine:
     def _claim(self, state: SymbolState, order: Order) -> None:
         """Give an order of a list the list's locked amount and end the other order, before it acts."""
         pair = self.lists.get(order.list_id)
-        if pair is None:
+        if pair is None or pair.is_pending:
             return
-        self._close_list(pair)
-        other = next(o for o in pair.order_ids if o != order.order_id)
         order.locked, pair.locked = pair.locked, 0
-        if other in state.orders:
-            self._end(state, state.orders[other], "EXPIRED")
+        self._close_list(pair)
+        for other in pair.pair_ids:
+            if other != order.order_id and other in state.orders:
+                self._end(state, state.orders[other], "EXPIRED", "OCO_TRIGGER")
         self._journal.note_list(pair)
 
     def _close_list(self, pair: OrderList) -> None:
         pair.status_type, pair.order_status = "ALL_DONE", "ALL_DONE"
         self.lists.pop(pair.list_id, None)
+        if pair.locked:
+            listing = self.states[pair.symbol].market.listing
+            self.ledger.unlock(listing.quote if pair.side == "BUY" else listing.base, pair.locked)
+            pair.locked = 0
+
+    def _end_list(self, state: SymbolState, pair: OrderList, reasons: Mapping[int, str], other: str) -> None:
+        """Let the open orders of a list expire, by order id for one of `reasons` or for the `other` one."""
+        self._close_list(pair)
+        for number in pair.order_ids:
+            if number in state.orders:
+                self._end(state, state.orders[number], "EXPIRED", reasons.get(number, other))
+        self._journal.note_list(pair)
 
     # -- the market moves --------------------------------------------------------------------------------------------
 
@@ -344,7 +515,7 @@ class Engine:
         for trade in trades:
             price, left = trade.price * tick, trade.lots
             for order in list(state.orders.values()):
-                if not order.is_open:
+                if not order.is_open or order.is_pending:
                     continue
                 if not order.is_working:
                     self._maybe_trigger(state, order, price)
@@ -367,6 +538,8 @@ class Engine:
         for state in self.states.values():
             price = state.market.last_price
             for order in list(state.orders.values()):
+                if not order.is_open or order.is_pending:
+                    continue
                 if not order.is_working:
                     self._maybe_trigger(state, order, price)
                 elif order.has_limit and (price < order.price if order.is_buy else price > order.price):
@@ -386,30 +559,44 @@ class Engine:
         self._journal.note(order, "NEW")
 
     def on_bar(self, state: SymbolState, bar: TapeBar) -> None:
-        """Match a complete bar of the tape with the resting orders, oldest first, one of each list at most."""
+        """Match a complete bar of the tape with the resting orders, oldest first, one of each pair at most.
+
+        A pair that waited for an order which this bar filled is matched with it, too; its profit only if that order
+        was filled at the bar's open, for the bar does not show which price came first.
+        """
+        stops_only: set[int] = set()  # lists
         for order in list(state.orders.values()):
-            if not order.is_open:
+            if not order.is_open or order.is_pending:
                 continue
-            legs = (
-                [state.orders[i] for i in self.lists[order.list_id].order_ids if i in state.orders]
-                if order.list_id in self.lists
-                else [order]
-            )
-            touches = [(leg, met) for leg in legs if (met := touch(leg, bar)) is not None]
+            pair = self.lists.get(order.list_id)
+            waits = pair is not None and pair.is_pending
+            legs = [order] if pair is None or waits else [state.orders[i] for i in pair.pair_ids if i in state.orders]
+            touches = [
+                (leg, met)
+                for leg in legs
+                if (leg.list_id not in stops_only or leg.type in STOPS) and (met := touch(leg, bar)) is not None
+            ]
             if touches:
-                self._meet(state, *choose(touches), bar)
+                chosen, met = choose(touches)
+                if waits and not met.at_open:
+                    stops_only.add(order.list_id)
+                self._meet(state, chosen, met, bar)
         self._journal.settle()
 
     def _meet(self, state: SymbolState, order: Order, met: Touch, bar: TapeBar) -> None:
-        if not order.is_working:
+        waited = not order.is_working
+        if waited:
             self._trigger(state, order)
         if met.rests:
             order.placed_row = bar.row
             return
+        if waited and not self._may_execute(state, order, met.price):
+            self._end(state, order, "EXPIRED", _BEYOND)
+            return
         if order.is_buy:
             self._claim(state, order)
             if times(met.price, order.remaining) > order.locked + self.ledger.free(state.market.listing.quote):
-                self._end(state, order, "EXPIRED")  # a stop that gapped beyond what the account can pay
+                self._end(state, order, "EXPIRED", "REJECTED")  # a stop that gapped beyond what the account can pay
                 return
         self._fill(state, order, met.price, order.remaining, is_maker=order.has_limit, time_ms=bar.time_ms)
 
@@ -423,7 +610,6 @@ class Engine:
         if pair is not None:
             self._close_list(pair)
             members += [state.orders[i] for i in pair.order_ids if i != order.order_id and i in state.orders]
-            order.locked, pair.locked = pair.locked, 0
         for member in members:
             member.cancel_id = member.cancel_id or order.cancel_id
             self._end(state, member, "CANCELED")
@@ -432,14 +618,18 @@ class Engine:
         self._journal.settle()
         return members
 
-    def _end(self, state: SymbolState, order: Order, status: str) -> None:
-        order.status = status
+    def _end(self, state: SymbolState, order: Order, status: str, reason: str = "NONE") -> None:
+        """End an order, and with it a pair that waits for it. `reason` is that of an expiry."""
+        order.status, order.expiry = status, reason
         order.update_ms = self._wall_ms()
         if order.locked:
             self.ledger.unlock(self._to_lock(order)[0], order.locked)
             order.locked = 0
         self._journal.note(order, status)
         self._gone(state, order)
+        pair = self.lists.get(order.list_id)
+        if pair is not None and pair.is_pending:
+            self._end_list(state, pair, {}, "OTO_PHASE_ONE_EXPIRED")
 
     def _gone(self, state: SymbolState, order: Order) -> None:
         state.orders.pop(order.order_id, None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fks.sim.atoms import SCALE, times
 from fks.sim.errors import ApiError, filter_failure, missing, not_wanted, refusal
-from fks.sim.orders import CONDITIONAL
+from fks.sim.orders import CONDITIONAL, Order
 from fks.sim.params import Params
 from fks.sim.symbols import ORDER_TYPES, Listing
 
@@ -33,8 +33,11 @@ class NewOrder:
     strategy_type: int = 0
 
 
-def read_order(params: Params, symbol: str) -> NewOrder:
-    """Return the order in the parameters of `POST /api/v3/order`. Errors: ApiError −1100…−1130, −1013."""
+def read_order(params: Params, symbol: str, *, is_opo: bool = False) -> NewOrder:
+    """Return the order in the parameters of `POST /api/v3/order`. Errors: ApiError −1100…−1130, −1013.
+
+    `is_opo`: it has no quantity, it sells what another order receives.
+    """
     side = params.choice("side", ("BUY", "SELL"), "bad_side")
     kind = params.choice("type", ORDER_TYPES, "bad_type")
     order = NewOrder(
@@ -57,7 +60,7 @@ def read_order(params: Params, symbol: str) -> NewOrder:
         strategy_id=params.number("strategyId") or 0,
         strategy_type=params.number("strategyType") or 0,
     )
-    _check_combination(params, order)
+    _check_combination(params, order, is_opo=is_opo)
     return order
 
 
@@ -69,12 +72,12 @@ def _tif(params: Params, kind: str) -> str:
     return "GTC"
 
 
-def _check_combination(params: Params, order: NewOrder) -> None:
+def _check_combination(params: Params, order: NewOrder, *, is_opo: bool) -> None:
     needs_price = order.type in (*_LIMITS, "LIMIT_MAKER")
     if order.type == "MARKET":
         if ("quantity" in params) == ("quoteOrderQty" in params):
             raise refusal("bad_combination") if "quantity" in params else missing("quantity")
-    elif "quantity" not in params:
+    elif "quantity" not in params and not is_opo:
         raise missing("quantity")
     elif "quoteOrderQty" in params:
         raise not_wanted("quoteOrderQty")
@@ -86,12 +89,12 @@ def _check_combination(params: Params, order: NewOrder) -> None:
     for name in ("icebergQty", "trailingDelta"):
         if name in params:
             raise not_wanted(name)
-    check_positive(order)
+    check_positive(order, is_opo=is_opo)
 
 
-def check_positive(order: NewOrder) -> None:
+def check_positive(order: NewOrder, *, is_opo: bool = False) -> None:
     """Refuse a zero where a positive number is needed."""
-    if not order.quantity and not order.quote_wanted:
+    if not order.quantity and not order.quote_wanted and not is_opo:
         raise ApiError(-1013, "Invalid quantity.")
     if not order.price and order.type in (*_LIMITS, "LIMIT_MAKER"):
         raise ApiError(-1013, "Invalid price.")
@@ -103,15 +106,31 @@ def check_filters(order: NewOrder, listing: Listing, average: int, open_orders: 
     """Refuse an order by the symbol's filters. `average` is the average price of the last minutes. Errors: −1013.
 
     `open_orders` and `open_algos` are those open now, the legs of the same list that come before this one included.
+    The quantity of an order that has none yet is not checked.
     """
+    check_prices(order, listing, average)
+    if order.quantity or order.quote_wanted:
+        check_quantity(order, listing, average)
+    if open_orders >= listing.orders_max:
+        raise filter_failure("MAX_NUM_ORDERS")
+    if order.type in CONDITIONAL and open_algos >= listing.algo_orders_max:
+        raise filter_failure("MAX_NUM_ALGO_ORDERS")
+
+
+def check_prices(order: NewOrder | Order, listing: Listing, average: int) -> None:
+    """Refuse prices by the symbol's filters. Errors: −1013."""
     for price in (order.price, order.stop_price):
         if price and (price > listing.price_max or price < listing.tick or price % listing.tick):
             raise filter_failure("PRICE_FILTER")
     down, up = (listing.bid_down, listing.bid_up) if order.side == "BUY" else (listing.ask_down, listing.ask_up)
     if order.price and not average * down <= order.price * SCALE <= average * up:
         raise filter_failure("PERCENT_PRICE_BY_SIDE")
-    if order.quantity:
-        quantity = order.quantity
+
+
+def check_quantity(order: NewOrder | Order, listing: Listing, average: int) -> None:
+    """Refuse a quantity by the symbol's filters. Errors: −1013."""
+    quantity = order.quantity
+    if not order.quote_wanted:
         if not listing.lot_min <= quantity <= listing.qty_max or (quantity - listing.lot_min) % listing.step:
             raise filter_failure("LOT_SIZE")
         if order.type == "MARKET":
@@ -122,10 +141,6 @@ def check_filters(order: NewOrder, listing: Listing, average: int, open_orders: 
     notional = order.quote_wanted or times(order.price or average, order.quantity)
     if notional < listing.notional_min or (order.price and notional > listing.notional_max):
         raise filter_failure("NOTIONAL")
-    if open_orders >= listing.orders_max:
-        raise filter_failure("MAX_NUM_ORDERS")
-    if order.type in CONDITIONAL and open_algos >= listing.algo_orders_max:
-        raise filter_failure("MAX_NUM_ALGO_ORDERS")
 
 
 def affordable(budget: int, price: int, step: int) -> int:

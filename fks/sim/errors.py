@@ -55,15 +55,42 @@ _PLAIN: dict[str, tuple[int, str, int]] = {
     "would_take": (-2010, "Order would immediately match and take.", 400),
     "would_trigger": (-2010, "Stop price would trigger immediately.", 400),
     "bad_oco_prices": (-2010, "The relationship of the prices for the orders is not correct.", 400),
+    "no_oco": (-2010, "OCO orders are not supported for this symbol", 400),
+    "no_oto": (-2010, "OTO orders are not supported for this symbol.", 400),
+    "no_opo": (-2010, "OPO orders are not supported for this symbol.", 400),
+    "opo_buys": (-1222, "Working order in an OPO list must be a bid.", 400),
+    "opo_sells": (-1223, "Pending orders in an OPO list must be asks.", 400),
+    "opo_quantity": (-1225, "Pending orders should not include the 'pendingQuantity' tag.", 400),
     "market_closed": (-1013, "Market is closed.", 400),
     "unknown_order": (-2011, "Unknown order sent.", 400),
     "no_order": (-2013, "Order does not exist.", 400),
     "no_list": (-2018, "Order list does not exist.", 400),
+    "amend_unknown": (-2038, "Unknown order sent.", 400),
+    "amend_duplicate": (-2038, "Duplicate order sent.", 400),
+    "amend_unsupported": (-2038, "Order amend is not supported for this symbol.", 400),
+    "amend_larger": (-2038, "Order amend (quantity increase) is not supported.", 400),
+    "amend_same": (-2038, "The requested action would change no state; rejecting", 400),
+    "amend_pending": (-2038, "Order amend (pending OPO order) is not supported.", 400),
+    "amend_too_often": (-2038, "Filter failure: MAX_NUM_ORDER_AMENDS", 400),
+    "no_reference": (-2043, "This symbol doesn't have a reference price.", 400),
     "busy": (-1008, "Server is currently overloaded with other requests. Please try again in a few minutes.", 503),
     "timeout": (-1007, "Timeout waiting for response from backend server. Send status unknown; execution status "
                        "unknown.", 504),
     "unexpected": (-1000, "An unknown error occurred while processing the request.", 500),
 }  # fmt: skip
+
+
+#: refusals by the book -> the reason in an executionReport (`r`)
+_REASONS = {
+    "no_funds": "INSUFFICIENT_BALANCES",
+    "would_trigger": "STOP_PRICE_WOULD_TRIGGER_IMMEDIATELY",
+    "would_take": "WOULD_MATCH_IMMEDIATELY",
+}
+
+
+def reject_reason(error: ApiError) -> str:
+    """Return the reason that an executionReport gives for a refusal: NONE for one by a filter."""
+    return next((reason for name, reason in _REASONS.items() if _PLAIN[name][1] == error.text), "NONE")
 
 
 def refusal(name: str) -> ApiError:

@@ -24,19 +24,21 @@ from fks.sim.ledger import Ledger
 from fks.sim.limits import Limits
 from fks.sim.market import Market
 from fks.sim.options import Options
+from fks.sim.orders import Order
 from fks.sim.pace import TapePace
 from fks.sim.prints import Trade
 from fks.sim.publisher import Publisher, Publishers
 from fks.sim.source import Source
 from fks.sim.store import Store
 from fks.sim.symbol_state import SymbolState
-from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, LISTINGS, with_filters
+from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, FILTER_FLAGS, LISTINGS, with_filters
 from fks.sim.tape import Taped
 from fks.sim.tapefills import TapeBar
 from fks.sim.users import Users
 
 _DAY_MS = 86_400_000
 _POSITION_EVERY_S = 1.0
+_FAULTS_EACH = 100_000  # numbers of faults that one process may give
 
 
 class Exchange:
@@ -49,7 +51,9 @@ class Exchange:
         self.store = Store(options.data_dir)
         self.network_epoch = self.store.meta("network_epoch", secrets.token_hex(8))
         self.keyring = Keyring(load_keys(options.data_dir, with_ed25519=options.has_ed25519))
-        self.faults = Faults(options.seed)
+        first_id = int(self.store.meta("fault_id", "1"))
+        self.store.set_meta("fault_id", str(first_id + _FAULTS_EACH))
+        self.faults = Faults(options.seed, first_id)
         self.limits = Limits(
             self.wall_ms,
             is_on=options.has_rate_limits,
@@ -69,7 +73,7 @@ class Exchange:
         self.users = Users(self.faults, clock.monotonic, self.wall_ms)
         ledger = self._ledger()
         self.journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
-        self.engine = Engine(self.states, self.store, ledger, self.journal, self._terms(), self.wall_ms)
+        self.engine = Engine(self.states, self.store, ledger, self.journal, self._terms(), self.wall_ms, self._is_thin)
         self._position_s = 0.0
         self._late: set[asyncio.Task[None]] = set()
         if self.pace is not None:
@@ -84,8 +88,12 @@ class Exchange:
 
     def wall_ms(self) -> int:
         """Return the server's clock: the wall's, plus what a clock_jump fault adds."""
-        jump = self.faults.holds("clock_jump", self.clock.monotonic(), Target())
+        jump = self.faults.holds("clock_jump", self.clock.monotonic(), Target(), is_struck=False)
         return self.clock.now_ns() // 1_000_000 + int((jump.seconds or 0) * 1000 if jump else 0)
+
+    def _is_thin(self, order: Order) -> bool:
+        at = Target(symbol=order.symbol, client_order_id=order.client_id)
+        return self.faults.strike(("thin_book",), at) is not None
 
     def _market_ms(self) -> int:
         return self.pace.now_ms if self.pace is not None else self.clock.now_ns() // 1_000_000
@@ -104,6 +112,13 @@ class Exchange:
         if not self.by_tape:
             self._advance_symbol(state)
         return state
+
+    def spend_orders(self, symbol: str, count: int = 1) -> None:
+        """Count new orders. Errors: −1015 over the limit, or while a fault says so."""
+        if self.faults.holds("too_many_1015", self.clock.monotonic(), Target(symbol=symbol)):
+            raise self.limits.too_many_orders()
+        for _ in range(count):
+            self.limits.spend_order()
 
     # -- building ----------------------------------------------------------------------------------------------------
 
@@ -171,9 +186,11 @@ class Exchange:
                 raise ValueError(f"no symbol {symbol!r}")
             state.market.listing = with_filters(state.market.listing, values)
         except ValueError as error:
-            names = ", ".join((*FILTER_AMOUNTS, *FILTER_COUNTS))
+            names = ", ".join((*FILTER_AMOUNTS, *FILTER_COUNTS, *FILTER_FLAGS))
             raise InputError(
-                f"filters: {error}", code="FILTER_INVALID", remedy=f"symbol, and decimal texts or counts for {names}"
+                f"filters: {error}",
+                code="FILTER_INVALID",
+                remedy=f"symbol, status, and decimal texts, counts or flags: {names}",
             ) from error
         known = json.loads(self.store.meta(f"filters:{symbol}", "{}"))
         self.store.set_meta(f"filters:{symbol}", json.dumps(known | values))

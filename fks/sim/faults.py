@@ -1,4 +1,4 @@
-"""Injected faults: set over HTTP, matched by method and path, counted down as they strike."""
+"""Injected faults: set over HTTP, matched by method and path, counted as they strike."""
 
 from __future__ import annotations
 
@@ -31,29 +31,38 @@ KINDS: dict[str, str] = {
     "skew": "answer -1021; nothing is done",
     "hide_order": "queries for an order answer as if it did not exist: the next `count`, or those of an order that is "
     "younger than `seconds`",
+    "hide_balances": "the next `count` account answers have no balances (`symbol`: only that asset's is missing)",
     "lose_report": "an executionReport is not sent (`event` names its x)",
     "duplicate_report": "an executionReport is sent twice",
     "reorder_reports": "an executionReport is sent after the next user event",
     "freeze_stream": "sockets send no data for `seconds` (default: until cleared) but still answer pings; "
     "`path` /ws or /ws-api/v3; of /ws only one `symbol`, only one stream with `event` (aggTrade, kline_1s)",
-    "half_open": "open sockets send and answer nothing any more, for `seconds`",
+    "half_open": "open sockets send and answer nothing any more until it is cleared, which cuts them",
     "cut_stream": "open sockets are cut, without a close frame",
     "stream_terminated": "user subscriptions end with eventStreamTerminated",
     "server_shutdown": "market sockets get serverShutdown, then a close frame",
     "trade_gap": "the next `count` trades (of `symbol`) are missing from the streams; REST has them",
     "duplicate_trades": "the next `count` trades (of `symbol`) are sent twice",
     "reorder_trades": "the next `count` trades (of `symbol`) are each sent after the trade that follows it",
+    "thin_book": "the next `count` orders that take from the book (of `symbol`) find half of their quantity there: the "
+    "rest of a limit order waits for trades, that of another order expires",
     "halt": "orders are refused: the market is closed (`symbol`, for `seconds`)",
+    "too_many_1015": "new orders are refused with -1015 (`symbol`, for `seconds`); cancels and amendments pass",
     "clock_jump": "the server's clock is `seconds` ahead (negative: behind) until cleared",
 }
 #: kinds that act at once on what is open, and are not kept
 IMMEDIATE = ("half_open", "cut_stream", "stream_terminated", "server_shutdown")
-_STATES = ("freeze_stream", "halt", "clock_jump", "ban")  # hold until their time is over, never counted down
+#: kinds that hold until their time is over, and are never counted down
+_STATES = ("freeze_stream", "halt", "too_many_1015", "clock_jump", "ban")
+_ENDED_MAX = 1000  # ended faults whose counts are kept
 
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. `path` "" is any path, `method` "" any method; `count` strikes are left (None: no end)."""
+    """One fault. `path` "" is any path, `method` "" any method; `count` strikes are left (None: no end).
+
+    `struck` counts the requests, frames or connections that it hit.
+    """
 
     id: int
     kind: str
@@ -104,12 +113,16 @@ class Target:
 
 
 class Faults:
-    """The faults that are set. Random numbers come from the exchange's seed."""
+    """The faults that are set, and the newest that ended. Random numbers come from the exchange's seed.
 
-    def __init__(self, seed: int) -> None:
+    `first_id`: a number that no earlier process gave to a fault, so that an id means one fault across restarts.
+    """
+
+    def __init__(self, seed: int, first_id: int = 1) -> None:
         self._dice = random.Random(seed)  # noqa: S311 (dice, not secrets)
         self._set: dict[int, Fault] = {}
-        self._next_id = 1
+        self._ended: dict[int, Fault] = {}
+        self._next_id = first_id
 
     def add(self, body: dict[str, object], now: float) -> Fault:
         """Set a fault from the admin's JSON. Errors: InputError FAULT_INVALID."""
@@ -133,26 +146,30 @@ class Faults:
         if kind == "hide_order" and fault.seconds is not None and "count" not in body:
             fault.count = None  # the age of the order decides
         self._next_id += 1
-        if kind not in IMMEDIATE:
-            self._set[fault.id] = fault
+        self._set[fault.id] = fault
+        if kind in IMMEDIATE:
+            self._end(fault)
         return fault
 
-    def clear(self, fault_id: int | None = None) -> int:
-        """Remove one fault or all; return how many there were."""
-        gone = (
-            [fault_id]
-            if fault_id is not None and fault_id in self._set
-            else []
-            if fault_id is not None
-            else list(self._set)
-        )
-        for key in gone:
-            del self._set[key]
-        return len(gone)
+    def clear(self, fault_id: int | None = None) -> list[Fault]:
+        """Remove one fault or all; return those that were set."""
+        gone = [fault for fault in self._set.values() if fault_id in (None, fault.id)]
+        for fault in gone:
+            self._end(fault)
+        return gone
 
-    def rows(self) -> list[dict[str, object]]:
-        """Return the faults as JSON objects."""
-        return [asdict(fault) for fault in self._set.values()]
+    def rows(self, fault_id: int | None = None) -> list[dict[str, object]]:
+        """Return the faults that are set as JSON objects, or one fault, also when it has ended."""
+        if fault_id is None:
+            return [asdict(fault) for fault in self._set.values()]
+        found = self._set.get(fault_id) or self._ended.get(fault_id)
+        return [] if found is None else [asdict(found)]
+
+    def _end(self, fault: Fault) -> None:
+        del self._set[fault.id]
+        self._ended[fault.id] = fault
+        if len(self._ended) > _ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
 
     def strike(self, kinds: tuple[str, ...], at: Target, *, age_s: float = 0.0) -> Fault | None:
         """Return the first fault of `kinds` that strikes here, counted down; None when none does.
@@ -172,15 +189,16 @@ class Faults:
             if fault.count is not None:
                 fault.count -= 1
                 if fault.count <= 0:
-                    del self._set[fault.id]
+                    self._end(fault)
             return fault
         return None
 
-    def holds(self, kind: str, now: float, at: Target) -> Fault | None:
-        """Return a fault that is a state (freeze_stream, halt, clock_jump, ban) and holds now."""
+    def holds(self, kind: str, now: float, at: Target, *, is_struck: bool = True) -> Fault | None:
+        """Return a fault that is a state (_STATES) and holds now; counts it as a strike unless `is_struck` is False."""
         for fault in list(self._set.values()) if self._set else ():
             if fault.until is not None and now >= fault.until:
-                del self._set[fault.id]
+                self._end(fault)
             elif fault.kind == kind and at.fits(fault):
+                fault.struck += is_struck
                 return fault
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from fks.sim.atoms import show
 from fks.sim.ledger import Ledger
-from fks.sim.orders import Fill, Order, OrderList
+from fks.sim.orders import Amendment, Fill, Order, OrderList
 from fks.sim.prints import Trade
 from fks.sim.store import DiskFull, Store
 from fks.sim.symbol_state import SymbolState
@@ -41,24 +41,39 @@ class Journal:
         self._events: list[Event] = []
         self._prints: list[tuple[SymbolState, Trade]] = []
         self._transfers: list[tuple[str, str, str, int, int, int]] = []
+        self._amendments: list[Amendment] = []
         self._balances: dict[str, tuple[int, int]] = {}
         self._is_full = False
-        self._report_id = wall_ms()
+        self._report_id = max(wall_ms(), int(store.meta("report_id", "0")))  # a restart gives no number twice
         self.fills: list[Fill] = []
 
-    def note(self, order: Order, what: str, fill: Fill | None = None) -> None:
-        """Note that an order changed, for an executionReport of that kind."""
+    def note(self, order: Order, what: str, fill: Fill | None = None) -> int:
+        """Note that an order changed, for an executionReport of that kind; return the report's number."""
         self._report_id += 1
         self._orders[order.order_id] = order
         time_ms = fill.time_ms if fill else order.update_ms
         self._events.append(order.report(what, self._wall_ms(), fill, time_ms, self._report_id))
         if fill is not None:
             self.fills.append(fill)
+        return self._report_id
 
-    def note_list(self, pair: OrderList) -> None:
-        """Note that a list changed, for a listStatus."""
+    def note_amendment(self, order: Order, old_quantity: int) -> Amendment:
+        """Note that an order was reduced, for an executionReport and the order's list of amendments."""
+        number = self.note(order, "REPLACED")
+        quantities = old_quantity, order.quantity
+        ids = order.former_id, order.client_id
+        found = Amendment(number, order.symbol, order.order_id, *ids, *quantities, order.update_ms)
+        self._amendments.append(found)
+        return found
+
+    def keep_list(self, pair: OrderList) -> None:
+        """Note that a list changed, without a listStatus."""
         self._lists[pair.list_id] = pair
-        self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+
+    def note_list(self, pair: OrderList, status_type: str = "") -> None:
+        """Note that a list changed, for a listStatus."""
+        self.keep_list(pair)
+        self._events.append(pair.event(self._wall_ms(), pair.time_ms, status_type))
 
     def note_print(self, state: SymbolState, trade: Trade) -> None:
         """Note that a trade of ours became public."""
@@ -91,6 +106,8 @@ class Journal:
                 lists=self._lists.values(),
                 fills=self.fills,
                 transfers=self._transfers,
+                amendments=self._amendments,
+                meta=[("report_id", str(self._report_id))],
             )
         except DiskFull as error:
             if not self._is_full:
@@ -104,7 +121,7 @@ class Journal:
             self._events.append({"e": "outboundAccountPosition", "E": now, "u": now, "B": changed})
         events, prints = self._events, self._prints
         self._events, self._prints, self.fills = [], [], []
-        self._orders, self._lists, self._transfers = {}, {}, []
+        self._orders, self._lists, self._transfers, self._amendments = {}, {}, [], []
         for state, trade in prints:
             self._on_print(state, trade)
         for event in events:

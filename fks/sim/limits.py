@@ -79,9 +79,10 @@ class Limits:
         short, day = self._orders_10s.add(1, now), self._orders_day.add(1, now)
         if not self._is_on:
             return
-        for count, most, span in ((short, self._orders_most, "10 SECOND"), (day, ORDERS_PER_DAY, "1 DAY")):
-            if count > most:
-                raise ApiError(-1015, f"Too many new orders; current limit is {most} orders per {span}.", status=429)
+        if short > self._orders_most:
+            raise self.too_many_orders()
+        if day > ORDERS_PER_DAY:
+            raise self.too_many_orders(ORDERS_PER_DAY, "1 DAY")
 
     def headers(self, *, with_orders: bool) -> dict[str, str]:
         """Return the headers of an answer."""
@@ -112,6 +113,11 @@ class Limits:
             "Please use WebSocket Streams for live updates to avoid polling the API."
         )
         return ApiError(-1003, text, status=429, headers={"Retry-After": str(wait_s)})
+
+    def too_many_orders(self, most: int | None = None, span: str = "10 SECOND") -> ApiError:
+        """Return the 429 of a new order."""
+        limit = self._orders_most if most is None else most
+        return ApiError(-1015, f"Too many new orders; current limit is {limit} orders per {span}.", status=429)
 
     @staticmethod
     def banned(until_ms: int, now_ms: int) -> ApiError:

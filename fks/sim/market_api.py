@@ -77,7 +77,32 @@ def exchange_info(exchange: Exchange, params: Params) -> object:
 
 def _status(exchange: Exchange, state: SymbolState) -> str:
     halted = exchange.faults.holds("halt", exchange.clock.monotonic(), Target(symbol=state.symbol))
-    return "BREAK" if halted else "TRADING"
+    return "BREAK" if halted else state.market.listing.status
+
+
+def execution_rules(exchange: Exchange, params: Params) -> object:
+    """Return the price range rules of the symbols wanted, or of all that have one."""
+    if len([name for name in ("symbol", "symbols", "symbolStatus") if name in params]) > 1:
+        raise refusal("bad_combination")
+    status = params.maybe("symbolStatus")
+    states = [state for state in _wanted(exchange, params) if not status or _status(exchange, state) == status]
+    found = [(state.symbol, state.market.listing.price_range()) for state in states]
+    rules = [
+        {"symbol": symbol, "rules": [{"ruleType": "PRICE_RANGE", **{name: show(x) for name, x in limits.items()}}]}
+        for symbol, limits in found
+        if limits
+    ]
+    return {"symbolRules": rules}
+
+
+def reference_price(exchange: Exchange, params: Params) -> object:
+    """Return the price that the price range rule compares with. Errors: −2043 without a rule."""
+    state = exchange.current_state(params.text("symbol"), is_new=False)
+    listing = state.market.listing
+    if not (listing.reference_price or listing.price_range()):
+        raise refusal("no_reference")
+    price = listing.reference_price or state.average_price()
+    return {"symbol": state.symbol, "referencePrice": show(price), "timestamp": exchange.wall_ms()}
 
 
 def _wanted(exchange: Exchange, params: Params) -> list[SymbolState]:

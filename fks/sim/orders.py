@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fks.sim.atoms import show
 
-OPEN_STATES = ("NEW", "PARTIALLY_FILLED")
+OPEN_STATES = ("PENDING_NEW", "NEW", "PARTIALLY_FILLED")
 STOPS = ("STOP_LOSS", "STOP_LOSS_LIMIT")
 PROFITS = ("TAKE_PROFIT", "TAKE_PROFIT_LIMIT")
 CONDITIONAL = STOPS + PROFITS
@@ -60,12 +60,42 @@ class Fill:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """One reduction of an order's quantity. Atoms."""
+
+    execution_id: int
+    symbol: str
+    order_id: int
+    old_id: str
+    new_id: str
+    old_quantity: int
+    new_quantity: int
+    time_ms: int
+
+    def row(self) -> dict[str, object]:
+        """Return the row of `order/amendments`."""
+        return {
+            "symbol": self.symbol,
+            "orderId": self.order_id,
+            "executionId": self.execution_id,
+            "origClientOrderId": self.old_id,
+            "newClientOrderId": self.new_id,
+            "origQty": show(self.old_quantity),
+            "newQty": show(self.new_quantity),
+            "time": self.time_ms,
+        }
+
+
 @dataclass(slots=True)
 class Order:
     """One order. Prices and amounts in atoms; `locked` is the amount reserved for this order.
 
     `is_working` is false while a conditional order waits for its trigger. `placed_row` is the tape's bar that was open
     when the order came (−1 without a tape), `queue` the lots before it at its price (not kept over a restart).
+    `amends` counts the reductions of its quantity, `former_id` is its client id before the last one.
+    `expiry` is the reason of an expiry, `reject` of a refusal by the book. A pending order that sells what another
+    one receives has the quantity 0 until that order is filled.
     """
 
     order_id: int
@@ -94,11 +124,20 @@ class Order:
     cancel_id: str = ""
     strategy_id: int = 0
     strategy_type: int = 0
+    amends: int = 0
+    former_id: str = ""
+    expiry: str = "NONE"
+    reject: str = "NONE"
 
     @property
     def is_open(self) -> bool:
         """Return whether it can still fill."""
         return self.status in OPEN_STATES
+
+    @property
+    def is_pending(self) -> bool:
+        """Return whether it waits for another order of its list to be filled."""
+        return self.status == "PENDING_NEW"
 
     @property
     def is_buy(self) -> bool:
@@ -132,8 +171,12 @@ class Order:
             "type": self.type,
             "side": self.side,
         }
+        if self.is_pending and not self.quantity:
+            del found["origQty"]
         if self.is_conditional:
             found["stopPrice"] = show(self.stop_price)
+        if self.status == "EXPIRED":
+            found["expiryReason"] = self.expiry
         if self.strategy_id:
             found |= {"strategyId": self.strategy_id, "strategyType": self.strategy_type}
         return found
@@ -151,7 +194,7 @@ class Order:
     def result(self) -> dict[str, object]:
         """Return the RESULT answer to a new order."""
         found = self.ack() | self._core()
-        if self.working_ms >= 0:
+        if self.working_ms >= 0 or self.is_pending:
             found["workingTime"] = self.working_ms
         return found | {"selfTradePreventionMode": self.stp}
 
@@ -185,9 +228,31 @@ class Order:
             "selfTradePreventionMode": self.stp,
         }
 
+    def amended(self) -> dict[str, object]:
+        """Return the order as the answer to its amendment shows it."""
+        core = self._core()
+        found: dict[str, object] = {
+            "symbol": self.symbol,
+            "orderId": self.order_id,
+            "orderListId": self.list_id,
+            "origClientOrderId": self.former_id,
+            "clientOrderId": self.client_id,
+            "price": core.pop("price"),
+            "qty": core.pop("origQty"),
+            "executedQty": core.pop("executedQty"),
+            "preventedQty": show(0),
+            "quoteOrderQty": core.pop("origQuoteOrderQty"),
+            "cumulativeQuoteQty": core.pop("cummulativeQuoteQty"),
+            **core,
+        }
+        if self.working_ms >= 0:
+            found["workingTime"] = self.working_ms
+        return found | {"selfTradePreventionMode": self.stp}
+
     def report(self, what: str, event_ms: int, fill: Fill | None, time_ms: int, report_id: int) -> dict[str, object]:
         """Return the `executionReport`. `what` is NEW, CANCELED, REPLACED, TRADE, EXPIRED or REJECTED."""
         is_cancel = what == "CANCELED" and bool(self.cancel_id)
+        original = self.client_id if is_cancel else self.former_id if what == "REPLACED" else ""
         report: dict[str, object] = {
             "e": "executionReport",
             "E": event_ms,
@@ -201,10 +266,10 @@ class Order:
             "P": show(self.stop_price),
             "F": show(0),
             "g": self.list_id,
-            "C": self.client_id if is_cancel else "",
+            "C": original,
             "x": what,
             "X": self.status,
-            "r": "NONE",
+            "r": self.reject,
             "i": self.order_id,
             "l": show(fill.quantity if fill else 0),
             "z": show(self.executed),
@@ -225,6 +290,8 @@ class Order:
         }
         if self.working_ms >= 0:
             report["W"] = self.working_ms
+        if self.status == "EXPIRED":
+            report["eR"] = self.expiry
         if self.strategy_id:
             report |= {"j": self.strategy_id, "J": self.strategy_type}
         return report
@@ -232,7 +299,12 @@ class Order:
 
 @dataclass(slots=True)
 class OrderList:
-    """Two orders of which at most one fills. `locked` is held for both until one of them needs it."""
+    """A pair of orders of which at most one fills, and in an OTO list first the order for whose complete fill it waits;
+    there a single order may stand for the pair.
+
+    `locked` is held for both of the pair until one of them needs it. `is_pending`: the pair is not on the book yet.
+    `is_opo`: the pair sells what the first order receives, which is locked until then. `side` is the pair's.
+    """
 
     list_id: int
     symbol: str
@@ -244,12 +316,20 @@ class OrderList:
     locked: int = 0
     status_type: str = "EXEC_STARTED"
     order_status: str = "EXECUTING"
+    contingency: str = "OCO"
+    is_pending: bool = False
+    is_opo: bool = False
+
+    @property
+    def pair_ids(self) -> list[int]:
+        """Return the ids of the pair."""
+        return self.order_ids[1:] if self.contingency == "OTO" else self.order_ids
 
     def row(self) -> dict[str, object]:
         """Return the list as REST shows it."""
         return {
             "orderListId": self.list_id,
-            "contingencyType": "OCO",
+            "contingencyType": self.contingency,
             "listStatusType": self.status_type,
             "listOrderStatus": self.order_status,
             "listClientOrderId": self.client_id,
@@ -265,15 +345,19 @@ class OrderList:
             for order, client in zip(self.order_ids, self.client_ids, strict=True)
         ]
 
-    def event(self, event_ms: int, time_ms: int) -> dict[str, object]:
-        """Return the `listStatus` event."""
+    def status(self) -> dict[str, object]:
+        """Return the list as the answer to an amendment shows it."""
+        return {name: value for name, value in self.row().items() if name not in ("listStatusType", "transactionTime")}
+
+    def event(self, event_ms: int, time_ms: int, status_type: str = "") -> dict[str, object]:
+        """Return the `listStatus` event, with the list's own status type or another."""
         return {
             "e": "listStatus",
             "E": event_ms,
             "s": self.symbol,
             "g": self.list_id,
-            "c": "OCO",
-            "l": self.status_type,
+            "c": self.contingency,
+            "l": status_type or self.status_type,
             "L": self.order_status,
             "r": "NONE",
             "C": self.client_id,

@@ -17,7 +17,8 @@ _FLUSH_S = 5.0
 class Socket:
     """The sending half of a connection. `is_combined`: events are wrapped as {"stream", "data"}.
 
-    `is_dead` (fault half_open): nothing goes out any more, nothing is answered. A client too slow is cut.
+    `dead_by` is the fault half_open that made it dead: nothing goes out any more, nothing is answered.
+    A client too slow is cut.
     """
 
     def __init__(self, path: str, *, is_combined: bool = False) -> None:
@@ -25,7 +26,7 @@ class Socket:
         self.ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
         self.is_combined = is_combined
         self.streams: set[str] = set()
-        self.is_dead = False
+        self.dead_by = 0
         self.session_key = ""  # after session.logon: requests need no key and no signature
         self.last_pong = 0.0
         self.shutdown_frame = b""  # sent before the exchange closes it; "": that of Binance
@@ -35,6 +36,11 @@ class Socket:
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        """Return whether the connection is half open."""
+        return self.dead_by != 0
 
     async def open(self, request: web.Request, now: float) -> None:
         """Answer the upgrade and start sending."""

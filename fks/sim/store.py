@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from fks.model.errors import ConfigError
-from fks.sim.orders import Fill, Order, OrderList
+from fks.sim.orders import Amendment, Fill, Order, OrderList
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -34,6 +34,8 @@ CREATE INDEX IF NOT EXISTS fills_order ON fills (order_id);
 CREATE INDEX IF NOT EXISTS fills_wall ON fills (wall_ms);
 CREATE TABLE IF NOT EXISTS transfers (id TEXT PRIMARY KEY, kind TEXT NOT NULL, asset TEXT NOT NULL,
   amount INTEGER NOT NULL, fee INTEGER NOT NULL, time_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS amendments (execution_id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS amendments_order ON amendments (order_id, execution_id);
 CREATE TABLE IF NOT EXISTS received (seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER NOT NULL,
   method TEXT NOT NULL, path TEXT NOT NULL, client_order_id TEXT NOT NULL, params TEXT NOT NULL,
   is_private INTEGER NOT NULL, outcome TEXT NOT NULL);
@@ -95,6 +97,7 @@ class Store:
         fills: Iterable[Fill] = (),
         meta: Iterable[tuple[str, str]] = (),
         transfers: Iterable[tuple[str, str, str, int, int, int]] = (),
+        amendments: Iterable[Amendment] = (),
     ) -> None:
         """Write all or nothing, with the notes that had no space before. Errors: DiskFull."""
         with self._all_or_nothing() as db:
@@ -117,6 +120,10 @@ class Store:
             db.executemany(f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({marks})", [asdict(fill) for fill in fills])
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
             db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?)", transfers)
+            db.executemany(
+                "INSERT INTO amendments VALUES (?, ?, ?)",
+                [(x.execution_id, x.order_id, json.dumps(asdict(x))) for x in amendments],
+            )
 
     def flush(self) -> None:
         """Write the notes that had no space before. Errors: DiskFull."""
@@ -161,6 +168,11 @@ class Store:
         """Return order lists by a condition over the columns, ascending."""
         query = f"SELECT body FROM lists WHERE {where} ORDER BY list_id LIMIT ?"
         return [OrderList(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
+
+    def amendments(self, order_id: int, first: int, limit: int) -> list[Amendment]:
+        """Return the amendments of an order from an execution id on, ascending."""
+        query = "SELECT body FROM amendments WHERE order_id = ? AND execution_id >= ? ORDER BY execution_id LIMIT ?"
+        return [Amendment(**json.loads(body)) for (body,) in self._db.execute(query, (order_id, first, limit))]
 
     def fills(
         self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False

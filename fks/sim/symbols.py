@@ -52,6 +52,17 @@ class Listing:
     orders_max: int = 200
     algo_orders_max: int = 5
     order_lists_max: int = 20
+    amends_max: int = 10
+    amend_allowed: bool = True
+    oco_allowed: bool = True
+    oto_allowed: bool = True
+    opo_allowed: bool = True
+    status: str = "TRADING"
+    bid_limit_up: int = 0  # multipliers of the reference price within which orders may take, in atoms; 0: no limit
+    bid_limit_down: int = 0
+    ask_limit_up: int = 0
+    ask_limit_down: int = 0
+    reference_price: int = 0  # 0: the average price of the last minutes
 
     def __post_init__(self) -> None:
         """Refuse grids on which a price times a quantity would not be whole atoms."""
@@ -66,6 +77,23 @@ class Listing:
     def lot_min(self) -> int:
         """Return the smallest quantity of an order."""
         return self.qty_min or self.step
+
+    def price_range(self) -> dict[str, int]:
+        """Return the multipliers of the price range rule that are set, as `executionRules` names them."""
+        found = {
+            "bidLimitMultUp": self.bid_limit_up,
+            "bidLimitMultDown": self.bid_limit_down,
+            "askLimitMultUp": self.ask_limit_up,
+            "askLimitMultDown": self.ask_limit_down,
+        }
+        return {name: atoms for name, atoms in found.items() if atoms}
+
+    def may_execute(self, side: str, price: int, average: int) -> bool:
+        """Return whether the price range rule lets a taker execute at `price`; without a rule it may."""
+        reference = self.reference_price or average
+        is_buy = side == "BUY"
+        up, down = (self.bid_limit_up, self.bid_limit_down) if is_buy else (self.ask_limit_up, self.ask_limit_down)
+        return reference * down <= price * SCALE and (not up or price * SCALE <= reference * up)
 
     def filters(self) -> list[dict[str, object]]:
         """Return the filters as `exchangeInfo` lists them."""
@@ -108,13 +136,14 @@ class Listing:
             {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": self.orders_max},
             {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": self.algo_orders_max},
             {"filterType": "MAX_NUM_ORDER_LISTS", "maxNumOrderLists": self.order_lists_max},
+            {"filterType": "MAX_NUM_ORDER_AMENDS", "maxNumOrderAmends": self.amends_max},
         ]
 
-    def info(self, *, status: str = "TRADING") -> dict[str, object]:
-        """Return the symbol as `exchangeInfo` describes it."""
+    def info(self, *, status: str = "") -> dict[str, object]:
+        """Return the symbol as `exchangeInfo` describes it, with its own status or another."""
         return {
             "symbol": self.symbol,
-            "status": status,
+            "status": status or self.status,
             "baseAsset": self.base,
             "baseAssetPrecision": 8,
             "quoteAsset": self.quote,
@@ -124,13 +153,13 @@ class Listing:
             "quoteCommissionPrecision": 8,
             "orderTypes": list(ORDER_TYPES),
             "icebergAllowed": False,
-            "ocoAllowed": True,
-            "otoAllowed": False,
-            "opoAllowed": False,
+            "ocoAllowed": self.oco_allowed,
+            "otoAllowed": self.oto_allowed,
+            "opoAllowed": self.opo_allowed,
             "quoteOrderQtyMarketAllowed": True,
             "allowTrailingStop": False,
             "cancelReplaceAllowed": True,
-            "amendAllowed": False,
+            "amendAllowed": self.amend_allowed,
             "pegInstructionsAllowed": False,
             "isSpotTradingAllowed": True,
             "isMarginTradingAllowed": False,
@@ -142,7 +171,7 @@ class Listing:
         }
 
 
-#: what `POST /sim/filters` may set: amounts are decimal texts, counts whole numbers
+#: what `POST /sim/filters` may set: amounts are decimal texts, counts whole numbers, flags true or false
 FILTER_AMOUNTS = (
     "qty_min",
     "qty_max",
@@ -156,17 +185,26 @@ FILTER_AMOUNTS = (
     "bid_down",
     "ask_up",
     "ask_down",
+    "bid_limit_up",
+    "bid_limit_down",
+    "ask_limit_up",
+    "ask_limit_down",
+    "reference_price",
 )
-FILTER_COUNTS = ("orders_max", "algo_orders_max", "order_lists_max")
+FILTER_COUNTS = ("orders_max", "algo_orders_max", "order_lists_max", "amends_max")
+FILTER_FLAGS = ("amend_allowed", "oco_allowed", "oto_allowed", "opo_allowed")
+STATUSES = ("TRADING", "CANCEL_ONLY")
 
 
 def with_filters(listing: Listing, values: Mapping[str, object]) -> Listing:
     """Return the listing with other filters. Errors: ValueError when a name or a value is not one."""
-    changes: dict[str, int] = {}
+    changes: dict[str, object] = {}
     for name, value in values.items():
+        is_flag = (name in FILTER_FLAGS and isinstance(value, bool)) or (name == "status" and value in STATUSES)
+        is_count = name in FILTER_COUNTS and not isinstance(value, bool) and isinstance(value, int) and value >= 0
         if name in FILTER_AMOUNTS:
             changes[name] = parse(str(value))
-        elif name in FILTER_COUNTS and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        elif is_flag or is_count:
             changes[name] = value
         else:
             raise ValueError(f"{name}: {value!r}")

@@ -24,7 +24,7 @@ def new_order(exchange: Exchange, params: Params) -> object:
     """Place an order."""
     state = exchange.current_state(params.text("symbol"))
     new = read_order(params, state.symbol)
-    exchange.limits.spend_order()
+    exchange.spend_orders(state.symbol)
     order, fills = exchange.engine.place(new)
     return _answer(new, order, fills)
 
@@ -181,7 +181,7 @@ def cancel_replace(exchange: Exchange, params: Params) -> object:
     state = exchange.current_state(params.text("symbol"))
     mode = params.choice("cancelReplaceMode", ("STOP_ON_FAILURE", "ALLOW_FAILURE"), "bad_combination")
     new = read_order(params, state.symbol)
-    exchange.limits.spend_order()
+    exchange.spend_orders(state.symbol)
     names = {"cancelOrderId": "orderId", "cancelOrigClientOrderId": "origClientOrderId", "symbol": "symbol"}
     aimed = Params({names[name]: value for name, value in params.items() if name in names})
     answer: dict[str, object] = {
@@ -209,6 +209,32 @@ def cancel_replace(exchange: Exchange, params: Params) -> object:
     raise ApiError(-2022, "Order cancel-replace failed.", data=answer)
 
 
+# -- amendments ------------------------------------------------------------------------------------------------------
+
+
+def amend_order(exchange: Exchange, params: Params) -> object:
+    """Reduce an order's quantity; it keeps its id and its place in the queue."""
+    exchange.current_state(params.text("symbol"))
+    params.text("newQty")
+    order, quantity = find_order(exchange, params, "amend_unknown"), params.atoms("newQty")
+    if not quantity:
+        raise ApiError(-1013, "Invalid quantity.")
+    if not order.is_open:
+        raise refusal("amend_unknown")
+    pair = exchange.engine.lists.get(order.list_id)
+    done = exchange.engine.amend(order, quantity, params.client_id("newClientOrderId"))
+    found = {"transactTime": done.time_ms, "executionId": done.execution_id, "amendedOrder": order.amended()}
+    return found | ({"listStatus": pair.status()} if pair is not None else {})
+
+
+def amendments(exchange: Exchange, params: Params) -> object:
+    """Return the amendments of one order."""
+    params.text("orderId")
+    order = find_order(exchange, params, "no_order")
+    first, limit = params.number("fromExecutionId") or 0, params.limit(500, 1000)
+    return [item.row() for item in exchange.store.amendments(order.order_id, first, limit)]
+
+
 # -- order lists -----------------------------------------------------------------------------------------------------
 
 
@@ -219,13 +245,72 @@ def _list_answer(pair: OrderList, reports: list[dict[str, object]]) -> dict[str,
 def new_oco(exchange: Exchange, params: Params) -> object:
     """Place a pair of which one cancels the other: `above…` and `below…`."""
     state = exchange.current_state(params.text("symbol"))
-    legs = [_leg(params, state.symbol, where) for where in ("above", "below")]
+    shared = {name: params.text(name) for name in ("side", "quantity")}
+    legs = [_part(params, state.symbol, where, shared) for where in ("above", "below")]
     return _place_oco(exchange, state, params, legs)
 
 
-def _leg(params: Params, symbol: str, where: str) -> NewOrder:
+def new_oto(exchange: Exchange, params: Params) -> object:
+    """Place an order, `working…`, and the one that goes to the book when it is filled: `pending…`."""
+    return _place_oto(
+        exchange, params, {"side": params.text("pendingSide"), "quantity": params.text("pendingQuantity")}, ("",)
+    )
+
+
+def new_opo(exchange: Exchange, params: Params) -> object:
+    """Place an order that buys, and the one that sells what it receives."""
+    return _place_opo(exchange, params, ("",))
+
+
+def new_otoco(exchange: Exchange, params: Params) -> object:
+    """Place an order, `working…`, and the pair that goes to the book when it is filled: `pendingAbove…`,
+    `pendingBelow…`."""
+    return _place_oto(
+        exchange, params, {"side": params.text("pendingSide"), "quantity": params.text("pendingQuantity")}
+    )
+
+
+def new_opoco(exchange: Exchange, params: Params) -> object:
+    """Place an order that buys, and the pair that sells what it receives."""
+    return _place_opo(exchange, params)
+
+
+def _place_opo(exchange: Exchange, params: Params, parts: tuple[str, ...] = ("Above", "Below")) -> object:
+    if "pendingQuantity" in params:
+        raise refusal("opo_quantity")
+    return _place_oto(exchange, params, {"side": params.text("pendingSide")}, parts)
+
+
+def _place_oto(
+    exchange: Exchange, params: Params, shared: dict[str, str], parts: tuple[str, ...] = ("Above", "Below")
+) -> object:
+    state, is_opo = exchange.current_state(params.text("symbol")), "quantity" not in shared
+    params.choice("workingType", ("LIMIT", "LIMIT_MAKER"), "bad_type")
+    working = _part(params, state.symbol, "working", {})
+    legs = [_part(params, state.symbol, f"pending{where}", shared, is_opo=is_opo) for where in parts]
+    if not state.market.listing.oto_allowed:
+        raise refusal("no_oto")
+    if is_opo:
+        for refused, error in (
+            (not state.market.listing.opo_allowed, "no_opo"),
+            (working.side != "BUY", "opo_buys"),
+            (legs[0].side != "SELL", "opo_sells"),
+        ):
+            if refused:
+                raise refusal(error)
+    if len(legs) > 1:
+        upper, lower = _check_pair(state, legs)
+        if lower >= upper:
+            raise refusal("bad_oco_prices")
+    return _place_list(exchange, params, legs, working)
+
+
+def _part(params: Params, symbol: str, where: str, shared: dict[str, str], *, is_opo: bool = False) -> NewOrder:
+    """Return the order of a list whose parameters begin with `where`; `shared` are those of both orders of a pair."""
     names = {
         "Type": "type",
+        "Side": "side",
+        "Quantity": "quantity",
         "ClientOrderId": "newClientOrderId",
         "Price": "price",
         "StopPrice": "stopPrice",
@@ -238,10 +323,9 @@ def _leg(params: Params, symbol: str, where: str) -> NewOrder:
     values = {short: params.maybe(where + long) for long, short in names.items() if where + long in params}
     if not values.get("type"):
         raise missing(f"{where}Type")
-    values |= {name: params.text(name) for name in ("side", "quantity")}
-    if values["type"].endswith("_LIMIT"):
+    if where in ("above", "below") and values["type"].endswith("_LIMIT"):
         values.setdefault("timeInForce", "GTC")
-    return read_order(Params(values), symbol)
+    return read_order(Params(values | shared), symbol, is_opo=is_opo)
 
 
 def old_oco(exchange: Exchange, params: Params) -> object:
@@ -265,22 +349,31 @@ def old_oco(exchange: Exchange, params: Params) -> object:
 
 
 def _place_oco(exchange: Exchange, state: SymbolState, params: Params, legs: list[NewOrder]) -> object:
+    upper, lower = _check_pair(state, legs)
+    if not lower < exchange.engine.last_price(state) < upper:
+        raise refusal("bad_oco_prices")
+    return _place_list(exchange, params, legs)
+
+
+def _check_pair(state: SymbolState, legs: list[NewOrder]) -> tuple[int, int]:
+    """Return the price levels of a pair, above and below. Errors: −1128, −2010."""
+    if not state.market.listing.oco_allowed:
+        raise refusal("no_oco")
     above, below = legs
-    sell = above.side == "SELL"
-    profit, stop = (above, below) if sell else (below, above)
+    profit, stop = (above, below) if above.side == "SELL" else (below, above)
     if profit.type not in ("LIMIT_MAKER", *PROFITS) or stop.type not in STOPS:
         raise refusal("bad_combination")
-    last = exchange.engine.last_price(state)
-    upper, lower = (leg.stop_price or leg.price for leg in legs)
-    if not lower < last < upper:
-        raise refusal("bad_oco_prices")
-    if above.client_id and above.client_id == below.client_id:
-        raise refusal("duplicate")
+    return above.stop_price or above.price, below.stop_price or below.price
+
+
+def _place_list(exchange: Exchange, params: Params, legs: list[NewOrder], working: NewOrder | None = None) -> object:
     resp = params.choice("newOrderRespType", ("ACK", "RESULT", "FULL"), "bad_resp_type", default="FULL")
-    for _ in legs:
-        exchange.limits.spend_order()
-    pair, orders = exchange.engine.place_list(params.client_id("listClientOrderId"), legs)
-    return _list_answer(pair, [order.ack() if resp == "ACK" else order.result() for order in orders])
+    exchange.spend_orders(legs[0].symbol, len(legs) + (working is not None))
+    pair, orders, fills = exchange.engine.place_list(params.client_id("listClientOrderId"), legs, working)
+    reports = [order.ack() if resp == "ACK" else order.result() for order in orders]
+    if working is not None and resp == "FULL":
+        reports[0]["fills"] = [fill.brief() for fill in fills]
+    return _list_answer(pair, reports)
 
 
 def _find_list(exchange: Exchange, params: Params, names: tuple[str, str], error: str) -> OrderList:
@@ -350,6 +443,12 @@ def _discount() -> dict[str, object]:
 def account(exchange: Exchange, params: Params) -> object:
     """Return the account with its balances."""
     terms = exchange.engine.terms
+    hidden = exchange.faults.strike(("hide_balances",), Target())
+    balances = [
+        row
+        for row in exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances"))
+        if hidden is None or hidden.symbol not in ("", row["asset"])
+    ]
     return {
         "makerCommission": terms.maker_rate // 10_000,
         "takerCommission": terms.taker_rate // 10_000,
@@ -364,7 +463,7 @@ def account(exchange: Exchange, params: Params) -> object:
         "preventSor": False,
         "updateTime": exchange.wall_ms(),
         "accountType": "SPOT",
-        "balances": exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances")),
+        "balances": balances,
         "permissions": ["SPOT"],
         "uid": exchange.keyring.uid,
         # the real exchange never sends this field: it identifies this simulator, and a reset of it

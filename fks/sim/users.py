@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable
 
 import orjson
@@ -10,6 +11,8 @@ import orjson
 from fks.sim.faults import Faults, Target
 from fks.sim.journal import Event
 from fks.sim.sockets import Socket
+
+_STRUCK_MAX = 5_000
 
 
 class Users:
@@ -22,6 +25,8 @@ class Users:
         self._subscriptions: dict[Socket, list[int]] = {}
         self._next_id: dict[Socket, int] = {}
         self._late: Event | None = None
+        #: reports that a fault dropped, repeated or swapped, the newest: kind, clientOrderId, event (its x), wallTime
+        self.struck: deque[dict[str, object]] = deque(maxlen=_STRUCK_MAX)
         self.listen_key = secrets.token_urlsafe(45)[:60]
 
     def subscribe(self, socket: Socket) -> int:
@@ -56,6 +61,9 @@ class Users:
         if event["e"] == "executionReport":
             at = Target(symbol=str(event["s"]), event=str(event["x"]), client_order_id=str(event["C"] or event["c"]))
             struck = self._faults.strike(("lose_report", "duplicate_report", "reorder_reports"), at)
+            if struck is not None:
+                row = {"clientOrderId": at.client_order_id, "event": at.event, "wallTime": self._wall_ms()}
+                self.struck.append({"kind": struck.kind, **row})
             if struck is not None and struck.kind == "lose_report":
                 return
             if struck is not None and struck.kind == "reorder_reports":
@@ -76,7 +84,7 @@ class Users:
         self._subscriptions.clear()
 
     def _send(self, event: Event) -> None:
-        if self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws-api/v3")):
+        if not self.sockets() or self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws-api/v3")):
             return
         plain = orjson.dumps(event)
         for socket, numbers in self._subscriptions.items():

@@ -125,7 +125,7 @@ class AlertingStore:
         return [dict(row) for row in reversed(await self._db.fetch("alerting.unrouted"))]
 
     async def acknowledge(self, id: int, by: str) -> dict[str, Any] | None:
-        """Record that a person has seen an alert; return who did first and when, or None when there is none."""
+        """Record that a person has seen an alert; return the first person and time, or None when there is no alert."""
         row = await self._db.fetchrow("alerting.acknowledge", id, by)
         return None if row is None else dict(row)
 

@@ -2,7 +2,7 @@
 
 Triggers refuse UPDATE, DELETE and TRUNCATE to every role. A request that changes something has two rows of one
 `request_id`: `requested`, committed before the change begins, and `answered` with the status of its answer.
-`noted` is what has one row only: a login, a lockout, a refresh token that was used twice.
+`noted` marks events with one row only: a login, a lockout, a refresh token that was used twice.
 """
 
 from __future__ import annotations

@@ -171,8 +171,8 @@ def _as_instance(row: Row) -> Instance:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What keeps an instance from being flat. `orders`: open ones, `entries` of them enter. `signals`: not ordered yet,
-    `entering` of them enter. `held`: its holdings of a lot or more, in words; None: nothing."""
+    """The reasons why an instance is not flat. `orders`: open ones, `entries` of them enter. `signals`: not ordered
+    yet, `entering` of them enter. `held`: its holdings of a lot or more, in words; None: nothing."""
 
     signals: int
     orders: int

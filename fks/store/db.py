@@ -236,7 +236,7 @@ class Database:
             try:
                 row: Row | None = await connection.fetchrow(text, *args)
             except BaseException as error:
-                if isinstance(error, _LOST):
+                if isinstance(error, (*_LOST, asyncio.CancelledError)):  # its answer may come after the next one's
                     _drop(connection)
                 await self._release(connection)
                 raise

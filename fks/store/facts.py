@@ -49,7 +49,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class StoredTrade:
-    """A public trade: what a resting paper order may meet."""
+    """A public trade, which a resting paper order may match."""
 
     time_ns: int
     trade_id: int
@@ -157,12 +157,26 @@ class Facts:
         )
 
     async def note_alert(
-        self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
-    ) -> int:
-        """Store an alert (severity info, warning, error or page) and return its number."""
-        number = await self._db.fetchval("facts.note_alert", severity, event, message, component, dict(payload))
-        assert isinstance(number, int)
+        self,
+        severity: str,
+        event: str,
+        message: str,
+        component: str,
+        payload: Mapping[str, object],
+        condition: str | None = None,
+    ) -> int | None:
+        """Store an alert (severity info, warning, error or page) and return its number.
+
+        Of one `condition` (a key that names it) one alert is open: while it is, nothing is stored and None returned.
+        """
+        number: int | None = await self._db.fetchval(
+            "facts.note_alert", severity, event, message, component, dict(payload), condition
+        )
         return number
+
+    async def end_alert(self, message: str, *conditions: str) -> None:
+        """End the open alerts of conditions, if there are any."""
+        await self._db.execute("facts.end_alert", list(conditions), message)
 
     async def sealed_bars(
         self, exchange: str, symbol: str, timeframe: str, after_ns: int, limit: int = 1000
@@ -236,7 +250,8 @@ class Facts:
         return None if at is None else to_ns(at)
 
     async def is_undecided(self, venue: str, symbol: str, before_ns: int) -> bool:
-        """Return whether a signal of a bar before that moment still waits for its outcome at a venue."""
+        """Return whether a signal of a bar before that moment still waits for its outcome at a venue, unless it waits
+        for an exit that rests there."""
         return bool(await self._db.fetchval("facts.undecided", venue, symbol, to_datetime(before_ns)))
 
     async def oldest_decisions(self, venue: str) -> dict[str, int]:

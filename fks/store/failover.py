@@ -23,6 +23,7 @@ from fks.clock import Clock
 from fks.config.secrets import write_private
 from fks.model.errors import ConfigError, FailoverError, OutageError
 from fks.model.ports import Lease
+from fks.model.timeframe import NS
 from fks.store.db import Database, sql
 
 #: distinguishes a repeated start within one process, whose epoch is in the record already, from an epoch that came a
@@ -89,9 +90,19 @@ def check_durable(origin: Origin) -> None:
 
 
 async def watch_failover(
-    db: Database, *, file: Path, lease: Lease, clock: Clock, is_live: bool, process: str = _PROCESS
+    db: Database,
+    *,
+    file: Path,
+    lease: Lease,
+    clock: Clock,
+    is_live: bool,
+    process: str = _PROCESS,
+    arrived_s: float | None = None,
 ) -> History:
     """Compare the database with this node's record, renew the record, and check each further connection of `db`.
+
+    `arrived_s`: given where another machine may run an order manager, the time after which all that one sent has
+    arrived. The side journal of one that ran elsewhere cannot be read here: its intents are looked up as well.
 
     Errors: ConfigError when `is_live` and commits are not durable; OutageError when PostgreSQL does not answer.
     """
@@ -104,6 +115,8 @@ async def watch_failover(
     ask_before_ns = record.ask_before_ns if record is not None else 0
     if reason is not None:
         ask_before_ns = clock.now_ns()
+    elif arrived_s is not None and record is not None and record.epoch not in (lease.epoch - 1, lease.epoch):
+        ask_before_ns = clock.now_ns() - round(arrived_s * NS)
     save_record(file, Record(origin.system_id, origin.timeline, lease.epoch, ask_before_ns, process))
 
     async def check(connection: Any) -> None:

@@ -20,6 +20,7 @@ class IncidentKind(StrEnum):
     DRIFT = "drift"  # the venue holds more or less of an asset than expected; subject = asset; entries on it are denied
     ORDER = "order"  # an order of unknown outcome; subject = client order id
     BUST = "bust"  # the venue took back an execution that FKS does not know; subject = venue trade id
+    INSTRUMENT = "instrument"  # executions were booked without metadata of their symbol; subject = symbol
 
 
 class Resolution(StrEnum):

@@ -74,6 +74,8 @@ def filters_of(instrument: Instrument) -> dict[str, Any]:
         else [str(band.buy_down), str(band.buy_up), str(band.sell_down), str(band.sell_up)],
         "order_types": sorted(instrument.order_types) or None,
         "has_oco": None if instrument.has_oco else False,
+        "has_oto": instrument.has_oto or None,
+        "has_opo": instrument.has_opo or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 

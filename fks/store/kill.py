@@ -52,6 +52,14 @@ class KillStore:
         """Return the flattening orders created since then, oldest first."""
         return list(await self._db.fetch("kill.orders", since))
 
+    async def open_alert(self, event: str, message: str, payload: Mapping[str, Any]) -> None:
+        """Page a person about a kill (`kill_id` in `payload`), unless that page is open."""
+        await self._db.execute("kill.open_alert", event, message, dict(payload))
+
+    async def end_alert(self, event: str) -> None:
+        """End the page of that event: its cause is over."""
+        await self._db.execute("kill.end_alert", event)
+
     async def release(self, kill_id: str) -> Row | None:
         """Return released_by and released_at of a kill that was released; None of any other."""
         return await self._db.fetchrow("kill.release", kill_id)
@@ -63,7 +71,7 @@ class KillStore:
     async def save_order(
         self, order: Order, state: State, *, venue_order_id: str | None, code: str | None, detail: str, step: str
     ) -> None:
-        """Record a flattening order and the `step` that brought it to `state`."""
+        """Record a flattening order, or a stop placed again, and the `step` that brought it to `state`."""
         await self._db.execute(
             "kill.upsert_order",
             order.client_order_id,
@@ -81,6 +89,11 @@ class KillStore:
             code,
             detail or None,
             to_datetime(order.sent_ns or order.created_ns),
+            order.role.value,
+            order.type.value,
+            order.parent_id,
+            order.price,
+            order.stop_price,
         )
         payload = {"detail": detail, "code": code}
         await self._db.execute("kill.add_event", order.client_order_id, f"kill:{step}", step, payload)

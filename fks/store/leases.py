@@ -105,6 +105,14 @@ class HeldLease:
         """Return whether the lease certainly still holds, by both clocks."""
         return self._clock.monotonic() < self._deadline and self._clock.now_ns() < self._deadline_ns
 
+    def held_within(self, seconds: float | None) -> bool:
+        """Return whether the lease certainly held at most so many seconds ago, by both clocks (None: at any time), and
+        no newer epoch is known."""
+        if seconds is None or self._deadline == float("-inf"):
+            return self._deadline > float("-inf")
+        until_ns = self._deadline_ns + round(seconds * NS)
+        return self._clock.monotonic() < self._deadline + seconds and self._clock.now_ns() < until_ns
+
     async def renew(self) -> None:
         """Renew once. Errors: StaleEpochError when a newer epoch owns the role; OutageError is the database's."""
         asked, asked_ns = self._clock.monotonic(), self._clock.now_ns()

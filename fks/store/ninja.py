@@ -40,7 +40,7 @@ def events_topic(group: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequests:
-    """How many requests of a group are in a state that is not final, and the age of the oldest."""
+    """The number of requests of a group in a state that is not final, and the age of the oldest."""
 
     group: str
     state: RequestState
@@ -92,6 +92,11 @@ class NinjaStore:
         """Return signal id and name of every stop and target reported since a moment."""
         rows = await self._db.fetch("ninja.leg_names", group, account, to_datetime(since_ns))
         return [(row["signal_id"], row["name"]) for row in rows]
+
+    async def entries(self, account_id: int, venue: str, symbol: str) -> list[tuple[str, str]]:
+        """Return instance and id of the entries that may fill, or whose instance holds the contract; newest first."""
+        rows = await self._db.fetch("ninja.entries", account_id, venue, symbol)
+        return [(row["instance"], row["client_order_id"]) for row in rows]
 
     async def last_events(self, count: int = 1) -> list[tuple[str, NinjaEvent]]:
         """Return the newest `count` events of each group, each group's oldest first."""

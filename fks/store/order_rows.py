@@ -252,12 +252,13 @@ POSITION: Form[Position] = Form(
 )
 
 
-def statement(query: str, *, first: int = 1) -> str:
+def statement(query: str, *, first: int = 1, copied: str = "") -> str:
     """Return the named query with the columns of the forms in the place of its words in braces.
 
-    `first`: the number of its first parameter that belongs to an order; those of its event follow.
+    `first`: the number of its first parameter that belongs to an order; those of its event follow. `copied`: a further
+    part of the statement.
     """
-    text = sql(query)
+    text = sql(query).replace("{copied}", copied)
     for form, name in ((ORDER, "order"), (EVENT, "event"), (TRADE, "fill"), (POSITION, "position")):
         text = text.replace(f"{{{name}_columns}}", form.names)
     text = text.replace("{order_values}", ORDER.parameters(first))

@@ -4,7 +4,7 @@ epoch."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -15,15 +15,25 @@ import asyncpg
 from fks.model.account import Position
 from fks.model.errors import BugError, StaleEpochError
 from fks.model.order import Fill, Order, OrderType, Request, Role, Side, State, TimeInForce
-from fks.model.signal import SignalState
+from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database, Querier, Row
 from fks.store.group_commit import GroupCommit
 from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Packers, TradeRow, statement
+from fks.store.signals import SIGNAL_COLUMNS, signal_json
 
-_PLACE_ONE, _PLACE_MANY, _APPLY = (
+#: Copies of signals for other accounts, inserted if the item ($14: its number) was taken.
+_COPIED = f""",
+copied AS (
+    INSERT INTO signals ({SIGNAL_COLUMNS})
+    SELECT {SIGNAL_COLUMNS}
+      FROM jsonb_array_elements($14::jsonb) AS made, jsonb_populate_record(NULL::signals, made -> 'signal')
+     WHERE (made ->> 'number')::int IN (SELECT number FROM may)
+    ON CONFLICT (id) DO NOTHING)"""  # noqa: S608 - names of columns
+_PLACE_ONE, _PLACE_MANY, _PLACE_COPIED, _APPLY = (
     statement("orders.place_one", first=10),
     statement("orders.place_many"),
+    statement("orders.place_many", copied=_COPIED),
     statement("orders.apply"),
 )
 _Item = TypeVar("_Item")
@@ -59,9 +69,10 @@ class _Place:
     signal_id: uuid.UUID | None
     state: SignalState
     now_ns: int
-    is_exempt: bool
+    stopped_by: str
     code: str | None = None
     detail: str | None = None
+    copies: Sequence[Signal] = ()
 
     def keys(self) -> list[Hashable]:
         names: list[Hashable] = [order.client_order_id for order in self.orders]
@@ -91,19 +102,21 @@ class OrderJournal:
         *,
         signal_id: uuid.UUID | None,
         now_ns: int,
-        is_exempt: bool = False,
+        stopped_by: Collection[str],
+        copies: Sequence[Signal] = (),
     ) -> Placed:
-        """Write orders with their first events and make the signal `ordered`, or write nothing.
+        """Write orders with their first events, make the signal `ordered` and insert its `copies`, or write nothing.
 
-        Nothing is written when the signal has an outcome already, or when the kill switch is engaged and the order not
-        `is_exempt` from it. Signal None: orders without a signal (protections).
+        Nothing is written when the signal has an outcome already, or while the kill switch is engaged in a mode of
+        `stopped_by` (held, flatten). Signal None: orders without a signal (protections).
         """
-        return await self._places.submit(_Place(orders, events, signal_id, SignalState.ORDERED, now_ns, is_exempt))
+        state, modes = SignalState.ORDERED, ",".join(stopped_by)
+        return await self._places.submit(_Place(orders, events, signal_id, state, now_ns, modes, copies=copies))
 
     async def deny(self, order: Order, event: EventRow, *, signal_id: uuid.UUID, now_ns: int) -> Placed:
         """Store a denied intent as an order row, and make its signal `denied` with the code."""
         return await self._places.submit(
-            _Place([order], [event], signal_id, SignalState.DENIED, now_ns, True, order.code, order.detail)
+            _Place([order], [event], signal_id, SignalState.DENIED, now_ns, "", order.code, order.detail)
         )
 
     async def apply(self, changes: Changes) -> bool:
@@ -115,7 +128,7 @@ class OrderJournal:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
     async def _write_places(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:
-        if len(items) > 1 or len(items[0].orders) != 1 or len(items[0].events) != 1:
+        if len(items) > 1 or len(items[0].orders) != 1 or len(items[0].events) != 1 or items[0].copies:
             return await self._each_or_all(items, self._place_many)
         item = items[0]
         row = await self._db.hot_row(
@@ -128,7 +141,7 @@ class OrderJournal:
             to_datetime(item.now_ns),
             item.code,
             item.detail,
-            item.is_exempt,
+            item.stopped_by,
             *ORDER.values(item.orders[0]),
             *EVENT.values(item.events[0]),
             what="orders.place_one",
@@ -138,8 +151,11 @@ class OrderJournal:
 
     async def _place_many(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:
         order, event, *_ = await self._packed()
+        made = [
+            {"number": number, "signal": signal_json(copy)} for number, item in enumerate(items) for copy in item.copies
+        ]
         row = await self._db.hot_row(
-            _PLACE_MANY,
+            _PLACE_COPIED if made else _PLACE_MANY,
             self._lease,
             self._epoch,
             list(range(len(items))),
@@ -149,10 +165,11 @@ class OrderJournal:
             [to_datetime(i.now_ns) for i in items],
             [i.code for i in items],
             [i.detail for i in items],
-            [i.is_exempt for i in items],
+            [i.stopped_by for i in items],
             [order(o) for i in items for o in i.orders],
             _numbers(i.orders for i in items),
             [event(e) for i in items for e in i.events],
+            *([made] if made else []),
             what="orders.place_many",
         )
         row = self._led(row)
@@ -160,7 +177,7 @@ class OrderJournal:
         return [
             Placed(
                 number in taken,
-                row["is_killed"] and not item.is_exempt,
+                row["mode"] in item.stopped_by.split(","),
                 tuple(o.client_order_id for o in item.orders if number in taken and o.client_order_id in placed),
             )
             for number, item in enumerate(items)
@@ -287,12 +304,11 @@ class OrderStore:
         row = await self._db.fetchrow("orders.get", client_order_id)
         return None if row is None else order_of(row)
 
-    async def holding(self, account_id: int, venue: str, symbol: str, side: Side) -> tuple[Decimal, Decimal]:
-        """Return what an account holds of a symbol at a venue (base, signed, external holdings included), and how much
-        its open orders on `side` may still fill."""
-        row = await self._db.fetchrow("orders.holding", account_id, venue, symbol, side.value)
-        assert row is not None
-        return row["held"], row["pending"]
+    async def allocation(self, client_order_id: str) -> list[tuple[str, str]]:
+        """Return the instances, and how much of each, whose positions a person's sale closes; [] when it closes those
+        of persons alone."""
+        row = await self._db.fetchrow("orders.allocation", client_order_id)
+        return [] if row is None else [(name, quantity) for name, quantity in row["allocation"]]
 
     async def by_venue_id(self, venue: str, symbol: str, venue_order_id: str) -> Order | None:
         """Return the order with that `venue_order_id`, or None."""

@@ -127,7 +127,7 @@ class QuarantineStore:
         return {(to_ns(row["time"]), *(row["payload"].get(name, "") for name in _COLUMNS)) for row in rows}
 
     async def counts(self) -> list[dict[str, Any]]:
-        """Return exchange, symbol, channel, timeframe, reason, held, oldest, newest of what is not settled."""
+        """Return exchange, symbol, channel, timeframe, reason, held, oldest, newest of the unsettled values."""
         return [dict(row) for row in await self._db.fetch("quarantine.count")]
 
     async def settle(self, ids: Sequence[int], verdict: Settled) -> int:

@@ -1,4 +1,4 @@
-"""Deletion of what is kept for people and is old: events of the tree, settled alerts, results of jobs.
+"""Deletion of old rows that are kept for people: events of the tree, settled alerts, results of jobs.
 
 Orders, fills, signals, balances and the audit are never deleted.
 """

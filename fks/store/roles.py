@@ -1,7 +1,7 @@
 """Database role of the gateway, `fks_api`: it reads and writes every table, and can add to the audit but not edit it.
 
 The gateway's connections take the role as they open. The owner of the tables is another role, so that no statement of
-the gateway can switch the triggers of `audit_log` off, or drop it. Who can run code in the gateway's process can read
+the gateway can switch the triggers of `audit_log` off, or drop it. Code that runs in the gateway's process can read
 the owner's password from FKS_HOME: the role bounds faults in the gateway's statements, not its process.
 
 Where the owner may not create roles there is none, and the triggers alone protect the audit. An operator can make it:

@@ -1080,7 +1080,7 @@ metric_snapshots = Table(  # of components, and the merged text, while Redis is 
     prefixes=["UNLOGGED"],
 )
 
-webhooks = Table(  # who may send signals without a token; the secret is derived from `salt` by the node's key
+webhooks = Table(  # senders of signals without a token; the secret is derived from `salt` by the node's key
     "webhooks",
     metadata,
     Column("id", Integer, Identity(always=False), primary_key=True),

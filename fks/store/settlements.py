@@ -43,7 +43,7 @@ class ReportedFill:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A row of order_settlements. `filled` is what was booked of the order when it was proposed."""
+    """A row of order_settlements. `filled` is the order's booked quantity when it was proposed."""
 
     id: int
     client_order_id: str
@@ -139,7 +139,7 @@ class SettlementStore:
     async def finish_reconcile(
         self, ids: Sequence[int], result: Mapping[str, object], error: str | None, now_ns: int
     ) -> None:
-        """End requests with what the comparison found."""
+        """End requests with the findings of the comparison."""
         await self._db.execute(
             "settlements.finish_reconcile", list(ids), dict(result), error, to_datetime(now_ns), *fence_of(self._lease)
         )

@@ -60,7 +60,7 @@ class EndRequest:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many signals of one venue are ready and have no outcome yet, and the age of the oldest."""
+    """The number of signals of one venue that are ready and have no outcome yet, and the age of the oldest."""
 
     count: int
     age_s: float
@@ -219,6 +219,12 @@ def signal_json(signal: Signal) -> dict[str, Any]:
     }
 
 
+#: The columns that `signal_json` has.
+SIGNAL_COLUMNS = (
+    "id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind,"
+    " side, type, time_in_force, size, limit_price, stop_price, stop_loss, take_profit, trail, reference_price,"
+    " volatility, valid_until, rests_until, is_reduce_only, is_add, reason, state, trace_id"
+)
 _NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "trail", "reference_price", "volatility")
 
 

@@ -40,8 +40,8 @@ class HealthRow:
 
 @dataclass(frozen=True, slots=True)
 class WantedTree:
-    """What the tree depends on: the enabled strategy instances with a worker of their own, the exchanges with a symbol
-    to collect, whether challengers decide, and the worker nodes of the cluster."""
+    """The rows that the tree depends on: the enabled strategy instances with a worker of their own, the exchanges with
+    a symbol to collect, whether challengers decide, and the worker nodes of the cluster."""
 
     isolated: tuple[str, ...]
     exchanges: tuple[str, ...]

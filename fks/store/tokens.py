@@ -18,6 +18,7 @@ from datetime import datetime
 from fks.config.paths import Paths
 from fks.config.secrets import check_private, write_private
 from fks.model.errors import InputError
+from fks.model.signal import KEY
 from fks.model.timeframe import to_ns
 from fks.store.db import Querier
 
@@ -54,10 +55,6 @@ class Principal:
         """Return whether this principal's scope includes `scope`."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
-    def sees(self, account_id: int) -> bool:
-        """Return whether this principal may see and trade the account."""
-        return self.accounts is None or account_id in self.accounts
-
     @property
     def account_list(self) -> list[int] | None:
         """Return the accounts as a query's argument: None for all."""
@@ -67,6 +64,13 @@ class Principal:
     def kind(self) -> str:
         """Return `user`, `token` or `host`."""
         return "user" if self.user_id is not None else "host" if self.name == LOOPBACK.name else "token"
+
+    @property
+    def instance(self) -> str:
+        """Return the instance that its orders trade: "" of a person (a user or a machine's command line); an API key's
+        own of every other token."""
+        is_person = self.user_id is not None or self.name.partition("@")[0] == LOCAL
+        return "" if is_person else KEY + self.name
 
     @property
     def key(self) -> str:

@@ -16,7 +16,7 @@ from fks.strategies.base import Decisions, Protected, side_to_target
 class EmaCross(Protected):
     """Long while EMA(fast) is above EMA(slow), flat (or short) while below; a tie keeps the side before it.
 
-    The averages are recursive, so the warm-up is eight times the slow period: what the first bar weighs is then below
+    The averages are recursive, so the warm-up is eight times the slow period: the weight of the first bar is then below
     1e-6 of the distance the price has moved.
     """
 

@@ -81,7 +81,7 @@ class WorkerStore(Protocol):
 
 
 class Output(Protocol):
-    """Where a worker's decisions go."""
+    """The destination of a worker's decisions."""
 
     async def record(self, step: Step) -> int | None:
         """Commit what follows from a step together with the cursor and return how many rows were new; None when nothing

@@ -143,8 +143,8 @@ _Edge = tuple[int, int, Kind, Side]  # row, ordinal within the bar, kind, side
 def _caught_up(
     edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float, *, can_rest: bool
 ) -> list[_Edge]:
-    """Return the edges that still count once the newest target is known: the last exit from what was held, and the
-    entry into what is wanted now.
+    """Return the edges that still count once the newest target is known: the last exit from the earlier position, and
+    the entry into the one wanted now.
 
     A target left and wanted again counts as kept, unless entries may rest (`can_rest`): the order of the first entry
     may still be at the venue, at a price that the strategy gave up, and only the exit cancels it.
@@ -244,7 +244,7 @@ def _signal(
         rests_until_ns=None if limit is None and stop is None else _rests_until_ns(decisions, bars, index, decided_ns),
         is_add=is_add,
         reason=f"{instance.strategy} v{instance.params_version}"
-        + ("" if trail is None else f", its stop trails by {trail:f}"),  # for a person who approves it
+        + ("" if trail is None else f", its stop trails by {trail:f}"),  # for a person that approves it
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),
     )

@@ -92,7 +92,7 @@ def _number(value: object) -> float:
 
 @dataclass(slots=True)
 class LivenessWatch:
-    """One child that is up: when it is called next, how long the call may take, and what the answer means.
+    """One child that is up: the time of its next call, the call's time limit, and the meaning of the answer.
 
     A look is a pause, then a call. A fresh heartbeat in shared memory replaces the call.
     """
@@ -156,7 +156,7 @@ class LivenessWatch:
 
 
 class StartStep(StrEnum):
-    """What follows from a beat of a child that starts."""
+    """The step that follows a beat of a child that starts."""
 
     UP = "up"
     BEGIN = "begin"  # it need not wait for its predecessor's lease any longer

@@ -63,7 +63,7 @@ ROW_MIN = 3  # deaths in a row before the time that they took counts
 
 
 def decide(state: TreeState, event: Event, now_s: float) -> tuple[TreeState, tuple[Command, ...]]:
-    """Return the state after `event` and what is to be done, in this order. `now_s` is monotonic.
+    """Return the state after `event` and the commands to run, in this order. `now_s` is monotonic.
 
     Never raises for an event that comes late, twice or for a child that is not there: it changes nothing.
     """

@@ -13,7 +13,7 @@ SETTLED_S = 15.0  # a node that has been there for so long is worth a restart of
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One living node of the cluster: its id, what it offers, for how long it has been seen, and where its raylet
+    """One living node of the cluster: its id, its resources, for how long it has been seen, and where its raylet
     listens."""
 
     id: str

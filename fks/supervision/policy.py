@@ -46,8 +46,8 @@ def death_ages(life: Sequence[tuple[str, float]]) -> tuple[float, ...]:
 def row_ages(life: Sequence[tuple[str, float]], lasting_s: float, *, until_s: float = 0.0) -> tuple[float, ...]:
     """Return the ages of the last deaths in a row between which the child was never up for `lasting_s`, youngest first.
 
-    `life`: (event, age in s), oldest first; what is not known to have been up does not end the row. `until_s`: the age
-    at which the history ends.
+    `life`: (event, age in s), oldest first; a start that is not known to have come up does not end the row. `until_s`:
+    the age at which the history ends.
     """
     row: list[float] = []
     up: float | None = None

@@ -20,7 +20,7 @@ class RestartType(StrEnum):
 
 
 class Strategy(StrEnum):
-    """Which siblings are restarted with a child that died."""
+    """The siblings that are restarted with a child that died."""
 
     ONE_FOR_ONE = "one_for_one"  # none
     ONE_FOR_ALL = "one_for_all"  # all its siblings

@@ -11,7 +11,7 @@ from fks.supervision.spec import SupervisorSpec
 
 
 class Phase(StrEnum):
-    """Where a node is. A supervisor runs as soon as its first child may start; it is up when all of them once were."""
+    """A node's phase. A supervisor runs as soon as its first child may start; it is up when all of them once were."""
 
     IDLE = "idle"  # not wanted: before the beginning, after the end, or its supervisor does not run
     FINDING = "finding"  # looked for: an earlier supervisor may have left it running
@@ -25,11 +25,11 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What is known of one worker or supervisor.
+    """The known state of one worker or supervisor.
 
     `run` counts its starts: events of an older one are ignored. `was_up`: it came up since its supervisor began,
     so those that wait for it may start. `is_marked`: it is to end as soon as those that started after it have; `then`
-    is what it becomes. `timer`: the token it waits for, 0 without one. `tries`: starts in a row that did not last.
+    is its next phase. `timer`: the token it waits for, 0 without one. `tries`: starts in a row that did not last.
     `window`: of a supervisor, its children's restarts as (monotonic s, child), newest first. `has_failed`: of a
     supervisor, that it ends because its window was exceeded. Of a child that may be contained: `row_s`, the first of
     the deaths that `tries` counts; `deaths`, all within the last hour, newest first; `unstable_s`, the last page for

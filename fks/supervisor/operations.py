@@ -301,7 +301,7 @@ class Operations:
         return records[-1]
 
     async def _restart_part(self, work: Work, step: Step, record: dict[str, Any], *, must_settle: bool) -> None:
-        """Restart one part and return when it is well; what an earlier attempt did to it is not done again."""
+        """Restart one part and return when it is well; completed steps of an earlier attempt are not done again."""
         part = step.part
         if part == SUPERVISOR:
             if not step.is_resumed:
@@ -370,7 +370,7 @@ def error_text(error: Exception) -> str:
 
 
 async def leave_to_ray() -> None:
-    """End this process at once: Ray starts the supervisor again, from what is installed, and it adopts its children."""
+    """End this process at once: Ray starts the supervisor again, of the installed build, and it adopts its children."""
     os.kill(os.getpid(), signal.SIGKILL)
     await asyncio.Event().wait()
 

@@ -201,6 +201,10 @@ class PaperVenue:
             self._queue.put(self._report(other))
         return Answer(Outcome.ACK, self._report(held))
 
+    async def amend(self, order: Order, quantity: Decimal) -> Answer:
+        """Refuse: legs of paper are replaced, as in a backtest."""
+        return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "paper amends no order")
+
     def _after_ns(self, order: Order) -> int:
         """Return the bar up to which nothing fills a protection that comes now: that of its entry's restored decision,
         or of the last move of its stop. Such bars may be fed again."""

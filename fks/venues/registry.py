@@ -40,6 +40,7 @@ class Making:
     budget: VenueBudget | None = None
     ninja: Rows | None = None
     name: str = ""
+    may_protect: Callable[[], bool] | None = None
 
 
 def make_venue(
@@ -57,9 +58,11 @@ def make_venue(
     may_send: Callable[[], bool] | None = None,
     budget: VenueBudget | None = None,
     ninja: Rows | None = None,
+    may_protect: Callable[[], bool] | None = None,
 ) -> Venue:
     """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids;
-    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may). `budget`: the
+    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may), `may_protect`
+    where they open no position (None: as `may_send`). `budget`: the
     rate limits, shared with other processes (None: only the venue's own Retry-After counts). `ninja`: the rows that the
     venue `ninja` shares with its link.
 
@@ -85,6 +88,7 @@ def make_venue(
             budget,
             ninja,
             name,
+            may_protect,
         )
     )
 
@@ -101,6 +105,7 @@ def make_venues(
     may_send: Callable[[], bool] | None = None,
     budget: VenueBudget | None = None,
     ninja: Rows | None = None,
+    may_protect: Callable[[], bool] | None = None,
 ) -> dict[str, Venue]:
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
@@ -129,6 +134,7 @@ def make_venues(
             may_send=may_send,
             budget=budget,
             ninja=ninja,
+            may_protect=may_protect,
         )
         for name in names
     }
@@ -163,11 +169,11 @@ def _ccxt(making: Making) -> Venue:
     if wanted.session == "binance":
         from fks.venues.binance.session import BinanceVenue
 
-        return BinanceVenue(config, making.clock, making.log, making.may_send, making.budget)
+        return BinanceVenue(config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
     make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")  # before its first import: 50 MB less in every process
     from fks.venues.ccxt import CcxtVenue
 
-    return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget)
+    return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
 
 
 def _ninja(making: Making) -> Venue:

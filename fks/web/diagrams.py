@@ -1,4 +1,4 @@
-"""Mermaid texts of diagrams, made of what the gateway reports. Pure; labels hold no character with a meaning there."""
+"""Mermaid texts of diagrams, made of the gateway's reports. Pure; labels hold no character with a meaning there."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def label(text: object) -> str:
 
 
 def machine(document: Mapping[str, Any]) -> str:
-    """Return the state diagram of a machine. Transitions that keep the state are in the table alone; those to what a
-    report says go through one point."""
+    """Return the state diagram of a machine. Transitions that keep the state are in the table alone; those to the
+    state of a report go through one point."""
     edges: dict[tuple[str, str], list[str]] = {}
     through: dict[str, None] = {}
     for row in document["transitions"]:

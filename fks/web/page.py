@@ -1,4 +1,4 @@
-"""Description of a page: what the registry lists, and what the application serves."""
+"""Description of a page: the registry's entry, and the application's routes for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Performer = Callable[[Visit, Form], Awaitable["Outcome"]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an action, as the gateway reported it: a sentence, and what to follow until it ends.
+    """The outcome of an action, as the gateway reported it: a sentence, and the id to follow until it ends.
 
     `follow` is the id of a signal or an order; the page then asks for its state until that is final.
     """

@@ -1,4 +1,4 @@
-"""One request of a browser: its session, what it may read and change, and the zone in which it is shown times."""
+"""One request of a browser: its session, its permissions to read and change, and the time zone of its pages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one read gave: `data`, or the refusal that the page shows in its place."""
+    """The result of one read: `data`, or the refusal that the page shows in its place."""
 
     data: Any = None
     refusal: Refusal | None = None

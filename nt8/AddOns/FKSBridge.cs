@@ -33,6 +33,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         public long LastSeq;
         public long AckedSeq;
         public bool Halted;
+        public string JournalError;
         public bool HasControl;
         public bool HasGuardian;
         public int Unprotected;
@@ -65,6 +66,8 @@ namespace NinjaTrader.NinjaScript.AddOns
         private FKSServer server;
         private FKSMarket market;
         private bool isReady;
+        private bool hasFailed; // the journal could not be written at the end of the last turn
+        private long sentSeq; // the last event that left to the sessions
         private readonly List<Account> subscribed = new List<Account>();
         private readonly Dictionary<string, string> lastStatus = new Dictionary<string, string>(StringComparer.Ordinal);
         private readonly object valueGate = new object();
@@ -154,7 +157,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             return new FKSClock();
         }
 
-        /// <summary>A point at which tests end the process; the product does nothing here.</summary>
+        /// <summary>A point at which tests end the process or let a write fail; the product does nothing here.</summary>
         public virtual void Reached(string point)
         {
         }
@@ -207,19 +210,10 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 action();
             }
-            catch (FKSJournalException cause)
-            {
-                OnJournalFailed(cause);
-            }
             catch (Exception cause)
             {
                 Log("unexpected " + cause.GetType().Name + ": " + cause.Message, true);
             }
-        }
-
-        private void OnJournalFailed(FKSJournalException cause)
-        {
-            Log(cause.Message + "; new signals are refused, brackets stay", true);
         }
 
         /// <summary>Open folder and port; both may still belong to the instance of the last compile, hence the retries.</summary>
@@ -261,7 +255,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             FKSRules rules = config.Rules == null ? null : FKSRules.Load(Path.Combine(Folder, config.Rules));
             if (journal == null)
             {
-                journal = FKSJournal.Open(Folder, clock.NowMs());
+                journal = FKSJournal.Open(Folder, clock.NowMs(), Reached);
             }
             risk = new FKSRisk(config, rules);
             orders = new FKSOrders(this);
@@ -270,7 +264,8 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 return false;
             }
-            orders.Load(journal.TakeLoaded());
+            orders.Load(journal.TakeLoaded(), journal.IsComplete);
+            sentSeq = journal.LastSeq;
             market = new FKSMarket(clock, Post);
             Account.AccountStatusUpdate += OnAccountStatus;
             Connection.ConnectionStatusUpdate += OnConnectionStatus;
@@ -287,28 +282,43 @@ namespace NinjaTrader.NinjaScript.AddOns
             return true;
         }
 
+        /// <summary>Write what the turn has recorded, then let its lines leave; events leave only when they are on the disk.</summary>
         private void EndTurn()
         {
-            bool durable = journal != null && !journal.Failed;
-            if (durable)
+            market.Continue();
+            bool dirty = journal.IsDirty;
+            bool durable = journal.Flush(clock.TickMs());
+            if (durable && dirty)
             {
-                try
+                Reached("before_send");
+            }
+            NoteJournal(durable);
+            StepReplays();
+            server.Release(durable);
+            sentSeq = durable ? journal.LastSeq : sentSeq;
+        }
+
+        /// <summary>Report that the journal cannot be written, or that it can again: then also the events of the time between.</summary>
+        private void NoteJournal(bool durable)
+        {
+            if (durable != hasFailed)
+            {
+                return;
+            }
+            hasFailed = !durable;
+            if (hasFailed)
+            {
+                Alarm("journal_error", journal.Error + "; new entries are refused, exits and protection go on");
+            }
+            else
+            {
+                Log("the journal is written again", false);
+                for (long seq = Math.Max(sentSeq + 1, journal.OldestSeq); seq <= journal.LastSeq; seq++)
                 {
-                    market.Continue();
-                    StepReplays();
-                    if (journal.IsDirty)
-                    {
-                        journal.Flush();
-                        Reached("before_send");
-                    }
-                }
-                catch (FKSJournalException cause)
-                {
-                    durable = false;
-                    OnJournalFailed(cause);
+                    server.Broadcast(journal.Events[(int)(seq - journal.OldestSeq)].Text);
                 }
             }
-            server.Release(durable);
+            PushStatus();
         }
 
         private void End()
@@ -329,7 +339,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             if (journal != null)
             {
-                journal.Dispose();
+                journal.Stop();
             }
         }
 
@@ -445,12 +455,11 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         public void Emit(string kind, FKSObject fields)
         {
-            if (journal.Failed)
-            {
-                return;
-            }
             FKSEvent made = journal.AppendEvent(kind, fields, clock.NowMs());
-            server.Broadcast(made.Text);
+            if (!hasFailed)
+            {
+                server.Broadcast(made.Text);
+            }
         }
 
         public void Log(string text, bool isError)
@@ -626,7 +635,8 @@ namespace NinjaTrader.NinjaScript.AddOns
                 .Set("rate_per_second", config.RatePerSecond).Set("rate_per_minute", config.RatePerMinute);
             return new FKSObject().Set("epoch", journal.Epoch).Set("last_seq", journal.LastSeq).Set("oldest_seq", journal.OldestSeq).Set("now_ms", clock.NowMs())
                 .Set("hb_ms", config.HbMs).Set("max_line", FKSProtocol.LineMax).Set("platform", "NinjaTrader " + NinjaTrader.Core.Globals.ProductVersion)
-                .Set("group", config.Group).Set("accounts", AccountList()).Set("limits", limits).Set("halted", journal.Halted).Set("ready", isReady);
+                .Set("group", config.Group).Set("accounts", AccountList()).Set("limits", limits).Set("halted", journal.Halted).Set("ready", isReady).Set("features", FKSProtocol.Features)
+                .SetIf("journal_error", journal.Error);
         }
 
         private List<object> AccountList()
@@ -679,8 +689,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 Gap(session, next, journal.OldestSeq - 1);
             }
             replays[session] = Math.Max(next, journal.OldestSeq);
-            replayed[session] = 0;
-            StepReplays();
+            replayed[session] = 0; // sent at the end of the turn, with the events of this turn
         }
 
         private static void Gap(FKSSession session, long from, long to)
@@ -715,7 +724,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             long end = Math.Min(journal.LastSeq, next + ReplayLinesMax - 1);
             for (; next <= end; next++)
             {
-                session.SendEvent(journal.Events[(int)(next - journal.OldestSeq)].Replayed());
+                session.Send(journal.Events[(int)(next - journal.OldestSeq)].Replayed()); // it is on the disk
                 replayed[session]++;
             }
             replays[session] = next;
@@ -841,7 +850,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             });
         }
 
-        /// <summary>Set the kill latch on the disk, then flatten every account in mode auto; `answer` gets one result.</summary>
+        /// <summary>Set the kill latch and flatten every account in mode auto, whether or not the disk takes the record; `answer` gets one result.</summary>
         private void Kill(string reason, Action<FKSObject> answer)
         {
             Halt(true, reason);
@@ -884,7 +893,6 @@ namespace NinjaTrader.NinjaScript.AddOns
                 return;
             }
             journal.AppendHalt(on, reason, clock.NowMs());
-            journal.Flush();
             Emit("halt", new FKSObject().Set("on", on).Set("reason", reason));
             Log(on ? "halted: " + reason : "resumed: " + reason, on);
         }
@@ -1018,7 +1026,6 @@ namespace NinjaTrader.NinjaScript.AddOns
                 {
                     risk.Block(name, clock.NowMs());
                     journal.Append(new FKSObject().Set("r", "block").Set("account", name).Set("day", FKSRisk.TradeDate(clock.NowMs())));
-                    journal.Flush();
                 }
                 Emit("risk", new FKSObject().Set("account", name).Set("code", breach.Code).Set("detail", breach.Detail));
                 Log(name + ": " + breach.Code + ": " + breach.Detail, true);
@@ -1101,7 +1108,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         {
             FKSObject counters = new FKSObject().Set("last_seq", journal.LastSeq).Set("acked_seq", journal.AckedSeq).Set("sessions", server.Sessions.Count);
             return FKSProtocol.Message("status").Set("rid", rid).Set("at_ms", clock.NowMs()).Set("ready", isReady).Set("halted", journal.Halted).Set("accounts", accounts)
-                .Set("signals_open", open).Set("features", Features()).Set("counters", counters);
+                .Set("signals_open", open).Set("features", Features()).Set("counters", counters).SetIf("journal_error", journal.Error);
         }
 
         private static List<object> Features()
@@ -1183,6 +1190,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             made.LastSeq = journal.LastSeq;
             made.AckedSeq = journal.AckedSeq;
             made.Halted = journal.Halted;
+            made.JournalError = journal.Error;
             made.Signals = new List<FKSSignalView>();
             made.Accounts = new List<string>();
             foreach (FKSSession session in server.Sessions)
@@ -1211,14 +1219,21 @@ namespace NinjaTrader.NinjaScript.AddOns
             snapshot = made;
         }
 
-        /// <summary>Hand over a local signal of a strategy (keys as in the message `signal`); the answer is only logged.</summary>
+        /// <summary>Hand over a local signal of a strategy (keys as in the message `signal`); the answer is only logged. It is
+        /// dropped while another one of this strategy works or is open in the account and contract.</summary>
         public void SubmitLocal(FKSObject signal)
         {
             Post(delegate
             {
+                string name = "local signal " + signal.Text("id") + ": ";
+                if (orders.IsTrading(signal.Text("strategy"), signal.Text("account"), signal.Text("instrument")))
+                {
+                    Log(name + "dropped, an earlier one works or is open", false);
+                    return;
+                }
                 orders.Handle(signal, delegate(FKSObject answer)
                 {
-                    Log("local signal " + signal.Text("id") + ": " + answer.Text("t") + " " + (answer.Text("code") ?? answer.Text("state")), false);
+                    Log(name + answer.Text("t") + " " + (answer.Text("code") ?? answer.Text("state")) + (answer.Has("detail") ? ": " + answer.Text("detail") : ""), false);
                 });
             });
         }

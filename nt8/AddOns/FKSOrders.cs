@@ -93,6 +93,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         public bool IsSod;
         public string Instrument;
         public int OrderFilled = -1;
+        public OrderAction Action;
 
         public static FKSExecutionCopy From(ExecutionEventArgs e)
         {
@@ -119,6 +120,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             made.OrderFilled = order == null ? -1 : order.Filled;
             made.Operation = Operation.Add;
             made.IsBuy = x.MarketPosition == MarketPosition.Long;
+            made.Action = order != null ? order.OrderAction : made.IsBuy ? OrderAction.Buy : OrderAction.SellShort;
             made.Qty = x.Quantity;
             made.Price = x.Price;
             made.Commission = x.Commission;
@@ -212,6 +214,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         public decimal? SlUsed;
         public decimal? TpUsed;
         public readonly List<FKSLot> Lots = new List<FKSLot>();
+        public readonly List<FKSOrder> Exits = new List<FKSOrder>();
 
         public int Open
         {
@@ -266,6 +269,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         private readonly Dictionary<string, FKSOrder> orders = new Dictionary<string, FKSOrder>(StringComparer.Ordinal);
         private readonly Dictionary<string, long> connectedTick = new Dictionary<string, long>(StringComparer.Ordinal);
         private readonly HashSet<string> settled = new HashSet<string>(StringComparer.Ordinal);
+        private readonly HashSet<string> knows = new HashSet<string>(StringComparer.Ordinal); // accounts with no exit order that is not in `orders`
         private readonly HashSet<string> ambiguous = new HashSet<string>(StringComparer.Ordinal);
         private readonly HashSet<string> traded = new HashSet<string>(StringComparer.Ordinal);
         private readonly List<FKSFlatten> flattens = new List<FKSFlatten>();
@@ -305,8 +309,10 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         // ================= rebuild from the journal =================
 
-        public void Load(IEnumerable<FKSObject> records)
+        /// <summary>`isComplete`: the last process ended in order, so that the platform has no order which is not in `records`.</summary>
+        public void Load(IEnumerable<FKSObject> records, bool isComplete)
         {
+            knows.UnionWith(isComplete ? runtime.Config.Accounts.Keys : (ICollection<string>)new string[0]);
             foreach (FKSObject r in records)
             {
                 switch (r.Text("r"))
@@ -371,6 +377,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             if (tracks.TryGetValue(r.Text("id"), out t) && t.State == "intent")
             {
                 t.State = "submitted";
+                t.ExitSubmitted = true; // an exit is not submitted again
             }
         }
 
@@ -480,7 +487,14 @@ namespace NinjaTrader.NinjaScript.AddOns
         /// <summary>Share the execution of an exit signal among the signals that it closes, oldest first.</summary>
         private void BookExitSignal(FKSTrack exit, int qty, decimal price)
         {
-            foreach (FKSTrack t in Closed(exit))
+            List<FKSTrack> closed = Closed(exit);
+            if (exit.IsRecovered)
+            {
+                List<FKSTrack> stopped = closed.FindAll(HasLiveStop); // its entries are not known: the exits that it has cancelled tell them
+                closed.RemoveAll(HasLiveStop);
+                closed.AddRange(stopped);
+            }
+            foreach (FKSTrack t in closed)
             {
                 int part = Math.Min(qty, t.Open);
                 t.ExitFilled += part;
@@ -500,8 +514,14 @@ namespace NinjaTrader.NinjaScript.AddOns
         {
             return active.FindAll(delegate(FKSTrack t)
             {
-                return !t.Signal.IsExit && t.Open > 0 && t.Signal.Account == exit.Signal.Account && t.Signal.Instrument == exit.Signal.Instrument;
+                return !t.Signal.IsExit && t.Open > 0 && t.Signal.Account == exit.Signal.Account && t.Signal.Instrument == exit.Signal.Instrument
+                    && exit.Signal.Closes(t.Signal.Id);
             });
+        }
+
+        private static bool HasLiveStop(FKSTrack t)
+        {
+            return t.Exits.Exists(delegate(FKSOrder o) { return o.Parts.Role == "S" && o.Remaining > 0 && !o.Missing; });
         }
 
         private void AddRealized(FKSTrack t, int qty, decimal price)
@@ -541,7 +561,16 @@ namespace NinjaTrader.NinjaScript.AddOns
             made.Instrument = t.Signal.Instrument;
             made.Qty = qty;
             made.SinceTick = runtime.Clock.TickMs();
+            FKSOrder before;
+            if (orders.TryGetValue(made.Account + "|" + name, out before))
+            {
+                t.Exits.Remove(before);
+            }
             orders[made.Account + "|" + name] = made;
+            if (made.Parts.Role != "E")
+            {
+                t.Exits.Add(made);
+            }
             return made;
         }
 
@@ -594,7 +623,7 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         private FKSObject Refuse(string id, FKSSignal s, FKSRefusal refusal, long now)
         {
-            if (refusal.Final && FKSProtocol.IsId(id) && !runtime.Journal.Failed)
+            if (refusal.Final && FKSProtocol.IsId(id))
             {
                 FKSTrack t = new FKSTrack { State = "nacked", Refusal = refusal, Content = s == null ? null : s.Content() };
                 tracks[id] = t;
@@ -606,6 +635,10 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         private FKSObject Known(FKSTrack t, string id, FKSSignal s, FKSRefusal refusal, long now)
         {
+            if (t.IsRecovered && t.Signal.IsExit && s != null && s.IsExit)
+            {
+                return Ack(t, true); // its order is at the platform; the record was lost with the process
+            }
             if (t.IsRecovered)
             {
                 return FKSProtocol.Nack(id, new FKSRefusal("duplicate_recovered", "an order of this id existed before the journal was lost"), now);
@@ -648,9 +681,9 @@ namespace NinjaTrader.NinjaScript.AddOns
 
         private FKSRefusal CheckState(FKSSignal s)
         {
-            if (runtime.Journal.Failed)
+            if (runtime.Journal.Error != null && !s.IsExit)
             {
-                return new FKSRefusal("journal_error", "the journal cannot be written");
+                return new FKSRefusal("journal_error", runtime.Journal.Error);
             }
             if (runtime.Journal.Halted && !s.IsExit)
             {
@@ -706,9 +739,9 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 refusal = CheckLimits(t, contract, simulation, now);
             }
-            if (refusal == null && s.IsExit && OpenQty(s.Account, s.Instrument) == 0)
+            if (refusal == null && s.IsExit && OpenQty(s) == 0)
             {
-                refusal = new FKSRefusal("bad_field", "FKS holds no position on this instrument");
+                refusal = new FKSRefusal("bad_field", "FKS holds no position on this instrument" + (s.Entries == null ? "" : " of these entries"));
             }
             if (refusal == null)
             {
@@ -919,6 +952,15 @@ namespace NinjaTrader.NinjaScript.AddOns
             });
         }
 
+        /// <summary>True while a signal of this strategy works or is open in the account and contract.</summary>
+        public bool IsTrading(string strategy, string account, string instrument)
+        {
+            return strategy != null && active.Exists(delegate(FKSTrack t)
+            {
+                return !t.IsFinal && !t.Signal.IsExit && t.Signal.Strategy == strategy && t.Signal.Account == account && t.Signal.Instrument == instrument;
+            });
+        }
+
         private static decimal Worst(FKSTrack t, int qty, FKSContract contract)
         {
             if (qty == 0 || t.SlUsed == null || contract == null)
@@ -946,13 +988,20 @@ namespace NinjaTrader.NinjaScript.AddOns
                 .SetIf("price_used", t.PriceUsed).SetIf("sl_used", t.SlUsed).SetIf("tp_used", t.TpUsed);
         }
 
-        /// <summary>Write the intent to the disk, then submit once. After the intent no branch submits this id again.</summary>
+        /// <summary>Write the intent of an entry to the disk, then submit once. After the intent no branch submits this id again.
+        /// An exit acts first: its order is found at the platform where its record was lost.</summary>
         private FKSObject Enter(FKSTrack t, Instrument instrument)
         {
             FKSSignal s = t.Signal;
             runtime.Reached("before_intent");
-            runtime.Journal.Append(Intent(t));
-            runtime.Journal.Flush();
+            if (s.IsExit)
+            {
+                runtime.Journal.Append(Intent(t));
+            }
+            else if (!runtime.Journal.Commit(Intent(t), runtime.Clock.TickMs()))
+            {
+                return FKSProtocol.Nack(s.Id, new FKSRefusal("journal_error", runtime.Journal.Error), runtime.Clock.NowMs());
+            }
             tracks[s.Id] = t;
             active.Add(t);
             traded.Add(s.Account + "|" + s.Instrument);
@@ -1049,6 +1098,17 @@ namespace NinjaTrader.NinjaScript.AddOns
             return sum;
         }
 
+        /// <summary>Contracts that an exit may close.</summary>
+        private int OpenQty(FKSSignal exit)
+        {
+            int sum = 0;
+            foreach (FKSTrack t in Closed(new FKSTrack { Signal = exit }))
+            {
+                sum += t.Open;
+            }
+            return sum;
+        }
+
         /// <summary>Begin an exit: cancel the protective orders; the market order follows when none of them is live.</summary>
         private FKSObject EnterExit(FKSTrack exit)
         {
@@ -1082,7 +1142,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             bool live = false;
             foreach (FKSOrder o in Orders(exit.Signal.Account, exit.Signal.Instrument))
             {
-                if (o.Parts.Id != exit.Signal.Id && o.Remaining > 0 && !o.Missing)
+                if (o.Parts.Id != exit.Signal.Id && exit.Signal.Closes(o.Parts.Id) && o.Remaining > 0 && !o.Missing)
                 {
                     live = true;
                     CancelOnce(o);
@@ -1093,6 +1153,11 @@ namespace NinjaTrader.NinjaScript.AddOns
                 return;
             }
             exit.ExitSubmitted = true;
+            if (live && exit.Signal.Entries != null)
+            {
+                EndExit(exit, new FKSRefusal("timeout", "protective orders were not cancelled within 5 s; they protect again")); // not at the cost of the others
+                return;
+            }
             if (live)
             {
                 AnswerOnce(exit, Ack(exit, false));
@@ -1100,7 +1165,7 @@ namespace NinjaTrader.NinjaScript.AddOns
                 StartFlatten(exit.Signal.Account, new List<string> { exit.Signal.Instrument }, "exit " + exit.Signal.Id, null);
                 return;
             }
-            int open = OpenQty(exit.Signal.Account, exit.Signal.Instrument);
+            int open = OpenQty(exit.Signal);
             int qty = exit.Signal.Qty > 0 ? Math.Min(exit.Signal.Qty, open) : open;
             if (qty == 0)
             {
@@ -1111,10 +1176,20 @@ namespace NinjaTrader.NinjaScript.AddOns
             FKSRefusal refusal = SubmitEntry(exit, Instrument.GetInstrument(exit.Signal.Instrument), qty);
             if (refusal != null)
             {
-                AnswerOnce(exit, FKSProtocol.Nack(exit.Signal.Id, refusal, runtime.Clock.NowMs()));
-                Finish(exit, "rejected", refusal.Code, refusal.Detail);
-                StartFlatten(exit.Signal.Account, new List<string> { exit.Signal.Instrument }, "exit " + exit.Signal.Id, null);
+                EndExit(exit, refusal);
+                if (exit.Signal.Entries == null)
+                {
+                    StartFlatten(exit.Signal.Account, new List<string> { exit.Signal.Instrument }, "exit " + exit.Signal.Id, null);
+                }
             }
+        }
+
+        /// <summary>End an exit without its market order: what it would have closed is protected again.</summary>
+        private void EndExit(FKSTrack exit, FKSRefusal refusal)
+        {
+            AnswerOnce(exit, FKSProtocol.Nack(exit.Signal.Id, refusal, runtime.Clock.NowMs()));
+            Finish(exit, "rejected", refusal.Code, refusal.Detail);
+            Released(exit);
         }
 
         // ================= platform events =================
@@ -1229,13 +1304,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             s.Id = parts.Id;
             s.Account = account;
             s.Instrument = instrument;
-            s.Action = buy ? "buy" : "sell";
+            bool exit = entry && (action == OrderAction.Sell || action == OrderAction.BuyToCover); // an entry is Buy or SellShort
+            s.Action = exit ? "exit" : buy ? "buy" : "sell";
             s.Qty = qty;
             s.Type = "market";
             s.Tif = "day";
             s.CreatedMs = runtime.Clock.NowMs();
             s.ValidUntil = s.CreatedMs + FKSProtocol.ValidityMaxMs;
-            t = new FKSTrack { Signal = s, State = "submitted", IsRecovered = true, IntentMs = s.CreatedMs, WasLive = true };
+            t = new FKSTrack { Signal = s, State = "submitted", IsRecovered = true, IntentMs = s.CreatedMs, WasLive = true, ExitSubmitted = exit };
             tracks[parts.Id] = t;
             active.Add(t);
             traded.Add(account + "|" + instrument);
@@ -1248,6 +1324,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         {
             t.State = "submitted";
             t.WasLive = true;
+            t.ExitSubmitted = true;
             runtime.Journal.Append(new FKSObject().Set("r", "submitted").Set("id", t.Signal.Id));
             ambiguous.Remove(t.Signal.Account + "|" + t.Signal.Instrument);
             if (filled > 0 && !t.Signal.IsExit)
@@ -1281,18 +1358,16 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 if (IsTraded(c.Account, c.Instrument))
                 {
-                    runtime.Journal.AppendExecution(c.Account, c.ExecutionId);
                     EmitExecution(c, null, "add", false);
                 }
                 return;
             }
-            runtime.Journal.AppendExecution(c.Account, c.ExecutionId);
             if (c.IsSod)
             {
                 EmitExecution(c, parts, "add", false);
                 return;
             }
-            FKSTrack t = TrackOf(c.Account, parts, c.Instrument, c.IsBuy ? OrderAction.Buy : OrderAction.Sell, c.Qty, 0, c.Time);
+            FKSTrack t = TrackOf(c.Account, parts, c.Instrument, c.Action, c.Qty, 0, c.Time);
             if (IsSuspect(c, parts))
             {
                 EmitExecution(c, parts, "add", true);
@@ -1319,7 +1394,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 FlattenAgain(t, parts.Role);
             }
-            else if (lot != null && t.ExitId == null)
+            else if (lot != null && t.ExitId == null && knows.Contains(t.Signal.Account))
             {
                 PlaceExits(t, lot);
             }
@@ -1376,12 +1451,14 @@ namespace NinjaTrader.NinjaScript.AddOns
             return Guid.NewGuid().ToString("N");
         }
 
-        /// <summary>Submit the OCO pair of one execution lot; recorded on disk first, so that a crash does not double it.</summary>
+        /// <summary>Submit the OCO pair of one execution lot, then record it. No name is submitted twice: after a crash the pair may
+        /// be at the platform and not in the journal.</summary>
         private void PlaceExits(FKSTrack t, FKSLot lot)
         {
             FKSSignal s = t.Signal;
             FKSContract contract = FKSContracts.Find(s.Instrument.Split(' ')[0]);
-            if (lot.IsPlaced || contract == null)
+            Account account = runtime.FindAccount(s.Account);
+            if (lot.IsPlaced || contract == null || account == null)
             {
                 return;
             }
@@ -1393,9 +1470,13 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             lot.IsPlaced = true;
             string oco = stop != null && target != null ? NewOco() : "";
-            runtime.Journal.Append(new FKSObject().Set("r", "exits").Set("id", s.Id).Set("lot", lot.Number).Set("qty", lot.Open).SetIf("stop", stop).SetIf("target", target)
-                .Set("oco", oco).Set("repair", lot.IsRepair));
-            runtime.Journal.Flush();
+            FKSObject record = new FKSObject().Set("r", "exits").Set("id", s.Id).Set("lot", lot.Number).Set("qty", lot.Open).SetIf("stop", stop).SetIf("target", target)
+                .Set("oco", oco).Set("repair", lot.IsRepair);
+            if (FindOrder(account, FKSProtocol.OrderName(s.Id, "S", lot.Number)) != null || FindOrder(account, FKSProtocol.OrderName(s.Id, "T", lot.Number)) != null)
+            {
+                runtime.Journal.Append(record);
+                return;
+            }
             runtime.Reached("before_exits");
             List<Order> pair = new List<Order>();
             if (stop != null)
@@ -1410,7 +1491,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 if (pair.Count > 0)
                 {
-                    runtime.FindAccount(s.Account).Submit(pair);
+                    account.Submit(pair);
                 }
             }
             catch (Exception cause)
@@ -1419,6 +1500,28 @@ namespace NinjaTrader.NinjaScript.AddOns
                 runtime.Log("Submit of the exits of " + s.Id + " threw: " + cause.Message, true);
             }
             runtime.Reached("after_exits");
+            runtime.Journal.Append(record);
+        }
+
+        /// <summary>Protect fills that the journal did not know at the start, now that the platform lists what the last process submitted.</summary>
+        private void PlaceMissing(string account)
+        {
+            foreach (FKSTrack t in active.ToArray())
+            {
+                bool skipped = t.Signal.Account != account || t.Signal.IsExit || t.IsFinal || t.ExitId != null || IsFlattening(t);
+                foreach (FKSLot lot in skipped ? new FKSLot[0] : t.Lots.ToArray())
+                {
+                    int live = 0;
+                    foreach (FKSOrder o in ExitsOf(t, t.Signal.HasStop ? "S" : "T"))
+                    {
+                        live += o.Missing ? 0 : o.Remaining;
+                    }
+                    if (!lot.IsPlaced && lot.Open > 0 && lot.Open <= t.Open - live && IsHeld(t))
+                    {
+                        PlaceExits(t, lot);
+                    }
+                }
+            }
         }
 
         private void AddExit(List<Order> pair, FKSTrack t, string role, FKSLot lot, OrderType type, double limit, double stop, string oco)
@@ -1474,7 +1577,10 @@ namespace NinjaTrader.NinjaScript.AddOns
             }
             if (!IsFlattening(t) && t.ExitId == null)
             {
-                CheckSurplus(t);
+                if (!EntryOwesFills(t))
+                {
+                    CheckSurplus(t); // the stop of a fill that is still to be reported is no surplus
+                }
                 CheckShortage(t);
             }
         }
@@ -1559,25 +1665,9 @@ namespace NinjaTrader.NinjaScript.AddOns
             PlaceExits(t, lot);
         }
 
-        private List<FKSOrder> ExitsOf(FKSTrack t, string role)
+        private static List<FKSOrder> ExitsOf(FKSTrack t, string role)
         {
-            List<FKSOrder> found = new List<FKSOrder>();
-            foreach (FKSLot lot in t.Lots)
-            {
-                FKSOrder o;
-                if (orders.TryGetValue(t.Signal.Account + "|" + FKSProtocol.OrderName(t.Signal.Id, role, lot.Number), out o))
-                {
-                    found.Add(o);
-                }
-            }
-            foreach (FKSOrder o in orders.Values)
-            {
-                if (t.IsRecovered && o.Account == t.Signal.Account && o.Parts.Id == t.Signal.Id && o.Parts.Role == role && !found.Contains(o))
-                {
-                    found.Add(o);
-                }
-            }
-            return found;
+            return t.Exits.FindAll(delegate(FKSOrder o) { return o.Parts.Role == role; });
         }
 
         /// <summary>Exits larger than the open quantity would open a reverse position: reduce them after a grace of 1 s.</summary>
@@ -2231,7 +2321,9 @@ namespace NinjaTrader.NinjaScript.AddOns
                 if (!settled.Contains(name) && runtime.Clock.TickMs() - connectedTick[name] >= runtime.Config.SettleMs)
                 {
                     settled.Add(name);
+                    knows.Add(name);
                     Scan(name, true);
+                    PlaceMissing(name);
                 }
             }
             foreach (FKSTrack t in active.ToArray())

@@ -47,6 +47,7 @@ namespace NinjaTrader.NinjaScript.AddOns
         public long ValidUntil;
         public string Strategy;
         public string Note;
+        public List<object> Entries; // of an exit: ids of the entries that it closes; null = all
 
         public bool IsBuy
         {
@@ -56,6 +57,12 @@ namespace NinjaTrader.NinjaScript.AddOns
         public bool IsExit
         {
             get { return Action == "exit"; }
+        }
+
+        /// <summary>True where this exit closes what the entry of this id has opened.</summary>
+        public bool Closes(string id)
+        {
+            return Entries == null || Entries.Contains(id);
         }
 
         public bool HasStop
@@ -68,7 +75,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             return new FKSObject().Set("id", Id).Set("account", Account).Set("instrument", Instrument).Set("action", Action)
                 .Set("qty", Qty).Set("type", Type).SetIf("price", Price).SetIf("stop_price", StopPrice).Set("tif", Tif)
                 .SetIf("sl_points", SlPoints).SetIf("sl_price", SlPrice).SetIf("tp_points", TpPoints).SetIf("tp_price", TpPrice)
-                .Set("created_ms", CreatedMs).Set("valid_until", ValidUntil).SetIf("strategy", Strategy).SetIf("note", Note);
+                .Set("created_ms", CreatedMs).Set("valid_until", ValidUntil).SetIf("strategy", Strategy).SetIf("note", Note).SetIf("entries", Entries);
         }
 
         /// <summary>What makes two signals the same intention: every trading field, not the times and the note.</summary>
@@ -107,6 +114,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             s.ValidUntil = m.Long("valid_until", 0);
             s.Strategy = m.Text("strategy");
             s.Note = m.Text("note");
+            s.Entries = m.List("entries");
             return s;
         }
     }
@@ -126,11 +134,15 @@ namespace NinjaTrader.NinjaScript.AddOns
         public const int LineMax = 65536;
         public const int LineMaxUnauthenticated = 4096;
         public const long ValidityMaxMs = 24L * 3600 * 1000;
+        public const int EntriesMax = 100;
+        /// <summary>In `welcome`: what this bridge can do beyond the first version.</summary>
+        public static readonly string[] Features = { "exit_entries" };
 
         /// <summary>The client may send the same id again after these codes; after every other one it never changes.</summary>
         public static readonly HashSet<string> NotFinal = new HashSet<string>
         {
-            "no_quote", "not_ready", "replaying", "not_connected", "price_feed_lost", "flattening", "rate_limited", "not_control", "halted"
+            "no_quote", "not_ready", "replaying", "not_connected", "price_feed_lost", "flattening", "rate_limited", "not_control", "halted",
+            "journal_error"
         };
 
         private static readonly Regex IdForm = new Regex("^[A-Za-z0-9_-]{1,32}\\z", RegexOptions.CultureInvariant);
@@ -194,7 +206,7 @@ namespace NinjaTrader.NinjaScript.AddOns
             { "id", "text 32" }, { "account", "text 50" }, { "instrument", "text 32" }, { "action", "text 8" }, { "qty", "int" },
             { "type", "text 10" }, { "price", "price" }, { "stop_price", "price" }, { "tif", "text 3" }, { "sl_points", "decimal" },
             { "sl_price", "price" }, { "tp_points", "decimal" }, { "tp_price", "price" }, { "created_ms", "time" }, { "valid_until", "time" },
-            { "strategy", "text 32" }, { "note", "text 120" }
+            { "strategy", "text 32" }, { "note", "text 120" }, { "entries", "list" }
         };
 
         /// <summary>Check the fields of a `signal`. Returns null and sets `refusal` where one is wrong, missing or unknown.</summary>
@@ -236,6 +248,12 @@ namespace NinjaTrader.NinjaScript.AddOns
                 return Bad("qty must be 1 or more");
             }
             bool exit = action == "exit";
+            List<object> entries = m.List("entries");
+            bool listed = entries != null && entries.Count > 0 && entries.Count <= EntriesMax && entries.TrueForAll(delegate(object id) { return IsId(id as string); });
+            if (m.Has("entries") && !(exit && listed))
+            {
+                return Bad("entries are 1 to " + EntriesMax + " ids, and only of an exit");
+            }
             if (!exit && m.Get("qty") == null)
             {
                 return Missing("qty");
@@ -533,6 +551,16 @@ namespace NinjaTrader.NinjaScript.AddOns
             {
                 string digest = Hex(hash.ComputeHash(FKSJson.Encode(FKSJson.Canonical(seed))));
                 return "s" + digest.Substring(0, 12) + "-" + (nowMs / 1000).ToString("x", CultureInfo.InvariantCulture);
+            }
+        }
+
+        /// <summary>Id of a signal that is made on this PC: `source` tells charts apart, `bar` and `action` the signals of one.</summary>
+        public static string LocalId(string source, DateTime bar, string action)
+        {
+            using (SHA256 hash = SHA256.Create())
+            {
+                string digest = Hex(hash.ComputeHash(FKSJson.Encode(source)));
+                return "L" + digest.Substring(0, 12) + "-" + bar.ToString("yyyyMMddHHmmss", CultureInfo.InvariantCulture) + "-" + action.Substring(0, 1);
             }
         }
 

@@ -50,6 +50,20 @@ namespace NinjaTrader.NinjaScript.AddOns
                 NinjaTrader.Code.Output.Process("FKS " + name + ": " + cause, PrintTo.OutputTab1);
             }
         }
+
+        /// <summary>Run `body` again and again on a thread of the pool, until End.</summary>
+        public static Timer Every(int ms, Action body)
+        {
+            return new Timer(delegate { Guard("timer", body); }, null, ms, ms);
+        }
+
+        public static void End(Timer timer)
+        {
+            if (timer != null)
+            {
+                timer.Dispose();
+            }
+        }
     }
 
     /// <summary>The bridge behind the server; every method is called on the worker thread.</summary>
@@ -135,6 +149,12 @@ namespace NinjaTrader.NinjaScript.AddOns
         public void Send(FKSObject message)
         {
             SendText(FKSJson.Write(message), false);
+        }
+
+        /// <summary>Queue a line that is on the disk.</summary>
+        public void Send(string text)
+        {
+            SendText(text, false);
         }
 
         /// <summary>Queue the text of an event, which is dropped where the journal could not be written.</summary>

@@ -10,6 +10,8 @@ namespace NinjaTrader.NinjaScript.Indicators
 {
     public class FKSSignalIndicator : Indicator
     {
+        private const int RefreshMs = 1000; // also while no price moves
+        private System.Threading.Timer timer;
         private readonly HashSet<string> drawn = new HashSet<string>(StringComparer.Ordinal);
 
         protected override void OnStateChange()
@@ -21,9 +23,22 @@ namespace NinjaTrader.NinjaScript.Indicators
                 Calculate = Calculate.OnPriceChange;
                 IsOverlay = true;
             }
+            else if (State == State.Historical)
+            {
+                timer = FKSThreads.Every(RefreshMs, delegate { TriggerCustomEvent(delegate { Refresh(); }, null); });
+            }
+            else if (State == State.Terminated)
+            {
+                FKSThreads.End(timer);
+            }
         }
 
         protected override void OnBarUpdate()
+        {
+            Refresh();
+        }
+
+        private void Refresh()
         {
             FKSBridge bridge = FKSBridge.Current; // null until the AddOn has started
             FKSSnapshot snapshot = bridge == null ? null : bridge.Snapshot;

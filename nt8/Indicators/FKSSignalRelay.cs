@@ -11,6 +11,8 @@ namespace NinjaTrader.NinjaScript.Indicators
 {
     public class FKSSignalRelay : Indicator
     {
+        private const int RefreshMs = 1000; // also while no price moves
+        private System.Threading.Timer timer;
         private readonly HashSet<string> shown = new HashSet<string>(StringComparer.Ordinal);
 
         protected override void OnStateChange()
@@ -22,9 +24,22 @@ namespace NinjaTrader.NinjaScript.Indicators
                 Calculate = Calculate.OnPriceChange;
                 IsOverlay = true;
             }
+            else if (State == State.Historical)
+            {
+                timer = FKSThreads.Every(RefreshMs, delegate { TriggerCustomEvent(delegate { Refresh(); }, null); });
+            }
+            else if (State == State.Terminated)
+            {
+                FKSThreads.End(timer);
+            }
         }
 
         protected override void OnBarUpdate()
+        {
+            Refresh();
+        }
+
+        private void Refresh()
         {
             FKSBridge bridge = FKSBridge.Current;
             FKSSnapshot snapshot = bridge == null ? null : bridge.Snapshot;

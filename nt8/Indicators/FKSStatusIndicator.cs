@@ -9,6 +9,8 @@ namespace NinjaTrader.NinjaScript.Indicators
 {
     public class FKSStatusIndicator : Indicator
     {
+        private const int RefreshMs = 1000; // also while no price moves
+        private System.Threading.Timer timer;
         private StackPanel panel;
         private Button kill;
         private Button resume;
@@ -22,13 +24,21 @@ namespace NinjaTrader.NinjaScript.Indicators
                 Calculate = Calculate.OnPriceChange;
                 IsOverlay = true;
             }
-            else if (State == State.Historical && ChartControl != null)
+            else if (State == State.Historical)
             {
-                ChartControl.Dispatcher.InvokeAsync(AddButtons);
+                timer = FKSThreads.Every(RefreshMs, delegate { TriggerCustomEvent(delegate { Refresh(); }, null); });
+                if (ChartControl != null)
+                {
+                    ChartControl.Dispatcher.InvokeAsync(AddButtons);
+                }
             }
-            else if (State == State.Terminated && ChartControl != null)
+            else if (State == State.Terminated)
             {
-                ChartControl.Dispatcher.InvokeAsync(RemoveButtons);
+                FKSThreads.End(timer);
+                if (ChartControl != null)
+                {
+                    ChartControl.Dispatcher.InvokeAsync(RemoveButtons);
+                }
             }
         }
 
@@ -39,6 +49,8 @@ namespace NinjaTrader.NinjaScript.Indicators
                 return;
             }
             panel = new StackPanel();
+            panel.HorizontalAlignment = HorizontalAlignment.Left; // the default stretches the buttons over the chart
+            panel.VerticalAlignment = VerticalAlignment.Top;
             kill = new Button();
             resume = new Button();
             kill.Content = "FKS Kill";
@@ -87,13 +99,18 @@ namespace NinjaTrader.NinjaScript.Indicators
 
         protected override void OnBarUpdate()
         {
+            Refresh();
+        }
+
+        private void Refresh()
+        {
             FKSBridge bridge = FKSBridge.Current;
             FKSSnapshot s = bridge == null ? null : bridge.Snapshot;
             string text = "FKS: no bridge";
             if (s != null)
             {
                 text = "FKS port " + s.Port.ToString(CultureInfo.InvariantCulture) + (s.HasControl ? " connected" : " NOT CONNECTED") + (s.HasGuardian ? ", guardian" : "")
-                    + (s.Halted ? "\nHALTED" : "") + "\nseq " + s.LastSeq.ToString(CultureInfo.InvariantCulture) + " stored " + s.AckedSeq.ToString(CultureInfo.InvariantCulture)
+                    + (s.Halted ? "\nHALTED" : "") + (s.JournalError == null ? "" : "\nNO JOURNAL, NO ENTRIES: " + s.JournalError) + "\nseq " + s.LastSeq.ToString(CultureInfo.InvariantCulture) + " stored " + s.AckedSeq.ToString(CultureInfo.InvariantCulture)
                     + " epoch " + s.Epoch.Substring(0, 8) + "\nsignals " + s.Signals.Count.ToString(CultureInfo.InvariantCulture)
                     + (s.Unprotected > 0 ? ", UNPROTECTED " + s.Unprotected.ToString(CultureInfo.InvariantCulture) : "") + "\n" + string.Join("\n", s.Accounts.ToArray());
             }

@@ -1,7 +1,7 @@
 // Optional local trigger: a close above or below the range of the last bars is handed to the bridge as a signal.
-// It places no order itself; the bridge's checks, brackets and risk gate apply as to every other signal.
+// It places no order itself; the bridge's checks, brackets and risk gate apply as to every other signal. The bridge drops
+// a signal while an earlier one of this strategy works or is open in the account and contract: one position at most.
 using System;
-using System.Globalization;
 using NinjaTrader.NinjaScript.AddOns;
 
 namespace NinjaTrader.NinjaScript.Strategies
@@ -68,11 +68,11 @@ namespace NinjaTrader.NinjaScript.Strategies
                 Print("FKS: no bridge, the signal is dropped");
                 return;
             }
-            // one id per bar and side: a trigger that stays true is one signal
-            string root = Instrument.MasterInstrument.Name;
-            string id = "L" + root + "-" + Time[0].ToString("yyyyMMddHHmmss", CultureInfo.InvariantCulture) + "-" + action.Substring(0, 1);
-            long now = FKSClock.Ms(DateTime.UtcNow);
-            bridge.SubmitLocal(new FKSObject().Set("t", "signal").Set("id", id).Set("account", Account.Name).Set("instrument", FKSOrders.InstrumentName(Instrument))
+            // one id per account, contract, timeframe, bar and side: a trigger that stays true is one signal
+            string contract = FKSOrders.InstrumentName(Instrument);
+            string id = FKSProtocol.LocalId(Account.Name + "|" + contract + "|" + BarsPeriod.BarsPeriodType + "|" + BarsPeriod.Value, Time[0], action);
+            long now = bridge.Clock.NowMs();
+            bridge.SubmitLocal(new FKSObject().Set("t", "signal").Set("id", id).Set("account", Account.Name).Set("instrument", contract)
                 .Set("action", action).Set("qty", SignalQty).Set("type", "market").Set("sl_points", StopPoints).Set("tp_points", TargetPoints)
                 .Set("created_ms", now).Set("valid_until", now + 30000).Set("strategy", "FKSAutomatedStrategy"));
         }

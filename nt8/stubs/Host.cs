@@ -43,6 +43,15 @@ namespace FKS.Host
         public override void Reached(string point)
         {
             Func<bool> drawn = CrashDrawn;
+            if (point == "journal_write")
+            {
+                Thread.Sleep(Sim.Switches.Contains("disk_slow") ? 200 : 0);
+                if (Sim.Switches.Contains("disk_full"))
+                {
+                    throw new IOException("no space left on the device");
+                }
+                return;
+            }
             if (point == CrashAt || (drawn != null && drawn()))
             {
                 Process.GetCurrentProcess().Kill(); // not an exception: nothing is flushed or closed
@@ -173,14 +182,7 @@ namespace FKS.Host
                 case "scripts":
                     return Scripts(c);
                 case "switch":
-                    if (c.Flag("on", true))
-                    {
-                        Sim.Switches.Add(c.Text("name"));
-                    }
-                    else
-                    {
-                        Sim.Switches.Remove(c.Text("name"));
-                    }
+                    Switch(c.Text("name"), c.Flag("on", true));
                     return null;
                 case "orders_unnamed":
                     Account sim = Sim.AccountOf("Sim101");
@@ -204,6 +206,18 @@ namespace FKS.Host
                 default:
                     Platform(name, c);
                     return null;
+            }
+        }
+
+        private static void Switch(string name, bool on)
+        {
+            if (on)
+            {
+                Sim.Switches.Add(name);
+            }
+            else
+            {
+                Sim.Switches.Remove(name);
             }
         }
 
@@ -258,6 +272,7 @@ namespace FKS.Host
             foreach (NinjaScriptBase script in all)
             {
                 script.Instrument = Instrument.GetInstrument("ES 03-25");
+                script.BarsPeriod = new BarsPeriod { BarsPeriodType = BarsPeriodType.Minute, Value = c.Int("minutes", 1) };
                 script.ChartControl = new NinjaTrader.Gui.Chart.ChartControl();
                 foreach (State state in new[] { State.SetDefaults, State.Configure, State.DataLoaded, State.Historical })
                 {
@@ -275,9 +290,14 @@ namespace FKS.Host
                     script.Bar(Sim.Now().AddMinutes(number++), (double)(decimal)price);
                 }
                 Thread.Sleep(50); // the chart's dispatcher works on another thread
-                removed = removed && Press(script, c.Flag("kill", false));
             }
-            return new FKSObject().Set("buttons_removed", removed);
+            Thread.Sleep(c.Int("linger_ms", 0));
+            bool stretched = all.Any(s => s.UserControlCollection.Any(e => e.HorizontalAlignment == System.Windows.HorizontalAlignment.Stretch));
+            foreach (NinjaScriptBase script in all)
+            {
+                removed = Press(script, c.Flag("kill", false)) && removed;
+            }
+            return new FKSObject().Set("buttons_removed", removed).Set("stretched", stretched);
         }
 
         private static bool Press(NinjaScriptBase script, bool kill)
@@ -547,6 +567,10 @@ namespace FKS.Host
                     break;
                 case "orders_again":
                     Sim.HandOverAgain(Sim.AccountOf("Sim101"));
+                    break;
+                case "disk":
+                    Switch("disk_full", c.Flag("full", false));
+                    Switch("disk_slow", c.Flag("slow", false));
                     break;
                 default:
                     Market(name, c);

@@ -9,8 +9,19 @@ namespace System.Windows
     public enum MessageBoxButton { OK, YesNo }
     public enum MessageBoxResult { None, OK, Yes, No }
 
+    public enum HorizontalAlignment { Left, Center, Right, Stretch }
+    public enum VerticalAlignment { Top, Center, Bottom, Stretch }
+
     public class FrameworkElement
     {
+        public HorizontalAlignment HorizontalAlignment { get; set; }
+        public VerticalAlignment VerticalAlignment { get; set; }
+
+        public FrameworkElement()
+        {
+            HorizontalAlignment = HorizontalAlignment.Stretch;
+            VerticalAlignment = VerticalAlignment.Stretch;
+        }
     }
 
     public class Window : FrameworkElement
@@ -175,6 +186,7 @@ namespace NinjaTrader.NinjaScript
         private readonly Series close = new Series();
         private readonly TimeSeries time = new TimeSeries();
 
+        public NinjaTrader.Data.BarsPeriod BarsPeriod { get; internal set; }
         public Calculate Calculate { get; set; }
         public NinjaTrader.Gui.Chart.ChartControl ChartControl { get; internal set; }
         public Series Close { get { return close; } }

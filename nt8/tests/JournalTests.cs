@@ -17,11 +17,12 @@ namespace FKS.Tests
             {
                 made.AppendEvent("signal", new FKSObject().Set("id", "a").Set("state", "submitted"), 1001);
                 made.AppendEvent("signal", new FKSObject().Set("id", "a").Set("state", "open"), 1002);
-                Check.Equal(true, made.AppendExecution("Sim101", "X1"));
-                Check.Equal(false, made.AppendExecution("Sim101", "X1"));
+                made.AppendEvent("exec", new FKSObject().Set("account", "Sim101").Set("exec_id", "X1").Set("op", "add"), 1002);
+                Check.Equal(true, made.HasExecution("Sim101", "X1"));
                 made.AppendHalt(true, "test", 1003);
+                Check.Equal(true, made.Flush(0));
                 made.Acknowledge(1, 1004);
-                made.Flush();
+                Check.Equal(true, made.Flush(0));
                 return made.Epoch;
             }
         }
@@ -33,16 +34,16 @@ namespace FKS.Tests
             using (FKSJournal found = FKSJournal.Open(folder, 2000))
             {
                 Check.Equal(epoch, found.Epoch);
-                Check.Equal(2L, found.LastSeq);
+                Check.Equal(3L, found.LastSeq);
                 Check.Equal(1L, found.OldestSeq);
                 Check.Equal(1L, found.AckedSeq);
                 Check.Equal(true, found.Halted);
                 Check.Equal(true, found.HasExecution("Sim101", "X1"));
                 Check.Equal(false, found.HasExecution("Sim102", "X1"));
-                Check.Equal(2, found.Events.Count);
+                Check.Equal(3, found.Events.Count);
                 Check.Equal("open", FKSJson.ParseObject(found.Events[1].Text).Text("state"));
                 Check.Equal(true, FKSJson.ParseObject(found.Events[1].Replayed()).Flag("replay", false));
-                Check.Equal(3L, found.AppendEvent("halt", new FKSObject(), 2001).Seq);
+                Check.Equal(4L, found.AppendEvent("halt", new FKSObject(), 2001).Seq);
             }
         }
 
@@ -60,8 +61,9 @@ namespace FKS.Tests
                 {
                     Check.Equal(epoch, found.Epoch);
                     Check.Equal(null, found.Corrupt);
-                    Check.Equal(2L, found.LastSeq);
+                    Check.Equal(3L, found.LastSeq);
                     found.AppendHalt(false, "x", 3000);
+                    Check.Equal(true, found.Flush(0));
                 }
                 using (FKSJournal found = FKSJournal.Open(folder, 2000))
                 {
@@ -88,6 +90,58 @@ namespace FKS.Tests
             }
         }
 
+        public static void FailedWritesAreWrittenInOrderOnceThereIsSpace()
+        {
+            string folder = Folder.New();
+            bool full = false;
+            System.Action<string> disk = delegate
+            {
+                if (full)
+                {
+                    throw new IOException("no space");
+                }
+            };
+            using (FKSJournal made = FKSJournal.Open(folder, 1000, disk))
+            {
+                full = true;
+                made.AppendEvent("exec", new FKSObject().Set("account", "Sim101").Set("exec_id", "X1").Set("op", "add"), 1001);
+                Check.Equal(false, made.Commit(new FKSObject().Set("r", "intent").Set("id", "refused"), 0));
+                made.AppendEvent("signal", new FKSObject().Set("id", "a"), 1002);
+                Check.Equal(0L, made.LastSeq);
+                full = false;
+                Check.Equal(false, made.Flush(FKSJournal.RetryMsMin - 1));
+                Check.True(made.Error != null, "the failure was forgotten before a write succeeded");
+                File.AppendAllText(FileOf(folder), "half a li"); // what a failed write left
+                Check.Equal(true, made.Flush(FKSJournal.RetryMsMin));
+                Check.Equal(null, made.Error);
+                Check.Equal(2L, made.LastSeq);
+            }
+            using (FKSJournal found = FKSJournal.Open(folder, 2000))
+            {
+                Check.Equal(null, found.Corrupt);
+                Check.Equal(0L, found.CutBytes);
+                Check.Equal(2L, found.LastSeq);
+                Check.Equal(true, found.HasExecution("Sim101", "X1"));
+                Check.Equal(false, found.TakeLoaded().Exists(delegate(FKSObject r) { return r.Text("id") == "refused"; }));
+            }
+        }
+
+        public static void OnlyAnOrderlyStopMakesTheJournalComplete()
+        {
+            string folder = Folder.New();
+            FKSJournal.Open(folder, 1000).Stop();
+            using (FKSJournal found = FKSJournal.Open(folder, 2000))
+            {
+                Check.Equal(true, found.IsComplete);
+                found.AppendHalt(true, "x", 2001);
+                Check.Equal(true, found.Flush(0));
+            }
+            using (FKSJournal found = FKSJournal.Open(folder, 3000))
+            {
+                Check.Equal(false, found.IsComplete);
+            }
+        }
+
         public static void SecondWriterIsRefused()
         {
             string folder = Folder.New();
@@ -105,6 +159,7 @@ namespace FKS.Tests
             {
                 made.AppendEvent("halt", new FKSObject(), 0);
                 made.AppendEvent("halt", new FKSObject(), 1000);
+                Check.Equal(true, made.Flush(0));
                 made.Acknowledge(1, 1000);
                 Check.Equal(1L, made.OldestSeq);
                 made.Acknowledge(1, FKSJournal.KeepMs + 500);

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from fks.chaos.evidence import Baseline
+from tests.support.audit import baseline_of
 from tests.support.exchange_cases import CASES
 from tests.support.exchange_peer import Peer, playing
 from tests.support.free_port import free_port
@@ -84,3 +86,9 @@ def system(running: System) -> Iterator[System]:
     if running.status()["kill"]["engaged"]:  # else every later test that waits for a fill would fail with this one
         running.fks("resume", "--force")
         pytest.fail("this test left the kill switch engaged")
+
+
+@pytest.fixture
+def baseline(system: System) -> Baseline:
+    """Return what an audit at the end of the test starts from, taken before the test's faults."""
+    return baseline_of(system)

@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from fks.chaos.evidence import Baseline
 from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
@@ -20,7 +21,9 @@ ACTOR_BACK_S, SERVICE_BACK_S = 5.0, 15.0
 
 
 @pytest.mark.parametrize("name", ACTORS)
-def test_a_killed_actor_is_back_within_five_seconds_and_nothing_is_lost(system: System, name: str) -> None:
+def test_a_killed_actor_is_back_within_five_seconds_and_nothing_is_lost(
+    system: System, baseline: Baseline, name: str
+) -> None:
     others = {key: row["pid"] for key, row in system.components().items() if row["kind"] == "actor" and key != name}
     row = system.kill(name)
     took = system.back_after(name, row["pid"], deadline_s=ACTOR_BACK_S)
@@ -29,7 +32,7 @@ def test_a_killed_actor_is_back_within_five_seconds_and_nothing_is_lost(system: 
     after = {key: row["pid"] for key, row in system.components().items() if key in others}
     assert after == others, "a neighbour was restarted"
     system.wait_for_fills(1)
-    assert_sound(system)
+    assert_sound(system, baseline)
 
 
 def test_a_restart_takes_the_worker_process_that_waits(system: System) -> None:
@@ -59,7 +62,7 @@ def test_a_hung_actor_is_killed_and_replaced(system: System) -> None:
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "sim"])
-def test_a_killed_service_is_back_and_all_goes_on(system: System, name: str) -> None:
+def test_a_killed_service_is_back_and_all_goes_on(system: System, baseline: Baseline, name: str) -> None:
     actors = {key: row["pid"] for key, row in system.components().items() if row["kind"] == "actor"}
     row = system.kill(name)
     took = system.back_after(name, row["pid"], deadline_s=SERVICE_BACK_S)
@@ -69,7 +72,7 @@ def test_a_killed_service_is_back_and_all_goes_on(system: System, name: str) -> 
     after = {key: row["pid"] for key, row in system.components().items() if key in actors}
     assert after == actors, "an outage of a service is no crash of an actor"
     system.wait_for_fills(1)
-    assert_sound(system)
+    assert_sound(system, baseline)
 
 
 def test_a_killed_gateway_replica_is_replaced_while_the_other_answers(system: System) -> None:
@@ -111,7 +114,7 @@ def test_killed_keeper_is_started_again_and_nothing_else_dies(system: System) ->
 
 @pytest.mark.timeout(480)
 @pytest.mark.parametrize("name", ["raylet", "gcs"])
-def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -> None:
+def test_ray_itself_may_die_and_the_tree_comes_back(system: System, baseline: Baseline, name: str) -> None:
     took_s: list[float] = []
     # the median of three is within the limit once two are: the third need not be tried
     while len(took_s) < 3 and sum(seconds <= SERVICE_BACK_S for seconds in took_s) < 2:
@@ -128,4 +131,4 @@ def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -
         )
     assert statistics.median([*took_s, *took_s[-1:] * (3 - len(took_s))]) <= SERVICE_BACK_S, took_s
     system.wait_for_fills(1)
-    assert_sound(system)
+    assert_sound(system, baseline)

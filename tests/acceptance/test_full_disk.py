@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.audit import baseline_of
 from tests.support.full_disk import assert_back, assert_trades, kill, pids_of, system_on_small_disk
 from tests.support.waiting import wait_until
 
@@ -13,6 +14,7 @@ def test_full_disk_while_trading_loses_nothing_and_all_is_back() -> None:
     with system_on_small_disk() as (system, disk):
         system.up()
         system.wait_for_fills(1)
+        baseline = baseline_of(system)
         before = pids_of(system)
         disk.keep_full()
         wait_until(lambda: any("disk of FKS_HOME is full" in reason for reason in system.status()["reasons"]))
@@ -27,4 +29,4 @@ def test_full_disk_while_trading_loses_nothing_and_all_is_back() -> None:
         after = pids_of(system)
         same = set(before) - {"keeper", "postgres"}
         assert {name: after[name] for name in same} == {name: before[name] for name in same}
-        assert_trades(system)
+        assert_trades(system, baseline)

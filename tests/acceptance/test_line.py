@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from fks.chaos.evidence import Baseline
 from tests.support.audit import audit
 from tests.support.system import System
 from tests.support.waiting import wait_until
@@ -35,13 +36,13 @@ def test_status_names_every_component_with_its_pid(system: System) -> None:
     assert status["sim"]["pid"] == rows["sim"]["pid"]
 
 
-def test_ticks_lead_to_fills_and_positions_equal_the_exchange(system: System) -> None:
-    wait_until(lambda: audit(system).orders_sent >= 3, deadline_s=90.0, every_s=0.5)
+def test_ticks_lead_to_fills_and_positions_equal_the_exchange(system: System, baseline: Baseline) -> None:
+    wait_until(lambda: audit(system, baseline).orders_sent >= 3, deadline_s=90.0, every_s=0.5)
     rows = system.sql("SELECT count(*) FROM ohlcv_data WHERE timeframe = '1s' AND source = 'live'")
     assert rows[0][0] > 5
-    settled = wait_until(lambda: not audit(system).position_errors, deadline_s=30.0, every_s=0.5)
+    settled = wait_until(lambda: not audit(system, baseline).position_errors, deadline_s=30.0, every_s=0.5)
     assert settled
-    found = audit(system)
+    found = audit(system, baseline)
     assert found.orders_sent >= 3
     assert (found.doubled, found.undecided, found.twice_ordered) == ({}, 0, 0)
 
@@ -188,7 +189,7 @@ def test_a_read_token_may_look_and_not_trade(system: System) -> None:
     wait_until(is_refused, deadline_s=15.0)
 
 
-def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> None:
+def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System, baseline: Baseline) -> None:
     system.wait_for_fills(1)
     try:
         system.fks("kill", "--yes", "--reason", "a test")
@@ -200,7 +201,7 @@ def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> 
             assert answer.json()["code"] == "KILLED"
         account = system.sim("/sim/account")
         assert not account["open_orders"]
-        wait_until(lambda: not audit(system).position_errors, deadline_s=30.0, every_s=0.5)
+        wait_until(lambda: not audit(system, baseline).position_errors, deadline_s=30.0, every_s=0.5)
     finally:  # a kill that has just found an order that was on its way is at work on it, and a release waits
         wait_until(lambda: system.fks("resume", check=False).returncode == 0, deadline_s=30.0, every_s=0.5)
     wait_until(lambda: system.status()["kill"]["engaged"] is False, deadline_s=10.0)

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fks.chaos.evidence import Baseline
 from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
@@ -135,7 +136,9 @@ def missed(system: System, since: datetime) -> list[datetime]:
 
 
 @pytest.mark.parametrize("name", ["orders", "strategy:0"])
-def test_drained_restart_of_a_component_interrupts_no_other(system: System, witness: System, name: str) -> None:
+def test_drained_restart_of_a_component_interrupts_no_other(
+    system: System, witness: System, baseline: Baseline, name: str
+) -> None:
     since, before = decided(system)[-1], pids(system)
     with client_of(system).asking() as client:
         answer = system.json("restart", name, "--why", "a test")
@@ -147,7 +150,7 @@ def test_drained_restart_of_a_component_interrupts_no_other(system: System, witn
     assert {k: v for k, v in after.items() if k != name} == {k: v for k, v in before.items() if k != name}
     assert client.failures == []
     assert missed(system, since) == []
-    assert_sound(system)
+    assert_sound(system, baseline)
     event = system.sql(
         f"SELECT reason FROM actor_events WHERE child = '{name}' AND event = 'asked' ORDER BY id DESC LIMIT 1"
     )
@@ -155,7 +158,9 @@ def test_drained_restart_of_a_component_interrupts_no_other(system: System, witn
 
 
 @pytest.mark.timeout(400)  # the command alone may take four minutes on a slow machine
-def test_rolling_deployment_of_a_new_build_interrupts_no_trading(system: System, witness: System) -> None:
+def test_rolling_deployment_of_a_new_build_interrupts_no_trading(
+    system: System, witness: System, baseline: Baseline
+) -> None:
     since, before = decided(system)[-1], pids(system)
     was = {row["version"] for name, row in system.components().items() if name in CHILDREN}
     begun = time.monotonic()
@@ -183,7 +188,7 @@ def test_rolling_deployment_of_a_new_build_interrupts_no_trading(system: System,
     assert client.answered > 50
     assert client.failures == []
     assert missed(system, since) == []
-    assert_sound(system)
+    assert_sound(system, baseline)
 
     # and back, one part alone
     release(system, "0.1.0")
@@ -198,7 +203,7 @@ def release(system: System, version: str) -> None:
     file.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', file.read_text()))
 
 
-def test_a_limit_set_while_trading_denies_from_then_on_and_goes_back(system: System) -> None:
+def test_a_limit_set_while_trading_denies_from_then_on_and_goes_back(system: System, baseline: Baseline) -> None:
     before = pids(system)
     try:
         made = system.json("config", "set", "risk.notional_max_order", "10", "--why", "a test")
@@ -221,4 +226,4 @@ def test_a_limit_set_while_trading_denies_from_then_on_and_goes_back(system: Sys
         back = system.json("config", "rollback", "0", "--why", "a test is over")
     assert (back["state"], back["values"]) == ("active", {})
     system.wait_for_fills(1)
-    assert_sound(system)
+    assert_sound(system, baseline)

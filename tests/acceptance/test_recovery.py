@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from fks.chaos.evidence import Baseline
 from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
@@ -91,17 +92,19 @@ def assert_each_once(system: System, ids: dict[str, str]) -> None:
     assert system.sql(f"SELECT count(*) FROM orders WHERE client_order_id IN ({wanted})")[0][0] == len(ids)
 
 
-def test_postgres_may_die_under_writes_and_no_accepted_order_is_lost(system: System, orders: dict[str, str]) -> None:
+def test_postgres_may_die_under_writes_and_no_accepted_order_is_lost(
+    system: System, baseline: Baseline, orders: dict[str, str]
+) -> None:
     actors = {name: row["pid"] for name, row in system.components().items() if row["kind"] == "actor"}
     postgres = system.components()["postgres"]["pid"]
     ids = write_through(system, orders, lambda: os.kill(postgres, signal.SIGKILL), seconds=5.0)
     assert_each_once(system, ids)
     wait_until(lambda: system.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
     assert {name: row["pid"] for name, row in system.components().items() if name in actors} == actors
-    assert_sound(system)
+    assert_sound(system, baseline)
 
 
-def test_redis_may_die_and_be_flushed(system: System, orders: dict[str, str]) -> None:
+def test_redis_may_die_and_be_flushed(system: System, baseline: Baseline, orders: dict[str, str]) -> None:
     import redis
 
     pid = system.components()["redis"]["pid"]
@@ -112,7 +115,7 @@ def test_redis_may_die_and_be_flushed(system: System, orders: dict[str, str]) ->
         wait_until(lambda: cache.get("fks:metrics"), deadline_s=15.0)  # what was cached is made again
     assert_each_once(system, ids)
     system.wait_for_fills(1)
-    assert_sound(system)
+    assert_sound(system, baseline)
 
 
 def test_serve_may_lose_its_controller_and_no_request_fails(system: System) -> None:
@@ -124,7 +127,7 @@ def test_serve_may_lose_its_controller_and_no_request_fails(system: System) -> N
             assert client.get("/positions").status_code == 200
 
 
-def test_gateway_serves_again_after_a_killed_proxy(system: System) -> None:
+def test_gateway_serves_again_after_a_killed_proxy(system: System, baseline: Baseline) -> None:
     pid = process(system, "ray::ProxyActor")
     os.kill(pid, signal.SIGKILL)
 
@@ -138,4 +141,4 @@ def test_gateway_serves_again_after_a_killed_proxy(system: System) -> None:
     start = time.monotonic()
     wait_until(lambda: pid not in [p.pid for p in system.processes()] and answers(), deadline_s=GATEWAY_BACK_S)
     print(f"the door opened after {time.monotonic() - start:.2f} s")
-    assert_sound(system)
+    assert_sound(system, baseline)

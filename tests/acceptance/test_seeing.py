@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 
 
 class Output:
-    """What a command has printed so far, read without waiting."""
+    """The output of a command so far, read without waiting."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle

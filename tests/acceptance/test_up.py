@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fks.config.paths import Paths
-from tests.support.audit import assert_sound
+from tests.support.audit import assert_sound, baseline_of
 from tests.support.system import FKS, START_S, System
 from tests.support.waiting import wait_until
 
@@ -68,6 +68,7 @@ def test_up_prints_addresses_and_trading_ctrl_c_leaves_nothing_and_a_new_start_c
         seen = Watched(process)
         try:
             _watch(system, seen)
+            baseline = baseline_of(system)
             id = _rest(system)
             # numbers are given before the commit: one that is lower may come a moment later
             newest = "SELECT max(id) FROM trades WHERE created_at < now() - interval '2 s'"
@@ -96,7 +97,7 @@ def test_up_prints_addresses_and_trading_ctrl_c_leaves_nothing_and_a_new_start_c
                 wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=30.0)
                 client.delete(f"/orders/{id}")
             system.wait_for_fills(1)
-            assert_sound(system)
+            assert_sound(system, baseline)
         finally:
             took_s = system.down()
         assert took_s <= STOP_S + 5

@@ -1,4 +1,4 @@
-"""What all contract tests have in common."""
+"""Fixtures of all contract tests."""
 
 from __future__ import annotations
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import click
 import pytest
 
+from fks.api.app import table
+from fks.api.graphql.reads import reads_of
+from fks.api.reference import PROBLEMS, documented_app
 from fks.cli import cli
+from fks.config.load import env_name, sections
+from fks.model.codes import MEANING
+from fks.model.metrics import METRICS
+from fks.model.order import State
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -76,20 +85,77 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
     assert not broken
 
 
-def test_every_metric_and_code_is_documented() -> None:
-    from fks.model.codes import MEANING
-    from fks.model.metrics import METRICS
+# ── complete references ──────────────────────────────────────────────────────────────────────────
+def commands(group: click.Group, path: str) -> Iterator[str]:
+    """Yield every command below a group, as it is typed."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield f"{path} {name}"
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
 
-    text = "\n".join(page.read_text() for page in DOCS.glob("*.md"))
-    assert not [name for name in METRICS if name not in text]
-    assert not [code for code in MEANING if f"`{code}`" not in text]
+
+@dataclass(frozen=True)
+class Reference:
+    """A kind of public names, and where their page has a row for each: `row` finds the cell of a line, whose code spans
+    are names, or which is one. `block`: the generated part of the page, where it has several tables."""
+
+    page: str
+    names: tuple[str, ...]
+    row: str = r"\| (`[^|]+`) \|"
+    block: str = ""
+
+    def text(self) -> str:
+        """Return the part of the page that the rows are in."""
+        text = (DOCS / f"{self.page}.md").read_text()
+        if self.block:
+            text = text.partition(f"<!-- generated: {self.block} -->")[2].partition("<!-- end -->")[0]
+        return text
+
+    def named(self, line: str) -> set[str]:
+        """Return the names that a line is the row of."""
+        found = re.match(self.row, line)
+        return set() if found is None else set(re.findall(r"`([^`]+)`", found[1]) or [found[1]])
+
+    def missing(self, text: str) -> set[str]:
+        """Return the names without a row in a text."""
+        return set(self.names) - {name for line in text.splitlines() for name in self.named(line)}
 
 
-def test_every_order_state_is_in_the_docs() -> None:
-    from fks.model.order import State
+APP = documented_app()
+REFERENCES = {
+    "setting": Reference(
+        "configuration",
+        tuple(env_name(section, key) for section, model in sections().items() for key in model.model_fields),
+        row=r"\|.*\| ((?:`[A-Z_<>0-9]+`(?:, )?)+) \|$",
+    ),
+    "command": Reference("cli", tuple(commands(cli, "fks")), row=r"###? (fks .*)"),
+    "route": Reference("api", tuple(f"{method} {path}" for method, path, *_ in table(APP)), block="routes"),
+    "GraphQL field": Reference("api", tuple(read.name for read in reads_of(APP)), block="reads"),
+    "problem": Reference("api", tuple(PROBLEMS), block="problems"),
+    "denial": Reference("api", tuple(MEANING), block="denials"),
+    "metric": Reference("api", tuple(METRICS), block="metrics"),
+    "order state": Reference("orders", tuple(State), row=r"\| ([A-Z]+) \| [^|]+\| [^|]+\|$"),
+}
 
-    text = (DOCS / "orders.md").read_text()
-    assert not [state for state in State if state not in text]
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_every_public_name_has_a_row_in_its_reference(kind: str) -> None:
+    assert REFERENCES[kind].missing(REFERENCES[kind].text()) == set()
+
+
+def test_a_name_without_a_row_is_missing_whatever_else_contains_it() -> None:
+    """Of each page the lines that contain a name, in a longer one or in another row's text, without the name's row."""
+    contained = 0
+    for kind, reference in REFERENCES.items():
+        lines = reference.text().splitlines()
+        for name in reference.names:
+            others = [line for line in lines if name in line and name not in reference.named(line)]
+            assert name in reference.missing("\n".join(others)), (kind, name)
+            contained += bool(others)
+    print(f"{contained} names are contained in lines that are not their row")
+    assert contained >= 250
 
 
 def tracked() -> list[str]:

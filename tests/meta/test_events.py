@@ -13,7 +13,7 @@ PLACES = {"alert": 1, "_alert": 1, "note_alert": 1, **dict.fromkeys(LEVELS, 0)}
 
 
 def names(node: ast.expr) -> list[str]:
-    """Return what the expression may be; `*` stands for what is only known at run time."""
+    """Return the possible values of the expression; `*` stands for a part that is only known at run time."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]

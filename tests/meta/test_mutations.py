@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from scripts import mutations
@@ -30,6 +31,32 @@ def test_every_guarantee_has_mutations() -> None:
     assert min(counts.values()) >= 5
 
 
-def test_the_docs_show_the_table() -> None:
+def test_the_docs_show_the_table_and_count_its_rows() -> None:
     text = mutations.PAGE.read_text()
     assert mutations.page(text) == text
+    shown = text.partition(mutations.BEGIN)[2].partition(mutations.END)[0]
+    rows = len(mutations.MUTATIONS)
+    assert shown.count("\n| ") == rows + 1  # its head, too
+    assert f"\n{rows} mutations. " in shown
+    assert [int(count) for count in mutations.RUN.findall(shown)] in ([], [rows])
+
+
+def test_a_complete_run_is_published_only_when_every_row_was_killed() -> None:
+    commit, now, text = "0123456789ab", datetime(2026, 3, 4, tzinfo=UTC), mutations.PAGE.read_text()
+    killed = {mutation.digest for mutation in mutations.MUTATIONS}
+    assert len(killed) == len(mutations.MUTATIONS)
+    for incomplete in (("", killed), (commit, killed - {mutations.MUTATIONS[-1].digest}), (commit, set[str]())):
+        assert mutations.complete_run(*incomplete, now) == ""
+    run = mutations.complete_run(commit, killed | {"an earlier row"}, now)
+    assert run == f"Last complete run: {len(killed)} killed, commit {commit}, 2026-03-04."
+    after = mutations.page(text, run)
+    assert run in after
+    assert mutations.page(after) == after
+    other = f"Last complete run: {len(killed) - 1} killed, commit {commit}, 2026-03-04."
+    assert "have not all been run" in mutations.page(after.replace(run, other))
+
+
+def test_rows_of_system_tests_are_of_a_kind_of_their_own() -> None:
+    first = mutations.MUTATIONS[0]
+    kinds = {"unit": "fast", "contract": "slow", "meta": "slow", "acceptance": "system", "soak": "system"}
+    assert {place: replace(first, test=f"{place}/test_x.py::test_y").kind for place in kinds} == kinds

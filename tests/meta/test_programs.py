@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import PACKAGES
+from tests.support.programs import PACKAGES, require
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests").rglob("*.py"))
@@ -82,7 +82,18 @@ def test_programs_that_tests_run_are_installed_by_ci() -> None:
     missing = {name: file for name, file in found.items() if name not in BARE | PACKAGES.keys()}
     assert missing == {}, "add them to PACKAGES in tests/support/programs.py, and require() them in the test"
     assert {"rsync", "ssh", "curl", "jq", "chromium", "mcs", "promtool"} <= set(found)
-    assert "tests/support/programs.py" in (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert ci.index("export FKS_REQUIRE_ALL=1\n") < ci.index("tests/support/programs.py") < ci.index("make test\n")
+
+
+@pytest.mark.parametrize("variable", ["", "1"])
+def test_missing_program_is_named_in_a_skip_and_fails_in_ci(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FKS_REQUIRE_ALL", variable)
+    monkeypatch.setattr("tests.support.programs.PATH", "/nowhere")
+    ends = (pytest.skip.Exception, pytest.fail.Exception)
+    with pytest.raises(ends, match="rsync openssh-client") as ended:
+        require("rsync", "ssh", "ssh-keygen")
+    assert ended.type is ends[bool(variable)]
 
 
 @pytest.mark.parametrize(

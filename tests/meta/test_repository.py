@@ -184,3 +184,20 @@ def test_tests_use_no_private_names() -> None:
         if name not in PRIVATE
     ]
     assert not found, "observe behaviour by public names: " + ", ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("target", "installs", "ends_with"),
+    [
+        ("up", ["install.py .venv"], "fks up"),
+        ("test", ["install.py .venv", "install.py .venv dev"], "scripts/run_tests.py"),
+        ("lint", ["install.py .venv", "install.py .venv dev"], "lint-imports"),
+    ],
+)
+def test_make_installs_what_its_target_needs(target: str, installs: list[str], ends_with: str) -> None:
+    # as if the pinned packages had changed
+    command = ["make", "-n", "--no-print-directory", "-W", "constraints.txt", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert re.findall(r"install\.py \.venv.*", done.stdout) == installs
+    assert ends_with in lines[-1]

@@ -49,13 +49,21 @@ def test_two_hundred_faults_lose_double_bend_and_leak_nothing() -> None:
                     fault["target"],
                     fault["detected_s"],
                     fault["recovered_s"],
+                    fault["struck"],
                     fault["error"],
                 )
-            print(found["audit"])
+            print(found["exercise"], found["shortfalls"], found["audit"])
             assert found["audit"]["findings"] == []
             assert found["audit"]["is_whole"]
             assert found["audit"]["positions"] > 0  # else nothing was traded, and nothing was compared
+            assert found["is_sound"], found["shortfalls"]
+            did = found["exercise"]
+            assert did["filled"] >= did["asked"] / 2 > 0
+            assert did["parts"] >= did["filled"] / 10
+            assert did["stops"] + did["targets"] > 0
+            assert did["protected_s"] > 60 * MINUTES / 10  # a tenth of the run, in one position at least
             assert len(found["faults"]) == FAULTS
-            assert [fault for fault in found["faults"] if fault["recovered_s"] is None] == []
+            injected = [fault for fault in found["faults"] if fault["struck"] != 0]
+            assert [fault for fault in injected if fault["recovered_s"] is None] == []
         finally:
             system.down()

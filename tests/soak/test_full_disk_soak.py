@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.support.audit import assert_sound
+from tests.support.audit import assert_sound, baseline_of
 from tests.support.full_disk import assert_back, assert_trades, is_whole, kill, pids_of, system_on_small_disk
 from tests.support.system import FKS, System
 from tests.support.waiting import wait_until
@@ -35,7 +35,7 @@ def test_start_on_a_disk_that_fills_up_goes_on_once_there_is_space(moment: str) 
             assert "disk of FKS_HOME is full" in str(system.status()), "the keeper runs and names the cause"
             assert_back(system, disk)
             assert starting.wait(60) == 0
-        assert_trades(system)
+        assert_trades(system, baseline_of(system))  # nothing was decided before the fault
 
 
 @pytest.mark.soak
@@ -44,14 +44,14 @@ def test_disk_is_full_for_minutes_while_everything_dies_in_turn() -> None:
     with system_on_small_disk() as (system, disk):
         system.up()
         system.wait_for_fills(1)
-        before = pids_of(system)
+        baseline, before = baseline_of(system), pids_of(system)
         disk.keep_full()
         for name in ("postgres", "sim", "orders", "keeper", "supervisor", "collector:binance", "gcs", "guardian"):
             time.sleep(FULL_S / 8)
             kill(before, name)
         time.sleep(FULL_S)
         assert_back(system, disk)
-        assert_trades(system)
+        assert_trades(system, baseline)
 
 
 @pytest.mark.soak
@@ -61,6 +61,7 @@ def test_kill_on_a_full_disk_stays_engaged_and_positions_are_flat(is_full_first:
     with system_on_small_disk() as (system, disk):
         system.up()
         system.wait_for_fills(2)
+        baseline = baseline_of(system)
         if is_full_first:
             disk.fill()  # the kill has the space of the reserve
         wait_until(lambda: system.fks("kill", "--yes", "--reason", "a test", check=False).returncode == 0)
@@ -75,8 +76,8 @@ def test_kill_on_a_full_disk_stays_engaged_and_positions_are_flat(is_full_first:
         assert_flat(system)
         system.fks("resume", "--force")
         wait_until(lambda: is_whole(system), deadline_s=30.0)
-        assert_sound(system)
-        assert_trades(system)
+        assert_sound(system, baseline)
+        assert_trades(system, baseline)
 
 
 def assert_killed(system: System) -> None:

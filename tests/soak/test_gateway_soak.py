@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.audit import assert_sound
+from tests.support.audit import assert_sound, baseline_of
 from tests.support.receivers import http_receiver
 from tests.support.system import System
 from tests.support.waiting import wait_until
@@ -67,7 +67,7 @@ class Load:
         await self._send(client, "GET", READS[number % len(READS)])
 
     async def _write(self, client: httpx.AsyncClient) -> None:
-        """Send an order under a key of its own until it has a clear answer, as a caller is told to."""
+        """Send an order under a key of its own until it has a clear answer, as the documentation asks of a caller."""
         key = str(uuid.uuid4())
         end = time.monotonic() + 60.0
         while time.monotonic() < end:
@@ -151,6 +151,7 @@ async def test_parts_killed_in_turn_under_load_lose_nothing_that_was_accepted(sy
             "alerts", "channels", "add", "here", "--url", f"json://{receiver.host}/hook", "--severity-min", "info"
         )
         wait_until(lambda: system.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
+        baseline = await asyncio.to_thread(baseline_of, system)
         load, ended = Load(system, _order(system)), asyncio.Event()
         running = asyncio.create_task(load.run(ended))
         report = []
@@ -175,7 +176,7 @@ async def test_parts_killed_in_turn_under_load_lose_nothing_that_was_accepted(sy
         await running
         print(*report, dict(load.statuses), f"{len(load.accepted)} orders accepted", sep="\n")
         await asyncio.to_thread(_assert_each_once, system, load.accepted)
-        await asyncio.to_thread(assert_sound, system)
+        await asyncio.to_thread(assert_sound, system, baseline)
         await asyncio.to_thread(_assert_alerts_once, system, receiver)
 
 

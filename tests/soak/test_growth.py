@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.audit import audit
+from tests.support.audit import audit, baseline_of
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
@@ -48,6 +48,7 @@ def test_nothing_grows_while_it_trades() -> None:
         system = System.at(Path(place) / "home")
         try:
             system.up()
+            baseline = baseline_of(system)
             series: dict[str, list[tuple[float, float]]] = defaultdict(list)
             start = time.monotonic()
             while (now := time.monotonic() - start) < MINUTES * 60:
@@ -55,8 +56,8 @@ def test_nothing_grows_while_it_trades() -> None:
                     for name, size in sizes(system).items():
                         series[name].append((now, size))
                 time.sleep(10)  # the pace of the samples, not a wait for something
-            wait_until(lambda: not audit(system).position_errors, deadline_s=60.0, every_s=1.0)
-            found = audit(system)
+            wait_until(lambda: not audit(system, baseline).position_errors, deadline_s=60.0, every_s=1.0)
+            found = audit(system, baseline)
             for name, points in sorted(series.items()):
                 print(f"{name:24}{points[0][1]:8.1f} -> {points[-1][1]:8.1f} MB {slope_mb_min(points):+7.3f} MB/min")
             print(found)

@@ -46,6 +46,9 @@ class Held:
     def holds(self) -> bool:
         return True
 
+    def held_within(self, seconds: float | None) -> bool:
+        return True
+
 
 def settings_for(info: dict[str, Any], **data: Any) -> Settings:
     """Return settings that collect from the exchange `info` describes, with the short waits of the test profile."""
@@ -120,7 +123,7 @@ async def _main(spec: dict[str, Any]) -> None:
 
 
 class Newest(list[Any]):
-    """A log that holds the newest lines only: what runs for an hour must not grow by what it says."""
+    """A log that holds the newest lines only: a test that runs for an hour must not grow by its log."""
 
     def append(self, line: Any) -> None:
         super().append(line)

@@ -153,7 +153,7 @@ class Variables:
         return re.sub(r"\$([a-z][a-z0-9]*)", lambda match: str(self.values[match[1]]), value)
 
     def difference(self, expected: Any, got: Any) -> str:
-        """Return how `got` differs from what is expected, or an empty text: then unbound variables are bound."""
+        """Return the difference of `got` from `expected`, or an empty text: then unbound variables are bound."""
         before = dict(self.values)
         if found := self._difference(expected, got, ""):
             self.values = before

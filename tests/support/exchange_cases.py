@@ -25,7 +25,7 @@ KEY = "a-key-that-must-not-be-seen-anywhere"
 
 @dataclass(frozen=True)
 class Tape:
-    """What stands in a `.jsonl` tape: the header, REST answers by path, messages by what they are for."""
+    """The contents of a `.jsonl` tape: the header, REST answers by path, messages by their purpose."""
 
     header: dict[str, Any]
     http: dict[str, tuple[int, str]]

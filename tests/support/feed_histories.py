@@ -1,4 +1,4 @@
-"""Recorded histories of feeds: what one feed was given and what it answered, one JSON object a line.
+"""Recorded histories of feeds: the calls of one feed with their arguments and answers, one JSON object a line.
 
 The first line is a header: `{"format": "fks-feed-history/1", "spec", "now_s"}`. Each further line is a call of the feed:
 `call` and `args`, then what it gave: `actions` and the `rows` of the transition table for an event, `gives` for another
@@ -55,7 +55,7 @@ _CALLS: dict[str, Any] = {
 
 # ── recording ────────────────────────────────────────────────────────────────────────────────────
 class RecordedFeed(SymbolFeed):
-    """A feed that writes what it is given and what it answers. A line is in the file once its call has returned."""
+    """A feed that writes its calls and its answers. A line is in the file once its call has returned."""
 
     def __init__(self, spec: FeedSpec, now_s: float, file: TextIO) -> None:
         super().__init__(spec, now_s)

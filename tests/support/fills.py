@@ -24,6 +24,7 @@ class PlainFill:
     price: Decimal
     fee: Decimal
     fee_currency: str
+    role: str = ""
 
 
 def _time_of(value: Any) -> str:
@@ -36,13 +37,15 @@ def plain_fill(fill: Any) -> PlainFill:
     """Return a fill of a backtest (FillRow), a venue (model.Fill), a table row of `trades` or a JSON document as one
     form."""
 
-    def get(*names: str) -> Any:
+    def get(*names: str, default: Any = None) -> Any:
         for name in names:
             if isinstance(fill, Mapping) or hasattr(fill, "keys"):
                 if name in fill.keys():  # noqa: SIM118 - asyncpg's rows answer `in` over values
                     return fill[name]
             elif hasattr(fill, name):
                 return getattr(fill, name)
+        if default is not None:
+            return default
         raise KeyError(f"{names} in {fill!r}")
 
     return PlainFill(
@@ -52,10 +55,13 @@ def plain_fill(fill: Any) -> PlainFill:
         Decimal(str(get("price"))).normalize(),
         Decimal(str(get("fee"))).normalize(),
         str(get("fee_currency")),
+        str(get("role", default="")),
     )
 
 
-def differences(left: Iterable[Any], right: Iterable[Any], *, most: int = 5) -> list[str]:
+def differences(
+    left: Iterable[Any], right: Iterable[Any], *, most: int = 5, fields: Sequence[str] = FIELDS
+) -> list[str]:
     """Return the first differences of two ordered lists of fills, one sentence each; empty when they are the same.
 
     Fills of one time, side and price (protections of several entries) have no order between them: they are compared by
@@ -65,7 +71,7 @@ def differences(left: Iterable[Any], right: Iterable[Any], *, most: int = 5) -> 
     found = [
         f"fill {index}: {name} is {getattr(x, name)} and {getattr(y, name)} ({x} / {y})"
         for index, (x, y) in enumerate(zip(a, b, strict=False))
-        for name in FIELDS
+        for name in fields
         if getattr(x, name) != getattr(y, name)
     ]
     if len(a) != len(b):

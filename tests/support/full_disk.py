@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fks.chaos.evidence import Baseline
 from tests.support.audit import assert_sound
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.system import System
@@ -67,7 +68,7 @@ def is_whole(system: System) -> bool:
     return found["state"] == "healthy" and bool(found["feeds"]) and found["source"] == "gateway"
 
 
-def assert_trades(system: System) -> None:
+def assert_trades(system: System, baseline: Baseline) -> None:
     """A fill is made from now on, and the auditor finds nothing lost, doubled or wrong."""
     system.wait_for_fills(1)
-    assert_sound(system)
+    assert_sound(system, baseline)

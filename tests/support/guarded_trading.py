@@ -1,4 +1,4 @@
-"""An order manager on the local exchange beside a guardian's files: what a test of the kill switch trades with."""
+"""An order manager on the local exchange beside a guardian's files: the trading side of tests of the kill switch."""
 
 from __future__ import annotations
 

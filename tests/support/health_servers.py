@@ -1,4 +1,4 @@
-"""Servers for the deep checks: an NTP server, and HTTP services that answer as they are told."""
+"""Servers for the deep checks: an NTP server, and HTTP services that answer as a test sets them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HttpService:
 
 @asynccontextmanager
 async def http_service() -> AsyncIterator[HttpService]:
-    """Give a service that answers 200 until it is told otherwise."""
+    """Give a service that answers 200 until it is set otherwise."""
     service = HttpService()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

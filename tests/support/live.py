@@ -9,18 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fks.clock import Clock
-from fks.collector.collector import Collector
+from fks.clock import Clock, RealClock
+from fks.collector.collector import TICK_S, Collector
 from fks.config.endpoints import Node
 from fks.config.settings import Settings
 from fks.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
 from fks.order_manager.service import OrderManager
 from fks.runtime import Runtime
+from fks.store.bus import WAKE
 from fks.store.leases import HeldLease, raise_epoch
+from fks.strategies.base import Strategy
 from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.registry import make_venues
-from tests.support.strategies import watch_over
+from tests.support.strategies import DECIDABLE, watch_over
 from tests.support.waiting import until
 
 
@@ -36,27 +38,35 @@ async def seed_account(db: Any, venue: str, symbol: str) -> None:
 
 
 async def seed_instance(
-    db: Any, id: str, strategy: str, params: dict[str, Any], symbol: str, timeframe: str, venue: str, size: Decimal
+    db: Any, id: str, strategy: Strategy, symbol: str, timeframe: str, venue: str, size: Decimal
 ) -> None:
     """Insert an instance on the account of its venue."""
     await db.sql(
-        "INSERT INTO strategy_instances (id, strategy, params, symbol, timeframe, account_id, venue, size)"
-        " SELECT $1, $2, $3, $4, $5, id, $6, $7 FROM accounts WHERE name = $6",
+        "INSERT INTO strategy_instances (id, strategy, params, symbol, timeframe, account_id, venue, size, pyramiding)"
+        " SELECT $1, $2, $3, $4, $5, id, $6, $7, $8 FROM accounts WHERE name = $6",
         id,
-        strategy,
-        params,
+        strategy.name,
+        strategy.model_dump(mode="json"),
         symbol,
         timeframe,
         venue,
         size,
+        strategy.entries_max(),
     )
+
+
+class FlushedAtOnce(RealClock):
+    """The machine's clock for a collector whose tape moves by request: it does not pause between two flushes."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(0.01 if seconds == TICK_S else seconds)
 
 
 class Line:
     """Collector, worker and order service, started together and stopped together."""
 
-    def __init__(self, db: Any, parts: list[Any], leases: list[HeldLease]) -> None:
-        self.db = db
+    def __init__(self, db: Any, bus: Any, parts: list[Any], leases: list[HeldLease]) -> None:
+        self.db, self._bus = db, bus
         self._parts = parts
         self._leases = leases
         self._tasks: list[asyncio.Task[None]] = []
@@ -72,16 +82,12 @@ class Line:
             leases[name] = HeldLease(db, clock, name=name, epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
         collector = Collector(
             make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
-            Runtime(settings, clock, db, bus, log, meter, leases["collector:binance"]),
+            Runtime(settings, FlushedAtOnce(), db, bus, log, meter, leases["collector:binance"]),
         )
         worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, 1, home=home)
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
         orders = OrderManager(Runtime(settings, clock, db, bus, log, meter, leases["orders"]), venues)
-        return Line(db, [collector, orders, worker], list(leases.values()))
-
-    def knows_price(self, symbol: str) -> bool:
-        """Return whether the order service has a price of `symbol`."""
-        return any(symbol in str(key) and mark.price for key, mark in self._parts[1].cache.marks.items())
+        return Line(db, bus, [collector, orders, worker], list(leases.values()))
 
     async def __aenter__(self) -> Line:
         for lease in self._leases:
@@ -89,7 +95,8 @@ class Line:
             self._tasks.append(asyncio.create_task(lease.keep()))
         for part in self._parts:
             await part.start()
-            self._tasks.append(asyncio.create_task(part.run()))
+            if not isinstance(part, StrategyWorker):  # `settled` lets it decide
+                self._tasks.append(asyncio.create_task(part.run()))
         await until(lambda: self._alive() and all(part.is_ready for part in self._parts), deadline_s=30.0)
         return self
 
@@ -111,42 +118,58 @@ class Line:
                 raise AssertionError("a part ended by itself")
         return True
 
-    async def settled(self) -> None:
-        """Wait until everything that the newest sealed bar causes has happened."""
+    async def settled(self, bar_ns: int) -> None:
+        """Wait until everything that the bar which opened at `bar_ns` causes has happened.
+
+        The worker decides when the order service knows the newest prices: at the pace of a market it reads them many
+        times a bar.
+        """
+
+        async def is_sealed() -> bool:
+            self._alive()
+            rows = await self.db.sql(
+                "SELECT min(sealed_through) FILTER (WHERE timeframe = '1m') AS sealed,"
+                " jsonb_object_agg(symbol, last_price::text) FILTER (WHERE timeframe = 'trades') AS prices FROM feeds"
+            )
+            if rows[0]["sealed"] is None or to_ns(rows[0]["sealed"]) < bar_ns:
+                return False
+            await self._bus.publish(WAKE, {"type": "look"})
+            known = {symbol: mark.price for (_, symbol), mark in self._parts[1].cache.marks.items()}
+            wanted = {name: Decimal(text) for name, text in rows[0]["prices"].items() if text is not None}
+            return known == wanted
 
         async def is_settled() -> bool:
             self._alive()
             rows = await self.db.sql(
                 "SELECT (SELECT count(*) FROM strategy_instances i JOIN feeds f USING (exchange, symbol, timeframe)"
                 "         WHERE i.cursor_time IS DISTINCT FROM f.sealed_through) AS behind,"
-                " (SELECT count(*) FROM signals WHERE state = 'ready') AS ready,"
+                f" {DECIDABLE} AS ready,"
                 # a leg waits, INTENDED, for its entry to fill: paper fills it at the next bar's open
                 " (SELECT count(*) FROM orders o LEFT JOIN orders p ON p.client_order_id = o.parent_id"
                 "   WHERE o.state IN ('SENDING','UNKNOWN') OR (o.state = 'INTENDED' AND"
                 "         (p.client_order_id IS NULL OR p.state NOT IN ('SENDING','ACCEPTED','WORKING')))) AS unclear,"
                 " (SELECT count(*) FROM orders o WHERE state IN ('ACCEPTED','WORKING','PARTIAL') AND type = 'market'"
-                "   AND (venue = 'ccxt' OR o.created_at < (SELECT max(updated_at) FROM ohlcv_data) )) AS market,"
-                " (SELECT sealed_through FROM feeds WHERE timeframe = '1m') AS sealed"
+                "   AND (venue = 'ccxt' OR o.created_at < (SELECT max(updated_at) FROM ohlcv_data) )) AS market"
             )
-            row = self._seen = rows[0]
-            if row["sealed"] == self._sealed:
-                return False
-            done = not (row["behind"] or row["ready"] or row["unclear"] or row["market"])
-            if done:
-                self._sealed = row["sealed"]
-            return done
+            self._seen = rows[0]
+            return not any(rows[0].values())
 
         try:
+            await until(is_sealed, deadline_s=20.0, every_s=0.01)
+            await self._parts[2].step()
             await until(is_settled, deadline_s=20.0, every_s=0.01)
         except AssertionError as error:
             open_ = await self.db.sql(
                 "SELECT instance, role, type, state, code, created_at FROM orders WHERE state IN"
                 " ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')"
             )
-            feeds = await self.db.sql("SELECT * FROM feeds")
-            raise AssertionError(f"{self._seen}\n{open_}\n{feeds}") from error
+            waiting = await self.db.sql(
+                "SELECT instance, kind, side, type, ts_event, detail FROM signals WHERE state = 'ready'"
+            )
+            feeds = await self.db.sql("SELECT symbol, timeframe, sealed_through, state, last_price FROM feeds")
+            marks = self._parts[1].cache.marks
+            raise AssertionError("\n".join(map(str, (self._seen, open_, waiting, feeds, marks)))) from error
 
-    _sealed: Any = None
     _seen: Any = None
 
     async def instrument(self, symbol: str) -> Any:
@@ -155,20 +178,33 @@ class Line:
 
         return next(item for item in await InstrumentStore(self.db).all() if item.symbol == symbol)
 
-    async def anchors(self) -> dict[str, tuple[int, int, int]]:
-        """Return per instance: anchor, the first bar it decided on live, the last one."""
-        rows = await self.db.sql("SELECT id, anchor_time, cursor_time, created_at FROM strategy_instances")
-        return {
-            row["id"]: (to_ns(row["anchor_time"]), to_ns(row["anchor_time"]), to_ns(row["cursor_time"])) for row in rows
-        }
+    async def anchors(self) -> dict[str, tuple[int, int]]:
+        """Return each instance's anchor and the last bar that it decided on."""
+        rows = await self.db.sql("SELECT id, anchor_time, cursor_time FROM strategy_instances")
+        return {row["id"]: (to_ns(row["anchor_time"]), to_ns(row["cursor_time"])) for row in rows}
 
-    async def fills(self, instance: str) -> list[tuple[int, str, Decimal, Decimal, Decimal, str]]:
-        """Return the booked fills of an instance in order."""
-        rows = await self.db.sql(
-            "SELECT time, trade_type, quantity, price, fee, fee_currency FROM trades WHERE instance = $1 ORDER BY id",
+    async def outcomes(self, instance: str) -> str:
+        """Return what became of an instance's signals and orders, to explain a difference."""
+        signals = await self.db.sql(
+            "SELECT state, code, max(detail) AS detail, count(*) FROM signals WHERE instance = $1 GROUP BY 1, 2",
             instance,
         )
-        return [
-            (to_ns(r["time"]), r["trade_type"].lower(), r["quantity"], r["price"], r["fee"], r["fee_currency"])
-            for r in rows
-        ]
+        orders = await self.db.sql(
+            "SELECT state, role, type, code, max(detail) AS detail, count(*) FROM orders WHERE instance = $1"
+            " GROUP BY 1, 2, 3, 4",
+            instance,
+        )
+        (row,) = await self.db.sql("SELECT state, error FROM strategy_instances WHERE id = $1", instance)
+        return "\n".join(str(dict(item)) for item in (row, *signals, *orders))
+
+    async def fills(self, instance: str) -> list[Any]:
+        """Return the booked fills of an instance in order, each with its order's role and type; the type of a stop that
+        has followed the closes is 'trailing'."""
+        rows: list[Any] = await self.db.sql(
+            "SELECT t.time, t.trade_type, t.quantity, t.price, t.fee, t.fee_currency, o.symbol, o.role,"
+            " CASE WHEN o.role = 'sl' AND EXISTS (SELECT FROM order_events e WHERE e.client_order_id = o.parent_id"
+            "      AND e.event = 'StopMoved') THEN 'trailing' ELSE o.type END AS type"
+            " FROM trades t JOIN orders o USING (client_order_id) WHERE t.instance = $1 ORDER BY t.id",
+            instance,
+        )
+        return rows

@@ -78,12 +78,13 @@ class LocalExchange:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
 
-    def fault(self, kind: str, **fields: Any) -> None:
-        """Set a fault: path, method, count, seconds, …"""
-        self.ask("POST", "/sim/faults", {"kind": kind, **fields})
+    def fault(self, kind: str, **fields: Any) -> int:
+        """Set a fault: path, method, count, seconds, …; return its id."""
+        return int(self.ask("POST", "/sim/faults", {"kind": kind, **fields})["id"])
 
-    def clear(self) -> None:
-        self.ask("DELETE", "/sim/faults")
+    def clear(self, fault: int | None = None) -> None:
+        """End one fault, or all."""
+        self.ask("DELETE", "/sim/faults", **({} if fault is None else {"id": fault}))
 
     def received(self, **query: object) -> list[dict[str, Any]]:
         """Return the log of requests: the witness for every "at most once"."""

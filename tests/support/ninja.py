@@ -121,7 +121,7 @@ def signal(signal_id: str, now_ms: int = START_MS, **changes: Any) -> m.Signal:
 
 @dataclass
 class Wire:
-    """A session, and what it wrote and published."""
+    """A session, and its written and published messages."""
 
     session: ClientSession
     clock: ManualClock

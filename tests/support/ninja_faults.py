@@ -39,7 +39,7 @@ CONFIG = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How often what dies. Chances are per point reached in the AddOn, and per write of the link.
+    """The chances of each fault, per point reached in the AddOn and per write of the link.
 
     `ready_s`: mean time from a link that can trade until something is killed or cut, by its share: so that a slow
     machine sees as many faults for each signal.
@@ -226,7 +226,8 @@ class Proxy:
 
 @dataclass
 class Faults:
-    """A link, an AddOn and what is between them, all of which die; `settle` ends that and waits until all is done."""
+    """A link, an AddOn and the connection between them, all of which die; `settle` ends that and waits until all is
+    done."""
 
     plan: Plan
     db: Database
@@ -378,10 +379,10 @@ def position_findings(executions: list[dict[str, Any]], status: dict[str, Any]) 
 
 
 def bracket_findings(orders: list[dict[str, Any]], submits: list[dict[str, Any]]) -> list[str]:
-    """Return signals whose live stops are not what they hold, or whose targets are more.
+    """Return signals whose live stops differ from their position, or whose targets exceed it.
 
-    Where a stop was rejected, because the price had passed it while nobody was there, the AddOn flattens the
-    instrument: what those signals held was sold by orders of the platform, named Close.
+    Where a stop was rejected, because the price had passed it while the AddOn was down, the AddOn flattens the
+    instrument: the positions of those signals were sold by orders of the platform, named Close.
     """
     filled, stops, targets = Counter[str](), Counter[str](), Counter[str]()
     flattened = sum(order["filled"] for order in orders if order["name"] == "Close")

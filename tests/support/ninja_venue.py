@@ -48,7 +48,7 @@ class WakingRows(NinjaRows):
 
 @dataclass
 class NinjaRig:
-    """One simulated NinjaTrader, its link (may be away) and the venue; `events` is what the venue has reported."""
+    """One simulated NinjaTrader, its link (may be away) and the venue; `events`: the venue's reports."""
 
     db: Database
     bus: Bus

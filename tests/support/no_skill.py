@@ -1,4 +1,4 @@
-"""Markets without anything to find, and strategies without skill: what a search finds there is chance."""
+"""Markets without anything to find, and strategies without skill: a search's finds there are chance."""
 
 from __future__ import annotations
 

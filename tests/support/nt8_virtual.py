@@ -400,6 +400,9 @@ class Conversation:
                 order_id=asked.get("order_id", ""),
             )
 
+    def _do_disk(self, asked: dict[str, Any]) -> None:
+        self.disk.is_full = asked["full"]
+
     def _do_fill(self, asked: dict[str, Any]) -> None:
         self.platform.fill(asked["name"], asked["qty"], Decimal(asked["price"]), asked["exec"])
 

@@ -1,9 +1,14 @@
 """Order managers that are killed: one process that has everything imported and forks a new self for each life.
 
 `python -m tests.support.order_chaos_process` reads one JSON object per line: database_url, redis_url, exchange (a
-LocalExchange's info), session ("own" or "ccxt"), label and count of the crash point (label "" for none), act: "kill" (kill -9 of itself) or
-"database" (kill -9 of the postmaster `postmaster`), settings (overrides of `venue`). Each line is a life. It prints
-{"pid": …}, {"ready": true} once entries may go everywhere, and {"ended": status} when that life is over.
+LocalExchange's info), kill_file (the guardian's), side (a path; without it there is no side journal), session ("own"
+or "ccxt"), label and count of the crash point (label "" for none), settings (overrides of `venue`), step_s and
+step_after_s (by how much its wall clock is set, so long after it is ready), postgres (the pid of a postmaster),
+postgres_at ("fill" or "cancel": kill -9 it once an execution is on disk, or once a leg's cancel is acknowledged) and
+postgres_after_s (not before it is ready for so long). Each line is a life. It prints {"pid": …}, {"ready": true} once
+entries may go everywhere, {"stepped": seconds}, {"database": "fill" or "cancel"} when it has killed that, {"acted":
+label} right before it kills itself (-9) at its point, {"logged": event} for each error in its log,
+{"failed": exception} when it ends by itself, and {"ended": status} when that life is over.
 """
 
 from __future__ import annotations
@@ -13,17 +18,21 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
-from fks.clock import RealClock
 from fks.config.settings import Http, Risk, Settings, Venue
+from fks.model.order import Answer, Order, Outcome, Role
 from fks.orders.crash_points import At, CrashPoints, nowhere
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.session import BinanceVenue
+from fks.venues.binance.venue import SpotVenue
 from fks.venues.ccxt import CcxtVenue
+from tests.support.fast_clock import FastClock
 from tests.support.order_rig import Rig
+from tests.support.outage_rig import OutageRig
 from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -39,6 +48,7 @@ VENUE: dict[str, Any] = {
 SESSIONS = {"own": BinanceVenue, "ccxt": CcxtVenue}
 RISK = Risk(
     feed_age_max_s=3600,
+    notional_max_order=10**9,
     orders_per_minute=100_000,
     exposure_max_account=10**9,
     exposure_max_instrument=10**9,
@@ -51,19 +61,48 @@ def say(what: dict[str, Any]) -> None:
     print(json.dumps(what), flush=True)
 
 
+class ReportingLog(CollectingLog):
+    """A log that sends its errors to the test. Pages are rows already."""
+
+    def error(self, event: str, **fields: object) -> None:
+        super().error(event, **fields)
+        if "severity" not in fields:
+            say({"logged": event, "fields": {name: str(value) for name, value in fields.items()}})
+
+
 def point_of(job: dict[str, Any]) -> At:
     """Return what is called at the labelled points."""
+    if job.get("postgres_at") == "fill":
+        return lambda label: kill_postgres(job) if label == "fill.after" else None
     if not job.get("label"):
         return nowhere
 
     def act() -> None:
-        if job.get("act", "kill") == "database":
-            say({"acted": True})
-            os.kill(job["postmaster"], signal.SIGKILL)
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
+        say({"acted": job["label"]})
+        os.kill(os.getpid(), signal.SIGKILL)
 
     return CrashPoints(job["label"], int(job.get("count", 1)), act)
+
+
+def kill_postgres(job: dict[str, Any]) -> None:
+    """kill -9, once, and not before the order manager is ready for so long."""
+    if job.get("may_kill") and (pid := job.pop("postgres", 0)):
+        os.kill(pid, signal.SIGKILL)
+        say({"database": job["postgres_at"]})
+
+
+def killing(venue: SpotVenue, job: dict[str, Any]) -> SpotVenue:
+    """Return a session that kills PostgreSQL when a leg's cancel was acknowledged, before anybody knows of it."""
+    cancel = venue.cancel
+
+    async def cancel_and_kill(order: Order) -> Answer:
+        answer = await cancel(order)
+        if order.role in (Role.STOP_LOSS, Role.TAKE_PROFIT) and answer.outcome is Outcome.ACK:
+            kill_postgres(job)
+        return answer
+
+    venue.cancel = cancel_and_kill  # type: ignore[method-assign]
+    return venue
 
 
 async def live(job: dict[str, Any]) -> None:
@@ -81,14 +120,28 @@ async def live(job: dict[str, Any]) -> None:
         api_key=info["api_key"],
         api_secret=info["api_secret"],
     )
-    log = CollectingLog()
-    venue = SESSIONS[job.get("session", "own")](config, RealClock(), log)
-    rig = Rig(db, bus, ScriptedVenue(), settings, venues={"ccxt": venue}, log=log, at=point_of(job))
+    log = ReportingLog()
+    clock = FastClock()
+    venue: SpotVenue = SESSIONS[job.get("session", "own")](config, clock, log)
+    if job.get("postgres_at") == "cancel":
+        venue = killing(venue, job)
+    made = OutageRig if job.get("side") else Rig
+    rig = made(db, bus, ScriptedVenue(), settings, venues={"ccxt": venue}, log=log, at=point_of(job), clock=clock)
+    if isinstance(rig, OutageRig):
+        rig.side = Path(job["side"])
+    if job.get("kill_file"):
+        rig.kill_path = Path(job["kill_file"])
     await rig.start(wait_ready=False)
     assert rig.task is not None
     while not rig.task.done() and not rig.service.is_ready:
         await asyncio.sleep(0.02)
     say({"ready": True})
+    await asyncio.sleep(job.get("postgres_after_s", 0))
+    job["may_kill"] = True
+    if "step_s" in job:
+        await asyncio.sleep(job["step_after_s"])
+        clock.step(job["step_s"])
+        say({"stepped": job["step_s"]})
     await rig.task
 
 

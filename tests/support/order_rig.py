@@ -7,15 +7,19 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from fks.clock import Clock, RealClock
 from fks.config.settings import Http, Risk, Settings, Venue
+from fks.guardian.journal import kill_mode
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
+from fks.model.ports import Pager
 from fks.model.ports import Venue as VenuePort
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.order_manager.service import OrderManager
+from fks.order_manager.side_journal import SideJournal
 from fks.orders.crash_points import At, nowhere
 from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
@@ -54,11 +58,14 @@ class TestLease:
     def holds(self) -> bool:
         return self.is_held
 
+    def held_within(self, seconds: float | None) -> bool:
+        return True
+
 
 async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two"), pyramiding: int = 1_000_000) -> None:
     """Make an account on `ccxt`, two instruments with fresh feeds, and strategy instances of 1000 USDT each.
 
-    They may enter as often as a test likes; `pyramiding` = 1 is what an instance has unless a person says otherwise.
+    They may enter as often as a test likes; `pyramiding` = 1 is the default of an instance.
     """
     await db.sql(
         "INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 100000), ('sheet', 'paper', "
@@ -91,7 +98,7 @@ async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two"), pyr
 
 @dataclass
 class Rig:
-    """A running service and what a test needs around it."""
+    """A running service and its surroundings for a test."""
 
     db: Database
     bus: Bus
@@ -103,8 +110,11 @@ class Rig:
     killed: bool = False
     ask_before_ns: int = 0
     at: At = nowhere
+    pager: Pager | None = None
+    hold_s: float = 0.0  # for a predecessor that is not proven gone
     limits: Limits | None = None
     clock: Clock = field(default_factory=RealClock)
+    kill_path: Path | None = None  # of the guardian's file; None: `killed` decides
     histories: list[Histories] = field(default_factory=list)  # of the cores of each run
     lease: TestLease = field(init=False)
     service: OrderManager = field(init=False)
@@ -126,17 +136,30 @@ class Rig:
         self.service = OrderManager(
             Runtime(self.settings, self.clock, self.db, self.bus, self.log, self.meter, self.lease),
             venues,
-            kill_file=lambda: KillMode.FLATTEN if self.killed else KillMode.NONE,
+            kill_file=self.read_kill,
             sent=SentIds(self.ask_before_ns),
             at=self.at,
             limits=self.limits,
             recorder=self.histories[-1] if is_recording() else None,
+            side=self.side_journal(),
+            pager=self.pager,
+            hold_s=self.hold_s,
         )
         await self.service.start()
         self.task = asyncio.create_task(self.service.run())
         if wait_ready:
             await until(lambda: self.service.is_ready)
         return self
+
+    def read_kill(self) -> KillMode:
+        """Return what the guardian's file asks for."""
+        if self.kill_path is not None:
+            return kill_mode(self.kill_path)
+        return KillMode.FLATTEN if self.killed else KillMode.NONE
+
+    def side_journal(self) -> SideJournal | None:
+        """Return the side journal of the next service; none here."""
+        return None
 
     async def read_slow(self) -> None:
         """Have the service read at once what it reads every few seconds: instruments, accounts, instances."""

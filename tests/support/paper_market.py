@@ -1,4 +1,4 @@
-"""An Exchange made of a list of trades and a moment: what a venue would answer then. No sockets, no time of its own."""
+"""An Exchange made of a list of trades and a moment: it answers as a venue would then. No sockets, no own clock."""
 
 from __future__ import annotations
 

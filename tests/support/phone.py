@@ -65,10 +65,10 @@ class Phone:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def add_user(self, name: str, scope: str = "trade") -> str:
+    async def add_user(self, name: str, scope: str = "trade", accounts: list[int] | None = None) -> str:
         """Make a user with a second factor, and return its secret. The code of the step before is spent."""
         logins = Logins(UserStore(self.db), RealClock(), Auth(), KEY)
-        await logins.store.create(name, await logins.hash(PASSWORD), scope, None, "test")
+        await logins.store.create(name, await logins.hash(PASSWORD), scope, accounts, "test")
         login = await logins.log_in(name, PASSWORD, None, kind="token", address="t")
         principal = await logins.principal_of(login.access)
         assert principal is not None
@@ -77,14 +77,15 @@ class Phone:
         await logins.confirm_totp(principal, code_of(secret, steps=-1), "t")
         return secret
 
-    async def pending(self) -> str:
+    async def pending(self, account: int = 1) -> str:
         """Put a signal there that waits for a person; return its id."""
         id = str(uuid.uuid4())
         await self.db.sql(
             "INSERT INTO signals (id, source, account_id, venue, exchange, symbol, ts_event, kind, side, size, state,"
-            " valid_until) VALUES ($1, 'x', 1, 'ccxt', 'binance', 'BTCUSDT', now(), 'order', 'buy', 1, 'pending',"
+            " valid_until) VALUES ($1, 'x', $2, 'ccxt', 'binance', 'BTCUSDT', now(), 'order', 'buy', 1, 'pending',"
             " now() + interval '1 hour')",
             uuid.UUID(id),
+            account,
         )
         return id
 

@@ -1,4 +1,4 @@
-"""Recorded frames, and what they amount to, computed the slow and obvious way."""
+"""Recorded frames, and their trades and bars, computed the slow and obvious way."""
 
 from __future__ import annotations
 

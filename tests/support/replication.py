@@ -116,7 +116,7 @@ class ReplicatedPostgres:
             await standby.close()
 
     def stop_standby(self) -> None:
-        """What the primary commits from now on does not reach the standby any more."""
+        """Stop the standby: later commits of the primary do not reach it any more."""
         assert self._standby is not None
         self._servers[1].stop(self._standby)
 

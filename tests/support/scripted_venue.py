@@ -64,6 +64,7 @@ class Held:
     filled: Decimal = ZERO
     time_ns: int = 0
     sibling: str | None = None
+    reason: tuple[str, Refusal] | None = None  # of its expiry
 
 
 @dataclass
@@ -72,7 +73,8 @@ class ScriptedVenue:
 
     Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE or refuse:CODE:refusal · lost (never
     arrives, no answer) · unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) ·
-    exists · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
+    exists · expire (a market order: by the price range rule) · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
+    Words of `amends`: ok · refuse:CODE · lost · unheard (reduced, no answer).
     Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
     """
 
@@ -85,27 +87,32 @@ class ScriptedVenue:
     streams_fills: bool = True
     script: deque[str] = field(default_factory=deque)
     cancels: deque[str] = field(default_factory=deque)
+    amends: deque[str] = field(default_factory=deque)
     outages: dict[str, int] = field(default_factory=dict)  # method -> how many calls still fail
     hidden: dict[str, int] = field(default_factory=dict)  # client id -> queries that still do not see it
     history_hidden: bool = False
     received: list[str] = field(default_factory=list)  # the witness: every client id whose bytes arrived or were lost
     cancelled: list[str] = field(default_factory=list)
+    amended: list[str] = field(default_factory=list)
     queried: list[str] = field(default_factory=list)
     orders: dict[str, Held] = field(default_factory=dict)
     trades: list[Fill] = field(default_factory=list)
     has_oco: bool = True
+    can_amend: bool = False
     busy_s: float = 0.0  # how long an entry would wait for the venue's rate limit
     locks_base: bool = False  # as spot does: live sells may not exceed what is held
     who: VenueIdentity = SIM
     transfers: list[Transfer] = field(default_factory=list)
     starts_ns: int = 1_767_225_600_000_000_000  # its first event's time
     refusal: str = ""
-    admitted: VenueIdentity | None = None  # what executions are named after, else `who`
+    admitted: VenueIdentity | None = None  # the account that executions are named after, else `who`
     capabilities: VenueCapabilities = field(init=False)
 
     def __post_init__(self) -> None:
         types = frozenset(OrderType)
-        self.capabilities = VenueCapabilities(types, frozenset(TimeInForce), has_oco=self.has_oco)
+        self.capabilities = VenueCapabilities(
+            types, frozenset(TimeInForce), has_oco=self.has_oco, can_amend=self.can_amend
+        )
         self._events: asyncio.Queue[VenueEvent] = asyncio.Queue()
         self._numbers = itertools.count(1)
         self._clock = itertools.count(self.starts_ns, 1_000_000)
@@ -138,7 +145,9 @@ class ScriptedVenue:
                     Outcome.REFUSED, code="-2010", detail="insufficient balance", refusal=Refusal.INSUFFICIENT_BALANCE
                 )
         held = self._take(order)
-        fills = self._match(held) if step != "rest" else ()
+        if step == "expire":
+            self.end(held, State.EXPIRED, ("EXECUTION_RULE_PRICE_RANGE_EXCEEDED", Refusal.PRICE))
+        fills = self._match(held) if step not in ("rest", "expire") else ()
         if step == "unheard":
             return Answer(Outcome.AMBIGUOUS, detail="unheard by script")
         if step == "raise":
@@ -188,6 +197,25 @@ class ScriptedVenue:
         if step == "unheard":
             return Answer(Outcome.AMBIGUOUS)
         return Answer(Outcome.ACK, self.report(held))
+
+    async def amend(self, order: Order, quantity: Decimal) -> Answer:
+        if self.refusal:
+            return NOT_SENT
+        self.amended.append(order.client_order_id)
+        step = self.amends.popleft() if self.amends else "ok"
+        await asyncio.sleep(0)
+        if step.startswith("refuse:"):
+            return refused(step)
+        held = self.orders[order.client_order_id]
+        if step == "lost":
+            return Answer(Outcome.AMBIGUOUS)
+        if held.state not in OPEN or not held.filled < quantity < held.order.quantity:
+            return Answer(Outcome.REFUSED, code="-2038", detail="not reduced", refusal=Refusal.OTHER)
+        for one in (held, self.orders.get(held.sibling or "")):
+            if one is not None:
+                one.order, one.time_ns = replace(one.order, quantity=quantity), next(self._clock)
+                self.push(replace(self.report(one), source="stream"))
+        return Answer(Outcome.AMBIGUOUS) if step == "unheard" else Answer(Outcome.ACK)
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         return self.busy_s if priority is Priority.ENTRY else 0.0
@@ -275,8 +303,9 @@ class ScriptedVenue:
         held = Held(order, str(next(self._numbers)), State.WORKING, time_ns=next(self._clock))
         self.push(replace(self._execute(held, quantity, self.prices[symbol]), source="stream"))
 
-    def end(self, held: Held, state: State) -> None:
-        """End an order and its sibling, and say so."""
+    def end(self, held: Held, state: State, reason: tuple[str, Refusal] | None = None) -> None:
+        """End an order (an expiry for a reason) and its sibling, and say so."""
+        held.reason = reason
         for one in (held, self.orders.get(held.sibling or "")):
             if one is not None and one.state in OPEN:
                 one.state, one.time_ns = state, next(self._clock)
@@ -299,6 +328,9 @@ class ScriptedVenue:
             side=held.order.side,
             quantity=held.order.quantity,
             price=held.order.price,
+            stop_price=held.order.stop_price,
+            code=None if held.reason is None else held.reason[0],
+            refusal=None if held.reason is None else held.reason[1],
         )
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────

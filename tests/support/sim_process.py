@@ -76,9 +76,15 @@ class Sim:
         assert status == 200, body
         return body
 
-    def fault(self, kind: str, **fields: object) -> None:
+    def fault(self, kind: str, **fields: object) -> int:
+        """Set a fault; return its id."""
         status, body = self.call("POST", "/sim/faults", {"kind": kind, **fields})
         assert status == 200, body
+        return int(body["id"])
+
+    def struck(self, fault: int) -> int:
+        """Return how many requests, frames or connections a fault hit, also after its end."""
+        return int(self.get(f"/sim/faults?id={fault}")[0]["struck"])
 
     def price(self, symbol: str = "BTCUSDT") -> float:
         return float(self.get(f"/api/v3/ticker/price?symbol={symbol}")["price"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import threading
@@ -34,6 +35,15 @@ class SmallDisk:
                 with contextlib.suppress(OSError):
                     while file.write(_BLOCK[:size]):
                         pass
+
+    def fill_to(self, left: int) -> None:
+        """Leave so many of the bytes that are free now, even if other programs free space meanwhile."""
+        with self._filler.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.place).free - left)
+
+    def give(self, size: int) -> None:
+        """Make so many bytes free after `fill`."""
+        os.truncate(self._filler, max(self._filler.stat().st_size - size, 0))
 
     def keep_full(self) -> None:
         """Fill it and keep it so until `free`."""

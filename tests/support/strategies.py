@@ -20,6 +20,12 @@ from fks.store.strategies import NewInstance, StrategyStore
 
 #: What makes each decision of an instance fresh, however old its bars are and however many come at once.
 EVERY_EDGE: dict[str, Any] = {"approval": "manual", "valid_for_s": 1e8}
+#: signals that could have their outcome: an entry that waits for its instance's exit has none before the bar that fills
+#: the exit, where a market order waits for the next bar's open
+DECIDABLE = (
+    "(SELECT count(*) FROM signals s WHERE state = 'ready' AND NOT (kind = 'enter' AND EXISTS (SELECT FROM orders o"
+    " WHERE o.instance = s.instance AND o.role = 'exit' AND o.venue = 'paper' AND o.state IN ('ACCEPTED','WORKING'))))"
+)
 START_NS = 1_767_225_600 * NS  # 2026-01-01, where FakeClock starts
 
 
@@ -31,6 +37,9 @@ class HeldForTest:
     name: str = "strategy:0"
 
     def holds(self) -> bool:
+        return True
+
+    def held_within(self, seconds: float | None) -> bool:
         return True
 
 

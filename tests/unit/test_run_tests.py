@@ -9,7 +9,7 @@ import pytest
 from scripts import run_tests
 
 GOOD = "def test_good() -> None: ...\n"
-BAD = "def test_bad() -> None: assert False\n"
+BAD = "def test_bad() -> None: raise AssertionError('the rule\\nand more')\n"
 SKIPPED = "import pytest\ndef test_out() -> None: pytest.skip('no rsync')\n"
 
 
@@ -24,7 +24,7 @@ SKIPPED = "import pytest\ndef test_out() -> None: pytest.skip('no rsync')\n"
                 "one: 1 passed, 1 failed, 0 skipped",
                 "two: 1 passed, 0 failed, 1 skipped",
                 "skipped 1: no rsync",
-                "FAILED test_one.py::test_bad",
+                "FAILED test_one.py::test_bad: AssertionError: the rule",
             ],
         ),
         (
@@ -34,7 +34,7 @@ SKIPPED = "import pytest\ndef test_out() -> None: pytest.skip('no rsync')\n"
             [
                 "one: 0 passed, 0 failed, 0 skipped",
                 "two: 0 passed, 1 failed, 0 skipped",
-                "FAILED test_two.py::test_bad",
+                "FAILED test_two.py::test_bad: AssertionError: the rule",
             ],
         ),
         (

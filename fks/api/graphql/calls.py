@@ -44,7 +44,7 @@ class Reply:
 async def call(outer: Scope, read: Read, arguments: Mapping[str, Any]) -> Reply:
     """Return what `read` answers the caller of `outer` to `arguments` (None is left out).
 
-    Errors: ValueError for an answer that is not JSON; what the route raises unexpectedly.
+    Errors: ValueError for an answer that is not JSON; unexpected exceptions of the route.
     """
     given = {name: _text(value) for name, value in arguments.items() if value is not None}
     in_path = {argument.name: given.pop(argument.name) for argument in read.arguments if argument.is_in_path}

@@ -148,7 +148,7 @@ class _Walker:
             raise _beyond(f"the query costs more than {COST_MAX}")
 
     def _rows(self, node: object) -> int:
-        """Return the value of a `limit`; 1 for what the route will refuse, or set itself."""
+        """Return the value of a `limit`; 1 for a value that the route will refuse, or set itself."""
         if isinstance(node, IntValueNode):
             return _whole(node)
         if not isinstance(node, VariableNode):

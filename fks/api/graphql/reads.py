@@ -119,7 +119,7 @@ def _arguments(dependant: Any) -> Iterator[Argument]:
 
 
 def _kind(annotation: Any) -> type:
-    """Return the scalar that a parameter is given as; text for what the route reads from text."""
+    """Return the scalar that a parameter is given as; text for types that the route parses from text."""
     if get_origin(annotation) is Annotated:
         return _kind(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):

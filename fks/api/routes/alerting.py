@@ -26,7 +26,7 @@ _DEFAULTS = {rule.name: rule for rule in DEFAULTS}
 
 
 class SilenceBody(Body):
-    """What is held back, and for how long."""
+    """A silence: the alerts that are held back, and for how long."""
 
     event: str = Field("*", min_length=1, max_length=128, description="pattern of the alert's event")
     component: str = Field("*", min_length=1, max_length=128, description="pattern of the part it comes from")
@@ -35,7 +35,7 @@ class SilenceBody(Body):
 
 
 class ChannelBody(Body):
-    """Where alerts are sent to. The address holds a token: it is stored encrypted and never shown."""
+    """A destination of alerts. The address holds a token: it is stored encrypted and never shown."""
 
     name: str = Field(pattern=f"^{NAME}$")
     url: str = Field(min_length=1, max_length=2000, description="apprise address: discord://, mailto://, tgram://, …")

@@ -31,7 +31,7 @@ class ChallengerBody(Body):
 
 
 class SwapBody(Body):
-    """How a challenger is swapped in."""
+    """The conditions under which a challenger is swapped in."""
 
     may_wait: bool = Field(True, description="wait until the instance is flat; false: refuse when it is not")
     despite_findings: bool = Field(False, description="although no test speaks for it")

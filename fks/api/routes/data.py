@@ -28,7 +28,7 @@ Cells = Annotated[int, Query(ge=1, le=120, description="parts of that time")]
 
 
 class VerdictBody(Body):
-    """What a person decided about a suspect value."""
+    """A person's decision about a suspect value."""
 
     verdict: Literal["confirmed", "refused"] = Field(description="confirmed: it is true; refused: it stays out")
 

@@ -28,10 +28,10 @@ async def cost(
     until: Annotated[str | None, Query(max_length=40, description="ISO 8601, not included; default: now")] = None,
     instance: Name = None,
 ) -> ExactJson:
-    """Value each entry that was denied, expired or declined by what it would have made on the stored bars.
+    """Value each entry that was denied, expired or declined by its profit or loss on the stored bars.
 
-    A positive value is what the denial cost, a negative one what it saved. Each entry is valued alone, by the fill rule
-    and the costs of a backtest; `total` has the sums by code.
+    A positive value is a profit that was missed, a negative one a loss that was avoided. Each entry is valued alone, by
+    the fill rule and the costs of a backtest; `total` has the sums by code.
     """
     now = to_datetime(gate.deps.clock.now_ns())
     to = moment(until, "until") or now

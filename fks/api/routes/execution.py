@@ -20,7 +20,9 @@ class ExecutionBody(Body):
     """A signal to execute, for OpenAPI; `fks.api.execution.ExecutionRequest` checks it."""
 
     symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
-    action: Literal["buy", "sell", "long", "short"]
+    action: Literal["buy", "sell", "long", "short", "close", "exit", "flat"] = Field(
+        description="close, exit and flat close all that the caller's instance holds, whatever sizes and prices say"
+    )
     quantity: Positive | None = Field(None, description="in base; or risk")
     risk: Positive | None = Field(None, description="in quote: what is lost at the stop_loss, fees aside; or quantity")
     order_type: Literal["market", "limit", "stop", "stop_limit"] | None = Field(
@@ -43,7 +45,7 @@ class ExecutionBody(Body):
 
 
 class EmergencyBody(Body):
-    """What to stop, and why."""
+    """The scope of a stop, and its reason."""
 
     scope: str = Field("system", max_length=64, description="system: everything")
     reason: str = Field(min_length=1, max_length=500, description="kept with the kill")
@@ -76,6 +78,7 @@ async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, k
             arrived_ns=request.state.arrived_ns,
             must_reduce=must_reduce,
             trace_id=request.state.trace_id,
+            instance=who.instance,
         )
 
     return execution_answer(await within_limit(request, submit), gate.deps.clock.now_ns())
@@ -109,12 +112,12 @@ async def release(gate: Gate, who: Admin) -> ExactJson:
 
 def execution_answer(answer: Any, now_ns: int) -> ExactJson:
     """Return order entry's answer as an ExecutionResult; a refusal is a problem document with its members."""
-    from fks.api.execution import result_of
+    from fks.api.execution import result_of, status_of
 
-    result = result_of(answer, now_ns)
+    result, status = result_of(answer, now_ns), status_of(answer)
     headers = {"Location": f"/orders/{result['signal_id']}", **key_headers(answer)}
-    if answer.status < 400:
-        return ExactJson(result, status_code=answer.status, headers=headers)
+    if status < 400:
+        return ExactJson(result, status_code=status, headers=headers)
     code = str(result.pop("code") or answer.body.get("signal_state") or "refused").upper()
-    problem = document(answer.status, code, str(result["error"]), **result)
-    return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
+    problem = document(status, code, str(result["error"]), **result)
+    return ExactJson(problem, status_code=status, headers=headers, media_type=MEDIA_TYPE)

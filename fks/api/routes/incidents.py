@@ -25,13 +25,13 @@ Number = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class ReconcileBody(Body):
-    """Which venue to compare; without one, all that the order manager has."""
+    """The venue to compare; without one, all that the order manager has."""
 
     venue: str | None = Field(None, min_length=1, max_length=64)
 
 
 class CloseBody(Body):
-    """How an incident is closed."""
+    """The closing of an incident."""
 
     resolution: Literal["adopted", "explained", "booked"] = Field(
         description="adopted: the difference is ours; explained: known, and stays; booked: a transfer or execution "

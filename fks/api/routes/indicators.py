@@ -29,7 +29,7 @@ WARMUP_MAX = 5_000
 
 @router.get("/indicators", response_model=Page[IndicatorView])
 async def indicators(who: Reader) -> ExactJson:
-    """List the indicators with what they read, their parameters with limits, and what they return."""
+    """List the indicators with their inputs, their parameters with limits, and their outputs."""
     return ExactJson(page([_described(row) for row in sorted(INDICATORS.values(), key=lambda row: row.name)]))
 
 

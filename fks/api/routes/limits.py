@@ -13,6 +13,6 @@ router = Router(tags=["accounts"])
 
 @router.get("/limits", response_model=Page[LimitsView])
 async def limits(gate: Gate, who: Reader) -> ExactJson:
-    """List each account's limits with what is used and left, the rules of its prop firm with their distances, and the
-    fees of today and of 30 days. What is not known is null."""
-    return ExactJson(page(await AccountLimits(gate).document(who.account_list)))
+    """List each account's limits with the amounts used and left, the rules of its prop firm with their distances, and
+    the fees of today and of 30 days. An unknown value is null."""
+    return ExactJson(page(await AccountLimits(gate).document()))

@@ -48,7 +48,7 @@ async def copies(
 ) -> ExactJson:
     """Return the accounts that repeat the signals of the venue `ninja`: rule and mode of each, the positions that they
     hold and should hold, and what became of the newest signals on every account: state, code, filled, price."""
-    return ExactJson(await Copies(gate.db, gate.deps.settings.ninja).document(limit, who.account_list))
+    return ExactJson(await Copies(gate.db, gate.deps.settings.ninja).document(limit))
 
 
 @router.get("/connection/test", response_model=ConnectionView)

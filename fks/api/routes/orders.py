@@ -102,6 +102,7 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
             accounts=who.account_list,
             must_reduce=must_reduce,
             trace_id=request.state.trace_id,
+            instance=who.instance,
         )
 
     answer = await within_limit(request, submit)
@@ -209,7 +210,7 @@ async def settle(
     """End an order of unknown outcome in two steps: the first answer describes the effects, `confirm` carries them out.
 
     Executions that the person reports are booked together with the end, and move the position. The code is valid for
-    five minutes, for the person who requested it.
+    five minutes, for the person that requested it.
     """
     from fks.api.settling import SettleRequest
 
@@ -268,7 +269,7 @@ def _answer(answer: Any) -> ExactJson:
 
 
 def key_headers(answer: Any) -> dict[str, str]:
-    """Return the headers that report a derived key: the key, and a Warning (RFC 7234, code 299) with what it means."""
+    """Return the headers that report a derived key: the key, and a Warning (RFC 7234, code 299) with its meaning."""
     if answer.derived_key is None:
         return {}
     text = (

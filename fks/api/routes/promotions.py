@@ -23,7 +23,7 @@ router = Router(tags=["strategies"])
 
 
 class PromotionBody(Body):
-    """Which instance takes the best parameters of a search."""
+    """The instance that takes the best parameters of a search."""
 
     instance: str = Field(max_length=128)
     despite_findings: bool = Field(False, description="although the search names reasons against them")

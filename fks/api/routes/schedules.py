@@ -34,7 +34,7 @@ class ScheduleBody(Body):
 
 
 class ChangeBody(Body):
-    """What of a schedule changes; a field that is left out stays."""
+    """Changes of a schedule; a field that is left out stays."""
 
     cron: str | None = Field(None, max_length=100)
     every_s: int | None = None

@@ -63,16 +63,18 @@ async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key:
     error.
 
     200 with `success` true: committed, and `message` says whether it was sent or waits. 422 with the code when it is
-    denied. 503 only when nothing was committed; 504 when that is not known: send it again with the same key. Keys and
-    repeats are those of POST /orders.
+    denied, or rejected at once. 503 only when nothing was committed; 504 when that is not known: send it again with the
+    same key. Keys and repeats are those of POST /orders.
     """
+    from fks.api.execution import status_of
     from fks.api.ninja_signals import NinjaSignal, answer_of
     from fks.api.order_entry import CommitUnknownError
 
     signal, entry = NinjaSignal.parse(body), gate.order_entry
 
     async def enter(must_reduce: bool) -> Any:
-        draft = signal.draft(entry, who.name, request.state.arrived_ns, request.state.trace_id, must_reduce=must_reduce)
+        at_ns, trace_id = request.state.arrived_ns, request.state.trace_id
+        draft = signal.draft(entry, who.name, at_ns, trace_id, must_reduce=must_reduce, instance=who.instance)
         return await entry.enter(draft, checked_key(key))
 
     try:
@@ -86,11 +88,11 @@ async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key:
         return ExactJson(problem, status_code=status, media_type=MEDIA_TYPE)
     found = answer_of(answer, gate.deps.clock.now_ns())
     headers = {"Location": f"/orders/{found['signal_id']}", **key_headers(answer)}
-    if answer.status < 400:
+    if (status := status_of(answer)) < 400:
         return ExactJson(found, status_code=200, headers=headers)
     code = str(found.pop("code", None) or "REFUSED").upper()
-    problem = document(answer.status, code, str(found["error"]), **found)
-    return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
+    problem = document(status, code, str(found["error"]), **found)
+    return ExactJson(problem, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 @router.get("/signals", response_model=Page[SignalView])

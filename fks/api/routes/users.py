@@ -1,4 +1,4 @@
-"""Users: made, changed, unlocked and disabled with scope admin; and the audit of what was changed."""
+"""Users: made, changed, unlocked and disabled with scope admin; and the audit of changes."""
 
 from __future__ import annotations
 

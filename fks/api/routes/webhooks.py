@@ -50,7 +50,7 @@ class WebhookBody(Body):
 
 
 class WebhookChange(Body):
-    """Changes of what a sender may do; omitted fields stay. The account stays: make another webhook for another one."""
+    """Changes of a sender's permissions; omitted fields stay. The account stays: another one needs another webhook."""
 
     symbols: tuple[Annotated[str, Field(max_length=64)], ...] | None = Field(None, min_length=1, max_length=100)
     sizing: Literal["payload", "quantity", "notional", "risk"] | None = None

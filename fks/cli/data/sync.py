@@ -46,12 +46,12 @@ class SyncGroup(click.Group):
 
 @click.group(cls=SyncGroup)
 def sync() -> None:
-    """Fetch history from an exchange: what is not stored yet, newest first.
+    """Fetch missing history from an exchange, newest first.
 
     \b
     fks data sync BTCUSDT 1h --from 2024-01-01
     fks data sync BTC/USDT 1m 5m --from 90d
-    fks data sync ETHUSDT 1d --again      # everything again: what the exchange changed is corrected
+    fks data sync ETHUSDT 1d --again      # everything again: bars that the exchange changed are corrected
 
     Killed at any moment, the same command goes on where it was.
     """

@@ -33,7 +33,7 @@ _PROTECTED = "still_protected"  # a check that needs the position of the step `b
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step: what a person does first, "" for nothing; the check that runs then, "" for none."""
+    """A step: the person's action before it, "" for none; the check that runs then, "" for none."""
 
     name: str
     title: str
@@ -65,7 +65,7 @@ STEPS = (
 
 @dataclass(slots=True)
 class Result:
-    """What became of a step. `measured`: values that the check reports."""
+    """The result of a step. `measured`: values that the check reports."""
 
     outcome: str = OPEN
     detail: str = ""

@@ -89,8 +89,8 @@ def tail(ctx: click.Context, count: int | None, is_replay: bool, group: str | No
 
 
 def identity_of(ctx: click.Context) -> tuple[Identity, Address]:
-    """Return who connects, in role `observe`, and where to, for a command with the option --group. Errors:
-    ConfigError."""
+    """Return the identity that connects, in role `observe`, and the address, for a command with the option --group.
+    Errors: ConfigError."""
     from fks.ninja.session import Identity
     from fks.ninja_link.check import Address
     from fks.ninja_link.secret_file import load_secret

@@ -183,6 +183,8 @@ def instrument_of_filters(
             percent_price=_percent_price(filters),
             order_types=_order_types(row.get("orderTypes", ())),
             has_oco=row.get("ocoAllowed", True) is True,
+            has_oto=row.get("otoAllowed") is True,
+            has_opo=row.get("opoAllowed") is True,
         )
     except KeyError as error:
         raise PeerError(f"{exchange} {row.get('symbol')}: the listing has no {error}") from error

@@ -223,10 +223,11 @@ class KrakenPublisher:
                 socket.send(b'{"channel":"heartbeat"}')
 
     def _publish(self, channel: Channel, rows: list[dict[str, object]]) -> None:
+        sockets = self._wanted.get(channel, ())
         at = Target(path=PATH, symbol=self._pairs[channel[1]].state.symbol, event=channel[0])
-        if self._faults.holds("freeze_stream", self._monotonic(), at) is None:
+        if sockets and self._faults.holds("freeze_stream", self._monotonic(), at) is None:
             frame = _frame(channel, "update", rows)
-            for socket in self._wanted.get(channel, ()):
+            for socket in sockets:
                 socket.send(frame)
 
     def _to_one(self, socket: Socket, channel: Channel, kind: str, rows: list[dict[str, object]]) -> None:

@@ -1,11 +1,13 @@
 """The bridge's decisions: signals to orders at most once, brackets, protection, flatten, and the event log.
 
 One object per NinjaTrader process, driven by `handle` and `turn`: messages and platform events in, replies and events
-out. What matters is in the journal before the action that it allows. Handlers of the platform only enqueue.
+out. The intent of an entry is in the journal before its Submit, an event before it is sent; what closes or protects a
+position is done first. Handlers of the platform only enqueue.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from fks.sim.nt8.checks import Nack, check_fields, is_id, is_number
 from fks.sim.nt8.contracts import Contract
 from fks.sim.nt8.disk import Disk
 from fks.sim.nt8.event_log import EventLog
-from fks.sim.nt8.journal import Journal, JournalWriteError, Record
+from fks.sim.nt8.journal import Journal, Record
 from fks.sim.nt8.platform import (
     CONNECTED,
     TERMINAL,
@@ -37,6 +39,7 @@ from fks.sim.nt8.signals import FINAL, LIVE, ORDER_NAME, PROTECTIVE, REPORTED, T
 Message = dict[str, Any]
 _TYPES = {"market": "Market", "limit": "Limit", "stop": "StopMarket", "stop_limit": "StopLimit"}
 _TIFS = {"day": "Day", "gtc": "Gtc", "ioc": "Ioc"}
+_EXIT_ACTIONS = ("Sell", "BuyToCover")  # of a market order that closes; an entry is Buy or SellShort
 _TICK_MS = 100
 _VALUE_MS = 1_000  # between two looks at the equity of the accounts
 _LACKING_MS = 2_000  # nt8: a position may be without its stop for 2 s, then it is repaired, then closed
@@ -47,7 +50,7 @@ _FLATTEN_MS = 30_000
 _NOT_FINAL = frozenset(
     {
         "not_ready", "replaying", "not_connected", "price_feed_lost", "flattening", "rate_limited", "not_control",
-        "halted", "no_quote",
+        "halted", "no_quote", "journal_error",
     }
 )  # fmt: skip
 
@@ -70,6 +73,7 @@ class BridgeConfig:
     allow_widen: bool = False
     remote_resume: bool = False
     instruments: frozenset[str] | None = None  # allow-list of roots; None: all that the platform knows
+    features: tuple[str, ...] = ("exit_entries",)  # what it can do beyond the first version
     seed_account: str = "Sim101"
     seed_entry_type: str = "limit"
     seed_unauthenticated: str = "sim_only"  # sim_only | off
@@ -140,9 +144,12 @@ class Bridge:
         self.halted = False
         self.signals: dict[str, Signal] = {}
         self.blocked: set[tuple[str, str]] = set()  # (account, instrument) of an ambiguous signal
-        self.counters = {"signals": 0, "submits": 0, "events_lost": 0}
+        self.counters = {"signals": 0, "submits": 0}
         self.journal = Journal(disk, new_id)
         self._log = EventLog()
+        self._has_failed = False  # the journal, at the end of the last turn
+        self._durable_seq = 0  # the last event that is on the disk: later ones are not sent
+        self._held_back: list[Output] = []  # events that wait for the disk
         self._new_id = new_id
         self._crash = crash
         self._exec_seen: set[tuple[str, str]] = set()
@@ -185,13 +192,13 @@ class Bridge:
 
     @property
     def last_seq(self) -> int:
-        """Return the number of the newest event; 0 when there was none."""
-        return self._log.last_seq
+        """Return the number of the newest event on the disk; 0 when there was none."""
+        return self._durable_seq
 
     @property
     def is_ready(self) -> bool:
-        """Return whether an account could take an entry now, the halt latch aside."""
-        return not self.journal.has_failed and any(self._is_ready(one) for one in self.platform.accounts)
+        """Return whether an account could take a signal now, the halt latch and the journal aside."""
+        return any(self._is_ready(one) for one in self.platform.accounts)
 
     def set_clock_offset(self, offset_ms: int) -> None:
         """Make the PC's clock wrong by `offset_ms`."""
@@ -223,11 +230,16 @@ class Bridge:
             },
             "halted": self.halted,
             "ready": self.is_ready,
+            "features": list(self.config.features),
+            **self._journal_error(),
         }
 
     def events_after(self, seq: int) -> list[Message]:
-        """Return the kept events with a higher number, oldest first."""
-        return self._log.after(seq)
+        """Return the kept events with a higher number that are on the disk, oldest first."""
+        return [event for event in self._log.after(seq) if event["seq"] <= self._durable_seq]
+
+    def _journal_error(self) -> Message:
+        return {"journal_error": self.journal.error} if self.journal.error else {}
 
     def mode(self, account: str) -> str:
         """Return auto, relay or off."""
@@ -256,6 +268,7 @@ class Bridge:
             ],
             "features": sorted({name for one in self.platform.accounts.values() for name in one.features}),
             "counters": {**self.counters, "events": self._log.last_seq, "acked": self._log.acked},
+            **self._journal_error(),
         }
 
     def handle(self, peer: int, message: Message) -> None:
@@ -327,7 +340,7 @@ class Bridge:
         self._emit("halt", on=False, reason=reason)
 
     def compact(self) -> None:
-        """Write the journal anew with what still matters. Errors: JournalWriteError."""
+        """Write the journal anew with what still matters. Errors: OSError."""
         self._log.drop_acknowledged()
         self.journal.compact(self._snapshot())
 
@@ -344,16 +357,21 @@ class Bridge:
             while self._inbox:
                 self._on_event(self._inbox.popleft())
         self._continue()
-        out, self._out = self._out, []
         self._crash("before_sync")
-        try:
-            self.journal.sync()
-        except JournalWriteError:
-            self._journal_failed()
-            lost = [one for one in out if isinstance(one, Broadcast) and one.message["t"] == "ev"]
-            self.counters["events_lost"] += len(lost)
-            self._log.take_back(len(lost))
-            out = [one for one in out if one not in lost]
+        had_failed = self._has_failed
+        self._has_failed = not self.journal.sync(self.now_ms)
+        if self._has_failed:
+            if not had_failed:
+                self._emit("risk", code="journal_error", detail=self.journal.error)
+            events = [one for one in self._out if isinstance(one, Broadcast) and one.message["t"] == "ev"]
+            self._held_back += events
+            out = [one for one in self._out if one not in events]
+        else:
+            self._durable_seq = self._log.last_seq
+            out, self._held_back = self._held_back + self._out, []
+        self._out = []
+        if had_failed != self._has_failed:
+            out.append(Broadcast(self.status(None)))
         self._crash("after_sync")
         return out
 
@@ -363,11 +381,13 @@ class Bridge:
         for record in self.journal.records:
             getattr(self, f"_load_{record['r']}")(record)
         self.journal.records = []
+        self._durable_seq = self._log.last_seq
         for signal in self.signals.values():
             if signal.state == "intent":
                 self._move(signal, "lost")
         if self.journal.is_large:
-            self.compact()
+            with contextlib.suppress(OSError):  # the disk is full: it is compacted at a later start
+                self.compact()
 
     def _load_intent(self, record: Record) -> None:
         self._register(record["fields"], record["at"])
@@ -472,31 +492,27 @@ class Bridge:
     def _load_event_kept(self, record: Record) -> None:
         self._log.restore(record["ev"])
 
-    def _write(self, record: Record, *, must: bool = False) -> None:
-        """Append a record. A disk that refuses halts the bridge; with `must` the error is the caller's as well."""
-        try:
-            self._crash(f"before_{record['r']}")
+    def _write(self, record: Record, *, must: bool = False) -> bool:
+        """Append a record; with `must` it is on the disk when True is returned, and forgotten otherwise."""
+        self._crash(f"before_{record['r']}")
+        is_written = True
+        if must:
+            is_written = self.journal.commit(record, self.now_ms)
+        else:
             self.journal.append(record)
-            if must:
-                self.journal.sync()
-            self._crash(f"after_{record['r']}")
-        except JournalWriteError:
-            self._journal_failed()
-            if must:
-                raise
-
-    def _journal_failed(self) -> None:
-        self.halted = True
+        self._crash(f"after_{record['r']}")
+        return is_written
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        if self.journal.has_failed:
-            self.counters["events_lost"] += 1
-            return
-        event = {"t": "ev", "seq": self._log.last_seq + 1, "epoch": self.epoch, "at_ms": self.now_ms, "kind": kind, **fields}
+        event = {
+            "t": "ev",
+            "seq": self._log.last_seq + 1,
+            "epoch": self.epoch,
+            "at_ms": self.now_ms,
+            "kind": kind,
+            **fields,
+        }
         self._write({"r": "event", "ev": event})
-        if self.journal.has_failed:
-            self.counters["events_lost"] += 1
-            return
         self._log.add(event)
         self._out.append(Broadcast(event))
 
@@ -554,6 +570,8 @@ class Bridge:
 
     def _answer_again(self, signal: Signal, message: Message) -> Message:
         """Return the answer for an id that is known."""
+        if signal.is_recovered and signal.is_exit and message["action"] == "exit":
+            return self._ack(signal, is_dup=True)  # its order is at the platform; the record was lost with the process
         if signal.is_recovered:
             return self._nack_of(signal.id, "duplicate_recovered", "known from an order of an earlier epoch")
         if content(signal.fields) != content(message):
@@ -568,11 +586,13 @@ class Bridge:
 
     def _refuse(self, message: Message) -> Nack | None:
         """Return why an order is refused now, or None; the checks in their documented order."""
-        if self.halted:
-            return "halted", "the kill latch is set"
         account, instrument = message["account"], message["instrument"]
         found = self.platform.accounts.get(account)
         is_exit = message["action"] == "exit"
+        if self.journal.error and not is_exit:
+            return "journal_error", self.journal.error
+        if self.halted and not is_exit:
+            return "halted", "the kill latch is set"
         if found is None:
             return "unknown_account", f"no account {account!r}"
         mode = self.mode(account)
@@ -634,10 +654,10 @@ class Bridge:
         return None
 
     def _enter(self, message: Message, used: dict[str, Decimal]) -> Message:
-        try:
-            signal = self._intend(message)
-        except JournalWriteError as error:
-            return self._nack_of(message["id"], "journal_error", str(error))
+        if not self._write({"r": "intent", "at": self.now_ms, "fields": message}, must=True):
+            return self._nack_of(message["id"], "journal_error", self.journal.error)
+        self.counters["signals"] += 1
+        signal = self._register(message, self.now_ms)
         action = "Buy" if signal.is_buy else "SellShort"
         outcome = self._submit_leg(
             signal, signal.entry, action, _TYPES[message["type"]], _TIFS[message.get("tif", "day")],
@@ -661,8 +681,8 @@ class Bridge:
         return reply
 
     def _intend(self, message: Message) -> Signal:
-        """Put the intent on disk, then into the book. Errors: JournalWriteError, and nothing was registered."""
-        self._write({"r": "intent", "at": self.now_ms, "fields": message}, must=True)
+        """Record an intent that need not be on the disk first: an exit, or what a person will do."""
+        self._write({"r": "intent", "at": self.now_ms, "fields": message})
         self.counters["signals"] += 1
         return self._register(message, self.now_ms)
 
@@ -673,10 +693,7 @@ class Bridge:
         )
 
     def _relay(self, message: Message, used: dict[str, Decimal]) -> Message:
-        try:
-            signal = self._intend(message)
-        except JournalWriteError as error:
-            return self._nack_of(message["id"], "journal_error", str(error))
+        signal = self._intend(message)
         signal.state = "relayed"
         reply = self._ack(signal, is_dup=False, used=used)
         self._emit("relay", **{name: value for name, value in message.items() if name != "t"})
@@ -684,14 +701,14 @@ class Bridge:
 
     def _exit(self, peer: int, message: Message) -> Message | None:
         """Close what the bridge holds on the instrument: first its exit orders go, then a market order closes."""
-        held = self._held(message["account"], message["instrument"])
+        wanted = message.get("entries")
+        held = [
+            one for one in self._held(message["account"], message["instrument"]) if wanted is None or one.id in wanted
+        ]
         total = sum(one.open_qty - one.closing for one in held)
         if total <= 0:
             return self._nack(message, "opposite_position", "nothing of FKS is open on this instrument")
-        try:
-            signal = self._intend(message)
-        except JournalWriteError as error:
-            return self._nack_of(message["id"], "journal_error", str(error))
+        signal = self._intend(message)
         signal.qty = min(message.get("qty") or total, total)
         signal.is_buy = not held[0].is_buy
         left = signal.qty
@@ -711,10 +728,14 @@ class Bridge:
             if one.account == account and one.instrument == instrument and not one.is_exit and one.open_qty
         ]
 
+    def _closable(self, signal: Signal) -> list[Signal]:
+        """Return the signals that an exit closes."""
+        return [one for one in self._held(signal.account, signal.instrument) if signal.closes(one.id)]
+
     def _continue_exits(self) -> None:
         for signal_id, peer in list(self._waiting.items()):
             signal = self.signals[signal_id]
-            held = self._held(signal.account, signal.instrument)
+            held = self._closable(signal)
             if (signal.account, signal.instrument) in self._flattening or signal.valid_until <= self.now_ms:
                 del self._waiting[signal_id]
                 self._release(signal)
@@ -746,12 +767,13 @@ class Bridge:
 
     def _release(self, signal: Signal) -> None:
         """End the reservations of an exit signal that is over: what it did not close gets its stops again."""
-        held = self._held(signal.account, signal.instrument)
+        held = self._closable(signal)
         others = [
             one
             for one in self.signals.values()
             if one.is_exit
             and one is not signal
+            and any(one.closes(other.id) for other in held)
             and (one.account, one.instrument) == (signal.account, signal.instrument)
             and (one.id in self._waiting or one.is_working)
         ]
@@ -762,7 +784,7 @@ class Bridge:
 
     def _allocate(self, signal: Signal, qty: int) -> None:
         """Book executions of an exit signal on the signals that they close, oldest first."""
-        held = self._held(signal.account, signal.instrument)
+        held = self._closable(signal)
         for one in sorted(held, key=lambda one: not one.closing):
             take = min(qty, one.open_qty)
             one.exited += take
@@ -909,10 +931,6 @@ class Bridge:
 
     def _kill(self, peer: int, message: Message) -> Message | None:
         self.halt(str(message.get("reason", "")))
-        try:
-            self.journal.sync()
-        except JournalWriteError:
-            self._journal_failed()
         accounts = [one for one in self.platform.accounts if self.mode(one) != "off"]
         keys = [(one, name) for one in accounts if self._is_connected(one) for name in self._instruments(one)]
         lost = [one for one in accounts if not self._is_connected(one)]
@@ -973,7 +991,7 @@ class Bridge:
         return "submitted"
 
     def _bracket(self, signal: Signal, qty: int, price: Decimal) -> None:
-        """Place stop and target of one lot of the entry; both are in the journal first."""
+        """Place stop and target of one lot of the entry."""
         contract = self.platform.contract(signal.instrument)
         if contract is None or signal.is_recovered:
             return  # its lots may have brackets: what is missing is found by the check of the protection
@@ -984,22 +1002,18 @@ class Bridge:
         self._place(signal, [("S", lot, qty, stop), ("T", lot, qty, target)], oco)
 
     def _place(self, signal: Signal, wanted: list[tuple[str, int, int, Decimal | None]], oco: str) -> None:
+        """Submit exits, then record them: after a crash those that the journal lacks are found at the platform."""
         legs = [
             Leg(signal.leg(role, lot), role, lot, qty, price) for role, lot, qty, price in wanted if price is not None
         ]
-        for leg in legs:
-            signal.legs[leg.name] = leg
-            self._write(_leg_record(signal, leg))
-        try:
-            self.journal.sync()  # the executions too: after a crash no second bracket may be made for them
-        except JournalWriteError:
-            self._journal_failed()
         action = "Sell" if signal.is_buy else "BuyToCover"
         for leg in legs:
             if leg.role == "S":
                 self._submit_leg(signal, leg, action, "StopMarket", "Gtc", None, leg.price, oco)
             else:
                 self._submit_leg(signal, leg, action, "Limit", "Gtc", leg.price, None, oco)
+        for leg in legs:
+            self._write(_leg_record(signal, leg))
 
     def _order(self, account: str, name: str) -> Order | None:
         return next((one for one in reversed(self.platform.orders(account)) if one.name == name), None)
@@ -1431,7 +1445,7 @@ class Bridge:
             "id": found[1],
             "account": account,
             "instrument": instrument,
-            "action": "buy" if is_buy else "sell",
+            "action": "exit" if order is not None and order.action in _EXIT_ACTIONS else "buy" if is_buy else "sell",
             "qty": qty,
         }
         stop = next((one.stop for one in others if ORDER_NAME.fullmatch(one.name) and one.type == "StopMarket"), None)

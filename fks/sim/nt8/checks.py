@@ -12,7 +12,8 @@ _TYPES = frozenset({"market", "limit", "stop", "stop_limit"})
 _TIFS = frozenset({"day", "gtc", "ioc"})
 _REQUIRED = ("account", "instrument", "action", "created_ms", "valid_until")
 _BRACKET = ("sl_points", "sl_price", "tp_points", "tp_price")
-_OPTIONAL = ("qty", "type", "price", "stop_price", "tif", *_BRACKET, "strategy", "note")
+_OPTIONAL = ("qty", "type", "price", "stop_price", "tif", *_BRACKET, "strategy", "note", "entries")
+_ENTRIES_MAX = 100
 _DAY_MS = 86_400_000
 
 Nack = tuple[str, str]  # code, detail
@@ -50,6 +51,10 @@ def _check_words(message: dict[str, Any]) -> Nack | None:
         value = message.get(name)
         if value is not None and (not isinstance(value, str) or not 0 < len(value) <= most):
             return "bad_field", f"{name}: text of at most {most} characters"
+    entries = message.get("entries")
+    is_listed = isinstance(entries, list) and 0 < len(entries) <= _ENTRIES_MAX and all(map(is_id, entries))
+    if "entries" in message and not (is_listed and message["action"] == "exit"):
+        return "bad_field", f"entries: 1 to {_ENTRIES_MAX} ids, and only of an exit"
     return None
 
 

@@ -24,6 +24,10 @@ class Disk(Protocol):
         """Return when everything appended so far survives a crash."""
         ...
 
+    def cut(self, name: str, size: int) -> None:
+        """Leave the first `size` bytes of a file."""
+        ...
+
     def replace(self, name: str, data: bytes) -> None:
         """Write a whole file so that a crash leaves the old content or the new one."""
         ...
@@ -53,10 +57,15 @@ class Folder:
         return file.read_bytes() if file.exists() else b""
 
     def append(self, name: str, data: bytes) -> None:
-        os.write(self._open(name), data)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._open(name), left) :]
 
     def sync(self, name: str) -> None:
         os.fdatasync(self._open(name))
+
+    def cut(self, name: str, size: int) -> None:
+        os.truncate(self._open(name), size)
 
     def replace(self, name: str, data: bytes) -> None:
         self._close(name)
@@ -114,6 +123,9 @@ class MemoryDisk:
             raise OSError(28, "no space left on device")
         self.syncs += 1
         self._synced[name] = self.read(name)
+
+    def cut(self, name: str, size: int) -> None:
+        self._written[name] = self.read(name)[:size]
 
     def replace(self, name: str, data: bytes) -> None:
         self.append(name, b"")

@@ -41,12 +41,6 @@ class EventLog:
         if len(self._kept) > EVENTS_MAX:
             self._kept.popleft()
 
-    def take_back(self, count: int) -> None:
-        """Forget the newest events: they could not be synced and were not sent."""
-        for _ in range(count):
-            self._kept.pop()
-        self.last_seq -= count
-
     def acknowledge(self, seq: int) -> bool:
         """Record that a client has stored the events up to a number; return whether that is news."""
         is_news = seq > self.acked

@@ -1,4 +1,7 @@
-"""The bridge's journal: one line per record, `crc32 SP json LF`, synced before what it allows.
+"""The bridge's journal: one line per record, `crc32 SP json LF`.
+
+The intent of an entry is synced before its Submit. What closes or protects a position is done first and recorded at the
+end of the turn. What the disk refuses stays in memory, in its order, and is written when the disk takes it again.
 
 Records (key `r`): `epoch`, `intent`, `submitted`, `nack`, `leg`, `recovered`, `event`, `exec_seen`, `halt`, `highest`,
 `acked`; in a compacted file also `state`, the newest state of a signal, and `event_kept`. A bad last line is cut off at the
@@ -18,6 +21,7 @@ from fks.sim.nt8.disk import Disk
 Record = dict[str, Any]
 EVENTS_MAX = 100_000  # events kept for a client that never acknowledges
 _SIZE_MAX = 64 << 20
+_RETRY_MS_MIN, _RETRY_MS_MAX = 500, 8_000  # between two attempts to write after a failure
 
 
 class CorruptJournalError(Exception):
@@ -25,11 +29,11 @@ class CorruptJournalError(Exception):
 
 
 class JournalWriteError(Exception):
-    """The disk refused: the bridge halts, positions keep their brackets."""
+    """The journal cannot be opened: the bridge does not start."""
 
 
 class Journal:
-    """Appends records of one epoch. `append` is in memory until `sync`; the caller syncs before it acts."""
+    """Appends records of one epoch. `error` says why the last write failed; it is empty while the disk takes writes."""
 
     def __init__(self, disk: Disk, new_epoch: Callable[[], str]) -> None:
         """Load the newest journal of `disk`, or begin an epoch. Errors: JournalWriteError."""
@@ -37,9 +41,10 @@ class Journal:
         self.epoch = ""
         self.is_new = False
         self.records: list[Record] = []
-        self.has_failed = False
-        self._is_dirty = False
-        self._size = 0
+        self.error = ""
+        self._pending: list[bytes] = []  # lines that are not synced
+        self._size = 0  # of what is synced
+        self._retry_ms, self._retry_at_ms = _RETRY_MS_MIN, 0
         try:
             self._load()
             if not self.epoch:
@@ -57,36 +62,53 @@ class Journal:
         return self._size > _SIZE_MAX
 
     def append(self, record: Record) -> None:
-        """Add a record; it survives a crash after `sync`. Errors: JournalWriteError."""
+        """Add a record; it survives a crash after `sync`."""
         line = encode_line(record)
-        try:
-            self._disk.append(self.name, line)
-        except OSError as error:
-            self.has_failed = True
-            raise JournalWriteError(f"journal not writable: {error}") from error
-        self._size += len(line)
-        self._is_dirty = True
+        self._pending.append(line)
+        if not self.error:
+            try:
+                self._disk.append(self.name, line)
+            except OSError as error:
+                self._fail(error, 0)
 
-    def sync(self) -> None:
-        """Make the appended records durable. Errors: JournalWriteError."""
-        if not self._is_dirty:
-            return
+    def sync(self, now_ms: int) -> bool:
+        """Return whether every record is on the disk. After a failure a later call tries again, after a longer wait."""
+        if self.error and self._retry_at_ms - _RETRY_MS_MAX <= now_ms < self._retry_at_ms:
+            return False
         try:
-            self._disk.sync(self.name)
+            if self.error:
+                self._disk.cut(self.name, self._size)
+                for line in self._pending:
+                    self._disk.append(self.name, line)
+            if self._pending:
+                self._disk.sync(self.name)
         except OSError as error:
-            self.has_failed = True
-            raise JournalWriteError(f"journal not writable: {error}") from error
-        self._is_dirty = False
+            self._fail(error, now_ms)
+            return False
+        self._size += sum(map(len, self._pending))
+        self._pending.clear()
+        self.error, self._retry_ms = "", _RETRY_MS_MIN
+        return True
+
+    def commit(self, record: Record, now_ms: int) -> bool:
+        """Add a record and sync; one that the disk refuses is forgotten, and False returned."""
+        self.append(record)
+        if self.sync(now_ms):
+            return True
+        self._pending.pop()
+        return False
 
     def compact(self, records: Iterable[Record]) -> None:
-        """Replace the file's content with `records`, which hold everything that still matters."""
+        """Replace the file's content with `records`, which hold everything that still matters. Errors: OSError."""
         data = b"".join([encode_line({"r": "epoch", "epoch": self.epoch}), *map(encode_line, records)])
-        try:
-            self._disk.replace(self.name, data)
-        except OSError as error:
-            self.has_failed = True
-            raise JournalWriteError(f"journal not writable: {error}") from error
+        self._disk.replace(self.name, data)
         self._size = len(data)
+        self._pending.clear()
+
+    def _fail(self, error: OSError, now_ms: int) -> None:
+        self.error = f"journal not writable: {error}"
+        self._retry_at_ms = now_ms + self._retry_ms
+        self._retry_ms = min(2 * self._retry_ms, _RETRY_MS_MAX)
 
     def _load(self) -> None:
         names = [name for name in self._disk.names() if name.startswith("journal-") and name.endswith(".log")]
@@ -107,8 +129,10 @@ class Journal:
     def _begin(self, epoch: str) -> None:
         self.epoch = epoch
         self.is_new = True
-        self._disk.append(self.name, encode_line({"r": "epoch", "epoch": epoch}))
+        line = encode_line({"r": "epoch", "epoch": epoch})
+        self._disk.append(self.name, line)
         self._disk.sync(self.name)
+        self._size = len(line)
 
 
 def encode_line(record: Record) -> bytes:

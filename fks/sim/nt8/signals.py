@@ -144,6 +144,11 @@ class Signal:
     def has_stop(self) -> bool:
         return "sl_points" in self.fields or "sl_price" in self.fields
 
+    def closes(self, signal_id: str) -> bool:
+        """Return whether this exit closes what a signal has opened: without `entries` it closes all."""
+        entries = self.fields.get("entries")
+        return entries is None or signal_id in entries
+
     def role(self, role: str) -> list[Leg]:
         """Return the legs of a role, oldest first."""
         return sorted((leg for leg in self.legs.values() if leg.role == role), key=lambda leg: leg.lot)

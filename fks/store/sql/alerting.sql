@@ -73,7 +73,7 @@ UPDATE alerts
 
 -- name: open_keys
 -- The keys of the open alerts that rules raised.
-SELECT dedupe_key FROM alerts WHERE resolved_at IS NULL AND dedupe_key IS NOT NULL;
+SELECT dedupe_key FROM alerts WHERE resolved_at IS NULL AND dedupe_key IS NOT NULL AND rule IS NOT NULL;
 
 -- name: unrouted
 -- The newest alerts whose beginning, end or escalation may still have to be sent, and where their beginning was sent to.

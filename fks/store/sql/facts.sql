@@ -54,8 +54,15 @@ ON CONFLICT (venue, account_id) DO UPDATE
    SET state = excluded.state, detail = excluded.detail, skew_ms = excluded.skew_ms, updated_at = excluded.updated_at;
 
 -- name: note_alert
--- Keep an alert.
-INSERT INTO alerts (severity, event, message, component, payload) VALUES ($1, $2, $3, $4, $5) RETURNING id;
+-- Keep an alert; one of a condition ($6) not a second time while it is open.
+INSERT INTO alerts (severity, event, message, component, payload, dedupe_key) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND resolved_at IS NULL DO NOTHING RETURNING id;
+
+-- name: end_alert
+-- End the open alerts of conditions.
+UPDATE alerts
+   SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over', 'resolve_message', $2::text)
+ WHERE dedupe_key = ANY($1::text[]) AND resolved_at IS NULL;
 
 -- name: sealed_bars
 -- Sealed bars of one feed after a moment, oldest first: what a venue that fills from bars is fed with.
@@ -83,8 +90,12 @@ SELECT symbol, trade_type, fee_currency, sum(quantity) AS quantity, sum(quantity
 SELECT sealed_through FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
 
 -- name: undecided
--- Whether a signal of an earlier bar still waits for its outcome at a venue.
-SELECT EXISTS (SELECT FROM signals WHERE state = 'ready' AND venue = $1 AND symbol = $2 AND ts_event < $3);
+-- Whether a signal of an earlier bar still waits for its outcome at a venue. An entry that waits for an exit that rests
+-- there does not count: the exit waits for the next bar.
+SELECT EXISTS (SELECT FROM signals s WHERE s.state = 'ready' AND s.venue = $1 AND s.symbol = $2 AND s.ts_event < $3
+                  AND NOT (s.kind = 'enter' AND EXISTS (
+                        SELECT FROM orders o WHERE o.venue = $1 AND o.symbol = $2 AND o.instance = s.instance
+                           AND o.role = 'exit' AND o.state IN ('ACCEPTED','WORKING'))));
 
 -- name: oldest_decisions
 -- The bar on which the oldest open order of each symbol at a venue was decided.

@@ -75,12 +75,15 @@ SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trad
  ORDER BY t.id DESC LIMIT $5;
 
 -- name: positions
--- Every position by strategy instance, valued at the newest price: that of $3 where it is collected, a venue's own exchange.
-SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, p.average_price, p.realized_pnl, p.fees,
-       m.last_price AS mark_price, (m.last_price - p.average_price) * p.quantity * coalesce(
+-- Every position by instance, valued at the newest price: that of $3 where it is collected, a venue's own exchange. What is held
+-- without executions of ours has no known cost: no average price and no profit.
+SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, c.average_price, p.realized_pnl, p.fees,
+       m.last_price AS mark_price, (m.last_price - c.average_price) * p.quantity * coalesce(
            (SELECT i.multiplier FROM instruments i WHERE i.exchange = m.exchange AND i.symbol = p.symbol), 1) AS unrealized_pnl,
        p.updated_at
   FROM positions p JOIN accounts a ON a.id = p.account_id
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN p.instance <> 'external' OR p.average_price <> 0 THEN p.average_price END AS average_price) c
   LEFT JOIN LATERAL (
        SELECT last_price, exchange FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
         ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true
@@ -162,5 +165,5 @@ SELECT account_id, count(*) FILTER (WHERE state IN ('SENDING','UNKNOWN','ACCEPTE
 SELECT t.account_id, t.fee_currency AS currency, coalesce(sum(t.fee) FILTER (WHERE t.time >= date_trunc('day', now(), 'UTC')), 0) AS today,
        sum(t.fee) AS days_30
   FROM trades t
- WHERE t.time >= now() - interval '30 days' AND t.fee <> 0 AND ($1::int[] IS NULL OR t.account_id = ANY($1))
+ WHERE t.time >= now() - interval '30 days' AND t.fee <> 0
  GROUP BY t.account_id, t.fee_currency ORDER BY t.account_id, t.fee_currency;

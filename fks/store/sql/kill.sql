@@ -18,7 +18,7 @@ SELECT
                                                  (extract(epoch FROM o.created_at) * 1000000)::bigint * 1000,
                                                  (extract(epoch FROM greatest(o.sent_at, o.updated_at)) * 1000000)::bigint * 1000,
                                                  o.is_acknowledged, o.is_reduce_only, o.reported_cum_qty > o.filled,
-                                                 o.created_at < now() - interval '23 hours')
+                                                 o.created_at < now() - interval '23 hours', coalesce(o.parent_id, ''))
                                ORDER BY o.client_order_id), '[]'::jsonb)
        FROM orders o
       WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
@@ -73,21 +73,34 @@ SELECT released_by, released_at FROM kill_switch WHERE kill_id = $1 AND NOT is_e
 UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WHERE is_engaged AND engaged_at <= $2;
 
 -- name: orders
--- The flattening orders since a moment: a guardian that takes over asks about those of its predecessor.
-SELECT client_order_id, intent_id, account_id, venue, exchange, symbol, instance, attempt, side, quantity, state, code,
-       detail, coalesce(sent_at, created_at) AS sent_at
-  FROM orders WHERE role = 'kill' AND created_at >= $1::timestamptz - interval '1 minute' ORDER BY created_at, attempt;
+-- The flattening orders and stops since a moment: a guardian that takes over asks about those of its predecessor.
+SELECT client_order_id, intent_id, parent_id, account_id, venue, exchange, symbol, instance, role, attempt, side, type,
+       quantity, price, stop_price, state, code, detail, coalesce(sent_at, created_at) AS sent_at
+  FROM orders WHERE role IN ('kill', 'sl') AND created_at >= $1::timestamptz - interval '1 minute' ORDER BY created_at, attempt;
 
 -- name: upsert_order
--- Record a flattening order. Its fills are left to the order manager; a state it has moved on from is not set back.
+-- Record a flattening order, or a stop that the kill placed again: a leg of the same order as the one it had cancelled.
+-- Its fills are left to the order manager; a state it has moved on from is not set back.
 INSERT INTO orders (
     client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, attempt, side, type, quantity,
-    state, is_reduce_only, venue_order_id, code, detail, sent_at, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 'kill', $8, $9, 'market', $10, $11, true, $12, $13, $14, $15, $15, now())
+    state, is_reduce_only, venue_order_id, code, detail, sent_at, created_at, updated_at, parent_id, price, stop_price)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $16, $8, $9, $17, $10, $11, true, $12, $13, $14, $15, $15, now(), $18, $19, $20)
 ON CONFLICT (client_order_id) DO UPDATE
    SET state = excluded.state, venue_order_id = coalesce(excluded.venue_order_id, orders.venue_order_id),
        code = excluded.code, detail = excluded.detail, updated_at = now()
  WHERE orders.state IN ('SENDING', 'UNKNOWN') AND orders.state <> excluded.state;
+
+-- name: open_alert
+-- Page a person, unless that page of the kill is open.
+INSERT INTO alerts (severity, event, message, component, payload)
+SELECT 'page', $1, $2, 'guardian', $3::jsonb
+ WHERE NOT EXISTS (SELECT FROM alerts WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL
+                                        AND payload ->> 'kill_id' = $3::jsonb ->> 'kill_id');
+
+-- name: end_alert
+-- End a page of the kill: its cause is over.
+UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over')
+ WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL AND payload ? 'kill_id';
 
 -- name: add_event
 -- Append one step of a flattening order; the same step again is nothing. The state is the row's: the order manager may

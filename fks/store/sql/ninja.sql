@@ -115,6 +115,14 @@ SELECT DISTINCT signal_id, body ->> 'name' AS name FROM ninja_events
  WHERE group_name = $1 AND kind IN ('order', 'exec') AND account = $2 AND at >= $3 AND signal_id IS NOT NULL
    AND body ->> 'role' IN ('S', 'T');
 
+-- name: entries
+-- Entries of an account in a contract that may still fill, or whose instance holds the contract; newest first.
+SELECT o.instance, o.client_order_id FROM orders o
+  LEFT JOIN positions p ON (p.account_id, p.venue, p.symbol, p.instance) = (o.account_id, o.venue, o.symbol, o.instance)
+ WHERE o.account_id = $1 AND o.venue = $2 AND o.symbol = $3 AND o.role IN ('entry', 'order') AND NOT o.is_reduce_only
+   AND (o.state IN ('INTENDED', 'SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL') OR (o.filled > 0 AND p.quantity <> 0))
+ ORDER BY o.created_at DESC LIMIT 1000;
+
 -- name: last_events
 -- The newest events of each group.
 SELECT e.* FROM ninja_links l CROSS JOIN LATERAL (
@@ -155,9 +163,9 @@ SELECT count(*) FROM events;
 SELECT EXISTS (SELECT FROM leases WHERE name = $1 AND epoch = $2);
 
 -- name: leading_signals
--- The newest signals of the venue whose signals other accounts repeat; of the accounts $2.
+-- The newest signals of the venue whose signals other accounts repeat.
 SELECT s.id, s.account_id, s.symbol, s.kind, s.side, s.size, s.created_at FROM signals s
- WHERE s.venue = 'ninja' AND ($2::int[] IS NULL OR s.account_id = ANY($2)) ORDER BY s.seq DESC LIMIT $1;
+ WHERE s.venue = 'ninja' ORDER BY s.seq DESC LIMIT $1;
 
 -- name: outcomes
 -- Signals with the first order of each.
@@ -166,12 +174,12 @@ SELECT s.id, a.name AS account, s.venue, s.size, s.state, s.code, s.detail, o.cl
   FROM signals s JOIN accounts a ON a.id = s.account_id
   LEFT JOIN LATERAL (SELECT * FROM orders WHERE signal_id = s.id AND parent_id IS NULL ORDER BY created_at, attempt LIMIT 1) o
     ON true
- WHERE s.id = ANY($1::uuid[]) AND ($2::int[] IS NULL OR s.account_id = ANY($2));
+ WHERE s.id = ANY($1::uuid[]);
 
 -- name: held
--- The contracts that accounts at NinjaTrader hold, by venue, account and symbol; of the accounts $1.
+-- The contracts that accounts at NinjaTrader hold, by venue, account and symbol.
 SELECT p.venue, p.account_id, p.symbol, sum(p.quantity) AS quantity FROM positions p
- WHERE (p.venue = 'ninja' OR p.venue LIKE 'ninja:%') AND ($1::int[] IS NULL OR p.account_id = ANY($1))
+ WHERE p.venue = 'ninja' OR p.venue LIKE 'ninja:%'
  GROUP BY p.venue, p.account_id, p.symbol HAVING sum(p.quantity) <> 0;
 
 -- name: relayed

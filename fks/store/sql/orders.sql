@@ -1,9 +1,13 @@
 -- name: place_one
 -- The one durable statement before the bytes: an order, its first event and the signal's outcome ($4: ordered or denied),
--- or nothing at all. Fenced by the lease's epoch; refused while the kill switch is engaged, unless exempt ($9). The words in
+-- or nothing at all. Fenced by the lease's epoch; refused while a kill of a mode that stops it ($9) is engaged. The words in
 -- braces stand for the columns of fks.store.order_rows.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
-killed AS (SELECT 1 FROM kill_switch WHERE is_engaged AND NOT $9::boolean LIMIT 1),
+kill AS (
+    SELECT CASE WHEN bool_or((report ->> 'flatten')::boolean IS DISTINCT FROM false) THEN 'flatten'
+                WHEN count(*) > 0 THEN 'held' END AS mode
+      FROM kill_switch WHERE is_engaged),
+killed AS (SELECT 1 FROM kill WHERE mode = ANY(string_to_array($9::text, ','))),
 taken AS (
     UPDATE signals SET state = $4, client_order_id = $5, decided_at = $6, code = $7, detail = $8
      WHERE id = $3::uuid AND state = 'ready' AND EXISTS (SELECT FROM lease) AND NOT EXISTS (SELECT FROM killed)
@@ -24,14 +28,19 @@ SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS i
 
 -- name: place_many
 -- `place_one` for several items, each with its signal and any number of orders and events: one transaction, an outcome each.
+-- The word after the last INSERT stands for a part that inserts copies of the items' signals, where they have any.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
-killed AS (SELECT 1 FROM kill_switch WHERE is_engaged LIMIT 1),
+kill AS (
+    SELECT CASE WHEN bool_or((report ->> 'flatten')::boolean IS DISTINCT FROM false) THEN 'flatten'
+                WHEN count(*) > 0 THEN 'held' END AS mode
+      FROM kill_switch WHERE is_engaged),
 item AS (
     SELECT *
-      FROM unnest($3::int[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[], $10::boolean[])
-        AS i(number, signal_id, state, client_order_id, decided_at, code, detail, is_exempt)),
+      FROM unnest($3::int[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[], $10::text[])
+        AS i(number, signal_id, state, client_order_id, decided_at, code, detail, stopped_by)),
 allowed AS (
-    SELECT * FROM item WHERE EXISTS (SELECT FROM lease) AND (is_exempt OR NOT EXISTS (SELECT FROM killed))),
+    SELECT i.* FROM item i, kill k
+     WHERE EXISTS (SELECT FROM lease) AND coalesce(k.mode, '') <> ALL(string_to_array(i.stopped_by, ','))),
 taken AS (
     UPDATE signals s SET state = i.state, client_order_id = i.client_order_id, decided_at = i.decided_at, code = i.code,
            detail = i.detail
@@ -46,8 +55,8 @@ placed AS (
 noted AS (
     INSERT INTO order_events ({event_columns})
     SELECT {event_columns} FROM placed JOIN unnest($13::order_events[]) AS e USING (client_order_id)
-    ON CONFLICT (client_order_id, event_id) DO NOTHING)
-SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS is_killed,
+    ON CONFLICT (client_order_id, event_id) DO NOTHING){copied}
+SELECT EXISTS (SELECT FROM lease) AS is_leader, (SELECT mode FROM kill) AS mode,
        ARRAY(SELECT number FROM may) AS taken, ARRAY(SELECT client_order_id FROM placed) AS placed;
 
 -- name: apply
@@ -154,6 +163,11 @@ SELECT * FROM orders
 -- The newest order that a signal led to; its protections carry the same signal and are not meant.
 SELECT * FROM orders WHERE signal_id = $1 ORDER BY parent_id IS NOT NULL, created_at DESC, attempt DESC LIMIT 1;
 
+-- name: allocation
+-- The instances whose positions a person's sale closes, as it was journaled: no row when it closes persons' alone.
+SELECT payload -> 'allocation' AS allocation FROM order_events
+ WHERE client_order_id = $1 AND payload ? 'allocation' LIMIT 1;
+
 -- name: page
 -- Page through orders, newest first.
 SELECT * FROM orders
@@ -221,15 +235,3 @@ SELECT t.* FROM trades t
 -- name: trade
 -- One execution.
 SELECT * FROM trades WHERE fill_id = $1;
-
--- name: holding
--- Give what an account holds of a symbol at a venue, external holdings included, and what its open orders on one side may
--- still fill. Of two orders of which one cancels the other, the larger counts; a leg that waits for its entry does not.
-SELECT (SELECT coalesce(sum(p.quantity), 0) FROM positions p
-         WHERE p.account_id = $1 AND p.venue = $2 AND p.symbol = $3) AS held,
-       (SELECT coalesce(sum(g.quantity), 0)
-          FROM (SELECT max(greatest(o.quantity - o.filled, 0)) AS quantity FROM orders o
-                 WHERE o.account_id = $1 AND o.venue = $2 AND o.symbol = $3 AND o.side = $4
-                   AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
-                   AND NOT (o.state = 'INTENDED' AND o.is_reduce_only)
-                 GROUP BY coalesce(o.group_id, o.client_order_id)) g) AS pending;

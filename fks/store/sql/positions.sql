@@ -6,9 +6,9 @@ SELECT * FROM positions
  ORDER BY account_id, symbol, instance;
 
 -- name: save_external
--- Write what a venue holds beyond our own fills; fenced by the lease's epoch.
+-- Write what a venue holds beyond our own fills, at an unknown cost; fenced by the lease's epoch.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $6 AND epoch = $7 FOR SHARE)
 INSERT INTO positions (account_id, venue, symbol, instance, quantity, updated_at)
 SELECT $1, $2, $3, 'external', $4, $5 WHERE $6::text IS NULL OR EXISTS (SELECT FROM lease)
 ON CONFLICT (account_id, venue, symbol, instance) DO UPDATE
-   SET quantity = excluded.quantity, updated_at = excluded.updated_at;
+   SET quantity = excluded.quantity, average_price = 0, updated_at = excluded.updated_at;

@@ -28,7 +28,7 @@ BAR_COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 
 
 class Context:
-    """What `on_bar` sees and orders with.
+    """The argument of `on_bar`: the bars and position that it sees, and the calls with which it orders.
 
     `position`: 1 long, 0 flat, -1 short, as the bars fill it: an entry is filled at the open of the bar after its
     order, or where its limit or stop is reached, and a stop loss or take profit when a bar's range reaches it (both in

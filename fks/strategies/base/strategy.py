@@ -320,7 +320,7 @@ def warmup_of(strategy: Strategy) -> int:
 
 
 def raised(strategy: Strategy, what: str, error: Exception) -> StrategyError:
-    """Return the error of a strategy whose code raised: what was called, what came of it, and its own line."""
+    """Return the error of a strategy whose code raised: the call, the exception, and its own line."""
     place = raised_at(error, type(strategy))
     return StrategyError(
         f"strategy {strategy.name}: {what} raised {one_line(error)}",

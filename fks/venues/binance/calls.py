@@ -26,7 +26,12 @@ class Call:
 
 PLACE = Call("order.place", "POST", "/api/v3/order", 1)
 PLACE_OCO = Call("orderList.place.oco", "POST", "/api/v3/orderList/oco", 1)
+PLACE_OTO = Call("orderList.place.oto", "POST", "/api/v3/orderList/oto", 1)
+PLACE_OTOCO = Call("orderList.place.otoco", "POST", "/api/v3/orderList/otoco", 1)
+PLACE_OPO = Call("orderList.place.opo", "POST", "/api/v3/orderList/opo", 1)
+PLACE_OPOCO = Call("orderList.place.opoco", "POST", "/api/v3/orderList/opoco", 1)
 CANCEL = Call("order.cancel", "DELETE", "/api/v3/order", 1)
+AMEND = Call("order.amend.keepPriority", "PUT", "/api/v3/order/amend/keepPriority", 4)
 QUERY = Call("order.status", "GET", "/api/v3/order", 4)
 OPEN_ORDERS = Call("openOrders.status", "GET", "/api/v3/openOrders", 80)
 ALL_ORDERS = Call("allOrders", "GET", "/api/v3/allOrders", 20)

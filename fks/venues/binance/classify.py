@@ -156,6 +156,7 @@ DEFINITIVE: tuple[Row, ...] = (
     Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.QUANTITY),
     Row(-1116, -1116, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.PERMISSION),
     Row(-1100, -1130, Outcome.REFUSED, _BY_PARAMETER),
+    Row(-2038, -2038, Outcome.REFUSED, "the amendment is refused: the order is as it was"),
     Row(-2014, -2015, Outcome.REFUSED, "the key is not valid here: halt the account", refusal=Refusal.PERMISSION),
 )
 #: the reject reasons of an executionReport; a REJECTED order with another reason, or none, is OTHER
@@ -164,6 +165,13 @@ REJECT_REASONS: dict[str, Refusal] = {
     "STOP_PRICE_WOULD_TRIGGER_IMMEDIATELY": Refusal.WOULD_TRIGGER,
     "WOULD_MATCH_IMMEDIATELY": Refusal.WOULD_MATCH,
     "OCO_BAD_PRICES": Refusal.WOULD_TRIGGER,
+}
+#: the reasons of an expiry that are a refusal: of an exit when its entry had filled, of a triggered stop's execution.
+#: An order that ended with another of its list, or by its time in force, has no refusal
+EXPIRIES: dict[str, Refusal] = {
+    "REJECTED": Refusal.OTHER,
+    "EXECUTION_RULE_PRICE_RANGE_EXCEEDED": Refusal.PRICE,
+    "INSUFFICIENT_LIQUIDITY": Refusal.PRICE,
 }
 #: Codes seen in a 4xx that do not concern the order (listed for the reader).
 AMBIGUOUS_CODES = frozenset({-1000, -1001, -1004, -1006, -1007, -1008})

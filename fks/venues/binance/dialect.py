@@ -9,9 +9,9 @@ from typing import Any
 from fks.model import ids
 from fks.model.account import Balance, VenueIdentity
 from fks.model.errors import PeerError
-from fks.model.order import Fill, Order, OrderType, Report, Side, State
+from fks.model.order import PENDING, Fill, Order, OrderType, Report, Side, State
 from fks.venues.base import text
-from fks.venues.binance.classify import reject_refusal
+from fks.venues.binance.classify import EXPIRIES, reject_refusal
 
 TYPES: dict[OrderType, str] = {
     OrderType.MARKET: "MARKET",
@@ -59,22 +59,52 @@ def order_params(order: Order) -> dict[str, str]:
 def oco_params(stop: Order, limit: Order) -> dict[str, str]:
     """Return the parameters of `POST /api/v3/orderList/oco`. For a sell the limit is above and the stop below."""
     limit_side, stop_side = ("above", "below") if stop.side is Side.SELL else ("below", "above")
-    params = {
+    return {
         "symbol": stop.symbol,
         "side": stop.side.value.upper(),
         "quantity": text(stop.quantity),
         "listClientOrderId": f"oco{stop.client_order_id}"[:36],
         "newOrderRespType": "FULL",
-        f"{limit_side}Type": "LIMIT_MAKER",
-        f"{limit_side}Price": text(_needed(limit.price)),
-        f"{limit_side}ClientOrderId": limit.client_order_id,
-        f"{stop_side}Type": TYPES[stop.type],
-        f"{stop_side}StopPrice": text(_needed(stop.stop_price)),
-        f"{stop_side}ClientOrderId": stop.client_order_id,
+        **_leg_params(limit, limit_side),
+        **_leg_params(stop, stop_side),
     }
-    if stop.type is OrderType.STOP_LIMIT:
-        params[f"{stop_side}Price"] = text(_needed(stop.price))
-        params[f"{stop_side}TimeInForce"] = stop.time_in_force.value.upper()
+
+
+def entry_params(entry: Order, legs: Sequence[Order], *, sells_received: bool) -> dict[str, str]:
+    """Return the parameters of an entry with the exits that wait for its fill: `orderList/oto` and `opo` with one leg,
+    `otoco` and `opoco` with stop and limit. With `sells_received` (opo) the exits have no quantity."""
+    first = legs[0]
+    params = {
+        "symbol": entry.symbol,
+        "listClientOrderId": f"oto{entry.client_order_id}"[:36],
+        "newOrderRespType": "FULL",
+        "workingType": TYPES[entry.type],
+        "workingSide": entry.side.value.upper(),
+        "workingClientOrderId": entry.client_order_id,
+        "workingPrice": text(_needed(entry.price)),
+        "workingQuantity": text(entry.quantity),
+        "workingTimeInForce": entry.time_in_force.value.upper(),
+        "pendingSide": first.side.value.upper(),
+    }
+    if not sells_received:
+        params["pendingQuantity"] = text(first.quantity)
+    if len(legs) == 1:
+        return params | _leg_params(first, "pending")
+    stop, limit = legs
+    limit_side, stop_side = ("Above", "Below") if stop.side is Side.SELL else ("Below", "Above")
+    return params | _leg_params(limit, f"pending{limit_side}") | _leg_params(stop, f"pending{stop_side}")
+
+
+def _leg_params(leg: Order, where: str) -> dict[str, str]:
+    """Return the parameters of one exit of a list, whose names begin with `where`."""
+    params = {f"{where}ClientOrderId": leg.client_order_id}
+    if leg.type in (OrderType.STOP, OrderType.STOP_LIMIT):
+        params |= {f"{where}Type": TYPES[leg.type], f"{where}StopPrice": text(_needed(leg.stop_price))}
+    else:
+        params |= {f"{where}Type": "LIMIT_MAKER", f"{where}Price": text(_needed(leg.price))}
+    if leg.type is OrderType.STOP_LIMIT:
+        params[f"{where}Price"] = text(_needed(leg.price))
+        params[f"{where}TimeInForce"] = leg.time_in_force.value.upper()
     return params
 
 
@@ -88,6 +118,7 @@ def report_of(info: Mapping[str, Any], *, source: str, client_order_id: str | No
         filled = Decimal(str(info.get("executedQty", "0")))
         quantity = Decimal(str(info["origQty"])) if "origQty" in info else None
         price = Decimal(str(info["price"])) if "price" in info else None
+        stop_price = Decimal(str(info["stopPrice"])) if "stopPrice" in info else None
         stamp = info.get("updateTime") or info.get("transactTime") or info.get("time") or 0
         state = _state(status, str(info.get("type", "")), info.get("isWorking"), info.get("workingTime"))
         return Report(
@@ -101,7 +132,9 @@ def report_of(info: Mapping[str, Any], *, source: str, client_order_id: str | No
             quantity=quantity,
             price=price or None,
             source=source,
-            refusal=reject_refusal(None) if state is State.REJECTED else None,
+            code=(code := _code(status, info.get("expiryReason"))),
+            refusal=reject_refusal(None) if state is State.REJECTED else EXPIRIES.get(code or ""),
+            stop_price=stop_price or None,
         )
     except (KeyError, ValueError, TypeError, InvalidOperation) as error:
         raise PeerError(f"an order answer cannot be read ({type(error).__name__}: {error}): {_short(info)}") from error
@@ -123,13 +156,21 @@ def report_of_event(event: Mapping[str, Any]) -> Report:
             quantity=Decimal(str(event["q"])),
             price=Decimal(str(event["p"])) or None,
             source="stream",
-            code=None if reason == "NONE" else reason,
-            refusal=reject_refusal(reason) if state is State.REJECTED else None,
+            code=(code := _code(str(event["X"]), event.get("eR"))) or (None if reason == "NONE" else reason),
+            refusal=reject_refusal(reason) if state is State.REJECTED else EXPIRIES.get(code or ""),
         )
     except (KeyError, ValueError, TypeError, InvalidOperation) as error:
         raise PeerError(
             f"an executionReport cannot be read ({type(error).__name__}: {error}): {_short(event)}"
         ) from error
+
+
+def _code(status: str, expiry: object) -> str | None:
+    """Return the code of a report: PENDING of an exit that waits for its entry's fill, the venue's reason of an
+    expiry."""
+    if status == "PENDING_NEW":
+        return PENDING
+    return str(expiry) if status == "EXPIRED" and expiry not in (None, "NONE") else None
 
 
 def _state(status: str, kind: str, is_working: object, working_time: object) -> State:

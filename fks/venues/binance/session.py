@@ -136,5 +136,6 @@ class BinanceVenue(SpotVenue):
         log: Log,
         may_send: Callable[[], bool] | None = None,
         budget: VenueBudget | None = None,
+        may_protect: Callable[[], bool] | None = None,
     ) -> None:
-        super().__init__(OwnTransport(config, clock, log), config, clock, log, may_send, budget)
+        super().__init__(OwnTransport(config, clock, log), config, clock, log, may_send, budget, may_protect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
@@ -17,17 +17,32 @@ from fks.model.codes import Code
 from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Refusal, Report, TimeInForce
 from fks.model.ports import Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
-from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused
+from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused, text
 from fks.venues.binance import calls
 from fks.venues.binance.account import deposits_of, identity_of, withdrawals_of
 from fks.venues.binance.calls import Call
-from fks.venues.binance.classify import GATE_STATUSES, NO_SUCH_ORDER, UNKNOWN_ORDER, Wire, classify, describe
+from fks.venues.binance.classify import (
+    GATE_STATUSES,
+    NO_SUCH_ORDER,
+    UNKNOWN_ORDER,
+    Classification,
+    Wire,
+    classify,
+    describe,
+)
 from fks.venues.binance.config import SessionConfig
-from fks.venues.binance.dialect import TYPES, FillReader, balances_of, oco_params, order_params, report_of
+from fks.venues.binance.dialect import TYPES, FillReader, balances_of, entry_params, oco_params, order_params, report_of
 from fks.venues.binance.stream import EventReader
 
 _IDS_MAX = 20_000
 PAGE = 1000
+#: the request for an entry with its exits, by whether they sell what it receives, and by their number
+_ENTRY_CALLS = {
+    (False, 1): calls.PLACE_OTO,
+    (False, 2): calls.PLACE_OTOCO,
+    (True, 1): calls.PLACE_OPO,
+    (True, 2): calls.PLACE_OPOCO,
+}
 _TRANSFERS_NS = 89 * 86_400_000_000_000  # the exchange answers for at most 90 days at a time
 
 
@@ -76,13 +91,15 @@ class SpotVenue:
     on their way, the call is not cut: CancelledError goes up at once (the order is then UNKNOWN) and the late
     answer, if one comes, appears among `events()`. The user stream starts with the first `events()` reader.
     `may_send` (the lease) is asked right before a send's or a cancel's first byte: when it says no the answer is
-    REFUSED NOT_LEADER and nothing left.
+    REFUSED NOT_LEADER and nothing left. `may_protect` is asked for what opens no position: reduce-only orders, cancels
+    and amendments (None: as `may_send`).
     """
 
     capabilities = VenueCapabilities(
         types=frozenset(TYPES),
         times_in_force=frozenset(TimeInForce),
         has_oco=True,
+        can_amend=True,
         can_short=False,
         fee_in_received_asset=True,
     )
@@ -95,12 +112,13 @@ class SpotVenue:
         log: Log,
         may_send: Callable[[], bool] | None = None,
         budget: VenueBudget | None = None,
+        may_protect: Callable[[], bool] | None = None,
     ) -> None:
         self.name = config.name
         self.config = config
         self._clock = clock
         self._log = log
-        self._may_send = may_send
+        self._may_send, self._may_protect = may_send, may_protect or may_send
         self._budget = budget or PauseOnly(clock)
         self.transport = transport
         self._fills = FillReader(venue=config.name, account_id=config.account_id)
@@ -147,7 +165,8 @@ class SpotVenue:
             return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
         if (held := await self._held(calls.PLACE, priority_of(order), 1)) is not None:
             return held
-        seen = await self._write(calls.PLACE, order_params(order), lambda late: [self._sent(order, late)])
+        may_leave = self._may_protect if order.is_reduce_only else self._may_send
+        seen = await self._write(calls.PLACE, order_params(order), lambda late: [self._sent(order, late)], may_leave)
         answer = self._sent(order, seen)
         if answer.outcome is Outcome.ACK:
             self._reader.expect(order.client_order_id)
@@ -167,19 +186,67 @@ class SpotVenue:
             return held, held
         legs = (stop, limit)
         seen = await self._write(
-            calls.PLACE_OCO, oco_params(stop, limit), lambda late: [self._sent(leg, late) for leg in legs]
+            calls.PLACE_OCO,
+            oco_params(stop, limit),
+            lambda late: [self._sent(leg, late) for leg in legs],
+            self._may_protect if stop.is_reduce_only else self._may_send,
         )
         return self._sent(stop, seen), self._sent(limit, seen)
+
+    async def submit_entry(self, entry: Order, legs: Sequence[Order], *, sells_received: bool) -> tuple[Answer, ...]:
+        """Submit an entry and the exits that wait for its complete fill as one list (OTO, OTOCO; with `sells_received`
+        OPO, OPOCO)."""
+        orders = (entry, *legs)
+        wrong = mistake_in(entry, frozenset({OrderType.LIMIT}))
+        for leg in legs:
+            wrong = wrong or mistake_in(leg, self.capabilities.types - {OrderType.MARKET})
+        if not wrong and {(leg.symbol, leg.side, leg.quantity) for leg in legs} != {
+            (entry.symbol, entry.side.opposite, legs[0].quantity)
+        }:
+            wrong = "the exits of an entry need its symbol, the other side and one quantity"
+        if wrong:
+            return (refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong),) * len(orders)
+        call = _ENTRY_CALLS[sells_received, len(legs)]
+        if (held := await self._held(call, priority_of(entry), len(orders))) is not None:
+            return (held,) * len(orders)
+        params = entry_params(entry, legs, sells_received=sells_received)
+        seen = await self._write(
+            call, params, lambda late: [self._sent(order, late) for order in orders], self._may_send
+        )
+        answers = tuple(self._sent(order, seen) for order in orders)
+        for order, answer in zip(orders, answers, strict=True):
+            if answer.outcome is Outcome.ACK:
+                self._reader.expect(order.client_order_id)
+        return answers
 
     async def cancel(self, order: Order) -> Answer:
         """Ask to cancel by client order id. REFUSED UNKNOWN_ORDER: not open any more, which may mean filled."""
         if (held := await self._held(calls.CANCEL, Priority.RESERVE)) is not None:
             return held
         params = {"symbol": order.symbol, "origClientOrderId": order.client_order_id}
-        seen = await self._write(calls.CANCEL, params, lambda late: [self._sent(order, late)])
+        seen = await self._write(calls.CANCEL, params, lambda late: [self._sent(order, late)], self._may_protect)
         if seen.wire.code == UNKNOWN_ORDER and seen.wire.status is not None and 400 <= seen.wire.status < 500:
             return refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, describe(seen.wire, seen.error))
         return self._sent(order, seen)
+
+    async def amend(self, order: Order, quantity: Decimal) -> Answer:
+        """Reduce an order in place (keepPriority); both legs of an OCO. ACK only when our id and the quantity came
+        back."""
+        if (held := await self._held(calls.AMEND, Priority.RESERVE)) is not None:
+            return held
+        name = order.client_order_id
+        params = {"symbol": order.symbol, "origClientOrderId": name, "newClientOrderId": name, "newQty": text(quantity)}
+        # the stream brings what came too late
+        seen = await self._write(calls.AMEND, params, lambda late: [], self._may_protect)
+        amended = seen.answer.get("amendedOrder") if seen.is_ok and isinstance(seen.answer, Mapping) else None
+        if (
+            isinstance(amended, Mapping)
+            and amended.get("clientOrderId") == name
+            and Decimal(amended["qty"]) == quantity
+        ):
+            return Answer(Outcome.ACK, sent_ns=seen.wire.sent_ns)
+        verdict = classify(seen.wire, seen.error, is_network=self.transport.is_network(seen.error))
+        return _as_answer(verdict, seen)
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         """Return how long an order would wait for the venue's rate limit if it were submitted now."""
@@ -321,14 +388,7 @@ class SpotVenue:
                 self._log.warning(
                     "venue.unclear", venue=self.name, client_order_id=order.client_order_id, detail=verdict.detail
                 )
-            return Answer(
-                verdict.outcome,
-                code=verdict.code,
-                detail=verdict.detail,
-                retry_after_s=verdict.retry_after_s,
-                refusal=verdict.refusal,
-                sent_ns=seen.wire.sent_ns,
-            )
+            return _as_answer(verdict, seen)
         try:
             report = report_of(info, source="rest", client_order_id=order.client_order_id)
             fills = self._fills.from_answer(info, order.client_order_id)
@@ -341,7 +401,13 @@ class SpotVenue:
             )
         return Answer(Outcome.ACK, report, fills, detail=difference, sent_ns=seen.wire.sent_ns)
 
-    async def _write(self, call: Call, params: dict[str, str], read_late: Callable[[_Seen], list[Answer]]) -> _Seen:
+    async def _write(
+        self,
+        call: Call,
+        params: dict[str, str],
+        read_late: Callable[[_Seen], list[Answer]],
+        may_leave: Callable[[], bool] | None,
+    ) -> _Seen:
         def publish(late: _Seen) -> None:
             for answer in read_late(late):
                 for fill in answer.fills:
@@ -349,7 +415,7 @@ class SpotVenue:
                 if answer.report is not None:
                     self._queue.put(answer.report)
 
-        wire = Wire(may_leave=self._may_send, now_ns=self._clock.now_ns)
+        wire = Wire(may_leave=may_leave, now_ns=self._clock.now_ns)
         return await self._call(call, params, self.config.order_timeout_s, on_late=publish, wire=wire)
 
     async def _call(
@@ -447,6 +513,18 @@ class SpotVenue:
                 self._known(row)
             last = int(rows[-1]["orderId"]) if rows else missing[-1]
             missing = [number for number in missing if number > last] if len(rows) == PAGE else []
+
+
+def _as_answer(verdict: Classification, seen: _Seen) -> Answer:
+    """Return the answer to a call that did not succeed."""
+    return Answer(
+        verdict.outcome,
+        code=verdict.code,
+        detail=verdict.detail,
+        retry_after_s=verdict.retry_after_s,
+        refusal=verdict.refusal,
+        sent_ns=seen.wire.sent_ns,
+    )
 
 
 def _part_about(client_order_id: str, answer: Any) -> Mapping[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fks.clock import Clock
@@ -99,7 +100,9 @@ class CcxtTransport:
 
 
 class CcxtVenue(SpotVenue):
-    """Orders out over ccxt's Binance."""
+    """Orders out over ccxt's Binance, which has no call that amends."""
+
+    capabilities = replace(SpotVenue.capabilities, can_amend=False)
 
     def __init__(
         self,
@@ -108,5 +111,6 @@ class CcxtVenue(SpotVenue):
         log: Log,
         may_send: Callable[[], bool] | None = None,
         budget: VenueBudget | None = None,
+        may_protect: Callable[[], bool] | None = None,
     ) -> None:
-        super().__init__(CcxtTransport(config, clock, log), config, clock, log, may_send, budget)
+        super().__init__(CcxtTransport(config, clock, log), config, clock, log, may_send, budget, may_protect)

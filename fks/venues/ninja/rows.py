@@ -43,6 +43,10 @@ class Rows(Protocol):
         """Return signal id and name of every leg that was reported from `since_ns` on."""
         ...
 
+    async def entries(self, account_id: int, venue: str, symbol: str) -> Sequence[tuple[str, str]]:
+        """Return instance and id of the entries in a contract that may be open, newest first."""
+        ...
+
     async def wait(self, group: str, timeout_s: float) -> None:
         """Return when the link has written something, or after `timeout_s`."""
         ...

@@ -22,7 +22,16 @@ from fks.model.bar import Bar
 from fks.model.codes import Code
 from fks.model.errors import OutageError
 from fks.model.ids import client_order_id, intent_id
-from fks.model.ninja import FRESH_S, LinkRecord, NinjaEvent, NinjaRequest, RequestKind, RequestRecord, RequestState
+from fks.model.ninja import (
+    EXIT_ENTRIES,
+    FRESH_S,
+    LinkRecord,
+    NinjaEvent,
+    NinjaRequest,
+    RequestKind,
+    RequestRecord,
+    RequestState,
+)
 from fks.model.order import (
     Answer,
     Fill,
@@ -51,8 +60,10 @@ CAPABILITIES: Final = VenueCapabilities(
     fee_in_received_asset=False,
     keeps_bracket=True,
     is_margin=True,
+    waits_for_session=True,
 )
 POLL_S = 1.0
+_ENTRIES_MAX: Final = 100  # ids in an exit
 _RELAY: Final = "relay"
 _LOOK_S = 0.25  # a lost wake-up costs a waiting request this long
 _STATUS_AGE_S = 1.0  # an account's figures are asked for again after this
@@ -95,6 +106,7 @@ class NinjaVenue:
         self._config, self._rows, self._clock, self._log = config, rows, clock, log
         self._may_send = may_send or (lambda: True)
         self._refusal = ""
+        self._can_name = False  # the bridge's exits may name the entries that they close; as last read
         self._who: VenueIdentity | None = None
         self._legs: OrderedDict[str, t.OrderName] = OrderedDict()  # by our id
         self._symbols: OrderedDict[str, str] = OrderedDict()  # of signals
@@ -122,11 +134,18 @@ class NinjaVenue:
         if isinstance(body, Answer):
             return body
         try:
-            mode = await self._mode()
+            mode = await self._mode_for(order)
         except OutageError as error:
             return refused(Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: {error}")
         if isinstance(mode, Answer):
             return mode
+        if mode != _RELAY:
+            try:
+                no = await self._narrow(order, body)
+            except OutageError as error:
+                return refused(Code.VENUE_DOWN, Refusal.UNAVAILABLE, f"nothing was sent: {error}")
+            if no is not None:
+                return no
         self._note_symbol(order.client_order_id, order.symbol)
         request = NinjaRequest(
             order.client_order_id,
@@ -142,6 +161,27 @@ class NinjaVenue:
         if isinstance(record, Answer):
             return record
         return self._answered(record, order)
+
+    async def _narrow(self, order: Order, body: dict[str, Any]) -> Answer | None:
+        """Let an exit name the entries of its instance; refuse an entry beside another instance where it cannot.
+
+        The bridge would close the oldest ones: the stop of the wrong instance would go. Errors: OutageError.
+        """
+        if t.is_closing(order) is not self._can_name:
+            return None
+        known = await self._rows.entries(self._config.account_id, self.name, order.symbol)
+        if self._can_name:
+            mine = [id for instance, id in known if instance == order.instance]
+            body |= {"entries": mine[:_ENTRIES_MAX]} if mine else {}
+            return None
+        others = sorted({instance for instance, _ in known} - {order.instance})
+        if not others:
+            return None
+        detail = (
+            f"nothing was sent: {others[0] or 'another owner'} trades {order.symbol} in {self._config.account}, and "
+            "this version of the bridge cannot tell two instances apart: update the AddOn"
+        )
+        return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, detail)
 
     async def show_exit(self, signal: Signal) -> Answer | None:
         """Show a person an exit of which FKS holds nothing: in mode relay the position is the person's own.
@@ -169,6 +209,10 @@ class NinjaVenue:
         """Refuse: the bridge keeps the bracket, and no leg is ever sent."""
         no = refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge places SL and TP itself")
         return no, no
+
+    async def amend(self, order: Order, quantity: Decimal) -> Answer:
+        """Refuse: the bridge changes its legs in place by itself."""
+        return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, "NinjaTrader's bridge changes SL and TP itself")
 
     async def cancel(self, order: Order) -> Answer:
         """Cancel an order that is not filled yet, and wait for its end: ACK proves that it has ended."""
@@ -216,6 +260,17 @@ class NinjaVenue:
             return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
         return None
 
+    async def _mode_for(self, order: Order) -> str | Answer:
+        """Return `_mode`; an order with a time limit waits for a link that connects again. Errors: OutageError."""
+        deadline_s = self._clock.monotonic() + self._config.timeout_s
+        while True:
+            mode = await self._mode()
+            is_late = order.valid_until_ns is None or self._clock.now_ns() >= order.valid_until_ns
+            left_s = deadline_s - self._clock.monotonic()
+            if not isinstance(mode, Answer) or mode.code != "not_ready" or is_late or left_s <= 0:
+                return mode
+            await self._rows.wait(self._config.group, min(left_s, _LOOK_S))
+
     async def _mode(self) -> str | Answer:
         """Return the account's mode at the bridge, auto or relay, or why nothing can be sent now. Errors:
         OutageError."""
@@ -233,6 +288,7 @@ class NinjaVenue:
         if account is None:
             detail = f"nothing was sent: NinjaTrader of group {group} lists no account {self._config.account}"
             return refused("unknown_account", Refusal.PERMISSION, detail)
+        self._can_name = bool(account.get(EXIT_ENTRIES))
         mode = account.get("mode")
         if mode == "auto" and self._config.is_shown:
             detail = (

@@ -11,7 +11,7 @@ from fks.web.visits import Visit
 
 
 async def load(visit: Visit) -> dict[str, Any]:
-    """Return assets, the coverage of each series, and what is in quarantine."""
+    """Return assets, the coverage of each series, and the values in quarantine."""
     return await visit.read_all(
         listed="/assets",
         coverage=("/data/coverage", {"cells": 30}),

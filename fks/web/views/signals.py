@@ -19,7 +19,7 @@ _FEED_OLD_MS = 5_000
 
 
 async def load(visit: Visit) -> dict[str, Any]:
-    """Return the pending signals with what is known to speak against each, and the newest decided ones."""
+    """Return the pending signals with the known objections to each, and the newest decided ones."""
     found = await visit.read_all(
         pending=("/signals", {"state": "pending", "limit": 100}),
         recent=("/signals", {"limit": 30}),
@@ -32,7 +32,8 @@ async def load(visit: Visit) -> dict[str, Any]:
 
 
 def checks_of(row: Mapping[str, Any], status: Result, incidents: Result, visit: Visit) -> list[tuple[str, str, str]]:
-    """Return (check, outcome, detail) of what can be seen from outside now. Outcomes are pass, fail and unknown.
+    """Return (check, outcome, detail) of the checks that can be made from outside now. Outcomes are pass, fail and
+    unknown.
 
     The order manager makes all of its checks again when the signal is approved, and once more before the bytes.
     """

@@ -1,4 +1,4 @@
-"""Kill switch: what it would cancel and close, engaging it, and its release."""
+"""Kill switch: the orders and positions that it would cancel and close, engaging it, and its release."""
 
 from __future__ import annotations
 

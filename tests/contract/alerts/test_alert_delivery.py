@@ -19,7 +19,7 @@ from fks.alerts.directory import Directory
 from fks.alerts.service import AlertService
 from fks.alerts.texts import Text
 from fks.clock import RealClock
-from fks.config.settings import Alerts, Settings
+from fks.config.settings import Alerts, Monitor, Settings
 from fks.runtime import SNAPSHOTS
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
@@ -33,6 +33,8 @@ from tests.support.receivers import HttpReceiver, http_receiver, smtp_receiver
 from tests.support.waiting import until
 
 SEALER = Sealer(SecretStr("s" * 43))
+#: Channels may lead to this host by their own list; that of services, which has it by default, does not count.
+SETTINGS = Settings(alerts=Alerts(hosts=("localhost",)), monitor=Monitor(hosts=()))
 DISCORD = "discord://1234567890/abcdefghijklmnopqrstuvwxyz"
 TELEGRAM = "tgram://123456789:abcdefghijklmnopqrstuvwxyzABCDEFGHI/12345?format=text"
 SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#ops"
@@ -68,7 +70,7 @@ class _Rig:
             self.db, RealClock(), name="monitor", epoch=self.epoch, holder="test", ttl_s=2, renew_s=0.5
         )  # fmt: skip
         return AlertService(
-            self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or Settings(alerts=Alerts(hosts=("localhost",))), SEALER, lease=lease,
+            self.db, self.bus, RealClock(), self.log, RecordingMeter(), settings or SETTINGS, SEALER, lease=lease,
             sender=sender, send_max_s=send_max_s,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""GET /limits: the order manager's own figures, what is used and left of each limit, fees, and rules of a prop firm."""
+"""GET /limits: the order manager's own figures, each limit's used and remaining amounts, fees, rules of a prop firm."""
 
 from __future__ import annotations
 

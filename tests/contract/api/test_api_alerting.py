@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fks.alerts.channels import Sealer
 from fks.alerts.service import AlertService
+from fks.cli.screen import first_screen
 from fks.clock import RealClock
+from fks.config.endpoints import load_node, save_node
+from fks.config.settings import Settings
+from fks.node.lock import keeper_lock
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.facts import Facts
 from tests.support.api_fixtures import Fks
-from tests.support.gateway import Running
+from tests.support.gateway import Running, running
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.receivers import http_receiver
 
@@ -56,6 +62,16 @@ async def test_wrong_channels_are_refused(gateway: Running) -> None:
     assert (await _call(gateway, "GET", "/alerts/channels"))[1]["items"] == []
 
 
+async def test_channel_may_lead_where_its_own_list_says_and_no_service_s(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    lists: dict[str, Any] = {"alerts": {"hosts": ["10.1.0.0/16"]}, "monitor": {"hosts": ["localhost", "10.2.0.0/16"]}}
+    async with running(seeded, database_url, redis_url, tmp_path, **lists) as gateway:
+        for host, status in (("10.1.0.7", 201), ("10.2.0.7", 403), ("127.0.0.1", 403)):
+            body = {"name": "x", "url": f"json://{host}/hook"}
+            assert (await _call(gateway, "POST", "/alerts/channels", body))[0] == status, host
+
+
 async def test_rule_is_made_changed_removed_and_restored(gateway: Running) -> None:
     rule = {"name": "deep", "kind": "threshold", "on": "account.drawdown_percent", "above": 20, "severity": "page"}
     status, made = await _call(gateway, "POST", "/alerts/rules", rule)
@@ -82,7 +98,7 @@ async def test_rule_is_made_changed_removed_and_restored(gateway: Running) -> No
 
 
 async def test_changes_of_a_rule_at_once_lose_none(gateway: Running) -> None:
-    """Each that was answered 200 is in force; the others were told that the rule was changed meanwhile."""
+    """Each that was answered 200 is in force; the others were answered that the rule was changed meanwhile."""
     rule = {"name": "deep", "kind": "threshold", "on": "account.drawdown_percent", "above": 20}
     changes = ({"above": 25}, {"severity": "page"}, {"message": "m"}, {"resolve_message": "r"}, {"group_s": 5})
     for name in ("deep", "fill"):  # one of a person, and one that comes with FKS and has no row yet
@@ -157,7 +173,17 @@ async def test_the_commands(gateway: Running, fks: Fks, seeded: Database, bus: B
             code, out, error = await fks("alerts", "test", "ops", "--json")
             assert (code, json.loads(out)["state"]) == (0, "sent"), error
             code, _, error = await fks("alerts", "channels")  # the node's own settings let none lead to this host
-            assert (code, 'hosts = ["127.0.0.1"] into [alerts]' in error) == (0, True), error
+            line = 'hosts = ["127.0.0.1"] into [alerts]'
+            assert (code, line in error) == (0, True), error
+            paths = gateway.app.state.gateway.deps.paths
+            save_node(paths, replace(load_node(paths), ray_address="127.0.0.1:1"))
+            with keeper_lock(paths.run / "keeper.lock"):  # the system runs
+                checks = json.loads((await fks("doctor", "--json"))[1])["checks"]
+            assert [line in check["detail"] for check in checks if check["name"] == "alert channels"] == [True], checks
+            shown = await asyncio.to_thread(
+                first_screen, paths, load_node(paths), Settings(), market="paper", took_s=1.0, is_detached=True
+            )
+            assert line in shown[-1], "fks up"
             receiver.answers.append((404, {}))
             code, out, _ = await fks("alerts", "test", "ops")
             assert (code, out.strip()) == (1, "failed: status 404")

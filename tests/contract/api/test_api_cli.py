@@ -100,6 +100,12 @@ async def test_orders_fills_and_signals_are_shown(fks: Fks, seeded: Database) ->
     assert "Created" in (await fks("orders", "events", order))[1]
     [fill] = json.loads((await fks("fills", "--order", order, "--json"))[1])["items"]
     assert (fill["side"], fill["price"]) == ("buy", "64000.5")
+    await seeded.sql(
+        "INSERT INTO trades (fill_id, account_id, venue, source, symbol, trade_type, quantity, price, time)"
+        " VALUES ($1, 1, 'manual', 'manual', 'BTCUSDT', 'BUY', 0.1, 45000, now())",
+        uuid.uuid4(),
+    )
+    assert "by hand" in (await fks("fills"))[1], "it is part of no position"
     assert (await fks("signals", "approve", str(signal)))[1].strip().endswith("ready")
     code, _, err = await fks("signals", "reject", str(signal))
     assert (code, "SIGNAL_NOT_PENDING" in err) == (USAGE, True)

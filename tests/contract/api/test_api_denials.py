@@ -35,6 +35,8 @@ HELD = frozenset({Code.NOT_LEADER, Code.JOURNAL_DOWN})
 WITH_HISTORY = frozenset({Code.EXPOSURE_CORRELATED})
 #: needs an account at NinjaTrader with rules of a prop firm: tests/unit/prop_rules/test_gate.py provokes them
 WITH_RULES = frozenset(code for code in Code if code.value.startswith("PROP_"))
+#: a program's sale of too much is denied BALANCE; a person's: tests/unit/risk/test_checks.py
+OF_PERSONS = frozenset({Code.SHORT_FORBIDDEN})
 MARKET = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1", "venue": "ccxt"}
 LIMIT = {**MARKET, "type": "limit", "price": "99"}
 
@@ -68,7 +70,7 @@ def away(*methods: str) -> ScriptedVenue:
 
 @dataclass
 class Outside:
-    """What a caller has: a client of the gateway; the venue and the rig are for making trouble."""
+    """The means of a caller: a client of the gateway; the venue and the rig are for making trouble."""
 
     client: httpx.AsyncClient
     rig: Rig
@@ -85,7 +87,7 @@ class Outside:
         assert answer["detail"]
 
     async def becomes_denied(self, code: str, push: Callable[[], None] | None = None, **body: Any) -> None:
-        """Ask until the order manager has noticed; `push` tells it each time."""
+        """Ask until the order manager has noticed; `push` notifies it each time."""
 
         async def found() -> bool:
             if push is not None:
@@ -96,7 +98,7 @@ class Outside:
         await until(found, every_s=0.2)
 
     async def signal_is_denied(self, code: str, **changes: Any) -> None:
-        """A strategy's signal, for what no person's order meets."""
+        """Send a strategy's signal, for a denial that no person's order meets."""
         outcome = await self.rig.outcome(await self.rig.signal(**changes), deadline_s=15.0)
         assert outcome == ("denied", code)
 
@@ -166,7 +168,7 @@ async def test_the_order_itself_and_what_it_would_lead_to(outside: Open) -> None
         venue = callers.rig.venue
         # after a fill the balances are read again, and what was pushed before that is forgotten
         held = BalancesSeen((Balance("BTC", D(50), D(0)), Balance("USDT", D(10000), D(0))))
-        await callers.becomes_denied("SHORT_FORBIDDEN", lambda: venue.push(held), side="sell", quantity="14.5")
+        await callers.becomes_denied("BALANCE", lambda: venue.push(held), side="sell", quantity="14.5")
         venue.script.append("lost")
         venue.outages["query"] = 1_000_000
         lost = asyncio.create_task(callers.post(symbol="ETHUSDT", quantity="1"))
@@ -318,5 +320,5 @@ async def test_a_request_waits_while_no_order_manager_is_in_charge(outside: Open
 def test_every_checked_code_is_provoked_here_and_in_the_docs() -> None:
     text = Path(__file__).read_text()
     provoked = {code for code, _ in CHECKS if f'denied("{code.value}"' in text or f'("denied", "{code.value}")' in text}
-    assert {code for code, _ in CHECKS} - provoked - HELD - WITH_HISTORY - WITH_RULES == set()
+    assert {code for code, _ in CHECKS} - provoked - HELD - WITH_HISTORY - WITH_RULES - OF_PERSONS == set()
     assert not [code for code, _ in CHECKS if f"| `{code.value}` |" not in DOCS]

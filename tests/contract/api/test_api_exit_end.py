@@ -115,7 +115,9 @@ async def test_delete_of_a_waiting_exits_signal_ends_the_exit(gateway: Running, 
         again = await client.delete(f"/orders/{signal}")
         assert (again.status_code, again.json()["code"]) == (409, "ORDER_ENDED")
         [story] = (await client.get("/why", params={"what": str(signal)})).json()["items"]
-    assert story["verdict"] == "one wanted exit sell BTCUSDT; t-trade ended the exit; 9.99 is still held"
+    # before the core has begun the exit or after: the request may be the faster one
+    ended = "one wanted exit sell BTCUSDT; t-trade ended the exit"
+    assert story["verdict"] in (f"{ended}; 9.99 is still held", f"{ended} before its first order")
 
 
 async def test_the_command_line_ends_an_exit_between_attempts(fks: Fks, rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits: what counts, what never does, what the headers say, and what happens without Redis."""
+"""Rate limits: calls that count, calls that never do, the headers, and the behaviour without Redis."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ async def test_past_the_limit_only_orders_that_reduce_are_taken(
     """A position is closed by an order: whatever was sent before, the way out stays open, and no way in does."""
     (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
     await seeded.sql(
-        "INSERT INTO positions (account_id, venue, symbol, quantity) VALUES ($1, $2, 'BTCUSDT', 0.5)",
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES"
+        " ($1, $2, 'BTCUSDT', 'key:t-trade', 0.5), ($1, $2, 'BTCUSDT', '', 3), ($1, $2, 'ETHUSDT', 'key:other', 3)",
         account["id"],
         account["venue"],
     )
@@ -105,8 +106,12 @@ async def test_past_the_limit_only_orders_that_reduce_are_taken(
         assert (closing.status_code, closing.headers["ratelimit-remaining"]) == (202, "0")
         assert "retry-after" not in closing.headers
         assert (await send("/execute/signal", **EXECUTE)).status_code == 202
-        rows = await seeded.sql("SELECT is_reduce_only, size FROM signals WHERE side = 'sell'")
+        assert (await send("/execute/signal", symbol="BTCUSDT", action="close")).status_code == 202
+        rows = await seeded.sql(
+            "SELECT is_reduce_only, size, instance FROM signals WHERE kind = 'order' AND side = 'sell'"
+        )
         assert [row["is_reduce_only"] for row in rows] == [True, True], "the order manager checks it again"
+        assert {row["instance"] for row in rows} == {"key:t-trade"}
         refused = [
             ("/orders", ORDER),
             ("/orders", ORDER | {"reduce_only": True}),
@@ -117,6 +122,7 @@ async def test_past_the_limit_only_orders_that_reduce_are_taken(
             ("/orders", CLOSE | {"side": "nonsense"}),
             ("/execute/signal", EXECUTE | {"action": "buy"}),
             ("/execute/signal", EXECUTE | {"quantity": "0.51"}),
+            ("/execute/signal", {"symbol": "ETHUSDT", "action": "close"}),
             ("/execute/signal", {}),
         ]
         for path, body in refused:
@@ -124,7 +130,7 @@ async def test_past_the_limit_only_orders_that_reduce_are_taken(
             assert (answer.status_code, answer.json()["code"]) == (429, "RATE_LIMITED"), (path, body)
             assert "retry-after" in answer.headers
         count = await seeded.sql("SELECT 1 FROM signals")
-        assert len(count) == 3, "what was refused left nothing"
+        assert len(count) == 4, "what was refused left nothing"
 
 
 async def test_past_the_limit_what_open_orders_sell_is_not_sold_twice(
@@ -132,11 +138,15 @@ async def test_past_the_limit_what_open_orders_sell_is_not_sold_twice(
 ) -> None:
     (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
     at = (account["id"], account["venue"])
-    await seeded.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES ($1, $2, 'BTCUSDT', 0.5)", *at)
     await seeded.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, role, side, type,"
-        " quantity, filled, group_id, state) SELECT name, gen_random_uuid(), $1, $2, 'binance', 'BTCUSDT', role, 'sell',"
-        " 'limit', 0.3, 0.1, 'pair', 'WORKING' FROM (VALUES ('a', 'stop_loss'), ('b', 'take_profit')) AS o (name, role)",
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity)"
+        " VALUES ($1, $2, 'BTCUSDT', 'key:t-trade', 0.5)",
+        *at,
+    )
+    await seeded.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side, type,"
+        " quantity, filled, group_id, state) SELECT name, gen_random_uuid(), $1, $2, 'binance', 'BTCUSDT', 'key:t-trade', role, 'sell',"
+        " 'limit', 0.3, 0.1, 'pair', 'WORKING' FROM (VALUES ('a', 'sl'), ('b', 'tp')) AS o (name, role)",
         *at,
     )
     async with (

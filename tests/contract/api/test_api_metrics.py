@@ -80,7 +80,7 @@ async def test_a_proxy_on_this_host_opens_nothing(
             gateway.client(None) as client,
         ):
             for path in paths:
-                # a proxy elsewhere is named: then who calls from here is on this host
+                # a proxy elsewhere is named: then a caller from here is on this host
                 wanted = 200 if "192.0.2.0/24" in proxies else 401
                 assert (await client.get(path)).status_code == wanted, (proxies, path)
 

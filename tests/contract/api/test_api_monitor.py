@@ -73,9 +73,15 @@ async def test_an_empty_body_registers_our_services_again(gateway: Running, part
             "services": ["fks_main", "fks_api", "fks_data", "fks_execution", "fks_web"],
         }
         found = (await client.get("/monitor/api/registry/")).json()
+        drawn = (await client.get("/api/status")).json()["tree"]
     assert found["groups"]["fks_data"] == ["collector:binance"]
     assert {"gateway:0", "gateway:9"} >= set(found["groups"]["fks_api"])
     assert found["groups"]["fks_web"] == ["pages:0"]
+    served = {
+        node["id"]: [row["id"] for row in node["children"]] for node in drawn if node["id"] in ("gateway", "pages")
+    }
+    assert served["pages"] == ["pages:0"]
+    assert {row.partition(":")[0] for row in served["gateway"]} == {"gateway"}
     kinds = {row["name"]: row["kind"] for row in found["services"]}
     assert (kinds["supervisor"], kinds["fks_main"]) == ("component", "service")
     assert found["count"] == len(found["services"])

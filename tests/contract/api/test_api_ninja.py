@@ -1,4 +1,4 @@
-"""Links to NinjaTrader over HTTP and as a command: connected is told from able to trade, and what is missing is named."""
+"""Links to NinjaTrader over HTTP and as a command: connected is not able to trade, and the missing part is named."""
 
 from __future__ import annotations
 

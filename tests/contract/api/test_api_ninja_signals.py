@@ -156,6 +156,18 @@ async def test_a_wrong_signal_is_refused_and_nothing_committed(
     assert await rows(traded) == []
 
 
+async def test_an_expired_contract_is_refused_and_the_current_one_named(gateway: Running, traded: Database) -> None:
+    await traded.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, "
+        "multiplier) VALUES ('ninja', 'ES 03-20', 'ESH20', 'USD', 0.25, 1, 1, 10000, 0, 50)"
+    )
+    async with gateway.client("trade") as client:
+        answer = await client.post("/signals/send", json={**BODY, "instrument": "ES 03-20"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "CONTRACT_EXPIRED")
+    assert ES in answer.json()["remedy"]
+    assert await rows(traded) == []
+
+
 @pytest.mark.parametrize(
     ("table", "status", "code"), [("derived_keys", 503, "UNAVAILABLE"), ("signals", 504, "COMMIT_UNKNOWN")]
 )

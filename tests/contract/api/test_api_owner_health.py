@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fks.clock import RealClock
 from fks.monitor import health
 from fks.monitor.health import OWNER_SERVICES
 from fks.store.db import Database
@@ -132,6 +133,9 @@ async def test_ready_needs_a_write_committed_lately(
             assert await seeded.sql("SELECT FROM component_health") is not None
             await until(lambda: _are(statuses(), (503, 503)), deadline_s=10)
         await until(lambda: _are(statuses(), (200, 200)), deadline_s=10)
+    fresh = health.Health(RealClock(), health.RequestRate(RealClock()), written_age_s=lambda: float("inf"))
+    assert (await fresh.dependencies(seeded, None))["database"] == "healthy"
+    assert not await fresh.is_ready(seeded, None), "before its first write it has proven nothing"
 
 
 async def _are(found: Awaitable[tuple[int, int]], wanted: tuple[int, int]) -> bool:

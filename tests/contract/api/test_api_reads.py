@@ -180,6 +180,22 @@ async def test_positions_add_up_and_are_valued_exactly(gateway: Running, seeded:
         assert (await client.get("/positions/ETHUSDT")).json()["quantity"] == "0"
 
 
+async def test_an_unexplained_difference_has_no_value(gateway: Running, seeded: Database) -> None:
+    """A venue that holds 6 more than the executions explain shows no profit of six times the price."""
+    await _feed(seeded)
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
+        " (1,'paper','BTCUSDT','external',6,0), (1,'paper','BTCUSDT','',1,64000.1)"
+    )
+    async with gateway.client("read") as client:
+        rows = (await client.get("/positions")).json()["items"]
+        assert [(row["instance"], row["average_price"], row["unrealized_pnl"]) for row in rows] == [
+            ("", "64000.1", "0"),
+            ("external", None, None),
+        ]
+        assert (await client.get("/positions/BTC/USDT")).json()["quantity"] == "7"
+
+
 async def test_accounts_are_made_once(gateway: Running) -> None:
     async with gateway.client() as client:
         made = await client.post("/accounts", json={"name": "My Trading Account", "initial_balance": 10000.10})

@@ -1,4 +1,4 @@
-"""Files of users in the gateway: they are read in a process of their own, and what they do there does not reach it."""
+"""Files of users in the gateway: they are read in a process of their own, and their actions there do not reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /webhook/tradingview: who may send, what, how much and how often; and `fks webhooks`."""
+"""POST /webhook/tradingview: its senders, messages, sizes and rate limits; and `fks webhooks`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ async def test_the_secret_is_nowhere_but_in_the_answer_that_made_it(gateway: Run
         ({"timenow": "2026-05-01T00:00:00"}, "WEBHOOK_TIME"),
         ({"confidence": 0.5}, "WEBHOOK_CONFIDENCE"),
         ({"confidence": 1.5}, "WEBHOOK_CONFIDENCE"),
-        ({"action": "close"}, "ACTION"),
+        ({"action": "reverse"}, "ACTION"),
         ({"action": ...}, "ACTION"),
         ({"order_type": "limit"}, "PRICE"),
         ({"stop_los": 1}, "FIELD_UNKNOWN"),
@@ -223,7 +224,8 @@ async def test_beyond_the_quota_only_what_reduces_a_position_is_taken(gateway: R
     secret = await _made(gateway, quota_per_hour=1)
     (account,) = await seeded.sql("SELECT id, venue FROM accounts ORDER BY id LIMIT 1")
     await seeded.sql(
-        "INSERT INTO positions (account_id, venue, symbol, quantity) VALUES ($1, $2, 'BTCUSDT', 0.1)",
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity)"
+        " VALUES ($1, $2, 'BTCUSDT', 'webhook:tv', 0.1)",
         account["id"],
         account["venue"],
     )
@@ -237,8 +239,16 @@ async def test_beyond_the_quota_only_what_reduces_a_position_is_taken(gateway: R
         assert (beyond.status_code, beyond.json()["code"]) == (429, "WEBHOOK_QUOTA")
         await seeded.sql("UPDATE positions SET quantity = 0.1")
         assert (await client.post(PATH, json=leaving)).status_code == 202
-    rows = await seeded.sql("SELECT side, is_reduce_only FROM signals ORDER BY seq")
-    assert [(row["side"], row["is_reduce_only"]) for row in rows] == [("buy", False), ("sell", True)]
+        closing = await client.post(PATH, json=_message(secret, action="close"))
+        assert closing.status_code == 202
+        await seeded.sql("DELETE FROM positions")
+        assert (await client.post(PATH, json=_message(secret, action="flat"))).status_code == 429
+    rows = await seeded.sql("SELECT instance, kind, side, size, is_reduce_only FROM signals ORDER BY seq")
+    assert [tuple(row) for row in rows] == [
+        ("webhook:tv", "order", "buy", Decimal("0.1"), False),
+        ("webhook:tv", "order", "sell", Decimal("0.1"), True),
+        ("webhook:tv", "exit", "sell", None, False),
+    ]
 
 
 async def test_failed_messages_use_up_the_quota(gateway: Running, seeded: Database) -> None:

@@ -1,7 +1,7 @@
 """The OWASP API Security Top 10 (2023), by name: at least one attack each on a real gateway.
 
-Beside it: tests/contract/api/test_api_guards.py (scopes by generated test, hosts, origins, slow bodies, headers),
-test_api_users.py (logins), test_api_limits.py (limits), test_api_fuzz.py (schema fuzzing).
+Beside it: test_account_isolation.py (API1 on every route), test_api_guards.py (scopes by generated test, hosts, origins,
+slow bodies, headers), test_api_users.py (logins), test_api_limits.py (limits), test_api_fuzz.py (schema fuzzing).
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import asyncio
 import base64
 import json
 import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from fks.api.app import routes_of, schema, table
@@ -38,61 +36,8 @@ ADDRESSED = {
 UNLISTED_SCOPED = {"/openapi.json"}
 
 
-@pytest.fixture
-async def bound(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
-    """A client whose key trades account demo alone."""
-    async with gateway.client("admin") as admin:
-        body = {"name": "bound", "scope": "trade", "accounts": ["demo"]}
-        token = (await admin.post("/tokens", json=body)).json()["token"]
-    async with gateway.client(None) as client:
-        client.headers["Authorization"] = f"Bearer {token}"
-        yield client
-
-
-async def order_of_another(db: Database) -> tuple[str, uuid.UUID]:
-    """Return the ids of an order and a pending signal of account sim."""
-    number = (await db.sql("SELECT id FROM accounts WHERE name = 'sim'"))[0]["id"]
-    id, signal = uuid.uuid4().hex, uuid.uuid4()
-    await db.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side,"
-        " type, state, quantity, time_in_force) VALUES"
-        " ($1, gen_random_uuid(), $2, 'ccxt', 'binance', 'BTCUSDT', '', 'entry', 'buy', 'market', 'WORKING', 1, 'gtc')",
-        id,
-        number,
-    )
-    await db.sql(
-        "INSERT INTO signals (id, source, account_id, venue, exchange, symbol, ts_event, kind, side, type, state)"
-        " VALUES ($1, 'me', $2, 'ccxt', 'binance', 'BTCUSDT', now(), 'enter', 'buy', 'market', 'pending')",
-        signal,
-        number,
-    )
-    return id, signal
-
-
 # ── API1: broken object level authorization ──────────────────────────────────────────────────────
-async def test_api1_objects_of_another_account_do_not_exist(
-    gateway: Running, seeded: Database, bound: httpx.AsyncClient
-) -> None:
-    order, signal = await order_of_another(seeded)
-    for method, path in (
-        ("GET", f"/orders/{order}"),
-        ("GET", f"/orders/{order}/events"),
-        ("DELETE", f"/orders/{order}"),
-        ("GET", f"/signals/{signal}"),
-        ("POST", f"/signals/{signal}/approve"),
-        ("POST", f"/signals/{signal}/reject"),
-        ("GET", f"/api/v1/orders/{order}"),
-    ):
-        answer = await bound.request(method, path)
-        assert answer.status_code == 404, (method, path, answer.text)
-    for path in ("/orders", "/orders?limit=1000", "/signals", "/positions", "/fills"):
-        listed = (await bound.get(path)).json()
-        items = listed["items"] if isinstance(listed, dict) else listed
-        assert items == [], path
-    answer = await bound.post("/orders", json={**ORDER, "account": "sim"})
-    assert answer.status_code in (403, 404), answer.text
-    async with gateway.client("read") as reader:
-        assert (await reader.get(f"/orders/{order}")).status_code == 200, "it is there for those who may see it"
+# tests/contract/api/test_account_isolation.py: every route, as a field of GraphQL and in the pages
 
 
 # ── API2: broken authentication ──────────────────────────────────────────────────────────────────

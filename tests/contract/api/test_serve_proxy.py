@@ -26,14 +26,15 @@ from fks.api import serve_proxy
 from tests.support.certificates import certificate
 from tests.support.waiting import wait_until
 
+ROOT = Path(__file__).resolve().parents[3]
 KIB = 1024
-ANSWER = 16 * KIB * KIB  # more than the kernel takes of an answer that nobody reads
+ANSWER = 16 * KIB * KIB  # more than the kernel takes of an answer that the client does not read
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with the size of the body (`/big`: with 16 MiB), or send each message back."""
+    """Answer with the size of the body (`/big`: 16 MiB, `/id`: the request id), or send each message back."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -48,7 +49,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(1.5)
     if scope["path"] == "/busy":
         time.sleep(0.6)  # noqa: ASYNC251  the loop stands still, as when many requests come at once
-    text = b"x" * ANSWER if scope["path"] == "/big" else str(size).encode()
+    given = b",".join(value for name, value in scope["headers"] if name == b"x-request-id")
+    text = {"/big": b"x" * ANSWER, "/id": given}.get(scope["path"], str(size).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
     await send({"type": "http.response.body", "body": text})
 
@@ -183,8 +185,15 @@ async def test_head_over_64_kib_is_431_and_closed(port: int, name: str) -> None:
 
 @pytest.mark.parametrize("name", CUT)
 async def test_chunk_header_and_trailers_are_bounded_as_heads(port: int, name: str) -> None:
-    answer = await ask(port, CUT[name])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(CUT[name])
+    answer = b""
+    with suppress(ConnectionError):
+        async with asyncio.timeout(5.0):  # before any deadline: the size alone ends it
+            while part := await reader.read(65536):
+                answer += part
     assert b"HTTP/1.1 2" not in answer, answer[:200]
+    writer.close()
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -202,6 +211,33 @@ async def test_heads_of_one_connection_count_separately(port: int) -> None:
         assert (await answered(reader, writer, head)).startswith(b"HTTP/1.1 200")
     assert (await answered(reader, writer, head_of(BIG))).startswith(b"HTTP/1.1 431")
     writer.close()
+
+
+async def test_server_guards_its_own_paths_and_checks_request_ids(port: int) -> None:
+    async def asked(path: bytes, header: bytes) -> tuple[bytes, bytes]:
+        head, _, body = (
+            await ask(port, b"GET %b HTTP/1.1\r\n%b\r\nConnection: close\r\n\r\n" % (path, header))
+        ).partition(b"\r\n\r\n")
+        return head.split(b" ")[1], body
+
+    for path in (b"/-/routes", b"/-/healthz"):
+        assert await asked(path, b"Host: localhost") == (b"200", b"0")
+        assert (await asked(path, b"Host: rebound.example"))[0] == b"404"
+        assert (await asked(path, b"Host: localhost\r\nX-Forwarded-For: 127.0.0.1"))[0] == b"404"
+    assert await asked(b"/id", b"Host: localhost\r\nX-Request-ID: order-7") == (b"200", b"order-7")
+    status, made = await asked(b"/id", b"Host: localhost\r\nX-Request-ID: {evil}")
+    assert (status, b"evil" in made) == (b"200", False)
+
+
+def test_bounds_are_those_that_the_docs_name() -> None:
+    text = " ".join((ROOT / "docs" / "security.md").read_text().split())
+    for part in (
+        f"The address and headers are at most {serve_proxy.HEAD_MAX // KIB} KiB",
+        f"A head is complete {serve_proxy.HEAD_S:g} s after",
+        f"At most {serve_proxy.HEADS_MAX} connections of a proxy may be incomplete",
+        f"A websocket message is at most {serve_proxy.FRAME_MAX // KIB} KiB",
+    ):
+        assert part in text
 
 
 async def closed_after(reader: asyncio.StreamReader, deadline_s: float = 5.0) -> float:

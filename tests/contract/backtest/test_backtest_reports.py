@@ -1,4 +1,4 @@
-"""Files that `fks backtest run` and `compare` write, and what they print, as a person uses them on the shipped sample."""
+"""Files that `fks backtest run` and `compare` write, and their output, as a person uses them on the shipped sample."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from tests.support.fills import assert_same_fills
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog
 from tests.support.runtimes import TAPE, runtime
-from tests.support.strategies import add_account, collect, hold, seal
+from tests.support.strategies import DECIDABLE, add_account, collect, hold, seal
 from tests.support.waiting import until
 
 BARS_TRADED = 70
@@ -155,8 +155,7 @@ class Market:
 
         async def is_settled() -> bool:
             (row,) = await self.db.sql(
-                "SELECT (SELECT count(*) FROM strategy_instances WHERE cursor_time < $1)"
-                " + (SELECT count(*) FROM signals WHERE state = 'ready') AS waiting",
+                f"SELECT (SELECT count(*) FROM strategy_instances WHERE cursor_time < $1) + {DECIDABLE} AS waiting",
                 moment,
             )
             return not row["waiting"]
@@ -210,7 +209,7 @@ class Running:
         await self.rig.start()
 
     async def crash(self) -> None:
-        """End both as kill -9 would: what they knew is gone."""
+        """End both as kill -9 would: their memory is gone."""
         assert self.working is not None
         assert self.rig is not None
         self.working.cancel()
@@ -281,6 +280,31 @@ async def test_paper_fills_what_the_backtest_fills(market: Market, system: Runni
         assert (drift["mismatch"], drift["cost"]) == ("0", "0"), drift
         assert drift["matched"] == drift["expected"]
         assert drift["matched"] > 6 or strategy.name in SELDOM
+
+
+async def test_a_tape_goes_on_past_a_flip_to_short(database: Database, bus: Bus, tmp_path: Path) -> None:
+    """The exit fills at the next bar's open, and the entry behind it is denied only then."""
+    strategy = load_catalogue().make("sma_cross", {"fast": 2, "slow": 5, "short": True})
+    first = strategy.warmup() + 2
+    market = Market(database, bus, {"S00USDT": strategy}, synthetic(first + 40), first)
+    await market.seed()
+    running = Running(market, tmp_path)
+    await running.start()
+    try:
+        for index in range(first, len(market.tape)):
+            assert running.rig is not None
+            await market.advance(index, running.rig)
+    finally:
+        await running.crash()
+    start_ns, symbol = int(market.tape.time_ns[first]), "S00USDT"
+    setup = Setup(instrument(symbol), size=SIZE, cash=Decimal(100_000), start_ns=start_ns)
+    wanted = run(strategy, replace(market.tape, symbol=symbol), setup)
+    assert len(wanted.fills) > 6
+    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    denied = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied' ORDER BY ts_event")
+    assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [
+        (row.time_ns, row.code) for row in wanted.denied
+    ]
 
 
 async def watched_drift(db: Database, **limits: Any) -> dict[str, Any]:

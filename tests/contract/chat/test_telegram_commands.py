@@ -41,7 +41,7 @@ async def phone(database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytes
 async def test_questions_are_answered(phone: Phone) -> None:
     await phone.db.sql(
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl)"
-        " VALUES (1, 'ccxt', 'BTCUSDT', 'one', 2, 90, 5)"
+        " VALUES (1, 'ccxt', 'BTCUSDT', 'one', 2, 90, 5), (1, 'ccxt', 'ETHUSDT', 'external', 6, 0, 0)"
     )
     async with phone.running():
         for number, text in enumerate(("/help", "/status", "/positions", "/pnl", "/signals"), 1):
@@ -50,7 +50,7 @@ async def test_questions_are_answered(phone: Phone) -> None:
     texts = phone.server.texts
     assert "/kill [REASON]" in texts[0]
     assert texts[1].startswith("state: ")
-    assert texts[2] == "main BTCUSDT: 2 at 90 (one), +20.00"
+    assert texts[2] == "main BTCUSDT: 2 at 90 (one), +20.00\nmain ETHUSDT: 6, value unknown (external)"
     assert texts[3] == "main: realised +5.00, open +20.00, fees 0.00"
     assert texts[4] == "no signal waits"
     assert {item["chat_id"] for item in phone.server.sent} == {7}
@@ -145,6 +145,42 @@ async def test_scope_of_the_user_holds(phone: Phone) -> None:
         phone.server.write("/kill", user=8)
         assert all("disabled" in text for text in (await phone.replies(5))[3:])
     assert (await phone.state_of(id), await phone.kills()) == ("pending", [])
+
+
+async def test_user_bound_to_an_account_sees_and_changes_that_one_alone(phone: Phone) -> None:
+    secret = await phone.add_user("bob", accounts=[2])
+    theirs, own = await phone.pending(), await phone.pending(2)
+    await phone.db.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
+        " (1, 'ccxt', 'ETHUSDT', 'one', 2, 9), (2, 'paper', 'BTCUSDT', 'two', 1, 90)"
+    )
+    await phone.db.sql(
+        "INSERT INTO component_health (name, kind, state, pid, beat_at)"
+        " VALUES ('orders', 'actor', 'ready', 1, now() + interval '1 hour')"
+    )
+    await phone.db.sql("UPDATE strategy_instances SET error = 'of main' WHERE id = 'one'")
+    async with phone.running():
+        texts: list[str] = []
+        for user, text, steps in (
+            *((8, "/positions", None), (8, "/pnl", None), (8, "/signals", None), (8, f"/reject {theirs}", None)),
+            *((8, f"/approve {theirs[:8]}", 0), (8, "/close ETHUSDT", 1), (8, "/status", None)),
+            *((7, "/positions", None), (7, "/pnl", None), (7, "/status", None)),
+        ):
+            phone.server.write(text if steps is None else f"{text} {code_of(secret, steps=steps)}", user=user)
+            texts = await phone.replies(len(texts) + 1)
+    assert texts[0] == "sheet BTCUSDT: 1 at 90 (two), +10.00"
+    assert texts[1] == "sheet: realised +0.00, open +10.00, fees 0.00"
+    assert "sheet" in texts[2]
+    assert own[:8] in texts[2]
+    assert f"there is no signal {theirs}" in texts[3]
+    assert "names no waiting signal" in texts[4]
+    assert "nothing is held in ETHUSDT" in texts[5]
+    assert not [text for text in texts[:3] if "main" in text or "ETH" in text]
+    assert all("main" in text and "sheet" in text for text in texts[7:9]), "another user sees both"
+    assert "of main" not in texts[6], "reasons are about all accounts"
+    assert "of main" in texts[9]
+    assert await phone.state_of(theirs) == "pending"
+    assert await phone.db.sql("SELECT 1 FROM signals WHERE kind = 'exit'") == []
 
 
 async def test_position_is_closed_once_though_the_command_is_received_again_and_again(

@@ -1,4 +1,4 @@
-"""The collector against the real local exchange: what it stores is what the exchange says, whatever dies in between."""
+"""The collector against the real local exchange: it stores the exchange's data, whatever dies in between."""
 
 from __future__ import annotations
 

@@ -407,7 +407,8 @@ def test_only_the_smallest_bars_from_a_minute_on_are_checked() -> None:
 async def test_row_of_a_live_feed_is_written_again_without_news(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
-    """Its row says that its collector still knows: what was live when PostgreSQL went away is not when it is back."""
+    """Its row shows that its collector still knows: a feed that was live when PostgreSQL went away is not when it is
+    back."""
     clock = FakeClock()
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]), clock)
     await rig.begin()

@@ -1,4 +1,4 @@
-"""Faults of one channel, one symbol or one message: what is missing is fetched, and no other feed is disturbed."""
+"""Faults of one channel, one symbol or one message: missing data is fetched, and no other feed is disturbed."""
 
 from __future__ import annotations
 

@@ -337,7 +337,8 @@ async def test_instruments_are_exact(real: Exchange) -> None:
     )
     assert btc.is_trading
     assert btc.market_lot == Lot(Decimal(0), Decimal(1_000_000), Decimal(0))
-    assert (btc.orders_max, btc.algo_orders_max, btc.has_oco, btc.is_notional_min_for_market) == (200, 5, True, True)
+    assert (btc.orders_max, btc.algo_orders_max, btc.is_notional_min_for_market) == (200, 5, True)
+    assert (btc.has_oco, btc.has_oto, btc.has_opo) == (True, True, True)
     assert btc.percent_price == PercentPrice(*(Decimal(text) for text in ("0.2", "5", "0.2", "5")))
     assert btc.order_types == {kind.value for kind in OrderType}
     assert all(find_instrument(text, [btc]) is btc for text in ("BTCUSDT", "BTC/USDT", "btc-usdt", "binance:BTCUSDT"))

@@ -1,6 +1,6 @@
 """Bybit's REST shows the newest sixty trades and no others: a busy symbol's bars are whole all the same.
 
-The server is ours, written after Bybit's documentation (*documented*); what is collected is held against all of its
+The server is ours, written after Bybit's documentation (*documented*); the collected bars are held against all of its
 trades.
 """
 

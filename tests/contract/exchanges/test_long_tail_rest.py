@@ -1,8 +1,8 @@
 """Reading forward through histories that are returned backwards: bybit, okx and polygon against servers that keep their
 rules.
 
-The servers are ours, written after the exchanges' documentation (*documented*): what is tested is that any range asked
-for comes whole, once, oldest first, whatever the page size, the holes between ids or the length of the history.
+The servers are ours, written after the exchanges' documentation (*documented*): the tests prove that any range asked
+for comes whole, once, oldest first, whatever the page size, the gaps between ids or the length of the history.
 """
 
 from __future__ import annotations

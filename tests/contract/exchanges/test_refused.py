@@ -43,7 +43,7 @@ class Patient(TapeClock):
 
 @dataclass
 class Plan:
-    """What the server takes: keys, and symbols whose data it gives."""
+    """The keys that the server takes, and the symbols whose data it gives."""
 
     symbols: tuple[str, ...] = ("AAPL", OTHER)
     takes_key: bool = True

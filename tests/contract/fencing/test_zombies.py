@@ -165,7 +165,7 @@ async def _now(db: Database) -> Any:
 
 @pytest.fixture
 async def rig(witnessed: Database, bus: Bus, exchange: LocalExchange) -> Rig:
-    """What the tests ask of signals and orders; the services are processes of their own."""
+    """Give the tests their queries of signals and orders; the services are processes of their own."""
     exchange.clear()
     await seed(witnessed)
     price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from datetime import UTC, datetime
@@ -62,6 +63,27 @@ async def test_a_lock_that_cannot_be_written_stops_no_guardian(folder: Path) -> 
     assert journal.error is not None
     assert journal.engage("k", Asked("system", "", "", True, 1)).is_engaged
     journal.close()
+
+
+async def test_kill_on_a_full_disk_takes_the_reserve_and_is_written_in_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve, write, is_full = folder / "disk.reserve", os.write, True
+
+    def limited(number: int, data: bytes) -> int:
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(number, data)
+
+    async with at_work(guardian_with({}, folder, None)) as guardian:
+        reserve.write_bytes(b"x")
+        monkeypatch.setattr(os, "write", limited)
+        await guardian.kill(reason="a test", by="me")
+        assert not reserve.exists(), "what it freed is taken by others here"
+        await until(lambda: guardian.report()["is_done"])  # nothing further is to be written
+        assert read_kill(folder / "kill.jsonl") is None
+        is_full = False
+        await until(lambda: read_kill(folder / "kill.jsonl") is not None)
 
 
 async def test_a_guardian_on_another_machine_takes_an_engaged_kill_up(

@@ -17,7 +17,7 @@ from fks.guardian.journal import ENDED, Asked, KillJournal
 from fks.guardian.service import last_kill, read_kill
 from fks.model import ids
 from fks.model.ids import flatten_id
-from fks.model.order import Fill, OrderType, Outcome, Role, Side
+from fks.model.order import Answer, Fill, Order, OrderType, Outcome, Refusal, Role, Side
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.support.guarded_trading import ask, at_work, mark, rest_one, seed_account, sells, write_positions
@@ -307,6 +307,86 @@ async def test_a_kill_without_database_is_merged_when_it_is_back(
         await until(lambda: guardian.report()["database"] == "up")
         assert len(await database.sql("SELECT 1 FROM kill_switch WHERE is_engaged")) == 1
         assert len(await database.sql("SELECT 1 FROM orders WHERE role = 'kill'")) == 1
+
+
+async def test_a_kill_that_is_refused_puts_the_stop_back_and_goes_on(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Market orders do not pass a filter. One page, which ends with the refusals; the stop is a leg of the same order again, in the tables too."""
+    await seed_account(database, position="0.5")
+    price = await trader.last_price("BTCUSDT")
+    assert price is not None
+    parent = order("0.5")
+    stop = order(
+        "0.5",
+        type=OrderType.STOP,
+        side=Side.SELL,
+        stop_price=(price * Decimal("0.8")).quantize(Decimal(1)),
+        role=Role.STOP_LOSS,
+        parent_id=parent.client_order_id,
+    )
+    assert (await trader.submit(stop)).outcome is Outcome.ACK
+    for item, state in ((parent, "FILLED"), (stop, "WORKING")):
+        await database.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side,"
+            " type, quantity, state, filled, parent_id, stop_price) VALUES ($1, $2, 1, 'ccxt', 'binance', 'BTCUSDT', "
+            "'s1', $3, $4, $5, 0.5, $6, $7, $8, $9)",
+            item.client_order_id,
+            item.intent_id,
+            item.role.value,
+            item.side.value,
+            item.type.value,
+            state,
+            Decimal("0.5") if state == "FILLED" else Decimal(0),
+            item.parent_id,
+            item.stop_price,
+        )
+    before = (await trader.balances())["BTC"].total
+    venue = venue_on(exchange.info)
+    submit = venue.submit
+
+    async def refuse(item: Order) -> Answer:
+        if item.type is not OrderType.MARKET:
+            return await submit(item)
+        return Answer(Outcome.REFUSED, code="-1013", detail="PERCENT_PRICE_BY_SIDE", refusal=Refusal.PRICE)
+
+    monkeypatch.setattr(venue, "submit", refuse)
+
+    async def pages() -> list[bool]:
+        rows = await database.sql("SELECT resolved_at FROM alerts WHERE event = 'kill.stuck' ORDER BY id")
+        return [row["resolved_at"] is None for row in rows]
+
+    async def is_back() -> bool:
+        found = [(r.stop_price, r.quantity, r.client_order_id) for r in await trader.open_orders()]
+        rows = await database.sql(
+            "SELECT parent_id, stop_price, quantity, role, type FROM orders WHERE client_order_id = $1",
+            found[0][2] if found else "",
+        )
+        wanted = (parent.client_order_id, stop.stop_price, Decimal("0.5"), "sl", "stop")
+        return len(found) == 1 and found[0][2] != stop.client_order_id and [tuple(row) for row in rows] == [wanted]
+
+    async with at_work(guardian_with({"ccxt": venue}, folder, database)) as guardian:
+        await until(lambda: guardian.detail()["database"] == "up" and (folder / "kill-positions.json").exists())
+        report = await guardian.kill(reason="", by="me", wait_s=0.5)
+        assert (report["is_quiet"], report["is_done"]) == (False, False)
+        await until(is_back)
+
+        async def is_paged() -> bool:
+            return await pages() == [True]
+
+        await until(is_paged)
+        answer = await ask(folder, {"op": "status"})
+        assert [(left["kind"], left["symbol"]) for left in answer["remaining"]] == [("refused", "BTCUSDT")]
+        assert "-1013" in answer["remaining"][0]["why"]
+        monkeypatch.undo()
+        await until(lambda: guardian.report()["is_done"])
+
+        async def is_ended() -> bool:
+            return await pages() == [False]
+
+        await until(is_ended)
+    assert await trader.open_orders() == []
+    assert before - (await trader.balances())["BTC"].total == Decimal("0.5")
 
 
 async def test_the_socket_is_ours_alone_and_takes_nonsense(exchange: LocalExchange, folder: Path) -> None:

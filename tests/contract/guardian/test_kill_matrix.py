@@ -1,5 +1,5 @@
 """Kill switch against a trading order manager: flatten and held, each with an unanswered entry, a partly filled entry,
-429 answers, and a guardian whose process is killed."""
+429 answers, a closed market, a full rate limit, and a guardian whose process is killed."""
 
 from __future__ import annotations
 
@@ -44,18 +44,11 @@ async def unanswered(entry: OrderEntry, exchange: LocalExchange) -> None:
 
 
 async def partly_filled(entry: OrderEntry, exchange: LocalExchange) -> None:
-    """Enter with a limit that takes what two levels of the book offer, and rests with the remainder."""
-    for _ in range(10):  # the market moves between the look and the order
-        asks = exchange.ask("GET", "/api/v3/depth", None, symbol="BTCUSDT", limit=5)["asks"][:2]
-        quantity = sum((D(size) for _, size in asks), D(2))
-        answer = await buy(
-            entry, exchange, str(quantity), type="limit", price=D(asks[-1][0]), stop_loss=at(exchange, "0.9")
-        )
-        if answer.body["state"] == "PARTIAL":
-            return
-        if answer.body["state"] in ("ACCEPTED", "WORKING"):  # what rests keeps money from the next try
-            await entry.cancel(str(answer.body["client_order_id"]), "tester")
-    raise AssertionError(f"no partial fill: {answer.body}")
+    """Enter with a limit of which half is executed, and rest with the remainder."""
+    exchange.fault("thin_book", symbol="BTCUSDT", count=1)
+    answer = await buy(entry, exchange, "4", type="limit", price=at(exchange, "1.001"), stop_loss=at(exchange, "0.9"))
+    assert answer.body["state"] in ("PARTIAL", "WORKING"), answer.body
+    await until(lambda: any(D(order["executedQty"]) for order in exchange.account()["orders"]))
 
 
 async def protected(entry: OrderEntry, exchange: LocalExchange) -> None:
@@ -73,7 +66,27 @@ async def limited(entry: OrderEntry, exchange: LocalExchange) -> None:
         exchange.fault("429", path=path, method=method, count=1, seconds=1)
 
 
-SITUATIONS = {"unanswered": unanswered, "partly filled": partly_filled, "429": limited, "guardian killed": unanswered}
+async def halted(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Hold a position with a stop; the market closes, for many times the longest wait of a kill (`retry_max_s`)."""
+    await protected(entry, exchange)
+    exchange.fault("halt", symbol="BTCUSDT", seconds=4)
+
+
+async def slowed(entry: OrderEntry, exchange: LocalExchange) -> None:
+    """Hold a position with a stop; for some seconds the exchange takes no order for the account's rate limit (-1015)."""
+    await protected(entry, exchange)
+    full = exchange.fault("error", path=ORDERS, method="POST", count=None, status=429, code=-1015, msg="Too many.")
+    asyncio.get_running_loop().call_later(4.0, exchange.clear, full)
+
+
+SITUATIONS = {
+    "unanswered": unanswered,
+    "partly filled": partly_filled,
+    "429": limited,
+    "guardian killed": unanswered,
+    "halted": halted,
+    "-1015": slowed,
+}
 
 
 @pytest.mark.parametrize("is_held", [False, True], ids=["flatten", "held"])

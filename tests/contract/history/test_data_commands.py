@@ -1,4 +1,4 @@
-"""`fks data …` on a real store and the local exchange: what a person types, and what comes back."""
+"""`fks data …` on a real store and the local exchange: a person's input, and the output."""
 
 from __future__ import annotations
 

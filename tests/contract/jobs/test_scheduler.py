@@ -1,4 +1,4 @@
-"""The scheduler's actor on real PostgreSQL: what a drain leaves, and its self-checks."""
+"""The scheduler's actor on real PostgreSQL: its state after a drain, and its self-checks."""
 
 from __future__ import annotations
 

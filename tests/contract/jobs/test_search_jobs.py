@@ -220,7 +220,7 @@ async def test_a_job_that_is_being_cancelled_is_not_taken_for_the_same(database:
     known, fresh = await store.same("backtest", "abc")
     assert known is None
     assert fresh != id
-    await store.finish(job, "done", result={"late": True})  # it ended before it saw the wish
+    await store.finish(job, "done", result={"late": True})  # it ended before it saw the request
     assert (await store.same("backtest", "abc"))[0] == id, "it has a result after all"
 
 

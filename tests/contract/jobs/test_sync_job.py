@@ -155,7 +155,7 @@ async def test_a_gap_in_what_was_synced_is_filled_within_a_minute(
 async def test_kill_9_costs_nothing_but_the_page_under_way(
     database: Database, database_url: str, exchange: LocalExchange, tmp_path: Path
 ) -> None:
-    """A job in a process of its own is killed over and over; what is stored at the end is whole, and asked for once."""
+    """A job in a process of its own is killed over and over; in the end the bars are whole, and asked for once."""
     store, jobs = SyncStore(database), JobStore(database)
     await store.want("binance", "BTCUSDT", ["1m"], RealClock().now_ns() - 12 * 86400 * 10**9)
     seen = -1

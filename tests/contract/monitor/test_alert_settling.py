@@ -81,6 +81,23 @@ async def test_alerts_about_orders_and_positions_settle_with_them(account: Datab
     assert await _open(account) == ["fill.stray"], "only a person can say that this is well"
 
 
+async def test_a_condition_has_one_alert_which_ends_with_it(account: Database) -> None:
+    facts = Facts(account)
+
+    async def note(condition: str | None) -> int | None:
+        return await facts.note_alert("page", "position.unprotected", "no stop", "orders", {}, condition)
+
+    first = await note("one")
+    assert [await note("one") for _ in range(9)] == [None] * 9
+    assert first is not None
+    assert None not in (await note("two"), await note(None), await note(None))
+    await facts.end_alert("it has its stop", "one")
+    await facts.end_alert("it has its stop", "one", "none")
+    row = (await account.sql("SELECT payload FROM alerts WHERE resolved_at IS NOT NULL"))[0]
+    assert row["payload"]["resolve_message"] == "it has its stop"
+    assert await note("one") is not None, "the condition began again"
+
+
 async def test_new_alert_is_published_once_but_not_the_order_managers(account: Database) -> None:
     journal, new_alerts = TreeJournal(account), NewAlerts(account)
     await journal.page("child.escalated", "old new_alerts", "orders")

@@ -1,4 +1,4 @@
-"""Deep checks on real PostgreSQL and Redis: what they find, write, alert of, and keep over an outage."""
+"""Deep checks on real PostgreSQL and Redis: their findings, rows and alerts, and their state over an outage."""
 
 from __future__ import annotations
 

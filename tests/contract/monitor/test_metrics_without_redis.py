@@ -148,3 +148,31 @@ async def test_a_new_watcher_goes_on_with_the_counters_of_its_predecessor(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await bus.delete(runtime.SNAPSHOTS, watcher.STATE_KEY)
+
+
+async def test_replacements_by_serve_are_a_metric_of_each_part(
+    server_home: Paths, database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "EVERY_S", 0.05)
+    await bus.delete(runtime.SNAPSHOTS, watcher.STATE_KEY)
+    for pid in (1, 2, 3):
+        await database.execute("monitor.beat", "pages:0", "serve", "ready", pid, "here", 0, {}, "v", 0)
+    watching = Watcher(component("monitor", server_home, database, bus))
+    await watching.start()
+    task = asyncio.create_task(watching.run())
+
+    async def has(text: str) -> bool:
+        return text in (await bus.get(watcher.METRICS_KEY) or b"").decode()
+
+    try:
+        await until(lambda: has('fks_serve_restarts{component="monitor",child="pages:0"} 2'), deadline_s=20)
+        await database.sql("DELETE FROM component_health")
+
+        async def is_gone() -> bool:
+            return not await has("fks_serve_restarts{")
+
+        await until(is_gone, deadline_s=20)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bus.delete(runtime.SNAPSHOTS, watcher.STATE_KEY)

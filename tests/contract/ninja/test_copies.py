@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from fks.api.order_entry import OrderEntry, OrderRequest
 from fks.chaos.fold import journal_errors
+from fks.clock import RealClock
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.store.bus import Bus
@@ -58,6 +60,31 @@ async def test_a_denial_of_one_account_is_no_other_accounts(start: Start) -> Non
     assert (await trading.order(signal, "ninja"))[0] == "FILLED"
     assert (await trading.order(signal, "ninja:apart"))[0] == "FILLED"
     await trading.holds(lead=1, apart=1)
+
+
+async def test_what_the_leader_is_denied_no_account_does(start: Start) -> None:
+    trading = await start(*BOTH)
+    await trading.db.sql("UPDATE accounts SET is_enabled = false WHERE venue = 'ninja'")
+    await trading.rig.read_slow()
+    signal = await enter(trading)
+    assert (await trading.order(signal, "ninja"))[:2] == ("DENIED", "ACCOUNT_UNKNOWN")
+    rows = await trading.db.sql("SELECT venue, state FROM signals")
+    assert [tuple(row) for row in rows] == [("ninja", "denied")]
+    await trading.holds()
+
+
+async def test_the_answer_lists_what_became_of_the_order_on_every_account(start: Start) -> None:
+    trading = await start("beside 0.5x", "apart 3")
+    entry = OrderEntry(trading.db, trading.rig.bus, RealClock(), trading.rig.settings)
+    body = {"symbol": ES, "side": "buy", "type": "market", "quantity": "1", "venue": "ninja", "exchange": "ninja"}
+    answer = await entry.submit(OrderRequest.parse(body), "user:ann", "k")
+    assert (answer.status, answer.body["quantity"]) == (202, "1")
+    found = {item["account"]: (item["venue"], item["signal_state"], item["code"]) for item in answer.body["accounts"]}
+    assert found == {
+        "nt:beside": ("ninja:beside", "denied", "QTY_MIN"),
+        "nt:apart": ("ninja:apart", "ordered", None),
+    }
+    await trading.holds(lead=1, apart=3)
 
 
 async def test_a_killed_bridge_delays_no_other_account(start: Start) -> None:

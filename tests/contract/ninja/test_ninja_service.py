@@ -13,9 +13,9 @@ from fks.model.errors import StaleEpochError
 from fks.model.ninja import RequestKind, RequestState
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
-from tests.support.ninja import EPOCH, OTHER_EPOCH, SECRET, ack, log_event, nack
+from tests.support.ninja import EPOCH, OTHER_EPOCH, SECRET, ack, log_event, nack, status
 from tests.support.ninja_link import LinkRig
-from tests.support.ninja_server import ScriptedBridge
+from tests.support.ninja_server import ACCOUNT, ScriptedBridge
 from tests.support.waiting import until
 
 S = RequestState
@@ -363,6 +363,24 @@ async def test_connected_is_told_from_able_to_trade(rig: LinkRig, bridge: Script
     assert ("page", "ninja.halt") in await rig.alerts()
 
 
+async def test_a_bridge_without_a_journal_pages_once_and_still_takes_exits(
+    rig: LinkRig, bridge: ScriptedBridge
+) -> None:
+    async with rig.running() as link:
+        await until(lambda: link.can_trade)
+        for _ in range(3):
+            bridge.write(status(accounts=[ACCOUNT], journal_error="journal write failed: disk full"))
+
+        async def shown() -> bool:
+            row = await rig.asker.link("sim")
+            return row is not None and row.can_trade and "disk full" in row.report.alarm
+
+        await until(shown)
+        bridge.write(status(accounts=[ACCOUNT]))
+        await until(lambda: link.detail()["alarm"] == "")
+    assert (await rig.alerts()).count(("page", "ninja.alarm")) == 1
+
+
 async def test_a_required_platform_that_is_away_makes_the_link_not_ready(database: Database) -> None:
     rig = LinkRig(database, 9)
     async with rig.running(is_required=True) as link:
@@ -411,4 +429,8 @@ async def test_a_wrong_secret_pages_and_the_row_says_why(database: Database) -> 
                 return row is not None and "does not have the secret" in row.report.alarm
 
             await until(written)
+        async with rig.running():
+            await until(lambda: impostor.connections >= 2)
+            await until(lambda: sum(event == "ninja.alarm" for _, event, _ in rig.log.lines) >= 2)
+        assert (await rig.alerts()).count(("page", "ninja.alarm")) == 1, "each attempt finds the same condition"
     assert SECRET.decode() not in str(rig.log.lines)

@@ -8,15 +8,17 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.node import preflight
-from fks.node.home_disk import RESERVE_MB
+from fks.node.home_disk import RESERVE_MB, HomeDisk
 from fks.node.keeper import Keeper, sweep
 from tests.support.keepers import FakeDriver, keeper_of, pids_of, small
 from tests.support.ports import CollectingLog
@@ -85,13 +87,26 @@ async def test_full_disk_ends_no_keeper_and_late_files_are_written(
     assert not paths.reserve_file.exists(), "a home that is down holds no reserve"
 
 
+async def test_file_that_found_no_space_is_written_by_the_next_look(disk: SmallDisk) -> None:
+    paths, text = paths_on(disk), "x" * 100_000
+    home, file = HomeDisk(paths, RealClock(), CollectingLog()), paths.run / "late"
+    disk.keep_full()
+    for written in ("y" * 100_000, text):  # the later one takes its place
+        home.write("late", partial(file.write_text, written))
+    await home.look()
+    assert "the disk of FKS_HOME is full" in home.problem
+    disk.free()
+    await home.look()
+    assert (file.read_text(), home.problem, paths.reserve_file.exists()) == (text, "", True)
+
+
 async def test_reserve_gives_space_when_the_disk_fills_up(disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fks.node.keeper.DISK_LOOK_S", 0.05)
     paths = paths_on(disk)
     async with started(paths, CollectingLog()) as keeper:
         await until(lambda: keeper.phase == "ready" and paths.reserve_file.exists())
-        await asyncio.to_thread(disk.fill)
-        await until(lambda: disk.free_mb >= RESERVE_MB - 1)
+        await asyncio.to_thread(disk.fill_to, 1_000_000)
+        await until(lambda: disk.free_mb >= RESERVE_MB)
         assert (await own_row(keeper))[0] == "degraded", "what is left is the reserve"
 
 

@@ -81,3 +81,26 @@ def test_start_that_fails_ends_the_parent_with_its_status(paths: Paths) -> None:
     env = {**os.environ, "FKS_RAY_GCS_PORT": "1", "FKS_RAY_CLIENT_PORT": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, "port" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "starts", "status"),
+    [
+        ([-9, 3, 0], ["0 ", "1 SIGKILL", "2 exit code 3"], 0),
+        ([3], ["0 "], 3),
+        ([0], ["0 "], 0),
+    ],
+    ids=["killed, then without space", "first start without space", "stopped"],
+)
+def test_keeper_that_is_out_of_space_is_started_again_once_it_has_run(
+    paths: Paths, ends: list[int], starts: list[str], status: int
+) -> None:
+    keeper = (
+        f"import os, sys; print(*sys.argv[1:], flush=True); end = {ends}[int(sys.argv[1])]; "
+        "os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)"
+    )
+    parent = "import sys; from fks.config.paths import Paths; from fks.node.parent import Parent; "
+    parent += "sys.exit(Parent(Paths.of(sys.argv[1]), [sys.executable, '-c', sys.argv[2]]).run())"
+    command = [sys.executable, "-c", parent, str(paths.home), keeper]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout.splitlines(), done.returncode) == (starts, status), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,14 +58,49 @@ def test_scripts_run_without_a_bridge(host: nt8_host.Host) -> None:
     assert report["submits"] == []
 
 
-def test_strategy_hands_over_only_real_time_signals_once_a_bar(host: nt8_host.Host) -> None:
+@pytest.fixture
+def trading(host: nt8_host.Host) -> nt8_host.Host:
+    """A host whose bridge takes entries."""
     host.do("activate")
     for _ in range(60):
         host.do("advance", ms=100)
     host.do("trade", instrument="ES 03-25", price=4500, qty=1)
-    host.do("scripts", historical=[4500] * 25 + [4600] + [4500] * 25, realtime=[4500, 4600])
-    printed = host.do("report")["printed"]
-    assert sum(line.startswith("local signal") for line in printed) == 1
+    return host
+
+
+def test_strategy_hands_over_only_real_time_signals_once_a_bar(trading: nt8_host.Host) -> None:
+    trading.do("scripts", historical=[4500] * 25 + [4600] + [4500] * 25, realtime=[4500, 4600])
+    report = trading.do("report")
+    answers = [line.split(": ")[1] for line in report["printed"] if line.startswith("local signal")]
+    assert answers == ["ack submitted"]
+    assert [order["name"].split(":")[-1] for order in report["submits"]] == ["E"]
+
+
+def test_strategy_holds_one_position_at_most(trading: nt8_host.Host) -> None:
+    trading.do("scripts", historical=[4500] * 30, realtime=[4600, 4700, 4800, 4300])
+    report = trading.do("report")
+    (entry,) = report["submits"]
+    trading.do("fill", name=entry["name"], qty=1, price=4500, exec="X1")
+    trading.do("scripts", historical=[4500] * 30, realtime=[4600], minutes=5)
+    assert [order["qty"] for order in trading.do("report")["submits"] if order["name"].endswith(":E")] == [1]
+    for leg in "ST":
+        trading.do("order", name=entry["name"][:-1] + leg, states=["Accepted"])
+    trading.do("fill", name=entry["name"][:-1] + "T", qty=1, price=4520, exec="X2")
+    trading.do("order", name=entry["name"][:-1] + "S", states=["Cancelled"])
+    trading.do("scripts", historical=[4500] * 30, realtime=[4600], minutes=5)  # the same bar in another timeframe
+    entries = [order["name"] for order in trading.do("report")["submits"] if order["name"].endswith(":E")]
+    assert len(entries) == len(set(entries)) == 2, "closed: the next signal goes"
+
+
+def test_indicators_refresh_without_a_new_price(host: nt8_host.Host) -> None:
+    def drawn() -> int:
+        return sum(line.startswith("draw FKSStatus") for line in host.do("report")["printed"])
+
+    assert host.do("scripts", historical=[4500], realtime=[4500], linger_ms=2500)["stretched"] is False
+    after = drawn()
+    assert after > 3, "two bars, and a timer"
+    time.sleep(1.5)
+    assert drawn() == after, "the timer ends with the indicator"
 
 
 def test_kill_button_halts_the_bridge(host: nt8_host.Host) -> None:

@@ -306,6 +306,49 @@ I SIG a1 {"type":"stop","price":null,"stop_price":4505.10}
 E {"t":"ack","id":"a1","price_used":4505.25}
 A order {"name":"FKS:a1:E","action":"Buy","type":"StopMarket","limit":0,"stop":4505.25}
 """,
+    "exit_killed_before_its_record_is_found_at_the_platform": OPENED
+    + """\
+P switch {"name":"cancel_at_once"}
+X CRASH_AT after_submit
+I SIG x1 {"action":"exit","qty":2,"type":"market","price":null,"sl_points":null,"tp_points":null,"valid_until":1738595100000,"created_ms":1}
+eDISCONNECT
+X RESTART
+AUTH @2 {"last_seq":"*"}
+P order {"name":"FKS:x1:E","states":["Working"]}
+T +500
+I SIG x1 {"action":"exit","qty":2,"type":"market","price":null,"sl_points":null,"tp_points":null,"valid_until":1738595100000,"created_ms":1}
+E* {"t":"ack","id":"x1","dup":true}
+P fill {"name":"FKS:x1:E","qty":2,"price":4501.00,"exec":"X2"}
+E* {"t":"ev","kind":"signal","id":"x1","state":"closed"}
+E* {"t":"ev","kind":"signal","id":"a1","state":"closed"}
+T +9000
+A submits {"name":"FKS:x1:E","count":1}
+A submits {"name":"FKS:a1:S2","count":0}
+A flattens {"instruments":["ES 03-25"],"count":0}
+""",
+    "killed_exit_of_one_entry_closes_that_one_after_the_restart": OPENED
+    + """\
+I SIG a2 {"qty":2}
+E* {"t":"ack","id":"a2"}
+P order {"name":"FKS:a2:E","states":["Working"]}
+P fill {"name":"FKS:a2:E","qty":2,"price":4500.00,"exec":"X2"}
+P order {"name":"FKS:a2:S","states":["Accepted"]}
+P order {"name":"FKS:a2:T","states":["Working"]}
+P switch {"name":"cancel_at_once"}
+X CRASH_AT after_submit
+I SIG x1 {"action":"exit","qty":2,"type":"market","price":null,"sl_points":null,"tp_points":null,"entries":["a2"]}
+eDISCONNECT
+X RESTART
+AUTH @2 {"last_seq":"*"}
+P order {"name":"FKS:x1:E","states":["Working"]}
+P fill {"name":"FKS:x1:E","qty":2,"price":4501.00,"exec":"X3"}
+E* {"t":"ev","kind":"signal","id":"a2","state":"closed"}
+T +9000
+A signal {"id":"a1","state":"open"}
+A live_stops {"id":"a1","qty":2}
+A submits {"name":"FKS:x1:E","count":1}
+A submits {"count":7}
+""",
     "second_partial_exit_signal_closes_what_is_left": OPENED
     + """\
 I SIG a2 {"action":"exit","qty":1,"type":"market","price":null,"sl_points":null,"tp_points":null}

@@ -1,4 +1,4 @@
-"""Wheels: fit or refused, and one made of what is installed that leads back to it. Real zip files, a real
+"""Wheels: fit or refused, and one made of the installed files that leads back to them. Real zip files, a real
 installation."""
 
 from __future__ import annotations

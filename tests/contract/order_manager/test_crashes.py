@@ -11,6 +11,7 @@ from fks.model.errors import StaleEpochError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.store.leases import raise_epoch
+from fks.store.orders import OrderStore
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -46,6 +47,21 @@ async def test_an_order_whose_bytes_never_left_before_a_crash_becomes_absent(rig
     state, _ = await rig.outcome(signal)
     assert state == "ordered"
     assert len(rig.venue.received) <= 1
+
+
+async def test_a_cancel_wanted_while_nothing_ran_is_sent_after_the_start(rig: Rig) -> None:
+    rig.venue.script.append("rest")
+    await rig.signal()
+    await until(lambda: rig.venue.live())
+    order = rig.venue.live()[0].order.client_order_id
+    await rig.becomes(order, State.WORKING)
+    await rig.crash()
+    await OrderStore(rig.db).want_cancel(order, by="ann", now_ns=rig.clock.now_ns())
+    await rig.start()
+    await rig.becomes(order, State.CANCELLED)
+    assert rig.venue.live() == []
+    events = await rig.db.sql("SELECT * FROM order_events ORDER BY id")
+    assert list(journal_errors(await rig.db.sql("SELECT * FROM orders"), events, [])) == []
 
 
 async def test_what_filled_while_we_were_away_is_booked_at_the_start(rig: Rig) -> None:

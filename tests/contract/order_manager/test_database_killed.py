@@ -43,6 +43,7 @@ async def test_a_killed_database_pauses_the_orders_and_loses_nothing(own: tuple[
     server, rig = own
     await rig.start()
     signals = [signal_of(Kind.EXIT if n % 2 else Kind.ENTER) for n in range(8)]
+    rig.venue.script.extend(["slow"] * len(signals))  # so that some are left when the database dies
     await SignalStore(rig.db).insert(signals)
     await rig.bus.publish(WAKE, {"type": "signal"})
     await until(lambda: len(rig.venue.received) >= 2)

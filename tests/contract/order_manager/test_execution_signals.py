@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fks.api.execution import Execution, ExecutionRequest, result_of
+from fks.api.execution import Execution, ExecutionRequest, result_of, status_of
 from fks.api.order_entry import EntryAnswer, OrderEntry
 from fks.clock import RealClock
 from fks.model.errors import InputError
@@ -94,6 +94,13 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_kept(
     assert error.value.code == code
     assert not await idle.db.sql("SELECT id FROM signals")
     assert not await idle.db.sql("SELECT key FROM derived_keys")
+
+
+@pytest.mark.parametrize("state", ["DENIED", "REJECTED", "ABSENT"])
+def test_an_answer_without_success_is_no_2xx(state: str) -> None:
+    body = {"client_order_id": "c", "id": "i", "state": state, "code": "not_ready", "detail": "nothing was sent"}
+    answer = EntryAnswer(202, body)
+    assert (result_of(answer, 0)["success"], status_of(answer)) == (False, 422)
 
 
 async def test_a_denied_signal_is_no_success(rig: Rig, execution: Execution) -> None:

@@ -158,6 +158,24 @@ async def test_an_exit_is_ended_before_its_first_order(rig: Rig) -> None:
     await stays_ended(rig, 0)
 
 
+async def test_a_stop_outlives_an_ended_exit_whose_cancel_was_lost(rig: Rig) -> None:
+    await rig.restart(limits=PATIENT)
+    await rig.outcome(await rig.signal(**BOTH))
+    await until(lambda: stops(rig) == D("9.99"))
+    rig.venue.cancels.append("lost")
+    rig.venue.outages["query"] = 8
+    out = await rig.signal(Kind.EXIT)
+    await until(lambda: rig.venue.cancelled)
+    assert accepted(await entry_of(rig).end_exit(out, "ann"))
+    await stays_ended(rig, 0)
+
+    async def is_settled() -> bool:
+        return not await rig.db.sql("SELECT FROM orders WHERE request <> 'none'")
+
+    await until(is_settled)
+    assert (len(rig.venue.cancelled), {held.order.attempt for held in rig.venue.live()}) == (1, {0})
+
+
 async def test_an_exit_that_is_done_cannot_be_ended(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.venue.totals.get("BTC") == D("9.99"))

@@ -6,14 +6,19 @@ import asyncio
 import time
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
+
+import pytest
 
 from fks.api.order_entry import OrderEntry, OrderRequest
 from fks.clock import RealClock
+from fks.config.settings import Risk, Settings
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState
 from fks.orders.messages import Limits
 from fks.store.bus import WAKE
 from fks.store.signals import SignalStore
+from tests.support.fast_clock import FastClock
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -76,6 +81,25 @@ async def test_a_held_kill_keeps_the_stop_and_the_exit_waits(rig: Rig) -> None:
     await rig.db.sql("UPDATE kill_switch SET is_engaged = false")
     assert await rig.outcome(out) == ("ordered", None)
     await until(lambda: rig.venue.totals["BTC"] == 0)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"kind": Kind.EXIT},
+        {"kind": Kind.ORDER, "side": Side.SELL, "size": D("9.99")},  # its own legs hold it back: they come down first
+    ],
+    ids=["exit", "order"],
+)
+async def test_a_person_closes_a_strategys_position_under_a_held_kill(rig: Rig, request_: dict[str, Any]) -> None:
+    await protected(rig)
+    await rig.db.sql("INSERT INTO kill_switch (kill_id, report) VALUES ('k', '{\"flatten\": false}')")
+    await until(lambda: rig.service.cache.is_killed)
+    out = await rig.signal(source="principal:me", timeframe=None, **request_)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    assert (await rig.outcome(out))[0] == "ordered"
+    assert len(rig.venue.received) == 4  # the entry, its legs, one close
+    assert rig.venue.live() == []
 
 
 async def test_a_fill_that_crosses_a_held_kill_is_protected(rig: Rig) -> None:
@@ -162,6 +186,28 @@ async def test_coins_withdrawn_outside_cap_the_exit_and_page_for_the_rest(rig: R
     assert len(rig.venue.received) == len(set(rig.venue.received))
 
 
+async def test_one_wrong_balance_at_a_restart_ends_no_exit(rig: Rig) -> None:
+    await rig.restart(limits=QUICK)
+    await rig.outcome(await rig.signal())
+    await until(lambda: rig.venue.totals.get("BTC") == D("9.99"))
+    await rig.crash()
+    rig.venue.totals["BTC"] = D(0)
+    await rig.start()
+    out = await rig.signal(Kind.EXIT)
+    await paged(rig, "exit.waiting")
+    record = await SignalStore(rig.db).get(out)
+    assert record is not None
+    assert record.signal.state is SignalState.READY
+    rig.venue.totals["BTC"] = D("9.99")
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+
+    async def is_booked() -> bool:
+        return await exits(rig) == [(D("9.99"), "FILLED")]
+
+    await until(is_booked)
+
+
 async def test_what_is_left_below_the_smallest_order_ends_the_exit_as_dust(rig: Rig) -> None:
     await rig.restart(limits=QUICK)
     rig.venue.fee_rate = D("0.00013")
@@ -229,6 +275,26 @@ async def test_an_exit_of_unknown_outcome_is_not_sent_again_before_it_is_absent(
     await until(is_done)
 
 
+async def test_a_second_close_waits_as_long_whatever_the_clock_shows(idle: Rig) -> None:
+    """The first close is lost, then the machine's clock is set: the second one leaves once the first is absent, after
+    45 s, and not within a minute of the step."""
+    clock = FastClock()
+    idle.clock, idle.settings = clock, Settings(risk=Risk(feed_age_max_s=3600))
+    rig = await idle.start()
+    await protected(rig)
+    rig.venue.script.append("lost")
+    sent = len(rig.venue.received)
+    await rig.signal(Kind.EXIT)
+    await until(lambda: len(rig.venue.received) == sent + 1, every_s=0.001)
+    first_s = clock.monotonic()
+    clock.run(20.0)
+    await until(lambda: clock.monotonic() > first_s + 1, every_s=0.001)
+    clock.step(60.0)
+    await until(lambda: rig.venue.totals["BTC"] == 0, every_s=0.001)
+    assert clock.monotonic() - first_s > 60
+    clock.run(1.0)
+
+
 async def test_a_persons_far_limit_sell_never_takes_a_stops_place(rig: Rig) -> None:
     entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
     body = {"symbol": "BTCUSDT", "venue": "ccxt"}
@@ -268,6 +334,24 @@ async def test_a_stop_that_is_refused_again_and_again_pages_and_is_placed_in_the
     await rig.outcome(await rig.signal(stop_loss=D(90)))
     await paged(rig, "position.unprotected")
     await until(lambda: stops(rig) == D("9.99"), deadline_s=20)
+    assert (await pages(rig)).count("position.unprotected") == 1
+
+
+@pytest.mark.parametrize("leg", [{"stop_loss": D(90)}, {"take_profit": D(110)}], ids=["stop", "target alone"])
+async def test_a_position_without_its_leg_pages_while_its_exit_is_refused(rig: Rig, leg: dict[str, Decimal]) -> None:
+    """Each close that is tried covers the position for a moment, and closes nothing."""
+    await rig.restart(limits=replace(QUICK, unprotected_s=1.0, exit_retry_s=0.2, exit_retry_max_s=0.2))
+    await rig.outcome(await rig.signal(**leg))
+    await until(lambda: len(rig.venue.live()) == 1)
+    rig.venue.script.extend(["refuse:-1013"] * 400)
+    await rig.signal(Kind.EXIT)
+    await paged(rig, "position.unprotected")
+    rig.venue.script.clear()
+
+    async def is_flat() -> bool:
+        return await rig.held() < D("0.001")
+
+    await until(is_flat)
     assert (await pages(rig)).count("position.unprotected") == 1
 
 

@@ -13,6 +13,7 @@ from fks.clock import RealClock
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.errors import ConfigError, FailoverError
 from fks.model.order import State
+from fks.model.timeframe import NS
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -119,3 +120,25 @@ async def test_epoch_that_went_back_is_noticed_on_the_next_connection(database: 
         return False
 
     await until(refused)
+
+
+async def test_takeover_from_another_machine_asks_the_venue_first(database: Database, tmp_path: Path) -> None:
+    """The last order manager of this machine had an epoch of before: one elsewhere may have sent more since."""
+
+    async def started(epoch: int) -> int:
+        history = await watch_failover(
+            database,
+            file=tmp_path / "database.json",
+            lease=TestLease("orders", epoch),
+            clock=RealClock(),
+            is_live=False,
+            process=f"of epoch {epoch}",
+            arrived_s=1.0,
+        )
+        return history.ask_before_ns
+
+    assert await started(1) == 0
+    assert await started(2) == 0, "its predecessor ran here"
+    began_ns = RealClock().now_ns()
+    assert began_ns - NS <= await started(4) <= RealClock().now_ns()
+    assert await started(5) > 0, "the record keeps it"

@@ -154,7 +154,7 @@ async def test_what_a_person_sold_is_not_sold_again_and_the_next_exit_still_goes
     assert (await rig.outcome(await rig.signal(Kind.EXIT)))[0] == "nothing"
     await rig.outcome(await rig.signal())
     await until(lambda: rig.venue.totals["BTC"] > 0)
-    await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity == D("19.98"))
+    await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity == D("9.99"))
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
     await until(lambda: rig.venue.totals["BTC"] == 0)
 

@@ -167,6 +167,64 @@ async def test_an_open_loss_stops_entries_for_the_day_over_a_restart(rig: Rig) -
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
 
 
+async def rests(rig: Rig, **changes: Any) -> str:
+    """Send an entry by a limit below the market; return its id once it rests."""
+    signal = await rig.signal(type=OrderType.LIMIT, **changes)
+    assert await rig.outcome(signal) == ("ordered", None)
+    return (await rig.becomes((await rig.entry(signal)).client_order_id, State.WORKING)).client_order_id
+
+
+async def test_the_days_loss_ends_what_rests_and_keeps_what_protects(rig: Rig) -> None:
+    assert await enter(rig, stop_loss=D(80)) is None
+    person = {"kind": Kind.ORDER, "instance": "", "source": "principal:me", "timeframe": None, "size": D(1)}
+    resting = [
+        await rests(rig, instance="two", source="strategy:two", limit_price=D(94), size=D(1)),
+        await rests(rig, symbol="ETHUSDT", limit_price=D(9), **person),
+    ]
+    await trades_at(rig, "BTCUSDT", "96")
+    assert len(rig.venue.live()) == 3
+    await trades_at(rig, "BTCUSDT", "95")  # 10 BTC are worth 50 USDT less
+    for client_order_id in resting:
+        await rig.becomes(client_order_id, State.CANCELLED)
+    assert [held.order.role.value for held in rig.venue.live()] == ["sl"]
+
+
+async def test_a_loss_behind_an_old_price_denies_entries_and_no_exit(rig: Rig) -> None:
+    """The feed of what is held stands still at 100 while the market is at 60: 400 are lost, and the limit is 50."""
+    assert await enter(rig) is None
+    rig.venue.prices["BTCUSDT"] = D(60)
+    await rig.db.sql("UPDATE feeds SET last_message_at = now() - interval '61 s' WHERE symbol = 'BTCUSDT'")
+    old_ns = time.time_ns() - 60 * NS
+
+    async def is_old() -> bool:
+        await rig.bus.publish(WAKE, {"type": "look"})
+        return (rig.service.cache.marks["binance", "BTCUSDT"].message_ns or 0) < old_ns
+
+    await until(is_old)
+    person = {"kind": Kind.ORDER, "instance": "", "source": "principal:me", "timeframe": None, "size": D(1)}
+    assert await enter(rig, symbol="ETHUSDT", **person) == "PRICE_MISSING"
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+
+
+async def test_a_fill_without_metadata_is_booked_and_stops_no_other_symbol(rig: Rig) -> None:
+    """Its fee was taken from the coins bought; its symbol has an incident, and what is held elsewhere is closed."""
+    rig.venue.fee_rate = D("0.01")
+    assert await enter(rig, size=D(5)) is None
+    person = {"kind": Kind.ORDER, "instance": "", "source": "principal:me", "timeframe": None, "size": D(2)}
+    resting = await rests(rig, symbol="ETHUSDT", limit_price=D(9), **person)
+    await rig.db.sql("DELETE FROM instruments WHERE symbol = 'ETHUSDT'")
+    await rig.read_slow()
+    rig.venue.fill(resting, D(2), D(9))
+    await rig.becomes(resting, State.FILLED)
+    assert await rig.position("", "ETHUSDT") == D("1.98")
+    rows = await rig.db.sql("SELECT kind, subject FROM incidents WHERE closed_at IS NULL")
+    assert [(row["kind"], row["subject"]) for row in rows] == [("instrument", "ETHUSDT")]
+    assert rig.service.cache.is_journal_up
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+
+
 async def test_fees_count_in_the_days_loss(rig: Rig) -> None:
     rig.venue.fee_rate = D("0.03")
     assert await enter(rig) is None  # 0.3 BTC of 10: 30 USDT

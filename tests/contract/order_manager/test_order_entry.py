@@ -129,6 +129,15 @@ async def test_a_limit_order_rests_is_cancelled_and_cannot_be_cancelled_twice(ri
     assert error.value.status == 404
 
 
+async def test_a_cancel_that_is_asked_for_between_two_order_managers_is_sent(rig: Rig, entry: OrderEntry) -> None:
+    answer = await entry.submit(asked(type="limit", price="99"), "ann", "k1")
+    name = answer.body["client_order_id"]
+    await rig.crash()
+    assert (await entry.cancel(name, "ann")).status == 202
+    await rig.start()
+    await rig.becomes(name, State.CANCELLED)
+
+
 async def test_an_order_past_its_valid_until_is_cancelled(rig: Rig, entry: OrderEntry) -> None:
     from fks.model.timeframe import iso
 

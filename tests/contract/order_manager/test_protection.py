@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from fks.model.order import OrderType, State
+from fks.model.order import OrderType, Refusal, Role, State
 from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_ns
 from fks.store.bus import BARS
@@ -18,6 +19,7 @@ from tests.support.strategies import bars_of, seal
 from tests.support.waiting import until
 
 D = Decimal
+BEYOND = ("EXECUTION_RULE_PRICE_RANGE_EXCEEDED", Refusal.PRICE)  # the code of an expiry, and what it means
 BOTH = {"stop_loss": D(90), "take_profit": D(120)}
 
 
@@ -106,10 +108,43 @@ async def test_legs_follow_a_partly_filled_entry(rig: Rig) -> None:
     rig.venue.fill(entry, D(4), D(100))
     await until(lambda: [h.order.quantity for h in rig.venue.live() if h.order.parent_id] == [D("3.996")] * 2)
     rig.venue.fill(entry, D(6), D(100))
-    await until(lambda: [h.order.quantity for h in rig.venue.live() if h.order.parent_id] == [D("9.99")] * 2)
-    live = [held for held in rig.venue.live() if held.order.parent_id]
-    assert {held.order.attempt for held in live} == {1}
+    both = [D("3.996")] * 2 + [D("5.994")] * 2
+    await until(lambda: [h.order.quantity for h in rig.venue.live() if h.order.parent_id] == both)
+    assert rig.venue.cancelled == []
     assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
+@pytest.mark.parametrize("can_amend", [True, False])
+async def test_a_last_stop_is_never_taken_down_while_entries_fill_and_are_added(
+    idle: Rig, can_amend: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry fills in parts, one too small for legs of its own; then another entry is added. The least that the live
+    stops cover after each request is what the witness keeps."""
+    venue, covered = idle.venue, list[Decimal]()
+    venue.capabilities, venue.locks_base = replace(venue.capabilities, can_amend=can_amend), True
+    rig = await idle.start()
+
+    def stops() -> Decimal:
+        return sum((h.order.quantity for h in venue.live() if h.order.role is Role.STOP_LOSS), D(0))
+
+    end, asked = venue.end, venue.cancelled
+    monkeypatch.setattr(venue, "end", lambda held, state: (end(held, state), covered.append(stops())))
+    signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(100), **BOTH)
+    await rig.outcome(signal)
+    await until(lambda: venue.live())
+    entry = venue.live()[0].order.client_order_id
+    for part, held in ((D(2), "1.998"), (D(3), "4.995"), ("0.03", "5.024"), ("4.97", "9.99")):
+        venue.fill(entry, D(part), D(100))
+        await until(lambda held=held: stops() == D(held))
+    assert len([held for held in venue.live() if held.order.role is Role.STOP_LOSS]) == (4 if can_amend else 3)
+    assert all(left > 0 for left in covered)
+    before, cancels = len(covered), len(asked)
+    await rig.outcome(await rig.signal(Kind.ORDER, size=D(2), instance="one", **BOTH))
+    await until(lambda: stops() == D("11.988"))
+    assert len(venue.received) == len(set(venue.received))
+    if can_amend:
+        assert (len(covered), len(asked)) == (before, cancels)
+    assert await rig.db.sql("SELECT code FROM orders WHERE state = 'REJECTED'") == []
 
 
 async def test_a_position_unprotected_at_the_start_is_protected_first(rig: Rig) -> None:
@@ -241,3 +276,39 @@ async def test_a_trailing_stop_is_denied_where_the_venue_keeps_the_bracket(rig: 
     rig.service.cache.venues["ccxt"].capabilities = replace(rig.venue.capabilities, keeps_bracket=True)
     assert await rig.outcome(await rig.signal(trail=D(5))) == ("denied", "TYPE_UNSUPPORTED")
     assert rig.venue.received == []
+
+
+@pytest.mark.parametrize("is_seen_late", [False, True])
+async def test_a_stop_that_triggers_and_does_not_fill_is_closed_at_the_market(rig: Rig, is_seen_late: bool) -> None:
+    """The venue ends it by its price range rule, at once or after it was reported as working; the market order is
+    refused the same way once."""
+    stop, limit = await protected(rig)
+    rig.venue.prices["BTCUSDT"] = D(89)
+    rig.venue.script += ["expire", "ok"]
+    if is_seen_late:
+        stop.state = State.WORKING
+        rig.venue.push(replace(rig.venue.report(stop), source="stream", time_ns=stop.time_ns + 1))
+        await rig.becomes(stop.order.client_order_id, State.WORKING)
+    rig.venue.end(stop, State.EXPIRED, BEYOND)
+    await until(lambda: rig.position_is(D(0)), deadline_s=5)
+    assert rig.venue.totals["BTC"] == 0
+    assert rig.venue.live() == []
+    assert limit.state is State.EXPIRED
+    closes = [held.state for held in rig.venue.by_role("sl") if held.order.type is OrderType.MARKET]
+    assert closes == [State.EXPIRED, State.FILLED]
+    found = await rig.db.sql("SELECT severity, payload FROM alerts WHERE event = 'stop.unfilled'")
+    assert [row["severity"] for row in found] == ["page"] * len(found)
+    assert found[0]["payload"]["client_order_id"] == stop.order.client_order_id
+
+
+async def test_a_stop_that_triggered_and_rests_is_cancelled_and_closed_within_5_s(rig: Rig) -> None:
+    stop, _ = await protected(rig)
+    rig.venue.prices["BTCUSDT"] = D(89)
+    stop.state = State.WORKING
+    started_s = time.monotonic()
+    rig.venue.push(replace(rig.venue.report(stop), source="stream", time_ns=stop.time_ns + 1))
+    await until(lambda: rig.position_is(D(0)), deadline_s=10)
+    assert time.monotonic() - started_s < 5
+    assert stop.state is State.CANCELLED
+    assert rig.venue.totals["BTC"] == 0
+    assert await rig.db.sql("SELECT 1 FROM alerts WHERE event = 'stop.unfilled' AND severity = 'page'")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from fks.chaos.fold import journal_errors
-from fks.model.order import Order, State
+from fks.model.order import Order, OrderType, State
 from fks.model.signal import Kind
 from fks.store.bus import WAKE
 from fks.store.settlements import ReportedFill, Settlement, SettlementStore
@@ -248,6 +249,46 @@ async def test_a_bust_on_a_flat_position_is_protected_again(idle: Rig, ended_by:
     await until(lambda: sorted(held.order.role.value for held in rig.venue.live()) == ["sl", "tp"])
     assert {held.order.quantity for held in rig.venue.live()} == {D("9.99")}
     assert {held.order.attempt for held in rig.venue.live()} == {1}
+
+
+@pytest.mark.parametrize("answer", ["ok", "unheard", "lost", "refuse:-2038"])
+async def test_legs_are_amended_to_what_a_bust_leaves(idle: Rig, answer: str) -> None:
+    """The larger list gives back in place; where that is refused again and again, the smaller is replaced."""
+    venue = idle.venue
+    venue.capabilities = replace(venue.capabilities, can_amend=True)
+    rig = await idle.start()
+    signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(100), stop_loss=D(90), take_profit=D(120))
+    await rig.outcome(signal)
+    entry = (await rig.becomes((await rig.entry(signal)).client_order_id, State.WORKING)).client_order_id
+
+    def quantities() -> list[Decimal]:
+        return sorted(held.order.quantity for held in venue.live() if held.order.parent_id)
+
+    venue.fill(entry, D(8), D(100))
+    await until(lambda: quantities() == [D("7.992")] * 2)
+    first = {held.order.client_order_id for held in venue.live()}
+    for _ in range(2):
+        venue.fill(entry, D(1), D(100))
+    await until(lambda: quantities() == [D("1.998")] * 2 + [D("7.992")] * 2)
+    order = await rig.becomes(entry, State.FILLED)
+    venue.amends.extend([answer] * 2)
+    number = venue.trades[-1].venue_trade_id
+    venue.totals.update(BTC=D("8.991"))
+    assert (await settle(rig, order, "busted", ReportedFill(venue_trade_id=number))).error is None
+    is_amended = answer in ("ok", "unheard")
+    small, large = ("1.998", "6.993") if is_amended else ("0.999", "7.992")
+    await until(lambda: quantities() == [D(small)] * 2 + [D(large)] * 2)
+    assert len(venue.amended) == (1 if is_amended else 2)
+    assert first - {entry} <= {held.order.client_order_id for held in venue.live()}
+
+    async def is_known() -> bool:
+        rows = await rig.db.sql(
+            "SELECT quantity FROM orders WHERE parent_id IS NOT NULL AND state IN ('ACCEPTED', 'WORKING')"
+            " AND request = 'none'"
+        )
+        return sorted(row["quantity"] for row in rows) == quantities()
+
+    await until(is_known)
 
 
 async def test_a_person_asks_for_a_comparison_with_the_venue(rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what was answered is there afterwards, ids go on, history agrees with itself."""
+"""kill -9 at any moment: answered orders are there afterwards, ids go on, history agrees with itself."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_orders_fills_balances_and_the_log_survive_kill_9(start_sim: Starter) ->
 
 
 def check_books(account: dict[str, Any], usdt: Decimal) -> None:
-    """Balances are what the fills say, locked is what the open orders hold."""
+    """Check that balances are the sums of the fills, and that the locked part is that of the open orders."""
     btc = Decimal(0)
     for fill in account["fills"]:
         sign = 1 if fill["isBuyer"] else -1

@@ -1,4 +1,4 @@
-"""Every fault as ccxt meets it (docs/venues.md), and what the exchange's own log and books say happened."""
+"""Every fault as ccxt meets it (docs/venues.md), and the true events of the exchange's own log and books."""
 
 from __future__ import annotations
 
@@ -275,6 +275,36 @@ async def test_a_halt_and_a_jumping_clock(sim: Sim, client: Any) -> None:
     sim.fault("clock_jump", seconds=30)
     with pytest.raises(ccxt.InvalidNonce):
         await client.fetch_balance()
+
+
+async def test_the_end_of_a_fault_ends_no_other(sim: Sim) -> None:
+    client = binance(sim.info)
+    try:
+        await client.load_markets()
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+        jump, other = sim.fault("clock_jump", seconds=30), sim.fault("clock_jump", seconds=5)
+        half = sim.fault("half_open", path="/stream")
+        assert sim.struck(half) == sim.get("/sim/info")["sockets"] == 1
+        for fault in (jump, other):
+            sim.call("DELETE", f"/sim/faults?id={fault}")
+        assert sim.get("/sim/info")["sockets"] == 1, "a connection that another fault made half open was ended"
+        sim.call("DELETE", f"/sim/faults?id={half}")
+        await until(lambda: not sim.get("/sim/info")["sockets"])
+    finally:
+        await client.close()
+
+
+def test_strikes_are_counted_and_no_id_is_given_twice(sim: Sim) -> None:
+    fault = sim.fault("http_500", path="/api/v3/ping", count=2)
+    assert [sim.call("GET", "/api/v3/ping")[0] for _ in range(3)] == [500, 500, 200]
+    assert sim.struck(fault) == 2
+    jump = sim.fault("clock_jump", seconds=1)
+    sim.call("GET", "/api/v3/time")
+    assert sim.struck(jump) == 1
+    sim.kill()
+    sim.start()
+    assert sim.get(f"/sim/faults?id={jump}") == []
+    assert sim.fault("http_500") > jump
 
 
 def test_the_admin_surface_refuses_web_pages(sim: Sim) -> None:

@@ -29,15 +29,7 @@ def test_exchange_survives_a_full_disk_and_no_answered_order_is_lost(disk: Small
 
         def refused() -> bool:
             id = f"f{len(answers)}"
-            answers[id] = sim.signed(
-                "POST",
-                "/api/v3/order",
-                symbol="BTCUSDT",
-                side="BUY",
-                type="MARKET",
-                quantity="0.001",
-                newClientOrderId=id,
-            )[1].get("code", 0)
+            answers[id] = buy(sim, id)
             return answers[id] == -1008 and len(answers) > 3
 
         wait_until(refused, deadline_s=20.0)
@@ -58,3 +50,29 @@ def test_exchange_survives_a_full_disk_and_no_answered_order_is_lost(disk: Small
             sim.start()
     finally:
         sim.kill()
+
+
+def test_order_whose_effects_find_no_space_is_not_answered_as_made(disk: SmallDisk) -> None:
+    """The space is enough for the row of the request, and not for that of the order."""
+    sim = Sim(disk.place / "sim", "--rate-limits", "off", "--balance", "USDT=1000000")
+    try:
+        disk.fill()
+        answers: dict[str, int] = {}
+        while -1007 not in answers.values() and len(answers) < 200:
+            disk.give(4096)
+            answers[f"f{len(answers)}"] = buy(sim, f"f{len(answers)}")
+        sim.kill()
+        disk.free()
+        sim.start()
+        orders = {order["clientOrderId"] for order in sim.get("/sim/account")["orders"]}
+        assert orders >= {id for id, code in answers.items() if code == 0}
+        assert -1007 in answers.values()
+        assert set(answers.values()) <= {0, -1007, -1008}
+    finally:
+        sim.kill()
+
+
+def buy(sim: Sim, id: str) -> int:
+    """Send an order and return the code of its refusal, 0 when it was made."""
+    params = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.001", "newClientOrderId": id}
+    return int(sim.signed("POST", "/api/v3/order", **params)[1].get("code", 0))

@@ -183,6 +183,52 @@ def test_limits_fill_at_the_open_or_at_their_price(start_sim: Starter, tape: Tap
     assert fills[0]["time"] == int(tape.time_ns[row + 1]) // 1_000_000
 
 
+def test_a_waiting_pair_counts_from_its_entry_on(start_sim: Starter, tape: Tape) -> None:
+    """In the bar of the entry the stop counts, and the profit only of an entry at the open."""
+    cases = (  # the entry's time in force; distances from the open of the entry, profit and stop; how each ends
+        ("FOK", 50, 5, -5000, {"in": "FILLED", "tp": "FILLED", "sl": "EXPIRED"}),
+        ("FOK", 50, 5, -5, {"in": "FILLED", "tp": "EXPIRED", "sl": "FILLED"}),
+        ("GTC", -2, 5, -5, {"in": "FILLED", "tp": "EXPIRED", "sl": "FILLED"}),
+        ("FOK", -2, 5, -5, {"in": "EXPIRED", "tp": "EXPIRED", "sl": "EXPIRED"}),
+        ("GTC", -2, 5, -5000, {"in": "FILLED", "tp": "NEW", "sl": "NEW"}),
+    )
+    columns, rows = tape.bars(), [ROW]
+    for _ in cases:
+        rows.append(find(tape, lambda b, _: b.high - b.open > 10 and b.open - b.low > 10, rows[-1] + 1))
+    sim = start_sim(*flags(tape, rows[1]))
+    at = rows[1]
+    for row, (tif, price, profit, stop, wanted) in zip(rows[1:], cases, strict=True):
+        if row > at:
+            sim.advance(row - at)
+        status, body = sim.signed(
+            "POST",
+            "/api/v3/orderList/opoco",
+            symbol="BTCUSDT",
+            workingType="LIMIT",
+            workingSide="BUY",
+            workingClientOrderId="in",
+            workingPrice=money(columns.open[row] + price),
+            workingQuantity="0.5",
+            workingTimeInForce=tif,
+            pendingSide="SELL",
+            pendingAboveType="LIMIT_MAKER",
+            pendingAboveClientOrderId="tp",
+            pendingAbovePrice=money(columns.open[row] + profit),
+            pendingBelowType="STOP_LOSS",
+            pendingBelowClientOrderId="sl",
+            pendingBelowStopPrice=money(columns.open[row] + stop),
+        )
+        assert status == 200, body
+        sim.advance()
+        at = row + 1
+        account = sim.get("/sim/account")
+        assert {order["clientOrderId"]: order["status"] for order in account["orders"][-3:]} == wanted
+        fills = [float(fill["price"]) for fill in account["fills"] if fill["orderListId"] == body["orderListId"]]
+        distances = [price if tif == "GTC" else 0, profit if wanted["tp"] == "FILLED" else stop]
+        prices = [pytest.approx(round(columns.open[row] + distance, 2)) for distance in distances]
+        assert fills == prices[: sum(status == "FILLED" for status in wanted.values())]
+
+
 async def test_advance_answers_when_every_frame_is_written(start_sim: Starter, tape: Tape) -> None:
     sim = start_sim(*flags(tape))
     async with aiohttp.ClientSession() as session:

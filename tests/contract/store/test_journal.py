@@ -49,10 +49,10 @@ def first(order: Order) -> EventRow:
     )
 
 
-async def place(journal: OrderJournal, order: Order, *others: Order, is_exempt: bool = False) -> Placed:
+async def place(journal: OrderJournal, order: Order, *others: Order, stopped_by: str = "held flatten") -> Placed:
     orders = [order, *others]
     return await journal.place(
-        orders, [first(each) for each in orders], signal_id=order.signal_id, now_ns=NOW, is_exempt=is_exempt
+        orders, [first(each) for each in orders], signal_id=order.signal_id, now_ns=NOW, stopped_by=stopped_by.split()
     )
 
 
@@ -84,18 +84,47 @@ async def test_places_at_the_same_time_have_an_outcome_each(journal: OrderJourna
     assert await store.get(again.client_order_id) is None
     (event,) = await store.events(names[2])
     assert (event.event, event.payload) == ("IntendedAndSent", {"n": "1"})
+    later = await asyncio.gather(place(journal, made(signals[0])), place(journal, made(None)))
+    assert [each.is_taken for each in later] == [False, True]
 
 
-async def test_kill_switch_stops_all_but_the_exempt(journal: OrderJournal, database: Database) -> None:
+async def test_copies_are_inserted_with_the_order_of_their_signal_or_not_at_all(
+    journal: OrderJournal, database: Database
+) -> None:
+    signals = await ready(database, 3)
+    copies = [signal_of(size=D(number + 1), ts_event_ns=NOW, stop_loss=D("9.5"), reason="copy") for number in range(3)]
+    await database.sql("UPDATE signals SET state = 'denied' WHERE id = $1", signals[1])
+
+    async def placed(number: int) -> Placed:
+        order = made(signals[number])
+        copy = [copies[number]]
+        return await journal.place(
+            [order], [first(order)], signal_id=signals[number], now_ns=NOW, stopped_by=["held", "flatten"], copies=copy
+        )
+
+    found = await asyncio.gather(placed(0), placed(1), placed(2), place(journal, made(None)))
+    assert [each.is_taken for each in found] == [True, False, True, True]
+    await database.sql("INSERT INTO kill_switch (kill_id, reason) VALUES ('k', 'test')")
+    assert not (await placed(1)).is_taken
+    stored = [await SignalStore(database).get(copy.id) for copy in copies]
+    assert [None if record is None else record.signal for record in stored] == [copies[0], None, copies[2]]
+
+
+@pytest.mark.parametrize(
+    ("report", "mode", "other"), [("{}", "flatten", "held"), ('{"flatten": false}', "held", "flatten")]
+)
+async def test_kill_switch_stops_what_its_mode_stops(
+    journal: OrderJournal, database: Database, report: str, mode: str, other: str
+) -> None:
     signals = await ready(database, 4)
-    await database.sql("INSERT INTO kill_switch (kill_id) VALUES ('k')")
+    await database.sql(f"INSERT INTO kill_switch (kill_id, report) VALUES ('k', '{report}')")
     orders = [made(signal) for signal in signals]
     alone = await place(journal, orders[0])
     found = await asyncio.gather(
         place(journal, orders[1]),
-        place(journal, orders[2], is_exempt=True),
-        place(journal, orders[3]),
-        place(journal, made(None), is_exempt=True),
+        place(journal, orders[2], stopped_by=other),
+        place(journal, orders[3], stopped_by=mode),
+        place(journal, made(None), stopped_by=""),
     )
     assert [alone.is_killed, *(each.is_killed for each in found)] == [True, True, False, True, False]
     assert [alone.is_taken, *(each.is_taken for each in found)] == [False, False, True, False, True]
@@ -109,6 +138,8 @@ async def test_newer_epoch_refuses_every_item(journal: OrderJournal, database: D
     await raise_epoch(database, "orders", "successor")
     found = await asyncio.gather(*(place(journal, made(signal)) for signal in signals), return_exceptions=True)
     assert [type(each) for each in found] == [StaleEpochError] * 3
+    with pytest.raises(StaleEpochError):  # alone: a statement of its own
+        await place(journal, made(signals[0]))
     assert await database.sql("SELECT 1 FROM orders") == []
 
 

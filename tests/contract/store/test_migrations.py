@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,7 @@ from fks.store import migrate
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 
+D = Decimal
 OWNERS_SQL = """
 SELECT * FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1h' ORDER BY time DESC LIMIT 10;
 SELECT * FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1h' AND time > NOW() - INTERVAL '30 days';
@@ -112,6 +114,76 @@ async def test_open_orders_and_an_active_kill_survive_the_upgrade(empty_database
         Role.KILL: (State.UNKNOWN, 1, 4, 6),
     }
     assert [row["kill_id"] for row in await db.sql("SELECT kill_id FROM kill_switch WHERE is_engaged")] == ["k1"]
+    await db.close()
+
+
+@pytest.mark.parametrize("is_closing", [False, True])
+async def test_positions_of_programs_move_to_their_instances(empty_database_url: str, is_closing: bool) -> None:
+    """Of three in one position the sum and the average stay; one that a kill or an exit closes stays as it is."""
+    await migrate.upgrade(empty_database_url, "0048")
+    db = await Database.connect(empty_database_url)
+    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 1000)")
+    await db.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance', 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.001, 0.001, 100000, 5)"
+    )
+    await db.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl)"
+        " VALUES (1, 'ccxt', 'BTCUSDT', '', 3.5, 90, 7)"
+    )
+    names = ("user:ann", "cli", "cli@worker", "bot", "webhook:tv", "webhook:tv")
+    for number, (name, side) in enumerate(zip(names, ("buy", "buy", "sell", "buy", "buy", "sell"), strict=True)):
+        signal, order = uuid.uuid4(), f"{number}" * 32
+        await db.sql(
+            "INSERT INTO signals (id, source, account_id, venue, exchange, symbol, ts_event, kind, side, type, state)"
+            " VALUES ($1, 'principal:' || $2, 1, 'ccxt', 'binance', 'BTCUSDT', now(), 'order', $3, 'market', 'ordered')",
+            signal,
+            name,
+            side,
+        )
+        for role, id, state in (("order", order, "FILLED"), ("sl", "abcdef"[number] + order[1:], "WORKING")):
+            await db.sql(
+                "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, exchange, symbol, role,"
+                " attempt, side, type, time_in_force, quantity, state, filled, epoch)"
+                " VALUES ($1, $2, $3, 1, 'ccxt', 'binance', 'BTCUSDT', $4, 0, $5, 'market', 'gtc', 2, $6, 0, 1)",
+                id,
+                uuid.uuid4(),
+                signal,
+                role,
+                side,
+                state,
+            )
+        await db.sql(
+            "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, trade_type, quantity, price, fee,"
+            " fee_currency, time) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', $3, $4::text::numeric, 100, $5::text::numeric,"
+            " 'BTC', now())",
+            uuid.uuid4(),
+            order,
+            side.upper(),
+            "2" if side == "buy" else "0.5",
+            "0.002" if side == "buy" else "0",
+        )
+    if is_closing:
+        await db.sql("INSERT INTO kill_switch (kill_id, reason) VALUES ('k1', 'test')")
+    await migrate.upgrade(empty_database_url)
+    rows = await db.sql("SELECT instance, quantity, average_price, realized_pnl FROM positions ORDER BY instance")
+    held = {row["instance"]: (row["quantity"], row["average_price"], row["realized_pnl"]) for row in rows}
+    counts = {table: Counter(row["instance"] for row in await db.sql(f"SELECT instance FROM {table}"))
+              for table in ("signals", "orders", "trades")}  # fmt: skip
+    if is_closing:
+        assert held == {"": (D("3.5"), 90, 7)}
+        assert counts["orders"] == {"": 12}
+    else:
+        assert held == {
+            "": (D("0.004"), 90, 7),
+            "key:bot": (D("1.998"), 90, 0),
+            "webhook:tv": (D("1.498"), 90, 0),
+        }
+        assert counts["signals"] == counts["trades"] == {"": 3, "key:bot": 1, "webhook:tv": 2}
+        assert counts["orders"] == {"": 6, "key:bot": 2, "webhook:tv": 4}
+    await migrate.downgrade(empty_database_url, "0048")
+    (row,) = await db.sql("SELECT * FROM positions")
+    assert (row["instance"], row["quantity"], row["average_price"]) == ("", D("3.5"), 90)
     await db.close()
 
 

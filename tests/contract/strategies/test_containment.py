@@ -1,5 +1,5 @@
-"""A strategy that takes its worker down, in real processes: set apart, then switched off with a page and what it left;
-its neighbour misses no bar and decides what it would have decided anyway."""
+"""A strategy that takes its worker down, in real processes: set apart, then switched off with a page and its
+remains; its neighbour misses no bar and decides as it would have decided anyway."""
 
 from __future__ import annotations
 

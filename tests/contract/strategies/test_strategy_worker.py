@@ -40,7 +40,7 @@ COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 
 @dataclass
 class Floor:
-    """What a worker needs, so that a test can start several on one database."""
+    """The surroundings of a worker, so that a test can start several on one database."""
 
     db: Database
     bus: Bus

@@ -77,7 +77,7 @@ def report(clone: Clone, paths: Paths) -> dict[str, Any]:
 def test_clone_has_our_host_name_and_is_another_machine(clone: Clone, paths: Paths) -> None:
     mine, theirs = machine_of(paths), report(clone, paths)
     assert theirs["host"] == host_name()
-    assert theirs["machine"] == {"id": mine.id, "boot": CLONE_BOOT}  # the same files, so only the boot tells
+    assert theirs["machine"] == {"id": mine.id, "boot": CLONE_BOOT}  # the same files, so only the boot differs
     assert mine.boot != CLONE_BOOT
     assert not can_reach(theirs["space"])
     assert can_reach(process_space())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +12,8 @@ import ray
 
 from actors import cluster, system, tree
 from fks.config.settings import Settings, Supervision
+from fks.jobs import runner
 from fks.supervision import ChildSpec
-from fks.supervision.placement import Place
 from tests.support.free_port import free_port
 
 
@@ -72,9 +74,49 @@ def test_child_runs_on_the_node_that_was_chosen_or_not_at_all() -> None:
     assert (strategy.node_id, strategy.soft) == ("a" * 56, False)
 
 
-async def test_no_child_is_placed_on_a_node_whose_raylet_is_dead() -> None:
+async def test_no_child_is_placed_on_a_node_whose_raylet_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The GCS lists it as alive for seconds; there the start would fail."""
     raylet = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
-    alive = Place("alive", {}, address=raylet.sockets[0].getsockname())
+    nodes = [
+        {"NodeID": id, "Alive": True, "Resources": {}, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+        for id, port in (("dead", free_port()), ("living", raylet.sockets[0].getsockname()[1]))
+    ]
+    placed: list[object] = []
+    monkeypatch.setattr(system.ray, "nodes", lambda: nodes)
+    context = SimpleNamespace(was_current_actor_reconstructed=False)
+    monkeypatch.setattr(system.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(system, "spawn_shell", lambda spec, **options: placed.append(options["node_id"]))
+    spec = next(child for child in tree.tree_of(Settings()).workers() if child.spreads)
     async with raylet:
-        assert await system.answering([Place("dead", {}, address=("127.0.0.1", free_port())), alive]) == [alive]
+        await system.RayWorld().spawn(spec, 1, 0.0)
+    assert placed == ["living"]
+
+
+def test_research_runs_when_nothing_else_wants_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduling class is that of the thread: each call has one of its own here."""
+    seen: list[int] = []
+
+    def note(*args: object, **options: object) -> None:
+        seen.append(os.sched_getscheduler(0))
+
+    monkeypatch.setattr(runner, "warm", note)
+    monkeypatch.setattr(runner, "run_claimed", note)
+    monkeypatch.setattr(system.ray, "get_runtime_context", lambda: SimpleNamespace(get_actor_name=lambda: "job-1"))
+    monkeypatch.setattr(system.threading, "Timer", NoTimer)
+    for call in (lambda job: job.warm(1.0), lambda job: job.run("/home", "1")):
+        thread = threading.Thread(target=call, args=(system.Job(),))
+        thread.start()
+        thread.join()
+    assert seen == [os.SCHED_IDLE] * 2
+
+
+class NoTimer:
+    """A timer that ends no process."""
+
+    daemon = False
+
+    def __init__(self, *args: object) -> None: ...
+
+    def start(self) -> None: ...
+
+    def cancel(self) -> None: ...

@@ -1,5 +1,5 @@
-"""A Shell's whole life without a cluster: the beat, self-checks, the order of a drain, and what a dead process
-leaves."""
+"""A Shell's whole life without a cluster: the beat, self-checks, the order of a drain, and the remains of a dead
+process."""
 
 from __future__ import annotations
 

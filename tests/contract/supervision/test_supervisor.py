@@ -70,7 +70,7 @@ async def test_unreadable_heartbeat_does_not_affect_other_children(run: Any) -> 
 
 
 async def test_a_child_that_is_late_has_longer_the_next_time(run: Any) -> None:
-    """Where everything is slow, killing what is nearly up would go on for ever."""
+    """On a slow machine, killing a child that is nearly up would go on for ever."""
     world = FakeWorld(state_at_start="starting")
     supervisor = run(world, spec("a"))  # its deadline is a second
     await until(lambda: world.spawned)

@@ -26,7 +26,7 @@ from tests.support.web_rows import Rows, populate
 ROOT = Path(__file__).parents[3]
 AXE = ROOT / ".web-packages" / "node_modules" / "axe-core" / "axe.min.js"
 VENDOR = ROOT / "fks" / "web" / "vendor" / "htmx.min.js"
-#: FKS_SCREENSHOTS=docs/images writes the pictures of docs/web.md anew.
+#: FKS_SCREENSHOTS=docs/images writes the pictures of docs/web.md again.
 SCREENSHOTS = os.environ.get("FKS_SCREENSHOTS")
 #: axe-core's rules of WCAG 2.2 AA and good practice; in the second theme and layout those that depend on either. The
 #: elements are the same in both, and each was judged by every rule in the first.

@@ -219,7 +219,7 @@ async def fill(database: Database) -> dict[str, str]:
 
 
 def address(name: str, path: str, ids: dict[str, str]) -> str:
-    """Return the path of a page with what it needs filled in."""
+    """Return the path of a page with its parameters filled in."""
     path = path.replace("{name}", "x").replace("{id}", ids.get(name, ""))
     queries = {
         "series": "?exchange=binance&symbol=BTCUSDT&timeframe=1m",

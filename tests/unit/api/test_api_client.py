@@ -1,5 +1,5 @@
-"""A listener's queue: what is conflated, dropped and never dropped, and snapshots that messages follow without a
-hole."""
+"""A listener's queue: conflated messages, dropped ones and those never dropped, and snapshots that messages follow
+without a gap."""
 
 from __future__ import annotations
 

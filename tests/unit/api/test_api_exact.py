@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -71,6 +72,13 @@ def test_a_number_is_bounded_as_text_and_in_json(text: str, is_taken: bool) -> N
         assert parse(f"[{text}]".encode()) == [Decimal(text)]
     with nullcontext() if is_taken else pytest.raises(InputError, match="has more than 50 digits"):
         check_text(text)
+
+
+def test_a_whole_number_of_any_size_is_refused_at_once() -> None:
+    begun_s = time.process_time()
+    with pytest.raises(ValueError, match="digits"):
+        decimal_of(1 << 1_000_000)  # as a Decimal it takes two seconds
+    assert time.process_time() - begun_s < 0.5
 
 
 def test_a_text_that_is_no_number_is_not_bounded() -> None:

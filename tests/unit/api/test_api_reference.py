@@ -10,7 +10,15 @@ from fks.api.reference import PROBLEMS, documented_app, rewritten
 from fks.model.codes import Code
 
 ROOT = Path(__file__).parents[3]
-SOURCES = [*(ROOT / "fks" / "api").rglob("*.py"), ROOT / "fks/api/order_entry.py", ROOT / "fks/store/tokens.py"]
+#: Modules whose errors reach the caller of a route.
+SOURCES = [
+    *(ROOT / "fks" / "api").rglob("*.py"),
+    *(
+        ROOT / "fks" / name
+        for name in ("store/tokens.py", "history/assets.py", "jobs/user_code.py", "jobs/checking.py")
+    ),
+    *(ROOT / "fks" / "strategies" / name for name in ("check.py", "registry.py")),
+]
 
 
 def test_the_generated_parts_are_up_to_date() -> None:

@@ -1,4 +1,4 @@
-"""Numbers of a replica's messages, and what a client that reconnects is sent of them."""
+"""Numbers of a replica's messages, and the messages sent to a client that reconnects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a password costs whoever guesses it."""
+"""The cost of guessing a password."""
 
 from __future__ import annotations
 

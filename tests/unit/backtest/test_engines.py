@@ -289,28 +289,36 @@ def by_hand(*rows: tuple[float, float, float, float]) -> Bars:
 
 
 def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() -> None:
-    """The first position's exit is below the least notional, so its stop stays; the next entry's limit rests beside
-    it."""
+    """With the fee taken, the first position's exit is below the least notional, so its stop stays; the next entry's
+    limit rests beside it."""
     bars = by_hand(
         (100, 101, 99, 100),
-        (100, 100, 80, 80),
-        (80, 81, 79.5, 80),
-        (80, 80, 78, 78),
+        (100, 100, 83.41, 83.41),
+        (83.41, 84, 83.41, 83.41),
+        (83.41, 83.41, 78, 78),
         (78, 78, 75, 76),
         (76, 76, 69, 70),
     )
     nan = float("nan")
     strategy = Given(
-        target=(1, 0, 1, 1, 1, 1), stop=(79, nan, 70, nan, nan, nan), entry_limit=(nan, nan, 76, nan, nan, nan)
+        target=(1, 0, 1, 1, 1, 1), stop=(83.4, nan, 70, nan, nan, nan), entry_limit=(nan, nan, 76, nan, nan, nan)
     )
     result = assert_equal(strategy, bars, Setup(BTC, size=Decimal(6), limits=UNLIMITED))
     assert [(fill.role.value, float(fill.price)) for fill in result.fills] == [
         ("entry", 100),
-        ("sl", 79),
+        ("sl", 83.4),
         ("entry", 76),
         ("sl", 70),
     ]
     assert result.denied_count == {"QTY_MIN": 1}
+
+
+@pytest.mark.parametrize(("stop", "limit", "count"), [(83, 120, {"NO_PROTECTION": 1}), (84, 120, {})])
+def test_an_entry_whose_stop_would_be_too_small_is_denied(stop: float, limit: float, count: dict[str, int]) -> None:
+    strategy = Given(target=(1, 1, 1), stop=(stop,) * 3, limit=(limit,) * 3)
+    result = assert_equal(strategy, by_hand(*[(100, 101, 99, 100)] * 3), Setup(BTC, size=Decimal(6), limits=UNLIMITED))
+    assert result.denied_count == count
+    assert len(result.fills) == (0 if count else 1)
 
 
 def test_protection_of_a_remainder_never_opens_the_other_side() -> None:
@@ -327,7 +335,7 @@ def test_protection_of_a_remainder_never_opens_the_other_side() -> None:
 
 
 def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> None:
-    """What the fee leaves of the first entry is below the least lot: the second entry's leg covers both."""
+    """The first entry less its fee is below the least lot: the second entry's leg covers both."""
     bars = by_hand(*[(100, 101, 99, 100)] * 4, (100, 101, 80, 90), (90, 91, 89, 90))
     strategy = Given(target=(1, 2, 3, 3, 3, 3), stop=(90,) * 6, most=3)
     item = replace(BTC, qty_min=Decimal(10), lot_step=Decimal("0.01"))
@@ -342,7 +350,7 @@ def test_an_entry_after_one_that_is_too_small_to_protect_has_a_leg_with_it() -> 
 def test_generated_entries_rest_expire_trigger_and_pile_up() -> None:
     """The generators of the tests above reach what these are about."""
     resting, several = Counter[str](), Counter[str]()
-    for seed in range(150):
+    for seed in range(230):
         dice = Dice(seed)
         setup, scale = dice.setup()
         bars = dice.tape(scale)

@@ -1,4 +1,4 @@
-"""Bars from DataFrames, results as DataFrames, and what an import of the package costs."""
+"""Bars from DataFrames, results as DataFrames, and the cost of importing the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Report and comparison pages: what they contain, and that they need nothing else."""
+"""Report and comparison pages: their contents, and that they need nothing else."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_calendar_without_holidays_there_is_refused_and_goes_on() -> None:
 
 
 def test_market_counts_as_open_after_the_last_day_of_its_calendar() -> None:
-    """The holidays of Shanghai are announced for a year: what is unknown is neither off session nor missing."""
+    """The holidays of Shanghai are announced for a year: an unknown day is neither off session nor missing."""
     import exchange_calendars
 
     last = type(exchange_calendars.get_calendar("XSHG")).bound_max()

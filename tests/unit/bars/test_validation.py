@@ -1,4 +1,4 @@
-"""Validation of bars and trades: what is accepted, and the reason of each fault."""
+"""Validation of bars and trades: accepted values, and the reason of each fault."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
                         e.FoundAbsent(**stamp(number), polls=5, age_s=9.0),
                         e.Settled(**stamp(number), outcome=State.CANCELLED, by="me", reason="seen"),
                         e.CancelRequested(**stamp(number)),
+                        e.CancelWithdrawn(**stamp(number)),
                         e.CancelAcked(**stamp(number)),
                         e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"),
                         e.RequestAmbiguous(**stamp(number)),

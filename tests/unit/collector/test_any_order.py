@@ -58,7 +58,7 @@ class Clock:
 
 @dataclass
 class Store:
-    """What outlives a collector: bars by timeframe and time, positions as the newest sealed bar."""
+    """The rows that outlive a collector: bars by timeframe and time, positions as the newest sealed bar."""
 
     bars: dict[str, dict[int, Bar]] = field(default_factory=lambda: {frame: {} for frame in FRAMES})
     positions: dict[str, SealedPosition] = field(default_factory=dict)
@@ -164,7 +164,7 @@ class Run:
             self.handle(self.feed, m.Discontinued(*self.now()))
 
     def cut(self, count: int) -> None:
-        """The connection ends with what is on it, and is made again."""
+        """The connection ends with the messages on it, and is made again."""
         self._flush_overtaken()
         self.wire.clear()
         self.handle(self.feed, m.Subscribed(*self.now()))
@@ -195,7 +195,7 @@ class Run:
         unstored.revised.clear()
 
     def kill(self, count: int) -> None:
-        """The collector is gone, with what it held; the next one knows what is stored."""
+        """The collector is gone, with its memory; the next one knows the stored rows."""
         self.gap_filler.cancel(SYMBOL)
         self.wire.clear()
         self._begin()
@@ -218,7 +218,7 @@ class Run:
             )
 
     def _flush_overtaken(self) -> None:
-        """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
+        """Without ids that prove a gap, a connection must not lose a trade of before one that it has delivered."""
         newest = max((trade.time_ns for trade in self._received), default=0)
         if self.market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
             late = [trade for trade in self.wire if trade.time_ns <= newest]
@@ -401,7 +401,7 @@ class LateMarket(PaperMarket):
 
 @pytest.mark.parametrize(("late", "is_refused"), [(0, False), (3, False), (5, False), (8, True), (40, True)])
 async def test_late_rest_costs_no_trade(late: int, is_refused: bool) -> None:
-    """What was refused because REST was late for too long comes back from it."""
+    """Trades that were refused because REST was late for too long come back from it."""
     market = LateMarket(market_of([(NS, 100 + n, 1) for n in range(30)], *KINDS[0]).trades)
     async with asyncio.TaskGroup() as group:
         run = Run(market, group)

@@ -1,4 +1,4 @@
-"""Settings: what wins, what is refused, and how it is said."""
+"""Settings: precedence of sources, refused values, and the messages about them."""
 
 from __future__ import annotations
 

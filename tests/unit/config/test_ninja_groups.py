@@ -1,4 +1,4 @@
-"""Groups of NinjaTrader: the section's own bridge, those of tables, and what is refused."""
+"""Groups of NinjaTrader: the section's own bridge, those of tables, and refused settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inbox: what it lets go, and that it says so."""
+"""The event queue: the events that it drops, and that it reports it."""
 
 from __future__ import annotations
 

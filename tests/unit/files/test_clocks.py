@@ -31,7 +31,7 @@ def read(
 
 
 def local(zone: str, begin: int, count: int, step: timedelta) -> tuple[list[int], list[str]]:
-    """Return (ns UTC, what a clock there shows) of `count` bars."""
+    """Return (ns UTC, local time as text) of `count` bars."""
     moments = [begin + i * step for i in range(count)]
     return [to_ns(m) for m in moments], [m.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S") for m in moments]
 

@@ -1,4 +1,4 @@
-"""A file's symbol becomes the one that its exchange writes, so that it is one series with what is collected."""
+"""A file's symbol becomes the one that its exchange writes, so that it is one series with the collected bars."""
 
 from __future__ import annotations
 

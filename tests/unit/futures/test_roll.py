@@ -1,4 +1,4 @@
-"""Held contracts near their end: what is due on which trade date, and that each is reported once a day."""
+"""Held contracts near their end: the actions due on each trade date, and that each is reported once a day."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from fks.clock import FakeClock
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten
@@ -15,7 +17,8 @@ from fks.guardian.journal import ABSENT, UNKNOWN, Asked, KillJournal
 from fks.guardian.positions import Holder, Known, Rules, Snapshot
 from fks.guardian.timing import Timing
 from fks.model import ids
-from tests.support.order_values import a_fill
+from fks.model.order import OrderType, Role, Side
+from tests.support.order_values import a_fill, an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
 
@@ -60,6 +63,21 @@ async def test_a_lost_flattening_is_asked_about_until_it_is_absent(tmp_path: Pat
     assert len(venue.received) == 2
 
 
+@pytest.mark.parametrize("step_s", [60.0, -60.0])
+async def test_a_lost_flattening_is_not_absent_sooner_when_the_clock_is_set(tmp_path: Path, step_s: float) -> None:
+    """The account has coins of the owner's: a second order beside a late first one would sell them."""
+    clock, venue = FakeClock(), ScriptedVenue(script=deque(["lost"]), totals={"BTC": D(9), "USDT": D(0)})
+    flatten, _ = flattening(tmp_path, clock, venue)
+    snapshot = Snapshot(clock.now_ns(), {HOLDER: D("0.5")}, RULES, {}, frozenset())
+    for second in range(70):
+        if second == 2:
+            clock.step(step_s)
+        await flatten.step(snapshot, set())
+        assert len(venue.received) == (1 if second < 62 else 2), second
+        await clock.advance(1.0)
+    assert venue.totals["BTC"] == D("8.5")
+
+
 PERSON = Holder("ccxt", 1, "BTCUSDT", "")
 
 
@@ -72,8 +90,8 @@ def young_entry(clock: FakeClock, venue: ScriptedVenue) -> str:
 
 
 async def test_an_entry_younger_than_the_snapshot_is_closed_as_its_holders(tmp_path: Path) -> None:
-    """Two hold the symbol; guessed, the person would be left with less than nothing and the strategy with what was
-    sold."""
+    """Two hold the symbol; guessed, the person would be left with less than nothing and the strategy with the sold
+    quantity."""
     clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.9"), "USDT": D(0)})
     flatten, journal = flattening(tmp_path, clock, venue)
     id = young_entry(clock, venue)
@@ -124,7 +142,7 @@ async def test_a_second_kill_without_a_database_sells_nothing_twice(tmp_path: Pa
 
 
 async def test_a_position_that_an_unclear_exit_may_be_closing_waits_for_it(tmp_path: Path) -> None:
-    """The account has coins that are nobody's here: both would be sold."""
+    """The account has coins in the external bucket: both would be sold."""
     clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D(1), "USDT": D(0)})
     flatten, journal = flattening(tmp_path, clock, venue, settle_s=6.0)
     exit, entry = ("e" * 12 + "5" + "e" * 3 + "8" + letter * 15 for letter in "ab")
@@ -147,13 +165,37 @@ async def test_a_position_that_an_unclear_exit_may_be_closing_waits_for_it(tmp_p
     assert venue.totals["BTC"] == D("0.4"), "no more than was ours"
 
 
+@pytest.mark.parametrize("arrives_s", [10.0, None])
+async def test_an_exit_that_executes_late_is_waited_for_beside_the_owners_coins(
+    tmp_path: Path, arrives_s: float | None
+) -> None:
+    """The account has 20, our books 10, and an exit over them has no known outcome: it closes until it is proven
+    absent. Sold at once, its late execution would sell 10 of the owner's."""
+    clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D(20), "USDT": D(0)})
+    flatten, _ = flattening(tmp_path, clock, venue)
+    exit, at_ns = "e" * 12 + "5" + "e" * 3 + "8" + "a" * 15, clock.now_ns()
+    known = Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns)
+    snapshot = Snapshot(at_ns, {HOLDER: D(10)}, RULES, {exit: known}, frozenset())
+    for second in range(60):
+        if second == arrives_s:
+            late = an_order(client_order_id=exit, instance="s", side=Side.SELL, role=Role.EXIT, quantity=D(10))
+            await venue.submit(replace(late, type=OrderType.MARKET))
+            venue.history_hidden = True  # the balance shows it first
+        if second == 13:
+            venue.history_hidden = False
+        is_unclear = second < (15 if arrives_s else 32)  # what became of it is known, or it is proven absent
+        await flatten.step(snapshot, set(), [exit] if is_unclear else [])
+        ours = [id for id in venue.received if id != exit]
+        assert not (ours and is_unclear), second
+        await clock.advance(1.0)
+    assert (venue.totals["BTC"], len(ours)) == (10, 0 if arrives_s else 1)
+
+
 async def test_an_exit_that_stays_unclear_does_not_keep_a_position(tmp_path: Path) -> None:
     clock, venue = FakeClock(), ScriptedVenue(totals={"BTC": D("0.5"), "USDT": D(0)})
     flatten, _ = flattening(tmp_path, clock, venue, settle_s=6.0)
     at_ns = clock.now_ns()
     known = Known(HOLDER, "binance", D(0), "exit", "UNKNOWN", at_ns, at_ns)
     snapshot = Snapshot(at_ns, {HOLDER: D("0.5")}, RULES, {"x": known}, frozenset())
-    for _ in range(8):
-        await flatten.step(snapshot, set(), ["x"])
-        await clock.advance(1.0)
-    assert venue.totals["BTC"] == 0
+    await flatten.step(snapshot, set(), ["x"])
+    assert venue.totals["BTC"] == 0, "at once: the venue has nothing to sell twice"

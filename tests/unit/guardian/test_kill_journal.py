@@ -1,4 +1,4 @@
-"""The kill file: whatever a crash leaves of it, it can be read, and what it says is a beginning of what was done."""
+"""The kill file: whatever a crash leaves of it, it can be read, and its lines are a beginning of the actions done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of a kill: the snapshot, and what the venue executed since that the database does not have."""
+"""Positions of a kill: the snapshot, and the venue's executions since then that the database does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of time ranges: what is missing, known and left."""
+"""Sets of time ranges: missing, known and remaining ones."""
 
 from __future__ import annotations
 

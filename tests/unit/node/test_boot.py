@@ -25,7 +25,7 @@ def entry(tmp_path: Path) -> BootEntry:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty PATH but for what a test writes there; an account of its own."""
+    """An empty PATH but for the programs that a test writes there; an account of its own."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))

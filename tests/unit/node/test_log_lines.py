@@ -1,4 +1,4 @@
-"""JSON log lines: their shape, what they may not show, and what several writers of one file may rely on."""
+"""JSON log lines: their shape, the secrets they may not show, and the guarantees for several writers of one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of signals: rules as text, contracts, ids, and what a follower is asked to do."""
+"""Copies of signals: rules as text, contracts, ids, and the orders of a follower."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ INSTRUMENT = replace(
 )
 FACTS = m.Facts(instruments={"binance": INSTRUMENT}, marks={"binance": D(100)})
 SECOND = 1_000_000_000
+SECOND_ID = uuid.UUID(int=77)
 
 
 def a_signal(kind: Kind = Kind.EXIT, **changes: Any) -> Signal:
@@ -61,7 +63,10 @@ class Model:
         self.used: set[str] = set()
         self.finished: list[m.Command] = []
         self.alerts: list[str] = []
+        self.ended: list[str] = []
         self.pending: list[m.Event] = []
+        self.submitted: list[uuid.UUID] = []
+        self.reduced: dict[str, Decimal | None] = {}  # by amendments without an answer
         self.signal = a_signal()
         entry = an_order(
             client_order_id="e" * 32,
@@ -118,18 +123,38 @@ class Model:
             self.close(command)
         elif isinstance(command, m.PlaceProtection):
             self.protect(command)
+        elif isinstance(command, m.AmendLegs):
+            self.amend(command)
+        elif isinstance(command, m.SubmitEntry):
+            self.submitted.append(command.signal_id)
         elif isinstance(command, m.CancelOrder):
             order = self.orders[command.client_order_id]
             if self.choose(["acked", "unanswered"]) == "acked":
                 self.end(order, State.CANCELLED)
             else:
                 self.changed(replace(order, request=Request.CANCEL_UNKNOWN))
+        elif isinstance(command, m.WithdrawCancel):
+            self.changed(replace(self.orders[command.client_order_id], request=Request.NONE))
         elif isinstance(command, m.FinishSignal):
             self.finished.append(command)
         elif isinstance(command, m.RaiseAlert):
             self.alerts.append(command.event)
+        elif isinstance(command, m.EndAlert):
+            self.ended.append(command.event)
         else:
             assert isinstance(command, m.RefreshBalances | m.AbandonOrder | m.QueryOrder), command
+
+    def amend(self, command: m.AmendLegs) -> None:
+        (name,) = command.client_order_ids
+        order = self.orders[name]
+        assert order.filled < command.quantity < order.quantity
+        self.changed(replace(order, request=Request.REPLACE))
+        answer = self.choose(["acked", "refused", "unanswered"])
+        if answer == "unanswered":
+            self.changed(replace(order, request=Request.REPLACE_UNKNOWN))
+            self.reduced[name] = command.quantity if self.choose(["reduced", "as it was"]) == "reduced" else None
+        else:
+            self.changed(replace(order, quantity=command.quantity) if answer == "acked" else order)
 
     def close(self, command: m.SubmitClose) -> None:
         name = client_order_id(intent_id(command.signal_id), Role.EXIT, command.attempt)
@@ -191,7 +216,7 @@ class Model:
         self.pending.append(m.ProtectionDone(command.parent.client_order_id, refusals))
 
     def time_passes(self) -> None:
-        """Let a second pass: what was unanswered is settled, as the queries of an order manager do."""
+        """Let a second pass: unanswered orders are settled, as the queries of an order manager do."""
         self.now_s += 1.0
         for order in list(self.orders.values()):
             if order.state is State.UNKNOWN:
@@ -201,6 +226,9 @@ class Model:
                     self.end(order, State.ABSENT)
             elif order.request is Request.CANCEL_UNKNOWN:
                 self.end(order, State.CANCELLED)
+            elif order.request is Request.REPLACE_UNKNOWN:
+                quantity = self.reduced.pop(order.client_order_id) or order.quantity
+                self.changed(replace(order, request=Request.NONE, quantity=quantity))
         self.give(m.Tick())
 
     def choose_end(self, order: Order) -> tuple[State, Decimal | None]:
@@ -249,6 +277,117 @@ def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, secon
     assert model.covered == model.position == D(5)
 
 
+@settings(max_examples=100)
+@given(data=st.data(), parts=st.lists(st.integers(1, 300), min_size=1, max_size=8), can_amend=st.booleans())
+def test_entries_that_fill_in_parts_are_covered_in_the_end(
+    data: st.DataObject, parts: list[int], can_amend: bool
+) -> None:
+    """Two entries, each part less a fee, whatever the venue answers."""
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    model.facts = replace(FACTS, can_amend=can_amend)
+    second = replace(
+        model.entry, client_order_id="f" * 32, created_ns=2, quantity=D(30), filled=D(0), intent_id=SECOND_ID
+    )
+    for part in parts:
+        second = replace(second, filled=second.filled + D(part) / 10, state=State.PARTIAL)
+        model.position += D(part) / 10 * D("0.999")
+        model.changed(second)
+        model.give(m.Tick())
+        if data.draw(st.booleans()):
+            model.time_passes()
+    model.choose = good
+    for _ in range(40):
+        model.time_passes()
+    assert model.covered == INSTRUMENT.round_quantity(model.position)
+
+
+@pytest.mark.parametrize("can_amend", [True, False])
+def test_an_entry_that_fills_in_parts_is_covered_at_once_and_then_by_the_quarter_second(can_amend: bool) -> None:
+    model = Model(good, held=D(1))
+    model.facts = replace(FACTS, can_amend=can_amend)
+    assert model.covered == D(1)  # the first part at once
+    for filled, at_s, covered in ((2, 1.0, 2), (3, 1.1, 2), (4, 1.2, 2), (4, 1.25, 4), (4.02, 9, 4.02)):
+        model.now_s, model.position = at_s, D(str(filled))
+        model.changed(replace(model.entry, quantity=D(9), filled=model.position, state=State.PARTIAL))
+        model.give(m.Tick())
+        assert model.covered == D(str(covered)), at_s
+    stops = [order.state for order in model.orders.values() if order.role is Role.STOP_LOSS]
+    assert stops == [State.ACCEPTED] * 4
+
+
+def test_a_person_that_sells_a_part_leaves_a_stop_over_the_rest() -> None:
+    model = Model(good)
+    model.facts = replace(FACTS, can_amend=True)
+    stop = next(order for order in model.orders.values() if order.role is Role.STOP_LOSS)
+    sale = a_signal(Kind.ORDER, size=D(2), type=OrderType.MARKET, source="principal:ann")
+    model.submitted.clear()
+    model.give(m.SignalReady(sale, 0, None))
+    assert model.submitted == [sale.id]
+    assert (model.covered, model.orders[stop.client_order_id].quantity) == (D(3), D(3))
+
+
+def test_a_leg_whose_cancel_is_refused_blocks_no_newer_entry() -> None:
+    model = Model(lambda answers: "unanswered" if "unanswered" in answers else answers[0])
+    newer = replace(
+        model.entry, client_order_id="f" * 32, created_ns=2, intent_id=SECOND_ID, filled=D(2), quantity=D(2)
+    )
+    model.position = D("6.998")
+    model.give(m.OrderChanged(newer, {"one": model.position}))
+    assert model.covered == model.position
+
+
+def test_an_oco_refused_twice_leaves_the_stop_alone_with_one_warning() -> None:
+    """The venue refuses the take profit; after a restart the stop stays as it is."""
+    core, held, placed = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[tuple[float, m.PlaceProtection]]()
+    parent = replace(Model(good).entry, take_profit=D(110))
+    pending: list[m.Event] = [m.Restored((parent,), (parent,), held)]
+    alerts, legs, now_s = list[str](), dict[str, Order](), 0.0
+    for second in range(20):
+        now_s = float(second)
+        while pending:
+            for command in core.handle(pending.pop(0), m.Now(0, now_s), FACTS):
+                if isinstance(command, m.RaiseAlert):
+                    alerts.append(f"{command.severity} {command.event}")
+                assert not isinstance(command, m.CancelOrder)
+                if not isinstance(command, m.PlaceProtection):
+                    continue
+                placed.append((now_s, command))
+                made = legs_of(parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=0)
+                made = [leg for leg in made if leg.role in command.roles]
+                is_pair = len(made) == 2
+                refusal = Refusal.PRICE if is_pair else None
+                state = State.REJECTED if is_pair else State.ACCEPTED
+                legs |= {leg.client_order_id: replace(leg, state=state, refusal=refusal) for leg in made}
+                pending += [m.OrderChanged(legs[leg.client_order_id], held) for leg in made]
+                pending.append(m.ProtectionDone(parent.client_order_id, (Refusal.PRICE,) * 2 if is_pair else ()))
+        pending.append(m.Tick())
+    assert [len(command.roles) for _, command in placed] == [2, 2, 1]
+    assert alerts == ["warning position.stop_alone"]
+    again = OrderCore(KEY, m.Limits())
+    orders = (parent, *legs.values())
+    assert again.handle(m.Restored(orders, (parent,), held), m.Now(0, 0.0), FACTS) == []
+
+
+@pytest.mark.parametrize(("stops", "expected"), [((90, 80), ["page position.unprotected"]), ((90, 90), [])])
+def test_small_entries_that_together_could_rest_are_joined_or_page(stops: tuple[int, int], expected: list[str]) -> None:
+    """4 USDT each at the stop, 5 is the venue's minimum."""
+    model = Model(good, held=D(0))
+    model.facts = replace(FACTS, instruments={"binance": replace(INSTRUMENT, notional_min=D(5))})
+    for number, stop in enumerate(stops):
+        name, bought = f"{number}" * 32, D("0.045")
+        entry = replace(model.entry, client_order_id=name, created_ns=number, filled=bought, stop_loss=D(stop))
+        model.position += bought
+        model.give(
+            m.OrderChanged(replace(entry, quantity=bought, intent_id=uuid.UUID(int=number)), {"one": model.position})
+        )
+    for _ in range(10):
+        model.time_passes()
+    assert [alert for alert in model.alerts if alert != "position.unprotectable"] == [
+        text.removeprefix("page ") for text in expected
+    ]
+    assert model.covered == (0 if expected else model.position)
+
+
 def test_an_exit_that_cannot_go_touches_no_leg() -> None:
     model = Model(good)
     model.facts = replace(FACTS, instruments={"binance": replace(INSTRUMENT, is_trading=False)})
@@ -265,6 +404,111 @@ def test_an_exit_while_flat_is_nothing_at_once() -> None:
     assert [command.detail for command in model.finished if isinstance(command, m.FinishSignal)] == [
         "nothing is held that an order could close"
     ]
+
+
+@pytest.mark.parametrize("how", ["a person ends it", "it gives up"])
+@pytest.mark.parametrize("request_", [Request.CANCEL, Request.CANCEL_UNKNOWN])
+def test_no_cancel_of_a_stop_outlives_its_exit(how: str, request_: Request) -> None:
+    """The stop lives, its cancel has no clear answer: nothing repeats it once no exit wants it."""
+    core, stop = OrderCore(KEY, m.Limits()), Model(good).orders
+    (leg,) = stop.values()
+    entry, held, signal = Model(good).entry, {"one": D(5)}, a_signal()
+    core.handle(m.Restored((leg, entry), (entry,), held), m.Now(0, 0.0), FACTS)
+    commands = core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), FACTS)
+    assert [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)] == [leg.client_order_id]
+    unclear = replace(leg, request=request_)
+    commands = core.handle(m.OrderChanged(unclear, held), m.Now(0, 0.0), FACTS)
+    assert not [c for c in commands if isinstance(c, m.WithdrawCancel)], "the exit wants it gone"
+    event = m.ExitEndRequested(signal.id, "ann") if how == "a person ends it" else m.Tick()
+    for at_s in (3.0, 3.1):
+        commands += core.handle(event, m.Now(int(at_s * SECOND), at_s), FACTS)
+    assert [c.client_order_id for c in commands if isinstance(c, m.WithdrawCancel)] == [leg.client_order_id]
+    assert not [c for c in commands if isinstance(c, m.CancelOrder)]
+
+
+def test_a_stop_whose_cancel_is_not_proven_is_no_cover() -> None:
+    """The cancel took effect, its answer is lost and no query gets one: books and cover differ until that is known."""
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    wrong = replace(leg, quantity=D(3), request=Request.CANCEL_UNKNOWN)  # over another quantity: it is replaced
+    commands = core.handle(m.Restored((wrong, entry), (entry,), held), m.Now(0, 0.0), FACTS)
+    for second in range(1, 7):
+        commands += core.handle(m.Tick(), m.Now(second * SECOND, float(second)), FACTS)
+    pages = [c.message for c in commands if isinstance(c, m.RaiseAlert)]
+    assert pages == ["BTCUSDT: 5 of the position has had no stop for 5 s"]
+
+
+ALL_GONE, AGAIN = {"one": D(5), "external": D(-5)}, {"one": D(5), "external": D(0)}
+PASSING = {
+    "coins gone for two sweeps": (ALL_GONE, {}),
+    "a part of the coins gone, less than an order": (ALL_GONE | {"external": D("-4.9999")}, {}),
+    "a halt": (AGAIN, {"instruments": {"binance": replace(INSTRUMENT, is_trading=False)}}),
+}
+
+
+@pytest.mark.parametrize(("positions", "changes"), PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["new", "resumed"])
+def test_no_passing_fact_ends_an_exit(
+    positions: dict[str, Decimal], changes: dict[str, Any], *, is_resumed: bool
+) -> None:
+    """The venue shows less than our books, or no market: the exit waits, pages on its schedule, and then closes."""
+    core, signal, commands = OrderCore(KEY, m.Limits()), a_signal(), list[m.Command]()
+    facts = replace(FACTS, **changes)
+    last = an_order(
+        client_order_id=client_order_id(intent_id(signal.id), Role.EXIT),
+        signal_id=signal.id,
+        role=Role.EXIT,
+        side=Side.SELL,
+        state=State.EXPIRED,
+        quantity=D(5),
+    )
+    exits = (m.ResumedExit(signal, last),) if is_resumed else ()
+    core.handle(m.Restored((), (), positions, exits), m.Now(0, 0.0), facts)
+    commands += core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), facts)
+    for second in range(1, 700):
+        commands += core.handle(m.Tick(), m.Now(second * SECOND, float(second)), facts)
+    assert [c.event for c in commands if isinstance(c, m.RaiseAlert) and "exit" in c.event] == ["exit.waiting"] * 3
+    assert not [c for c in commands if isinstance(c, m.FinishSignal | m.SubmitClose)]
+    closing = core.handle(m.PositionsChanged(AGAIN), m.Now(700 * SECOND, 700.0), FACTS)
+    assert [c.quantity for c in closing if isinstance(c, m.SubmitClose)] == [D(5)]
+
+
+#: held, marks, average price -> what the exit of it does
+DUST = {
+    "worth an order": ("5", {"binance": D(100)}, "100", "closes"),
+    "a bad mark": ("5", {"binance": D("0.0001")}, "100", "closes"),
+    "no fresh mark": ("5", {}, "100", "closes"),
+    "below the least value": ("0.005", {"binance": D(100)}, "100", "ends"),
+    "below the least value at the mark alone": ("0.005", {"binance": D(100)}, "400", "closes"),
+    "below the least value at an old price": ("0.005", {}, "100", "waits"),
+    "below the least lot, no fresh mark": ("0.0005", {}, "100", "ends"),
+}
+
+
+@pytest.mark.parametrize(("held", "marks", "average", "expected"), DUST.values(), ids=DUST)
+def test_dust_is_by_a_fresh_mark_and_the_worse_price(
+    held: str, marks: dict[str, Decimal], average: str, expected: str
+) -> None:
+    core = OrderCore(KEY, m.Limits())
+    facts = replace(FACTS, marks=marks, averages={"one": D(average)})
+    core.handle(m.PositionsChanged({"one": D(held)}), m.Now(0, 0.0), facts)
+    commands = core.handle(m.SignalReady(a_signal(), 0, None), m.Now(0, 0.0), facts)
+    kinds = {m.SubmitClose: "closes", m.FinishSignal: "ends"}
+    assert next((kinds[type(c)] for c in commands if type(c) in kinds), "waits") == expected
+
+
+def test_an_exit_behind_its_own_entry_pages_on_the_schedule() -> None:
+    """The submission of the entry takes as long as the journal or the venue does."""
+    core, entry, out = OrderCore(KEY, m.Limits()), a_signal(Kind.ENTER, side=Side.BUY), a_signal()
+    core.handle(m.PositionsChanged({"one": D(5)}), m.Now(0, 0.0), FACTS)
+    core.handle(m.SignalReady(entry, 0, None), m.Now(0, 0.0), FACTS)
+    commands = core.handle(m.SignalReady(out, 0, None), m.Now(0, 0.0), FACTS)
+    for second in range(1, 400):
+        commands += core.handle(m.Tick(), m.Now(second * SECOND, float(second)), FACTS)
+    assert [c.event for c in commands if isinstance(c, m.RaiseAlert) and "exit" in c.event] == ["exit.waiting"] * 2
+    assert not [c for c in commands if isinstance(c, m.SubmitClose)]
+    commands = core.handle(m.EntryDone(entry.id), m.Now(400 * SECOND, 400.0), FACTS)
+    assert [c.signal_id for c in commands if isinstance(c, m.SubmitClose)] == [out.id]
 
 
 def test_what_waits_behind_an_exit_begins_when_that_ends() -> None:
@@ -337,6 +581,20 @@ def test_a_kill_on_paper_that_closes_nothing_pages_and_goes_on_slower() -> None:
     assert all(after - before >= 10 for before, after in pairwise(later))
     assert len(tries) >= 14
     assert core.handle(m.Tick(), m.Now(99 * SECOND, 99.0), KILLED)  # and it does not give up
+
+
+def test_answers_of_a_kill_and_of_an_exit_are_distinguished_by_the_order() -> None:
+    """The close of an exit is on its way to the journal when a kill begins: each waits for the answer to its own."""
+    core, signal = OrderCore(KEY, m.Limits()), a_signal()
+    core.handle(m.PositionsChanged({"one": D(5)}), m.Now(0, 0.0), FACTS)
+    (close,) = core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), FACTS)
+    (kill,) = core.handle(m.Tick(), m.Now(0, 0.0), KILLED)
+    assert (type(close), type(kill)) == (m.SubmitClose, m.SubmitKill)
+    used = m.CloseDone("one", client_order_id(intent_id(signal.id), Role.EXIT, 0), "KILLED", is_used=True)
+    assert core.handle(used, m.Now(0, 0.0), KILLED) == [], "the kill's first order is still on its way"
+    later = core.handle(m.CloseDone("one", "0" * 32), m.Now(SECOND, 1.0), KILLED)
+    again = [command.attempt for command in later if isinstance(command, m.SubmitKill)]
+    assert again == [0], "an exit's id that was taken is none of the kill's"
 
 
 def test_a_kill_on_paper_that_closes_in_parts_does_not_page() -> None:
@@ -417,6 +675,37 @@ def test_a_position_without_metadata_and_stop_pages() -> None:
         model.give(event)
     for _ in range(10):
         model.time_passes()
+    assert model.alerts == ["position.unprotected"]
+
+
+def test_a_stop_that_comes_and_goes_is_one_alert_which_ends_with_its_condition() -> None:
+    model = Model(good)
+    for _ in range(5):
+        model.facts = replace(FACTS, instruments={})  # nothing can be placed
+        for order in [order for order in model.orders.values() if order.state in OPEN]:
+            model.end(order, State.CANCELLED)
+        model.give(m.Tick())
+        for _ in range(10):
+            model.time_passes()
+        model.facts = FACTS
+        model.give(m.Recheck())
+        model.time_passes()
+        assert sum(order.state in OPEN for order in model.orders.values()) == 1
+    assert (model.alerts, model.ended) == (["position.unprotected"], [])
+    for _ in range(10):
+        model.time_passes()
+    assert (model.alerts, model.ended) == (["position.unprotected"], ["position.unprotected"])
+
+
+def test_the_stop_of_one_entry_does_not_count_for_another() -> None:
+    """Position 5, of which 3 are a newer entry's without a stop; the older one's stop is still over 5."""
+    model = Model(good)
+    model.facts = replace(FACTS, instruments={})  # nothing can be placed or reduced
+    newer = replace(model.entry, client_order_id="f" * 32, filled=D(3), created_ns=model.entry.created_ns + 1)
+    model.give(m.OrderChanged(newer, {"one": D(5)}))
+    for _ in range(10):
+        model.time_passes()
+    assert model.covered == D(5)
     assert model.alerts == ["position.unprotected"]
 
 

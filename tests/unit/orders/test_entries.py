@@ -11,7 +11,7 @@ from fks.model.order import Order, Role, Side, State
 from fks.orders import messages as m
 from fks.orders.core import OrderCore
 from fks.orders.entries import Entries
-from fks.orders.protection import wanted
+from fks.orders.protection import desired
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -67,7 +67,7 @@ def test_entries_give_what_all_of_them_gone_through_give(
         assert entries.newest_first() == newest_first
         assert len(entries) == len(known)
         assert entries.covers(held) == (sum(same, D(0)) >= abs(held))
-        assert entries.wanted(held, instrument) == wanted(held, newest_first, instrument)
+        assert entries.desired(held, D(1), instrument) == desired(held, newest_first, D(1), instrument)
         covered, is_left = D(0), False
         for order in newest_first:
             is_opposite = order.side.sign * held < 0

@@ -70,7 +70,7 @@ def test_golden_fill_ids() -> None:
 
 
 def test_golden_fill_ids_version_2() -> None:
-    """What every fill at a venue booked after the upgrade carries; whose account, where, and since which reset."""
+    """The id of every fill at a venue booked after the upgrade: of its account, its venue, and the last reset."""
     assert str(ids.fill_id_v2("4711", "live", "", "BTCUSDT", "28457")) == "933188ec-0f2e-5272-8f41-7c3438a3d7ec"
     assert str(ids.fill_id_v2("4711", "sim", "0badcafe", "BTCUSDT", "28457")) == "a84c385d-1f3f-5a03-95a7-bf323c40d511"
 
@@ -131,6 +131,7 @@ def test_golden_event_names() -> None:
         "CancelAcked",
         "CancelRefused",
         "CancelRequested",
+        "CancelWithdrawn",
         "Denied",
         "DuplicateId",
         "FillSeen",

@@ -25,7 +25,7 @@ QUANTITY = D(10)
 
 @dataclass
 class TrueVenue:
-    """What really happened."""
+    """The true state of the orders."""
 
     state: State | None = None  # None: the order never arrived
     filled: Decimal = field(default_factory=Decimal)
@@ -161,6 +161,11 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: self.order.state in OPEN)
     def a_cancel_is_requested(self) -> None:
         self.apply(e.CancelRequested(**self.stamp()))
+
+    @rule()
+    @precondition(lambda self: self.order.state in OPEN)
+    def a_cancel_is_withdrawn(self) -> None:
+        self.apply(e.CancelWithdrawn(**self.stamp()))
 
     @rule(how=st.sampled_from(["done", "lost", "unheard", "refused"]))
     @precondition(lambda self: self.order.request is Request.CANCEL and self.venue.state is not None)

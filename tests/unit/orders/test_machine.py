@@ -43,8 +43,8 @@ def event(kind: type[e.Event], **fields: Any) -> e.Event:
     return kind(**({"event_id": "x", "venue_time_ns": 9} | defaults.get(kind, {}) | fields))
 
 
-def test_all_forty_five_rows_are_there() -> None:
-    assert {row.number for row in TRANSITIONS} | {QUARANTINE.number} == set(range(1, 46))
+def test_all_forty_six_rows_are_there() -> None:
+    assert {row.number for row in TRANSITIONS} | {QUARANTINE.number} == set(range(1, 47))
 
 
 def test_every_state_and_every_event_has_a_row() -> None:
@@ -165,6 +165,30 @@ def test_a_lost_cancel_is_asked_about_and_repeated() -> None:
     end = advance(gone.order, event(e.Reported, report=a_report(State.FILLED, 10, 10)))
     assert (end.order.state, end.order.request) == (State.FILLED, Request.NONE)
     assert Act.FETCH_FILLS in end.acts
+
+
+@pytest.mark.parametrize("answer", [e.CancelRefused, e.RequestAmbiguous])
+@pytest.mark.parametrize("is_answered_first", [False, True])
+def test_a_withdrawn_cancel_is_not_repeated(answer: type[e.Event], *, is_answered_first: bool) -> None:
+    order = advance(an_order(state=State.WORKING), event(e.CancelRequested)).order
+    for kind in (answer, e.CancelWithdrawn) if is_answered_first else (e.CancelWithdrawn, answer):
+        step = advance(order, event(kind))
+        order = step.order
+        assert (step.is_quarantined, step.acts) == (False, (Act.ASK,))
+    found = advance(order, event(e.Reported, source="rest"))
+    assert (found.order.state, found.order.request, found.acts) == (State.WORKING, Request.NONE, ())
+
+
+def test_a_withdrawn_cancel_that_had_left_ends_the_order() -> None:
+    asked = advance(an_order(state=State.WORKING), event(e.CancelRequested)).order
+    acked = advance(advance(asked, event(e.CancelWithdrawn)).order, event(e.CancelAcked))
+    assert (acked.order.state, acked.is_quarantined) == (State.CANCELLED, False)
+
+
+def test_a_wanted_cancel_that_was_withdrawn_never_goes_out() -> None:
+    wanted = advance(an_order(state=State.UNKNOWN), event(e.CancelRequested)).order
+    found = advance(advance(wanted, event(e.CancelWithdrawn)).order, event(e.Reported))
+    assert (found.order.request, Act.SEND_CANCEL in found.acts) == (Request.NONE, False)
 
 
 def test_only_an_older_epoch_makes_sending_unknown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.model.order import Order, OrderType, Role, Side, State
-from fks.orders.absence import AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
+from fks.clock import ClockSteps, FakeClock
+from fks.model.order import PENDING, Order, OrderType, Request, Role, Side, State, TimeInForce
+from fks.orders.absence import AbsenceProof, AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
 from fks.orders.build import legs_of
-from fks.orders.protection import LegAction, Want, next_action, next_attempt, wanted
+from fks.orders.protection import Cover, LegAction, LegStep, Want, desired, diff, next_attempt
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -24,10 +26,15 @@ def entry(name: str, filled: Any, **changes: Any) -> Order:
     return an_order(client_order_id=name, **(values | changes))
 
 
+def want_of(parent: Order, quantity: Decimal) -> Want:
+    """Return a want that rounding left as it is."""
+    return Want(parent, quantity, quantity)
+
+
 def leg(role: Role, state: State, quantity: Any = 5, **changes: Any) -> Order:
     kind = OrderType.STOP if role is Role.STOP_LOSS else OrderType.TAKE_PROFIT
     return an_order(
-        client_order_id=f"{role}{state}",
+        client_order_id=f"{role}{state}{changes.get('attempt', 0)}",
         role=role,
         type=kind,
         side=Side.SELL,
@@ -39,7 +46,7 @@ def leg(role: Role, state: State, quantity: Any = 5, **changes: Any) -> Order:
 
 
 def test_the_newest_entries_make_up_the_position() -> None:
-    wants = wanted(D("5.0009"), [entry("new", 3), entry("old", 4), entry("older", 9)], INSTRUMENT)
+    wants = desired(D("5.0009"), [entry("new", 3), entry("old", 4), entry("older", 9)], D(0), INSTRUMENT)
     assert [(want.parent.client_order_id, want.quantity) for want in wants] == [
         ("new", D(3)),
         ("old", D("2.000")),
@@ -48,7 +55,7 @@ def test_the_newest_entries_make_up_the_position() -> None:
 
 
 def test_entries_without_levels_take_their_part_and_want_nothing() -> None:
-    wants = wanted(D(5), [entry("plain", 3, stop_loss=None, take_profit=None), entry("old", 4)], INSTRUMENT)
+    wants = desired(D(5), [entry("plain", 3, stop_loss=None, take_profit=None), entry("old", 4)], D(0), INSTRUMENT)
     assert [(want.parent.client_order_id, want.quantity) for want in wants] == [("old", D(2))]
 
 
@@ -56,48 +63,184 @@ def test_entries_without_levels_take_their_part_and_want_nothing() -> None:
 @given(position=st.decimals(D(-20), D(20), places=4), fills=st.lists(st.integers(1, 9), max_size=6))
 def test_what_is_wanted_never_exceeds_the_position(position: Decimal, fills: list[int]) -> None:
     entries = [entry(str(number), filled) for number, filled in enumerate(fills)]
-    assert sum(want.quantity for want in wanted(position, entries, INSTRUMENT)) <= max(position, D(0))
+    assert sum(want.quantity for want in desired(position, entries, D(0), INSTRUMENT)) <= max(position, D(0))
 
 
 SL, TP = Role.STOP_LOSS, Role.TAKE_PROFIT
-W = State.WORKING
+W, A = State.WORKING, LegAction
+
+
+def step_of(want: Want, legs: list[Order], **changes: Any) -> LegStep | None:
+    """Return the step for one parent, at a venue that replaces lists unless it is said that it amends."""
+    steps = diff([Cover(want, tuple(legs), **changes)], INSTRUMENT)
+    return steps[0] if steps else None
+
+
+def as_text(step: LegStep | None) -> str:
+    """Return the step as text: its action, the attempts of its legs, its quantity."""
+    if step is None:
+        return "nothing"
+    attempts = "+".join(str(attempt) for attempt in sorted({leg.attempt for leg in step.legs}))
+    return " ".join(part for part in (step.action.name.lower(), attempts, f"{step.quantity.normalize():f}") if part)
+
+
+def pair(quantity: Any, attempt: int = 0, **changes: Any) -> list[Order]:
+    """Return an OCO that lives."""
+    return [
+        leg(role, W, quantity, attempt=attempt, stop_price=D(90) if role is SL else None, **changes)
+        for role in (SL, TP)
+    ]
 
 
 @pytest.mark.parametrize(
     ("quantity", "legs", "expected"),
     [
-        (5, [leg(SL, State.ACCEPTED), leg(TP, W)], LegAction.NOTHING),
-        (5, [leg(SL, State.ACCEPTED, 4), leg(TP, W)], LegAction.CANCEL),
-        (5, [leg(SL, State.ACCEPTED, stop_price=D(90)), leg(TP, W)], LegAction.NOTHING),
-        (5, [leg(SL, State.ACCEPTED, stop_price=D(89)), leg(TP, W)], LegAction.CANCEL),
-        (5, [leg(SL, State.UNKNOWN, stop_price=D(89)), leg(TP, W)], LegAction.WAIT),
-        (5, [leg(TP, W)], LegAction.CANCEL),
-        (5, [], LegAction.RENEW),
-        (5, [leg(SL, State.CANCELLED), leg(TP, State.EXPIRED)], LegAction.RENEW),
-        (5, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], LegAction.SEND),
-        (5, [leg(SL, State.SENDING), leg(TP, State.INTENDED)], LegAction.WAIT),
-        (5, [leg(SL, State.UNKNOWN), leg(TP, W)], LegAction.WAIT),
-        (0, [leg(SL, W), leg(TP, W)], LegAction.CANCEL),
-        (0, [leg(SL, State.FILLED), leg(TP, State.EXPIRED)], LegAction.NOTHING),
-        (0, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], LegAction.ABANDON),
-        (0, [], LegAction.NOTHING),
-        (5, [leg(SL, State.CANCELLED, reported_cum_qty=D(1))], LegAction.WAIT),
+        (5, [leg(SL, State.ACCEPTED), leg(TP, W)], None),
+        (3, [leg(SL, State.ACCEPTED), leg(TP, W)], A.CANCEL),
+        (5, [leg(SL, State.ACCEPTED, stop_price=D(90)), leg(TP, W)], None),
+        (5, [leg(SL, State.ACCEPTED, stop_price=D(89)), leg(TP, W)], A.CANCEL),
+        (5, [leg(SL, State.UNKNOWN, stop_price=D(89)), leg(TP, W)], A.WAIT),
+        (5, [leg(TP, W)], A.CANCEL),
+        (5, [], A.PLACE),
+        (5, [leg(SL, State.CANCELLED), leg(TP, State.EXPIRED)], A.PLACE),
+        (5, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], A.PLACE),
+        (5, [leg(SL, State.SENDING), leg(TP, State.INTENDED)], A.WAIT),
+        (5, [leg(SL, State.UNKNOWN), leg(TP, W)], A.WAIT),
+        (0, [leg(SL, W), leg(TP, W)], A.CANCEL),
+        (0, [leg(SL, State.FILLED), leg(TP, State.EXPIRED)], None),
+        (0, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], A.ABANDON),
+        (0, [], None),
+        (5, [leg(SL, State.CANCELLED, reported_cum_qty=D(1))], A.WAIT),
     ],
 )
-def test_mending_goes_one_way(quantity: int, legs: list[Order], expected: LegAction) -> None:
-    assert next_action(Want(entry("p", 5), D(quantity)), legs, has_oco=True)[0] is expected
+def test_legs_that_are_wrong_end_before_others_are_placed(
+    quantity: int, legs: list[Order], expected: LegAction | None
+) -> None:
+    step = step_of(want_of(entry("p", 5), D(quantity)), legs)
+    assert (None if step is None else step.action) is expected
+
+
+@pytest.mark.parametrize(
+    ("quantity", "legs", "expected"),
+    [
+        ("9", pair(4), "place 5"),  # the difference gets a list of its own
+        ("9", [*pair(4), *pair(3, 1)], "cancel 1 0"),  # of two lists one is replaced: the smaller
+        ("6", [*pair(4), *pair(3, 1)], "amend 0 3"),
+        ("3", [*pair(4), *pair(3, 1)], "cancel 0 0"),  # what is too much is a whole list
+        ("3", pair(4), "amend 0 3"),
+        ("0.05", pair(4), "cancel 0 0"),  # the rest could not rest
+        ("4.02", pair(4), "amend 0 3.964"),  # enough for a list that can rest: 0.056 at a stop of 90
+        ("0.08", pair("0.06"), "cancel 0 0"),  # too little for two lists
+        ("5", pair(5, request=Request.REPLACE), "wait 0"),
+        ("9", pair(5, request=Request.REPLACE_UNKNOWN), "wait 0"),
+        ("5", [leg(SL, W, 5, stop_price=D(90)), leg(TP, State.EXPIRED)], "cancel 0 0"),
+        ("5", [leg(SL, W, 5, stop_price=D(90))], "nothing"),  # it was placed alone
+    ],
+)
+def test_legs_follow_the_want_without_ending_the_last_stop(quantity: str, legs: list[Order], expected: str) -> None:
+    assert as_text(step_of(want_of(entry("p", 9), D(quantity)), legs, can_amend=True)) == expected
+
+
+def test_growth_is_joined_while_legs_live() -> None:
+    want = want_of(entry("p", 9), D(9))
+    assert step_of(want, pair(4), may_grow=False) is None
+    assert as_text(step_of(want, [], may_grow=False)) == "place 9"
+
+
+def test_a_venue_that_takes_one_list_has_it_replaced() -> None:
+    assert as_text(step_of(want_of(entry("p", 9), D(9)), pair(4), lists_max=1)) == "cancel 0 0"
+    lists = [leg_ for number, quantity in enumerate((4, 1, 2, 2)) for leg_ in pair(quantity, number)]
+    assert as_text(step_of(want_of(entry("p", 9), D(9)), lists, lists_max=2)) == "cancel 1+2+3 0"
+    assert step_of(want_of(entry("p", 9), D(9)), lists, lists_max=4) is None
+
+
+def test_an_added_entry_leaves_the_older_stop_where_it_is() -> None:
+    """Position 3.996: each entry bought 2, less a fee of 0.002. The wants are 2 and 1.996."""
+    old, new = (want_of(entry(name, 2, take_profit=None), D(q)) for name, q in (("old", "1.996"), ("new", 2)))
+    stop = leg(SL, W, "1.998", stop_price=D(90))
+    covers = [Cover(new, can_amend=True), Cover(old, (stop,), can_amend=True)]
+    assert [as_text(step) for step in diff(covers, INSTRUMENT)] == ["amend 0 1.996", "wait 0"]
+    reduced = replace(stop, quantity=D("1.996"))
+    covers = [Cover(new, can_amend=True), Cover(old, (reduced,), can_amend=True)]
+    assert [as_text(step) for step in diff(covers, INSTRUMENT)] == ["place 2"]
+
+
+def test_a_venue_that_cannot_amend_gives_back_first() -> None:
+    old, new = (want_of(entry(name, 2, take_profit=None), D(q)) for name, q in (("old", "1.996"), ("new", 2)))
+    stop = leg(SL, W, "1.998", stop_price=D(90))
+    for request, expected in (
+        (Request.NONE, ["cancel 0 0", "wait 0"]),
+        (Request.CANCEL, ["wait 0", "wait 0"]),
+        (Request.CANCEL_UNKNOWN, ["cancel 0 0", "place 1.998"]),  # a cancel that is refused blocks no other
+    ):
+        covers = [Cover(new), Cover(old, (replace(stop, request=request),))]
+        assert [as_text(step) for step in diff(covers, INSTRUMENT)] == expected, request
+
+
+def test_small_wants_of_one_price_are_joined() -> None:
+    """0.05 at a stop of 90 is less than 5 USDT."""
+    small = [entry(str(number), "0.05", created_ns=-number) for number in range(4)]
+    other = entry("other", "0.05", stop_loss=D(80), created_ns=-9)
+    wants = desired(D("0.25"), [*small, other], D(0), INSTRUMENT)
+    assert [(want.parent.client_order_id, want.quantity) for want in wants if want.quantity] == [
+        ("3", D("0.2")),
+        ("other", D("0.05")),
+    ]
+    large = entry("large", 5, created_ns=1)
+    joined = desired(D("5.05"), [large, small[0]], D(0), INSTRUMENT)
+    assert [(want.parent.client_order_id, want.quantity) for want in joined] == [("large", D("5.05")), ("0", D(0))]
+
+
+LEAST = D("0.056")
+
+
+@settings(max_examples=200)
+@given(data=st.data(), can_amend=st.booleans())
+def test_the_last_stop_stands_while_legs_follow_the_want(data: st.DataObject, can_amend: bool) -> None:
+    """A venue that answers well: live legs never close more than is wanted at most, and reach what is wanted."""
+    parent, legs, stop_was_down = entry("p", 99, take_profit=None), dict[int, Order](), False
+    quantities = data.draw(st.lists(st.integers(120, 9000).map(lambda n: D(n) / 1000), min_size=1, max_size=6))
+    for quantity in quantities:
+        want, is_first, steps = want_of(parent, quantity), not legs, 0
+        while steps < 12:
+            step = step_of(want, list(legs.values()), can_amend=can_amend)
+            if step is None:
+                break
+            steps += 1
+            if step.action is A.PLACE:
+                number = next_attempt(list(legs.values()))
+                legs[number] = replace(leg(SL, W, step.quantity, stop_price=D(90)), attempt=number)
+            elif step.action is A.AMEND:
+                legs[step.legs[0].attempt] = replace(step.legs[0], quantity=step.quantity)
+            else:
+                ended = step.legs[0]
+                legs[ended.attempt] = replace(ended, state=State.CANCELLED)
+                live = [one for one in legs.values() if one.state is W]
+                # without an amendment a single list is replaced to shrink
+                stop_was_down |= not live and not is_first and can_amend
+            live = [one for one in legs.values() if one.state is W]
+            assert len(live) <= 2
+        assert sum(one.quantity for one in live) == quantity
+        assert all(one.quantity >= LEAST for one in live)
+    assert not stop_was_down
 
 
 def test_legs_wait_while_their_entry_may_still_fill() -> None:
     parent = entry("p", 0, state=State.WORKING)
-    assert next_action(Want(parent, D(0)), [leg(SL, State.INTENDED)], has_oco=True)[0] is LegAction.NOTHING
+    assert step_of(want_of(parent, D(0)), [leg(SL, State.INTENDED)]) is None
+
+
+def test_legs_wait_while_an_execution_of_their_entry_is_not_booked() -> None:
+    parent = entry("p", 0, reported_cum_qty=D(5))
+    assert step_of(want_of(parent, D(0)), [leg(SL, State.INTENDED)]) is None
 
 
 def test_without_an_oco_only_the_stop_lives_at_the_venue() -> None:
-    want = Want(entry("p", 5), D(5))
-    what, about = next_action(want, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], has_oco=False)
-    assert (what, [one.role for one in about]) == (LegAction.SEND, [SL])
-    assert next_action(want, [leg(SL, W), leg(TP, State.INTENDED)], has_oco=False)[0] is LegAction.NOTHING
+    want = want_of(entry("p", 5), D(5))
+    step = step_of(want, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], has_oco=False)
+    assert step is not None
+    assert (step.action, [one.role for one in step.legs]) == (A.PLACE, [SL])
+    assert step_of(want, [leg(SL, W), leg(TP, State.INTENDED)], has_oco=False) is None
 
 
 def test_generations_have_ids_of_their_own_and_the_same_ones_again() -> None:
@@ -122,6 +265,69 @@ def test_absence_needs_enough_polls_spaced_and_old_enough() -> None:
     assert not is_absent(few, rule)
 
 
+@pytest.mark.parametrize("step_s", [0.0, 60.0, -60.0, 3600.0])
+async def test_a_step_of_the_clock_proves_no_absence(step_s: float) -> None:
+    """The order left at 100; the step comes at 108. The proof holds at 131, or a minute after the step."""
+    clock = FakeClock()
+    steps = ClockSteps(clock)
+    await clock.advance(100.0)
+    proof = AbsenceProof(AbsenceRule(polls=3, spacing_s=2.0, first_s=5.0, age_s=30.0), steps, clock.now_ns())
+    absent_at = None
+    for second in range(101, 200):
+        await clock.advance(1.0)
+        if second == 108:
+            clock.step(step_s)
+        if proof.not_found() and absent_at is None:
+            absent_at = second
+        assert proof.age_s == second - 100
+    assert absent_at == (168 if step_s else 131)
+
+
+async def test_a_moment_has_its_age_on_either_side_of_a_step() -> None:
+    clock = FakeClock()
+    steps, moments = ClockSteps(clock), [clock.now_ns() - 10**9]  # one from before this process
+    for step_s in (60.0, 0.0, -60.0, 0.0, 60.0):
+        await clock.advance(100.0)
+        moments.append(clock.now_ns())
+        await clock.advance(100.0)
+        clock.step(step_s)
+        steps.age_s(0)
+    assert [steps.age_s(moment) for moment in moments] == [1001.0, 900.0, 700.0, 500.0, 300.0, 100.0]
+    assert (steps.age_s(clock.now_ns() + 10**9), steps.since_s()) == (0.0, 0.0), "nothing is younger than now"
+
+
 def test_the_ladder_s_last_step_repeats() -> None:
     delays = (0.25, 0.5, 1.0)
     assert [ladder_delay(number, delays) for number in range(5)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+
+
+LISTED = {"group_id": "list", "code": PENDING}
+#: an entry of a list, its legs, and the step: None = nothing to do
+FROM_THE_ENTRY_ON = [
+    # waits with its entry, of which nothing is filled, or a part: that is covered apart
+    ({"state": W, "filled": D(0)}, LISTED, D(0), None),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED, D(4), LegAction.PLACE),
+    # one that fills at once has no part
+    ({"state": State.PARTIAL, "filled": D(4), "time_in_force": TimeInForce.FOK}, LISTED, D(4), LegAction.WAIT),
+    # the entry has ended, the report of its legs is on its way
+    ({"state": State.FILLED, "filled": D(10)}, LISTED, D(10), LegAction.WAIT),
+    ({"state": State.CANCELLED, "filled": D(4)}, LISTED, D(4), LegAction.WAIT),
+    # seen on the book before the entry's executions are booked: never ended for being too much
+    ({"state": W, "filled": D(0)}, LISTED | {"code": None}, D(0), LegAction.WAIT),
+    ({"state": State.PARTIAL, "filled": D(4)}, LISTED | {"code": None}, D(4), LegAction.WAIT),
+    ({"state": State.FILLED, "filled": D(10)}, LISTED | {"code": None}, D(10), None),
+]
+
+
+@pytest.mark.parametrize(("changes", "fields", "held", "action"), FROM_THE_ENTRY_ON)
+def test_legs_that_went_out_with_their_entry(
+    changes: dict[str, Any], fields: dict[str, Any], held: Decimal, action: LegAction | None
+) -> None:
+    parent = entry("p", **({"quantity": D(10), "group_id": "list"} | changes))
+    legs = tuple(
+        leg(role, State.WORKING if role is TP and fields["code"] is None else State.ACCEPTED, 10, **fields)
+        for role in (SL, TP)
+    )
+    (want,) = desired(held, [parent], D(0), INSTRUMENT)
+    steps = diff([Cover(want, legs)], INSTRUMENT)
+    assert [step.action for step in steps] == ([] if action is None else [action])

@@ -1,4 +1,4 @@
-"""The submit protocol by itself: what is journaled, asked, written and recorded, in this order and at most once."""
+"""The submit protocol by itself: it journals, asks, writes and records, in this order and at most once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ports:
         self.calls.append("journal")
         return Journaled(submission.orders if self.takes else (), is_killed=not self.takes)
 
-    async def may_send(self, order: Order) -> Refuse | None:
+    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
         self.calls.append("may_send")
         return self.refuse
 

@@ -36,8 +36,8 @@ def moved(order: Order, stop: Decimal) -> Order:
 def test_batches_of_bars_move_the_stop_as_each_bar_does(
     closes: list[int], trail: Decimal, side: Side, cuts: set[int]
 ) -> None:
-    """A backtest moves it at each close; live it is moved by the best close of what was sealed since, whatever that
-    was, and again after a restart."""
+    """A backtest moves it at each close; live it is moved by the best close of the bars sealed since, however many they
+    are, and again after a restart."""
     prices = [close * TICK for close in closes]
     distance, ticks = distance_of(trail, TICK), int(distance_of(trail, TICK) / TICK)
     start = prices[0] - side.sign * distance

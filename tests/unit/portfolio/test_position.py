@@ -70,6 +70,22 @@ def test_equity_is_cash_plus_what_is_held(rows: list[tuple[Side, int, int, str, 
     assert abs(position.realized_pnl - position.fees + open_profit - equity) < D("0.0001")
 
 
+def test_what_is_held_at_an_unknown_cost_makes_no_profit() -> None:
+    unexplained = replace(FLAT, instance=EXTERNAL, quantity=D(6))
+    sold = apply_fill(unexplained, a_fill(side=Side.SELL, quantity=D(2), price=D(226_000)), INSTRUMENT)
+    more = apply_fill(sold.position, a_fill(2, quantity=D(1), price=D(226_000)), INSTRUMENT)
+    assert (sold.realized, sold.position.quantity) == (0, 4)
+    assert (more.realized, more.position.quantity, more.position.average_price) == (0, 5, 0)
+
+
+def test_a_persons_sale_closes_persons_holding_then_external_then_the_others_by_name() -> None:
+    sell = a_fill(side=Side.SELL, quantity=D(5))
+    buckets = {"two": D(1), "one": D(1), EXTERNAL: D(2), "": D(2)}
+    assert allocate(sell, buckets, "", is_flattening=True) == [("", 2), (EXTERNAL, 2), ("one", 1)]
+    more = replace(sell, quantity=D(7))
+    assert allocate(more, buckets, "", is_flattening=True) == [("", 2), ("one", 1), ("two", 1), (EXTERNAL, 3)]
+
+
 def test_a_reducing_fill_closes_its_own_instance_and_the_rest_is_external() -> None:
     sell = a_fill(side=Side.SELL, quantity=D(5))
     buckets = {"one": D(3), "two": D(4)}

@@ -12,13 +12,16 @@ import pytest
 
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
-from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
+from fks.model.codes import ENDS_RESTING, Code, Denial
 from fks.model.instrument import Lot, PercentPrice
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.model.ports import VenueCapabilities
 from fks.model.timeframe import NS
-from fks.risk.check import CHECKS, ELSEWHERE, NOT_YET, Approved, Denied, check, reduces
-from fks.risk.intent import Intent
+from fks.risk.check import CHECKS, ELSEWHERE, NOT_YET, Approved, Denied, check
+from fks.risk.intent import Intent, intent_of
+from fks.risk.limits import reduces
+from fks.risk.policy import KillMode
+from fks.risk.resting import RestingEntries
 from fks.risk.view import VenueView, View
 from tests.support.order_values import an_instrument, an_order
 
@@ -105,7 +108,7 @@ EXITING = replace(ENTERING, side=Side.SELL)
 
 #: code -> (intent changes, view changes that pass, view changes that deny) or with intent changes in both
 ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    (Code.KILLED, {}, {}, {}, {"is_killed": True}),
+    (Code.KILLED, {}, {}, {}, {"kill": KillMode.FLATTEN}),
     (Code.NOT_LEADER, {}, {}, {}, {"is_leader": False}),
     (Code.JOURNAL_DOWN, {}, {}, {}, {"is_journal_up": False}),
     (Code.CLOCK_SKEW, {}, {"venue": VenueView(skew_ms=-500.0)}, {}, {"venue": VenueView(skew_ms=-500.1)}),
@@ -199,6 +202,8 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     (Code.PRICE_BAND, {"take_profit": D(120)}, FILTERED, {"take_profit": D("120.01")}, FILTERED),
     (Code.TYPE_UNSUPPORTED, LIMIT, {"instrument": NO_STOPS}, {"type": OrderType.STOP, "stop_price": D(110)}, {"instrument": NO_STOPS}),
     (Code.NO_PROTECTION, {"take_profit": D(110)}, {"instrument": NO_STOPS}, {"stop_loss": D(90)}, {"instrument": NO_STOPS}),
+    (Code.NO_PROTECTION, {"stop_loss": D(90), "take_profit": D(110), "quantity": D("0.06")}, {},
+     {"stop_loss": D(90), "take_profit": D(110), "quantity": D("0.055")}, {}),
     (Code.NO_PROTECTION, {"stop_loss": D(90)}, {"instrument": an_instrument(has_oco=False)},
      {"stop_loss": D(90), "take_profit": D(110)}, {"instrument": an_instrument(has_oco=False)}),
     (Code.ORDER_COUNT, {"stop_loss": D(90), "take_profit": D(110)}, of_two(legs=2),
@@ -308,7 +313,10 @@ def test_an_order_only_reduces_after_all_that_may_still_fill() -> None:
     assert reduces(sell, a_view(held=D(2), open_orders=(dormant,)))
 
 
-WAIVED = {Code.QTY_MAX, Code.INSTRUMENT_UNKNOWN}
+#: Of the codes that have a row: nothing can be sent, the venue takes nothing, or all is stopped. Nothing else keeps a
+#: position from being closed.
+DENIES_EXITS = {Code.NOT_LEADER, Code.JOURNAL_DOWN, Code.VENUE_DOWN, Code.ACCOUNT_UNKNOWN}
+DENIES_EXITS |= {Code.INSTRUMENT_HALTED, Code.KILLED}
 EXIT = an_intent(side=Side.SELL, role=Role.EXIT, quantity=D(1))
 DENYING: dict[Code, dict[str, Any]] = {row[0]: row[4] for row in ROWS if not row[3] and "open_orders" not in row[4]}
 
@@ -316,16 +324,16 @@ DENYING: dict[Code, dict[str, Any]] = {row[0]: row[4] for row in ROWS if not row
 @pytest.mark.parametrize("code", sorted(DENYING))
 def test_an_exit_is_denied_by_the_marked_codes_alone(code: Code) -> None:
     seen = code_of(EXIT, a_view(**({"held": D(1)} | DENYING[code])))
-    # an exit is split at QTY_MAX, and old metadata only warn of it
-    may_deny = (code in REDUCE_ONLY_APPLIES or code is Code.KILLED) and code not in WAIVED
-    assert (seen is code) if may_deny else (seen is None)
+    assert seen is (code if code in DENIES_EXITS else None)
 
 
 def test_a_person_may_exit_while_killed() -> None:
-    view = a_view(held=D(1), is_killed=True)
+    """Under a kill that keeps positions; one that closes them closes them alone."""
+    view = a_view(held=D(1), kill=KillMode.HELD)
     assert code_of(EXIT, view) is Code.KILLED
     assert code_of(replace(EXIT, is_by_person=True), view) is None
     assert code_of(an_intent(is_by_person=True), view) is Code.KILLED
+    assert code_of(replace(EXIT, is_by_person=True), replace(view, kill=KillMode.FLATTEN)) is Code.KILLED
 
 
 def test_every_code_has_a_home_and_the_order_is_the_enum_s() -> None:
@@ -338,10 +346,29 @@ def test_every_code_has_a_home_and_the_order_is_the_enum_s() -> None:
 
 
 def test_explain_lists_every_failure_and_the_first_decides() -> None:
-    verdict = check(an_intent(), a_view(is_killed=True, mark=None), explain=True)
+    verdict = check(an_intent(), a_view(kill=KillMode.HELD, mark=None), explain=True)
     assert isinstance(verdict, Denied)
     assert [denial.code for denial in verdict.all][:2] == [Code.KILLED, Code.PRICE_MISSING]
     assert verdict.denial.code is Code.KILLED
+
+
+@pytest.mark.parametrize(
+    ("side", "resting_at", "is_met"),
+    [
+        (Side.BUY, "100.01", False),
+        (Side.BUY, "100", True),
+        (Side.BUY, "99", True),
+        (Side.SELL, "99.99", False),
+        (Side.SELL, "100", True),
+        (Side.SELL, "101", True),
+    ],
+)
+def test_a_market_order_meets_only_what_rests_at_the_market(side: Side, resting_at: str, is_met: bool) -> None:
+    other = resting(side=side.opposite, price=D(resting_at))
+    intent = an_intent(side=side, is_by_person=True)
+    verdict = check(intent, a_view(open_orders=(other,)), only={Code.SELF_TRADE})
+    assert isinstance(verdict, Denied) is is_met
+    assert isinstance(check(intent, a_view(open_orders=(other,), mark=None), only={Code.SELF_TRADE}), Denied)
 
 
 def test_two_orders_cannot_spend_the_same_money() -> None:
@@ -389,3 +416,52 @@ def test_a_disabled_account_does_not_hold_an_exit_up() -> None:
     view = a_view(held=D(1), account=replace(ACCOUNT, is_enabled=False))
     assert code_of(EXIT, view) is None
     assert code_of(an_intent(), view) is Code.ACCOUNT_UNKNOWN
+
+
+# ── entries that rest ────────────────────────────────────────────────────────────────────────────
+RESTING_ENTRY = intent_of(resting())
+
+
+def test_codes_end_what_rests_at_once_after_ten_seconds_or_never() -> None:
+    at_once = {code for code, after_s in ENDS_RESTING.items() if after_s == 0}
+    assert {code for code in Code if code.startswith("PROP_")} < at_once
+    assert at_once >= {Code.LOSS_DAY, Code.ESCALATED, Code.KILLED}
+    later = {code: after_s for code, after_s in ENDS_RESTING.items() if after_s}
+    assert later == dict.fromkeys((Code.FEED_STALE, Code.GUARDIAN_DOWN, Code.INCIDENT_OPEN), 10.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "after_s"),
+    [
+        ({"loss_today": D(10**6)}, Code.LOSS_DAY, 0.0),
+        ({"kill": KillMode.HELD}, Code.KILLED, 0.0),
+        ({"escalated": ("orders", "it died too often")}, Code.ESCALATED, 0.0),
+        ({"is_guardian_alive": False}, Code.GUARDIAN_DOWN, 10.0),
+        ({"feed_age_s": None}, Code.FEED_STALE, 10.0),
+        ({"drifting": {"USDT": 1}}, Code.INCIDENT_OPEN, 10.0),
+        ({"mark": None}, None, 0.0),
+        ({"orders_last_minute": 10**6}, None, 0.0),
+    ],
+)
+def test_an_entry_ends_once_its_code_held_for_its_time(
+    changes: dict[str, Any], code: Code | None, after_s: float
+) -> None:
+    watch, view = RestingEntries(), a_view(**changes)
+    seen = [watch.due(RESTING_ENTRY, view, now_s) for now_s in (100.0, 109.9, 110.0)]
+    first = 0 if after_s == 0 else 2
+    assert [None if no is None else no.code for no in seen] == [None] * first + [code] * (3 - first)
+
+
+def test_the_time_of_a_code_begins_again_when_it_passed() -> None:
+    watch, down, up = RestingEntries(), a_view(is_guardian_alive=False), a_view()
+    assert [
+        watch.due(RESTING_ENTRY, view, at_s) for view, at_s in ((down, 0.0), (up, 9.0), (down, 11.0), (down, 20.9))
+    ] == [None] * 4
+    assert watch.due(RESTING_ENTRY, down, 21.0) is not None
+    watch.keep(())
+    assert watch.due(RESTING_ENTRY, down, 22.0) is None
+
+
+def test_what_only_reduces_rests_on() -> None:
+    sale = replace(RESTING_ENTRY, side=Side.SELL, is_by_person=True)
+    assert RestingEntries().due(sale, a_view(held=D(1), loss_today=D(10**6)), 0.0) is None

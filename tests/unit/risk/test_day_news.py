@@ -1,9 +1,10 @@
-"""News of a day's loss: told once, and not lost when what is done beside it fails."""
+"""News of a day's loss: reported once, and not lost when the work beside it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +16,7 @@ from fks.model.account import Account, Position
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.order import Order
-from fks.model.timeframe import NS
+from fks.model.timeframe import NS, to_ns
 from fks.order_manager.account_values import AccountValues
 from fks.order_manager.correlations import Correlations
 from fks.store.facts import Mark
@@ -38,7 +39,7 @@ class Day:
         return []
 
     async def start_prices(self, day_ns: int) -> dict[tuple[str, str], Decimal]:
-        return {("binance", "BTCUSDT"): D(100)}
+        return {("binance", "BTCUSDT"): D(100), ("ninja", "MNQH26"): D(100)}
 
     async def losses(self, day_ns: int) -> dict[int, Decimal]:
         return dict(self.saved)
@@ -97,7 +98,7 @@ async def test_a_loss_is_reported_once_although_correlations_cannot_be_read() ->
     day, correlations, cache = Day(), Failing(), Cache()
     values = AccountValues(day, correlations)  # type: ignore[arg-type]
     assert await reported(values, cache) == {1: D(60), 2: D(60)}
-    with pytest.raises(OutageError):  # without news the failure is told
+    with pytest.raises(OutageError):  # without news the failure is raised
         await values.refresh(cache, NOON_NS)
     correlations.is_away = False
     assert await reported(values, cache) == {}
@@ -114,3 +115,28 @@ async def test_a_stored_loss_is_reported_when_that_of_another_account_failed() -
     news = await values.refresh(cache, NOON_NS)
     assert (news.begun_ns, news.reached) == (NOON_NS - DAY_NS // 2, {1: D(60), 2: D(60)})
     assert await reported(values, cache) == {}
+
+
+@pytest.mark.parametrize(
+    ("exchange", "symbol", "day", "age_s", "is_known"),
+    [
+        ("binance", "BTCUSDT", "2026-01-07", 60, True),
+        ("binance", "BTCUSDT", "2026-01-07", 61, False),
+        ("binance", "BTCUSDT", "2026-01-10", 61, False),
+        ("ninja", "MNQH26", "2026-01-07", 61, False),  # a Wednesday
+        ("ninja", "MNQH26", "2026-01-10", 15 * 3600, True),  # a Saturday: the market is closed
+    ],
+)
+async def test_an_old_price_of_what_is_held_values_nothing_while_its_market_is_open(
+    exchange: str, symbol: str, day: str, age_s: int, is_known: bool
+) -> None:
+    now_ns = to_ns(datetime.fromisoformat(f"{day}T12:00:00+00:00"))
+    cache, correlations = Cache(), Failing()
+    correlations.is_away = False
+    cache.instruments = {(exchange, symbol): an_instrument(exchange=exchange, symbol=symbol)}
+    cache.marks = {(exchange, symbol): Mark(exchange, symbol, D(40), now_ns - age_s * NS)}
+    cache.held_by = lambda account_id: {symbol: D(1)}  # type: ignore[method-assign]
+    values = AccountValues(Day(), correlations)  # type: ignore[arg-type]
+    await values.refresh(cache, now_ns)
+    profit, exposure = values.figures(cache, now_ns)["a1"]
+    assert ((profit is not None), (exposure is not None)) == (is_known, is_known)

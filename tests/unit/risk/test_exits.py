@@ -1,7 +1,8 @@
-"""Exit quantities: capped to the instance's own holding, split at the market lot, and dust."""
+"""The quantity that a close may move: a table of cases; its split at the market lot, and dust."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -13,24 +14,10 @@ from fks.model.account import Balance
 from fks.model.instrument import Lot
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.portfolio.position import EXTERNAL
-from fks.risk.exits import exit_quantity_allowed, is_dust, split_at_lot
+from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
-
-
-def allowed(
-    buckets: dict[str, Any], *orders: Order, total: str | None = None, locked: str = "0", **more: Any
-) -> Decimal:
-    balance = None if total is None else Balance("BTC", D(total) - D(locked), D(locked))
-    return exit_quantity_allowed(
-        "one",
-        buckets={name: D(value) for name, value in buckets.items()},
-        orders=orders,
-        instrument=more.pop("instrument", an_instrument()),
-        balance=balance,
-        **more,
-    )
 
 
 def a_sell(quantity: str, **changes: Any) -> Order:
@@ -43,46 +30,78 @@ def legs(quantity: str, instance: str = "one") -> tuple[Order, Order]:
     return stop, a_sell(quantity, role=Role.TAKE_PROFIT, type=OrderType.LIMIT, group_id=instance, instance=instance)
 
 
-def test_an_exit_closes_what_is_held_on_the_lot_grid() -> None:
-    assert allowed({"one": "1.0009"}) == D("1.000")
-    assert allowed({"one": "-1.0009"}, can_short=True) == D("1.000")
-    assert allowed({}) == 0
-    assert allowed({"one": 2}, limit=D("0.5")) == D("0.5")
+ONE, TWO, BOTH = {"one": "1"}, {"one": "1", "two": "2"}, legs("1")
+EXIT_OF_TWO = a_sell("2", instance="two")
+PERSONS = a_sell("0.3", role=Role.ORDER, instance="", type=OrderType.LIMIT)
+EXIT: dict[str, Any] = {"ends_legs": True}
+#: the holdings, the open orders, the instance that closes (None: a person) and the options -> the quantity
+CLOSES: dict[str, tuple[dict[str, str], tuple[Order, ...], str | None, dict[str, Any], str]] = {
+    "all that is held": (ONE, (), "one", EXIT, "1"),
+    "nothing of nothing": ({}, (), "one", EXIT, "0"),
+    "its own SL and TP come down first": (ONE, BOTH, "one", EXIT, "1"),
+    "beside its SL and TP, which hold it all": (ONE, BOTH, "one", {}, "0"),
+    "beside a leg that waits for its entry": (ONE, (replace(BOTH[0], state=State.INTENDED, is_reduce_only=True),), "one", {}, "1"),
+    "beyond its own exit": (ONE, (a_sell("0.4"),), "one", EXIT, "0.6"),
+    "beyond its own exit of unknown outcome": (ONE, (a_sell("0.4", state=State.UNKNOWN),), "one", EXIT, "0.6"),
+    "beyond what its exit has left": (ONE, (a_sell("0.4", filled=D("0.3")),), "one", EXIT, "0.9"),
+    "its own alone, not another's": (TWO, (), "one", EXIT, "1"),
+    "its own beyond its exit, whatever another holds": (TWO, (a_sell("1"),), "one", {}, "0"),
+    "its own beside another's SL and TP": (TWO, legs("2", "two"), "one", EXIT, "1"),
+    "its own beside another's exit": (TWO, (EXIT_OF_TWO,), "one", EXIT, "1"),
+    "a buy of its own closes nothing": (ONE, (a_sell("0.4", side=Side.BUY),), "one", EXIT, "1"),
+    "what the venue lacks": (ONE | {EXTERNAL: "-0.4"}, (), "one", EXIT, "0.6"),
+    "nothing while the venue shows none of it": (ONE | {EXTERNAL: "-1"}, (), "one", EXIT, "0"),
+    "external coins are not its to sell": (ONE | {EXTERNAL: "5"}, (), "one", EXIT, "1"),
+    "what persons' orders sell of the account": (ONE, (PERSONS,), "one", EXIT, "0.7"),
+    "external coins that a person sells": (ONE | {EXTERNAL: "1"}, (PERSONS,), "one", EXIT, "1"),
+    "a person: all that is held, external coins too": (TWO | {EXTERNAL: "0.5"}, (), None, {}, "3.5"),
+    "a person beside every open order": (TWO, (*BOTH, EXIT_OF_TWO), None, {}, "0"),
+    "a person beside an OCO, counted once": (TWO, BOTH, None, {}, "2"),
+    "no more than the venue has for it": (ONE, (), "one", EXIT | {"at_venue": D("0.3")}, "0.3"),
+    "nothing when the venue has less than nothing for it": (ONE, (), "one", EXIT | {"at_venue": D(-1)}, "0"),
+    "a short, by a buy": ({"one": "-1"}, (), "one", {"can_short": True}, "1"),
+    "a short beyond its own buy": ({"one": "-1"}, (a_sell("0.4", side=Side.BUY),), "one", {"can_short": True}, "0.6"),
+    "where shorts are possible, its own against another's": ({"one": "1", "two": "-1"}, (), "one", {"can_short": True}, "1"),
+}  # fmt: skip
 
 
-def test_own_stop_and_target_do_not_reduce_an_exit() -> None:
-    assert allowed({"one": 1}, *legs("1"), total="1", locked="1") == 1
+@pytest.mark.parametrize(("held", "orders", "instance", "how", "expected"), CLOSES.values(), ids=CLOSES)
+def test_how_much_a_close_may_move(
+    held: dict[str, str], orders: tuple[Order, ...], instance: str | None, how: dict[str, Any], expected: str
+) -> None:
+    books = Books({name: D(quantity) for name, quantity in held.items()}, orders)
+    side = Side.BUY if books.held.get("one", D(0)) < 0 else Side.SELL
+    assert closable(books, side, instance, **how) == D(expected)
+    assert closable(books, side.opposite, instance, **how) == 0, "on the other side nothing is closed"
 
 
-def test_own_closing_orders_reduce_an_exit() -> None:
-    assert allowed({"one": 1}, a_sell("0.4"), total="1", locked="0.4") == D("0.6")
-    assert allowed({"one": 1}, a_sell("0.4", state=State.UNKNOWN), total="1") == D("0.6")
-    assert allowed({"one": 1}, a_sell("0.4")) == D("0.6"), "where the balance is not known either"
-    buying = a_sell("0.4", side=Side.BUY)
-    assert allowed({"one": "-1"}, buying, can_short=True) == D("0.6")
+#: what is held, the open orders, the venue's total and locked amounts, what other symbols own -> what it has for `one`
+AT_VENUE: dict[str, tuple[dict[str, str], tuple[Order, ...], str, str, str, str]] = {
+    "what it has": (ONE, (), "0.6", "0", "0", "0.6"),
+    "its own SL and TP lock nothing of it": (ONE, BOTH, "1", "1", "0", "1"),
+    "its own exit does": (ONE, (a_sell("0.4"),), "1", "0.4", "0", "0.6"),
+    "its own exit of unknown outcome too": (ONE, (a_sell("0.4", state=State.UNKNOWN),), "1", "0", "0", "0.6"),
+    "what others own": (TWO, (), "3", "0", "0", "1"),
+    "what others own first": (TWO, (), "2.5", "0", "0", "0.5"),
+    "what others own, under their SL and TP": (TWO, legs("2", "two"), "2.5", "2", "0", "0.5"),
+    "external coins": (ONE | {EXTERNAL: "2"}, (), "2.2", "0", "0", "0.2"),
+    "what other symbols own of the base": (ONE, (), "3", "0", "2.5", "0.5"),
+    "less than others own": (TWO, (), "1", "0", "0", "-1"),
+    "external coins that a person sells are counted once": ({"one": "0.5", EXTERNAL: "1"}, (PERSONS,), "1.5", "0.3", "0", "0.5"),
+    "a person's sell beyond external coins": ({"one": "0.5", EXTERNAL: "0"}, (PERSONS,), "0.5", "0.3", "0", "0.2"),
+    "what orders unknown to us lock": (ONE, (), "1", "0.7", "0", "0.3"),
+}  # fmt: skip
 
 
-def test_coins_withdrawn_outside_cap_an_exit() -> None:
-    assert allowed({"one": 1, EXTERNAL: "-0.4"}, total="0.6") == D("0.6")
-
-
-def test_an_exit_never_sells_what_others_own() -> None:
-    assert allowed({"one": 1, "two": 2}, total="3") == 1
-    assert allowed({"one": 1, "two": 2}, total="2.5") == D("0.5")
-    assert allowed({"one": 1, "two": 2}, *legs("2", "two"), total="2.5", locked="2") == D("0.5")
-    assert allowed({"one": 1, EXTERNAL: 2}, total="2.2") == D("0.2")
-    assert allowed({"one": 1}, total="3", owned_elsewhere=D("2.5")) == D("0.5")
-    assert allowed({"one": 1, "two": 2}, total="1") == 0
-
-
-def test_a_persons_sell_of_external_coins_is_counted_once() -> None:
-    sell = a_sell("0.3", role=Role.ORDER, instance="")
-    assert allowed({"one": "0.5", EXTERNAL: 1}, sell, total="1.5", locked="0.3") == D("0.5")
-    assert allowed({"one": "0.5", EXTERNAL: 0}, sell, total="0.5", locked="0.3") == D("0.2")
-
-
-def test_coins_that_an_order_unknown_to_us_locks_are_not_sold() -> None:
-    assert allowed({"one": 1}, total="1", locked="0.7") == D("0.3")
+@pytest.mark.parametrize(
+    ("held", "orders", "total", "locked", "elsewhere", "expected"), AT_VENUE.values(), ids=AT_VENUE
+)
+def test_how_much_the_venue_has_for_an_exit(
+    held: dict[str, str], orders: tuple[Order, ...], total: str, locked: str, elsewhere: str, expected: str
+) -> None:
+    books = Books({name: D(quantity) for name, quantity in held.items()}, orders)
+    balance = Balance("BTC", D(total) - D(locked), D(locked))
+    assert left_at_venue(books, "one", balance, D(elsewhere)) == D(expected)
 
 
 def test_an_exit_is_split_at_the_market_lot() -> None:

@@ -14,6 +14,7 @@ from fks.model.order import OrderType, Role, Side, State, TimeInForce
 from fks.risk.check import CHECKS, Approved, Denied, check
 from fks.risk.explain import CheckResult, Outcome, as_payload, explain, figures, rules
 from fks.risk.intent import Intent
+from fks.risk.policy import KillMode
 from fks.risk.view import View
 from tests.support.order_values import an_instrument, an_order
 
@@ -77,7 +78,7 @@ def test_what_passed_shows_its_limit_and_the_value_seen() -> None:
 
 
 def test_every_failure_is_shown_with_its_denial_text() -> None:
-    view = a_view(feed_age_s=99.0, is_killed=True)
+    view = a_view(feed_age_s=99.0, kill=KillMode.FLATTEN)
     denied = check(INTENT, view, explain=True)
     assert isinstance(denied, Denied)
     failed = [result for result in explain(INTENT, view) if result.outcome is Outcome.FAILED]
@@ -101,7 +102,7 @@ def test_without_an_instrument_the_rest_is_skipped() -> None:
 
 
 def test_a_payload_keeps_figures_and_failures() -> None:
-    payload = as_payload(explain(INTENT, a_view(is_killed=True)))
+    payload = as_payload(explain(INTENT, a_view(kill=KillMode.FLATTEN)))
     assert payload[0][:2] == ["KILLED", "failed"]
     assert ["ORDER_COUNT", "passed", str(Risk().orders_open_max), "1 open"] in payload
     assert all(len(row) == 4 for row in payload)

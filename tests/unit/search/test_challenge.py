@@ -1,4 +1,4 @@
-"""The test of a challenger: recorded decisions are valued as a backtest values them, and luck is not proposed."""
+"""The test of a challenger: recorded decisions are valued as in a backtest, and a chance result is not proposed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of overfitting: published examples, simulation, and what they say of strategies without skill."""
+"""Statistics of overfitting: published examples, simulation, and their values for strategies without skill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: deterministic in the answers, continued by telling them again, pruned as Optuna's own pruner does."""
+"""Plans: deterministic in the answers, continued by passing them again, pruned as Optuna's own pruner does."""
 
 from __future__ import annotations
 

@@ -98,6 +98,8 @@ def test_a_wrong_space_names_the_parameter(wanted: dict[str, Any], fixed: dict[s
         space_of(SmaCross, wanted, fixed)
     with pytest.raises(InputError, match="no bounds of its own"):
         space_of(Many, {"free": None})
+    with pytest.raises(InputError, match="is beyond 9007199254740992"):  # few values, and none is exact as a float
+        space_of(Many, {"count": f"{2**60 + 1}:{2**60 + 3}"})
 
 
 @pytest.mark.parametrize("method", ["grid", "random", "tpe"])
@@ -111,12 +113,17 @@ def test_a_number_in_a_space_is_planned_or_refused_at_once(name: str, method: Li
             f"1:9:{value}", {"low": 1, "high": value}, {"low": value, "high": 1e30, "step": value}, {"choices": value},
         )  # fmt: skip
         for form in forms:
-            began_s = time.process_time()
-            try:
-                planned += bool(planner_of(plan, space_of(Many, {name: form})).ask())
-            except InputError as error:
-                codes.add(error.code)
-            assert time.process_time() - began_s < 0.5, (value, form)
+            spent_s = 1.0
+            for _ in range(3):  # the least of three: another process may have had the caches meanwhile
+                began_s = time.process_time()
+                try:
+                    planned += bool(planner_of(plan, space_of(Many, {name: form})).ask())
+                except InputError as error:
+                    codes.add(error.code)
+                spent_s = min(spent_s, time.process_time() - began_s)
+                if spent_s < 0.5:
+                    break
+            assert spent_s < 0.5, (value, form)
     assert planned > 10
     assert codes <= {"SPACE_WRONG", "NUMBER"}
 

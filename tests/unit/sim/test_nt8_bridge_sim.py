@@ -115,12 +115,33 @@ def test_a_damaged_journal_begins_a_new_epoch() -> None:
     assert rig.signal("g2")["code"] == "duplicate_recovered"
 
 
-def test_a_full_disk_halts_and_refuses() -> None:
+def test_a_full_disk_refuses_entries_and_keeps_the_events_in_order() -> None:
     rig = Rig()
+    rig.signal("h1")
     rig.disk.is_full = True
-    assert rig.signal("h1")["code"] == "journal_error"
-    assert rig.signal("h2")["code"] == "halted"
-    assert rig.calls("submit") == []
+    assert [rig.signal(one)["code"] for one in ("h2", "h3")] == ["journal_error", "journal_error"]
+    assert rig.calls("submit") == ["FKS:h1:E"]
+    rig.platform.fill("FKS:h1:E", 1, Decimal(4500), "X1")
+    rig.turn()
+    rig.platform.set_state("FKS:h1:S", "Accepted")
+    assert rig.events("exec") == []
+    rig.disk.is_full = False
+    rig.step(10_000)
+    assert [one["exec_id"] for one in rig.events("exec")] == ["X1"]
+    assert rig.signal("h2")["t"] == "ack"
+
+
+def test_a_kill_on_a_full_disk_loses_no_execution_and_no_stop() -> None:
+    rig = Rig()
+    rig.signal("h1")
+    rig.disk.is_full = True
+    rig.platform.fill("FKS:h1:E", 1, Decimal(4500), "X1")
+    rig.turn()
+    rig.disk.is_full = False
+    rig.restart()
+    rig.step(10_000)
+    assert [one["exec_id"] for one in rig.events("exec")] == ["X1"]
+    assert [rig.platform.submits_of(f"FKS:h1:{role}") for role in "EST"] == [1, 1, 1]
 
 
 def test_an_entry_is_cancelled_when_its_time_is_over() -> None:

@@ -61,7 +61,7 @@ class Trader:
         return changes | {"price": last.price + self.dice.randint(-8, 8) * Decimal("0.25")}
 
     def _side(self) -> str:
-        """Return the side of what is open: the other one would be refused."""
+        """Return the side of the open orders: the other one would be refused."""
         assert self.rig.bridge is not None
         open_ones = [one for one in self.rig.bridge.signals.values() if one.open_qty or one.is_working]
         is_buy = open_ones[0].is_buy if open_ones else self.dice.random() < 0.5

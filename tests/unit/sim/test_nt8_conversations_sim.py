@@ -19,6 +19,6 @@ def test_the_simulated_bridge_keeps_to_the_conversation(path: Path) -> None:
 
 def test_every_conversation_names_an_end() -> None:
     against = [parse(path).against for path in FOLDER.glob("C*.txt")]
-    assert len(FILES) == 24
-    assert len(against) == 29
+    assert len(FILES) == 26
+    assert len(against) == 31
     assert all(ends and ends <= {"bridge", "client"} for ends in against)

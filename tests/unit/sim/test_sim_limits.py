@@ -61,6 +61,26 @@ def test_faults_match_count_and_expire() -> None:
     assert faults.rows() == []
 
 
+def test_a_fault_counts_its_strikes_also_after_its_end() -> None:
+    faults = Faults(1, first_id=7)
+    for body in ({"kind": "drop", "count": 2}, {"kind": "freeze_stream", "seconds": 5}, {"kind": "cut_stream"}):
+        faults.add(body, 10.0)
+    drop, freeze = Target(path="/a", method="GET"), Target(path="/ws")
+    assert [faults.strike(("drop",), drop) is not None for _ in range(3)] == [True, True, False]
+    assert [faults.holds("freeze_stream", at, freeze) is not None for at in (10.0, 11.0, 15.0)] == [True, True, False]
+    assert [faults.rows(id)[0]["struck"] for id in (7, 8, 9)] == [2, 2, 0]
+    assert (faults.rows(), faults.rows(10)) == ([], [])
+
+
+def test_the_end_of_one_fault_leaves_the_others_set() -> None:
+    faults = Faults(1)
+    first, second = (faults.add({"kind": "clock_jump", "seconds": seconds}, 0.0) for seconds in (1, 2))
+    assert faults.clear(first.id) == [first]
+    assert faults.clear(first.id) == []
+    assert [row["id"] for row in faults.rows()] == [second.id]
+    assert faults.clear() == [second]
+
+
 def test_a_fault_that_names_an_order_spares_the_others() -> None:
     faults = Faults(1)
     faults.add({"kind": "hide_order", "client_order_id": "a"}, 0.0)

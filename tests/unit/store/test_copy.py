@@ -1,4 +1,4 @@
-"""Binary COPY streams: what is encoded is decoded, in the very bytes that PostgreSQL's documentation gives."""
+"""Binary COPY streams: encoded values are decoded again, in the very bytes that PostgreSQL's documentation gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Built-in strategies: what they promised before stays, and each decides as a plain loop over bars does."""
+"""Built-in strategies: their earlier decisions stay, and each decides as a plain loop over bars does."""
 
 from __future__ import annotations
 

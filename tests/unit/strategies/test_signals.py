@@ -65,7 +65,7 @@ def instance(**changes: Any) -> Instance:
 
 
 def decided(targets: Sequence[float], ages: Sequence[float], held: float) -> tuple[list[tuple[str, str, int]], Any]:
-    """Return (kind, side, bar) of each signal, and what was missed."""
+    """Return (kind, side, bar) of each signal, and the missed ones."""
     bars = bars_of([100.0] * len(targets))
     found, missed = signals_for(
         instance(last_target=held), bars, Decisions(np.array(targets)), first=0, ages=np.array(ages), now_ns=NOW_NS
@@ -262,7 +262,7 @@ def test_an_instance_that_is_leaving_sends_exits_alone(age_s: float) -> None:
 
 
 def after_new_parameters(target: Sequence[float], held: float, *, age_s: float = 0.0) -> list[tuple[str, str]]:
-    """Return (kind, side) of the signals of the last two bars, where `held` is what the old parameters wanted."""
+    """Return (kind, side) of the signals of the last two bars, where `held` is the target of the old parameters."""
     bars, first = bars_of([100.0] * len(target)), len(target) - 2
     found, _ = signals_for(
         instance(last_target=held),

@@ -25,7 +25,7 @@ TTL_S, MARGIN_S, DRIFT = 2.0, 0.5, 0.1
 
 @dataclass
 class World:
-    """True time, and what the database holds."""
+    """True time, and the rows of the database."""
 
     now_s: float = 0.0
     epoch: int = 0
@@ -57,7 +57,7 @@ class SlowDatabase:
 
 @dataclass
 class Holder:
-    """One process: what it holds, and the renewal that is on its way."""
+    """One process: the lease that it holds, and the renewal that is on its way."""
 
     epoch: int
     clock: HolderClock
@@ -224,3 +224,18 @@ def test_refused_renewal_ends_the_lease_at_once() -> None:
         with contextlib.suppress(StopIteration, StaleEpochError):
             renewal.send(answer)  # type: ignore[attr-defined]
         assert lease.holds() is (answer == 1)
+
+
+def test_a_lease_counts_from_when_its_renewal_was_asked_for() -> None:
+    """A successor counts from the database's execution, which is never before that and may be just after it."""
+    world = World(epoch=1)
+    database: Any = SlowDatabase()
+    lease = HeldLease(database, HolderClock(world, 1.0), name="x", epoch=1, holder="x", ttl_s=TTL_S, renew_s=0.5)
+    renewal = lease.renew()
+    renewal.send(None)  # type: ignore[attr-defined]
+    world.now_s += 1.5  # the answer is late
+    with contextlib.suppress(StopIteration):
+        renewal.send(1)  # type: ignore[attr-defined]
+    assert lease.holds()
+    world.now_s += TTL_S - 1.5
+    assert not lease.holds()

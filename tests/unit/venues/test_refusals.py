@@ -61,6 +61,7 @@ BINANCE: list[tuple[int, str, Refusal]] = [
     (-2010, "This symbol is not permitted for this account.", Refusal.PERMISSION),
     (-2010, "OCO orders are not supported for this symbol.", Refusal.PERMISSION),
     (-2010, "Something new.", Refusal.OTHER),
+    (-2038, "Order Amend (quantity reduction) failed.", Refusal.OTHER),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Serving of pages over a gateway that a test holds: what tabs share, and what is sent before the reads have ended."""
+"""Serving of pages over a gateway that a test holds: reads shared by tabs, and the part sent before the reads end."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_ended_session_gets_no_shared_region(gateway: HeldGateway) -> None
 
 
 async def parts_of(gateway: HeldGateway, path: str) -> list[str]:
-    """Return a page as it arrives: what is there while its reads wait, and the rest."""
+    """Return a page as it arrives: the part sent while its reads wait, and the rest."""
     parts: list[str] = []
 
     async def send(message: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The identity of an account at its venue, incidents, transfers, and what an account held before its first session."""
+"""The identity of an account at its venue, incidents, transfers, and an account's holdings before its first session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerting: rules, silences, channels and deliveries of alerts, and who acknowledged one."""
+"""Alerting: rules, silences, channels and deliveries of alerts, and the person that acknowledged one."""
 
 from __future__ import annotations
 

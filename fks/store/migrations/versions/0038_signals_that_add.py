@@ -1,4 +1,4 @@
-"""Signals tell whether they add to a position that an earlier entry opened."""
+"""Signals state whether they add to a position that an earlier entry opened."""
 
 from __future__ import annotations
 

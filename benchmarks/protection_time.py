@@ -1,0 +1,186 @@
+"""Time without a stop: the real order manager at a venue that is 100 ms away, over fills in parts, adds and shrinking.
+
+    python benchmarks/protection_time.py [seconds] [--replace]
+
+Eight positions are held for at least a minute: a limit entry fills in parts, entries are added (at once, and in parts),
+and a person sells a part. The venue locks what orders may sell, and its log says what was executed and which stops
+rested, at its own time; `fks.chaos.protection_time` integrates it. Positions are compared with the venue's holdings and
+the stops with the positions before a figure is printed. Exits 1 beyond the limits. `--replace`: at a venue that cannot
+amend."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the tests, however this is started
+
+from benchmarks._results import run, same
+from benchmarks.order_burst import seed_instruments
+from fks.chaos.protection_time import Kind as Line
+from fks.chaos.protection_time import LogLine, protection_time
+from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import Risk, Settings, Venue
+from fks.model.order import Answer, Fill, Order, OrderType, Role, Side
+from fks.model.ports import VenueEvent
+from fks.model.signal import Kind
+from fks.store import migrate
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.support import servers
+from tests.support.order_rig import Rig
+from tests.support.scripted_venue import OPEN, Held, ScriptedVenue
+from tests.support.waiting import until
+
+D = Decimal
+LATENCY_S, SHARE_MAX, GAP_MAX_S = 0.1, 0.005, 2.0
+POSITIONS, SEED = 8, 27
+STOPS = {"stop_loss": D(90), "take_profit": D(120)}
+SETTINGS = Settings(venue=Venue(), risk=Risk(feed_age_max_s=36000, orders_per_minute=10**6, orders_open_max=10**4))
+
+
+class DistantVenue(ScriptedVenue):
+    """A venue that each request and each event needs LATENCY_S to or from; it keeps the log."""
+
+    def __init__(self, symbols: list[str], *, can_amend: bool) -> None:
+        super().__init__(prices=dict.fromkeys(symbols, D(100)), can_amend=can_amend)
+        self.log: list[LogLine] = []
+        self.totals["USDT"] = D(10**6)
+        self._resting: dict[str, Decimal] = {}
+
+    def note(self) -> None:
+        """Add what changed since the last line."""
+        for name, held in self.orders.items():
+            if held.order.role is Role.STOP_LOSS:
+                left = held.order.quantity - held.filled if held.state in OPEN else D(0)
+                if left != self._resting.get(name, D(0)):
+                    self._resting[name] = left
+                    self.log.append(LogLine(time.monotonic(), held.order.symbol, Line.STOP, left, name))
+
+    async def submit(self, order: Order) -> Answer:
+        await asyncio.sleep(LATENCY_S)
+        self._check(order)
+        return await self._answer(await super().submit(order))
+
+    async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
+        await asyncio.sleep(LATENCY_S)
+        self._check(stop)
+        answers = await super().submit_oco(stop, limit)
+        await self._answer(answers[0])
+        return answers
+
+    def _check(self, order: Order) -> None:
+        locked = sum((held.order.quantity for held in self.live() if self._closes(held, order.symbol)), D(0))
+        free = self.totals.get(order.symbol.removesuffix("USDT"), D(0)) - locked
+        assert order.side is Side.BUY or order.quantity <= free, "more than is held"
+
+    @staticmethod
+    def _closes(held: Held, symbol: str) -> bool:
+        return held.order.symbol == symbol and held.order.side is Side.SELL and held.order.role is not Role.TAKE_PROFIT
+
+    async def cancel(self, order: Order) -> Answer:
+        await asyncio.sleep(LATENCY_S)
+        return await self._answer(await super().cancel(order))
+
+    async def amend(self, order: Order, quantity: Decimal) -> Answer:
+        await asyncio.sleep(LATENCY_S)
+        return await self._answer(await super().amend(order, quantity))
+
+    async def _answer(self, answer: Answer) -> Answer:
+        self.note()
+        await asyncio.sleep(LATENCY_S)
+        return answer
+
+    def push(self, event: VenueEvent) -> None:
+        asyncio.get_running_loop().call_later(LATENCY_S, super().push, event)
+
+    def _execute(self, held: Held, quantity: Decimal, price: Decimal) -> Fill:
+        fill = super()._execute(held, quantity, price)
+        net = quantity - fill.fee if fill.side is Side.BUY else -quantity
+        self.log.append(LogLine(time.monotonic(), fill.symbol, Line.EXECUTION, net))
+        self.note()
+        return fill
+
+
+async def trade(rig: Rig, venue: DistantVenue, symbol: str, seconds: float, dice: random.Random) -> None:
+    """Hold one position for `seconds`."""
+    start_s = time.monotonic()
+
+    async def order(size: str, **changes: Any) -> str:
+        values = {"symbol": symbol, "size": D(size), "instance": "", "source": "principal:ann", "timeframe": None}
+        id = await rig.signal(Kind.ORDER, **(values | changes))
+        same("the outcome of an order", await rig.outcome(id, deadline_s=20), ("ordered", None))
+        return (await rig.entry(id)).client_order_id
+
+    async def in_parts(size: int) -> None:
+        name = await order(str(size), type=OrderType.LIMIT, limit_price=D(100), **STOPS)
+        await until(lambda: name in venue.orders)
+        left, parts = size * 1000, dice.randint(3, 7)
+        for number in range(parts, 0, -1):
+            part = left if number == 1 else dice.randint(left // (3 * number) + 1, left // number)
+            venue.fill(name, D(part) / 1000, D(100))
+            left -= part
+            await asyncio.sleep(dice.uniform(0.05, 1.5))
+
+    await in_parts(10)
+    await asyncio.sleep(dice.uniform(4, 8))
+    await order("2", **STOPS)
+    await asyncio.sleep(dice.uniform(4, 8))
+    await in_parts(4)
+    await asyncio.sleep(dice.uniform(4, 8))
+    await order(str(dice.randint(1, 6)), side=Side.SELL)
+    await asyncio.sleep(max(start_s + seconds - time.monotonic(), 0))
+
+
+async def main(seconds: float, can_amend: bool) -> bool:
+    with servers.home() as paths, servers.running_postgres(paths) as postgres, servers.running_redis(paths) as redis:
+        await migrate.upgrade(postgres.url())
+        db = await Database.connect(postgres.url(), DatabaseSettings(), application="bench")
+        symbols = (await seed_instruments(db))[:POSITIONS]
+        venue = DistantVenue(symbols, can_amend=can_amend)
+        rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
+        await asyncio.gather(*(trade(rig, venue, s, seconds, random.Random(f"{SEED}{s}")) for s in symbols))
+        end_s = time.monotonic()
+        rows = await db.sql("SELECT symbol, quantity FROM positions WHERE instance = '' AND quantity <> 0")
+        held = {row["symbol"]: row["quantity"] for row in rows}
+        same("the positions", held, {symbol: venue.totals[symbol.removesuffix("USDT")] for symbol in symbols})
+        stops = {
+            s: sum(h.order.quantity for h in venue.by_role("sl") if h in venue.live() and h.order.symbol == s)
+            for s in symbols
+        }
+        same(
+            "the stops, but for part of a lot",
+            {s: held[s] - stops[s] < D("0.001") for s in symbols},
+            dict.fromkeys(symbols, True),
+        )
+        same("what was sent twice", len(venue.received), len(set(venue.received)))
+        found = protection_time(
+            venue.log,
+            latency_s=LATENCY_S,
+            until_s=end_s,
+            least=D("0.056"),
+            step=D("0.001"),
+            held_min_s=min(60.0, seconds - 1),
+        )
+        same("the positions that count", found.positions, len(symbols))
+        print(
+            f"{found.positions} positions, {found.executions} executions with an allowance of {2 * LATENCY_S + 0.1:g} s each, "
+            f"{LATENCY_S * 1000:g} ms to the venue, which {'amends' if can_amend else 'cannot amend'}"
+        )
+        print(f"{'':32}{'ours':>10}{'limit':>10}")
+        print(f"{'unprotected quantity x time, %':32}{100 * found.share:10.3f}{100 * SHARE_MAX:10.3f}")
+        print(f"{'longest without a stop, s':32}{found.gap_max_s:10.2f}{GAP_MAX_S:10.2f}")
+        print(f"{'stops down before a successor':32}{found.taken_down:10}")
+        await rig.stop()
+        await db.close()
+        return found.share >= SHARE_MAX or found.gap_max_s > GAP_MAX_S
+
+
+if __name__ == "__main__":
+    numbers = [float(argument) for argument in sys.argv[1:] if argument.isdigit()]
+    run(lambda: asyncio.run(main(numbers[0] if numbers else 75.0, "--replace" not in sys.argv)))

@@ -1,0 +1,144 @@
+"""The order manager's side journal: a file for what happens to protection and exits while PostgreSQL is away.
+
+Events of orders (fills that were seen, answers, reports) and new protective legs and exits are lines of the file, on
+disk before what they allow. When PostgreSQL is back the lines are written to it in their order, and the file is emptied
+(`Ledger`). Each line may be written twice: an execution is booked once by its id, an order is inserted once by its own.
+
+A line has `at` (UTC) and `act`: `placed` (orders with their first events, and the signal that gets its outcome with
+them) or `happened` (an event each to one or more orders). The format of the file is that of `fks.process.journal_file`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fks.clock import Clock
+from fks.model.errors import OutageError
+from fks.model.order import Order
+from fks.model.ports import Lease
+from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.orders import events as e
+from fks.process.journal_file import JournalFile, read_lines
+from fks.risk.policy import KillMode
+
+_EVENTS = {kind.__name__: kind for kind in e.EVENTS}
+_LOCKED: dict[Path, JournalFile] = {}  # one writer a process, however often its order manager is made again
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """New orders, each with its first event, and the signal that gets its outcome with them."""
+
+    orders: tuple[Order, ...]
+    events: tuple[e.Event, ...]
+    signal_id: uuid.UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Events of orders, by client order id, in their order."""
+
+    events: tuple[tuple[str, e.Event], ...]
+
+
+class SideJournal:
+    """The one writer of the file, and the right to send by it.
+
+    `hold_s`: how long after its lease ran out this process may go on sending; None = without end, where no other
+    machine could run an order manager. `kill_file` reads the guardian's file on this machine.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lease: Lease,
+        clock: Clock,
+        kill_file: Callable[[], KillMode],
+        hold_s: float | None = None,
+        reserve: Path | None = None,
+    ) -> None:
+        self._file = _LOCKED.get(path) or JournalFile(path, reserve)
+        self._lease, self._clock, self._kill_file, self._hold_s = lease, clock, kill_file, hold_s
+        self.depth = len(read_lines(path))  # lines that are not in PostgreSQL yet
+
+    def lock(self) -> bool:
+        """Be the only order manager of this file until the process ends; False while another process is.
+
+        A disk that takes no lock file keeps no order manager from its work, but takes the right to send by this one.
+        """
+        if not self._file.lock():
+            return False
+        if self._file.is_locked:
+            _LOCKED[self._file.path] = self._file
+        return True
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether lines can be written."""
+        return self._file.is_locked and self._file.error is None
+
+    def may_send(self) -> bool:
+        """Return whether protection and exits may be sent now by this file alone: the lease was held lately enough, and
+        no kill is engaged on this machine. From a kill on, the guardian alone cancels and closes."""
+        is_ours = self.is_usable and self._lease.held_within(self._hold_s)
+        return is_ours and self._kill_file() is KillMode.NONE
+
+    def place(self, orders: Sequence[Order], events: Sequence[e.Event], signal_id: uuid.UUID | None) -> None:
+        """Write new orders with their first events. Returned: they are on disk. Errors: OutageError when not."""
+        self._write(
+            "placed",
+            orders=[msgspec.to_builtins(order) for order in orders],
+            events=[_tagged(event) for event in events],
+            signal_id=None if signal_id is None else str(signal_id),
+        )
+
+    def note(self, events: Sequence[tuple[str, e.Event]]) -> None:
+        """Write events of orders. Returned: they are on disk. Errors: OutageError when not."""
+        self._write("happened", events=[[name, _tagged(event)] for name, event in events])
+
+    def read(self) -> Iterator[Placed | Happened]:
+        """Yield what the file holds, oldest first. Errors: OutageError when the file cannot be read."""
+        try:
+            lines = read_lines(self._file.path)
+        except OSError as error:
+            raise OutageError(f"the side journal cannot be read: {error}", remedy="repair the disk") from error
+        for line in lines:
+            if line["act"] == "placed":
+                signal_id = line["signal_id"]
+                yield Placed(
+                    tuple(msgspec.convert(line["orders"], list[Order])),
+                    tuple(_event(item) for item in line["events"]),
+                    None if signal_id is None else uuid.UUID(signal_id),
+                )
+            elif line["act"] == "happened":
+                yield Happened(tuple((name, _event(item)) for name, item in line["events"]))
+
+    def empty(self) -> None:
+        """Remove every line: all of them are in PostgreSQL. Errors: OutageError."""
+        try:
+            self._file.empty()
+        except OSError as error:
+            raise OutageError(f"the side journal cannot be emptied: {error}", remedy="repair the disk") from error
+        self.depth = 0
+
+    def _write(self, act: str, **fields: Any) -> None:
+        self._file.append({"at": iso(to_ns(to_datetime(self._clock.now_ns()))), "act": act, **fields})
+        if self._file.error is not None:
+            self._file.drop_unwritten()  # its caller waits for PostgreSQL instead
+            raise OutageError(f"the side journal takes nothing: {self._file.error}", remedy="free space on the disk")
+        self.depth += 1
+
+
+def _tagged(event: e.Event) -> dict[str, Any]:
+    return {"type": type(event).__name__, "value": msgspec.to_builtins(event)}
+
+
+def _event(item: dict[str, Any]) -> e.Event:
+    return msgspec.convert(item["value"], _EVENTS[item["type"]])

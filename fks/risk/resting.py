@@ -1,0 +1,29 @@
+"""Entries that rest at a venue while a check would deny them now: which end, and when. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fks.model.codes import ENDS_RESTING, Code, Denial
+from fks.risk.check import Denied, check
+from fks.risk.intent import Intent
+from fks.risk.view import View
+
+
+class RestingEntries:
+    """Remembers since when each resting entry would be denied, by code (`ENDS_RESTING`). Soft state."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, dict[Code, float]] = {}
+
+    def keep(self, client_order_ids: Collection[str]) -> None:
+        """Forget all orders but these."""
+        self._since = {name: since for name, since in self._since.items() if name in client_order_ids}
+
+    def due(self, intent: Intent, view: View, now_s: float) -> Denial | None:
+        """Return why the entry ends now, None when it rests on. `view` is without the order itself."""
+        verdict = check(intent, view, explain=True, only=ENDS_RESTING)
+        failures = {denial.code: denial for denial in verdict.all} if isinstance(verdict, Denied) else {}
+        before = self._since.get(intent.client_order_id, {})
+        since = self._since[intent.client_order_id] = {code: before.get(code, now_s) for code in failures}
+        return next((no for code, no in failures.items() if now_s - since[code] >= ENDS_RESTING[code]), None)

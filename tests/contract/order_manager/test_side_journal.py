@@ -1,0 +1,127 @@
+"""PostgreSQL is killed -9 while money is at work at the exchange: protection and exits go on, entries do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from fks.alerts.channels import Sealer
+from fks.alerts.direct import DirectPager
+from fks.alerts.directory import Directory
+from fks.config.settings import Alerts
+from fks.guardian.journal import Asked, KillJournal
+from fks.model.order import State
+from fks.model.signal import Kind
+from fks.orders.crash_points import CrashPoints
+from fks.store.alerting import AlertingStore
+from fks.store.bus import Bus
+from tests.support import servers
+from tests.support.local_exchange import LocalExchange
+from tests.support.outage_rig import STOP_S, Outage, exchange_at_a_fall, outage_rig
+from tests.support.receivers import http_receiver
+from tests.support.waiting import until
+
+D = Decimal
+
+
+@pytest.fixture
+def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
+    found = exchange_at_a_fall(tmp_path / "exchange").start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+async def outage(bus: Bus, exchange: LocalExchange, tmp_path: Path) -> AsyncIterator[Outage]:
+    with servers.mortal_postgres() as postgres:
+        async with outage_rig(
+            postgres, exchange, bus, tmp_path / "orders.jsonl", kill_path=tmp_path / "kill.jsonl"
+        ) as found:
+            yield found
+
+
+async def test_entry_that_fills_without_postgresql_gets_its_stop(outage: Outage) -> None:
+    await outage.rig.start()
+    entry = await outage.rest()
+    outage.postgres.kill()
+    began_s = time.monotonic()
+    quantity = await outage.fill()
+    await until(lambda: outage.covers(quantity), deadline_s=10)
+    assert time.monotonic() - began_s < STOP_S
+    await outage.end()
+    assert (await outage.rig.becomes(entry, State.FILLED)).filled == quantity
+    await outage.settled()
+
+
+async def test_exit_whose_stop_was_cancelled_goes_on_without_postgresql(outage: Outage) -> None:
+    """PostgreSQL dies between the cancel and the close: entry, stop, and then the close are journaled."""
+    outage.rig.at = CrashPoints("place.before", 3, outage.postgres.kill)
+    await outage.rig.start()
+    await outage.rest()
+    quantity = await outage.fill()
+    await until(lambda: outage.covers(quantity), deadline_s=10)
+    signal = await outage.rig.signal(Kind.EXIT)
+    await until(lambda: not outage.rig.service.cache.is_journal_up)
+    await until(outage.is_flat, deadline_s=STOP_S)
+    await outage.end()
+    assert await outage.rig.outcome(signal) == ("ordered", None)
+    await outage.settled()
+
+
+async def test_no_entry_is_sent_without_postgresql(outage: Outage) -> None:
+    """PostgreSQL dies right before a second entry is journaled: the first one's stop is sent, that entry is not."""
+    outage.rig.at = CrashPoints("place.before", 2, outage.postgres.kill)
+    await outage.rig.start()
+    first = await outage.rest()
+    second = await outage.rig.signal(instance="two", reference_price=await outage.price())
+    await until(lambda: not outage.rig.service.cache.is_journal_up)
+    quantity = await outage.fill()
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    assert outage.sent() == [first, *(row["clientOrderId"] for row in outage.stops())]
+    await outage.end()
+    assert (await outage.rig.outcome(second))[0] in ("ordered", "denied")
+    await outage.settled()
+
+
+async def test_kill_engaged_in_an_outage_ends_what_is_sent_here(outage: Outage, tmp_path: Path) -> None:
+    """From the kill on the guardian alone cancels and closes; the stop is placed once a person released it."""
+    await outage.rig.start()
+    entry = await outage.rest()
+    outage.postgres.kill()
+    kill = KillJournal(tmp_path / "kill.jsonl")
+    kill.engage("k1", Asked("system", "a test", "ann", flatten=False, at_ns=time.time_ns()))
+    quantity = await outage.fill()
+    await until(lambda: outage.rig.is_logged("fill.seen") and outage.rig.is_logged("journal.changed", journal="away"))
+    assert outage.sent() == [entry]
+    assert not outage.stops()
+    kill.release(by="ann", now_ns=time.time_ns())
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    await outage.end()
+    await outage.settled()
+
+
+async def test_outage_with_money_at_work_pages_without_postgresql(outage: Outage) -> None:
+    """The page leaves through a channel that was read before; nothing of it is in PostgreSQL or on Redis."""
+    sealer, log = Sealer(SecretStr("s" * 43)), outage.rig.log
+    async with http_receiver() as receiver:
+        store = AlertingStore(outage.rig.db)
+        address = sealer.seal(f"json://{receiver.host}")
+        await store.save_channel(
+            "hook", kind="webhook", address=address, base=None, severity_min="error", is_enabled=True, by="test"
+        )
+        pager = DirectPager(Directory(store, Alerts(), sealer), outage.rig.clock, log, hosts=("localhost", "127.0.0.1"))
+        outage.rig.pager = pager
+        await outage.rig.start()
+        await pager.read()
+        await outage.rest()
+        outage.postgres.kill()
+        await until(lambda: receiver.received, deadline_s=15)
+        assert "1 resting orders" in receiver.texts[0]
+        await until(lambda: outage.rig.is_logged("page.sent_directly", outcome="sent"))
+        await outage.end()
+        await outage.settled()

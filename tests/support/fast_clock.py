@@ -1,0 +1,35 @@
+"""A clock for tests on real servers: `rate` times as fast as the machine's, and its time of day can be set."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+
+class FastClock:
+    """Monotonic time and sleeps run `rate` times as fast; `step` moves the time of day alone."""
+
+    def __init__(self) -> None:
+        self.rate = 1.0
+        self._offset_ns = 0
+        self._from_s = time.monotonic()  # of the machine, when `rate` was last changed
+        self._elapsed_s = 0.0
+        self._start_ns = time.time_ns()
+
+    def run(self, rate: float) -> None:
+        """Run `rate` times as fast from now on. Sleeps under way keep their end."""
+        self._elapsed_s, self._from_s = self.monotonic(), time.monotonic()
+        self.rate = rate
+
+    def step(self, seconds: float) -> None:
+        """Set the time of day forward, or back."""
+        self._offset_ns += round(seconds * 1e9)
+
+    def now_ns(self) -> int:
+        return self._start_ns + self._offset_ns + round(self.monotonic() * 1e9)
+
+    def monotonic(self) -> float:
+        return self._elapsed_s + (time.monotonic() - self._from_s) * self.rate
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / self.rate)

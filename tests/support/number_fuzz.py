@@ -18,6 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from fks.api.app import schema
+from fks.futures.contract import front_month
 from fks.store.db import Database
 from tests.support.gateway import Running
 from tests.support.strategies import add_instance
@@ -46,7 +47,9 @@ _SEARCH = {
 _SIGNAL = {"symbol": "BTCUSDT", "action": "buy", "order_type": "stop_limit", "price": 100, "stop_price": 101}
 _ORDER = {"symbol": "BTCUSDT", "side": "buy", "type": "stop_limit", "quantity": 1, "price": 100, "stop_price": 101}
 _LEGS = {"stop_loss": 90, "take_profit": 120}
-_NINJA = {"action": "buy", "instrument": "ES 03-25", "price": 4500, "tp_points": 20, "sl_points": 10, "quantity": 1}
+#: A contract that takes entries today: an entry in an expired one is refused before its numbers are read.
+_CONTRACT = front_month("ES", datetime.now(UTC).date()).name
+_NINJA = {"action": "buy", "instrument": _CONTRACT, "price": 4500, "tp_points": 20, "sl_points": 10, "quantity": 1}
 #: Bodies that are taken, with every place of a number in them; those of routes without an entry follow their schema.
 BODIES: dict[str, tuple[Any, ...]] = {
     "/orders": ({**_ORDER, **_LEGS, "account": 1},),
@@ -132,7 +135,8 @@ class Fuzz:
         await self._db.sql("INSERT INTO accounts (name, venue) VALUES ('lead', 'ninja')")
         await self._db.sql(
             "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min,"
-            " multiplier) VALUES ('ninja', 'ES 03-25', 'ES', 'USD', 0.25, 1, 1, 10000, 0, 50)"
+            " multiplier) VALUES ('ninja', $1, 'ES', 'USD', 0.25, 1, 1, 10000, 0, 50)",
+            _CONTRACT,
         )
         refused = []
         async with self._gateway.client() as client:

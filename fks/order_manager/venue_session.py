@@ -354,17 +354,15 @@ class VenueSession:
             await self._set_state("READY")
 
     async def _compare_orders(self) -> None:
-        asked_ns = self._clock.now_ns()
+        # what is sent after we ask cannot be in the list; times do not tell: the clock may have been set since a send
+        sent = [
+            name
+            for name, order in self._cache.orders.items()
+            if order.venue == self._venue.name and order.state not in (State.INTENDED, State.SENDING)
+        ]
         async with asyncio.timeout(_READ_S):
             reports = {report.client_order_id: report for report in await self._venue.open_orders()}
-        ours = [
-            order
-            for order in self._cache.orders.values()
-            if order.venue == self._venue.name
-            and order.state not in (State.INTENDED, State.SENDING)
-            # what was sent after we asked cannot be in the list
-            and (order.sent_ns or 0) < asked_ns
-        ]
+        ours = [order for name in sent if (order := self._cache.orders.get(name)) is not None]
         gate = asyncio.Semaphore(_QUERIES_AT_ONCE)
         await asyncio.gather(*(self._compare_one(order, reports.get(order.client_order_id), gate) for order in ours))
         if self.status.ready_times == 0:
@@ -443,7 +441,10 @@ class VenueSession:
             return last_ns - _OVERLAP_NS
         times = [o.sent_ns for o in self._cache.orders.values() if o.venue == self._venue.name and o.symbol == symbol]
         known = [time_ns for time_ns in times if time_ns]
-        return min(known) - _OVERLAP_NS if known else self._clock.now_ns()
+        now_ns = self._clock.now_ns()
+        if known and min(known) > now_ns:  # the clock was set back since
+            return 0
+        return min(known) - _OVERLAP_NS if known else now_ns
 
 
 def _has_our_form(client_order_id: str | None) -> bool:

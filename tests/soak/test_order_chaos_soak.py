@@ -50,7 +50,7 @@ async def test_ten_thousand_intents_lose_double_and_bend_nothing(bus: Bus, redis
         chaos = OrderChaos(db, bus, exchange, urls, SEED, postgres, outage_s=5.0, refusal_s=(30.0, 120.0))
         await chaos.open()
         try:
-            await chaos.run(lives_min=len(LABELS) * len(FAULTS), intents=INTENTS, most=20, long=LONG)
+            await chaos.run(lives_min=len(LABELS) * len(FAULTS), minimum=MINIMUM, most=20, long=LONG)
             assert await chaos.findings() == []
             assert list(chaos.counts.shortfalls(MINIMUM)) == []
         finally:

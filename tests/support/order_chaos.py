@@ -45,7 +45,7 @@ from tests.support.guarded_trading import at_work
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_chaos_actors import Actors
-from tests.support.order_chaos_counts import Exercised, Requests, exercised, pair_errors
+from tests.support.order_chaos_counts import Exercised, Minimum, Requests, exercised, pair_errors
 from tests.support.order_chaos_faults import LONG, LifeFaults, Refusal, plan_long
 from tests.support.order_rig import seed as seed_accounts
 from tests.support.order_rig import signal_of
@@ -303,6 +303,7 @@ class OrderChaos:
     _second: int = 0  # the newest whose bar is not sealed
     counts: Exercised = field(init=False)  # once it has run
     _sampling: asyncio.Task[None] | None = None
+    _killed_at: datetime | None = None  # when this life killed PostgreSQL
 
     def __post_init__(self) -> None:
         self.actors = Actors(self.db, self.bus)
@@ -517,12 +518,21 @@ class OrderChaos:
 
     @asynccontextmanager
     async def long_life(self, **more: Any) -> AsyncIterator[None]:
-        """A life that does not end at a label, and that no fault of the plan reaches."""
+        """A life that does not end at a label, and that no fault of the plan reaches. If it kills PostgreSQL, that is
+        started again after `outage_s`, whenever that is."""
         await asyncio.to_thread(self.exchange.clear)
-        await self.begin(**more)
-        with contextlib.suppress(AssertionError):  # a life that is never ready shows in the end
-            await until(lambda: self.lives.has_sent("ready"))
-        yield
+        self._killed_at = None
+        starting = asyncio.create_task(self._start_postgres())
+        try:
+            await self.begin(**more)
+            with contextlib.suppress(AssertionError):  # a life that is never ready shows in the end
+                await until(lambda: self.lives.has_sent("ready"))
+            yield
+            await self.lives.kill()  # from here on it kills nothing
+            if self._killed_at is not None or (self.postgres is not None and not self.postgres.is_alive()):
+                await starting
+        finally:
+            starting.cancel()
         await self._end("", "a long life")
 
     async def refuse(self, dice: random.Random) -> Refusal:
@@ -592,17 +602,24 @@ class OrderChaos:
             self.gaps_s.append((datetime.now(UTC) - since).total_seconds())
 
     async def without_database(self) -> datetime | None:
-        """Wait until the life has killed PostgreSQL, and start that again after `outage_s`; return when it was killed,
-        None if it was not."""
+        """Wait until the life has killed PostgreSQL and that is back; return when it was killed, None if it was not."""
         with contextlib.suppress(AssertionError):
-            await until(lambda: self.lives.has_sent("database"), deadline_s=3)
-        if not self.lives.has_sent("database") or self.postgres is None:
-            return None
-        killed_at = datetime.now(UTC)
-        await asyncio.to_thread(self.postgres.wait_gone)
+            await until(lambda: self._killed_at is not None, deadline_s=3)
+        if self._killed_at is not None and self.postgres is not None:
+            await until(self.postgres.is_alive, deadline_s=60)
+            await self._patiently("SELECT 1")
+        return self._killed_at
+
+    async def _start_postgres(self) -> None:
+        """Start PostgreSQL again `outage_s` after it was killed. It goes on beside the requests, since those wait for the
+        database: several exits are asked for, and the first may already be the one that is struck."""
+        if self.postgres is None:
+            return
+        while self.postgres.is_alive():
+            await asyncio.sleep(0.02)
+        self._killed_at = datetime.now(UTC)
         await asyncio.sleep(self.outage_s)
         await asyncio.to_thread(self.postgres.start)
-        return killed_at
 
     async def exit_all(self, symbols: Sequence[str]) -> list[str]:
         """Have the instances exit that hold something in the symbols; return them."""
@@ -646,15 +663,20 @@ class OrderChaos:
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────
     async def run(
-        self, *, lives_min: int, intents: int, faults: Sequence[str] = tuple(FAULTS), most: int = 4, long: int = 0
+        self,
+        *,
+        lives_min: int,
+        minimum: Minimum | None = None,
+        faults: Sequence[str] = tuple(FAULTS),
+        most: int = 4,
+        long: int = 0,
     ) -> None:
-        """Live at least `lives_min` lives, and unless `intents` is 0 as many more (at most `most` times that) as it
-        takes until so many reached the exchange, and cancels and replaces in lives of each label. Between them comes
-        each kind of long life `long` times, and again if it struck nothing. A life that ends by itself is the last."""
+        """Live at least `lives_min` lives, and as many more (at most `most` times that) as it takes to exercise the
+        minimum. Between them comes each kind of long life `long` times, and again if it struck nothing. A life that ends
+        by itself is the last."""
         plan, between = plan_lives(self.seed, lives_min * most, faults), plan_long(self.seed, lives_min, long)
         for number, what in enumerate(plan):
-            is_enough = not intents or (len(self.requests.reached) >= intents and not self.requests.missing())
-            if (number >= lives_min and is_enough and not between) or self.crashes:
+            if self.crashes or (number >= lives_min and not between and await self._is_enough(minimum)):
                 break
             await self.round(what)
             for name, dice in between.pop(number, ()):
@@ -665,6 +687,14 @@ class OrderChaos:
         await self.settle()
         self.counts = await self._counts()
         print(await self.summary())
+
+    async def _is_enough(self, minimum: Minimum | None) -> bool:
+        if minimum is None:
+            return True
+        # the whole count reads every order: only once the cheap part of it is reached
+        if len(self.requests.reached) < minimum.intents or self.requests.missing():
+            return False
+        return not list((await self._counts()).shortfalls(minimum))
 
     async def findings(self) -> list[str]:
         """Return everything that is wrong at the end: the auditor's findings, what was uncovered on the way, and lives

@@ -88,7 +88,6 @@ def kill_postgres(job: dict[str, Any]) -> None:
     """kill -9, once, and not before the order manager is ready for so long."""
     if job.get("may_kill") and (pid := job.pop("postgres", 0)):
         os.kill(pid, signal.SIGKILL)
-        say({"database": job["postgres_at"]})
 
 
 def killing(venue: SpotVenue, job: dict[str, Any]) -> SpotVenue:

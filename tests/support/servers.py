@@ -95,12 +95,12 @@ class MortalPostgres:
         """kill -9, of the postmaster: return when it is gone, and its backends, which may answer a moment longer."""
         backends = psutil.Process(self.pid).children()
         assert self._process.send(signal.SIGKILL)
-        self.wait_gone()
+        assert self._process.wait(10)
         assert not psutil.wait_procs(backends, 10)[1]
 
-    def wait_gone(self) -> None:
-        """Return when the postmaster is gone that this process, or another one, has killed."""
-        assert self._process.wait(10)
+    def is_alive(self) -> bool:
+        """Return whether the postmaster runs, which this process or another one may kill."""
+        return self._process.is_alive()
 
     def stop(self) -> None:
         self._server.stop(self._process)

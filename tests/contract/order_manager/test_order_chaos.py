@@ -61,7 +61,7 @@ async def chaos(bus: Bus, exchange: LocalExchange, redis_url: str) -> AsyncItera
 async def test_kills_at_every_point_lose_double_and_bend_nothing(chaos: OrderChaos) -> None:
     """Each label and each fault of the exchange several times, and refusals for seconds; `make soak` takes every pair of
     them, refusals of 30 to 120 s, and 10,000 intents."""
-    await chaos.run(lives_min=LIVES_MIN, intents=MINIMUM.intents, long=1)
+    await chaos.run(lives_min=LIVES_MIN, minimum=MINIMUM, long=1)
     assert await chaos.findings() == []
     assert list(chaos.counts.shortfalls(MINIMUM)) == []
     assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"
@@ -69,7 +69,7 @@ async def test_kills_at_every_point_lose_double_and_bend_nothing(chaos: OrderCha
 
 @pytest.mark.timeout(240)
 async def test_kills_without_refusals_send_no_page(chaos: OrderChaos) -> None:
-    await chaos.run(lives_min=8, intents=0, faults=[fault for fault in FAULTS if fault not in REFUSING])
+    await chaos.run(lives_min=8, faults=[fault for fault in FAULTS if fault not in REFUSING])
     assert await chaos.findings() == []
     assert await chaos.pages() == []
     assert chaos.points > chaos.kills / 2

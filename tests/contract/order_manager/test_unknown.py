@@ -6,8 +6,10 @@ from decimal import Decimal
 
 import pytest
 
+from fks.config.settings import Risk, Settings
 from fks.model.order import State
 from fks.model.signal import Kind
+from tests.support.fast_clock import FastClock
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -54,6 +56,26 @@ async def test_an_order_shown_late_is_found_and_not_called_absent(rig: Rig) -> N
     order = await rig.entry(signal)
     await rig.becomes(order.client_order_id, State.FILLED)
     assert rig.venue.received == [order.client_order_id]
+
+
+async def test_what_ended_while_away_is_seen_though_the_last_process_clock_was_ahead(idle: Rig) -> None:
+    """The clock is set back by a minute before the restart: the times in the journal lie in the future."""
+    clock = FastClock()
+    idle.clock, idle.settings = clock, Settings(risk=Risk(feed_age_max_s=3600))
+    rig = await idle.start()
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await until(lambda: rig.venue.by_role("sl"))
+    clock.step(60)
+    rig.venue.end(rig.venue.by_role("sl")[0], State.CANCELLED)
+    await until(lambda: len(rig.venue.by_role("sl")) == 2)
+    stop = rig.venue.by_role("sl")[1]
+    await rig.becomes(stop.order.client_order_id, State.ACCEPTED)
+    await rig.stop()
+    stop.state = State.CANCELLED
+    clock.step(-60)
+    await rig.start()
+    await rig.becomes(stop.order.client_order_id, State.CANCELLED)
+    await until(lambda: [held.order.attempt for held in rig.venue.live()] == [2])
 
 
 class Hiding(dict[str, int]):

@@ -927,12 +927,12 @@ class OrderChaos:
         for row in evidence.signals:
             if row["kind"] == "exit" and row["state"] not in ("ordered", "nothing"):
                 yield f"exit {row['id']} of {row['instance']} is {row['state']}: {row['code']} {row['detail']}"
-        newest: dict[str, Any] = {}
+        newest: dict[tuple[str, str], Any] = {}
         for row in sorted(evidence.signals, key=lambda row: row["seq"]):
             if row["instance"]:
-                newest[row["instance"]] = row
+                newest[row["instance"], row["symbol"]] = row  # a webhook trades several symbols
         for position in evidence.positions:
-            last = newest.get(position["instance"])
+            last = newest.get((position["instance"], position["symbol"]))
             rules = Rules(D(SYMBOLS[position["symbol"]][1]), D(5), position["average_price"])
             if last is not None and last["kind"] == "exit" and rules.without_dust(position["quantity"]) > 0:
                 yield f"{position['instance']} was told to exit and holds {position['quantity']:f} {position['symbol']}"

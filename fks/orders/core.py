@@ -78,6 +78,7 @@ class _Protection:
     is_refused: bool = False
     pairs_refused: int = 0  # an OCO's refusals in a row that the same request would meet again
     amends_refused: int = 0
+    amending: Decimal = ZERO  # the quantity that an amendment was commanded to reduce
     grow_at_s: float = 0.0  # until then further executions are joined
     is_replacing: bool = False  # a list gave way to one that is placed next
     lists_max: int = LISTS_OF_SYMBOL_MAX
@@ -851,6 +852,7 @@ class OrderCore:
         elif step.action is LegAction.PLACE:
             self._place(step, item, instrument)
         elif step.action is LegAction.AMEND and self._may_try(item) and self._is_first_command(legs[0]):
+            item.amending = legs[0].quantity
             self._out.append(m.AmendLegs(tuple(leg.client_order_id for leg in legs), step.quantity))
 
     def _may_try(self, item: _Protection) -> bool:
@@ -907,7 +909,7 @@ class OrderCore:
         is_one = leg.group_id is None or leg.role is Role.STOP_LOSS  # an OCO's answer is one
         if before is None or before.request not in _AMENDING or leg.request is not Request.NONE or not is_one:
             return
-        if leg.quantity < before.quantity:
+        if leg.quantity < max(before.quantity, item.amending):  # the venue's report may have come before its answer
             item.amends_refused = 0
         elif leg.state in LIVE:
             item.amends_refused += 1

@@ -154,7 +154,9 @@ class Model:
             self.changed(replace(order, request=Request.REPLACE_UNKNOWN))
             self.reduced[name] = command.quantity if self.choose(["reduced", "as it was"]) == "reduced" else None
         else:
-            self.changed(replace(order, quantity=command.quantity) if answer == "acked" else order)
+            after = replace(order, quantity=command.quantity) if answer == "acked" else order
+            self.changed(replace(after, request=Request.REPLACE))  # the stream's report comes before the answer
+            self.changed(after)
 
     def close(self, command: m.SubmitClose) -> None:
         name = client_order_id(intent_id(command.signal_id), Role.EXIT, command.attempt)
@@ -324,6 +326,17 @@ def test_a_person_that_sells_a_part_leaves_a_stop_over_the_rest() -> None:
     model.give(m.SignalReady(sale, 0, None))
     assert model.submitted == [sale.id]
     assert (model.covered, model.orders[stop.client_order_id].quantity) == (D(3), D(3))
+
+
+def test_stops_are_amended_however_often_though_reports_come_before_answers() -> None:
+    model = Model(good, held=D(9))
+    model.facts = replace(FACTS, can_amend=True)
+    stop = next(order for order in model.orders.values() if order.role is Role.STOP_LOSS)
+    for held in (7, 5, 3, 2):
+        model.position = D(held)
+        model.give(m.PositionsChanged({"one": D(held)}))
+        assert model.orders[stop.client_order_id].quantity == model.covered == D(held)
+    assert model.orders[stop.client_order_id].state is State.ACCEPTED
 
 
 def test_a_leg_whose_cancel_is_refused_blocks_no_newer_entry() -> None:

@@ -293,11 +293,12 @@ def _ended(cover: Cover, lists: list[LegList]) -> LegStep | None:
 def _shrunk(cover: Cover, lists: list[LegList], excess: Decimal, instrument: Instrument) -> LegStep:
     """Return the step that takes `excess` out of the lists: a whole list, an amendment, or the end of one list."""
     least = least_that_rests(cover.want.parent, instrument)
-    for list_ in reversed(lists):
-        if list_.quantity <= excess and len(lists) > 1:
-            return LegStep(LegAction.CANCEL, cover, list_.legs)
     largest = lists[-1]
-    if cover.can_amend and cover.is_right(largest) and largest.quantity - excess >= least:
+    amends = cover.can_amend and cover.is_right(largest) and largest.quantity - excess >= least
+    for list_ in reversed(lists):
+        if len(lists) > 1 and (list_.quantity == excess or (list_.quantity < excess and not amends)):
+            return LegStep(LegAction.CANCEL, cover, list_.legs)
+    if amends:
         return LegStep(LegAction.AMEND, cover, largest.legs, largest.legs[0].quantity - excess)
     return LegStep(LegAction.CANCEL, cover, next(x for x in lists if x.quantity > excess or x is largest).legs)
 

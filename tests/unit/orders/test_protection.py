@@ -127,6 +127,7 @@ def test_legs_that_are_wrong_end_before_others_are_placed(
         ("9", [*pair(4), *pair(3, 1)], "cancel 1 0"),  # of two lists one is replaced: the smaller
         ("6", [*pair(4), *pair(3, 1)], "amend 0 3"),
         ("3", [*pair(4), *pair(3, 1)], "cancel 0 0"),  # what is too much is a whole list
+        ("3", [*pair("4.5"), *pair("1.8", 1)], "amend 0 1.2"),  # one request, where two lists would change
         ("3", pair(4), "amend 0 3"),
         ("0.05", pair(4), "cancel 0 0"),  # the rest could not rest
         ("4.02", pair(4), "amend 0 3.964"),  # enough for a list that can rest: 0.056 at a stop of 90

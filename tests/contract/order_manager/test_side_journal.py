@@ -125,3 +125,40 @@ async def test_outage_with_money_at_work_pages_without_postgresql(outage: Outage
         await until(lambda: outage.rig.is_logged("page.sent_directly", outcome="sent"))
         await outage.end()
         await outage.settled()
+
+
+async def test_side_journal_that_took_nothing_is_tried_again(outage: Outage, tmp_path: Path) -> None:
+    """The stop waits for the disk, not for PostgreSQL, and one page is sent for the outage."""
+    side = tmp_path / "orders.jsonl"
+    await outage.rig.start()
+    entry = await outage.rest()
+    side.mkdir()  # no line can be written
+    outage.postgres.kill()
+    quantity = await outage.fill()
+    await until(lambda: outage.rig.is_logged("journal.side_failed"))
+    assert outage.sent() == [entry]
+    side.rmdir()
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    await outage.end()
+    await outage.settled()
+    assert sum(name == "journal.side_failed" for _, name, _ in outage.rig.log.lines) == 1
+
+
+async def test_side_journal_that_took_nothing_protects_in_the_next_outage(outage: Outage, tmp_path: Path) -> None:
+    side = tmp_path / "orders.jsonl"
+    await outage.rig.start()
+    await outage.rest()
+    side.mkdir()
+    outage.postgres.kill()
+    quantity = await outage.fill()
+    await until(lambda: outage.rig.is_logged("journal.side_failed"))
+    await outage.end()
+    await until(lambda: outage.covers(quantity), deadline_s=10)
+    side.rmdir()
+    stop = outage.stops()[0]["clientOrderId"]
+    outage.postgres.kill()
+    await until(lambda: not outage.rig.service.cache.is_journal_up)
+    await outage.cancel(stop)
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    await outage.end()
+    await outage.settled()

@@ -1,4 +1,6 @@
-"""Closing of a symbol's positions by a person: an exit signal for each of them, through order entry.
+"""Closing of a symbol's positions: an exit signal for each that the caller may close, through order entry.
+
+A person closes every instance's position, a program its own instance's alone, with what repeats that on other accounts.
 
 An exit closes the position of one instance whatever it is when the order is made, and ends its own protection first;
 an order of the opposite side could do neither.
@@ -13,6 +15,7 @@ from typing import Any
 from fks.api.order_entry import Draft, OrderEntry, exchange_of
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.model.copies import copied_instance
 from fks.model.errors import InputError
 from fks.model.ids import request_signal_id
 from fks.model.order import Side
@@ -40,7 +43,12 @@ class Closing:
         symbols = sorted({item.symbol for item in listed})
         home = self._settings.venue.exchange
         rows = await self._db.fetch("gateway.positions", symbols, False, home, who.account_list)
-        return [dict(row) for row in rows if row["instance"] != EXTERNAL]
+        own = who.instance
+        return [
+            dict(row)
+            for row in rows
+            if row["instance"] != EXTERNAL and own in ("", copied_instance(row["instance"]) or row["instance"])
+        ]
 
     async def close(
         self, symbol: str, who: Principal, key: str, *, wait_s: float | None = None
@@ -52,8 +60,9 @@ class Closing:
         """
         rows = await self.held(symbol, who)
         if not rows:
+            by = f" by {who.instance}" if who.instance else ""
             raise InputError(
-                f"nothing is held in {symbol}", code="NOTHING_HELD", status=409, remedy="see GET /positions"
+                f"nothing is held in {symbol}{by}", code="NOTHING_HELD", status=409, remedy="see GET /positions"
             )
         accounts = {row["name"]: row["id"] for row in await self._db.fetch("gateway.account_names")}
         arrived_ns = self._clock.now_ns()

@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "instance.": _instance_runs,
     "node.": _node_is_back,
     "journal.down": _database_answers,
+    "journal.side_failed": _database_answers,
     "database.down": _database_answers,
     "order.unknown": _is_known_again,
     "exit.": _is_flat,

@@ -78,7 +78,7 @@ class Ledger:
         """`is_patient`: outages are waited out; the one that writes the side journal to PostgreSQL raises them."""
         self._at = at
         self._runtime, self._side, self._is_patient = runtime, side, is_patient
-        self._is_draining = False
+        self._is_draining = self._is_side_paged = False
         self._returning = asyncio.Lock()
         self.journal = OrderJournal(runtime.db, lease=runtime.lease.name, epoch=runtime.lease.epoch)
         self.store = OrderStore(runtime.db)
@@ -161,8 +161,8 @@ class Ledger:
                     return []
                 plans = [self._plan(self._cache.orders[name], [event], set()) for name, event in pairs]
                 try:
-                    if self._writes_aside and self._side is not None:
-                        self._side.note(pairs)
+                    if (side := self._aside()) is not None:
+                        side.note(pairs)
                         for plan in plans:
                             plan.is_aside = True
                         break
@@ -172,9 +172,8 @@ class Ledger:
                     await self.in_time(self.journal.apply(Changes(orders=orders, events=rows)))
                     break
                 except OutageError as error:
-                    if self.turn_aside(error):
+                    if not await self.wait_for_journal(error, is_aside=True):
                         continue
-                    await self.wait_for_journal(error)
                     for name, _ in pairs:
                         await self._reload((first.account_id, first.venue, first.symbol), name)
             for plan in plans:
@@ -248,8 +247,8 @@ class Ledger:
         while True:
             try:
                 await self._until_drained()
-                if self._writes_aside and self._side is not None:
-                    return self._commit_aside(self._side, self._cache.recall(client_order_id) or first, events, skip)
+                if (side := self._aside()) is not None:
+                    return self._commit_aside(side, self._cache.recall(client_order_id) or first, events, skip)
                 order = self._cache.recall(client_order_id) or await self.store.get(client_order_id)
                 assert order is not None
                 plan = self._plan(order, events, skip)
@@ -264,9 +263,8 @@ class Ledger:
                     return plan
                 skip |= await self.journal.booked(key[0], [trade.fill for trade in plan.trades])
             except OutageError as error:
-                if self.turn_aside(error):
+                if not await self.wait_for_journal(error, is_aside=True):
                     continue
-                await self.wait_for_journal(error)
             # the journal may know more than memory now: a write of unknown outcome took, or an earlier self had booked
             await self._reload(key, client_order_id)
 
@@ -546,25 +544,30 @@ class Ledger:
             self.note_away(error)
             raise
 
-    async def wait_for_journal(self, error: OutageError) -> None:
-        """Return once PostgreSQL answers, and holds what the side journal held; meanwhile no entry is sent
-        (JOURNAL_DOWN)."""
+    async def wait_for_journal(self, error: OutageError, *, is_aside: bool = False) -> bool:
+        """Return True once PostgreSQL answers, and holds what the side journal held, or False as soon as the side
+        journal takes a line that may be written there (`is_aside`). Meanwhile no entry is sent (JOURNAL_DOWN)."""
         if not self._is_patient:
             raise error
         self.note_away(error)
-        while True:
+        while not (is_aside and self._side is not None and self._side.is_usable):
             await self._clock.sleep(_RETRY_S)
             try:
                 await self.come_back()
-                return
+                return True
             except OutageError:
                 continue
+        return False
 
     def note_away(self, error: OutageError) -> None:
-        """Note that PostgreSQL does not answer."""
+        """Note that PostgreSQL does not answer, and page once when the side journal takes nothing either."""
         if self._cache.is_journal_up:
             self._cache.is_journal_up = False
             self._publisher.alert("error", "journal.down", f"no entry is sent until PostgreSQL is back: {error}")
+        if self._side is not None and self._side.error is not None and not self._is_side_paged:
+            self._is_side_paged = True
+            text = f"protection and exits wait for the disk or PostgreSQL: {self._side.error}"
+            self._publisher.alert("page", "journal.side_failed", text)
 
     async def come_back(self) -> None:
         """Use PostgreSQL again, after what the side journal holds is written to it. Errors: OutageError, and nothing is
@@ -573,25 +576,24 @@ class Ledger:
         async with self._returning:
             await self._drain()
             if not self._cache.is_journal_up:
-                self._cache.is_journal_up = True
+                self._cache.is_journal_up, self._is_side_paged = True, False
                 self._log.info("journal.up")
 
     # ── the side journal ─────────────────────────────────────────────────────────────────────────
-    @property
-    def _writes_aside(self) -> bool:
-        return self._side is not None and self._side.is_usable and not self._cache.is_journal_up
+    def _aside(self) -> SideJournal | None:
+        """Return the side journal while lines are written to it, None while PostgreSQL takes them. Errors: OutageError
+        while neither may: PostgreSQL gets nothing before the lines that the file holds."""
+        side = None if self._cache.is_journal_up else self._side
+        if side is not None and not side.is_usable:
+            if side.depth:
+                raise OutageError("the side journal takes nothing", detail=side.error or "")
+            return None
+        return side
 
     @property
     def may_send_aside(self) -> bool:
         """Return whether protection and exits may be sent though PostgreSQL, or the lease, is away."""
         return self._side is not None and not self._is_draining and self._side.may_send()
-
-    def turn_aside(self, error: OutageError) -> bool:
-        """Note an outage; return whether the side journal takes what PostgreSQL did not."""
-        if self._side is None or not self._side.is_usable:
-            return False
-        self.note_away(error)
-        return True
 
     async def in_time(self, work: Awaitable[T]) -> T:
         """Return what a statement returns. Errors: OutageError, soon where there is a side journal."""
@@ -607,10 +609,11 @@ class Ledger:
         """Write new protective legs or exits to the side journal; False while PostgreSQL takes them. Errors:
         OutageError."""
         await self._until_drained()
-        if self._side is None or not self._writes_aside:
+        side = self._aside()
+        if side is None:
             return False
         self._at("aside.before")
-        self._side.place(orders, events, signal_id)
+        side.place(orders, events, signal_id)
         self._at("aside.after")
         return True
 

@@ -150,6 +150,9 @@ class PositionWorkers:
             entries: list[Order] = []
             exits: list[m.ResumedExit] = []
             for instance in sorted(instances):
+                # an alert of an earlier life would hide the next gap; what is still missing pages again
+                over = m.EndAlert("position.unprotected", "the order manager started: it is watched anew", instance)
+                self._context.publisher.end_alert(_condition(key, over), over.message)
                 held = self._cache.buckets(key).get(instance, _ZERO)
                 entries += await store.entries_of(key[0], key[1], key[2], instance, abs(held))
                 resumed = await self._resumed(key, instance, held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from fks.clock.waiting import wait_for_event
@@ -17,7 +17,7 @@ from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.venue_requests import VenueRequests
 from fks.risk.intent import intent_of
-from fks.risk.policy import KillMode, strongest
+from fks.risk.policy import Journal, KillMode, strongest
 from fks.risk.resting import RestingEntries
 from fks.store.accounts import AccountStore
 from fks.store.facts import Facts
@@ -42,6 +42,7 @@ class Refresher:
         *,
         kill_file: Callable[[], KillMode],
     ) -> None:
+        self._context = context
         self._cache = context.cache
         self._facts = facts
         self._signals = signals
@@ -57,6 +58,8 @@ class Refresher:
         self._again = asyncio.Event()
         self._resting = RestingEntries()
         self._seen_kill: tuple[KillMode, str] = (KillMode.NONE, "")
+        self._seen_file = KillMode.NONE
+        self._kills: Sequence[tuple[str, bool | None]] = ()
 
     def wake(self) -> None:
         """Look now instead of at the next second."""
@@ -91,10 +94,21 @@ class Refresher:
             if turn % _SLOW_EVERY == 0:
                 await self._unless_away(self._read_slow)
             await self._unless_away(self._read_fast)
-            await self._unless_away(self._expire)
+            await self._unless_away(self._expire_signals)
+            if self._cache.is_journal_up:
+                await self._end_resting()
             self._gauge()
             turn += 1
             await wait_for_event(self._again, _PERIOD_S, self._clock)
+
+    async def watch(self) -> None:
+        """Do for ever what needs no PostgreSQL while that is away: a read of it may take long to fail."""
+        while True:
+            await self._clock.sleep(_PERIOD_S)
+            if not self._cache.is_journal_up:
+                self._read_kill_file()
+                if self._context.journal is Journal.SIDE:
+                    await self._end_resting()
 
     async def _unless_away(self, act: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -134,9 +148,17 @@ class Refresher:
             )
 
     async def _read_kill(self) -> None:
-        kills = await self._facts.kills()
-        cache = self._cache
-        by_file = self._kill_file()  # it may be ahead of the tables
+        self._take_kill(await self._facts.kills())
+
+    def _read_kill_file(self) -> None:
+        """Look at the file alone while PostgreSQL is away. A kill that it showed, and shows no longer, was released;
+        one that only the tables showed may be another machine's."""
+        is_released = self._seen_file is not KillMode.NONE and self._kill_file() is KillMode.NONE
+        self._take_kill([] if is_released else self._kills)
+
+    def _take_kill(self, kills: Sequence[tuple[str, bool | None]]) -> None:
+        cache, self._kills = self._cache, kills
+        self._seen_file = by_file = self._kill_file()  # it may be ahead of the tables
         modes = (KillMode.HELD if flatten is False else KillMode.FLATTEN for _, flatten in kills)
         cache.kill_mode = strongest((by_file, *modes))
         cache.kill_id = next((kill_id for kill_id, flatten in kills if flatten), "")
@@ -152,13 +174,17 @@ class Refresher:
         self._workers.recheck()
 
     # ── acting ───────────────────────────────────────────────────────────────────────────────────
-    async def _expire(self) -> None:
-        """End pending signals that no person approved, and cancel resting orders whose time is over, whose instance no
-        longer decides, or that a check which ends them would deny now (`ENDS_RESTING`): nothing else would end them."""
-        now_ns = self._clock.now_ns()
-        for record in await self._signals.expire(now_ns):
+    async def _expire_signals(self) -> None:
+        """End pending signals that no person approved."""
+        for record in await self._signals.expire(self._clock.now_ns()):
             self._meter.count("fks_signals_total", state=SignalState.EXPIRED.value)
             self._publisher.signal(record, SignalState.EXPIRED, "SIGNAL_EXPIRED")
+
+    async def _end_resting(self) -> None:
+        """Cancel resting orders whose time is over, whose instance no longer decides, or that a check which ends them
+        would deny now (`ENDS_RESTING`): nothing else would end them. Without PostgreSQL a cancel is
+        a line of the side journal."""
+        now_ns = self._clock.now_ns()
         orders = list(self._cache.orders.values())
         self._resting.keep(self._cache.orders)
         for order in orders:

@@ -214,6 +214,7 @@ class OrderManager:
             self._tasks.spawn(self._watch_journal(), "journal")
         self._tasks.spawn(self._listen(), "bus")
         self._tasks.spawn(self._refresher.run(), "refresher")
+        self._tasks.spawn(self._refresher.watch(), "refresher without PostgreSQL")
         self._tasks.spawn(self._retry_unclaimed(), "unclaimed fills")
         self._tasks.spawn(self._person_requests.run(), "person requests")
         for session in self._sessions.values():

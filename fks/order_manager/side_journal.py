@@ -28,6 +28,7 @@ from fks.process.journal_file import JournalFile, read_lines
 from fks.risk.policy import KillMode
 
 _EVENTS = {kind.__name__: kind for kind in e.EVENTS}
+_RETRY_S = 0.5  # a file that took no line takes none for so long
 _LOCKED: dict[Path, JournalFile] = {}  # one writer a process, however often its order manager is made again
 
 
@@ -67,6 +68,8 @@ class SideJournal:
         self._file = _LOCKED.get(path) or JournalFile(path, reserve)
         self._lease, self._clock, self._kill_file, self._hold_s = lease, clock, kill_file, hold_s
         self.depth = len(read_lines(path))  # lines that are not in PostgreSQL yet
+        self.error: str | None = None  # of the last line; None once one was written
+        self._retry_at_s = 0.0
 
     def lock(self) -> bool:
         """Be the only order manager of this file until the process ends; False while another process is.
@@ -81,8 +84,8 @@ class SideJournal:
 
     @property
     def is_usable(self) -> bool:
-        """Return whether lines can be written."""
-        return self._file.is_locked and self._file.error is None
+        """Return whether lines may be written: after one that could not be, the next is tried a moment later."""
+        return self._file.is_locked and self._clock.monotonic() >= self._retry_at_s
 
     def may_send(self) -> bool:
         """Return whether protection and exits may be sent now by this file alone: the lease was held lately enough, and
@@ -131,8 +134,10 @@ class SideJournal:
     def _write(self, act: str, **fields: Any) -> None:
         self._file.append({"at": iso(to_ns(to_datetime(self._clock.now_ns()))), "act": act, **fields})
         if self._file.error is not None:
-            self._file.drop_unwritten()  # its caller waits for PostgreSQL instead
-            raise OutageError(f"the side journal takes nothing: {self._file.error}", remedy="free space on the disk")
+            self._file.drop_unwritten()  # its caller writes it again, or to PostgreSQL
+            self.error, self._retry_at_s = self._file.error, self._clock.monotonic() + _RETRY_S
+            raise OutageError(f"the side journal takes nothing: {self.error}", remedy="free space on the disk")
+        self.error = None
         self.depth += 1
 
 

@@ -663,9 +663,8 @@ class Submissions:
                     return placed
             except OutageError as error:
                 is_unresolved = True
-                if self._ledger.turn_aside(error) and is_side:
+                if not await self._ledger.wait_for_journal(error, is_aside=is_side):
                     continue
-                await self._ledger.wait_for_journal(error)
             else:
                 # the server may have finished the first try after it was read back: then these rows are ours, and
                 # unsent

@@ -150,7 +150,8 @@ While PostgreSQL is away, or its answer takes longer than a second, the order ma
 what protects and closes. No entry is sent.
 
 1. Each event of an order is a line of the **side journal** (`FKS_HOME/orders.jsonl`, fsynced) before anything follows
-   from it. A fill is *seen, and not yet booked*: it moves positions in memory, and with them the protection they want.
+   from it; one that the disk does not take is tried again within a second. A fill is *seen, and not yet booked*: it
+   moves positions in memory, and with them the protection they want.
 2. New legs and exits are lines of the file before their bytes, under the ids that they have with PostgreSQL, too.
 3. The right ends when the guardian's file on this machine shows a kill: from then on the guardian alone cancels and
    closes. It is read before each send.

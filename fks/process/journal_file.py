@@ -73,7 +73,9 @@ class JournalFile:
             os.close(lock)
             return False
         except OSError as error:  # a file system without locks
+            os.close(lock)
             self.error = f"{path}: {error.strerror or error}"
+            return True
         self._lock = lock
         return True
 

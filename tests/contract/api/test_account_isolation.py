@@ -205,8 +205,9 @@ async def trade(db: Database, account: Account) -> None:
     )  # fmt: skip
     await db.sql(
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees)"
-        " SELECT $1, $2, s, $3, $4::text::numeric, 100, 1, 1 FROM unnest($5::text[]) s",
+        " SELECT $1, $2, s, CASE s WHEN $6 THEN $7 ELSE $3 END, $4::text::numeric, 100, 1, 1 FROM unnest($5::text[]) s",
         number, venue, bot, amount, sorted({"BTCUSDT", account.symbol}),
+        account.symbol, "key:bound" if account.symbol == "BTCUSDT" else "key:t-admin",  # a key closes its own alone
     )  # fmt: skip
     await db.sql(
         "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, exchange, symbol, instance, role,"

@@ -10,7 +10,9 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.guardian.control_socket import ControlSocket
+from fks.model.copies import PREFIX
 from fks.store.db import Database
+from fks.store.signals import SignalStore
 from tests.support.gateway import Running
 from tests.support.ports import CollectingLog
 
@@ -175,6 +177,9 @@ async def test_a_release_goes_to_the_guardian_and_is_recorded(gateway: Running, 
 
 async def test_closing_a_position_commits_one_exit_for_each_of_ours(gateway: Running, seeded: Database) -> None:
     await seeded.sql(
+        "UPDATE api_tokens SET name = 'cli@t' WHERE name = 't-trade'"
+    )  # a machine's command line: a person
+    await seeded.sql(
         "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
         " (1,'paper','BTCUSDT','a',0.1,63000), (1,'paper','BTCUSDT','b',-0.2,64000), (1,'paper','BTCUSDT','external',5,1)"
     )
@@ -188,6 +193,30 @@ async def test_closing_a_position_commits_one_exit_for_each_of_ours(gateway: Run
     assert (none.status_code, none.json()["code"]) == (409, "NOTHING_HELD")
     rows = await seeded.sql("SELECT instance, kind, side, source, state FROM signals ORDER BY instance")
     assert [tuple(row) for row in rows] == [
-        ("a", "exit", "sell", "principal:t-trade", "ready"),
-        ("b", "exit", "buy", "principal:t-trade", "ready"),
+        ("a", "exit", "sell", "principal:cli@t", "ready"),
+        ("b", "exit", "buy", "principal:cli@t", "ready"),
     ]
+
+
+async def test_an_api_key_closes_its_own_positions_alone(gateway: Running, seeded: Database) -> None:
+    """Its exits are a program's: a held kill stops them, as it stops a strategy's."""
+    own = "key:t-trade"
+    await seeded.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price) VALUES"
+        " (1,'paper','BTCUSDT','a',0.1,63000), (1,'paper','BTCUSDT','',0.2,63000), (1,'paper','BTCUSDT','key:other',1,1),"
+        " (1,'paper','BTCUSDT',$1,0.3,63000), (2,'ccxt','BTCUSDT',$2,0.4,63000), (1,'paper','ETHUSDT','a',1,1)",
+        own,
+        f"{PREFIX}{own}",
+    )
+    async with gateway.client("trade") as client:
+        closed = await client.post("/positions/BTCUSDT/close")
+        none = await client.post("/positions/ETHUSDT/close")
+    assert closed.status_code == 202
+    assert {(item["instance"], item["quantity"]) for item in closed.json()["items"]} == {
+        (own, "0.3"),
+        (f"{PREFIX}{own}", "0.4"),
+    }
+    assert (none.status_code, none.json()["code"]) == (409, "NOTHING_HELD")
+    ids = [row["id"] for row in await seeded.sql("SELECT id FROM signals")]
+    signals = [record.signal for id in ids if (record := await SignalStore(seeded).get(id)) is not None]
+    assert [signal.is_by_person for signal in signals] == [False, False]

@@ -337,6 +337,22 @@ async def test_a_stop_that_is_refused_again_and_again_pages_and_is_placed_in_the
     assert (await pages(rig)).count("position.unprotected") == 1
 
 
+async def test_an_alert_about_a_missing_stop_does_not_outlive_a_restart_that_places_it(rig: Rig) -> None:
+    """While it is open no further gap pages."""
+    await rig.restart(limits=QUICK)
+    rig.venue.script.extend(["ok", *["refuse:-1013"] * 400])
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await paged(rig, "position.unprotected")
+    rig.venue.script.clear()
+    await rig.restart(limits=QUICK)
+    await until(lambda: stops(rig) == D("9.99"), deadline_s=20)
+
+    async def is_over() -> bool:
+        return not await rig.db.sql("SELECT 1 FROM alerts WHERE event = 'position.unprotected' AND resolved_at IS NULL")
+
+    await until(is_over)
+
+
 @pytest.mark.parametrize("leg", [{"stop_loss": D(90)}, {"take_profit": D(110)}], ids=["stop", "target alone"])
 async def test_a_position_without_its_leg_pages_while_its_exit_is_refused(rig: Rig, leg: dict[str, Decimal]) -> None:
     """Each close that is tried covers the position for a moment, and closes nothing."""

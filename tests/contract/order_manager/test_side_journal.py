@@ -15,7 +15,7 @@ from fks.alerts.direct import DirectPager
 from fks.alerts.directory import Directory
 from fks.config.settings import Alerts
 from fks.guardian.journal import Asked, KillJournal
-from fks.model.order import State
+from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.orders.crash_points import CrashPoints
 from fks.store.alerting import AlertingStore
@@ -105,6 +105,41 @@ async def test_kill_engaged_in_an_outage_ends_what_is_sent_here(outage: Outage, 
     await outage.settled()
 
 
+async def test_kill_released_in_an_outage_holds_nothing_back(outage: Outage, tmp_path: Path) -> None:
+    """The kill was read from the file, and its release can be read nowhere else."""
+    await outage.rig.start()
+    await outage.rest()
+    kill = KillJournal(tmp_path / "kill.jsonl")
+    kill.engage("k1", Asked("system", "a test", "ann", flatten=False, at_ns=time.time_ns()))
+    await until(lambda: outage.rig.service.cache.is_killed)
+    outage.postgres.kill()
+    await until(lambda: not outage.rig.service.cache.is_journal_up)
+    kill.release(by="ann", now_ns=time.time_ns())
+    quantity = await outage.fill()
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    await outage.end()
+    await outage.settled()
+
+
+async def test_resting_entry_ends_by_its_time_without_postgresql(outage: Outage) -> None:
+    await outage.rig.start()
+    price = await outage.price() - D(5)
+    signal = await outage.rig.signal(
+        type=OrderType.LIMIT,
+        limit_price=price,
+        stop_loss=price - D(500),
+        reference_price=price,
+        rests_until_ns=time.time_ns() + 4_000_000_000,
+    )
+    await until(outage.open_orders)
+    outage.postgres.kill()
+    await until(lambda: not outage.open_orders(), deadline_s=10)
+    await outage.end()
+    entry = (await outage.rig.entry(signal)).client_order_id
+    await outage.rig.becomes(entry, State.CANCELLED)
+    await outage.settled()
+
+
 async def test_outage_with_money_at_work_pages_without_postgresql(outage: Outage) -> None:
     """The page leaves through a channel that was read before; nothing of it is in PostgreSQL or on Redis."""
     sealer, log = Sealer(SecretStr("s" * 43)), outage.rig.log
@@ -125,3 +160,40 @@ async def test_outage_with_money_at_work_pages_without_postgresql(outage: Outage
         await until(lambda: outage.rig.is_logged("page.sent_directly", outcome="sent"))
         await outage.end()
         await outage.settled()
+
+
+async def test_side_journal_that_took_nothing_is_tried_again(outage: Outage, tmp_path: Path) -> None:
+    """The stop waits for the disk, not for PostgreSQL, and one page is sent for the outage."""
+    side = tmp_path / "orders.jsonl"
+    await outage.rig.start()
+    entry = await outage.rest()
+    side.mkdir()  # no line can be written
+    outage.postgres.kill()
+    quantity = await outage.fill()
+    await until(lambda: outage.rig.is_logged("journal.side_failed"))
+    assert outage.sent() == [entry]
+    side.rmdir()
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    await outage.end()
+    await outage.settled()
+    assert sum(name == "journal.side_failed" for _, name, _ in outage.rig.log.lines) == 1
+
+
+async def test_side_journal_that_took_nothing_protects_in_the_next_outage(outage: Outage, tmp_path: Path) -> None:
+    side = tmp_path / "orders.jsonl"
+    await outage.rig.start()
+    await outage.rest()
+    side.mkdir()
+    outage.postgres.kill()
+    quantity = await outage.fill()
+    await until(lambda: outage.rig.is_logged("journal.side_failed"))
+    await outage.end()
+    await until(lambda: outage.covers(quantity), deadline_s=10)
+    side.rmdir()
+    stop = outage.stops()[0]["clientOrderId"]
+    outage.postgres.kill()
+    await until(lambda: not outage.rig.service.cache.is_journal_up)
+    await outage.cancel(stop)
+    await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
+    await outage.end()
+    await outage.settled()

@@ -154,6 +154,7 @@ class TapeChecks:
     _multiplier: float = field(init=False)
     _venue: VenueView = field(init=False)
     _account: Account = field(init=False)
+    _fee_in_base: Decimal = _ZERO
     _day_end_ns: int = -1
     _first: int = 0  # the bar with the day's first close
     _seen: int = -1  # closes up to this index were looked at
@@ -171,6 +172,9 @@ class TapeChecks:
             frozenset(OrderType), frozenset(TimeInForce), has_oco=True, can_short=self.setup.can_short
         )
         self._venue = VenueView(capabilities=can)
+        costs = self.setup.costs
+        if costs.fee_in == "received":
+            self._fee_in_base = max(costs.rate(is_maker=False), costs.rate(is_maker=True))
         self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
 
     def look(self, index: int, holding: Holding) -> None:
@@ -244,6 +248,7 @@ class TapeChecks:
                 item.quote: Balance(item.quote, cash, _ZERO),
                 item.base: Balance(item.base, max(position, _ZERO), _ZERO),
             },
+            fee_in_base=self._fee_in_base,
             loss_today=funds.loss,
             entries=funds.entries,
             pyramiding=self.setup.pyramiding or funds.entries + 1,

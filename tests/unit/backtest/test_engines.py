@@ -289,8 +289,8 @@ def by_hand(*rows: tuple[float, float, float, float]) -> Bars:
 
 
 def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() -> None:
-    """With the fee taken, the first position's exit is below the least notional, so its stop stays; the next entry's
-    limit rests beside it."""
+    """With the fee taken, the first position is below the least market order, so its stop stays; the next entry's limit
+    rests beside it."""
     bars = by_hand(
         (100, 101, 99, 100),
         (100, 100, 83.41, 83.41),
@@ -303,7 +303,8 @@ def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() 
     strategy = Given(
         target=(1, 0, 1, 1, 1, 1), stop=(83.4, nan, 70, nan, nan, nan), entry_limit=(nan, nan, 76, nan, nan, nan)
     )
-    result = assert_equal(strategy, bars, Setup(BTC, size=Decimal(6), limits=UNLIMITED))
+    item = replace(BTC, market_lot=Lot(Decimal("0.0601"), Decimal(9000), Decimal(0)))
+    result = assert_equal(strategy, bars, Setup(item, size=Decimal("6.01"), limits=UNLIMITED))
     assert [(fill.role.value, float(fill.price)) for fill in result.fills] == [
         ("entry", 100),
         ("sl", 83.4),
@@ -319,6 +320,22 @@ def test_an_entry_whose_stop_would_be_too_small_is_denied(stop: float, limit: fl
     result = assert_equal(strategy, by_hand(*[(100, 101, 99, 100)] * 3), Setup(BTC, size=Decimal(6), limits=UNLIMITED))
     assert result.denied_count == count
     assert len(result.fills) == (0 if count else 1)
+
+
+@pytest.mark.parametrize(("fee_in", "is_denied"), [("received", True), ("quote", False)])
+@pytest.mark.parametrize("entry_limit", [None, 100_000])
+def test_a_stop_is_checked_at_the_quantity_without_the_fee(
+    fee_in: str, is_denied: bool, entry_limit: float | None
+) -> None:
+    """0.00006 at a stop of 98,000 is 5.88; the 0.00005 that a fee in base leaves is 4.90, below the least notional."""
+    limits = None if entry_limit is None else (entry_limit,) * 4
+    strategy = Given(target=(1,) * 4, stop=(98_000,) * 4, entry_limit=limits)
+    bars = by_hand(*[(100_000, 100_100, 99_900, 100_000)] * 3, (98_000, 98_000, 97_000, 97_000))
+    costs = CostModel(Decimal("0.001"), fee_in)
+    result = assert_equal(strategy, bars, Setup(BTC, costs, "quantity", Decimal("0.00006"), limits=UNLIMITED))
+    assert result.denied_count == ({"NO_PROTECTION": 1} if is_denied else {})
+    wanted = [] if is_denied else [("entry", Decimal("0.00006")), ("sl", Decimal("0.00006"))]
+    assert [(fill.role.value, fill.quantity) for fill in result.fills] == wanted
 
 
 def test_protection_of_a_remainder_never_opens_the_other_side() -> None:

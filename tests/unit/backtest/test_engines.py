@@ -338,6 +338,25 @@ def test_a_stop_is_checked_at_the_quantity_without_the_fee(
     assert [(fill.role.value, fill.quantity) for fill in result.fills] == wanted
 
 
+@pytest.mark.parametrize(("limit", "is_ended"), [("9.9", True), ("10.1", False)])
+def test_the_days_loss_ends_an_entry_that_rests(limit: str, is_ended: bool) -> None:
+    """The flip sells at an open of 90 what cost 100: at that bar's close its own entry at 95 ends, unless the limit is
+    higher. The next day's entry fills."""
+    quiet, high = (90, 91, 89, 90), (90, 96, 89, 90)
+    bars = by_hand(*[(100, 101, 99, 100)] * 3, quiet, high, *[quiet] * 1440, high)
+    target, entry = np.zeros(len(bars)), np.full(len(bars), np.nan)
+    target[:2], target[2:6], target[-3:] = 1, -1, -1
+    entry[2], entry[-3] = 95, 95
+    strategy = Given(target=tuple(target), entry_limit=tuple(entry))
+    limits = UNLIMITED.model_copy(update={"loss_day_max": Decimal(limit)})
+    setup = Setup(BTC, CostModel(Decimal(0)), "quantity", Decimal(1), can_short=True, limits=limits)
+    result = assert_equal(strategy, bars, setup)
+    today = [] if is_ended else [("sell", 95.0), ("buy", 90.0)]
+    wanted = [("buy", 100.0), ("sell", 90.0), *today, ("sell", 95.0)]
+    assert [(fill.side.value, float(fill.price)) for fill in result.fills] == wanted
+    assert result.denied_count == {}
+
+
 def test_protection_of_a_remainder_never_opens_the_other_side() -> None:
     """The exit is below the least notional, so the take profit stays; the next entry, without one, is short."""
     bars = by_hand((100, 101, 99, 100), (100, 100, 80, 80), (80, 81, 79, 80), (80, 120, 80, 110), (110, 111, 109, 110))

@@ -228,6 +228,10 @@ class MemberChecks:
         """See the account at the close of bar `index`, on which an entry is decided."""
         self.account.look(self.number, index)
 
+    def reaches_loss(self, start: int, through: int, holding: Holding) -> bool:
+        """Members of an account enter at the market: no entry rests."""
+        return False
+
     def refusal(
         self,
         index: int,

@@ -294,6 +294,13 @@ def make_walk(version: int) -> Callable[..., int]:
             worth = close[bar] * state[POSITION] * rules.multiplier
             lowest = min(lowest, worth)
             equity[bar - first] = float(held_cash) / float(rules.cash_scale) + float(worth) / float(rules.worth_scale)
+            if tracks_loss and state[WAITING] != 0 and time_ns[bar] + rules.bar_ns < day_start_ns[day]:
+                cut(state, rules, start_worth, start_cash, lowest, held_cash)
+                lowest = FAR
+                if state[STATUS] != DONE:
+                    return bar
+                if state[DAY_REACHED] != 0:
+                    state[WAITING] = 0
             wanted = target[bar]
             if wanted == before or bar + 1 == count:
                 continue

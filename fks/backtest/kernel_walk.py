@@ -483,9 +483,15 @@ def refusal(
     if exposure > rules.exposure_account:
         return EXPOSURE_ACCOUNT
     lowest = limit if stop == NONE else stop if limit == NONE else min(stop, limit)
-    is_safe = float(lots) * float(lowest) * float(rules.multiplier) < SAFE
-    if lowest != NONE and is_safe and lots * lowest * rules.multiplier < rules.notional_min_order:
-        return NO_STOP
+    if lowest != NONE and float(lots) * float(lowest) * float(rules.multiplier) < SAFE:
+        left = quantity
+        if side > 0 and rules.is_fee_received:
+            rate = max(rules.fee_rate, rules.fee_rate_maker)
+            fee = round_half_even(lots * rate * rules.fee_base_times, rules.fee_base_over)
+            left -= fee * rules.fee_to_quantity
+        covered = left // (rules.lot * rules.lot_to_quantity) * rules.lot
+        if covered * lowest * rules.multiplier < rules.notional_min_order:
+            return NO_STOP
     if loss >= rules.loss_max:
         return LOSS_DAY
     if entries >= rules.entries_most:

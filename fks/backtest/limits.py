@@ -130,6 +130,10 @@ class EntryChecks(Protocol):
         """See the account at the close of bar `index`, on which an entry is decided, whether it can be sized or not.
         The day's loss is the first one seen that reaches the limit, so both engines have to look at the same closes."""
 
+    def reaches_loss(self, start: int, through: int, holding: Holding) -> bool:
+        """Return whether one of the closes from `start` through `through`, with the present holding, shows a loss of
+        its day that reaches the limit: live ends entries that rest then (`ENDS_RESTING`)."""
+
     def refusal(
         self,
         index: int,
@@ -154,6 +158,7 @@ class TapeChecks:
     _multiplier: float = field(init=False)
     _venue: VenueView = field(init=False)
     _account: Account = field(init=False)
+    _fee_in_base: Decimal = _ZERO
     _day_end_ns: int = -1
     _first: int = 0  # the bar with the day's first close
     _seen: int = -1  # closes up to this index were looked at
@@ -171,11 +176,27 @@ class TapeChecks:
             frozenset(OrderType), frozenset(TimeInForce), has_oco=True, can_short=self.setup.can_short
         )
         self._venue = VenueView(capabilities=can)
+        costs = self.setup.costs
+        if costs.fee_in == "received":
+            self._fee_in_base = max(costs.rate(is_maker=False), costs.rate(is_maker=True))
         self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
 
     def look(self, index: int, holding: Holding) -> None:
         """See the account at the close of bar `index`, on which an entry is decided."""
         self._loss(index, self._end_ns(index), holding)
+
+    def reaches_loss(self, start: int, through: int, holding: Holding) -> bool:
+        """Return whether one of the closes, with the present holding, shows a loss that reaches the limit."""
+        limit = self.setup.limits.loss_day_max
+        while start <= through and limit < _HUGE:
+            if self._loss(start, self._end_ns(start), holding):
+                return True
+            # of the day's other closes, but for its last one, those that are not near the limit are passed over
+            start, end = start + 1, int(np.searchsorted(self.bars.time_ns, self._day_end_ns)) - 1
+            closes = self.bars.close[start : min(end, through + 1)]
+            near = self._held * closes * self._multiplier + self._cash < -float(limit) * _NEAR
+            start += int(near.argmax()) if near.any() else len(closes)
+        return False
 
     def refusal(
         self,
@@ -244,6 +265,7 @@ class TapeChecks:
                 item.quote: Balance(item.quote, cash, _ZERO),
                 item.base: Balance(item.base, max(position, _ZERO), _ZERO),
             },
+            fee_in_base=self._fee_in_base,
             loss_today=funds.loss,
             entries=funds.entries,
             pyramiding=self.setup.pyramiding or funds.entries + 1,

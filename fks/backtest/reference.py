@@ -70,6 +70,7 @@ class _Waiting:
     order: Resting[int]
     decided: int
     at: int  # the next bar to match
+    looked: int  # the next bar whose close may show that the day's loss ends it
     stop_loss: int | None
     take_profit: int | None
     trail: int | None
@@ -113,6 +114,10 @@ class _Book:
     @property
     def tick(self) -> int:
         return to_units(self.setup.instrument.tick, self.units.price)
+
+    @property
+    def holding(self) -> Holding:
+        return Holding(self.position, self.cash, self.fills, self.fill_index, len(self.entered))
 
     def price(self, ticks: int) -> Decimal:
         return from_units(ticks, self.units.price)
@@ -300,7 +305,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     some, else those of bar `opened`. A growth of the target (`opened` is earlier) adds to an open position only."""
     if opened < index and not book.entered:
         return
-    holding = Holding(book.position, book.cash, book.fills, book.fill_index, len(book.entered))
+    holding = book.holding
     book.checks.look(index, holding)
     setup, instrument = book.setup, book.setup.instrument
     reference, guard = book.price(book.close[index]), book.protection if opened < index else None
@@ -337,7 +342,7 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
     if order is not None:
         at_limit, at_stop = (None if v is None else to_units(v, book.units.price) for v in (order.limit, order.stop))
         resting = Resting(side, order.type, at_limit, at_stop)
-        book.waiting = _Waiting(side, quantity, resting, index, index + 1, stop, limit, trail)
+        book.waiting = _Waiting(side, quantity, resting, index, index + 1, index + 1, stop, limit, trail)
         return
     _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY, index)
     _protect(book, index + 1, side, stop, limit, trail, take_since=index + 1)
@@ -434,9 +439,11 @@ def _resolve(book: _Book, through: int) -> None:
         index = book.waiting.at
         _resolve_waiting(book, book.waiting, index)
         _resolve_protection(book, index)
+        _end_waiting(book, index)
     if book.waiting is not None:
         _resolve_waiting(book, book.waiting, through)
     _resolve_protection(book, through)
+    _end_waiting(book, through)
 
 
 def _resolve_protection(book: _Book, through: int) -> None:
@@ -564,6 +571,9 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
         index = _first_reach(book, waiting.at, through, level if is_below else None, None if is_below else level)
         if index is None:
             break
+        _end_waiting(book, index - 1)
+        if book.waiting is None:
+            return
         waiting.at, bar = index + 1, book.range(index)
         price = match_resting(order, bar, placed_in_bar=False)
         if price is None:
@@ -597,6 +607,15 @@ def _resolve_waiting(book: _Book, waiting: _Waiting, through: int) -> None:
             _resolve_entry_bar(book, book.protection, index, order)
         return
     waiting.at = max(waiting.at, through + 1)
+
+
+def _end_waiting(book: _Book, through: int) -> None:
+    """End an entry's order that rests once a close up to `through` shows a loss of the day that reaches its limit."""
+    waiting = book.waiting
+    if waiting is not None and waiting.looked <= through:
+        if book.checks.reaches_loss(waiting.looked, through, book.holding):
+            book.waiting = None
+        waiting.looked = through + 1
 
 
 def _first_touch(book: _Book, guard: _Protection, through: int) -> int | None:

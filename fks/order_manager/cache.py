@@ -277,13 +277,17 @@ class OrderCache:
         age_s = None if mark is None or mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
         name = intent.client_order_id  # its own order, when that rests already
         open_orders = tuple(order for order in self.open_of(account_id) if order.client_order_id != name)
+        instrument, costs = self.instruments.get((exchange, symbol)), self.settings.costs
+        is_in_base = self.venues[intent.venue].capabilities.fee_in_received_asset
+        is_in_base &= instrument is not None and not instrument.is_contract
         return View(
             now_ns=now_ns,
             limits=self.settings.risk,
             account=self._account(account_id, intent.venue),
             account_refusal=self.venues[intent.venue].refusal,
             drifting=self.venues[intent.venue].drifting,
-            instrument=self.instruments.get((exchange, symbol)),
+            instrument=instrument,
+            fee_in_base=max(costs.fee_rate, costs.fee_rate_maker or _ZERO) if is_in_base else _ZERO,
             venue=self.venue_view(intent.venue, monotonic_s),
             skew_limit_ms=self.settings.venue.skew_limit_ms,
             is_leader=is_leader,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.model.codes import Code, Denial
-from fks.model.instrument import Lot
-from fks.model.order import OrderType
+from fks.model.instrument import Lot, money
+from fks.model.order import OrderType, Side
 from fks.risk.figures import Passed, compared
 from fks.risk.intent import Intent
 from fks.risk.view import View
@@ -210,7 +210,8 @@ def notional_max_order(intent: Intent, view: View) -> Passed | Denial | None:
 
 
 def no_protection(intent: Intent, view: View) -> Denial | None:
-    """The venue and the instrument can hold the stop loss and the take-profit of the intent, over its quantity."""
+    """The venue and the instrument can hold the stop loss and the take-profit of the intent, over what it leaves to
+    protect: the quantity bought without a fee taken from it, in whole lots."""
     instrument, can = view.instrument, view.venue.capabilities
     if can.keeps_bracket:
         return None
@@ -241,12 +242,14 @@ def no_protection(intent: Intent, view: View) -> Denial | None:
         )
     prices = [price for price in (intent.stop_loss, intent.take_profit) if price is not None]
     if instrument is not None and prices:
-        value = intent.quantity * min(prices) * instrument.multiplier
+        fee = money(intent.quantity * view.fee_in_base) if intent.side is Side.BUY else _ZERO
+        left = instrument.round_quantity(intent.quantity - fee)
+        value = left * min(prices) * instrument.multiplier
         if value < instrument.notional_min:
             return Denial(
                 Code.NO_PROTECTION,
                 f"SL and TP worth at least {instrument.notional_min} {instrument.quote}, or the exchange takes none",
-                f"{value.normalize():f} at {min(prices)}",
+                f"{value.normalize():f} at {min(prices)} for the {left.normalize():f} left after the fee",
                 intent.symbol,
                 "raise the size",
             )

@@ -79,6 +79,7 @@ class View:
     open_orders: tuple[Order, ...] = ()
     marks: Mapping[str, Decimal] = field(default_factory=dict)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)  # of this venue's exchange, by symbol
+    fee_in_base: Decimal = _ZERO  # most that is taken from the base of a buy, a fraction of it
     balances: Mapping[str, Balance] = field(default_factory=dict)
     orders_last_minute: int = 0
     rates: Mapping[str, Decimal] = field(default_factory=dict)

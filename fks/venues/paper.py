@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
@@ -93,6 +93,7 @@ class PaperVenue:
         price_age_max_s: float | None = None,
     ) -> None:
         self.name = name
+        self.capabilities = replace(self.capabilities, fee_in_received_asset=costs.fee_in == "received")
         self._instruments = {item.symbol: item for item in instruments}
         self._costs = costs
         self._clock = clock

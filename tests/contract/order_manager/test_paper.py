@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fks.backtest import Setup
+from fks.backtest.limits import Holding, TapeChecks
 from fks.clock import RealClock
 from fks.config.settings import Paper, Sim
 from fks.matching import CostModel
+from fks.model.bar import Bars
 from fks.model.order import OrderType, Outcome, Side, State
 from fks.model.signal import Kind
 from fks.model.timeframe import NS, iso, to_datetime
@@ -140,6 +144,31 @@ async def test_the_equity_of_the_account_sizes_an_entry(
         return
     (row,) = await paper.db.sql("SELECT quantity FROM orders WHERE role = 'entry'")
     assert row["quantity"] == D(bought)
+
+
+@pytest.mark.parametrize("fee_in", ["received", "quote"])
+async def test_a_stop_is_checked_without_the_fee_as_in_a_backtest(database: Database, bus: Bus, fee_in: str) -> None:
+    """0.05 at a stop of 101 is 5.05; a fee in base leaves 0.049, and 4.949 is below the least notional."""
+    settings = STRICT.model_copy(update={"costs": STRICT.costs.model_copy(update={"fee_in": fee_in})})
+    venue = PaperVenue((), CostModel.of(settings.costs), {}, RealClock(), mode="bar")
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
+        " VALUES ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 'quantity', 0.05)"
+    )
+    rig = Rig(database, bus, ScriptedVenue(), settings=settings, venues={"paper": venue})
+    await seal(rig, 10)
+    await rig.start()
+    try:
+        outcome = await rig.outcome(await decide(rig, 2, Kind.ENTER, stop_loss=D(101)))
+    finally:
+        await rig.stop()
+    times = START + np.arange(10, dtype=np.int64) * MINUTE
+    bars = Bars("BTCUSDT", "1m", times, *np.array(BARS, dtype=float).T, np.ones(10))
+    checks = TapeChecks(bars, Setup(an_instrument(), CostModel.of(settings.costs)))
+    refused = checks.refusal(2, Side.BUY, D("0.05"), D(102), (D(101), None), Holding(D(0), D(1000), (), ()))
+    assert (refused and refused.code) == outcome[1]
+    assert outcome == (("denied", "NO_PROTECTION") if fee_in == "received" else ("ordered", None))
 
 
 @pytest.mark.parametrize(

@@ -289,8 +289,8 @@ def by_hand(*rows: tuple[float, float, float, float]) -> Bars:
 
 
 def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() -> None:
-    """With the fee taken, the first position's exit is below the least notional, so its stop stays; the next entry's
-    limit rests beside it."""
+    """With the fee taken, the first position is below the least market order, so its stop stays; the next entry's limit
+    rests beside it."""
     bars = by_hand(
         (100, 101, 99, 100),
         (100, 100, 83.41, 83.41),
@@ -303,7 +303,8 @@ def test_protection_of_what_was_too_small_to_close_fills_before_a_later_entry() 
     strategy = Given(
         target=(1, 0, 1, 1, 1, 1), stop=(83.4, nan, 70, nan, nan, nan), entry_limit=(nan, nan, 76, nan, nan, nan)
     )
-    result = assert_equal(strategy, bars, Setup(BTC, size=Decimal(6), limits=UNLIMITED))
+    item = replace(BTC, market_lot=Lot(Decimal("0.0601"), Decimal(9000), Decimal(0)))
+    result = assert_equal(strategy, bars, Setup(item, size=Decimal("6.01"), limits=UNLIMITED))
     assert [(fill.role.value, float(fill.price)) for fill in result.fills] == [
         ("entry", 100),
         ("sl", 83.4),
@@ -319,6 +320,41 @@ def test_an_entry_whose_stop_would_be_too_small_is_denied(stop: float, limit: fl
     result = assert_equal(strategy, by_hand(*[(100, 101, 99, 100)] * 3), Setup(BTC, size=Decimal(6), limits=UNLIMITED))
     assert result.denied_count == count
     assert len(result.fills) == (0 if count else 1)
+
+
+@pytest.mark.parametrize(("fee_in", "is_denied"), [("received", True), ("quote", False)])
+@pytest.mark.parametrize("entry_limit", [None, 100_000])
+def test_a_stop_is_checked_at_the_quantity_without_the_fee(
+    fee_in: str, is_denied: bool, entry_limit: float | None
+) -> None:
+    """0.00006 at a stop of 98,000 is 5.88; the 0.00005 that a fee in base leaves is 4.90, below the least notional."""
+    limits = None if entry_limit is None else (entry_limit,) * 4
+    strategy = Given(target=(1,) * 4, stop=(98_000,) * 4, entry_limit=limits)
+    bars = by_hand(*[(100_000, 100_100, 99_900, 100_000)] * 3, (98_000, 98_000, 97_000, 97_000))
+    costs = CostModel(Decimal("0.001"), fee_in)
+    result = assert_equal(strategy, bars, Setup(BTC, costs, "quantity", Decimal("0.00006"), limits=UNLIMITED))
+    assert result.denied_count == ({"NO_PROTECTION": 1} if is_denied else {})
+    wanted = [] if is_denied else [("entry", Decimal("0.00006")), ("sl", Decimal("0.00006"))]
+    assert [(fill.role.value, fill.quantity) for fill in result.fills] == wanted
+
+
+@pytest.mark.parametrize(("limit", "is_ended"), [("9.9", True), ("10.1", False)])
+def test_the_days_loss_ends_an_entry_that_rests(limit: str, is_ended: bool) -> None:
+    """The flip sells at an open of 90 what cost 100: at that bar's close its own entry at 95 ends, unless the limit is
+    higher. The next day's entry fills."""
+    quiet, high = (90, 91, 89, 90), (90, 96, 89, 90)
+    bars = by_hand(*[(100, 101, 99, 100)] * 3, quiet, high, *[quiet] * 1440, high)
+    target, entry = np.zeros(len(bars)), np.full(len(bars), np.nan)
+    target[:2], target[2:6], target[-3:] = 1, -1, -1
+    entry[2], entry[-3] = 95, 95
+    strategy = Given(target=tuple(target), entry_limit=tuple(entry))
+    limits = UNLIMITED.model_copy(update={"loss_day_max": Decimal(limit)})
+    setup = Setup(BTC, CostModel(Decimal(0)), "quantity", Decimal(1), can_short=True, limits=limits)
+    result = assert_equal(strategy, bars, setup)
+    today = [] if is_ended else [("sell", 95.0), ("buy", 90.0)]
+    wanted = [("buy", 100.0), ("sell", 90.0), *today, ("sell", 95.0)]
+    assert [(fill.side.value, float(fill.price)) for fill in result.fills] == wanted
+    assert result.denied_count == {}
 
 
 def test_protection_of_a_remainder_never_opens_the_other_side() -> None:

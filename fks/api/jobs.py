@@ -72,7 +72,7 @@ async def check_quota(gate: Gateway, who: Principal) -> None:
             "JOBS_MANY",
             f"{who.name} has {most} jobs that are queued or run",
             remedy="wait for one to end, or cancel one; auth.jobs_max allows more",
-            headers={"Retry-After": "60"},
+            headers={"Retry-After": "60"},  # to ask again: when a job ends is not known
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -168,7 +169,7 @@ class Webhooks:
             return await self._entry.enter(draft, f"message-{request.body_hash}", wait_s=WAIT_S)
         except (InputError, Problem) as error:
             if error.status < 500 and not is_counted and not await self._store.use(webhook):
-                raise _over(webhook) from None
+                raise await self._over(webhook) from None
             raise
 
     async def _reducing(self, webhook: Webhook, signal: Signal, key: str, at_ns: int) -> Signal:
@@ -183,7 +184,16 @@ class Webhooks:
                 return await self._entry.reducing(sized)(webhook.principal, key, at_ns)
         except InputError:
             pass
-        raise _over(webhook)
+        raise await self._over(webhook)
+
+    async def _over(self, webhook: Webhook) -> Problem:
+        return Problem(
+            429,
+            "WEBHOOK_QUOTA",
+            f"webhook {webhook.name} has used its {webhook.quota_per_hour} messages of this hour, or was changed",
+            remedy="wait, or make it again with a larger --quota",
+            headers={"Retry-After": str(max(math.ceil(await self._store.wait_s(webhook)), 1))},
+        )
 
     async def rehearse(self, webhook: Webhook, body: Mapping[str, object]) -> Signal:
         """Return the signal that a message would become. Nothing is committed, nothing is counted. Errors: those of
@@ -279,16 +289,6 @@ def _size(webhook: Webhook, named: Mapping[str, object]) -> tuple[str, Decimal]:
             "WEBHOOK_SIZE",
         )
     return "quantity", quantity
-
-
-def _over(webhook: Webhook) -> Problem:
-    return Problem(
-        429,
-        "WEBHOOK_QUOTA",
-        f"webhook {webhook.name} has used its {webhook.quota_per_hour} messages of this hour, or was changed",
-        remedy="wait, or make it again with a larger --quota",
-        headers={"Retry-After": "60"},
-    )
 
 
 def sample(webhook: Webhook, now: str) -> dict[str, Any]:

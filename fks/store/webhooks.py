@@ -127,6 +127,10 @@ class WebhookStore:
         """Count one message of the webhook. False: its quota is used up, or it was removed or rotated meanwhile."""
         return await self._db.fetchrow("webhooks.use", webhook.id, webhook.salt, retry=False) is not None
 
+    async def wait_s(self, webhook: Webhook) -> float:
+        """Return the seconds until the hour of its quota ends; 0 when that has ended, or it was removed."""
+        return await self._db.fetchval("webhooks.wait_s", webhook.id) or 0.0
+
 
 def _unknown(name: str) -> InputError:
     return InputError(

@@ -191,7 +191,7 @@ async def see_limits(tab: Page, system: System) -> None:
 
 async def is_reloaded(tab: Page, look: str) -> bool:
     """Return whether an expression is true; else load the page again."""
-    found = bool(await tab.run(look))
+    found = bool(await tab.look(look))
     if not found:
         await tab.run("location.reload()")
     return found

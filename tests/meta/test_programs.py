@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import PACKAGES, require
+from tests.support.recorded import DATA, frames_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests").rglob("*.py"))
@@ -84,6 +85,25 @@ def test_programs_that_tests_run_are_installed_by_ci() -> None:
     assert {"rsync", "ssh", "curl", "jq", "chromium", "mcs", "promtool"} <= set(found)
     ci = (ROOT / ".ci" / "run").read_text()
     assert ci.index("export FKS_REQUIRE_ALL=1\n") < ci.index("tests/support/programs.py") < ci.index("make test\n")
+
+
+def test_a_test_is_left_out_by_one_function_which_fails_in_ci() -> None:
+    skips = re.compile(r"pytest\.(mark\.)?(import)?(or)?skip(if)?")
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:80]}"
+        for file in FILES
+        if file.name not in ("programs.py", "test_programs.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and skips.fullmatch(ast.unparse(node))
+    ]
+    assert found == [], "call leave_out() of tests/support/programs.py in the test: under FKS_REQUIRE_ALL it fails"
+
+
+def test_missing_data_set_is_named_in_a_skip_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, end in (("", pytest.skip.Exception), ("1", pytest.fail.Exception)):
+        monkeypatch.setenv("FKS_REQUIRE_ALL", variable)
+        with pytest.raises(end, match=f"^no data set in {ROOT.parent / 'shared' / 'data'}"):
+            frames_of(DATA / "frames" / "no-such.hft.gz")
 
 
 @pytest.mark.parametrize("variable", ["", "1"])

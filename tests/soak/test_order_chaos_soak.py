@@ -53,6 +53,7 @@ async def test_ten_thousand_intents_lose_double_and_bend_nothing(bus: Bus, redis
             await chaos.run(lives_min=len(LABELS) * len(FAULTS), minimum=MINIMUM, most=20, long=LONG)
             assert await chaos.findings() == []
             assert list(chaos.counts.shortfalls(MINIMUM)) == []
+            assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"
         finally:
             await chaos.close()
             await db.close()

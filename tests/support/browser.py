@@ -23,6 +23,12 @@ from tests.support.waiting import until
 SHOWN_S = 60.0  # bounds a failure alone: no test proves a time with it
 LOOK_S = 0.03  # between two looks at a page: a look costs a millisecond
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+#: DevTools answers to a command that a navigation overtook
+NAVIGATED = ("Inspected target navigated or closed", "Execution context was destroyed")
+
+
+class NavigatedError(AssertionError):
+    """A navigation overtook the command: a read may be repeated, a click or a key may have had its effect."""
 
 
 class Page:
@@ -34,7 +40,7 @@ class Page:
         self.complaints: list[str] = []
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send one DevTools command and return its result."""
+        """Send one DevTools command and return its result. Errors: NavigatedError if a navigation overtook it."""
         self._number += 1
         await self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         async with asyncio.timeout(SHOWN_S):
@@ -42,6 +48,8 @@ class Page:
                 message = json.loads(await self._socket.recv())
                 self._note(message)
                 if message.get("id") == self._number:
+                    if str(message.get("error", {}).get("message", "")).startswith(NAVIGATED):
+                        raise NavigatedError(message)
                     assert "error" not in message, message
                     found: dict[str, Any] = message["result"]
                     return found
@@ -62,6 +70,13 @@ class Page:
         answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
+    async def look(self, script: str) -> Any:
+        """Return the value of an expression that changes nothing, for a condition that is polled; None while the page
+        navigates."""
+        with contextlib.suppress(NavigatedError):
+            return await self.run(script)
+        return None
+
 
 async def says(tab: Page, *texts: str) -> None:
     """Wait until the page shows all of these."""
@@ -69,7 +84,7 @@ async def says(tab: Page, *texts: str) -> None:
 
     async def is_shown() -> bool:
         nonlocal seen
-        seen = await tab.run("document.body ? document.body.innerText : ''") or ""
+        seen = await tab.look("document.body ? document.body.innerText : ''") or ""
         return all(text in seen for text in texts)
 
     try:
@@ -82,7 +97,7 @@ async def is_true(tab: Page, script: str) -> None:
     """Wait until an expression is true."""
 
     async def look() -> bool:
-        return bool(await tab.run(script))
+        return bool(await tab.look(script))
 
     await until(look, deadline_s=SHOWN_S, every_s=LOOK_S)
 

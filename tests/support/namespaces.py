@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.support.programs import require
+from tests.support.programs import leave_out, require
 
 BOOT = "/proc/sys/kernel/random/boot_id"
 CLONE_BOOT = "c10ec10e-0000-4000-8000-000000000000"
@@ -26,7 +24,7 @@ def require_namespaces() -> None:
     require("unshare")
     tried = subprocess.run([*UNSHARE, "mount", "--bind", "/dev/null", BOOT], capture_output=True, text=True)
     if tried.returncode != 0:
-        pytest.skip(
+        leave_out(
             f"no namespaces ({tried.stderr.strip()}), machines that share a host name were left out: run as root, or allow them"
         )
 

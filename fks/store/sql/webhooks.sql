@@ -36,3 +36,7 @@ UPDATE webhooks w
  WHERE w.id = $1 AND w.salt = $2
    AND (w.window_at IS NULL OR w.window_at <= now() - interval '1 hour' OR w.used < w.quota_per_hour)
 RETURNING used;
+
+-- name: wait_s
+-- Seconds until the hour of a webhook's quota ends.
+SELECT greatest(extract(epoch FROM window_at + interval '1 hour' - now()), 0)::float8 FROM webhooks WHERE id = $1;

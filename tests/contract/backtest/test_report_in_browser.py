@@ -32,13 +32,13 @@ async def opened(tab: Page, file: Path, width: int, theme: str = "light") -> Non
     await tab.go(file.as_uri())
 
     async def is_drawn() -> bool:
-        return bool(await tab.run(DRAWN))
+        return bool(await tab.look(DRAWN))
 
     await until(is_drawn, deadline_s=20, every_s=0.1)
 
 
 async def is_narrow_enough(tab: Page) -> bool:
-    return bool(await tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+    return bool(await tab.look("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1400, "light"), (390, "dark")])
@@ -78,7 +78,7 @@ async def test_a_report_zooms_sorts_filters_and_gives_a_file(result: bt.Backtest
         )
 
         async def is_saved() -> bool:
-            return bool(await tab.run("saved !== null"))
+            return bool(await tab.look("saved !== null"))
 
         await until(is_saved, deadline_s=20, every_s=0.1)
         assert len((await tab.run("saved")).splitlines()) == stopped + 1
@@ -122,7 +122,7 @@ async def test_a_notebook_frame_draws_the_report(result: bt.Backtest, tmp_path: 
 
         async def is_drawn() -> bool:
             inside = "document.querySelector('iframe')?.contentDocument?.querySelectorAll('.uplot').length"
-            return bool(await tab.run(inside))
+            return bool(await tab.look(inside))
 
         await until(is_drawn, deadline_s=20, every_s=0.1)
         assert tab.complaints == []

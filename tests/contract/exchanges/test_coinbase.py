@@ -190,7 +190,6 @@ async def test_rest_answer_names_the_party_at_fault(
         await coinbase.fetch_bars("BTC-USD", "1m", None, 5)
 
 
-@pytest.mark.skipif(not COINBASE.exists(), reason="no data set here")
 async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
     coinbase: CoinbaseExchange, peer: RecordedPeer
 ) -> None:
@@ -217,7 +216,6 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
 
 
 # ── the wire alone ───────────────────────────────────────────────────────────────────────────────
-@pytest.mark.skipif(not COINBASE.exists(), reason="no data set here")
 def test_recorded_lost_message_is_a_discontinuity_in_every_channel() -> None:
     frames = [frame for _, frame in frames_of(COINBASE)]
     wire = CoinbaseWire()

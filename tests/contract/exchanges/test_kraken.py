@@ -208,7 +208,6 @@ async def test_documented_subscriptions_a_refused_one_leaves_the_others(
     ]
 
 
-@pytest.mark.skipif(not KRAKEN_BOOK.exists(), reason="no data set here")
 async def test_recorded_books_arrive(kraken: KrakenExchange, peer: RecordedPeer) -> None:
     peer.frames = [frame for _, frame in frames_of(KRAKEN_BOOK)]
     wire, last = KrakenWire(), None

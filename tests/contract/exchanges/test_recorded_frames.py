@@ -6,6 +6,7 @@ repository.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -24,11 +25,7 @@ from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subsc
 from tests.support.recorded import COINBASE, EXCERPT, KRAKEN_BOOK, KRAKEN_V1, MIXED, SHARED, Frame, frames_of, slowly
 
 MS = 1_000_000
-
-
-def there(path: Path) -> Any:
-    """Return a parameter that is skipped where the recording is not."""
-    return pytest.param(path, id=path.name, marks=pytest.mark.skipif(not path.exists(), reason="no data set here"))
+NAME = operator.attrgetter("name")
 
 
 def wanted(symbols: Sequence[str], timeframe: str) -> list[Subscription]:
@@ -53,7 +50,7 @@ def binance_rows(frames: Sequence[Frame], kind: str) -> Iterator[tuple[int, dict
             yield received_ns, message["data"]
 
 
-@pytest.mark.parametrize("path", [EXCERPT, there(SHARED), there(MIXED)])
+@pytest.mark.parametrize("path", [EXCERPT, SHARED, MIXED], ids=NAME)
 def test_binance(path: Path) -> None:
     frames, counters = frames_of(path), ConnectionCounters()
     symbols = sorted({row["s"] for _, row in binance_rows(frames, "@")})
@@ -92,7 +89,7 @@ def test_binance(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("path", [there(SHARED)])
+@pytest.mark.parametrize("path", [SHARED], ids=NAME)
 def test_binances_book_of_changes_has_the_best_that_its_ticker_tells(path: Path) -> None:
     frames = frames_of(path)
     subscriptions = [Subscription(Channel.BOOK, "BTCUSDT"), Subscription(Channel.QUOTES, "BTCUSDT")]
@@ -106,7 +103,7 @@ def test_binances_book_of_changes_has_the_best_that_its_ticker_tells(path: Path)
     assert [top for top, _ in compared] == [best for _, best in compared]
 
 
-@pytest.mark.parametrize("path", [there(SHARED)])
+@pytest.mark.parametrize("path", [SHARED], ids=NAME)
 def test_a_lost_change_of_binances_book_is_gone_until_a_snapshot(path: Path) -> None:
     frames = [(at, frame) for at, frame in frames_of(path)[:4000] if b"@depth" in frame or frame.startswith(b'{"last')]
     snapshot = next(i for i, (_, frame) in enumerate(frames) if frame.startswith(b'{"last'))
@@ -119,7 +116,7 @@ def test_a_lost_change_of_binances_book_is_gone_until_a_snapshot(path: Path) -> 
     assert found[Book][-1].sequence == missing["U"] - 1
 
 
-@pytest.mark.parametrize("path", [there(MIXED)])
+@pytest.mark.parametrize("path", [MIXED], ids=NAME)
 def test_binances_aggregate_trades(path: Path) -> None:
     frames = frames_of(path)
     found = read(BinanceWire(), wanted(["NKNUSDT", "LRCBTC"], "1m"), frames)
@@ -148,7 +145,7 @@ def coinbase_rows(
                 yield received_ns, row, {**message, "event": event}
 
 
-@pytest.mark.parametrize("path", [there(COINBASE)])
+@pytest.mark.parametrize("path", [COINBASE], ids=NAME)
 def test_coinbase(path: Path) -> None:
     frames, counters = frames_of(path), ConnectionCounters()
     found = read(CoinbaseWire(counters=counters), wanted(["BTC-USD", "ETH-USD"], "5m"), frames)
@@ -195,7 +192,7 @@ def test_coinbase(path: Path) -> None:
     assert closed == {key for key in last if key[1] != newest[key[0]]}
 
 
-@pytest.mark.parametrize("path", [there(COINBASE)])
+@pytest.mark.parametrize("path", [COINBASE], ids=NAME)
 def test_coinbases_side_is_the_makers(path: Path) -> None:
     """A buying maker is hit at the bid: such trades are at the best bid just before, or below it."""
     frames = frames_of(path)
@@ -215,7 +212,7 @@ def test_coinbases_side_is_the_makers(path: Path) -> None:
     assert agree[False] <= agree[True] // 10  # the quote may be a moment older than the trade
 
 
-@pytest.mark.parametrize("path", [there(COINBASE)])
+@pytest.mark.parametrize("path", [COINBASE], ids=NAME)
 def test_coinbases_books_are_those_of_the_obvious_reader(path: Path) -> None:
     frames = frames_of(path)
     wire = CoinbaseWire()
@@ -239,7 +236,7 @@ def test_coinbases_books_are_those_of_the_obvious_reader(path: Path) -> None:
 
 
 # ── kraken ───────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("path", [there(KRAKEN_BOOK)])
+@pytest.mark.parametrize("path", [KRAKEN_BOOK], ids=NAME)
 def test_krakens_books_prove_themselves_by_checksum(path: Path) -> None:
     frames, counters = frames_of(path), ConnectionCounters()
     found = read(KrakenWire(counters=counters), wanted(["BTC/USD"], "1m"), frames)
@@ -257,7 +254,7 @@ def test_krakens_books_prove_themselves_by_checksum(path: Path) -> None:
         assert (list(book.bids), list(book.asks)) == (list(plain["bids"].items()), list(plain["asks"].items()))
 
 
-@pytest.mark.parametrize("path", [there(KRAKEN_BOOK)])
+@pytest.mark.parametrize("path", [KRAKEN_BOOK], ids=NAME)
 def test_a_lost_update_of_krakens_book_is_seen_by_its_checksum(path: Path) -> None:
     frames = frames_of(path)
     whole = {book.time_ns: book for book in read(KrakenWire(), wanted(["BTC/USD"], "1m"), frames)[Book]}
@@ -274,7 +271,7 @@ def test_a_lost_update_of_krakens_book_is_seen_by_its_checksum(path: Path) -> No
     assert seen > 20
 
 
-@pytest.mark.parametrize("path", [there(KRAKEN_V1)])
+@pytest.mark.parametrize("path", [KRAKEN_V1], ids=NAME)
 def test_krakens_old_trades_written_as_v2_keep_every_digit(path: Path) -> None:
     """*Transcribed*: values recorded from v1, in messages as documented for v2, since no recording of those is at
     hand."""
@@ -302,7 +299,7 @@ def test_krakens_old_trades_written_as_v2_keep_every_digit(path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("path", [there(KRAKEN_V1), there(COINBASE), there(MIXED)])
+@pytest.mark.parametrize("path", [KRAKEN_V1, COINBASE, MIXED], ids=NAME)
 def test_another_exchanges_frames_are_survived_and_counted(path: Path) -> None:
     """The rudest unknown: thousands of real messages of another protocol. Nothing is invented, nothing
     raises."""

@@ -25,15 +25,14 @@ from fks.bars.validation import Reason, check_bars
 from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars, Ints, PublicTrade
 from fks.model.timeframe import NS, bar_end, bar_start, iso, to_ns
+from tests.support.recorded import DATA, present
 
 OUTAGE = Path(__file__).parents[2] / "tapes" / "bars" / "outage.jsonl"
-DATA = Path(__file__).parents[4] / "shared" / "data"
 NAMES = ("open", "high", "low", "close", "volume")
-recorded = pytest.mark.skipif(not (DATA / "bars").is_dir(), reason="the data set is not beside the checkout")
 
 
 def shared(name: str, timeframe: str) -> Bars:
-    with gzip.open(DATA / "bars" / f"{name}.csv.gz") as file:
+    with gzip.open(present(DATA / "bars" / f"{name}.csv.gz")) as file:
         rows = np.loadtxt(file, delimiter=",", skiprows=1)
     return Bars("X", timeframe, rows[:, 0].astype(np.int64) * 1_000_000, *(rows[:, i].copy() for i in range(1, 6)))
 
@@ -96,7 +95,7 @@ def test_aggregation_in_two_steps_gives_the_same_bars(path: tuple[str, str]) -> 
 
 # ── Kraken: trades, its own minutes ──────────────────────────────────────────────────────────────
 def kraken(name: str) -> Any:
-    with gzip.open(DATA / "frames" / "messages_binance_kraken_coinbase_a.jsonl.gz", "rt") as lines:
+    with gzip.open(present(DATA / "frames" / "messages_binance_kraken_coinbase_a.jsonl.gz"), "rt") as lines:
         for line in lines:
             row = json.loads(line, parse_float=Decimal)
             if "/kraken/" in row["path"] and row["path"].endswith(name):
@@ -104,7 +103,6 @@ def kraken(name: str) -> Any:
     raise AssertionError(name)
 
 
-@recorded
 def test_krakens_minutes_equal_the_aggregate_of_its_trades() -> None:
     trades = [
         PublicTrade("kraken", "XBTUSDT", row[6], int(row[2] * NS), Decimal(row[0]), Decimal(row[1]), row[3] == "s")
@@ -137,7 +135,7 @@ def test_krakens_minutes_equal_the_aggregate_of_its_trades() -> None:
 
 # ── Coinbase: each candle message is what the trades so far amount to ────────────────────────────
 def coinbase() -> Iterator[tuple[str, dict[str, str]]]:
-    with gzip.open(DATA / "frames" / "coinbase_advanced_2026-08-09.jsonl.gz", "rt") as lines:
+    with gzip.open(present(DATA / "frames" / "coinbase_advanced_2026-08-09.jsonl.gz"), "rt") as lines:
         for line in lines:
             row = json.loads(line)
             if row["t"] == "recv":
@@ -146,7 +144,6 @@ def coinbase() -> Iterator[tuple[str, dict[str, str]]]:
                     yield from (("candle", candle) for candle in event.get("candles", []))
 
 
-@recorded
 def test_coinbases_forming_candles_equal_the_aggregate_of_trades() -> None:
     start_s = 1_786_309_500
     events = list(coinbase())
@@ -180,7 +177,6 @@ def test_coinbases_forming_candles_equal_the_aggregate_of_trades() -> None:
 
 
 # ── sessions: hours into days ────────────────────────────────────────────────────────────────────
-@recorded
 @pytest.mark.parametrize(
     ("hours", "days", "count"),
     [("us_equity_SPY_1h", "us_equity_SPY_1d", 5849), ("fx_oanda_EURUSD_1h_bid", "fx_oanda_EURUSD_1d_bid", 3738)],
@@ -199,7 +195,6 @@ def missing(bars: Bars, calendar: str) -> Ints:
     return np.setdiff1d(expected, bars.time_ns)
 
 
-@recorded
 def test_calendar_expects_the_recorded_bars() -> None:
     assert len(missing(shared("us_equity_SPY_1d", "1d"), "XNYS")) == 0
     assert len(missing(shared("us_equity_AAPL_1d", "1d"), "XNYS")) == 0
@@ -214,13 +209,11 @@ def test_calendar_expects_the_recorded_bars() -> None:
     assert len(missing(shared("binance_spot_BTCUSDT_1m_2021-03-26_2021-04-30_gaps", "1m"), "24/7")) == 434
 
 
-@recorded
 def test_prints_outside_globex_sessions_are_found() -> None:
     found = check_bars(shared("cme_NQ_06-25_1m", "1m"), calendar=calendar_of("CMES"), outliers=OutlierDetector())
     assert [finding.reason for finding in found] == [Reason.OFF_SESSION] * 33
 
 
-@recorded
 @pytest.mark.parametrize(
     ("name", "timeframe", "suspect"),
     [

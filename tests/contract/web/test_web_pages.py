@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,8 +13,9 @@ from fks.api import window
 from fks.store.bus import FILLS, Bus
 from fks.store.db import Database
 from fks.web.assets import FOLDER
-from tests.support.browser import Page, page
+from tests.support.browser import Page, page, says
 from tests.support.gateway import Running, running
+from tests.support.programs import leave_out
 from tests.support.waiting import until
 from tests.support.web import pages_beside
 
@@ -47,36 +47,28 @@ async def gateway(database: Database, database_url: str, redis_url: str, tmp_pat
         yield gateway
 
 
-async def _says(tab: Page, *texts: str) -> None:
-    async def shown() -> bool:
-        body = await tab.run("document.body ? document.body.innerText : ''") or ""
-        return all(text in body for text in texts)
-
-    await until(shown, deadline_s=20, every_s=0.1)
-
-
 async def test_monitor_asks_for_a_token_then_shows_the_live_tree(
     gateway: Running, database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "CHECK_S", 0.5)
     async with page() as tab:
         await tab.go(gateway.url + "/monitor/")
-        await _says(tab, "A token, please")
+        await says(tab, "A token, please")
         await _enter(tab, "fks_" + "x" * 43)
-        await _says(tab, "unknown or revoked")
+        await says(tab, "unknown or revoked")
         tab.complaints.clear()  # the browser logs the 401 that this was about
         await _enter(tab, gateway.tokens["read"])
-        await _says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
+        await says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
         await until(lambda: _is(tab, "document.getElementById('live').className.includes('ok')"), deadline_s=20)
         await until(
             lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub.clients), deadline_s=20
         )
         await bus.publish(FILLS, _fill("1234.5"))
-        await _says(tab, "1,234.50")
+        await says(tab, "1,234.50")
         await database.sql("UPDATE component_health SET state = 'failed', pid = 999 WHERE name = 'orders'")
-        await _says(tab, "failed", "999", "orders is failed")
+        await says(tab, "failed", "999", "orders is failed")
         await database.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k','drill','me')")
-        await _says(tab, "Kill switch engaged", "drill")
+        await says(tab, "Kill switch engaged", "drill")
         assert await tab.run("window.hacked") is None
         assert tab.complaints == []
 
@@ -106,10 +98,10 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
     )
     async with page() as tab:
         await tab.go(gateway.url + "/monitor/")
-        await _says(tab, "A token, please")
+        await says(tab, "A token, please")
         tab.complaints.clear()  # the browser logs the 401 that this is about
         await _enter(tab, gateway.tokens["read"])
-        await _says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
+        await says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
         await database.sql(
             "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, "
             "$1), "
@@ -117,28 +109,26 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
             {"how": "crash", "signal": 9},
             NASTY,
         )
-        await _says(tab, "signal 9 (SIGKILL)", NASTY)
+        await says(tab, "signal 9 (SIGKILL)", NASTY)
         assert "being restarted" not in await tab.run("document.body.innerText"), "the end says it"
         assert await tab.run("window.hacked") is None
         assert tab.complaints == []
 
 
-@pytest.mark.skipif(
-    not ((FOLDER / "vendor" / "swagger-ui-bundle.js").is_file() or os.environ.get("FKS_REQUIRE_ALL")),
-    reason="the npm packages are not installed: make web-assets",
-)
 async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> None:
+    if not (FOLDER / "vendor" / "swagger-ui-bundle.js").is_file():
+        leave_out("the npm packages of the pages are not installed: make web-assets")
     async with pages_beside(gateway) as web, page() as tab:
         await tab.go(web.url + "/monitor/")  # it keeps the token for this tab
-        await _says(tab, "A token, please")
+        await says(tab, "A token, please")
         await _enter(tab, gateway.tokens["read"])
-        await _says(tab, "BTCUSDT")
+        await says(tab, "BTCUSDT")
         tab.complaints.clear()
         await tab.go(web.url + "/docs#/accounts/accounts_accounts_get")
-        await _says(tab, "orders", "stream", "/accounts/change", "[admin]")
+        await says(tab, "orders", "stream", "/accounts/change", "[admin]")
         await until(lambda: _is(tab, "!!document.querySelector('.execute')"), deadline_s=20)
         await tab.run("document.querySelector('.execute').click()")
-        await _says(tab, "Server response", '"demo"')
+        await says(tab, "Server response", '"demo"')
         assert tab.complaints == []
         loaded = await tab.run("performance.getEntriesByType('resource').map(e => new URL(e.name).host).join()")
         assert set(loaded.split(",")) == {web.url.removeprefix("http://")}, "nothing comes from another host"
@@ -152,7 +142,7 @@ async def test_monitor_on_this_host_needs_no_token_in_the_demo(
     )
     async with running(database, database_url, redis_url, tmp_path, sim={"enabled": True}) as gateway, page() as tab:
         await tab.go(gateway.url + "/monitor/")
-        await _says(tab, "orders", "gateway:0", "each second")
+        await says(tab, "orders", "gateway:0", "each second")
         assert tab.complaints == []
 
 
@@ -162,7 +152,7 @@ async def _enter(tab: Page, token: str) -> None:
 
 
 async def _is(tab: Page, script: str) -> bool:
-    return bool(await tab.run(script))
+    return bool(await tab.look(script))
 
 
 def _fill(price: str) -> dict[str, Any]:

@@ -289,13 +289,7 @@ def test_columns_and_scalars_agree_on_bar_starts(frame: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        EXCERPT,
-        pytest.param(
-            SHARED,
-            marks=pytest.mark.skipif(not SHARED.exists(), reason="the recorded data set is not beside this checkout"),
-        ),
-    ],
+    [EXCERPT, SHARED],
 )
 def test_recorded_trades_make_exact_bars(path: Path) -> None:
     trades = public_trades(agg_trades(raw_trades(path)))

@@ -16,10 +16,10 @@ from fks.files.sample import sample_tape
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, iso
+from tests.support.recorded import DATA, present
 
 NOW = 1_800_000_000 * NS
 SAMPLE = sample_tape().bars()[:500]
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 ANY = ImportOptions(exchange="somewhere", symbol="BTCUSDT")
 
 
@@ -248,17 +248,13 @@ def test_rounded_numbers_are_noted(tmp_path: Path) -> None:
     ],
 )
 def test_recorded_files_have_their_documented_bars(name: str, rows: int, first: str, missing: int, gaps: int) -> None:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip("the recorded data set is not beside this checkout")
+    path = present(DATA / name)
     found = read_bars(path, ImportOptions() if name.startswith("raw") else ANY, now_ns=NOW)
     assert (len(found.bars), iso(int(found.bars.time_ns[0])), found.missing, found.gaps) == (rows, first, missing, gaps)
 
 
 def test_calendar_decides_missing_bars_and_sessions() -> None:
-    raw = SHARED / "raw/ninjatrader/NQ_06-25.Last.txt.gz"
-    if not raw.exists():
-        pytest.skip("the recorded data set is not beside this checkout")
+    raw = present(DATA / "raw/ninjatrader/NQ_06-25.Last.txt.gz")
     found = read_bars(raw, ImportOptions(calendar="CMES"), now_ns=NOW)
     assert found.missing == 309, "nights, weekends and holidays are not missing (24/7 would miss 39,936)"
     assert len([text for text in found.suspect_texts if "off session" in text]) == 33, "as the recording's notes say"
@@ -297,7 +293,7 @@ def test_sessions_of_new_york_are_whole(tmp_path: Path) -> None:
 
 
 def test_ninjatraders_export_equals_the_converted_file() -> None:
-    raw, converted = SHARED / "raw/ninjatrader/NQ_06-25.Last.txt.gz", SHARED / "bars/cme_NQ_06-25_1m.csv.gz"
-    if not raw.exists():
-        pytest.skip("the recorded data set is not beside this checkout")
+    raw, converted = (
+        present(DATA / name) for name in ("raw/ninjatrader/NQ_06-25.Last.txt.gz", "bars/cme_NQ_06-25_1m.csv.gz")
+    )
     assert same(read_bars(raw, ImportOptions(), now_ns=NOW).bars, read_bars(converted, ANY, now_ns=NOW).bars)

@@ -29,10 +29,8 @@ from fks.tape.records import ENDING, Kind
 from fks.tape.replay import TapeExchange
 from fks.tape.summary import Summary
 from tests.support.ports import CollectingLog
-from tests.support.recorded import agg_trades, public_trades, raw_trades, slow_bars
+from tests.support.recorded import COINBASE, agg_trades, present, public_trades, raw_trades, slow_bars
 from tests.support.taping import WANTED, events_of, frames, make_tape, recorder_into
-
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "frames"
 
 
 def played(folder: Path) -> list[MarketEvent]:
@@ -196,9 +194,7 @@ def test_summary_is_repeatable_and_its_bars_are_those_of_the_trades(tmp_path: Pa
 
 
 def test_coinbase_frames_are_replayed_as_the_wire_decodes_them(tmp_path: Path) -> None:
-    path = SHARED / "coinbase_advanced_2026-08-09.jsonl.gz"
-    if not path.exists():
-        pytest.skip("the recorded data set is not beside this checkout")
+    path = present(COINBASE)
     with gzip.open(path, "rt") as lines:
         frames = [row for row in map(json.loads, lines) if row["t"] == "recv"]
     rows = [(round(row["ts"] * 1e9), row["data"].encode()) for row in frames if row["conn"] == frames[0]["conn"]]

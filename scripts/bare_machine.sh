@@ -50,7 +50,7 @@ try() {
   local up start code=0
   set -m # each job in a process group of its own, as in a terminal
   cd ~/fks
-  say "Debian $(cat /etc/debian_version), $(python3 --version), user $(id -un), commit $(git log -1 --format=%h)"
+  say "Debian $(cat /etc/debian_version), $(python3 --version), user $(id -un), tree of fks/ $(git rev-parse --short=12 HEAD:fks)"
   start=$SECONDS
   make up >../up.log 2>&1 &
   up=$!

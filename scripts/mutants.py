@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from scripts.mutations import commit_of_tree  # noqa: E402 - found by the line above
+from scripts.mutations import code_of_tree  # noqa: E402 - found by the line above
 
 PAGE = ROOT / "docs" / "guarantees.md"
 BEGIN, END = "<!-- mutants -->", "<!-- end of mutants -->"
@@ -46,7 +46,7 @@ CORES = {
         "bridges flatten journal kill_work lease ninja_kill ninja_rules positions progress self_checks submission "
         "unresolved venue_kill"
     ),
-    "chaos": "auditor cover fold order_requests plan report",
+    "chaos": "auditor cover decisions exercise fold order_requests plan protection_time report",
     "matching": "costs rule",
 }
 LIMIT_S = 120
@@ -208,7 +208,7 @@ def page(text: str, scores: Mapping[str, str]) -> str:
     rows = {found[1]: found[0] for found in ROW.finditer(shown)} | {
         package: f"| `{package}` | {score} |" for package, score in scores.items()
     }
-    lines = ["| Package | killed | of drawn | of all | seed | commit | date |", "|---|---|---|---|---|---|---|"]
+    lines = ["| Package | killed | of drawn | of all | seed | tree of fks/ | date |", "|---|---|---|---|---|---|---|"]
     lines += [rows[package] for package in CORES if package in rows]
     table = "\n".join(lines)
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
@@ -248,7 +248,7 @@ def main() -> int:
     for package, (killed, survived) in counts.items():
         print(f"{package}: {killed} of {killed + survived} killed")
     if options.docs:
-        tail = f"{options.seed} | {commit_of_tree() or 'not committed'} | {datetime.now(UTC):%Y-%m-%d}"
+        tail = f"{options.seed} | {code_of_tree() or 'not committed'} | {datetime.now(UTC):%Y-%m-%d}"
         scores = {
             package: f"{killed} | {killed + survived} | {totals[package]} | {tail}"
             for package, (killed, survived) in counts.items()

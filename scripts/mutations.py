@@ -11,8 +11,9 @@
 A mutation is killed when its test fails with it; it survives when the test passes. A test that fails without any
 mutation, or a mutation that keeps the test from being collected, or its system from starting, is an error. Exit 1 at
 a survivor or an error. A mutation against a system test costs a whole system: those run with --system or --all alone,
-file by file. Once every row was killed at one commit, in one run or several, count, commit and date are written into
-docs/guarantees.md. `scripts/mutants.py` makes mutants of whole modules instead.
+file by file. Once every row was killed at one commit, in one run or several, count, date and the hash of the tree of
+fks/ are written into docs/guarantees.md: a commit may be of another history. `scripts/mutants.py` makes mutants of
+whole modules instead.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guarantees.md"
 TABLE = ROOT / "scripts" / "mutations.toml"
 BEGIN, END = "<!-- mutations -->", "<!-- end of mutations -->"
-RUN = re.compile(r"Last complete run: (\d+) killed, commit [0-9a-f]{12}, \d{4}-\d\d-\d\d\.")
+RUN = re.compile(r"Last complete run: (\d+) killed, tree of fks/ [0-9a-f]{12}, \d{4}-\d\d-\d\d\.")
 #: the rows that were killed so far, and at which commit (ignored by git)
 KILLED = ROOT / ".fks-mutations" / "killed.json"
 #: what a copy needs to run tests
@@ -151,17 +152,22 @@ def commit_of_tree() -> str:
     return "" if changed else _git("rev-parse", "--short=12", "HEAD")
 
 
+def code_of_tree() -> str:
+    """Return the hash of fks/ where the tree equals its commit; else nothing."""
+    return _git("rev-parse", "--short=12", "HEAD:fks") if commit_of_tree() else ""
+
+
 def killed_at(commit: str) -> set[str]:
     """Return the digests of the rows that were killed at this commit."""
     kept = json.loads(KILLED.read_text()) if KILLED.exists() else {}
     return set(kept["killed"]) if commit and kept.get("commit") == commit else set()
 
 
-def complete_run(commit: str, killed: set[str], now: datetime, mutations: Sequence[Mutation] = MUTATIONS) -> str:
-    """Return the sentence about a complete run, or nothing while a row was not killed at this commit."""
-    if not commit or not killed >= {mutation.digest for mutation in mutations}:
+def complete_run(code: str, killed: set[str], now: datetime, mutations: Sequence[Mutation] = MUTATIONS) -> str:
+    """Return the sentence about a complete run, or nothing while a row was not killed with this code."""
+    if not code or not killed >= {mutation.digest for mutation in mutations}:
         return ""
-    return f"Last complete run: {len(mutations)} killed, commit {commit}, {now:%Y-%m-%d}."
+    return f"Last complete run: {len(mutations)} killed, tree of fks/ {code}, {now:%Y-%m-%d}."
 
 
 def copy_tree(into: Path) -> None:
@@ -265,7 +271,7 @@ def main() -> int:
                 KILLED.parent.mkdir(exist_ok=True)
                 KILLED.write_text(json.dumps({"commit": commit, "killed": sorted(killed)}))
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-    if commit_of_tree() == commit and (run := complete_run(commit, killed, datetime.now(UTC))):
+    if commit_of_tree() == commit and (run := complete_run(code_of_tree(), killed, datetime.now(UTC))):
         PAGE.write_text(page(PAGE.read_text(), run))
         print(f"{run} Written into {PAGE.relative_to(ROOT)}")
     return int(set(counts) != {"killed"})

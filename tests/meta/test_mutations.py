@@ -42,17 +42,17 @@ def test_the_docs_show_the_table_and_count_its_rows() -> None:
 
 
 def test_a_complete_run_is_published_only_when_every_row_was_killed() -> None:
-    commit, now, text = "0123456789ab", datetime(2026, 3, 4, tzinfo=UTC), mutations.PAGE.read_text()
+    code, now, text = "0123456789ab", datetime(2026, 3, 4, tzinfo=UTC), mutations.PAGE.read_text()
     killed = {mutation.digest for mutation in mutations.MUTATIONS}
     assert len(killed) == len(mutations.MUTATIONS)
-    for incomplete in (("", killed), (commit, killed - {mutations.MUTATIONS[-1].digest}), (commit, set[str]())):
+    for incomplete in (("", killed), (code, killed - {mutations.MUTATIONS[-1].digest}), (code, set[str]())):
         assert mutations.complete_run(*incomplete, now) == ""
-    run = mutations.complete_run(commit, killed | {"an earlier row"}, now)
-    assert run == f"Last complete run: {len(killed)} killed, commit {commit}, 2026-03-04."
+    run = mutations.complete_run(code, killed | {"an earlier row"}, now)
+    assert run == f"Last complete run: {len(killed)} killed, tree of fks/ {code}, 2026-03-04."
     after = mutations.page(text, run)
     assert run in after
     assert mutations.page(after) == after
-    other = f"Last complete run: {len(killed) - 1} killed, commit {commit}, 2026-03-04."
+    other = f"Last complete run: {len(killed) - 1} killed, tree of fks/ {code}, 2026-03-04."
     assert "have not all been run" in mutations.page(after.replace(run, other))
 
 

@@ -263,6 +263,8 @@ WRONG: list[tuple[str, str, Change]] = [
     ("orders doubled", "answered with 2 signals", lambda e: e["requests"].append(OrderRequest("key-2", ("signal-enter", "signal-exit")))),
     ("orders astray", "without an id", lambda e: e["received"].append(sent(ENTRY) | {"client_order_ids": []})),
     ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN")),
+    ("orders undecided", "still SENDING", lambda e: e["orders"][0].update(state="SENDING")),
+    ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN", updated_at=YOUNG)),
     ("orders astray", "does not know", lambda e: e["exchange_orders"].append(theirs("c" * 32, 3, "0", "CANCELED"))),
     ("orders astray", "never made it", lambda e: e["exchange_orders"].pop(0)),
     ("orders astray", "is ABSENT", lambda e: e["orders"][0].update(state="ABSENT")),
@@ -273,6 +275,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("fills wrong", "booked 2 times", lambda e: e["trades"].append(e["trades"][0])),
     ("fills wrong", "has none such", lambda e: e["trades"].append(trade(9, "1", "0", "", "BUY"))),
     ("fills wrong", "is booked as", lambda e: e["trades"][0].update(quantity=Decimal(3))),
+    ("fills wrong", "is booked as", lambda e: e["trades"][0].update(fee=Decimal(0))),
     ("positions wrong", "its executions make 0.498", lambda e: e["positions"][0].update(quantity=Decimal("0.5"))),
     ("positions wrong", "is 0,", lambda e: e["positions"].clear()),
     ("positions wrong", "other", lambda e: e["positions"].append(e["positions"][0] | {"instance": "other"})),
@@ -291,10 +294,13 @@ WRONG: list[tuple[str, str, Change]] = [
         e.update(events=[]), [row.update(request="none") for row in e["orders"]], [row.update(fill_id=1) for row in e["trades"]])),
     ("decisions old", "7.0 s after its bar of 1 s ended", lambda e: (
         e["signals"][0].update(timeframe="1s"), e["received"][0].update(time_ms=(EDGES[0][0] + 8) * 1000))),
+    ("decisions old", "62.0 s after its bar of 300 s ended", lambda e: (
+        e["signals"][0].update(timeframe="5m"), e["received"][0].update(time_ms=(EDGES[0][0] + 362) * 1000))),
     ("signals lost", "should have signalled exit", lambda e: (
         e["signals"].pop(1), e.update(missed=[Missed("sma", EDGES[1][0] - 1, EDGES[1][0])]))),
     ("bars wrong", "is missing", lambda e: e["bars"]["BTCUSDT"][0].pop(BAR)),
     ("bars wrong", "not", lambda e: e["bars"]["BTCUSDT"][0].update({BAR: (Decimal(1), Decimal(1))})),
+    ("bars wrong", "100 × 2, not 100 × 1", lambda e: e["bars"]["BTCUSDT"][0].update({CLOSES[0][0]: (Decimal(100), Decimal(2))})),
     ("leaked", "in nobody's row", lambda e: e["leaks"].append("process 7 is in nobody's row")),
 ]  # fmt: skip
 
@@ -345,6 +351,8 @@ UNDER_WAY: list[tuple[str, Change]] = [
             "venue": "paper", "symbol": "ETHUSDT"}))),
     ("a trade booked by hand, which moves no position", lambda e: e["trades"].append(
         trade(1, "0.1", "0", "", "BUY") | {"venue": "manual", "source": "manual", "instance": "", "venue_trade_id": ""})),
+    ("an old decision that a person approved", lambda e: (
+        e["signals"][0].update(timeframe="1s", decided_by="a person"), e["received"][0].update(time_ms=(EDGES[0][0] + 600) * 1000))),
     ("a cancel", lambda e: e["received"].append({"method": "DELETE", "path": "/api/v3/order", "client_order_ids": [ENTRY]})),
 ]  # fmt: skip
 

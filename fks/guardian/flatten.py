@@ -79,6 +79,7 @@ class Flatten:
         self._unknown_since: dict[str, float] = {}  # executed orders that the snapshot lacks -> first seen (monotonic)
         self._closing: set[Holder] = set()  # what an unclear order may be closing, beside other coins of the account
         self._pauses: dict[Holder, _Pause] = {}
+        self._troubles: dict[str, str] = {}  # symbol -> why the venue gave no answer about it in this round
         self.remaining: list[dict[str, str]] = []
         self.stuck = ""  # what so many orders in a row did not close that a person must look; "" = nothing
         self.rest_s = 0.0  # how long there is nothing to do but to wait
@@ -89,26 +90,34 @@ class Flatten:
         """Settle earlier flattening orders, send the next ones; return whether all is flat, or dust.
 
         `symbols`: where orders are, or were, besides those that the snapshot knows. `unclear`: client ids of orders
-        whose end is not proven. `live`: of those that the venue listed as open in this round. Errors: OutageError.
+        whose end is not proven. `live`: of those that the venue listed as open in this round. Errors: OutageError when
+        the venue gives no balances; a symbol that it gives no answer about is left for the next round, alone.
         """
         await self._settle()
         balances = await self._venue.balances()
+        self._troubles = {}
         positions, unattributed = await self._positions(snapshot, symbols, balances)
         self._closing = self._being_closed(snapshot, unclear, positions, balances)
         left: list[dict[str, str]] = []
         refused: list[Holder] = []
-        can_do_more = bool(unattributed) or any(not item.is_settled for item in self._mine())
+        can_do_more = bool(unattributed or self._troubles) or any(not item.is_settled for item in self._mine())
         for holder, quantity in sorted(positions.items()):
             if holder.venue != self._venue.name or not quantity:
                 continue
-            if holder.symbol in unattributed:
+            if holder.symbol in self._troubles:
+                kind, why = "pending", self._troubles[holder.symbol]
+            elif holder.symbol in unattributed:
                 kind, why = "pending", _UNATTRIBUTED
             elif holder in self._closing:
                 kind, why = "pending", _BEING_CLOSED
             else:
-                kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
-                if kind == "refused":
-                    why = await self._protect(holder, quantity, {*unclear, *live})
+                try:
+                    kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
+                    if kind == "refused":
+                        why = await self._protect(holder, quantity, {*unclear, *live})
+                except OutageError as error:
+                    kind, why = "pending", str(error)
+                    self._troubles[holder.symbol] = why
             can_do_more = can_do_more or kind in ("pending", "refused")
             if kind == "refused":
                 refused.append(holder)
@@ -137,7 +146,10 @@ class Flatten:
         since: dict[str, int] = {}
         for symbol in sorted(symbols | snapshot.symbols(self._venue.name)):
             since[symbol] = snapshot.history_from_ns(self._venue.name, symbol)
-            fills += await self._history(symbol, since[symbol], snapshot.rules.get(symbol), balances)
+            try:
+                fills += await self._history(symbol, since[symbol], snapshot.rules.get(symbol), balances)
+            except OutageError as error:
+                self._troubles[symbol] = str(error)
         positions = snapshot.with_fills(fills, skip, since)
         unattributed = self._unattributed(snapshot.orders_unknown(fills, skip, since))
         for item in mine:
@@ -239,10 +251,12 @@ class Flatten:
             return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
         price = await self._venue.last_price(holder.symbol)
         size, is_locked = _size(abs(quantity), side, rules, balances, price)
-        if size < max(rules.lot.least, rules.lot.step) or (price is not None and size * price < rules.notional_min):
+        if _is_too_small(size, rules, price):
             if is_locked:
                 return "pending", "the balance is still held by orders being cancelled"
-            return "dust", "less than the venue's smallest order, or than its free balance"
+            if not _is_too_small(_first_part(abs(quantity), rules), rules, price):
+                return "pending", "the venue shows less of it than our books do: that is waited for"
+            return "dust", "less than the venue's smallest order"
         order = self._order(holder, rules, side, size, attempt=len(before))
         if not await self._submit(order):
             return "pending", "not sent: an order under this id is asked about, or another guardian acts"
@@ -409,6 +423,11 @@ def _size(
         free = free / price * Decimal("0.995") if price else Decimal(0)
     size = _first_part(closable(Books({"": -side.sign * wanted}), side, "", at_venue=free), rules)
     return size, is_locked and size < _first_part(wanted, rules)
+
+
+def _is_too_small(quantity: Decimal, rules: Rules, price: Decimal | None) -> bool:
+    is_below_value = price is not None and quantity * price < rules.notional_min
+    return quantity < max(rules.lot.least, rules.lot.step) or is_below_value
 
 
 def _first_part(quantity: Decimal, rules: Rules) -> Decimal:

@@ -18,6 +18,7 @@ from fks.guardian.positions import Holder, Known, PositionsFile, Rules, Snapshot
 from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.account import Balance, Environment, VenueIdentity
+from fks.model.errors import OutageError
 from fks.model.instrument import Lot
 from fks.model.order import OrderType, Side
 from fks.model.timeframe import NS
@@ -85,7 +86,7 @@ class Closing:
         ("0.5", "0.2", "0", RULES, "0.2", "pending"),  # never more than is free
         ("0.5", "0.5", "0.3", RULES, "0.2", "pending"),
         ("0.5", "0.5", "0.5", RULES, None, "pending"),  # held by orders that are being cancelled
-        ("0.5", "0", "0", RULES, None, "dust"),
+        ("0.5", "0", "0", RULES, None, "pending"),  # hidden or gone: flat follows from our own books alone
         ("0.0005", "1", "0", RULES, None, "dust"),  # less than a lot
         ("0.049", "1", "0", RULES, None, "dust"),  # 4.90 USDT, less than the smallest order
         ("0.05", "1", "0", RULES, "0.05", "pending"),  # 5 USDT, just enough
@@ -127,6 +128,35 @@ async def test_two_holders_do_not_sell_the_same_coins(tmp_path: Path) -> None:
     other = replace(HOLDER, instance="t")
     await now.flatten.step(now.snapshot("0.5", positions={HOLDER: D("0.5"), other: D("0.5")}), set())
     assert now.sold() == [("sell", D("0.5")), ("sell", D("0.1"))]
+
+
+@dataclass
+class Delisting(Locking):
+    """A venue that answers nothing about a symbol that it does not know any more (Binance: -1121)."""
+
+    asked: str = "fills_since"
+
+    async def fills_since(self, symbol: str, since_ns: int) -> list:  # type: ignore[type-arg]
+        if symbol == "OLDUSDT" and self.asked == "fills_since":
+            raise OutageError("-1121: Invalid symbol.")
+        return await super().fills_since(symbol, since_ns)
+
+    async def last_price(self, symbol: str) -> Decimal | None:
+        if symbol == "OLDUSDT":
+            raise OutageError("-1121: Invalid symbol.")
+        return await super().last_price(symbol)
+
+
+@pytest.mark.parametrize("asked", ["fills_since", "last_price"])
+async def test_a_symbol_without_an_answer_holds_up_no_other(tmp_path: Path, asked: str) -> None:
+    now = Closing(tmp_path, Delisting(totals={"BTC": D(1), "OLD": D(1), "USDT": D(0)}, asked=asked))
+    old = replace(HOLDER, symbol="OLDUSDT")
+    rules = {"BTCUSDT": RULES, "OLDUSDT": replace(RULES, base="OLD")}
+    held = now.snapshot("0", positions={old: D(1), replace(HOLDER, symbol="BTCUSDT"): D("0.5")})
+    for _ in range(2):
+        assert not await now.flatten.step(replace(held, rules=rules), set())
+    assert now.sold() == [("sell", D("0.5"))]
+    assert [(line["symbol"], line["kind"]) for line in now.flatten.remaining][-1] == ("OLDUSDT", "pending")
 
 
 async def test_a_position_at_another_venue_is_left_to_it(tmp_path: Path) -> None:

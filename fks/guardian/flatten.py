@@ -34,6 +34,7 @@ from fks.risk.exits import Books, closable, split_quantity
 
 _UNATTRIBUTED = "an order that was just executed is looked up: whose it is"
 _BEING_CLOSED = "an order that may be closing it is asked about"
+_SHORT = "the venue shows less of it than our books do: that is waited for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Flatten:
         self._closing: set[Holder] = set()  # what an unclear order may be closing, beside other coins of the account
         self._pauses: dict[Holder, _Pause] = {}
         self._troubles: dict[str, str] = {}  # symbol -> why the venue gave no answer about it in this round
+        self._idle_rounds = 0  # in a row in which the venue's answers were all that was missing
         self.remaining: list[dict[str, str]] = []
         self.stuck = ""  # what so many orders in a row did not close that a person must look; "" = nothing
         self.rest_s = 0.0  # how long there is nothing to do but to wait
@@ -122,14 +124,25 @@ class Flatten:
             if kind == "refused":
                 refused.append(holder)
             left.append(line_of(kind, why, holder=holder, quantity=quantity))
+        at_work = {line["symbol"] for line in left}
+        left += [
+            line_of("pending", why, symbol=symbol, venue=self._venue.name)
+            for symbol, why in self._troubles.items()
+            if symbol not in at_work
+        ]
         self.remaining = left
         waits = [pause for holder in refused if (pause := self._pauses.get(holder)) is not None]
         vain = max((pause.vain for pause in waits), default=0)
         symbols_left = ", ".join(sorted({holder.symbol for holder in refused}))
         self.stuck = f"{symbols_left}: {vain} orders in a row closed nothing" if vain >= self._timing.vain_page else ""
-        is_resting = not unattributed and all(line["kind"] != "pending" for line in left)
-        due_s = min((pause.due_s for pause in waits), default=0.0)
-        self.rest_s = max(due_s - self._clock.monotonic(), 0.0) if is_resting else 0.0
+        pending = [line for line in left if line["kind"] == "pending"]
+        due_s = [pause.due_s - self._clock.monotonic() for pause in waits]
+        if pending and all(line["why"] == _SHORT or line["symbol"] in self._troubles for line in pending):
+            due_s.append(Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(self._idle_rounds))
+            self._idle_rounds, pending = self._idle_rounds + 1, []
+        else:
+            self._idle_rounds = 0
+        self.rest_s = 0.0 if unattributed or pending else max(min(due_s, default=0.0), 0.0)
         return not can_do_more
 
     # ── positions ────────────────────────────────────────────────────────────────────────────────
@@ -255,7 +268,7 @@ class Flatten:
             if is_locked:
                 return "pending", "the balance is still held by orders being cancelled"
             if not _is_too_small(_first_part(abs(quantity), rules), rules, price):
-                return "pending", "the venue shows less of it than our books do: that is waited for"
+                return "pending", _SHORT
             return "dust", "less than the venue's smallest order"
         order = self._order(holder, rules, side, size, attempt=len(before))
         if not await self._submit(order):

@@ -130,6 +130,19 @@ async def test_two_holders_do_not_sell_the_same_coins(tmp_path: Path) -> None:
     assert now.sold() == [("sell", D("0.5")), ("sell", D("0.1"))]
 
 
+async def test_coins_that_the_venue_does_not_show_are_waited_for_ever_longer(tmp_path: Path) -> None:
+    venue = Locking(totals={"BTC": D(0), "USDT": D(0)})
+    now = Closing(tmp_path, venue, timing=replace(Timing(), retry_s=1.0, retry_max_s=15.0))
+    rests = []
+    for _ in range(7):
+        assert not await now.flatten.step(now.snapshot("0.5"), set())
+        rests.append(now.flatten.rest_s)
+    assert rests[0] <= 1.0 < rests[3] <= rests[-1] == 15.0
+    venue.totals["BTC"] = D("0.5")
+    await now.flatten.step(now.snapshot("0.5"), set())
+    assert (now.sold(), now.flatten.rest_s) == ([("sell", D("0.5"))], 0.0)
+
+
 @dataclass
 class Delisting(Locking):
     """A venue that answers nothing about a symbol that it does not know any more (Binance: -1121)."""

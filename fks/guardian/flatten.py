@@ -81,7 +81,7 @@ class Flatten:
         self._closing: set[Holder] = set()  # what an unclear order may be closing, beside other coins of the account
         self._pauses: dict[Holder, _Pause] = {}
         self._troubles: dict[str, str] = {}  # symbol -> why the venue gave no answer about it in this round
-        self._idle_rounds = 0  # in a row in which the venue's answers were all that was missing
+        self._idle_count = 0  # in a row in which the venue's answers were all that was missing
         self.remaining: list[dict[str, str]] = []
         self.stuck = ""  # what so many orders in a row did not close that a person must look; "" = nothing
         self.rest_s = 0.0  # how long there is nothing to do but to wait
@@ -137,12 +137,11 @@ class Flatten:
         self.stuck = f"{symbols_left}: {vain} orders in a row closed nothing" if vain >= self._timing.vain_page else ""
         pending = [line for line in left if line["kind"] == "pending"]
         due_s = [pause.due_s - self._clock.monotonic() for pause in waits]
-        if pending and all(line["why"] == _SHORT or line["symbol"] in self._troubles for line in pending):
-            due_s.append(Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(self._idle_rounds))
-            self._idle_rounds, pending = self._idle_rounds + 1, []
-        else:
-            self._idle_rounds = 0
-        self.rest_s = 0.0 if unattributed or pending else max(min(due_s, default=0.0), 0.0)
+        is_idle = all(line["why"] == _SHORT or line["symbol"] in self._troubles for line in pending)
+        if pending and is_idle:
+            due_s.append(Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(self._idle_count))
+        self._idle_count = self._idle_count + 1 if pending and is_idle else 0
+        self.rest_s = max(min(due_s, default=0.0), 0.0) if is_idle and not unattributed else 0.0
         return not can_do_more
 
     # ── positions ────────────────────────────────────────────────────────────────────────────────

@@ -96,7 +96,7 @@ class Refresher:
             await self._unless_away(self._read_fast)
             await self._unless_away(self._expire_signals)
             if self._cache.is_journal_up:
-                await self._end_resting()
+                await self._unless_away(self._end_resting)
             self._gauge()
             turn += 1
             await wait_for_event(self._again, _PERIOD_S, self._clock)
@@ -108,7 +108,7 @@ class Refresher:
             if not self._cache.is_journal_up:
                 self._read_kill_file()
                 if self._context.journal is Journal.SIDE:
-                    await self._end_resting()
+                    await self._unless_away(self._end_resting)
 
     async def _unless_away(self, act: Callable[[], Awaitable[None]]) -> None:
         try:

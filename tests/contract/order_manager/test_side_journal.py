@@ -115,6 +115,8 @@ async def test_kill_released_in_an_outage_holds_nothing_back(outage: Outage, tmp
     outage.postgres.kill()
     await until(lambda: not outage.rig.service.cache.is_journal_up)
     kill.release(by="ann", now_ns=time.time_ns())
+    await until(lambda: not outage.rig.service.cache.is_killed)
+    assert not outage.rig.service.cache.is_journal_up
     quantity = await outage.fill()
     await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
     await outage.end()

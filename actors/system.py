@@ -324,7 +324,7 @@ class RayWorld:
         self._children: dict[str, RayChild] = {}  # those that spread, as they were last found or started
         self._chosen: dict[str, str] = {}  # the node of each child that is being started
         self._seen_s: dict[str, float] = {}  # node -> when it was first seen
-        self._places_before: list[Place] = []
+        self._known: list[Place] = []
 
     def node_id(self) -> str:
         """Return Ray's id of the node this process runs on."""
@@ -344,7 +344,7 @@ class RayWorld:
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
         """Return a new child. Kills no process: a name that stays taken is its holder's. Errors: OutageError then."""
-        places = await answering(await self._places()) if spec.spreads else []
+        places = await self._places() if spec.spreads else []
         node_id = place_for(spec, places, self._where())
         if node_id is not None:  # from here on: children that start at the same time go to different nodes
             self._chosen[spec.id] = node_id
@@ -374,20 +374,21 @@ class RayWorld:
         return {id: child.node_id for id, child in self._children.items() if child.node_id} | self._chosen
 
     async def _places(self) -> list[Place]:
-        """Return the living nodes; those of before while the GCS does not answer, so that no start waits for it."""
-        try:
+        """Return the nodes whose raylet answers; of those known before while the GCS does not, so that no start waits
+        for it."""
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
             async with asyncio.timeout(GCS_S):
                 nodes = await asyncio.to_thread(ray.nodes)
-        except (ray.exceptions.RayError, TimeoutError):
-            return self._places_before
-        now = time.monotonic()
-        alive = {str(node["NodeID"]): node for node in nodes if node["Alive"]}
-        self._seen_s = {id: self._seen_s.get(id, now) for id in alive}
-        self._places_before = [
-            Place(id, node["Resources"], now - self._seen_s[id], (node["NodeManagerAddress"], node["NodeManagerPort"]))
-            for id, node in alive.items()
-        ]
-        return self._places_before
+            now = time.monotonic()
+            alive = {str(node["NodeID"]): node for node in nodes if node["Alive"]}
+            self._seen_s = {id: self._seen_s.get(id, now) for id in alive}
+            self._known = [
+                Place(
+                    id, node["Resources"], now - self._seen_s[id], (node["NodeManagerAddress"], node["NodeManagerPort"])
+                )
+                for id, node in alive.items()
+            ]
+        return await answering(self._known)
 
 
 async def answering(places: Sequence[Place]) -> list[Place]:

@@ -13,7 +13,7 @@ import ray
 from actors import cluster, system, tree
 from fks.config.settings import Settings, Supervision
 from fks.jobs import runner
-from fks.supervision import ChildSpec
+from fks.supervision import ChildSpec, placement
 from tests.support.free_port import free_port
 
 
@@ -74,7 +74,7 @@ def test_child_runs_on_the_node_that_was_chosen_or_not_at_all() -> None:
     assert (strategy.node_id, strategy.soft) == ("a" * 56, False)
 
 
-async def test_no_child_is_placed_on_a_node_whose_raylet_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_child_is_placed_on_or_moved_to_a_node_whose_raylet_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The GCS lists it as alive for seconds; there the start would fail."""
     raylet = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     nodes = [
@@ -86,10 +86,14 @@ async def test_no_child_is_placed_on_a_node_whose_raylet_is_dead(monkeypatch: py
     context = SimpleNamespace(was_current_actor_reconstructed=False)
     monkeypatch.setattr(system.ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(system, "spawn_shell", lambda spec, **options: placed.append(options["node_id"]))
-    spec = next(child for child in tree.tree_of(Settings()).workers() if child.spreads)
+    monkeypatch.setattr(placement, "SETTLED_S", 0.0)
+    specs = [child for child in tree.tree_of(Settings()).workers() if child.spreads]
     async with raylet:
-        await system.RayWorld().spawn(spec, 1, 0.0)
-    assert placed == ["living"]
+        world = system.RayWorld()
+        for spec in specs:
+            await world.spawn(spec, 1, 0.0)
+        assert placed == ["living", "living"]
+        assert await world.misplaced(specs) is None
 
 
 def test_research_runs_when_nothing_else_wants_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy fks actors serve_app.py
+	@$(BIN)/mypy --explicit-package-bases scripts/exchange_template
 	@$(BIN)/lint-imports
 
 report: ## large modules, long functions and argument lists, for people to read

@@ -39,22 +39,15 @@ class GuardianActor:
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
         from fks.rate_limits.venue_budgets import venue_budget
-        from fks.venues.registry import limits_of, make_venues
+        from fks.venues.registry import Making, limits_of, make_venues
 
         c = self._component
         exchange, address, key = limits_of(c.settings, c.node)
         budget = venue_budget(
             c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange), is_guardian=True
         )
-        venues = make_venues(
-            role="guardian",
-            settings=c.settings,
-            node=c.node,
-            secrets=c.secrets,
-            clock=c.clock,
-            log=c.log,
-            budget=budget,
-        )
+        making = Making(settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget)
+        venues = make_venues("guardian", making)
         context = Context(c.clock, c.log, c.meter, Timing.of(c.settings), c.db, c.bus)
         files = BridgeFiles(c.settings, c.paths.home, c.log)
         self._guardian = Guardian(

@@ -51,7 +51,7 @@ class OrderManagerActor:
         from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.alerting import AlertingStore
         from fks.store.failover import watch_failover
-        from fks.venues.registry import limits_of, make_venues
+        from fks.venues.registry import Making, limits_of, make_venues
 
         c = self._component
         assert c.lease is not None
@@ -79,11 +79,9 @@ class OrderManagerActor:
         if history.change is not None:
             c.log.warning("database.changed", reason=history.change, epoch=c.lease.epoch)
         self._ninja = NinjaRows(c.db, c.bus, c.lease, c.clock)
-        venues = make_venues(
-            role="orders",
+        making = Making(
             settings=c.settings,
             node=c.node,
-            secrets=c.secrets,
             clock=c.clock,
             log=c.log,
             may_send=c.lease.holds,
@@ -91,7 +89,7 @@ class OrderManagerActor:
             budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange)),
             ninja=self._ninja,
         )
-
+        venues = make_venues("orders", making)
         self._service = OrderManager(
             c.runtime,
             venues,

@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the script beside this one, however this is started
+
 import click
 from pydantic import BaseModel
 
-from fks.api.reference import documented_app, table
+from fks.api.app import table
 from fks.cli import cli
 from fks.config.settings import Settings
 from fks.model.codes import Code
 from fks.risk.check import NOT_YET
+from scripts.api_reference import documented_app
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "features.toml"

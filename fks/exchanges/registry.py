@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from fks.clock import Clock
-from fks.config.lazy_imports import make_lazy
 from fks.config.settings import Settings
 from fks.exchanges.base import Endpoint
 from fks.model.errors import ConfigError, OutageError
@@ -120,7 +119,6 @@ def make_exchange(
         kind = getattr(importlib.import_module(f"fks.exchanges.{name}.exchange"), EXCHANGES[name])
         found: Exchange = kind.of_settings(settings, clock, log, budget)
         return found
-    make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")
     key = {} if capabilities.key_setting is None else {"key": key_of(settings, name)}
     kind = getattr(importlib.import_module(f"fks.exchanges.{name}.exchange"), EXCHANGES[name])
     made: Exchange = kind(endpoint_of(settings, node, name), clock, log, budget, **key)

@@ -37,7 +37,7 @@ class Exit:
 
     @property
     def is_normal(self) -> bool:
-        """Return whether it ended as it was asked to: a transient child stays down after that."""
+        """Return whether it ended as it was asked to."""
         return self.how is How.NORMAL
 
     def payload(self) -> dict[str, object]:

@@ -3,11 +3,9 @@
 Sources: the OTP design principles on supervisors, the reference manual of `supervisor`, and its source
 (`restart/2`, `terminate_children/2`, `add_restart/1` of supervisor.erl). Taken over as they are:
 
-- permanent, transient, temporary; a transient child whose exit is `shutdown` is not restarted, so a transient
-  *supervisor* that ends because its window was exceeded stays down.
-- one_for_one restarts the child alone, one_for_all ends and starts all, rest_for_one those listed after it; those are
-  ended in reverse order of start, one after another, and started in order when all have ended. A temporary child that
-  is ended so does not come back; a transient one that was done does.
+- every child is permanent: it is restarted however it ended.
+- one_for_one restarts the child alone, rest_for_one those listed after it too; those are ended in reverse order of
+  start, one after another, and started in order when all have ended.
 - intensity and period per supervisor, over all its direct children; a start that fails counts as one more restart.
 - past it the supervisor ends all its children in reverse order, then its parent treats it as a child that exited.
 
@@ -17,7 +15,7 @@ failing the whole tree. A child that did not last is restarted after a wait (`Re
 `Containment`, and the root, does not end: each of its children is counted for itself, and one that died too often in a
 row escalates alone. It is paged, started again every `retry_s`, and stays escalated until a person restarts it. A
 restart that a person wants is not counted. The tree may change while it runs.
-Not taken over: `significant` children and auto_shutdown.
+Not taken over: one_for_all, transient and temporary children, `significant` children and auto_shutdown.
 
 How it works: an event changes what is wanted of some nodes; `settle` then does whatever has become possible, until
 nothing has. `_stop_next` has the order of stops, `_start_next` the order of starts.
@@ -30,7 +28,7 @@ from typing import Any
 
 from fks.supervision.exits import Exit, How
 from fks.supervision.policy import backoff_s, jitter_draw, note_restart
-from fks.supervision.spec import ChildSpec, Containment, RestartType, Strategy, SupervisorSpec, edges, predecessors
+from fks.supervision.spec import ChildSpec, Containment, Strategy, SupervisorSpec, edges, predecessors
 from fks.supervision.state import (
     Adopted,
     Begin,
@@ -109,7 +107,7 @@ class _Machine:
         """Report supervisors that ended because their windows were exceeded to their parents."""
         ended, self._ended_by_itself = self._ended_by_itself, []
         for id, why in ended:
-            self._failed(id, Exit(How.CRASH, why), may_return=False)
+            self._failed(id, Exit(How.CRASH, why))
         return bool(ended)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +232,7 @@ class _Machine:
         if node.is_marked or node.phase is Phase.STOPPING:
             self._down(id)
         else:
-            self._failed(id, exit, may_return=not exit.is_normal)
+            self._failed(id, exit)
 
     def _fired(self, token: int) -> None:
         for id, node in self._nodes.items():
@@ -322,15 +320,11 @@ class _Machine:
         return True
 
     # ── failure ──────────────────────────────────────────────────────────────────────────────────
-    def _failed(self, id: str, exit: Exit, *, may_return: bool) -> None:
-        """A child ended unasked. `may_return`: its end was no orderly one, so a transient child is restarted."""
+    def _failed(self, id: str, exit: Exit) -> None:
+        """Restart a child that ended unasked, or escalate."""
         spec, parent, node = self._specs[id], self._parents[id], self._nodes[id]
         if not self._runs(parent):  # what is to end anyway takes no notice
             self._set(id, phase=Phase.IDLE, is_marked=False)
-            return
-        if spec.restart is RestartType.TEMPORARY or (spec.restart is RestartType.TRANSIENT and not may_return):
-            self._set(id, phase=Phase.DONE, is_marked=False)
-            self.commands.append(Note(id, "done", exit.reason, exit))
             return
         is_up = node.phase is Phase.UP or (isinstance(spec, SupervisorSpec) and node.was_up)
         has_lasted = is_up and self._now_s - node.up_s >= parent.backoff.reset_s
@@ -401,14 +395,10 @@ class _Machine:
 
     def _siblings(self, parent: SupervisorSpec, id: str) -> tuple[Spec, ...]:
         """Return the siblings that end when `id` does."""
+        if parent.strategy is Strategy.ONE_FOR_ONE:
+            return ()
         index = [child.id for child in parent.children].index(id)
-        match parent.strategy:
-            case Strategy.ONE_FOR_ALL:
-                return (*parent.children[:index], *parent.children[index + 1 :])
-            case Strategy.REST_FOR_ONE:
-                return parent.children[index + 1 :]
-            case _:
-                return ()
+        return parent.children[index + 1 :]
 
     def _escalate(self, parent: SupervisorSpec, id: str, exit: Exit) -> None:
         text = f"{_exceeded_text(parent)}, the last of {id}: {exit.reason}"
@@ -433,8 +423,6 @@ class _Machine:
         then = Phase.WAITING
         if spec.id in self._leaving or (node.is_marked and node.then is Phase.IDLE and not node.has_failed):
             then = Phase.IDLE
-        elif is_afresh and spec.restart is RestartType.TEMPORARY:
-            then = Phase.DONE
         if is_afresh:
             self._set(spec.id, was_up=False)
         if self._is_alive(spec):
@@ -445,7 +433,7 @@ class _Machine:
                 why=node.why if node.is_marked else why,
                 has_failed=False,
             )
-        elif node.phase is not Phase.DONE or spec.restart is not RestartType.TEMPORARY or spec.id in self._leaving:
+        else:
             self._set(spec.id, phase=then, timer=0 if is_afresh or then is not Phase.WAITING else node.timer)
 
     def _stop_supervisor(self, spec: SupervisorSpec, why: str) -> None:
@@ -521,9 +509,8 @@ class _Machine:
         node = self._nodes[spec.id]
         if node.phase not in ACTIVE or not self._runs(spec):
             return False
-        waiting = [c for c in spec.children if self._nodes[c.id].phase is Phase.WAITING]
-        ready = [c for c in waiting if not self._nodes[c.id].timer]
-        if self._is_group_held(spec, waiting):
+        ready = [c for c in spec.children if self._nodes[c.id].phase is Phase.WAITING and not self._nodes[c.id].timer]
+        if self._is_group_held(spec):
             ready = []
         ready = [c for c in ready if all(map(self._has_come_up, self._order_of(spec)[c.id]))]
         for child in ready:
@@ -533,21 +520,18 @@ class _Machine:
             return True
         return bool(ready)
 
-    def _is_group_held(self, spec: SupervisorSpec, waiting: list[Spec]) -> bool:
-        """Return whether a group may not start yet: one of it is to end or looked for first, or its wait is not
-        over."""
+    def _is_group_held(self, spec: SupervisorSpec) -> bool:
+        """Return whether a group may not start yet: one of it is to end or looked for first."""
         if spec.strategy is Strategy.ONE_FOR_ONE:
             return False
-        if self._is_sought(spec) or any(self._nodes[child.id].is_marked for child in spec.children):
-            return True
-        return spec.strategy is Strategy.ONE_FOR_ALL and any(self._nodes[child.id].timer for child in waiting)
+        return self._is_sought(spec) or any(self._nodes[child.id].is_marked for child in spec.children)
 
     def _start(self, spec: Spec) -> None:
         node = self._nodes[spec.id]
         if isinstance(spec, SupervisorSpec):
             self._set(spec.id, phase=Phase.STARTING)
             for child in spec.children:
-                if self._nodes[child.id].phase in (Phase.IDLE, Phase.DONE, Phase.WAITING):
+                if self._nodes[child.id].phase in (Phase.IDLE, Phase.WAITING):
                     self._set(child.id, phase=Phase.WAITING, was_up=False, tries=0)
             return
         self._set(spec.id, phase=Phase.STARTING, run=node.run + 1)
@@ -555,7 +539,7 @@ class _Machine:
 
     def _has_come_up(self, id: str) -> bool:
         node = self._nodes[id]
-        return (node.was_up and not node.is_marked) or node.phase in (Phase.DONE, Phase.CONTAINED)
+        return (node.was_up and not node.is_marked) or node.phase is Phase.CONTAINED
 
     # ── small ────────────────────────────────────────────────────────────────────────────────────
     def _set(self, id: str, **changes: Any) -> None:

@@ -1,6 +1,6 @@
 """Specs of the tree: one row per child, checked field by field when loaded, started in waves and stopped in reverse.
 
-The words are OTP's: a supervisor has a strategy and an intensity, a child a restart type and a shutdown time.
+The words are OTP's: a supervisor has a strategy and an intensity, a child a shutdown time. Every child is permanent.
 """
 
 from __future__ import annotations
@@ -13,17 +13,10 @@ from fks.model.backoff import Backoff
 from fks.model.errors import ConfigError
 
 
-class RestartType(StrEnum):
-    PERMANENT = "permanent"  # always
-    TRANSIENT = "transient"  # only after a crash
-    TEMPORARY = "temporary"  # never
-
-
 class Strategy(StrEnum):
     """The siblings that are restarted with a child that died."""
 
     ONE_FOR_ONE = "one_for_one"  # none
-    ONE_FOR_ALL = "one_for_all"  # all its siblings
     REST_FOR_ONE = "rest_for_one"  # the siblings listed after it
 
 
@@ -80,7 +73,6 @@ class ChildSpec:
     role: str
     stop_s: float
     args: tuple[str, ...] = ()
-    restart: RestartType = RestartType.PERMANENT
     after: tuple[str, ...] = ()
     is_leased: bool = True
     start_s: float = 30.0
@@ -102,7 +94,6 @@ class SupervisorSpec:
     children: tuple[ChildSpec | SupervisorSpec, ...]
     limit: Intensity
     strategy: Strategy = Strategy.ONE_FOR_ONE
-    restart: RestartType = RestartType.PERMANENT
     after: tuple[str, ...] = ()
     backoff: RestartBackoff = RestartBackoff()
     containment: Containment | None = None
@@ -156,7 +147,7 @@ def _check_supervisor(spec: SupervisorSpec, ids: list[str]) -> None:
 def predecessors(spec: SupervisorSpec) -> dict[str, frozenset[str]]:
     """Return for each child the siblings that start before it and stop after it, however far away.
 
-    Where a child's death is its siblings' too (one_for_all, rest_for_one) the order of the list is the order of starts,
+    Where a child's death is its later siblings' too (rest_for_one) the order of the list is the order of starts,
     as in OTP. Under one_for_one only `after` orders: children that do not need each other start together.
 
     Errors: ConfigError when the order goes round in a circle.

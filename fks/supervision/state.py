@@ -19,7 +19,6 @@ class Phase(StrEnum):
     STARTING = "starting"
     UP = "up"
     STOPPING = "stopping"
-    DONE = "done"  # ended for good: temporary, or transient after a normal end
     CONTAINED = "contained"  # escalated: down until a timer starts it again
 
 
@@ -231,7 +230,6 @@ EVENTS: Mapping[str, str] = {
     "escalated": "died too often in a row: it is started again once a minute until a person restarts it",
     "retried": "escalated, and started again because the minute is over",
     "cleared": "a person ended its escalation",
-    "done": "ended for good, as its restart type says",
     "added": "new in the tree",
     "removed": "no longer in the tree",
     "changed": "its row of the tree changed: it is restarted with the new one",

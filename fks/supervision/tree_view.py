@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fks.supervision.spec import ChildSpec, SupervisorSpec, edges
 from fks.supervision.state import Phase, TreeState
 
-_WELL = frozenset({"ready", "degraded", "done"})
+_WELL = frozenset({"ready", "degraded"})
 
 
 def shape(state: TreeState, states: Mapping[str, str], now_s: float) -> dict[str, object]:
@@ -57,8 +57,6 @@ def _state(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str]) ->
             return "stopping"
         case Phase.IDLE:
             return "stopped"
-        case Phase.DONE:
-            return "done"
         case Phase.CONTAINED:
             return "failed"
         case _:

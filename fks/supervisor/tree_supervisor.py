@@ -59,7 +59,7 @@ SPREAD_S = 5.0  # between two looks whether a child belongs on another node
 MOVED_S = 60.0  # a child that was moved, or could not be, is left where it is for so long
 BACK_S = 30.0  # a child that is restarted has this long, beyond its own deadlines
 #: the state in the row of a child that is not running
-_AT_REST = {Phase.CONTAINED: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
+_AT_REST = {Phase.CONTAINED: "failed", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
 
 Want = Callable[[], Awaitable[SupervisorSpec]]
 
@@ -277,9 +277,7 @@ class TreeSupervisor:
             return
         if note.event in ("restarted", "escalated"):
             record.restarts += 1
-        if note.event in ("restarted", "escalated", "done", "stopping") or (
-            note.event == "exited" and record.child is None
-        ):
+        if note.event in ("restarted", "escalated", "stopping") or (note.event == "exited" and record.child is None):
             record.pid = record.pid if note.event == "stopping" else None
 
     def _follow_tree(self) -> None:

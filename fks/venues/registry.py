@@ -2,69 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import SecretStr
 
 from fks.clock import Clock
 from fks.config.endpoints import Node
-from fks.config.lazy_imports import make_lazy
 from fks.config.settings import Settings
 from fks.config.urls import is_loopback, is_test_host
 from fks.matching import CostModel
 from fks.model.errors import ConfigError, OutageError
-from fks.model.instrument import Instrument
 from fks.model.ports import Log, Venue, VenueBudget
 from fks.venues.binance.config import SessionConfig
 from fks.venues.ninja.rows import Rows
 from fks.venues.paper import PaperVenue
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
-    """What a venue may be made from. `node` is None when only settings are known."""
+    """Services and options that venues are made from. `node` is None when only settings are known.
+
+    `account_id` goes into fill ids. `may_send` is asked right before the bytes of every send and cancel leave (None:
+    they always may; the order manager passes its lease, the guardian has none), `may_protect` where they open no
+    position (None: as `may_send`). `budget`: the rate limits, shared with other processes (None: only the venue's own
+    Retry-After counts). `ninja`: the rows that the venues at NinjaTrader share with their link.
+    """
 
     settings: Settings
     node: Node | None
     clock: Clock
     log: Log
     account_id: int = 0
-    instruments: tuple[Instrument, ...] = ()
-    balances: Mapping[str, Decimal] = field(default_factory=dict)
     paper_mode: Literal["bar", "last"] = "last"
-    paper_timeframe: str | None = None
     may_send: Callable[[], bool] | None = None
+    may_protect: Callable[[], bool] | None = None
     budget: VenueBudget | None = None
     ninja: Rows | None = None
-    name: str = ""
-    may_protect: Callable[[], bool] | None = None
 
 
-def make_venue(
-    name: str,
-    *,
-    settings: Settings,
-    node: Node | None,
-    clock: Clock,
-    log: Log,
-    account_id: int = 0,
-    instruments: Iterable[Instrument] = (),
-    balances: Mapping[str, Decimal] | None = None,
-    paper_mode: Literal["bar", "last"] = "last",
-    paper_timeframe: str | None = None,
-    may_send: Callable[[], bool] | None = None,
-    budget: VenueBudget | None = None,
-    ninja: Rows | None = None,
-    may_protect: Callable[[], bool] | None = None,
-) -> Venue:
-    """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids;
-    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may), `may_protect`
-    where they open no position (None: as `may_send`). `budget`: the
-    rate limits, shared with other processes (None: only the venue's own Retry-After counts). `ninja`: the rows that the
-    venue `ninja` shares with its link.
+def make_venue(name: str, making: Making) -> Venue:
+    """Make a fresh, unopened venue: one per (venue, account, role), never shared.
 
     Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
     the local exchange is to be used and does not run.
@@ -73,88 +52,41 @@ def make_venue(
         make = MAKERS[name.partition(":")[0]]
     except KeyError:
         raise ConfigError(f"unknown venue {name!r}", remedy=f"use one of {', '.join(MAKERS)}") from None
-    return make(
-        Making(
-            settings,
-            node,
-            clock,
-            log,
-            account_id,
-            tuple(instruments),
-            dict(balances or {}),
-            paper_mode,
-            paper_timeframe,
-            may_send,
-            budget,
-            ninja,
-            name,
-            may_protect,
-        )
-    )
+    return make(name, making)
 
 
-def make_venues(
-    *,
-    role: str,
-    settings: Settings,
-    node: Node | None,
-    secrets: object = None,
-    clock: Clock,
-    log: Log,
-    account_ids: Mapping[str, int] | None = None,
-    may_send: Callable[[], bool] | None = None,
-    budget: VenueBudget | None = None,
-    ninja: Rows | None = None,
-    may_protect: Callable[[], bool] | None = None,
-) -> dict[str, Venue]:
+def make_venues(role: str, making: Making) -> dict[str, Venue]:
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
     a venue address or `venue.live` is configured; ninja, for the order manager alone, when `ninja.account` is, and
     ninja:NAME for each table of `ninja.accounts`. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
-    `secrets` is taken and not needed: venue keys are settings. `may_send` is the order manager's lease; the guardian
-    has none. Errors: as `make_venue`.
+    Errors: as `make_venue`.
     """
-    ids = account_ids or {}
+    settings = making.settings
     names = [] if role == "guardian" else ["paper"]
     if settings.sim.enabled or settings.venue.rest_url is not None or settings.venue.live:
         names.append("ccxt")
     if role != "guardian":
         names += settings.ninja.sessions()
-    mode: Literal["bar", "last"] = "bar" if settings.sim.fills == "tape" else "last"
-    return {
-        name: make_venue(
-            name,
-            settings=settings,
-            node=node,
-            clock=clock,
-            log=log,
-            account_id=ids.get(name, 0),
-            paper_mode=mode,
-            may_send=may_send,
-            budget=budget,
-            ninja=ninja,
-            may_protect=may_protect,
-        )
-        for name in names
-    }
+    making = replace(making, paper_mode="bar" if settings.sim.fills == "tape" else "last")
+    return {name: make_venue(name, making) for name in names}
 
 
-def _paper(making: Making) -> Venue:
+def _paper(name: str, making: Making) -> Venue:
     costs = CostModel.of(making.settings.costs)
     return PaperVenue(
-        making.instruments,
+        (),
         costs,
-        making.balances,
+        {},
         making.clock,
         account_id=making.account_id,
         mode=making.paper_mode,
-        timeframe=making.paper_timeframe,
         price_age_max_s=making.settings.risk.feed_age_max_s if making.settings.paper.fills != "bars" else None,
     )
 
 
-def _ccxt(making: Making) -> Venue:
+def _ccxt(name: str, making: Making) -> Venue:
     """Make the venue whose name in tables is ccxt. The session is a setting; name and ids are the same for each."""
     wanted = making.settings.venue
     if wanted.exchange != "binance":
@@ -170,19 +102,18 @@ def _ccxt(making: Making) -> Venue:
         from fks.venues.binance.session import BinanceVenue
 
         return BinanceVenue(config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
-    make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")  # before its first import: 50 MB less in every process
     from fks.venues.ccxt import CcxtVenue
 
     return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget, making.may_protect)
 
 
-def _ninja(making: Making) -> Venue:
+def _ninja(name: str, making: Making) -> Venue:
     """Make the venue of one account at NinjaTrader: `ninja`, or `ninja:NAME`."""
     wanted = making.settings.ninja
-    traded = wanted.sessions().get(making.name)
+    traded = wanted.sessions().get(name)
     if traded is None or making.ninja is None:
         raise ConfigError(
-            f"no account at NinjaTrader is configured for the venue {making.name}",
+            f"no account at NinjaTrader is configured for the venue {name}",
             remedy="set ninja.account, and ninja.account_group with several",
         )
     from fks.venues.ninja.venue import NinjaConfig, NinjaVenue
@@ -190,8 +121,8 @@ def _ninja(making: Making) -> Venue:
     group, account = traded
     # what is waited for ends before the order manager stops waiting for the venue
     timeout_s = min(wanted.links()[group].timeout_s, making.settings.venue.order_timeout_s)
-    is_shown = any(rule.venue == making.name and rule.mode == "relay" for rule in wanted.copy_rules())
-    config = NinjaConfig(group, account, timeout_s, making.account_id, name=making.name, is_shown=is_shown)
+    is_shown = any(rule.venue == name and rule.mode == "relay" for rule in wanted.copy_rules())
+    config = NinjaConfig(group, account, timeout_s, making.account_id, name=name, is_shown=is_shown)
     return NinjaVenue(config, making.ninja, making.clock, making.log, making.may_send)
 
 
@@ -257,4 +188,4 @@ def _plain(value: SecretStr | None) -> str:
     return "" if value is None else value.get_secret_value()
 
 
-MAKERS: dict[str, Callable[[Making], Venue]] = {"paper": _paper, "ccxt": _ccxt, "ninja": _ninja}
+MAKERS: dict[str, Callable[[str, Making], Venue]] = {"paper": _paper, "ccxt": _ccxt, "ninja": _ninja}

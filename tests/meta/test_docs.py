@@ -15,12 +15,12 @@ import pytest
 
 from fks.api.app import table
 from fks.api.graphql.reads import reads_of
-from fks.api.reference import PROBLEMS, documented_app
 from fks.cli import cli
 from fks.config.load import env_name, sections
 from fks.model.codes import MEANING
 from fks.model.metrics import METRICS
 from fks.model.order import State
+from scripts.api_reference import PROBLEMS, documented_app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

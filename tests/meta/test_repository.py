@@ -173,7 +173,7 @@ def private_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__") and name != "_template"
+    return name.startswith("_") and not name.endswith("__")
 
 
 def test_tests_use_no_private_names() -> None:

@@ -21,7 +21,7 @@ from fks.store.bus import WAKE
 from fks.store.leases import HeldLease, raise_epoch
 from fks.strategies.base import Strategy
 from fks.strategy_worker.worker import StrategyWorker
-from fks.venues.registry import make_venues
+from fks.venues.registry import Making, make_venues
 from tests.support.strategies import DECIDABLE, watch_over
 from tests.support.waiting import until
 
@@ -85,7 +85,7 @@ class Line:
             Runtime(settings, FlushedAtOnce(), db, bus, log, meter, leases["collector:binance"]),
         )
         worker = StrategyWorker(Runtime(settings, clock, db, bus, log, meter, leases["strategy:0"]), 0, 1, home=home)
-        venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
+        venues = make_venues("orders", Making(settings=settings, node=node, clock=clock, log=log))
         orders = OrderManager(Runtime(settings, clock, db, bus, log, meter, leases["orders"]), venues)
         return Line(db, bus, [collector, orders, worker], list(leases.values()))
 

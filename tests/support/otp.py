@@ -1,4 +1,4 @@
-"""OTP's supervisor by its manual, naive and in one thread: the reference of the machine.
+"""OTP's supervisor of permanent children by its manual, naive and in one thread: the reference of the machine.
 
 Shares only terms with `fks.supervision`. Every restart is done to its end before the next event. The top is
 no OTP supervisor: it stands for the starter of the tree, restarts a branch alone, and leaves it down past its
@@ -15,13 +15,11 @@ class Thing:
     """A worker (no children) or a supervisor, and its life."""
 
     id: str
-    restart: str = "permanent"
     strategy: str = ""
     intensity: int = 0
     period: float = 0.0
     children: list[Thing] = field(default_factory=list)
     is_alive: bool = False
-    is_removed: bool = False
     restarts: list[float] = field(default_factory=list)
 
     @property
@@ -51,7 +49,6 @@ class Otp:
             self.start(child)
 
     def start(self, thing: Thing, *, may_fail: bool = False) -> None:
-        thing.is_removed = False
         if thing.is_supervisor:
             thing.restarts = []
             for child in thing.children:
@@ -71,39 +68,28 @@ class Otp:
             self.terminate(child)
         thing.is_alive = False
 
-    def die(self, id: str, *, is_normal: bool) -> None:
+    def die(self, id: str) -> None:
         """A worker exits by itself."""
         thing = self.things[id]
         thing.is_alive = False
-        self.exited(thing, is_normal=is_normal)
-
-    def exited(self, thing: Thing, *, is_normal: bool) -> None:
-        parent = self.parents[thing.id]
-        if thing.restart == "temporary":
-            thing.is_removed = True
-        elif thing.restart == "permanent" or not is_normal:
-            self.restart(parent, thing)
+        self.restart(self.parents[id], thing)
 
     def restart(self, parent: Thing, thing: Thing) -> None:
         if not self.add_restart(parent, thing):
             if parent is not self.top:
                 self.terminate(parent)
-                self.exited(parent, is_normal=True)  # with reason shutdown
+                self.restart(self.parents[parent.id], parent)
             return
         try:
             if parent.strategy == "one_for_one":
                 self.start(thing, may_fail=True)
                 return
-            group = parent.children
-            if parent.strategy == "rest_for_one":
-                group = group[group.index(thing) :]
+            group = parent.children[parent.children.index(thing) :]
             for child in reversed(group):
                 if child is not thing:
                     self.terminate(child)
-                    child.is_removed = child.is_removed or child.restart == "temporary"
             for child in group:
-                if not child.is_removed:
-                    self.start(child, may_fail=True)
+                self.start(child, may_fail=True)
         except Failed as failed:
             self.restart(parent, failed.thing)
 

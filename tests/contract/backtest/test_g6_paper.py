@@ -28,7 +28,7 @@ from fks.strategies.base import Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.worker import StrategyWorker
-from fks.venues.registry import make_venue
+from fks.venues.registry import Making, make_venue
 from tests.support.fills import assert_same_fills
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog
@@ -187,9 +187,8 @@ class Running:
     async def start(self) -> None:
         self.epoch += 1
         log, clock = CollectingLog(), RealClock()
-        paper = make_venue(
-            "paper", settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar"
-        )
+        making = Making(settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar")
+        paper = make_venue("paper", making)
         self.rig = Rig(self.market.db, self.market.bus, paper, self.settings, venues={"paper": paper}, log=log)  # type: ignore[arg-type]
         worker = StrategyWorker(
             runtime(

@@ -14,8 +14,6 @@ import pytest
 import fks.exchanges
 from fks.clock import FakeClock
 from fks.config.settings import Data, Settings
-from fks.exchanges import _template
-from fks.exchanges._template.capabilities import CAPABILITIES
 from fks.exchanges.registry import (
     BY_SETTINGS,
     EXCHANGES,
@@ -28,6 +26,7 @@ from fks.exchanges.registry import (
 from fks.files.symbols import symbol_at
 from fks.history.gaps import calendar_for, has_empty_bars
 from fks.model.market import Allowance
+from scripts.exchange_template.capabilities import CAPABILITIES
 from tests.support.ports import CollectingLog
 
 ROOT = Path(__file__).parents[3]
@@ -37,9 +36,10 @@ ROOT = Path(__file__).parents[3]
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A copy of the template as the package `newcomer`, and its line in the registry."""
     package = tmp_path / "newcomer"
-    shutil.copytree(Path(_template.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "scripts" / "exchange_template", package, ignore=shutil.ignore_patterns("__pycache__"))
     for module in package.glob("*.py"):
-        module.write_text(module.read_text().replace("_template", "newcomer").replace('"template"', '"newcomer"'))
+        text = module.read_text().replace("scripts.exchange_template", "fks.exchanges.newcomer")
+        module.write_text(text.replace('"template"', '"newcomer"'))
     monkeypatch.setattr(fks.exchanges, "__path__", [*fks.exchanges.__path__, str(tmp_path)])
     monkeypatch.setitem(EXCHANGES, "newcomer", "TemplateExchange")
     return "newcomer"

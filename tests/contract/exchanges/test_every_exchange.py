@@ -22,7 +22,6 @@ from aiohttp import web
 import fks.exchanges
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges._template.exchange import TemplateExchange
 from fks.exchanges.base import socket
 from fks.exchanges.registry import BY_SETTINGS, EXCHANGES, capabilities_of, endpoint_of, make_exchange
 from fks.history.assets import subscriptions
@@ -41,6 +40,7 @@ from fks.model.market import (
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.assets import Asset
+from scripts.exchange_template.exchange import TemplateExchange
 from tests.support.exchange_cases import KEY, TAPES, Case, of_kind
 from tests.support.exchange_cases_hot import ALL
 from tests.support.exchange_peer import CountingBudget, Peer, TapeClock, playing

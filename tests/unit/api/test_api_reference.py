@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from fks.api.app import schema, table
-from fks.api.reference import PROBLEMS, documented_app, rewritten
 from fks.model.codes import Code
+from scripts.api_reference import PROBLEMS, documented_app, rewritten
 
 ROOT = Path(__file__).parents[3]
 #: Modules whose errors reach the caller of a route.
@@ -24,7 +24,7 @@ SOURCES = [
 def test_the_generated_parts_are_up_to_date() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     assert text.count("<!-- generated:") == 5
-    assert rewritten(text, documented_app()) == text, "run: python -m fks.api.reference docs/api.md"
+    assert rewritten(text, documented_app()) == text, "run: python scripts/api_reference.py"
 
 
 def test_every_problem_code_is_documented_and_none_is_a_denial_code() -> None:

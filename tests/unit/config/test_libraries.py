@@ -8,22 +8,26 @@ import sys
 
 PROGRAM = """
 import json, sys
+from fks.exchanges.bybit.exchange import CcxtBybit
+from fks.exchanges.coinbase.exchange import CcxtCoinbase
+from fks.exchanges.kraken.exchange import CcxtKraken
+from fks.exchanges.okx.exchange import CcxtOkx
 from fks.venues.ccxt.library import binance, ccxt
 from fks.exchanges.binance.exchange import CcxtBinance as again
 try:
-    refused = bool(ccxt.kraken())
+    refused = bool(ccxt.bitget())
 except ImportError as error:
     refused = str(error)
 print(json.dumps([
-    binance is again, issubclass(ccxt.RequestTimeout, ccxt.NetworkError), binance().id, refused, "ccxt.kraken" in sys.modules,
+    binance is again, all(kind().id for kind in (CcxtBybit, CcxtCoinbase, CcxtKraken, CcxtOkx)), issubclass(ccxt.RequestTimeout, ccxt.NetworkError), binance().id, refused, "ccxt.bitget" in sys.modules,
     sum(name.startswith("ccxt") for name in sys.modules), "fapi" in str(binance().urls),
 ]))
 """
 
 
-def test_ccxt_is_loaded_for_binance_alone() -> None:
+def test_ccxt_is_loaded_for_the_exchanges_in_use_alone() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    is_same, is_error, id, refused, is_loaded, modules, has_urls = json.loads(done.stdout)
-    assert (is_same, is_error, id, is_loaded, has_urls) == (True, True, "binance", False, True)
-    assert refused == "ccxt.kraken was left out of this process"
+    is_same, are_made, is_error, id, refused, is_loaded, modules, has_urls = json.loads(done.stdout)
+    assert (is_same, are_made, is_error, id, is_loaded, has_urls) == (True, True, True, "binance", False, True)
+    assert refused == "ccxt.bitget was left out of this process"
     assert modules < 60

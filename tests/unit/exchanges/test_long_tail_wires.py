@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.exchanges._template.wire import TemplateWire
 from fks.exchanges.base import ConnectionCounters, Subscribed, Wire
 from fks.exchanges.base.paging import page_end
 from fks.exchanges.base.rows import number_of
@@ -22,6 +21,7 @@ from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
+from scripts.exchange_template.wire import TemplateWire
 from tests.support.exchange_cases import CASES, FRIDAY, MS, NEW_YEAR, levels, subscriptions
 
 BTC = subscriptions("BTCUSDT", *Channel)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges._template.wire import TemplateWire
 from fks.exchanges.base import ConnectionCounters, Wire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.bybit.wire import BybitWire
@@ -16,6 +15,7 @@ from fks.exchanges.kraken.wire import KrakenWire
 from fks.exchanges.okx.wire import OkxWire
 from fks.exchanges.polygon.wire import PolygonWire
 from fks.model.market import Channel, Discontinuity, Subscription
+from scripts.exchange_template.wire import TemplateWire
 
 #: a wire, symbols of its exchange, the timeframe of its bars, the channels it has
 WIRES: dict[str, tuple[Wire, list[str], str, list[Channel]]] = {

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from fks.feed import machine as m
-from fks.feed.document import document
 from fks.feed.machine import FeedState, Stream
+from scripts.feeds_page import document
 from tests.support.feeds import T0, backfilled, live, receive, trade
 
 
 def test_docs_page_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "feeds.md"
-    assert page.read_text() == document(), "python -m fks.feed.document > docs/feeds.md"
+    assert page.read_text() == document(), "python scripts/feeds_page.py > docs/feeds.md"
 
 
 def test_off_has_no_transition_and_every_other_state_has_one() -> None:

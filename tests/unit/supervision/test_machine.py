@@ -15,7 +15,6 @@ from fks.supervision import (
     How,
     Intensity,
     RestartBackoff,
-    RestartType,
     Strategy,
     SupervisorSpec,
     TreeState,
@@ -48,8 +47,8 @@ from fks.supervision.state import (
 CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")
 
 
-def worker(id: str, *after: str, restart: RestartType = RestartType.PERMANENT) -> ChildSpec:
-    return ChildSpec(id, "r", 1.0, after=after, restart=restart)
+def worker(id: str, *after: str) -> ChildSpec:
+    return ChildSpec(id, "r", 1.0, after=after)
 
 
 def branch(
@@ -59,14 +58,12 @@ def branch(
     limit: int = 3,
     after: tuple[str, ...] = (),
     backoff: RestartBackoff | None = None,
-    restart: RestartType = RestartType.PERMANENT,
 ) -> SupervisorSpec:
     return SupervisorSpec(
         id,
         children,
         Intensity(limit, 10.0),
         strategy,
-        restart,
         after,
         backoff or RestartBackoff(first_s=0.5, max_s=4.0),
     )
@@ -203,9 +200,8 @@ def trees(draw: st.DrawFn) -> SupervisorSpec:
 
     def child(depth: int, siblings: list[str]) -> ChildSpec | SupervisorSpec:
         after = tuple(draw(st.lists(st.sampled_from(siblings), max_size=1))) if siblings else ()
-        restart = draw(st.sampled_from([*RestartType, RestartType.PERMANENT, RestartType.PERMANENT]))
         if depth == 0 or draw(st.booleans()):
-            found: ChildSpec | SupervisorSpec = worker(f"w{next(count)}", *after, restart=restart)
+            found: ChildSpec | SupervisorSpec = worker(f"w{next(count)}", *after)
         else:
             found = branch(
                 f"s{next(count)}",
@@ -213,7 +209,6 @@ def trees(draw: st.DrawFn) -> SupervisorSpec:
                 strategy=draw(st.sampled_from(list(Strategy))),
                 limit=draw(st.integers(0, 3)),
                 after=after,
-                restart=restart,
             )
         siblings.append(found.id)
         return found
@@ -293,18 +288,18 @@ def test_invariants_hold_for_every_interleaving(
 
 
 def assert_all_is_well(world: World, wanted: SupervisorSpec) -> None:
-    """At rest the tree is the wanted one, and every child is up that is not done."""
+    """At rest the tree is the wanted one, and every child is up."""
     assert world.state.tree == wanted
     assert set(world.state.nodes) == {wanted.id, *(child.id for _, child in edges(wanted))}
 
     def check(spec: SupervisorSpec) -> None:
         for child in spec.children:
             phase = world.state.nodes[child.id].phase
-            assert phase in (Phase.UP, Phase.DONE), (child.id, phase)
-            assert phase is Phase.UP or child.restart is not RestartType.PERMANENT
-            assert isinstance(child, SupervisorSpec) or (child.id in world.alive) is (phase is Phase.UP)
-            if isinstance(child, SupervisorSpec) and phase is Phase.UP:
+            assert phase is Phase.UP, (child.id, phase)
+            if isinstance(child, SupervisorSpec):
                 check(child)
+            else:
+                assert child.id in world.alive
 
     check(wanted)
 
@@ -447,18 +442,3 @@ def test_events_of_another_life_change_nothing() -> None:
     ):
         world.post(event)
     assert world.state == before
-
-
-def test_a_group_that_shares_every_fate_waits_together() -> None:
-    calm = RestartBackoff(1.0, 5.0, jitter=0.0)
-    world = running(
-        branch("top", branch("s", worker("a"), worker("b"), strategy=Strategy.ONE_FOR_ALL, limit=9, backoff=calm))
-    )
-    for _ in range(2):
-        world.log.clear()
-        world.post(Exited("b", world.alive.pop("b"), CRASH))
-        while any(not isinstance(command, Timer) for command in world.pending):
-            world.answer(next(i for i, command in enumerate(world.pending) if not isinstance(command, Timer)))
-    assert world.starts_and_stops() == ["stop a"]
-    world.calm()
-    assert world.starts_and_stops() == ["stop a", "start a", "start b"]

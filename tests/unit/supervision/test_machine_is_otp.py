@@ -14,7 +14,6 @@ from fks.supervision import (
     How,
     Intensity,
     RestartBackoff,
-    RestartType,
     Strategy,
     SupervisorSpec,
     TreeState,
@@ -26,8 +25,7 @@ from tests.support.otp import Otp, Thing
 NO_WAIT = RestartBackoff(first_s=0.0)
 CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")
 
-restarts = st.sampled_from(["permanent", "permanent", "transient", "temporary"])
-strategies = st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"])
+strategies = st.sampled_from(["one_for_one", "rest_for_one"])
 
 
 @st.composite
@@ -37,11 +35,10 @@ def trees(draw: st.DrawFn) -> Thing:
 
     def thing(depth: int) -> Thing:
         if depth == 0 or draw(st.integers(0, 2)) == 0:
-            return Thing(f"w{next(count)}", draw(restarts))
+            return Thing(f"w{next(count)}")
         children = [thing(depth - 1) for _ in range(draw(st.integers(1, 3)))]
         return Thing(
             f"s{next(count)}",
-            draw(restarts),
             draw(strategies),
             draw(st.integers(0, 3)),
             draw(st.sampled_from([3.0, 8.0])),
@@ -58,12 +55,11 @@ def trees(draw: st.DrawFn) -> Thing:
 
 
 def spec_of(thing: Thing) -> ChildSpec | SupervisorSpec:
-    restart = RestartType(thing.restart)
     if not thing.is_supervisor:
-        return ChildSpec(thing.id, "r", 1.0, restart=restart)
+        return ChildSpec(thing.id, "r", 1.0)
     children = tuple(spec_of(child) for child in thing.children)
     limit = Intensity(thing.intensity, thing.period)
-    return SupervisorSpec(thing.id, children, limit, Strategy(thing.strategy), restart, backoff=NO_WAIT)
+    return SupervisorSpec(thing.id, children, limit, Strategy(thing.strategy), backoff=NO_WAIT)
 
 
 class Driver:
@@ -149,7 +145,7 @@ def test_machine_restarts_the_children_otp_restarts_in_its_order(
         otp.now = driver.now = otp.now + after_s
         otp.log.clear(), driver.log.clear()
         otp.fails = {victim: failures}
-        otp.die(victim, is_normal=is_normal)
+        otp.die(victim)
         for id in {id for _, id in otp.log}:
             driver.ends[id] = iter([step for step, other in otp.log if other == id and step != "stop"])
         driver.post(Exited(victim, driver.running.pop(victim), ASKED if is_normal else CRASH))

@@ -24,7 +24,7 @@ from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import report_of, report_of_event
 from fks.venues.binance.socket_api import SocketApi
 from fks.venues.paper import PaperVenue
-from fks.venues.registry import MAKERS, make_venue, make_venues
+from fks.venues.registry import MAKERS, Making, make_venue, make_venues
 from tests.support.ports import CollectingLog
 
 NODE = Node(
@@ -132,7 +132,7 @@ def settings(**sections: Any) -> Settings:
 
 
 def make(name: str = "ccxt", given: Settings | None = None, node: Node | None = NODE) -> Any:
-    return make_venue(name, settings=given or Settings(), node=node, clock=FakeClock(), log=CollectingLog())
+    return make_venue(name, Making(settings=given or Settings(), node=node, clock=FakeClock(), log=CollectingLog()))
 
 
 def test_the_registry_fails_closed() -> None:
@@ -162,14 +162,14 @@ def test_an_account_may_name_each_venue_that_can_be_made() -> None:
 
 def test_each_role_gets_its_venues() -> None:
     parts: dict[str, Any] = {"settings": Settings(), "node": NODE, "clock": FakeClock(), "log": CollectingLog()}
-    assert list(make_venues(role="orders", **parts)) == ["paper", "ccxt"]
-    assert list(make_venues(role="guardian", **parts)) == ["ccxt"]
+    assert list(make_venues("orders", Making(**parts))) == ["paper", "ccxt"]
+    assert list(make_venues("guardian", Making(**parts))) == ["ccxt"]
     alone = {**parts, "settings": settings(sim=Sim(enabled=False))}
-    assert list(make_venues(role="orders", **alone)) == ["paper"]
-    assert isinstance(make_venues(role="orders", **alone)["paper"], PaperVenue)
+    assert list(make_venues("orders", Making(**alone))) == ["paper"]
+    assert isinstance(make_venues("orders", Making(**alone))["paper"], PaperVenue)
     ninja = {**parts, "settings": settings(ninja=Ninja(enabled=True, account="Sim101")), "ninja": object()}
-    assert list(make_venues(role="orders", **ninja)) == ["paper", "ccxt", "ninja"]
-    assert list(make_venues(role="guardian", **ninja)) == ["ccxt"]
+    assert list(make_venues("orders", Making(**ninja))) == ["paper", "ccxt", "ninja"]
+    assert list(make_venues("guardian", Making(**ninja))) == ["ccxt"]
     with pytest.raises(ConfigError, match=r"account at NinjaTrader"):
         make("ninja")
 

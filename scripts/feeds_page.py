@@ -1,4 +1,4 @@
-"""Generator of docs/feeds.md from the tables of the feed: `python -m fks.feed.document > docs/feeds.md`."""
+"""Generator of docs/feeds.md from the tables of the feed: `python scripts/feeds_page.py > docs/feeds.md`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def document() -> str:
     acts = "\n".join(f"* {act.name.lower()}: {act.value}" for act in Act)
     return f"""# Feeds
 
-This page is made of the tables of `fks/feed/machine.py` by `python -m fks.feed.document > docs/feeds.md`; a test keeps
+This page is made of the tables of `fks/feed/machine.py` by `python scripts/feeds_page.py > docs/feeds.md`; a test keeps
 it true. The collector gives each feed its events and performs the actions that the feed returns.
 
 ```mermaid

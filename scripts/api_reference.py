@@ -1,13 +1,12 @@
 """The generated parts of docs/api.md: routes, problem codes, denial codes and metrics, from the tables the code runs
 on.
 
-`python -m fks.api.reference docs/api.md` rewrites them; a test fails when they are out of date.
+`python scripts/api_reference.py` rewrites them; a test fails when they are out of date.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fks.api.app import table
 from fks.model.codes import ENDS_RESTING, MEANING, REDUCE_ONLY_APPLIES
 from fks.model.metrics import METRICS
 
+FILE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 #: Every problem code that is not a denial code, with its meaning. Append-only: programs decide by them.
 PROBLEMS: dict[str, str] = {
     "UNAUTHORIZED": "401: no token, or one that is unknown or revoked; or a spent ticket",
@@ -273,5 +273,4 @@ def documented_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    file.write_text(rewritten(file.read_text(), documented_app()))
+    FILE.write_text(rewritten(FILE.read_text(), documented_app()))

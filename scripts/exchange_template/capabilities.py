@@ -5,8 +5,8 @@ Source: nothing; it is made up.
 
 from __future__ import annotations
 
-from fks.exchanges._template.wire import STREAMS, TIMEFRAMES
 from fks.model.market import Allowance, ExchangeCapabilities, RateLimits, TradeIds, TradesFrom
+from scripts.exchange_template.wire import STREAMS, TIMEFRAMES
 
 CAPABILITIES = ExchangeCapabilities(
     timeframes=TIMEFRAMES,

@@ -13,8 +13,6 @@ import aiohttp
 import msgspec
 
 from fks.clock import Clock
-from fks.exchanges._template.capabilities import CAPABILITIES
-from fks.exchanges._template.wire import NAME, TIMEFRAMES, TemplateWire, Trade, traded
 from fks.exchanges.base import MS, Endpoint, exact
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
@@ -23,6 +21,8 @@ from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.ports import Budget, Log
+from scripts.exchange_template.capabilities import CAPABILITIES
+from scripts.exchange_template.wire import NAME, TIMEFRAMES, TemplateWire, Trade, traded
 
 PUBLIC_REST = "https://api.template.invalid"
 TIMEOUT_S = 10.0

@@ -132,6 +132,7 @@ class OrderCore:
             str, float
         ] = {}  # cancels and abandons that were commanded and not seen yet, and until when
         self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
+        self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts anew
         self._unprotected_since: dict[str, float] = {}
         self._paged_unprotected: dict[str, float | None] = {}  # instance -> since when it is protected again
         self._triggered_s: dict[str, float] = {}  # stops that triggered, since when
@@ -213,6 +214,11 @@ class OrderCore:
         """Return the exit in progress of an instance, or None."""
         return self._exits.get(instance)
 
+    def unresolvable(self, instance: str) -> frozenset[str]:
+        """Return the orders of an instance that hold up no exit (`fks.orders.absence.is_unresolvable`)."""
+        mine = (order for order in self._orders.values() if order.instance == instance)
+        return frozenset(order.client_order_id for order in mine if self._is_unresolvable(order))
+
     def _absorb(self, event: m.Event) -> None:
         if isinstance(event, m.OrderChanged):
             self._positions = dict(event.positions)
@@ -249,6 +255,10 @@ class OrderCore:
             self._orders[name] = order
         else:
             self._orders.pop(name, None)
+        if order.state is State.UNKNOWN:
+            self._unknown_since.setdefault(name, self._now.mono_s)
+        else:
+            self._unknown_since.pop(name, None)
         if order.request is not Request.NONE or name not in self._orders:
             self._commanded.pop(name, None)
         if order.request is Request.NONE or name not in self._orders:
@@ -642,8 +652,8 @@ class OrderCore:
         return closable(books, side, instance, ends_legs=True, can_short=can_short, at_venue=at_venue)
 
     def _is_unresolvable(self, order: Order) -> bool:
-        age_s = (self._now.ns - (order.sent_ns or order.created_ns)) / 1e9
-        return is_unresolvable(order, age_s, self._limits.unresolved_s)
+        since_s = self._unknown_since.get(order.client_order_id, self._now.mono_s)
+        return is_unresolvable(order, self._now.mono_s - since_s, self._limits.unresolved_s)
 
     def _entries_open(self, instance: str, exit_: Exit) -> list[Order]:
         if exit_.is_single:

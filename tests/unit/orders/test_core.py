@@ -451,6 +451,24 @@ def test_a_stop_whose_cancel_is_not_proven_is_no_cover() -> None:
     assert pages == ["BTCUSDT: 5 of the position has had no stop for 5 s"]
 
 
+@pytest.mark.parametrize("step_s", [0, 3600, -3600], ids=["no step", "an hour on", "an hour back"])
+def test_an_unknown_order_holds_up_an_exit_for_a_minute_whatever_the_clock_shows(step_s: int) -> None:
+    """The stop has rested for two hours when the venue no longer lists it; the clock is set right after that."""
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    core.handle(m.Restored((leg, entry), (entry,), held), m.Now(SECOND, 0.0), FACTS)
+    rested_s, closed_s = 7200, []
+    lost = replace(leg, state=State.UNKNOWN)
+    events = [m.OrderChanged(lost, held), m.SignalReady(a_signal(), 0, None), *(m.Tick() for _ in range(70))]
+    for second, event in enumerate(events):
+        now = m.Now((1 + rested_s + second + (step_s if second > 1 else 0)) * SECOND, float(rested_s + second))
+        closes = [c for c in core.handle(event, now, FACTS) if isinstance(c, m.SubmitClose)]
+        closed_s += [second for _ in closes]
+        assert core.unresolvable("one") == ({leg.client_order_id} if second > m.Limits().unresolved_s else set())
+    assert closed_s
+    assert m.Limits().unresolved_s < closed_s[0] < m.Limits().unresolved_s + 5
+
+
 ALL_GONE, AGAIN = {"one": D(5), "external": D(-5)}, {"one": D(5), "external": D(0)}
 PASSING = {
     "coins gone for two sweeps": (ALL_GONE, {}),

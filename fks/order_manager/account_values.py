@@ -88,10 +88,11 @@ class Values:
 @dataclass(slots=True)
 class _Listing:
     """Prices and instruments of one exchange, and the rates between currencies; made again when either was read
-    again."""
+    again. `seen`: also metadata that this process has read before and that are gone."""
 
     marks: Mapping[tuple[str, str], Mark]
     listed: Mapping[tuple[str, str], Instrument]
+    seen: Mapping[tuple[str, str], Instrument]
     prices: dict[str, Decimal]
     instruments: dict[str, Instrument]
     rates: Rates
@@ -107,6 +108,7 @@ class _Part:
     quote: str
     profit: Decimal | None  # of the day, in `quote`; None: something that it needs is not known
     exposure: Decimal | None  # in the account's currency; likewise
+    is_guess: bool = False  # at an old price
 
 
 class _Figures:
@@ -140,14 +142,17 @@ class _Figures:
         key = _key(listing, self._exchange, symbol)
         if key is None:
             return _Part(held, flow, "", symbol_profit(held, flow, None, None, None), None)
-        instrument, mark = listing.listed[key], listing.marks.get(key)
-        # the last price of what is held is not its price when it is old: a loss would stay hidden
-        price = None if mark is None or (held and key in listing.stale) else mark.price
+        instrument, mark = listing.seen[key], listing.marks.get(key)
+        # the last price of what is held is not its price when it is old: a loss would stay hidden. Of coins whose
+        # metadata are gone no better one may ever come: they may lose what they were worth, and no more
+        is_old = bool(held) and key in listing.stale
+        is_guess = is_old and held > 0 and key not in listing.listed and not instrument.is_contract
+        price = None if mark is None or (is_old and not is_guess) else mark.price
         profit = symbol_profit(held, flow, instrument, price, self._start_prices.get(key))
         rate, exposure = listing.rates.rate(instrument.quote, self.account.currency), None
         if price is not None and rate is not None:
             exposure = abs(held) * price * instrument.multiplier * rate
-        return _Part(held, flow, instrument.quote, profit, exposure)
+        return _Part(held, flow, instrument.quote, profit, exposure, is_guess)
 
     def profit(self) -> tuple[Decimal, tuple[str, ...]]:
         """Return the day's profit in the account's currency, and what has no price."""
@@ -161,6 +166,11 @@ class _Figures:
         held = [(symbol, part.exposure) for symbol, part in self._parts.items() if part.held]
         exposures = {symbol: exposure for symbol, exposure in held if exposure is not None}
         return exposures, tuple(symbol for symbol, exposure in held if exposure is None)
+
+    def guesses(self) -> dict[str, Decimal]:
+        """Return the exposures at an old price, by symbol: the day's loss may be greater by their sum at most."""
+        parts = ((symbol, part.exposure) for symbol, part in self._parts.items() if part.held and part.is_guess)
+        return {symbol: exposure for symbol, exposure in parts if exposure is not None}
 
 
 class AccountValues:
@@ -178,6 +188,7 @@ class AccountValues:
         self._saved: dict[int, Decimal] = {}
         self._news = DayNews()  # found, and not returned yet
         self._listings: dict[str, _Listing] = {}
+        self._seen: dict[tuple[str, str], Instrument] = {}  # the newest metadata of each instrument
         self._closed: frozenset[tuple[str, str]] = frozenset()  # feeds whose market is closed now
         self._figures: dict[tuple[int, str], _Figures] = {}  # by account and the exchange whose prices come first
 
@@ -245,8 +256,9 @@ class AccountValues:
         self._losses, self._saved = dict(losses), dict(losses)
         self._flows, self._noted = {}, set()
         self._figures.clear()
+        self._seen.update(cache.instruments)
         for row in rows:
-            instrument = next((i for (_, symbol), i in cache.instruments.items() if symbol == row.symbol), None)
+            instrument = next((i for (_, symbol), i in self._seen.items() if symbol == row.symbol), None)
             if instrument is None:
                 continue  # nothing about it can be priced
             self._noted.update(row.fill_ids)
@@ -302,8 +314,8 @@ class AccountValues:
             now = self._figures_of(cache, account, "", now_ns)
             profit, unpriced = now.profit()
             exposures, unvalued = now.exposures()
-            exposure = sum(exposures.values(), _ZERO)
-            found[account.name] = (None if unpriced else profit, None if unvalued else exposure)
+            exposure, is_old = sum(exposures.values(), _ZERO), bool(now.guesses())
+            found[account.name] = (None if unpriced or is_old else profit, None if unvalued or is_old else exposure)
         return found
 
     # ── views ────────────────────────────────────────────────────────────────────────────────────
@@ -317,8 +329,8 @@ class AccountValues:
         orders = cache.open_of(account.id)
         prices, instruments = listing.prices, listing.instruments
         for order in orders:
-            if order.symbol not in instruments and (order.exchange, order.symbol) in cache.instruments:
-                instruments = {**instruments, order.symbol: cache.instruments[order.exchange, order.symbol]}
+            if order.symbol not in instruments and (order.exchange, order.symbol) in self._seen:
+                instruments = {**instruments, order.symbol: self._seen[order.exchange, order.symbol]}
                 if (price := cache.mark(order.exchange, order.symbol)) is not None:
                     prices = {**prices, order.symbol: price}
         quotes = {i.quote for o in orders if (i := instruments.get(o.symbol)) is not None}
@@ -327,8 +339,11 @@ class AccountValues:
             quotes.add(instrument.quote)
         loss, unvalued = self._loss_of(cache, account, intent.exchange, now_ns)
         held = cache.held_by(account.id)
-        exposures, unpriced = self._figures_of(cache, account, intent.exchange, now_ns).exposures()
-        unvalued = (*unvalued, *unpriced)
+        figures = self._figures_of(cache, account, intent.exchange, now_ns)
+        exposures, unpriced = figures.exposures()
+        unvalued, guesses = (*unvalued, *unpriced), figures.guesses()
+        if loss + sum(guesses.values(), _ZERO) >= cache.settings.risk.loss_day_max:
+            unvalued = (*unvalued, *guesses)
         entries, pyramiding = 0, 1
         if instrument is not None and intent.instance:
             own = cache.position(account.id, intent.venue, intent.symbol, intent.instance)
@@ -362,6 +377,7 @@ class AccountValues:
         known = self._listings.get(exchange)
         if known is not None and known.marks is cache.marks and known.listed is cache.instruments:
             return known
+        self._seen.update(cache.instruments)
         oldest_ns = now_ns - int(cache.settings.risk.rate_age_max_s * 1e9)
         stale_ns = now_ns - int(cache.settings.risk.mark_age_max_s * 1e9)
         fresh = {
@@ -372,10 +388,11 @@ class AccountValues:
         made = _Listing(
             marks=cache.marks,
             listed=cache.instruments,
+            seen=self._seen,
             prices={
                 symbol: m.price for (on, symbol), m in cache.marks.items() if on == exchange and m.price is not None
             },
-            instruments={symbol: i for (on, symbol), i in cache.instruments.items() if on == exchange},
+            instruments={symbol: i for (on, symbol), i in self._seen.items() if on == exchange},
             rates=Rates(fresh, cache.instruments, exchange),
             stale=frozenset(
                 key
@@ -388,11 +405,13 @@ class AccountValues:
 
 
 def _key(listing: _Listing, exchange: str, symbol: str) -> tuple[str, str] | None:
-    """Return where a symbol is listed: at `exchange`, else at another one, by name, that has a price of it."""
-    if (exchange, symbol) in listing.listed:
-        return exchange, symbol
-    found = [key for key in listing.listed if key[1] == symbol]
-    return min(found, key=lambda key: (key not in listing.marks, key), default=None)
+    """Return where a symbol is listed, or was: at `exchange`, else at another one, by name, that has a price of it."""
+    for known in (listing.listed, listing.seen):
+        if (exchange, symbol) in known:
+            return exchange, symbol
+        if found := [key for key in known if key[1] == symbol]:
+            return min(found, key=lambda key: (key not in listing.marks, key))
+    return None
 
 
 def _closed_of(calendars: Mapping[tuple[str, str], str], now_ns: int) -> frozenset[tuple[str, str]]:

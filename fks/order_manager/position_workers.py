@@ -332,7 +332,8 @@ class PositionWorkers:
     async def _submit_close(self, worker: _Worker, command: m.SubmitClose) -> None:
         exit_ = worker.core.exit_of(command.instance)
         assert exit_ is not None, "an exit that submits is in progress"
-        done = await self._submissions.close(worker.key, command, exit_.signal)
+        lost = worker.core.unresolvable(command.instance)
+        done = await self._submissions.close(worker.key, command, exit_.signal, lost=lost)
         if not done.code and not done.is_used:  # else its signal waits for its outcome still
             worker.records.pop(command.signal_id, None)
         self.post(worker.key, done)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
@@ -39,7 +39,6 @@ from fks.order_manager.ledger import first_row
 from fks.order_manager.venue_requests import HOLD_POLL_S, MARGIN_S, VenueRequests
 from fks.orders import events as e
 from fks.orders import messages as m
-from fks.orders.absence import is_unresolvable
 from fks.orders.build import denial_text, denied_order, group_of, legs_of, listed_legs, market_leg, order_of
 from fks.orders.freshness import max_age_of
 from fks.orders.machine import begin
@@ -281,7 +280,7 @@ class Submissions:
         is_tape = self._context.settings.sim.fills == "tape"
         return replace(intent, decided_ns=decided_ns, max_age_s=None if is_tape else max_age_s)
 
-    def _recheck(self, intent: Intent) -> Callable[[Order], Refuse | None]:
+    def _recheck(self, intent: Intent, lost: Collection[str] = ()) -> Callable[[Order], Refuse | None]:
         """Return what is asked between the commit and the bytes: the order's age always, everything after a wait."""
         checked_s = self._clock.monotonic()
 
@@ -290,7 +289,7 @@ class Submissions:
                 age_s = (self._exchange_now_ns(intent.venue) - intent.decided_ns) / 1e9
                 if intent.max_age_s is None or age_s <= intent.max_age_s:
                     return None
-            view = self._view(intent)
+            view = self._view(intent, lost)
             view = replace(view, open_orders=tuple(o for o in view.open_orders if o.intent_id != intent.intent_id))
             verdict = check(intent, view)
             return (
@@ -305,15 +304,17 @@ class Submissions:
         return self._clock.now_ns() + int((self._cache.venues[venue].skew_ms or 0.0) * 1e6)
 
     # ── closes ───────────────────────────────────────────────────────────────────────────────────
-    async def close(self, key: PositionKey, command: m.SubmitClose, signal: Signal) -> m.CloseDone:
-        """Check and submit one closing order of an exit."""
+    async def close(
+        self, key: PositionKey, command: m.SubmitClose, signal: Signal, *, lost: Collection[str] = ()
+    ) -> m.CloseDone:
+        """Check and submit one closing order of an exit. `lost`: orders whose end may never be known."""
         instrument = self._cache.instruments[signal.exchange, signal.symbol]
         held = command.quantity if command.side is Side.SELL else -command.quantity
         intent = intend_exit(signal, position=held, instrument=instrument, attempt=command.attempt)
         name = ids.client_order_id(ids.intent_id(signal.id), Role.EXIT, command.attempt)
         if intent is None:
             return m.CloseDone(command.instance, name, Code.QTY_MIN.value, "less than one step")
-        verdict = self._check(intent)
+        verdict = self._check(intent, lost)
         if isinstance(verdict, Denied):
             return m.CloseDone(command.instance, name, verdict.denial.code.value, denial_text(verdict.denial))
         order = self._reserve(order_of(verdict, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
@@ -325,7 +326,7 @@ class Submissions:
                 signal_id=signal.id if command.takes_signal else None,
                 action=Action.EXIT,
                 is_by_person=intent.is_by_person,
-                recheck=self._recheck(intent),
+                recheck=self._recheck(intent, lost),
             )
         )
         self._seen.pop(order.client_order_id, None)
@@ -469,10 +470,10 @@ class Submissions:
         return None
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
-    def _check(self, intent: Intent) -> Approved | Denied:
-        return check(intent, self._view(intent))
+    def _check(self, intent: Intent, lost: Collection[str] = ()) -> Approved | Denied:
+        return check(intent, self._view(intent, lost))
 
-    def _view(self, intent: Intent) -> View:
+    def _view(self, intent: Intent, lost: Collection[str] = ()) -> View:
         view = self._cache.view(
             intent, now_ns=self._clock.now_ns(), monotonic_s=self._clock.monotonic(), is_leader=self._lease.holds()
         )
@@ -485,17 +486,8 @@ class Submissions:
         if self._context.journal is Journal.SIDE:
             view = replace(view, is_leader=True, is_journal_up=True)
         # legs whose end no venue will ever report do not count: a person was paged, what is known is closed now
-        age_s, after_s = self._requests.steps.age_s, m.Limits().unresolved_s
-        lost = {
-            o.client_order_id
-            for o in view.open_orders
-            if o.instance == intent.instance and is_unresolvable(o, age_s(o.sent_ns or o.created_ns), after_s)
-        }
-        return (
-            replace(view, open_orders=tuple(o for o in view.open_orders if o.client_order_id not in lost))
-            if lost
-            else view
-        )
+        counted = (o for o in view.open_orders if o.client_order_id not in lost or o.state is not State.UNKNOWN)
+        return replace(view, open_orders=tuple(counted)) if lost else view
 
     def _as_killed(self, intent: Intent) -> Denied:
         verdict = self._check(intent)

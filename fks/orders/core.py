@@ -55,6 +55,7 @@ _CLOSING_ROLES = frozenset({Role.EXIT, Role.KILL, Role.ORDER})
 _ENDED_SIGNALS_MAX = 2000
 _KILL_IN_VAIN_MAX = 10
 _IN_VAIN_MAX = 2  # of an OCO or of an amendment: then the stop alone, or a replacement
+_GAPS_MAX = 1000  # short gaps of a position's cover that are remembered
 _AMENDING = (Request.REPLACE, Request.REPLACE_UNKNOWN)
 #: refusals that a stop without its take profit would meet as well
 _NOT_OF_A_PAIR = (Refusal.INSUFFICIENT_BALANCE, Refusal.TOO_MANY_ORDERS)
@@ -103,6 +104,22 @@ class _KillClose:
 
 
 @dataclass(slots=True)
+class _Uncovered:
+    """The time for which an instance's position had less cover than it should have, and the page about it."""
+
+    since_s: float | None = None  # of the gap that lasts
+    gaps: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_GAPS_MAX))  # too short to page
+    is_paged: bool = False
+    covered_s: float | None = None  # since when, once it was paged
+
+    def recent_s(self, from_s: float) -> float:
+        """Return how long the short gaps since `from_s` were, all together."""
+        while self.gaps and self.gaps[0][1] <= from_s:
+            self.gaps.popleft()
+        return sum((end_s - max(start_s, from_s) for start_s, end_s in self.gaps), 0.0)
+
+
+@dataclass(slots=True)
 class _Missing:
     """An instance holds more than its known entries executed: since when, and what was held when they were read."""
 
@@ -132,8 +149,8 @@ class OrderCore:
             str, float
         ] = {}  # cancels and abandons that were commanded and not seen yet, and until when
         self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
-        self._unprotected_since: dict[str, float] = {}
-        self._paged_unprotected: dict[str, float | None] = {}  # instance -> since when it is protected again
+        self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts anew
+        self._uncovered: dict[str, _Uncovered] = {}  # by instance
         self._triggered_s: dict[str, float] = {}  # stops that triggered, since when
         self._alerted_unprotectable: set[str] = set()
         self._is_crowded = False  # the venue refused a list more
@@ -213,6 +230,11 @@ class OrderCore:
         """Return the exit in progress of an instance, or None."""
         return self._exits.get(instance)
 
+    def unresolvable(self, instance: str) -> frozenset[str]:
+        """Return the orders of an instance that hold up no exit (`fks.orders.absence.is_unresolvable`)."""
+        mine = (order for order in self._orders.values() if order.instance == instance)
+        return frozenset(order.client_order_id for order in mine if self._is_unresolvable(order))
+
     def _absorb(self, event: m.Event) -> None:
         if isinstance(event, m.OrderChanged):
             self._positions = dict(event.positions)
@@ -249,6 +271,10 @@ class OrderCore:
             self._orders[name] = order
         else:
             self._orders.pop(name, None)
+        if order.state is State.UNKNOWN:
+            self._unknown_since.setdefault(name, self._now.mono_s)
+        else:
+            self._unknown_since.pop(name, None)
         if order.request is not Request.NONE or name not in self._orders:
             self._commanded.pop(name, None)
         if order.request is Request.NONE or name not in self._orders:
@@ -642,8 +668,8 @@ class OrderCore:
         return closable(books, side, instance, ends_legs=True, can_short=can_short, at_venue=at_venue)
 
     def _is_unresolvable(self, order: Order) -> bool:
-        age_s = (self._now.ns - (order.sent_ns or order.created_ns)) / 1e9
-        return is_unresolvable(order, age_s, self._limits.unresolved_s)
+        since_s = self._unknown_since.get(order.client_order_id, self._now.mono_s)
+        return is_unresolvable(order, self._now.mono_s - since_s, self._limits.unresolved_s)
 
     def _entries_open(self, instance: str, exit_: Exit) -> list[Order]:
         if exit_.is_single:
@@ -759,7 +785,6 @@ class OrderCore:
             self._drop_old_entries(self._entries[instance], ZERO)
             if not self._entries[instance]:
                 del self._entries[instance]
-            self._unprotected_since.pop(instance, None)
             self._end_unprotected(instance, is_flat=True)
         for name, parent in list(self._parents.items()):
             legs = self._legs.get(name, {})
@@ -953,7 +978,7 @@ class OrderCore:
 
     def _watch_protection(self, instance: str, wants: list[Want]) -> None:
         """Page when a position that should have a stop, or a take profit alone, has had none for some seconds, whatever
-        the cause.
+        the cause: at a stretch, or in gaps that are together as long within a minute.
 
         Parts that could not rest alone count where their sum could.
         """
@@ -978,38 +1003,44 @@ class OrderCore:
             exit_ = self._exits.get(instance)
             if exit_ is not None and exit_.state is ExitState.CLOSING:
                 return  # a close that is on its way may be refused: until it is executed nothing began or ended
-            self._unprotected_since.pop(instance, None)
             self._end_unprotected(instance, is_flat=not self._positions.get(instance))
             return
-        if instance in self._paged_unprotected:
-            self._paged_unprotected[instance] = None
-        since_s = self._unprotected_since.setdefault(instance, self._now.mono_s)
-        due_s = since_s + self._limits.unprotected_s
-        if self._now.mono_s < due_s:
-            self._wake_in(due_s - self._now.mono_s)
-        elif instance not in self._paged_unprotected:
-            self._paged_unprotected[instance] = None
-            self._alert(
-                "page",
-                "position.unprotected",
-                f"{self.key[2]}: {missing:f} of the position has had no {name} for {self._limits.unprotected_s:g} s",
-                instance,
-            )
+        gap, limits, now_s = self._uncovered.setdefault(instance, _Uncovered()), self._limits, self._now.mono_s
+        gap.covered_s = None
+        gap.since_s = now_s if gap.since_s is None else gap.since_s
+        recent_s = gap.recent_s(now_s - limits.unprotected_within_s)
+        due_s = gap.since_s + limits.unprotected_s - recent_s
+        if now_s < due_s:
+            self._wake_in(due_s - now_s)
+        elif not gap.is_paged:
+            gap.is_paged = True
+            how_long = f"of the last {limits.unprotected_within_s:g} s" if recent_s else "s"
+            text = f"{missing:f} of the position has had no {name} for {limits.unprotected_s:g} {how_long}"
+            self._alert("page", "position.unprotected", f"{self.key[2]}: {text}", instance)
 
     def _end_unprotected(self, instance: str, *, is_flat: bool) -> None:
-        """End the alert about a missing stop once the position is flat, or has had its stop for as long as it takes to
-        page: a stop that comes and goes is one alert."""
-        if instance not in self._paged_unprotected:
+        """End the gap in a position's cover, and the alert about it once the position is flat, or has had its stop for
+        as long as it takes to page: a stop that comes and goes is one alert."""
+        gap, limits, now_s = self._uncovered.get(instance), self._limits, self._now.mono_s
+        if gap is None:
             return
-        since_s = self._paged_unprotected[instance]
-        since_s = self._paged_unprotected[instance] = self._now.mono_s if since_s is None else since_s
-        due_s = since_s + self._limits.unprotected_s
-        if not is_flat and self._now.mono_s < due_s:
-            self._wake_in(due_s - self._now.mono_s)
+        if gap.since_s is not None and gap.since_s < now_s < gap.since_s + limits.unprotected_s:
+            gap.gaps.append((gap.since_s, now_s))
+        gap.since_s = None
+        gap.covered_s = now_s if gap.covered_s is None else gap.covered_s
+        recent_s = gap.recent_s(now_s - limits.unprotected_within_s)
+        due_s = gap.covered_s + limits.unprotected_s
+        if gap.is_paged and not is_flat and (now_s < due_s or recent_s >= limits.unprotected_s):
+            self._wake_in(due_s - now_s if now_s < due_s else 1.0)
             return
-        del self._paged_unprotected[instance]
-        text = f"{self.key[2]}: the position is flat" if is_flat else f"{self.key[2]}: the position is protected again"
-        self._out.append(m.EndAlert("position.unprotected", text, instance))
+        if gap.is_paged:
+            text = (
+                f"{self.key[2]}: the position is flat" if is_flat else f"{self.key[2]}: the position is protected again"
+            )
+            self._out.append(m.EndAlert("position.unprotected", text, instance))
+            gap.is_paged = False
+        if is_flat or not gap.gaps:
+            del self._uncovered[instance]
 
     # ── kill ─────────────────────────────────────────────────────────────────────────────────────
     def _kill(self) -> None:

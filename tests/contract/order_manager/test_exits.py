@@ -295,6 +295,21 @@ async def test_a_second_close_waits_as_long_whatever_the_clock_shows(idle: Rig) 
     clock.run(1.0)
 
 
+async def test_a_stop_that_the_venue_has_lost_holds_its_exit_up_for_a_while_alone(rig: Rig) -> None:
+    """The venue does not know the stop any more: nothing will ever say whether it filled."""
+    await rig.restart(limits=replace(QUICK, unresolved_s=1.0))
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await until(lambda: stops(rig) == D("9.99"))
+    (stop,) = rig.venue.live()
+    del rig.venue.orders[stop.order.client_order_id]
+    await rig.signal(Kind.EXIT)
+    await rig.becomes(stop.order.client_order_id, State.UNKNOWN)
+    await asyncio.sleep(0.5)
+    assert await exits(rig) == []
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    assert await rig.state(stop.order.client_order_id) is State.UNKNOWN
+
+
 async def test_a_persons_far_limit_sell_never_takes_a_stops_place(rig: Rig) -> None:
     entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
     body = {"symbol": "BTCUSDT", "venue": "ccxt"}

@@ -451,6 +451,24 @@ def test_a_stop_whose_cancel_is_not_proven_is_no_cover() -> None:
     assert pages == ["BTCUSDT: 5 of the position has had no stop for 5 s"]
 
 
+@pytest.mark.parametrize("step_s", [0, 3600, -3600], ids=["no step", "an hour on", "an hour back"])
+def test_an_unknown_order_holds_up_an_exit_for_a_minute_whatever_the_clock_shows(step_s: int) -> None:
+    """The stop has rested for two hours when the venue no longer lists it; the clock is set right after that."""
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    core.handle(m.Restored((leg, entry), (entry,), held), m.Now(SECOND, 0.0), FACTS)
+    rested_s, closed_s = 7200, []
+    lost = replace(leg, state=State.UNKNOWN)
+    events = [m.OrderChanged(lost, held), m.SignalReady(a_signal(), 0, None), *(m.Tick() for _ in range(70))]
+    for second, event in enumerate(events):
+        now = m.Now((1 + rested_s + second + (step_s if second > 1 else 0)) * SECOND, float(rested_s + second))
+        closes = [c for c in core.handle(event, now, FACTS) if isinstance(c, m.SubmitClose)]
+        closed_s += [second for _ in closes]
+        assert core.unresolvable("one") == ({leg.client_order_id} if second > m.Limits().unresolved_s else set())
+    assert closed_s
+    assert m.Limits().unresolved_s < closed_s[0] < m.Limits().unresolved_s + 5
+
+
 ALL_GONE, AGAIN = {"one": D(5), "external": D(-5)}, {"one": D(5), "external": D(0)}
 PASSING = {
     "coins gone for two sweeps": (ALL_GONE, {}),
@@ -708,6 +726,92 @@ def test_a_stop_that_comes_and_goes_is_one_alert_which_ends_with_its_condition()
     for _ in range(10):
         model.time_passes()
     assert (model.alerts, model.ended) == (["position.unprotected"], ["position.unprotected"])
+
+
+class Covered:
+    """A core whose position of 5 has its stop over a part. Time passes up to each moment at which the core wakes."""
+
+    def __init__(self) -> None:
+        self.core, self.now_s, self.alerts = OrderCore(KEY, m.Limits()), 0.0, list[tuple[float, str]]()
+        (self.leg,) = Model(good).orders.values()
+        entry = Model(good).entry
+        self.give(m.Restored((self.leg, entry), (entry,), {"one": D(5)}))
+
+    def give(self, event: m.Event) -> None:
+        facts = replace(FACTS, instruments={})  # nothing can be placed or reduced
+        for command in self.core.handle(event, m.Now(int(self.now_s * SECOND), self.now_s), facts):
+            if isinstance(command, m.RaiseAlert | m.EndAlert):
+                self.alerts.append((round(self.now_s, 3), type(command).__name__))
+
+    def cover(self, quantity: str, seconds: float) -> None:
+        until_s, state = self.now_s + seconds, State.ACCEPTED if D(quantity) else State.CANCELLED
+        self.give(m.OrderChanged(replace(self.leg, quantity=D(quantity) or D(5), state=state), {"one": D(5)}))
+        while self.core.wake_at_s is not None and self.core.wake_at_s < until_s:
+            self.now_s = self.core.wake_at_s
+            self.give(m.Tick())
+        self.now_s = until_s
+
+
+@pytest.mark.parametrize("part", ["0", "3"], ids=["no stop", "a stop over a part"])
+def test_cover_that_comes_and_goes_pages_once_its_gaps_sum_to_the_limit(part: str) -> None:
+    """Gaps of 1.5 s every ten seconds: the fourth completes 5 s in a minute."""
+    run = Covered()
+    for _ in range(12):
+        run.cover("5", 8.5)
+        run.cover(part, 1.5)
+    assert run.alerts == [(39.0, "RaiseAlert")]
+    run.cover("5", 60.0)
+    # of the last gaps 1.5 s each: a minute after the third last of them ended, less than 5 s are left
+    assert [name for _, name in run.alerts] == ["RaiseAlert", "EndAlert"]
+    assert 145 < run.alerts[1][0] < 152
+
+
+def test_short_gaps_that_sum_to_less_than_the_limit_page_nothing() -> None:
+    run = Covered()
+    for _ in range(30):
+        run.cover("5", 14.0)
+        run.cover("0", 1.0)
+    assert run.alerts == []
+
+
+def test_cover_of_a_part_pages_in_time_after_forty_minutes_of_trading() -> None:
+    """Entries that fill in two parts, each with its stop, and exits; then the venue takes no stop over a second part for
+    5.4 s."""
+    refused = list[str]()
+    model = Model(lambda answers: "refuse" if refused and "rest" in answers else answers[0], held=D(0))
+
+    def bought(number: int, quantity: int) -> None:
+        state = State.FILLED if quantity == 5 else State.PARTIAL
+        name, filled, at_ns = f"{number:032x}", D(quantity), int(model.now_s * SECOND)
+        entry = replace(model.entry, client_order_id=name, intent_id=uuid.UUID(int=number), created_ns=at_ns)
+        entry = replace(entry, quantity=D(5), filled=filled, reported_cum_qty=filled, state=state)
+        model.position = filled
+        model.give(m.OrderChanged(entry, {"one": filled}))
+
+    for number in range(240):
+        bought(number, 3)
+        model.time_passes()
+        bought(number, 5)
+        for _ in range(4):
+            model.time_passes()
+        assert model.covered == D(5)
+        model.give(m.SignalReady(a_signal(), 0, None))
+        for _ in range(5):
+            model.time_passes()
+        assert model.position == 0
+    assert (model.now_s, model.alerts) == (2400.0, [])
+    bought(240, 3)
+    refused.append("stops")
+    model.now_s += 0.5
+    bought(240, 5)
+    for second in range(5):
+        assert (model.covered, model.alerts) == (D(3), []), second
+        model.time_passes()
+    assert (model.covered, model.alerts) == (D(3), ["position.unprotected"])
+    refused.clear()
+    for _ in range(15):
+        model.time_passes()
+    assert (model.covered, model.ended) == (D(5), ["position.unprotected"])
 
 
 def test_the_stop_of_one_entry_does_not_count_for_another() -> None:

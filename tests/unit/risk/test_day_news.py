@@ -19,8 +19,9 @@ from fks.model.order import Order
 from fks.model.timeframe import NS, to_ns
 from fks.order_manager.account_values import AccountValues
 from fks.order_manager.correlations import Correlations
+from fks.risk.intent import intent_of
 from fks.store.facts import Mark
-from tests.support.order_values import an_instrument
+from tests.support.order_values import an_instrument, an_order
 from tests.support.strategies import START_NS
 
 D = Decimal
@@ -39,7 +40,7 @@ class Day:
         return []
 
     async def start_prices(self, day_ns: int) -> dict[tuple[str, str], Decimal]:
-        return {("binance", "BTCUSDT"): D(100), ("ninja", "MNQH26"): D(100)}
+        return {("binance", "BTCUSDT"): D(100), ("ninja", "MNQH26"): D(100), ("binance", "ETHUSDT"): D(40)}
 
     async def losses(self, day_ns: int) -> dict[int, Decimal]:
         return dict(self.saved)
@@ -140,3 +141,54 @@ async def test_an_old_price_of_what_is_held_values_nothing_while_its_market_is_o
     await values.refresh(cache, now_ns)
     profit, exposure = values.figures(cache, now_ns)["a1"]
     assert ((profit is not None), (exposure is not None)) == (is_known, is_known)
+
+
+OF_COINS = [
+    # held, whether its metadata are gone, the price's age; the exposure that counts, None: entries are denied
+    ("1.24", True, 61, "49.6"),
+    ("1.25", True, 61, None),  # 50 USDT: as much as may be lost in a day
+    ("5", True, 60, "200"),  # its feed lives
+    ("1.24", False, 61, None),
+    ("-1", True, 61, None),  # of what was sold short no price bounds the loss
+]
+
+
+@pytest.mark.parametrize(("held", "is_gone", "age_s", "expected"), OF_COINS)
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["", "restarted"])
+async def test_coins_without_metadata_deny_entries_where_their_loss_could_matter(
+    held: str, is_gone: bool, age_s: int, expected: str | None, *, is_restarted: bool
+) -> None:
+    key, day, correlations, cache = ("binance", "ETHUSDT"), Day(), Failing(), Cache()
+    correlations.is_away = False
+    cache.instruments = {key: an_instrument(symbol="ETHUSDT", base="ETH"), ("binance", "BTCUSDT"): an_instrument()}
+    cache.marks |= {key: Mark(*key, D(40), NOON_NS - age_s * NS)}
+    cache.held_by = lambda account_id: {"ETHUSDT": D(held)}  # type: ignore[method-assign]
+    values = AccountValues(day, correlations)  # type: ignore[arg-type]
+    await values.refresh(cache, NOON_NS)
+    if is_gone:
+        cache.instruments = {("binance", "BTCUSDT"): an_instrument()}
+    if is_restarted:
+        values = AccountValues(day, correlations)  # type: ignore[arg-type]
+        await values.refresh(cache, NOON_NS)
+    found = values.of(cache, intent_of(an_order(instance="")), NOON_NS)
+    is_valued = expected is not None and not (is_restarted and is_gone)
+    assert found.unvalued == (() if is_valued else ("ETHUSDT",))
+    if is_valued and expected is not None:
+        assert found.exposures == {"ETHUSDT": D(expected)}
+    is_shown = is_valued and age_s == 60
+    assert values.figures(cache, NOON_NS)["a1"] == ((D(0), found.exposures["ETHUSDT"]) if is_shown else (None, None))
+
+
+async def test_a_loss_beside_coins_without_metadata_lasts_for_the_day() -> None:
+    key, day, correlations, cache = ("binance", "ETHUSDT"), Day(), Failing(), Cache()
+    correlations.is_away = False
+    cache.instruments |= {key: an_instrument(symbol="ETHUSDT", base="ETH")}
+    cache.marks |= {key: Mark(*key, D(40), NOON_NS - 61 * NS)}
+    cache.held_by = lambda account_id: {"ETHUSDT": D(1), "BTCUSDT": D(1)}  # type: ignore[method-assign]
+    values = AccountValues(day, correlations)  # type: ignore[arg-type]
+    values.rates(cache, "binance", NOON_NS)  # its metadata are read, and then gone
+    del cache.instruments[key]
+    cache.instruments = dict(cache.instruments)
+    assert await reported(values, cache) == {1: D(60), 2: D(60)}
+    cache.marks = cache.marks | {("binance", "BTCUSDT"): Mark("binance", "BTCUSDT", D(100), NOON_NS)}
+    assert values.of(cache, intent_of(an_order(instance="")), NOON_NS).loss_today == D(60)

@@ -264,7 +264,7 @@ class AccountBalances:
         await self._ledger.patiently(lambda: self._positions.save_external(*key, quantity, now_ns))
         known = self._cache.position(*key, EXTERNAL)
         self._cache.put_position(replace(known, quantity=quantity, average_price=_ZERO, updated_ns=now_ns))
-        self._ledger.on_positions(key)  # an exit may wait for coins that are back
+        self._ledger.positions_changed(key)  # an exit may wait for coins that are back
         self._log.info("position.external", venue=self._venue.name, symbol=symbol, quantity=str(quantity))
 
 

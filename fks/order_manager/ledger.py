@@ -44,7 +44,9 @@ _ZERO = Decimal(0)
 _RETRY_S = 0.2
 _ANSWER_S = 1.0  # a statement without an answer for so long counts as an outage, where there is a side journal
 _DRAIN_POLL_S = 0.01
-OnStep = Callable[[Order, Step], None]
+#: Called after each commit, with the order after it and its steps; with None when positions changed without an order.
+#: It must not wait.
+OnCommit = Callable[[PositionKey, Order | None, Sequence[Step]], None]
 T = TypeVar("T")
 
 
@@ -61,10 +63,7 @@ class _Plan:
 
 
 class Ledger:
-    """The only writer of orders after they were placed, of executions and of positions.
-
-    `on_step` is called after the commit, once per step, and must not wait.
-    """
+    """The only writer of orders after they were placed, of executions and of positions."""
 
     def __init__(
         self,
@@ -75,18 +74,16 @@ class Ledger:
         side: SideJournal | None = None,
         is_patient: bool = True,
         at: At = nowhere,
+        on_commit: OnCommit = lambda key, order, steps: None,
     ) -> None:
         """`is_patient`: outages are waited out; the one that writes the side journal to PostgreSQL raises them."""
-        self._at = at
+        self._at, self._on_commit = at, on_commit
         self._runtime, self._side, self._is_patient = runtime, side, is_patient
         self._is_draining = self._is_side_paged = False
         self._returning = asyncio.Lock()
         self.journal = OrderJournal(runtime.db, lease=runtime.lease.name, epoch=runtime.lease.epoch)
         self.store = OrderStore(runtime.db)
         self._facts = Facts(runtime.db, runtime.lease)
-        self.on_step: OnStep = lambda order, step: None
-        self.on_change: Callable[[Order], None] = lambda order: None  # called once after each commit of an order
-        self.on_positions: Callable[[PositionKey], None] = lambda key: None  # and after one without an order
         self._db, self._lease, self._clock = runtime.db, runtime.lease, runtime.clock
         self._meter, self._log = runtime.meter, runtime.log
         self._cache = cache
@@ -139,9 +136,7 @@ class Ledger:
                 return None
             plan = await self._commit(key, first, events)
             self._remember(plan)
-        for _, step in plan.steps:
-            self.on_step(plan.order, step)
-        self.on_change(plan.order)
+        self._on_commit(key, plan.order, [step for _, step in plan.steps])
         is_unlisted = (plan.order.exchange, plan.order.symbol) not in self._cache.instruments
         if plan.trades and is_unlisted and not plan.is_aside:
             await self._report_unlisted(plan.order)
@@ -155,7 +150,8 @@ class Ledger:
         first = self._cache.recall(pairs[0][0])
         if first is None:
             return []
-        async with self._lock((first.account_id, first.venue, first.symbol)):
+        key = (first.account_id, first.venue, first.symbol)
+        async with self._lock(key):
             while True:
                 await self._until_drained()
                 if any(name not in self._cache.orders for name, _ in pairs):
@@ -176,13 +172,11 @@ class Ledger:
                     if not await self.wait_for_journal(error, is_aside=True):
                         continue
                     for name, _ in pairs:
-                        await self._reload((first.account_id, first.venue, first.symbol), name)
+                        await self._reload(key, name)
             for plan in plans:
                 self._remember(plan)
         for plan in plans:
-            for _, step in plan.steps:
-                self.on_step(plan.order, step)
-            self.on_change(plan.order)
+            self._on_commit(key, plan.order, [step for _, step in plan.steps])
         return [plan.order for plan in plans]
 
     async def report(self, report: Report) -> Order | None:
@@ -225,8 +219,7 @@ class Ledger:
             self._cache.put(step.order)
         self._meter.count("fks_orders_total", state=step.order.state.value)
         self._publisher.order(step.order)
-        self.on_step(step.order, step)
-        self.on_change(step.order)
+        self._on_commit((parent.account_id, parent.venue, parent.symbol), step.order, [step])
         return step.order
 
     async def find(self, client_order_id: str) -> Order | None:
@@ -480,8 +473,12 @@ class Ledger:
                 break
             except OutageError as error:
                 await self.wait_for_journal(error)
-        self.on_positions(key)
+        self.positions_changed(key)
         return is_new
+
+    def positions_changed(self, key: PositionKey) -> None:
+        """Report that positions changed without an order."""
+        self._on_commit(key, None, ())
 
     async def _book_external(self, fill: Fill, key: PositionKey, instrument: Instrument) -> bool:
         shares = self._external_shares(fill, key)

@@ -13,7 +13,7 @@ Hard state: signals, orders, order_events, trades and positions. Soft state: the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from fks.model.account import Account
 from fks.model.codes import Code
@@ -50,7 +50,7 @@ from fks.order_manager.venue_session import VenueSession
 from fks.orders import events as e
 from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step
-from fks.orders.messages import Limits
+from fks.orders.messages import Limits, PositionKey
 from fks.orders.sent_ids import SentIds
 from fks.portfolio.position import EXTERNAL
 from fks.risk.policy import Journal, KillMode
@@ -97,8 +97,7 @@ class OrderManager:
         self.cache = OrderCache(settings, values=AccountValues(RiskStore(db), Correlations(BarStore(db))))
         self._pager, self._side = pager, side
         self._publisher = Publisher(db, bus, runtime.log, pager=pager, is_away=lambda: not self.cache.is_journal_up)
-        self._ledger = Ledger(runtime, self.cache, self._publisher, side=side, at=at)
-        self._ledger.on_step = self._on_step
+        self._ledger = Ledger(runtime, self.cache, self._publisher, side=side, at=at, on_commit=self._on_commit)
         context = self._context = Context(
             runtime,
             self._venues,
@@ -138,8 +137,6 @@ class OrderManager:
             recorder=recorder,
         )
         self._trailing = TrailingStops(context, self._workers, self._signals, self._facts)
-        self._ledger.on_change = self._workers.order_changed
-        self._ledger.on_positions = self._workers.positions_changed
         self._copy_watch, self._roll_watch = CopyWatch(context, rules), RollWatch(context)
         self._intake = Intake(
             context, self._signals, self._workers, self._prepare, learn=self._sent.learn, copier=copier
@@ -395,8 +392,16 @@ class OrderManager:
                 self._person_requests.wake()
 
     # ── what a transition asks for ───────────────────────────────────────────────────────────────
-    def _on_step(self, order: Order, step: Step) -> None:
-        """Start what a committed transition asks for. Never waits."""
+    def _on_commit(self, key: PositionKey, order: Order | None, steps: Sequence[Step]) -> None:
+        """Start what committed transitions ask for, and give the core of the key what changed. Never waits."""
+        if order is None:
+            self._workers.positions_changed(key)
+            return
+        for step in steps:
+            self._act(order, step)
+        self._workers.order_changed(order)
+
+    def _act(self, order: Order, step: Step) -> None:
         name = order.client_order_id
         for act in step.acts:
             if act is Act.SEND_CANCEL:

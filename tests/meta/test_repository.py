@@ -53,6 +53,7 @@ def test_only_three_files_import_ray() -> None:
         (r"\bFIXME\b", "a FIXME is mended before it lands"),
         (r"datetime\.now\(|datetime\.utcnow\(", "clocks are injected"),
         (r"except:\s*$", "a bare except hides what nobody thought of"),
+        (r"self\._\w+\.on_\w+ = ", "callbacks are given to the constructor"),
         (r"ray stop\b(?! is never)", "it ends other people's clusters"),
     ],
 )

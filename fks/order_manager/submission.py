@@ -13,6 +13,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
+from fks.matching import collar
 from fks.model import ids
 from fks.model.codes import MEANING, Code, Denial
 from fks.model.errors import InputError, OutageError
@@ -56,7 +57,7 @@ from fks.risk.view import View
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord, SignalStore
 
-_ZERO = Decimal(0)
+_ZERO, _PERCENT = Decimal(0), Decimal(100)
 _RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/write-a-strategy.md)
 _LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
@@ -208,15 +209,15 @@ class Submissions:
     def _goes_as_list(self, order: Order) -> bool:
         """Return whether an entry and its SL and TP go out as one request."""
         instrument = self._cache.instruments.get((order.exchange, order.symbol))
-        is_pair = order.stop_loss is not None and order.take_profit is not None
         return (
             self._context.settings.venue.entry_protection == "venue"
             and isinstance(self._context.venues[order.venue], TakesEntryLists)
             and instrument is not None
-            and instrument.has_oto
-            and (instrument.has_oco or not is_pair)
-            and (order.stop_loss is not None or order.take_profit is not None)
-            and order.side is Side.BUY
+            and instrument.takes_entry_list(
+                side=order.side.value,
+                has_stop_loss=order.stop_loss is not None,
+                has_take_profit=order.take_profit is not None,
+            )
             and order.type in (OrderType.LIMIT, OrderType.MARKET)
             and not order.is_reduce_only
         )
@@ -244,7 +245,7 @@ class Submissions:
             return order
         most_pct = self._context.settings.risk.slippage_max_pct
         instrument = self._cache.instruments[order.exchange, order.symbol]
-        price = instrument.round_price(mark * (1 + order.side.sign * most_pct / 100), side=order.side.value)
+        price = collar(mark, most_pct, _PERCENT, order.side.sign, instrument.tick)
         detail = f"a market entry that may cost {price:f} at most, {most_pct.normalize():f} % beyond the mark {mark:f}"
         return replace(order, type=OrderType.LIMIT, time_in_force=TimeInForce.FOK, price=price, detail=detail)
 

@@ -208,10 +208,13 @@ class Submissions:
 
     def _goes_as_list(self, order: Order) -> bool:
         """Return whether an entry and its SL and TP go out as one request."""
+        return isinstance(self._context.venues[order.venue], TakesEntryLists) and self._is_held_by_venue(order)
+
+    def _is_held_by_venue(self, order: Order) -> bool:
+        """Return whether an entry is one whose SL and TP a venue holds from the start."""
         instrument = self._cache.instruments.get((order.exchange, order.symbol))
         return (
             self._context.settings.venue.entry_protection == "venue"
-            and isinstance(self._context.venues[order.venue], TakesEntryLists)
             and instrument is not None
             and instrument.takes_entry_list(
                 side=order.side.value,
@@ -236,9 +239,12 @@ class Submissions:
         return entry.time_in_force is TimeInForce.FOK and instrument.has_opo and is_deducted
 
     def _collared(self, order: Order) -> Order:
-        """Return a market entry that goes out as a list as the limit order that fills at once near the mark or expires;
-        other orders as they are."""
-        if order.type is not OrderType.MARKET or not self._goes_as_list(order):
+        """Return a market entry that goes out as a list, or to a venue that fills by the same rule, as the limit order
+        that fills at once near the mark or expires; other orders as they are."""
+        has_collar = self._cache.venues[order.venue].capabilities.has_collar
+        if order.type is not OrderType.MARKET or not (
+            self._goes_as_list(order) or (has_collar and self._is_held_by_venue(order))
+        ):
             return order
         mark = self._cache.mark(order.exchange, order.symbol)
         if mark is None:

@@ -214,7 +214,7 @@ class Submissions:
         """Return whether an entry is one whose SL and TP a venue holds from the start."""
         instrument = self._cache.instruments.get((order.exchange, order.symbol))
         return (
-            self._context.settings.venue.entry_protection == "venue"
+            self._context.settings.collar_pct is not None
             and instrument is not None
             and instrument.takes_entry_list(
                 side=order.side.value,
@@ -246,10 +246,9 @@ class Submissions:
             self._goes_as_list(order) or (has_collar and self._is_held_by_venue(order))
         ):
             return order
-        mark = self._cache.mark(order.exchange, order.symbol)
-        if mark is None:
+        mark, most_pct = self._cache.mark(order.exchange, order.symbol), self._context.settings.collar_pct
+        if mark is None or most_pct is None:
             return order
-        most_pct = self._context.settings.risk.slippage_max_pct
         instrument = self._cache.instruments[order.exchange, order.symbol]
         price = collar(mark, most_pct, _PERCENT, order.side.sign, instrument.tick)
         detail = f"a market entry that may cost {price:f} at most, {most_pct.normalize():f} % beyond the mark {mark:f}"

@@ -318,7 +318,7 @@ async def test_paper_expires_what_the_backtest_expires(database: Database, bus: 
     item = replace(instrument(symbol), has_oto=True)
     setup = Setup(item, size=SIZE, cash=Decimal(100_000), start_ns=int(tape.time_ns[first]), collar_pct=Decimal("0.5"))
     wanted = run(strategy, tape, setup)
-    assert wanted.denied_count["SLIPPAGE_GUARD"] >= 3
+    assert wanted.expired_count >= 3
     assert [fill.role.value for fill in wanted.fills].count("entry") >= 4
     market = Market(database, bus, {symbol: strategy}, tape, first)
     await market.seed()
@@ -337,7 +337,10 @@ async def test_paper_expires_what_the_backtest_expires(database: Database, bus: 
         "SELECT s.ts_event, o.code, o.detail FROM orders o JOIN signals s ON s.id = o.signal_id "
         "WHERE o.state = 'EXPIRED' AND o.role = 'entry' ORDER BY s.ts_event"
     )
-    assert [(to_ns(row["ts_event"]), row["code"]) for row in rows] == [(row.time_ns, row.code) for row in wanted.denied]
+    assert [(to_ns(row["ts_event"]), row["code"]) for row in rows] == [
+        (row.time_ns, row.code) for row in wanted.expired
+    ]
+    assert wanted.denied == ()
     assert "a market entry that may cost" in rows[0]["detail"]
     assert not await database.sql(
         "SELECT 1 FROM orders WHERE role IN ('sl', 'tp') AND state IN ('WORKING', 'ACCEPTED')"

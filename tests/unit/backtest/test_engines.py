@@ -107,6 +107,7 @@ def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     assert compiled.trades == reference.trades
     assert compiled.denied == reference.denied
     assert compiled.denied_count == reference.denied_count
+    assert (compiled.expired, compiled.expired_count) == (reference.expired, reference.expired_count)
     assert (compiled.cash, compiled.position) == (reference.cash, reference.position)
     assert np.array_equal(compiled.equity, reference.equity)
     assert np.array_equal(compiled.pnl, reference.pnl)
@@ -307,10 +308,10 @@ def test_generated_entries_expire_and_lack_the_balance_of_their_collar() -> None
             strategy, bars, setup = with_collar(seed, kind, "2.123")
             result = run(strategy, bars, setup, engine="compiled")
             without = run(strategy, bars, replace(setup, collar_pct=None), engine="compiled")
-            found[f"{kind} SLIPPAGE_GUARD"] += result.denied_count.get("SLIPPAGE_GUARD", 0)
+            found[f"{kind} expired"] += result.expired_count
             found["BALANCE"] += result.denied_count.get("BALANCE", 0) > without.denied_count.get("BALANCE", 0)
             found["entries"] += sum(fill.role.value == "entry" for fill in result.fills)
-            assert "SLIPPAGE_GUARD" not in without.denied_count
+            assert without.expired == ()
     assert min(found.values()) >= 10, found
 
 
@@ -335,7 +336,7 @@ def test_an_entry_with_exits_expires_beyond_its_collar(
     item = replace(BTC, has_oto=True)
     setup = Setup(item, costs, limits=UNLIMITED, collar_pct=Decimal("0.5"))
     result = assert_equal(strategy, bars, setup)
-    assert [(row.code, row.detail) for row in result.denied] == ([("SLIPPAGE_GUARD", text)] if text else [])
+    assert [(row.code, row.detail) for row in result.expired] == ([("SLIPPAGE_GUARD", text)] if text else [])
     assert len(result.fills) == (0 if text else 1)
     # nothing expires where the symbol takes no exits with an entry, or without a collar
     for other in (replace(setup, instrument=BTC), replace(setup, collar_pct=None)):

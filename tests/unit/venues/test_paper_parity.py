@@ -195,10 +195,9 @@ def test_paper_fills_what_a_backtest_fills(seed: int, collar_pct: str | None) ->
     setup = replace(setup, collar_pct=None if collar_pct is None else D(collar_pct))
     result = run(made, bars, setup)
 
-    ended = [row.code for row in result.denied if row.code == "SLIPPAGE_GUARD"]
-    denied = len(result.denied) > len(ended)
+    ended = [row.code for row in result.expired]
     decisions = evaluate(made, bars)
-    if denied:  # a stop entry under the close, a limit that the protections contradict: paper is not asked
+    if result.denied:  # a stop entry under the close, a limit that the protections contradict: paper is not asked
         return
     wanted = [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in result.fills]
     assert asyncio.run(on_paper(result, decisions)) == (wanted, ended)
@@ -212,7 +211,7 @@ def test_the_random_runs_fill_entries_of_every_type() -> None:
         made = strategy(random, bars)
         result = run(made, bars, Setup(BTC, CostModel(D(0)), "quantity", D(1), CASH, limits=UNLIMITED, allow_gaps=True))
         collared = replace(result.setup, collar_pct=D(1))
-        expired += run(made, bars, collared).denied_count.get("SLIPPAGE_GUARD", 0) * (not result.denied)
+        expired += run(made, bars, collared).expired_count * (not result.denied)
         decided = result.fill_columns.decided
         assert decided is not None
         entries = decided[result.fill_columns.role == 0]

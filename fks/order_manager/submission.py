@@ -153,7 +153,7 @@ class Submissions:
         if await self._ask_first.refusal(order, None, self._requests.query) is None:
             return False
         copies = tuple(self._copier.copies_of(record, intent.quantity))
-        orders, legs = self._with_legs(self._collared(order), now_ns)
+        orders, legs = self._with_legs(self._collared(order, intent), now_ns)
         self._reserve(orders[0])
         done = await self._submitter.submit(Submission(orders, legs, record.signal.id, is_known=True, copies=copies))
         if done.orders:
@@ -164,7 +164,7 @@ class Submissions:
         signal, intent = record.signal, approved.intent
         copies = tuple(self._copier.copies_of(record, intent.quantity))
         now_ns = self._clock.now_ns()
-        order = self._collared(order_of(approved, epoch=self._lease.epoch, now_ns=now_ns))
+        order = self._collared(order_of(approved, epoch=self._lease.epoch, now_ns=now_ns), intent)
         orders, legs = self._with_legs(order, now_ns)
         self._reserve(orders[0])
         self._seen[order.client_order_id] = approved
@@ -238,26 +238,28 @@ class Submissions:
         is_deducted = balance is None or balance.free < fee
         return entry.time_in_force is TimeInForce.FOK and instrument.has_opo and is_deducted
 
-    def _collared(self, order: Order) -> Order:
+    def _collared(self, order: Order, intent: Intent) -> Order:
         """Return a market entry that goes out as a list, or to a venue that fills by the same rule, as the limit order
-        that fills at once near the mark or expires; other orders as they are."""
+        that fills at once near the price of its decision or expires; other orders as they are."""
         has_collar = self._cache.venues[order.venue].capabilities.has_collar
         if order.type is not OrderType.MARKET or not (
             self._goes_as_list(order) or (has_collar and self._is_held_by_venue(order))
         ):
             return order
-        mark, most_pct = self._cache.mark(order.exchange, order.symbol), self._context.settings.collar_pct
-        if mark is None or most_pct is None:
+        decided = intent.reference_price or self._cache.mark(order.exchange, order.symbol)
+        most_pct = self._context.settings.collar_pct
+        if decided is None or most_pct is None:
             return order
         instrument = self._cache.instruments[order.exchange, order.symbol]
-        price = collar(mark, most_pct, _PERCENT, order.side.sign, instrument.tick)
-        detail = f"a market entry that may cost {price:f} at most, {most_pct.normalize():f} % beyond the mark {mark:f}"
+        price = collar(decided, most_pct, _PERCENT, order.side.sign, instrument.tick)
+        beyond = f"{most_pct.normalize():f} % beyond the decision's {decided:f}"
+        detail = f"a market entry that may cost {price:f} at most, {beyond}"
         return replace(order, type=OrderType.LIMIT, time_in_force=TimeInForce.FOK, price=price, detail=detail)
 
     def _affordable(self, approved: Approved) -> Approved | Denied:
         """Return the verdict on the balance that the venue locks: a market entry with a collar may cost that much."""
         intent = approved.intent
-        order = self._collared(order_of(approved, epoch=0, now_ns=0))
+        order = self._collared(order_of(approved, epoch=0, now_ns=0), intent)
         if order.price == intent.price:
             return approved
         costly = replace(intent, type=order.type, price=order.price)

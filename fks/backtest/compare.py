@@ -23,6 +23,7 @@ _INPUTS = (
     "fee_rate_maker",
     "fee_in",
     "slippage",
+    "collar_pct",
     "can_short",
     "allow_gaps",
     "limits",

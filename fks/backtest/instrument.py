@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -26,11 +27,12 @@ _SATURDAY = 2  # 1970-01-01 was a Thursday
 
 
 def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
-    """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote."""
+    """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote, and its
+    lists of an entry and its exits."""
     quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), "USD")
     quote = symbol[-3:] if len(symbol) == 6 and symbol.isalpha() and not symbol.endswith(quote) else quote  # EURJPY
     base = symbol.removesuffix(quote).rstrip("/-")
-    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5))
+    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5), has_oto=True)
 
 
 def instrument_of(bars: Bars) -> Instrument:
@@ -49,7 +51,7 @@ def instrument_of(bars: Bars) -> Instrument:
     prices = np.concatenate([newest.open, newest.high, newest.low, newest.close])
     lot = _step(newest.volume) if newest.volume.any() else Decimal("1E-8")
     found = guess_instrument("", bars.symbol, _step(prices), lot)
-    return Instrument("", found.symbol, found.base, found.quote, found.tick, lot, lot, _QTY_MAX, found.notional_min)
+    return replace(found, qty_max=_QTY_MAX)
 
 
 def setup_for(
@@ -64,6 +66,7 @@ def setup_for(
     can_short: bool = False,
     allow_gaps: bool | None = None,
     limits: bool = True,
+    collar_pct: object = None,
 ) -> Setup:
     """Return the setup that `run` takes when none is given, with some of its values changed.
 
@@ -71,8 +74,8 @@ def setup_for(
     (`fks.risk.sizing`); `fee_rate` is a fraction of each fill, of makers `fee_rate_maker` (None: the same); `slippage`
     is `none`, `2 ticks`, `5 bps`, `0.1 range`. Numbers may be int, float, Decimal or text. `can_short` takes fees in
     quote, as derivatives do. Gaps are allowed (None) where the bars skip Saturdays: such a market closes, and bars do
-    not say when. `limits=False` leaves the [risk] limits out. Errors: InputError for a value that is no number or out
-    of range.
+    not say when. `limits=False` leaves the [risk] limits out. With `collar_pct` a market entry with SL or TP expires
+    beyond that many percent from the close. Errors: InputError for a value that is no number or out of range.
     """
     instrument = instrument_of(bars)
     return Setup(
@@ -89,6 +92,7 @@ def setup_for(
         can_short,
         not trades_daily(bars) if allow_gaps is None else allow_gaps,
         Risk() if limits else UNLIMITED,
+        collar_pct=None if collar_pct is None else _number("collar_pct", collar_pct),
     )
 
 

@@ -21,7 +21,7 @@ import fks.matching.rule
 from fks.backtest import kernel_orders as orders
 from fks.backtest import kernel_walk as compiled
 from fks.backtest.kernel_walk import FAR, Rules
-from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text
+from fks.backtest.limits import EntryPrices, Funds, TapeChecks, denial_text, expiry
 from fks.backtest.result import DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import Setup, plain
 from fks.backtest.units import Units, from_units, places, to_units
@@ -56,6 +56,7 @@ CODES = (
     Code.NO_PROTECTION,
     Code.PRICE_MISSING,
     Code.PYRAMIDING,
+    Code.SLIPPAGE_GUARD,
 )
 #: sizings by their number in the walk
 _SIZINGS = {
@@ -302,6 +303,7 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
     slip_places = max(map(places, slip_of))
     multiplier = to_units(item.multiplier, units.multiplier)
     value_places = units.lot + units.price + units.multiplier
+    collar_pct = setup.collar_pct if item.has_oto and setup.collar_pct is not None else Decimal(0)
     market, limited = item.lot(is_market=True), item.lot(is_market=False)
     away_places = places(limits.price_band_pct)
     base_excess, quote_excess = units.lot + rate_places - 8, value_places + rate_places - 8
@@ -338,6 +340,8 @@ def _rules(bars: Bars, first: int, setup: Setup, units: Units, ticks: Ticks) -> 
         slip_of_range=to_units(slip_of[1], slip_places),
         slip_per_tick=to_units(item.tick, units.price) * 10**slip_places,
         slip_fixed=to_units(item.tick, units.price) * int(slip_ticks),
+        collar_times=to_units(collar_pct, places(collar_pct)),
+        collar_over=100 * 10 ** places(collar_pct),
         is_fee_received=int(costs.fee_in == "received"),
         fee_base_times=10 ** max(0, -base_excess),
         fee_base_over=10 ** max(0, base_excess),
@@ -442,13 +446,20 @@ class _Details:
             for column in (compiled.D_STOP, compiled.D_LIMIT, compiled.D_ORDER_LIMIT, compiled.D_ORDER_STOP)
         )
         order = None if at_limit is None and at_stop is None else EntryPrices(at_limit, at_stop)
+        side = Side.BUY if row[compiled.D_SIDE] > 0 else Side.SELL
+        if row[compiled.D_CODE] == compiled.EXPIRED:
+            ticks = (plan.ticks.open[index + 1], plan.ticks.high[index + 1] - plan.ticks.low[index + 1])
+            open_, span = (from_units(value, units.price) for value in ticks)
+            expired = expiry(setup, side, close, (levels[0], levels[1]), open_, span)
+            if expired is None:
+                raise BugError(f"the compiled engine let the entry of bar {index} expire, the rule does not")
+            return denial_text(expired)
         funds = Funds(
             from_units(row[compiled.D_POSITION], units.quantity),
             from_units(row[compiled.D_CASH], units.cash),
             from_units(row[compiled.D_LOSS], units.worth),
             entries=int(row[compiled.D_ENTRIES]),
         )
-        side = Side.BUY if row[compiled.D_SIDE] > 0 else Side.SELL
         try:
             quantity = entry_quantity(
                 setup.sizing,

@@ -15,6 +15,7 @@ from fks.backtest.kernel_walk import (
     DENIED,
     DONE,
     ENTRY_ROLE,
+    EXPIRED,
     FAR,
     FILL_WIDTH,
     FILLS,
@@ -39,8 +40,10 @@ from fks.backtest.kernel_walk import (
     book,
     closing_lots,
     cut,
+    deny,
     entry_lots,
     entry_price,
+    expires,
     leave,
     leg_hit,
     leg_lots,
@@ -226,7 +229,7 @@ def fill_legs(
     state[ENTRIES] = 0
 
 
-ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (is_accepted, reach_entry, place_legs, fill_waiting, fill_legs)
+ORDERS_HELPERS: tuple[Callable[..., Any], ...] = (reach_entry, place_legs, fill_waiting, fill_legs)
 
 
 def make_walk(version: int) -> Callable[..., int]:
@@ -362,6 +365,9 @@ def make_walk(version: int) -> Callable[..., int]:
                     state[WAITING_STOP_LOSS] = stop
                     state[WAITING_TAKE_PROFIT] = limit
                     state[WAITING_TRAIL] = trail
+                elif lots >= 0 and expires(state, rules, side, close[bar], open_[bar + 1], span, stop, limit):
+                    levels_of = (stop, limit, loss, lots, order_limit, order_stop, entries)
+                    deny(state, denied, bar, side, EXPIRED, *levels_of)
                 elif lots >= 0:
                     at_open = (open_[bar + 1], span)
                     more = entries > 0

@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fks.matching.rule import behind, is_unclear, no_worse, pair_leg, reach_down, reach_up, slip
+from fks.matching.rule import (
+    behind,
+    collar,
+    is_accepted,
+    is_unclear,
+    no_worse,
+    pair_leg,
+    reach_down,
+    reach_up,
+    slip,
+)
 from fks.model.bar import Floats, Ints
 
 SAFE = 2.0e18  # products that a float64 puts below this fit 64 bits
@@ -87,7 +97,8 @@ ENTRY_ROLE, EXIT_ROLE, STOP_ROLE, LIMIT_ROLE = range(4)
     NO_STOP,  # to size by, or none that the exchange would take
     NO_VOLATILITY,
     PYRAMIDING,
-) = range(17)
+    EXPIRED,
+) = range(18)
 
 # sizings
 NOTIONAL, FIXED, OF_EQUITY, OF_RISK, OF_VOLATILITY = range(5)
@@ -119,6 +130,8 @@ class Rules(NamedTuple):
     slip_of_range: int  # × high less low
     slip_per_tick: int
     slip_fixed: int  # price
+    collar_times: int  # of the close, a fraction; 0 = entries have no collar
+    collar_over: int
     is_fee_received: int
     fee_base_times: int  # quantity × rate, from lots' places to 1e-8
     fee_base_over: int
@@ -238,6 +251,12 @@ def level_ticks(price: float, tick: int, price_scale: int, up: bool) -> int:
     return level
 
 
+def taker_ticks(rules: Rules, side: int, ticks: int, span: int) -> int:
+    """Return the slipped price of a taker. `span`: high less low of the bar."""
+    away = ticks * rules.slip_of_price + span * rules.slip_of_range
+    return slip(ticks, side, away, rules.slip_per_tick, rules.tick, rules.slip_fixed)
+
+
 def book(
     state: Ints,
     fills: Ints,
@@ -263,8 +282,7 @@ def book(
     if is_maker:
         rate = rules.fee_rate_maker
     elif rules.has_slip:
-        away = ticks * rules.slip_of_price + span * rules.slip_of_range
-        slipped = slip(ticks, side, away, rules.slip_per_tick, rules.tick, rules.slip_fixed)
+        slipped = taker_ticks(rules, side, ticks, span)
         ticks = slipped if worst == NONE else no_worse(slipped, ticks, worst, side)
     value_factor, lots_factor = float(rules.value_factor), float(rules.lots_factor)
     if float(lots) * float(ticks) * value_factor >= SAFE or float(lots) * lots_factor >= SAFE:
@@ -421,6 +439,25 @@ def is_out_of_band(state: Ints, rules: Rules, side: int, close: int, limit: int)
     return False
 
 
+def collar_ticks(state: Ints, rules: Rules, side: int, close: int, stop: int, limit: int) -> int:
+    """Return the worst price at which a market entry decided at `close` may fill, or NONE where it has no collar."""
+    if rules.collar_times == 0 or side < 0 or (stop == NONE and limit == NONE):
+        return NONE
+    if float(close) * float(rules.collar_over + rules.collar_times) >= SAFE:
+        state[STATUS] = OVERFLOW
+        return NONE
+    return collar(close, rules.collar_times, rules.collar_over, side, rules.tick)
+
+
+def expires(state: Ints, rules: Rules, side: int, close: int, next_open: int, span: int, stop: int, limit: int) -> bool:
+    """Return whether a market entry decided at `close` expires at the next bar's open."""
+    worst = collar_ticks(state, rules, side, close, stop, limit)
+    if worst == NONE:
+        return False
+    ticks = taker_ticks(rules, side, next_open, span) if rules.has_slip else next_open
+    return not is_accepted(ticks, worst, side)
+
+
 def refusal(
     state: Ints,
     rules: Rules,
@@ -496,6 +533,14 @@ def refusal(
         return LOSS_DAY
     if entries >= rules.entries_most:
         return PYRAMIDING
+    worst = NONE
+    if order_limit == NONE and order_stop == NONE:
+        worst = collar_ticks(state, rules, side, close, stop, limit)
+    if worst != NONE:  # the venue locks what the entry may cost
+        if float(lots) * float(worst) * float(rules.value_factor) >= SAFE:
+            state[STATUS] = OVERFLOW
+        elif lots * worst * rules.multiplier * rules.value_to_cash > state[CASH]:
+            return BALANCE
     return OK
 
 
@@ -589,6 +634,9 @@ def enter(
         stop = behind(close, trail, side, rules.tick)
     lots = entry_lots(state, denied, rules, bar, side, close, NONE, NONE, stop, limit, loss, volatility, 0)
     if lots < 0:
+        return
+    if expires(state, rules, side, close, next_open, span, stop, limit):
+        deny(state, denied, bar, side, EXPIRED, stop, limit, loss, lots, NONE, NONE, 0)
         return
     book(state, fills, trades, rules, bar + 1, side, lots, next_open, span, ENTRY_ROLE, False, NONE, False)
     if stop == NONE and limit == NONE:
@@ -725,6 +773,8 @@ def cut(state: Ints, rules: Rules, start_worth: int, start_cash: int, lowest: in
 
 HELPERS: tuple[Callable[..., Any], ...] = (
     behind,
+    collar,
+    is_accepted,
     is_unclear,
     no_worse,
     pair_leg,
@@ -736,6 +786,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     share_half_even,
     share_floor,
     level_ticks,
+    taker_ticks,
     book,
     closing_lots,
     leg_lots,
@@ -743,6 +794,8 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     leave,
     entry_price,
     is_out_of_band,
+    collar_ticks,
+    expires,
     refusal,
     share_lots,
     entry_lots,
@@ -760,6 +813,9 @@ HELPERS: tuple[Callable[..., Any], ...] = (
 #: of these, what few runs or few bars need: compiled as calls, so that the rest stays small
 SELDOM: tuple[Callable[..., Any], ...] = (
     slip,
+    taker_ticks,
+    collar_ticks,
+    expires,
     no_worse,
     divide_wide,
     share_half_even,

@@ -17,6 +17,7 @@ import numpy as np
 
 from fks.backtest.rows import FillRow, Setup
 from fks.config.risk import Risk
+from fks.matching import collar, is_accepted
 from fks.model.account import Account, Balance
 from fks.model.bar import Bars
 from fks.model.codes import Code, Denial
@@ -27,10 +28,11 @@ from fks.model.timeframe import NS, bar_end
 from fks.portfolio.position import net_quantity
 from fks.risk.check import CHECKS
 from fks.risk.intent import Intent
+from fks.risk.limits import balance
 from fks.risk.valuation import DayFlows, day_profit, day_start_ns
 from fks.risk.view import VenueView, View
 
-_ZERO = Decimal(0)
+_ZERO, _PERCENT = Decimal(0), Decimal(100)
 _HUGE = Decimal(10) ** 30
 _VENUE = "tape"
 _NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
@@ -102,6 +104,37 @@ class Funds:
     shorts: frozenset[str] = frozenset()
     correlations: Mapping[str, float | None] = field(default_factory=dict)
     entries: int = 0
+
+
+def collar_of(
+    setup: Setup, side: Side, close: Decimal, levels: tuple[Decimal | None, Decimal | None]
+) -> Decimal | None:
+    """Return the worst price at which a market entry decided at `close` may fill; None where it has no collar."""
+    item, (stop, profit) = setup.instrument, levels
+    is_listed = item.takes_entry_list(
+        side=side.value, has_stop_loss=stop is not None, has_take_profit=profit is not None
+    )
+    if setup.collar_pct is None or not is_listed:
+        return None
+    return collar(close, setup.collar_pct, _PERCENT, side.sign, item.tick)
+
+
+def expiry(
+    setup: Setup,
+    side: Side,
+    close: Decimal,
+    levels: tuple[Decimal | None, Decimal | None],
+    open_: Decimal,
+    span: Decimal,
+) -> Denial | None:
+    """Return why a market entry decided at `close` expires at the next bar's open, or None. `span`: high less low of
+    that bar."""
+    worst = collar_of(setup, side, close, levels)
+    price = setup.costs.slippage.apply(side, open_, span, setup.instrument.tick)
+    if worst is None or is_accepted(price, worst, side.sign):
+        return None
+    observed, remedy = f"expired at {price.normalize():f}", "raise risk.slippage_max_pct"
+    return Denial(Code.SLIPPAGE_GUARD, f"{worst.normalize():f}", observed, setup.instrument.symbol, remedy)
 
 
 def denial_text(denial: Denial) -> str:
@@ -270,7 +303,12 @@ class TapeChecks:
             entries=funds.entries,
             pyramiding=self.setup.pyramiding or funds.entries + 1,
         )
-        return next((found for known in _CHECKS if isinstance(found := known(intent, view), Denial)), None)
+        denied = next((found for known in _CHECKS if isinstance(found := known(intent, view), Denial)), None)
+        worst = collar_of(self.setup, side, close, levels) if order is None and denied is None else None
+        if worst is not None:  # as live: the venue locks what the entry may cost
+            found = balance(replace(intent, type=OrderType.LIMIT, price=worst.normalize()), view)
+            denied = found if isinstance(found, Denial) else None
+        return denied
 
     def _end_ns(self, index: int) -> int:
         return bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)

@@ -118,7 +118,7 @@ def report_data(result: Result, document: dict[str, Any], rows: int) -> dict[str
         "rolling": _rolling(result, bars),
         "trades": _trades(result, document),
         "fills": _fills(result),
-        "denied_entries": [row.as_dict() for row in result.denied[:DENIED_MAX]],
+        "denied_entries": [row.as_dict() for row in (*result.denied, *result.expired)[:DENIED_MAX]],
     }
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fks.backtest.limits import EntryChecks, EntryPrices, Holding, TapeChecks, denial_text
+from fks.backtest.limits import EntryChecks, EntryPrices, Holding, TapeChecks, denial_text, expiry
 from fks.backtest.result import ROLES, DeniedColumns, Engine, FillColumns, Outcome, TradeColumns
 from fks.backtest.rows import DeniedEntry, FillRow, Setup, plain
 from fks.backtest.units import Units, divide_half_even, from_units, to_units
@@ -344,7 +344,12 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions, opened: in
         resting = Resting(side, order.type, at_limit, at_stop)
         book.waiting = _Waiting(side, quantity, resting, index, index + 1, index + 1, stop, limit, trail)
         return
-    _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY, index)
+    bar = book.range(index + 1)
+    expired = expiry(setup, side, reference, levels, book.price(match_market(bar)), book.price(bar.high - bar.low))
+    if expired is not None:
+        book.deny(index, side, expired.code.value, denial_text(expired))
+        return
+    _fill(book, index + 1, side, quantity, match_market(bar), Role.ENTRY, index)
     _protect(book, index + 1, side, stop, limit, trail, take_since=index + 1)
 
 

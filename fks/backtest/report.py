@@ -18,8 +18,8 @@ ROWS_MAX = 10_000  # fills and trades kept in a document; the hash covers all of
 
 def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[str, Any]:
     """Return the result as JSON-able values: inputs, both fingerprints, gap report, statistics, metrics, monthly
-    returns, fills, trades, denials by code, and the equity curve at no more than `points` bars. `source` says where the
-    bars came from."""
+    returns, fills, trades, denials by code, with a collar the number of entries that expired, and the equity curve at
+    no more than `points` bars. `source` says where the bars came from."""
     bars, setup = result.bars, result.setup
     decided = bars[result.first :]
     return {
@@ -55,6 +55,9 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "unclear_bars": result.unclear,
         "finer_timeframe": None if result.finer is None else result.finer.timeframe,
         "denied": result.denied_count,
+        **(
+            {} if setup.collar_pct is None else {"collar_pct": plain(setup.collar_pct), "expired": result.expired_count}
+        ),
         "final_cash": plain(result.cash),
         "final_position": plain(result.position),
         "equity": _curve(result, points),

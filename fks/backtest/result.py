@@ -18,6 +18,7 @@ from fks.backtest.rows import DeniedEntry, FillRow, Setup, TradeRow, plain
 from fks.backtest.units import Units, from_units
 from fks.indicators.exact import Exact
 from fks.model.bar import Bars, Floats, Ints
+from fks.model.codes import Code
 from fks.model.order import Role, Side
 from fks.strategies.base import Strategy
 from fks.strategies.registry import source_hash
@@ -42,6 +43,10 @@ Flags = npt.NDArray[np.bool_]
 
 #: roles of fills, by their number in `FillColumns.role`
 ROLES = (Role.ENTRY, Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT)
+
+
+#: the code of an entry that expired
+EXPIRED = Code.SLIPPAGE_GUARD.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class TradeColumns:
 
 @dataclass(frozen=True, slots=True)
 class DeniedColumns:
-    """Denied entries: index of the deciding bar, side, index of the code in `codes`."""
+    """Denied entries, and those that expired: index of the deciding bar, side, index of the code in `codes`."""
 
     bar: Ints
     side: Ints
@@ -245,6 +250,15 @@ class Result:
     @cached_property
     def denied(self) -> tuple[DeniedEntry, ...]:
         """Return every denied entry, with live's words."""
+        return tuple(row for row in self._not_filled if row.code != EXPIRED)
+
+    @cached_property
+    def expired(self) -> tuple[DeniedEntry, ...]:
+        """Return every market entry that expired beyond its collar, with its price."""
+        return tuple(row for row in self._not_filled if row.code == EXPIRED)
+
+    @cached_property
+    def _not_filled(self) -> tuple[DeniedEntry, ...]:
         columns = self.outcome.denied
         rows = zip(self.bars.time_ns[columns.bar].tolist(), columns.side.tolist(), columns.code.tolist(), strict=True)
         return tuple(
@@ -255,8 +269,16 @@ class Result:
     @cached_property
     def denied_count(self) -> dict[str, int]:
         """Return how many entries were denied, by code, in the order in which the codes first appeared."""
-        codes = [self.outcome.denied.codes[code] for code in self.outcome.denied.code.tolist()]
-        return dict(Counter(codes))
+        return {code: count for code, count in self._count.items() if code != EXPIRED}
+
+    @property
+    def expired_count(self) -> int:
+        """Return how many market entries expired beyond their collar."""
+        return self._count[EXPIRED]
+
+    @cached_property
+    def _count(self) -> Counter[str]:
+        return Counter(self.outcome.denied.codes[code] for code in self.outcome.denied.code.tolist())
 
     @cached_property
     def pnl(self) -> Floats:

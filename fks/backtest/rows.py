@@ -27,6 +27,9 @@ class Setup:
     limits: Risk = field(default_factory=Risk)  # ours, in quote; fks.backtest.limits.UNLIMITED for none
     pyramiding: int | None = None  # most entries of one position; None = as many as the strategy makes
     start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
+    collar_pct: Decimal | None = (
+        None  # of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
+    )
 
 
 def plain(value: Decimal) -> str:

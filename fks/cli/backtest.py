@@ -68,6 +68,13 @@ def market_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Of market and stop orders: none, '2 ticks', '5 bps' or '0.1 range' (default: costs.slippage).",
             ),
             click.option(
+                "--collar",
+                "collar_pct",
+                metavar="PCT",
+                help="Market entries with SL or TP expire that far from the close, 0: never (default: "
+                "risk.slippage_max_pct with venue.entry_protection = venue, else 0).",
+            ),
+            click.option(
                 "--allow-short", is_flag=True, help="Let it go short; fees are then taken in quote, as derivatives do."
             ),
             click.option(
@@ -106,7 +113,8 @@ def spec_of(options: dict[str, Any]) -> dict[str, Any]:
             params[field] = options[option]
     is_coarse = {} if options.get("finer", True) else {"finer": False}
     wanted = ("symbol", "timeframe", "sizing", "size", "cash", "allow_gaps", "allow_short", "limits")
-    costs = {name: options[name] for name in ("fee_rate", "fee_rate_maker", "slippage") if options[name] is not None}
+    given = ("fee_rate", "fee_rate_maker", "slippage", "collar_pct")
+    costs = {name: options[name] for name in given if options[name] is not None}
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
         "strategy": options["name"],
@@ -152,7 +160,7 @@ def run(
         raise InputError("--report and --no-report exclude each other", remedy="give one of them")
     if trades is not None:
         trades_path(trades)
-    spec = parse_spec(with_costs(spec_of(options), settings_of(ctx).costs))
+    spec = parse_spec(with_costs(spec_of(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
     catalogue = catalogue_of(ctx)
     catalogue.make(spec.strategy, spec.params)  # errors of the request are reported before any data is loaded
     began = time.perf_counter()
@@ -225,7 +233,7 @@ def account(
                 job = wait_for(gateway, f"/backtests/{job['id']}", is_quiet=as_json)
         _show_job(job, as_json, with_result=wait)
         return
-    spec = parse_account(with_costs(wanted, settings_of(ctx).costs))
+    spec = parse_account(with_costs(wanted, settings_of(ctx).costs, settings_of(ctx).collar_pct))
     if not tapes and _database_url(ctx) is None:
         click.echo(SAMPLE_NOTE, err=True)
         tapes = ("sample",)
@@ -493,6 +501,8 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     _show_months(document.get("months", []), s)
     if document["denied"]:
         click.echo("  denied: " + ", ".join(f"{count} × {code}" for code, count in document["denied"].items()))
+    if document.get("expired"):
+        click.echo(f"  expired: {document['expired']} entries, {document['collar_pct']} % from the close or further")
     if document.get("unclear_bars"):
         click.echo(
             f"  unclear: {document['unclear_bars']} bars reached two prices in an unknown order; the worse one counts"

@@ -32,7 +32,7 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
     settings, began = settings_of(ctx), time.perf_counter()
     result, source = run_spec(
-        parse_spec(with_costs(SPEC, settings.costs)),
+        parse_spec(with_costs(SPEC, settings.costs, settings.collar_pct)),
         lambda request: load_bars(ctx, request, "sample"),
         catalogue=catalogue_of(ctx),
         limits=settings.risk,

@@ -137,7 +137,7 @@ def run(
     )
     from fks.search import Search
 
-    spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs))
+    spec = parse_optimization(with_costs(_spec(options), settings_of(ctx).costs, settings_of(ctx).collar_pct))
     catalogue = catalogue_of(ctx)
     symbols = symbols_of(spec, catalogue)  # errors of the request are reported before any data is loaded
     loaded = load_joined(symbols, spec.request(), lambda request: load_bars(ctx, request, tape))

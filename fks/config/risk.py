@@ -40,8 +40,9 @@ class Risk(Section):
         Decimal("0.5"),
         gt=0,
         le=10,
-        description="furthest from the mark that a market entry may fill whose SL and TP the venue holds, percent; "
-        "beyond it the entry expires (venue.entry_protection)",
+        description="furthest from the price of its decision (the close of the bar, else the mark) that a market "
+        "entry may fill whose SL and TP the venue holds, percent; beyond it the entry expires "
+        "(venue.entry_protection)",
     )
     loss_day_max: Decimal = Field(
         Decimal(10000),

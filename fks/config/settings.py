@@ -755,6 +755,13 @@ class Settings(Section):
     ai: Ai = Ai()
 
     @property
+    def collar_pct(self) -> Decimal | None:
+        """Return how far beyond the price of its decision a market entry may fill whose exits the venue holds, percent;
+        None where the exits are placed after the fill: only our own session sends both as one request."""
+        is_held = self.venue.entry_protection == "venue" and self.venue.session == "binance"
+        return self.risk.slippage_max_pct if is_held else None
+
+    @property
     def is_demo(self) -> bool:
         """Return whether all money is paper money on the local exchange: no order can reach another venue.
 

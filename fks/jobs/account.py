@@ -120,6 +120,7 @@ def run_account_spec(
             wanted.allow_short,
             wanted.allow_gaps,
             start_ns=wanted.start_ns,
+            collar_pct=wanted.collar_pct,
         )
         members.append(Member(strategy, loaded.bars, setup, wanted.name))
         sources.append(loaded.source)

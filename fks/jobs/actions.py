@@ -112,7 +112,7 @@ async def _submitted(c: Component, kind: str, params: Any, id: uuid.UUID) -> str
     from fks.store.reading import ReadingStore
 
     given = params.model_dump(by_alias=True, exclude_unset=True)
-    spec = type(params).model_validate(with_costs(given, c.settings.costs))
+    spec = type(params).model_validate(with_costs(given, c.settings.costs, c.settings.collar_pct))
     item = await ReadingStore(c.db).find(spec.symbol, spec.exchange)
     found = {**spec.model_dump(mode="json", by_alias=True), "symbol": item.symbol, "exchange": item.exchange}
     await JobStore(c.db).submit(kind, found, submitted_by=_LABEL, job_id=id)

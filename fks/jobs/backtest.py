@@ -47,6 +47,8 @@ class BacktestSpec(BaseModel):
     fee_rate_maker: Exact | None = Field(None, ge=0, lt=1)  # None: as fee_rate
     fee_in: Literal["received", "quote"] = "received"
     slippage: str = "none"
+    #: percent from the close beyond which a market entry expires whose exits the venue holds; None: it never does
+    collar_pct: Exact | None = Field(None, ge=0, le=10, exclude_if=lambda value: value is None)
     allow_gaps: bool = False
     allow_short: bool = False
     limits: bool = True  # the node's [risk] limits hold, in quote
@@ -63,6 +65,11 @@ class BacktestSpec(BaseModel):
     @classmethod
     def _sizes(cls, text: str) -> str:
         return str(Sizing.parse(text))
+
+    @field_validator("collar_pct")
+    @classmethod
+    def _collars(cls, percent: Decimal | None) -> Decimal | None:
+        return percent or None
 
     @field_validator("slippage")
     @classmethod
@@ -117,12 +124,13 @@ def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
     return checked_spec(BacktestSpec, spec, "backtest", remedy="see 'fks backtest run --help'")
 
 
-def with_costs(spec: Mapping[str, Any], costs: Costs) -> dict[str, Any]:
-    """Return a spec with the costs that it leaves out as the settings have them. Its own `fee_rate` alone is the
-    maker's too."""
+def with_costs(spec: Mapping[str, Any], costs: Costs, collar_pct: Decimal | None = None) -> dict[str, Any]:
+    """Return a spec with the costs and the collar that it leaves out as the settings have them. Its own `fee_rate`
+    alone is the maker's too."""
     own = {name: value for name, value in spec.items() if value is not None}
     maker = {"fee_rate_maker": None} if "fee_rate" in own else {}
-    return {**costs.model_dump(), **maker, **own}
+    collar = {} if collar_pct is None else {"collar_pct": collar_pct}
+    return {**costs.model_dump(), **collar, **maker, **own}
 
 
 def load_joined(symbols: Sequence[str], request: Request, load_bars: LoadBars) -> Loaded:
@@ -173,6 +181,7 @@ def run_spec(
         spec.allow_gaps,
         limits if spec.limits else UNLIMITED,
         spec.start_ns,
+        collar_pct=spec.collar_pct,
     )
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)
     progress(0.9)

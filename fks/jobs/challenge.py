@@ -228,6 +228,7 @@ async def measure(
         allow_gaps=True,
         limits=UNLIMITED,
         start_ns=int(later.time_ns[1]),
+        collar_pct=settings.collar_pct,
     )
 
     def both() -> Excess:

@@ -99,7 +99,16 @@ async def measure(
     sizing, size, lot_step = instance.sizing, instance.size, loaded.instrument.lot_step
     if Sizing.parse(sizing).needs_equity:  # the past equity of the account is not stored: quantities are not compared
         sizing, size, lot_step = "notional", _COMPARED, _HUGE
-    setup = Setup(loaded.instrument, costs, sizing, size, _HUGE, allow_gaps=True, limits=UNLIMITED)
+    setup = Setup(
+        loaded.instrument,
+        costs,
+        sizing,
+        size,
+        _HUGE,
+        allow_gaps=True,
+        limits=UNLIMITED,
+        collar_pct=settings.collar_pct,
+    )
     result = await asyncio.to_thread(run, strategy, loaded.bars, setup, check=False)
     begun = await db.fetchval("drift.version_since", instance.id, instance.params_version)
     bar_ns = TIMEFRAMES[instance.timeframe] * NS

@@ -80,6 +80,7 @@ def task_for(spec: OptimizationSpec, loaded: Loaded, catalogue: Catalogue, limit
         spec.allow_short,
         spec.allow_gaps,
         (limits or Risk()) if spec.limits else UNLIMITED,
+        collar_pct=spec.collar_pct,
     )
     return task_of(
         catalogue.kind(spec.strategy),

@@ -14,6 +14,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ class Context:
     catalogue: Catalogue
     costs: Costs
     risk: Risk
+    collar_pct: Decimal | None
 
 
 Operation = Callable[[Context, Any], Awaitable[Any]]
@@ -54,6 +56,7 @@ class UserCode:
         self._database: DatabaseSettings = settings.database
         self._costs: Costs = settings.costs
         self._risk: Risk = settings.risk
+        self._collar_pct: Decimal | None = settings.collar_pct
         self._builtin: Catalogue | None = None
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -66,7 +69,7 @@ class UserCode:
         if self._builtin is None:
             self._builtin = await asyncio.to_thread(load_builtin)
         try:
-            context = Context(self._db, self._builtin, self._costs, self._risk)
+            context = Context(self._db, self._builtin, self._costs, self._risk, self._collar_pct)
             return await OPERATIONS[operation](context, arguments)
         except InputError as error:
             if error.code != "STRATEGY_UNKNOWN" or not (packages() or files_of(self._folder)):
@@ -82,6 +85,7 @@ class UserCode:
             "database": self._database.model_dump(mode="json", exclude={"url"}),
             "costs": self._costs.model_dump(mode="json"),
             "risk": self._risk.model_dump(mode="json"),
+            "collar_pct": self._collar_pct,
             "folder": str(self._folder),
         }
         async with started(__name__, json.dumps(request, default=str).encode()) as process:
@@ -122,7 +126,7 @@ async def _backtest(c: Context, a: Arguments) -> Any:
     from fks.jobs.account import parse_account
     from fks.jobs.backtest import parse_spec, with_costs
 
-    wanted = with_costs(a["body"], c.costs)
+    wanted = with_costs(a["body"], c.costs, c.collar_pct)
     if "members" in wanted:
         account = parse_account(wanted)
         for member in account.members:
@@ -139,7 +143,7 @@ async def _optimization(c: Context, a: Arguments) -> Any:
     from fks.jobs.optimization import KIND, parse_optimization
     from fks.search import planner_of, space_of
 
-    spec = parse_optimization(with_costs(a["body"], c.costs))
+    spec = parse_optimization(with_costs(a["body"], c.costs, c.collar_pct))
 
     def check() -> None:
         kind = c.catalogue.kind(spec.strategy)
@@ -248,7 +252,9 @@ async def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
     settings = DatabaseSettings.model_validate(request["database"])
     db = await Database.lazy(request["database_url"], settings, application="user code", is_api=True)
     try:
-        context = Context(db, catalogue, Costs.model_validate(request["costs"]), Risk.model_validate(request["risk"]))
+        collar_pct = None if request["collar_pct"] is None else Decimal(request["collar_pct"])
+        costs, risk = Costs.model_validate(request["costs"]), Risk.model_validate(request["risk"])
+        context = Context(db, catalogue, costs, risk, collar_pct)
         return {"result": await OPERATIONS[request["operation"]](context, request["arguments"])}
     finally:
         await db.close()

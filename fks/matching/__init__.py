@@ -26,11 +26,15 @@ time.
    that is nearer to the market than the stop is; it never moves back. The new price counts from the next bar's open
    on. It begins at the stop loss of the entry or, without one, that far from the price by which the entry is sized:
    the deciding bar's close, or its order's limit, else stop.
+9. A market entry whose exits the venue holds (`venue.entry_protection`) has a collar (`collar`): the price by which it
+   was decided, the deciding bar's close, plus or less `risk.slippage_max_pct` of it, rounded towards it onto the tick
+   grid. It takes the open of the next bar, slipped. Is that price beyond the collar, it expires (`SLIPPAGE_GUARD`). An
+   order that fills at once or expires (FOK) takes no other price of the bar.
 
 API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits), `behind`,
-`CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and
-returns them, so both give the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the
-backtest uses ticks.
+`collar`, `is_accepted`, `CostModel.fee` and `Slippage.apply`. Prices are `int` ticks or `Decimal`, never float: the
+rule only compares and returns them, so both give the same answer. `range_of(bar)` makes Decimals of a float bar's
+shortest decimals; the backtest uses ticks.
 """
 
 from fks.matching.costs import CostModel, Fee, Slippage
@@ -39,6 +43,8 @@ from fks.matching.rule import (
     Leg,
     Resting,
     behind,
+    collar,
+    is_accepted,
     is_triggered,
     match_market,
     match_oco,
@@ -54,6 +60,8 @@ __all__ = [
     "Resting",
     "Slippage",
     "behind",
+    "collar",
+    "is_accepted",
     "is_triggered",
     "match_market",
     "match_oco",

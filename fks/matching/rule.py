@@ -1,7 +1,7 @@
 """The fill rule on a bar: whether an order fills and at which price, as in the package's docstring, clause by clause.
 
-`reach_down`, `reach_up`, `is_accepted`, `pair_leg`, `is_unclear`, `slip`, `no_worse` and `behind` are the rule itself,
-on plain numbers. The compiled engine of backtests compiles these same functions.
+`reach_down`, `reach_up`, `is_accepted`, `collar`, `pair_leg`, `is_unclear`, `slip`, `no_worse` and `behind` are the
+rule itself, on plain numbers. The compiled engine of backtests compiles these same functions.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def no_worse(slipped: Price, price: Price, limit: Price, sign: int) -> Price:
 
 
 def is_accepted(price: Price, limit: Price, sign: int) -> bool:
-    """Return whether the limit of a stop-limit accepts the price that triggers it: a buy (`sign` 1) at most the limit,
-    a sell (-1) at least."""
+    """Return whether a limit accepts a price: that of a stop-limit the price that triggers it, that of an entry with a
+    collar its slipped price. A buy (`sign` 1) takes at most the limit, a sell (-1) at least."""
     return price <= limit if sign > 0 else price >= limit
 
 
@@ -107,6 +107,17 @@ def behind(price: Prices, distance: Prices, sign: int, tick: Prices) -> Prices:
         return (price - distance) // tick * tick
     level = (price + distance) // tick * tick
     return level + tick * (level < price + distance)
+
+
+def collar(price: Price, times: Price, over: Price, sign: int, tick: Price) -> Price:
+    """Return the worst price at which a market entry with a collar may fill: `price`, by which it was decided, plus
+    (`sign` 1, a buy) or less (-1) `times` / `over` of it, rounded towards `price` onto the tick grid. `price` and
+    `tick` have one unit, `times` and `over` another. None is negative."""
+    worst, step = price * (over + sign * times), over * tick
+    steps = worst // step
+    if sign < 0 and steps * step < worst:
+        steps += 1
+    return steps * tick
 
 
 def pair_leg(is_stopped: bool, is_taken: bool, is_through: bool) -> int:

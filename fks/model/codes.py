@@ -142,7 +142,7 @@ _ROWS: tuple[tuple[Code, bool, float | None, str], ...] = (
     (Code.SHORT_FORBIDDEN, False, NEVER, "spot cannot go negative"),
     (Code.STRATEGY_DISABLED, False, AT_ONCE, "the strategy instance is disabled"),
     (Code.STRATEGY_CRASHED, False, AT_ONCE, "the strategy instance crashed and is held"),
-    (Code.SLIPPAGE_GUARD, False, NEVER, "the spread or depth is worse than allowed for a market order"),
+    (Code.SLIPPAGE_GUARD, False, NEVER, "the entry expired: its price was further from its decision than risk.slippage_max_pct (paper and backtests)"),
     (Code.MANUAL_HOLD, False, NEVER, "a person set a hold on this scope"),
     (Code.CLIENT_VALIDATION, True, NEVER, "the client library refused it before any byte left"),
     (Code.STALE_DECISION, False, NEVER, "the decision is older than its max_age"),

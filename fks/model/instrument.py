@@ -97,6 +97,12 @@ class Instrument:
             rounding = ROUND_FLOOR if side == "buy" else ROUND_CEILING
         return (price / self.tick).to_integral_value(rounding) * self.tick
 
+    def takes_entry_list(self, *, side: str, has_stop_loss: bool, has_take_profit: bool) -> bool:
+        """Return whether an entry and its exits can go out as one request: a buy with one exit, or with an OCO of
+        two."""
+        is_pair = has_stop_loss and has_take_profit
+        return self.has_oto and side == "buy" and (has_stop_loss or has_take_profit) and (self.has_oco or not is_pair)
+
     def round_quantity(self, quantity: Decimal) -> Decimal:
         """Return `quantity` rounded down onto the lot grid; never up, so it cannot spend more than decided."""
         return (quantity / self.lot_step).to_integral_value(ROUND_FLOOR) * self.lot_step

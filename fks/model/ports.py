@@ -47,6 +47,7 @@ class VenueCapabilities:
     can_amend: bool = False  # `amend` reduces a live order, and with it the other leg of its OCO
     can_short: bool = False
     fee_in_received_asset: bool = True
+    has_collar: bool = False  # ends an order that fills at once or expires (FOK) by the collar of the fill rule
     keeps_bracket: bool = False  # the venue alone places, resizes and cancels SL and TP; it reports their orders
     is_margin: bool = (
         False  # contracts on margin: a position is no asset that was paid for, the broker checks the margin

@@ -13,6 +13,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
+from fks.matching import collar
 from fks.model import ids
 from fks.model.codes import MEANING, Code, Denial
 from fks.model.errors import InputError, OutageError
@@ -55,7 +56,7 @@ from fks.risk.view import View
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord, SignalStore
 
-_ZERO = Decimal(0)
+_ZERO, _PERCENT = Decimal(0), Decimal(100)
 _RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/write-a-strategy.md)
 _LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
@@ -151,7 +152,7 @@ class Submissions:
         if await self._ask_first.refusal(order, None, self._requests.query) is None:
             return False
         copies = tuple(self._copier.copies_of(record, intent.quantity))
-        orders, legs = self._with_legs(self._collared(order), now_ns)
+        orders, legs = self._with_legs(self._collared(order, intent), now_ns)
         self._reserve(orders[0])
         done = await self._submitter.submit(Submission(orders, legs, record.signal.id, is_known=True, copies=copies))
         if done.orders:
@@ -162,7 +163,7 @@ class Submissions:
         signal, intent = record.signal, approved.intent
         copies = tuple(self._copier.copies_of(record, intent.quantity))
         now_ns = self._clock.now_ns()
-        order = self._collared(order_of(approved, epoch=self._lease.epoch, now_ns=now_ns))
+        order = self._collared(order_of(approved, epoch=self._lease.epoch, now_ns=now_ns), intent)
         orders, legs = self._with_legs(order, now_ns)
         self._reserve(orders[0])
         self._seen[order.client_order_id] = approved
@@ -206,16 +207,19 @@ class Submissions:
 
     def _goes_as_list(self, order: Order) -> bool:
         """Return whether an entry and its SL and TP go out as one request."""
+        return isinstance(self._context.venues[order.venue], TakesEntryLists) and self._is_held_by_venue(order)
+
+    def _is_held_by_venue(self, order: Order) -> bool:
+        """Return whether an entry is one whose SL and TP a venue holds from the start."""
         instrument = self._cache.instruments.get((order.exchange, order.symbol))
-        is_pair = order.stop_loss is not None and order.take_profit is not None
         return (
-            self._context.settings.venue.entry_protection == "venue"
-            and isinstance(self._context.venues[order.venue], TakesEntryLists)
+            self._context.settings.collar_pct is not None
             and instrument is not None
-            and instrument.has_oto
-            and (instrument.has_oco or not is_pair)
-            and (order.stop_loss is not None or order.take_profit is not None)
-            and order.side is Side.BUY
+            and instrument.takes_entry_list(
+                side=order.side.value,
+                has_stop_loss=order.stop_loss is not None,
+                has_take_profit=order.take_profit is not None,
+            )
             and order.type in (OrderType.LIMIT, OrderType.MARKET)
             and not order.is_reduce_only
         )
@@ -233,24 +237,28 @@ class Submissions:
         is_deducted = balance is None or balance.free < fee
         return entry.time_in_force is TimeInForce.FOK and instrument.has_opo and is_deducted
 
-    def _collared(self, order: Order) -> Order:
-        """Return a market entry that goes out as a list as the limit order that fills at once near the mark or expires;
-        other orders as they are."""
-        if order.type is not OrderType.MARKET or not self._goes_as_list(order):
+    def _collared(self, order: Order, intent: Intent) -> Order:
+        """Return a market entry that goes out as a list, or to a venue that fills by the same rule, as the limit order
+        that fills at once near the price of its decision or expires; other orders as they are."""
+        has_collar = self._cache.venues[order.venue].capabilities.has_collar
+        if order.type is not OrderType.MARKET or not (
+            self._goes_as_list(order) or (has_collar and self._is_held_by_venue(order))
+        ):
             return order
-        mark = self._cache.mark(order.exchange, order.symbol)
-        if mark is None:
+        decided = intent.reference_price or self._cache.mark(order.exchange, order.symbol)
+        most_pct = self._context.settings.collar_pct
+        if decided is None or most_pct is None:
             return order
-        most_pct = self._context.settings.risk.slippage_max_pct
         instrument = self._cache.instruments[order.exchange, order.symbol]
-        price = instrument.round_price(mark * (1 + order.side.sign * most_pct / 100), side=order.side.value)
-        detail = f"a market entry that may cost {price:f} at most, {most_pct.normalize():f} % beyond the mark {mark:f}"
+        price = collar(decided, most_pct, _PERCENT, order.side.sign, instrument.tick)
+        beyond = f"{most_pct.normalize():f} % beyond the decision's {decided:f}"
+        detail = f"a market entry that may cost {price:f} at most, {beyond}"
         return replace(order, type=OrderType.LIMIT, time_in_force=TimeInForce.FOK, price=price, detail=detail)
 
     def _affordable(self, approved: Approved) -> Approved | Denied:
         """Return the verdict on the balance that the venue locks: a market entry with a collar may cost that much."""
         intent = approved.intent
-        order = self._collared(order_of(approved, epoch=0, now_ns=0))
+        order = self._collared(order_of(approved, epoch=0, now_ns=0), intent)
         if order.price == intent.price:
             return approved
         costly = replace(intent, type=order.type, price=order.price)

@@ -112,8 +112,8 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.VENUE_PLAINTEXT, market.venue_plaintext),
 )
 
-#: Codes that are decided before an intent exists, and the place. tests/unit/risk/test_checks.py reads this and NOT_YET
-#: beside CHECKS.
+#: Codes that are decided before an intent exists or after its checks, and the place. tests/unit/risk/test_checks.py
+#: reads this and NOT_YET beside CHECKS.
 ELSEWHERE: dict[Code, str] = {
     Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined "
     "or expires",
@@ -121,6 +121,7 @@ ELSEWHERE: dict[Code, str] = {
     "with the first result",
     Code.RELAYED: "fks/venues/ninja: the account's mode at the bridge is relay",
     Code.CLIENT_VALIDATION: "fks/venues: the client library refused it before any byte left",
+    Code.SLIPPAGE_GUARD: "fks/matching: an entry with a collar expires in paper and in backtests, as the venue ends it",
 }
 #: Codes whose data or setting does not exist yet, and the missing part.
 NOT_YET: dict[Code, str] = {
@@ -137,7 +138,6 @@ NOT_YET: dict[Code, str] = {
     Code.COOLDOWN: "circuit breakers",
     Code.RATE_STRATEGY: "rate budgets per instance",
     Code.BORROW: "margin venues",
-    Code.SLIPPAGE_GUARD: "order books in the feed",
     Code.MANUAL_HOLD: "holds set by persons",
 }
 

@@ -34,9 +34,14 @@ def _answer(new: NewOrder, order: Order, fills: list[Fill]) -> dict[str, object]
         return order.ack()
     if new.resp_type == "RESULT":
         return order.result()
-    # the moment the engine acted: in the time of the market, as in the fill's own report and in the history of trades
+    return order.result() | _executed(fills)
+
+
+def _executed(fills: list[Fill]) -> dict[str, object]:
+    """Return the fills of a FULL answer and the moment the engine acted: in the time of the market, as in the fill's
+    own report and in the history of trades."""
     acted = {"transactTime": fills[-1].time_ms} if fills else {}
-    return order.result() | acted | {"fills": [fill.brief() for fill in fills]}
+    return acted | {"fills": [fill.brief() for fill in fills]}
 
 
 def test_order(exchange: Exchange, params: Params) -> object:
@@ -372,7 +377,7 @@ def _place_list(exchange: Exchange, params: Params, legs: list[NewOrder], workin
     pair, orders, fills = exchange.engine.place_list(params.client_id("listClientOrderId"), legs, working)
     reports = [order.ack() if resp == "ACK" else order.result() for order in orders]
     if working is not None and resp == "FULL":
-        reports[0]["fills"] = [fill.brief() for fill in fills]
+        reports[0] |= _executed(fills)
     return _list_answer(pair, reports)
 
 

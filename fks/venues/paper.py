@@ -15,7 +15,18 @@ from decimal import Decimal
 from typing import Literal
 
 from fks.clock import Clock
-from fks.matching import BarRange, CostModel, Leg, Resting, is_triggered, match_oco, match_resting, range_of
+from fks.matching import (
+    BarRange,
+    CostModel,
+    Leg,
+    Resting,
+    is_accepted,
+    is_triggered,
+    match_market,
+    match_oco,
+    match_resting,
+    range_of,
+)
 from fks.model import ids
 from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
@@ -58,6 +69,12 @@ class _Held:
     has_rested: bool = False  # a price or a bar that came after it did not fill it: a limit makes from then on
     time_ns: int = 0
     after_ns: int = 0  # the bar it was decided on, when that may be fed again
+    code: str | None = None  # why it expired
+
+    @property
+    def is_at_once(self) -> bool:
+        """Return whether it takes the first price that it meets or expires, and never rests."""
+        return self.order.type is OrderType.LIMIT and self.order.time_in_force is TimeInForce.FOK
 
     @property
     def resting(self) -> Resting[Decimal]:
@@ -77,6 +94,7 @@ class PaperVenue:
         has_oco=True,
         can_short=False,
         fee_in_received_asset=True,
+        has_collar=True,
     )
 
     def __init__(
@@ -304,7 +322,7 @@ class PaperVenue:
             range_of(bar),
         )
         # what fills at the open first, then what the range decides: so it happened
-        for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET):
+        for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET and not item.is_at_once):
             if held.order.client_order_id in self._live:
                 in_bar = self._mode == "last" and bar.time_ns < held.time_ns
                 for fill in self._match(held, bar, prices, placed_in_bar=in_bar):
@@ -335,6 +353,8 @@ class PaperVenue:
         if self._mode == "bar":
             return self._catch_up(held)
         last = self._price(held.order.symbol, held.order.side)
+        if last is not None and held.is_at_once:
+            return self._at_once(held, last, self._clock.now_ns(), None)
         if last is not None and held.order.type not in _STOPS:
             limit = held.order.price
             is_market = held.order.type is OrderType.MARKET or limit is None
@@ -375,6 +395,11 @@ class PaperVenue:
                 self._note_trigger(stop, prices, placed_in_bar)
                 return ()
             return (self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp, bar),)
+        if held.is_at_once:
+            fills = self._at_once(held, match_market(prices), stamp, bar)
+            if not fills:
+                self._queue.put(self._report(held))
+            return fills
         if not takes and held.order.role is Role.TAKE_PROFIT:
             held.has_rested = True
             return ()
@@ -391,6 +416,17 @@ class PaperVenue:
         if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
             self._end(held, State.EXPIRED)
             self._queue.put(self._report(held))
+        return ()
+
+    def _at_once(self, held: _Held, price: Decimal, time_ns: int, bar: Bar | None) -> tuple[Fill, ...]:
+        """Return the fill at `price` of an order that fills at once or expires: it expires where that price, slipped,
+        is beyond its limit."""
+        order = held.order
+        assert order.price is not None, "it has a limit"
+        if is_accepted(self._slipped(held, price, bar), order.price, order.side.sign):
+            return (self._fill(held, price, time_ns, bar),)
+        held.code = Code.SLIPPAGE_GUARD.value
+        self._end(held, State.EXPIRED)
         return ()
 
     def _note_trigger(self, held: _Held, prices: BarRange[Decimal], placed_in_bar: bool) -> None:
@@ -437,11 +473,12 @@ class PaperVenue:
         return fill
 
     def _slipped(self, held: _Held, price: Decimal, bar: Bar | None) -> Decimal:
-        """Return a taker's price, no worse than its limit. Without a bar the range is that of the newest whole bar."""
+        """Return a taker's price, no worse than the limit of an order that may rest. Without a bar the range is that of
+        the newest whole bar."""
         order, known = held.order, self._bars.get(held.order.symbol)
         bar = known[-1] if bar is None and known else bar
         span = Decimal(0) if bar is None else Decimal(repr(bar.high)) - Decimal(repr(bar.low))
-        limit = None if order.type is OrderType.MARKET else order.price
+        limit = None if order.type is OrderType.MARKET or held.is_at_once else order.price
         tick = self._instruments[order.symbol].tick
         return self._costs.slippage.apply(order.side, price, span, tick, limit=limit)
 
@@ -458,7 +495,8 @@ class PaperVenue:
             return Answer(Outcome.EXISTS, code="DUPLICATE_INTENT", detail="this client order id was seen before")
         last = self._price(order.symbol, order.side)
         price = order.price or order.stop_price or last
-        if self._mode == "last" and last is None and order.type is OrderType.MARKET:
+        is_at_once = order.type is OrderType.MARKET or _Held(order, order.state).is_at_once
+        if self._mode == "last" and last is None and is_at_once:
             return refused(Code.PRICE_MISSING, Refusal.UNAVAILABLE, f"no price of {order.symbol} that is young enough")
         if self._mode == "last" and order.type in _STOPS and last is not None and order.stop_price is not None:
             is_through = last <= order.stop_price if order.side is Side.SELL else last >= order.stop_price
@@ -526,6 +564,7 @@ class PaperVenue:
             side=order.side,
             quantity=order.quantity,
             price=order.price,
+            code=held.code,
             source="paper",
         )
 

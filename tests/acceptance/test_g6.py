@@ -1,5 +1,6 @@
 """G6: on one bar tape, backtest, paper and live replay give the same fills, field by field, for every built-in
-strategy, for entries that rest and for positions of several entries, on two symbols.
+strategy, for entries that rest and for positions of several entries, on two symbols. One case runs with each setting of
+`venue.entry_protection`.
 
 Live replay is the real path without Ray: the local exchange (`--fills tape --hold`) over its sockets, the collector,
 the strategy worker, the order service, its venue's session. The tape advances only when everything that a bar caused
@@ -25,6 +26,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from fks.backtest import Result
 from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.settings import Costs, Data, Risk, Settings, Sim, Venue
@@ -39,7 +41,7 @@ from fks.strategies.base import Strategy
 from fks.strategies.registry import load_builtin, load_catalogue
 from tests.support import g6_cases, servers
 from tests.support.fills import FIELDS, PlainFill, differences, plain_fill
-from tests.support.g6_cases import BARS, CASES, FEE_RATE, HISTORY, SIZE, Case
+from tests.support.g6_cases import BARS, CASES, FEE_RATE, HISTORY, LISTED, SIZE, Case
 from tests.support.live import Line, seed_account, seed_instance
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -85,6 +87,8 @@ class Played:
     fills: dict[tuple[str, str], list[Any]]
     seen_ns: dict[tuple[str, str], tuple[int, int]]
     outcomes: dict[tuple[str, str], str]
+    expired: dict[tuple[str, str], list[int]]
+    collar_pct: Decimal | None
 
 
 @contextlib.asynccontextmanager
@@ -117,24 +121,26 @@ async def post(node: dict[str, Any], path: str, body: dict[str, Any]) -> None:
         assert answer.status == 200, await answer.text()
 
 
-async def play(postgres: PostgresServer, redis_url: str, home: Path) -> Played:
-    """Play the tapes to every case on paper and live."""
-    tapes = g6_cases.tapes()
+async def play(
+    postgres: PostgresServer, redis_url: str, home: Path, cases: tuple[Case, ...] = CASES, *, is_listed: bool = False
+) -> Played:
+    """Play the tapes to every case on paper and live. `is_listed`: entries and their exits are one request."""
+    tapes = g6_cases.tapes_with_gaps() if is_listed else g6_cases.tapes()
     files = [home / f"{symbol}.fksbars" for symbol in tapes]
     for file, tape in zip(files, tapes.values(), strict=True):
         file.write_bytes(pack_tape(tape))
     (home / "strategies").mkdir(mode=0o700)
     shutil.copy(STRATEGIES, home / "strategies")
     catalogue = load_catalogue(home / "strategies")
-    strategies = {case.name: catalogue.make(case.strategy, dict(case.params)) for case in CASES}
+    strategies = {case.name: catalogue.make(case.strategy, dict(case.params)) for case in cases}
     bars = {symbol: tape.bars() for symbol, tape in tapes.items()}
     settings = Settings(
         home=home,
         sim=Sim(fills="tape"),
         costs=Costs(fee_rate=FEE_RATE, fee_in="received"),
         data=Data(symbols=SYMBOLS, timeframes=("1m",), backfill_bars=HISTORY),
-        venue=Venue(sweep_s=2.0),
-        risk=Risk(orders_per_minute=100_000),
+        venue=Venue(sweep_s=2.0, entry_protection="venue" if is_listed else "local"),
+        risk=Risk(orders_per_minute=100_000, slippage_max_pct=g6_cases.COLLAR_PCT),
     )
     opens_ns = int(bars[g6_cases.BTC].time_ns[HISTORY])
     async with contextlib.AsyncExitStack() as stack:
@@ -153,7 +159,7 @@ async def play(postgres: PostgresServer, redis_url: str, home: Path) -> Played:
         times = [int(time_ns) for time_ns in bars[g6_cases.BTC].time_ns[HISTORY:]]
         await post(sim, "/sim/tape/advance", {"bars": 1})
         await line.settled(times[0])
-        for case in CASES:
+        for case in cases:
             for venue in case.venues:
                 name = f"{case.name}-{venue}"
                 await seed_instance(db, name, strategies[case.name], case.symbol, "1m", venue, SIZE)
@@ -161,21 +167,53 @@ async def play(postgres: PostgresServer, redis_url: str, home: Path) -> Played:
             await post(sim, "/sim/tape/advance", {"bars": 1})
             await line.settled(time_ns)
         anchors = await line.anchors()
-        fills, seen, outcomes = {}, {}, {}
-        for case in CASES:
+        fills, seen, outcomes, expired = {}, {}, {}, {}
+        for case in cases:
             for venue in case.venues:
                 key, name = (case.name, venue), f"{case.name}-{venue}"
                 seen[key] = anchors[name]
                 fills[key] = await line.fills(name)
                 outcomes[key] = await line.outcomes(name)
+                expired[key] = await line.expired(name)
         instruments = {symbol: await line.instrument(symbol) for symbol in SYMBOLS}
-        return Played(bars, instruments, strategies, fills, seen, outcomes)
+        return Played(bars, instruments, strategies, fills, seen, outcomes, expired, settings.collar_pct)
 
 
 @pytest.fixture(scope="module")
 def played(postgres: PostgresServer, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """Play the tapes once, for all cases."""
     return asyncio.run(play(postgres, redis_url, tmp_path_factory.mktemp("g6")))
+
+
+@pytest.fixture(scope="module")
+def listed(postgres: PostgresServer, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """Play tapes with gaps to one case whose exits go out with its entries."""
+    home = tmp_path_factory.mktemp("g6-listed")
+    return asyncio.run(play(postgres, redis_url, home, (LISTED,), is_listed=True))
+
+
+#: the most exits of the case that may be two fills
+SPLITS_MAX = {"ccxt": 3, "paper": 0}
+
+
+@pytest.mark.parametrize("venue", VENUES)
+def test_entries_whose_exits_the_venue_holds_fill_and_expire_alike(listed: Played, venue: str) -> None:
+    """Exits at the exchange sell what their entry received. Once what earlier trades left over is a lot, a list of its
+    own covers that lot and what it needs to be large enough: then one exit is two fills of one time and price."""
+    found, wanted = fills_of(listed, LISTED, venue)
+    parted = differences(found, wanted, fields=(*FIELDS, "role"))
+    splits = len(found) - len(wanted)
+    why = "\n".join([*parted, listed.outcomes[LISTED.name, venue]])
+    assert closed_together(found) == closed_together(wanted), why
+    assert splits <= SPLITS_MAX[venue], why
+    assert splits or not parted, why
+    assert len(wanted) >= LISTED.fills_min
+    ended = [row.time_ns for row in backtest_of(listed, LISTED, venue).expired]
+    assert listed.expired[LISTED.name, venue] == ended
+    assert len(ended) >= 5
+    rows = listed.fills[LISTED.name, venue]
+    assert {fill["type"] for fill in rows if fill["role"] == "entry"} == {"limit"}
+    print(f"\n{venue}: {len(found)} fills, {splits} exits in two, {len(ended)} entries expired")
 
 
 def test_every_built_in_strategy_has_a_case() -> None:
@@ -216,15 +254,20 @@ def test_legs_of_several_entries_close_together_what_a_backtest_closes(played: P
 
 def fills_of(played: Played, case: Case, venue: str) -> tuple[list[PlainFill], list[PlainFill]]:
     """Return the fills of an instance and those of a backtest over the bars that it decided on."""
+    wanted, (_, last_ns) = backtest_of(played, case, venue).fills, played.seen_ns[case.name, venue]
+    end = datetime.fromtimestamp(last_ns / 1e9, UTC)  # the open bar is no bar yet
+    found = [plain_fill(fill) for fill in played.fills[case.name, venue] if fill["time"] <= end]
+    return found, [plain_fill(fill) for fill in wanted if fill.time_ns <= last_ns]
+
+
+def backtest_of(played: Played, case: Case, venue: str) -> Result:
+    """Return a backtest over the bars that an instance decided on."""
     strategy, bars = played.strategies[case.name], played.bars[case.symbol]
     if strategy.inputs():
         bars = bars.joined({name: played.bars[name] for name in strategy.inputs()})
     anchor_ns, last_ns = played.seen_ns[case.name, venue]
     part = bars[int(bars.time_ns.searchsorted(anchor_ns)) : int(bars.time_ns.searchsorted(last_ns, side="right"))]
-    wanted = g6_cases.expected(strategy, part, played.instruments[case.symbol], anchor_ns)
-    end = datetime.fromtimestamp(last_ns / 1e9, UTC)  # the open bar is no bar yet
-    found = [plain_fill(fill) for fill in played.fills[case.name, venue] if fill["time"] <= end]
-    return found, [plain_fill(fill) for fill in wanted if fill.time_ns <= last_ns]
+    return g6_cases.expected(strategy, part, played.instruments[case.symbol], anchor_ns, played.collar_pct)
 
 
 def closed_together(fills: list[PlainFill]) -> list[tuple[str, str, str, Decimal, Decimal]]:

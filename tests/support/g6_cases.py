@@ -11,8 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.backtest import Setup, run
-from fks.backtest.rows import FillRow
+import numpy as np
+
+from fks.backtest import Result, Setup, run
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
@@ -86,6 +87,22 @@ CASES = (
 )
 
 
+#: the case that runs with `venue.entry_protection = "venue"`, on tapes with gaps, a third of which is beyond its collar
+LISTED = Case("listed", "sma_cross", ETH, {"fast": 1, "slow": 2, "sl_pct": 0.1, "tp_pct": 0.15}, fills_min=30)
+COLLAR_PCT = Decimal("0.02")
+_GAPS = (0, 1, 3)  # of the opens, upwards, in 0.01 %
+
+
+def tapes_with_gaps() -> dict[str, Tape]:
+    """Return `tapes`, with opens above the closes before them."""
+    found = {}
+    for symbol, tape in tapes().items():
+        gaps = np.random.default_rng(5).choice(_GAPS, len(tape.open))
+        opens = tape.open + tape.open * gaps // 10_000
+        found[symbol] = replace(tape, open=opens, high=np.maximum(tape.high, opens))
+    return found
+
+
 def tapes() -> dict[str, Tape]:
     """Return the two tapes: the sample, and one that is half of it and half of a later part of the sample."""
     sample = unpack_tape(SAMPLE.read_bytes())
@@ -99,8 +116,10 @@ def tapes() -> dict[str, Tape]:
     return {BTC: replace(sample, **columns), ETH: replace(sample, **(columns | mixed), symbol=ETH, volume_places=4)}
 
 
-def expected(strategy: Strategy, bars: Bars, instrument: Instrument, start_ns: int) -> list[FillRow]:
-    """Return the backtest's fills."""
+def expected(
+    strategy: Strategy, bars: Bars, instrument: Instrument, start_ns: int, collar_pct: Decimal | None = None
+) -> Result:
+    """Return the backtest."""
     setup = Setup(
         instrument=instrument,
         costs=CostModel(FEE_RATE, "received"),
@@ -108,5 +127,6 @@ def expected(strategy: Strategy, bars: Bars, instrument: Instrument, start_ns: i
         cash=CASH,
         start_ns=start_ns,
         allow_gaps=True,
+        collar_pct=collar_pct,
     )
-    return list(run(strategy, bars, setup).fills)
+    return run(strategy, bars, setup)

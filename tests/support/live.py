@@ -148,7 +148,8 @@ class Line:
                 " (SELECT count(*) FROM orders o LEFT JOIN orders p ON p.client_order_id = o.parent_id"
                 "   WHERE o.state IN ('SENDING','UNKNOWN') OR (o.state = 'INTENDED' AND"
                 "         (p.client_order_id IS NULL OR p.state NOT IN ('SENDING','ACCEPTED','WORKING')))) AS unclear,"
-                " (SELECT count(*) FROM orders o WHERE state IN ('ACCEPTED','WORKING','PARTIAL') AND type = 'market'"
+                " (SELECT count(*) FROM orders o WHERE state IN ('ACCEPTED','WORKING','PARTIAL')"
+                "   AND (type = 'market' OR time_in_force = 'fok')"
                 "   AND (venue = 'ccxt' OR o.created_at < (SELECT max(updated_at) FROM ohlcv_data) )) AS market"
             )
             self._seen = rows[0]
@@ -196,6 +197,15 @@ class Line:
         )
         (row,) = await self.db.sql("SELECT state, error FROM strategy_instances WHERE id = $1", instance)
         return "\n".join(str(dict(item)) for item in (row, *signals, *orders))
+
+    async def expired(self, instance: str) -> list[int]:
+        """Return the bars that decided the entries of an instance that expired, in order."""
+        rows = await self.db.sql(
+            "SELECT s.ts_event FROM orders o JOIN signals s ON s.id = o.signal_id"
+            " WHERE o.instance = $1 AND o.role = 'entry' AND o.state = 'EXPIRED' ORDER BY 1",
+            instance,
+        )
+        return [to_ns(row["ts_event"]) for row in rows]
 
     async def fills(self, instance: str) -> list[Any]:
         """Return the booked fills of an instance in order, each with its order's role and type; the type of a stop that

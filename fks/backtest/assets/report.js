@@ -27,6 +27,7 @@ function head() {
   if (missed && d.allow_gaps) notes.push(`${digits(missed, 0)} bars are missing (${digits(d.gaps.gap_pct, 2)} %), and gaps were allowed.`);
   const denied = Object.entries(d.denied);
   if (denied.length) notes.push("Denied: " + denied.map(([code, n]) => `${digits(n, 0)} × ${code}`).join(", ") + ". Live would have denied them too.");
+  if (d.expired) notes.push(`${digits(d.expired, 0)} entries expired: their price was further than ${d.collar_pct} % from the close, where the venue holds the exits.`);
   if (d.final_position !== "0" && Math.abs(Number(d.final_position)) >= Number(d.lot_step)) notes.push(`A position of ${d.final_position} ${d.base} is open at the end, valued at the last close; it is in the equity, not among the trades.`);
   if (s.fees > 0 && s.net_profit <= 0 && s.net_profit + s.fees > 0) notes.push("Without fees this run would have made a profit: the fees took it.");
   $("notes").hidden = !notes.length;
@@ -176,7 +177,7 @@ function costs() {
 }
 function setup() {
   const options = Object.entries(d.params).filter(([, v]) => v !== null).map(([k, v]) => ` --set ${k}=${v}`).join("");
-  const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.can_short ? " --allow-short" : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? "" : " --no-limits"}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
+  const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.can_short ? " --allow-short" : ""}${d.collar_pct ? " --collar " + d.collar_pct : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? "" : " --no-limits"}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
   const box = facts("", [["Strategy", d.strategy], ...Object.entries(d.params).map(([k, v]) => ["  " + k, v === null ? "none" : String(v)]), ["Sizing", d.sizing === "notional" ? `${d.size} ${d.quote} per entry` : `${d.size} ${d.base} per entry`], ["Cash at the start", `${d.cash} ${d.quote}`], ["Fill", d.fill_rule], ["Tick, lot", `${d.tick} ${d.quote}, ${d.lot_step} ${d.base}`], ["Short", d.can_short ? "allowed" : "not allowed"], ["Risk limits", d.limits ? "as live" : "left out"], ["Code version", d.version]]);
   const hashes = el("div", "", el("h3", "", "Fingerprint of all inputs"), el("div", "mono", d.inputs_hash), el("h3", "", "Fingerprint of the fills"), el("div", "mono", d.fills_hash), el("h3", "", "Run it again"), el("div", "mono", command));
   $("setup").replaceChildren(box, hashes);

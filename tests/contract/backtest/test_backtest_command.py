@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from fks.cli.backtest import sparkline
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
+from fks.config.settings import Costs, Risk
+from fks.jobs.backtest import parse_spec, with_costs
+from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars
 from fks.model.tape import Tape, pack_tape
@@ -28,6 +32,7 @@ from fks.store.db import Database
 from fks.store.jobs import JobStore
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
+from fks.strategies.registry import load_catalogue
 from tests.support.gateway import running
 
 SPAN = ["--from", "2026-03-02", "--to", "2026-03-05"]
@@ -125,6 +130,46 @@ def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
     assert isinstance(first["fills"][0]["price"], str)
     assert first["gaps"]["gap_pct"] == 0.0
     assert first["equity"][-1][1] == pytest.approx(first["statistics"]["final_equity"])
+
+
+def test_entries_beyond_the_collar_expire_and_are_counted(
+    fks: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collar of less than a tick: an entry with a stop fills where the next bar does not open above the close."""
+    arguments = ("sma_cross", *SPAN, "--tape", "sample", "--set", "fast=10", "--stop-loss", "0.5")
+    never = fks.json("backtest", "run", *arguments)
+    assert {"collar_pct", "expired"}.isdisjoint(never)
+    found = fks.json("backtest", "run", *arguments, "--collar", "0.000001")
+    assert found["collar_pct"] == "0.000001"
+    assert 0 < found["expired"] < never["fills_count"] / 2
+    assert found["denied"] == {}
+    assert found["inputs_hash"] != never["inputs_hash"]
+    code, out, _ = fks("backtest", "run", *arguments, "--collar", "0.000001")
+    assert (code, f"expired: {found['expired']} entries" in out) == (OK, True)
+    assert fks("backtest", "run", *arguments, "--collar", "11")[0] != OK
+    span = 'from = "2026-03-02"\nto = "2026-03-05"\n'
+    of_all = f'strategy = "sma_cross"\nsymbol = "BTCUSDT"\ncollar_pct = "0.000001"\n{span}'
+    file = _spec_file(tmp_path, f"{of_all}[[members]]\nparams = {{fast = 10, sl_pct = 0.5}}\n")
+    account = fks.json("backtest", "account", file, "--tape", "sample")
+    assert account["members"][0]["expired"] == found["expired"]
+    # the settings' where the command names none
+    monkeypatch.setenv("FKS_VENUE_ENTRY_PROTECTION", "venue")
+    assert fks.json("backtest", "run", *arguments)["collar_pct"] == "0.5"
+    assert fks.json("backtest", "run", *arguments, "--collar", "0")["inputs_hash"] == never["inputs_hash"]
+    monkeypatch.setenv("FKS_VENUE_SESSION", "ccxt")  # that session sends no list
+    assert fks.json("backtest", "run", *arguments)["inputs_hash"] == never["inputs_hash"]
+
+
+async def test_collar_is_part_of_a_jobs_fingerprint_only_when_there_is_one(database: Database) -> None:
+    plain = {"strategy": "sma_cross", "params": {}, "symbol": "BTCUSDT"}
+    specs = [plain | changes for changes in ({}, {"collar_pct": 0}, {"collar_pct": "0.5"}, {"collar_pct": "0.6"})]
+    named = [await fingerprint(database, "backtest", spec, load_catalogue(), Risk()) for spec in specs]
+    assert named[0] == named[1]
+    assert len(set(named)) == 3
+    stored = parse_spec(plain).model_dump(mode="json", by_alias=True)
+    assert "collar_pct" not in stored
+    assert parse_spec(with_costs(plain, Costs(), Decimal("0.5"))).collar_pct == Decimal("0.5")
+    assert parse_spec(with_costs(plain | {"collar_pct": 0}, Costs(), Decimal("0.5"))).collar_pct is None
 
 
 def test_expect_compares_with_a_hash_or_an_earlier_result(fks: Shell, tmp_path: Path) -> None:

@@ -306,6 +306,49 @@ async def test_a_tape_goes_on_past_a_flip_to_short(database: Database, bus: Bus,
     ]
 
 
+async def test_paper_expires_what_the_backtest_expires(database: Database, bus: Bus, tmp_path: Path) -> None:
+    """Half of the bars open beyond the collar of 0.5 %, a quarter within it."""
+    strategy = load_catalogue().make("sma_cross", {"fast": 2, "slow": 5, "sl_pct": 2.0, "tp_pct": 1.5})
+    first, symbol = strategy.warmup() + 2, "S00USDT"
+    tape = synthetic(first + 80)
+    rises = np.random.default_rng(4).choice([0.0, 0.003, 0.008, 0.008], len(tape))
+    opens = np.round(tape.open * (1 + rises), 2)
+    tape = replace(tape, symbol=symbol, open=opens, high=np.maximum(tape.high, opens))
+    item = replace(instrument(symbol), has_oto=True)
+    setup = Setup(item, size=SIZE, cash=Decimal(100_000), start_ns=int(tape.time_ns[first]), collar_pct=Decimal("0.5"))
+    wanted = run(strategy, tape, setup)
+    assert wanted.expired_count >= 3
+    assert [fill.role.value for fill in wanted.fills].count("entry") >= 4
+    market = Market(database, bus, {symbol: strategy}, tape, first)
+    await market.seed()
+    await database.sql("UPDATE instruments SET filters = $1", {"has_oto": True})
+    settings = SETTINGS.model_copy(update={"venue": SETTINGS.venue.model_copy(update={"entry_protection": "venue"})})
+    running = Running(market, tmp_path, settings)
+    await running.start()
+    try:
+        for index in range(first, len(tape)):
+            assert running.rig is not None
+            await market.advance(index, running.rig)
+    finally:
+        await running.crash()
+    assert_same_fills(wanted.fills, await database.sql("SELECT *, trade_type AS side FROM trades ORDER BY time, id"))
+    rows = await database.sql(
+        "SELECT s.ts_event, o.code, o.detail FROM orders o JOIN signals s ON s.id = o.signal_id "
+        "WHERE o.state = 'EXPIRED' AND o.role = 'entry' ORDER BY s.ts_event"
+    )
+    assert [(to_ns(row["ts_event"]), row["code"]) for row in rows] == [
+        (row.time_ns, row.code) for row in wanted.expired
+    ]
+    assert wanted.denied == ()
+    assert "a market entry that may cost" in rows[0]["detail"]
+    assert not await database.sql(
+        "SELECT 1 FROM orders WHERE role IN ('sl', 'tp') AND state IN ('WORKING', 'ACCEPTED')"
+        " AND parent_id IN (SELECT client_order_id FROM orders WHERE state = 'EXPIRED')"
+    )
+    # without the collar these entries have positions
+    assert len(run(strategy, tape, replace(setup, collar_pct=None)).fills) > len(wanted.fills)
+
+
 async def watched_drift(db: Database, **limits: Any) -> dict[str, Any]:
     """Return the watched drift of the only instance, held to these limits."""
     strategies = SETTINGS.strategies.model_copy(update=limits)

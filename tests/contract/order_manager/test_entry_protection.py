@@ -111,7 +111,7 @@ async def test_a_market_entry_and_its_exits_are_one_request(wire: Rig, exchange:
     entry = await enter(wire)
     order = await wire.becomes(entry, State.FILLED)
     assert (order.type, order.time_in_force) == (OrderType.LIMIT, TimeInForce.FOK)
-    assert "0.5 % beyond the mark" in (order.detail or "")
+    assert "0.5 % beyond the decision's" in (order.detail or "")
     covered = await rest(wire, entry)
     held = await wire.position()
     assert covered == held.quantize(D("0.00001"), rounding="ROUND_DOWN") == stops(exchange)
@@ -161,9 +161,7 @@ async def test_exits_have_a_fixed_size_where_the_account_can_pay_the_fee(wire: R
 
 async def test_an_entry_beyond_its_collar_expires_and_says_so(wire: Rig, exchange: LocalExchange) -> None:
     price = await price_of(wire)
-    await wire.db.sql("UPDATE feeds SET last_price = $1 WHERE symbol = 'BTCUSDT'", price * D("0.95"))
-    await wire.restart(venues={"ccxt": session(exchange)})
-    entry = await enter(wire)
+    entry = await enter(wire, reference_price=price * D("0.95"))
     order = await wire.becomes(entry, State.EXPIRED)
     assert order.code == "UNFILLED_FOK_ORDER_EXPIRED"
     assert "a market entry that may cost" in (order.detail or "")

@@ -219,6 +219,9 @@ def test_a_waiting_pair_counts_from_its_entry_on(start_sim: Starter, tape: Tape)
             pendingBelowStopPrice=money(columns.open[row] + stop),
         )
         assert status == 200, body
+        filled = body["orderReports"][0]
+        if filled["fills"]:  # at once: the answer's time is the tape's, as that of its fills
+            assert filled["transactTime"] == int(tape.time_ns[row]) // 1_000_000
         sim.advance()
         at = row + 1
         account = sim.get("/sim/account")

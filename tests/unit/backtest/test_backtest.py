@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, statistics_of
+from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.config.settings import Risk
@@ -556,11 +557,16 @@ def test_fingerprints_are_equal_for_equal_inputs_only() -> None:
         run(strategy, bars, setup(costs=CostModel(Decimal("0.0009")))),
         run(strategy, bars, setup(instrument=replace(BTC, lot_step=Decimal("0.0001")))),
         run(strategy, bars, setup(can_short=True)),
+        run(strategy, bars, setup(collar_pct=Decimal("0.5"))),
+        run(strategy, bars, setup(collar_pct=Decimal("0.6"))),
         run(strategy, bars[1:], setup()),
         run(strategy, Bars("S", "1m", bars.time_ns, bars.open, bars.high, bars.low, moved, bars.volume), setup()),
     ]
     assert len({base.inputs_hash, *(r.inputs_hash for r in others)}) == len(others) + 1
     assert others[1].fills_hash != base.fills_hash
+    named = {"version": "1", "strategy": "s", "source": "x", "params": {}, "bars": bars, "first": 3}
+    # of runs that were stored before a setup could have a collar
+    assert inputs_hash(**named, setup=setup()) == "a00a05d8c258a56972fb0f8820a4c7758c3b0ae871d82e41753cd1e84d7346e8"
     # the number as text, not its spelling: 1000 and 1000.00 are one size
     assert _hashes(run(strategy, bars, setup(size=Decimal("1000.00")))) == _hashes(base)
 

@@ -107,6 +107,7 @@ def assert_equal(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     assert compiled.trades == reference.trades
     assert compiled.denied == reference.denied
     assert compiled.denied_count == reference.denied_count
+    assert (compiled.expired, compiled.expired_count) == (reference.expired, reference.expired_count)
     assert (compiled.cash, compiled.position) == (reference.cash, reference.position)
     assert np.array_equal(compiled.equity, reference.equity)
     assert np.array_equal(compiled.pnl, reference.pnl)
@@ -280,6 +281,79 @@ def test_engines_agree_on_positions_of_several_entries(seed: int) -> None:
     setup, scale = dice.setup()
     bars = dice.tape(scale)
     assert_equal(dice.several(bars, scale), bars, replace(setup, pyramiding=dice.one_of(None, None, 1, 2)))
+
+
+def with_collar(seed: int, kind: str, pct: str) -> tuple[Given, Bars, Setup]:
+    dice = Dice(seed)
+    setup, scale = dice.setup()
+    bars = dice.tape(scale)
+    item = replace(setup.instrument, has_oto=True)
+    return getattr(dice, kind)(bars, scale), bars, replace(setup, instrument=item, collar_pct=Decimal(pct))
+
+
+COLLARS = (("strategy", "resting", "several"), ("0.3", "1.5", "2.123", "10"))
+
+
+@given(st.integers(0, 2**32), *map(st.sampled_from, COLLARS))
+@settings(max_examples=300)
+def test_engines_agree_on_entries_with_a_collar(seed: int, kind: str, pct: str) -> None:
+    assert_equal(*with_collar(seed, kind, pct))
+
+
+def test_generated_entries_expire_and_lack_the_balance_of_their_collar() -> None:
+    """The generator of the test above reaches what it is about."""
+    found = Counter[str]()
+    for seed in range(250):
+        for kind in COLLARS[0]:
+            strategy, bars, setup = with_collar(seed, kind, "2.123")
+            result = run(strategy, bars, setup, engine="compiled")
+            without = run(strategy, bars, replace(setup, collar_pct=None), engine="compiled")
+            found[f"{kind} expired"] += result.expired_count
+            found["BALANCE"] += result.denied_count.get("BALANCE", 0) > without.denied_count.get("BALANCE", 0)
+            found["entries"] += sum(fill.role.value == "entry" for fill in result.fills)
+            assert without.expired == ()
+    assert min(found.values()) >= 10, found
+
+
+@pytest.mark.parametrize("most", [1, 2])  # each walk of the compiled engine
+@pytest.mark.parametrize(
+    ("open_", "slippage", "protected", "text"),
+    [
+        (100.5, "none", True, ""),
+        (100.51, "none", True, "expired at 100.51, limit 100.5"),
+        (100.51, "none", False, ""),
+        (100.49, "1 tick", True, ""),
+        (100.5, "1 tick", True, "expired at 100.51, limit 100.5"),
+        (100.49, "0.01 range", True, "expired at 100.53, limit 100.5"),  # of 4
+    ],
+)
+def test_an_entry_with_exits_expires_beyond_its_collar(
+    open_: float, slippage: str, protected: bool, text: str, most: int
+) -> None:
+    bars = by_hand((100, 101, 99, 100), (open_, 102, 98, 100), (100, 101, 99, 100))
+    strategy = Given(target=(1, 1, 1), stop=(50, 50, 50) if protected else None, most=most)
+    costs = CostModel(slippage=Slippage.parse(slippage))
+    item = replace(BTC, has_oto=True)
+    setup = Setup(item, costs, limits=UNLIMITED, collar_pct=Decimal("0.5"))
+    result = assert_equal(strategy, bars, setup)
+    assert [(row.code, row.detail) for row in result.expired] == ([("SLIPPAGE_GUARD", text)] if text else [])
+    assert len(result.fills) == (0 if text else 1)
+    # nothing expires where the symbol takes no exits with an entry, or without a collar
+    for other in (replace(setup, instrument=BTC), replace(setup, collar_pct=None)):
+        assert len(assert_equal(strategy, bars, other).fills) == 1
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize(("cash", "code"), [("1005", None), ("1004.99", "BALANCE")])
+def test_an_entry_needs_the_balance_of_its_collar(cash: str, code: str | None, most: int) -> None:
+    """10 at 100 cost 1,000; at the collar of 100.5 the exchange locks 1,005."""
+    bars = by_hand(*[(100, 101, 99, 100)] * 3)
+    strategy = Given(target=(1, 1, 1), stop=(50, 50, 50), most=most)
+    item = replace(BTC, has_oto=True)
+    setup = Setup(item, sizing="quantity", size=Decimal(10), cash=Decimal(cash), limits=UNLIMITED)
+    result = assert_equal(strategy, bars, replace(setup, collar_pct=Decimal("0.5")))
+    assert list(result.denied_count) == ([] if code is None else [code])
+    assert assert_equal(strategy, bars, setup).denied == ()
 
 
 def by_hand(*rows: tuple[float, float, float, float]) -> Bars:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -14,6 +15,8 @@ from fks.matching import (
     Leg,
     Resting,
     Slippage,
+    collar,
+    is_accepted,
     is_triggered,
     match_market,
     match_oco,
@@ -243,3 +246,42 @@ def test_makers_have_a_rate_of_their_own() -> None:
     assert costs.fee(Side.SELL, Decimal(2), Decimal(50), BTC).amount == Decimal("0.1")
     assert costs.fee(Side.SELL, Decimal(2), Decimal(50), BTC, is_maker=True).amount == Decimal("0.02")
     assert CostModel(Decimal("0.001")).rate(is_maker=True) == Decimal("0.001")
+
+
+@given(st.integers(1, 10**9), st.integers(1, 1000), st.integers(1, 10**7), st.sampled_from(list(Side)))
+def test_collar_is_the_last_tick_within_the_guard_in_ticks_and_decimals(
+    price: int, tick: int, millionths: int, side: Side
+) -> None:
+    """`millionths` of a percent; a price on the collar is accepted, one tick beyond it is not."""
+    over, times = 100 * 10**6, millionths
+    found = collar(price, times, over, side.sign, tick)
+    percent = Decimal(millionths) / 10**6
+    assert found == collar(Decimal(price), percent, Decimal(100), side.sign, Decimal(tick))
+    worst = Decimal(price) * (1 + side.sign * percent / 100)
+    instrument = replace(BTC, tick=Decimal(tick))
+    assert found == instrument.round_price(worst, side=side.value)
+    assert found % tick == 0
+    assert is_accepted(Decimal(found), worst, side.sign)
+    assert not is_accepted(Decimal(found + side.sign * tick), worst, side.sign)
+    assert is_accepted(found, found, side.sign)
+    assert not is_accepted(found + side.sign, found, side.sign)
+
+
+@pytest.mark.parametrize(
+    ("changes", "exits", "takes"),
+    [
+        ({}, (True, True), True),
+        ({"has_oto": False}, (True, True), False),
+        ({"has_oco": False}, (True, True), False),
+        ({"has_oco": False}, (True, False), True),
+        ({"has_oco": False}, (False, True), True),
+        ({}, (False, False), False),
+    ],
+)
+def test_entry_goes_out_with_its_exits_where_the_symbol_takes_them(
+    changes: dict[str, bool], exits: tuple[bool, bool], takes: bool
+) -> None:
+    item = replace(BTC, **{"has_oto": True} | changes)
+    stop, profit = exits
+    assert item.takes_entry_list(side="buy", has_stop_loss=stop, has_take_profit=profit) is takes
+    assert not item.takes_entry_list(side="sell", has_stop_loss=stop, has_take_profit=profit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -15,10 +15,10 @@ from pydantic import ConfigDict
 from fks.backtest import Result, Setup
 from fks.backtest.limits import UNLIMITED
 from fks.clock import FakeClock
-from fks.matching import CostModel, Slippage
+from fks.matching import CostModel, Slippage, collar
 from fks.model.bar import Bar, Bars
 from fks.model.instrument import Instrument
-from fks.model.order import Fill, Order, OrderType, Role, Side
+from fks.model.order import Fill, Order, OrderType, Report, Role, Side, State, TimeInForce
 from fks.model.timeframe import NS
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.venues.paper import PaperVenue
@@ -27,7 +27,9 @@ from tests.support.strategies import START_NS
 from tests.support.venue_orders import order
 
 D = Decimal
-BTC = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
+BTC = Instrument(
+    "binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5), has_oto=True
+)
 CASH = D(10**7)
 _FLAT = D(0)
 COLUMNS = ("stop_loss", "take_profit", "entry_limit", "entry_stop")
@@ -88,11 +90,12 @@ class Rig:
     """A paper venue that is given what a strategy decides, as the order manager gives it."""
 
     venue: PaperVenue
+    collar_pct: Decimal | None
     entry: Order | None = None
     legs: tuple[Order, ...] = ()
     held: Decimal = _FLAT
 
-    async def decide(self, decisions: Decisions, at: int, before: float) -> None:
+    async def decide(self, decisions: Decisions, at: int, before: float, close: Decimal) -> None:
         wanted = decisions.target[at]
         if before != 0.0:
             for resting in (*self.legs, *([self.entry] if self.entry is not None else [])):
@@ -111,7 +114,12 @@ class Rig:
             if stop is not None:
                 kind = OrderType.STOP if limit is None else OrderType.STOP_LIMIT
             fields = {name: prices[name] for name in ("stop_loss", "take_profit")}
-            self.entry = order("1", role=Role.ENTRY, type=kind, price=limit, stop_price=stop)
+            terms = {"type": kind, "price": limit, "stop_price": stop}
+            has_exits = fields["stop_loss"] is not None or fields["take_profit"] is not None
+            if self.collar_pct is not None and kind is OrderType.MARKET and has_exits:
+                worst = collar(close, self.collar_pct, D(100), 1, BTC.tick)
+                terms = {"type": OrderType.LIMIT, "price": str(worst), "time_in_force": TimeInForce.FOK}
+            self.entry = order("1", role=Role.ENTRY, **terms)
             self.levels = fields
             await self.venue.submit(self.entry)
 
@@ -157,45 +165,53 @@ async def drain(venue: PaperVenue) -> list[Any]:
     return found
 
 
-async def on_paper(result: Result, decisions: Decisions, costs: CostModel) -> list[tuple[Any, ...]]:
+async def on_paper(result: Result, decisions: Decisions) -> tuple[list[tuple[Any, ...]], list[str | None]]:
+    """Return the fills, and the codes of the entries that expired."""
+    costs = result.setup.costs
     venue = PaperVenue([BTC], costs, {"USDT": CASH}, FakeClock(), mode="bar", timeframe="1m")
-    rig, fills, bars = Rig(venue), [], result.bars
+    rig, fills, bars, expired = Rig(venue, result.setup.collar_pct), [], result.bars, []
     for at in range(len(bars)):
         columns = (bars.open, bars.high, bars.low, bars.close)
         venue.on_bar(Bar("binance", "BTCUSDT", "1m", int(bars.time_ns[at]), *(float(c[at]) for c in columns), 1.0))
-        fills += await rig.after(await drain(venue))
+        events = await drain(venue)
+        is_end = [event for event in events if isinstance(event, Report) and event.state is State.EXPIRED]
+        expired += [report.code for report in is_end if report.side is Side.BUY]
+        fills += await rig.after(events)
         before = decisions.target[at - 1] if at else 0.0
         if decisions.target[at] != before and at < len(bars) - 1:
-            await rig.decide(decisions, at, before)
-    return [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in fills]
+            await rig.decide(decisions, at, before, D(repr(float(bars.close[at]))))
+    return [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in fills], expired
 
 
-@given(st.integers(0, 2**32))
-@settings(max_examples=150)
-def test_paper_fills_what_a_backtest_fills(seed: int) -> None:
+@given(st.integers(0, 2**32), st.sampled_from([None, "0.3", "1", "5"]))
+@settings(max_examples=200)
+def test_paper_fills_what_a_backtest_fills(seed: int, collar_pct: str | None) -> None:
     random = np.random.default_rng(seed)
     bars = tape(random, int(random.integers(8, 60)))
     made = strategy(random, bars)
     slippage = Slippage.parse(str(random.choice(["none", "2 ticks", "20 bps", "0.3 range"])))
     costs = CostModel(D("0.001"), "quote", D("0.0002"), slippage)
     setup = Setup(BTC, costs, "quantity", D(1), CASH, limits=UNLIMITED, allow_gaps=True)
+    setup = replace(setup, collar_pct=None if collar_pct is None else D(collar_pct))
     result = run(made, bars, setup)
 
-    denied = {row.time_ns for row in result.denied}
+    ended = [row.code for row in result.expired]
     decisions = evaluate(made, bars)
-    if denied:  # a stop entry under the close, a limit that the protections contradict: paper is not asked
+    if result.denied:  # a stop entry under the close, a limit that the protections contradict: paper is not asked
         return
     wanted = [(f.time_ns, f.side, f.quantity, f.price, f.fee) for f in result.fills]
-    assert asyncio.run(on_paper(result, decisions, costs)) == wanted
+    assert asyncio.run(on_paper(result, decisions)) == (wanted, ended)
 
 
 def test_the_random_runs_fill_entries_of_every_type() -> None:
-    compared, kinds = 0, set()
+    compared, expired, kinds = 0, 0, set()
     for seed in range(60):
         random = np.random.default_rng(seed)
         bars = tape(random, int(random.integers(8, 60)))
         made = strategy(random, bars)
         result = run(made, bars, Setup(BTC, CostModel(D(0)), "quantity", D(1), CASH, limits=UNLIMITED, allow_gaps=True))
+        collared = replace(result.setup, collar_pct=D(1))
+        expired += run(made, bars, collared).expired_count * (not result.denied)
         decided = result.fill_columns.decided
         assert decided is not None
         entries = decided[result.fill_columns.role == 0]
@@ -204,4 +220,5 @@ def test_the_random_runs_fill_entries_of_every_type() -> None:
             column = getattr(made, name)
             kinds |= {name for index in entries.tolist() if np.isfinite(column[index])}
     assert compared > 20
+    assert expired >= 10
     assert kinds == {"entry_limit", "entry_stop"}

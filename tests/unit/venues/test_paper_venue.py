@@ -72,6 +72,42 @@ async def test_market_orders_fill_at_the_next_open() -> None:
     assert held["USDT"].free == D(100000) - D("0.5") * 102
 
 
+@pytest.mark.parametrize(
+    ("limit", "slippage", "price"),
+    [("102", "none", "102"), ("101.99", "none", None), ("102.01", "1 tick", "102.01"), ("102", "1 tick", None)],
+)
+@pytest.mark.parametrize("mode", ["bar", "last"])
+async def test_an_order_that_fills_at_once_takes_the_open_or_expires(
+    mode: str, limit: str, slippage: str, price: str | None
+) -> None:
+    """Also where the bar comes back to its limit; its slippage counts, and it takes."""
+    venue = paper(mode, costs=CostModel(D("0.001"), fee_rate_maker=D(0), slippage=Slippage.parse(slippage)))
+    wanted = order("0.5", type=OrderType.LIMIT, price=limit, time_in_force=TimeInForce.FOK)
+    if mode == "last":
+        venue.on_price("BTCUSDT", D(102), at_ns=1)
+    answer = await venue.submit(wanted)
+    venue.on_bar(bar(2, 102, 103, 90, 95))
+    events = [*answer.fills, answer.report, *await drain(venue)]
+    fills = [(fill.price, fill.is_maker) for fill in events if isinstance(fill, Fill)]
+    assert fills == ([] if price is None else [(D(price), False)])
+    (last,) = [r for r in events if isinstance(r, Report) and r.state in (State.FILLED, State.EXPIRED)]
+    assert (last.state, last.code) == ((State.EXPIRED, "SLIPPAGE_GUARD") if price is None else (State.FILLED, None))
+    assert await venue.open_orders() == []
+
+
+async def test_an_order_that_fills_at_once_is_refused_without_a_price() -> None:
+    answer = await paper("last").submit(order("1", type=OrderType.LIMIT, price="9", time_in_force=TimeInForce.FOK))
+    assert (answer.outcome, answer.code) == (Outcome.REFUSED, "PRICE_MISSING")
+
+
+async def test_an_order_that_fills_at_once_does_so_before_the_orders_that_rest() -> None:
+    venue = paper()
+    await venue.submit(order("0.1", type=OrderType.LIMIT, price="101"))
+    await venue.submit(order("0.5", type=OrderType.LIMIT, price="110", time_in_force=TimeInForce.FOK))
+    venue.on_bar(bar(2, 102, 103, 90, 95))
+    assert fills_of(await drain(venue)) == [("buy", D(102), 2), ("buy", D(101), 2)]
+
+
 COSTS = CostModel(D("0.001"), "quote", D("0.0002"), Slippage.parse("0.5 range"))
 
 

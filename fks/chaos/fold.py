@@ -208,6 +208,8 @@ def _follow(order: Folded, name: str, source: str) -> None:
     elif name == "ReplaceRequested":
         order.request = "replace"
     elif name in ("ReplaceAcked", "ReplaceRefused"):
+        order.request = order.request if wants_cancel else "none"
+    elif name == "Reported" and order.request == "replace_unknown" and source != "stream":
         order.request = "none"
     elif name == "Replayed":
         order.request = {"cancel": "cancel_unknown", "replace": "replace_unknown"}.get(order.request, order.request)

@@ -45,6 +45,7 @@ class VenueCapabilities:
     times_in_force: frozenset[TimeInForce]
     has_oco: bool = False
     can_amend: bool = False  # `amend` reduces a live order, and with it the other leg of its OCO
+    can_replace: bool = False  # `replace` ends an order and places another by one request (ReplacesOrders)
     can_short: bool = False
     fee_in_received_asset: bool = True
     has_collar: bool = False  # ends an order that fills at once or expires (FOK) by the collar of the fill rule
@@ -200,6 +201,16 @@ class TakesEntryLists(Protocol):
 
         `sells_received`: the exits sell what the entry receives, whatever their quantity says.
         """
+        ...
+
+
+@runtime_checkable
+class ReplacesOrders(Protocol):
+    """A venue that ends an order and places another by one request. Only where capabilities.can_replace."""
+
+    async def replace(self, old: Order, new: Order) -> tuple[Answer, Answer]:
+        """Cancel `old`, and submit `new` if that succeeded, by one request that is sent once. Returns the answer about
+        each: the cancel of `old`, the send of `new`. The new order may be refused after the old one has ended."""
         ...
 
 

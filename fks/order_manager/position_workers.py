@@ -285,6 +285,8 @@ class PositionWorkers:
             self._spawn(self._place_protection(worker, command), f"protect {key[2]}")
         elif isinstance(command, m.AmendLegs):
             self._spawn(self._requests.amend(command.client_order_ids, command.quantity), name)
+        elif isinstance(command, m.ReplaceStop):
+            self._spawn(self._replace_stop(worker, command), f"replace {key[2]}")
         elif isinstance(command, m.ReadEntries):
             self._spawn(self._read_entries(worker, command), name)
         elif isinstance(command, m.CancelOrder):
@@ -344,6 +346,9 @@ class PositionWorkers:
     async def _place_protection(self, worker: _Worker, command: m.PlaceProtection) -> None:
         self.post(worker.key, await self._submissions.protection(worker.key, command))
 
+    async def _replace_stop(self, worker: _Worker, command: m.ReplaceStop) -> None:
+        self.post(worker.key, await self._submissions.replace_stop(command))
+
     async def _read_entries(self, worker: _Worker, command: m.ReadEntries) -> None:
         ledger = self._context.ledger
         account_id, venue, symbol = worker.key
@@ -383,6 +388,7 @@ class PositionWorkers:
             was_ready=status.ready_times > 0 or bool(status.refusal),
             has_oco=status.capabilities.has_oco,
             can_amend=status.capabilities.can_amend,
+            can_replace=status.capabilities.can_replace,
             can_short=status.capabilities.can_short,
             keeps_bracket=status.capabilities.keeps_bracket,
             closes_on_kill=venue in self._flattened_here,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,13 +25,14 @@ from fks.model.order import (
     OrderType,
     Outcome,
     Refusal,
+    Request,
     Role,
     Side,
     State,
     TimeInForce,
     evolve,
 )
-from fks.model.ports import TakesEntryLists
+from fks.model.ports import ReplacesOrders, TakesEntryLists
 from fks.model.signal import Kind, Signal, SignalState
 from fks.order_manager.ask_first import AskFirst
 from fks.order_manager.context import Context
@@ -68,6 +69,14 @@ class ShowsExits(Protocol):
     async def show_exit(self, signal: Signal) -> Answer | None: ...
 
 
+@dataclass(slots=True)
+class _Replaced:
+    """A stop that is replaced by the request that sends its successor, and the answer about it."""
+
+    order: Order
+    answer: Answer
+
+
 class Submissions:
     """Turns the core's commands into orders at the venue. Holds no state but which ids it wrote (`Submitter`)."""
 
@@ -95,6 +104,7 @@ class Submissions:
         self._on_placed = on_placed
         self._copier = copier
         self._seen: dict[str, Approved] = {}  # of orders on their way: what their checks compared
+        self._replaced: dict[str, _Replaced] = {}  # by the id of the successor on its way
         self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock, requests.steps)
         self._submitter = Submitter(self, at=context.at)
 
@@ -418,6 +428,24 @@ class Submissions:
             return m.ProtectionDone(parent.client_order_id)
         return await self._submit_legs(parent, legs, is_release=is_release)
 
+    async def replace_stop(self, command: m.ReplaceStop) -> m.ProtectionDone:
+        """Replace a stop by one request that ends it and places its successor. The outcome of each is recorded by
+        itself; an unclear answer leaves both unresolved, and neither is sent again."""
+        parent = command.parent
+        old = await self._requests.begin_replacement(command.client_order_id)
+        if old is None:
+            return m.ProtectionDone(parent.client_order_id)
+        now_ns = self._clock.now_ns()
+        legs = legs_of(
+            parent, quantity=command.quantity, attempt=command.attempt, epoch=self._lease.epoch, now_ns=now_ns
+        )
+        unsent = Answer(Outcome.REFUSED, code="NOT_SENT", detail="nothing was sent", refusal=Refusal.NOT_SENT)
+        replaced = self._replaced[legs[0].client_order_id] = _Replaced(old, unsent)
+        done = await self._submit_legs(parent, legs[:1], is_release=False)
+        del self._replaced[legs[0].client_order_id]
+        await self._requests.end_replacement(old, replaced.answer)
+        return done
+
     async def _submit_legs(self, parent: Order, legs: list[Order], *, is_release: bool) -> m.ProtectionDone:
         has_oco = self._cache.venues[parent.venue].capabilities.has_oco
         if has_oco and {leg.role for leg in legs} == set(_LEG_ROLES):
@@ -447,6 +475,10 @@ class Submissions:
         appeared at the venue."""
 
         def recheck(leg: Order) -> Refuse | None:
+            if (replaced := self._replaced.get(leg.client_order_id)) is not None:
+                old = self._cache.orders.get(replaced.order.client_order_id)
+                if old is None or old.request is not Request.REPLACE:
+                    return Refuse("REPLACED", "the stop that it would replace ended, or is to end")
             held = self._cache.orders.values() if parent.state in OPEN and parent.group_id is not None else ()
             is_there = any(
                 o.parent_id == parent.client_order_id
@@ -707,13 +739,20 @@ class Submissions:
             self._ask_first.note_sent(order)
         self._cache.note_sent(first.account_id, self._clock.monotonic())
         venue, sent_ns = self._context.venues[first.venue], self._clock.now_ns()
-        if len(orders) == 1:
+        replaced = self._replaced.get(first.client_order_id)
+        if len(orders) == 1 and replaced is None:
             answer = await self._requests.answer(venue.submit(first), first)
             return (answer,), answer.sent_ns or sent_ns
         answers: Sequence[Answer]
+        if replaced is not None:
+            replaced.answer = Answer(Outcome.AMBIGUOUS, detail="no clear answer")
         try:
             async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
-                if first.parent_id is None:
+                if replaced is not None:
+                    assert isinstance(venue, ReplacesOrders), "stops are replaced by one request only there"
+                    replaced.answer, answer = await venue.replace(replaced.order, first)
+                    answers = (answer,)
+                elif first.parent_id is None:
                     assert isinstance(venue, TakesEntryLists), "an entry's legs go out with it only there"
                     answers = await venue.submit_entry(first, orders[1:], sells_received=self._sells_received(first))
                 else:

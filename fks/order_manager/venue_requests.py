@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from decimal import Decimal
+from typing import Any
 
 from fks.clock import ClockSteps
 from fks.model.codes import Code
@@ -100,12 +101,7 @@ class VenueRequests:
                     break
             stamp = self._ledger.stamp(f"cancel-{answer.outcome.value}", "rest")
             if answer.outcome is Outcome.ACK:
-                filled = None if answer.report is None else answer.report.filled
-                if filled is not None and filled > order.filled:
-                    await self.fetch_fills(order)
-                if answer.report is not None:
-                    stamp["venue_time_ns"] = answer.report.time_ns
-                await self._ledger.apply(order.client_order_id, e.CancelAcked(**stamp, filled=filled))
+                await self._cancelled(order, answer, stamp)
             elif answer.outcome is Outcome.REFUSED:
                 code = answer.code or "REFUSED"
                 await self._ledger.apply(
@@ -115,6 +111,35 @@ class VenueRequests:
                 await self._ledger.apply(order.client_order_id, e.RequestAmbiguous(**stamp, detail=answer.detail))
         finally:
             self._cancelling.discard(order.client_order_id)
+
+    async def _cancelled(self, order: Order, answer: Answer, stamp: dict[str, Any]) -> None:
+        filled = None if answer.report is None else answer.report.filled
+        if filled is not None and filled > order.filled:
+            await self.fetch_fills(order)
+        if answer.report is not None:
+            stamp["venue_time_ns"] = answer.report.time_ns
+        await self._ledger.apply(order.client_order_id, e.CancelAcked(**stamp, filled=filled))
+
+    # ── replacing ────────────────────────────────────────────────────────────────────────────────
+    async def begin_replacement(self, client_order_id: str) -> Order | None:
+        """Journal that a stop is about to be replaced by one request; None when it ended, triggered, or has another
+        request."""
+        return await self._ledger.apply(
+            client_order_id,
+            e.ReplaceRequested(**self._ledger.stamp("replace")),
+            guard=lambda order: order.state is State.ACCEPTED and order.request is Request.NONE,
+        )
+
+    async def end_replacement(self, order: Order, answer: Answer) -> None:
+        """Record what became of the stop that was to be replaced: an unclear answer has it queried."""
+        stamp = self._ledger.stamp(f"replace-{answer.outcome.value}", "rest")
+        if answer.outcome is Outcome.ACK:
+            await self._cancelled(order, answer, stamp)
+            return
+        event: e.Event = e.RequestAmbiguous(**stamp, detail=answer.detail)
+        if answer.outcome is Outcome.REFUSED:
+            event = e.ReplaceRefused(**stamp, code=answer.code or "REFUSED", detail=answer.detail)
+        await self._ledger.apply(order.client_order_id, event)
 
     # ── amending ─────────────────────────────────────────────────────────────────────────────────
     async def amend(self, client_order_ids: Sequence[str], quantity: Decimal) -> None:

@@ -80,6 +80,9 @@ class _Protection:
     pairs_refused: int = 0  # an OCO's refusals in a row that the same request would meet again
     amends_refused: int = 0
     amending: Decimal = ZERO  # the quantity that an amendment was commanded to reduce
+    replaced: str = ""  # the stop that the newest replacement ends
+    is_swapping: bool = False  # that replacement has no outcome yet
+    swaps_refused: int = 0
     grow_at_s: float = 0.0  # until then further executions are joined
     is_replacing: bool = False  # a list gave way to one that is placed next
     lists_max: int = LISTS_OF_SYMBOL_MAX
@@ -835,6 +838,7 @@ class OrderCore:
             may_grow=may_grow,
             lists_max=min(item.lists_max, self._lists_max(name)),
             can_amend=facts.can_amend and item.amends_refused < _IN_VAIN_MAX,
+            can_replace=facts.can_replace and item.swaps_refused < _IN_VAIN_MAX,
             has_oco=facts.has_oco,
             is_stop_alone=item.pairs_refused >= _IN_VAIN_MAX,
         )
@@ -867,7 +871,7 @@ class OrderCore:
     def _correct(self, step: LegStep, instrument: Instrument) -> None:
         cover, legs = step.cover, step.legs
         item = self._protection[cover.want.parent.client_order_id]
-        item.is_replacing |= step.action in (LegAction.CANCEL, LegAction.AMEND)
+        item.is_replacing |= step.action in (LegAction.CANCEL, LegAction.AMEND, LegAction.REPLACE)
         if step.action is LegAction.CANCEL:
             self._cancel_legs(legs, "protection")
         elif step.action is LegAction.ABANDON:
@@ -877,8 +881,13 @@ class OrderCore:
         elif step.action is LegAction.PLACE:
             self._place(step, item, instrument)
         elif step.action is LegAction.AMEND and self._may_try(item) and self._is_first_command(legs[0]):
-            item.amending = legs[0].quantity
+            item.amending, item.replaced = legs[0].quantity, ""
             self._out.append(m.AmendLegs(tuple(leg.client_order_id for leg in legs), step.quantity))
+        elif step.action is LegAction.REPLACE and self._may_try(item) and self._is_first_command(legs[0]):
+            item.is_placing = item.is_swapping = True
+            item.placing, item.replaced = step.quantity, legs[0].client_order_id
+            attempt = next_attempt(cover.legs)
+            self._out.append(m.ReplaceStop(cover.want.parent, item.replaced, step.quantity, attempt))
 
     def _may_try(self, item: _Protection) -> bool:
         """Return whether the wait after a refusal is over."""
@@ -934,6 +943,8 @@ class OrderCore:
         is_one = leg.group_id is None or leg.role is Role.STOP_LOSS  # an OCO's answer is one
         if before is None or before.request not in _AMENDING or leg.request is not Request.NONE or not is_one:
             return
+        if leg.client_order_id == item.replaced:
+            return  # counted with the outcome of its successor
         if leg.quantity < max(before.quantity, item.amending):  # the venue's report may have come before its answer
             item.amends_refused = 0
         elif leg.state in LIVE:
@@ -965,6 +976,15 @@ class OrderCore:
     def _protection_done(self, event: m.ProtectionDone) -> None:
         item = self._protection.setdefault(event.parent_id, _Protection())
         item.is_placing, item.placing = False, ZERO
+        is_swap, item.is_swapping = item.is_swapping, False
+        if is_swap and event.refusals:
+            replaced = self._legs.get(event.parent_id, {}).get(item.replaced)
+            if replaced is None or replaced.state not in OPEN:  # it ended and its successor was refused: placed at once
+                item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
+                return
+            item.swaps_refused += not all(refusal.is_passing for refusal in event.refusals)
+        elif is_swap:
+            item.swaps_refused = 0
         if not event.refusals:
             item.is_refused, item.retry_s, item.retry_at_s, item.pairs_refused = False, 0.0, 0.0, 0
             return
@@ -991,8 +1011,10 @@ class OrderCore:
             instrument = self._facts.instruments.get(want.parent.exchange)
             legs = self._legs.get(want.parent.client_order_id, {}).values()
             mine = (leg for leg in legs if leg.state in LIVE and leg.role is role and not leg.is_pending)
-            # one whose cancel has no proven outcome may be gone at the venue
-            live = sum((leg.remaining for leg in mine if leg.request not in _CANCELLING), ZERO)
+            # one whose end has no proven outcome may be gone at the venue
+            is_swapping = any(leg.state in (State.SENDING, State.UNKNOWN) for leg in legs)
+            unproven = _CANCELLING.union(_AMENDING) if is_swapping else _CANCELLING
+            live = sum((leg.remaining for leg in mine if leg.request not in unproven), ZERO)
             if instrument is None or can_rest(want.parent, want.quantity, instrument):
                 missing += max(want.quantity - live, ZERO)
             else:

@@ -50,6 +50,7 @@ class Facts:
     was_ready: bool = True  # the venue was reconciled at least once since the start
     has_oco: bool = True
     can_amend: bool = False  # the venue reduces a live order in place
+    can_replace: bool = False  # the venue ends an order and places another by one request
     can_short: bool = False
     keeps_bracket: bool = False  # the venue alone looks after SL and TP: they are compared, never touched
     closes_on_kill: bool = False  # only the order manager has a session there (paper): it flattens, not the guardian
@@ -274,6 +275,17 @@ class AmendLegs:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceStop:
+    """Replace a live stop of `parent` that has no other leg by one over `quantity` at the parent's stop loss, by one
+    request; report ProtectionDone."""
+
+    parent: Order
+    client_order_id: str
+    quantity: Decimal
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadEntries:
     """Read the entries that `held` (absolute) of an instance is made of; report EntriesRead."""
 
@@ -369,6 +381,7 @@ Command = (
     | SubmitKill
     | PlaceProtection
     | AmendLegs
+    | ReplaceStop
     | ReadEntries
     | CancelOrder
     | WithdrawCancel

@@ -7,6 +7,8 @@ the lists of an instance with its wants:
   * A list is never ended to grow while its entry has fewer than LISTS_MAX: the difference gets a list of its own. Of
     two lists one is replaced at a time. A difference too small to rest is joined with a little of the list that lives.
   * Quantities beyond the want are amended where the venue can, else the list is replaced: ended, proven, placed again.
+  * A stop that rests alone is replaced by one request where the venue can: it ends the old order and places the new
+    one, so that the position has its stop meanwhile.
   * Each entry's legs cover its part exactly, as in a backtest: a fee that a further entry paid reduces an older one's.
   * Legs that went out with their entry wait at the venue for its complete fill. Parts of an entry that rests are
     covered meanwhile by lists of their own, which end once the venue's are seen on the book.
@@ -74,6 +76,7 @@ class Cover:
     may_grow: bool = True
     lists_max: int = LISTS_MAX
     can_amend: bool = False
+    can_replace: bool = False
     has_oco: bool = True
     is_stop_alone: bool = False
 
@@ -150,6 +153,20 @@ class Cover:
             self._is_left_behind(leg) or leg.remaining != list_.quantity for leg in list_.legs
         )
 
+    def can_replace_list(self, list_: LegList) -> bool:
+        """Return whether one request may end a list and place its successor: only a stop alone that has not triggered.
+        Of a leg in a list of the venue such a request would end the whole list."""
+        leg = list_.legs[0]
+        return (
+            self.can_replace
+            and len(list_.legs) == 1
+            and self.roles == {Role.STOP_LOSS}
+            and (leg.role, leg.type, leg.state) == (Role.STOP_LOSS, OrderType.STOP, State.ACCEPTED)
+            and leg.request is Request.NONE
+            and leg.group_id is None
+            and leg.filled == 0
+        )
+
     def _is_left_behind(self, leg: Order) -> bool:
         stop, parent = leg.stop_price, self.want.parent
         return stop is not None and parent.stop_loss is not None and (parent.stop_loss - stop) * parent.side.sign > 0
@@ -162,12 +179,14 @@ class LegAction(StrEnum):
     ABANDON = "abandon legs that were never sent and are not wanted any more"
     CANCEL = "cancel live legs that are wrong or not wanted; place new ones once their end is proven"
     AMEND = "amend live legs to a smaller quantity"
+    REPLACE = "end a stop and place its successor by one request"
     PLACE = "place the legs that wait, or a new attempt"
 
 
 @dataclass(frozen=True, slots=True)
 class LegStep:
-    """One action: on these `legs`, with this quantity (AMEND: the order's new one, PLACE: the list's)."""
+    """One action: on these `legs`, with this quantity (AMEND: the order's new one, PLACE and REPLACE: the
+    list's)."""
 
     action: LegAction
     cover: Cover
@@ -268,7 +287,7 @@ def _step(
         return _shrunk(cover, lists, excess, instrument)
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
     if wrong:
-        return LegStep(LegAction.CANCEL, cover, wrong[0].legs)
+        return _renewed(cover, wrong[0], wrong[0].quantity, instrument)
     if len(lists) > max(cover.lists_max, LISTS_MAX):  # the venue takes no more: the largest stays, the others are one
         return LegStep(LegAction.CANCEL, cover, tuple(leg for list_ in lists[:-1] for leg in list_.legs))
     lack = want.quantity - cover.closing
@@ -300,7 +319,15 @@ def _shrunk(cover: Cover, lists: list[LegList], excess: Decimal, instrument: Ins
             return LegStep(LegAction.CANCEL, cover, list_.legs)
     if amends:
         return LegStep(LegAction.AMEND, cover, largest.legs, largest.legs[0].quantity - excess)
-    return LegStep(LegAction.CANCEL, cover, next(x for x in lists if x.quantity > excess or x is largest).legs)
+    shrinking = next(x for x in lists if x.quantity > excess or x is largest)
+    return _renewed(cover, shrinking, shrinking.quantity - excess, instrument)
+
+
+def _renewed(cover: Cover, list_: LegList, quantity: Decimal, instrument: Instrument) -> LegStep:
+    """Return the step that makes a list right, with this quantity: one request, or its end and then a new one."""
+    if cover.can_replace_list(list_) and can_rest(cover.want.parent, quantity, instrument):
+        return LegStep(LegAction.REPLACE, cover, list_.legs, quantity)
+    return LegStep(LegAction.CANCEL, cover, list_.legs)
 
 
 def _grown(cover: Cover, lists: list[LegList], lack: Decimal, instrument: Instrument) -> LegStep | None:
@@ -315,7 +342,7 @@ def _grown(cover: Cover, lists: list[LegList], lack: Decimal, instrument: Instru
     part = least - lack  # of the one list, so that it can rest with what is to be covered
     if part > 0 and len(lists) < cover.lists_max and cover.can_amend and smallest.quantity - part >= least:
         return LegStep(LegAction.AMEND, cover, smallest.legs, smallest.legs[0].quantity - part)
-    return LegStep(LegAction.CANCEL, cover, smallest.legs)
+    return _renewed(cover, smallest, smallest.quantity + lack, instrument)
 
 
 def next_attempt(legs: Sequence[Order]) -> int:

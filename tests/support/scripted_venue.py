@@ -75,6 +75,8 @@ class ScriptedVenue:
     arrives, no answer) · unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) ·
     exists · expire (a market order: by the price range rule) · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
     Words of `amends`: ok · refuse:CODE · lost · unheard (reduced, no answer).
+    Words of `replaces`: ok · refuse:CODE (neither half was tried) · halfway:CODE (the old order ended, the new one is
+    refused) · lost · unheard · gone (the old order is refused as unknown, the new one is not tried).
     Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
     """
 
@@ -88,17 +90,20 @@ class ScriptedVenue:
     script: deque[str] = field(default_factory=deque)
     cancels: deque[str] = field(default_factory=deque)
     amends: deque[str] = field(default_factory=deque)
+    replaces: deque[str] = field(default_factory=deque)
     outages: dict[str, int] = field(default_factory=dict)  # method -> how many calls still fail
     hidden: dict[str, int] = field(default_factory=dict)  # client id -> queries that still do not see it
     history_hidden: bool = False
     received: list[str] = field(default_factory=list)  # the witness: every client id whose bytes arrived or were lost
     cancelled: list[str] = field(default_factory=list)
     amended: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)  # the orders that requests were to replace
     queried: list[str] = field(default_factory=list)
     orders: dict[str, Held] = field(default_factory=dict)
     trades: list[Fill] = field(default_factory=list)
     has_oco: bool = True
     can_amend: bool = False
+    can_replace: bool = False
     busy_s: float = 0.0  # how long an entry would wait for the venue's rate limit
     locks_base: bool = False  # as spot does: live sells may not exceed what is held
     who: VenueIdentity = SIM
@@ -111,7 +116,7 @@ class ScriptedVenue:
     def __post_init__(self) -> None:
         types = frozenset(OrderType)
         self.capabilities = VenueCapabilities(
-            types, frozenset(TimeInForce), has_oco=self.has_oco, can_amend=self.can_amend
+            types, frozenset(TimeInForce), has_oco=self.has_oco, can_amend=self.can_amend, can_replace=self.can_replace
         )
         self._events: asyncio.Queue[VenueEvent] = asyncio.Queue()
         self._numbers = itertools.count(1)
@@ -216,6 +221,28 @@ class ScriptedVenue:
                 one.order, one.time_ns = replace(one.order, quantity=quantity), next(self._clock)
                 self.push(replace(self.report(one), source="stream"))
         return Answer(Outcome.AMBIGUOUS) if step == "unheard" else Answer(Outcome.ACK)
+
+    async def replace(self, old: Order, new: Order) -> tuple[Answer, Answer]:
+        if self.refusal:
+            return NOT_SENT, NOT_SENT
+        self.received.append(new.client_order_id)
+        self.replaced.append(old.client_order_id)
+        step = self.replaces.popleft() if self.replaces else "ok"
+        await asyncio.sleep(0)
+        unclear, held = Answer(Outcome.AMBIGUOUS), self.orders[old.client_order_id]
+        if step.startswith("refuse:"):
+            return refused(step), refused(step)
+        if step == "lost":
+            return unclear, unclear
+        if held.state not in OPEN or step == "gone":
+            no = Answer(Outcome.REFUSED, code="UNKNOWN_ORDER", detail="-2022", refusal=Refusal.UNKNOWN_ORDER)
+            return no, replace(no, code="NOT_ATTEMPTED")
+        self.end(held, State.CANCELLED)
+        ended = Answer(Outcome.ACK, self.report(held))
+        if step.startswith("halfway:"):
+            return ended, refused(step.replace("halfway", "refuse"))
+        taken = self._take(new)
+        return (unclear, unclear) if step == "unheard" else (ended, Answer(Outcome.ACK, self.report(taken)))
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
         return self.busy_s if priority is Priority.ENTRY else 0.0

@@ -31,6 +31,7 @@ PLACE_OTOCO = Call("orderList.place.otoco", "POST", "/api/v3/orderList/otoco", 1
 PLACE_OPO = Call("orderList.place.opo", "POST", "/api/v3/orderList/opo", 1)
 PLACE_OPOCO = Call("orderList.place.opoco", "POST", "/api/v3/orderList/opoco", 1)
 CANCEL = Call("order.cancel", "DELETE", "/api/v3/order", 1)
+REPLACE = Call("order.cancelReplace", "POST", "/api/v3/order/cancelReplace", 1)
 AMEND = Call("order.amend.keepPriority", "PUT", "/api/v3/order/amend/keepPriority", 4)
 QUERY = Call("order.status", "GET", "/api/v3/order", 4)
 OPEN_ORDERS = Call("openOrders.status", "GET", "/api/v3/openOrders", 80)

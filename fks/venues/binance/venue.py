@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
@@ -100,6 +100,7 @@ class SpotVenue:
         times_in_force=frozenset(TimeInForce),
         has_oco=True,
         can_amend=True,
+        can_replace=True,
         can_short=False,
         fee_in_received_asset=True,
     )
@@ -225,9 +226,23 @@ class SpotVenue:
             return held
         params = {"symbol": order.symbol, "origClientOrderId": order.client_order_id}
         seen = await self._write(calls.CANCEL, params, lambda late: [self._sent(order, late)], self._may_protect)
-        if seen.wire.code == UNKNOWN_ORDER and seen.wire.status is not None and 400 <= seen.wire.status < 500:
-            return refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, describe(seen.wire, seen.error))
-        return self._sent(order, seen)
+        return self._cancelled(order, seen)
+
+    async def replace(self, old: Order, new: Order) -> tuple[Answer, Answer]:
+        """Cancel `old` and place `new` by one request (cancelReplace, STOP_ON_FAILURE)."""
+        if wrong := mistake_in(new, self.capabilities.types):
+            answer = refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
+            return answer, answer
+        if (held := await self._held(calls.REPLACE, priority_of(new), 1)) is not None:
+            return held, held
+        params = order_params(new) | {
+            "cancelReplaceMode": "STOP_ON_FAILURE",
+            "cancelOrigClientOrderId": old.client_order_id,
+        }
+        seen = await self._write(
+            calls.REPLACE, params, lambda late: list(self._replaced(old, new, late)), self._may_protect
+        )
+        return self._replaced(old, new, seen)
 
     async def amend(self, order: Order, quantity: Decimal) -> Answer:
         """Reduce an order in place (keepPriority); both legs of an OCO. ACK only when our id and the quantity came
@@ -379,6 +394,26 @@ class SpotVenue:
         """Ignore market data: this venue has its own."""
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+    def _cancelled(self, order: Order, seen: _Seen) -> Answer:
+        """Return what a cancel of `order` came to."""
+        if seen.wire.code == UNKNOWN_ORDER and seen.wire.status is not None and 400 <= seen.wire.status < 500:
+            detail, sent_ns = describe(seen.wire, seen.error), seen.wire.sent_ns
+            return replace(refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, detail), sent_ns=sent_ns)
+        return self._sent(order, seen)
+
+    def _replaced(self, old: Order, new: Order, seen: _Seen) -> tuple[Answer, Answer]:
+        """Return what a cancelReplace came to, for each order: its answer has both outcomes, and so has its error when
+        one of them failed (−2021, −2022). An error without them is about both."""
+        error = seen.wire.payload.get("data") if isinstance(seen.wire.payload, Mapping) else None
+        both = seen.answer if seen.is_ok else error
+        if not isinstance(both, Mapping) or "cancelResult" not in both:
+            return self._sent(old, seen), self._sent(new, seen)
+        ended = self._cancelled(old, _half(seen, both.get("cancelResult"), both.get("cancelResponse")))
+        if both.get("newOrderResult") == "NOT_ATTEMPTED" and ended.outcome is not Outcome.ACK:
+            detail, refusal = f"not attempted: {ended.detail}", ended.refusal or Refusal.OTHER
+            return ended, replace(refused("NOT_ATTEMPTED", refusal, detail), sent_ns=seen.wire.sent_ns)
+        return ended, self._sent(new, _half(seen, both.get("newOrderResult"), both.get("newOrderResponse")))
+
     def _sent(self, order: Order, seen: _Seen) -> Answer:
         """Return what a send or cancel of `order` came to."""
         info = _part_about(order.client_order_id, seen.answer) if seen.is_ok else None
@@ -513,6 +548,15 @@ class SpotVenue:
                 self._known(row)
             last = int(rows[-1]["orderId"]) if rows else missing[-1]
             missing = [number for number in missing if number > last] if len(rows) == PAGE else []
+
+
+def _half(seen: _Seen, result: object, response: object) -> _Seen:
+    """Return one half of a cancelReplace's answer as if it had been a request of its own."""
+    if result == "SUCCESS":
+        return _Seen(replace(seen.wire, status=200), response, None)
+    is_error = result == "FAILURE" and isinstance(response, Mapping)
+    wire = replace(seen.wire, status=400 if is_error else seen.wire.status, payload=response if is_error else None)
+    return _Seen(wire, None, seen.error)
 
 
 def _as_answer(verdict: Classification, seen: _Seen) -> Answer:

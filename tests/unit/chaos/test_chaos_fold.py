@@ -114,6 +114,8 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
                         e.CancelAcked(**stamp(number)),
                         e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"),
                         e.RequestAmbiguous(**stamp(number)),
+                        e.ReplaceRequested(**stamp(number)),
+                        e.ReplaceRefused(**stamp(number), code="NO"),
                     ]
                     + [e.StopMoved(**stamp(number), stop_loss=D(95), bar_ns=1)]
                     + [e.LegChanged(**stamp(number), quantity=D(8), price=None, stop_price=D(90))] * is_leg

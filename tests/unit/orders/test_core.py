@@ -67,6 +67,8 @@ class Model:
         self.pending: list[m.Event] = []
         self.submitted: list[uuid.UUID] = []
         self.reduced: dict[str, Decimal | None] = {}  # by amendments without an answer
+        self.swaps: dict[str, str] = {}  # stops that one request ends, and their successors
+        self.placed_at_s: list[float] = []
         self.signal = a_signal()
         entry = an_order(
             client_order_id="e" * 32,
@@ -97,7 +99,11 @@ class Model:
 
     def check(self) -> None:
         """At the venue, orders that may sell never sum to more than is held."""
-        selling = sum((o.remaining for o in self.orders.values() if o.side is Side.SELL and o.state in OPEN), D(0))
+        # of a stop and its successor one is at the venue
+        open_ = [o for o in self.orders.values() if o.side is Side.SELL and o.state in OPEN]
+        swapping = {o.client_order_id for o in open_ if o.request in (Request.REPLACE, Request.REPLACE_UNKNOWN)}
+        successors = {self.swaps[name] for name in swapping if name in self.swaps}
+        selling = sum((o.remaining for o in open_ if o.client_order_id not in successors), D(0))
         assert selling <= self.position, (selling, self.position)
 
     def changed(self, order: Order) -> None:
@@ -125,6 +131,8 @@ class Model:
             self.protect(command)
         elif isinstance(command, m.AmendLegs):
             self.amend(command)
+        elif isinstance(command, m.ReplaceStop):
+            self.swap(command)
         elif isinstance(command, m.SubmitEntry):
             self.submitted.append(command.signal_id)
         elif isinstance(command, m.CancelOrder):
@@ -157,6 +165,45 @@ class Model:
             after = replace(order, quantity=command.quantity) if answer == "acked" else order
             self.changed(replace(after, request=Request.REPLACE))  # the stream's report comes before the answer
             self.changed(after)
+
+    def swap(self, command: m.ReplaceStop) -> None:
+        old, parent = self.orders[command.client_order_id], command.parent
+        new = legs_of(parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=int(self.now_s))[0]
+        assert new.client_order_id not in self.used, "an id was used twice"
+        assert (old.state, old.request) == (State.ACCEPTED, Request.NONE)
+        self.used.add(new.client_order_id)
+        self.swaps[old.client_order_id] = new.client_order_id
+        self.changed(replace(old, request=Request.REPLACE))
+        sent = replace(new, state=State.SENDING)
+        self.changed(sent)
+        answer = self.choose(["both", "halfway", "neither", "unanswered"])
+        refusals: tuple[Refusal, ...] = ()
+        if answer == "both":
+            self.changed(replace(sent, state=State.ACCEPTED, is_acknowledged=True))
+        elif answer == "unanswered":
+            self.changed(replace(sent, state=State.UNKNOWN))
+        else:
+            refusals = (Refusal.OTHER,)
+            self.end(sent, State.REJECTED, refusal=Refusal.OTHER)
+        if answer in ("both", "halfway"):
+            self.end(old, State.CANCELLED)
+        else:
+            request = Request.REPLACE_UNKNOWN if answer == "unanswered" else Request.NONE
+            self.changed(replace(old, request=request))
+        self.pending.append(m.ProtectionDone(parent.client_order_id, refusals))
+
+    def answer_swaps(self) -> None:
+        """Let the venue say what became of stops and successors: one of the two is there."""
+        for name, successor in list(self.swaps.items()):
+            old, new = self.orders[name], self.orders[successor]
+            if new.state is not State.UNKNOWN:
+                continue
+            if old.state in OPEN and self.choose(["done", "never arrived"]) == "done":
+                self.orders[successor] = new = replace(new, state=State.ACCEPTED, is_acknowledged=True)
+                self.end(old, State.CANCELLED)
+                self.changed(new)
+            elif old.request is Request.REPLACE_UNKNOWN:
+                self.changed(replace(old, request=Request.NONE))
 
     def close(self, command: m.SubmitClose) -> None:
         name = client_order_id(intent_id(command.signal_id), Role.EXIT, command.attempt)
@@ -196,6 +243,7 @@ class Model:
         self.pending.append(m.CloseDone("one", name))
 
     def protect(self, command: m.PlaceProtection) -> None:
+        self.placed_at_s.append(self.now_s)
         refusals: tuple[Refusal, ...] = ()
         for leg in legs_of(
             command.parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=int(self.now_s * SECOND)
@@ -217,9 +265,15 @@ class Model:
                 self.changed(replace(sent, state=State.UNKNOWN))
         self.pending.append(m.ProtectionDone(command.parent.client_order_id, refusals))
 
+    def trail(self, stop_loss: Decimal) -> None:
+        """Move the stop loss of the entry."""
+        self.entry = replace(self.entry, stop_loss=stop_loss)
+        self.give(m.OrderChanged(self.entry, {"one": self.position}))
+
     def time_passes(self) -> None:
         """Let a second pass: unanswered orders are settled, as the queries of an order manager do."""
         self.now_s += 1.0
+        self.answer_swaps()
         for order in list(self.orders.values()):
             if order.state is State.UNKNOWN:
                 if order.role is Role.EXIT:
@@ -229,7 +283,7 @@ class Model:
             elif order.request is Request.CANCEL_UNKNOWN:
                 self.end(order, State.CANCELLED)
             elif order.request is Request.REPLACE_UNKNOWN:
-                quantity = self.reduced.pop(order.client_order_id) or order.quantity
+                quantity = self.reduced.pop(order.client_order_id, None) or order.quantity
                 self.changed(replace(order, request=Request.NONE, quantity=quantity))
         self.give(m.Tick())
 
@@ -265,6 +319,69 @@ def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, seconds: i
     assert model.position == 0
     assert not [order for order in model.orders.values() if order.state in OPEN]
     assert model.core.is_idle
+
+
+@settings(max_examples=100)
+@given(data=st.data(), seconds=st.integers(1, 10), has_exit=st.booleans())
+def test_trailed_stops_are_replaced_whatever_the_answers_are(data: st.DataObject, seconds: int, has_exit: bool) -> None:
+    """Never more is sold than is held; in the end the stop is where it came to, or an exit left nothing."""
+    model = Model(lambda answers: data.draw(st.sampled_from(answers)))
+    model.facts = replace(FACTS, can_replace=True)
+    for second in range(seconds):
+        if data.draw(st.booleans()):
+            model.trail(D(91 + second))
+        if has_exit and second == seconds // 2:
+            model.give(m.SignalReady(model.signal, 0, None))
+        model.time_passes()
+    model.choose = good
+    for _ in range(60):
+        model.time_passes()
+    stops = [o for o in model.orders.values() if o.role is Role.STOP_LOSS and o.state in OPEN]
+    if has_exit:
+        assert (model.position, stops) == (0, [])
+    else:
+        assert model.covered == model.position == D(5)
+        assert {stop.stop_price for stop in stops} == {model.entry.stop_loss}
+    assert model.core.is_idle
+
+
+def test_a_replaced_stop_is_never_ended_before_its_successor() -> None:
+    model = Model(lambda answers: "both" if "both" in answers else answers[0])
+    model.facts = replace(FACTS, can_replace=True)
+    for level in (92, 95, 99):
+        model.trail(D(level))
+        assert model.covered == D(5)
+    assert (len(model.placed_at_s), len(model.swaps)) == (1, 3)
+
+
+def test_a_successor_that_is_refused_after_the_end_is_placed_at_once() -> None:
+    model = Model(lambda answers: "halfway" if "halfway" in answers else answers[0])
+    model.facts = replace(FACTS, can_replace=True)
+    model.trail(D(92))
+    assert (model.placed_at_s, model.covered) == ([0.0, 0.0], D(5))
+
+
+def test_two_refused_replacements_lead_to_a_cancel() -> None:
+    model = Model(lambda answers: "neither" if "neither" in answers else answers[0])
+    model.facts = replace(FACTS, can_replace=True)
+    model.trail(D(92))
+    assert (len(model.swaps), model.covered) == (1, D(5))
+    for _ in range(3):
+        model.time_passes()
+    stops = [o for o in model.orders.values() if o.role is Role.STOP_LOSS]
+    assert [o.stop_price for o in stops if o.state in OPEN] == [D(92)]
+    assert [o.attempt for o in stops if o.state is State.REJECTED] == [1, 2]
+
+
+def test_a_replacement_without_an_answer_pages_as_a_missing_stop() -> None:
+    model = Model(lambda answers: "unanswered" if "unanswered" in answers else answers[0])
+    model.facts = replace(FACTS, can_replace=True)
+    model.trail(D(92))
+    for now_s in (1.0, 4.0, 6.0):
+        assert "position.unprotected" not in model.alerts
+        model.now_s = now_s
+        model.give(m.Tick())
+    assert "position.unprotected" in model.alerts
 
 
 @settings(max_examples=60)

@@ -142,6 +142,37 @@ def test_legs_follow_the_want_without_ending_the_last_stop(quantity: str, legs: 
     assert as_text(step_of(want_of(entry("p", 9), D(quantity)), legs, can_amend=True)) == expected
 
 
+A_STOP = {"stop_price": D(90)}
+
+
+@pytest.mark.parametrize(
+    ("level", "quantity", "legs", "expected"),
+    [
+        (95, "5", [leg(SL, State.ACCEPTED, **A_STOP)], "replace 0 5"),
+        (90, "5", [leg(SL, State.ACCEPTED, **A_STOP)], "nothing"),
+        (90, "3", [leg(SL, State.ACCEPTED, **A_STOP)], "replace 0 3"),  # too much, where the venue cannot amend
+        (90, "5.02", [leg(SL, State.ACCEPTED, **A_STOP)], "replace 0 5.02"),  # too little more for a list of its own
+        (90, "0.05", [leg(SL, State.ACCEPTED, **A_STOP)], "cancel 0 0"),  # the rest could not rest
+        (95, "5", [leg(SL, State.WORKING, **A_STOP)], "cancel 0 0"),  # it triggered
+        (95, "5", [leg(SL, State.ACCEPTED, group_id="g", **A_STOP)], "cancel 0 0"),  # it went out in a list
+        (95, "5", [leg(SL, State.ACCEPTED, request=Request.REPLACE, **A_STOP)], "wait 0"),
+        (95, "5", [leg(SL, State.ACCEPTED, request=Request.REPLACE_UNKNOWN, **A_STOP)], "wait 0"),
+        (95, "5", [leg(SL, State.ACCEPTED, 3, **A_STOP), leg(SL, State.ACCEPTED, 2, attempt=1, **A_STOP)], "replace 1 2"),
+    ],
+)  # fmt: skip
+def test_a_stop_alone_is_replaced_by_one_request(level: int, quantity: str, legs: list[Order], expected: str) -> None:
+    parent = entry("p", 9, stop_loss=D(level), take_profit=None)
+    assert as_text(step_of(want_of(parent, D(quantity)), legs, can_replace=True)) == expected
+    without = as_text(step_of(want_of(parent, D(quantity)), legs))
+    attempt = expected.split()[-2:-1]
+    assert without == (f"cancel {attempt[0]} 0" if expected.startswith("replace") else expected)
+
+
+def test_the_stop_of_a_pair_is_not_replaced_by_one_request() -> None:
+    parent = entry("p", 9, stop_loss=D(95))
+    assert as_text(step_of(want_of(parent, D(5)), pair(5), can_replace=True)) == "cancel 0 0"
+
+
 def test_growth_is_joined_while_legs_live() -> None:
     want = want_of(entry("p", 9), D(9))
     assert step_of(want, pair(4), may_grow=False) is None

@@ -1,0 +1,214 @@
+"""A trailed stop without a take profit is replaced by one request: the exchange's log of resting stops has no gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from fks.chaos.fold import journal_errors
+from fks.model.order import OrderType, Role, State
+from fks.model.signal import Kind
+from fks.model.timeframe import bar_end, to_ns
+from fks.store.bus import BARS
+from tests.support.order_rig import Rig
+from tests.support.scripted_venue import Held, ScriptedVenue
+from tests.support.strategies import bars_of, seal
+from tests.support.waiting import until
+
+D = Decimal
+HELD = D("9.99")
+ALONE = {"stop_loss": D(90), "take_profit": None}
+
+
+class LoggedVenue(ScriptedVenue):
+    """A venue that logs what its resting stops cover after each request, once the first one rests."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.covered: list[Decimal] = []
+
+    async def submit(self, order):  # type: ignore[no-untyped-def]
+        return self.noted(await super().submit(order))
+
+    async def cancel(self, order):  # type: ignore[no-untyped-def]
+        return self.noted(await super().cancel(order))
+
+    async def replace(self, old, new):  # type: ignore[no-untyped-def]
+        return self.noted(await super().replace(old, new))
+
+    def noted(self, answer):  # type: ignore[no-untyped-def]
+        covered = sum((h.order.quantity - h.filled for h in self.stops()), D(0))
+        if self.covered or covered:
+            self.covered.append(covered)
+        return answer
+
+    def stops(self) -> list[Held]:
+        return [held for held in self.live() if held.order.role is Role.STOP_LOSS]
+
+
+@pytest.fixture
+def venue() -> LoggedVenue:
+    return LoggedVenue(can_replace=True)
+
+
+@pytest.fixture(autouse=True)
+async def audited(idle: Rig) -> AsyncIterator[None]:
+    """Compare the journal with its events after each test."""
+    yield
+    orders, trades = await idle.db.sql("SELECT * FROM orders"), await idle.db.sql("SELECT * FROM trades")
+    steps = await idle.db.sql("SELECT * FROM order_events ORDER BY id")
+    assert list(journal_errors(orders, steps, trades)) == []
+
+
+async def trailed(rig: Rig) -> Held:
+    """Enter with a stop alone that trails by 10 and return it once it rests."""
+    assert await rig.outcome(await rig.signal(**ALONE, trail=D(10))) == ("ordered", None)
+    await until(lambda: rig.venue.by_role("sl"))
+    (stop,) = rig.venue.by_role("sl")
+    await rig.becomes(stop.order.client_order_id, State.ACCEPTED)
+    return stop
+
+
+async def close_at(rig: Rig, *closes: float) -> None:
+    """Seal bars with these closes, the first one after the decision."""
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    await seal(rig.db, bars_of(closes, start_ns=bar_end(to_ns(signal["ts_event"]), "1m")))
+    rig.venue.prices["BTCUSDT"] = D(str(closes[-1]))
+    await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+
+
+def resting(rig: Rig) -> list[Decimal | None]:
+    return [held.order.stop_price for held in rig.venue.by_role("sl") if held in rig.venue.live()]
+
+
+async def leg_of(rig: Rig, held: Held) -> str:
+    rows = await rig.db.sql("SELECT state, request FROM orders WHERE client_order_id = $1", held.order.client_order_id)
+    return f"{rows[0]['state']} {rows[0]['request']}"
+
+
+@pytest.mark.parametrize("can_replace", [True, False])
+async def test_a_trailed_stop_rests_at_each_moment(idle: Rig, venue: LoggedVenue, can_replace: bool) -> None:
+    venue.capabilities = replace(venue.capabilities, can_replace=can_replace)
+    venue.locks_base = True
+    rig = await idle.start()
+    await trailed(rig)
+    for closes in ([104.0], [104.0, 108.0], [104.0, 108.0, 111.0]):
+        await close_at(rig, *closes)
+        await until(lambda closes=closes: resting(rig) == [D(str(closes[-1])) - 10])
+    assert (D(0) in venue.covered) is not can_replace
+    assert set(venue.covered) <= {D(0), HELD}
+    assert (len(venue.replaced), len(venue.cancelled)) == ((3, 0) if can_replace else (0, 3))
+    assert len(venue.received) == len(set(venue.received)) == 1 + 4
+    states = [await leg_of(rig, held) for held in venue.by_role("sl")]
+    assert states == ["CANCELLED none"] * 3 + ["ACCEPTED none"]
+
+
+@pytest.mark.parametrize("is_passed", [False, True])
+async def test_a_successor_that_is_refused_is_placed_at_once(rig: Rig, venue: LoggedVenue, is_passed: bool) -> None:
+    """The cancel succeeded and the new order failed (−2021); beyond the stop's price it is closed at the market."""
+    stop = await trailed(rig)
+    venue.replaces.append("halfway:-2010:would_trigger" if is_passed else "halfway:-2010")
+    await close_at(rig, *([105.0, 94.0] if is_passed else [105.0]))
+    if is_passed:
+        await until(lambda: rig.position_is(D(0)))
+        assert [held.order.type for held in venue.by_role("sl")] == [OrderType.STOP, OrderType.MARKET]
+        assert venue.live() == []
+    else:
+        await until(lambda: resting(rig) == [D(95)])
+        assert venue.covered == [HELD, D(0), HELD]
+    assert stop.state is State.CANCELLED
+    rows = await rig.db.sql("SELECT state FROM orders WHERE role = 'sl' AND attempt = 1")
+    assert [row["state"] for row in rows] == ["REJECTED"]
+
+
+@pytest.mark.parametrize("answer", ["lost", "unheard"])
+async def test_an_unclear_answer_leaves_both_unresolved(rig: Rig, venue: LoggedVenue, answer: str) -> None:
+    """Each is queried by its id; neither is sent again before the venue has answered about both."""
+    stop = await trailed(rig)
+    venue.outages["query"] = 20
+    venue.replaces.append(answer)
+    await close_at(rig, 105.0)
+    await until(lambda: len(venue.received) == 3)
+    successor = venue.received[2]
+    await rig.becomes(successor, State.UNKNOWN)
+    if answer == "lost":  # else the event stream names the end of the old one
+
+        async def is_unclear() -> bool:
+            return await leg_of(rig, stop) == "ACCEPTED replace_unknown"
+
+        await until(is_unclear)
+    await asyncio.sleep(0.1)
+    assert (len(venue.received), venue.cancelled) == (3, [])
+    await until(lambda: resting(rig) == [D(95)], deadline_s=10)
+    sent = 3 if answer == "unheard" else 4  # the lost one is proven absent, and the next attempt goes out
+    assert len(venue.received) == len(set(venue.received)) == sent
+    asked = {successor} if answer == "unheard" else {successor, stop.order.client_order_id}
+    assert asked <= set(venue.queried)
+    await rig.becomes(successor, State.ACCEPTED if answer == "unheard" else State.ABSENT)
+    await rig.becomes(stop.order.client_order_id, State.CANCELLED)
+    assert D(0) not in venue.covered
+
+
+async def test_a_stop_stays_when_neither_half_was_tried(rig: Rig, venue: LoggedVenue) -> None:
+    """After two refusals in a row the stop is cancelled and placed, as where no request does both."""
+    stop = await trailed(rig)
+    venue.replaces += ["refuse:-2010", "refuse:-2010"]
+    await close_at(rig, 105.0)
+    await until(lambda: resting(rig) == [D(95)])
+    assert venue.replaced == [stop.order.client_order_id] * 2
+    assert venue.cancelled == [stop.order.client_order_id]
+    assert venue.covered[:3] == [HELD] * 3
+    assert len(venue.received) == len(set(venue.received)) == 1 + 1 + 2 + 1
+
+
+async def test_a_stop_that_filled_before_its_replacement_is_booked_once(rig: Rig, venue: LoggedVenue) -> None:
+    stop = await trailed(rig)
+    venue.streams_fills = False
+    venue.fill(stop.order.client_order_id, HELD, D(90))
+    await close_at(rig, 105.0)
+    await until(lambda: rig.position_is(D(0)))
+    assert venue.totals["BTC"] == 0
+    assert venue.live() == []
+    assert await leg_of(rig, stop) == "FILLED none"
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+async def test_a_crash_in_a_replacement_sends_nothing_twice(rig: Rig, venue: LoggedVenue, is_sent: bool) -> None:
+    """After the start both are asked about; what the venue has decides."""
+    await trailed(rig)
+    venue.replaces.append("unheard" if is_sent else "lost")
+    venue.outages["query"] = 1000
+    await close_at(rig, 105.0)
+    await until(lambda: len(venue.received) == 3)
+    await rig.crash()
+    venue.outages["query"] = 0
+    await rig.start()
+    await until(lambda: resting(rig) == [D(95)], deadline_s=10)
+    assert len(venue.received) == len(set(venue.received))
+    assert D(0) not in venue.covered
+
+
+async def test_an_exit_during_a_replacement_ends_flat(rig: Rig, venue: LoggedVenue) -> None:
+    await trailed(rig)
+    venue.outages["query"] = 5
+    venue.replaces.append("unheard")
+    await close_at(rig, 105.0)
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+    await until(lambda: rig.position_is(D(0)))
+    assert venue.totals["BTC"] == 0
+    assert venue.live() == []
+
+
+async def test_a_stop_of_a_pair_is_not_replaced_by_one_request(rig: Rig, venue: LoggedVenue) -> None:
+    """Such a request would end the whole list at the venue and leave the position without its take profit."""
+    assert await rig.outcome(await rig.signal(stop_loss=D(90), take_profit=D(200), trail=D(10))) == ("ordered", None)
+    await until(lambda: len([held for held in venue.live() if held.order.parent_id]) == 2)
+    await close_at(rig, 105.0)
+    await until(lambda: resting(rig) == [D(95)])
+    assert venue.replaced == []
+    assert [held.order.price for held in venue.by_role("tp") if held in venue.live()] == [D(200)]

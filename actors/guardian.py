@@ -63,6 +63,7 @@ class GuardianActor:
             kill_file=c.paths.kill_file,
             reserve=c.paths.reserve_file,
             socket_path=c.paths.guardian_socket,
+            side_journal=c.paths.side_journal,
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),
             bridges=[

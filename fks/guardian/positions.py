@@ -1,4 +1,7 @@
-"""Our positions as the guardian knows them: read from the database each second, kept in a file for when it is away."""
+"""Our positions as the guardian knows them: read from the database each second, kept in a file for when it is away.
+
+While it is away the order manager's side journal has the orders that are sent without it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from typing import Any
 from fks.model.account import Environment, VenueIdentity
 from fks.model.instrument import Lot
 from fks.model.order import OPEN, TERMINAL, Fill, Order, Role, State
+from fks.model.ports import Log
 from fks.model.timeframe import NS
+from fks.orders import events as e
+from fks.orders.machine import advance
+from fks.orders.side_lines import Placed, parse_line
+from fks.process.journal_file import read_lines
 
 #: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
 #: (60 s) at the latest, so what is older than twice that and not booked is not ours to find
@@ -85,6 +93,23 @@ class Known:
     is_incomplete: bool = False  # executions that the venue reported are not booked yet
     is_listed: bool = False  # while it may execute: `Snapshot.booked` has all its booked executions of the last day
     parent_id: str = ""  # of a leg
+
+    @staticmethod
+    def of(order: Order) -> Known:
+        """Return an order that the database does not have: nothing of it is booked."""
+        return Known(
+            Holder(order.venue, order.account_id, order.symbol, order.instance),
+            order.exchange,
+            Decimal(0),
+            order.role.value,
+            order.state.value,
+            created_ns=order.created_ns,
+            changed_ns=max(order.created_ns, order.sent_ns or 0, order.updated_ns),
+            is_acknowledged=order.is_acknowledged,
+            is_reduce_only=order.is_reduce_only,
+            is_incomplete=True,
+            parent_id=order.parent_id or "",
+        )
 
     @property
     def is_kept_when_held(self) -> bool:
@@ -222,18 +247,21 @@ class Snapshot:
         """Return it with orders of ours that are younger than it, or that the database does not have yet: nothing of
         them is booked."""
         young = {
-            order.client_order_id: Known(
-                Holder(order.venue, order.account_id, order.symbol, order.instance),
-                order.exchange,
-                Decimal(0),
-                order.role.value,
-                created_ns=order.created_ns,
-                changed_ns=order.created_ns,
-            )
+            order.client_order_id: Known.of(order)
             for order in orders
             if order.client_order_id not in self.orders and order.created_ns > self.as_of_ns - _UNMERGED_S * NS
         }
         return replace(self, orders={**self.orders, **young}) if young else self
+
+    def with_side_orders(self, side: SideOrders) -> Snapshot:
+        """Return it with the orders that were sent while the database was away; it knows better those that it has."""
+        sent = {
+            id: replace(known, state=State.SENDING.value, changed_ns=sent_ns)
+            for id, sent_ns in side.sent.items()
+            if (known := self.orders.get(id)) is not None and known.state == State.INTENDED.value
+        }
+        placed = {id: Known.of(order) for id, order in side.orders.items() if id not in self.orders}
+        return replace(self, orders={**self.orders, **placed, **sent}) if placed or sent else self
 
     def orders_unknown(
         self, fills: Iterable[Fill], skip: frozenset[str], history_from_ns: Mapping[str, int]
@@ -319,3 +347,60 @@ class PositionsFile:
             os.fsync(file.fileno())
         part.replace(self._path)
         self._kept = text
+
+
+class SideOrders:
+    """The order manager's orders that its side journal on this machine has, and PostgreSQL may lack.
+
+    `orders`: those placed there, by client order id. `sent`: of those that waited in PostgreSQL, when they were sent.
+    Both keep what the file no longer has until `forget`: PostgreSQL has it, and the snapshot may be older.
+    """
+
+    def __init__(self, path: Path | None, log: Log) -> None:
+        """`path`: None or a missing file has no orders."""
+        self._path, self._log = path, log
+        self._error = ""  # of the last reading
+        self.orders: dict[str, Order] = {}
+        self.sent: dict[str, int] = {}
+
+    def read(self) -> set[str]:
+        """Read the file; return the ids of earlier readings that it no longer has. What cannot be read is passed over:
+        it must not keep the kill switch from its work."""
+        orders: dict[str, Order] = {}
+        sent: dict[str, int] = {}
+        error = ""
+        try:
+            lines = [] if self._path is None else read_lines(self._path)
+        except OSError as reason:
+            self._note(str(reason))
+            return set()
+        for line in lines:
+            try:
+                content = parse_line(line)
+            except Exception as reason:  # of a later version, or damaged
+                error = f"{type(reason).__name__}: {reason}"
+                continue
+            if isinstance(content, Placed):
+                orders |= {order.client_order_id: order for order in content.orders}
+                continue
+            for id, event in content.events if content is not None else ():
+                if isinstance(event, e.Sent):
+                    sent[id] = event.recv_ns
+                if id in orders:
+                    orders[id] = advance(orders[id], event).order
+        self._note(error)
+        gone = (self.orders.keys() | self.sent.keys()) - orders.keys() - sent.keys()
+        self.orders |= orders
+        self.sent |= sent
+        return gone
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Drop orders that PostgreSQL has."""
+        for id in ids:
+            self.orders.pop(id, None)
+            self.sent.pop(id, None)
+
+    def _note(self, error: str) -> None:
+        if error and error != self._error:
+            self._log.error("guardian.side_journal_unreadable", error=error)
+        self._error = error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +83,12 @@ class KillTables:
         if self._pages:
             await self._try(write, "alerts", self._timing.database_s)
 
-    async def snapshot(self, exchange: str) -> Mapping[str, Any] | None:
-        """Return the row of positions, orders and rules as they are now, or None."""
+    async def snapshot(self, exchange: str, named: Iterable[str] = ()) -> Mapping[str, Any] | None:
+        """Return the row of positions, orders and rules as they are now, or None. The orders `named` by client order id
+        are among them however old."""
         record = self._journal.record
         orders = record.orders if record is not None else ()
-        ours = [item.order.client_order_id for item in orders if item.filled or not item.is_settled]
+        ours = [item.order.client_order_id for item in orders if item.filled or not item.is_settled] + list(named)
         row: dict[str, Any] = {}
 
         async def read(store: KillStore) -> None:

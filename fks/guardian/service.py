@@ -29,7 +29,7 @@ from fks.guardian.lease import HELD, GuardianLease, holder_of
 from fks.guardian.ninja_kill import NinjaKill
 from fks.guardian.ninja_rules import RuleWatch
 from fks.guardian.ninja_session import NinjaSession
-from fks.guardian.positions import PositionsFile, Snapshot
+from fks.guardian.positions import PositionsFile, SideOrders, Snapshot
 from fks.guardian.progress import PAGES, Progress
 from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
@@ -49,7 +49,8 @@ _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that th
 
 class Guardian:
     """start, run, stop; `detail()` and `is_ready` for status. One per system. `exchange`: whose instruments its venues
-    trade. `bridges`: unstarted sessions with NinjaTrader groups."""
+    trade. `bridges`: unstarted sessions with NinjaTrader groups. `side_journal`: the order manager's, on this machine.
+    """
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Guardian:
         exchange: str = "",
         is_placed: bool = True,
         bridges: Sequence[NinjaSession] = (),
+        side_journal: Path | None = None,
     ) -> None:
         self._context = context
         self._venues = dict(venues)
@@ -75,6 +77,7 @@ class Guardian:
         self._journal = KillJournal(kill_file, reserve)
         self._positions = PositionsFile(kill_file.with_name("kill-positions.json"))
         self._snapshot: Snapshot | None = None
+        self._side = SideOrders(side_journal, context.log)
         self._opened: set[str] = set()
         self._skews: dict[str, float] = {}
         self._works: dict[str, KillWork] = {}
@@ -354,7 +357,7 @@ class Guardian:
                 self._context,
                 venue,
                 self._journal,
-                lambda: self._snapshot,
+                self._look,
                 why_not=self._why_not,
                 save=self._save_soon,
                 is_settled=is_done,
@@ -424,9 +427,11 @@ class Guardian:
     async def _refresh(self) -> None:
         """Read positions into memory and the file; without a database both stay as they are. What changed is acted on
         now."""
-        row = await self._tables.snapshot(self._exchange)
+        stored = self._side.read()  # of what leaves the file, before the tables are read
+        row = await self._tables.snapshot(self._exchange, {*self._side.orders, *self._side.sent})
         if row is None:
             return
+        self._side.forget(stored)
         before, self._snapshot = self._snapshot, Snapshot.of(row)
         if before is None or self._snapshot.differs(before):
             self._wake(is_settled=True)
@@ -434,6 +439,11 @@ class Guardian:
             self._positions.keep(row)
         except OSError as error:
             self._log.error("guardian.snapshot_failed", error=str(error))
+
+    def _look(self) -> Snapshot | None:
+        """Return our positions and orders, those included that the order manager sent without the database."""
+        self._side.read()
+        return None if self._snapshot is None else self._snapshot.with_side_orders(self._side)
 
     async def _save_soon(self) -> None:
         """Try to have the orders table know an order before its bytes leave; a slow database does not hold it up."""

@@ -25,12 +25,13 @@ from fks.model.timeframe import iso
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.order_manager.publisher import Publisher
-from fks.order_manager.side_journal import Happened, Placed, SideJournal
+from fks.order_manager.side_journal import SideJournal
 from fks.orders import events as e
 from fks.orders.build import reported_leg
 from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step, advance, begin
 from fks.orders.messages import PositionKey
+from fks.orders.side_lines import Happened, Placed
 from fks.portfolio.position import EXTERNAL, allocate, apply_fill, is_shared, share_of
 from fks.runtime import Runtime
 from fks.store.facts import Facts

@@ -4,19 +4,15 @@ Events of orders (fills that were seen, answers, reports) and new protective leg
 disk before what they allow. When PostgreSQL is back the lines are written to it in their order, and the file is emptied
 (`Ledger`). Each line may be written twice: an execution is booked once by its id, an order is inserted once by its own.
 
-A line has `at` (UTC) and `act`: `placed` (orders with their first events, and the signal that gets its outcome with
-them) or `happened` (an event each to one or more orders). The format of the file is that of `fks.process.journal_file`.
+The lines are those of `fks.orders.side_lines`.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from fks.clock import Clock
 from fks.model.errors import OutageError
@@ -24,28 +20,12 @@ from fks.model.order import Order
 from fks.model.ports import Lease
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.orders import events as e
+from fks.orders.side_lines import Happened, Placed, happened_line, parse_line, placed_line
 from fks.process.journal_file import JournalFile, read_lines
 from fks.risk.policy import KillMode
 
-_EVENTS = {kind.__name__: kind for kind in e.EVENTS}
 _RETRY_S = 0.5  # a file that took no line takes none for so long
 _LOCKED: dict[Path, JournalFile] = {}  # one writer a process, however often its order manager is made again
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """New orders, each with its first event, and the signal that gets its outcome with them."""
-
-    orders: tuple[Order, ...]
-    events: tuple[e.Event, ...]
-    signal_id: uuid.UUID | None
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """Events of orders, by client order id, in their order."""
-
-    events: tuple[tuple[str, e.Event], ...]
 
 
 class SideJournal:
@@ -95,16 +75,11 @@ class SideJournal:
 
     def place(self, orders: Sequence[Order], events: Sequence[e.Event], signal_id: uuid.UUID | None) -> None:
         """Write new orders with their first events. Returned: they are on disk. Errors: OutageError when not."""
-        self._write(
-            "placed",
-            orders=[msgspec.to_builtins(order) for order in orders],
-            events=[_tagged(event) for event in events],
-            signal_id=None if signal_id is None else str(signal_id),
-        )
+        self._write(placed_line(orders, events, signal_id))
 
     def note(self, events: Sequence[tuple[str, e.Event]]) -> None:
         """Write events of orders. Returned: they are on disk. Errors: OutageError when not."""
-        self._write("happened", events=[[name, _tagged(event)] for name, event in events])
+        self._write(happened_line(events))
 
     def read(self) -> Iterator[Placed | Happened]:
         """Yield what the file holds, oldest first. Errors: OutageError when the file cannot be read."""
@@ -113,15 +88,8 @@ class SideJournal:
         except OSError as error:
             raise OutageError(f"the side journal cannot be read: {error}", remedy="repair the disk") from error
         for line in lines:
-            if line["act"] == "placed":
-                signal_id = line["signal_id"]
-                yield Placed(
-                    tuple(msgspec.convert(line["orders"], list[Order])),
-                    tuple(_event(item) for item in line["events"]),
-                    None if signal_id is None else uuid.UUID(signal_id),
-                )
-            elif line["act"] == "happened":
-                yield Happened(tuple((name, _event(item)) for name, item in line["events"]))
+            if (content := parse_line(line)) is not None:
+                yield content
 
     def empty(self) -> None:
         """Remove every line: all of them are in PostgreSQL. Errors: OutageError."""
@@ -131,19 +99,11 @@ class SideJournal:
             raise OutageError(f"the side journal cannot be emptied: {error}", remedy="repair the disk") from error
         self.depth = 0
 
-    def _write(self, act: str, **fields: Any) -> None:
-        self._file.append({"at": iso(to_ns(to_datetime(self._clock.now_ns()))), "act": act, **fields})
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.append({"at": iso(to_ns(to_datetime(self._clock.now_ns()))), **line})
         if self._file.error is not None:
             self._file.drop_unwritten()  # its caller writes it again, or to PostgreSQL
             self.error, self._retry_at_s = self._file.error, self._clock.monotonic() + _RETRY_S
             raise OutageError(f"the side journal takes nothing: {self.error}", remedy="free space on the disk")
         self.error = None
         self.depth += 1
-
-
-def _tagged(event: e.Event) -> dict[str, Any]:
-    return {"type": type(event).__name__, "value": msgspec.to_builtins(event)}
-
-
-def _event(item: dict[str, Any]) -> e.Event:
-    return msgspec.convert(item["value"], _EVENTS[item["type"]])

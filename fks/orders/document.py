@@ -154,7 +154,8 @@ what protects and closes. No entry is sent.
    moves positions in memory, and with them the protection they want.
 2. New legs and exits are lines of the file before their bytes, under the ids that they have with PostgreSQL, too.
 3. The right ends when the guardian's file on this machine shows a kill: from then on the guardian alone cancels and
-   closes. It is read before each send.
+   closes. It is read before each send. The guardian reads the side journal in its turn: an exit of unknown outcome
+   there is waited for, and a stop placed there is placed again while its position cannot be closed.
 4. Where another machine could run an order manager (a cluster, or `database.url`), the right ends
    `orders.outage_hold_s` after the lease ran out, on both clocks of the lease. A successor that cannot prove its
    predecessor gone waits for the lease, 0.5 s and that time, before it looks at the venue.

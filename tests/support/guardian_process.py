@@ -80,6 +80,7 @@ def guardian_with(
         kill_file=folder / "kill.jsonl",
         reserve=folder / "disk.reserve",
         socket_path=folder / "g.sock",
+        side_journal=folder / "orders.jsonl",
         is_placed=is_placed,
         bridges=[NinjaSession(context, address, lambda: uuid.uuid4().hex)] if address else [],
     )

@@ -83,13 +83,15 @@ class OutageRig(Rig):
         await super().crash()
 
 
-def exchange_at_a_fall(folder: Path) -> LocalExchange:
-    """Return an exchange, not started, whose market stands still in a bar that falls by more than FALL."""
+def exchange_at_a_fall(folder: Path, *balances: str) -> LocalExchange:
+    """Return an exchange, not started, whose market stands still in a bar that falls by more than FALL. `balances`:
+    further ones of the account, such as BTC=1."""
     tape = unpack_tape(SAMPLE.read_bytes())
     bars = tape.bars()
     row = next(row for row in range(20_000, len(tape)) if bars.open[row] - bars.low[row] > FALL)
     arguments = ("--tape", str(SAMPLE), "--fills", "tape", "--hold", "--start", iso(int(tape.time_ns[row])))
-    return LocalExchange(folder, (*arguments, "--balance", "USDT=1000000"))
+    held = [word for balance in ("USDT=1000000", *balances) for word in ("--balance", balance)]
+    return LocalExchange(folder, (*arguments, *held))
 
 
 def venue_of(exchange: LocalExchange) -> BinanceVenue:

@@ -8,18 +8,20 @@ asked about it first.
 
 A kill never gives up: after an order that closed nothing the next one follows, at growing waits up to `retry_max_s`. In
 between the position has the stops again that the kill had cancelled, in the same way: journaled, then sent once. They
-end for the next order.
+end for the next order. It has them, too, while the venue lacks the coins or the answers that a close needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
 from fks.guardian.context import Context
 from fks.guardian.journal import ABSENT, ENDED, WORKING, KillJournal, KillOrder
+from fks.guardian.kill_work import at_once
 from fks.guardian.positions import Holder, Rules, Snapshot
 from fks.guardian.submission import FilePorts
 from fks.model import ids
@@ -50,7 +52,8 @@ class _History:
 
 @dataclass(slots=True)
 class _Pause:
-    """The wait before the next order for one position, after `vain` orders in a row that closed nothing."""
+    """The wait before the next order for one position, after `vain` orders in a row that closed nothing, or after as
+    many waits in a row for what a close needs."""
 
     vain: int
     due_s: float  # monotonic
@@ -80,6 +83,9 @@ class Flatten:
         self._unknown_since: dict[str, float] = {}  # executed orders that the snapshot lacks -> first seen (monotonic)
         self._closing: set[Holder] = set()  # what an unclear order may be closing, beside other coins of the account
         self._pauses: dict[Holder, _Pause] = {}
+        self._blocked: dict[Holder, _Pause] = {}  # positions for whose close coins or answers of the venue are missing
+        self._kept: set[Holder] = set()  # of those with stops again that cover no more than is held
+        self._prices: dict[str, Decimal | None] = {}  # as read in this round
         self._troubles: dict[str, str] = {}  # symbol -> why the venue gave no answer about it in this round
         self._idle_count = 0  # in a row in which the venue's answers were all that was missing
         self.remaining: list[dict[str, str]] = []
@@ -100,8 +106,14 @@ class Flatten:
         self._troubles = {}
         positions, unattributed = await self._positions(snapshot, symbols, balances)
         self._closing = self._being_closed(snapshot, unclear, positions, balances)
+        held = {
+            holder.symbol for holder, quantity in positions.items() if holder.venue == self._venue.name and quantity
+        }
+        await self._read_each(self._read_price, held - self._troubles.keys())
         left: list[dict[str, str]] = []
         refused: list[Holder] = []
+        blocked: set[Holder] = set()
+        is_idle = True
         can_do_more = bool(unattributed or self._troubles) or any(not item.is_settled for item in self._mine())
         for holder, quantity in sorted(positions.items()):
             if holder.venue != self._venue.name or not quantity:
@@ -123,6 +135,11 @@ class Flatten:
             can_do_more = can_do_more or kind in ("pending", "refused")
             if kind == "refused":
                 refused.append(holder)
+            elif kind == "pending" and (why == _SHORT or holder.symbol in self._troubles):
+                blocked.add(holder)
+                why += await self._protect_blocked(holder, quantity, {*unclear, *live})
+            elif kind == "pending":
+                is_idle = False
             left.append(line_of(kind, why, holder=holder, quantity=quantity))
         at_work = {line["symbol"] for line in left}
         left += [
@@ -131,18 +148,26 @@ class Flatten:
             if symbol not in at_work
         ]
         self.remaining = left
+        self._blocked = {holder: pause for holder, pause in self._blocked.items() if holder in blocked}
+        self._kept &= blocked
         waits = [pause for holder in refused if (pause := self._pauses.get(holder)) is not None]
-        vain = max((pause.vain for pause in waits), default=0)
-        symbols_left = ", ".join(sorted({holder.symbol for holder in refused}))
-        self.stuck = f"{symbols_left}: {vain} orders in a row closed nothing" if vain >= self._timing.vain_page else ""
+        self.stuck = self._stuck(refused, max((pause.vain for pause in waits), default=0))
         pending = [line for line in left if line["kind"] == "pending"]
         due_s = [pause.due_s - self._clock.monotonic() for pause in waits]
-        is_idle = all(line["why"] == _SHORT or line["symbol"] in self._troubles for line in pending)
         if pending and is_idle:
             due_s.append(Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(self._idle_count))
         self._idle_count = self._idle_count + 1 if pending and is_idle else 0
         self.rest_s = max(min(due_s, default=0.0), 0.0) if is_idle and not unattributed else 0.0
         return not can_do_more
+
+    def _stuck(self, refused: Collection[Holder], vain: int) -> str:
+        """Return the positions that a person must look at, and why; "" when there are none."""
+        found, late = [], {holder for holder, pause in self._blocked.items() if pause.vain >= self._timing.vain_page}
+        if vain >= self._timing.vain_page:
+            found.append(f"{_symbols(refused)}: {vain} orders in a row closed nothing")
+        if late:
+            found.append(f"{_symbols(late)}: the venue lacks coins or answers that the close needs")
+        return "; ".join(found)
 
     # ── positions ────────────────────────────────────────────────────────────────────────────────
     async def _positions(
@@ -155,13 +180,13 @@ class Flatten:
         snapshot = snapshot.with_orders(self._journal.earlier.values())
         skip = frozenset(item.order.client_order_id for item in mine)
         fills: list[Fill] = []
-        since: dict[str, int] = {}
-        for symbol in sorted(symbols | snapshot.symbols(self._venue.name)):
-            since[symbol] = snapshot.history_from_ns(self._venue.name, symbol)
-            try:
-                fills += await self._history(symbol, since[symbol], snapshot.rules.get(symbol), balances)
-            except OutageError as error:
-                self._troubles[symbol] = str(error)
+        wanted = sorted(symbols | snapshot.symbols(self._venue.name))
+        since = {symbol: snapshot.history_from_ns(self._venue.name, symbol) for symbol in wanted}
+
+        async def read(symbol: str) -> None:
+            fills.extend(await self._history(symbol, since[symbol], snapshot.rules.get(symbol), balances))
+
+        await self._read_each(read, wanted)
         positions = snapshot.with_fills(fills, skip, since)
         unattributed = self._unattributed(snapshot.orders_unknown(fills, skip, since))
         for item in mine:
@@ -171,6 +196,20 @@ class Flatten:
                 holder = _holder(item.order)
                 positions[holder] = positions.get(holder, Decimal(0)) + item.order.side.sign * unbooked
         return positions, unattributed
+
+    async def _read_each(self, read: Callable[[str], Awaitable[None]], symbols: Iterable[str]) -> None:
+        """Read something of each symbol at once, and note those that the venue gives no answer about."""
+
+        async def read_one(symbol: str) -> None:
+            try:
+                await read(symbol)
+            except OutageError as error:
+                self._troubles[symbol] = str(error)
+
+        await at_once(read_one, symbols)
+
+    async def _read_price(self, symbol: str) -> None:
+        self._prices[symbol] = await self._venue.last_price(symbol)
 
     def _unattributed(self, unknown: Mapping[str, str]) -> set[str]:
         """Return the symbols of executed orders that are younger than the snapshot. The next one names their holder,
@@ -256,19 +295,20 @@ class Flatten:
             return "pending", "the venue's rules for this symbol are not known"
         if self._paused(holder) is not None:
             return "refused", ""
-        if self._stops(holder):
-            return "pending", "its stop is being cancelled"
         side = Side.SELL if quantity > 0 else Side.BUY
         if side is Side.BUY and not self._venue.capabilities.can_short:
             return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
-        price = await self._venue.last_price(holder.symbol)
+        price = self._prices[holder.symbol]
         size, is_locked = _size(abs(quantity), side, rules, balances, price)
-        if _is_too_small(size, rules, price):
-            if is_locked:
-                return "pending", "the balance is still held by orders being cancelled"
+        is_too_small = _is_too_small(size, rules, price)
+        if is_too_small and not is_locked:
             if not _is_too_small(_first_part(abs(quantity), rules), rules, price):
                 return "pending", _SHORT
             return "dust", "less than the venue's smallest order"
+        if self._stops(holder):
+            return "pending", "its stop is being cancelled"
+        if is_too_small:
+            return "pending", "the balance is still held by orders being cancelled"
         order = self._order(holder, rules, side, size, attempt=len(before))
         if not await self._submit(order):
             return "pending", "not sent: an order under this id is asked about, or another guardian acts"
@@ -298,8 +338,10 @@ class Flatten:
     def keeps(self, client_order_id: str) -> bool:
         """Return whether an open order is a stop that was placed again, until the next order for its position."""
         item = next((i for i in self._mine() if i.order.client_order_id == client_order_id), None)
-        is_stop = item is not None and item.order.role is Role.STOP_LOSS
-        return item is not None and is_stop and self._paused(_holder(item.order)) is not None
+        if item is None or item.order.role is not Role.STOP_LOSS:
+            return False
+        holder = _holder(item.order)
+        return holder in self._kept or self._paused(holder) is not None
 
     async def _protect(self, holder: Holder, quantity: Decimal, live: Collection[str]) -> str:
         """Place the stops again that the kill cancelled, once in each wait; return where the position is, in words."""
@@ -315,6 +357,27 @@ class Flatten:
             f"{pause.vain} orders in a row closed nothing, the last: {last.code or last.outcome}; the next one goes in "
             f"{wait_s:.0f} s, until then {format(covered, 'f') if covered else 'nothing'} has a stop"
         )
+
+    async def _protect_blocked(self, holder: Holder, quantity: Decimal, live: Collection[str]) -> str:
+        """Place the stops again, once in each wait, while coins or answers of the venue are missing for the close;
+        return how much has a stop, in words. None is placed beside an order that may be closing the position."""
+        now, pause = self._clock.monotonic(), self._blocked.get(holder)
+        if pause is None or now >= pause.due_s:
+            vain = 1 if pause is None else pause.vain + 1
+            wait_s = Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(vain)
+            pause = self._blocked[holder] = _Pause(vain, now + wait_s)
+        is_alone = holder not in self._closing and all(item.is_settled for item in self._of(holder, Role.KILL))
+        if is_alone and not pause.is_protected:
+            with contextlib.suppress(OutageError):  # whether an id is free is asked again in the next round
+                await self._place_stops(holder, quantity, live)
+                pause.is_protected = True
+        covered = self._stops(holder)
+        if is_alone and covered <= abs(quantity):
+            self._kept.add(holder)
+        else:  # they end now; those that cover more than is held are placed again after that
+            self._kept.discard(holder)
+            pause.is_protected = False
+        return f"; until then {format(covered, 'f') if covered else 'nothing'} has a stop"
 
     def _stops(self, holder: Holder) -> Decimal:
         """Return how much of a position the stops cover that were placed again."""
@@ -385,21 +448,19 @@ class Flatten:
 
     async def _settle(self) -> None:
         """Ask about every flattening order whose end is not known."""
-        for item in self._mine():
-            if item.is_settled:
-                continue
-            id = item.order.client_order_id
-            lookup = await self._venue.query(item.order.symbol, id)
-            if lookup.presence is Presence.FOUND and lookup.report is not None:
-                outcome = ENDED if lookup.report.state in TERMINAL else WORKING
-                if (item.outcome, item.filled) != (outcome, lookup.report.filled):
-                    self._ports.note_report(item.order, lookup.report)
-            elif lookup.presence is Presence.NOT_FOUND and item.outcome != WORKING:
-                new = AbsenceProof(self._timing.absence, self._steps, item.order.sent_ns or 0)
-                if self._proofs.setdefault(id, new).not_found():
-                    self._journal.outcome(
-                        id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough"
-                    )
+        await at_once(self._settle_one, [item for item in self._mine() if not item.is_settled])
+
+    async def _settle_one(self, item: KillOrder) -> None:
+        id = item.order.client_order_id
+        lookup = await self._venue.query(item.order.symbol, id)
+        if lookup.presence is Presence.FOUND and lookup.report is not None:
+            outcome = ENDED if lookup.report.state in TERMINAL else WORKING
+            if (item.outcome, item.filled) != (outcome, lookup.report.filled):
+                self._ports.note_report(item.order, lookup.report)
+        elif lookup.presence is Presence.NOT_FOUND and item.outcome != WORKING:
+            new = AbsenceProof(self._timing.absence, self._steps, item.order.sent_ns or 0)
+            if self._proofs.setdefault(id, new).not_found():
+                self._journal.outcome(id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough")
 
     def _mine(self) -> list[KillOrder]:
         record = self._journal.record
@@ -444,6 +505,10 @@ def _is_too_small(quantity: Decimal, rules: Rules, price: Decimal | None) -> boo
 
 def _first_part(quantity: Decimal, rules: Rules) -> Decimal:
     return next(iter(split_quantity(quantity, rules.lot)), Decimal(0))
+
+
+def _symbols(holders: Collection[Holder]) -> str:
+    return ", ".join(sorted({holder.symbol for holder in holders}))
 
 
 def _holder(order: Order) -> Holder:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from fks.clock.waiting import wait_for_event
 from fks.guardian.context import Context
 from fks.model.errors import OutageError
+
+_AT_ONCE = 10  # requests under way together
+T = TypeVar("T")
+
+
+async def at_once(act: Callable[[T], Awaitable[object]], items: Iterable[T]) -> None:
+    """Do something with each item, with a few of them at a time: one without an answer delays few others."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: T) -> None:
+        async with gate:
+            await act(item)
+
+    await asyncio.gather(*(one(item) for item in items))
 
 
 class KillWork(ABC):

@@ -14,7 +14,6 @@ not known.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -22,7 +21,7 @@ from decimal import Decimal
 from fks.guardian.context import Context
 from fks.guardian.flatten import Flatten, line_of
 from fks.guardian.journal import KillJournal, order_from
-from fks.guardian.kill_work import KillWork
+from fks.guardian.kill_work import KillWork, at_once
 from fks.guardian.positions import Snapshot
 from fks.guardian.unresolved import UnresolvedOrder, UnresolvedOrders
 from fks.model import ids
@@ -30,8 +29,6 @@ from fks.model.account import VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.order import TERMINAL, Order, OrderType, Outcome, Report, Role, Side, evolve
 from fks.model.ports import Venue
-
-_AT_ONCE = 10  # cancels under way together
 
 
 class VenueKill(KillWork):
@@ -167,16 +164,14 @@ class VenueKill(KillWork):
             self._unresolved.seen_open(report.client_order_id)
             self._ending[report.client_order_id] = report.symbol
         stubs = [_stub(report.client_order_id, report.symbol, self._venue.name, report) for report in ending]
-        for start in range(0, len(stubs), _AT_ONCE):
-            await asyncio.gather(*(self._cancel(stub) for stub in stubs[start : start + _AT_ONCE]))
+        await at_once(self._cancel, stubs)
 
     async def _prove(self) -> None:
         """Cancel each unresolved order by its client id, and ask the venue what became of it."""
-        due = self._unresolved.due()
-        for start in range(0, len(due), _AT_ONCE):
-            await asyncio.gather(*(self._prove_one(id, order) for id, order in due[start : start + _AT_ONCE]))
+        await at_once(self._prove_one, self._unresolved.due())
 
-    async def _prove_one(self, id: str, order: UnresolvedOrder) -> None:
+    async def _prove_one(self, due: tuple[str, UnresolvedOrder]) -> None:
+        id, order = due
         if not await self._cancel(_stub(id, order.symbol, self._venue.name)):
             await self._unresolved.ask(id, order)
 

@@ -6,16 +6,19 @@ import asyncio
 import json
 import stat
 import time
+import uuid
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from fks.guardian.journal import ENDED, Asked, KillJournal
 from fks.guardian.service import last_kill, read_kill
 from fks.model import ids
+from fks.model.account import Balance
+from fks.model.errors import OutageError
 from fks.model.ids import flatten_id
 from fks.model.order import Answer, Fill, Order, OrderType, Outcome, Refusal, Role, Side
 from fks.store.db import Database
@@ -311,10 +314,45 @@ async def test_a_kill_without_database_is_merged_when_it_is_back(
         assert len(await database.sql("SELECT 1 FROM orders WHERE role = 'kill'")) == 1
 
 
-async def test_a_kill_that_is_refused_puts_the_stop_back_and_goes_on(
-    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+def no_close(venue: Any, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the venue refuse market orders, hide the coins, or answer nothing about BTCUSDT."""
+    submit, balances = venue.submit, venue.balances
+
+    async def refuse(item: Order) -> Answer:
+        if item.type is not OrderType.MARKET:
+            return await submit(item)
+        return Answer(Outcome.REFUSED, code="-1013", detail="PERCENT_PRICE_BY_SIDE", refusal=Refusal.PRICE)
+
+    async def hide() -> dict[str, Balance]:
+        return {name: balance for name, balance in (await balances()).items() if name != "BTC"}
+
+    async def be_silent(symbol: str, since_ns: int = 0) -> NoReturn:
+        raise OutageError(f"no answer about {symbol}")
+
+    change = {"submit": refuse, "balances": hide, "fills_since": be_silent, "last_price": be_silent}[cause]
+    monkeypatch.setattr(venue, cause, change)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "why"),
+    [
+        ("submit", "refused", "-1013"),
+        ("balances", "pending", "the venue shows less of it"),
+        ("fills_since", "pending", "no answer about BTCUSDT"),
+        ("last_price", "pending", "no answer about BTCUSDT"),
+    ],
+)
+async def test_a_kill_that_cannot_close_puts_the_stop_back_and_goes_on(
+    exchange: LocalExchange,
+    trader: CcxtVenue,
+    folder: Path,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: str,
+    kind: str,
+    why: str,
 ) -> None:
-    """Market orders do not pass a filter. One page, which ends with the refusals; the stop is a leg of the same order again, in the tables too."""
+    """One page, which ends with the cause; the stop is a leg of the same order again, in the tables too."""
     await seed_account(database, position="0.5")
     price = await trader.last_price("BTCUSDT")
     assert price is not None
@@ -344,15 +382,8 @@ async def test_a_kill_that_is_refused_puts_the_stop_back_and_goes_on(
             item.stop_price,
         )
     before = (await trader.balances())["BTC"].total
-    venue = venue_on(exchange.info)
-    submit = venue.submit
-
-    async def refuse(item: Order) -> Answer:
-        if item.type is not OrderType.MARKET:
-            return await submit(item)
-        return Answer(Outcome.REFUSED, code="-1013", detail="PERCENT_PRICE_BY_SIDE", refusal=Refusal.PRICE)
-
-    monkeypatch.setattr(venue, "submit", refuse)
+    venue, since = venue_on(exchange.info), mark(exchange)
+    no_close(venue, cause, monkeypatch)
 
     async def pages() -> list[bool]:
         rows = await database.sql("SELECT resolved_at FROM alerts WHERE event = 'kill.stuck' ORDER BY id")
@@ -378,8 +409,12 @@ async def test_a_kill_that_is_refused_puts_the_stop_back_and_goes_on(
 
         await until(is_paged)
         answer = await ask(folder, {"op": "status"})
-        assert [(left["kind"], left["symbol"]) for left in answer["remaining"]] == [("refused", "BTCUSDT")]
-        assert "-1013" in answer["remaining"][0]["why"]
+        (left,) = answer["remaining"]
+        assert (left["kind"], left["symbol"]) == (kind, "BTCUSDT")
+        assert why in left["why"]
+        assert "until then 0.5" in left["why"]
+        sent = exchange.received(path="/api/v3/order", method="POST", after=since)
+        assert kind == "refused" or len(sent) == 1, "the stop rests until the close can go"
         monkeypatch.undo()
         await until(lambda: guardian.report()["is_done"])
 
@@ -389,6 +424,35 @@ async def test_a_kill_that_is_refused_puts_the_stop_back_and_goes_on(
         await until(is_ended)
     assert await trader.open_orders() == []
     assert before - (await trader.balances())["BTC"].total == Decimal("0.5")
+
+
+async def test_silent_symbols_delay_no_other(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exchange answers nothing about eight symbols, each until the timeout of a reading."""
+    before = (await trader.balances())["BTC"].total
+    silent = [[uuid.uuid4().hex, "ccxt", 1, "binance", f"OLD{number}USDT", "s1", "0"] for number in range(8)]
+    write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", "0.5"]], orders=silent)
+    venue = venue_on(exchange.info)
+    fills_since = venue.fills_since
+
+    async def read(symbol: str, since_ns: int) -> list[Fill]:
+        if symbol == "BTCUSDT":
+            return list(await fills_since(symbol, since_ns))
+        await asyncio.sleep(1.0)
+        raise OutageError(f"no answer about {symbol}")
+
+    monkeypatch.setattr(venue, "fills_since", read)
+    async with at_work(guardian_with({"ccxt": venue}, folder, None)) as guardian:
+        start = time.monotonic()
+        asking = asyncio.create_task(guardian.kill(reason="", by="me"))
+
+        async def is_sold() -> bool:
+            return before - (await trader.balances())["BTC"].total == Decimal("0.5")
+
+        await until(is_sold, deadline_s=15)
+        assert time.monotonic() - start < 4.0
+        await asking
 
 
 async def test_the_socket_is_ours_alone_and_takes_nonsense(exchange: LocalExchange, folder: Path) -> None:

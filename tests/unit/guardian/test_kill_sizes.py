@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from fks.model import ids
 from fks.model.account import Balance, Environment, VenueIdentity
 from fks.model.errors import OutageError
 from fks.model.instrument import Lot
-from fks.model.order import OrderType, Side
+from fks.model.order import Lookup, OrderType, Presence, Role, Side
 from fks.model.timeframe import NS
 from fks.orders.messages import KillMode
 from tests.support.order_values import a_fill, an_order
@@ -155,12 +156,17 @@ class Delisting(Locking):
         return await super().fills_since(symbol, since_ns)
 
     async def last_price(self, symbol: str) -> Decimal | None:
-        if symbol == "OLDUSDT":
+        if symbol == "OLDUSDT" and self.asked == "last_price":
             raise OutageError("-1121: Invalid symbol.")
         return await super().last_price(symbol)
 
+    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+        if symbol == "OLDUSDT" and self.asked == "query":
+            return Lookup(Presence.NO_ANSWER, detail="-1121: Invalid symbol.")
+        return await super().query(symbol, client_order_id)
 
-@pytest.mark.parametrize("asked", ["fills_since", "last_price"])
+
+@pytest.mark.parametrize("asked", ["fills_since", "last_price", "query"])
 async def test_a_symbol_without_an_answer_holds_up_no_other(tmp_path: Path, asked: str) -> None:
     now = Closing(tmp_path, Delisting(totals={"BTC": D(1), "OLD": D(1), "USDT": D(0)}, asked=asked))
     old = replace(HOLDER, symbol="OLDUSDT")
@@ -170,6 +176,137 @@ async def test_a_symbol_without_an_answer_holds_up_no_other(tmp_path: Path, aske
         assert not await now.flatten.step(replace(held, rules=rules), set())
     assert now.sold() == [("sell", D("0.5"))]
     assert [(line["symbol"], line["kind"]) for line in now.flatten.remaining][-1] == ("OLDUSDT", "pending")
+
+
+# ── the stop, while coins or answers are missing ─────────────────────────────────────────────────
+@dataclass
+class Silent(Locking):
+    """A venue that gives no executions and no price while it is silent, and takes stops."""
+
+    is_silent: bool = True
+
+    async def fills_since(self, symbol: str, since_ns: int) -> list:  # type: ignore[type-arg]
+        if self.is_silent:
+            raise OutageError("no answer")
+        return await super().fills_since(symbol, since_ns)
+
+    async def last_price(self, symbol: str) -> Decimal | None:
+        if self.is_silent:
+            raise OutageError("no answer")
+        return await super().last_price(symbol)
+
+
+def stopped(now: Closing, quantity: str = "0.5") -> None:
+    """Note in the kill's file that it ended a stop of the position."""
+    fields = {"type": OrderType.STOP, "role": Role.STOP_LOSS, "stop_price": D(90), "parent_id": "p" * 32}
+    stop = an_order(client_order_id="b" * 32, instance="s", side=Side.SELL, quantity=D(quantity), **fields)
+    now.journal.stop(stop, now_ns=now.clock.now_ns())
+
+
+def stops(now: Closing) -> list[Decimal]:
+    """Return the sizes of the stops that rest at the venue."""
+    return [held.order.quantity for held in now.venue.live() if held.order.type is OrderType.STOP]
+
+
+async def test_a_symbol_without_answers_has_its_stop_and_pages(tmp_path: Path) -> None:
+    now = Closing(tmp_path, Silent(totals={"BTC": D(9), "USDT": D(0)}), timing=replace(Timing(), vain_page=5))
+    stopped(now)
+    stuck_s = []
+    for _ in range(40):
+        await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+        assert stops(now) == [D("0.5")]
+        assert now.flatten.keeps(now.venue.received[-1]), "it rests until the close can go"
+        stuck_s += [now.clock.monotonic()] if now.flatten.stuck else []
+        await now.clock.advance(0.5)
+    assert (stuck_s[0], stuck_s[-1]) == (15.0, 19.5), "as after five orders that closed nothing"
+    assert now.flatten.stuck == "BTCUSDT: the venue lacks coins or answers that the close needs"
+    now.venue.is_silent = False  # type: ignore[attr-defined]
+    await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+    assert (now.flatten.stuck, now.flatten.keeps(now.venue.received[-1])) == ("", False)
+
+
+async def test_a_stop_that_is_refused_is_placed_once_in_each_wait(tmp_path: Path) -> None:
+    refusals = deque(["refuse:-2010"] * 99)
+    now = Closing(tmp_path, Silent(totals={"BTC": D(9), "USDT": D(0)}, script=refusals))
+    stopped(now)
+    sent_s = []
+    while now.clock.monotonic() < 20:
+        known = len(now.venue.received)
+        await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+        sent_s += [now.clock.monotonic()] if len(now.venue.received) > known else []
+        await now.clock.advance(0.5)
+    assert sent_s == [0.0, 1.0, 3.0, 7.0, 15.0]
+
+
+async def test_a_stop_that_covers_more_than_is_held_ends_and_is_placed_again(tmp_path: Path) -> None:
+    now = Closing(tmp_path, Silent(totals={"BTC": D(9), "USDT": D(0)}))
+    stopped(now)
+    await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+    (first,) = now.venue.live()
+    await now.flatten.step(now.snapshot("0.2"), {"BTCUSDT"})
+    assert not now.flatten.keeps(first.order.client_order_id)
+    await now.venue.cancel(first.order)
+    await now.flatten.step(now.snapshot("0.2"), {"BTCUSDT"})
+    assert stops(now) == [D("0.2")]
+    assert now.flatten.keeps(now.venue.received[-1])
+
+
+async def test_no_stop_is_placed_beside_a_close_whose_end_is_not_known(tmp_path: Path) -> None:
+    """The account has coins of its owner's: the close and the stop might both execute."""
+    now = Closing(tmp_path, Silent(totals={"BTC": D(9), "USDT": D(0)}, script=deque(["lost"]), is_silent=False))
+    stopped(now)
+    await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+    assert [item.outcome for item in now.journal.record.orders] == ["unknown"]  # type: ignore[union-attr]
+    now.venue.is_silent = True  # type: ignore[attr-defined]
+    for _ in range(20):
+        await now.clock.advance(1.0)
+        await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+        assert stops(now) == []
+    await now.clock.advance(60.0)
+    for _ in range(2):
+        await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
+    assert stops(now) == [D("0.5")], "the close is proven absent"
+
+
+async def test_no_stop_is_placed_beside_an_unclear_exit(tmp_path: Path) -> None:
+    now = Closing(tmp_path, Silent(totals={"BTC": D(9), "USDT": D(0)}))
+    stopped(now)
+    leaving = {"e" * 32: Known(HOLDER, "binance", D(0), "exit", "UNKNOWN")}
+    await now.flatten.step(now.snapshot("0.5", orders=leaving), {"BTCUSDT"}, ["e" * 32])
+    assert (now.venue.received, [line["kind"] for line in now.flatten.remaining]) == ([], ["pending"])
+    await now.flatten.step(now.snapshot("0.5", orders=leaving), {"BTCUSDT"})
+    assert stops(now) == [D("0.5")]
+
+
+async def test_the_symbols_of_a_venue_are_read_at_once(tmp_path: Path) -> None:
+    """History and price of the second one are read while the first one's have no answer."""
+
+    @dataclass
+    class Together(Locking):
+        asked: set[str] = field(default_factory=set)
+        all_asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+        async def meet(self, what: str) -> None:
+            self.asked.add(what)
+            if len([item for item in self.asked if item.startswith(what[:5])]) == 2:
+                self.all_asked.set()
+            async with asyncio.timeout(5):
+                await self.all_asked.wait()
+
+        async def fills_since(self, symbol: str, since_ns: int) -> list:  # type: ignore[type-arg]
+            await self.meet(f"fills {symbol}")
+            self.all_asked.clear()
+            return []
+
+        async def last_price(self, symbol: str) -> Decimal | None:
+            await self.meet(f"price {symbol}")
+            return D(100)
+
+    now = Closing(tmp_path, Together(totals={"BTC": D(1), "OLD": D(1), "USDT": D(0)}))
+    old = replace(HOLDER, symbol="OLDUSDT")
+    rules = {"BTCUSDT": RULES, "OLDUSDT": replace(RULES, base="OLD")}
+    await now.flatten.step(replace(now.snapshot("0", positions={old: D(1), HOLDER: D(1)}), rules=rules), set())
+    assert now.sold() == [("sell", D(1)), ("sell", D(1))]
 
 
 async def test_a_position_at_another_venue_is_left_to_it(tmp_path: Path) -> None:

@@ -167,3 +167,4 @@ async def test_kill_ends_the_stop_and_closes(outage: Outage, lives: Lives, redis
         await until(lambda: guardian.report()["is_done"], deadline_s=15)
         assert abs(D(outage.exchange.free("BTC")) - 1) < D("0.00001"), "the owner's coins are as they were"
         assert not outage.open_orders()
+        await until(lambda: guardian.detail()["takeover"] == "looks on: a kill is engaged: it cancels and closes")

@@ -18,9 +18,12 @@ from fks.guardian.timing import Timing
 from fks.model import ids
 from fks.model.order import Answer, Order, Role, State
 from fks.model.timeframe import NS
+from fks.order_manager.side_journal import SideJournal
 from fks.orders.machine import advance
 from fks.orders.side_lines import Placed, parse_line
 from fks.process.journal_file import JournalFile, read_lines
+from fks.risk.policy import KillMode
+from tests.support.order_rig import TestLease
 from tests.support.order_values import a_fill, an_order
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
@@ -183,3 +186,14 @@ async def test_refused_stop_is_tried_again_under_another_id_after_a_wait(
     rig.venue.script.append("refuse:-2010")
     assert await rig.rounds(0.0, 12.0, 0.5) == [FIRST]
     assert await rig.rounds(0.6) == [FIRST, SECOND]
+
+
+async def test_next_order_manager_reads_the_lines_written_before_it_had_the_lock(
+    tmp_path: Path, order_manager: JournalFile
+) -> None:
+    rig = Rig(tmp_path)
+    order_manager.close()
+    side = SideJournal(rig.path, lease=TestLease("orders", 2), clock=rig.clock, kill_file=lambda: KillMode.NONE)
+    await rig.rounds(0.0, 12.0)
+    assert side.lock()
+    assert side.depth == len(list(side.read())) == 2

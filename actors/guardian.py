@@ -57,6 +57,8 @@ class GuardianActor:
             reserve=c.paths.reserve_file,
             socket_path=c.paths.guardian_socket,
             side_journal=c.paths.side_journal,
+            # with several machines, or a PostgreSQL that others reach, another machine could run an order manager
+            takes_over=c.settings.node.role == "single" and c.settings.database.url is None,
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),
             bridges=[

@@ -13,6 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fks.model.account import Environment, VenueIdentity
 from fks.model.instrument import Lot
 from fks.model.order import OPEN, TERMINAL, Fill, Order, Role, State
@@ -34,6 +36,7 @@ _NO_MAXIMUM = Decimal(10) ** 18
 _REDUCING = frozenset({Role.STOP_LOSS.value, Role.TAKE_PROFIT.value, Role.EXIT.value, Role.KILL.value})
 _OPEN = frozenset(state.value for state in OPEN)
 _ENDED = frozenset(state.value for state in TERMINAL)
+_KEPT = ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities", "protected")
 _CLOCKS_NS = 5 * NS  # the venue's clock and ours differ by less
 
 
@@ -145,6 +148,7 @@ class Snapshot:
     booked: frozenset[tuple[str, str, str]]
     booked_from_ns: int = 0
     identities: Mapping[int, VenueIdentity] = field(default_factory=dict)  # account id -> whose it is at its venue
+    protected: Sequence[Mapping[str, Any]] = ()  # rows of the entries that may need a stop, and of their legs
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Snapshot:
@@ -160,7 +164,12 @@ class Snapshot:
             booked=frozenset((v, s, t) for v, s, t in row["booked"]),
             booked_from_ns=int(row.get("booked_from_ns", 0)),
             identities={int(a): VenueIdentity(Environment(e), u, n) for a, e, u, n in row.get("identities", ())},
+            protected=row.get("protected", ()),
         )
+
+    def protected_orders(self, venue: str) -> list[Order]:
+        """Return the entries at `venue` that may need a stop, and their legs of all attempts, oldest first."""
+        return [msgspec.convert(row, Order) for row in self.protected if row["venue"] == venue]
 
     def of_session(self, reported: VenueIdentity) -> Snapshot:
         """Return what of it belongs to a session: accounts that are known to be others at their venues are left out."""
@@ -334,9 +343,7 @@ class PositionsFile:
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a row of `kill.snapshot`. Errors: OSError."""
-        body = {
-            name: row[name] for name in ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities")
-        }
+        body = {name: row[name] for name in _KEPT}
         text = json.dumps(body)
         if text == self._kept:
             return

@@ -25,13 +25,14 @@ from fks.guardian.control_socket import ControlSocket
 from fks.guardian.flatten import line_of
 from fks.guardian.journal import Asked, KillJournal, KillRecord, last_kill, read_kill
 from fks.guardian.kill_work import KillWork
-from fks.guardian.lease import HELD, GuardianLease, holder_of
+from fks.guardian.lease import HELD, UNANSWERED, GuardianLease, holder_of
 from fks.guardian.ninja_kill import NinjaKill
 from fks.guardian.ninja_rules import RuleWatch
 from fks.guardian.ninja_session import NinjaSession
 from fks.guardian.positions import PositionsFile, SideOrders, Snapshot
 from fks.guardian.progress import PAGES, Progress
 from fks.guardian.rows import KillTables
+from fks.guardian.takeover import Takeover
 from fks.guardian.timing import Timing
 from fks.guardian.venue_kill import VenueKill
 from fks.model.copies import is_ninja
@@ -50,7 +51,7 @@ _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that th
 class Guardian:
     """start, run, stop; `detail()` and `is_ready` for status. One per system. `exchange`: whose instruments its venues
     trade. `bridges`: unstarted sessions with NinjaTrader groups. `side_journal`: the order manager's, on this machine.
-    """
+    `takes_over`: no other machine could run an order manager, so that stops are placed in its stead (`takeover`)."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Guardian:
         is_placed: bool = True,
         bridges: Sequence[NinjaSession] = (),
         side_journal: Path | None = None,
+        takes_over: bool = False,
     ) -> None:
         self._context = context
         self._venues = dict(venues)
@@ -92,6 +94,11 @@ class Guardian:
             None  # (kill, lease epoch) for which a predecessor's orders are in the file
         )
         self._takes = 0
+        self._takeover: Takeover | None = None
+        if takes_over and side_journal is not None:
+            self._takeover = Takeover(
+                context, self._venues, side_journal, self._side, self._look, self._why_no_takeover, self._tables.page
+            )
         self.beat = 0.0  # monotonic time of the last turn of `run`
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
@@ -112,6 +119,8 @@ class Guardian:
             bridge.start(lambda: self._lease.may_act)
             watch = RuleWatch(self._context, bridge, may_act=lambda: self._lease.may_act, page=self._tables.page)
             self._watching.append(asyncio.create_task(watch.run(), name=f"{bridge.name} rules"))
+        if self._takeover is not None:
+            self._watching.append(asyncio.create_task(self._takeover.run(), name="takeover"))
         await self._open_venues()
         if self._tables.take_release(await self._tables.elsewhere()):
             self._engage_again()
@@ -184,6 +193,7 @@ class Guardian:
             "looks_on": self._lease.why_not,
             "turned_s": round(self._clock.monotonic() - self.beat, 1),
             "journal": self._journal.error or "ok",
+            "takeover": "off" if self._takeover is None else self._takeover.state,
         }
 
     @property
@@ -336,6 +346,14 @@ class Guardian:
         if why or record is None or self._lease.state != HELD:
             return why
         return "" if self._taken == (record.kill_id, self._lease.epoch) else "its predecessor's orders are being read"
+
+    def _why_no_takeover(self) -> str:
+        """Return why this guardian must not place stops in the order manager's stead now, "" when it may."""
+        if self._is_engaged or self._resuming:
+            return "a kill is engaged: it cancels and closes"
+        if self._snapshot is None:
+            return "PostgreSQL was never read"
+        return self._lease.why_not if self._lease.state == UNANSWERED else "PostgreSQL answers"
 
     def _elsewhere(self) -> list[dict[str, str]]:
         """Return positions at venues the guardian has no session with: paper lives in the order manager, which closes

@@ -55,13 +55,8 @@ class FilePorts:
 
     async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
         """Write the bytes once. What raises may have left."""
-        sent_ns, answers = self._clock.now_ns(), []
-        for order in orders:
-            try:
-                answers.append(await self._venue.submit(order))
-            except Exception as error:
-                answers.append(Answer(Outcome.AMBIGUOUS, detail=f"{type(error).__name__}: {error}"))
-        return answers, sent_ns
+        sent_ns = self._clock.now_ns()
+        return [await submitted(self._venue, order) for order in orders], sent_ns
 
     async def record(self, order: Order, event: e.Event, answer: Answer | None) -> Order:
         """Note in the file what the answer means."""
@@ -90,3 +85,11 @@ class FilePorts:
     def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
         """Return the fields that every event has."""
         return {"event_id": f"kill:{kind}:{next(self._numbers)}", "source": source, "recv_ns": self._clock.now_ns()}
+
+
+async def submitted(venue: Venue, order: Order) -> Answer:
+    """Write an order's bytes once; return the answer. What raises may have left."""
+    try:
+        return await venue.submit(order)
+    except Exception as error:
+        return Answer(Outcome.AMBIGUOUS, detail=f"{type(error).__name__}: {error}")

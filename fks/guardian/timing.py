@@ -18,7 +18,9 @@ class Timing:
     `retry_s`, `retry_max_s`: the first and the longest wait after a flattening order that closed nothing; it doubles in
     between. `vain_page`: so many of them in a row page. `attribute_s`: how long a symbol's positions wait for the
     database to say whose a just executed order is; it is more than `refresh_s` and `database_s` together. `page_s`: a
-    kill that is not done for so long pages. `absent_*`: C5.
+    kill that is not done for so long pages. `takeover_s`: how long the order manager's process must be proven gone
+    before stops are placed in its stead: no venue takes a request of it any more (`venue.recv_window_ms`). `absent_*`:
+    C5.
     """
 
     refresh_s: float = 1.0
@@ -43,6 +45,7 @@ class Timing:
     lease_ttl_s: float = 2.0
     lease_renew_s: float = 0.5
     answer_s: float = 1.0
+    takeover_s: float = 11.0
 
     @property
     def absence(self) -> AbsenceRule:
@@ -61,4 +64,5 @@ class Timing:
             absent_age_s=venue.absent_age_s,
             lease_ttl_s=supervision.lease_ttl_s,
             lease_renew_s=supervision.lease_renew_s,
+            takeover_s=max(venue.recv_window_ms / 1000, supervision.lease_ttl_s) + 1.0,
         )

@@ -60,6 +60,7 @@ class SideJournal:
             return False
         if self._file.is_locked:
             _LOCKED[self._file.path] = self._file
+        self.depth = len(read_lines(self._file.path))  # the guardian may have written since this object was made
         return True
 
     @property

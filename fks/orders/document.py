@@ -164,7 +164,18 @@ what protects and closes. No entry is sent.
    compares the journal with the venue, and only then it places legs.
 6. A successor on another machine cannot read the file. It asks the venue by client order id about each order that may
    have been sent, before it sends one.
-7. After 5 s with positions or resting orders a person is paged. Pages leave through the channels of alerts that the
+7. An order manager that dies meanwhile cannot start: it loads from PostgreSQL. On a machine alone (`node.role` single,
+   no `database.url`) the guardian then places the stops that entries lack, and nothing else, and pages
+   (`guardian.protects`). It begins once it gets the lock of the side journal, which proves that the process has ended,
+   and `venue.recv_window_ms` and a second later, when the venue takes no request of that process any more; it looks
+   at most every 15 s. Each stop is a line of the side journal before its bytes, with an attempt (a multiple of 1000)
+   that the order manager never makes; the next order manager takes it over. An order manager that stands still keeps
+   the lock, and nothing is placed beside it. The guardian leaves as it is: a position with an order of unknown outcome;
+   a symbol in which an order of ours is live or was executed that its last reading of PostgreSQL, at most about a
+   second before the outage, did not have; an entry of which no stop was open then, unless it could still fill; a stop
+   that the market has passed (it is refused, and tried again); take profits, exits, and stops that trail, which stay
+   where they were.
+8. After 5 s with positions or resting orders a person is paged. Pages leave through the channels of alerts that the
    order manager read before; they may come once more when PostgreSQL is back.
 
 Venues that keep the bracket (NinjaTrader) need none of this for protection; exits there wait for PostgreSQL.

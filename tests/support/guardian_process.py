@@ -69,6 +69,7 @@ def guardian_with(
     timing: Timing = QUICK,
     *,
     is_placed: bool = True,
+    takes_over: bool = False,
     bridge: dict[str, Any] | None = None,
 ) -> Guardian:
     """Return an unstarted guardian with its files in `folder`. `bridge`: group, port and secret of a NinjaTrader."""
@@ -82,6 +83,7 @@ def guardian_with(
         socket_path=folder / "g.sock",
         side_journal=folder / "orders.jsonl",
         is_placed=is_placed,
+        takes_over=takes_over,
         bridges=[NinjaSession(context, address, lambda: uuid.uuid4().hex)] if address else [],
     )
 

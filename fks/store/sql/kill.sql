@@ -40,6 +40,25 @@ SELECT
     -- when there are more than those, what was executed earlier may be booked without being among them
     (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
        FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns,
+    -- entries that may need a stop, and their legs of all attempts: those that may still fill, and those whose stop is live
+    (WITH opened AS (
+        SELECT client_order_id, parent_id, role, stop_loss FROM orders
+         WHERE state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')),
+     parents AS (
+        SELECT client_order_id FROM opened WHERE role IN ('entry', 'order') AND stop_loss IS NOT NULL
+         UNION SELECT parent_id FROM opened WHERE role = 'sl' AND parent_id IS NOT NULL),
+     protected AS (
+        SELECT o.* FROM parents p JOIN orders o ON o.client_order_id = p.client_order_id
+         UNION ALL SELECT o.* FROM parents p JOIN orders o ON o.parent_id = p.client_order_id)
+     SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'client_order_id', o.client_order_id, 'intent_id', o.intent_id, 'signal_id', o.signal_id,
+                'account_id', o.account_id, 'venue', o.venue, 'exchange', o.exchange, 'symbol', o.symbol,
+                'instance', o.instance, 'role', o.role, 'attempt', o.attempt, 'side', o.side, 'type', o.type,
+                'time_in_force', o.time_in_force, 'quantity', o.quantity::text, 'filled', o.filled::text,
+                'stop_loss', o.stop_loss::text, 'take_profit', o.take_profit::text, 'state', o.state,
+                'parent_id', o.parent_id, 'group_id', o.group_id, 'epoch', o.epoch, 'trace_id', coalesce(o.trace_id, ''),
+                'created_ns', (extract(epoch FROM o.created_at) * 1000000)::bigint * 1000)
+                ORDER BY o.created_at, o.client_order_id), '[]'::jsonb) FROM protected o) AS protected,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(a.id, a.environment, coalesce(a.uid, ''), coalesce(a.network_epoch, ''))
                                ORDER BY a.id), '[]'::jsonb)
        FROM accounts a WHERE a.environment IS NOT NULL) AS identities;

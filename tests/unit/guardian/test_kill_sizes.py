@@ -543,6 +543,7 @@ def test_positions_are_written_when_they_change_and_read_back(tmp_path: Path) ->
         "booked": [["ccxt", "BTCUSDT", "7"]],
         "booked_from_ns": 5,
         "identities": [[1, "sim", "1", "first"]],
+        "protected": [{"client_order_id": "a", "venue": "ccxt"}],
     }
     file.keep(row)
     found = PositionsFile(tmp_path / "positions.json").load()

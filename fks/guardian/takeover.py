@@ -1,0 +1,243 @@
+"""Stops in the order manager's stead: while PostgreSQL is away and the order manager's process is proven gone.
+
+The order manager goes on without PostgreSQL by its side journal, whose lock it holds until its process ends. Once the
+guardian gets that lock, no order manager of this machine runs that may send anything: a later one needs PostgreSQL to
+start, and waits for the lock. The guardian holds the lock for one round at a time.
+
+A round reads the venue and places the stops that entries lack (`missing_stops`); it cancels nothing and closes nothing.
+A stop's id is a function of entry, role and attempt, as the order manager's are, and it is a line of the side journal
+before its bytes leave. The next order manager writes those lines to PostgreSQL as if they were its own.
+
+The order manager may have sent orders that the guardian's last reading of PostgreSQL lacks. The venue takes none of
+them later than `takeover_s` after the end of that process. Those that it took are open, or executed: the guardian
+leaves their symbol as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fks.clock import Clock
+from fks.guardian.context import Context
+from fks.guardian.missing_stops import VenueView, holder_of, missing_stops, unended
+from fks.guardian.positions import SideOrders, Snapshot
+from fks.guardian.submission import submitted
+from fks.model.backoff import Backoff
+from fks.model.errors import OutageError
+from fks.model.order import TERMINAL, Answer, Order, Presence, Report, Role, State
+from fks.model.ports import Venue
+from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.orders import events as e
+from fks.orders.absence import AbsenceProof
+from fks.orders.build import legs_of
+from fks.orders.machine import advance, begin
+from fks.orders.protection import next_attempt
+from fks.orders.side_lines import happened_line, placed_line
+from fks.orders.submit import Journaled, Refuse, Submission, Submitter
+from fks.process.journal_file import JournalFile
+from fks.risk.policy import Action
+
+#: The order manager may have made attempts that the last reading of PostgreSQL lacks, never so many of one entry. The
+#: guardian's are the multiples of it, so that no id is used by both.
+_ATTEMPTS = 1000
+
+
+class Takeover:
+    """`run` goes on until cancelled; `state` says where it is.
+
+    `why_not` returns the reason why the guardian must not act now, "" when it may; it is asked before each send. `look`
+    returns the snapshot with the orders of the side journal.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        venues: Mapping[str, Venue],
+        side_journal: Path,
+        side: SideOrders,
+        look: Callable[[], Snapshot | None],
+        why_not: Callable[[], str],
+        page: Callable[[str, str], None],
+    ) -> None:
+        self._context, self._clock, self._timing = context, context.clock, context.timing
+        self._venues, self._path, self._side = venues, side_journal, side
+        self._look, self._why_not, self._page = look, why_not, page
+        self._gone_s: float | None = None  # since when the process is proven gone (monotonic)
+        self._ended: dict[str, Report] = {}  # of orders of ours, in this outage
+        self._absent: set[str] = set()
+        self._proofs: dict[str, AbsenceProof] = {}
+        self._seen: dict[str, tuple[object, float]] = {}  # venue -> its open orders when nothing lacked, and when
+        self._due: dict[str, tuple[int, float]] = {}  # entry -> sends in a row without a live stop, and the next one
+        self.state = "looks on"
+
+    async def run(self) -> None:
+        """Look, and place what is missing, until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except OutageError as error:
+                self.state = f"unreachable: {error}"
+            except Exception as error:  # the kill switch does not die of a surprise here
+                self.state = f"failed: {type(error).__name__}: {error}"
+                self._context.log.error("guardian.takeover_failed", error=self.state)
+            await self._clock.sleep(self._timing.round_max_s if self._gone_s is None else self._timing.watch_max_s)
+
+    async def round(self) -> None:
+        """Place the stops that are missing now, if this guardian may. Errors: OutageError."""
+        if why := self._why_not():
+            self._end(why)
+            return
+        file = JournalFile(self._path)
+        has_run = self._path.with_suffix(".lock").exists()  # an order manager of this machine had it
+        if not (has_run and file.lock() and file.is_locked):
+            self._end("the order manager's process is not proven gone")
+            return
+        try:
+            now = self._clock.monotonic()
+            self._gone_s = now if self._gone_s is None else self._gone_s
+            if now - self._gone_s < self._timing.takeover_s:
+                self.state = "waits: the venue may still take requests of the order manager"
+                return
+            for venue in self._venues.values():
+                await self._protect(venue, file)
+            self.state = "protects"
+        finally:
+            file.close()
+
+    def _end(self, why: str) -> None:
+        self._gone_s, self.state = None, f"looks on: {why}"
+        for memory in (self._ended, self._absent, self._proofs, self._seen, self._due):
+            memory.clear()
+
+    async def _protect(self, venue: Venue, file: JournalFile) -> None:
+        snapshot = self._look()
+        assert snapshot is not None
+        orders = snapshot.protected_orders(venue.name)
+        if snapshot.identities:
+            owner = await venue.identity()
+            snapshot = snapshot.of_session(owner)
+            known = snapshot.identities
+            orders = [o for o in orders if o.account_id not in known or known[o.account_id].is_session(owner)]
+        if not orders or venue.capabilities.keeps_bracket:
+            return
+        live = {report.client_order_id: report for report in await venue.open_orders()}
+        now, seen = self._clock.monotonic(), {(id, report.filled) for id, report in live.items()}
+        was, read_s = self._seen.get(venue.name, (None, 0.0))
+        if was == seen and now - read_s < self._timing.history_s:
+            return
+        unclear = await self._ask(venue, snapshot, orders, live)
+        since = {s: snapshot.history_from_ns(venue.name, s) for s in {order.symbol for order in orders}}
+        fills = [fill for symbol, from_ns in since.items() for fill in await venue.fills_since(symbol, from_ns)]
+        ended = {id: report.filled for id, report in self._ended.items()}
+        view = VenueView(snapshot, live, ended, unclear, fills, since)
+        missing, is_unclear = missing_stops(view, orders)
+        for parent, quantity in missing:
+            await self._place(venue, file, parent, orders, quantity)
+        if not missing and not is_unclear:
+            self._seen[venue.name] = seen, now
+
+    async def _ask(
+        self, venue: Venue, snapshot: Snapshot, orders: Sequence[Order], live: dict[str, Report]
+    ) -> set[str]:
+        """Ask about the orders that may execute and are not listed; return those whose end is not proven."""
+        unclear: set[str] = set()
+        for id in unended(snapshot, {holder_of(order) for order in orders}):
+            if id in live or id in self._ended or id in self._absent:
+                continue
+            known = snapshot.orders[id]
+            lookup = await venue.query(known.holder.symbol, id)
+            if lookup.presence is Presence.FOUND and lookup.report is not None:
+                if lookup.report.state in TERMINAL:
+                    self._ended[id] = lookup.report
+                else:
+                    live[id] = lookup.report
+            elif lookup.presence is Presence.NOT_FOUND and self._is_absent(id, snapshot):
+                self._absent.add(id)
+            else:
+                unclear.add(id)
+        return unclear
+
+    def _is_absent(self, id: str, snapshot: Snapshot) -> bool:
+        """Return whether an order that the venue does not find was never taken: no byte of it left, or C5 says so."""
+        known = snapshot.orders[id]
+        if known.state == State.INTENDED.value:
+            return True
+        new = AbsenceProof(self._timing.absence, self._context.steps, known.changed_ns)
+        return not known.is_acknowledged and self._proofs.setdefault(id, new).not_found()
+
+    async def _place(
+        self, venue: Venue, file: JournalFile, parent: Order, orders: Sequence[Order], quantity: Decimal
+    ) -> None:
+        """Send one stop under the next id of its entry, unless that id was sent before. Errors: OutageError."""
+        tries, due_s = self._due.get(parent.client_order_id, (0, 0.0))
+        if self._clock.monotonic() < due_s:
+            return
+        legs = [o for o in (*orders, *self._side.orders.values()) if o.parent_id == parent.client_order_id]
+        attempt = (next_attempt(legs) // _ATTEMPTS + 1) * _ATTEMPTS
+        now_ns = self._clock.now_ns()
+        made = legs_of(parent, quantity=quantity, attempt=attempt, epoch=parent.epoch, now_ns=now_ns)
+        stop = next(leg for leg in made if leg.role is Role.STOP_LOSS)
+        lookup = await venue.query(stop.symbol, stop.client_order_id)
+        if lookup.presence is Presence.NO_ANSWER:
+            raise OutageError(f"whether {stop.client_order_id} was sent before is not known: {lookup.detail}")
+        ports = SidePorts(venue, file, self._clock, self._why_not, is_known=lookup.presence is Presence.FOUND)
+        done = await Submitter(ports).submit(Submission((stop,), action=Action.LEG))
+        wait_s = Backoff(self._timing.retry_s, self._timing.retry_max_s).wait_s(tries + 1)
+        self._due[parent.client_order_id] = tries + 1, self._clock.monotonic() + wait_s
+        for order in done.orders:
+            id, state = order.client_order_id, order.state.value
+            self._context.log.warning("guardian.protects", client_order_id=id, symbol=order.symbol, state=state)
+            stop = f"stop {id} over {quantity:f} {order.symbol} is {state}"
+            self._page("guardian.protects", f"PostgreSQL and the order manager are away: {stop}")
+
+
+class SidePorts:
+    """What the submit protocol is given here: the order manager's side journal, whose lock this process holds.
+
+    `is_known`: the venue knew the id before it was sent here.
+    """
+
+    def __init__(
+        self, venue: Venue, file: JournalFile, clock: Clock, why_not: Callable[[], str], *, is_known: bool
+    ) -> None:
+        self._venue, self._file, self._clock, self._why_not, self._is_known = venue, file, clock, why_not, is_known
+        self._numbers = itertools.count(1)
+
+    async def journal(self, submission: Submission) -> Journaled:
+        """Write the orders into the file. Nothing is sent of what is not on disk."""
+        events = [e.IntendedAndSent(**self.stamp("send")) for _ in submission.orders]
+        begun = tuple(begin(order, event).order for order, event in zip(submission.orders, events, strict=True))
+        return Journaled(begun if self._write(placed_line(begun, events, None)) else ())
+
+    async def may_send(self, submission: Submission, order: Order) -> Refuse | None:
+        """Check that PostgreSQL is still away and no kill is engaged."""
+        why = self._why_not()
+        return Refuse("NOT_LEADER", f"{why}; no byte left") if why else None
+
+    async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
+        """Return for each order whether the venue knew its id before."""
+        return ["the venue knew the id" if self._is_known else None for _ in orders]
+
+    async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
+        """Write the bytes once. What raises may have left."""
+        sent_ns = self._clock.now_ns()
+        return [await submitted(self._venue, order) for order in orders], sent_ns
+
+    async def record(self, order: Order, event: e.Event, answer: Answer | None) -> Order:
+        """Write what the answer means; one that is not on disk is asked for again by the order's id."""
+        self._write(happened_line([(order.client_order_id, event)]))
+        return advance(order, event).order
+
+    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
+        """Return the fields that every event has."""
+        now_ns = self._clock.now_ns()
+        return {"event_id": f"guardian:{kind}:{now_ns}:{next(self._numbers)}", "source": source, "recv_ns": now_ns}
+
+    def _write(self, line: dict[str, Any]) -> bool:
+        self._file.append({"at": iso(to_ns(to_datetime(self._clock.now_ns()))), **line})
+        self._file.drop_unwritten()
+        return self._file.error is None

@@ -191,8 +191,8 @@ class Takeover:
         for order in done.orders:
             id, state = order.client_order_id, order.state.value
             self._context.log.warning("guardian.protects", client_order_id=id, symbol=order.symbol, state=state)
-            stop = f"stop {id} over {quantity:f} {order.symbol} is {state}"
-            self._page("guardian.protects", f"PostgreSQL and the order manager are away: {stop}")
+            text = f"stop {id} over {quantity:f} {order.symbol} is {state}"
+            self._page("guardian.protects", f"PostgreSQL and the order manager are away: {text}")
 
 
 class SidePorts:

@@ -207,7 +207,7 @@ class Outage:
         sent = self.sent()
         assert len(sent) == len(set(sent))
         side = self.rig.side
-        assert side is None or not side.exists() or side.read_bytes() == b""
+        await until(lambda: side is None or not side.exists() or side.read_bytes() == b"")
         steps, trades = await db.sql("SELECT * FROM order_events ORDER BY id"), await db.sql("SELECT * FROM trades")
         assert list(journal_errors(await db.sql("SELECT * FROM orders"), steps, trades)) == []
 

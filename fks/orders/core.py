@@ -53,7 +53,7 @@ _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 _CANCELLING = frozenset({Request.CANCEL, Request.CANCEL_WANTED, Request.CANCEL_UNKNOWN})
 _CLOSING_ROLES = frozenset({Role.EXIT, Role.KILL, Role.ORDER})
 _ENDED_SIGNALS_MAX = 2000
-_KILL_IN_VAIN_MAX = 10
+_KILL_IN_VAIN_MAX = 5  # orders of a kill in a row that closed nothing: then a person is paged
 _IN_VAIN_MAX = 2  # of an OCO or of an amendment: then the stop alone, or a replacement
 _GAPS_MAX = 1000  # short gaps of a position's cover that are remembered
 _AMENDING = (Request.REPLACE, Request.REPLACE_UNKNOWN)
@@ -1105,15 +1105,17 @@ class OrderCore:
     def _may_close_for_kill(self, instance: str, close: _KillClose, held: Decimal) -> bool:
         """Return whether the kill's next closing order may go now, and count those that closed nothing.
 
-        After some of these in a row a person is paged, once, and the next ones go out slower.
+        After such an order the next one waits, ever longer; after some of them in a row a person is paged, once.
         """
-        if self._now.mono_s < close.retry_at_s:
-            self._wake_in(close.retry_at_s - self._now.mono_s)
+        now_s = self._now.mono_s
+        is_vain = bool(close.attempt) and abs(held) >= abs(close.held)
+        if is_vain and now_s < close.retry_at_s:
+            self._wake_in(close.retry_at_s - now_s)
             return False
-        close.in_vain = close.in_vain + 1 if close.attempt and abs(held) >= abs(close.held) else 0
+        close.in_vain = close.in_vain + 1 if is_vain else 0
         close.held = held
-        if close.in_vain < _KILL_IN_VAIN_MAX:
-            return True
+        wait = Backoff(self._limits.exit_retry_s, self._limits.exit_retry_max_s)
+        close.retry_at_s = now_s + wait.wait_s(close.in_vain + 1)
         if close.in_vain == _KILL_IN_VAIN_MAX:
             self._alert(
                 "page",
@@ -1122,7 +1124,6 @@ class OrderCore:
                 f"held; it goes on every {self._limits.exit_retry_max_s:g} s",
                 instance,
             )
-        close.retry_at_s = self._now.mono_s + self._limits.exit_retry_max_s
         return True
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────

@@ -250,10 +250,9 @@ class Submissions:
     def _collared(self, order: Order, intent: Intent) -> Order:
         """Return a market entry that goes out as a list, or to a venue that fills by the same rule, as the limit order
         that fills at once near the price of its decision or expires; other orders as they are."""
-        has_collar = self._cache.venues[order.venue].capabilities.has_collar
-        if order.type is not OrderType.MARKET or not (
-            self._goes_as_list(order) or (has_collar and self._is_held_by_venue(order))
-        ):
+        venue = self._context.venues[order.venue]
+        has_collar = isinstance(venue, TakesEntryLists) or venue.capabilities.has_collar
+        if order.type is not OrderType.MARKET or not has_collar or not self._is_held_by_venue(order):
             return order
         decided = intent.reference_price or self._cache.mark(order.exchange, order.symbol)
         most_pct = self._context.settings.collar_pct

@@ -21,7 +21,7 @@ from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars
-from fks.model.tape import Tape, pack_tape
+from fks.model.tape import Tape
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -29,6 +29,7 @@ from fks.store.jobs import JobStore
 from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
 from tests.support.gateway import running
+from tests.support.packed_tapes import pack_tape
 
 SPAN = ["--from", "2026-03-02", "--to", "2026-03-05"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -16,11 +16,9 @@ from fks import __version__
 from fks.api import problems
 from fks.api.auth import OPEN, read_off_host, require, scope_of
 from fks.api.exact import ExactJson
-from fks.api.gateway import Deps, Gateway, opened
+from fks.api.gateway import Deps, opened
 from fks.api.middleware import RequestMiddleware
 from fks.api.routes import ROUTERS
-
-Opener = Callable[[Deps], AbstractAsyncContextManager[Gateway]]
 
 
 def create_app(deps: Deps, pages: Sequence[APIRouter] = (), host_pages: Sequence[APIRouter] = ()) -> FastAPI:

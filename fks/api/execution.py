@@ -37,8 +37,6 @@ _SENT = (
 )
 _PLACE = ("symbol", "account", "venue", "exchange", "strategy_id", "signal_id")
 FIELDS = ("action", "price", "quantity", "risk", *_SENT)
-#: How a size is read: of the base asset, of the quote currency, or the quote currency that is lost at the stop-loss.
-SIZINGS = ("quantity", "notional", "risk")
 _ENDED_BADLY = frozenset({"DENIED", "REJECTED", "ABSENT"})
 _ZERO, _ONE = Decimal(0), Decimal(1)
 

@@ -10,7 +10,6 @@ Nothing is repaired, clipped or filled in here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -20,7 +19,7 @@ import numpy as np
 from fks.bars.buckets import ends_of, starts_of
 from fks.bars.calendars import Calendar
 from fks.bars.outliers import MOVE_MIN, REMEMBERED, OutlierDetector
-from fks.model.bar import Bar, Bars, Floats, Ints, PublicTrade
+from fks.model.bar import Bars, Floats, Ints
 from fks.model.timeframe import NS, iso
 
 SKEW_NS = 60 * NS  # how far ahead of our clock the exchange's may be
@@ -95,46 +94,6 @@ def check_bars(
         for row in np.flatnonzero(verdict).tolist()
         for reason in (_ORDER[verdict[row] - 1],)
     ]
-
-
-def check_bar(
-    bar: Bar, *, now_ns: int | None = None, calendar: Calendar | None = None, outliers: OutlierDetector | None = None
-) -> Fault | None:
-    """Return the fault of one bar, as `check_bars` does; an empty one must be flat and without volume."""
-    found = check_bars(Bars.of(bar.symbol, bar.timeframe, [bar]), now_ns=now_ns, calendar=calendar, outliers=outliers)
-    if found:
-        return found[0]
-    if bar.is_empty and not (bar.volume == 0 and bar.trades == 0 and bar.low == bar.high):
-        return Fault(0, bar.time_ns, Reason.INCONSISTENT, "no trades, and yet it has a range, a volume or trades")
-    return None
-
-
-def check_trade(trade: PublicTrade, *, now_ns: int | None = None) -> Fault | None:
-    """Return why a public trade cannot be true; None when it can. Prices below zero are refused, although some futures
-    have traded there."""
-    price, quantity = trade.price, trade.quantity
-    if not (price.is_finite() and quantity.is_finite()):
-        reason, detail = Reason.NOT_A_NUMBER, f"price {price}, quantity {quantity}"
-    elif price <= 0:
-        reason, detail = Reason.NOT_POSITIVE, f"price {price}"
-    elif quantity < 0:
-        reason, detail = Reason.NEGATIVE_VOLUME, f"quantity {quantity}"
-    elif trade.time_ns < OLDEST_NS or (now_ns is not None and trade.time_ns > now_ns + SKEW_NS):
-        reason, detail = Reason.TIME, f"time {trade.time_ns} ns is not between 1980 and now"
-    else:
-        return None
-    return Fault(0, trade.time_ns, reason, detail)
-
-
-def without(bars: Bars, faults: Sequence[Fault], *, keep_suspect: bool = False) -> Bars:
-    """Return the rows without a fault; `keep_suspect` keeps those that are only suspect."""
-    rows = [f.row for f in faults if f.is_refused or not keep_suspect]
-    if not rows:
-        return bars
-    keep = np.ones(len(bars), dtype=np.bool_)
-    keep[rows] = False
-    columns = (bars.open, bars.high, bars.low, bars.close, bars.volume)
-    return Bars(bars.symbol, bars.timeframe, bars.time_ns[keep], *(column[keep] for column in columns))
 
 
 def _faults(bars: Bars, now_ns: int | None) -> dict[Reason, np.ndarray]:

@@ -31,7 +31,6 @@ from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
 
 APPLICATION = "fks-chaos"
-MINE = "fks %"  # application names of the components
 TIMEOUT_S = 3.0
 SERVICES = ("postgres", "redis", "sim")
 DEMO = "chaos is for a demo: 'fks up' with sim.enabled = true and venue.live = false, nothing else"

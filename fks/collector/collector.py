@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -37,7 +38,6 @@ from fks.collector.connections import (
 )
 from fks.collector.gap_filler import GapFiller
 from fks.collector.publisher import LatestPublisher, StatePublisher
-from fks.collector.quarantine import Suspects
 from fks.collector.self_checks import feed_problems, feed_rows
 from fks.collector.writer import Writer
 from fks.feed import machine as m
@@ -48,12 +48,13 @@ from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import FailedCheck
 from fks.model.market import BarSeen, Book, Discontinuity, MarketEvent, Quote, Subscription, Suspect
-from fks.model.ports import Exchange
+from fks.model.ports import Exchange, Log, Meter
 from fks.runtime import Runtime
 from fks.store.assets import Asset
+from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.latest import Latest
-from fks.store.quarantine import QuarantineStore
+from fks.store.quarantine import Held, QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 #: how often ages and prices are written when no bar seals; entries need a row younger than FEED_ROW_MAX_AGE_S
@@ -374,3 +375,39 @@ class Collector:
                 self._has_news.set()
             else:
                 await self._clock.sleep(TICK_S)
+
+
+SUSPECTS_MAX = 1_000  # beyond it the oldest are dropped, counted
+
+
+class Suspects:
+    """Messages that failed validation and that the store does not have yet."""
+
+    def __init__(self, exchange: str, db: Database, meter: Meter, log: Log) -> None:
+        self._exchange, self._meter, self._log = exchange, meter, log
+        self._store = QuarantineStore(db, self._not_held)
+        self._held: deque[Held] = deque(maxlen=SUSPECTS_MAX)
+
+    def add(self, event: Suspect) -> None:
+        """Keep a message until `store` takes it."""
+        self._log.warning(
+            "feed.suspect", exchange=self._exchange, symbol=event.symbol, channel=event.channel, reason=event.reason
+        )
+        if len(self._held) == SUSPECTS_MAX:
+            self._meter.count("fks_market_dropped_total", channel="suspects")
+        self._held.append(Held.suspect(self._exchange, event))
+
+    async def store(self) -> None:
+        """Put what waits into the quarantine. Errors: OutageError; then it waits on."""
+        if self._held:
+            held = list(self._held)
+            await self._store.add(held)
+            for _ in held:
+                self._held.popleft()
+
+    def _not_held(self, held: Held, error: Exception) -> None:
+        """Count and log a message that PostgreSQL cannot hold; the others are stored."""
+        self._meter.count("fks_market_dropped_total", channel="suspects")
+        self._log.warning(
+            "quarantine.refused", exchange=self._exchange, symbol=held.symbol, channel=held.channel, error=str(error)
+        )

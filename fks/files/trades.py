@@ -22,7 +22,6 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.timeframe import bar_end, bar_start, iso
 
 _NAME = re.compile(r"^([A-Z0-9_]+)-(?:aggTrades|trades)-\d{4}-\d{2}(?:-\d{2})?")
-_DAY_NAME = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _KRAKEN_NAME = re.compile(r"^[A-Z0-9.]{5,20}$")
 _WHOLE = re.compile(r"\d+")
 _SIDE = re.compile(r"true|false", re.IGNORECASE)

@@ -77,11 +77,6 @@ class Indicator:
     group: str = ""
     talib: str = ""
 
-    @property
-    def is_recursive(self) -> bool:
-        """Return whether values depend on the first bar, less and less."""
-        return self.warmup == "recursive"
-
     def settled(self, params: Values) -> int:
         """Return the bars after which a later start gives the same value (to about 1e-7 when it is recursive).
 

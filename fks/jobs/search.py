@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from fks.jobs.optimization import (
     trial_of,
 )
 from fks.jobs.work import Cancelled, Work
-from fks.model.errors import BugError, InputError, OutageError
+from fks.model.errors import BugError, OutageError
 from fks.search import Proposal, Search, Task, evaluate
 from fks.store.columns import ColumnCache
 from fks.store.jobs import Job, JobStore
@@ -201,12 +201,3 @@ async def _persist(call: Callable[[], Awaitable[T]], work: Work) -> T:
             if time.monotonic() > until_s:
                 raise
             await asyncio.sleep(0.5)
-
-
-def parameters_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the final parameters of a search's document. Errors: InputError when it has none."""
-    try:
-        found: Mapping[str, Any] = document["best"]["all_params"]
-    except (KeyError, TypeError):
-        raise InputError("this search has no final parameters", remedy="see 'fks optimize result'") from None
-    return found

@@ -22,7 +22,6 @@ from fks.model.ports import Log
 from fks.store.db import Database
 from fks.store.sync import SyncStore
 
-KIND = "sync"
 AT_ONCE = 3  # series of one exchange at once, so that a short one does not wait for years of minutes
 LOOK_S = 2.0
 NOTHING = "nothing is missing"

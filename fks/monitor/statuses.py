@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 HEALTHY, DEGRADED, DOWN, UNKNOWN = "healthy", "degraded", "down", "unknown"
-STATUSES = (HEALTHY, DEGRADED, DOWN, UNKNOWN)
 #: Looks in a row that agree before a change is reported.
 CONFIRMED = 2
 #: Looks that are remembered, and the changes among them from which a service flaps and until which it goes on flapping.

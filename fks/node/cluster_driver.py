@@ -17,11 +17,12 @@ from fks.config.settings import Settings
 from fks.model.errors import FksError
 from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
-from fks.node.left_marks import LeftMarks
 from fks.node.presence import Presence
 from fks.node.service import ServiceStatus
 from fks.process.log import Redactor
+from fks.store.crash_marks import CrashMarkStore, PostedMark
 from fks.store.db import Database
+from fks.strategy_worker.crash_marker import CrashMarker
 
 QUERY_S = 2.0  # the keeper does not wait longer for its database
 
@@ -55,6 +56,27 @@ class ClusterState:
     supervisor_age_s: float | None
     must_rejoin: bool = False
     must_stop: bool = False
+
+
+_US = 1000
+
+
+class LeftMarks:
+    """Soft state: the newest mark of each worker that was posted."""
+
+    def __init__(self, paths: Paths, node: str) -> None:
+        self._run, self._node = paths.run, node
+        self._posted: dict[str, int] = {}
+
+    async def post(self, db: Database) -> None:
+        """Post the marks whose workers have ended. Errors: OutageError."""
+        store = CrashMarkStore(db)
+        for worker, mark in CrashMarker.all_left(self._run):
+            if self._posted.get(worker, 0) >= mark.at_ns:
+                continue
+            posted = PostedMark(mark.instance, mark.at_ns // _US * _US, mark.bar_ns, mark.epoch)
+            if await store.post(worker, posted, node=self._node):
+                self._posted[worker] = mark.at_ns
 
 
 class ClusterDriver:

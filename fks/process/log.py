@@ -30,7 +30,6 @@ from fks.config.settings import Log as LogSettings
 BYTES_MAX = 10_000_000  # of one file; a day at INFO is a page, DEBUG fills one in minutes
 FILES_KEPT = 3  # rotated files: .1 is the newest
 TEXT_MAX = 4000  # characters of one value
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
 _NETWORK_LIBRARIES = frozenset({"ccxt", "aiohttp", "websockets"})
 

@@ -167,18 +167,3 @@ def _sharpe_of(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     mean = sums[1] / count
     variance = np.maximum(sums[2] / count - mean**2, 0.0) * count / (count - 1.0)
     return np.where(variance > 1e-24, mean / np.sqrt(np.maximum(variance, 1e-24)), 0.0)
-
-
-def trials_explaining(observed: float, variance: float) -> int | None:
-    """Return after how many trials without skill a best Sharpe ratio as good as `observed` is expected; None: beyond
-    a billion."""
-    low, high = 2, 10**9
-    if expected_best_sharpe(high, variance) < observed:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if expected_best_sharpe(middle, variance) < observed:
-            low = middle + 1
-        else:
-            high = middle
-    return low

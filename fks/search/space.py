@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import prod
@@ -300,8 +300,3 @@ def _exact(value: float) -> Decimal:
 
 def _wrong(message: str, remedy: str) -> InputError:
     return InputError(f"search space: {message}", code="SPACE_WRONG", status=422, remedy=remedy)
-
-
-def combinations(space: Space) -> Iterator[dict[str, Value]]:
-    """Yield every combination, valid or not, in order."""
-    return (space.at(index) for index in range(space.size))

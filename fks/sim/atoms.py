@@ -36,8 +36,3 @@ def times(one: int, other: int) -> int:
     if rest * 2 > SCALE or (rest * 2 == SCALE and whole % 2 == 1):
         whole += 1
     return whole
-
-
-def quotient(one: int, other: int) -> int:
-    """Return one / other in atoms, rounded down; 0 for a zero divisor."""
-    return one * SCALE // other if other else 0

@@ -14,7 +14,6 @@ from fks.sim.publisher import depth_rows
 from fks.sim.symbol_state import SymbolState
 from fks.sim.tickers import rest_ticker
 
-_HOUR_MS = 3_600_000
 _MINI = (
     "symbol",
     "openPrice",

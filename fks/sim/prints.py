@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from typing import NamedTuple
 
 
@@ -58,7 +58,3 @@ class Prints:
     def before_time(self, time_ms: int) -> int:
         """Return how many were made before `time_ms`."""
         return bisect_left(self.time_ms, time_ms)
-
-    def before_base(self, base: int) -> int:
-        """Return how many came before the market's trade number `base`."""
-        return bisect_right(self.place, base)

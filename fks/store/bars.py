@@ -9,7 +9,7 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from fks.model.bar import Bar, Bars
+from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store import copy, merging
@@ -147,26 +147,6 @@ class BarStore:
             return None
         oldest, newest = (None if row[name] is None else to_ns(row[name]) for name in ("oldest", "newest"))
         return Series(row["revision"], row["candles"], oldest, newest, row["calendar"])
-
-    async def latest(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Bar | None:
-        """Return the last bar of a series, complete or not."""
-        row = await self._db.fetchrow("bars.latest", symbol, timeframe, exchange)
-        if row is None or row["close"] is None:
-            return None
-        return Bar(
-            exchange,
-            symbol,
-            timeframe,
-            to_ns(row["time"]),
-            row["open"],
-            row["high"],
-            row["low"],
-            row["close"],
-            row["volume"],
-            row["trades"],
-            row["is_complete"],
-            row["is_empty"],
-        )
 
     async def coverage(self) -> list[dict[str, Any]]:
         """Return symbol, timeframe, candles, oldest, newest, time_range of each series."""

@@ -22,7 +22,6 @@ from fks.store.db import Querier, Row
 _SAME = uuid.UUID("5d1f3c0e-2f7b-4a54-9d7d-0a6a1c1f9b11")
 #: kinds whose trials count lost runners themselves: the job may lose any number
 SEARCHES = ["optimization", "optimization-worker"]
-STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from fks.model.errors import InputError, StaleEpochError
 from fks.model.timeframe import to_ns
 from fks.store.db import Database, Querier, Row
 
-KINDS = ("restart", "deploy", "config")
-STATES = ("queued", "running", "done", "failed")
 #: Published on the bus when an operation is requested; the supervisor polls besides.
 CHANNEL = "operations"
 

@@ -11,15 +11,10 @@ known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-
 import asyncpg
 
 from fks.model.errors import OutageError
-from fks.store.db import Database, Row, sql
+from fks.store.db import Database, sql
 
 _LIMIT_S = 300.0  # years of executions; a background task
 
@@ -37,28 +32,6 @@ COLUMNS = """
        sum(quantity * price) AS volume"""
 
 
-@dataclass(frozen=True, slots=True)
-class Day:
-    """One account's day (UTC) as of the last refresh. Money in the quote currency, but for `fees` in third currencies;
-    None where nothing was realised."""
-
-    account_id: int
-    day: datetime
-    trades: int
-    wins: int
-    losses: int
-    win_rate: float | None
-    total_pnl: Decimal
-    average_trade: Decimal | None
-    fees: Decimal
-    volume: Decimal
-
-
-async def daily_performance(db: Database, account_id: int, since: datetime) -> Sequence[Day]:
-    """Return the days of one account from `since` on, newest first. Errors: OutageError."""
-    return [_day(row) for row in await db.fetch("performance.days", account_id, since)]
-
-
 async def refresh(db: Database) -> str:
     """Refresh the view and return a line about it. Readers see the old days meanwhile. Errors: OutageError."""
     if not await db.fetchval("performance.is_ours"):
@@ -70,7 +43,3 @@ async def refresh(db: Database) -> str:
     except asyncpg.QueryCanceledError as error:
         raise OutageError(f"daily_account_performance took more than {_LIMIT_S:.0f} s: {error}") from error
     return "refreshed"
-
-
-def _day(row: Row) -> Day:
-    return Day(*(row[name] for name in Day.__slots__))

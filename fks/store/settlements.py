@@ -16,8 +16,6 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
 from fks.store.leases import fence_of
 
-OUTCOMES = ("filled", "absent", "cancelled", "busted")
-
 
 @dataclass(frozen=True, slots=True)
 class ReportedFill:
@@ -111,10 +109,6 @@ class SettlementStore:
         """Return one settlement, or None."""
         row = await self._db.fetchrow("settlements.get", id)
         return None if row is None else _settlement(row)
-
-    async def of_order(self, client_order_id: str) -> list[Settlement]:
-        """Return every settlement of an order, oldest first."""
-        return [_settlement(row) for row in await self._db.fetch("settlements.of_order", client_order_id)]
 
     async def confirmed(self, venues: Sequence[str]) -> list[Settlement]:
         """Return the settlements that the order manager of these venues has to apply, oldest first."""

@@ -12,7 +12,6 @@ from fks.model.errors import InputError
 from fks.store.db import Database
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SIZINGS = ("payload", "quantity", "notional", "risk")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Crash marker: a small file that names the strategy instance that a worker is running, and survives the worker.
 
-The file is the mark as the dead process leaves it; the keeper of its node posts it as a row (`fks.node.left_marks`), so
-that a successor on another node finds it too.
+The file is the mark as the dead process leaves it; the keeper of its node posts it as a row
+(`fks.node.cluster_driver`), so that a successor on another node finds it too.
 
 Before user code runs, the worker marks the instance; after it, the mark is cleared. These are two `pwrite` calls of a
 microsecond each, never fsynced: the page cache survives the process, and the death of a machine is not caused by a

@@ -33,7 +33,6 @@ from fks.config.settings import Costs, Data, Risk, Settings, Sim, Venue
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.model.tape import pack_tape
 from fks.servers.embedded import PostgresServer
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -43,6 +42,7 @@ from tests.support import g6_cases, servers
 from tests.support.fills import FIELDS, PlainFill, differences, plain_fill
 from tests.support.g6_cases import BARS, CASES, FEE_RATE, HISTORY, LISTED, SIZE, Case
 from tests.support.live import Line, seed_account, seed_instance
+from tests.support.packed_tapes import pack_tape
 from tests.support.ports import CollectingLog, RecordingMeter
 
 # the replay belongs to the first test's time

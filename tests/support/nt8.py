@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from fks.sim.nt8.bridge import Bridge, BridgeConfig, Broadcast, Reply
-from fks.sim.nt8.disk import MemoryDisk
 from fks.sim.nt8.platform import Platform
 from fks.sim.nt8.unkindness import KIND, Unkindness
+from tests.support.memory_disk import MemoryDisk
 
 START_MS = 1_738_594_800_000  # 2025-02-03 15:00 UTC: ES 03-25 is the front month
 ES = "ES 03-25"

@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo
 from fks.ninja import messages, strict_json
 from fks.ninja.auth import bridge_mac, client_mac
 from fks.sim.nt8.bridge import Bridge, BridgeConfig
-from fks.sim.nt8.disk import MemoryDisk
 from fks.sim.nt8.platform import Bar, Order, Platform, Quote
 from fks.sim.nt8.sessions import Close, Sessions, Write
 from tests.support import conversations
 from tests.support.conversations import Step, Variables
+from tests.support.memory_disk import MemoryDisk
 from tests.support.nt8 import ACCOUNT, ES, Killed
 
 SECRET = b"correct-horse-battery-staple-0001"

@@ -10,7 +10,6 @@ import msgspec
 from fks.exchanges.base.values import ID_MAX, MS, NS_MAX
 
 Levels = list[tuple[Decimal, Decimal]]
-Count = Annotated[int, msgspec.Meta(ge=0)]
 TradeId = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 Moment = Annotated[int, msgspec.Meta(gt=0, lt=NS_MAX // MS)]
 _NOTHING = msgspec.Raw()

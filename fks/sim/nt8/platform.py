@@ -28,7 +28,6 @@ _ZERO = Decimal(0)
 _AVERAGE_STEP = Decimal("0.0000001")  # averages are cut here: the wire has at most ten decimals
 _TICK_MS = 250  # pace of the simulated market
 _LATENCY_MS = 20  # of the simulated broker
-_ORDERS_MAX = 200_000
 
 
 class PlatformError(Exception):
@@ -374,9 +373,6 @@ class Platform:
         if status == CONNECTED:
             self._raise(ConnectionUpdate(name, status, status, "Connecting"))
         return account
-
-    def remove_account(self, name: str) -> None:
-        self._accounts.pop(name, None)
 
     def connect(self, account: str) -> None:
         """Bring both feeds of an account up; orders come back as new objects, perhaps late or without a name."""

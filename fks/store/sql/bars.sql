@@ -23,10 +23,6 @@ SELECT * FROM (
      ORDER BY time DESC LIMIT $6) AS newest
  ORDER BY time;
 
--- name: latest
--- Give the last bar of one series, with all its columns.
-SELECT * FROM ohlcv_data WHERE symbol = $1 AND timeframe = $2 AND exchange = $3 ORDER BY time DESC LIMIT 1;
-
 -- name: stored
 -- Give what is stored of one series in a span of time, in any order, to compare with (for COPY).
 SELECT time, COALESCE(open, 'NaN'), COALESCE(high, 'NaN'), COALESCE(low, 'NaN'), COALESCE(close, 'NaN'), COALESCE(volume, 'NaN'),

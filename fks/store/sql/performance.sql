@@ -5,8 +5,3 @@ REFRESH MATERIALIZED VIEW CONCURRENTLY daily_account_performance;
 -- name: is_ours
 -- Tell whether the view has to be refreshed by us: a continuous aggregate is no materialised view to PostgreSQL.
 SELECT relkind = 'm' FROM pg_class WHERE oid = 'daily_account_performance'::regclass;
-
--- name: days
--- Give the days of one account from a time on, newest first.
-SELECT account_id, day, trades, wins, losses, win_rate, total_pnl, average_trade, fees, volume
-  FROM daily_account_performance WHERE account_id = $1 AND day >= $2 ORDER BY day DESC;

@@ -16,10 +16,6 @@ UPDATE order_settlements SET confirmed_at = $2 WHERE id = $1 AND confirmed_at IS
 -- One settlement.
 SELECT s.*, false AS is_journaled FROM order_settlements s WHERE id = $1;
 
--- name: of_order
--- Every settlement of an order, oldest first.
-SELECT s.*, false AS is_journaled FROM order_settlements s WHERE client_order_id = $1 ORDER BY id;
-
 -- name: confirmed
 -- Settlements that the order manager of these venues has to apply, and whether the journal holds their event already.
 SELECT s.*, EXISTS (SELECT FROM order_events e WHERE e.client_order_id = s.client_order_id AND e.event_id = 'settle:' || s.id)

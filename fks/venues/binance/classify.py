@@ -173,8 +173,6 @@ EXPIRIES: dict[str, Refusal] = {
     "EXECUTION_RULE_PRICE_RANGE_EXCEEDED": Refusal.PRICE,
     "INSUFFICIENT_LIQUIDITY": Refusal.PRICE,
 }
-#: Codes seen in a 4xx that do not concern the order (listed for the reader).
-AMBIGUOUS_CODES = frozenset({-1000, -1001, -1004, -1006, -1007, -1008})
 GATE_STATUSES = frozenset({BANNED_STATUS, 429})
 UNKNOWN_ORDER = -2011  # on a cancel: not open any more, which is no proof of absence
 NO_SUCH_ORDER = -2013  # on a query: one poll of C5

@@ -25,7 +25,7 @@ from fks.jobs.backtest import parse_spec, with_costs
 from fks.jobs.fingerprint import fingerprint
 from fks.jobs.runner import run_one
 from fks.model.bar import Bars
-from fks.model.tape import Tape, pack_tape
+from fks.model.tape import Tape
 from fks.servers.embedded import postgres_pid
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -34,6 +34,7 @@ from fks.strategies.check import synthetic, with_inputs
 from fks.strategies.pairs import Pairs
 from fks.strategies.registry import load_catalogue
 from tests.support.gateway import running
+from tests.support.packed_tapes import pack_tape
 
 SPAN = ["--from", "2026-03-02", "--to", "2026-03-05"]
 

@@ -59,9 +59,6 @@ async def test_limits_keep_the_oldest_or_the_newest(database: Database) -> None:
     assert same(await store.read("BTCUSDT", "1m", limit=10, is_newest=True), bars[90:])
     middle = await store.read("BTCUSDT", "1m", int(bars.time_ns[20]), int(bars.time_ns[30]))
     assert same(middle, bars[20:30])
-    latest = await store.latest("BTCUSDT", "1m")
-    assert latest is not None
-    assert latest.time_ns == bars.time_ns[99]
 
 
 floats = st.floats(min_value=0, max_value=1e15, allow_nan=False)

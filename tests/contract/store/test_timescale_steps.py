@@ -19,7 +19,7 @@ from fks.store import timescale
 from fks.store.bars import BarStore, Merged, Series
 from fks.store.db import Database
 from fks.store.partitions import ensure_months
-from fks.store.performance import daily_performance, refresh
+from fks.store.performance import refresh
 from fks.store.timescale import Found, Step, plan
 
 T0 = 1_767_225_600 * NS
@@ -77,8 +77,8 @@ async def test_bars_executions_and_balances_go_on_after_the_steps(database: Data
     await _book(database, "-1")
     await database.sql("UPDATE trades SET realized_pnl = -2 WHERE realized_pnl = -1")
     assert await refresh(database) == "refreshes itself"
-    day = (await daily_performance(database, 1, datetime(2026, 1, 1, tzinfo=UTC)))[0]
-    assert (day.trades, day.total_pnl) == ((2, Decimal(3)) if is_filled else (1, Decimal(-2)))
+    day = (await database.sql("SELECT trades, total_pnl FROM daily_account_performance WHERE account_id = 1"))[0]
+    assert (day["trades"], day["total_pnl"]) == ((2, Decimal(3)) if is_filled else (1, Decimal(-2)))
     await database.sql("INSERT INTO balance_history (account_id, balance) VALUES (1, 11)")
     assert (await database.sql("SELECT count(*) FROM balance_history"))[0][0] == 1 + is_filled
 

@@ -14,7 +14,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS
-from fks.node.left_marks import LeftMarks
+from fks.node.cluster_driver import LeftMarks
 from fks.store.bars import BarStore
 from fks.store.bus import Bus
 from fks.store.crash_marks import CrashMarkStore

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 
 from fks.bars.calendars import calendar_of
 from fks.bars.outliers import AGREEING, BASIS, OutlierDetector
-from fks.bars.validation import Fault, Reason, check_bar, check_bars, check_trade, without
+from fks.bars.validation import Fault, Reason, check_bars
 from fks.files.sample import sample_tape
-from fks.model.bar import Bar, Bars, PublicTrade
+from fks.model.bar import Bar, Bars
 from fks.model.timeframe import NS, bar_end, bar_start
 
 T0 = 1_767_225_600 * NS  # a Thursday, 1 January
@@ -41,6 +40,14 @@ def walk(length: int, seed: int = 1) -> Bars:
     return Bars("BTCUSDT", "1m", times, open_, high, low, close, np.ones(length))
 
 
+def without(bars: Bars, faults: list[Fault]) -> Bars:
+    """Return the rows that are not refused."""
+    keep = np.ones(len(bars), dtype=np.bool_)
+    keep[[fault.row for fault in faults if fault.is_refused]] = False
+    columns = (bars.open, bars.high, bars.low, bars.close, bars.volume)
+    return Bars(bars.symbol, bars.timeframe, bars.time_ns[keep], *(column[keep] for column in columns))
+
+
 def reasons(found: list[Fault]) -> list[tuple[int, Reason]]:
     return [(finding.row, finding.reason) for finding in found]
 
@@ -58,20 +65,17 @@ def reasons(found: list[Fault]) -> list[tuple[int, Reason]]:
         ({"volume": -0.1}, Reason.NEGATIVE_VOLUME),
         ({"time_ns": T0 + 1}, Reason.OFF_GRID),
         ({"time_ns": T0 // 1_000_000}, Reason.TIME),  # milliseconds
-        ({"is_empty": True}, Reason.INCONSISTENT),
     ],
 )
 def test_impossible_values_are_refused(changes: dict[str, object], reason: Reason) -> None:
-    found = check_bar(bar(**changes))
-    assert found is not None
+    (found,) = check_bars(columns(bar(**changes)))
     assert (found.reason, found.is_refused) == (reason, True)
     assert found.detail
 
 
 def test_sound_and_empty_bars_are_accepted() -> None:
-    assert check_bar(bar()) is None
-    flat = bar(open=9.0, high=9.0, low=9.0, close=9.0, volume=0.0, trades=0, is_empty=True)
-    assert check_bar(flat) is None
+    flat = bar(1, open=9.0, high=9.0, low=9.0, close=9.0, volume=0.0, trades=0, is_empty=True)
+    assert check_bars(columns(bar(), flat)) == []
 
 
 def test_unfinished_bar_is_refused() -> None:
@@ -100,8 +104,6 @@ def test_print_outside_a_session_is_suspect() -> None:
     assert [(f.row, f.reason, f.is_refused) for f in found] == [(1, Reason.OFF_SESSION, False)]
     hour = Bars("SPY", "1h", np.array([1_767_621_600 * NS]), *(np.array([1.0]) for _ in range(5)))
     assert check_bars(hour, calendar=new_york) == []  # 14:00 holds the first half hour
-    assert len(without(rows, found)) == 1
-    assert len(without(rows, found, keep_suspect=True)) == 2
 
 
 def test_outlier_is_suspect_and_not_part_of_the_median() -> None:
@@ -146,31 +148,12 @@ def test_faults_are_the_same_in_one_piece_or_many(cuts: list[int], bad: list[tup
         pieces += check_bars(rows[start:stop], outliers=outliers)
     assert [(f.time_ns, f.reason) for f in pieces] == whole
     single = OutlierDetector()
-    one_by_one = [f for i in range(len(rows)) if (f := check_bar(rows.bar(i), outliers=single))]
+    one_by_one = [f for i in range(len(rows)) for f in check_bars(rows[i : i + 1], outliers=single)]
     assert [(f.time_ns, f.reason) for f in one_by_one] == whole
 
 
 def test_three_recorded_months_have_no_fault() -> None:
     assert check_bars(sample_tape().bars(), outliers=OutlierDetector(), calendar=calendar_of("24/7")) == []
-
-
-@pytest.mark.parametrize(
-    ("price", "quantity", "time_ns", "reason"),
-    [
-        ("0", "1", T0, Reason.NOT_POSITIVE),
-        ("NaN", "1", T0, Reason.NOT_A_NUMBER),
-        ("10", "-1", T0, Reason.NEGATIVE_VOLUME),
-        ("10", "1", T0 + 120 * NS, Reason.TIME),
-        ("10", "1", T0 // NS, Reason.TIME),
-        ("10", "1", T0 + 30 * NS, None),
-    ],
-)
-def test_impossible_trades_are_refused(price: str, quantity: str, time_ns: int, reason: Reason | None) -> None:
-    found = check_trade(
-        PublicTrade("binance", "BTCUSDT", 1, time_ns, Decimal(price), Decimal(quantity), False), now_ns=T0
-    )
-    assert (found.reason if found else None) == reason
-    assert found is None or found.is_refused
 
 
 numbers = st.one_of(st.floats(), st.floats(0.01, 1000.0))
@@ -188,7 +171,7 @@ def test_no_impossible_value_passes_for_any_input(rows: list[tuple[float, ...]],
     bars = Bars("X", frame, times, *(np.array([row[i] for row in rows], dtype=np.float64) for i in range(1, 6)))
     found = check_bars(bars, now_ns=T0 + 1000 * MINUTE, calendar=calendar_of(market), outliers=OutlierDetector())
     assert [finding.row for finding in found] == sorted({finding.row for finding in found})
-    good = without(bars, found, keep_suspect=True)
+    good = without(bars, found)
     assert (np.diff(good.time_ns) > 0).all()
     assert (good.low > 0).all()
     assert (good.high < np.inf).all()

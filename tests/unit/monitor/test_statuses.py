@@ -13,7 +13,6 @@ from fks.monitor.statuses import (
     FLAPS_FROM,
     HEALTHY,
     REMEMBERED,
-    STATUSES,
     UNKNOWN,
     Dependency,
     Reported,
@@ -23,6 +22,7 @@ from fks.monitor.statuses import (
 )
 
 BAD = {UNKNOWN: 0, HEALTHY: 0, DEGRADED: 1, DOWN: 2}
+STATUSES = (HEALTHY, DEGRADED, DOWN, UNKNOWN)
 looks = st.lists(st.sampled_from(STATUSES), min_size=1, max_size=80)
 names = st.sampled_from("abcdef")
 

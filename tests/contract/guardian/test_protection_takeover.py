@@ -126,6 +126,7 @@ async def test_order_manager_that_stands_still_is_not_gone(
         os.kill(lives.pid, signal.SIGCONT)
         await until(lambda: outage.covers(quantity), deadline_s=10)
         outage.start_postgres()
+        await until(lambda: not (folder / "orders.jsonl").read_bytes(), deadline_s=20)
         await outage.settled()
 
 

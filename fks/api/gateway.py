@@ -24,6 +24,7 @@ from fks.api.idempotency import Idempotency
 from fks.api.limits import Limits
 from fks.api.logins import Logins
 from fks.clock import Clock
+from fks.config.endpoints import Node
 from fks.config.machine import host_name
 from fks.config.paths import Paths
 from fks.config.secrets import derived
@@ -32,7 +33,6 @@ from fks.config.version import build_id
 from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate
 from fks.monitor.replica import BEAT_S, ReplicaBeat
-from fks.monitor.status import NodeView
 from fks.process.log import Redactor
 from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, PrometheusMeter, parse_snapshot
 from fks.process.self_metrics import SelfMetrics
@@ -75,7 +75,7 @@ class Deps:
     database_url: str
     redis_url: str
     name: str = "gateway:0"
-    node: Callable[[], NodeView | None] = lambda: None
+    node: Callable[[], Node | None] = lambda: None
     host: str = field(default_factory=host_name)
     config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
     is_behind_serve: bool = False  # Ray Serve's proxy answers with the request's id itself

@@ -7,13 +7,13 @@ imported when it is used, and of ccxt only the exchange that is used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import SecretStr
 
 from fks.clock import Clock
+from fks.config.endpoints import Node
 from fks.config.settings import Settings
 from fks.exchanges.base import Endpoint
 from fks.model.errors import ConfigError, OutageError
@@ -36,13 +36,6 @@ BY_SETTINGS = frozenset({"ninja"})
 SIMULATED = "binance"
 #: whose downloads are files without a header, named by its own symbol: XBTUSD_1.csv (bars), XBTUSD.csv (trades)
 DOWNLOADS_BY_SYMBOL = "kraken"
-
-
-class HasSim(Protocol):
-    """The part of a node's endpoints that is used here: the addresses of the local exchange, if it runs."""
-
-    @property
-    def sim(self) -> Mapping[str, Any] | None: ...
 
 
 def capabilities_of(name: str) -> ExchangeCapabilities:
@@ -72,7 +65,7 @@ def key_of(settings: Settings, name: str) -> SecretStr | None:
     return None if setting is None else getattr(settings.data, setting)
 
 
-def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) -> Endpoint:
+def endpoint_of(settings: Settings, node: Node | None, name: str = SIMULATED) -> Endpoint:
     """Return where market data of `name` comes from.
 
     For `data.exchange`: data.rest_url and data.ws_url. Else its line of data.endpoints. Else, for the one that the
@@ -107,7 +100,7 @@ def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) 
 
 
 def make_exchange(
-    name: str, *, settings: Settings, node: HasSim | None, clock: Clock, log: Log, budget: Budget | None = None
+    name: str, *, settings: Settings, node: Node | None, clock: Clock, log: Log, budget: Budget | None = None
 ) -> Exchange:
     """Return the exchange `name`, not yet opened. REST takes from `budget`; without one, ccxt's own throttle applies.
 

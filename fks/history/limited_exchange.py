@@ -12,7 +12,7 @@ from dataclasses import replace
 from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.config.settings import Settings
-from fks.exchanges.registry import EXCHANGES, HasSim, endpoint_of, key_of, make_exchange, rate_limits_of
+from fks.exchanges.registry import EXCHANGES, endpoint_of, key_of, make_exchange, rate_limits_of
 from fks.model.market import Allowance
 from fks.model.ports import Budget, Exchange, Log
 from fks.rate_limits.budgets import RedisBudget, budget_of, in_background
@@ -21,7 +21,7 @@ from fks.store.bus import Bus
 CONNECTS_LOCAL = Allowance(6000, 60)  # the local exchange counts no connects
 
 
-def budget_for(bus: Bus, clock: Clock, settings: Settings, node: HasSim | None, name: str) -> RedisBudget:
+def budget_for(bus: Bus, clock: Clock, settings: Settings, node: Node | None, name: str) -> RedisBudget:
     """Return the budget of requests and connects of `name`, one of EXCHANGES. Errors: those of `endpoint_of`."""
     address = endpoint_of(settings, node, name).rest
     is_local = bool(node and node.sim and address == node.sim["rest"])

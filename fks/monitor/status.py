@@ -6,8 +6,9 @@ Everything comes from rows that each part writes about itself; no part is called
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from fks.config.endpoints import Node
 from fks.config.machine_http import lacking
 from fks.model.errors import OutageError
 from fks.store.db import Querier, is_without_tables
@@ -22,14 +23,7 @@ _STARTING = frozenset({"starting", "waiting"})
 _STILL = frozenset({"down", "failed", "stopped", "done", "waiting"})
 
 
-class NodeView(Protocol):
-    """The part of the node file (`fks.config.endpoints.Node`) that status needs."""
-
-    @property
-    def sim(self) -> Any: ...
-
-
-async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
+async def assemble(db: Querier, node: Node | None = None) -> dict[str, Any]:
     """Return the status document: state, reasons, components, feeds, venues, kill, sim, nodes, strategies in trouble,
     operations under way and the alerts that nothing has settled.
 
@@ -182,7 +176,7 @@ def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def sim_view(node: NodeView | None) -> dict[str, Any] | None:
+def sim_view(node: Node | None) -> dict[str, Any] | None:
     """Return the local exchange's endpoints, keys and pid; None when none runs. The keys are valid there only."""
     sim = getattr(node, "sim", None)
     if sim is None:

@@ -77,34 +77,38 @@ class Takeover:
     async def run(self) -> None:
         """Look, and place what is missing, until cancelled."""
         while True:
+            is_active = False
             try:
-                await self.round()
-            except OutageError as error:
-                self.state = f"unreachable: {error}"
+                is_active = await self.round()
             except Exception as error:  # the kill switch does not die of a surprise here
                 self.state = f"failed: {type(error).__name__}: {error}"
                 self._context.log.error("guardian.takeover_failed", error=self.state)
-            await self._clock.sleep(self._timing.round_max_s if self._gone_s is None else self._timing.watch_max_s)
+            await self._clock.sleep(self._timing.watch_max_s if is_active else self._timing.round_max_s)
 
-    async def round(self) -> None:
-        """Place the stops that are missing now, if this guardian may. Errors: OutageError."""
+    async def round(self) -> bool:
+        """Place the stops that are missing now, if this guardian may; return whether the venues were read."""
         if why := self._why_not():
             self._end(why)
-            return
+            return False
         file = JournalFile(self._path)
         has_run = self._path.with_suffix(".lock").exists()  # an order manager of this machine had it
         if not (has_run and file.lock() and file.is_locked):
             self._end("the order manager's process is not proven gone")
-            return
+            return False
         try:
             now = self._clock.monotonic()
             self._gone_s = now if self._gone_s is None else self._gone_s
             if now - self._gone_s < self._timing.takeover_s:
                 self.state = "waits: the venue may still take requests of the order manager"
-                return
+                return False
+            states = ["protects"]
             for venue in self._venues.values():
-                await self._protect(venue, file)
-            self.state = "protects"
+                try:
+                    await self._protect(venue, file)
+                except OutageError as error:  # the next venue is another one
+                    states.append(f"{venue.name}: {error}")
+            self.state = "; ".join(states)
+            return True
         finally:
             file.close()
 

@@ -173,3 +173,33 @@ async def test_a_step_reported_late_is_recorded_with_the_state_of_the_order(data
         ("working", "WORKING"),
         ("ended", "FILLED"),
     ]
+
+
+async def test_entries_that_may_need_a_stop_are_listed_with_their_legs(database: Database) -> None:
+    """Those that may still fill, and those whose stop is open; quantities are exact, also from the file."""
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    rows = {
+        "resting": ("entry", "WORKING", None),
+        "held": ("entry", "FILLED", None),
+        "stop": ("sl", "WORKING", "held"),
+        "ended stop": ("sl", "CANCELLED", "held"),
+        "closed": ("entry", "FILLED", None),
+        "its stop": ("sl", "FILLED", "closed"),
+    }
+    for name, (role, state, parent) in rows.items():
+        await database.sql(
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, side, "
+            "type, quantity, stop_loss, state, parent_id) VALUES ($1, gen_random_uuid(), 1, 'ccxt', 'binance', "
+            "'BTCUSDT', 'one', $2, 'buy', 'limit', 0.123456789, 90.1, $3, $4)",
+            name,
+            role,
+            state,
+            parent,
+        )
+    row = dict(await KillStore(database).snapshot(WINDOW_S))
+    for snapshot in (Snapshot.of(row), Snapshot.of(orjson.loads(orjson.dumps(row)))):
+        orders = {order.client_order_id: order for order in snapshot.protected_orders("ccxt")}
+        assert orders.keys() == {"resting", "held", "stop", "ended stop"}
+        assert (orders["held"].quantity, orders["held"].stop_loss) == (Decimal("0.123456789"), Decimal("90.1"))
+        assert (orders["stop"].parent_id, orders["stop"].role) == ("held", Role.STOP_LOSS)
+        assert snapshot.protected_orders("paper") == []

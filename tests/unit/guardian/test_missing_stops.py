@@ -21,7 +21,12 @@ RULES = Rules("binance", "BTC", "USDT", D("0.001"), D("0.001"), D(5))
 
 
 def an_entry(**changes: Any) -> Order:
-    values = {"client_order_id": ENTRY, "state": State.WORKING, "stop_loss": D(90), "created_ns": AT_NS - NS}
+    values: dict[str, Any] = {
+        "client_order_id": ENTRY,
+        "state": State.WORKING,
+        "stop_loss": D(90),
+        "created_ns": AT_NS - NS,
+    }
     return an_order(**(values | changes))
 
 
@@ -30,7 +35,7 @@ def known(role: Role, state: State = State.WORKING, *, parent_id: str = "", fill
 
 
 def live(id: str, quantity: Any, filled: Any = 0, **changes: Any) -> Report:
-    values = {"client_order_id": id, "side": Side.SELL, "quantity": quantity and D(quantity)}
+    values: dict[str, Any] = {"client_order_id": id, "side": Side.SELL, "quantity": quantity and D(quantity)}
     return a_report(State.WORKING, filled, **(values | changes))
 
 

@@ -197,3 +197,13 @@ async def test_next_order_manager_reads_the_lines_written_before_it_had_the_lock
     await rig.rounds(0.0, 12.0)
     assert side.lock()
     assert side.depth == len(list(side.read())) == 2
+
+
+async def test_venue_that_gives_no_answer_holds_up_nothing_else(tmp_path: Path, order_manager: JournalFile) -> None:
+    rig = Rig(tmp_path)
+    order_manager.close()
+    rig.venue.outages["open_orders"] = 1
+    assert await rig.rounds(0.0, 12.0) == []
+    assert rig.takeover.state.startswith("protects; ccxt: ")
+    assert await rig.rounds(15.0) == [FIRST]
+    assert rig.takeover.state == "protects"

@@ -1,12 +1,13 @@
 """Time without a stop: the real order manager at a venue that is 100 ms away, over fills in parts, adds and shrinking.
 
-    python benchmarks/protection_time.py [seconds] [--replace]
+    python benchmarks/protection_time.py [seconds] [--replace] [--trail [--cancel]]
 
 Eight positions are held for at least a minute: a limit entry fills in parts, entries are added (at once, and in parts),
 and a person sells a part. The venue locks what orders may sell, and its log says what was executed and which stops
 rested, at its own time; `fks.chaos.protection_time` integrates it. Positions are compared with the venue's holdings and
 the stops with the positions before a figure is printed. Exits 1 beyond the limits. `--replace`: at a venue that cannot
-amend."""
+amend. `--trail`: strategies hold the positions with a stop alone, which follows sealed bars every MOVE_S seconds;
+`--cancel`: at a venue where no request ends a stop and places its successor."""
 
 from __future__ import annotations
 
@@ -29,38 +30,42 @@ from fks.config.settings import Risk, Settings, Venue
 from fks.model.order import Answer, Fill, Order, OrderType, Role, Side
 from fks.model.ports import VenueEvent
 from fks.model.signal import Kind
+from fks.model.timeframe import bar_end
 from fks.store import migrate
-from fks.store.bus import Bus
+from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from tests.support import servers
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import OPEN, Held, ScriptedVenue
+from tests.support.strategies import bars_of, seal
 from tests.support.waiting import until
 
 D = Decimal
 LATENCY_S, SHARE_MAX, GAP_MAX_S = 0.1, 0.005, 2.0
-POSITIONS, SEED = 8, 27
+POSITIONS, SEED, MOVE_S = 8, 27, 6.0
 STOPS = {"stop_loss": D(90), "take_profit": D(120)}
+TRAILED = {"stop_loss": D(90), "take_profit": None, "trail": D(10)}
 SETTINGS = Settings(venue=Venue(), risk=Risk(feed_age_max_s=36000, orders_per_minute=10**6, orders_open_max=10**4))
 
 
 class DistantVenue(ScriptedVenue):
     """A venue that each request and each event needs LATENCY_S to or from; it keeps the log."""
 
-    def __init__(self, symbols: list[str], *, can_amend: bool) -> None:
-        super().__init__(prices=dict.fromkeys(symbols, D(100)), can_amend=can_amend)
+    def __init__(self, symbols: list[str], *, can_amend: bool, can_replace: bool) -> None:
+        super().__init__(prices=dict.fromkeys(symbols, D(100)), can_amend=can_amend, can_replace=can_replace)
         self.log: list[LogLine] = []
         self.totals["USDT"] = D(10**6)
         self._resting: dict[str, Decimal] = {}
 
     def note(self) -> None:
-        """Add what changed since the last line."""
+        """Add what changed since the last line: all of it at one time."""
+        now_s = time.monotonic()
         for name, held in self.orders.items():
             if held.order.role is Role.STOP_LOSS:
                 left = held.order.quantity - held.filled if held.state in OPEN else D(0)
                 if left != self._resting.get(name, D(0)):
                     self._resting[name] = left
-                    self.log.append(LogLine(time.monotonic(), held.order.symbol, Line.STOP, left, name))
+                    self.log.append(LogLine(now_s, held.order.symbol, Line.STOP, left, name))
 
     async def submit(self, order: Order) -> Answer:
         await asyncio.sleep(LATENCY_S)
@@ -74,8 +79,17 @@ class DistantVenue(ScriptedVenue):
         await self._answer(answers[0])
         return answers
 
-    def _check(self, order: Order) -> None:
-        locked = sum((held.order.quantity for held in self.live() if self._closes(held, order.symbol)), D(0))
+    async def replace(self, old: Order, new: Order) -> tuple[Answer, Answer]:
+        await asyncio.sleep(LATENCY_S)
+        self._check(new, without=old)
+        answers = await super().replace(old, new)
+        await self._answer(answers[0])
+        return answers
+
+    def _check(self, order: Order, *, without: Order | None = None) -> None:
+        closing = [held.order for held in self.live() if self._closes(held, order.symbol)]
+        kept = [o for o in closing if without is None or o.client_order_id != without.client_order_id]
+        locked = sum((o.quantity for o in kept), D(0))
         free = self.totals.get(order.symbol.removesuffix("USDT"), D(0)) - locked
         assert order.side is Side.BUY or order.quantity <= free, "more than is held"
 
@@ -107,18 +121,34 @@ class DistantVenue(ScriptedVenue):
         return fill
 
 
-async def trade(rig: Rig, venue: DistantVenue, symbol: str, seconds: float, dice: random.Random) -> None:
+async def trail(rig: Rig, symbol: str, seconds: float, dice: random.Random) -> None:
+    """Seal a bar with a higher close every MOVE_S seconds."""
+    start_ns, closes = bar_end(rig.clock.now_ns(), "1m"), list[float]()
+    for _ in range(int(seconds / MOVE_S)):
+        await asyncio.sleep(MOVE_S * dice.uniform(0.8, 1.2))
+        closes.append(round(100 + 0.3 * (len(closes) + 1), 2))
+        await seal(rig.db, bars_of(closes, symbol=symbol, start_ns=start_ns))
+        await rig.bus.publish(BARS, {"type": "bar", "symbol": symbol, "timeframe": "1m"})
+
+
+async def trade(
+    rig: Rig, venue: DistantVenue, symbol: str, seconds: float, dice: random.Random, *, trails: bool
+) -> None:
     """Hold one position for `seconds`."""
     start_s = time.monotonic()
+    stops = TRAILED if trails else STOPS
+    moving = asyncio.create_task(trail(rig, symbol, seconds - 2, dice)) if trails else None
 
     async def order(size: str, **changes: Any) -> str:
         values = {"symbol": symbol, "size": D(size), "instance": "", "source": "principal:ann", "timeframe": None}
-        id = await rig.signal(Kind.ORDER, **(values | changes))
+        if trails:
+            values |= {"instance": symbol, "source": f"strategy:{symbol}", "timeframe": "1m"}
+        id = await rig.signal(Kind.ENTER if trails else Kind.ORDER, **(values | changes))
         same("the outcome of an order", await rig.outcome(id, deadline_s=20), ("ordered", None))
         return (await rig.entry(id)).client_order_id
 
     async def in_parts(size: int) -> None:
-        name = await order(str(size), type=OrderType.LIMIT, limit_price=D(100), **STOPS)
+        name = await order(str(size), type=OrderType.LIMIT, limit_price=D(100), **stops)
         await until(lambda: name in venue.orders)
         left, parts = size * 1000, dice.randint(3, 7)
         for number in range(parts, 0, -1):
@@ -129,24 +159,31 @@ async def trade(rig: Rig, venue: DistantVenue, symbol: str, seconds: float, dice
 
     await in_parts(10)
     await asyncio.sleep(dice.uniform(4, 8))
-    await order("2", **STOPS)
+    await order("2", **stops)
     await asyncio.sleep(dice.uniform(4, 8))
     await in_parts(4)
     await asyncio.sleep(dice.uniform(4, 8))
-    await order(str(dice.randint(1, 6)), side=Side.SELL)
+    if moving is None:
+        await order(str(dice.randint(1, 6)), side=Side.SELL)
     await asyncio.sleep(max(start_s + seconds - time.monotonic(), 0))
+    if moving is not None:
+        await moving
 
 
-async def main(seconds: float, can_amend: bool) -> bool:
+async def main(seconds: float, *, can_amend: bool, can_replace: bool, trails: bool) -> bool:
     with servers.home() as paths, servers.running_postgres(paths) as postgres, servers.running_redis(paths) as redis:
         await migrate.upgrade(postgres.url())
         db = await Database.connect(postgres.url(), DatabaseSettings(), application="bench")
         symbols = (await seed_instruments(db))[:POSITIONS]
-        venue = DistantVenue(symbols, can_amend=can_amend)
+        venue = DistantVenue(symbols, can_amend=can_amend, can_replace=can_replace)
+        if trails:
+            await db.sql("UPDATE strategy_instances SET account_id = 1, venue = 'ccxt'")
         rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
-        await asyncio.gather(*(trade(rig, venue, s, seconds, random.Random(f"{SEED}{s}")) for s in symbols))
+        await asyncio.gather(
+            *(trade(rig, venue, s, seconds, random.Random(f"{SEED}{s}"), trails=trails) for s in symbols)
+        )
         end_s = time.monotonic()
-        rows = await db.sql("SELECT symbol, quantity FROM positions WHERE instance = '' AND quantity <> 0")
+        rows = await db.sql("SELECT symbol, quantity FROM positions WHERE quantity <> 0")
         held = {row["symbol"]: row["quantity"] for row in rows}
         same("the positions", held, {symbol: venue.totals[symbol.removesuffix("USDT")] for symbol in symbols})
         stops = {
@@ -168,6 +205,8 @@ async def main(seconds: float, can_amend: bool) -> bool:
             held_min_s=min(60.0, seconds - 1),
         )
         same("the positions that count", found.positions, len(symbols))
+        moves = await db.sql("SELECT count(*) FROM order_events WHERE event = 'StopMoved'")
+        print(f"{moves[0][0]} moves of a stop, {len(venue.replaced)} stops replaced by one request")
         print(
             f"{found.positions} positions, {found.executions} executions with an allowance of {2 * LATENCY_S + 0.1:g} s each, "
             f"{LATENCY_S * 1000:g} ms to the venue, which {'amends' if can_amend else 'cannot amend'}"
@@ -183,4 +222,14 @@ async def main(seconds: float, can_amend: bool) -> bool:
 
 if __name__ == "__main__":
     numbers = [float(argument) for argument in sys.argv[1:] if argument.isdigit()]
-    run(lambda: asyncio.run(main(numbers[0] if numbers else 75.0, "--replace" not in sys.argv)))
+    trails = "--trail" in sys.argv
+    run(
+        lambda: asyncio.run(
+            main(
+                numbers[0] if numbers else 75.0,
+                can_amend="--replace" not in sys.argv,
+                can_replace=trails and "--cancel" not in sys.argv,
+                trails=trails,
+            )
+        )
+    )

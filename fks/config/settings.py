@@ -250,6 +250,13 @@ class Venue(Section):
         "order as a limit that fills at once within risk.slippage_max_pct or expires; 'local' places them after "
         "the fill",
     )
+    trail_step_pct: Decimal = Field(
+        Decimal(0),
+        ge=0,
+        lt=100,
+        description="least move of a trailing stop of the account there, percent of the stop's price: the stop waits "
+        "until the closes bring it so far; 0 moves it by each tick, as a backtest does",
+    )
     order_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for an order's answer before UNKNOWN")
     poll_delays_s: tuple[float, ...] = Field(
         (0.25, 0.5, 1, 2, 4, 8, 16, 30), description="C1: query ladder of an UNKNOWN order"

@@ -23,10 +23,11 @@ from fks.order_manager.context import Context
 from fks.order_manager.position_workers import PositionWorkers
 from fks.orders import events as e
 from fks.orders.messages import PositionKey
-from fks.orders.trailing import left_behind, moved_stop
+from fks.orders.trailing import is_below_step, left_behind, moved_stop
 from fks.store.facts import Facts
 from fks.store.signals import SignalStore
 
+TRADED = "ccxt"  # the name of the venue that `settings.venue` is about
 _POLL_S = 1.0
 _KNOWN_MAX = 5_000
 
@@ -95,6 +96,9 @@ class TrailingStops:
             is_highest=first.side is Side.BUY,
         )
         stop = moved_stop(entries, None if found is None else found.close, rule.trail, instrument.tick)
+        settings = self._context.settings.venue
+        if first.venue == TRADED and stop is not None and is_below_step(entries, stop, settings.trail_step_pct):
+            return  # these closes count again with the next one
         bar_ns = rule.after_ns if found is None else found.last_ns
         for entry in [] if stop is None else left_behind(entries, stop):
             assert stop is not None

@@ -183,6 +183,9 @@ class LegAction(StrEnum):
     PLACE = "place the legs that wait, or a new attempt"
 
 
+_FREEING = (LegAction.CANCEL, LegAction.AMEND, LegAction.REPLACE)
+
+
 @dataclass(frozen=True, slots=True)
 class LegStep:
     """One action: on these `legs`, with this quantity (AMEND: the order's new one, PLACE and REPLACE: the
@@ -261,13 +264,20 @@ def diff(covers: Sequence[Cover], instrument: Instrument) -> list[LegStep]:
         is_freeing |= excess > 0 and _is_giving_back(cover, step)
         if step is not None:
             steps.append(step)
-            free -= step.quantity if step.action is LegAction.PLACE else _ZERO
+            free -= _taken(step)
     return steps
+
+
+def _taken(step: LegStep) -> Decimal:
+    """Return what a step's new legs close beyond those that they replace."""
+    if step.action is LegAction.REPLACE:
+        return max(step.quantity - LegList(step.legs).quantity, _ZERO)
+    return step.quantity if step.action is LegAction.PLACE else _ZERO
 
 
 def _is_giving_back(cover: Cover, step: LegStep | None) -> bool:
     """Return whether a list gives back some of its quantity now, as far as the venue has not refused that."""
-    about = () if step is None or step.action not in (LegAction.CANCEL, LegAction.AMEND) else step.legs
+    about = () if step is None or step.action not in _FREEING else step.legs
     return any(list_.is_giving_back for list_ in cover.lists) or any(leg.request is Request.NONE for leg in about)
 
 
@@ -285,19 +295,21 @@ def _step(
         return LegStep(LegAction.WAIT, cover)
     if excess > 0 and lists:
         return _shrunk(cover, lists, excess, instrument)
+    lack = want.quantity - cover.closing
+    # a fee's worth is not taken from what others lack
+    is_small = bool(lists) and lack < least_that_rests(want.parent, instrument)
+    more = min(lack, free - (lacking - lack) if is_small else free)
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
-    if wrong:
-        return _renewed(cover, wrong[0], wrong[0].quantity, instrument)
+    if wrong:  # its successor covers what is lacking, too
+        grown = wrong[0].quantity + (max(more, _ZERO) if cover.may_grow else _ZERO)
+        return _renewed(cover, wrong[0], grown, instrument)
     if len(lists) > max(cover.lists_max, LISTS_MAX):  # the venue takes no more: the largest stays, the others are one
         return LegStep(LegAction.CANCEL, cover, tuple(leg for list_ in lists[:-1] for leg in list_.legs))
-    lack = want.quantity - cover.closing
     if lack <= 0 or (lists and not cover.may_grow):
         return None
     if lack > free and is_freeing:
         return LegStep(LegAction.WAIT, cover)
-    if lists and lack < least_that_rests(want.parent, instrument):
-        free -= lacking - lack  # a fee's worth is not taken from what others lack
-    return _grown(cover, lists, min(lack, free), instrument)
+    return _grown(cover, lists, more, instrument)
 
 
 def _ended(cover: Cover, lists: list[LegList]) -> LegStep | None:

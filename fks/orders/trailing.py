@@ -34,6 +34,12 @@ def moved_stop(entries: Sequence[Order], best_close: Decimal | None, trail: Deci
     return level if stop is None or (level - stop) * sign > 0 else stop
 
 
+def is_below_step(entries: Sequence[Order], stop: Decimal, step_pct: Decimal) -> bool:
+    """Return whether a move of the position's stop to `stop` is smaller than `step_pct` percent of where it is."""
+    now = stop_of(entries)
+    return now is not None and 0 < (stop - now) * entries[0].side.sign < now * step_pct / 100
+
+
 def left_behind(entries: Sequence[Order], stop: Decimal) -> list[Order]:
     """Return the entries whose stop loss is farther from the market than `stop`."""
     return [e for e in entries if e.stop_loss is not None and (stop - e.stop_loss) * e.side.sign > 0]

@@ -76,7 +76,7 @@ class ScriptedVenue:
     exists · expire (a market order: by the price range rule) · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
     Words of `amends`: ok · refuse:CODE · lost · unheard (reduced, no answer).
     Words of `replaces`: ok · refuse:CODE (neither half was tried) · halfway:CODE (the old order ended, the new one is
-    refused) · lost · unheard · gone (the old order is refused as unknown, the new one is not tried).
+    refused) · lost · unheard · raise (never arrives, then raises) · gone (the old order is refused as unknown, the new one is not tried).
     Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
     """
 
@@ -232,6 +232,8 @@ class ScriptedVenue:
         unclear, held = Answer(Outcome.AMBIGUOUS), self.orders[old.client_order_id]
         if step.startswith("refuse:"):
             return refused(step), refused(step)
+        if step == "raise":
+            raise RuntimeError("raised by script")
         if step == "lost":
             return unclear, unclear
         if held.state not in OPEN or step == "gone":

@@ -120,7 +120,7 @@ async def test_stop_placed_by_the_side_journal_is_back_while_a_close_is_refused(
         await until(lambda: outage.covers(quantity) and outage.stops()[0]["clientOrderId"] != stop["clientOrderId"])
         (back,) = outage.stops()
         assert (back["stopPrice"], back["origQty"]) == (stop["stopPrice"], stop["origQty"])
-        assert [left["kind"] for left in guardian.report()["remaining"]] == ["refused"]
+        await until(lambda: [left["kind"] for left in guardian.report()["remaining"]] == ["refused"])
 
 
 async def test_orders_of_the_side_journal_are_counted_once_after_the_outage(outage: Outage, folder: Path) -> None:

@@ -59,6 +59,8 @@ def venue() -> LoggedVenue:
 async def audited(idle: Rig) -> AsyncIterator[None]:
     """Compare the journal with its events after each test."""
     yield
+    if idle.task is not None:
+        await idle.crash()  # what is committed is one state then
     orders, trades = await idle.db.sql("SELECT * FROM orders"), await idle.db.sql("SELECT * FROM trades")
     steps = await idle.db.sql("SELECT * FROM order_events ORDER BY id")
     assert list(journal_errors(orders, steps, trades)) == []
@@ -125,7 +127,7 @@ async def test_a_successor_that_is_refused_is_placed_at_once(rig: Rig, venue: Lo
     assert [row["state"] for row in rows] == ["REJECTED"]
 
 
-@pytest.mark.parametrize("answer", ["lost", "unheard"])
+@pytest.mark.parametrize("answer", ["lost", "unheard", "raise"])
 async def test_an_unclear_answer_leaves_both_unresolved(rig: Rig, venue: LoggedVenue, answer: str) -> None:
     """Each is queried by its id; neither is sent again before the venue has answered about both."""
     stop = await trailed(rig)
@@ -135,7 +137,7 @@ async def test_an_unclear_answer_leaves_both_unresolved(rig: Rig, venue: LoggedV
     await until(lambda: len(venue.received) == 3)
     successor = venue.received[2]
     await rig.becomes(successor, State.UNKNOWN)
-    if answer == "lost":  # else the event stream names the end of the old one
+    if answer != "unheard":  # else the event stream names the end of the old one
 
         async def is_unclear() -> bool:
             return await leg_of(rig, stop) == "ACCEPTED replace_unknown"
@@ -212,3 +214,20 @@ async def test_a_stop_of_a_pair_is_not_replaced_by_one_request(rig: Rig, venue: 
     await until(lambda: resting(rig) == [D(95)])
     assert venue.replaced == []
     assert [held.order.price for held in venue.by_role("tp") if held in venue.live()] == [D(200)]
+
+
+async def test_a_stop_waits_for_the_step_of_its_account(idle: Rig, venue: LoggedVenue) -> None:
+    """Closes that bring it less than the step count again with the next one; a restart changes nothing of it."""
+    step = idle.settings.venue.model_copy(update={"trail_step_pct": D(5)})
+    idle.settings = idle.settings.model_copy(update={"venue": step})
+    rig = await idle.start()
+    await trailed(rig)
+    closes: list[float] = []
+    for close, stop in ((103.0, 90), (104.0, 90), (101.0, 90), (104.5, D("94.5")), (106.0, D("94.5"))):
+        closes.append(close)
+        await close_at(rig, *closes)
+        await until(lambda stop=stop: resting(rig) == [stop])
+    await rig.restart()
+    assert resting(rig) == [D("94.5")]
+    moves = await rig.db.sql("SELECT payload FROM order_events WHERE event = 'StopMoved'")
+    assert [D(row["payload"]["stop_loss"]) for row in moves] == [D("94.5")]

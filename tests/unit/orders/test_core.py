@@ -98,11 +98,11 @@ class Model:
 
     def check(self) -> None:
         """At the venue, orders that may sell never sum to more than is held."""
-        # of a stop and its successor one is at the venue
-        open_ = [o for o in self.orders.values() if o.side is Side.SELL and o.state in OPEN]
-        swapping = {o.client_order_id for o in open_ if o.request in (Request.REPLACE, Request.REPLACE_UNKNOWN)}
-        successors = {self.swaps[name] for name in swapping if name in self.swaps}
-        selling = sum((o.remaining for o in open_ if o.client_order_id not in successors), D(0))
+        open_ = {name: o for name, o in self.orders.items() if o.side is Side.SELL and o.state in OPEN}
+        for old, new in self.swaps.items():  # of a stop and its successor one is at the venue
+            if old in open_ and self.orders[new].state in (State.SENDING, State.UNKNOWN):
+                open_.pop(new, None)
+        selling = sum((o.remaining for o in open_.values()), D(0))
         assert selling <= self.position, (selling, self.position)
 
     def changed(self, order: Order) -> None:

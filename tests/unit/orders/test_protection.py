@@ -168,6 +168,18 @@ def test_a_stop_alone_is_replaced_by_one_request(level: int, quantity: str, legs
     assert without == (f"cancel {attempt[0]} 0" if expected.startswith("replace") else expected)
 
 
+def test_replacements_take_what_is_free_once() -> None:
+    """The venue gives back nothing of one entry's stop: what two others lack may not be more than what is left."""
+    kept = entry("c", 2, take_profit=None)
+    unclear = leg(SL, State.ACCEPTED, 5, request=Request.CANCEL_UNKNOWN, **A_STOP)
+    covers = [Cover(want_of(kept, D(2)), (unclear,), can_replace=True)]
+    for name in ("a", "b"):
+        parent = entry(name, 5, stop_loss=D(95), take_profit=None)
+        covers.append(Cover(want_of(parent, D(5)), (leg(SL, State.ACCEPTED, 3, **A_STOP),), can_replace=True))
+    steps = diff(covers, INSTRUMENT)
+    assert [as_text(step) for step in steps] == ["cancel 0 0", "replace 0 4", "replace 0 3"]
+
+
 def test_the_stop_of_a_pair_is_not_replaced_by_one_request() -> None:
     parent = entry("p", 9, stop_loss=D(95))
     assert as_text(step_of(want_of(parent, D(5)), pair(5), can_replace=True)) == "cancel 0 0"

@@ -12,7 +12,7 @@ from fks.model.instrument import distance_of
 from fks.model.order import Order, Side, State
 from fks.orders import events as e
 from fks.orders.machine import advance
-from fks.orders.trailing import left_behind, moved_stop, stop_of
+from fks.orders.trailing import is_below_step, left_behind, moved_stop, stop_of
 from tests.support.order_values import an_order
 
 D = Decimal
@@ -61,6 +61,19 @@ def test_a_stop_never_moves_back_or_by_an_entry_that_was_never_sent() -> None:
     assert moved(entry(None), D(96)).stop_loss is None
     for state in (State.INTENDED, State.DENIED, State.ABANDONED):
         assert moved(entry(D(95), state=state), D(96)).stop_loss == D(95)
+
+
+def test_a_step_is_measured_from_where_the_stop_is() -> None:
+    entries = [entry(D(95)), entry(D(100), client_order_id="b" * 32)]
+    assert [is_below_step(entries, stop, D("0.5")) for stop in (D("100.45"), D("100.5"), D(100))] == [
+        True,
+        False,
+        False,
+    ]
+    assert not is_below_step(entries, D("100.05"), D(0))
+    assert is_below_step([entry(D(100), Side.SELL)], D("99.55"), D("0.5"))
+    assert not is_below_step([entry(D(100), Side.SELL)], D("99.5"), D("0.5"))
+    assert not is_below_step([entry(None)], D(100), D("0.5"))
 
 
 def test_entries_of_a_position_share_the_nearest_stop() -> None:

@@ -40,7 +40,7 @@ SEED = int(os.environ.get("FKS_SOAK_SEED", "20261121"))
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(5400)
+@pytest.mark.timeout(14_400)
 async def test_ten_thousand_intents_lose_double_and_bend_nothing(bus: Bus, redis_url: str, tmp_path: Path) -> None:
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
 
 from fks.config.risk import Risk
@@ -25,11 +25,11 @@ class Setup:
     can_short: bool = False
     allow_gaps: bool = False
     limits: Risk = field(default_factory=Risk)  # ours, in quote; fks.backtest.limits.UNLIMITED for none
+    _: KW_ONLY
     pyramiding: int | None = None  # most entries of one position; None = as many as the strategy makes
     start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
-    collar_pct: Decimal | None = (
-        None  # of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
-    )
+    #: of entries whose exits the venue holds (rule 9 of fks.matching); None = no collar
+    collar_pct: Decimal | None = None
 
 
 def plain(value: Decimal) -> str:

@@ -180,7 +180,7 @@ def run_spec(
         spec.allow_short,
         spec.allow_gaps,
         limits if spec.limits else UNLIMITED,
-        spec.start_ns,
+        start_ns=spec.start_ns,
         collar_pct=spec.collar_pct,
     )
     result = run(strategy, loaded.bars, setup, check=False, finer=loaded.finer if spec.finer else None)

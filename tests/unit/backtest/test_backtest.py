@@ -16,12 +16,13 @@ from fks.backtest.fingerprint import inputs_hash
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
 from fks.config.settings import Risk
+from fks.jobs.backtest import Loaded, parse_spec, run_spec
 from fks.matching import CostModel, Slippage
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Role
-from fks.model.timeframe import NS
+from fks.model.timeframe import NS, iso
 from fks.strategies.base import Decisions, Strategy, StrategyError
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
@@ -543,6 +544,24 @@ def test_bars_out_of_order_are_refused() -> None:
 
 def _hashes(result: Result) -> tuple[str, str]:
     return result.inputs_hash, result.fills_hash
+
+
+def test_a_job_decides_from_its_start_on_however_much_was_loaded() -> None:
+    bars = synthetic(400)
+    start_ns = int(bars.time_ns[200])
+    spec = {
+        "strategy": "sma_cross",
+        "symbol": "S",
+        "timeframe": "1m",
+        "params": FAST["sma_cross"],
+        "from": iso(start_ns),
+    }
+
+    result, _ = run_spec(parse_spec(spec), lambda request: Loaded(bars, BTC, "a test"))
+
+    assert result.fills
+    assert min(fill.time_ns for fill in result.fills) > start_ns
+    assert (result.setup.start_ns, result.setup.pyramiding) == (start_ns, None)
 
 
 def test_fingerprints_are_equal_for_equal_inputs_only() -> None:

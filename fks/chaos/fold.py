@@ -203,7 +203,7 @@ def _follow(order: Folded, name: str, source: str) -> None:
         order.request = "none" if wants_cancel else order.request
     elif name in ("CancelRefused", "RequestAmbiguous") and wants_cancel:
         order.request = "cancel_unknown"
-    elif name == "RequestAmbiguous" and order.request == "replace":
+    elif name in ("RequestAmbiguous", "NotListed") and order.request == "replace":
         order.request = "replace_unknown"
     elif name == "ReplaceRequested":
         order.request = "replace"

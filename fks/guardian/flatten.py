@@ -86,6 +86,7 @@ class Flatten:
         self._blocked: dict[Holder, _Pause] = {}  # positions for whose close coins or answers of the venue are missing
         self._kept: set[Holder] = set()  # of those with stops again that cover no more than is held
         self._prices: dict[str, Decimal | None] = {}  # as read in this round
+        self._short: set[str] = set()  # symbols to be bought back
         self._troubles: dict[str, str] = {}  # symbol -> why the venue gave no answer about it in this round
         self._idle_count = 0  # in a row in which the venue's answers were all that was missing
         self.remaining: list[dict[str, str]] = []
@@ -106,10 +107,9 @@ class Flatten:
         self._troubles = {}
         positions, unattributed = await self._positions(snapshot, symbols, balances)
         self._closing = self._being_closed(snapshot, unclear, positions, balances)
-        held = {
-            holder.symbol for holder, quantity in positions.items() if holder.venue == self._venue.name and quantity
-        }
-        await self._read_each(self._read_price, held - self._troubles.keys())
+        held = [(h.symbol, quantity) for h, quantity in positions.items() if h.venue == self._venue.name and quantity]
+        self._short = {symbol for symbol, quantity in held if quantity < 0}
+        await self._read_each(self._read_price, {symbol for symbol, _ in held} - self._troubles.keys())
         left: list[dict[str, str]] = []
         refused: list[Holder] = []
         blocked: set[Holder] = set()
@@ -209,7 +209,13 @@ class Flatten:
         await at_once(read_one, symbols)
 
     async def _read_price(self, symbol: str) -> None:
-        self._prices[symbol] = await self._venue.last_price(symbol)
+        """Read a price. What is held is sold without one; the size of a purchase follows from it."""
+        try:
+            self._prices[symbol] = await self._venue.last_price(symbol)
+        except OutageError:
+            if symbol in self._short:
+                raise
+            self._prices[symbol] = None
 
     def _unattributed(self, unknown: Mapping[str, str]) -> set[str]:
         """Return the symbols of executed orders that are younger than the snapshot. The next one names their holder,

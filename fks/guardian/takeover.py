@@ -35,15 +35,11 @@ from fks.orders import events as e
 from fks.orders.absence import AbsenceProof
 from fks.orders.build import legs_of
 from fks.orders.machine import advance, begin
-from fks.orders.protection import next_attempt
+from fks.orders.protection import GUARDIAN_ATTEMPTS, next_attempt
 from fks.orders.side_lines import happened_line, placed_line
 from fks.orders.submit import Journaled, Refuse, Submission, Submitter
 from fks.process.journal_file import JournalFile
 from fks.risk.policy import Action
-
-#: The order manager may have made attempts that the last reading of PostgreSQL lacks, never so many of one entry. The
-#: guardian's are the multiples of it, so that no id is used by both.
-_ATTEMPTS = 1000
 
 
 class Takeover:
@@ -72,6 +68,7 @@ class Takeover:
         self._proofs: dict[str, AbsenceProof] = {}
         self._seen: dict[str, tuple[object, float]] = {}  # venue -> its open orders when nothing lacked, and when
         self._due: dict[str, tuple[int, float]] = {}  # entry -> sends in a row without a live stop, and the next one
+        self._paged: set[tuple[str, str]] = set()  # entries with states of their stops
         self.state = "looks on"
 
     async def run(self) -> None:
@@ -114,7 +111,7 @@ class Takeover:
 
     def _end(self, why: str) -> None:
         self._gone_s, self.state = None, f"looks on: {why}"
-        for memory in (self._ended, self._absent, self._proofs, self._seen, self._due):
+        for memory in (self._ended, self._absent, self._proofs, self._seen, self._due, self._paged):
             memory.clear()
 
     async def _protect(self, venue: Venue, file: JournalFile) -> None:
@@ -152,6 +149,8 @@ class Takeover:
         for id in unended(snapshot, {holder_of(order) for order in orders}):
             if id in live or id in self._ended or id in self._absent:
                 continue
+            if why := self._why_not():  # an order manager that starts waits for the lock
+                raise OutageError(why)
             known = snapshot.orders[id]
             lookup = await venue.query(known.holder.symbol, id)
             if lookup.presence is Presence.FOUND and lookup.report is not None:
@@ -181,7 +180,7 @@ class Takeover:
         if self._clock.monotonic() < due_s:
             return
         legs = [o for o in (*orders, *self._side.orders.values()) if o.parent_id == parent.client_order_id]
-        attempt = (next_attempt(legs) // _ATTEMPTS + 1) * _ATTEMPTS
+        attempt = (next_attempt(legs) // GUARDIAN_ATTEMPTS + 1) * GUARDIAN_ATTEMPTS
         now_ns = self._clock.now_ns()
         made = legs_of(parent, quantity=quantity, attempt=attempt, epoch=parent.epoch, now_ns=now_ns)
         stop = next(leg for leg in made if leg.role is Role.STOP_LOSS)
@@ -195,8 +194,10 @@ class Takeover:
         for order in done.orders:
             id, state = order.client_order_id, order.state.value
             self._context.log.warning("guardian.protects", client_order_id=id, symbol=order.symbol, state=state)
-            text = f"stop {id} over {quantity:f} {order.symbol} is {state}"
-            self._page("guardian.protects", f"PostgreSQL and the order manager are away: {text}")
+            if (parent.client_order_id, state) not in self._paged:
+                self._paged.add((parent.client_order_id, state))
+                text = f"stop {id} over {quantity:f} {order.symbol} is {state}"
+                self._page("guardian.protects", f"PostgreSQL and the order manager are away: {text}")
 
 
 class SidePorts:

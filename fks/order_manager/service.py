@@ -64,6 +64,7 @@ from fks.store.risk import RiskStore
 from fks.store.signals import SignalStore
 
 JOURNAL_LOOK_S = 0.2  # between two looks for a journal that is away
+SIDE_LOCK_S = 6.0  # the guardian may hold the side journal's lock for one read of the venue more
 JOURNAL_PAGE_S = 5.0  # until an outage of PostgreSQL pages, if money is at work
 ENTERING = (Role.ENTRY, Role.ORDER)
 DRAIN_S, PUBLISH_S = 3.0, 0.5  # of a drain: for what is in flight; for messages and alerts
@@ -168,8 +169,11 @@ class OrderManager:
                 away_s=self._clock.monotonic(),
             )
         if self._side is not None:
-            if not self._side.lock():
-                raise OutageError("another order manager of this home still runs", remedy="wait for its end")
+            until_s = self._clock.monotonic() + SIDE_LOCK_S
+            while not self._side.lock():
+                if self._clock.monotonic() >= until_s:
+                    raise OutageError("another order manager of this home still runs", remedy="wait for its end")
+                await self._clock.sleep(JOURNAL_LOOK_S)
             await self._ledger.come_back()  # what an earlier process did while PostgreSQL was away
         # what other accounts did under the same venue's name (the demo, before real money) is no business of this
         # session

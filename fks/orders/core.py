@@ -983,9 +983,8 @@ class OrderCore:
                 item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
                 return
             item.swaps_refused += not all(refusal.is_passing for refusal in event.refusals)
-        elif is_swap:
-            item.swaps_refused = 0
         if not event.refusals:
+            item.swaps_refused = 0
             item.is_refused, item.retry_s, item.retry_at_s, item.pairs_refused = False, 0.0, 0.0, 0
             return
         item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
@@ -1012,8 +1011,9 @@ class OrderCore:
             legs = self._legs.get(want.parent.client_order_id, {}).values()
             mine = (leg for leg in legs if leg.state in LIVE and leg.role is role and not leg.is_pending)
             # one whose end has no proven outcome may be gone at the venue
-            is_swapping = any(leg.state in (State.SENDING, State.UNKNOWN) for leg in legs)
-            unproven = _CANCELLING.union(_AMENDING) if is_swapping else _CANCELLING
+            # while a replacement is on its way the old stop rests
+            is_unclear = any(leg.state is State.UNKNOWN for leg in legs)
+            unproven = _CANCELLING.union(_AMENDING) if is_unclear else _CANCELLING
             live = sum((leg.remaining for leg in mine if leg.request not in unproven), ZERO)
             if instrument is None or can_rest(want.parent, want.quantity, instrument):
                 missing += max(want.quantity - live, ZERO)

@@ -139,7 +139,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(25, LIVE, e.Reported, r.reports_expired, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "IOC, FOK, GTD, STP, end of day"),
     Row(26, LIVE, e.Reported, r.reports_rejected, r.as_reported, (A.RELEASE, A.PROTECT, A.PAGE), "e.g. a stop refused at its trigger"),
     Row(27, LIVE, e.SessionBroke, r.always, r.stale, (), "entries are held by the venue's state, not by this"),
-    Row(28, LIVE, e.NotListed, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "asked by id, then history; never assumed dead"),
+    Row(28, LIVE, e.NotListed, r.always, r.not_listed, (A.ASK, A.ALERT), "asked by id, then history; never assumed dead"),
     Row(29, LIVE, e.CancelRequested, r.always, r.with_request(Request.CANCEL), (A.SEND_CANCEL,), ""),
     Row(30, SENDING | UNKNOWN, e.CancelRequested, r.always, r.with_request(Request.CANCEL_WANTED), (), "sent when it proves open"),
     Row(31, OPEN - INTENDED, e.CancelAcked, r.always, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),

@@ -115,8 +115,10 @@ class Cover:
 
     @property
     def has_stop_alone(self) -> bool:
-        """Return whether a stop was made without the take profit that it would be tied to."""
-        stops = {leg.attempt for leg in self.legs if leg.role is Role.STOP_LOSS and leg.type is OrderType.STOP}
+        """Return whether a stop was made without the take profit that it would be tied to, since it was refused with
+        it: not by the guardian."""
+        made = (leg for leg in self.legs if leg.role is Role.STOP_LOSS and leg.type is OrderType.STOP)
+        stops = {leg.attempt for leg in made if leg.attempt == 0 or leg.attempt % GUARDIAN_ATTEMPTS}
         return bool(stops - {leg.attempt for leg in self.legs if leg.role is Role.TAKE_PROFIT})
 
     @cached_property
@@ -183,6 +185,9 @@ class LegAction(StrEnum):
     PLACE = "place the legs that wait, or a new attempt"
 
 
+#: The guardian places stops alone, in the order manager's stead. Of that one's attempts it may not know the last, which
+#: are never so many of one entry: the guardian's are the multiples of this, so that no id is used by both.
+GUARDIAN_ATTEMPTS = 1000
 _FREEING = (LegAction.CANCEL, LegAction.AMEND, LegAction.REPLACE)
 
 

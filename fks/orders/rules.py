@@ -164,6 +164,12 @@ def replayed(order: Order, event: e.Event) -> Fields:
     return {"request": _UNRESOLVED.get(order.request, order.request)}
 
 
+def not_listed(order: Order, event: e.Event) -> Fields:
+    """UNKNOWN, a replacement is unknown"""
+    unknown = order.request is Request.REPLACE
+    return {"state": State.UNKNOWN, "request": Request.REPLACE_UNKNOWN if unknown else order.request}
+
+
 _UNRESOLVED = {Request.CANCEL: Request.CANCEL_UNKNOWN, Request.REPLACE: Request.REPLACE_UNKNOWN}
 
 

@@ -166,7 +166,14 @@ class Delisting(Locking):
         return await super().query(symbol, client_order_id)
 
 
-@pytest.mark.parametrize("asked", ["fills_since", "last_price", "query"])
+async def test_a_symbol_without_a_price_is_closed_all_the_same(tmp_path: Path) -> None:
+    now = Closing(tmp_path, Delisting(totals={"OLD": D(1), "USDT": D(0)}, asked="last_price"))
+    held = now.snapshot("0", positions={replace(HOLDER, symbol="OLDUSDT"): D("0.5")})
+    await now.flatten.step(replace(held, rules={"OLDUSDT": replace(RULES, base="OLD")}), set())
+    assert now.sold() == [("sell", D("0.5"))]
+
+
+@pytest.mark.parametrize("asked", ["fills_since", "query"])
 async def test_a_symbol_without_an_answer_holds_up_no_other(tmp_path: Path, asked: str) -> None:
     now = Closing(tmp_path, Delisting(totals={"BTC": D(1), "OLD": D(1), "USDT": D(0)}, asked=asked))
     old = replace(HOLDER, symbol="OLDUSDT")
@@ -262,7 +269,7 @@ async def test_no_stop_is_placed_beside_a_close_whose_end_is_not_known(tmp_path:
         await now.clock.advance(1.0)
         await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
         assert stops(now) == []
-    await now.clock.advance(60.0)
+    await now.clock.advance(now.timing.history_s)  # its executions are read again, and there is no answer
     for _ in range(2):
         await now.flatten.step(now.snapshot("0.5"), {"BTCUSDT"})
     assert stops(now) == [D("0.5")], "the close is proven absent"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fks.guardian.positions import Holder, Known, Rules, SideOrders, Snapshot
 from fks.guardian.takeover import Takeover
 from fks.guardian.timing import Timing
 from fks.model import ids
-from fks.model.order import Answer, Order, Role, State
+from fks.model.order import Answer, Lookup, Order, Presence, Role, State
 from fks.model.timeframe import NS
 from fks.order_manager.side_journal import SideJournal
 from fks.orders.machine import advance
@@ -153,6 +153,33 @@ async def test_stop_of_unknown_outcome_is_never_sent_again(
     assert await rig.rounds(0.0, 12.0, 15.0) == [FIRST]
     rig.restart()
     assert await rig.rounds(0.0, 12.0, 15.0, 15.0) == ([FIRST] if step in ("unheard", "raise") else [FIRST, SECOND])
+
+
+async def test_a_stop_that_is_refused_again_and_again_pages_once(tmp_path: Path, order_manager: JournalFile) -> None:
+    rig = Rig(tmp_path)
+    order_manager.close()
+    rig.venue.script += ["refuse:-2010"] * 3
+    assert len(await rig.rounds(0.0, 12.0, 15.0, 15.0, 300.0, 300.0)) == 4
+    assert len(rig.pages) == 2, "one of the refused, one of the placed"
+
+
+async def test_nothing_more_is_asked_once_postgresql_answers(tmp_path: Path, order_manager: JournalFile) -> None:
+    """An order manager that starts waits for the lock meanwhile."""
+    rig = Rig(tmp_path)
+    order_manager.close()
+    leg = replace(rig.snapshot.orders[ENTRY], role="tp", state="ACCEPTED", parent_id=ENTRY, is_acknowledged=True)
+    rig.snapshot = replace(rig.snapshot, orders=rig.snapshot.orders | {f"{n:032x}": leg for n in range(9)})
+    await rig.rounds(0.0)
+    asked: list[str] = []
+
+    async def query(symbol: str, id: str) -> Lookup:
+        asked.append(id)
+        rig.why_not = ["PostgreSQL answers"]
+        return Lookup(Presence.NO_ANSWER)
+
+    rig.venue.query = query  # type: ignore[method-assign]
+    await rig.rounds(12.0)
+    assert len(asked) == 1
 
 
 async def test_line_is_on_disk_before_the_bytes_leave(tmp_path: Path, order_manager: JournalFile) -> None:

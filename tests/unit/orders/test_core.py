@@ -372,6 +372,50 @@ def test_two_refused_replacements_lead_to_a_cancel() -> None:
     assert [o.attempt for o in stops if o.state is State.REJECTED] == [1, 2]
 
 
+def test_a_refused_replacement_is_tried_again_after_a_stop_was_placed() -> None:
+    model = Model(lambda answers: "neither" if "neither" in answers else answers[0])
+    model.facts = replace(FACTS, can_replace=True)
+    model.trail(D(92))
+    for _ in range(3):
+        model.time_passes()
+    model.choose = good
+    model.trail(D(95))
+    assert (len(model.swaps), model.covered) == (2, D(5))
+
+
+class SlowSwaps(Model):
+    """A venue whose answer to a replacement takes 0.15 s."""
+
+    asked: m.ReplaceStop | None = None
+
+    def swap(self, command: m.ReplaceStop) -> None:
+        old, parent = self.orders[command.client_order_id], command.parent
+        new = legs_of(parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=0)[0]
+        self.asked, self.swaps[old.client_order_id] = command, new.client_order_id
+        self.changed(replace(old, request=Request.REPLACE))
+        self.changed(replace(new, state=State.SENDING))
+
+    def answer(self) -> None:
+        assert self.asked is not None
+        self.now_s += 0.15
+        new = self.orders[self.swaps[self.asked.client_order_id]]
+        self.changed(replace(new, state=State.ACCEPTED, is_acknowledged=True))
+        self.end(self.orders[self.asked.client_order_id], State.CANCELLED)
+        self.pending.append(m.ProtectionDone(self.asked.parent.client_order_id))
+        self.give(m.Tick())
+
+
+def test_a_replacement_on_its_way_is_no_time_without_a_stop() -> None:
+    model = SlowSwaps(good)
+    model.facts = replace(FACTS, can_replace=True)
+    for second in range(60):
+        model.now_s += 0.85
+        model.trail(D(91) + D(second) / 10)
+        model.answer()
+    assert len(model.swaps) == 60
+    assert model.alerts == []
+
+
 def test_a_replacement_without_an_answer_pages_as_a_missing_stop() -> None:
     model = Model(lambda answers: "unanswered" if "unanswered" in answers else answers[0])
     model.facts = replace(FACTS, can_replace=True)

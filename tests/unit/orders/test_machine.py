@@ -56,6 +56,14 @@ def test_the_docs_show_the_table_the_code_runs() -> None:
     assert table() in DOCS.read_text(), "docs/orders.md is old: python -m fks.orders.document > docs/orders.md"
 
 
+@pytest.mark.parametrize("answer", [e.ReplaceRefused, e.RequestAmbiguous])
+def test_a_replacement_of_an_order_that_is_not_listed_ends_with_its_next_report(answer: type[e.Event]) -> None:
+    order = an_order(state=State.ACCEPTED, is_acknowledged=True)
+    for kind in (e.ReplaceRequested, e.NotListed, answer, e.Reported):
+        order = advance(order, event(kind, source="rest")).order
+    assert (order.state, order.request) == (State.WORKING, Request.NONE)
+
+
 @pytest.mark.parametrize("state", State)
 def test_no_pair_raises_and_no_fill_is_refused(state: State) -> None:
     for kind, request in product(e.EVENTS, Request):

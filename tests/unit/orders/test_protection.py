@@ -185,6 +185,13 @@ def test_the_stop_of_a_pair_is_not_replaced_by_one_request() -> None:
     assert as_text(step_of(want_of(parent, D(5)), pair(5), can_replace=True)) == "cancel 0 0"
 
 
+@pytest.mark.parametrize(("attempt", "expected"), [(1, "nothing"), (1000, "cancel 1000 0"), (1001, "nothing")])
+def test_a_stop_of_the_guardian_gives_way_to_the_pair(attempt: int, expected: str) -> None:
+    """The guardian places the stop alone; one that the order manager placed so was refused as a pair before."""
+    stop = leg(SL, State.ACCEPTED, attempt=attempt, stop_price=D(90))
+    assert as_text(step_of(want_of(entry("p", 5), D(5)), [stop])) == expected
+
+
 def test_growth_is_joined_while_legs_live() -> None:
     want = want_of(entry("p", 9), D(9))
     assert step_of(want, pair(4), may_grow=False) is None

@@ -1,4 +1,4 @@
-"""Which stops the guardian finds missing at the venue."""
+"""Stops that the guardian finds missing at the venue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the guardian places stops in the order manager's stead, and that no id of them is sent twice."""
+"""The guardian places stops in the order manager's stead, in time, and sends no id of them twice."""
 
 from __future__ import annotations
 

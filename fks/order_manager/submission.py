@@ -53,7 +53,7 @@ from fks.risk.explain import as_payload, explain, figures
 from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
 from fks.risk.policy import Action, Allow, Circumstances, Journal, KillMode, allowed, stopped_by, strongest
 from fks.risk.sizing import Sizing
-from fks.risk.view import View
+from fks.risk.view import View, without_replaced
 from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord, SignalStore
 
@@ -440,9 +440,11 @@ class Submissions:
         )
         unsent = Answer(Outcome.REFUSED, code="NOT_SENT", detail="nothing was sent", refusal=Refusal.NOT_SENT)
         replaced = self._replaced[legs[0].client_order_id] = _Replaced(old, unsent)
-        done = await self._submit_legs(parent, legs[:1], is_release=False)
-        del self._replaced[legs[0].client_order_id]
-        await self._requests.end_replacement(old, replaced.answer)
+        try:
+            done = await self._submit_legs(parent, legs[:1], is_release=False)
+            await self._requests.end_replacement(old, replaced.answer)
+        finally:
+            del self._replaced[legs[0].client_order_id]
         return done
 
     async def _submit_legs(self, parent: Order, legs: list[Order], *, is_release: bool) -> m.ProtectionDone:
@@ -516,6 +518,9 @@ class Submissions:
         view = self._cache.view(
             intent, now_ns=self._clock.now_ns(), monotonic_s=self._clock.monotonic(), is_leader=self._lease.holds()
         )
+        if self._replaced:
+            swaps = ((item.order.client_order_id, id) for id, item in self._replaced.items())
+            view = replace(view, open_orders=without_replaced(view.open_orders, swaps))
         if view.venue.capabilities.keeps_bracket and intent.role in (Role.EXIT, Role.ORDER):
             # the venue ends these legs for a closing order: they hold nothing back
             others = tuple(o for o in view.open_orders if o.instance != intent.instance or o.role not in _LEG_ROLES)

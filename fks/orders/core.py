@@ -48,6 +48,7 @@ from fks.orders.protection import (
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
 from fks.risk.policy import Action, Allow, Journal, Wait, allowed
+from fks.risk.view import without_replaced
 
 _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 _CANCELLING = frozenset({Request.CANCEL, Request.CANCEL_WANTED, Request.CANCEL_UNKNOWN})
@@ -81,6 +82,7 @@ class _Protection:
     amends_refused: int = 0
     amending: Decimal = ZERO  # the quantity that an amendment was commanded to reduce
     replaced: str = ""  # the stop that the newest replacement ends
+    successor: str = ""  # what it puts in its place
     is_swapping: bool = False  # that replacement has no outcome yet
     swaps_refused: int = 0
     grow_at_s: float = 0.0  # until then further executions are joined
@@ -659,7 +661,9 @@ class OrderCore:
 
     def _books(self) -> Books:
         """Return the key's books. What will never be reported holds nothing up: a person was paged."""
-        return Books(self._positions, tuple(o for o in self._orders.values() if not self._is_unresolvable(o)))
+        orders = (o for o in self._orders.values() if not self._is_unresolvable(o))
+        swaps = ((item.replaced, item.successor) for item in self._protection.values() if item.is_swapping)
+        return Books(self._positions, without_replaced(orders, swaps))
 
     def _closable(self, instance: str, side: Side, *, is_capped: bool = False) -> Decimal:
         """Return how much of an instance a close may move, `is_capped` at what the venue has."""
@@ -886,8 +890,9 @@ class OrderCore:
         elif step.action is LegAction.REPLACE and self._may_try(item) and self._is_first_command(legs[0]):
             item.is_placing = item.is_swapping = True
             item.placing, item.replaced = step.quantity, legs[0].client_order_id
-            attempt = next_attempt(cover.legs)
-            self._out.append(m.ReplaceStop(cover.want.parent, item.replaced, step.quantity, attempt))
+            parent, attempt = cover.want.parent, next_attempt(cover.legs)
+            item.successor = client_order_id(parent.intent_id, Role.STOP_LOSS, attempt)
+            self._out.append(m.ReplaceStop(parent, item.replaced, step.quantity, attempt))
 
     def _may_try(self, item: _Protection) -> bool:
         """Return whether the wait after a refusal is over."""

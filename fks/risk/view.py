@@ -172,3 +172,13 @@ def pending_of(orders: Iterable[Order]) -> dict[str, Decimal]:
             groups.add(order.group_id)
         totals[order.instance] = totals.get(order.instance, _ZERO) + order.remaining
     return totals
+
+
+def without_replaced(orders: Iterable[Order], replacements: Iterable[tuple[str, str]]) -> tuple[Order, ...]:
+    """Return orders without the smaller one of each stop and its successor (ids) for which a request is on its way that
+    ends the one and places the other: one of the two is at the venue."""
+    by_id = {order.client_order_id: order for order in orders}
+    for pair in replacements:
+        if all(id in by_id for id in pair):
+            del by_id[min(pair, key=lambda id: by_id[id].remaining)]
+    return tuple(by_id.values())

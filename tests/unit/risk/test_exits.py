@@ -15,6 +15,7 @@ from fks.model.instrument import Lot
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.portfolio.position import EXTERNAL
 from fks.risk.exits import Books, closable, is_dust, left_at_venue, split_at_lot
+from fks.risk.view import without_replaced
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -28,6 +29,17 @@ def a_sell(quantity: str, **changes: Any) -> Order:
 def legs(quantity: str, instance: str = "one") -> tuple[Order, Order]:
     stop = a_sell(quantity, role=Role.STOP_LOSS, type=OrderType.STOP, group_id=instance, instance=instance)
     return stop, a_sell(quantity, role=Role.TAKE_PROFIT, type=OrderType.LIMIT, group_id=instance, instance=instance)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "left"), [("2", "2", "2"), ("2", "3", "3"), ("3", "2", "3"), ("2", None, "2"), (None, "2", "2")]
+)
+def test_of_a_stop_and_its_successor_the_larger_counts(old: str | None, new: str | None, left: str) -> None:
+    """An exit of another instance is not cut while one request puts the one in the place of the other."""
+    stops = [a_sell(q, client_order_id=id, role=Role.STOP_LOSS) for id, q in (("old", old), ("new", new)) if q]
+    other = a_sell("1", client_order_id="other")
+    counted = without_replaced([*stops, other], [("old", "new"), ("gone", "new")])
+    assert sum(order.quantity for order in counted) == D(left) + 1
 
 
 ONE, TWO, BOTH = {"one": "1"}, {"one": "1", "two": "2"}, legs("1")

@@ -329,7 +329,7 @@ def no_close(venue: Any, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def be_silent(symbol: str, since_ns: int = 0) -> NoReturn:
         raise OutageError(f"no answer about {symbol}")
 
-    change = {"submit": refuse, "balances": hide, "fills_since": be_silent, "last_price": be_silent}[cause]
+    change = {"submit": refuse, "balances": hide, "fills_since": be_silent}[cause]
     monkeypatch.setattr(venue, cause, change)
 
 
@@ -339,7 +339,6 @@ def no_close(venue: Any, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("submit", "refused", "-1013"),
         ("balances", "pending", "the venue shows less of it"),
         ("fills_since", "pending", "no answer about BTCUSDT"),
-        ("last_price", "pending", "no answer about BTCUSDT"),
     ],
 )
 async def test_a_kill_that_cannot_close_puts_the_stop_back_and_goes_on(

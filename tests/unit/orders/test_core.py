@@ -416,6 +416,17 @@ def test_a_replacement_on_its_way_is_no_time_without_a_stop() -> None:
     assert model.alerts == []
 
 
+def test_an_exit_of_another_instance_is_not_cut_by_a_replacement_on_its_way() -> None:
+    model = SlowSwaps(good)
+    model.facts = replace(FACTS, can_replace=True)
+    model.trail(D(92))
+    assert [o.state for o in model.orders.values() if o.role is Role.STOP_LOSS] == [State.ACCEPTED, State.SENDING]
+    now, held = m.Now(SECOND, 1.0), {"one": D(5), "two": D(3)}
+    model.core.handle(m.OrderChanged(model.entry, held), now, model.facts)
+    commands = model.core.handle(m.SignalReady(a_signal(instance="two"), 0, None), now, model.facts)
+    assert [command.quantity for command in commands if isinstance(command, m.SubmitClose)] == [D(3)]
+
+
 def test_a_replacement_without_an_answer_pages_as_a_missing_stop() -> None:
     model = Model(lambda answers: "unanswered" if "unanswered" in answers else answers[0])
     model.facts = replace(FACTS, can_replace=True)

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from fks.chaos.fold import journal_errors
-from fks.model.order import OrderType, Role, State
+from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_ns
 from fks.store.bus import BARS
@@ -77,7 +78,7 @@ async def trailed(rig: Rig) -> Held:
 
 async def close_at(rig: Rig, *closes: float) -> None:
     """Seal bars with these closes, the first one after the decision."""
-    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter'")
+    (signal,) = await rig.db.sql("SELECT ts_event FROM signals WHERE kind = 'enter' AND instance = 'one'")
     await seal(rig.db, bars_of(closes, start_ns=bar_end(to_ns(signal["ts_event"]), "1m")))
     rig.venue.prices["BTCUSDT"] = D(str(closes[-1]))
     await rig.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
@@ -125,6 +126,31 @@ async def test_a_successor_that_is_refused_is_placed_at_once(rig: Rig, venue: Lo
     assert stop.state is State.CANCELLED
     rows = await rig.db.sql("SELECT state FROM orders WHERE role = 'sl' AND attempt = 1")
     assert [row["state"] for row in rows] == ["REJECTED"]
+
+
+async def test_an_exit_of_another_instance_is_whole_while_a_stop_is_replaced(
+    rig: Rig, venue: LoggedVenue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the stop and its successor is at the venue: both together held half of the other position back."""
+    two: dict[str, Any] = {"instance": "two", "source": "strategy:two", "timeframe": None}
+    assert await rig.outcome(await rig.signal(**two)) == ("ordered", None)
+    await trailed(rig)
+    is_asked, may_answer, answered = asyncio.Event(), asyncio.Event(), venue.replace
+
+    async def slow(old: Order, new: Order) -> Any:
+        is_asked.set()
+        await may_answer.wait()
+        return await answered(old, new)
+
+    monkeypatch.setattr(venue, "replace", slow)
+    await close_at(rig, 105.0)
+    await is_asked.wait()
+    await rig.signal(Kind.EXIT, **two, side=Side.SELL)
+    exits = "SELECT quantity, state FROM orders WHERE role = 'exit' AND instance = 'two'"
+    await until(lambda: rig.db.sql(exits))
+    may_answer.set()
+    await until(lambda: resting(rig) == [D(95)])
+    assert [tuple(row) for row in await rig.db.sql(exits)] == [(HELD, "FILLED")]
 
 
 @pytest.mark.parametrize("answer", ["lost", "unheard", "raise"])

@@ -6,10 +6,10 @@ Not more: the orders that protect, a tied pair counted once, close no more than 
 stop is a stop. A stop that a person placed as an order of its own is the person's: it is never too much, and covers
 the person's position alone. A rest below the exchange's smallest order needs no stop.
 
-`CoverWatch` samples it while a chaos run goes on: a breach ends within WITHIN_S, or a page is open. The quantity held
-is then the sum of the exchange's executions, never our own rows; the journal is used only for the owner of an order,
-the protections of an entry, and whether an execution is known: one whose report was lost or frozen cannot be protected
-yet, and the auditor looks for it at the end.
+`CoverWatch` samples it while a chaos run goes on: a breach ends within WITHIN_S, or WRITTEN_S later a page is open. The
+quantity held is then the sum of the exchange's executions, never our own rows; the journal is used only for the owner
+of an order, the protections of an entry, and whether an execution is known: one whose report was lost or frozen cannot
+be protected yet, and the auditor looks for it at the end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Row = Mapping[str, Any]
 Key = tuple[str, str]  # symbol, instance
 
 WITHIN_S = 5.0
+WRITTEN_S = 1.0  # a page that the journal did not take is written again after a second
 _UNDECIDED = ("SENDING", "UNKNOWN")
 _CLOSING = ("exit", "kill")
 _ENTERING = ("entry", "order")
@@ -179,7 +180,7 @@ def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: 
 class CoverWatch:
     """Repeated samples: `broken` are the breaches that lasted for `within_s` seconds without an open page."""
 
-    within_s: float = WITHIN_S
+    within_s: float = WITHIN_S + WRITTEN_S
     broken: dict[tuple[object, ...], str] = field(default_factory=dict)
     worst_s: float = 0.0  # the longest that a breach lasted
     protected_s: float = 0.0  # for how long covered positions were sampled, added up over the positions

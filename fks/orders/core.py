@@ -98,6 +98,14 @@ def _is_refused(leg: Order) -> bool:
     return leg.state is State.REJECTED or (leg.state is State.EXPIRED and leg.refusal is not None)
 
 
+def _changed_cover(order: Order) -> bool:
+    """Return whether an order's last change may have begun a gap in a position's cover: an executed entry, or a leg
+    that does not count (any more). A refused one never did."""
+    if order.parent_id is None:
+        return order.filled > 0
+    return (order.state not in LIVE or order.request is not Request.NONE) and not _is_refused(order)
+
+
 @dataclass(slots=True)
 class _KillClose:
     """What is remembered of one kill's closing orders of one instance."""
@@ -156,6 +164,7 @@ class OrderCore:
         self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
         self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts anew
         self._uncovered: dict[str, _Uncovered] = {}  # by instance
+        self._restored_since_s: dict[str, float] = {}  # by instance: the last loss of cover that the journal shows
         self._triggered_s: dict[str, float] = {}  # stops that triggered, since when
         self._alerted_unprotectable: set[str] = set()
         self._is_crowded = False  # the venue refused a list more
@@ -303,6 +312,10 @@ class OrderCore:
         self._positions = dict(event.positions)
         for order in (*event.entries, *event.orders):
             self._take_order(order)
+            if _changed_cover(order):
+                ago_s = max((self._now.ns - order.updated_ns) / 1e9, 0.0)
+                before_s = self._restored_since_s.get(order.instance, self._now.mono_s - ago_s)
+                self._restored_since_s[order.instance] = max(before_s, self._now.mono_s - ago_s)
         for resumed in event.exits:
             is_open = resumed.last.client_order_id in self._orders
             self._known.add(resumed.signal.id)
@@ -1030,13 +1043,18 @@ class OrderCore:
             exit_ = self._exits.get(instance)
             if exit_ is not None and exit_.state is ExitState.CLOSING:
                 return  # a close that is on its way may be refused: until it is executed nothing began or ended
+            self._restored_since_s.pop(instance, None)
             self._end_unprotected(instance, is_flat=not self._positions.get(instance))
             return
         gap, limits, now_s = self._uncovered.setdefault(instance, _Uncovered()), self._limits, self._now.mono_s
         gap.covered_s = None
-        gap.since_s = now_s if gap.since_s is None else gap.since_s
+        if gap.since_s is None:
+            gap.since_s = self._restored_since_s.pop(instance, now_s)
         recent_s = gap.recent_s(now_s - limits.unprotected_within_s)
         due_s = gap.since_s + limits.unprotected_s - recent_s
+        if self._started_s is not None and gap.since_s < self._started_s:  # an earlier process left it: placed first
+            known = all(want.parent.exchange in self._facts.instruments for want in wants)  # else it may be dust
+            due_s = max(due_s, self._started_s + (limits.unprotected_restored_s if known else limits.unprotected_s))
         if now_s < due_s:
             self._wake_in(due_s - now_s)
         elif not gap.is_paged:

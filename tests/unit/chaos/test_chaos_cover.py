@@ -227,7 +227,7 @@ def test_a_position_is_to_be_covered_once_its_executions_are_known() -> None:
     for at_s in (1.0, 9.0):
         watch.look(replace(sample(fills=(BOUGHT, unknown)), at_s=at_s))
     assert watch.broken == {}
-    for at_s in (9.5, 14.6):
+    for at_s in (9.5, 15.6):
         watch.look(sample(at_s=at_s))
     assert list(watch.broken) == [("BTCUSDT", "one", "sl", False)]
 
@@ -240,7 +240,7 @@ def test_only_covered_positions_count_as_protected_seconds() -> None:
     assert watch.protected_s == 3.5
 
 
-def test_five_seconds_without_cover_are_a_break_unless_a_page_is_open() -> None:
+def test_six_seconds_without_cover_are_a_break_unless_a_page_is_open() -> None:
     watch = CoverWatch()
     for at_s in (0.0, 2.0, 4.9):
         watch.look(sample(at_s=at_s))
@@ -261,8 +261,8 @@ def test_five_seconds_without_cover_are_a_break_unless_a_page_is_open() -> None:
 def test_two_breaches_of_a_position_have_times_of_their_own() -> None:
     watch = CoverWatch()
     watch.look(sample(at_s=0.0))
-    for at_s in (4.0, 8.0):
+    for at_s in (4.0, 9.0):
         watch.look(sample(STOP, there=(resting("s", "1"),), at_s=at_s))
     assert watch.broken == {}
-    watch.look(sample(STOP, there=(resting("s", "1"),), at_s=9.5))
+    watch.look(sample(STOP, there=(resting("s", "1"),), at_s=10.5))
     assert [text.partition(",")[0] for text in watch.broken.values()] == ["BTCUSDT one holds 0.999 to be protected"]

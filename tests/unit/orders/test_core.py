@@ -622,6 +622,45 @@ def test_a_stop_whose_cancel_is_not_proven_is_no_cover() -> None:
     assert pages == ["BTCUSDT: 5 of the position has had no stop for 5 s"]
 
 
+@pytest.mark.parametrize(
+    ("ended_s", "leg_state", "paged_s"),
+    [
+        (3.0, State.CANCELLED, 2.0),
+        (60.0, State.CANCELLED, 1.0),
+        (60.0, State.REJECTED, 1.0),
+        (-9.0, State.CANCELLED, 5.0),
+    ],
+    ids=["3 s before", "a minute before", "never placed", "the clock was set back"],
+)
+def test_a_gap_of_an_earlier_process_pages_by_its_own_start(ended_s: float, leg_state: State, paged_s: float) -> None:
+    """A restart in the middle of a gap does not give it five seconds more."""
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    wall_ns, keeps = 1000 * SECOND, replace(FACTS, has_positions=False, is_connected=False, can_commit=False)
+    ended = replace(leg, state=leg_state, updated_ns=wall_ns - int(ended_s * SECOND))
+    entry = replace(entry, updated_ns=wall_ns - int(max(ended_s, 0) * SECOND) - SECOND)
+    pages, event = list[float](), m.Restored((ended, entry), (entry,), held)
+    for tick in range(70):
+        now_s = tick / 10
+        commands = core.handle(event if not tick else m.Tick(), m.Now(wall_ns + int(now_s * SECOND), 50 + now_s), keeps)
+        pages += [now_s for command in commands if isinstance(command, m.RaiseAlert)]
+    assert pages == [paged_s]
+
+
+def test_a_stop_whose_cancel_was_on_its_way_at_a_restart_is_missing_since_the_cancel() -> None:
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    wall_ns = 10_000 * SECOND
+    asked = replace(leg, request=Request.CANCEL_UNKNOWN, updated_ns=wall_ns - SECOND)
+    entry = replace(entry, updated_ns=wall_ns - 7200 * SECOND)
+    pages = list[int]()
+    for tick in range(8):
+        event = m.Tick() if tick else m.Restored((asked, entry), (entry,), held)
+        commands = core.handle(event, m.Now(wall_ns + tick * SECOND, float(tick)), FACTS)
+        pages += [tick for command in commands if isinstance(command, m.RaiseAlert)]
+    assert pages == [4]
+
+
 @pytest.mark.parametrize("step_s", [0, 3600, -3600], ids=["no step", "an hour on", "an hour back"])
 def test_an_unknown_order_holds_up_an_exit_for_a_minute_whatever_the_clock_shows(step_s: int) -> None:
     """The stop has rested for two hours when the venue no longer lists it; the clock is set right after that."""

@@ -47,6 +47,14 @@ class ClockSteps:
         self._look()
         return self.now_s - self._offsets[-1][0]
 
+    @property
+    def spread_ns(self) -> int:
+        """Return how far the steps moved the wall clock, at most: by another clock, a moment noted on this one may lie
+        so far away."""
+        self._look()
+        offsets = [offset_ns for _, offset_ns in self._offsets]
+        return max(offsets) - min(offsets)
+
     def _look(self) -> None:
         offset_ns = self._offset_ns()
         if abs(offset_ns - self._offsets[-1][1]) > _STEP_MIN_NS:

@@ -245,7 +245,7 @@ class Venue(Section):
     api_secret: SecretStr | None = Field(None, description="venue API secret (BINANCE_API_SECRET)")
     live: bool = Field(False, description="really trade on a real venue; without it only the local exchange and paper")
     entry_protection: Literal["venue", "local"] = Field(
-        "local",
+        "venue",
         description="'venue' sends an entry's SL and TP with it as one request where the venue takes that, a market "
         "order as a limit that fills at once within risk.slippage_max_pct or expires; 'local' places them after "
         "the fill",

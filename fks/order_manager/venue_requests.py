@@ -286,7 +286,7 @@ class VenueRequests:
         """Return the order's executions by the venue's history since its send (`is_whole`: ever); None = no answer."""
         sent_ns = order.sent_ns or order.created_ns
         is_set_back = sent_ns > self._clock.now_ns()  # the clock: the time of the send says nothing
-        since_ns = 0 if is_whole or is_set_back else sent_ns - _OVERLAP_NS
+        since_ns = 0 if is_whole or is_set_back else max(sent_ns - _OVERLAP_NS - self.steps.spread_ns, 0)
         try:
             async with asyncio.timeout(self._settings.order_timeout_s * 2 + MARGIN_S):
                 fills = await self._venues[order.venue].fills_since(order.symbol, since_ns)

@@ -444,7 +444,7 @@ class VenueSession:
         now_ns = self._clock.now_ns()
         if known and min(known) > now_ns:  # the clock was set back since
             return 0
-        return min(known) - _OVERLAP_NS if known else now_ns
+        return max(min(known) - _OVERLAP_NS - self._requests.steps.spread_ns, 0) if known else now_ns
 
 
 def _has_our_form(client_order_id: str | None) -> bool:

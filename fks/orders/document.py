@@ -121,11 +121,11 @@ An order has one **state** and, beside it, one open **request** (none, cancel, r
    first part is protected at once, those within a quarter of a second are joined. What is too much is reduced in
    place where the venue can. A stop alone is replaced by one request where the venue can (Binance): the old order and
    its successor have outcomes of their own. Legs are ended, and proven ended, before an exit.
-6. With `venue.entry_protection = "venue"` a buy with SL or TP goes out with them as one request where the venue takes
-   that (Binance). Until its complete fill they wait at the venue: ACCEPTED with the code `PENDING`, they cover nothing.
-   A market order goes out as a limit near its decision that fills at once (FOK) or is EXPIRED with a code. The
-   parts of an entry that rests get legs as in 5, which end once those of the request are seen on the book. What the
-   venue refuses after the fill is placed as in 5. Of an unclear answer all orders are UNKNOWN and queried.
+6. With `venue.entry_protection = "venue"`, the default, a buy with SL or TP goes out with them as one request where
+   the venue takes that (Binance). Until its complete fill they wait at the venue: ACCEPTED with the code `PENDING`,
+   they cover nothing. A market order goes out as a limit near its decision that fills at once (FOK) or is EXPIRED with
+   a code. The parts of an entry that rests get legs as in 5, which end once those of the request are seen on the book.
+   What the venue refuses after the fill is placed as in 5. Of an unclear answer all orders are UNKNOWN and queried.
 7. A stop that the venue lets expire without a fill, or that triggered and has not filled for 3 s, is closed at the
    market and pages (`stop.unfilled`).
 8. Where the venue keeps the bracket (NinjaTrader), it alone places, resizes and ends SL and TP. Each leg becomes an

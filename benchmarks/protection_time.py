@@ -1,13 +1,14 @@
 """Time without a stop: the real order manager at a venue that is 100 ms away, over fills in parts, adds and shrinking.
 
-    python benchmarks/protection_time.py [seconds] [--replace] [--trail [--cancel]]
+    python benchmarks/protection_time.py [seconds] [--replace | --kill | --trail [--cancel]]
 
 Eight positions are held for at least a minute: a limit entry fills in parts, entries are added (at once, and in parts),
 and a person sells a part. The venue locks what orders may sell, and its log says what was executed and which stops
 rested, at its own time; `fks.chaos.protection_time` integrates it. Positions are compared with the venue's holdings and
 the stops with the positions before a figure is printed. Exits 1 beyond the limits. `--replace`: at a venue that cannot
 amend. `--trail`: strategies hold the positions with a stop alone, which follows sealed bars every MOVE_S seconds;
-`--cancel`: at a venue where no request ends a stop and places its successor."""
+`--cancel`: at a venue where no request ends a stop and places its successor. `--kill`: PostgreSQL is killed with
+signal 9 after the first part of each entry, and started again once the last one has executed."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import asyncio
 import random
 import sys
 import time
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from tests.support import servers
 from tests.support.order_rig import Rig
+from tests.support.outage_rig import OutageRig
 from tests.support.scripted_venue import OPEN, Held, ScriptedVenue
 from tests.support.strategies import bars_of, seal
 from tests.support.waiting import until
@@ -131,8 +134,37 @@ async def trail(rig: Rig, symbol: str, seconds: float, dice: random.Random) -> N
         await rig.bus.publish(BARS, {"type": "bar", "symbol": symbol, "timeframe": "1m"})
 
 
+@dataclass
+class Kill:
+    """One death of PostgreSQL, once every position has come as far; it is back once every position has."""
+
+    postgres: servers.MortalPostgres
+    rig: Rig
+    away_s: float = 0.0
+    _barrier: asyncio.Barrier = field(default_factory=lambda: asyncio.Barrier(POSITIONS))
+
+    async def begin(self) -> None:
+        if await self._barrier.wait() == 0:
+            self.away_s -= time.monotonic()
+            self.postgres.kill()
+
+    async def end(self) -> None:
+        if await self._barrier.wait() == 0:
+            await asyncio.to_thread(self.postgres.start)
+            self.away_s += time.monotonic()
+        await self._barrier.wait()
+        await until(lambda: self.rig.service.cache.is_journal_up, deadline_s=20)
+
+
 async def trade(
-    rig: Rig, venue: DistantVenue, symbol: str, seconds: float, dice: random.Random, *, trails: bool
+    rig: Rig,
+    venue: DistantVenue,
+    symbol: str,
+    seconds: float,
+    dice: random.Random,
+    *,
+    trails: bool,
+    kill: Kill | None = None,
 ) -> None:
     """Hold one position for `seconds`."""
     start_s = time.monotonic()
@@ -147,7 +179,7 @@ async def trade(
         same("the outcome of an order", await rig.outcome(id, deadline_s=20), ("ordered", None))
         return (await rig.entry(id)).client_order_id
 
-    async def in_parts(size: int) -> None:
+    async def in_parts(size: int, kill: Kill | None = None) -> None:
         name = await order(str(size), type=OrderType.LIMIT, limit_price=D(100), **stops)
         await until(lambda: name in venue.orders)
         left, parts = size * 1000, dice.randint(3, 7)
@@ -156,8 +188,13 @@ async def trade(
             venue.fill(name, D(part) / 1000, D(100))
             left -= part
             await asyncio.sleep(dice.uniform(0.05, 1.5))
+            if kill is not None and number == parts:
+                await kill.begin()
+                await asyncio.sleep(dice.uniform(0.05, 1.5))
+        if kill is not None:
+            await kill.end()
 
-    await in_parts(10)
+    await in_parts(10, kill)
     await asyncio.sleep(dice.uniform(4, 8))
     await order("2", **stops)
     await asyncio.sleep(dice.uniform(4, 8))
@@ -170,18 +207,19 @@ async def trade(
         await moving
 
 
-async def main(seconds: float, *, can_amend: bool, can_replace: bool, trails: bool) -> bool:
-    with servers.home() as paths, servers.running_postgres(paths) as postgres, servers.running_redis(paths) as redis:
-        await migrate.upgrade(postgres.url())
-        db = await Database.connect(postgres.url(), DatabaseSettings(), application="bench")
+async def main(seconds: float, *, can_amend: bool, can_replace: bool, trails: bool, kills: bool) -> bool:
+    with servers.home() as paths, servers.mortal_postgres() as postgres, servers.running_redis(paths) as redis:
+        await migrate.upgrade(postgres.url)
+        db = await Database.connect(postgres.url, DatabaseSettings(), application="bench")
         symbols = (await seed_instruments(db))[:POSITIONS]
         venue = DistantVenue(symbols, can_amend=can_amend, can_replace=can_replace)
         if trails:
             await db.sql("UPDATE strategy_instances SET account_id = 1, venue = 'ccxt'")
-        rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
-        await asyncio.gather(
-            *(trade(rig, venue, s, seconds, random.Random(f"{SEED}{s}"), trails=trails) for s in symbols)
-        )
+        bus, side = await Bus.connect(redis.url()), paths.home / "orders.jsonl" if kills else None
+        rig = await OutageRig(db, bus, venue, settings=SETTINGS, side=side, ttl_s=5.0).start()
+        kill = Kill(postgres, rig) if kills else None
+        dice = {s: random.Random(f"{SEED}{s}") for s in symbols}
+        await asyncio.gather(*(trade(rig, venue, s, seconds, dice[s], trails=trails, kill=kill) for s in symbols))
         end_s = time.monotonic()
         rows = await db.sql("SELECT symbol, quantity FROM positions WHERE quantity <> 0")
         held = {row["symbol"]: row["quantity"] for row in rows}
@@ -206,6 +244,8 @@ async def main(seconds: float, *, can_amend: bool, can_replace: bool, trails: bo
         )
         same("the positions that count", found.positions, len(symbols))
         moves = await db.sql("SELECT count(*) FROM order_events WHERE event = 'StopMoved'")
+        if kill is not None:
+            print(f"PostgreSQL was away for {kill.away_s:.1f} s, while the entries filled")
         print(f"{moves[0][0]} moves of a stop, {len(venue.replaced)} stops replaced by one request")
         print(
             f"{found.positions} positions, {found.executions} executions with an allowance of {2 * LATENCY_S + 0.1:g} s each, "
@@ -230,6 +270,7 @@ if __name__ == "__main__":
                 can_amend="--replace" not in sys.argv,
                 can_replace=trails and "--cancel" not in sys.argv,
                 trails=trails,
+                kills="--kill" in sys.argv,
             )
         )
     )

@@ -4,15 +4,15 @@
     python scripts/mutations.py --only G4        # those of one guarantee
     python scripts/mutations.py --fast           # those whose test is a unit test: about four minutes
     python scripts/mutations.py --system         # those whose test is an acceptance or soak test: hours
-    python scripts/mutations.py --all --rest     # every one that was not killed at this commit yet
+    python scripts/mutations.py --all --rest     # those not killed yet with their file and their test as they are now
     python scripts/mutations.py --check          # each text occurs once, each test exists, the docs are current
     python scripts/mutations.py --docs           # write the table into docs/guarantees.md
 
 A mutation is killed when its test fails with it; it survives when the test passes. A test that fails without any
 mutation, or a mutation that keeps the test from being collected, or its system from starting, is an error. Exit 1 at
 a survivor or an error. A mutation against a system test costs a whole system: those run with --system or --all alone,
-file by file. Once every row was killed at one commit, in one run or several, count, date and the hash of the tree of
-fks/ are written into docs/guarantees.md: a commit may be of another history. `scripts/mutants.py` makes mutants of
+file by file. Of each row that was killed the day is kept, with a hash of its file and its test, in
+scripts/mutations_killed.json; the count is written into docs/guarantees.md. `scripts/mutants.py` makes mutants of
 whole modules instead.
 """
 
@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,9 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guarantees.md"
 TABLE = ROOT / "scripts" / "mutations.toml"
 BEGIN, END = "<!-- mutations -->", "<!-- end of mutations -->"
-RUN = re.compile(r"Last complete run: (\d+) killed, tree of fks/ [0-9a-f]{12}, \d{4}-\d\d-\d\d\.")
-#: the rows that were killed so far, and at which commit (ignored by git)
-KILLED = ROOT / ".fks-mutations" / "killed.json"
+#: for each row that was killed when it ran last: the hash of its file and its test then, and the day
+KILLED = ROOT / "scripts" / "mutations_killed.json"
 #: what a copy needs to run tests
 PARTS = (
     *("fks", "actors", "tests", "benchmarks", "docs", "nt8", "scripts", "deploy", "shims"),
@@ -79,6 +78,11 @@ class Mutation:
     def digest(self) -> str:
         """Return a digest of the change and its test."""
         return hashlib.sha256("\0".join((self.file, self.old, self.new, self.test)).encode()).hexdigest()[:16]
+
+    def code(self, root: Path = ROOT) -> str:
+        """Return a hash of the file that is changed and of the file of the test."""
+        test = root / "tests" / self.test.partition("::")[0]
+        return hashlib.sha256((root / self.file).read_bytes() + test.read_bytes()).hexdigest()[:12]
 
 
 def load() -> tuple[Mutation, ...]:
@@ -119,9 +123,32 @@ def _names(file: Path) -> set[str]:
     }
 
 
-def table(run: str, mutations: Sequence[Mutation] = MUTATIONS) -> str:
-    """Return the table of the docs. `run`: the sentence about the last complete run."""
-    lines = [f"{len(mutations)} mutations. {run}", "", "| | Claim | Mutation | in | Fails |", "|---|---|---|---|---|"]
+def killed() -> dict[str, list[str]]:
+    """Return the rows of the table that were killed when they ran last: digest -> hash of file and test, day."""
+    kept = json.loads(KILLED.read_text()) if KILLED.exists() else {}
+    known = {mutation.digest for mutation in MUTATIONS}
+    return {digest: found for digest, found in sorted(kept.items()) if digest in known}
+
+
+def note(mutation: Mutation, verdict: str, now: datetime) -> None:
+    """Keep that a row was killed, or, if it survived, that it is not."""
+    rows = killed()
+    rows.pop(mutation.digest, None)
+    if verdict == "killed":
+        rows[mutation.digest] = [mutation.code(), f"{now:%Y-%m-%d}"]
+    KILLED.write_text(json.dumps(rows, indent=0, sort_keys=True) + "\n")
+
+
+def rest(rows: Mapping[str, Sequence[str]], mutations: Sequence[Mutation] = MUTATIONS) -> list[Mutation]:
+    """Return those that were not killed yet with their file and test as they are."""
+    return [mutation for mutation in mutations if rows.get(mutation.digest, [""])[0] != mutation.code()]
+
+
+def table(rows: Mapping[str, Sequence[str]], mutations: Sequence[Mutation] = MUTATIONS) -> str:
+    """Return the table of the docs. `rows`: those that were killed."""
+    days = sorted(day for _, day in rows.values())
+    run = f", {len(rows)} of them killed when they ran last, from {days[0]} to {days[-1]}" if days else ""
+    lines = [f"{len(mutations)} mutations{run}.", "", "| | Claim | Mutation | in | Fails |", "|---|---|---|---|---|"]
     for mutation in mutations:
         path, _, name = mutation.test.partition("::")
         lines.append(
@@ -131,43 +158,10 @@ def table(run: str, mutations: Sequence[Mutation] = MUTATIONS) -> str:
     return "\n".join(lines)
 
 
-def page(text: str, run: str = "") -> str:
-    """Return the page with the table in its place. `run`: the sentence about a complete run just ended; without one
-    that of the page stays, as long as it counts the rows that are there."""
-    before, _, rest = text.partition(BEGIN)
-    shown, _, after = rest.partition(END)
-    found = RUN.search(run or shown)
-    is_current = found is not None and int(found[1]) == len(MUTATIONS)
-    last = found[0] if found and is_current else "They have not all been run since the table changed."
-    return f"{before}{BEGIN}\n{table(last)}\n{END}{after}"
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def commit_of_tree() -> str:
-    """Return the commit that the tree equals, but for the page of the table; else nothing."""
-    changed = _git("status", "--porcelain", "--", ".", f":!{PAGE.relative_to(ROOT)}")
-    return "" if changed else _git("rev-parse", "--short=12", "HEAD")
-
-
-def code_of_tree() -> str:
-    """Return the hash of fks/ where the tree equals its commit; else nothing."""
-    return _git("rev-parse", "--short=12", "HEAD:fks") if commit_of_tree() else ""
-
-
-def killed_at(commit: str) -> set[str]:
-    """Return the digests of the rows that were killed at this commit."""
-    kept = json.loads(KILLED.read_text()) if KILLED.exists() else {}
-    return set(kept["killed"]) if commit and kept.get("commit") == commit else set()
-
-
-def complete_run(code: str, killed: set[str], now: datetime, mutations: Sequence[Mutation] = MUTATIONS) -> str:
-    """Return the sentence about a complete run, or nothing while a row was not killed with this code."""
-    if not code or not killed >= {mutation.digest for mutation in mutations}:
-        return ""
-    return f"Last complete run: {len(mutations)} killed, tree of fks/ {code}, {now:%Y-%m-%d}."
+def page(text: str) -> str:
+    """Return the page with the table in its place."""
+    before, _, after = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table(killed())}\n{END}{after.partition(END)[2]}"
 
 
 def copy_tree(into: Path) -> None:
@@ -232,7 +226,7 @@ def main() -> int:
     parser.add_argument("--slow", action="store_true", help="those between unit tests and system tests only")
     parser.add_argument("--system", action="store_true", help="acceptance and soak tests only")
     parser.add_argument("--all", action="store_true", help="every one, those of acceptance and soak tests too")
-    parser.add_argument("--rest", action="store_true", help="without those that were killed at this commit")
+    parser.add_argument("--rest", action="store_true", help="without those that were killed with this file and test")
     parser.add_argument("--check", action="store_true", help="check the table, run nothing")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/guarantees.md")
     options = parser.parse_args()
@@ -245,14 +239,11 @@ def main() -> int:
         print(wrong[-1])
     if options.check or options.docs or wrong:
         return int(bool(wrong))
-    commit = commit_of_tree()
-    killed = killed_at(commit)
     kinds = {kind for kind in ("fast", "slow", "system") if options.all or getattr(options, kind)} or {"fast", "slow"}
     named = [
         mutation
-        for mutation in MUTATIONS
-        if (not options.only or any(only == mutation.guarantee or only in mutation.claim for only in options.only))
-        and not (options.rest and mutation.digest in killed)
+        for mutation in (rest(killed()) if options.rest else MUTATIONS)
+        if not options.only or any(only == mutation.guarantee or only in mutation.claim for only in options.only)
     ]
     chosen = [mutation for mutation in named if mutation.kind in kinds]
     if not chosen:
@@ -266,14 +257,10 @@ def main() -> int:
     for _, rows in itertools.groupby(chosen, _group):
         for mutation, verdict in run_group(list(rows)):
             counts[verdict] = counts.get(verdict, 0) + 1
-            if verdict == "killed" and commit:
-                killed.add(mutation.digest)
-                KILLED.parent.mkdir(exist_ok=True)
-                KILLED.write_text(json.dumps({"commit": commit, "killed": sorted(killed)}))
+            if verdict != "ERROR":
+                note(mutation, verdict, datetime.now(UTC))
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-    if commit_of_tree() == commit and (run := complete_run(code_of_tree(), killed, datetime.now(UTC))):
-        PAGE.write_text(page(PAGE.read_text(), run))
-        print(f"{run} Written into {PAGE.relative_to(ROOT)}")
+    PAGE.write_text(page(PAGE.read_text()))
     return int(set(counts) != {"killed"})
 
 

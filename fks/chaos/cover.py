@@ -25,6 +25,7 @@ Key = tuple[str, str]  # symbol, instance
 
 WITHIN_S = 5.0
 WRITTEN_S = 1.0  # a page that the journal did not take is written again after a second
+RESTARTED_S = 2.5  # for an order manager that starts in the middle of it, to place the stop before it pages
 _UNDECIDED = ("SENDING", "UNKNOWN")
 _CLOSING = ("exit", "kill")
 _ENTERING = ("entry", "order")
@@ -55,6 +56,7 @@ class Sample:
     orders: Sequence[Row]
     pages: Iterable[Row]  # open ones: symbol, instance (either may be empty)
     rules: Mapping[str, Rules]
+    process: int | None = None  # the order manager's pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ class CoverWatch:
     protected_s: float = 0.0  # for how long covered positions were sampled, added up over the positions
     samples: int = 0
     _last_s: float = 0.0
+    _process: int | None = None
+    _restarted: set[tuple[object, ...]] = field(default_factory=set)  # breaches in whose time another process began
     _since: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def look(self, sample: Sample) -> None:
@@ -200,10 +204,13 @@ class CoverWatch:
             if item.is_breach and (item.symbol, item.instance) not in unbooked
         }
         self._since = {key: self._since.get(key, sample.at_s) for key in found}
+        self._restarted &= found.keys()
+        if sample.process != self._process:
+            self._process, self._restarted = sample.process, set(found)
         paged = {(page["symbol"], page["instance"]) for page in sample.pages}
         for key, item in found.items():
             for_s = sample.at_s - self._since[key]
             self.worst_s = max(self.worst_s, for_s)
             is_paged = any(page in paged for page in (key[:2], (key[0], ""), ("", key[1])))
-            if for_s > self.within_s and not is_paged:
+            if for_s > self.within_s + RESTARTED_S * (key in self._restarted) and not is_paged:
                 self.broken.setdefault(key, f"{item.text()} for {for_s:.1f} s, and no page is open")

@@ -27,8 +27,8 @@ _PAGES = """
 SELECT coalesce(payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance
   FROM alerts WHERE severity = 'page' AND resolved_at IS NULL"""
 _WORKS = """
-SELECT EXISTS (SELECT FROM component_health WHERE name = 'orders' AND state IN ('ready', 'running', 'degraded')
-   AND beat_at > clock_timestamp() - make_interval(secs => $1)) AS works,
+SELECT (SELECT pid FROM component_health WHERE name = 'orders' AND state IN ('ready', 'running', 'degraded')
+   AND beat_at > clock_timestamp() - make_interval(secs => $1)) AS pid,
  EXISTS (SELECT FROM kill_switch WHERE is_engaged) AS is_killed"""
 
 
@@ -51,12 +51,12 @@ class CoverSampler:
             now_s = clock.monotonic()
             with contextlib.suppress(FksError):
                 rows = await self._outside.sql(_WORKS, ALIVE_S)
-                if rows[0]["works"] and not rows[0]["is_killed"]:
+                if rows[0]["pid"] is not None and not rows[0]["is_killed"]:
                     self._clock_s += min(now_s - last_s, 2 * EVERY_S)
-                    self.watch.look(await self._sample())
+                    self.watch.look(await self._sample(rows[0]["pid"]))
             last_s = now_s
 
-    async def _sample(self) -> Sample:
+    async def _sample(self, process: int) -> Sample:
         state = await self._outside.exchange("GET", f"/sim/state?since={self._since_ms}")
         for fill in state["fills"]:
             self._fills[fill["symbol"], fill["id"]] = fill
@@ -65,4 +65,4 @@ class CoverSampler:
         orders = await self._outside.sql(_ORDERS, list(names))
         pages = await self._outside.sql(_PAGES)
         rules = await rules_of(self._outside, state["prices"])
-        return Sample(self._clock_s, state["open_orders"], list(self._fills.values()), orders, pages, rules)
+        return Sample(self._clock_s, state["open_orders"], list(self._fills.values()), orders, pages, rules, process)

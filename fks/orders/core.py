@@ -1054,7 +1054,7 @@ class OrderCore:
         due_s = gap.since_s + limits.unprotected_s - recent_s
         if self._started_s is not None and gap.since_s < self._started_s:  # an earlier process left it: placed first
             known = all(want.parent.exchange in self._facts.instruments for want in wants)  # else it may be dust
-            due_s = max(due_s, self._started_s + (limits.unprotected_restored_s if known else limits.unprotected_s))
+            due_s = max(due_s, self._started_s + limits.unprotected_s / (2 if known else 1))
         if now_s < due_s:
             self._wake_in(due_s - now_s)
         elif not gap.is_paged:

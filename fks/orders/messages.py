@@ -83,7 +83,6 @@ class Limits:
 
     clear_s: float = 2.0  # protection that is down without a close going out goes up again after this
     unprotected_s: float = 5.0  # a position that should be protected and is not for this long pages
-    unprotected_restored_s: float = 1.0  # one that began in an earlier process pages no sooner after the start
     unprotected_within_s: float = 60.0  # or in gaps that are together as long within this time
     exit_page_s: float = 30.0  # an exit that is not done by then pages
     exit_page_again_s: float = 300.0  # and again after each of these

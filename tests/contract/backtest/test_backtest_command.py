@@ -138,7 +138,7 @@ def test_entries_beyond_the_collar_expire_and_are_counted(
 ) -> None:
     """A collar of less than a tick: an entry with a stop fills where the next bar does not open above the close."""
     arguments = ("sma_cross", *SPAN, "--tape", "sample", "--set", "fast=10", "--stop-loss", "0.5")
-    never = fks.json("backtest", "run", *arguments)
+    never = fks.json("backtest", "run", *arguments, "--collar", "0")
     assert {"collar_pct", "expired"}.isdisjoint(never)
     found = fks.json("backtest", "run", *arguments, "--collar", "0.000001")
     assert found["collar_pct"] == "0.000001"
@@ -154,11 +154,11 @@ def test_entries_beyond_the_collar_expire_and_are_counted(
     account = fks.json("backtest", "account", file, "--tape", "sample")
     assert account["members"][0]["expired"] == found["expired"]
     # the settings' where the command names none
-    monkeypatch.setenv("FKS_VENUE_ENTRY_PROTECTION", "venue")
     assert fks.json("backtest", "run", *arguments)["collar_pct"] == "0.5"
-    assert fks.json("backtest", "run", *arguments, "--collar", "0")["inputs_hash"] == never["inputs_hash"]
-    monkeypatch.setenv("FKS_VENUE_SESSION", "ccxt")  # that session sends no list
-    assert fks.json("backtest", "run", *arguments)["inputs_hash"] == never["inputs_hash"]
+    for name, value in (("FKS_VENUE_ENTRY_PROTECTION", "local"), ("FKS_VENUE_SESSION", "ccxt")):  # neither sends a list
+        with monkeypatch.context() as only:
+            only.setenv(name, value)
+            assert fks.json("backtest", "run", *arguments)["inputs_hash"] == never["inputs_hash"]
 
 
 async def test_collar_is_part_of_a_jobs_fingerprint_only_when_there_is_one(database: Database) -> None:

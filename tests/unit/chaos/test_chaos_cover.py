@@ -258,6 +258,15 @@ def test_six_seconds_without_cover_are_a_break_unless_a_page_is_open() -> None:
     assert watch.worst_s == 6.5
 
 
+def test_an_order_manager_that_starts_in_the_middle_has_time_to_place_the_stop() -> None:
+    watch = CoverWatch()
+    for at_s, process in ((0.0, 1), (4.0, 1), (5.0, 2), (8.4, 2)):
+        watch.look(replace(sample(at_s=at_s), process=process))
+    assert watch.broken == {}
+    watch.look(replace(sample(at_s=8.6), process=2))
+    assert len(watch.broken) == 1
+
+
 def test_two_breaches_of_a_position_have_times_of_their_own() -> None:
     watch = CoverWatch()
     watch.look(sample(at_s=0.0))

@@ -300,6 +300,12 @@ def _loader(ctx: click.Context, tapes: tuple[str, ...]) -> Callable[[Request], L
     return load
 
 
+def _refused(member: dict[str, Any]) -> list[str]:
+    """Return how many entries were denied, by code, and how many expired beyond their collar."""
+    denied = [f"{count} × {code}" for code, count in member["denied"].items()]
+    return denied + ([f"{member['expired']} expired"] if member.get("expired") else [])
+
+
 def show_account(document: dict[str, Any], *, seconds: float | None = None) -> None:
     """Print the result of an account for people: equity, figures, members, correlations, denials, fingerprints."""
     s, members = document["statistics"], document["members"]
@@ -330,11 +336,11 @@ def show_account(document: dict[str, Any], *, seconds: float | None = None) -> N
                 _number(member["statistics"]["net_profit"]),
                 _number(member["statistics"]["fees"]),
                 _pct(member["statistics"]["max_drawdown_pct"]),
-                ", ".join(f"{count} × {code}" for code, count in member["denied"].items()) or "–",
+                ", ".join(_refused(member)) or "–",
             ]
             for member in members
         ],
-        ["MEMBER", "TRADES", "WON", "NET PROFIT", "FEES", "DRAWDOWN", "DENIED"],
+        ["MEMBER", "TRADES", "WON", "NET PROFIT", "FEES", "DRAWDOWN", "DENIED, EXPIRED"],
     )
     found = document["correlations"]
     if len(found["symbols"]) > 1:

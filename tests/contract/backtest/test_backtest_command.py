@@ -153,6 +153,7 @@ def test_entries_beyond_the_collar_expire_and_are_counted(
     file = _spec_file(tmp_path, f"{of_all}[[members]]\nparams = {{fast = 10, sl_pct = 0.5}}\n")
     account = fks.json("backtest", "account", file, "--tape", "sample")
     assert account["members"][0]["expired"] == found["expired"]
+    assert f"{found['expired']} expired" in fks("backtest", "account", file, "--tape", "sample")[1]
     # the settings' where the command names none
     assert fks.json("backtest", "run", *arguments)["collar_pct"] == "0.5"
     for name, value in (("FKS_VENUE_ENTRY_PROTECTION", "local"), ("FKS_VENUE_SESSION", "ccxt")):  # neither sends a list

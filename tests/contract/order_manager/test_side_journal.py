@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
@@ -15,9 +16,11 @@ from fks.alerts.direct import DirectPager
 from fks.alerts.directory import Directory
 from fks.config.settings import Alerts
 from fks.guardian.journal import Asked, KillJournal
+from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.orders.crash_points import CrashPoints
+from fks.process.journal_file import JournalFile
 from fks.store.alerting import AlertingStore
 from fks.store.bus import Bus
 from tests.support import servers
@@ -199,3 +202,25 @@ async def test_side_journal_that_took_nothing_protects_in_the_next_outage(outage
     await until(lambda: outage.covers(quantity), deadline_s=STOP_S)
     await outage.end()
     await outage.settled()
+
+
+async def test_order_manager_starts_once_the_guardian_gave_the_lock_back(outage: Outage, tmp_path: Path) -> None:
+    """The guardian holds it while it places stops; what it wrote is booked by the order manager that starts."""
+    guardian = JournalFile(tmp_path / "orders.jsonl")
+    assert guardian.lock()
+    starting = asyncio.create_task(outage.rig.start())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(starting), 1.0)
+    guardian.close()
+    await starting
+    await outage.rest()
+    await outage.settled()
+
+
+async def test_order_manager_beside_another_one_ends(outage: Outage, tmp_path: Path) -> None:
+    other = JournalFile(tmp_path / "orders.jsonl")
+    assert other.lock()
+    with pytest.raises(OutageError, match="another order manager of this home still runs"):
+        await outage.rig.start()
+    other.close()
+    await outage.rig.start()

@@ -13,6 +13,7 @@ signal 9 after the first part of each entry, and started again once the last one
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import sys
 import time
@@ -261,6 +262,7 @@ async def main(seconds: float, *, can_amend: bool, can_replace: bool, trails: bo
 
 
 if __name__ == "__main__":
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # it warns of each connection that a killed server refuses
     numbers = [float(argument) for argument in sys.argv[1:] if argument.isdigit()]
     trails = "--trail" in sys.argv
     run(

@@ -200,6 +200,7 @@ class OrderCore:
             self._protect(instance, wants)
             self._watch_protection(instance, wants)
             self._watch_triggered(instance)
+        self._restored_since_s.clear()  # a gap that is not there at the start begins later
         self._forget_flat(instances)
         return self._out
 
@@ -1043,13 +1044,12 @@ class OrderCore:
             exit_ = self._exits.get(instance)
             if exit_ is not None and exit_.state is ExitState.CLOSING:
                 return  # a close that is on its way may be refused: until it is executed nothing began or ended
-            self._restored_since_s.pop(instance, None)
             self._end_unprotected(instance, is_flat=not self._positions.get(instance))
             return
         gap, limits, now_s = self._uncovered.setdefault(instance, _Uncovered()), self._limits, self._now.mono_s
         gap.covered_s = None
         if gap.since_s is None:
-            gap.since_s = self._restored_since_s.pop(instance, now_s)
+            gap.since_s = self._restored_since_s.get(instance, now_s)
         recent_s = gap.recent_s(now_s - limits.unprotected_within_s)
         due_s = gap.since_s + limits.unprotected_s - recent_s
         if self._started_s is not None and gap.since_s < self._started_s:  # an earlier process left it: placed first

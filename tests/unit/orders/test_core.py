@@ -647,6 +647,29 @@ def test_a_gap_of_an_earlier_process_pages_by_its_own_start(ended_s: float, leg_
     assert pages == [paged_s]
 
 
+@pytest.mark.parametrize("is_closing", [False, True], ids=["a stop", "a close on its way"])
+def test_a_gap_that_begins_after_a_start_pages_by_its_own_start(is_closing: bool) -> None:
+    """The entry is an hour old; the stop, or the close in its place, ends 20 s after the start."""
+    core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
+    (leg,) = Model(good).orders.values()
+    wall_ns, away = 10_000 * SECOND, replace(FACTS, is_connected=False, can_commit=False)
+    entry = replace(entry, updated_ns=wall_ns - 3600 * SECOND)
+    close = replace(leg, client_order_id="c" * 32, role=Role.EXIT, parent_id=None, signal_id=SECOND_ID)
+    kept = close if is_closing else leg
+    exits = (m.ResumedExit(a_signal(id=SECOND_ID), close),) if is_closing else ()
+    pages = list[int]()
+    for second in range(30):
+        event: m.Event = m.Tick()
+        if second == 0:
+            event = m.Restored((kept, entry), (entry,), held, exits)
+        elif second == 20:
+            event = m.OrderChanged(replace(kept, state=State.CANCELLED, updated_ns=wall_ns + 20 * SECOND), held)
+        commands = core.handle(event, m.Now(wall_ns + second * SECOND, float(second)), away)
+        named = [command.event for command in commands if isinstance(command, m.RaiseAlert)]
+        pages += [second] * named.count("position.unprotected")
+    assert pages == [25]
+
+
 def test_a_stop_whose_cancel_was_on_its_way_at_a_restart_is_missing_since_the_cancel() -> None:
     core, entry, held = OrderCore(KEY, m.Limits()), Model(good).entry, {"one": D(5)}
     (leg,) = Model(good).orders.values()

@@ -281,9 +281,10 @@ _SECONDS = {"1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m":
 
 
 def _old(evidence: Evidence) -> Iterator[Violation]:
-    """No entry of a strategy reached the exchange when its decision was too old, by the exchange's own clock."""
+    """The exchange took no entry of a strategy when its decision was too old, by the exchange's own clock."""
     if evidence.is_tape:
         return
+    taken = {row["clientOrderId"] for row in evidence.exchange_orders}
     signals = {str(row["id"]): row for row in evidence.signals}
     decided: dict[str, Row] = {}
     for order in evidence.orders:
@@ -292,7 +293,7 @@ def _old(evidence: Evidence) -> Iterator[Violation]:
             decided[order["client_order_id"]] = signal
     for row in evidence.received:
         for id in made_by(row):
-            signal = decided.get(id)
+            signal = decided.get(id) if id in taken else None
             if signal is None or signal.get("decided_by"):
                 continue
             bar_s = _SECONDS[signal["timeframe"]]

@@ -200,7 +200,7 @@ class OrderCore:
             self._protect(instance, wants)
             self._watch_protection(instance, wants)
             self._watch_triggered(instance)
-        self._restored_since_s.clear()  # a gap that is not there at the start begins later
+        self._restored_since_s.clear()  # a later gap has its own start
         self._forget_flat(instances)
         return self._out
 

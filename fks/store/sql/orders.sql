@@ -140,24 +140,36 @@ SELECT min(time) FROM trades WHERE client_order_id = $1;
 SELECT * FROM orders WHERE parent_id = ANY($1::text[]) ORDER BY created_at, attempt;
 
 -- name: entries_of
--- The executed entries that a position is made of, newest first: as many as cover its quantity ($5).
-SELECT * FROM (
-    SELECT o.*, sum(filled) OVER (ORDER BY created_at DESC, client_order_id DESC) - filled AS newer
+-- The executed entries that a position is made of, newest first: as many as cover its quantity ($5). Those of the last
+-- hour are in the order of the journal: by their times one from before the clock was set back would be newer.
+WITH entries AS (
+    SELECT o.*, max(created_at) OVER () - interval '1 hour' AS since
       FROM orders o
      WHERE account_id = $1 AND venue = $2 AND symbol = $3 AND instance = $4 AND filled > 0 AND role IN ('entry', 'order')
        AND ((side = 'buy') OR EXISTS (SELECT FROM positions p WHERE p.account_id = $1 AND p.venue = $2 AND p.symbol = $3
-                                         AND p.instance = $4 AND p.quantity < 0))) AS entries
- WHERE newer < $5 ORDER BY created_at DESC, client_order_id DESC;
+                                         AND p.instance = $4 AND p.quantity < 0))),
+numbered AS (
+    SELECT e.*, CASE WHEN created_at > since THEN (
+        SELECT min(id) FROM order_events WHERE order_events.client_order_id = e.client_order_id) END AS number
+      FROM entries e),
+summed AS (
+    SELECT n.*, sum(filled) OVER newest - filled AS newer
+      FROM numbered n WINDOW newest AS (ORDER BY number DESC NULLS LAST, created_at DESC, client_order_id DESC))
+SELECT * FROM summed WHERE newer < $5 ORDER BY number DESC NULLS LAST, created_at DESC, client_order_id DESC;
 
 -- name: is_ended_by_person
 -- Whether a person asked for the cancel of an order.
 SELECT EXISTS (SELECT FROM order_events WHERE client_order_id = $1 AND event = 'CancelWanted');
 
 -- name: last_decision
--- The newest entry, exit or person's order of one instance and symbol that was not denied.
-SELECT * FROM orders
+-- The newest entry, exit or person's order of one instance and symbol that was not denied. Those of the last hour are in
+-- the order of the journal: by their times an exit from before the clock was set back would be newer than what followed.
+SELECT * FROM orders o
  WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND role IN ('entry', 'exit', 'order') AND state <> 'DENIED'
- ORDER BY created_at DESC, attempt DESC LIMIT 1;
+   AND created_at > (SELECT max(created_at) - interval '1 hour' FROM orders WHERE account_id = $1 AND symbol = $2
+       AND instance = $3 AND role IN ('entry', 'exit', 'order') AND state <> 'DENIED')
+ ORDER BY (SELECT min(id) FROM order_events WHERE order_events.client_order_id = o.client_order_id) DESC NULLS LAST,
+          created_at DESC, attempt DESC LIMIT 1;
 
 -- name: by_signal
 -- The newest order that a signal led to; its protections carry the same signal and are not meant.

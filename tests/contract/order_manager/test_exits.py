@@ -6,12 +6,14 @@ import asyncio
 import time
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fks.api.order_entry import OrderEntry, OrderRequest
 from fks.clock import RealClock
+from fks.clock.wrong import WrongClock
 from fks.config.settings import Risk, Settings
 from fks.model.order import OrderType, Side, State
 from fks.model.signal import Kind, SignalState
@@ -340,6 +342,25 @@ async def test_a_person_ends_an_exit_and_the_position_is_protected_again(rig: Ri
     await asyncio.sleep(0.3)
     assert stops(rig) == D("9.99")
     assert len([name for name in rig.venue.received if name == order.client_order_id]) == 1
+
+
+async def test_an_exit_that_is_done_sells_nothing_after_the_clock_was_set_back(rig: Rig, tmp_path: Path) -> None:
+    """By the clock the first entry and its exit are newer than the entry that followed; by the journal they are not."""
+    ahead = WrongClock(tmp_path / "clock")
+    ahead.put_wrong(20.0, for_s=3600.0)
+    await rig.restart(clock=ahead)
+    assert await rig.outcome(await rig.signal(stop_loss=D(90))) == ("ordered", None)
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity < D("0.001"))
+    await rig.restart(clock=RealClock())
+    assert await rig.outcome(await rig.signal(stop_loss=D(80))) == ("ordered", None)
+    await until(lambda: [held.order.stop_price for held in rig.venue.live()] == [D(80)])
+    held, sent = await rig.held(), len(rig.venue.received)
+    await rig.restart()
+    await until(lambda: rig.service.cache.venues["ccxt"].ready_times > 0)
+    await asyncio.sleep(4 * Limits().exit_retry_s)
+    assert (await rig.held(), len(rig.venue.received)) == (held, sent)
+    assert [held.order.stop_price for held in rig.venue.live()] == [D(80)]
 
 
 # ── protection ───────────────────────────────────────────────────────────────────────────────────

@@ -477,3 +477,5 @@ def test_entry_age_is_limited_except_on_a_tape() -> None:
     world["received"][0].update(time_ms=(EDGES[0][0] + 600) * 1000)
     assert [violation.check for violation in audit_evidence(Evidence(**world)).violations] == ["decisions old"]
     assert audit_evidence(Evidence(**world, is_tape=True)).violations == ()
+    world["exchange_orders"] = []  # it was refused
+    assert "decisions old" not in {violation.check for violation in audit_evidence(Evidence(**world)).violations}

@@ -700,6 +700,7 @@ class OrderChaos:
         """Return everything that is wrong at the end: the auditor's findings, what was uncovered on the way, and lives
         that ended by themselves (these alone: the rest was not worked on)."""
         found = self.crashes or [*self._wrong, *self.dropped.values(), *self.cover.broken.values()]
+        print(*found, sep="\n")
         for id in dict.fromkeys(re.findall(r"\b[0-9a-f]{32}\b", " ".join(found))):
             await self._print_story(id)
         return found

@@ -106,6 +106,16 @@ SELECT i.id, i.symbol, coalesce(p.quantity, 0) AS held, v.is_ready, d.is_refused
                             AS is_symbol_blocked) b
  ORDER BY i.id
 """
+#: the newest exit or kill order of each instance, and all orders without a known outcome
+_UNDONE = """
+SELECT o.instance, o.symbol, o.role, o.state, o.code, o.client_order_id, o.created_at, s.state AS signal,
+       s.detail
+  FROM orders o LEFT JOIN signals s ON s.id = o.signal_id
+ WHERE o.state IN ('SENDING', 'UNKNOWN')
+    OR o.client_order_id IN (SELECT DISTINCT ON (instance, symbol) client_order_id FROM orders
+                              WHERE role IN ('exit', 'kill') ORDER BY instance, symbol, created_at DESC)
+ ORDER BY o.created_at
+"""
 #: faults by which the exchange refuses what it may: only with these may a page be open
 REFUSING = frozenset({"429", "418", "5xx", "dropped", "-1007 and not accepted", "restart"})
 
@@ -637,6 +647,9 @@ class OrderChaos:
             await until(is_over, deadline_s=deadline_s, every_s=0.2)
         except AssertionError:
             self.dropped[name] = f"{name}: not done after {deadline_s:.0f} s"
+            print(f"{datetime.now(UTC):%T} {self.dropped[name]}")
+            for row in await self._patiently(_UNDONE):
+                print("  ", dict(row))
 
     @asynccontextmanager
     async def guardian(self) -> AsyncIterator[Guardian]:

@@ -14,6 +14,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from fks.orders.absence import STEADY_S
+
 if TYPE_CHECKING:
     from tests.support.order_chaos import OrderChaos
 
@@ -89,7 +91,8 @@ async def stepped_exits(run: OrderChaos, dice: random.Random) -> None:
         await run.fault("accept_late", path="/api/v3/order", method="POST", count=3, seconds=LATE_S)
         leaving = await run.exit_all(await run.held_symbols())
         if stepped := await run.newest_event():
-            await run.wait_until(f"exits of {', '.join(leaving)} after a clock step", lambda: run.are_flat(leaving))
+            name = f"exits of {', '.join(leaving)} after a clock step"
+            await run.wait_until(name, lambda: run.are_flat(leaving), STEADY_S + 40.0)  # what is absent waits for that
             await run.note_absent(after=stepped)
             run.struck["stepped exits"] += len(leaving)
 

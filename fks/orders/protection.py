@@ -8,7 +8,8 @@ the lists of an instance with its wants:
     two lists one is replaced at a time. A difference too small to rest is joined with a little of the list that lives.
   * Quantities beyond the want are amended where the venue can, else the list is replaced: ended, proven, placed again.
   * A stop that rests alone is replaced by one request where the venue can: it ends the old order and places the new
-    one, so that the position has its stop meanwhile.
+    one, so that the position has its stop meanwhile. A pair that trails is moved in two halves, one after the other,
+    while the symbol has room for its lists.
   * Each entry's legs cover its part exactly, as in a backtest: a fee that a further entry paid reduces an older one's.
   * Legs that went out with their entry wait at the venue for its complete fill. Parts of an entry that rests are
     covered meanwhile by lists of their own, which end once the venue's are seen on the book.
@@ -151,8 +152,12 @@ class Cover:
         to."""
         if any(leg.type is OrderType.MARKET for leg in list_.legs):
             return True  # closes what the market has passed
-        return {leg.role for leg in list_.legs} == self.roles and not any(
-            self._is_left_behind(leg) or leg.remaining != list_.quantity for leg in list_.legs
+        return self.has_wanted_legs(list_) and not any(map(self._is_left_behind, list_.legs))
+
+    def has_wanted_legs(self, list_: LegList) -> bool:
+        """Return whether exactly the wanted legs of a list live, wherever its stop is."""
+        return {leg.role for leg in list_.legs} == self.roles and all(
+            leg.remaining == list_.quantity for leg in list_.legs
         )
 
     def can_replace_list(self, list_: LegList) -> bool:
@@ -305,6 +310,11 @@ def _step(
     is_small = bool(lists) and lack < least_that_rests(want.parent, instrument)
     more = min(lack, free - (lacking - lack) if is_small else free)
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
+    if wrong and not cover.can_replace_list(wrong[0]):
+        if lack <= 0 and (half := _half(cover, lists, instrument)) > 0:
+            return LegStep(LegAction.AMEND, cover, wrong[0].legs, wrong[0].legs[0].quantity - half)
+        if cover.may_grow and more >= least_that_rests(want.parent, instrument) and len(lists) < cover.lists_max:
+            return _grown(cover, lists, more, instrument)  # first: for a moment the wrong list has no successor
     if wrong:  # its successor covers what is lacking, too
         grown = wrong[0].quantity + (max(more, _ZERO) if cover.may_grow else _ZERO)
         return _renewed(cover, wrong[0], grown, instrument)
@@ -345,6 +355,16 @@ def _renewed(cover: Cover, list_: LegList, quantity: Decimal, instrument: Instru
     if cover.can_replace_list(list_) and can_rest(cover.want.parent, quantity, instrument):
         return LegStep(LegAction.REPLACE, cover, list_.legs, quantity)
     return LegStep(LegAction.CANCEL, cover, list_.legs)
+
+
+def _half(cover: Cover, lists: list[LegList], instrument: Instrument) -> Decimal:
+    """Return the half of a pair whose stop trails, of which the other half stays while this one moves; 0 = it moves as
+    a whole."""
+    has_room = len(lists) == 1 and cover.lists_max > LISTS_MAX and cover.can_amend
+    if not has_room or len(cover.roles) == 1 or not cover.has_wanted_legs(lists[0]):
+        return _ZERO
+    half = instrument.round_quantity(lists[0].quantity / 2)
+    return half if half >= least_that_rests(cover.want.parent, instrument) else _ZERO
 
 
 def _grown(cover: Cover, lists: list[LegList], lack: Decimal, instrument: Instrument) -> LegStep | None:

@@ -38,6 +38,9 @@ class LoggedVenue(ScriptedVenue):
     async def cancel(self, order):  # type: ignore[no-untyped-def]
         return self.noted(await super().cancel(order))
 
+    async def amend(self, order, quantity):  # type: ignore[no-untyped-def]
+        return self.noted(await super().amend(order, quantity))
+
     async def replace(self, old, new):  # type: ignore[no-untyped-def]
         return self.noted(await super().replace(old, new))
 
@@ -108,6 +111,23 @@ async def test_a_trailed_stop_rests_at_each_moment(idle: Rig, venue: LoggedVenue
     assert len(venue.received) == len(set(venue.received)) == 1 + 4
     states = [await leg_of(rig, held) for held in venue.by_role("sl")]
     assert states == ["CANCELLED none"] * 3 + ["ACCEPTED none"]
+
+
+async def test_a_pair_that_trails_keeps_a_half_of_its_cover_while_the_other_moves(
+    idle: Rig, venue: LoggedVenue
+) -> None:
+    venue.capabilities = replace(venue.capabilities, can_amend=True)
+    venue.locks_base = True
+    rig = await idle.start()
+    assert await rig.outcome(await rig.signal(stop_loss=D(90), take_profit=D(200), trail=D(10))) == ("ordered", None)
+    await until(lambda: resting(rig) == [D(90)])
+    for closes in ([104.0], [104.0, 108.0], [104.0, 108.0, 111.0]):
+        await close_at(rig, *closes)
+        await until(lambda closes=closes: resting(rig) == [D(str(closes[-1])) - 10] * 2)
+        assert sum(held.order.quantity for held in venue.stops()) == HELD
+    assert min(venue.covered) == D("4.995")
+    assert (len(venue.amended), len(venue.replaced)) == (1, 0)
+    assert len(venue.received) == len(set(venue.received)) == 1 + 2 + 3 * 4  # the entry, and pairs of legs
 
 
 @pytest.mark.parametrize("is_passed", [False, True])

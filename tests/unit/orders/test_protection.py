@@ -84,10 +84,10 @@ def as_text(step: LegStep | None) -> str:
     return " ".join(part for part in (step.action.name.lower(), attempts, f"{step.quantity.normalize():f}") if part)
 
 
-def pair(quantity: Any, attempt: int = 0, **changes: Any) -> list[Order]:
-    """Return an OCO that lives."""
+def pair(quantity: Any, attempt: int = 0, stop: Any = 90, **changes: Any) -> list[Order]:
+    """Return an OCO that lives, with its stop at `stop`."""
     return [
-        leg(role, W, quantity, attempt=attempt, stop_price=D(90) if role is SL else None, **changes)
+        leg(role, W, quantity, attempt=attempt, stop_price=D(stop) if role is SL else None, **changes)
         for role in (SL, TP)
     ]
 
@@ -274,6 +274,45 @@ def test_the_last_stop_stands_while_legs_follow_the_want(data: st.DataObject, ca
         assert sum(one.quantity for one in live) == quantity
         assert all(one.quantity >= LEAST for one in live)
     assert not stop_was_down
+
+
+@settings(max_examples=100)
+@given(quantity=st.integers(120, 9000).map(lambda n: D(n) / 1000), moves=st.integers(1, 4))
+def test_a_pair_that_trails_moves_in_two_halves(quantity: Decimal, moves: int) -> None:
+    """Half of the position, a lot less at most, has its stop at each moment; a list is ended by none but its turn."""
+    lists = {0: pair(quantity)}
+    for move in range(1, moves + 1):
+        parent = entry("p", 99, stop_loss=D(90 + move))
+        for _ in range(8):
+            legs = [one for legs in lists.values() for one in legs]
+            step = step_of(want_of(parent, quantity), legs, can_amend=True, lists_max=3)
+            if step is None:
+                break
+            if step.action is A.PLACE:
+                number = next_attempt(legs)
+                lists[number] = pair(step.quantity, number, 90 + move)
+            elif step.action is A.AMEND:
+                lists[step.legs[0].attempt] = [replace(one, quantity=step.quantity) for one in step.legs]
+            else:
+                lists[step.legs[0].attempt] = [replace(one, state=State.CANCELLED) for one in step.legs]
+            covered = sum((legs[0].quantity for legs in lists.values() if legs[0].state is W), D(0))
+            assert quantity / 2 - D("0.001") <= covered <= quantity
+        live = [legs[0] for legs in lists.values() if legs[0].state is W]
+        assert {(one.stop_price, len(live)) for one in live} == {(D(90 + move), 2)}
+        assert sum(one.quantity for one in live) == quantity
+
+
+@pytest.mark.parametrize(
+    ("quantity", "changes"),
+    [
+        ("0.109", {"can_amend": True, "lists_max": 3}),  # a half could not rest
+        (5, {"can_amend": True}),  # the symbol has no room for more lists
+        (5, {"lists_max": 3}),  # the venue cannot amend
+    ],
+)
+def test_a_pair_moves_whole_where_its_halves_cannot(quantity: Any, changes: dict[str, Any]) -> None:
+    want = want_of(entry("p", 99, stop_loss=D(92)), D(quantity))
+    assert as_text(step_of(want, pair(quantity), **changes)) == "cancel 0 0"
 
 
 def test_legs_wait_while_their_entry_may_still_fill() -> None:

@@ -73,7 +73,7 @@ class KillStore:
     ) -> None:
         """Record a flattening order, or a stop placed again, and the `step` that brought it to `state`."""
         await self._db.execute(
-            "kill.upsert_order",
+            "kill.save_order",
             order.client_order_id,
             order.intent_id,
             order.account_id,
@@ -94,6 +94,6 @@ class KillStore:
             order.parent_id,
             order.price,
             order.stop_price,
+            step,
+            {"detail": detail, "code": code},
         )
-        payload = {"detail": detail, "code": code}
-        await self._db.execute("kill.add_event", order.client_order_id, f"kill:{step}", step, payload)

@@ -97,17 +97,27 @@ SELECT client_order_id, intent_id, parent_id, account_id, venue, exchange, symbo
        quantity, price, stop_price, state, code, detail, coalesce(sent_at, created_at) AS sent_at
   FROM orders WHERE role IN ('kill', 'sl') AND created_at >= $1::timestamptz - interval '1 minute' ORDER BY created_at, attempt;
 
--- name: upsert_order
--- Record a flattening order, or a stop that the kill placed again: a leg of the same order as the one it had cancelled.
--- Its fills are left to the order manager; a state it has moved on from is not set back.
-INSERT INTO orders (
-    client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, attempt, side, type, quantity,
-    state, is_reduce_only, venue_order_id, code, detail, sent_at, created_at, updated_at, parent_id, price, stop_price)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $16, $8, $9, $17, $10, $11, true, $12, $13, $14, $15, $15, now(), $18, $19, $20)
-ON CONFLICT (client_order_id) DO UPDATE
-   SET state = excluded.state, venue_order_id = coalesce(excluded.venue_order_id, orders.venue_order_id),
-       code = excluded.code, detail = excluded.detail, updated_at = now()
- WHERE orders.state IN ('SENDING', 'UNKNOWN') AND orders.state <> excluded.state;
+-- name: save_order
+-- Record a flattening order, or a stop that the kill placed again (a leg of the same order as the one it had cancelled), and
+-- the step that brought it there; the same step again is nothing. Its fills are left to the order manager; a state it has
+-- moved on from is not set back, and is the step's. One statement, so that no step of the order manager comes between.
+WITH saved AS (
+    INSERT INTO orders (
+        client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, attempt, side, type, quantity,
+        state, is_reduce_only, venue_order_id, code, detail, sent_at, created_at, updated_at, parent_id, price, stop_price)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $16, $8, $9, $17, $10, $11, true, $12, $13, $14, $15, $15, now(), $18, $19, $20)
+    ON CONFLICT (client_order_id) DO UPDATE
+       SET state = excluded.state, venue_order_id = coalesce(excluded.venue_order_id, orders.venue_order_id),
+           code = excluded.code, detail = excluded.detail, updated_at = now()
+     WHERE orders.state IN ('SENDING', 'UNKNOWN') AND orders.state <> excluded.state
+    RETURNING client_order_id, state
+), kept AS (
+    SELECT client_order_id, state FROM orders WHERE client_order_id = $1 AND NOT EXISTS (SELECT FROM saved) FOR UPDATE
+)
+INSERT INTO order_events (client_order_id, event_id, event, to_state, source, payload)
+SELECT client_order_id, 'kill:' || $21, $21, state, 'guardian', $22
+  FROM (SELECT * FROM saved UNION ALL SELECT * FROM kept) o
+ON CONFLICT (client_order_id, event_id) DO NOTHING;
 
 -- name: open_alert
 -- Page a person, unless that page of the kill is open.
@@ -120,11 +130,3 @@ SELECT 'page', $1, $2, 'guardian', $3::jsonb
 -- End a page of the kill: its cause is over.
 UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over')
  WHERE component = 'guardian' AND event = $1 AND resolved_at IS NULL AND payload ? 'kill_id';
-
--- name: add_event
--- Append one step of a flattening order; the same step again is nothing. The state is the row's: the order manager may
--- have moved it on since. Its row is locked, so that no step of the order manager comes between.
-INSERT INTO order_events (client_order_id, event_id, event, to_state, source, payload)
-SELECT o.client_order_id, $2, $3, o.state, 'guardian', $4
-  FROM (SELECT client_order_id, state FROM orders WHERE client_order_id = $1 FOR UPDATE) o
-ON CONFLICT (client_order_id, event_id) DO NOTHING;

@@ -23,8 +23,6 @@ from pydantic import BaseModel
 from fks.api.app import table
 from fks.cli import cli
 from fks.config.settings import Settings
-from fks.model.codes import Code
-from fks.risk.check import NOT_YET
 from scripts.api_reference import documented_app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +77,8 @@ class Names:
         self.routes = {f"{method} {path}" for method, path, _, _ in table(documented_app())}
         self.commands = set(_commands(cli, "fks"))
         self.settings = set(_settings(Settings, ""))
+        sources = "".join(file.read_text() for file in ROOT.glob("fks/**/*.py") if file.name != "codes.py")
+        self.given = set(re.findall(r"\bCode\.([A-Z_]+)", sources))
 
     def exists(self, name: str) -> bool:
         """Return whether a name of the table exists. A path without a method exists when a route contains it."""
@@ -91,7 +91,7 @@ class Names:
         if "/" in name:
             return any(file.name != "__init__.py" for file in ROOT.glob(name))
         if name.isupper():
-            return name in set(Code) - set(NOT_YET)
+            return name in self.given
         return name in self.settings
 
 

@@ -110,36 +110,8 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.PROP_OFF, limits.prop_off),
     (Code.DISK_FULL, limits.disk_full),
     (Code.VENUE_PLAINTEXT, market.venue_plaintext),
+    # RELAYED, CLIENT_VALIDATION, DUPLICATE_INTENT and SLIPPAGE_GUARD are given at venues; the others are not given yet
 )
-
-#: Codes that are decided before an intent exists or after its checks, and the place. tests/unit/risk/test_checks.py
-#: reads this and NOT_YET beside CHECKS.
-ELSEWHERE: dict[Code, str] = {
-    Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined "
-    "or expires",
-    Code.DUPLICATE_INTENT: "fks/store/sql/orders.sql: the client order id is the primary key; a repeat is answered "
-    "with the first result",
-    Code.RELAYED: "fks/venues/ninja: the account's mode at the bridge is relay",
-    Code.CLIENT_VALIDATION: "fks/venues: the client library refused it before any byte left",
-    Code.SLIPPAGE_GUARD: "fks/matching: an entry with a collar expires in paper and in backtests, as the venue ends it",
-}
-#: Codes whose data or setting does not exist yet, and the missing part.
-NOT_YET: dict[Code, str] = {
-    Code.SESSION_CLOSED: "calendars: crypto never closes",
-    Code.MARGIN: "margin venues",
-    Code.LEVERAGE: "margin venues",
-    Code.EXPOSURE_STRATEGY: "limits per strategy instance",
-    Code.POSITION_COUNT: "a setting",
-    Code.RISK_PER_TRADE: "equity curves",
-    Code.LOSS_WEEK: "equity curves",
-    Code.DRAWDOWN: "equity curves",
-    Code.PROP_CONSISTENCY: "prop-firm rules: shown only, it decides no entry",
-    Code.LOSS_STREAK: "circuit breakers",
-    Code.COOLDOWN: "circuit breakers",
-    Code.RATE_STRATEGY: "rate budgets per instance",
-    Code.BORROW: "margin venues",
-    Code.MANUAL_HOLD: "holds set by persons",
-}
 
 
 def capped(intent: Intent, view: View) -> Intent:

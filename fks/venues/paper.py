@@ -492,7 +492,7 @@ class PaperVenue:
         if instrument is None:
             return refused(Code.INSTRUMENT_UNKNOWN, Refusal.OTHER, f"no instrument {order.symbol}")
         if order.client_order_id in self._orders:
-            return Answer(Outcome.EXISTS, code="DUPLICATE_INTENT", detail="this client order id was seen before")
+            return Answer(Outcome.EXISTS, code=Code.DUPLICATE_INTENT.value, detail="the id was seen before")
         last = self._price(order.symbol, order.side)
         price = order.price or order.stop_price or last
         is_at_once = order.type is OrderType.MARKET or _Held(order, order.state).is_at_once

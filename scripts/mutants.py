@@ -21,6 +21,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -31,20 +32,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from scripts.mutations import code_of_tree  # noqa: E402 - found by the line above
-
 PAGE = ROOT / "docs" / "guarantees.md"
 BEGIN, END = "<!-- mutants -->", "<!-- end of mutants -->"
 ROW = re.compile(r"^\| `(\w+)` \| .*$", re.M)
 #: package -> its modules that decide; documents, messages, texts, and drivers of sockets and tables are left out
 CORES = {
-    "orders": "absence core exits freshness protection rules sent_ids submit",
-    "risk": "check correlation exits holdings intent limits market order_checks sizing valuation",
+    "orders": "absence core entries exits freshness protection rules sent_ids submit trailing",
+    "risk": "check correlation exits holdings intent limits market order_checks policy resting sizing valuation",
     "supervision": "containment liveness machine policy rollout",
     "feed": "backlog exchange_clock feed liveness outages unstored",
     "guardian": (
-        "bridges flatten journal kill_work lease ninja_kill ninja_rules positions progress self_checks submission "
-        "unresolved venue_kill"
+        "bridges flatten journal kill_work lease missing_stops ninja_kill ninja_rules positions progress self_checks "
+        "submission takeover unresolved venue_kill"
     ),
     "chaos": "auditor cover decisions exercise fold order_requests plan protection_time report",
     "matching": "costs rule",
@@ -212,6 +211,16 @@ def page(text: str, scores: Mapping[str, str]) -> str:
     lines += [rows[package] for package in CORES if package in rows]
     table = "\n".join(lines)
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def code_of_tree() -> str:
+    """Return the hash of fks/ where the tree equals its commit, but for the page; else nothing."""
+    changed = _git("status", "--porcelain", "--", ".", f":!{PAGE.relative_to(ROOT)}")
+    return "" if changed else _git("rev-parse", "--short=12", "HEAD:fks")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> int:

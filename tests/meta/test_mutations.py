@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mutations
+from scripts import mutants, mutations
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +31,11 @@ def test_every_guarantee_has_mutations() -> None:
     counts = Counter(mutation.guarantee for mutation in mutations.MUTATIONS)
     assert {f"G{number}" for number in range(1, 7)} <= counts.keys()
     assert min(counts.values()) >= 5
+
+
+def test_mutants_are_made_of_each_module_that_decides() -> None:
+    modules = [f"fks.{package}.{name}" for package, names in mutants.CORES.items() for name in names.split()]
+    assert [module for module in modules if not mutants.mutants_of(module)] == []
 
 
 def test_the_docs_show_the_table_and_count_its_rows() -> None:

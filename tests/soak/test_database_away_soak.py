@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.order import State
@@ -27,6 +26,7 @@ from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
 from tests.support.guardian_process import venue_on
+from tests.support.journal import errors_of_journal
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
@@ -149,9 +149,7 @@ async def test_ten_minutes_without_postgres_send_no_old_entry(
     assert old == {}
     during = [at_s for at_s in received_s.values() if down_s + MAX_AGE_S + SLACK_S < at_s < up_s]
     assert during == [], "nothing is sent that no journal has"
-    steps = await rig.db.sql("SELECT * FROM order_events ORDER BY id")
-    orders, trades = await rig.db.sql("SELECT * FROM orders"), await rig.db.sql("SELECT * FROM trades")
-    assert list(journal_errors(orders, steps, trades)) == []
+    assert await errors_of_journal(rig.db) == []
     assert tasks_max <= tasks + 10, "retries pile up no tasks"
     logged = Counter(event for _, event, _ in rig.log.lines)
     print(

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from fks.api.order_entry import OrderEntry, OrderRequest
-from fks.chaos.fold import journal_errors
 from fks.clock import RealClock
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.store.bus import Bus
 from fks.store.db import Database
+from tests.support.journal import errors_of_journal
 from tests.support.ninja_copies import ACCOUNT_IDS, ES, Copying, copying, enter
 
 Start = Callable[..., Any]
@@ -35,9 +35,7 @@ async def start(database: Database, bus: Bus, tmp_path: Path) -> AsyncIterator[S
             return made
 
         yield started
-    names = ("orders", "order_events ORDER BY id", "trades")
-    tables = [await database.sql(f"SELECT * FROM {name}") for name in names]
-    assert list(journal_errors(*([dict(row) for row in rows] for rows in tables))) == []
+    assert await errors_of_journal(database) == []
 
 
 async def test_one_signal_is_one_order_of_its_own_size_on_each_account(start: Start) -> None:

@@ -6,12 +6,12 @@ from decimal import Decimal
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.model.errors import StaleEpochError
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -60,8 +60,7 @@ async def test_a_cancel_wanted_while_nothing_ran_is_sent_after_the_start(rig: Ri
     await rig.start()
     await rig.becomes(order, State.CANCELLED)
     assert rig.venue.live() == []
-    events = await rig.db.sql("SELECT * FROM order_events ORDER BY id")
-    assert list(journal_errors(await rig.db.sql("SELECT * FROM orders"), events, [])) == []
+    assert await errors_of_journal(rig.db) == []
 
 
 async def test_what_filled_while_we_were_away_is_booked_at_the_start(rig: Rig) -> None:
@@ -140,5 +139,4 @@ async def test_a_report_that_says_the_same_again_is_recorded_again(rig: Rig) -> 
     await rig.becomes(order, State.WORKING)
     steps = await rig.db.sql("SELECT * FROM order_events ORDER BY id")
     assert "NotListed" in [step["event"] for step in steps]
-    orders, trades = await rig.db.sql("SELECT * FROM orders"), await rig.db.sql("SELECT * FROM trades")
-    assert list(journal_errors(orders, steps, trades)) == []
+    assert await errors_of_journal(rig.db) == []

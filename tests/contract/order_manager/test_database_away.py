@@ -11,7 +11,6 @@ from decimal import Decimal
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.order import Answer, Order
@@ -22,6 +21,7 @@ from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support import servers
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.servers import MortalPostgres
@@ -108,6 +108,4 @@ async def test_no_entry_is_sent_when_its_decision_is_old(rig: Rig, postgres: Mor
     }
     assert {id: age for id, age in ages.items() if age > MAX_AGE_S + SLACK_S} == {}
     assert len(venue.received) == len(set(venue.received))
-    steps = await rig.db.sql("SELECT * FROM order_events ORDER BY id")
-    orders, trades = await rig.db.sql("SELECT * FROM orders"), await rig.db.sql("SELECT * FROM trades")
-    assert list(journal_errors(orders, steps, trades)) == []
+    assert await errors_of_journal(rig.db) == []

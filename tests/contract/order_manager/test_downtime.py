@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.clock import RealClock
 from fks.config.settings import Risk
 from fks.model.bar import Bars, Floats
@@ -24,6 +23,7 @@ from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from fks.strategy_worker.worker import StrategyWorker
 from tests.support.guardian_process import venue_on
+from tests.support.journal import errors_of_journal
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed
 from tests.support.runtimes import runtime
@@ -245,9 +245,7 @@ async def test_an_hour_away_sends_at_most_one_fresh_order_a_position(
         assert quantity == D(exchange.free(case.symbol.removesuffix("USDT")))
     missed = await db.sql("SELECT payload FROM actor_events WHERE event = 'strategy.missed'")
     assert {note["payload"]["instance"] for note in missed} >= {case.name for case in CASES}
-    steps = await db.sql("SELECT * FROM order_events ORDER BY id")
-    orders, trades = await db.sql("SELECT * FROM orders"), await db.sql("SELECT * FROM trades")
-    assert list(journal_errors(orders, steps, trades)) == []
+    assert await errors_of_journal(db) == []
 
 
 async def _sent(db: Database, exchange: LocalExchange, after: int) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import cast
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.model.ids import leg_id
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.signal import Kind
@@ -18,6 +17,7 @@ from fks.store.db import Database
 from fks.store.orders import OrderStore
 from tests.support.bracket_venue import BracketVenue
 from tests.support.histories import save
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig, seed
 from tests.support.waiting import until
 
@@ -34,8 +34,7 @@ async def rig(database: Database, bus: Bus, request: pytest.FixtureRequest) -> A
     yield rig
     await rig.stop()
     save(request.node.name, rig.histories)
-    tables = [await database.sql(f"SELECT * FROM {name}") for name in ("orders", "order_events ORDER BY id", "trades")]
-    assert list(journal_errors(*([dict(row) for row in rows] for rows in tables))) == []
+    assert await errors_of_journal(database) == []
 
 
 def venue_of(rig: Rig) -> BracketVenue:

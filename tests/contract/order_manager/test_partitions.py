@@ -13,7 +13,6 @@ from decimal import Decimal
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.order import State
@@ -22,6 +21,7 @@ from fks.store.bus import WAKE, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
 from tests.support.cut_link import KINDS, CutLink, partition_s
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.waiting import until
@@ -93,6 +93,4 @@ async def test_partition_denies_entries_and_loses_and_doubles_nothing(
 
     await until(settled, deadline_s=15)
     assert len(rig.venue.received) == len(set(rig.venue.received)), "an order was sent twice"
-    steps = await database.sql("SELECT * FROM order_events ORDER BY id")
-    orders, trades = await database.sql("SELECT * FROM orders"), await database.sql("SELECT * FROM trades")
-    assert list(journal_errors(orders, steps, trades)) == []
+    assert await errors_of_journal(database) == []

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.model.order import Order, OrderType, State
 from fks.model.signal import Kind
 from fks.store.bus import WAKE
 from fks.store.settlements import ReportedFill, Settlement, SettlementStore
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig
 from tests.support.waiting import until
 
@@ -64,11 +64,7 @@ async def settle(rig: Rig, order: Order, outcome: str, *fills: ReportedFill, **c
 
 async def assert_the_journal_adds_up(rig: Rig) -> None:
     """Fold each order's events with the auditor's own rules: they make its row, and its executions are those booked."""
-    tables = [await rig.db.sql(f"SELECT * FROM {name} ORDER BY {key}") for name, key in _JOURNAL]
-    assert list(journal_errors(*([dict(row) for row in rows] for rows in tables))) == []
-
-
-_JOURNAL = (("orders", "created_at"), ("order_events", "id"), ("trades", "id"))
+    assert await errors_of_journal(rig.db) == []
 
 
 async def at_exchange(rig: Rig) -> Decimal:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fks.chaos.fold import journal_errors
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.model.signal import Kind
 from fks.model.timeframe import bar_end, to_ns
 from fks.store.bus import BARS
+from tests.support.journal import errors_of_journal
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import Held, ScriptedVenue
 from tests.support.strategies import bars_of, seal
@@ -64,10 +64,8 @@ async def audited(idle: Rig) -> AsyncIterator[None]:
     """Compare the journal with its events after each test."""
     yield
     if idle.task is not None:
-        await idle.crash()  # what is committed is one state then
-    orders, trades = await idle.db.sql("SELECT * FROM orders"), await idle.db.sql("SELECT * FROM trades")
-    steps = await idle.db.sql("SELECT * FROM order_events ORDER BY id")
-    assert list(journal_errors(orders, steps, trades)) == []
+        await idle.crash()
+    assert await errors_of_journal(idle.db) == []
 
 
 async def trailed(rig: Rig) -> Held:

@@ -115,7 +115,7 @@ class World:
     def in_order(self, id: str, *, is_start: bool) -> None:
         """Whatever starts after `id` among the children of a chain is not alive when it starts or is stopped."""
         parents = {child.id: parent for parent, child in edges(self.state.tree)}
-        if id in self.excused or self.excused & set(parents):
+        if id in self.excused or self.excused & {self.state.tree.id, *parents}:
             return
         while id in parents:
             parent = parents[id]
@@ -134,7 +134,7 @@ class World:
         """No window is ever exceeded by a restart that was done: past it there is an escalation instead."""
         parents = {child.id: parent for parent, child in edges(self.state.tree)}
         parent = parents[id]
-        if self.excused & set(parents):
+        if self.excused & {self.state.tree.id, *parents}:
             return  # a supervisor that a person restarted began with an empty window
         key = parent.id if parent.id != self.state.tree.id else f"{parent.id}/{id}"
         self.counted.setdefault(key, []).append((self.now, id))

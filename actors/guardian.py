@@ -34,7 +34,7 @@ class GuardianActor:
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.bridges import BridgeFiles
         from fks.guardian.context import Context
-        from fks.guardian.lease import is_placed_here
+        from fks.guardian.lease import is_machine_alone, is_placed_here
         from fks.guardian.ninja_session import NinjaSession
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
@@ -57,8 +57,7 @@ class GuardianActor:
             reserve=c.paths.reserve_file,
             socket_path=c.paths.guardian_socket,
             side_journal=c.paths.side_journal,
-            # with several machines, or a PostgreSQL that others reach, another machine could run an order manager
-            takes_over=c.settings.node.role == "single" and c.settings.database.url is None,
+            takes_over=is_machine_alone(c.settings),
             exchange=c.settings.venue.exchange,
             is_placed=is_placed_here(c.settings),
             bridges=[

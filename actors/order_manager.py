@@ -41,7 +41,7 @@ class OrderManagerActor:
         from fks.alerts.directory import Directory
         from fks.exchanges.registry import rate_limits_of
         from fks.guardian.journal import kill_mode
-        from fks.guardian.lease import is_placed_here
+        from fks.guardian.lease import is_machine_alone, is_placed_here
         from fks.order_manager.ninja_rows import NinjaRows
         from fks.order_manager.prop_rules import prop_gates
         from fks.order_manager.service import OrderManager
@@ -56,8 +56,7 @@ class OrderManagerActor:
         c = self._component
         assert c.lease is not None
         exchange, address, key = limits_of(c.settings, c.node)
-        # with several machines, or a PostgreSQL that others reach, another machine could run an order manager
-        is_alone = c.settings.node.role == "single" and c.settings.database.url is None
+        is_alone = is_machine_alone(c.settings)
         hold_s, lease, side = c.settings.orders.outage_hold_s, c.lease, None
         if is_placed_here(c.settings, c.name):
             side = SideJournal(

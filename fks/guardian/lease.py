@@ -160,3 +160,8 @@ def is_placed_here(settings: Settings, name: str = NAME) -> bool:
         *(entry.partition("=")[0].strip() for entry in node.resources),
     }
     return wanted in offered
+
+
+def is_machine_alone(settings: Settings) -> bool:
+    """Return whether no other machine could run an order manager: a machine alone, whose PostgreSQL no other reaches."""
+    return settings.node.role == "single" and settings.database.url is None

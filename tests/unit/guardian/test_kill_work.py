@@ -14,7 +14,7 @@ from fks.config.settings import Settings
 from fks.guardian.context import Context
 from fks.guardian.journal import Asked, KillJournal
 from fks.guardian.kill_work import KillWork
-from fks.guardian.lease import GuardianLease, is_placed_here
+from fks.guardian.lease import GuardianLease, is_machine_alone, is_placed_here
 from fks.guardian.progress import Progress
 from fks.guardian.rows import KillTables
 from fks.guardian.timing import Timing
@@ -319,3 +319,19 @@ def test_the_machine_that_acts_without_a_database(
     node = settings.node.model_copy(update={"role": role, "resources": resources})
     supervision = settings.supervision.model_copy(update={"placement": wanted})
     assert is_placed_here(settings.model_copy(update={"node": node, "supervision": supervision})) is is_here
+
+
+@pytest.mark.parametrize(
+    ("role", "url", "is_alone"),
+    [("single", None, True), ("single", "postgresql://elsewhere/fks", False), ("head", None, False)],
+)
+def test_a_machine_is_alone_without_others_and_with_a_postgresql_of_its_own(
+    role: str, url: str | None, is_alone: bool
+) -> None:
+    """Elsewhere an order manager could run: the guardian then places no stops in its stead."""
+    settings = Settings()
+    node, database = (
+        settings.node.model_copy(update={"role": role}),
+        settings.database.model_copy(update={"url": url}),
+    )
+    assert is_machine_alone(settings.model_copy(update={"node": node, "database": database})) is is_alone

@@ -22,38 +22,38 @@ class Approving:
         self._bus = bus
         self._clock = clock
 
-    async def find(self, id: uuid.UUID, who: Principal) -> dict[str, Any]:
+    async def find(self, id: uuid.UUID, caller: Principal) -> dict[str, Any]:
         """Return a signal that this caller may see. Errors: InputError 404."""
-        row = await self._db.fetchrow("gateway.signal", id, who.account_list)
+        row = await self._db.fetchrow("gateway.signal", id, caller.account_list)
         if row is None:
             raise InputError(f"there is no signal {id}", code="SIGNAL_UNKNOWN", status=404, remedy="see GET /signals")
         return dict(row)
 
-    async def pending(self, who: Principal, limit: int = 100) -> list[dict[str, Any]]:
+    async def pending(self, caller: Principal, limit: int = 100) -> list[dict[str, Any]]:
         """Return the signals that wait for a person and that this caller may see, newest first."""
         state = SignalState.PENDING.value
-        rows = await self._db.fetch("gateway.signals", state, None, None, None, limit, None, who.account_list)
+        rows = await self._db.fetch("gateway.signals", state, None, None, None, limit, None, caller.account_list)
         return [dict(row) for row in rows]
 
-    async def decide(self, id: uuid.UUID, *, approve: bool, who: Principal) -> dict[str, Any]:
+    async def decide(self, id: uuid.UUID, *, approve: bool, caller: Principal) -> dict[str, Any]:
         """Approve or decline a pending signal in the caller's name and return it. A repeat returns the same.
 
         Errors: InputError 404 for a signal that this caller may not see, 403 when the caller would approve a signal
         that it submitted itself (declining it is allowed), 409 when it is not pending any more.
         """
-        before = await self.find(id, who)
-        if approve and before["source"] == f"principal:{who.name}":
+        before = await self.find(id, caller)
+        if approve and before["source"] == f"principal:{caller.name}":
             raise InputError(
-                f"signal {id} was submitted by {who.name} itself: another caller has to approve it",
+                f"signal {id} was submitted by {caller.name} itself: another caller has to approve it",
                 code="SIGNAL_OWN",
                 status=403,
                 remedy="let another person approve it, or reject it",
             )
         store = SignalStore(self._db)
-        record = await store.decide(id, approve=approve, by=who.name, now_ns=self._clock.now_ns())
-        found = await self.find(id, who)
+        record = await store.decide(id, approve=approve, by=caller.name, now_ns=self._clock.now_ns())
+        found = await self.find(id, caller)
         wanted = SignalState.READY if approve else SignalState.DECLINED
-        if record is None and not (found["decided_by"] == who.name and _came_to(found["state"], wanted)):
+        if record is None and not (found["decided_by"] == caller.name and _came_to(found["state"], wanted)):
             raise InputError(
                 f"signal {id} is {found['state']}, not pending",
                 code="SIGNAL_NOT_PENDING",

@@ -37,13 +37,13 @@ class Closing:
         self._clock = clock
         self._settings = settings
 
-    async def held(self, symbol: str, who: Principal) -> list[dict[str, Any]]:
+    async def held(self, symbol: str, caller: Principal) -> list[dict[str, Any]]:
         """Return the positions in a symbol, in any spelling, that this caller may close. Errors: InputError 404."""
         listed = await ReadingStore(self._db).spelled(symbol)
         symbols = sorted({item.symbol for item in listed})
         home = self._settings.venue.exchange
-        rows = await self._db.fetch("gateway.positions", symbols, False, home, who.account_list)
-        own = who.instance
+        rows = await self._db.fetch("gateway.positions", symbols, False, home, caller.account_list)
+        own = caller.instance
         return [
             dict(row)
             for row in rows
@@ -51,16 +51,16 @@ class Closing:
         ]
 
     async def close(
-        self, symbol: str, who: Principal, key: str, *, wait_s: float | None = None
+        self, symbol: str, caller: Principal, key: str, *, wait_s: float | None = None
     ) -> list[dict[str, Any]]:
         """Commit an exit for each position in `symbol`, and return what became of each within `http.order_wait_s`.
 
         The same `key` again makes no second exit. Errors: InputError 404 for an unknown symbol, 409 NOTHING_HELD;
         OutageError.
         """
-        rows = await self.held(symbol, who)
+        rows = await self.held(symbol, caller)
         if not rows:
-            by = f" by {who.instance}" if who.instance else ""
+            by = f" by {caller.instance}" if caller.instance else ""
             raise InputError(
                 f"nothing is held in {symbol}{by}", code="NOTHING_HELD", status=409, remedy="see GET /positions"
             )
@@ -70,13 +70,13 @@ class Closing:
         for row in rows:
             place = f"{row['account']}|{row['venue']}|{row['symbol']}|{row['instance']}"
             own = f"{key}:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
-            signal = await self._signal(row, accounts[row["account"]], who.name, own, arrived_ns)
+            signal = await self._signal(row, accounts[row["account"]], caller.name, own, arrived_ns)
 
             async def make(principal: str, key: str, arrived_ns: int, signal: Signal = signal) -> Signal:
                 return signal
 
             hashed = hashlib.sha256(f"close|{place}".encode()).hexdigest()
-            answer = await self._entry.enter(Draft(who.name, hashed, arrived_ns, make), own, wait_s=wait_s)
+            answer = await self._entry.enter(Draft(caller.name, hashed, arrived_ns, make), own, wait_s=wait_s)
             names = ("account", "venue", "symbol", "instance", "quantity")
             found.append({**{name: row[name] for name in names}, "order": answer.body, "status": answer.status})
         return found

@@ -26,7 +26,7 @@ Priority = Annotated[int, Query(ge=-10, le=10, description="of queued jobs the h
 
 async def submit_once(
     gate: Gateway,
-    who: Principal,
+    caller: Principal,
     kind: str,
     spec: Mapping[str, Any],
     *,
@@ -41,7 +41,7 @@ async def submit_once(
     """
     store = JobStore(gate.db)
     known, fresh = await store.same(kind, fingerprint)
-    by_key = ids.request_signal_id(f"{kind}:{who.name}", key) if key else None
+    by_key = ids.request_signal_id(f"{kind}:{caller.name}", key) if key else None
     if by_key is not None and (kept := await store.get(by_key)) is not None:
         if orjson.loads(dump(dict(kept.spec))) != orjson.loads(dump(dict(spec))):
             raise _conflict(kind)
@@ -57,20 +57,20 @@ async def submit_once(
             return job_id, True
     elif job_id == known:
         return known, True
-    await check_quota(gate, who)
-    await store.submit(kind, spec, submitted_by=who.name, job_id=job_id, fingerprint=fingerprint, priority=priority)
+    await check_quota(gate, caller)
+    await store.submit(kind, spec, submitted_by=caller.name, job_id=job_id, fingerprint=fingerprint, priority=priority)
     await gate.bus.publish(JOBS, {"type": "job", "id": str(job_id)})
     return job_id, False
 
 
-async def check_quota(gate: Gateway, who: Principal) -> None:
+async def check_quota(gate: Gateway, caller: Principal) -> None:
     """Refuse more work of a caller than it may have at once. Errors: Problem 429 JOBS_MANY."""
     most = gate.deps.settings.auth.jobs_max
-    if await JobStore(gate.db).open_of(who.name) >= most:
+    if await JobStore(gate.db).open_of(caller.name) >= most:
         raise Problem(
             429,
             "JOBS_MANY",
-            f"{who.name} has {most} jobs that are queued or run",
+            f"{caller.name} has {most} jobs that are queued or run",
             remedy="wait for one to end, or cancel one; auth.jobs_max allows more",
             headers={"Retry-After": "60"},  # to ask again: when a job ends is not known
         )

@@ -199,8 +199,8 @@ class Webhooks:
         """Return the signal that a message would become. Nothing is committed, nothing is counted. Errors: those of
         `take` but the quota."""
         request = self.check(webhook, body, None)
-        who = webhook.principal
-        return await self._execution.signal_of(request, who, "rehearsal", self._clock.now_ns(), instance=who)
+        caller = webhook.principal
+        return await self._execution.signal_of(request, caller, "rehearsal", self._clock.now_ns(), instance=caller)
 
     def check(self, webhook: Webhook, body: Mapping[str, object], address: str | None) -> ExecutionRequest:
         """Return the request in a message. `address` None is not checked.

@@ -205,14 +205,14 @@ class Why:
 # ── verdicts ─────────────────────────────────────────────────────────────────────────────────────
 def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, Any]]) -> str:
     what = f"{signal['kind']} {signal['side']} {signal['symbol']}"
-    who = signal["instance"] or signal["source"].removeprefix("principal:")
+    owner = signal["instance"] or signal["source"].removeprefix("principal:")
     state, main = signal["state"], orders[0] if orders else None
     if state == "denied":
         code = signal["code"] or ""
         meaning = MEANING[Code[code]] if code in Code.__members__ else ""
-        return f"{who} wanted {what}; denied {code}: {meaning} ({signal['detail'] or ''})"
+        return f"{owner} wanted {what}; denied {code}: {meaning} ({signal['detail'] or ''})"
     if main is None and signal["ended_by"]:
-        return f"{who} wanted {what}; {signal['detail']}"
+        return f"{owner} wanted {what}; {signal['detail']}"
     if main is None:
         ends = {
             "pending": "a person has not approved it yet",
@@ -222,9 +222,9 @@ def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, 
             "nothing": "there was nothing to do",
         }
         detail = f" ({signal['detail']})" if signal["detail"] else ""
-        return f"{who} wanted {what}; {ends.get(state, state)}{detail}"
+        return f"{owner} wanted {what}; {ends.get(state, state)}{detail}"
     filled = number(main["filled"])
-    verdict = f"{who} wanted {what}; the order is {main['state']}, filled {filled} of {number(main['quantity'])}"
+    verdict = f"{owner} wanted {what}; the order is {main['state']}, filled {filled} of {number(main['quantity'])}"
     if signal["ended_by"]:
         verdict += f"; {signal['detail'] or signal['ended_by'] + ' asked for the end of the exit'}"
     return verdict
@@ -233,25 +233,25 @@ def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, 
 def _verdict_without_signal(
     instance: Mapping[str, Any], bar: Mapping[str, Any], decision: Mapping[str, Any], missed: Mapping[str, Any] | None
 ) -> str:
-    who, names = instance["id"], {-1.0: "short", 0.0: "flat", 1.0: "long"}
+    owner, names = instance["id"], {-1.0: "short", 0.0: "flat", 1.0: "long"}
     if not bar["is_complete"]:
-        return f"{who} gave no signal: the bar was not whole, and strategies see whole bars only"
+        return f"{owner} gave no signal: the bar was not whole, and strategies see whole bars only"
     if "target" not in decision:
-        return f"{who} gave no signal; {decision['note']}"
+        return f"{owner} gave no signal; {decision['note']}"
     before, target = decision["target_before"], decision["target"]
     if decision["bars"] <= decision["warmup"]:
-        return f"{who} gave no signal: it was warming up ({decision['bars']} of {decision['warmup']} bars)"
+        return f"{owner} gave no signal: it was warming up ({decision['bars']} of {decision['warmup']} bars)"
     if before == target:
-        return f"{who} gave no signal: it wanted to be {names[target]} before and at this bar"
+        return f"{owner} gave no signal: it wanted to be {names[target]} before and at this bar"
     change = f"its target went from {names[before]} to {names[target]}"
     if missed is not None:
-        return f"{who} gave no signal though {change}: it was away, and decided on this bar too late to use it"
+        return f"{owner} gave no signal though {change}: it was away, and decided on this bar too late to use it"
     started = instance["created_at"]
     if started is not None and bar["time"] < started:
-        return f"{who} gave no signal though {change}: the instance did not exist yet"
+        return f"{owner} gave no signal though {change}: the instance did not exist yet"
     if not instance["is_enabled"]:
-        return f"{who} gave no signal though {change}: the instance is switched off now, and may have been then"
-    return f"{who} gave no signal though {change}: it did not run then, or ran with other bars or parameters"
+        return f"{owner} gave no signal though {change}: the instance is switched off now, and may have been then"
+    return f"{owner} gave no signal though {change}: it did not run then, or ran with other bars or parameters"
 
 
 def _checks(orders: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

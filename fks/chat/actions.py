@@ -81,11 +81,11 @@ class Actions:
             return [Reply(help_text())]
         if command.name == "kill":
             return [await self._kill(command, caller)]
-        who = await self._principal(command, caller)
+        principal = await self._principal(command, caller)
         if command.spec.is_change:
             await self._note(command, caller, "requested")
         try:
-            found = await self._answers(command, caller, who)
+            found = await self._answers(command, caller, principal)
         except InputError as error:
             if command.spec.is_change:
                 await self._note_if_possible(command, caller, "answered", error.status)
@@ -94,20 +94,20 @@ class Actions:
             await self._note_if_possible(command, caller, "answered", 200)
         return found
 
-    async def _answers(self, command: Command, caller: Caller, who: Principal) -> list[Reply]:
+    async def _answers(self, command: Command, caller: Caller, principal: Principal) -> list[Reply]:
         match command.name:
             case "status":
-                return [await self._status(who)]
+                return [await self._status(principal)]
             case "positions":
-                return [await self._positions(who)]
+                return [await self._positions(principal)]
             case "pnl":
-                return [await self._pnl(who)]
+                return [await self._pnl(principal)]
             case "signals":
-                return await self._signals(who)
+                return await self._signals(principal)
             case "approve" | "reject":
-                return [await self._decide(command, who)]
+                return [await self._decide(command, principal)]
             case _:
-                return [await self._close(command, caller, who)]
+                return [await self._close(command, caller, principal)]
 
     # ── authorisation ──────────────────────────────────────────────────────────────────────────────────
     async def _principal(self, command: Command, caller: Caller) -> Principal:
@@ -138,19 +138,19 @@ class Actions:
             )
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
-    async def _status(self, who: Principal) -> Reply:
+    async def _status(self, principal: Principal) -> Reply:
         """Return the state of the system; its reasons name instances of every account, and are for unbound users."""
         found = await assemble(self._services.db)
         kill = found["kill"]
         lines = [f"state: {found['state']}"]
-        lines += [f"- {reason}" for reason in found["reasons"][:_SHOWN_MAX] if who.accounts is None]
+        lines += [f"- {reason}" for reason in found["reasons"][:_SHOWN_MAX] if principal.accounts is None]
         if kill["engaged"]:
             lines.append(f"KILL SWITCH: engaged by {kill['by']}: {kill['reason']}")
         lines.append(f"open alerts: {len(found['alerts'])}")
         return Reply("\n".join(lines))
 
-    async def _positions(self, who: Principal) -> Reply:
-        rows = await self._held(who)
+    async def _positions(self, principal: Principal) -> Reply:
+        rows = await self._held(principal)
         lines = [
             f"{row['account']} {row['symbol']}: {row['quantity']:f}"
             + (", value unknown" if row["average_price"] is None else f" at {row['average_price']:f}")
@@ -160,9 +160,9 @@ class Actions:
         ]
         return Reply(_listed(lines) or "nothing is held")
 
-    async def _pnl(self, who: Principal) -> Reply:
+    async def _pnl(self, principal: Principal) -> Reply:
         sums: dict[str, list[Decimal]] = {}
-        for row in await self._services.db.fetch("gateway.positions", None, True, None, who.account_list):
+        for row in await self._services.db.fetch("gateway.positions", None, True, None, principal.account_list):
             total = sums.setdefault(row["account"], [Decimal(0)] * 3)
             for number, name in enumerate(("realized_pnl", "unrealized_pnl", "fees")):
                 total[number] += row[name] or Decimal(0)
@@ -172,36 +172,36 @@ class Actions:
         ]
         return Reply(_listed(lines) or "nothing was traded yet")
 
-    async def _held(self, who: Principal) -> Sequence[Any]:
-        return await self._services.db.fetch("gateway.positions", None, False, None, who.account_list)
+    async def _held(self, principal: Principal) -> Sequence[Any]:
+        return await self._services.db.fetch("gateway.positions", None, False, None, principal.account_list)
 
-    async def _signals(self, who: Principal) -> list[Reply]:
-        rows = await self._services.approving.pending(who, _SHOWN_MAX)
+    async def _signals(self, principal: Principal) -> list[Reply]:
+        rows = await self._services.approving.pending(principal, _SHOWN_MAX)
         return [
             Reply(_signal_text(row), (("Reject", f"reject {row['id']}"), ("Approve…", f"ask {row['id']}")))
             for row in rows
         ] or [Reply("no signal waits")]
 
     # ── changing ─────────────────────────────────────────────────────────────────────────────────
-    async def _decide(self, command: Command, who: Principal) -> Reply:
+    async def _decide(self, command: Command, principal: Principal) -> Reply:
         given = command.arguments[0].lower()
         try:
             id = uuid.UUID(given)
         except ValueError:
-            id = await self._by_prefix(given, who)
-        found = await self._services.approving.decide(id, approve=command.name == "approve", who=who)
+            id = await self._by_prefix(given, principal)
+        found = await self._services.approving.decide(id, approve=command.name == "approve", caller=principal)
         return Reply(f"{_signal_text(found)}\nnow {found['state']}")
 
-    async def _by_prefix(self, given: str, who: Principal) -> uuid.UUID:
-        ids = [row["id"] for row in await self._services.approving.pending(who, 500)]
+    async def _by_prefix(self, given: str, principal: Principal) -> uuid.UUID:
+        ids = [row["id"] for row in await self._services.approving.pending(principal, 500)]
         matching = [id for id in ids if len(given) >= _PREFIX_MIN and id.hex.startswith(given.replace("-", ""))]
         if len(matching) != 1:
             text = f"{given[:40]} names {len(matching) or 'no'} waiting signal{'s' if len(matching) > 1 else ''}"
             raise InputError(text, code="SIGNAL_UNKNOWN", status=404, remedy="send /signals")
         return uuid.UUID(str(matching[0]))
 
-    async def _close(self, command: Command, caller: Caller, who: Principal) -> Reply:
-        closed = await self._services.closing.close(command.arguments[0], who, caller.ref)
+    async def _close(self, command: Command, caller: Caller, principal: Principal) -> Reply:
+        closed = await self._services.closing.close(command.arguments[0], principal, caller.ref)
         lines = []
         for item in closed:
             order, place = item["order"], f"{item['account']} {item['symbol']} {item['quantity']:f}"

@@ -163,5 +163,5 @@ def is_placed_here(settings: Settings, name: str = NAME) -> bool:
 
 
 def is_machine_alone(settings: Settings) -> bool:
-    """Return whether no other machine could run an order manager: a machine alone, whose PostgreSQL no other reaches."""
+    """Return whether no other machine could run an order manager: none belongs to it, or reaches its PostgreSQL."""
     return settings.node.role == "single" and settings.database.url is None

@@ -358,13 +358,13 @@ class ClientSession:
                 self._deadline_s = now + CONNECT_S
                 self._out(o.Dial(self._port))
             case Act.SEND_HELLO:
-                who = self._identity
+                known = self._identity
                 self._reader = LineReader(LINE_MAX)
                 self._deadline_s = now + self._timeout_s
                 self._received_s = now
                 self._nonce = self._draws.nonce()
                 self._write(m.Hello(
-                    v=m.VERSION, client=who.client, instance=who.instance, group=who.group, role=who.role,
+                    v=m.VERSION, client=known.client, instance=known.instance, group=known.group, role=known.role,
                     nonce=self._nonce,
                 ))  # fmt: skip
             case Act.SEND_AUTH:

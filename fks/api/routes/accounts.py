@@ -41,7 +41,9 @@ class AccountChange(Body):
 
 
 @router.post("/accounts/change", openapi_extra=takes(AccountChange))
-async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(body_of(AccountChange))]) -> ExactJson:
+async def change(
+    gate: Gate, caller: Admin, body: Annotated[AccountChange, Depends(body_of(AccountChange))]
+) -> ExactJson:
     """Change an account's mode before its first session, or switch it on or off. The order manager takes it up at its
     next start."""
     row = await gate.db.fetchrow("gateway.change_account", body.name, body.mode, body.is_enabled)
@@ -61,13 +63,13 @@ async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(
 
 
 @router.get("/accounts", response_model=Page[AccountView])
-async def accounts(gate: Gate, who: Reader) -> ExactJson:
+async def accounts(gate: Gate, caller: Reader) -> ExactJson:
     """List accounts with the balances their venues report."""
-    return ExactJson(page(await gate.db.fetch("gateway.accounts", who.account_list)))
+    return ExactJson(page(await gate.db.fetch("gateway.accounts", caller.account_list)))
 
 
 @router.post("/accounts", status_code=201, openapi_extra=takes(AccountBody))
-async def create(gate: Gate, who: Admin, body: Annotated[AccountBody, Depends(body_of(AccountBody))]) -> ExactJson:
+async def create(gate: Gate, caller: Admin, body: Annotated[AccountBody, Depends(body_of(AccountBody))]) -> ExactJson:
     """Make an account."""
     row = await gate.db.fetchrow(
         "gateway.create_account",

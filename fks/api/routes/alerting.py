@@ -58,7 +58,7 @@ def directory_of(gate: Gateway) -> Directory:
 
 # ── rules ────────────────────────────────────────────────────────────────────────────────────────
 @router.get("/alerts/rules")
-async def rules(gate: Gate, who: Reader) -> ExactJson:
+async def rules(gate: Gate, caller: Reader) -> ExactJson:
     """List the rules in force, and those that were removed; `origin` is fks or person."""
     rows = {row["name"]: row for row in await AlertingStore(gate.db).rules()}
     in_force = {rule.name: rule for rule in await directory_of(gate).rules()}
@@ -80,21 +80,21 @@ async def rules(gate: Gate, who: Reader) -> ExactJson:
 @router.post("/alerts/rules", openapi_extra=takes(Rule))
 async def save_rule(
     gate: Gate,
-    who: Admin,
+    caller: Admin,
     rule: Annotated[Rule, Depends(body_of(Rule))],
     revision: Annotated[int | None, Query(ge=0, lt=2**31, description="refuse when another one is stored")] = None,
 ) -> ExactJson:
     """Make a rule, or replace the one of this name, also one that comes with FKS."""
     await _check_channels(gate, (*rule.channels, *rule.escalate_to))
     saved = await AlertingStore(gate.db).save_rule(
-        rule.name, rule.model_dump(mode="json"), by=who.name, revision=revision
+        rule.name, rule.model_dump(mode="json"), by=caller.name, revision=revision
     )
-    gate.deps.log.info("alert.rule_changed", rule=rule.name, by=who.name)
+    gate.deps.log.info("alert.rule_changed", rule=rule.name, by=caller.name)
     return ExactJson({**rule.model_dump(mode="json"), "revision": saved})
 
 
 @router.post("/alerts/rules/{name}")
-async def change_rule(gate: Gate, who: Admin, name: str, change: JsonObject) -> ExactJson:
+async def change_rule(gate: Gate, caller: Admin, name: str, change: JsonObject) -> ExactJson:
     """Change fields of a rule; omitted ones stay. 409 when another change of it was made meanwhile."""
     known = await directory_of(gate).rule(name)
     if known is None:
@@ -106,20 +106,20 @@ async def change_rule(gate: Gate, who: Admin, name: str, change: JsonObject) -> 
         raise of_model(error, f"/alerts/rules/{name}") from None
     await _check_channels(gate, (*changed.channels, *changed.escalate_to))
     spec = changed.model_dump(mode="json")
-    saved = await AlertingStore(gate.db).save_rule(name, spec, by=who.name, revision=revision)
-    gate.deps.log.info("alert.rule_changed", rule=name, by=who.name)
+    saved = await AlertingStore(gate.db).save_rule(name, spec, by=caller.name, revision=revision)
+    gate.deps.log.info("alert.rule_changed", rule=name, by=caller.name)
     return ExactJson({**spec, "revision": saved})
 
 
 @router.delete("/alerts/rules/{name}")
-async def remove_rule(gate: Gate, who: Admin, name: str, restore: bool = False) -> ExactJson:
+async def remove_rule(gate: Gate, caller: Admin, name: str, restore: bool = False) -> ExactJson:
     """Remove a rule; its open alerts are settled. With `restore` the one that comes with FKS takes its place again."""
     known = {rule.name for rule in await directory_of(gate).rules()} | set(_DEFAULTS)
     if name not in known or (restore and name not in _DEFAULTS):
         raise _no_rule(name)
     spec = _DEFAULTS[name].model_dump(mode="json") if restore else {}
-    await AlertingStore(gate.db).save_rule(name, spec, by=who.name, is_removed=not restore)
-    gate.deps.log.info("alert.rule_changed", rule=name, by=who.name)
+    await AlertingStore(gate.db).save_rule(name, spec, by=caller.name, is_removed=not restore)
+    gate.deps.log.info("alert.rule_changed", rule=name, by=caller.name)
     return ExactJson({"name": name, "removed": not restore})
 
 
@@ -138,23 +138,23 @@ async def _check_channels(gate: Gateway, names: tuple[str, ...]) -> None:
 
 # ── silences ─────────────────────────────────────────────────────────────────────────────────────
 @router.get("/alerts/silences")
-async def silences(gate: Gate, who: Reader, all: bool = False) -> ExactJson:
+async def silences(gate: Gate, caller: Reader, all: bool = False) -> ExactJson:
     """List the silences that hold; with `all` those of the last 30 days."""
     return ExactJson({"items": await AlertingStore(gate.db).silences(is_all=all), "next": None})
 
 
 @router.post("/alerts/silences", status_code=201, openapi_extra=takes(SilenceBody))
-async def silence(gate: Gate, who: Admin, body: Annotated[SilenceBody, Depends(body_of(SilenceBody))]) -> ExactJson:
+async def silence(gate: Gate, caller: Admin, body: Annotated[SilenceBody, Depends(body_of(SilenceBody))]) -> ExactJson:
     """Hold matching alerts back. Those that are still open at the end are sent then."""
     made = await AlertingStore(gate.db).add_silence(
-        event=body.event, component=body.component, lasts_s=body.minutes * 60.0, reason=body.reason, by=who.name
+        event=body.event, component=body.component, lasts_s=body.minutes * 60.0, reason=body.reason, by=caller.name
     )
-    gate.deps.log.info("alert.silenced", alert=body.event, of=body.component, minutes=body.minutes, by=who.name)
+    gate.deps.log.info("alert.silenced", alert=body.event, of=body.component, minutes=body.minutes, by=caller.name)
     return ExactJson(made, status_code=201)
 
 
 @router.delete("/alerts/silences/{id}")
-async def end_silence(gate: Gate, who: Admin, id: int) -> ExactJson:
+async def end_silence(gate: Gate, caller: Admin, id: int) -> ExactJson:
     """End a silence now."""
     if not 0 < id < 2**31 or not await AlertingStore(gate.db).end_silence(id):
         raise Problem(404, "SILENCE_UNKNOWN", f"no silence {id} holds", remedy="see GET /alerts/silences")
@@ -163,7 +163,7 @@ async def end_silence(gate: Gate, who: Admin, id: int) -> ExactJson:
 
 # ── channels ─────────────────────────────────────────────────────────────────────────────────────
 @router.get("/alerts/channels")
-async def channels(gate: Gate, who: Reader) -> ExactJson:
+async def channels(gate: Gate, caller: Reader) -> ExactJson:
     """List the channels, without their addresses, and how their deliveries of the last 7 days went."""
     store = AlertingStore(gate.db)
     states = await store.channel_states()
@@ -173,7 +173,7 @@ async def channels(gate: Gate, who: Reader) -> ExactJson:
 
 @router.post("/alerts/channels", status_code=201, openapi_extra=takes(ChannelBody))
 async def save_channel(
-    gate: Gate, who: Admin, body: Annotated[ChannelBody, Depends(body_of(ChannelBody))]
+    gate: Gate, caller: Admin, body: Annotated[ChannelBody, Depends(body_of(ChannelBody))]
 ) -> ExactJson:
     """Make a channel, or replace the one of this name. It takes alerts from now on."""
     _check_severity(body.severity_min)
@@ -186,36 +186,36 @@ async def save_channel(
         base=body.base,
         severity_min=body.severity_min,
         is_enabled=body.enabled,
-        by=who.name,
+        by=caller.name,
     )
-    gate.deps.log.info("alert.channel_changed", channel=body.name, by=who.name)
+    gate.deps.log.info("alert.channel_changed", channel=body.name, by=caller.name)
     return ExactJson(_view(await directory_of(gate).channel(body.name), {}), status_code=201)
 
 
 @router.post("/alerts/channels/{name}", openapi_extra=takes(ChannelChange))
 async def change_channel(
-    gate: Gate, who: Admin, name: str, body: Annotated[ChannelChange, Depends(body_of(ChannelChange))]
+    gate: Gate, caller: Admin, name: str, body: Annotated[ChannelChange, Depends(body_of(ChannelChange))]
 ) -> ExactJson:
     """Change the lowest severity of a channel, or switch it off or on. What waits for it stays."""
     _check_severity(body.severity_min)
     store = AlertingStore(gate.db)
     if not await store.change_channel(name, severity_min=body.severity_min, is_enabled=body.enabled):
         raise unknown_channel(name)
-    gate.deps.log.info("alert.channel_changed", channel=name, by=who.name)
+    gate.deps.log.info("alert.channel_changed", channel=name, by=caller.name)
     return ExactJson(_view(await directory_of(gate).channel(name), {}))
 
 
 @router.delete("/alerts/channels/{name}")
-async def remove_channel(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def remove_channel(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Remove a channel, and give up what waits for it."""
     if not await AlertingStore(gate.db).remove_channel(name):
         raise unknown_channel(name)
-    gate.deps.log.info("alert.channel_changed", channel=name, by=who.name)
+    gate.deps.log.info("alert.channel_changed", channel=name, by=caller.name)
     return ExactJson({"name": name, "removed": True})
 
 
 @router.post("/alerts/channels/{name}/test")
-async def test_channel(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def test_channel(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Send a message to a channel, the same way as an alert, and return what became of it within some seconds."""
     channel = await directory_of(gate).channel(name)
     if not channel.is_enabled:
@@ -235,7 +235,7 @@ async def test_channel(gate: Gate, who: Admin, name: str) -> ExactJson:
 @router.get("/alerts/deliveries")
 async def deliveries(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     channel: Name = None,
     state: Annotated[str | None, Query(max_length=16, description="queued, sending, sent, failed or unknown")] = None,
     before: Before = None,
@@ -248,9 +248,9 @@ async def deliveries(
 
 # ── acknowledgement ──────────────────────────────────────────────────────────────────────────────
 @router.post("/alerts/{id}/acknowledge")
-async def acknowledge(gate: Gate, who: Trader, id: int) -> ExactJson:
+async def acknowledge(gate: Gate, caller: Trader, id: int) -> ExactJson:
     """Record in a person's name that an alert was seen: it is not escalated any more. The first one counts."""
-    row = await AlertingStore(gate.db).acknowledge(id, who.name) if 0 < id < 2**63 else None
+    row = await AlertingStore(gate.db).acknowledge(id, caller.name) if 0 < id < 2**63 else None
     if row is None:
         raise Problem(404, "ALERT_UNKNOWN", f"no alert {id}", remedy="see GET /alerts?all=true")
     return ExactJson(row)

@@ -34,19 +34,19 @@ Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
 
 
 @router.get("/assets", response_model=Page[AssetView])
-async def assets(gate: Gate, who: Reader, exchange: Exchange = None) -> ExactJson:
+async def assets(gate: Gate, caller: Reader, exchange: Exchange = None) -> ExactJson:
     """List assets: status (backfilling, live, stale, off), the newest price and its age."""
     return ExactJson(page(await AssetStore(gate.db).all(exchange)))
 
 
 @router.post("/assets/enable", openapi_extra=takes(AssetBody))
-async def enable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
+async def enable(gate: Gate, caller: Trader, body: Wanted) -> ExactJson:
     """Start to collect symbols and fetch their history; a running system begins within seconds. Idempotent."""
     return ExactJson({"items": await _selection(gate).enable(_choice(body))})
 
 
 @router.post("/assets/disable", openapi_extra=takes(AssetBody))
-async def disable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
+async def disable(gate: Gate, caller: Trader, body: Wanted) -> ExactJson:
     """Stop to collect symbols; stored data stays."""
     return ExactJson({"items": await _selection(gate).disable(_choice(body))})
 

@@ -87,63 +87,63 @@ async def refresh(
 
 
 @router.get("/auth/session", response_model=CallerView)
-async def session(request: Request, gate: Gate, who: Reader) -> ExactJson:
+async def session(request: Request, gate: Gate, caller: Reader) -> ExactJson:
     """Return the caller: name, scope, accounts, and for a browser's session its CSRF token."""
     cookie = request.cookies.get(gate.tokens.cookie_name)
     is_browser = cookie is not None and "authorization" not in request.headers and "x-api-key" not in request.headers
     return ExactJson(
         {
-            "name": who.name,
-            "kind": who.kind,
-            "scope": who.scope,
-            "granted_scope": who.granted or who.scope,
-            "accounts": who.account_list,
+            "name": caller.name,
+            "kind": caller.kind,
+            "scope": caller.scope,
+            "granted_scope": caller.granted or caller.scope,
+            "accounts": caller.account_list,
             "csrf_token": gate.logins.csrf_of(cookie) if cookie and is_browser else None,
         }
     )
 
 
 @router.post("/auth/logout")
-async def logout(gate: Gate, who: Reader) -> Response:
+async def logout(gate: Gate, caller: Reader) -> Response:
     """End this session: its access tokens, its refresh tokens, its cookie."""
-    if who.session_id is None:
+    if caller.session_id is None:
         raise Problem(409, "NOT_A_USER", "this is a token, not a session", remedy="fks token revoke NAME ends it")
-    await gate.logins.store.end_session(who.session_id, "logged out")
+    await gate.logins.store.end_session(caller.session_id, "logged out")
     gate.tokens.forget()
-    answer = ExactJson({"name": who.name, "ended": True})
+    answer = ExactJson({"name": caller.name, "ended": True})
     answer.delete_cookie(gate.tokens.cookie_name, secure=gate.tokens.is_tls, httponly=True, samesite="strict")
     return answer
 
 
 @router.post("/auth/password", openapi_extra=takes(PasswordBody))
 async def password(
-    request: Request, gate: Gate, who: Reader, body: Annotated[PasswordBody, Depends(body_of(PasswordBody))]
+    request: Request, gate: Gate, caller: Reader, body: Annotated[PasswordBody, Depends(body_of(PasswordBody))]
 ) -> ExactJson:
     """Change the own password; every other session of the user ends."""
-    user = await gate.logins.proven(who, body.password, gate.tokens.address_of(request))
+    user = await gate.logins.proven(caller, body.password, gate.tokens.address_of(request))
     hashed = await gate.logins.hash(check_password(body.new_password, user.name))
-    await gate.logins.store.set_password(user.name, hashed, keep=who.session_id)
+    await gate.logins.store.set_password(user.name, hashed, keep=caller.session_id)
     gate.tokens.forget()
-    return ExactJson({"name": who.name, "changed": True})
+    return ExactJson({"name": caller.name, "changed": True})
 
 
 @router.post("/auth/totp", openapi_extra=takes(ProofBody))
 async def totp(
-    request: Request, gate: Gate, who: Reader, body: Annotated[ProofBody, Depends(body_of(ProofBody))]
+    request: Request, gate: Gate, caller: Reader, body: Annotated[ProofBody, Depends(body_of(ProofBody))]
 ) -> ExactJson:
     """Begin a second factor: the secret for the authenticator, shown once. `POST /auth/totp/confirm` completes it."""
-    secret, address = await gate.logins.offer_totp(who, body.password, gate.tokens.address_of(request))
+    secret, address = await gate.logins.offer_totp(caller, body.password, gate.tokens.address_of(request))
     return ExactJson({"secret": secret, "otpauth": address})
 
 
 @router.post("/auth/totp/confirm", openapi_extra=takes(CodeBody))
 async def confirm(
-    request: Request, gate: Gate, who: Reader, body: Annotated[CodeBody, Depends(body_of(CodeBody))]
+    request: Request, gate: Gate, caller: Reader, body: Annotated[CodeBody, Depends(body_of(CodeBody))]
 ) -> ExactJson:
     """Complete the second factor with a first code: the session then has the user's whole scope."""
-    await gate.logins.confirm_totp(who, body.totp, gate.tokens.address_of(request))
+    await gate.logins.confirm_totp(caller, body.totp, gate.tokens.address_of(request))
     gate.tokens.forget()
-    return ExactJson({"name": who.name, "has_totp": True, "scope": who.granted})
+    return ExactJson({"name": caller.name, "has_totp": True, "scope": caller.granted})
 
 
 def _answer(gate: Gateway, found: Login, *, is_browser: bool) -> Response:

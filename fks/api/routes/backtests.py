@@ -62,13 +62,13 @@ class BacktestBody(Body):
 
 @router.post("/backtests", status_code=202, openapi_extra=takes(BacktestBody))
 async def submit(
-    gate: Gate, who: Signaller, body: JsonObject, key: Key = None, again: Again = False, priority: Priority = 0
+    gate: Gate, caller: Signaller, body: JsonObject, key: Key = None, again: Again = False, priority: Priority = 0
 ) -> ExactJson:
     """Queue a backtest and return its id. Strategy, parameters, symbol and dates are checked now, not in the queue. The
     same one on the same data was done before: its job is returned, with `is_stored`."""
     spec, fingerprint = await _spec(gate, body)
     job_id, is_stored = await submit_once(
-        gate, who, KIND, spec, fingerprint=fingerprint, key=key, again=again, priority=priority
+        gate, caller, KIND, spec, fingerprint=fingerprint, key=key, again=again, priority=priority
     )
     found = {**await _view(JobStore(gate.db), job_id), "is_stored": is_stored}
     return ExactJson(found, status_code=202, headers={"Location": f"/backtests/{job_id}"})
@@ -76,7 +76,7 @@ async def submit(
 
 @router.get("/backtests", response_model=Page[JobView])
 async def backtests(
-    gate: Gate, who: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
+    gate: Gate, caller: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
 ) -> ExactJson:
     """List backtests, newest first, without their results."""
     found = await JobStore(gate.db).list(kind=KIND, state=state, limit=limit)
@@ -84,13 +84,13 @@ async def backtests(
 
 
 @router.get("/backtests/{id}", response_model=JobView)
-async def backtest(gate: Gate, who: Reader, request: Request, id: uuid.UUID) -> Response:
+async def backtest(gate: Gate, caller: Reader, request: Request, id: uuid.UUID) -> Response:
     """Return one backtest: its state, its progress, and when it is done its result."""
     return conditional(request, ExactJson(await _view(JobStore(gate.db), id)))
 
 
 @router.delete("/backtests/{id}", status_code=202)
-async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
     """End a queued backtest; ask a running one to end. Harmless once it has ended."""
     store = JobStore(gate.db)
     await _view(store, id)  # 404 for one that is not there

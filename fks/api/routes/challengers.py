@@ -39,7 +39,7 @@ class SwapBody(Body):
 
 @router.get("/strategies/{id}/challengers", response_model=Page[ChallengerView])
 async def challengers(
-    gate: Gate, who: Reader, id: str, ended: Annotated[bool, Query(description="also those that have ended")] = False
+    gate: Gate, caller: Reader, id: str, ended: Annotated[bool, Query(description="also those that have ended")] = False
 ) -> ExactJson:
     """Return the challengers of an instance with what their last test said, in the order in which they were added."""
     if await StrategyStore(gate.db).get(id) is None:
@@ -50,7 +50,7 @@ async def challengers(
 
 @router.post("/strategies/{id}/challengers", status_code=201, openapi_extra=takes(ChallengerBody))
 async def add(
-    gate: Gate, who: Signaller, id: str, body: Annotated[ChallengerBody, Depends(body_of(ChallengerBody))]
+    gate: Gate, caller: Signaller, id: str, body: Annotated[ChallengerBody, Depends(body_of(ChallengerBody))]
 ) -> ExactJson:
     """Add a challenger: it decides in shadow and sends nothing. The same parameters again are the same challenger."""
     if bool(body.params) == (body.search is not None):
@@ -60,33 +60,33 @@ async def add(
         from fks.jobs.challenge import best_of
 
         params, provenance = await best_of(gate.db, body.search, id)
-    made = await gate.user_code.run("add_challenger", instance=id, params=params, by=who.name, provenance=provenance)
+    made = await gate.user_code.run("add_challenger", instance=id, params=params, by=caller.name, provenance=provenance)
     found = await _find(gate, made)
     return ExactJson(shown(found), status_code=201, headers={"Location": f"/challengers/{found.id}"})
 
 
 @router.get("/challengers/{id}", response_model=ChallengerView)
-async def challenger(gate: Gate, who: Reader, id: str) -> ExactJson:
+async def challenger(gate: Gate, caller: Reader, id: str) -> ExactJson:
     """Return one challenger."""
     return ExactJson(shown(await _find(gate, id)))
 
 
 @router.delete("/challengers/{id}")
-async def remove(gate: Gate, who: Signaller, id: str) -> ExactJson:
+async def remove(gate: Gate, caller: Signaller, id: str) -> ExactJson:
     """End a challenger. Its decisions stay, and it stays counted as a trial. Harmless once it has ended."""
     await _find(gate, id)
-    await ChallengerStore(gate.db).remove(id, by=who.name)
+    await ChallengerStore(gate.db).remove(id, by=caller.name)
     return ExactJson(shown(await _find(gate, id)))
 
 
 @router.post("/challengers/{id}/propose", status_code=202)
-async def propose(gate: Gate, who: Signaller, id: str, key: Key = None) -> ExactJson:
+async def propose(gate: Gate, caller: Signaller, id: str, key: Key = None) -> ExactJson:
     """Queue a test of a challenger against its champion: it is proposed when it passes. `looks` and `evaluation` of the
     challenger change when the test is done. With the same `Idempotency-Key` again no further test is made."""
     from fks.jobs.challenge import KIND
 
     found = await _find(gate, id)
-    job_id = ids.request_signal_id(f"{KIND}:{who.name}", key) if key else uuid.uuid4()
+    job_id = ids.request_signal_id(f"{KIND}:{caller.name}", key) if key else uuid.uuid4()
     spec = {"instance": found.instance_id, "challenger": id}
     known = await JobStore(gate.db).get(job_id)
     if known is not None and dict(known.spec) != spec:
@@ -94,23 +94,23 @@ async def propose(gate: Gate, who: Signaller, id: str, key: Key = None) -> Exact
             409, "IDEMPOTENCY_CONFLICT", "the Idempotency-Key was used for another test", remedy="use a new key"
         )
     if known is None:
-        await check_quota(gate, who)
-        await JobStore(gate.db).submit(KIND, spec, submitted_by=who.name, job_id=job_id)
+        await check_quota(gate, caller)
+        await JobStore(gate.db).submit(KIND, spec, submitted_by=caller.name, job_id=job_id)
     return ExactJson({"job": job_id, "challenger": shown(found)}, status_code=202)
 
 
 @router.post("/challengers/{id}/swap", openapi_extra=takes(SwapBody))
-async def swap(gate: Gate, who: Trader, id: str, body: Annotated[SwapBody, Depends(body_of(SwapBody))]) -> ExactJson:
+async def swap(gate: Gate, caller: Trader, id: str, body: Annotated[SwapBody, Depends(body_of(SwapBody))]) -> ExactJson:
     """Give its instance the parameters of a challenger once it is flat; until then the instance sends exits alone.
     Repeated, it changes nothing more."""
     done = await gate.user_code.run(
-        "swap", challenger=id, by=who.name, may_wait=body.may_wait, despite_findings=body.despite_findings
+        "swap", challenger=id, by=caller.name, may_wait=body.may_wait, despite_findings=body.despite_findings
     )
     return ExactJson(done)
 
 
 @router.delete("/challengers/{id}/swap")
-async def stop_waiting(gate: Gate, who: Trader, id: str) -> ExactJson:
+async def stop_waiting(gate: Gate, caller: Trader, id: str) -> ExactJson:
     """Let a challenger that waits go on in shadow. Harmless when it does not wait."""
     await _find(gate, id)
     await ChallengerStore(gate.db).stop_waiting(id)
@@ -118,10 +118,10 @@ async def stop_waiting(gate: Gate, who: Trader, id: str) -> ExactJson:
 
 
 @router.post("/strategies/{id}/demote")
-async def demote(gate: Gate, who: Trader, id: str) -> ExactJson:
+async def demote(gate: Gate, caller: Trader, id: str) -> ExactJson:
     """Give an instance the parameters back that its challenger replaced, once it is flat. Repeated while it waits, it
     changes nothing more."""
-    done = await gate.user_code.run("demote", instance=id, by=who.name, reason="a person's request")
+    done = await gate.user_code.run("demote", instance=id, by=caller.name, reason="a person's request")
     return ExactJson(done)
 
 

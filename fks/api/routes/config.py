@@ -41,7 +41,7 @@ class ChangeBody(Body):
 
 
 @router.get("/config")
-async def config(gate: Gate, who: Reader) -> ExactJson:
+async def config(gate: Gate, caller: Reader) -> ExactJson:
     """Return the version in force and every setting that can change while running: its value, the file's, the affected
     processes."""
     newest = await RuntimeConfigStore(gate.db).wanted()
@@ -63,20 +63,20 @@ async def config(gate: Gate, who: Reader) -> ExactJson:
 
 
 @router.get("/config/versions", response_model=Page[ConfigVersionView])
-async def versions(gate: Gate, who: Reader, limit: Limit = 50) -> ExactJson:
+async def versions(gate: Gate, caller: Reader, limit: Limit = 50) -> ExactJson:
     """List the versions of the settings, newest first: changes, author, reason, outcome."""
     found = await RuntimeConfigStore(gate.db).history(limit)
     return ExactJson({"items": [view(version) for version in found], "next": None})
 
 
 @router.get("/config/versions/{version}", response_model=ConfigVersionView)
-async def version(gate: Gate, who: Reader, version: int) -> ExactJson:
+async def version(gate: Gate, caller: Reader, version: int) -> ExactJson:
     """Return one version."""
     return ExactJson(view(await _known(gate, version)))
 
 
 @router.post("/config/versions", status_code=202, openapi_extra=takes(ChangeBody))
-async def change(gate: Gate, who: Admin, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]) -> ExactJson:
+async def change(gate: Gate, caller: Admin, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]) -> ExactJson:
     """Change settings: a new version that is rolled out at once, one part at a time, and rolled back if it does not
     take."""
     before = await RuntimeConfigStore(gate.db).wanted()
@@ -97,7 +97,7 @@ async def change(gate: Gate, who: Admin, body: Annotated[ChangeBody, Depends(bod
         kept,
         changes,
         base_version=body.base_version,
-        changed_by=who.name,
+        changed_by=caller.name,
         reason=body.reason,
         kind="set" if body.rollback_to is None else "rollback",
         rolls_back_to=body.rollback_to,

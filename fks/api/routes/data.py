@@ -35,7 +35,7 @@ class VerdictBody(Body):
 
 @router.get("/data/coverage")
 async def coverage(
-    gate: Gate, who: Reader, symbol: Symbol = None, exchange: Exchange = None, days: Days = 30, cells: Cells = 30
+    gate: Gate, caller: Reader, symbol: Symbol = None, exchange: Exchange = None, days: Days = 30, cells: Cells = 30
 ) -> ExactJson:
     """List the stored series with the share of bars that each part of the last days has; the newest 200,000 bars of a
     series at most. `missing` bars are expected by its calendar and not stored."""
@@ -66,7 +66,7 @@ async def coverage(
 
 
 @router.get("/data/gaps")
-async def gaps(gate: Gate, who: Reader, symbol: str, timeframe: str, exchange: Exchange = None) -> ExactJson:
+async def gaps(gate: Gate, caller: Reader, symbol: str, timeframe: str, exchange: Exchange = None) -> ExactJson:
     """Return the gaps of one series: `missing` ones may still be filled, `known` ones were asked for and are not there
     at the exchange. At most 500 of each, newest first."""
     check_timeframe(timeframe)
@@ -101,7 +101,7 @@ async def gaps(gate: Gate, who: Reader, symbol: str, timeframe: str, exchange: E
 
 @router.get("/data/quarantine")
 async def quarantine(
-    gate: Gate, who: Reader, symbol: Symbol = None, exchange: Exchange = None, all: bool = False, limit: Limit = 100
+    gate: Gate, caller: Reader, symbol: Symbol = None, exchange: Exchange = None, all: bool = False, limit: Limit = 100
 ) -> ExactJson:
     """List suspect values that were not let in, newest first; with `all` also those that are settled."""
     rows = await QuarantineStore(gate.db).rows(exchange, symbol, with_settled=all, limit=limit)
@@ -110,7 +110,7 @@ async def quarantine(
 
 @router.post("/data/quarantine/{id}/settle", openapi_extra=takes(VerdictBody))
 async def settle(
-    gate: Gate, who: Trader, id: int, body: Annotated[VerdictBody, Depends(body_of(VerdictBody))]
+    gate: Gate, caller: Trader, id: int, body: Annotated[VerdictBody, Depends(body_of(VerdictBody))]
 ) -> ExactJson:
     """Confirm or refuse a suspect value, once: the first verdict stands. A confirmed bar is stored by the next sync
     that asks for it."""
@@ -119,7 +119,7 @@ async def settle(
         raise Problem(
             404, "QUARANTINE_UNKNOWN", f"no suspect value {id} waits for a verdict", remedy="see GET /data/quarantine"
         )
-    gate.deps.log.info("quarantine.settled", held=id, verdict=body.verdict, by=who.name)
+    gate.deps.log.info("quarantine.settled", held=id, verdict=body.verdict, by=caller.name)
     return ExactJson({"id": id, "verdict": body.verdict})
 
 

@@ -11,7 +11,7 @@ TABLES_MAX = 50
 
 
 @router.get("/database")
-async def database(gate: Gate, who: Admin) -> ExactJson:
+async def database(gate: Gate, caller: Admin) -> ExactJson:
     """Return what `fks db status` shows: version, bytes, connections, the schema's revision and the largest tables."""
     row = await gate.db.fetchrow("store.overview")
     assert row is not None

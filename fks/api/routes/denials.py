@@ -23,7 +23,7 @@ _FIRST = datetime.min.replace(tzinfo=UTC)  # of what Python can hold: nothing is
 @router.get("/denials/cost")
 async def cost(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     since: Annotated[str | None, Query(max_length=40, description="ISO 8601; default: 7 days ago")] = None,
     until: Annotated[str | None, Query(max_length=40, description="ISO 8601, not included; default: now")] = None,
     instance: Name = None,

@@ -21,16 +21,16 @@ Days = Annotated[int, Query(ge=1, le=400, description="how far back, days")]
 
 
 @router.get("/equity", response_model=Page[EquityView])
-async def equity(gate: Gate, who: Reader) -> ExactJson:
+async def equity(gate: Gate, caller: Reader) -> ExactJson:
     """Return the newest equity of each enabled account, and its profit since 00:00 UTC without deposits and
     withdrawals. Accounts without a balance yet are not listed."""
-    return ExactJson(page(await gate.db.fetch("gateway.equity", who.account_list)))
+    return ExactJson(page(await gate.db.fetch("gateway.equity", caller.account_list)))
 
 
 @router.get("/equity/{name}", response_model=Page[EquityPoint])
-async def history(gate: Gate, who: Reader, name: str, days: Days = 30) -> ExactJson:
+async def history(gate: Gate, caller: Reader, name: str, days: Days = 30) -> ExactJson:
     """Return the equity of one account over time, oldest first: the last value of each of at most 600 equal spans."""
-    accounts = await gate.db.fetch("gateway.accounts", who.account_list)
+    accounts = await gate.db.fetch("gateway.accounts", caller.account_list)
     account = next((row["id"] for row in accounts if row["name"] == name), None)
     if account is None:
         raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {name!r}", remedy="see GET /accounts")

@@ -53,7 +53,7 @@ class EmergencyBody(Body):
 
 
 @router.get("/execute/signal")
-async def example(gate: Gate, who: Reader) -> ExactJson:
+async def example(gate: Gate, caller: Reader) -> ExactJson:
     """Return an example body of POST /execute/signal. Nothing is sent."""
     from fks.api.execution import EXAMPLE
 
@@ -61,7 +61,7 @@ async def example(gate: Gate, who: Reader) -> ExactJson:
 
 
 @router.post("/execute/signal", status_code=202, openapi_extra=takes(ExecutionBody))
-async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+async def execute(gate: Gate, caller: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
     """Commit a signal and wait up to a second for its order: success, order_id, filled_quantity, average_price,
     timestamp and error, with signal_id, client_order_id and state.
 
@@ -73,12 +73,12 @@ async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, k
     async def submit(must_reduce: bool) -> Any:
         return await gate.execution.submit(
             ExecutionRequest.parse(body),
-            who.name,
+            caller.name,
             checked_key(key),
             arrived_ns=request.state.arrived_ns,
             must_reduce=must_reduce,
             trace_id=request.state.trace_id,
-            instance=who.instance,
+            instance=caller.instance,
         )
 
     return execution_answer(await within_limit(request, submit), gate.deps.clock.now_ns())
@@ -86,7 +86,7 @@ async def execute(gate: Gate, who: Trader, request: Request, body: JsonObject, k
 
 @router.post("/emergency-stop", openapi_extra=takes(EmergencyBody))
 async def emergency_stop(
-    gate: Gate, who: Trader, body: Annotated[EmergencyBody, Depends(body_of(EmergencyBody))]
+    gate: Gate, caller: Trader, body: Annotated[EmergencyBody, Depends(body_of(EmergencyBody))]
 ) -> ExactJson:
     """Engage the kill switch: cancel every open order, close our positions, deny entries until it is released.
 
@@ -95,18 +95,18 @@ async def emergency_stop(
     engaged. `POST /emergency-stop/release` releases it.
     """
     reason = body.reason.strip() or "no reason given"
-    done = await gate.emergency_stop.engage(scope=body.scope, reason=reason, by=who.name, flatten=body.flatten)
-    gate.deps.log.warning("kill.requested", by=who.name, reason=reason, through=done["through"])
+    done = await gate.emergency_stop.engage(scope=body.scope, reason=reason, by=caller.name, flatten=body.flatten)
+    gate.deps.log.warning("kill.requested", by=caller.name, reason=reason, through=done["through"])
     return ExactJson(done)
 
 
 @router.post("/emergency-stop/release")
-async def release(gate: Gate, who: Admin) -> ExactJson:
+async def release(gate: Gate, caller: Admin) -> ExactJson:
     """Release the kill switch: entries are allowed again. Only the guardian of this machine releases it, and not while
     there is still something to cancel or close (409 KILL_WORKING). NinjaTrader groups in `still_halted` keep a latch of
     their own."""
-    done = await gate.emergency_stop.release(by=who.name)
-    gate.deps.log.warning("kill.release_requested", by=who.name)
+    done = await gate.emergency_stop.release(by=caller.name)
+    gate.deps.log.warning("kill.release_requested", by=caller.name)
     return ExactJson(done)
 
 

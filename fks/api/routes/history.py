@@ -33,7 +33,7 @@ _MICROSECOND = timedelta(microseconds=1)
 @router.get("/historical/{symbol:path}", response_model=BarsView)
 async def historical(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     request: Request,
     symbol: str,
     exchange: Exchange = None,

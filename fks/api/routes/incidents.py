@@ -42,7 +42,7 @@ class CloseBody(Body):
 
 @router.post("/reconcile", status_code=202, openapi_extra=takes(ReconcileBody))
 async def reconcile(
-    gate: Gate, who: Trader, body: Annotated[ReconcileBody, Depends(body_of(ReconcileBody))]
+    gate: Gate, caller: Trader, body: Annotated[ReconcileBody, Depends(body_of(ReconcileBody))]
 ) -> ExactJson:
     """Compare the journal with a venue now, and wait some seconds for it: 200 with the result, else 202."""
     known = [row["venue"] for row in await gate.db.fetch("gateway.venues")]
@@ -53,7 +53,7 @@ async def reconcile(
         )
     await need(gate, ORDER_MANAGER)
     store, clock = SettlementStore(gate.db), gate.deps.clock
-    ids = [await store.request_reconcile(venue, by=who.name, now_ns=clock.now_ns()) for venue in wanted]
+    ids = [await store.request_reconcile(venue, by=caller.name, now_ns=clock.now_ns()) for venue in wanted]
     await gate.bus.publish(WAKE, {"type": "reconcile"})
     deadline = clock.monotonic() + _WAIT_S
     rows = await store.reconcile(ids)
@@ -65,7 +65,7 @@ async def reconcile(
 
 
 @router.get("/reconcile/{id}")
-async def reconciled(gate: Gate, who: Reader, id: Number) -> ExactJson:
+async def reconciled(gate: Gate, caller: Reader, id: Number) -> ExactJson:
     """Return one request to compare a venue, with its result when it has ended."""
     rows = await SettlementStore(gate.db).reconcile([id])
     if not rows:
@@ -76,7 +76,7 @@ async def reconciled(gate: Gate, who: Reader, id: Number) -> ExactJson:
 @router.get("/incidents", response_model=Page[IncidentView])
 async def incidents(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     open_: Annotated[bool, Query(alias="open", description="only those that are not closed")] = False,
     before: Before = None,
     limit: Limit = 100,
@@ -90,14 +90,14 @@ async def incidents(
 
 @router.post("/incidents/{id}/close", openapi_extra=takes(CloseBody))
 async def close(
-    gate: Gate, who: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]
+    gate: Gate, caller: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]
 ) -> ExactJson:
     """Close an incident in the token's name, with the reason: the entries that it denied are allowed again."""
     store = IncidentStore(gate.db)
     if await store.get(id) is None:
         raise Problem(404, "INCIDENT_UNKNOWN", f"there is no incident {id}", remedy="see GET /incidents")
     closed = await store.close(
-        id, by=who.name, resolution=Resolution(body.resolution), reason=body.reason, now_ns=gate.deps.clock.now_ns()
+        id, by=caller.name, resolution=Resolution(body.resolution), reason=body.reason, now_ns=gate.deps.clock.now_ns()
     )
     if closed is None:
         raise Problem(409, "INCIDENT_CLOSED", f"incident {id} is closed already", remedy="see GET /incidents")

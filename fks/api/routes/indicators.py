@@ -28,7 +28,7 @@ WARMUP_MAX = 5_000
 
 
 @router.get("/indicators", response_model=Page[IndicatorView])
-async def indicators(who: Reader) -> ExactJson:
+async def indicators(caller: Reader) -> ExactJson:
     """List the indicators with their inputs, their parameters with limits, and their outputs."""
     return ExactJson(page([_described(row) for row in sorted(INDICATORS.values(), key=lambda row: row.name)]))
 
@@ -36,7 +36,7 @@ async def indicators(who: Reader) -> ExactJson:
 @router.get("/indicators/{name}", response_model=IndicatorValues)
 async def values(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     name: str,
     symbol: Annotated[str, Query(max_length=64, description="in any spelling")],
     exchange: Exchange = None,

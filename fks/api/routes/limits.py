@@ -12,7 +12,7 @@ router = Router(tags=["accounts"])
 
 
 @router.get("/limits", response_model=Page[LimitsView])
-async def limits(gate: Gate, who: Reader) -> ExactJson:
+async def limits(gate: Gate, caller: Reader) -> ExactJson:
     """List each account's limits with the amounts used and left, the rules of its prop firm with their distances, and
     the fees of today and of 30 days. An unknown value is null."""
     return ExactJson(page(await AccountLimits(gate).document()))

@@ -22,7 +22,7 @@ router = Router(tags=["market data"])
 
 
 @router.get("/market-data/{symbol:path}", response_model=LatestView)
-async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
+async def latest(gate: Gate, caller: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
     """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed
     bars.
 

@@ -63,13 +63,13 @@ async def dashboard(request: Request, gate: Gate) -> Response:
 
 
 @router.get("/monitor/api/health/")
-async def health(gate: Gate, who: Reader) -> ExactJson:
+async def health(gate: Gate, caller: Reader) -> ExactJson:
     """Return the health of every service, under the owner's names, with uptime and the results of the deep checks."""
     return ExactJson(await _health(gate))
 
 
 @router.get("/monitor/api/health/{service}/")
-async def service_health(gate: Gate, who: Reader, service: str) -> ExactJson:
+async def service_health(gate: Gate, caller: Reader, service: str) -> ExactJson:
     """Return the health of one service (fks_main, fks_api, fks_app, fks_data, fks_execution, …) or check (database,
     clock, …), with its last checks and metrics."""
     found = await _health(gate)
@@ -85,14 +85,14 @@ async def service_health(gate: Gate, who: Reader, service: str) -> ExactJson:
 
 
 @router.get("/monitor/api/services/")
-async def services(gate: Gate, who: Reader) -> ExactJson:
+async def services(gate: Gate, caller: Reader) -> ExactJson:
     """List the services and the components that implement each."""
     found = (await _health(gate))["services"]
     return ExactJson({"services": found, "count": len(found)})
 
 
 @router.get("/monitor/api/registry/")
-async def registry(gate: Gate, who: Reader) -> ExactJson:
+async def registry(gate: Gate, caller: Reader) -> ExactJson:
     """List the registry: services, services of others, nodes and components, each component under its services."""
     rows = await Registry(gate.db).list()
     components = {row["name"]: component_view(dict(row)) for row in await gate.db.fetch("monitor.components")}
@@ -111,7 +111,7 @@ async def registry(gate: Gate, who: Reader) -> ExactJson:
 
 
 @router.post("/monitor/api/discover/", openapi_extra=takes(DiscoverBody))
-async def discover(gate: Gate, who: Admin, request: Request) -> ExactJson:
+async def discover(gate: Gate, caller: Admin, request: Request) -> ExactJson:
     """Register a service of others, or say where one of ours can be reached; without a body register ours again.
 
     Only hosts of `monitor.hosts` are taken, and no name that resolves to a private address that is not in it.
@@ -127,22 +127,22 @@ async def discover(gate: Gate, who: Admin, request: Request) -> ExactJson:
         body = DiscoverBody.model_validate(found)
     except ValidationError as error:
         raise of_model(error, request.url.path) from None
-    row = await store.register(Registration(**body.model_dump()), gate.deps.settings.monitor.hosts, by=who.name)
+    row = await store.register(Registration(**body.model_dump()), gate.deps.settings.monitor.hosts, by=caller.name)
     is_new = row.pop("is_new")
-    gate.deps.log.info("service.registered", name=body.name, host=body.host, port=body.port, by=who.name)
+    gate.deps.log.info("service.registered", name=body.name, host=body.host, port=body.port, by=caller.name)
     return ExactJson({"success": True, "registered": 1, "is_new": is_new, "service": {"id": row["name"], **row}})
 
 
 @router.delete("/monitor/api/registry/{name}/")
-async def forget(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def forget(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Remove a service of others from the registry; our own come back with their next heartbeat and are refused."""
     await Registry(gate.db).remove(name)
-    gate.deps.log.info("service.removed", name=name, by=who.name)
+    gate.deps.log.info("service.removed", name=name, by=caller.name)
     return ExactJson({"name": name, "removed": True})
 
 
 @router.get("/monitor/api/dependencies/")
-async def dependencies(gate: Gate, who: Reader) -> ExactJson:
+async def dependencies(gate: Gate, caller: Reader) -> ExactJson:
     """List which service needs which."""
     found = await Registry(gate.db).dependencies()
     rows = [{"service": d.service, "depends_on": d.depends_on, "is_critical": d.is_critical} for d in found]
@@ -151,7 +151,7 @@ async def dependencies(gate: Gate, who: Reader) -> ExactJson:
 
 @router.post("/monitor/api/dependencies/", openapi_extra=takes(DependencyBody))
 async def depend(
-    gate: Gate, who: Admin, body: Annotated[DependencyBody, Depends(body_of(DependencyBody))]
+    gate: Gate, caller: Admin, body: Annotated[DependencyBody, Depends(body_of(DependencyBody))]
 ) -> ExactJson:
     """Say that a service needs another one, or a check (database, redis, exchange, venue, disk, clock, …)."""
     known = {row["name"] for row in await Registry(gate.db).list() if row["kind"] in ("service", "external")}
@@ -164,7 +164,7 @@ async def depend(
 
 
 @router.delete("/monitor/api/dependencies/{service}/{name}/")
-async def free(gate: Gate, who: Admin, service: str, name: str) -> ExactJson:
+async def free(gate: Gate, caller: Admin, service: str, name: str) -> ExactJson:
     """Say that a service does not need another one."""
     if await gate.db.fetchrow("registry.remove_dependency", service, name) is None:
         raise unknown(f"{service} → {name}")
@@ -172,7 +172,7 @@ async def free(gate: Gate, who: Admin, service: str, name: str) -> ExactJson:
 
 
 @router.post("/monitor/api/check/")
-async def check(gate: Gate, who: Admin) -> ExactJson:
+async def check(gate: Gate, caller: Admin) -> ExactJson:
     """Run the deep checks now, on this node, and return their results, which are stored like those of every two
     minutes."""
     deps = gate.deps

@@ -22,7 +22,7 @@ router = Router(tags=["ninja"])
 
 
 @router.get("/ninja/links", response_model=NinjaLinksView)
-async def links(gate: Gate, who: Reader) -> ExactJson:
+async def links(gate: Gate, caller: Reader) -> ExactJson:
     """Return the link of each NinjaTrader group: connection, ability to trade, kill latch, accounts, the requests that
     have no final answer, and the last event. Groups of the settings without a row are there with state `NONE`."""
     store = NinjaStore(gate.db)
@@ -44,7 +44,7 @@ async def links(gate: Gate, who: Reader) -> ExactJson:
 
 @router.get("/ninja/copies", response_model=NinjaCopiesView)
 async def copies(
-    gate: Gate, who: Reader, limit: Annotated[int, Query(ge=1, le=200, description="signals to show")] = 20
+    gate: Gate, caller: Reader, limit: Annotated[int, Query(ge=1, le=200, description="signals to show")] = 20
 ) -> ExactJson:
     """Return the accounts that repeat the signals of the venue `ninja`: rule and mode of each, the positions that they
     hold and should hold, and what became of the newest signals on every account: state, code, filled, price."""
@@ -53,7 +53,7 @@ async def copies(
 
 @router.get("/connection/test", response_model=ConnectionView)
 async def connection(
-    gate: Gate, who: Reader, group: Annotated[str | None, Query(description="default: the first one")] = None
+    gate: Gate, caller: Reader, group: Annotated[str | None, Query(description="default: the first one")] = None
 ) -> ExactJson:
     """Return whether the link of a NinjaTrader group is connected, and the address of its bridge: connected, host,
     port, and error when it is not. `fks ninja test` makes a connection of its own."""

@@ -46,7 +46,7 @@ class OperationBody(Body):
 
 @router.post("/operations", status_code=202, openapi_extra=takes(OperationBody))
 async def ask(
-    gate: Gate, who: Admin, body: Annotated[OperationBody, Depends(body_of(OperationBody))], key: Key = None
+    gate: Gate, caller: Admin, body: Annotated[OperationBody, Depends(body_of(OperationBody))], key: Key = None
 ) -> ExactJson:
     """Request a restart or a rolling deployment. The supervisor does it, drained, one part at a time."""
     store = OperationStore(gate.db)
@@ -56,9 +56,9 @@ async def ask(
         args = {name: value for name in ("build", "wheel", "previous_wheel") if (value := getattr(body, name))}
         if body.only:
             args["only"] = await _target(store, body.only)
-    id = ids.request_signal_id(f"operation:{who.name}", key) if key else uuid.uuid4()
+    id = ids.request_signal_id(f"operation:{caller.name}", key) if key else uuid.uuid4()
     operation = await store.request(
-        body.kind, target=target, args=args, reason=body.reason, requested_by=who.name, id=id
+        body.kind, target=target, args=args, reason=body.reason, requested_by=caller.name, id=id
     )
     if (operation.kind, operation.target, dict(operation.args)) != (body.kind, target, args):
         text = "the Idempotency-Key was used for another operation"
@@ -69,7 +69,7 @@ async def ask(
 
 @router.get("/operations", response_model=Page[OperationView])
 async def operations(
-    gate: Gate, who: Reader, state: Annotated[OperationState | None, Query()] = None, limit: Limit = 50
+    gate: Gate, caller: Reader, state: Annotated[OperationState | None, Query()] = None, limit: Limit = 50
 ) -> ExactJson:
     """List operations, newest first: restarts, deployments, changes of settings."""
     found = await OperationStore(gate.db).list(state=state, limit=limit)
@@ -77,14 +77,14 @@ async def operations(
 
 
 @router.get("/operations/last-wheel", response_model=WheelView)
-async def last_wheel(gate: Gate, who: Reader) -> ExactJson:
+async def last_wheel(gate: Gate, caller: Reader) -> ExactJson:
     """Return the wheel of the newest deployment, and the one for a rollback; both null when there was none."""
     args = await OperationStore(gate.db).last_wheel() or {}
     return ExactJson({"wheel": args.get("wheel"), "previous_wheel": args.get("previous_wheel")})
 
 
 @router.get("/operations/{id}", response_model=OperationView)
-async def operation(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
+async def operation(gate: Gate, caller: Reader, id: uuid.UUID) -> ExactJson:
     """Return one operation: its state, its progress, and every step with its duration."""
     found = await OperationStore(gate.db).get(id)
     if found is None:

@@ -72,13 +72,13 @@ class OptimizationBody(Body):
 
 @router.post("/optimizations", status_code=202, openapi_extra=takes(OptimizationBody))
 async def submit(
-    gate: Gate, who: Signaller, body: JsonObject, key: Key = None, again: Again = False, priority: Priority = 0
+    gate: Gate, caller: Signaller, body: JsonObject, key: Key = None, again: Again = False, priority: Priority = 0
 ) -> ExactJson:
     """Queue a search of parameters and return its id. Space, plan and strategy are checked now, not in the queue. The
     same one on the same data was done before: its job is returned, with `is_stored`."""
     spec, fingerprint = await _spec(gate, body)
     job_id, is_stored = await submit_once(
-        gate, who, KIND, spec, fingerprint=fingerprint, key=key, again=again, priority=priority
+        gate, caller, KIND, spec, fingerprint=fingerprint, key=key, again=again, priority=priority
     )
     found = {**await _shown(gate, job_id), "is_stored": is_stored}
     return ExactJson(found, status_code=202, headers={"Location": f"/optimizations/{job_id}"})
@@ -86,7 +86,7 @@ async def submit(
 
 @router.get("/optimizations", response_model=Page[JobView])
 async def optimizations(
-    gate: Gate, who: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
+    gate: Gate, caller: Reader, state: Annotated[JobState | None, Query()] = None, limit: Limit = 50
 ) -> ExactJson:
     """List searches, newest first, without their results."""
     found = await JobStore(gate.db).list(kind=KIND, state=state, limit=limit)
@@ -94,7 +94,7 @@ async def optimizations(
 
 
 @router.get("/optimizations/{id}", response_model=SearchView)
-async def optimization(gate: Gate, who: Reader, request: Request, id: uuid.UUID) -> Response:
+async def optimization(gate: Gate, caller: Reader, request: Request, id: uuid.UUID) -> Response:
     """Return one search: its state, its trials by state with their rate and the time left, and when it is done its
     result."""
     return conditional(request, ExactJson(await _shown(gate, id)))
@@ -103,7 +103,7 @@ async def optimization(gate: Gate, who: Reader, request: Request, id: uuid.UUID)
 @router.get("/optimizations/{id}/trials")
 async def trials(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     id: uuid.UUID,
     fold: Annotated[int, Query(ge=-1, lt=2**31, description="of the last trial of the page before")] = -1,
     number: Annotated[int, Query(ge=-1, lt=2**31, description="of the last trial of the page before")] = -1,
@@ -129,7 +129,7 @@ async def trials(
 
 
 @router.delete("/optimizations/{id}", status_code=202)
-async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+async def cancel(gate: Gate, caller: Signaller, id: uuid.UUID) -> ExactJson:
     """End a queued search; ask a running one to end. Harmless once it has ended."""
     await _job(gate, id)
     await JobStore(gate.db).cancel(id)

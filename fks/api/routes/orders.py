@@ -83,7 +83,7 @@ class OrderBody(Body):
 
 
 @router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
-async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+async def place(gate: Gate, caller: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
     """Commit an order and wait up to a second for it: 202 with its state, 422 with the code when denied.
 
     When it is not known in that time the answer is 202 with `state: null` and a Location to look at. The same key again
@@ -96,13 +96,13 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
     async def submit(must_reduce: bool) -> Any:
         return await gate.order_entry.submit(
             OrderRequest.parse(body),
-            who.name,
+            caller.name,
             checked_key(key),
             arrived_ns=request.state.arrived_ns,
-            accounts=who.account_list,
+            accounts=caller.account_list,
             must_reduce=must_reduce,
             trace_id=request.state.trace_id,
-            instance=who.instance,
+            instance=caller.instance,
         )
 
     answer = await within_limit(request, submit)
@@ -138,7 +138,7 @@ def checked_key(key: str | None) -> str | None:
 @router.get("/orders", response_model=OrderPage)
 async def orders(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     state: Annotated[State | None, Query()] = None,
     symbol: Symbol = None,
     exchange: Exchange = None,
@@ -150,30 +150,32 @@ async def orders(
     """List orders, newest first, protections included."""
     wanted = None if state is None else state.value
     symbols, at = await gate.narrowed(symbol, exchange)
-    rows = await gate.db.fetch("gateway.orders", wanted, symbols, instance, open_, before, limit, at, who.account_list)
+    rows = await gate.db.fetch(
+        "gateway.orders", wanted, symbols, instance, open_, before, limit, at, caller.account_list
+    )
     return ExactJson(page(rows, limit, "client_order_id"))
 
 
 @router.get("/orders/{id}", response_model=OrderView)
-async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
+async def order(gate: Gate, caller: Reader, id: str) -> ExactJson:
     """Return one order, by client_order_id or by the id in the answer of POST /orders."""
-    found = await _find(gate, id, who)
+    found = await _find(gate, id, caller)
     if found is None:
-        found = await _waiting(gate, id, who)
+        found = await _waiting(gate, id, caller)
     return ExactJson(found)
 
 
 @router.delete("/orders/{id}", status_code=202)
-async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
+async def cancel(gate: Gate, caller: Trader, id: str) -> ExactJson:
     """Request the cancel of an order. Idempotent; its state shows later whether it ended.
 
     Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts: 202 with
     `exit_end`, and the position stays protected. 409 ORDER_ENDED when there is nothing to end.
     """
-    found = await _find(gate, id, who)
+    found = await _find(gate, id, caller)
     if found is not None:
-        return _answer(await gate.order_entry.cancel(found["client_order_id"], who.name))
-    waiting = await _waiting(gate, id, who)
+        return _answer(await gate.order_entry.cancel(found["client_order_id"], caller.name))
+    waiting = await _waiting(gate, id, caller)
     if waiting["signal_state"] not in ("pending", "ready"):
         raise Problem(
             409, "ORDER_ENDED", f"signal {id} has ended: {waiting['signal_state']}", remedy="see GET /signals"
@@ -182,7 +184,7 @@ async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
     if not is_exit or waiting["signal_state"] == "pending":
         remedy = "reject the signal" if waiting["signal_state"] == "pending" else "ask again in a moment"
         raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy=remedy)
-    return _answer(await gate.order_entry.end_exit(uuid.UUID(str(waiting["id"])), who.name))
+    return _answer(await gate.order_entry.end_exit(uuid.UUID(str(waiting["id"])), caller.name))
 
 
 TradeId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
@@ -205,7 +207,7 @@ class SettleBody(Body):
 
 @router.post("/orders/{id}/settle", openapi_extra=takes(SettleBody))
 async def settle(
-    gate: Gate, who: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]
+    gate: Gate, caller: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]
 ) -> ExactJson:
     """End an order of unknown outcome in two steps: the first answer describes the effects, `confirm` carries them out.
 
@@ -214,7 +216,7 @@ async def settle(
     """
     from fks.api.settling import SettleRequest
 
-    found = await _find(gate, id, who)
+    found = await _find(gate, id, caller)
     if found is None:
         raise _unknown(id)
     request = None
@@ -224,9 +226,9 @@ async def settle(
         request = SettleRequest(body.outcome, body.reason.strip(), _reported(body))
     if body.confirm is None:
         assert request is not None
-        return _answer(await gate.settling.propose(found["client_order_id"], request, who.name))
+        return _answer(await gate.settling.propose(found["client_order_id"], request, caller.name))
     await need(gate, ORDER_MANAGER)
-    return _answer(await gate.settling.confirm(found["client_order_id"], body.confirm, request, who.name))
+    return _answer(await gate.settling.confirm(found["client_order_id"], body.confirm, request, caller.name))
 
 
 def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
@@ -246,9 +248,9 @@ def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
 
 
 @router.get("/orders/{id}/events", response_model=Page[OrderEventView])
-async def events(gate: Gate, who: Reader, request: Request, id: str) -> Response:
+async def events(gate: Gate, caller: Reader, request: Request, id: str) -> Response:
     """Return every step of one order, in order."""
-    found = await _find(gate, id, who)
+    found = await _find(gate, id, caller)
     if found is None:
         raise _unknown(id)
     rows = await gate.db.fetch("gateway.order_events", found["client_order_id"])
@@ -284,14 +286,14 @@ def key_headers(answer: Any) -> dict[str, str]:
 _OWN = frozenset({"type", "title", "status", "code", "detail", "instance"})
 
 
-async def _find(gate: Gateway, id: str, who: Principal) -> dict[str, Any] | None:
-    row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id), who.account_list)
+async def _find(gate: Gateway, id: str, caller: Principal) -> dict[str, Any] | None:
+    row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id), caller.account_list)
     return None if row is None else dict(row)
 
 
-async def _waiting(gate: Gateway, id: str, who: Principal) -> dict[str, Any]:
+async def _waiting(gate: Gateway, id: str, caller: Principal) -> dict[str, Any]:
     """Return the request that has no order (yet) in an order's shape. Errors: InputError 404."""
-    row = await _request(gate, id, who)
+    row = await _request(gate, id, caller)
     if row is None:
         raise _unknown(id)
     return {
@@ -309,12 +311,12 @@ async def _waiting(gate: Gateway, id: str, who: Principal) -> dict[str, Any]:
     }
 
 
-async def _request(gate: Gateway, id: str, who: Principal) -> Any:
+async def _request(gate: Gateway, id: str, caller: Principal) -> Any:
     """Return the signal that `id` names: by its own id, or by the client order id that its order will have."""
     signal_id = _uuid(id)
-    row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id, who.account_list)
+    row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id, caller.account_list)
     if row is None:
-        waiting = await gate.db.fetch("gateway.waiting_requests", who.account_list)
+        waiting = await gate.db.fetch("gateway.waiting_requests", caller.account_list)
         row = next((item for item in waiting if _client_id(item["id"]) == id.lower()), None)
     return row
 

@@ -23,15 +23,15 @@ WithFlat = Annotated[bool, Query(alias="all", description="also the flat ones, f
 
 
 @router.get("/positions", response_model=Page[PositionView])
-async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJson:
+async def positions(gate: Gate, caller: Reader, every: WithFlat = False) -> ExactJson:
     """List the positions of each strategy instance (instance "" is persons, "external" is not ours), at the newest
     price."""
     home = gate.deps.settings.venue.exchange
-    return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home, who.account_list)))
+    return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home, caller.account_list)))
 
 
 @router.get("/positions/{symbol:path}", response_model=SymbolPosition)
-async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
+async def position(gate: Gate, caller: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
     """Return the position in one symbol: the sum, and its parts by instance, flat ones included.
 
     Positions at other exchanges under other spellings of the symbol are part of the sum, unless one exchange is named.
@@ -45,7 +45,7 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
     home = settings.venue.exchange
     item = next((item for item in listed if item.exchange == home), listed[0])
     symbols = sorted({item.symbol for item in listed})
-    held = await gate.db.fetch("gateway.positions", symbols, True, home, who.account_list)
+    held = await gate.db.fetch("gateway.positions", symbols, True, home, caller.account_list)
     at = {item.exchange for item in listed} if exchange or ":" in symbol else set()
     rows = [dict(row) for row in held if not at or exchange_of(row["venue"], settings) in {None, *at}]
     total = {name: sum((row[name] for row in rows), Decimal(0)) for name in ("quantity", "realized_pnl", "fees")}
@@ -53,7 +53,7 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
 
 
 @router.post("/positions/{symbol:path}/close", status_code=202)
-async def close(gate: Gate, who: Trader, symbol: str, key: Key = None) -> ExactJson:
+async def close(gate: Gate, caller: Trader, symbol: str, key: Key = None) -> ExactJson:
     """Close what is held in one symbol: commit an exit for each of its positions, and wait up to a second for each.
 
     `items` have the position and what became of its exit (`order`, `status` as POST /orders gives it). An exit is
@@ -63,14 +63,14 @@ async def close(gate: Gate, who: Trader, symbol: str, key: Key = None) -> ExactJ
     from fks.api.closing import Closing
 
     closing = Closing(gate.db, gate.order_entry, gate.deps.clock, gate.deps.settings)
-    done = await closing.close(symbol, who, checked_key(key) or uuid.uuid4().hex)
+    done = await closing.close(symbol, caller, checked_key(key) or uuid.uuid4().hex)
     return ExactJson({"items": done}, status_code=202)
 
 
 @router.get("/fills", response_model=Page[FillView])
 async def fills(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     request: Request,
     symbol: Symbol = None,
     exchange: Exchange = None,
@@ -81,5 +81,5 @@ async def fills(
 ) -> Response:
     """List executions, newest first."""
     symbols, at = await gate.narrowed(symbol, exchange)
-    rows = await gate.db.fetch("gateway.fills", symbols, instance, order, before, limit, at, who.account_list)
+    rows = await gate.db.fetch("gateway.fills", symbols, instance, order, before, limit, at, caller.account_list)
     return conditional(request, ExactJson(page(rows, limit)))

@@ -32,7 +32,7 @@ class PromotionBody(Body):
 @router.post("/optimizations/{id}/promote", openapi_extra=takes(PromotionBody))
 async def promote(
     gate: Gate,
-    who: Trader,
+    caller: Trader,
     id: uuid.UUID,
     body: Annotated[PromotionBody, Depends(body_of(PromotionBody))],
     key: Key = None,
@@ -43,23 +43,23 @@ async def promote(
         "promote",
         search=str(id),
         instance=body.instance,
-        by=who.name,
+        by=caller.name,
         despite_findings=body.despite_findings,
-        request=request_of(who, key),
+        request=request_of(caller, key),
     )
     return ExactJson(found)
 
 
 @router.post("/strategies/{id}/rollback")
-async def rollback(gate: Gate, who: Trader, id: str, key: Key = None) -> ExactJson:
+async def rollback(gate: Gate, caller: Trader, id: str, key: Key = None) -> ExactJson:
     """Give an instance the parameters back that the ones in force replaced, as its next version. With the same
     `Idempotency-Key` again the first answer is given; without one, rolling back twice goes back two steps."""
-    found = await gate.user_code.run("rollback", instance=id, by=who.name, request=request_of(who, key))
+    found = await gate.user_code.run("rollback", instance=id, by=caller.name, request=request_of(caller, key))
     return ExactJson(found)
 
 
 @router.get("/strategies/{id}/versions", response_model=Page[ParametersVersion])
-async def versions(gate: Gate, who: Reader, id: str, limit: Limit = 100) -> ExactJson:
+async def versions(gate: Gate, caller: Reader, id: str, limit: Limit = 100) -> ExactJson:
     """Return the versions of an instance's parameters with where they came from, newest first."""
     if await StrategyStore(gate.db).get(id) is None:
         raise Problem(404, "INSTANCE_UNKNOWN", f"there is no instance {id!r}", remedy="see GET /strategies")
@@ -76,6 +76,6 @@ async def versions(gate: Gate, who: Reader, id: str, limit: Limit = 100) -> Exac
     return ExactJson({"items": items, "next": None})
 
 
-def request_of(who: Principal, key: str | None) -> str | None:
+def request_of(caller: Principal, key: str | None) -> str | None:
     """Return the id of a change of parameters that a caller names with a key."""
-    return None if key is None else str(ids.request_signal_id(f"parameters:{who.name}", key))
+    return None if key is None else str(ids.request_signal_id(f"parameters:{caller.name}", key))

@@ -43,13 +43,13 @@ class ChangeBody(Body):
 
 
 @router.get("/schedules")
-async def schedules(gate: Gate, who: Reader) -> ExactJson:
+async def schedules(gate: Gate, caller: Reader) -> ExactJson:
     """List the schedules, FKS's own too, with their next due time."""
     return ExactJson({"items": await _list(gate), "next": None})
 
 
 @router.post("/schedules", status_code=201, openapi_extra=takes(ScheduleBody))
-async def add(gate: Gate, who: Admin, body: Annotated[ScheduleBody, Depends(body_of(ScheduleBody))]) -> ExactJson:
+async def add(gate: Gate, caller: Admin, body: Annotated[ScheduleBody, Depends(body_of(ScheduleBody))]) -> ExactJson:
     """Add a schedule. It is first due at its next time; runs missed while the system is down are made up for by one."""
     from fks.jobs.actions import checked_params
     from fks.jobs.rhythm import Rhythm
@@ -61,15 +61,17 @@ async def add(gate: Gate, who: Admin, body: Annotated[ScheduleBody, Depends(body
     rhythm = Rhythm(body.cron, body.every_s).checked()
     params = plain(body.params)
     checked_params(body.action, params)
-    row = await gate.db.fetchrow("schedules.add", body.name, rhythm.cron, rhythm.every_s, body.action, params, who.name)
+    row = await gate.db.fetchrow(
+        "schedules.add", body.name, rhythm.cron, rhythm.every_s, body.action, params, caller.name
+    )
     if row is None:
         raise Problem(409, "SCHEDULE_EXISTS", f"there is a schedule {body.name}", remedy="choose another name")
-    gate.deps.log.info("schedule.added", schedule=body.name, action=body.action, by=who.name)
+    gate.deps.log.info("schedule.added", schedule=body.name, action=body.action, by=caller.name)
     return ExactJson(await _one(gate, body.name), status_code=201)
 
 
 @router.get("/schedules/{name}")
-async def schedule(gate: Gate, who: Reader, name: str) -> ExactJson:
+async def schedule(gate: Gate, caller: Reader, name: str) -> ExactJson:
     """Return one schedule with its last runs, newest first."""
     runs = [dict(row) for row in await gate.db.fetch("schedules.runs", name, _RUNS)]
     return ExactJson({**await _one(gate, name), "runs": runs})
@@ -77,7 +79,7 @@ async def schedule(gate: Gate, who: Reader, name: str) -> ExactJson:
 
 @router.post("/schedules/{name}", openapi_extra=takes(ChangeBody))
 async def change(
-    gate: Gate, who: Admin, name: str, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]
+    gate: Gate, caller: Admin, name: str, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]
 ) -> ExactJson:
     """Change, pause or resume a schedule. A new rhythm, and a resumed one, counts from now."""
     from fks.jobs.actions import checked_params
@@ -96,26 +98,26 @@ async def change(
         checked_params(before["action"], params)
     restarts = is_rhythm or (body.is_enabled is True and not before["is_enabled"])
     await gate.db.fetchrow("schedules.change", name, body.cron, body.every_s, params, body.is_enabled, restarts)
-    gate.deps.log.info("schedule.changed", schedule=name, by=who.name)
+    gate.deps.log.info("schedule.changed", schedule=name, by=caller.name)
     return ExactJson(await _one(gate, name))
 
 
 @router.post("/schedules/{name}/run", status_code=202)
-async def run(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def run(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Run a schedule's action now, also while it is paused; its rhythm stays. FKS's own must be enabled."""
     await _one(gate, name)
     await gate.db.fetchrow("schedules.request_run", name)
-    gate.deps.log.info("schedule.requested", schedule=name, by=who.name)
+    gate.deps.log.info("schedule.requested", schedule=name, by=caller.name)
     return ExactJson(await _one(gate, name), status_code=202)
 
 
 @router.delete("/schedules/{name}")
-async def remove(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def remove(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Remove a schedule; its runs stay. FKS's own can be paused only."""
     if (await _one(gate, name))["is_own"]:
         raise Problem(409, "SCHEDULE_OWN", f"{name} is FKS's own", remedy=f"fks schedule pause {name}")
     await gate.db.fetchrow("schedules.remove", name)
-    gate.deps.log.info("schedule.removed", schedule=name, by=who.name)
+    gate.deps.log.info("schedule.removed", schedule=name, by=caller.name)
     return ExactJson({"name": name, "removed": True})
 
 

@@ -50,15 +50,15 @@ class NinjaSignalBody(Body):
 
 
 @router.post("/signals", openapi_extra=takes(NinjaSignalBody))
-async def submit(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+async def submit(gate: Gate, caller: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
     """Commit a signal: a body with `action` as POST /signals/send takes it, any other one as POST /orders does."""
     if "action" in body:
-        return await send(gate, who, request, body, key)
-    return await place(gate, who, request, body, key)
+        return await send(gate, caller, request, body, key)
+    return await place(gate, caller, request, body, key)
 
 
 @router.post("/signals/send", openapi_extra=takes(NinjaSignalBody))
-async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
+async def send(gate: Gate, caller: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
     """Commit a signal for NinjaTrader and wait up to a second for its order: success, message, signal_id, order_id and
     error.
 
@@ -74,7 +74,7 @@ async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key:
 
     async def enter(must_reduce: bool) -> Any:
         at_ns, trace_id = request.state.arrived_ns, request.state.trace_id
-        draft = signal.draft(entry, who.name, at_ns, trace_id, must_reduce=must_reduce, instance=who.instance)
+        draft = signal.draft(entry, caller.name, at_ns, trace_id, must_reduce=must_reduce, instance=caller.instance)
         return await entry.enter(draft, checked_key(key))
 
     try:
@@ -98,7 +98,7 @@ async def send(gate: Gate, who: Trader, request: Request, body: JsonObject, key:
 @router.get("/signals", response_model=Page[SignalView])
 async def signals(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     state: Annotated[SignalState | None, Query()] = None,
     symbol: Symbol = None,
     exchange: Exchange = None,
@@ -109,27 +109,27 @@ async def signals(
     """List signals, newest first."""
     wanted = None if state is None else state.value
     symbols, at = await gate.narrowed(symbol, exchange)
-    rows = await gate.db.fetch("gateway.signals", wanted, symbols, instance, before, limit, at, who.account_list)
+    rows = await gate.db.fetch("gateway.signals", wanted, symbols, instance, before, limit, at, caller.account_list)
     return ExactJson(page(rows, limit))
 
 
 @router.get("/signals/{id}", response_model=SignalView)
-async def signal(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
+async def signal(gate: Gate, caller: Reader, id: uuid.UUID) -> ExactJson:
     """Return one signal and its outcome. One that was shown to a person at NinjaTrader has the code RELAYED, and with
     it what was then traded there by hand."""
-    found = await gate.approving.find(id, who)
+    found = await gate.approving.find(id, caller)
     if found["venue"].startswith("ninja"):
         found["relay"] = await relay_of(gate.db, id)
     return ExactJson(found)
 
 
 @router.post("/signals/{id}/approve")
-async def approve(gate: Gate, who: Approver, id: uuid.UUID) -> ExactJson:
+async def approve(gate: Gate, caller: Approver, id: uuid.UUID) -> ExactJson:
     """Approve a pending signal in the token's name: the order manager takes it from here."""
-    return ExactJson(await gate.approving.decide(id, approve=True, who=who))
+    return ExactJson(await gate.approving.decide(id, approve=True, caller=caller))
 
 
 @router.post("/signals/{id}/reject")
-async def reject(gate: Gate, who: Approver, id: uuid.UUID) -> ExactJson:
+async def reject(gate: Gate, caller: Approver, id: uuid.UUID) -> ExactJson:
     """Decline a pending signal in the token's name."""
-    return ExactJson(await gate.approving.decide(id, approve=False, who=who))
+    return ExactJson(await gate.approving.decide(id, approve=False, caller=caller))

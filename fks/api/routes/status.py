@@ -17,16 +17,16 @@ router = Router(tags=["status"])
 
 
 @router.get("/api/status")
-async def status(gate: Gate, who: Reader) -> ExactJson:
+async def status(gate: Gate, caller: Reader) -> ExactJson:
     """Return components, feeds, venues, the kill switch and the local exchange, as `fks status --json` shows them."""
     found = await assemble(gate.db, gate.deps.node())
-    if found["sim"] and not who.may("admin"):
+    if found["sim"] and not caller.may("admin"):
         found["sim"] = {key: value for key, value in found["sim"].items() if key not in ("api_key", "api_secret")}
     return ExactJson({**found, "tree": shape_of(found["components"])})
 
 
 @router.get("/kill", response_model=KillView)
-async def kill(gate: Gate, who: Reader) -> ExactJson:
+async def kill(gate: Gate, caller: Reader) -> ExactJson:
     """Return the kill switch: the journal's rows and the guardian's own file. It is engaged by `fks kill`, not here."""
     rows = [dict(row) for row in await gate.db.fetch("monitor.kills")]
     return ExactJson({**kill_view(rows), "kills": rows, "guardian": _guardian_says(gate.deps.paths.kill_file)})

@@ -28,7 +28,7 @@ class ParametersBody(Body):
 
 
 @router.get("/strategies", response_model=StrategiesView)
-async def strategies(gate: Gate, who: Reader) -> ExactJson:
+async def strategies(gate: Gate, caller: Reader) -> ExactJson:
     """Return the catalogue (name, parameters, origin) and every running instance. A new file of yours is read in a
     process of its own; one that hangs or ends its process is listed with that error."""
     catalogue = [{name: one[name] for name in _SHOWN} for one in await gate.catalogue.read()]
@@ -37,15 +37,15 @@ async def strategies(gate: Gate, who: Reader) -> ExactJson:
 
 
 @router.post("/strategies/{id}/enable")
-async def enable(gate: Gate, who: Trader, id: str) -> ExactJson:
+async def enable(gate: Gate, caller: Trader, id: str) -> ExactJson:
     """Switch an instance on; a crashed one starts again, an isolated one returns to its shard. Idempotent."""
-    return await _switched(gate, id, True, by=who.name)
+    return await _switched(gate, id, True, by=caller.name)
 
 
 @router.post("/strategies/{id}/disable")
-async def disable(gate: Gate, who: Trader, id: str) -> ExactJson:
+async def disable(gate: Gate, caller: Trader, id: str) -> ExactJson:
     """Switch an instance off. It sends no more signals; its position stays, and what protects it. Idempotent."""
-    return await _switched(gate, id, False, by=who.name)
+    return await _switched(gate, id, False, by=caller.name)
 
 
 async def _switched(gate: Gateway, id: str, is_enabled: bool, *, by: str) -> ExactJson:
@@ -57,13 +57,13 @@ async def _switched(gate: Gateway, id: str, is_enabled: bool, *, by: str) -> Exa
 
 @router.post("/strategies/{id}/params", openapi_extra=takes(ParametersBody))
 async def change_params(
-    gate: Gate, who: Trader, id: str, body: Annotated[ParametersBody, Depends(body_of(ParametersBody))]
+    gate: Gate, caller: Trader, id: str, body: Annotated[ParametersBody, Depends(body_of(ParametersBody))]
 ) -> ExactJson:
     """Give an instance parameters as its next version, from the next bar on. The strategy is checked with them first;
     they are refused while an order that enters is open or a signal to enter waits."""
     params = plain(body.params)
     found = await gate.user_code.run(
-        "change_params", instance=id, params=params, base_version=body.base_version, by=who.name
+        "change_params", instance=id, params=params, base_version=body.base_version, by=caller.name
     )
-    gate.deps.log.info("strategy.params_changed", instance=id, version=found["version"], by=who.name)
+    gate.deps.log.info("strategy.params_changed", instance=id, version=found["version"], by=caller.name)
     return ExactJson(found)

@@ -44,9 +44,9 @@ STALL_S = 1.0  # to read messages that arrived while this process itself stood s
 
 
 @router.post("/ws/ticket", status_code=201)
-async def ticket(gate: Gate, who: Reader) -> ExactJson:
+async def ticket(gate: Gate, caller: Reader) -> ExactJson:
     """Return a ticket that opens one socket within 30 s, for browsers, which cannot send the header."""
-    return ExactJson({"ticket": await make_ticket(gate.bus, who), "expires_in_s": 30}, status_code=201)
+    return ExactJson({"ticket": await make_ticket(gate.bus, caller), "expires_in_s": 30}, status_code=201)
 
 
 @router.websocket("/ws", dependencies=[asks_inside("read")])

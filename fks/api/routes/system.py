@@ -30,7 +30,7 @@ Full = Annotated[bool, Query(description="with the last log lines and the traceb
 
 
 @router.get("/system/tree")
-async def tree(gate: Gate, who: Reader) -> ExactJson:
+async def tree(gate: Gate, caller: Reader) -> ExactJson:
     """Return the supervision tree: supervisors with strategy and restarts used, each child with state, pid, node,
     version."""
     found = await assemble(gate.db)
@@ -47,7 +47,7 @@ async def tree(gate: Gate, who: Reader) -> ExactJson:
 @router.get("/system/events")
 async def events(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     child: Name = None,
     since: Since = None,
     after: After = None,
@@ -63,7 +63,7 @@ async def events(
 @router.get("/system/logs/{component}", response_model=LogView)
 async def logs(
     gate: Gate,
-    who: Admin,
+    caller: Admin,
     component: Annotated[str, Path(max_length=128)],
     lines: Annotated[int, Query(ge=1, le=1000, description="how many of the last ones")] = 200,
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Query(description="this level and worse")] = "DEBUG",
@@ -99,7 +99,7 @@ def _line(line: Line, redactor: Redactor) -> dict[str, Any]:
 
 
 @router.get("/system/machines/{name}", response_model=MachineView)
-async def machine(who: Reader, name: Annotated[str, Path(max_length=32)]) -> ExactJson:
+async def machine(caller: Reader, name: Annotated[str, Path(max_length=32)]) -> ExactJson:
     """Return a state machine as the code runs it: `orders` (life of an order) or `feeds` (life of a feed)."""
     if name not in MACHINES:
         raise Problem(404, "MACHINE_UNKNOWN", f"there is no machine {name!r}", remedy=f"use {' or '.join(MACHINES)}")
@@ -107,18 +107,18 @@ async def machine(who: Reader, name: Annotated[str, Path(max_length=32)]) -> Exa
 
 
 @router.get("/alerts")
-async def alerts(gate: Gate, who: Reader, all: bool = False, before: Before = None, limit: Limit = 100) -> ExactJson:
+async def alerts(gate: Gate, caller: Reader, all: bool = False, before: Before = None, limit: Limit = 100) -> ExactJson:
     """List alerts, newest first: open ones, or all of them."""
     rows = await listed(gate.db, is_all=all, limit=limit, before=before)
     return ExactJson(page(rows, limit if all else None, "id"))
 
 
 @router.post("/alerts/{id}/settle")
-async def settle(gate: Gate, who: Trader, id: int) -> ExactJson:
+async def settle(gate: Gate, caller: Trader, id: int) -> ExactJson:
     """Settle an alert in a person's name. Idempotent."""
     rows: list[Any] = []
     if is_known := 0 < id < 2**63:
-        rows = await gate.db.fetch("monitor.resolve_alerts", [id], who.name)
+        rows = await gate.db.fetch("monitor.resolve_alerts", [id], caller.name)
         newest = rows or await listed(gate.db, is_all=True, limit=1, before=id + 1)
         is_known = bool(newest) and newest[0]["id"] == id
     if not is_known:

@@ -33,7 +33,7 @@ class TokenBody(Body):
 
 
 @router.post("/tokens", status_code=201, openapi_extra=takes(TokenBody))
-async def create(gate: Gate, who: Admin, body: Annotated[TokenBody, Depends(body_of(TokenBody))]) -> ExactJson:
+async def create(gate: Gate, caller: Admin, body: Annotated[TokenBody, Depends(body_of(TokenBody))]) -> ExactJson:
     """Make a token. `token` is shown here and never again: only its hash is stored."""
     now_ns = gate.deps.clock.now_ns()
     expires_at = body.expires_at
@@ -47,23 +47,23 @@ async def create(gate: Gate, who: Admin, body: Annotated[TokenBody, Depends(body
         accounts=await numbers_of(gate, body.accounts),
         expires_at=expires_at,
         limit_per_hour=body.limit_per_hour,
-        created_by=who.name,
+        created_by=caller.name,
     )
     gate.tokens.forget()
-    gate.deps.log.info("token.created", name=record.name, scope=record.scope, by=who.name)
+    gate.deps.log.info("token.created", name=record.name, scope=record.scope, by=caller.name)
     made = {"token": token, "name": record.name, "scope": record.scope}
     kept = {"accounts": record.accounts, "expires_at": record.expires_at, "limit_per_hour": record.limit_per_hour}
     return ExactJson(made | kept, status_code=201)
 
 
 @router.get("/tokens", response_model=Page[TokenView])
-async def tokens(gate: Gate, who: Admin) -> ExactJson:
+async def tokens(gate: Gate, caller: Admin) -> ExactJson:
     """List tokens, revoked ones included, without their secret part."""
     return ExactJson({"items": [asdict(record) for record in await TokenStore(gate.db).list()], "next": None})
 
 
 @router.delete("/tokens/{name}")
-async def revoke(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def revoke(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """End a token: at once here, within two seconds on every replica."""
     if name == LOCAL:
         raise Problem(
@@ -74,5 +74,5 @@ async def revoke(gate: Gate, who: Admin, name: str) -> ExactJson:
         )
     await TokenStore(gate.db).revoke(name)
     gate.tokens.forget()
-    gate.deps.log.info("token.revoked", name=name, by=who.name)
+    gate.deps.log.info("token.revoked", name=name, by=caller.name)
     return ExactJson({"name": name, "revoked": True})

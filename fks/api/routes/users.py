@@ -58,25 +58,25 @@ async def numbers_of(gate: Gateway, accounts: Iterable[str | int] | None) -> lis
 
 
 @router.get("/users")
-async def users(gate: Gate, who: Admin) -> ExactJson:
+async def users(gate: Gate, caller: Admin) -> ExactJson:
     """List users, with the number of their sessions and whether they are locked."""
     return ExactJson({"items": await gate.logins.store.list(), "next": None})
 
 
 @router.post("/users", status_code=201, openapi_extra=takes(UserBody))
-async def create(gate: Gate, who: Admin, body: Annotated[UserBody, Depends(body_of(UserBody))]) -> ExactJson:
+async def create(gate: Gate, caller: Admin, body: Annotated[UserBody, Depends(body_of(UserBody))]) -> ExactJson:
     """Make a user. The password is stored as its argon2id hash."""
     name = body.name.lower()
     hashed = await gate.logins.hash(check_password(body.password, name))
     accounts = await numbers_of(gate, body.accounts)
-    await gate.logins.store.create(name, hashed, body.scope, accounts, who.name)
-    gate.deps.log.info("user.created", name=name, scope=body.scope, by=who.name)
+    await gate.logins.store.create(name, hashed, body.scope, accounts, caller.name)
+    gate.deps.log.info("user.created", name=name, scope=body.scope, by=caller.name)
     return ExactJson({"name": name, "scope": body.scope, "accounts": accounts}, status_code=201)
 
 
 @router.post("/users/{name}", openapi_extra=takes(UserChange))
 async def change(
-    gate: Gate, who: Admin, name: str, body: Annotated[UserChange, Depends(body_of(UserChange))]
+    gate: Gate, caller: Admin, name: str, body: Annotated[UserChange, Depends(body_of(UserChange))]
 ) -> ExactJson:
     """Change a user's password, scope or accounts, disable or enable the login, or forget the second factor."""
     name, store, accounts = name.lower(), gate.logins.store, await numbers_of(gate, body.accounts)
@@ -93,14 +93,14 @@ async def change(
     if body.reset_totp:
         await store.drop_totp(name)
     gate.tokens.forget()
-    gate.deps.log.info("user.changed", name=name, by=who.name)
+    gate.deps.log.info("user.changed", name=name, by=caller.name)
     return ExactJson(next(row for row in await store.list() if row["name"] == name))
 
 
 @router.post("/users/{name}/unlock")
 async def unlock(
     gate: Gate,
-    who: Admin,
+    caller: Admin,
     name: str,
     address: Annotated[str | None, Query(max_length=64, description="also unlock this address")] = None,
 ) -> ExactJson:
@@ -110,15 +110,15 @@ async def unlock(
 
 
 @router.get("/users/{name}/sessions")
-async def sessions(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def sessions(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """List a user's living sessions, newest first."""
     return ExactJson({"items": await gate.logins.store.sessions(name.lower()), "next": None})
 
 
 @router.delete("/users/{name}/sessions")
-async def log_out(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def log_out(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """End every session of a user."""
-    ended = await gate.logins.store.end_sessions(name.lower(), f"ended by {who.name}")
+    ended = await gate.logins.store.end_sessions(name.lower(), f"ended by {caller.name}")
     gate.tokens.forget()
     return ExactJson({"name": name, "ended": ended})
 
@@ -126,7 +126,7 @@ async def log_out(gate: Gate, who: Admin, name: str) -> ExactJson:
 @router.get("/audit", response_model=Page[AuditView])
 async def audit(
     gate: Gate,
-    who: Admin,
+    caller: Admin,
     actor: Annotated[str | None, Query(max_length=128, description="a token's name, or user:NAME")] = None,
     action: Annotated[str | None, Query(max_length=128, description="a part of it: /tokens, login")] = None,
     since: Annotated[str | None, Query(max_length=64, description="ISO 8601")] = None,

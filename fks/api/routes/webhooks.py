@@ -88,13 +88,13 @@ async def tradingview(gate: Gate, request: Request) -> ExactJson:
 
 
 @router.get("/webhooks")
-async def webhooks(gate: Gate, who: Admin) -> ExactJson:
+async def webhooks(gate: Gate, caller: Admin) -> ExactJson:
     """List the webhooks, without their secrets."""
     return ExactJson({"items": [_view(row) for row in await WebhookStore(gate.db).list()], "next": None})
 
 
 @router.post("/webhooks", status_code=201, openapi_extra=takes(WebhookBody))
-async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_of(WebhookBody))]) -> ExactJson:
+async def add(gate: Gate, caller: Admin, body: Annotated[WebhookBody, Depends(body_of(WebhookBody))]) -> ExactJson:
     """Make a webhook. `secret` is shown here and never again: it is not stored."""
     if not NAME.fullmatch(body.name):
         raise _wrong(f"name {body.name!r} is not usable", "use 1 to 64 letters, digits, dots, dashes or underscores")
@@ -119,16 +119,16 @@ async def add(gate: Gate, who: Admin, body: Annotated[WebhookBody, Depends(body_
         quota_per_hour=body.quota_per_hour,
         confidence_min=body.confidence_min,
         is_tradingview_only=body.tradingview_only,
-        by=who.name,
+        by=caller.name,
     )
-    gate.deps.log.info("webhook.added", name=body.name, account=account.name, by=who.name)
+    gate.deps.log.info("webhook.added", name=body.name, account=account.name, by=caller.name)
     made = await store.get(body.name)
     return ExactJson(_view(made) | _shown_once(gate, made), status_code=201)
 
 
 @router.post("/webhooks/{name}", openapi_extra=takes(WebhookChange))
 async def change(
-    gate: Gate, who: Admin, name: str, body: Annotated[WebhookChange, Depends(body_of(WebhookChange))]
+    gate: Gate, caller: Admin, name: str, body: Annotated[WebhookChange, Depends(body_of(WebhookChange))]
 ) -> ExactJson:
     """Change what a webhook's sender may do; its secret stays. The next message meets the change on every replica."""
     store = WebhookStore(gate.db)
@@ -147,23 +147,23 @@ async def change(
         confidence_min=body.confidence_min,
         is_tradingview_only=body.tradingview_only,
     )
-    gate.deps.log.info("webhook.changed", name=name, by=who.name, fields=sorted(changes))
+    gate.deps.log.info("webhook.changed", name=name, by=caller.name, fields=sorted(changes))
     return ExactJson(_view(await store.get(name)))
 
 
 @router.post("/webhooks/{name}/rotate")
-async def rotate(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def rotate(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Give a webhook another secret, shown once; the old one is refused at once on every replica."""
     store = WebhookStore(gate.db)
     salt, key_check = gate.webhooks.new_salt()
     await store.rotate(name, salt=salt, key_check=key_check)
-    gate.deps.log.info("webhook.rotated", name=name, by=who.name)
+    gate.deps.log.info("webhook.rotated", name=name, by=caller.name)
     found = await store.get(name)
     return ExactJson(_view(found) | _shown_once(gate, found))
 
 
 @router.post("/webhooks/{name}/test", openapi_extra=takes(Body))
-async def test(gate: Gate, who: Admin, name: str, request: Request, body: JsonObject) -> ExactJson:
+async def test(gate: Gate, caller: Admin, name: str, request: Request, body: JsonObject) -> ExactJson:
     """Return the signal that a message (default: a sample) would become. Nothing is committed or counted."""
     from fks.api.webhooks import sample
 
@@ -176,10 +176,10 @@ async def test(gate: Gate, who: Admin, name: str, request: Request, body: JsonOb
 
 
 @router.delete("/webhooks/{name}")
-async def remove(gate: Gate, who: Admin, name: str) -> ExactJson:
+async def remove(gate: Gate, caller: Admin, name: str) -> ExactJson:
     """Remove a webhook: its secret is refused at once; its signals and orders stay."""
     await WebhookStore(gate.db).remove(name)
-    gate.deps.log.info("webhook.removed", name=name, by=who.name)
+    gate.deps.log.info("webhook.removed", name=name, by=caller.name)
     return ExactJson({"name": name, "removed": True})
 
 

@@ -17,7 +17,7 @@ router = Router(tags=["why"])
 @router.get("/why")
 async def why(
     gate: Gate,
-    who: Reader,
+    caller: Reader,
     what: Annotated[
         str, Query(min_length=1, max_length=64, description="an order, a signal, or a symbol (with `time`)")
     ],

@@ -198,10 +198,10 @@ class FillReader:
         self.identity: VenueIdentity | None = None
 
     def _fill(self, trade_id: str, symbol: str, **fields: Any) -> Fill:
-        who = self.identity
-        assert who is not None, "the readers ask for the identity first"
+        known = self.identity
+        assert known is not None, "the readers ask for the identity first"
         return Fill(
-            fill_id=ids.fill_id_v2(who.uid, who.environment.value, who.network_epoch, symbol, trade_id),
+            fill_id=ids.fill_id_v2(known.uid, known.environment.value, known.network_epoch, symbol, trade_id),
             venue_trade_id=trade_id,
             symbol=symbol,
             venue=self._venue,

@@ -349,8 +349,8 @@ class SpotVenue:
         A test network has no such list: nothing is returned.
         """
         self._check_refusal("transfers")
-        who = self._fills.identity or await self.identity()
-        if who.environment is Environment.TEST:
+        known = self._fills.identity or await self.identity()
+        if known.environment is Environment.TEST:
             return []
         since_ms = max(since_ns, self._clock.now_ns() - _TRANSFERS_NS) // 1_000_000
         params = {"startTime": since_ms, "limit": PAGE}

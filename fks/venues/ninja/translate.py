@@ -295,7 +295,7 @@ def first_leg_report(name: OrderName, event: NinjaEvent, symbol: str) -> Report:
 
 
 def fill_of(
-    event: NinjaEvent, symbol: str, *, account_id: int, who: VenueIdentity, source: str, venue: str = VENUE
+    event: NinjaEvent, symbol: str, *, account_id: int, identity: VenueIdentity, source: str, venue: str = VENUE
 ) -> Fill | None:
     """Return the execution in an `exec` event; None for amendments, start-of-day positions and empty ones."""
     body = event.body
@@ -306,7 +306,7 @@ def fill_of(
     name = parse_name(str(body.get("name") or ""))
     exec_id = str(body["exec_id"])
     return Fill(
-        fill_id=ids.fill_id_v2(who.uid, who.environment.value, who.network_epoch, symbol, exec_id),
+        fill_id=ids.fill_id_v2(identity.uid, identity.environment.value, identity.network_epoch, symbol, exec_id),
         client_order_id=None if name is None else name.client_order_id,
         venue_order_id=None if name is None else str(name),
         venue_trade_id=exec_id,

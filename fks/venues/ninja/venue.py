@@ -581,7 +581,7 @@ class NinjaVenue:
         if self._who is None:
             raise OutageError("whose account the session is was not checked yet")
         return t.fill_of(
-            event, symbol, account_id=self._config.account_id, who=self._who, source=source, venue=self.name
+            event, symbol, account_id=self._config.account_id, identity=self._who, source=source, venue=self.name
         )
 
     # ── what is known ────────────────────────────────────────────────────────────────────────────

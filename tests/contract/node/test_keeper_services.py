@@ -118,8 +118,8 @@ async def test_every_service_is_restarted_and_the_journal_is_whole(home, capsys)
         assert load_node(paths).sim["pid"] == pids["sim"]
         await until(lambda: beats_as(db, pids))
         await until(lambda: is_ready(db))
-        (own,) = await NodeStore(db).all()
-        assert (own.role, own.is_alive) == ("single", True)
+        own = await until(lambda: living(db))  # PostgreSQL was away, and the node's last beat may be from before
+        assert own.role == "single"
         assert abs(own.clock_skew_ms) < own.detail["clock_error_ms"] + 5.0
         assert await db.sql("SELECT 1 FROM api_tokens WHERE name = 'cli'")
         assert await db.sql("SELECT 1 FROM strategy_instances LIMIT 1")
@@ -143,6 +143,11 @@ async def is_ready(db):
 async def beats_as(db, pids):
     rows = await db.sql("SELECT name, pid FROM component_health WHERE kind = 'service'")
     return {row["name"]: row["pid"] for row in rows} == pids
+
+
+async def living(db):
+    (own,) = await NodeStore(db).all()
+    return own if own.is_alive else None
 
 
 async def check_status_while_it_runs(paths, pids, capsys):

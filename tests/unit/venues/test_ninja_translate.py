@@ -188,7 +188,7 @@ def test_an_execution_is_a_fill_with_commission_and_fee() -> None:
         "exec", name=f"FKS:{ID}:T", exec_id="X1", op="add", side="sell", qty=2, price="4520.25", commission="2.10",
         fee="0.40", time_ms=NOW_NS // 1_000_000, sod=False,
     )  # fmt: skip
-    fill = t.fill_of(given, "ES 03-25", account_id=1, who=WHO, source="stream")
+    fill = t.fill_of(given, "ES 03-25", account_id=1, identity=WHO, source="stream")
     assert fill is not None
     assert (fill.client_order_id, fill.side, fill.quantity, fill.price) == (leg_id(ID, "T"), Side.SELL, 2, D("4520.25"))
     assert (fill.fee, fill.fee_currency) == (D("2.50"), "USD")
@@ -197,12 +197,12 @@ def test_an_execution_is_a_fill_with_commission_and_fee() -> None:
 @pytest.mark.parametrize("changes", [{"op": "update"}, {"op": "remove"}, {"sod": True}, {"qty": 0}])
 def test_amendments_and_start_of_day_positions_are_no_fills(changes: dict[str, Any]) -> None:
     body = {"name": "", "exec_id": "X1", "op": "add", "side": "buy", "qty": 1, "price": 1, "time_ms": 1} | changes
-    assert t.fill_of(event("exec", **body), "ES 03-25", account_id=1, who=WHO, source="rest") is None
+    assert t.fill_of(event("exec", **body), "ES 03-25", account_id=1, identity=WHO, source="rest") is None
 
 
 def test_an_execution_without_our_name_is_external() -> None:
     body = {"name": "Close", "exec_id": "X1", "op": "add", "side": "buy", "qty": 1, "price": 1, "time_ms": 1}
-    fill = t.fill_of(event("exec", **body), "ES 03-25", account_id=1, who=WHO, source="rest")
+    fill = t.fill_of(event("exec", **body), "ES 03-25", account_id=1, identity=WHO, source="rest")
     assert fill is not None
     assert fill.client_order_id is None
 

@@ -59,6 +59,7 @@ lint: dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy fks actors serve_app.py
 	@$(BIN)/mypy --explicit-package-bases scripts/exchange_template
+	@$(BIN)/mypy --explicit-package-bases --follow-imports=silent benchmarks
 	@$(BIN)/lint-imports
 
 report: ## large modules, long functions and argument lists, for people to read

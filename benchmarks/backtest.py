@@ -173,7 +173,7 @@ def backtesting_of(bars: Bars) -> Callable[[], Any]:
             elif self.fast[-1] < self.slow[-1] and self.position:
                 self.position.close()
 
-    importlib.import_module("backtesting.backtesting")._tqdm = lambda rows, **options: rows  # no progress bar
+    importlib.import_module("backtesting.backtesting")._tqdm = lambda rows, **options: rows  # type: ignore[attr-defined]  # no progress bar
     return lambda: library.Backtest(frame, Cross, cash=CASH, commission=RATE).run()
 
 

@@ -162,7 +162,7 @@ def serve_bare(port: int, replicas: int) -> None:
     # "local": not the Ray of the system beside
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Bare.bind())
+    serve.run(Bare.bind())  # type: ignore[attr-defined]  # a decorator of Ray adds it
     print("ready", flush=True)
     sys.stdin.read()
     serve.shutdown()

@@ -36,6 +36,7 @@ from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
 from fks.store.ninja import NinjaStore, events_topic, requests_topic
 from tests.support import mono, nt8_host, servers
+from tests.support.free_port import free_port
 from tests.support.ninja import SECRET, ack
 from tests.support.ninja_link import BODY
 from tests.support.ninja_server import ScriptedBridge
@@ -225,9 +226,9 @@ def through_addon(folder: Path, count: int) -> list[float]:
     home = folder / "NinjaTrader 8"
     (home / "fks").mkdir(parents=True)
     (home / "fks" / "secret.key").write_bytes(nt8_host.SECRET)
-    port, now_ms = nt8_host.free_port(), 1_738_594_800_000
+    port, now_ms = free_port(), 1_738_594_800_000
     limits = {"max_position": 1000, "rate_per_second": 1000, "rate_per_minute": 9999}
-    config = {"port": port, "port_fallback": nt8_host.free_port(), **limits}
+    config = {"port": port, "port_fallback": free_port(), **limits}
     (home / "fks" / "config.json").write_text(nt8_host.dump(config))
     host = nt8_host.Host(build, home)
     host.start(now_ms, ["Sim101"])

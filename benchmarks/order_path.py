@@ -35,6 +35,7 @@ from fks.clock import RealClock
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.order import Order, OrderType, Outcome, Role, State
+from fks.risk.policy import Action, stopped_by
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -54,6 +55,7 @@ from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
+STOPPED = stopped_by(Action.ENTRY)
 SETTINGS = FAST.model_copy(
     update={
         "risk": Risk(
@@ -120,7 +122,7 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
         bare = await connection.prepare(floor_statement())
         order, event = made(next(ids))
         await bare.fetchval(*ORDER.values(order), *EVENT.values(event))
-        await journal.place([order], [event], signal_id=order.signal_id, now_ns=order.created_ns)
+        await journal.place([order], [event], signal_id=order.signal_id, now_ns=order.created_ns, stopped_by=STOPPED)
         await compare_rows(db, order.client_order_id)
         for _ in range(count + WARM):
             order, event = made(None)
@@ -129,7 +131,9 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
             floor.append(time.perf_counter() - start_s)
             order, event = made(next(ids))
             start_s = time.perf_counter()
-            placed = await journal.place([order], [event], signal_id=order.signal_id, now_ns=order.created_ns)
+            placed = await journal.place(
+                [order], [event], signal_id=order.signal_id, now_ns=order.created_ns, stopped_by=STOPPED
+            )
             one.append(time.perf_counter() - start_s)
             assert placed.placed == (order.client_order_id,)
             order, event = made(next(ids))
@@ -139,7 +143,9 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
             ]
             orders, events = [order, *(leg for leg, _ in legs)], [event, *(row for _, row in legs)]
             start_s = time.perf_counter()
-            placed = await journal.place(orders, events, signal_id=order.signal_id, now_ns=order.created_ns)
+            placed = await journal.place(
+                orders, events, signal_id=order.signal_id, now_ns=order.created_ns, stopped_by=STOPPED
+            )
             three.append(time.perf_counter() - start_s)
             assert len(placed.placed) == 3
     await db.sql("DELETE FROM orders")
@@ -171,7 +177,7 @@ def compare_received(exchange: LocalExchange, count: int) -> None:
         same("an order received", {**{name: body[name] for name in wanted}, "quantity": D(body["quantity"])}, wanted)
 
 
-def session(kind: type[SpotVenue], exchange: LocalExchange) -> SpotVenue:
+def session(kind: type[BinanceVenue] | type[CcxtVenue], exchange: LocalExchange) -> SpotVenue:
     """Return a session at the local exchange."""
     info = exchange.info
     config = SessionConfig(
@@ -194,7 +200,7 @@ async def chain(db: Database, exchange: LocalExchange, count: int) -> list[float
             await SignalStore(db).insert([signal])
             order, event = made(signal.id, quantity=D("0.001"), price=None, type=OrderType.MARKET)
             start_ns = time.time_ns()
-            await journal.place([order], [event], signal_id=signal.id, now_ns=order.created_ns)
+            await journal.place([order], [event], signal_id=signal.id, now_ns=order.created_ns, stopped_by=STOPPED)
             answer = await venue.submit(order)
             assert answer.outcome is Outcome.ACK, answer
             assert answer.sent_ns is not None

@@ -133,11 +133,19 @@ class Session:
 class UnresetConnection(asyncpg.Connection):
     """A connection that is not reset when it returns to the pool: a reset is a round trip for each statement.
 
-    No session state is ever changed: settings are SET LOCAL, locks are of the transaction.
+    No session state is ever changed: settings are SET LOCAL, locks are of the transaction. Only a statement cancelled
+    after asyncpg prepared it, and before it was run, leaves a transaction open, which asyncpg does not know of: the
+    next statement would be in it, with the `now()` of its beginning. An unprepared query ends that transaction.
     """
 
+    is_cancelled = False
+
+    def note_cancelled(self) -> None:
+        self.is_cancelled = True
+
     def get_reset_query(self) -> str:
-        return ""
+        query, self.is_cancelled = "SELECT 1" if self.is_cancelled else "", False
+        return query
 
 
 class Database:
@@ -290,6 +298,9 @@ class Database:
         connection = await _persist(self._acquire, self._settings.retry_s, is_safe=True, what="acquire")
         try:
             yield connection
+        except asyncio.CancelledError:
+            _note_cancelled(connection)
+            raise
         finally:
             await self._release(connection)
 
@@ -326,6 +337,9 @@ class Database:
                 return await call(connection)
             except _LOST:
                 _drop(connection)
+                raise
+            except asyncio.CancelledError:
+                _note_cancelled(connection)
                 raise
             finally:
                 await self._release(connection)
@@ -376,6 +390,11 @@ def _is_lost(error: BaseException) -> bool:
     if not isinstance(error, asyncpg.InterfaceError):
         return True
     return not isinstance(error, ValueError) and any(text in str(error) for text in _GONE)
+
+
+def _note_cancelled(connection: Any) -> None:
+    with contextlib.suppress(AttributeError):  # closed meanwhile: it does not return to the pool
+        connection.note_cancelled()
 
 
 def _drop(connection: Any) -> None:

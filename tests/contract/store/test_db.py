@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,7 +16,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.errors import BugError, ConfigError, OutageError
 from fks.servers.embedded import PostgresServer, start_and_wait
-from fks.store.db import Database, sql
+from fks.store.db import Database, UnresetConnection, sql
 from tests.support import servers
 from tests.support.waiting import until
 
@@ -120,6 +121,44 @@ async def test_a_statement_that_takes_too_long_is_an_outage(database_url: str) -
             await db.sql("SELECT pg_sleep(5)")
     finally:
         await db.close()
+
+
+async def test_a_statement_cancelled_before_it_is_run_leaves_nothing_open(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg sends a statement in two parts. Cancelled between them it leaves the server in a transaction that
+    asyncpg does not know of, and that the next user of the connection would be in."""
+
+    async def cancelled(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        statement = await prepared(connection, *args, **kwargs)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return statement
+
+    prepared = UnresetConnection._get_statement
+    db = await Database.connect(database_url, DatabaseSettings(pool_min=1, pool_max=1))
+    try:
+        for use in (_one_statement, _on_an_acquired_connection):
+            with monkeypatch.context() as patch:
+                patch.setattr(UnresetConnection, "_get_statement", cancelled)
+                with pytest.raises(asyncio.CancelledError):
+                    await use(db)
+            await asyncio.sleep(0.2)
+            begun = (await db.sql("SELECT clock_timestamp() - now() AS age"))[0]["age"]
+            assert begun < timedelta(milliseconds=100), "the statement ran in a transaction that was begun earlier"
+    finally:
+        await db.close()
+
+
+async def _one_statement(db: Database) -> None:
+    await db.sql("SELECT 'alone'")
+
+
+async def _on_an_acquired_connection(db: Database) -> None:
+    async with db.acquire() as connection:
+        await connection.fetch("SELECT 'acquired'")
 
 
 @pytest.mark.parametrize("sqlstate", ["53100", "53200", "58030"])

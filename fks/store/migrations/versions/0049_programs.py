@@ -1,7 +1,8 @@
 """API keys and webhooks trade instances of their own: their signals, orders, executions and positions move there.
 
 Before, all of them and persons shared the instance "". A symbol of which a kill or an exit is closing that instance
-stays as it is: the position closed there is then a person's. A program's part of a position is the sum of its own
+stays as it is: the position closed there is then a person's. So does one of which a program has sold more than it had:
+the oldest entry closed first, whoever sold, so that the stop of the part that is left may be anybody's. A program's part of a position is the sum of its own
 executions, at most the whole position, at its average price.
 """
 
@@ -33,21 +34,30 @@ SELECT s.id, CASE WHEN s.venue LIKE 'ninja:%' THEN 'copy:' ELSE '' END
           AND o.instance = '' AND o.role IN ('entry', 'order', 'exit', 'kill') AND o.state <> 'DENIED'
         ORDER BY o.created_at DESC LIMIT 1), '') NOT IN ('exit', 'kill')"""
 
-PARTS = """CREATE TEMP TABLE parts ON COMMIT DROP AS
-WITH net AS (
+#: The sum of the executions of each program, net of fees in what it trades.
+NET = """CREATE TEMP TABLE net ON COMMIT DROP AS
     SELECT t.account_id, t.venue, t.symbol, p.instance,
            sum(CASE WHEN upper(t.trade_type) = 'BUY' THEN t.quantity ELSE -t.quantity END
                - CASE WHEN t.fee_currency = i.base THEN t.fee ELSE 0 END) AS quantity
       FROM trades t JOIN orders o ON o.client_order_id = t.client_order_id JOIN programs p ON p.id = o.signal_id
       LEFT JOIN instruments i ON i.exchange = o.exchange AND i.symbol = o.symbol
      WHERE o.instance = ''
-     GROUP BY t.account_id, t.venue, t.symbol, p.instance),
-own AS (
+     GROUP BY t.account_id, t.venue, t.symbol, p.instance"""
+
+#: A program that is on the other side of the position sold, or bought back, another's part of it.
+SHARED = """DELETE FROM programs p USING signals s, net n JOIN positions h USING (account_id, venue, symbol)
+ WHERE s.id = p.id AND h.instance = '' AND n.quantity * h.quantity < 0
+   AND (n.account_id, n.venue, n.symbol) = (s.account_id, s.venue, s.symbol)"""
+
+PARTS = """CREATE TEMP TABLE parts ON COMMIT DROP AS
+WITH own AS (
     SELECT n.*, h.quantity AS held, h.average_price,
            sum(abs(n.quantity)) OVER (PARTITION BY n.account_id, n.venue, n.symbol ORDER BY n.instance)
                - abs(n.quantity) AS before
       FROM net n JOIN positions h USING (account_id, venue, symbol)
-     WHERE h.instance = '' AND n.quantity * h.quantity > 0)
+     WHERE h.instance = '' AND n.quantity * h.quantity > 0
+       AND EXISTS (SELECT FROM programs p JOIN signals s ON s.id = p.id
+                    WHERE (s.account_id, s.venue, s.symbol) = (n.account_id, n.venue, n.symbol)))
 SELECT account_id, venue, symbol, instance, average_price,
        sign(held) * least(abs(quantity), greatest(abs(held) - before, 0)) AS quantity
   FROM own"""
@@ -63,7 +73,7 @@ SELECT account_id, venue, symbol, instance, quantity, average_price FROM parts W
  WHERE o.client_order_id = t.client_order_id AND o.instance = '' AND t.instance = ''""",
     "UPDATE orders o SET instance = p.instance FROM programs p WHERE p.id = o.signal_id AND o.instance = ''",
     "UPDATE signals s SET instance = p.instance FROM programs p WHERE p.id = s.id",
-    "DROP TABLE programs, parts",
+    "DROP TABLE programs, net, parts",
 )
 
 BACK = (
@@ -84,7 +94,7 @@ ON CONFLICT (account_id, venue, symbol, instance) DO UPDATE
 
 
 def upgrade() -> None:
-    for statement in (PROGRAMS, PARTS, *MOVES):
+    for statement in (PROGRAMS, NET, SHARED, PARTS, *MOVES):
         op.execute(statement)
 
 

@@ -1,6 +1,7 @@
 """Time without a stop: the real order manager at a venue that is 100 ms away, over fills in parts, adds and shrinking.
 
-    python benchmarks/protection_time.py [seconds] [--replace | --kill | --trail [--cancel] | --trail --pair [--replace]]
+    python benchmarks/protection_time.py [seconds] [--replace | --kill | --trail [--cancel]]
+    python benchmarks/protection_time.py [seconds] --trail --pair [--replace]
 
 Eight positions are held for at least a minute: a limit entry fills in parts, entries are added (at once, and in parts),
 and a person sells a part. The venue locks what orders may sell, and its log says what was executed and which stops
@@ -257,13 +258,14 @@ async def main(seconds: float, stops: dict[str, Any], *, can_amend: bool, can_re
             print(f"PostgreSQL was away for {kill.away_s:.1f} s, while the entries filled")
         print(f"{moves[0][0]} moves of a stop, {len(venue.replaced)} stops replaced by one request")
         print(
-            f"{found.positions} positions, {found.executions} executions with an allowance of {2 * LATENCY_S + 0.1:g} s each, "
+            f"{found.positions} positions, {found.executions} executions "
+            f"with an allowance of {2 * LATENCY_S + 0.1:g} s each, "
             f"{LATENCY_S * 1000:g} ms to the venue, which {'amends' if can_amend else 'cannot amend'}"
         )
         print(f"{'':32}{'ours':>10}{'limit':>10}")
         print(f"{'unprotected quantity x time, %':32}{100 * found.share:10.3f}{100 * SHARE_MAX:10.3f}")
         print(f"{'longest without a stop, s':32}{found.gap_max_s:10.2f}{GAP_MAX_S:10.2f}")
-        print(f"{'longest with no stop at all, s':32}{found.alone_max_s:10.2f}")
+        print(f"{'longest with no stop at all, s':32}{found.no_stop_max_s:10.2f}")
         print(f"{'stops down before a successor':32}{found.taken_down:10}")
         await rig.stop()
         await db.close()

@@ -41,8 +41,8 @@ class LogLine:
 class ProtectionTime:
     """The integrals (base x s) over the positions that count, and what happened in them.
 
-    `gap_max_s`: the longest that something was without a stop at a stretch; `alone_max_s`: that a position had none at
-    all. `taken_down`: moments at which a stop ended or shrank before its successor stood.
+    `gap_max_s`: the longest time in which some of a position had no stop; `no_stop_max_s`: the longest in which all of
+    it had none. `taken_down`: moments at which a stop ended or shrank before its successor stood.
     """
 
     held: float
@@ -50,7 +50,7 @@ class ProtectionTime:
     positions: int
     executions: int
     gap_max_s: float
-    alone_max_s: float
+    no_stop_max_s: float
     taken_down: int
 
     @property
@@ -86,7 +86,7 @@ def protection_time(
         len(found),
         sum(part.executions for part in found),
         max((part.gap_max_s for part in found), default=0.0),
-        max((part.alone_max_s for part in found), default=0.0),
+        max((part.no_stop_max_s for part in found), default=0.0),
         sum(part.taken_down for part in found),
     )
 
@@ -101,7 +101,7 @@ class _Part:
     unprotected: float = 0.0
     executions: int = 0
     gap_max_s: float = 0.0
-    alone_max_s: float = 0.0
+    no_stop_max_s: float = 0.0
     taken_down: int = 0
 
 
@@ -111,7 +111,7 @@ def _parts(lines: list[LogLine], allowance_s: float, until_s: float, least: Deci
     held, stops, young, left = _ZERO, dict[str, Decimal](), list[tuple[float, Decimal]](), list(lines)
     part: _Part | None = None
     gap_since_s: float | None = None
-    alone_since_s: float | None = None
+    no_stop_since_s: float | None = None
     for at_s, next_s in zip(moments, [*moments[1:], until_s], strict=True):
         has_shrunk, has_sold = False, False
         while left and left[0].at_s <= at_s:
@@ -138,7 +138,7 @@ def _parts(lines: list[LogLine], allowance_s: float, until_s: float, least: Deci
         if held <= 0 or (has_sold and held < least) or at_s >= until_s:
             part.lasted_s = at_s - part.since_s
             yield part
-            part, gap_since_s, alone_since_s, young = None, None, None, []
+            part, gap_since_s, no_stop_since_s, young = None, None, None, []
             continue
         lasts_s = max(min(next_s, until_s) - at_s, 0.0)
         part.held += float(max(held, _ZERO)) * lasts_s
@@ -146,6 +146,6 @@ def _parts(lines: list[LogLine], allowance_s: float, until_s: float, least: Deci
         gap_since_s = None if not bare else at_s if gap_since_s is None else gap_since_s
         if gap_since_s is not None:
             part.gap_max_s = max(part.gap_max_s, at_s + lasts_s - gap_since_s)
-        alone_since_s = None if not bare or stops else at_s if alone_since_s is None else alone_since_s
-        if alone_since_s is not None:
-            part.alone_max_s = max(part.alone_max_s, at_s + lasts_s - alone_since_s)
+        no_stop_since_s = None if not bare or stops else at_s if no_stop_since_s is None else no_stop_since_s
+        if no_stop_since_s is not None:
+            part.no_stop_max_s = max(part.no_stop_max_s, at_s + lasts_s - no_stop_since_s)

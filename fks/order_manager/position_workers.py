@@ -25,10 +25,12 @@ from fks.orders.freshness import max_age_of
 from fks.orders.messages import PositionKey
 from fks.orders.trailing import stop_of
 from fks.risk.policy import Journal
+from fks.store.facts import Facts
 from fks.store.signals import SignalRecord, SignalStore
 
 _ZERO = Decimal(0)
-_CONDITIONS = frozenset({"position.unprotected"})  # alerts that last until `EndAlert`
+_UNPROTECTED = "position.unprotected"
+_CONDITIONS = frozenset({_UNPROTECTED})  # alerts that last until `EndAlert`
 #: Called with each event that a core handled, and what it commanded: how recorded histories are made.
 Recorder = Callable[[PositionKey, m.Event, m.Now, m.Facts, list[m.Command]], None]
 
@@ -54,6 +56,7 @@ class PositionWorkers:
         submissions: Submissions,
         requests: VenueRequests,
         signals: SignalStore,
+        facts: Facts,
         *,
         limits: m.Limits,
         flattened_here: Collection[str],
@@ -65,6 +68,7 @@ class PositionWorkers:
         self._submissions = submissions
         self._requests = requests
         self._signals = signals
+        self._facts = facts
         self._limits = limits
         self._flattened_here = frozenset(flattened_here)  # venues where only the order manager has a session
         self._recorder = recorder
@@ -139,9 +143,11 @@ class PositionWorkers:
     async def restore(self) -> None:
         """Give every core what the journal says of its key. Errors: OutageError."""
         store = self._context.ledger.store
+        paged = await self._paged()
         keys: set[PositionKey] = {(o.account_id, o.venue, o.symbol) for o in self._cache.orders.values()} | {
             key[:3] for key, position in self._cache.positions.items() if position.quantity
         }
+        keys |= set(paged)
         for key in sorted(keys):
             orders = list(self._cache.open_at(key))
             instances = {order.instance for order in orders} | {
@@ -150,9 +156,6 @@ class PositionWorkers:
             entries: list[Order] = []
             exits: list[m.ResumedExit] = []
             for instance in sorted(instances):
-                # an alert of an earlier life would hide the next gap; what is still missing pages again
-                over = m.EndAlert("position.unprotected", "the order manager started: it is watched anew", instance)
-                self._context.publisher.end_alert(_condition(key, over), over.message)
                 held = self._cache.buckets(key).get(instance, _ZERO)
                 entries += await store.entries_of(key[0], key[1], key[2], instance, abs(held))
                 resumed = await self._resumed(key, instance, held)
@@ -164,7 +167,16 @@ class PositionWorkers:
                 parents.add(name)
             known = {order.client_order_id for order in orders}
             orders += [leg for leg in await store.legs(sorted(parents)) if leg.client_order_id not in known]
-            self.post(key, m.Restored(tuple(orders), tuple(entries), self._cache.buckets(key), tuple(exits)))
+            buckets = self._cache.buckets(key)
+            self.post(key, m.Restored(tuple(orders), tuple(entries), buckets, tuple(exits), tuple(paged.get(key, ()))))
+
+    async def _paged(self) -> dict[PositionKey, list[str]]:
+        """Return the instances whose page about a missing stop is open: an earlier process left it."""
+        found: dict[PositionKey, list[str]] = {}
+        for condition in await self._facts.open_conditions(_UNPROTECTED):
+            _, account_id, venue, symbol, instance = condition.split("|", 4)
+            found.setdefault((int(account_id), venue, symbol), []).append(instance)
+        return found
 
     async def _resumed(self, key: PositionKey, instance: str, held: Decimal) -> m.ResumedExit | None:
         """Return the exit that an earlier process had begun and that is not done: the instance's last decision was

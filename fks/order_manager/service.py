@@ -129,6 +129,7 @@ class OrderManager:
             submissions,
             self._requests,
             self._signals,
+            self._facts,
             limits=limits or Limits(),
             flattened_here=[
                 name

@@ -311,6 +311,7 @@ class OrderCore:
 
     def _restore(self, event: m.Restored) -> None:
         self._positions = dict(event.positions)
+        self._uncovered |= {instance: _Uncovered(is_paged=True) for instance in event.paged}
         for order in (*event.entries, *event.orders):
             self._take_order(order)
             if _changed_cover(order):
@@ -806,6 +807,7 @@ class OrderCore:
             self._drop_old_entries(self._entries[instance], ZERO)
             if not self._entries[instance]:
                 del self._entries[instance]
+        for instance in [name for name in self._uncovered if name not in instances]:
             self._end_unprotected(instance, is_flat=True)
         for name, parent in list(self._parents.items()):
             legs = self._legs.get(name, {})

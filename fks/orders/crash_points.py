@@ -38,7 +38,7 @@ LABELS = (
     "fill.after",
 )
 #: the labels of an outage of PostgreSQL
-ASIDE_LABELS = ("aside.before", "aside.after", "drain.before", "drain.after")
+SIDE_LABELS = ("aside.before", "aside.after", "drain.before", "drain.after")
 #: What the order path is given: it is called with a label, returns at once and never raises.
 At = Callable[[str], None]
 
@@ -52,7 +52,7 @@ class CrashPoints:
 
     def __init__(self, label: str, count: int, act: Callable[[], None]) -> None:
         """Errors: InputError when there is no such label, or `count` is below 1."""
-        labels = (*LABELS, *ASIDE_LABELS)
+        labels = (*LABELS, *SIDE_LABELS)
         if label not in labels or count < 1:
             raise InputError(
                 f"no crash point {label}:{count}", remedy=f"use one of {', '.join(labels)} and a count of 1 or more"

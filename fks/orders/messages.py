@@ -136,13 +136,14 @@ class Restored:
     """What the journal says of the key at the start.
 
     `orders`: open orders, and legs of any state whose parent still matters; `entries`: executed orders the positions
-    are made of, newest first.
+    are made of, newest first; `paged`: instances whose page about a position without its protection is open.
     """
 
     orders: tuple[Order, ...]
     entries: tuple[Order, ...]
     positions: Mapping[str, Decimal]
     exits: tuple[ResumedExit, ...] = ()
+    paged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

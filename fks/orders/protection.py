@@ -9,12 +9,12 @@ the lists of an instance with its wants:
   * Quantities beyond the want are amended where the venue can, else the list is replaced: ended, proven, placed again.
   * A stop that rests alone is replaced by one request where the venue can: it ends the old order and places the new
     one, so that the position has its stop meanwhile. A pair that trails is moved in two halves, one after the other,
-    while the symbol has room for its lists.
+    while the symbol has fewer lists than it may have.
   * Each entry's legs cover its part exactly, as in a backtest: a fee that a further entry paid reduces an older one's.
   * Legs that went out with their entry wait at the venue for its complete fill. Parts of an entry that rests are
     covered meanwhile by lists of their own, which end once the venue's are seen on the book.
-  * Live legs never close more than the position. What a list is about to give back is waited for; what a venue refuses
-    to give back is not.
+  * Live legs never close more than the position. A list that is being reduced is waited for, unless the venue refuses
+    that.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ def _step(
     more = min(lack, free - (lacking - lack) if is_small else free)
     wrong = [list_ for list_ in lists if not cover.is_right(list_)]
     if wrong and not cover.can_replace_list(wrong[0]):
-        if lack <= 0 and (half := _half(cover, lists, instrument)) > 0:
+        if lack <= 0 and (half := _first_half(cover, lists, instrument)) > 0:
             return LegStep(LegAction.AMEND, cover, wrong[0].legs, wrong[0].legs[0].quantity - half)
         if cover.may_grow and more >= least_that_rests(want.parent, instrument) and len(lists) < cover.lists_max:
             return _grown(cover, lists, more, instrument)  # first: for a moment the wrong list has no successor
@@ -357,18 +357,18 @@ def _renewed(cover: Cover, list_: LegList, quantity: Decimal, instrument: Instru
     return LegStep(LegAction.CANCEL, cover, list_.legs)
 
 
-def _half(cover: Cover, lists: list[LegList], instrument: Instrument) -> Decimal:
-    """Return the half of a pair whose stop trails, of which the other half stays while this one moves; 0 = it moves as
-    a whole."""
-    has_room = len(lists) == 1 and cover.lists_max > LISTS_MAX and cover.can_amend
-    if not has_room or len(cover.roles) == 1 or not cover.has_wanted_legs(lists[0]):
+def _first_half(cover: Cover, lists: list[LegList], instrument: Instrument) -> Decimal:
+    """Return how much of a pair that trails is taken out of its list first, and placed at the new stop, while the rest
+    stays; 0: the symbol has its most lists already, or the pair is too small."""
+    may_split = len(lists) == 1 and cover.lists_max > LISTS_MAX and cover.can_amend
+    if not may_split or len(cover.roles) == 1 or not cover.has_wanted_legs(lists[0]):
         return _ZERO
     half = instrument.round_quantity(lists[0].quantity / 2)
     return half if half >= least_that_rests(cover.want.parent, instrument) else _ZERO
 
 
 def _grown(cover: Cover, lists: list[LegList], lack: Decimal, instrument: Instrument) -> LegStep | None:
-    """Return the step that covers `lack` more: a list for it while there may be one, else room for a larger one."""
+    """Return the step that covers `lack` more: a list for it while there may be one, else a larger one."""
     if lack <= 0:
         return None
     least = least_that_rests(cover.want.parent, instrument)

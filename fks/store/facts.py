@@ -178,6 +178,10 @@ class Facts:
         """End the open alerts of conditions, if there are any."""
         await self._db.execute("facts.end_alert", list(conditions), message)
 
+    async def open_conditions(self, event: str) -> list[str]:
+        """Return the conditions of an event's open alerts."""
+        return [row["dedupe_key"] for row in await self._db.fetch("facts.open_conditions", event)]
+
     async def sealed_bars(
         self, exchange: str, symbol: str, timeframe: str, after_ns: int, limit: int = 1000
     ) -> list[Bar]:

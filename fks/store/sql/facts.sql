@@ -64,6 +64,10 @@ UPDATE alerts
    SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', 'its cause is over', 'resolve_message', $2::text)
  WHERE dedupe_key = ANY($1::text[]) AND resolved_at IS NULL;
 
+-- name: open_conditions
+-- The conditions of an event's open alerts.
+SELECT dedupe_key FROM alerts WHERE event = $1 AND dedupe_key IS NOT NULL AND resolved_at IS NULL;
+
 -- name: sealed_bars
 -- Sealed bars of one feed after a moment, oldest first: what a venue that fills from bars is fed with.
 SELECT b.time, b.open, b.high, b.low, b.close, b.volume, b.trades

@@ -389,6 +389,41 @@ async def test_an_alert_about_a_missing_stop_does_not_outlive_a_restart_that_pla
     await until(is_over)
 
 
+async def tried_again(rig: Rig) -> None:
+    """Wait until the venue received three requests more."""
+    before = len(rig.venue.received)
+    await until(lambda: len(rig.venue.received) >= before + 3, deadline_s=20)
+
+
+async def test_a_stop_that_stays_missing_over_restarts_is_one_page(rig: Rig) -> None:
+    """Each new process takes the open page over: it is ended with its cause, and only a later gap pages again."""
+    await rig.restart(limits=replace(QUICK, unprotected_s=0.5))
+    rig.venue.script.extend(["ok", *["refuse:-1013"] * 800])
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await paged(rig, "position.unprotected")
+    for _ in range(2):
+        await rig.restart(limits=replace(QUICK, unprotected_s=0.5))
+        await tried_again(rig)
+        await asyncio.sleep(1.0)  # twice the time after which a gap pages
+    rows = await rig.db.sql("SELECT resolved_at FROM alerts WHERE event = 'position.unprotected'")
+    assert [row["resolved_at"] for row in rows] == [None]
+
+
+async def test_the_page_about_a_stop_of_a_position_that_was_closed_meanwhile_is_ended(rig: Rig) -> None:
+    await rig.restart(limits=QUICK)
+    rig.venue.script.extend(["ok", *["refuse:-1013"] * 400])
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await paged(rig, "position.unprotected")
+    await rig.crash()
+    await rig.db.sql("UPDATE positions SET quantity = 0")
+    await rig.start()
+
+    async def is_over() -> bool:
+        return not await rig.db.sql("SELECT 1 FROM alerts WHERE event = 'position.unprotected' AND resolved_at IS NULL")
+
+    await until(is_over)
+
+
 @pytest.mark.parametrize("leg", [{"stop_loss": D(90)}, {"take_profit": D(110)}], ids=["stop", "target alone"])
 async def test_a_position_without_its_leg_pages_while_its_exit_is_refused(rig: Rig, leg: dict[str, Decimal]) -> None:
     """Each close that is tried covers the position for a moment, and closes nothing."""

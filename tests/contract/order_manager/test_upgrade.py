@@ -130,11 +130,9 @@ async def test_an_entry_that_filled_in_the_outage_is_protected_and_its_owner_can
     assert resting(rig) == []
 
 
-async def test_a_program_that_sold_more_than_its_own_leaves_no_position_without_its_stop(
-    rig: Rig, database_url: str
-) -> None:
-    """Before the upgrade the oldest entry closed first, whoever sold: counted by executions the part that is left is a
-    person's, who has no stop for it. It keeps the program's."""
+async def test_a_program_that_sold_more_than_its_own_leaves_its_stop(rig: Rig, database_url: str) -> None:
+    """Before the upgrade the oldest entry closed first. Counted by executions the part that is left belongs to the
+    person, whose entry had no stop; it keeps the program's."""
     person: dict[str, Any] = PROGRAM | {"instance": "", "source": "principal:user:1"}
     program: dict[str, Any] = PROGRAM | {"instance": ""}
     await rig.signal(Kind.ORDER, **person, take_profit=None)
@@ -144,7 +142,7 @@ async def test_a_program_that_sold_more_than_its_own_leaves_no_position_without_
     await rig.signal(Kind.ORDER, **(program | {"side": Side.SELL, "size": D(15)}))
     await until(lambda: [held.order.quantity for held in rig.venue.live()] == [D("4.98")])
     await upgraded(rig, database_url)
-    # by then a stop that nobody needs is gone: the order manager has looked at the position
+    # the stop follows the position only if it belongs to the same instance
     await rig.signal(Kind.ORDER, **(person | {"side": Side.SELL, "size": D("0.98")}), take_profit=None)
     await until(lambda: [held.order.quantity for held in rig.venue.live()] == [D(4)], deadline_s=10)
     assert await held_of_all(rig) == await rig.position("") == D(4)

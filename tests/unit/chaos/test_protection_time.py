@@ -63,7 +63,7 @@ def test_time_without_a_stop(
 def test_how_long_a_position_had_no_stop_at_all() -> None:
     halves = [bought(0, "2"), stop(0.1, "1", "1"), stop(0.2, "1", "2"), stop(50, "0", "1"), stop(50.2, "1", "3")]
     both = [*halves, stop(70, "0", "2"), stop(70.1, "0", "3"), stop(70.4, "2", "4")]
-    alone = [protection_time(lines, latency_s=0.1, until_s=100.0).alone_max_s for lines in (halves, both)]
+    alone = [protection_time(lines, latency_s=0.1, until_s=100.0).no_stop_max_s for lines in (halves, both)]
     assert alone == pytest.approx([0, 0.3])
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fks
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.codes import ENDS_RESTING, Code, Denial
@@ -345,6 +348,24 @@ def test_every_check_is_tested_and_the_order_is_the_enum_s() -> None:
     assert checked == [code for code in Code if code in set(checked)]
     tested = {row[0] for row in ROWS} | {Code.SHORT_FORBIDDEN}
     assert tested == set(checked)
+
+
+#: reserved: stored rows and other programs may have them, nothing denies with them yet
+RESERVED = frozenset(
+    {
+        *(Code.SESSION_CLOSED, Code.SIGNAL_UNAPPROVED, Code.MARGIN, Code.LEVERAGE, Code.EXPOSURE_STRATEGY),
+        *(Code.POSITION_COUNT, Code.RISK_PER_TRADE, Code.LOSS_WEEK, Code.DRAWDOWN, Code.PROP_CONSISTENCY),
+        *(Code.LOSS_STREAK, Code.COOLDOWN, Code.RATE_STRATEGY, Code.BORROW, Code.MANUAL_HOLD),
+    }
+)
+
+
+def test_every_code_is_given_or_reserved() -> None:
+    package = Path(fks.__file__).parent
+    files = [path for path in package.rglob("*.py") if path.name != "codes.py"]
+    text = "\n".join(path.read_text() for path in files)
+    given = {code for code in Code if re.search(rf"\bCode\.{code.name}\b", text)}
+    assert set(Code) - given == RESERVED
 
 
 def test_explain_lists_every_failure_and_the_first_decides() -> None:

@@ -42,7 +42,7 @@ _CLOCKS_NS = 5 * NS  # the venue's clock and ours differ by less
 
 @dataclass(frozen=True, slots=True, order=True)
 class Holder:
-    """Whose position: a strategy instance ("" = persons) in an account at a venue, in one symbol."""
+    """The owner of a position: a strategy instance ("" = persons) in an account at a venue, in one symbol."""
 
     venue: str
     account_id: int
@@ -52,7 +52,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the venue demands of an order in one symbol."""
+    """The venue's rules for an order in one symbol."""
 
     exchange: str
     base: str

@@ -30,7 +30,7 @@ _STATES = {SENT: State.SENDING, UNKNOWN: State.UNKNOWN, REFUSED: State.REJECTED,
 
 @dataclass(slots=True)
 class Elsewhere:
-    """What the tables know of the kill `kill_id` of this file (its release, if a person released it) and of engaged
+    """Rows of the tables: of the kill `kill_id` of this file (its release, if a person released it), and of engaged
     kills."""
 
     kill_id: str = ""
@@ -39,8 +39,8 @@ class Elsewhere:
 
 
 class KillTables:
-    """What the guardian reads and writes while PostgreSQL answers. `state` is up, none, unknown or down with the
-    reason.
+    """The rows that the guardian reads and writes while PostgreSQL answers. `state` is up, none, unknown or down with
+    the reason.
 
     No method raises: without an answer in time the kill goes on, from the file and what was read last.
     """

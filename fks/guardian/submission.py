@@ -16,8 +16,8 @@ from fks.orders.submit import Journaled, Refuse, Submission
 
 
 class FilePorts:
-    """What the protocol is given for flattening orders. `found` notes ids that the venue knew before they were sent
-    here."""
+    """The ports of the submit protocol for flattening orders. `found` notes ids that the venue knew before they were
+    sent here."""
 
     def __init__(
         self,

@@ -201,7 +201,7 @@ class Takeover:
 
 
 class SidePorts:
-    """What the submit protocol is given here: the order manager's side journal, whose lock this process holds.
+    """The ports of the submit protocol here: the order manager's side journal, whose lock this process holds.
 
     `is_known`: the venue knew the id before it was sent here.
     """

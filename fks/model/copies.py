@@ -25,7 +25,8 @@ FORM: Final = "'NAME 0.5x auto' (half of the signal's contracts) or 'NAME 2 rela
 
 
 class CopyRule(BaseModel):
-    """How one account repeats a signal. `size`: a factor of the signal's contracts if `is_ratio`, else contracts.
+    """The rule by which one account repeats a signal. `size`: a factor of the signal's contracts if `is_ratio`, else
+    contracts.
 
     `mode`: auto trades; relay shows the signal to a person at the platform; off repeats nothing.
     """

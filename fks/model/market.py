@@ -48,7 +48,7 @@ class TradesFrom(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """How much weight one API key or address may use in a window."""
+    """The weight that one API key or address may use in a window."""
 
     weight: int
     window_s: float

@@ -46,7 +46,7 @@ _AT_START_NS = 5 * 10**9  # within this after the day's start the price now is t
 
 @dataclass(frozen=True, slots=True)
 class DayNews:
-    """What a refresh found: the day that began (its start, ns), and accounts whose loss reached the limit."""
+    """The result of a refresh: the day that began (its start, ns), and accounts whose loss reached the limit."""
 
     begun_ns: int | None = None
     reached: Mapping[int, Decimal] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class _Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one symbol adds to the figures of an account, and what that follows from beside prices."""
+    """The part of one symbol in the figures of an account, and the values it follows from beside prices."""
 
     held: Decimal
     flow: Flow

@@ -38,7 +38,7 @@ _ENDED_MAX = 2000
 
 @dataclass(slots=True)
 class VenueStatus:
-    """What is known of a venue. `state` is COLD, SYNCING, READY or STALE (C3), or REFUSED: another account's
+    """The state of a venue. `state` is COLD, SYNCING, READY or STALE (C3), or REFUSED: another account's
     session."""
 
     name: str

@@ -66,9 +66,9 @@ class Context:
         """Return which journal takes commits."""
         if self.can_commit:
             return Journal.COMMITS
-        return Journal.SIDE if self.ledger.may_send_aside and not self.is_on_hold else Journal.AWAY
+        return Journal.SIDE if self.ledger.may_send_by_side_journal and not self.is_on_hold else Journal.AWAY
 
     @property
     def may_cancel(self) -> bool:
         """Return whether this process may cancel and amend orders now."""
-        return self.lease.holds() or self.ledger.may_send_aside
+        return self.lease.holds() or self.ledger.may_send_by_side_journal

@@ -30,7 +30,7 @@ _PENDING_S = 60.0  # a signal without an order after this was denied
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What leader and follower hold in the signal's symbol, orders on their way included (signed contracts)."""
+    """The positions of leader and follower in the signal's symbol, orders on their way included (signed contracts)."""
 
     leader: Decimal
     follower: Decimal

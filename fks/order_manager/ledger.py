@@ -52,14 +52,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Plan:
-    """What some events would do, worked out on a copy."""
+    """The effect of some events, computed on a copy."""
 
     order: Order
     steps: list[tuple[e.Event, Step]] = field(default_factory=list)
     trades: list[TradeRow] = field(default_factory=list)
     positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
     fills: list[tuple[Fill, bool]] = field(default_factory=list)
-    is_aside: bool = False  # in the side journal, not in PostgreSQL yet
+    is_side: bool = False  # in the side journal, not in PostgreSQL yet
 
 
 class Ledger:
@@ -138,7 +138,7 @@ class Ledger:
             self._remember(plan)
         self._on_commit(key, plan.order, [step for _, step in plan.steps])
         is_unlisted = (plan.order.exchange, plan.order.symbol) not in self._cache.instruments
-        if plan.trades and is_unlisted and not plan.is_aside:
+        if plan.trades and is_unlisted and not plan.is_side:
             await self._report_unlisted(plan.order)
         return plan.order
 
@@ -158,10 +158,10 @@ class Ledger:
                     return []
                 plans = [self._plan(self._cache.orders[name], [event], set()) for name, event in pairs]
                 try:
-                    if (side := self._aside()) is not None:
+                    if (side := self._side_journal()) is not None:
                         side.note(pairs)
                         for plan in plans:
-                            plan.is_aside = True
+                            plan.is_side = True
                         break
                     changes = [self._changes(plan) for plan in plans]
                     rows = [row for c in changes for row in c.events]
@@ -169,7 +169,7 @@ class Ledger:
                     await self.in_time(self.journal.apply(Changes(orders=orders, events=rows)))
                     break
                 except OutageError as error:
-                    if not await self.wait_for_journal(error, is_aside=True):
+                    if not await self.wait_for_journal(error, is_side=True):
                         continue
                     for name, _ in pairs:
                         await self._reload(key, name)
@@ -241,8 +241,8 @@ class Ledger:
         while True:
             try:
                 await self._until_drained()
-                if (side := self._aside()) is not None:
-                    return self._commit_aside(side, self._cache.recall(client_order_id) or first, events, skip)
+                if (side := self._side_journal()) is not None:
+                    return self._commit_to_side(side, self._cache.recall(client_order_id) or first, events, skip)
                 order = self._cache.recall(client_order_id) or await self.store.get(client_order_id)
                 assert order is not None
                 plan = self._plan(order, events, skip)
@@ -257,15 +257,17 @@ class Ledger:
                     return plan
                 skip |= await self.journal.booked(key[0], [trade.fill for trade in plan.trades])
             except OutageError as error:
-                if not await self.wait_for_journal(error, is_aside=True):
+                if not await self.wait_for_journal(error, is_side=True):
                     continue
             # the journal may know more than memory now: a write of unknown outcome took, or an earlier self had booked
             await self._reload(key, client_order_id)
 
-    def _commit_aside(self, side: SideJournal, order: Order, events: Sequence[e.Event], skip: set[uuid.UUID]) -> _Plan:
+    def _commit_to_side(
+        self, side: SideJournal, order: Order, events: Sequence[e.Event], skip: set[uuid.UUID]
+    ) -> _Plan:
         """Write events to the side journal; return what they did. Errors: OutageError when it takes nothing."""
         plan = self._plan(order, events, skip)
-        plan.is_aside = True
+        plan.is_side = True
         if any(step.is_changed or step.acts for _, step in plan.steps):
             self._at("aside.before")
             side.note([(order.client_order_id, event) for event in events])
@@ -421,7 +423,7 @@ class Ledger:
             self._cache.values.note(trade.fill, trade.instance, self._instrument(plan.order, trade.fill))
         order = plan.order
         self._cache.put(order)
-        if plan.is_aside:
+        if plan.is_side:
             for trade in plan.trades:
                 quantity, symbol = str(trade.fill.quantity), order.symbol
                 self._log.warning("fill.seen", client_order_id=order.client_order_id, symbol=symbol, quantity=quantity)
@@ -542,13 +544,13 @@ class Ledger:
             self.note_away(error)
             raise
 
-    async def wait_for_journal(self, error: OutageError, *, is_aside: bool = False) -> bool:
+    async def wait_for_journal(self, error: OutageError, *, is_side: bool = False) -> bool:
         """Return True once PostgreSQL answers, and holds what the side journal held, or False as soon as the side
-        journal takes a line that may be written there (`is_aside`). Meanwhile no entry is sent (JOURNAL_DOWN)."""
+        journal takes a line that may be written there (`is_side`). Meanwhile no entry is sent (JOURNAL_DOWN)."""
         if not self._is_patient:
             raise error
         self.note_away(error)
-        while not (is_aside and self._side is not None and self._side.is_usable):
+        while not (is_side and self._side is not None and self._side.is_usable):
             await self._clock.sleep(_RETRY_S)
             try:
                 await self.come_back()
@@ -578,7 +580,7 @@ class Ledger:
                 self._log.info("journal.up")
 
     # ── the side journal ─────────────────────────────────────────────────────────────────────────
-    def _aside(self) -> SideJournal | None:
+    def _side_journal(self) -> SideJournal | None:
         """Return the side journal while lines are written to it, None while PostgreSQL takes them. Errors: OutageError
         while neither may: PostgreSQL gets nothing before the lines that the file holds."""
         side = None if self._cache.is_journal_up else self._side
@@ -589,7 +591,7 @@ class Ledger:
         return side
 
     @property
-    def may_send_aside(self) -> bool:
+    def may_send_by_side_journal(self) -> bool:
         """Return whether protection and exits may be sent though PostgreSQL, or the lease, is away."""
         return self._side is not None and not self._is_draining and self._side.may_send()
 
@@ -601,13 +603,13 @@ class Ledger:
         except TimeoutError:
             raise OutageError("PostgreSQL does not answer", detail=f"no answer within {_ANSWER_S:g} s") from None
 
-    async def place_aside(
+    async def place_in_side_journal(
         self, orders: Sequence[Order], events: Sequence[e.Event], signal_id: uuid.UUID | None
     ) -> bool:
         """Write new protective legs or exits to the side journal; False while PostgreSQL takes them. Errors:
         OutageError."""
         await self._until_drained()
-        side = self._aside()
+        side = self._side_journal()
         if side is None:
             return False
         self._at("aside.before")

@@ -20,7 +20,7 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class _Reported:
-    """What is left of one execution that a person reported."""
+    """The rest of one execution that a person reported."""
 
     fill_id: uuid.UUID
     quantity: Decimal

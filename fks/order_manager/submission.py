@@ -683,7 +683,7 @@ class Submissions:
         is_side = submission.action in (Action.EXIT, Action.LEG) and not submission.copies and not submission.with_it
         while True:
             try:
-                if is_side and await self._ledger.place_aside(orders, events, submission.signal_id):
+                if is_side and await self._ledger.place_in_side_journal(orders, events, submission.signal_id):
                     return _all_of(orders)
                 placed = await self._ledger.in_time(
                     journal.place(
@@ -699,7 +699,7 @@ class Submissions:
                     return placed
             except OutageError as error:
                 is_unresolved = True
-                if not await self._ledger.wait_for_journal(error, is_aside=is_side):
+                if not await self._ledger.wait_for_journal(error, is_side=is_side):
                     continue
             else:
                 # the server may have finished the first try after it was read back: then these rows are ours, and
@@ -715,7 +715,7 @@ class Submissions:
         """See SubmitPorts."""
         deadline = self._clock.monotonic() + self._context.settings.venue.order_timeout_s
         is_side = submission.action in (Action.EXIT, Action.LEG)
-        while not (self._lease.holds() or (is_side and self._ledger.may_send_aside)):
+        while not (self._lease.holds() or (is_side and self._ledger.may_send_by_side_journal)):
             if self._clock.monotonic() > deadline:
                 return Refuse(Code.NOT_LEADER.value, "the lease was lost between commit and send")
             await self._clock.sleep(HOLD_POLL_S)

@@ -34,8 +34,8 @@ _KNOWN_MAX = 5_000
 
 @dataclass(slots=True)
 class _Rule:
-    """How the stop of one entry trails; None in the place of a rule: it does not. `after_ns`: bars up to this open time
-    are read, or do not count."""
+    """The rule by which the stop of one entry trails; None instead of one: it does not. `after_ns`: bars up to this
+    open time are read, or do not count."""
 
     trail: Decimal
     timeframe: str

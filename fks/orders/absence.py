@@ -13,8 +13,8 @@ STEADY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class AbsenceRule:
-    """How many not-found answers, how far apart, and how old the first and the last must be (seconds after the
-    send)."""
+    """The number of not-found answers, the time between them, and the least age of the first and the last (seconds
+    after the send)."""
 
     polls: int = 3
     spacing_s: float = 2.0

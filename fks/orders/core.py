@@ -73,7 +73,7 @@ class _Queue:
 
 @dataclass(slots=True)
 class _Protection:
-    """What is remembered of one parent's legs between attempts."""
+    """The state of one parent's legs between attempts."""
 
     is_placing: bool = False
     placing: Decimal = ZERO  # commanded, and not in the journal yet
@@ -108,7 +108,7 @@ def _changed_cover(order: Order) -> bool:
 
 @dataclass(slots=True)
 class _KillClose:
-    """What is remembered of one kill's closing orders of one instance."""
+    """The state of one kill's closing orders of one instance."""
 
     attempt: int = 0
     held: Decimal = ZERO  # when the last one was made

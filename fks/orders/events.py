@@ -128,7 +128,7 @@ class Replayed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported(Event):
-    """What the venue says of the order now, by our client order id."""
+    """The order as the venue reports it now, by our client order id."""
 
     report: Report
 

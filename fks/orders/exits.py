@@ -35,7 +35,7 @@ class ExitState(StrEnum):
 
 
 class ExitAct(StrEnum):
-    """What a row asks the core to do."""
+    """The action of a row."""
 
     NOTHING = "nothing"
     CANCEL_LEGS = "cancel the protective legs"
@@ -74,11 +74,10 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the table's conditions look at, worked out once from the key's state and the facts.
+    """The values that the table's conditions look at, computed once from the key's state and the facts.
 
-    `quantity`: what a close may sell or buy now, its own legs taken as gone; `postponed`: why none can go now, "" = it
-    can.
-    """
+    `quantity`: the quantity that a close may sell or buy now, its own legs taken as gone; `postponed`: why none can go
+    now, "" = it can."""
 
     now_s: float
     side: Side

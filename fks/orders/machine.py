@@ -44,7 +44,7 @@ from fks.orders.rules import ENDED, Change, Guard
 
 
 class Act(StrEnum):
-    """What follows a transition. The first three are part of its transaction, the rest come after the commit."""
+    """An effect of a transition. The first three are part of its transaction, the rest come after the commit."""
 
     RESERVE = "count it as exposure"
     RELEASE = "stop counting it as exposure"
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one event did: the order after it, what to do now, and which row said so.
+    """The result of one event: the order after it, the effects, and the row of the table.
 
     `is_changed`: a field of the order is another one now; else it is the same object as before.
     """

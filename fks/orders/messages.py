@@ -34,10 +34,10 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rest of the system knows and this key's decisions need. A snapshot, given with each event.
+    """The facts from outside that this key's decisions need. A snapshot, given with each event.
 
-    Units: `base_balance` in base: what the venue says the account holds of the symbol's base; None = not read.
-    `owned_elsewhere`: what positions in other symbols own of the same base. `instruments` and `marks` are of this
+    Units: `base_balance` in base: the account's balance of the symbol's base at the venue; None = not read.
+    `owned_elsewhere`: the part of it that positions in other symbols own. `instruments` and `marks` are of this
     symbol, by exchange; a mark that is not fresh is left out. `averages`: average prices of positions, by instance.
     """
 
@@ -133,7 +133,7 @@ class ResumedExit:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the journal says of the key at the start.
+    """The rows of the journal about the key at the start.
 
     `orders`: open orders, and legs of any state whose parent still matters; `entries`: executed orders the positions
     are made of, newest first; `paged`: instances whose page about a position without its protection is open.
@@ -148,7 +148,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class EntriesRead:
-    """What the journal says of the entries that an instance's position is made of, newest first, and of all their
+    """The journal's rows of the entries that an instance's position is made of, newest first, and of all their
     legs."""
 
     instance: str

@@ -23,7 +23,7 @@ from fks.risk.policy import Action
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Why an order that is journaled may not be sent after all: nothing of it has left."""
+    """The reason why an order that is journaled may not be sent after all: nothing of it has left."""
 
     code: str
     detail: str
@@ -31,7 +31,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is to be submitted: one order, the two legs of an OCO (stop first), or an entry with its legs as one list.
+    """A submission: one order, the two legs of an OCO (stop first), or an entry with its legs as one list.
 
     `with_it`: orders journaled in the same statement and sent later (an entry's legs). `is_release`: the orders are
     journaled already, INTENDED. `signal_id`: the signal that gets its outcome with them; None = none does. `action` and
@@ -53,7 +53,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """What the journal took: the orders as they are now (SENDING), by themselves none when it took nothing."""
+    """The orders that the journal took, as they are now (SENDING); none when it took nothing."""
 
     orders: tuple[Order, ...]
     is_killed: bool = False
@@ -61,7 +61,7 @@ class Journaled:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a submission. `orders` are as the journal has them now; empty when nothing was journaled."""
+    """The outcome of a submission. `orders` are as the journal has them now; empty when nothing was journaled."""
 
     orders: tuple[Order, ...]
     answers: tuple[Answer, ...] = ()
@@ -70,7 +70,7 @@ class Submitted:
 
 
 class SubmitPorts(Protocol):
-    """What the protocol is given. Nothing here decides."""
+    """The ports of the protocol. Nothing here decides."""
 
     async def journal(self, submission: Submission) -> Journaled:
         """Reserve and write the orders in one durable statement. Returns after the commit; waits while there is no

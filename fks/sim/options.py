@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Wire(StrEnum):
-    """Whose protocol of market data the local exchange speaks beside Binance's, or that alone."""
+    """The protocol of market data that the local exchange speaks beside Binance's, or that alone."""
 
     BINANCE = "binance"
     KRAKEN = "kraken"

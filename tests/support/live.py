@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,6 @@ from fks.config.settings import Settings
 from fks.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
 from fks.order_manager.service import OrderManager
-from fks.orders.messages import Limits
 from fks.runtime import Runtime
 from fks.store.bus import WAKE
 from fks.store.leases import HeldLease, raise_epoch
@@ -154,10 +152,13 @@ class Line:
                 "   AND (type = 'market' OR time_in_force = 'fok')"
                 "   AND (venue = 'ccxt' OR o.created_at < (SELECT max(updated_at) FROM ohlcv_data) )) AS market,"
                 " (SELECT count(*) FROM orders WHERE state IN ('ACCEPTED','WORKING','PARTIAL') AND request <> 'none')"
-                " AS changing"
+                # an entry that went out with its exits was executed, or a list made smaller: one of its own may follow
+                " + (SELECT count(*) FROM order_events e JOIN orders o USING (client_order_id)"
+                "     WHERE e.recv_time > now() - interval '150 ms' AND (e.event LIKE 'Replace%'"
+                "       OR (e.event = 'FillSeen' AND o.role = 'entry' AND o.group_id IS NOT NULL))) AS changing"
             )
-            self._seen = dict(rows[0]) | {"protecting": self._is_protecting()}
-            return not any(self._seen.values())
+            self._seen = rows[0]
+            return not any(rows[0].values())
 
         try:
             await until(is_sealed, deadline_s=20.0, every_s=0.01)
@@ -176,14 +177,6 @@ class Line:
             raise AssertionError("\n".join(map(str, (self._seen, open_, waiting, feeds, marks)))) from error
 
     _seen: Any = None
-
-    def _is_protecting(self) -> bool:
-        """Return whether a core waits for its own commands, or for an entry's further executions."""
-        soon_s = time.monotonic() + Limits().protect_join_s
-        return any(
-            worker.events or not worker.core.is_idle or (worker.wake_at_s is not None and worker.wake_at_s < soon_s)
-            for worker in self._parts[1]._workers._workers.values()
-        )
 
     async def instrument(self, symbol: str) -> Any:
         """Return the instrument as the collector stored it."""

@@ -1,4 +1,4 @@
-"""Counts of what an order chaos run exercised, by the exchange's own log and books, and the minimum below which the run
+"""Counts of the parts that an order chaos run exercised, by the exchange's own log and books, and the minimum below which the run
 proves nothing."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEGS = ("sl", "tp")
 
 @dataclass
 class Requests:
-    """What the exchange received, life by life: `cancels` and `replaces` by the label at which the life had to end.
+    """The requests that the exchange received, life by life: `cancels` and `replaces` by the label at which the life had to end.
 
     A replaced leg is one that the exchange received for a parent whose earlier leg of the same role it had taken.
     """

@@ -123,10 +123,10 @@ async def refused_kill(run: OrderChaos, dice: random.Random) -> None:
         await guardian.kill(reason="chaos", by="test", wait_s=0.0)
 
         async def is_done() -> bool:
-            is_said = bool(guardian.report()["is_done"])
-            if is_said and (left := await run.left_at_exchange()):
+            is_announced = bool(guardian.report()["is_done"])
+            if is_announced and (left := await run.left_at_exchange()):
                 run.dropped["kill"] = f"the kill was done, and the exchange shows {left}"
-            return is_said
+            return is_announced
 
         await refusal.wait(half=True, look=is_done)
         await run.begin_again()

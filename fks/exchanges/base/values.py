@@ -31,7 +31,7 @@ _SCALES: tuple[int, ...] = tuple(10 ** (9 - digits) for digits in range(10))
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an exchange is found. None means its public address."""
+    """Addresses of an exchange; None: the public one."""
 
     rest: str | None = None
     ws: str | None = None

@@ -110,6 +110,6 @@ class Changes(msgspec.Struct):
 
 
 class Standing(msgspec.Struct):
-    """What is subscribed now: channel to products."""
+    """The subscriptions of now: channel to products."""
 
     subscriptions: dict[str, list[str]]

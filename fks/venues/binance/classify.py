@@ -30,7 +30,7 @@ _BY_PARAMETER = "a parameter is malformed or missing"
 
 @dataclass(slots=True)
 class Wire:
-    """What was seen on the wire of one HTTP call. `bytes_left` is set just before the request's first byte is written.
+    """The course of one HTTP call on the wire. `bytes_left` is set just before the request's first byte is written.
 
     `may_leave` is asked at that very moment; when it says no, nothing is written and `is_held_back` is set.
     """
@@ -180,7 +180,7 @@ NO_SUCH_ORDER = -2013  # on a query: one poll of C5
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a call came to. `code` is the venue's code as text, or ours when nothing left; `refusal` is set when
+    """The outcome of a call. `code` is the venue's code as text, or ours when nothing left; `refusal` is set when
     REFUSED."""
 
     outcome: Outcome

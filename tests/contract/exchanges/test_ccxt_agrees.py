@@ -173,7 +173,7 @@ def test_every_channel_that_ccxt_reads_is_compared() -> None:
 
 @pytest.mark.parametrize(("name", "what"), [("coinbase", "bar"), ("binance", "book")])
 def test_messages_that_ccxt_does_not_read_give_nothing(name: str, what: str) -> None:
-    """When this fails, ccxt reads the message now: then it is to be compared above."""
+    """ccxt does not read these messages: once it does, this fails, and they are compared above."""
     exchange, client = feed_of(name, BTC[name])
     for text in ALL[name].tape.frames[what]:
         exchange.handle_message(client, json.loads(text))

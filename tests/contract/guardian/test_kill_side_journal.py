@@ -124,7 +124,7 @@ async def test_stop_placed_by_the_side_journal_is_back_while_a_close_is_refused(
 
 
 async def test_orders_of_the_side_journal_are_counted_once_after_the_outage(outage: Outage, folder: Path) -> None:
-    """What PostgreSQL has of them by then is not counted again: the kill sells what is held, to the last lot."""
+    """Rows that PostgreSQL has by then are not counted again: the kill sells what is held, to the last lot."""
     await outage.rig.start()
     async with guarded(outage, folder) as guardian:
         await outage.rest()

@@ -26,7 +26,7 @@ KEY = "key:bot"
 HOOK = "webhook:tv"
 
 
-class Desk:
+class Principals:
     """Order entry for persons, an API key `bot` and a webhook `tv` that buys for 150 USDT."""
 
     def __init__(self, rig: Rig) -> None:
@@ -70,8 +70,8 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(rig: Rig) -> Desk:
-    return Desk(rig)
+async def principals(rig: Rig) -> Principals:
+    return Principals(rig)
 
 
 @pytest.mark.parametrize(
@@ -91,100 +91,100 @@ def test_a_person_is_a_user_or_a_machines_command_line(who: Principal, instance:
 
 
 @pytest.mark.parametrize("action", ["close", "exit", "flat", " Close "])
-async def test_a_close_of_a_webhook_sells_all_that_it_bought(desk: Desk, action: str) -> None:
-    await desk.alert("buy")
-    await until(lambda: desk.rig.position_is(D("1.4985"), HOOK))  # less its fee
-    await desk.rig.db.sql("UPDATE feeds SET last_price = 50")  # 150 USDT would be more than is held
-    plain = await desk.alert("sell")
+async def test_a_close_of_a_webhook_sells_all_that_it_bought(principals: Principals, action: str) -> None:
+    await principals.alert("buy")
+    await until(lambda: principals.rig.position_is(D("1.4985"), HOOK))  # less its fee
+    await principals.rig.db.sql("UPDATE feeds SET last_price = 50")  # 150 USDT would be more than is held
+    plain = await principals.alert("sell")
     assert (plain.status, plain.body["code"]) == (422, "BALANCE")
-    closed = await desk.alert(action, quantity="7", price="1")
+    closed = await principals.alert(action, quantity="7", price="1")
     assert (closed.status, closed.body["role"]) == (202, "exit")
-    await until(lambda: desk.rig.position_is(D("0.0005"), HOOK))
-    assert await desk.sold() == [D("1.498")]
-    nothing = await desk.alert("close")
+    await until(lambda: principals.rig.position_is(D("0.0005"), HOOK))
+    assert await principals.sold() == [D("1.498")]
+    nothing = await principals.alert("close")
     assert (nothing.status, nothing.body["signal_state"], nothing.body["state"]) == (202, "nothing", None)
 
 
-async def test_a_close_takes_the_instances_own_stop_down_and_sells_nothing_of_others(desk: Desk) -> None:
-    await desk.order("buy", "2")
-    await desk.execute("buy", quantity="1", sl="90")
-    await until(lambda: len(desk.rig.venue.live()) == 1)
-    answer = await desk.execute("close")
+async def test_a_close_takes_the_instances_own_stop_down_and_sells_nothing_of_others(principals: Principals) -> None:
+    await principals.order("buy", "2")
+    await principals.execute("buy", quantity="1", sl="90")
+    await until(lambda: len(principals.rig.venue.live()) == 1)
+    answer = await principals.execute("close")
     result = result_of(answer, RealClock().now_ns())
     assert (result["success"], result["error"]) == (True, None)
-    await until(lambda: desk.rig.position_is(D(0), KEY))
-    assert await desk.rig.position("") == D("1.998")
-    assert not desk.rig.venue.live()
+    await until(lambda: principals.rig.position_is(D(0), KEY))
+    assert await principals.rig.position("") == D("1.998")
+    assert not principals.rig.venue.live()
 
 
-async def test_two_spellings_of_a_symbol_without_a_key_are_one_order(desk: Desk) -> None:
+async def test_two_spellings_of_a_symbol_without_a_key_are_one_order(principals: Principals) -> None:
     body = {"side": "buy", "type": "market", "quantity": "1", "venue": "ccxt"}
     spelled = ("BTCUSDT", "BTC/USDT", "btc-usdt", "binance:BTCUSDT")
     requests = [OrderRequest.parse(body | {"symbol": symbol}) for symbol in spelled]
-    answers = [await desk.entry.submit(request, "user:ann", None) for request in requests]
+    answers = [await principals.entry.submit(request, "user:ann", None) for request in requests]
     assert len({answer.body["client_order_id"] for answer in answers}) == 1
     signals = [{"symbol": symbol, "action": "buy", "quantity": "1", "venue": "ccxt"} for symbol in spelled]
     for signal in signals:
         request, at_ns = ExecutionRequest.parse(signal), RealClock().now_ns()
-        answers.append(await desk.execution.submit(request, "user:ann", None, arrived_ns=at_ns))
+        answers.append(await principals.execution.submit(request, "user:ann", None, arrived_ns=at_ns))
     assert len({answer.body["client_order_id"] for answer in answers[4:]}) == 1
-    assert len(desk.rig.venue.received) == 2
+    assert len(principals.rig.venue.received) == 2
 
 
-async def test_a_key_of_before_is_repeated_whichever_text_was_hashed(desk: Desk) -> None:
+async def test_a_key_of_before_is_repeated_whichever_text_was_hashed(principals: Principals) -> None:
     body = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "1", "venue": "ccxt"}
     request = OrderRequest.parse(body)
-    first = await desk.entry.submit(request, "user:ann", "k")
-    await desk.rig.db.sql("UPDATE signals SET body_hash = $1", request.body_hash())
-    again = await desk.entry.submit(request, "user:ann", "k")
+    first = await principals.entry.submit(request, "user:ann", "k")
+    await principals.rig.db.sql("UPDATE signals SET body_hash = $1", request.body_hash())
+    again = await principals.entry.submit(request, "user:ann", "k")
     assert again.body["client_order_id"] == first.body["client_order_id"]
     with pytest.raises(InputError, match="another order"):
-        await desk.entry.submit(OrderRequest.parse(body | {"symbol": "ETHUSDT"}), "user:ann", "k")
+        await principals.entry.submit(OrderRequest.parse(body | {"symbol": "ETHUSDT"}), "user:ann", "k")
 
 
-async def test_a_program_sells_nothing_that_another_bought(desk: Desk) -> None:
-    await desk.order("buy", "1")
-    await desk.order("buy", "1", KEY)
-    await desk.order("buy", "1", HOOK)
+async def test_a_program_sells_nothing_that_another_bought(principals: Principals) -> None:
+    await principals.order("buy", "1")
+    await principals.order("buy", "1", KEY)
+    await principals.order("buy", "1", HOOK)
     held = {name: D("0.999") for name in ("", KEY, HOOK)}
     for quantity in ("1.5", "1"):
-        denied = await desk.order("sell", quantity, KEY)
+        denied = await principals.order("sell", quantity, KEY)
         assert (denied.status, denied.body["code"]) == (422, "BALANCE")
-    assert await desk.sold() == []
-    assert {name: await desk.rig.position(name) for name in held} == held
-    assert (await desk.order("sell", "0.999", KEY)).body["state"] == "FILLED"
-    await until(lambda: desk.rig.position_is(D(0), KEY))
-    assert await desk.rig.held() == D("1.998")
+    assert await principals.sold() == []
+    assert {name: await principals.rig.position(name) for name in held} == held
+    assert (await principals.order("sell", "0.999", KEY)).body["state"] == "FILLED"
+    await until(lambda: principals.rig.position_is(D(0), KEY))
+    assert await principals.rig.held() == D("1.998")
 
 
-async def test_a_programs_reduce_only_order_is_capped(desk: Desk) -> None:
-    await desk.order("buy", "1", KEY)
-    await desk.order("buy", "1")
-    await until(lambda: desk.rig.position_is(D("0.999"), KEY))
-    capped = await desk.order("sell", "5", KEY, reduce_only=True)
+async def test_a_programs_reduce_only_order_is_capped(principals: Principals) -> None:
+    await principals.order("buy", "1", KEY)
+    await principals.order("buy", "1")
+    await until(lambda: principals.rig.position_is(D("0.999"), KEY))
+    capped = await principals.order("sell", "5", KEY, reduce_only=True)
     assert (capped.status, capped.body["state"], capped.body["quantity"]) == (202, "FILLED", "0.999")
-    nothing = await desk.order("sell", "5", KEY, reduce_only=True)
+    nothing = await principals.order("sell", "5", KEY, reduce_only=True)
     assert (nothing.status, nothing.body["code"]) == (422, "BALANCE")
-    assert await desk.sold() == [D("0.999")]
+    assert await principals.sold() == [D("0.999")]
 
 
-async def test_a_person_sells_what_instances_hold_and_the_answer_lists_them(desk: Desk) -> None:
+async def test_a_person_sells_what_instances_hold_and_the_answer_lists_them(principals: Principals) -> None:
     for instance in ("", KEY, HOOK):
-        await desk.order("buy", "1", instance)
-    await until(lambda: desk.rig.position_is(D("0.999"), HOOK))
-    answer = await desk.order("sell", "2.5")
+        await principals.order("buy", "1", instance)
+    await until(lambda: principals.rig.position_is(D("0.999"), HOOK))
+    answer = await principals.order("sell", "2.5")
     assert (answer.status, answer.body["state"]) == (202, "FILLED")
     shares = [{"instance": "", "quantity": "0.999"}, {"instance": KEY, "quantity": "0.999"}]
     assert answer.body["instances"] == [*shares, {"instance": HOOK, "quantity": "0.502"}]
-    await until(lambda: desk.rig.position_is(D("0.497"), HOOK))
-    assert [await desk.rig.position(name) for name in ("", KEY, "external")] == [0, 0, 0]
-    assert "instances" not in (await desk.order("buy", "1")).body
+    await until(lambda: principals.rig.position_is(D("0.497"), HOOK))
+    assert [await principals.rig.position(name) for name in ("", KEY, "external")] == [0, 0, 0]
+    assert "instances" not in (await principals.order("buy", "1")).body
     json.dumps(answer.body)
 
 
-async def test_a_person_sells_no_coins_that_a_stop_of_an_instance_holds(desk: Desk) -> None:
-    await desk.execute("buy", quantity="1", sl="90")
-    await until(lambda: len(desk.rig.venue.live()) == 1)
-    denied = await desk.order("sell", "0.5")
+async def test_a_person_sells_no_coins_that_a_stop_of_an_instance_holds(principals: Principals) -> None:
+    await principals.execute("buy", quantity="1", sl="90")
+    await until(lambda: len(principals.rig.venue.live()) == 1)
+    denied = await principals.order("sell", "0.5")
     assert (denied.status, denied.body["code"]) == (422, "BALANCE")
-    assert len(desk.rig.venue.live()) == 1
+    assert len(principals.rig.venue.live()) == 1

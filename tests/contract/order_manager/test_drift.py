@@ -67,7 +67,7 @@ async def externals(rig: Rig) -> dict[str, Decimal]:
     return {row["symbol"]: row["quantity"] for row in rows}
 
 
-async def test_coins_of_nobody_count_once_however_many_symbols_trade_them(rig: Rig) -> None:
+async def test_coins_without_an_owner_count_once_however_many_symbols_trade_them(rig: Rig) -> None:
     """Counted again in a second symbol, a person could sell them there too: they would be an instance's."""
     await until(lambda: externals(rig))
     assert await externals(rig) == {"BTCUSDT": D(2)}

@@ -129,20 +129,18 @@ async def test_a_statement_cancelled_before_it_is_run_leaves_nothing_open(
     """asyncpg sends a statement in two parts. Cancelled between them it leaves the server in a transaction that
     asyncpg does not know of, and that the next user of the connection would be in."""
 
-    async def cancelled(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        statement = await prepared(connection, *args, **kwargs)
+    async def cancelled(connection: Any, query: str) -> None:
+        await connection.prepare(query)
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
         await asyncio.sleep(0)
-        return statement
 
-    prepared = UnresetConnection._get_statement
     db = await Database.connect(database_url, DatabaseSettings(pool_min=1, pool_max=1))
     try:
         for use in (_one_statement, _on_an_acquired_connection):
             with monkeypatch.context() as patch:
-                patch.setattr(UnresetConnection, "_get_statement", cancelled)
+                patch.setattr(UnresetConnection, "fetch", cancelled)
                 with pytest.raises(asyncio.CancelledError):
                     await use(db)
             await asyncio.sleep(0.2)

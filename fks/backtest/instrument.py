@@ -9,6 +9,7 @@ import numpy as np
 
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Setup
+from fks.backtest.rows import AMOUNT_MAX
 from fks.config.risk import Risk
 from fks.futures import instrument_of_symbol
 from fks.indicators import places_of
@@ -81,9 +82,9 @@ def setup_for(
     return Setup(
         instrument,
         CostModel(
-            _number("fee_rate", fee_rate, least=Decimal(0)),
+            _number("fee_rate", fee_rate, is_rate=True),
             "quote" if can_short or instrument.is_contract else "received",
-            None if fee_rate_maker is None else _number("fee_rate_maker", fee_rate_maker, least=Decimal(0)),
+            None if fee_rate_maker is None else _number("fee_rate_maker", fee_rate_maker, is_rate=True),
             Slippage.parse(slippage),
         ),
         str(Sizing.parse(sizing)),
@@ -111,14 +112,17 @@ def _step(values: Floats) -> Decimal:
     return Decimal(1).scaleb(-min(places_of(values), 8))
 
 
-def _number(name: str, value: object, *, least: Decimal | None = None) -> Decimal:
+def _number(name: str, value: object, *, is_rate: bool = False) -> Decimal:
+    """Return a rate (0 to less than 1), or an amount (above 0, AMOUNT_MAX at most). Errors: InputError."""
     try:
         number = value if isinstance(value, Decimal) else Decimal(str(value))
     except ArithmeticError:
         number = Decimal("NaN")
-    if not number.is_finite() or (number <= 0 if least is None else number < least):
+    is_fit = number.is_finite() and (0 <= number < 1 if is_rate else 0 < number <= AMOUNT_MAX)
+    if not is_fit:
+        wanted = "at least 0 and less than 1" if is_rate else f"a positive number up to {AMOUNT_MAX:.0e}"
         raise InputError(
-            f"{name}={value!r} is not {'a positive number' if least is None else f'{least} or more'}",
+            f"{name}={value!r} is not {wanted}",
             status=422,
             remedy=f"pass {name} as a number or its text",
         )

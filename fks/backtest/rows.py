@@ -11,6 +11,9 @@ from fks.model.instrument import Instrument
 from fks.model.order import Role, Side
 from fks.model.timeframe import iso
 
+#: the most cash, and the largest size of an entry: their sums at 1e-8 have to fit the 28 digits of a Decimal
+AMOUNT_MAX = Decimal(10) ** 15
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:

@@ -440,6 +440,11 @@ def show(document: dict[str, Any], *, seconds: float | None = None) -> None:
     near = document["stability"]
     if near is not None and near["mean"] is not None:
         rows.append((f"{objective} of its {near['neighbours']} neighbours, mean", _number(near["mean"])))
+    paths = (document["out_of_sample"] or {}).get("paths", ())
+    if len(paths) > 1:
+        middle, most = paths[(len(paths) - 1) // 2], paths[-1]
+        values = ", ".join(_number(path["value"]) for path in (paths[0], middle, most))
+        rows.append((f"{objective} on {len(paths)} held-back paths: least, median, most", values))
     runs = document["monte_carlo"]
     if runs is not None:
         where = "held-back" if runs["of"] == "out_of_sample" else "its own"

@@ -1,4 +1,4 @@
-"""Stops that the exchange lacks, by what the guardian knows of one venue. Pure.
+"""Stops that the exchange lacks, by the guardian's rows of one venue. Pure.
 
 Only stops of known entries are found, and never over more than the position less what all live orders may close of it.
 Whatever is not known leaves its position, or its whole symbol, as it is: an order of unknown outcome, an execution

@@ -1,4 +1,4 @@
-"""A kill in the tables: what the file says is merged into them, and what they know and the file does not is read.
+"""A kill in the tables: the file is merged into them, and rows that the file lacks are read.
 
 The file is the truth about this guardian's own acts. The tables hold what happened at another machine's guardian: a
 kill that was engaged there, flattening that was asked for there, its flattening orders, and a release by a person.

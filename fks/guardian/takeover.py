@@ -213,7 +213,7 @@ class SidePorts:
         self._numbers = itertools.count(1)
 
     async def journal(self, submission: Submission) -> Journaled:
-        """Write the orders into the file. Nothing is sent of what is not on disk."""
+        """Write the orders into the file. An order that is not on disk is not sent."""
         events = [e.IntendedAndSent(**self.stamp("send")) for _ in submission.orders]
         begun = tuple(begin(order, event).order for order, event in zip(submission.orders, events, strict=True))
         return Journaled(begun if self._write(placed_line(begun, events, None)) else ())

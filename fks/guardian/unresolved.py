@@ -1,4 +1,4 @@
-"""Orders at one venue whose end is not proven: they are asked about by client id until it is.
+"""Orders at one venue whose end is not proven: they are queried by client id until it is.
 
 An order is unresolved when the journal has it SENDING or UNKNOWN, or when it was open, was to be cancelled, and is gone
 without a confirmed cancel (the venue's "unknown order" also covers a fill). An end is proven by a report that names it,

@@ -117,7 +117,8 @@ class VenueKill(KillWork):
         return snapshot is None or report.side is None or held * report.side.sign < 0
 
     def _note_unresolved(self, snapshot: Snapshot | None, *, is_held: bool) -> None:
-        """Take up what the journal has SENDING or UNKNOWN; what it has ended since, by a person too, is proven."""
+        """Take up the orders that are SENDING or UNKNOWN in the journal; those that have ended there since, by a
+        person too, are proven."""
         record = self._journal.record
         if snapshot is None or record is None:
             return
@@ -197,7 +198,7 @@ class VenueKill(KillWork):
 
     # ── closing ──────────────────────────────────────────────────────────────────────────────────
     async def _close(self, snapshot: Snapshot | None) -> tuple[bool, list[dict[str, str]]]:
-        """Return whether nothing more can be closed, and what is left."""
+        """Return whether nothing more can be closed, and the rest."""
         if snapshot is None:
             return False, [line_of("pending", "our positions are not known: the database was never reached")]
         unclear = [id for id, _ in self._unresolved.items()]

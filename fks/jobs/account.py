@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fks.backtest import AccountBacktest, Member, Setup, run_account
 from fks.backtest.account_report import account_document_of
 from fks.backtest.limits import UNLIMITED
+from fks.backtest.rows import AMOUNT_MAX
 from fks.config.settings import Risk
 from fks.jobs.backtest import BacktestSpec, LoadBars, Progress, Request, load_joined
 from fks.jobs.spec import checked_spec
@@ -46,7 +47,7 @@ class AccountSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     members: tuple[AccountMember, ...] = Field(min_length=1, max_length=100)
-    cash: Exact = Field(Decimal(10_000), gt=0)
+    cash: Exact = Field(Decimal(10_000), gt=0, le=AMOUNT_MAX)
     limits: bool = True
     risk: dict[str, Any] = Field(default_factory=dict)
 

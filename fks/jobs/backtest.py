@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from fks.backtest import Result, Setup, run
 from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
+from fks.backtest.rows import AMOUNT_MAX
 from fks.backtest.run import check_beginning
 from fks.config.settings import Costs, Risk
 from fks.jobs.spec import checked_spec
@@ -41,8 +42,8 @@ class BacktestSpec(BaseModel):
     start: datetime | None = Field(None, alias="from")
     end: datetime | None = Field(None, alias="to")
     sizing: str = "notional"
-    size: Exact = Field(Decimal(1000), gt=0)
-    cash: Exact = Field(Decimal(10_000), gt=0)
+    size: Exact = Field(Decimal(1000), gt=0, le=AMOUNT_MAX)
+    cash: Exact = Field(Decimal(10_000), gt=0, le=AMOUNT_MAX)
     fee_rate: Exact = Field(Decimal("0.001"), ge=0, lt=1)
     fee_rate_maker: Exact | None = Field(None, ge=0, lt=1)  # None: as fee_rate
     fee_in: Literal["received", "quote"] = "received"

@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Input(StrEnum):
-    """What happens to a connection."""
+    """An event of a connection."""
 
     START = "start"
     CONNECTED = "socket open"
@@ -62,7 +62,7 @@ class When(StrEnum):
 
 
 class Act(StrEnum):
-    """What follows a transition."""
+    """An effect of a transition."""
 
     DIAL = "open a socket to the next port"
     SEND_HELLO = "send hello"

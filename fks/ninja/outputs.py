@@ -22,7 +22,7 @@ from fks.ninja.signals import SignalState
 
 
 class AlarmCode(StrEnum):
-    """What a person should know."""
+    """A notice for a person."""
 
     BRIDGE_AUTH = "bridge_auth"  # the program on the port does not have our secret
     AUTH_FAILED = "auth_failed"  # the bridge refuses our proof

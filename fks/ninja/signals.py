@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class SignalState(StrEnum):
-    """What is known of a signal."""
+    """The state of a signal."""
 
     SENT = "SENT"  # the line is written; no answer yet
     UNANSWERED = "UNANSWERED"  # the connection was lost before an answer
@@ -29,7 +29,7 @@ ENDED = frozenset({SignalState.ACKED, SignalState.NACKED, SignalState.DROPPED})
 
 
 class SignalInput(StrEnum):
-    """What happens to a signal."""
+    """An event of a signal."""
 
     ACK = "ack"
     NACK_FINAL = "nack, final"
@@ -46,7 +46,7 @@ class SignalInput(StrEnum):
 
 
 class SignalAct(StrEnum):
-    """What follows a transition. Every change of state is reported besides."""
+    """An effect of a transition. Every change of state is reported besides."""
 
     WRITE = "send the same line"
     QUERY = "send query"

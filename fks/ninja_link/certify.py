@@ -42,7 +42,8 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is checked: an account, a contract, its tick. `stop_points`: distance of the stop and target that rest."""
+    """The subject of the checks: an account, a contract, its tick. `stop_points`: distance of the stop and target that
+    rest."""
 
     account: str
     instrument: str

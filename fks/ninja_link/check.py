@@ -31,7 +31,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check found. `round_trips_s` is sorted; `offset_ms`: the bridge's clock minus ours."""
+    """The findings of a check. `round_trips_s` is sorted; `offset_ms`: the bridge's clock minus ours."""
 
     port: int
     welcome: Welcome

@@ -33,7 +33,7 @@ _CLASSES: Final[Mapping[RequestKind, type[m.Request]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a request's row becomes. `is_final`: with the time of the answer. `answer` None: as before."""
+    """The new state of a request's row. `is_final`: with the time of the answer. `answer` None: as before."""
 
     id: str
     state: RequestState

@@ -123,7 +123,7 @@ class LinkOptions:
 
 @dataclass(frozen=True, slots=True)
 class LinkPorts:
-    """What the link works with. `notify` wakes readers of answers and events; a lost wake-up costs them a poll."""
+    """The ports of the link. `notify` wakes readers of answers and events; a lost wake-up costs them a poll."""
 
     rows: Rows
     alerts: Alerts

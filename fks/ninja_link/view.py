@@ -16,7 +16,7 @@ _CLOCK: Final = (AlarmCode.CLOCK_OFFSET, AlarmCode.CLOCK_SKEW, AlarmCode.CLOCK_O
 
 
 class LinkView:
-    """What is known of the platform behind a link. `apply` each event of the session, in order."""
+    """The state of the platform behind a link. `apply` each event of the session, in order."""
 
     def __init__(self) -> None:
         self.is_halted = False

@@ -155,14 +155,14 @@ class _Figures:
         return _Part(held, flow, instrument.quote, profit, exposure, is_guess)
 
     def profit(self) -> tuple[Decimal, tuple[str, ...]]:
-        """Return the day's profit in the account's currency, and what has no price."""
+        """Return the day's profit in the account's currency, and the holdings without a price."""
         profit = profit_of(((symbol, p.quote, p.profit) for symbol, p in self._parts.items()), self._fees)
         rates = rates_into(self.listing.rates, self.account.currency, profit.by_currency)
         total, missing = valued(profit.by_currency, rates)
         return total, (*profit.unpriced, *missing)
 
     def exposures(self) -> tuple[dict[str, Decimal], tuple[str, ...]]:
-        """Return the value of what is held, by symbol, in the account's currency; and what has no price."""
+        """Return the value of the holdings, by symbol, in the account's currency; and those without a price."""
         held = [(symbol, part.exposure) for symbol, part in self._parts.items() if part.held]
         exposures = {symbol: exposure for symbol, exposure in held if exposure is not None}
         return exposures, tuple(symbol for symbol, exposure in held if exposure is None)

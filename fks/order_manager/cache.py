@@ -112,7 +112,7 @@ class OrderCache:
 
     @property
     def is_killed(self) -> bool:
-        """Return whether a kill is engaged, by what was read last."""
+        """Return whether a kill is engaged, by the rows that were read last."""
         return self.kill_mode is not KillMode.NONE
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +187,7 @@ class OrderCache:
         return dict(self._quantities.get(key, {}))
 
     def averages(self, key: PositionKey) -> dict[str, Decimal]:
-        """Return the average prices of what the instances hold at one position key."""
+        """Return the average prices of the instances' positions at one position key."""
         held = ((name, self.positions.get((*key, name))) for name in self._quantities.get(key, ()))
         return {name: position.average_price for name, position in held if position is not None and position.quantity}
 

@@ -16,7 +16,7 @@ _GAUGE: Final = "fks_copy_difference"
 
 
 class CopyWatch:
-    """Compares what followers hold with what they should hold. Soft state: since when they differ."""
+    """Compares the positions of followers with those that they should have. Soft state: since when they differ."""
 
     def __init__(self, context: Context, rules: Iterable[CopyRule]) -> None:
         self._context = context
@@ -31,7 +31,7 @@ class CopyWatch:
             await self._context.clock.sleep(_PERIOD_S)
 
     def look(self) -> None:
-        """Compare now: set the gauges, and raise an alert for what has differed for DIVERGED_S."""
+        """Compare now: set the gauges, and raise an alert for a difference that has lasted for DIVERGED_S."""
         leader = self._held(LEADER)
         for rule in self._rules:
             follower = self._held(rule.venue)

@@ -1,4 +1,4 @@
-"""Copies of signals: what the account of the venue `ninja` is asked to do, other accounts at NinjaTrader repeat.
+"""Copies of signals: other accounts at NinjaTrader repeat the signals of the account of the venue `ninja`.
 
 Each copy is a signal of its own, under an id that is a function of the leader's intent and the account. It is sized,
 checked, denied or sent on its own position key. Copies of an entry and of a person's order are committed by the

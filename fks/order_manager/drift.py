@@ -1,4 +1,4 @@
-"""Comparison of what a venue holds for an account with what is expected: opening, executions, transfers.
+"""Comparison of an account's balances at a venue with the expected ones: opening, executions, transfers.
 
 A difference that stays the same for `risk.drift_confirm_s`, seen in calm moments only, opens an incident; while it is
 open, entries in that asset are denied INCIDENT_OPEN. A difference that goes ends its incident; a person adopts,

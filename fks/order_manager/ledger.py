@@ -104,7 +104,7 @@ class Ledger:
         }
 
     def reported(self, report: Report) -> e.Reported:
-        """Return the event of a report. Its id is its own: what the venue said before may change something again."""
+        """Return the event of a report. Its id is its own: the same report may change something a second time."""
         stamp = self.stamp(f"report:{report.state.value}:{report.filled:f}", report.source)
         return e.Reported(**stamp, venue_time_ns=report.time_ns, report=report)
 
@@ -339,7 +339,8 @@ class Ledger:
     def _move(
         self, plan: _Plan, fill: Fill, order: Order, instance: str, is_late: bool, *, is_new_entry: bool = False
     ) -> None:
-        """Work out the positions after `fill`: its instance's, and EXTERNAL's for what the instance does not hold."""
+        """Compute the positions after `fill`: its instance's, and EXTERNAL's for the part that the instance does not
+        hold."""
         instrument = self._instrument(order, fill)
         key = (order.account_id, order.venue, order.symbol)
         buckets = self._cache.buckets(key) | {name[3]: p.quantity for name, p in plan.positions.items()}
@@ -622,9 +623,9 @@ class Ledger:
             await self._clock.sleep(_DRAIN_POLL_S)
 
     async def _drain(self) -> None:
-        """Write what the side journal holds to PostgreSQL, in its order, and empty it.
+        """Write the lines of the side journal to PostgreSQL, in their order, and empty it.
 
-        It is worked out on what PostgreSQL has, in a memory of its own: what is there already changes nothing.
+        They are applied to PostgreSQL's rows, in a memory of its own: a line that is there already changes nothing.
         """
         if self._side is None or not self._side.depth:
             return

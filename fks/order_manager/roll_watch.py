@@ -21,7 +21,7 @@ _ZERO = Decimal(0)
 
 
 class RollWatch:
-    """Looks at what is held. Soft state: what was reported on which trade date, so that each is reported once a day."""
+    """Looks at the positions. Soft state: the reports of a trade date, so that each is made once a day."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -381,7 +381,7 @@ class OrderManager:
         return True
 
     async def _listen(self) -> None:
-        """Turn messages into wake-ups; what they say is read from the tables."""
+        """Turn messages into wake-ups; their contents are read from the tables."""
         async for channel, payload in self._bus.subscribe(WAKE, KILL, HEALTH, BARS):
             if channel == BARS:
                 self._trailing.wake(str(payload.get("symbol")) if isinstance(payload, dict) else "")

@@ -275,7 +275,7 @@ class Submissions:
         return replace(verdict, intent=intent) if isinstance(verdict, Denied) else approved
 
     def _intend(self, record: SignalRecord) -> Intent | Denied:
-        """Size a signal; what cannot be sized is denied with what is missing."""
+        """Size a signal; one that cannot be sized is denied, with the missing value."""
         signal = record.signal
         instrument = self._cache.instruments.get((signal.exchange, signal.symbol))
         if signal.kind is Kind.ORDER or instrument is None:

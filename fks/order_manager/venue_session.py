@@ -341,7 +341,7 @@ class VenueSession:
         self._workers.recheck(self._venue.name)
 
     async def _sweep(self) -> None:
-        """Look for what a healthy stream may have lost: ends of orders, executions, balances (C7)."""
+        """Look for events that a healthy stream may have lost: ends of orders, executions, balances (C7)."""
         await self._compare_orders()
         await self._compare_fills()
         await self.retry_unclaimed()

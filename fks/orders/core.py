@@ -134,7 +134,7 @@ class _Uncovered:
 
 @dataclass(slots=True)
 class _Missing:
-    """An instance holds more than its known entries executed: since when, and what was held when they were read."""
+    """An instance holds more than its known entries executed: since when, and the position when they were read."""
 
     since_s: float
     read_for: Decimal = ZERO
@@ -178,7 +178,8 @@ class OrderCore:
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────
     def handle(self, event: m.Event, now: m.Now, facts: m.Facts) -> list[m.Command]:
-        """Return what to do because of `event`. Never raises for what a venue, a person or a strategy can cause."""
+        """Return the commands that follow from `event`. Never raises for anything that a venue, a person or a strategy
+        can cause."""
         self._now, self._facts, self._out = now, facts, []
         self.wake_at_s = None
         if self._started_s is None:
@@ -332,7 +333,7 @@ class OrderCore:
             )
 
     def _take_read(self, event: m.EntriesRead) -> None:
-        """Take in entries and legs that were forgotten; what is known is newer than what was read."""
+        """Take in entries and legs that were forgotten; the known ones are newer than those that were read."""
         entries = self._entries.get(event.instance, ())
         known = {name for legs in self._legs.values() for name in legs}
         for order in (*event.entries, *event.legs):
@@ -978,7 +979,7 @@ class OrderCore:
             self._alert("page", "stop.unfilled", detail, leg.instance, leg.client_order_id)
 
     def _watch_triggered(self, instance: str) -> None:
-        """Cancel stops that triggered and do not fill: what they cover is closed at the market then."""
+        """Cancel stops that triggered and do not fill: their part of the position is closed at the market then."""
         if self._facts.keeps_bracket:
             return
         for leg in self._legs_of(instance):

@@ -44,7 +44,7 @@ class Intended(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent(Event):
-    """An order that waited is about to be written to the wire, with what was only decided now."""
+    """An order that waited is about to be written to the wire, with the values that were only decided now."""
 
     quantity: Decimal | None = None
     group_id: str | None = None
@@ -198,7 +198,7 @@ class CancelWithdrawn(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAcked(Event):
-    """The venue cancelled it; `filled` is what it says was executed before, if it says."""
+    """The venue cancelled it; `filled`: the quantity that it reports as executed before, if it reports one."""
 
     filled: Decimal | None = None
 

@@ -18,7 +18,7 @@ AGE_LEAST_S = 5.0
 
 
 class Recorded(Protocol):
-    """A signal with what a person decided of it."""
+    """A signal with a person's decision about it."""
 
     @property
     def signal(self) -> Signal: ...

@@ -1,4 +1,4 @@
-"""Recorded histories of an order core: what it was given and what it commanded, one JSON object a line.
+"""Recorded histories of an order core: its events and its commands, one JSON object a line.
 
 The first line is a header: `{"format": "fks-order-history/1", "key", "limits"}`. Each further line has `ns` and
 `mono_s` of the moment, `facts` when they changed, `event` and `commands`. `replay` gives the same events to a new core,
@@ -52,7 +52,8 @@ class HistoryWriter:
 
 
 def replay(lines: Iterable[str]) -> Difference | None:
-    """Return the first difference between what was recorded and what the core commands now; None = there is none.
+    """Return the first difference between the recorded commands and those of the core as it is now; None = there is
+    none.
 
     Errors: ValueError when the lines are no history of this format.
     """

@@ -1,32 +1,31 @@
 """Every order transition lives in this file; docs/orders.md is drawn from the table below, and nothing else moves an
 order.
 
-How many machines are there? Two, side by side. The *state* says what is known of the order at the venue: thirteen of
-them, six open, seven terminal. The *request* says what we have asked of it meanwhile (cancel, replace): it is kept
-apart, because folding it into the state loses sight of what was filled.
+There are two machines, side by side. The *state* is the order's at the venue: thirteen of them, six open, seven
+terminal. The *request* is ours, under way meanwhile (cancel, replace): it is kept apart, because as part of the state it
+would hide the executed quantity.
 
-What is certain? INTENDED: no byte ever left, so it may still be sent. SENDING: bytes may have left; found in the
-journal by a later epoch it is UNKNOWN. UNKNOWN: sent, outcome unproven; it is asked about and never sent again, under
-any id. Terminal means that we stop sending and polling, never that we stop listening: a fill is a fact in every state.
+INTENDED: no byte ever left, so it may still be sent. SENDING: bytes may have left; found in the journal by a later
+epoch it is UNKNOWN. UNKNOWN: sent, outcome unproven; it is queried and never sent again, under any id. Terminal: nothing
+is sent or polled any more, but a fill counts in every state.
 
-Where do events come from? From us (deny, intend, send, abandon, cancel), from the venue (ack, refuse, report, fill,
-bust), from silence (ambiguous, absent, session broke), and from a person (settle). The venue reports on two roads, its
-answers and its stream, which may overtake each other: the order in which reports arrive must not matter. Three rules
-make that true:
+Events come from us (deny, intend, send, abandon, cancel), from the venue (ack, refuse, report, fill, bust), from a
+missing answer (ambiguous, absent, session broke), and from a person (settle). The venue reports in its answers and in
+its stream, and either may come first: the order in which reports arrive must not matter. Three rules make that true:
 
   * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `reported_cum_qty`. While
-    `reported_cum_qty`
-    is above `filled`, executions are missing and are fetched, and the instrument takes no new risk.
+    that is above `filled`, executions are missing and are fetched, and the instrument takes no new risk.
   * A fill that an ended order's last report had counted completes it without changing its state; one beyond that is
-    late (row 36): it is booked, the order lives again, and the venue is asked what it now says.
-  * A word older than what the state already proves (row 41) is kept in the journal and changes nothing.
+    late (row 36): it is booked, the order lives again, and it is queried.
+  * A report that is older than the state (row 41) is kept in the journal and changes nothing.
 
-What wins when two rows fit? Row 41 is tried first. Then the rows of the state and event in the table's order, the first
+Row 41 is tried first. Then the rows of the state and event in the table's order, the first
 whose guard holds. Then row 42: kept in quarantine, paged, never an exception; a fill among those is booked as external.
 
 Riders, applied after every row: ending an order closes its request; a wanted cancel is sent as soon as the order is
 known to be open (second half of row 30; after a start, once the venue has reported it); an open order whose cancel got
-lost is cancelled again (row 33, a cancel is idempotent) unless the cancel was withdrawn (row 46); missing executions are fetched; anything the venue says of an order ends its staleness.
+lost is cancelled again (row 33, a cancel is idempotent) unless the cancel was withdrawn (row 46); missing executions
+are fetched; any report of the venue about an order ends its staleness.
 """
 
 from __future__ import annotations

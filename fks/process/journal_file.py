@@ -85,7 +85,7 @@ class JournalFile:
         self.flush()
 
     def drop_unwritten(self) -> None:
-        """Forget the lines that are not on disk: what they were to allow is not done."""
+        """Forget the lines that are not on disk: the acts that they were to allow are not done."""
         self._unwritten.clear()
 
     def flush(self) -> None:

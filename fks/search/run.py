@@ -7,6 +7,7 @@ whatever the number of trials: of most of them only the value and the Sharpe rat
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from fks.backtest.gaps import ensure_whole
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError
 from fks.model.timeframe import iso
-from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges
+from fks.search.evaluate import Task, Trial, evaluate, evaluate_ranges, joined
 from fks.search.montecarlo import resample_trades
 from fks.search.objectives import Returns, check_objectives, metrics_of, values_of
 from fks.search.overfitting import (
@@ -30,7 +31,7 @@ from fks.search.overfitting import (
 )
 from fks.search.plans import Answer, Plan, Planner, Proposal, planner_of
 from fks.search.space import Params, space_of
-from fks.search.splits import Range, Split, Validation
+from fks.search.splits import Range, Split, Validation, paths_of
 from fks.search.stability import Surface
 from fks.strategies.base import Strategy
 
@@ -229,7 +230,7 @@ class Search:
                 status=422,
                 remedy="widen the space, take more bars, or lower --min-trades",
             )
-        outside = _outside(tested)
+        outside = _outside(task, tested)
         overfitting = _overfitting_of(last, winner)
         chosen = _chosen(task, winner, outside)
         document = {
@@ -311,22 +312,28 @@ def _judged(task: Task, split: Split, fold: _Fold) -> dict[str, Any]:
         "kept": None if kept is None else round(kept, 4),
         "test_metrics": {name: _rounded(number) for name, number in metrics.items()},
         "_returns": returns,
+        "_ranges": split.test,
     }
 
 
 def _without_returns(fold: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fold.items() if name != "_returns"}
+    return {name: value for name, value in fold.items() if not name.startswith("_")}
 
 
-def _outside(tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return all tests of the folds' winners one after the other as one record, and its summary."""
-    parts: list[Returns] = [fold["_returns"] for fold in tested if "_returns" in fold]
-    if not parts:
+def _outside(task: Task, tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the tests of the folds' winners as one record, and its summary: of several paths the median one."""
+    judged = []
+    for path in paths_of([split for split in task.splits if not split.is_final]):
+        parts = [_tested(task, tested[number], part) for number, part in path]
+        if known := [part for part in parts if part is not None]:
+            made = joined(known)
+            value = values_of(task.objectives[:1], found := metrics_of(made), 0)
+            judged.append((-math.inf if value is None else value[0], made, found))
+    if not judged:
         return None
-    values = np.concatenate([part.values for part in parts])
-    pnl = np.concatenate([part.pnl for part in parts])
-    returns = Returns(values, parts[0].period_s, pnl, parts[0].cash)
-    metrics = metrics_of(returns)
+    judged.sort(key=lambda row: row[0])
+    _, returns, metrics = judged[(len(judged) - 1) // 2]
+    values = returns.values
     pairs = [
         (fold["value_train"], fold["value_test"])
         for fold in tested
@@ -346,8 +353,28 @@ def _outside(tested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             probabilistic_sharpe(ratio, len(values), skew=metrics["skew"], kurtosis=metrics["kurtosis"]), 6
         ),
         "metrics": {name: _rounded(value) for name, value in metrics.items()},
+        "paths": [
+            {
+                "value": _rounded(value) if math.isfinite(value) else None,
+                **{name: _rounded(found[name]) for name in ("return_pct", "max_drawdown_pct")},
+            }
+            for value, _, found in judged
+        ],
     }
     return {"summary": summary, "returns": returns}
+
+
+def _tested(task: Task, fold: Mapping[str, Any], part: Range) -> Returns | None:
+    """Return the returns of a fold's winner on a part of its test; None where it has none."""
+    returns: Returns | None = fold.get("_returns")
+    if returns is None or fold["_ranges"] == (part,):
+        return returns
+    try:
+        return evaluate_ranges(task, fold["winner"]["params"], (part,))
+    except TapeRefused:
+        raise
+    except FksError:
+        return None
 
 
 def _overfitting_of(fold: _Fold, winner: Trial) -> dict[str, Any]:

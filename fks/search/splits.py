@@ -6,6 +6,7 @@ warm its indicators up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Literal
@@ -35,8 +36,8 @@ class Validation(BaseModel):
     `holdout`: the last `test_share` of the bars is tested once. `walk_forward`: `folds` test windows one after the
     other, each searched on the bars before it (`anchored`: all of them; else a rolling window of `train_windows` test
     windows). `k_fold`: each of `folds` parts is tested once, with the parts around it purged and embargoed.
-    `combinatorial`: every choice of `tests` of the `folds` parts. `purge` and `embargo` are in bars; an embargo of None
-    is 1 % of the bars. `none`: nothing is held back.
+    `combinatorial`: every choice of `tests` of the `folds` parts, judged by its paths (`paths_of`). `purge` and
+    `embargo` are in bars; an embargo of None is 1 % of the bars. `none`: nothing is held back.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,6 +120,23 @@ def combinatorial_purged(bars: int, groups: int, tests: int, *, purge: int = 0, 
     if len(chosen) > 1000:
         raise _wrong(f"{len(chosen)} choices of {tests} in {groups} parts are too many")
     return tuple(_checked(_without(parts, set(choice), bars, purge, embargo), bars) for choice in chosen)
+
+
+def paths_of(splits: Sequence[Split]) -> tuple[tuple[tuple[int, Range], ...], ...]:
+    """Return the paths that the tests of splits make: the number of a split and a part that it tests, in time order.
+
+    A path takes each tested part once; no test of a part is in two paths. `combinatorial_purged` makes as many paths as
+    there are choices of `tests` - 1 in `groups` - 1, the other splits one. Source: López de Prado (2018), ch. 12.4.
+    """
+    edges = sorted({edge for split in splits for part in split.test for edge in part})
+    testing = {
+        part: [
+            n for n, split in enumerate(splits) if any(low <= part[0] and part[1] <= high for low, high in split.test)
+        ]
+        for part in pairwise(edges)
+    }
+    count = max(map(len, testing.values()), default=0)
+    return tuple(tuple((found[path], part) for part, found in testing.items() if found) for path in range(count))
 
 
 def _without(parts: list[Range], tested: set[int], bars: int, purge: int, embargo: int) -> Split:

@@ -16,7 +16,7 @@ _STP = ("NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH", "DECREMENT", "TRA
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """A well-formed order, in atoms; 0 and "" stand for what was not sent."""
+    """A well-formed order, in atoms; 0 and "" stand for fields that were not sent."""
 
     symbol: str
     side: str

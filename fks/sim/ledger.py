@@ -28,7 +28,7 @@ class Ledger:
         self._move(asset, amount, -amount)
 
     def spend(self, asset: str, amount: int, *, locked: int) -> None:
-        """Pay `amount`, of which `locked` comes from what was set aside; more locked than needed is given back."""
+        """Pay `amount`, of which `locked` comes from the locked balance; more locked than needed is given back."""
         self._move(asset, locked - amount, -locked)
 
     def receive(self, asset: str, amount: int) -> None:

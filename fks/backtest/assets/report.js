@@ -165,19 +165,21 @@ function metrics() {
     facts("Holding, exposure and costs", [["Average holding", duration(m.average_holding_s)], ["Median, longest", `${duration(m.median_holding_s)} · ${duration(m.longest_holding_s)}`], ["Average MAE, MFE", `${signed(m.average_mae_pct)} · ${signed(m.average_mfe_pct)}`], ["Time in the market", percent(m.exposure_pct, 1)], ["Exposure mean, most", `${percent(m.average_exposure_pct, 1)} · ${percent(m.max_exposure_pct, 1)}`], ["Turnover", `${digits(m.turnover, 1)} ×`, "traded value over mean equity"], ["Turnover a year", missing(m.turnover_per_year) ? "–" : digits(m.turnover_per_year, 1) + " ×"], ["Traded value", money(m.traded_value)], ["Fees", money(m.fees)]]));
 }
 function costs() {
-  const m = d.metrics, s = d.statistics, slippage = Number(m.slippage || 0), gross = s.net_profit + m.fees + slippage;
-  const rows = [["Before costs", gross, gross >= 0 ? "ok" : "bad"], ["Fees of entries", -m.entry_fees, "warn"], ["Fees of exits", -m.exit_fees, "warn"], ...(slippage ? [["Slippage", -slippage, "warn"]] : []), ["Net profit", s.net_profit, s.net_profit >= 0 ? "ok" : "bad"]];
+  const m = d.metrics, s = d.statistics, gross = s.net_profit + m.fees;
+  const rows = [["Before costs", gross, gross >= 0 ? "ok" : "bad"], ["Fees of entries", -m.entry_fees, "warn"], ["Fees of exits", -m.exit_fees, "warn"], ["Net profit", s.net_profit, s.net_profit >= 0 ? "ok" : "bad"]];
   const most = Math.max(1e-9, ...rows.map(([, v]) => Math.abs(v)));
   $("costs").replaceChildren(...rows.map(([name, value, color]) => {
     const bar = el("i", "");
     bar.style.width = 100 * Math.abs(value) / most + "%"; bar.style.background = token(color);
     return el("div", "cost", el("span", "dim", name), el("span", "", bar), el("span", "num " + (color === "warn" ? "" : tone(value)), money(value)));
   }));
-  $("costs-note").textContent = `Rate ${digits(100 * Number(d.fee_rate), 4)} % of each fill, taken ${d.fee_in === "quote" ? "in " + d.quote : "from what is received"}${missing(m.fees_of_gross_profit_pct) ? "" : ` · fees are ${digits(m.fees_of_gross_profit_pct, 0)} % of the winners' profit`}.${slippage ? "" : " No slippage is modelled in this run."}`;
+  const maker = d.fee_rate_maker === d.fee_rate ? "" : ` (${digits(100 * Number(d.fee_rate_maker), 4)} % of those of limit orders that rested)`;
+  const slip = d.slippage === "none" ? "No slippage is modelled in this run." : `Market and stop orders fill ${d.slippage} worse than the price they meet; that is part of the prices.`;
+  $("costs-note").textContent = `Rate ${digits(100 * Number(d.fee_rate), 4)} % of each fill${maker}, taken ${d.fee_in === "quote" ? "in " + d.quote : "from what is received"}${missing(m.fees_of_gross_profit_pct) ? "" : ` · fees are ${digits(m.fees_of_gross_profit_pct, 0)} % of the winners' profit`}. ${slip}`;
 }
 function setup() {
   const options = Object.entries(d.params).filter(([, v]) => v !== null).map(([k, v]) => ` --set ${k}=${v}`).join("");
-  const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.can_short ? " --allow-short" : ""}${d.collar_pct ? " --collar " + d.collar_pct : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? "" : " --no-limits"}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
+  const command = `fks backtest run ${d.strategy} --symbol ${d.symbol}${d.exchange ? " --exchange " + d.exchange : ""} --timeframe ${d.timeframe} --from ${d.from.slice(0, 19)} --to ${d.end.slice(0, 19)}${options} --sizing ${d.sizing} --size ${d.size} --cash ${d.cash} --fee-rate ${d.fee_rate}${d.fee_rate_maker === d.fee_rate ? "" : " --fee-rate-maker " + d.fee_rate_maker} --slippage ${d.slippage.includes(" ") ? `'${d.slippage}'` : d.slippage}${d.can_short ? " --allow-short" : ""}${d.collar_pct ? " --collar " + d.collar_pct : ""}${d.allow_gaps ? " --allow-gaps" : ""}${d.limits ? "" : " --no-limits"}${d.source === "the shipped sample" ? " --tape sample" : ""} --expect ${d.fills_hash.slice(0, 16)}`;
   const box = facts("", [["Strategy", d.strategy], ...Object.entries(d.params).map(([k, v]) => ["  " + k, v === null ? "none" : String(v)]), ["Sizing", d.sizing === "notional" ? `${d.size} ${d.quote} per entry` : `${d.size} ${d.base} per entry`], ["Cash at the start", `${d.cash} ${d.quote}`], ["Fill", d.fill_rule], ["Tick, lot", `${d.tick} ${d.quote}, ${d.lot_step} ${d.base}`], ["Short", d.can_short ? "allowed" : "not allowed"], ["Risk limits", d.limits ? "as live" : "left out"], ["Code version", d.version]]);
   const hashes = el("div", "", el("h3", "", "Fingerprint of all inputs"), el("div", "mono", d.inputs_hash), el("h3", "", "Fingerprint of the fills"), el("div", "mono", d.fills_hash), el("h3", "", "Run it again"), el("div", "mono", command));
   $("setup").replaceChildren(box, hashes);

@@ -30,7 +30,8 @@ Published = m.Trade | m.Quote | m.MarketStatus | o.Ready | o.Disconnected
 
 @dataclass(frozen=True, slots=True)
 class BridgeAddress:
-    """Where the bridge listens, and how to read the secret that it shares. `secret` raises ConfigError."""
+    """The address at which the bridge listens, and the way to read the secret that it shares. `secret` raises
+    ConfigError."""
 
     host: str
     port: int

@@ -38,7 +38,7 @@ Sent = PublicTrade | Quote | Discontinuity | Suspect
 
 
 class InstrumentStream:
-    """What arrived for one instrument on its present subscription. Times `now_s` are monotonic seconds."""
+    """The data of one instrument on its present subscription. Times `now_s` are monotonic seconds."""
 
     def __init__(self, symbol: str, present_ns: int, now_s: float) -> None:
         """`present_ns`: the bridge's clock when the subscription stood."""

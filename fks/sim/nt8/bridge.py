@@ -117,7 +117,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the bridge knows of an account's connection."""
+    """An account's connection as the bridge has it."""
 
     connected_ms: int = -1
     is_settled: bool = False

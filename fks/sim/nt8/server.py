@@ -29,7 +29,7 @@ _READ_MAX = 65_536
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What the command line gives. Units: `strike_s` seconds between draws of a fault, `crash_s` between restarts."""
+    """The options of the command line. Units: `strike_s` seconds between draws of a fault, `crash_s` between restarts."""
 
     data_dir: Path
     host: str = "127.0.0.1"

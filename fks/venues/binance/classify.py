@@ -227,7 +227,7 @@ def reject_refusal(reason: str | None) -> Refusal:
 
 
 def describe(wire: Wire, error: BaseException | None) -> str:
-    """Return one line about a call for logs and events: what was raised, status and raw body, secrets blanked."""
+    """Return one line about a call for logs and events: exception, status and raw body, secrets blanked."""
     parts = []
     if error is not None:
         parts.append(f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__)

@@ -48,7 +48,7 @@ _TRANSFERS_NS = 89 * 86_400_000_000_000  # the exchange answers for at most 90 d
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One call: what was on the wire, what ccxt returned, what was raised."""
+    """One call: its course on the wire, the value that ccxt returned, the exception."""
 
     wire: Wire
     answer: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,28 @@ async def test_a_report_is_drawn_without_complaint_and_fits(
         assert await is_narrow_enough(tab)
         assert "sma_cross" in await tab.run("document.getElementById('title').textContent")
         assert tab.complaints == []
+
+
+async def test_a_report_names_the_costs_of_its_run_and_the_options_that_repeat_them(tmp_path: Path) -> None:
+    bars = synthetic(3_000)
+    plain = bt.run(SmaCross(fast=3, slow=8), bars)
+    dear = bt.setup_for(bars, slippage="5 bps", fee_rate_maker=Decimal("0.0002"))
+    costly = bt.run(SmaCross(fast=3, slow=8), bars, dear)
+    texts = []
+    async with page() as tab:
+        for made in (plain, costly):
+            made.plot(file := tmp_path / "report.html")
+            await opened(tab, file, 1400)
+            texts.append(
+                [await tab.run(f"document.getElementById('{id}').textContent") for id in ("costs-note", "setup")]
+            )
+    (note, setup), (costly_note, costly_setup) = texts
+    assert "No slippage is modelled" in note
+    assert "--fee-rate 0.001 --slippage none" in setup
+    assert "No slippage" not in costly_note
+    assert "Market and stop orders fill 5 bps worse" in costly_note
+    assert "0.0200 % of those of limit orders that rested" in costly_note
+    assert "--fee-rate-maker 0.0002 --slippage '5 bps'" in costly_setup
 
 
 async def test_a_report_zooms_sorts_filters_and_gives_a_file(result: bt.Backtest, tmp_path: Path) -> None:

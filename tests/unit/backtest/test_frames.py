@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -91,7 +91,14 @@ def test_values_of_a_setup_may_be_numbers_or_text() -> None:
     made = bt.setup_for(bars, cash=500.5, size="20", fee_rate=0.0005, can_short=True)
     assert (made.cash, made.size, made.costs.fee_rate) == (Decimal("500.5"), Decimal(20), Decimal("0.0005"))
     assert (made.costs.fee_in, made.can_short) == ("quote", True)
-    for wrong in ({"cash": 0}, {"size": "much"}, {"fee_rate": -1}, {"cash": float("nan")}, {"sizing": "all"}):
+    amounts: list[dict[str, Any]] = [
+        {"cash": 0},
+        {"cash": float("nan")},
+        {"cash": 1e30},
+        {"size": "much"},
+        {"size": 1e30},
+    ]
+    for wrong in (*amounts, {"fee_rate": -1}, {"fee_rate": 2}, {"fee_rate_maker": 1}, {"sizing": "all"}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             bt.setup_for(bars, **wrong)
 

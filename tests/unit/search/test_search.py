@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -101,6 +101,24 @@ def test_a_search_continued_by_another_driver_ends_the_same() -> None:
                 again.record(evaluate(task, fold, proposal))
     assert ran == 14
     assert again.outcome() == first.outcome()
+
+
+def test_combinatorial_tests_are_judged_as_paths_that_take_each_bar_once() -> None:
+    def searched(kind: Literal["k_fold", "combinatorial"]) -> dict[str, Any]:
+        validation = Validation(kind=kind, folds=5, tests=2)
+        return search(
+            Tide, {"share": "0.3:0.7:0.2"}, tidal(24 * 120), free_setup(), validation=validation, trades_min=5
+        )
+
+    once, found = searched("k_fold")["out_of_sample"], searched("combinatorial")["out_of_sample"]
+    assert len(once["paths"]) == 1
+    assert len(found["paths"]) == 4
+    assert found["metrics"]["periods"] == once["metrics"]["periods"]
+    values = [path["value"] for path in found["paths"]]
+    assert values == sorted(values)
+    assert found["paths"][1]["return_pct"] == found["metrics"]["return_pct"], "the lower of the two in the middle"
+    # the parameters are the same in each split here, so that all paths are that of the folds
+    assert {path["return_pct"] for path in found["paths"]} == {once["metrics"]["return_pct"]}
 
 
 def test_what_is_there_is_found_and_holds_on_bars_that_did_not_choose_it() -> None:

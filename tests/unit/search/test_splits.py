@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fks.model.errors import InputError
 from fks.search import Split, Validation, combinatorial_purged, hold_out, purged_k_fold, walk_forward
+from fks.search.splits import paths_of
 
 
 def bars_of(ranges: tuple[tuple[int, int], ...]) -> set[int]:
@@ -87,3 +91,19 @@ def test_too_few_bars_are_refused() -> None:
         hold_out(3, 0.1)
     with pytest.raises(InputError, match="leave nothing to train on"):
         combinatorial_purged(100, 3, 3)
+
+
+@given(groups=st.integers(3, 9), data=st.data())
+def test_paths_take_each_part_once_and_each_test_of_a_part_is_in_one_path(groups: int, data: st.DataObject) -> None:
+    tests = data.draw(st.integers(1, groups - 1))
+    splits = combinatorial_purged(1000, groups, tests)
+    paths = paths_of(splits)
+    assert len(paths) == math.comb(groups - 1, tests - 1)  # López de Prado (2018), ch. 12.4
+    for path in paths:
+        ranges = [part for _, part in path]
+        assert ranges[0][0] == 0
+        assert ranges[-1][1] == 1000
+        assert all(one[1] == other[0] for one, other in pairwise(ranges))
+        assert all(any(low <= start and end <= high for low, high in splits[n].test) for n, (start, end) in path)
+    used = [item for path in paths for item in path]
+    assert len(used) == len(set(used)) == len(splits) * tests

@@ -312,6 +312,9 @@ class Database:
                 connection = await self._acquire()
                 try:
                     await connection.fetchval(sql("store.ping"))
+                except asyncio.CancelledError:
+                    _note_cancelled(connection)
+                    raise
                 finally:
                     await self._release(connection)
         except (*_MAYBE_LOST, asyncpg.PostgresError) as error:  # any error means that it does not work

@@ -86,7 +86,7 @@ async def test_the_dashboard_shows_money_risk_and_ages(web: Web, database: Datab
         "Signals that wait",
         "the feed of ETHUSDT is stale",
     ):
-        assert part in seen, part
+        assert part in seen, f"{part}: {seen}"
     assert re.search(r"stale, 3 min \d+ s ago", seen), "the age of a stale feed is text, not only colour"
     assert '<a class="btn btn-danger stop" href="/app/stop">' in text
 

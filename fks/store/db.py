@@ -133,19 +133,23 @@ class Session:
 class UnresetConnection(asyncpg.Connection):
     """A connection that is not reset when it returns to the pool: a reset is a round trip for each statement.
 
-    No session state is ever changed: settings are SET LOCAL, locks are of the transaction. Only a statement cancelled
-    after asyncpg prepared it, and before it was run, leaves a transaction open, which asyncpg does not know of: the
-    next statement would be in it, with the `now()` of its beginning. An unprepared query ends that transaction.
+    No session state is ever changed: settings are SET LOCAL, locks are of the transaction. Only a statement that
+    failed after asyncpg prepared it, and before it was run (cancelled, or an argument that cannot be sent), leaves a
+    transaction open, which asyncpg does not know of: the next statement would be in it, with the `now()` of its
+    beginning. An unprepared query ends that transaction.
     """
 
-    is_cancelled = False
+    has_failed = False
 
-    def note_cancelled(self) -> None:
-        self.is_cancelled = True
+    def note_failed(self) -> None:
+        self.has_failed = True
 
     def get_reset_query(self) -> str:
-        query, self.is_cancelled = "SELECT 1" if self.is_cancelled else "", False
-        return query
+        return "SELECT 1" if self.has_failed else ""
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        await super().reset(timeout=timeout)
+        self.has_failed = False
 
 
 class Database:
@@ -246,6 +250,7 @@ class Database:
             except BaseException as error:
                 if isinstance(error, (*_LOST, asyncio.CancelledError)):  # its answer may come after the next one's
                     _drop(connection)
+                _note_failed(connection)
                 await self._release(connection)
                 raise
             if len(self._kept) < _KEPT_MAX:
@@ -296,13 +301,8 @@ class Database:
     async def acquire(self) -> AsyncIterator[Any]:
         """Yield a raw asyncpg connection (COPY, cursors). Only for repositories in fks.store."""
         connection = await _persist(self._acquire, self._settings.retry_s, is_safe=True, what="acquire")
-        try:
+        async with self._released(connection):
             yield connection
-        except asyncio.CancelledError:
-            _note_cancelled(connection)
-            raise
-        finally:
-            await self._release(connection)
 
     async def ping(self) -> float:
         """Return the seconds one round trip took. Errors: OutageError at once, without retrying."""
@@ -310,13 +310,8 @@ class Database:
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 connection = await self._acquire()
-                try:
+                async with self._released(connection):
                     await connection.fetchval(sql("store.ping"))
-                except asyncio.CancelledError:
-                    _note_cancelled(connection)
-                    raise
-                finally:
-                    await self._release(connection)
         except (*_MAYBE_LOST, asyncpg.PostgresError) as error:  # any error means that it does not work
             raise _outage("ping", error) from error
         return time.monotonic() - start
@@ -327,6 +322,17 @@ class Database:
     async def _take(self, wait_s: float, what: str) -> Any:
         return await _persist(self._acquire, wait_s, is_safe=True, what=what)
 
+    @asynccontextmanager
+    async def _released(self, connection: Any) -> AsyncIterator[None]:
+        """Give a connection back to the pool at the end of a block."""
+        try:
+            yield
+        except BaseException:
+            _note_failed(connection)
+            raise
+        finally:
+            await self._release(connection)
+
     async def _release(self, connection: Any) -> None:
         try:
             await self._pool.release(connection)
@@ -336,16 +342,12 @@ class Database:
     async def _one(self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool, wait_s: float | None = None) -> T:
         async def attempt() -> T:
             connection = await self._take(deadline - time.monotonic(), what)
-            try:
-                return await call(connection)
-            except _LOST:
-                _drop(connection)
-                raise
-            except asyncio.CancelledError:
-                _note_cancelled(connection)
-                raise
-            finally:
-                await self._release(connection)
+            async with self._released(connection):
+                try:
+                    return await call(connection)
+                except _LOST:
+                    _drop(connection)
+                    raise
 
         deadline = time.monotonic() + (self._settings.retry_s if wait_s is None else wait_s)
         return await _persist(attempt, self._settings.retry_s, is_safe=retry, what=what)
@@ -395,9 +397,9 @@ def _is_lost(error: BaseException) -> bool:
     return not isinstance(error, ValueError) and any(text in str(error) for text in _GONE)
 
 
-def _note_cancelled(connection: Any) -> None:
+def _note_failed(connection: Any) -> None:
     with contextlib.suppress(AttributeError):  # closed meanwhile: it does not return to the pool
-        connection.note_cancelled()
+        connection.note_failed()
 
 
 def _drop(connection: Any) -> None:

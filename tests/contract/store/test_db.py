@@ -150,6 +150,20 @@ async def test_a_statement_cancelled_before_it_is_run_leaves_nothing_open(
         await db.close()
 
 
+async def test_an_argument_that_cannot_be_sent_leaves_nothing_open(database_url: str) -> None:
+    """It is refused after the statement was prepared, and before it is run."""
+    db = await Database.connect(database_url, DatabaseSettings(pool_min=1, pool_max=1))
+    try:
+        for use in (db.sql("SELECT $1::int", 2**70), db.hot_row("SELECT $1::int + 1", 2**70, what="a test")):
+            with pytest.raises(asyncpg.DataError):
+                await use
+            await asyncio.sleep(0.2)
+            begun = (await db.sql("SELECT clock_timestamp() - now() AS age"))[0]["age"]
+            assert begun < timedelta(milliseconds=100), "the statement ran in a transaction that was begun earlier"
+    finally:
+        await db.close()
+
+
 async def _one_statement(db: Database) -> None:
     await db.sql("SELECT 'alone'")
 

@@ -361,7 +361,7 @@ class Ledger:
             plan.fills.append((fill, order.is_acknowledged and order.price is not None))
 
     def _instrument(self, order: Order, fill: Fill) -> Instrument:
-        """Return what an execution of `order` is booked with; without metadata what its symbol and its fee tell."""
+        """Return the instrument of an execution of `order`; without metadata one made from its symbol and its fee."""
         known = self._cache.instruments.get((order.exchange, order.symbol))
         known = known or instrument_of_symbol(order.exchange, order.symbol)
         return known or assumed_instrument(order.exchange, order.symbol, fill.fee_currency)

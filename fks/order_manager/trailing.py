@@ -130,7 +130,7 @@ class TrailingStops:
             return None
         instance = self._context.cache.instances.get(copied_instance(entry.instance) or entry.instance)
         timeframe = signal.timeframe or (None if instance is None else instance.timeframe)
-        if timeframe is None:  # nobody says which closes: the stop stays where it is
+        if timeframe is None:  # it is not known which closes: the stop stays where it is
             self._context.log.warning("orders.trailing_without_bars", client_order_id=entry.client_order_id)
             return None
         filled_ns = await self._context.ledger.store.first_fill_ns(entry.client_order_id)

@@ -354,7 +354,7 @@ class VenueSession:
             await self._set_state("READY")
 
     async def _compare_orders(self) -> None:
-        # what is sent after we ask cannot be in the list; times do not tell: the clock may have been set since a send
+        # orders sent after the query cannot be in the list; times prove nothing: the clock may have been set meanwhile
         sent = [
             name
             for name, order in self._cache.orders.items()

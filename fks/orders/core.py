@@ -162,7 +162,7 @@ class OrderCore:
             str, float
         ] = {}  # cancels and abandons that were commanded and not seen yet, and until when
         self._withdrawn: set[str] = set()  # orders whose cancels were withdrawn, until that shows
-        self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts anew
+        self._unknown_since: dict[str, float] = {}  # UNKNOWN orders; after a restart it counts from zero
         self._uncovered: dict[str, _Uncovered] = {}  # by instance
         self._restored_since_s: dict[str, float] = {}  # by instance: the last loss of cover that the journal shows
         self._triggered_s: dict[str, float] = {}  # stops that triggered, since when
@@ -880,7 +880,7 @@ class OrderCore:
                 self._out.append(m.QueryOrder(leg.client_order_id))
 
     def _lists_max(self, parent_id: str) -> int:
-        """Return how many lists a parent may have: more than its own while the symbol has room."""
+        """Return how many lists a parent may have: more than its own while the symbol has fewer than its most."""
         live = {
             (leg.parent_id, leg.attempt)
             for leg in self._orders.values()

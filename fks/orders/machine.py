@@ -145,7 +145,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(32, OPEN - INTENDED, e.CancelRefused, r.cancel_unknown_order, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "may be filled"),
     Row(33, OPEN - INTENDED, e.CancelRefused, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
     Row(33, OPEN - INTENDED, e.RequestAmbiguous, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
-    Row(34, LIVE, e.ReplaceRequested, r.has_no_request, r.with_request(Request.REPLACE), (), "reduced in place, or ended and placed anew by one request, where the venue can"),
+    Row(34, LIVE, e.ReplaceRequested, r.has_no_request, r.with_request(Request.REPLACE), (), "reduced in place, or ended and placed again by one request, where the venue can"),
     Row(34, LIVE, e.ReplaceRequested, r.always, r.same, (), "another request is open"),
     Row(34, LIVE, e.ReplaceAcked, r.has_replace_request, r.replaced, (A.PROTECT,), "same identity"),
     Row(34, OPEN - INTENDED, e.ReplaceAcked, r.always, r.amended, (A.PROTECT,), "its cancel was wanted meanwhile"),

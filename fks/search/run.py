@@ -136,7 +136,7 @@ def _beats(one: Trial, other: Trial) -> bool:
 
 
 class Search:
-    """Driver of one search. `ask` gives trials, `tell` takes results, `outcome` judges; deterministic in the results.
+    """Driver of one search. `ask` gives trials, `record` takes results, `outcome` judges; deterministic in the results.
 
     The order in which results of a batch arrive changes nothing. A search that was interrupted is continued by a new
     driver of the same task that is given the stored results.

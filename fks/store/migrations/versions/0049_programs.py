@@ -2,8 +2,8 @@
 
 Before, all of them and persons shared the instance "". A symbol of which a kill or an exit is closing that instance
 stays as it is: the position closed there is then a person's. So does one of which a program has sold more than it had:
-the oldest entry closed first, so that the stop of the part that is left may belong to any of them. A program's part of a position is the sum of its own
-executions, at most the whole position, at its average price.
+the oldest entry closed first, so that the stop of the part that is left may belong to any of them. A program's part of
+a position is the sum of its own executions, at most the whole position, at its average price.
 """
 
 from __future__ import annotations

@@ -121,6 +121,15 @@ def test_combinatorial_tests_are_judged_as_paths_that_take_each_bar_once() -> No
     assert {path["return_pct"] for path in found["paths"]} == {once["metrics"]["return_pct"]}
 
 
+def test_of_paths_that_differ_the_median_one_is_shown() -> None:
+    found = search(
+        Coin, {"seed": "1:12"}, BARS, free_setup(), validation=Validation(kind="combinatorial", folds=5, tests=2)
+    )
+    returns = [path["return_pct"] for path in found["out_of_sample"]["paths"]]
+    assert len(set(returns)) == len(returns) == 4
+    assert found["out_of_sample"]["metrics"]["return_pct"] == returns[1], "the lower of the two in the middle"
+
+
 def test_what_is_there_is_found_and_holds_on_bars_that_did_not_choose_it() -> None:
     found = search(
         Tide,

@@ -56,7 +56,9 @@ class Refresher:
         self._publisher = context.publisher
         self._kill_file = kill_file
         self._again = asyncio.Event()
-        self._resting = RestingEntries()
+        # the collector and the guardian may start beside it, once in vain
+        starts_s = 2 * context.settings.supervision.start_timeout_s
+        self._resting = RestingEntries(self._clock.monotonic() + starts_s)
         self._seen_kill: tuple[KillMode, str] = (KillMode.NONE, "")
         self._seen_file = KillMode.NONE
         self._kills: Sequence[tuple[str, bool | None]] = ()

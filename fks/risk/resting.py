@@ -11,9 +11,14 @@ from fks.risk.view import View
 
 
 class RestingEntries:
-    """Remembers since when each resting entry would be denied, by code (`ENDS_RESTING`). Soft state."""
+    """Remembers since when each resting entry would be denied, by code (`ENDS_RESTING`). Soft state.
 
-    def __init__(self) -> None:
+    A code that ends entries only after some time is not counted before `others_start_s` (seconds, monotonic): a system
+    that starts has no feed and no guardian yet, and its order manager may be the first of its processes.
+    """
+
+    def __init__(self, others_start_s: float) -> None:
+        self._others_start_s = others_start_s
         self._since: dict[str, dict[Code, float]] = {}
 
     def keep(self, client_order_ids: Collection[str]) -> None:
@@ -25,5 +30,8 @@ class RestingEntries:
         verdict = check(intent, view, explain=True, only=ENDS_RESTING)
         failures = {denial.code: denial for denial in verdict.all} if isinstance(verdict, Denied) else {}
         before = self._since.get(intent.client_order_id, {})
-        since = self._since[intent.client_order_id] = {code: before.get(code, now_s) for code in failures}
+        first_s = max(now_s, self._others_start_s)
+        since = self._since[intent.client_order_id] = {
+            code: before.get(code, first_s if ENDS_RESTING[code] else now_s) for code in failures
+        }
         return next((no for code, no in failures.items() if now_s - since[code] >= ENDS_RESTING[code]), None)

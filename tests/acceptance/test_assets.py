@@ -236,7 +236,7 @@ def test_collector_starts_with_first_and_stops_with_last_asset(system: System, o
         # its trading goes on as before, though two exchanges list it now
         order = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
         id = system.order(client, order)[1].json()["client_order_id"]
-        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "FILLED", deadline_s=15.0)
+        system.wait_for_order(client, id, "FILLED")
         pid = after["collector:okx"]["pid"]
         # killed, it comes back like every other
         system.kill("collector:okx")

@@ -114,7 +114,7 @@ def test_manual_order_fills_once_and_the_same_key_gives_the_same_answer(system: 
         key, first = system.order(client, body)
         assert first.status_code == 202, first.text
         id = first.json()["client_order_id"]
-        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "FILLED", deadline_s=15.0)
+        system.wait_for_order(client, id, "FILLED")
         again = client.post("/orders", json=body, headers={"Idempotency-Key": key})
         assert again.json()["client_order_id"] == id
         other = client.post("/orders", json={**body, "quantity": "0.003"}, headers={"Idempotency-Key": key})
@@ -137,9 +137,9 @@ def test_a_resting_order_can_be_cancelled(system: System) -> None:
             "price": str((price * Decimal("0.95")).quantize(Decimal(1))),
         }
         id = system.order(client, body)[1].json()["client_order_id"]
-        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
+        system.wait_for_order(client, id, "WORKING")
         assert client.delete(f"/orders/{id}").status_code in (200, 202)
-        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "CANCELLED", deadline_s=15.0)
+        system.wait_for_order(client, id, "CANCELLED")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_up_prints_addresses_and_trading_ctrl_c_leaves_nothing_and_a_new_start_c
         try:
             assert held(system, before) == positions
             with system.client() as client:
-                wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=30.0)
+                system.wait_for_order(client, id, "WORKING", deadline_s=30.0)
                 client.delete(f"/orders/{id}")
             system.wait_for_fills(1)
             assert_sound(system, baseline)
@@ -137,5 +137,5 @@ def _rest(system: System) -> str:
         price = round(float(client.get("/market-data/BTCUSDT").json()["price"]) * 0.93)
         body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001", "price": str(price)}
         id = str(system.order(client, body)[1].json()["client_order_id"])
-        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
+        system.wait_for_order(client, id, "WORKING")
     return id

@@ -11,6 +11,7 @@ LONGEST = (
     "acceptance/test_assets.py",
     "acceptance/test_line.py",
     "acceptance/test_recovery.py",
+    "acceptance/test_gcs_storage.py",
     "contract/order_manager/test_order_chaos.py",
     "contract/order_manager/test_database_away.py",
     "contract/order_manager/test_exits.py",
@@ -27,6 +28,5 @@ LONGEST = (
     "contract/backtest/test_g6_paper.py",
     "contract/jobs/test_search_jobs.py",
     "contract/jobs/test_sync_job.py",
-    "contract/node/test_gcs_storage.py",
     "contract/node/test_keeper_services.py",
 )

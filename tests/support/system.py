@@ -81,6 +81,15 @@ class System:
                 return key, answer
             time.sleep(0.5)
 
+    def wait_for_order(self, client: httpx.Client, id: str, state: str, *, deadline_s: float = 15.0) -> None:
+        """Wait until an order is in `state`; a failure shows the order."""
+        end = time.monotonic() + deadline_s
+        while (order := client.get(f"/orders/{id}").json()).get("state") != state:
+            if time.monotonic() > end:
+                events = client.get(f"/orders/{id}/events").text
+                raise AssertionError(f"not {state} within {deadline_s:g} s: {order}\n{events}")
+            time.sleep(0.05)
+
     def up(self, *args: str) -> None:
         """Start in the background and wait until it says it is ready."""
         self.fks("up", "--detach", *args, timeout_s=START_S)

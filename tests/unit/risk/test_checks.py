@@ -469,14 +469,14 @@ def test_codes_end_what_rests_at_once_after_ten_seconds_or_never() -> None:
 def test_an_entry_ends_once_its_code_held_for_its_time(
     changes: dict[str, Any], code: Code | None, after_s: float
 ) -> None:
-    watch, view = RestingEntries(), a_view(**changes)
+    watch, view = RestingEntries(0.0), a_view(**changes)
     seen = [watch.due(RESTING_ENTRY, view, now_s) for now_s in (100.0, 109.9, 110.0)]
     first = 0 if after_s == 0 else 2
     assert [None if no is None else no.code for no in seen] == [None] * first + [code] * (3 - first)
 
 
 def test_the_time_of_a_code_begins_again_when_it_passed() -> None:
-    watch, down, up = RestingEntries(), a_view(is_guardian_alive=False), a_view()
+    watch, down, up = RestingEntries(0.0), a_view(is_guardian_alive=False), a_view()
     assert [
         watch.due(RESTING_ENTRY, view, at_s) for view, at_s in ((down, 0.0), (up, 9.0), (down, 11.0), (down, 20.9))
     ] == [None] * 4
@@ -485,6 +485,17 @@ def test_the_time_of_a_code_begins_again_when_it_passed() -> None:
     assert watch.due(RESTING_ENTRY, down, 22.0) is None
 
 
+@pytest.mark.parametrize("changes", [{"feed_age_s": None}, {"is_guardian_alive": False}])
+def test_processes_that_start_with_the_order_manager_end_nothing_before_they_had_their_time(
+    changes: dict[str, Any],
+) -> None:
+    watch, view = RestingEntries(60.0), a_view(**changes)
+    assert [watch.due(RESTING_ENTRY, view, at_s) for at_s in (1.0, 20.0, 69.9)] == [None] * 3
+    assert watch.due(RESTING_ENTRY, view, 70.0) is not None
+    lost = a_view(loss_today=D(10**6))
+    assert RestingEntries(60.0).due(RESTING_ENTRY, lost, 1.0) is not None, "a limit is known from the start"
+
+
 def test_what_only_reduces_rests_on() -> None:
     sale = replace(RESTING_ENTRY, side=Side.SELL, is_by_person=True)
-    assert RestingEntries().due(sale, a_view(held=D(1), loss_today=D(10**6)), 0.0) is None
+    assert RestingEntries(0.0).due(sale, a_view(held=D(1), loss_today=D(10**6)), 0.0) is None
